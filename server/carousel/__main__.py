@@ -1,0 +1,3 @@
+from carousel.cli.main import main
+
+main()

@@ -1,0 +1,78 @@
+"""The named tensors that are one sequence's state, and how rows of them are stacked into a batch.
+
+Names, shapes and types come from the bundle's manifest; nothing else in the house spells a tensor's name.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+State = tuple[Array, ...]  # one sequence: an array per tensor, in the layout's order, without a batch axis
+StateBatch = tuple[Array, ...]  # the same with a leading axis B
+
+
+@dataclass(frozen=True, slots=True)
+class StateTensor:
+    """One tensor of the state. `shape` has no batch axis; the graph's has it in front."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    initial: float = 0.0
+
+    @property
+    def output_name(self) -> str:
+        """What the core graph calls the tensor's next value."""
+        return f"{self.name}_next"
+
+    @property
+    def num_bytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class StateLayout:
+    """All tensors of the state in a fixed order."""
+
+    tensors: tuple[StateTensor, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Raw state of one sequence."""
+        return sum(tensor.num_bytes for tensor in self.tensors)
+
+    def initial(self, num_rows: int) -> StateBatch:
+        """The state before any token, for `num_rows` sequences."""
+        return tuple(np.full((num_rows, *t.shape), t.initial, dtype=t.dtype) for t in self.tensors)
+
+    def stack(self, states: Sequence[State]) -> StateBatch:
+        """B states to one batch, row b being states[b]."""
+        return tuple(np.stack(rows) for rows in zip(*states, strict=True))
+
+    def unstack(self, batch: StateBatch) -> list[State]:
+        """The opposite of `stack`. Each row is a copy of its own, so keeping one does not keep the batch."""
+        num_rows = len(batch[0])
+        return [tuple(array[row].copy() for array in batch) for row in range(num_rows)]
+
+    def feed(self, batch: StateBatch) -> dict[str, Array]:
+        """The batch under the names of the core graph's inputs."""
+        return {tensor.name: array for tensor, array in zip(self.tensors, batch, strict=True)}
+
+    def output_names(self) -> list[str]:
+        return [tensor.output_name for tensor in self.tensors]
+
+    def as_json(self) -> list[dict[str, Any]]:
+        return [{"name": t.name, "shape": list(t.shape), "dtype": t.dtype, "initial": t.initial} for t in self.tensors]
+
+    @classmethod
+    def from_json(cls, items: Iterable[Mapping[str, Any]]) -> "StateLayout":
+        return cls(
+            tuple(
+                StateTensor(str(i["name"]), tuple(int(n) for n in i["shape"]), str(i["dtype"]), float(i["initial"]))
+                for i in items
+            )
+        )

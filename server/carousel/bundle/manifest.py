@@ -1,0 +1,147 @@
+"""The bundle: a directory with `manifest.json`, `tokenizer.json` and two ONNX graphs, described and verified here.
+
+The manifest holds the sha256 of every other file; the model's digest is the sha256 over those, the sizes and the state
+layout, so two bundles with one digest give the same answers. Training facts are for people and do not enter the digest.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from carousel.bundle.layout import StateLayout
+from carousel.bundle.tokenizer import FILE_NAME as TOKENIZER_FILE
+from carousel.bundle.tokenizer import Tokenizer, TokenizerKind
+from carousel.errors import BundleInvalid
+
+FILE_NAME = "manifest.json"
+CORE_FILE = "core.onnx"
+HEAD_FILE = "head.onnx"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything the server knows of a model besides its weights."""
+
+    name: str
+    cell: str  # "lstm", "gru", ...
+    num_layers: int
+    hidden_size: int  # H: width of the core's output and the head's input
+    vocabulary_size: int  # V
+    num_parameters: int
+    precision: str  # "float32"
+    tokenizer_kind: TokenizerKind
+    start_id: int  # every fresh sequence has consumed this token before position 0
+    state: StateLayout
+    files: Mapping[str, str]  # file name -> sha256, all files but the manifest
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Identity of the model: sha256 over all that decides its answers."""
+        facts = self.as_json()
+        del facts["training"], facts["name"], facts["digest"]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def as_json(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "name": self.name,
+            "digest": "",
+            "cell": self.cell,
+            "num_layers": self.num_layers,
+            "hidden_size": self.hidden_size,
+            "vocabulary_size": self.vocabulary_size,
+            "num_parameters": self.num_parameters,
+            "precision": self.precision,
+            "tokenizer_kind": str(self.tokenizer_kind),
+            "start_id": self.start_id,
+            "state": self.state.as_json(),
+            "files": dict(self.files),
+            "training": dict(self.training),
+        }
+        return facts
+
+    def save(self, directory: Path) -> None:
+        facts = self.as_json() | {"digest": self.digest}
+        (directory / FILE_NAME).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> "Manifest":
+        """Raises BundleInvalid for another schema version, a missing key or a digest that does not fit the rest."""
+        version = facts.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise BundleInvalid(f"{FILE_NAME} has schema version {version!r}; this server reads {SCHEMA_VERSION}")
+        rest = {key: value for key, value in facts.items() if key not in ("schema_version", "digest")}
+        try:
+            rest["state"] = StateLayout.from_json(rest["state"])
+            rest["tokenizer_kind"] = TokenizerKind(rest["tokenizer_kind"])
+            manifest = cls(**rest)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleInvalid(f"{FILE_NAME} is not valid: {error}") from error
+        if manifest.digest != facts.get("digest"):
+            raise BundleInvalid(f"{FILE_NAME} was changed: its digest does not fit its contents")
+        return manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A verified bundle: its manifest, its tokenizer, and the bytes of its graphs as they were digested."""
+
+    directory: Path
+    manifest: Manifest
+    tokenizer: Tokenizer
+    core_graph: bytes
+    head_graph: bytes
+
+    @classmethod
+    def load(cls, directory: Path) -> "Bundle":
+        """Read and verify. Raises BundleInvalid naming the file that is missing, edited or outside the bundle."""
+        manifest = Manifest.from_json(_read_json(directory))
+        contents = {name: _read_verified(directory, name, digest) for name, digest in manifest.files.items()}
+        for name in (CORE_FILE, HEAD_FILE, TOKENIZER_FILE):
+            if name not in contents:
+                raise BundleInvalid(f"{FILE_NAME} lists no {name}")
+        try:
+            tokenizer = Tokenizer.parse(manifest.tokenizer_kind, contents[TOKENIZER_FILE])
+        except ValueError as error:
+            raise BundleInvalid(str(error)) from error
+        if tokenizer.size != manifest.vocabulary_size:
+            raise BundleInvalid(
+                f"{TOKENIZER_FILE} has {tokenizer.size} tokens; the model has {manifest.vocabulary_size}"
+            )
+        return cls(directory, manifest, tokenizer, contents[CORE_FILE], contents[HEAD_FILE])
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_json(directory: Path) -> Mapping[str, Any]:
+    path = directory / FILE_NAME
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BundleInvalid(f"no bundle at {directory}: {error.strerror or error} ({FILE_NAME})") from error
+    except ValueError as error:
+        raise BundleInvalid(f"{FILE_NAME} is not JSON: {error}") from error
+    if not isinstance(facts, dict):
+        raise BundleInvalid(f"{FILE_NAME} is not a JSON object")
+    return facts
+
+
+def _read_verified(directory: Path, name: str, digest: str) -> bytes:
+    path = directory / name
+    if Path(name).name != name or path.is_symlink():
+        raise BundleInvalid(f"{name}: a bundle's files lie in the bundle itself")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BundleInvalid(f"{name}: {error.strerror or error}") from error
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise BundleInvalid(f"{name}: digest mismatch, the file is truncated or was edited")
+    return content

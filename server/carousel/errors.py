@@ -1,0 +1,89 @@
+"""What can go wrong, in the words of the domain. This module knows no transport; `rpc/errors.py` maps it once.
+
+Every error carries a message for the caller and, where it helps, facts (`details`) that a program can read.
+"""
+
+
+class CarouselError(Exception):
+    """Base of all expected errors. `reason` is a stable machine-readable name; `details` are string facts."""
+
+    reason = "UNKNOWN"
+
+    def __init__(self, message: str, **details: str) -> None:
+        super().__init__(message)
+        self.details = details
+
+
+class InvalidRequest(CarouselError):
+    """A value the caller sent is out of range. `field` names it as the wire does (dots for nesting)."""
+
+    reason = "INVALID_REQUEST"
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}", field=field)
+        self.field = field
+
+
+class SessionNotFound(CarouselError):
+    """No such session, or it belongs to someone else: the caller cannot tell the two apart."""
+
+    reason = "SESSION_NOT_FOUND"
+
+
+class SessionExists(CarouselError):
+    """The id that the caller chose is taken."""
+
+    reason = "SESSION_EXISTS"
+
+
+class SessionExpired(CarouselError):
+    """The session was there and its idle or absolute lifetime has passed."""
+
+    reason = "SESSION_EXPIRED"
+
+
+class Overloaded(CarouselError):
+    """A bound is reached. Nothing was executed; trying again after `retry_seconds` may succeed."""
+
+    reason = "OVERLOADED"
+
+    def __init__(self, message: str, *, limit: str, retry_seconds: float) -> None:
+        super().__init__(message, limit=limit)
+        self.limit = limit
+        self.retry_seconds = retry_seconds
+
+
+class ModelNotFound(CarouselError):
+    """The caller named a model that this server does not hold."""
+
+    reason = "MODEL_NOT_FOUND"
+
+
+class ModelFailed(CarouselError):
+    """The model raised or produced a value that is not a number. The session stays where it was."""
+
+    reason = "MODEL_FAILED"
+
+
+class ShuttingDown(CarouselError):
+    """The server is stopping; the turn was not executed, or was ended without a change to its session."""
+
+    reason = "SHUTTING_DOWN"
+
+
+class BundleInvalid(CarouselError):
+    """A bundle is incomplete, edited, from an unknown format version, or refers outside itself."""
+
+    reason = "BUNDLE_INVALID"
+
+
+class ProviderUnavailable(CarouselError):
+    """None of the execution providers that were asked for is available in this installation."""
+
+    reason = "PROVIDER_UNAVAILABLE"
+
+
+class SettingsInvalid(CarouselError):
+    """A setting is unknown or out of range; the message names it."""
+
+    reason = "SETTINGS_INVALID"
