@@ -59,7 +59,7 @@ class Tokenizer:
         """The token that every sequence is taken to follow: the end of a line where the vocabulary has one."""
         if self.kind is TokenizerKind.BYTE:
             return ord("\n")
-        end_of_line = END_OF_LINE if self.kind is TokenizerKind.WORD else _ALPHABET_OF_BYTES[ord("\n")]
+        end_of_line = END_OF_LINE if self.kind is TokenizerKind.WORD else BYTE_ALPHABET[ord("\n")]
         found = self._codec.token_to_id("\n" if self.kind is TokenizerKind.CHARACTER else end_of_line)
         return found if found is not None else 0
 
@@ -119,5 +119,5 @@ def _byte_alphabet() -> list[str]:
     return [themselves[byte] if byte in themselves else next(shifted) for byte in range(256)]
 
 
-_ALPHABET_OF_BYTES = _byte_alphabet()
-_BYTES_OF_ALPHABET = {letter: byte for byte, letter in enumerate(_ALPHABET_OF_BYTES)}
+BYTE_ALPHABET = tuple(_byte_alphabet())  # byte b is written as the character at b
+_BYTES_OF_ALPHABET = {letter: byte for byte, letter in enumerate(BYTE_ALPHABET)}

@@ -71,7 +71,9 @@ class Execution:
 class OnnxModel:
     """The StepModel of a bundle. Raises BundleInvalid or ProviderUnavailable when it cannot be built."""
 
-    def __init__(self, bundle: Bundle, execution: Execution = Execution()) -> None:  # noqa: B008 (frozen)
+    runtime_version: str = onnxruntime.__version__
+
+    def __init__(self, bundle: Bundle, execution: Execution = Execution()) -> None:
         self.layout = bundle.manifest.state
         self.vocabulary_size = bundle.manifest.vocabulary_size
         self._core = _open(CORE_FILE, bundle.core_graph, execution)

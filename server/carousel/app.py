@@ -1,0 +1,180 @@
+"""The composition root: builds everything, runs it, and takes it down in order. Read `serve` from top to bottom."""
+
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+
+from carousel.bundle.manifest import Bundle
+from carousel.engine.engine import Engine
+from carousel.engine.model import Execution, OnnxModel, available_providers
+from carousel.engine.scheduler import Bounds
+from carousel.metrics import Metrics
+from carousel.rpc import convert
+from carousel.rpc.calls import Calls
+from carousel.rpc.server import RpcServer
+from carousel.rpc.servicer import LanguageModelServicer, SessionsServicer
+from carousel.sessions.checks import Limits
+from carousel.sessions.order import TurnOrder
+from carousel.sessions.seats import Seats
+from carousel.sessions.service import Sessions
+from carousel.settings import Settings
+from carousel.state.memory import Lifetime, SessionTable
+from carousel.web.app import WebServer, make_app
+
+_SWEEP_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that is ready."""
+
+    grpc_address: str
+    http_address: str
+    provider: str
+    engine: Engine
+    table: SessionTable
+
+
+async def serve(bundle_directory: Path, settings: Settings, announce: Callable[[Running], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. `announce` is called once, when ready. A second signal kills."""
+    with _stop_signal() as stopped:
+        async with running(bundle_directory, settings) as server:
+            announce(server)
+            await stopped.wait()
+
+
+@contextlib.asynccontextmanager
+async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[Running]:
+    """A ready server for as long as the block runs; leaving it drains. Raises CarouselError when it cannot start."""
+    log = structlog.get_logger("carousel.app")
+    registry = CollectorRegistry()
+    metrics = _make_metrics(registry)
+    bundle = Bundle.load(bundle_directory)
+    model = _load_model(bundle, settings, metrics)
+    engine = Engine(model, bundle.manifest.start_id, _bounds(settings), metrics)
+    table = SessionTable(_lifetime(settings), time.time, metrics)
+    seats = Seats(engine, bundle.tokenizer, table, TurnOrder(settings.max_turns_per_session))
+    limits = Limits(settings.max_input_tokens, settings.max_generated_tokens)
+    sessions = Sessions(bundle.manifest, bundle.tokenizer, engine, table, seats, limits, metrics)
+    calls = Calls(settings.max_streams, settings.owner_metadata, metrics)
+    description = convert.from_manifest(bundle.manifest, model.provider, settings)
+    language_model = LanguageModelServicer(sessions, description, calls)
+    rpc = RpcServer(language_model, SessionsServicer(sessions, calls), max_message_bytes=settings.max_message_bytes)
+    readiness = asyncio.Event()
+    web = WebServer(make_app(registry, readiness.is_set))
+
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(engine.stop)
+        await engine.start()
+        await web.start(settings.http_listen)
+        stack.push_async_callback(web.stop)
+        await rpc.start(settings.listen)
+        stack.push_async_callback(rpc.stop, 1.0)  # by then every turn has ended: time for the last bytes to leave
+        stack.push_async_callback(_end_task, asyncio.create_task(_sweep(table), name="sweep"))
+        await rpc.set_ready(is_ready=True)
+        readiness.set()
+        log.info("ready", grpc=rpc.address, http=web.address, model=bundle.manifest.name, provider=model.provider)
+        try:
+            yield Running(rpc.address, web.address, model.provider, engine, table)
+        finally:
+            readiness.clear()
+            await rpc.set_ready(is_ready=False)
+            log.info("draining", seconds=settings.drain_seconds)
+            await engine.drain(settings.drain_seconds)
+            calls.end_all()
+    log.info("stopped")
+
+
+def configure_logging(level: str) -> None:
+    """JSON lines on standard error."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.dict_tracebacks,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+@contextlib.contextmanager
+def _stop_signal() -> Iterator[asyncio.Event]:
+    """Set by the first SIGTERM or SIGINT; by then the second one has its default effect, at once."""
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+
+    def stop() -> None:
+        stopped.set()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    try:
+        yield stopped
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> OnnxModel:
+    providers = tuple(available_providers(settings.providers))
+    model = OnnxModel(bundle, Execution(providers, settings.num_threads))
+    manifest = bundle.manifest
+    metrics.model_info(
+        name=manifest.name,
+        digest=manifest.digest,
+        cell=manifest.cell,
+        precision=manifest.precision,
+        provider=model.provider,
+    )
+    return model
+
+
+def _make_metrics(registry: CollectorRegistry) -> Metrics:
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    metrics = Metrics(registry)
+    metrics.build_info(
+        version=importlib.metadata.version("carousel-serving"),
+        onnxruntime=OnnxModel.runtime_version,
+    )
+    return metrics
+
+
+def _bounds(settings: Settings) -> Bounds:
+    return Bounds(
+        max_lanes=settings.max_lanes,
+        max_queued_turns=settings.max_queued_turns,
+        max_chunk_tokens=settings.max_chunk_tokens,
+        max_prompt_tokens_per_step=settings.max_prompt_tokens_per_step,
+        penalty_window=settings.penalty_window,
+    )
+
+
+def _lifetime(settings: Settings) -> Lifetime:
+    return Lifetime(settings.session_idle_seconds, settings.session_lifetime_seconds, settings.max_sessions)
+
+
+async def _sweep(table: SessionTable) -> None:
+    while True:
+        await asyncio.sleep(_SWEEP_SECONDS)
+        table.expire()
+
+
+async def _end_task(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

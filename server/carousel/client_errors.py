@@ -1,0 +1,96 @@
+"""What a failed call raises. Reads the details that the server attaches; knows no request and no channel."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from carousel.errors import CarouselError
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """A value in the request that the server refused. `field` names it as the wire does."""
+
+    field: str
+    description: str
+
+
+class ServerError(CarouselError):
+    """A call failed. `str()` is the server's message.
+
+    `code` is the gRPC code's name, such as NOT_FOUND; `reason` the server's stable name for what went wrong, empty when
+    it came from somewhere else; `details` the facts that go with the reason.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str,
+        reason: str = "",
+        violations: tuple[FieldViolation, ...] = (),
+        retry_after_seconds: float | None = None,
+        **details: str,
+    ) -> None:
+        super().__init__(message, **details)
+        self.code = code
+        self.reason = reason
+        self.violations = violations
+        self.retry_after_seconds = retry_after_seconds
+
+
+class ServerUnreachable(ServerError):
+    """Nobody answers at `address`, or the connection broke."""
+
+    def __init__(self, address: str, why: str) -> None:
+        super().__init__(f"the server at {address} does not answer: {why}", code="UNAVAILABLE")
+        self.address = address
+
+
+def read_error(call: Any, address: str) -> ServerError:
+    """The error of a finished call: of anything with `code()`, `details()` and `trailing_metadata()`."""
+    code, message = call.code().name, call.details() or "no message"
+    attached = _read_details(call)
+    if code == "UNAVAILABLE" and not attached:
+        return ServerUnreachable(address, message)
+    info = attached.get("ErrorInfo", error_details_pb2.ErrorInfo())
+    refused = attached.get("BadRequest", error_details_pb2.BadRequest())
+    error = ServerError(
+        message,
+        code=code,
+        reason=info.reason,
+        violations=tuple(FieldViolation(one.field, one.description) for one in refused.field_violations),
+        retry_after_seconds=_seconds(attached.get("RetryInfo")),
+    )
+    error.details = dict(info.metadata)
+    return error
+
+
+def ended_early() -> ServerError:
+    """For a stream that the server closed, without an error, while an answer was due."""
+    return ServerError("the server ended the stream before its last message", code="OK")
+
+
+def _read_details(call: Any) -> dict[str, Any]:
+    """The attached messages by name; none when they are missing or contradict the call's status."""
+    try:
+        status = rpc_status.from_call(call)
+    except ValueError:
+        return {}
+    kinds = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
+    found: dict[str, Any] = {}
+    for packed in status.details if status is not None else ():
+        for kind in kinds:
+            if packed.Is(kind.DESCRIPTOR):
+                found[kind.DESCRIPTOR.name] = kind.FromString(packed.value)
+    return found
+
+
+def _seconds(info: Any) -> float | None:
+    return info.retry_delay.ToNanoseconds() / 1e9 if info is not None else None
+
+
+RpcError: type[Exception] = grpc.RpcError

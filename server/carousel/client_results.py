@@ -1,0 +1,141 @@
+"""What the client hands to its user: small frozen values, free of protobuf. Knows no transport."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A token that may come next; the probability is the model's own, before sampling options."""
+
+    id: int
+    log_probability: float  # nats
+    text: str
+
+    @property
+    def probability(self) -> float:
+        return math.exp(self.log_probability)
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedToken:
+    id: int
+    log_probability: float | None  # None unless log-probabilities were asked for
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a generation ended; the session is saved by then."""
+
+    reason: str  # length, stop, stop_id
+    stop: str  # the stop string that ended it, if one did
+    position: int
+    num_input_tokens: int
+    num_generated_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What was generated since the last piece. `finished` is set in the last one alone."""
+
+    text: str
+    tokens: tuple[GeneratedToken, ...]
+    finished: Finished | None
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A whole word, the prefix that was asked for included."""
+
+    text: str
+    log_probability: float  # nats
+
+    @property
+    def probability(self) -> float:
+        return math.exp(self.log_probability)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The likeliest next tokens, and words when a prefix was given, likeliest first."""
+
+    candidates: tuple[Candidate, ...]
+    words: tuple[Word, ...]
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredToken:
+    id: int
+    log_probability: float  # nats, given everything before
+    rank: int  # 1 is the likeliest
+    is_hit: bool  # among the g likeliest
+    text: str  # what it adds to the text
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTotals:
+    num_tokens: int
+    log_probability: float  # nats, summed
+    perplexity: float
+    num_hits: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScorePiece:
+    """What was rated since the last piece. `totals` is set in the last one alone."""
+
+    tokens: tuple[ScoredToken, ...]
+    totals: ScoreTotals | None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    id: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """A session as the server keeps it. Times are in UTC."""
+
+    session_id: str
+    model: str
+    model_digest: str
+    position: int
+    create_time: datetime
+    update_time: datetime
+    expire_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may ask for."""
+
+    max_input_tokens: int
+    max_generated_tokens: int
+    max_message_bytes: int
+    penalty_window: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    name: str
+    digest: str
+    cell: str
+    num_layers: int
+    hidden_size: int
+    vocabulary_size: int
+    num_parameters: int
+    precision: str
+    tokenizer: str  # byte, character, word, bpe
+    state_bytes: int
+    provider: str
+    limits: Limits
+    training: Mapping[str, Any]  # where the model comes from, as its exporter wrote it

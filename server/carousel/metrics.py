@@ -1,0 +1,104 @@
+"""Every metric of the server, declared once on a registry that is handed in. Passive: it is told, it never asks.
+
+Labels are bounded sets (method, code, reason); ids and text never appear in them.
+"""
+
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_STEP = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+_LANES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+class StepFacts(Protocol):
+    """What is counted of an engine step."""
+
+    @property
+    def num_lanes(self) -> int: ...
+    @property
+    def num_tokens(self) -> int: ...
+
+
+class Metrics:
+    """The server's metrics. One instance per registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"carousel_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"carousel_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"carousel_{name}", text, labels, buckets=buckets, registry=registry)
+
+        self.registry = registry
+        self._requests = counter("requests", "Finished calls.", "method", "code")
+        self._latency = histogram(
+            "request_seconds", "From call to answer, by method and code.", _LATENCY, "method", "code"
+        )
+        self._running = gauge("running_requests", "Calls in progress.", "method")
+        self._refusals = counter("refusals", "Calls refused at a bound, by the bound's name.", "reason")
+        self._first_token = histogram("time_to_first_token_seconds", "From call to first generated token.", _LATENCY)
+        self._between = histogram("time_between_tokens_seconds", "Between generated tokens of one call.", _STEP)
+        self._consumed = counter("consumed_tokens", "Tokens fed to the model, generated ones included.")
+        self._generated = counter("generated_tokens", "Tokens generated.")
+        self._step = histogram("step_seconds", "Duration of an engine step.", _STEP)
+        self._lanes = histogram("step_lanes", "Lanes busy in an engine step.", _LANES)
+        self._failures = counter("step_failures", "Engine steps in which the model raised.", "error")
+        self._depth = gauge("queued_turns", "Turns waiting for a lane.")
+        self._wait = histogram("queue_wait_seconds", "From the arrival of a turn to its lane.", _LATENCY)
+        self._live = gauge("live_sessions", "Sessions that exist now.")
+        self._created = counter("sessions_created", "Sessions created.")
+        self._ended = counter("sessions_ended", "Sessions that are gone, by reason.", "reason")
+        self._build = gauge("build_info", "Always 1; labels describe the server.", "version", "onnxruntime")
+        self._model = gauge(
+            "model_info", "Always 1; labels describe the model.", "name", "digest", "cell", "precision", "provider"
+        )
+
+    def build_info(self, **labels: str) -> None:
+        self._build.labels(**labels).set(1)
+
+    def model_info(self, **labels: str) -> None:
+        self._model.labels(**labels).set(1)
+
+    def request_started(self, method: str) -> None:
+        self._running.labels(method).inc()
+
+    def request_done(self, method: str, code: str, seconds: float) -> None:
+        self._running.labels(method).dec()
+        self._requests.labels(method, code).inc()
+        self._latency.labels(method, code).observe(seconds)
+
+    def refused(self, reason: str) -> None:
+        self._refusals.labels(reason).inc()
+
+    def token_generated(self, seconds: float, *, is_first: bool) -> None:
+        """`seconds` since the call for the first token, since the token before for the others."""
+        (self._first_token if is_first else self._between).observe(seconds)
+        self._generated.inc()
+
+    def step_done(self, seconds: float, step: StepFacts, num_queued: int) -> None:
+        self._step.observe(seconds)
+        self._lanes.observe(step.num_lanes)
+        self._consumed.inc(step.num_tokens)
+        self._depth.set(num_queued)
+
+    def step_failed(self, error: Exception) -> None:
+        self._failures.labels(type(error).__name__).inc()
+
+    def queue_depth(self, num_queued: int) -> None:
+        self._depth.set(num_queued)
+
+    def waited(self, seconds: float) -> None:
+        self._wait.observe(seconds)
+
+    def session_created(self, num_live: int) -> None:
+        self._created.inc()
+        self._live.set(num_live)
+
+    def session_ended(self, reason: str, num_live: int) -> None:
+        self._ended.labels(reason).inc()
+        self._live.set(num_live)

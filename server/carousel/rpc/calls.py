@@ -1,0 +1,91 @@
+"""What every call has in common: a place among the open ones, a caller, one ending, one log line."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import grpc
+import structlog
+from google.rpc import code_pb2
+from grpc_status import rpc_status
+
+from carousel.errors import CarouselError, Overloaded, ShuttingDown
+from carousel.metrics import Metrics
+from carousel.rpc.errors import to_status
+
+Context: TypeAlias = grpc.aio.ServicerContext  # a name for annotations; grpc ships no types
+
+
+@dataclass(slots=True)
+class Call:
+    """One call in progress. `facts` go into its log line: counts and codes, never text."""
+
+    owner: str
+    is_ended_by_server: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Calls:
+    """The calls that are open."""
+
+    def __init__(self, max_streams: int, owner_metadata: str, metrics: Metrics) -> None:
+        self._max_streams = max_streams
+        self._owner_metadata = owner_metadata
+        self._metrics = metrics
+        self._open: dict[asyncio.Task[Any], Call] = {}
+        self._log = structlog.get_logger("carousel.calls")
+
+    @contextlib.asynccontextmanager
+    async def answer(self, method: str, context: Context) -> AsyncIterator[Call]:
+        """Run a handler's body inside this: whatever it raises becomes the call's status."""
+        call = Call(self._owner(context))
+        started = time.perf_counter()
+        code = "OK"
+        task = asyncio.current_task()
+        assert task is not None
+        self._metrics.request_started(method)
+        self._open[task] = call
+        try:
+            if len(self._open) > self._max_streams:
+                raise Overloaded(f"{self._max_streams} calls are open", limit="max_streams", retry_seconds=1.0)
+            yield call
+        except asyncio.CancelledError:
+            if not call.is_ended_by_server:
+                code = "CANCELLED"
+                raise
+            task.uncancel()
+            code = "UNAVAILABLE"
+            await self._abort(context, method, ShuttingDown("the server is shutting down"))
+        except Exception as error:
+            code = code_pb2.Code.Name(to_status(error).code)
+            await self._abort(context, method, error)
+        finally:
+            del self._open[task]
+            seconds = time.perf_counter() - started
+            self._metrics.request_done(method, code, seconds)
+            self._log.info("call", method=method, code=code, seconds=round(seconds, 6), **call.facts)
+
+    def end_all(self) -> None:
+        """Give every open call the ending UNAVAILABLE: at shutdown, when its turns have ended."""
+        for task, call in self._open.items():
+            call.is_ended_by_server = True
+            task.cancel()
+
+    def _owner(self, context: Context) -> str:
+        """Empty (anonymous) unless a trusted proxy names callers in metadata."""
+        if not self._owner_metadata:
+            return ""
+        metadata = context.invocation_metadata() or ()
+        return next((str(value) for key, value in metadata if key == self._owner_metadata), "")
+
+    async def _abort(self, context: Context, method: str, error: Exception) -> None:
+        if isinstance(error, Overloaded):
+            self._metrics.refused(error.limit)
+        elif isinstance(error, CarouselError):
+            self._metrics.refused(error.reason.lower())
+        else:
+            self._log.error("unexpected error", method=method, exc_info=error)
+        await context.abort_with_status(rpc_status.to_status(to_status(error)))

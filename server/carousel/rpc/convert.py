@@ -1,0 +1,192 @@
+"""Wire messages to the domain's requests and back. Functions only; defaults of the wire contract live here.
+
+What the wire cannot hold (an optional that is not set) becomes the domain's default; ranges are checked by `sessions`.
+"""
+
+import json
+from collections.abc import Iterable
+
+from google.protobuf import timestamp_pb2
+
+from carousel.bundle.manifest import Manifest
+from carousel.bundle.tokenizer import TextDecoder, Tokenizer
+from carousel.sessions import requests
+from carousel.settings import Settings
+from carousel.state.memory import Session
+from carousel.turns import Candidate, FinishReason, Generated
+from carousel.v1 import language_model_pb2 as wire
+from carousel.v1 import sessions_pb2, types_pb2
+
+_REASONS = {
+    FinishReason.LENGTH: wire.Finished.REASON_LENGTH,
+    FinishReason.STOP: wire.Finished.REASON_STOP,
+    FinishReason.STOP_ID: wire.Finished.REASON_STOP_ID,
+}
+
+
+def to_input(message: types_pb2.Input) -> requests.Input:
+    return message.text if message.WhichOneof("content") == "text" else tuple(message.tokens.ids)
+
+
+def to_generation(message: wire.GenerateRequest) -> requests.GenerationRequest:
+    default = requests.GenerationRequest()
+    return requests.GenerationRequest(
+        input=to_input(message.input),
+        sampling=to_sampling(message.sampling),
+        max_tokens=message.max_tokens if message.HasField("max_tokens") else default.max_tokens,
+        stop=tuple(message.stop),
+        stop_ids=tuple(message.stop_ids),
+        num_log_probabilities=message.num_log_probabilities,
+    )
+
+
+def to_sampling(message: wire.Sampling) -> requests.SamplingOptions:
+    default = requests.SamplingOptions()
+    has = message.HasField
+    return requests.SamplingOptions(
+        temperature=message.temperature if has("temperature") else default.temperature,
+        top_k=message.top_k,
+        top_p=message.top_p if has("top_p") else default.top_p,
+        min_p=message.min_p,
+        repetition_penalty=message.repetition_penalty if has("repetition_penalty") else default.repetition_penalty,
+        presence_penalty=message.presence_penalty,
+        frequency_penalty=message.frequency_penalty,
+        logit_bias=tuple(sorted(message.logit_bias.items())),
+        seed=message.seed if has("seed") else None,
+    )
+
+
+def to_prediction(message: wire.PredictRequest) -> requests.PredictionRequest:
+    default = requests.PredictionRequest()
+    return requests.PredictionRequest(
+        input=to_input(message.input),
+        num_candidates=message.k if message.HasField("k") else default.num_candidates,
+        word_prefix=message.word_prefix if message.HasField("word_prefix") else None,
+        num_words=message.num_words if message.HasField("num_words") else default.num_words,
+    )
+
+
+def to_scoring(message: wire.ScoreRequest) -> requests.ScoringRequest:
+    num_top = message.g if message.HasField("g") else requests.ScoringRequest().num_top
+    return requests.ScoringRequest(to_input(message.input), num_top)
+
+
+def from_generation(
+    piece: requests.GenerationPiece, content: wire.GenerateRequest.Content, tokenizer: Tokenizer
+) -> wire.GenerateResponse:
+    response = wire.GenerateResponse()
+    if content != wire.GenerateRequest.CONTENT_TEXT:
+        response.tokens.extend(_from_generated(token, tokenizer) for token in piece.tokens)
+    if content != wire.GenerateRequest.CONTENT_IDS:
+        response.text = piece.text
+    if piece.end is not None:
+        response.finished.CopyFrom(_from_end(piece.end))
+    return response
+
+
+def from_prediction(prediction: requests.Prediction, tokenizer: Tokenizer) -> wire.PredictResponse:
+    words = (wire.Word(text=word.text, log_probability=word.log_probability) for word in prediction.words)
+    candidates = from_candidates(prediction.candidates, tokenizer)
+    return wire.PredictResponse(candidates=candidates, words=words, position=prediction.position)
+
+
+def from_scoring(piece: requests.ScoringPiece) -> wire.ScoreResponse:
+    tokens = (
+        wire.ScoredToken(
+            id=token.id,
+            log_probability=token.log_probability,
+            rank=token.rank,
+            is_hit=token.is_hit,
+            text=token.text,
+        )
+        for token in piece.tokens
+    )
+    response = wire.ScoreResponse(tokens=tokens)
+    if piece.totals is not None:
+        response.totals.CopyFrom(_from_totals(piece.totals))
+    return response
+
+
+def from_candidates(candidates: Iterable[Candidate], tokenizer: Tokenizer) -> list[types_pb2.Candidate]:
+    return [
+        types_pb2.Candidate(id=one.id, log_probability=one.log_probability, text=tokenizer.decode([one.id]))
+        for one in candidates
+    ]
+
+
+def from_tokens(ids: Iterable[int], tokenizer: Tokenizer) -> wire.TokenizeResponse:
+    decoder = TextDecoder()
+    tokens = [wire.Token(id=index, text=decoder.push(tokenizer.token_bytes(index))) for index in ids]
+    if tokens:
+        tokens[-1].text += decoder.flush()
+    return wire.TokenizeResponse(tokens=tokens)
+
+
+def from_session(session: Session, model: str) -> sessions_pb2.Session:
+    return sessions_pb2.Session(
+        session_id=session.id,
+        model=model,
+        model_digest=session.model_digest,
+        position=session.snapshot.position,
+        create_time=_timestamp(session.created_at),
+        update_time=_timestamp(session.updated_at),
+        expire_time=_timestamp(session.expires_at),
+    )
+
+
+def from_manifest(manifest: Manifest, provider: str, settings: Settings) -> wire.Model:
+    return wire.Model(
+        name=manifest.name,
+        digest=manifest.digest,
+        cell=manifest.cell,
+        num_layers=manifest.num_layers,
+        hidden_size=manifest.hidden_size,
+        vocabulary_size=manifest.vocabulary_size,
+        num_parameters=manifest.num_parameters,
+        precision=manifest.precision,
+        tokenizer=str(manifest.tokenizer_kind),
+        state_bytes=manifest.state.num_bytes,
+        provider=provider,
+        limits=wire.Limits(
+            max_input_tokens=settings.max_input_tokens,
+            max_generated_tokens=settings.max_generated_tokens,
+            max_message_bytes=settings.max_message_bytes,
+            penalty_window=settings.penalty_window,
+        ),
+        training_json=json.dumps(dict(manifest.training)),
+    )
+
+
+def _from_generated(token: Generated, tokenizer: Tokenizer) -> wire.GeneratedToken:
+    return wire.GeneratedToken(
+        id=token.id,
+        log_probability=token.log_probability,
+        candidates=from_candidates(token.candidates, tokenizer),
+    )
+
+
+def _from_end(end: requests.GenerationEnd) -> wire.Finished:
+    return wire.Finished(
+        reason=_REASONS[end.reason],
+        stop=end.stop,
+        position=end.position,
+        num_input_tokens=end.num_input_tokens,
+        num_generated_tokens=end.num_generated_tokens,
+        seed=end.seed,
+    )
+
+
+def _from_totals(totals: requests.ScoreTotals) -> wire.ScoreTotals:
+    return wire.ScoreTotals(
+        num_tokens=totals.num_tokens,
+        log_probability=totals.log_probability,
+        perplexity=totals.perplexity,
+        num_hits=totals.num_hits,
+        position=totals.position,
+    )
+
+
+def _timestamp(seconds: float) -> timestamp_pb2.Timestamp:
+    timestamp = timestamp_pb2.Timestamp()
+    timestamp.FromNanoseconds(int(seconds * 1e9))
+    return timestamp

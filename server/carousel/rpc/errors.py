@@ -1,0 +1,49 @@
+"""The one table from domain errors to gRPC codes, and their details as `google.rpc` messages."""
+
+from google.protobuf import any_pb2, duration_pb2, message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from carousel import errors
+
+DOMAIN = "carousel"
+
+CODES: dict[type[errors.CarouselError], int] = {
+    errors.InvalidRequest: code_pb2.INVALID_ARGUMENT,
+    errors.SessionNotFound: code_pb2.NOT_FOUND,
+    errors.ModelNotFound: code_pb2.NOT_FOUND,
+    errors.SessionExists: code_pb2.ALREADY_EXISTS,
+    errors.SessionExpired: code_pb2.FAILED_PRECONDITION,
+    errors.Overloaded: code_pb2.RESOURCE_EXHAUSTED,
+    errors.ShuttingDown: code_pb2.UNAVAILABLE,
+    errors.ModelFailed: code_pb2.INTERNAL,
+}
+_INTERNAL = "internal error"
+
+
+def to_status(error: Exception) -> status_pb2.Status:
+    """What the client is told. An error that is not the domain's keeps its text to itself."""
+    if not isinstance(error, errors.CarouselError) or type(error) not in CODES:
+        return _status(code_pb2.INTERNAL, _INTERNAL, [error_details_pb2.ErrorInfo(reason="INTERNAL", domain=DOMAIN)])
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.details)
+    return _status(CODES[type(error)], str(error), [info, *_more_details(error)])
+
+
+def _more_details(error: errors.CarouselError) -> list[message.Message]:
+    match error:
+        case errors.InvalidRequest():
+            violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=str(error))
+            return [error_details_pb2.BadRequest(field_violations=[violation])]
+        case errors.Overloaded():
+            delay = duration_pb2.Duration()
+            delay.FromNanoseconds(int(error.retry_seconds * 1e9))
+            return [error_details_pb2.RetryInfo(retry_delay=delay)]
+        case _:
+            return []
+
+
+def _status(code: int, text: str, details: list[message.Message]) -> status_pb2.Status:
+    packed = []
+    for detail in details:
+        packed.append(any_pb2.Any())
+        packed[-1].Pack(detail)
+    return status_pb2.Status(code=code, message=text, details=packed)

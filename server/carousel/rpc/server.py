@@ -1,0 +1,57 @@
+"""The gRPC server: our services, health and reflection on one port. It knows the port it was given."""
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from carousel.errors import SettingsInvalid
+from carousel.rpc.servicer import LanguageModelServicer, SessionsServicer
+from carousel.settings import split_address
+from carousel.v1 import language_model_pb2, language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc
+
+_SERVICES = (
+    language_model_pb2.DESCRIPTOR.services_by_name["LanguageModel"].full_name,
+    sessions_pb2.DESCRIPTOR.services_by_name["Sessions"].full_name,
+)
+
+
+class RpcServer:
+    """Bound and serving after `start`; NOT_SERVING until `set_ready`."""
+
+    def __init__(
+        self, language_model: LanguageModelServicer, sessions: SessionsServicer, *, max_message_bytes: int
+    ) -> None:
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", max_message_bytes),
+                ("grpc.so_reuseport", 0),  # a second server on the port is a mistake, not a share of its calls
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ]
+        )
+        self._health = health.aio.HealthServicer()
+        language_model_pb2_grpc.add_LanguageModelServicer_to_server(language_model, self._server)
+        sessions_pb2_grpc.add_SessionsServicer_to_server(sessions, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        self.address = ""  # host:port, once started
+
+    async def start(self, listen: str) -> None:
+        """Raises SettingsInvalid when the address cannot be bound."""
+        await self.set_ready(is_ready=False)
+        host, _ = split_address(listen)
+        try:
+            port = self._server.add_insecure_port(listen)
+        except RuntimeError as error:
+            raise SettingsInvalid(f"listen: cannot bind {listen}: is another server there?") from error
+        await self._server.start()
+        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    async def set_ready(self, *, is_ready: bool) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if is_ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in ("", *_SERVICES):
+            await self._health.set(service, status)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Stop accepting; calls still open after the grace are cancelled."""
+        await self._server.stop(grace_seconds)

@@ -1,0 +1,79 @@
+"""Is what a caller asks for within bounds? Each check raises InvalidRequest naming the field as the wire does."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from carousel.errors import InvalidRequest
+from carousel.sessions.requests import GenerationRequest, PredictionRequest, SamplingOptions, ScoringRequest
+
+MAX_STOPS = 16
+MAX_STOP_BYTES = 256
+MAX_BIASES = 1024
+MAX_LOG_PROBABILITIES = 64
+MAX_CANDIDATES = 256
+MAX_WORDS = 32
+MAX_PREFIX_BYTES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may ask for."""
+
+    max_input_tokens: int
+    max_generated_tokens: int
+
+
+def check_generation(request: GenerationRequest, limits: Limits, vocabulary_size: int) -> None:
+    _within("max_tokens", request.max_tokens, 0, limits.max_generated_tokens)
+    _within("num_log_probabilities", request.num_log_probabilities, 0, MAX_LOG_PROBABILITIES)
+    if len(request.stop) > MAX_STOPS:
+        raise InvalidRequest("stop", f"at most {MAX_STOPS} stop strings, not {len(request.stop)}")
+    for index, stop in enumerate(request.stop):
+        _within(f"stop[{index}]", len(stop.encode()), 1, MAX_STOP_BYTES, unit=" bytes")
+    check_ids("stop_ids", request.stop_ids, vocabulary_size)
+    _check_sampling(request.sampling, vocabulary_size)
+
+
+def check_prediction(request: PredictionRequest) -> None:
+    _within("k", request.num_candidates, 0, MAX_CANDIDATES)
+    _within("num_words", request.num_words, 0, MAX_WORDS)
+    _within("word_prefix", len((request.word_prefix or "").encode()), 0, MAX_PREFIX_BYTES, unit=" bytes")
+
+
+def check_scoring(request: ScoringRequest, vocabulary_size: int) -> None:
+    _within("g", request.num_top, 1, vocabulary_size)
+
+
+def check_input(ids: tuple[int, ...], limits: Limits, vocabulary_size: int) -> None:
+    if len(ids) > limits.max_input_tokens:
+        raise InvalidRequest("input", f"{len(ids)} tokens; at most {limits.max_input_tokens} in one request")
+    check_ids("input.tokens", ids, vocabulary_size)
+
+
+def check_ids(field: str, ids: Iterable[int], vocabulary_size: int) -> None:
+    for index in ids:
+        if not 0 <= index < vocabulary_size:
+            raise InvalidRequest(field, f"token id {index} is not in the vocabulary of {vocabulary_size}")
+
+
+def _check_sampling(sampling: SamplingOptions, vocabulary_size: int) -> None:
+    _within("sampling.temperature", sampling.temperature, 0, 100)
+    _within("sampling.top_k", sampling.top_k, 0, math.inf)
+    _within("sampling.top_p", sampling.top_p, 0, 1, above=True)
+    _within("sampling.min_p", sampling.min_p, 0, 1)
+    _within("sampling.repetition_penalty", sampling.repetition_penalty, 0, 100, above=True)
+    _within("sampling.presence_penalty", sampling.presence_penalty, -100, 100)
+    _within("sampling.frequency_penalty", sampling.frequency_penalty, -100, 100)
+    if len(sampling.logit_bias) > MAX_BIASES:
+        raise InvalidRequest("sampling.logit_bias", f"at most {MAX_BIASES} entries, not {len(sampling.logit_bias)}")
+    check_ids("sampling.logit_bias", (index for index, _ in sampling.logit_bias), vocabulary_size)
+    for index, bias in sampling.logit_bias:
+        _within(f"sampling.logit_bias[{index}]", bias, -100, 100)
+
+
+def _within(field: str, value: float, low: float, high: float, *, above: bool = False, unit: str = "") -> None:
+    """`above` leaves `low` itself out. NaN is within nothing."""
+    if not (low < value <= high if above else low <= value <= high):
+        bounds = f"above {low} up to {high:g}" if above else f"from {low} to {high:g}"
+        raise InvalidRequest(field, f"must be {bounds}{unit}, not {value:g}")

@@ -1,0 +1,120 @@
+"""What callers ask of the sessions and what they get: text in, text out, on top of the engine's ids."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from carousel.turns import Candidate, FinishReason, Generated
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, and where the turn happens: on a session, or (empty id) on a fresh sequence that nobody keeps."""
+
+    owner: str
+    session_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOptions:
+    """As on the wire, defaults filled in; `seed` None asks for a random one."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    seed: int | None = None
+
+
+Input = str | Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    input: Input = ()
+    sampling: SamplingOptions = SamplingOptions()
+    max_tokens: int = 128
+    stop: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] = ()
+    num_log_probabilities: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationEnd:
+    """How a generation ended; the session is saved by then."""
+
+    reason: FinishReason
+    stop: str
+    position: int
+    num_input_tokens: int
+    num_generated_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationPiece:
+    """What came since the last piece; `end` is set in the last one."""
+
+    tokens: tuple[Generated, ...]
+    text: str
+    end: GenerationEnd | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionRequest:
+    input: Input = ()
+    num_candidates: int = 10
+    word_prefix: str | None = None  # None: no words are wanted
+    num_words: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    text: str
+    log_probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    candidates: tuple[Candidate, ...]
+    words: tuple[Word, ...]
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringRequest:
+    input: Input = ()
+    num_top: int = 10  # the wire's g
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredToken:
+    id: int
+    log_probability: float
+    rank: int
+    is_hit: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTotals:
+    num_tokens: int
+    log_probability: float  # nats, summed
+    num_hits: int
+    position: int
+
+    @property
+    def perplexity(self) -> float:
+        """1 for no tokens; infinite where a float cannot hold it."""
+        mean = -self.log_probability / max(self.num_tokens, 1)
+        return math.exp(mean) if mean < 700 else math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringPiece:
+    tokens: tuple[ScoredToken, ...]
+    totals: ScoreTotals | None = None

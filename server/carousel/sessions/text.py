@@ -1,0 +1,51 @@
+"""From tokens to text as it streams: whole characters only, and nothing that may turn out to be a stop string."""
+
+from collections.abc import Iterable, Sequence
+
+from carousel.bundle.tokenizer import TextDecoder, Tokenizer
+
+
+class TextStream:
+    """Decodes a generation. `push` each token; `take` what has become final since the last take."""
+
+    def __init__(self, tokenizer: Tokenizer, tail: bytes, stops: Sequence[str]) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = TextDecoder(tail)
+        self._stops = stops
+        self._pending = ""  # decoded, not taken
+        self.stop = ""  # the stop string that appeared
+
+    def push(self, token_id: int) -> bool:
+        """Whether a stop string is complete now. The text ends before the earliest one, the longest among equals."""
+        self._pending += self._decoder.push(self._tokenizer.token_bytes(token_id))
+        found = [(self._pending.find(stop), -len(stop), stop) for stop in self._stops if stop in self._pending]
+        if found:
+            start, _, self.stop = min(found)
+            self._pending = self._pending[:start]
+        return bool(found)
+
+    def take(self) -> str:
+        """Text that no stop string can claim any more."""
+        num_held = 0 if self.stop else _num_held(self._pending, self._stops)
+        cut = len(self._pending) - num_held
+        text, self._pending = self._pending[:cut], self._pending[cut:]
+        return text
+
+    def finish(self) -> str:
+        """The rest, held back or not; half a character stays for the session's next turn to complete."""
+        text, self._pending = self._pending, ""
+        return text
+
+
+def pending_bytes(tokenizer: Tokenizer, tail: bytes, ids: Iterable[int]) -> bytes:
+    """The bytes of an unfinished character that stand at the end after `tail` and the tokens."""
+    decoder = TextDecoder(tail)
+    for index in ids:
+        decoder.push(tokenizer.token_bytes(index))
+    return decoder.tail
+
+
+def _num_held(text: str, stops: Sequence[str]) -> int:
+    """Length of the longest end of `text` with which a stop string begins."""
+    longest = min(len(text), max((len(stop) - 1 for stop in stops), default=0))
+    return next((n for n in range(longest, 0, -1) if any(stop.startswith(text[-n:]) for stop in stops)), 0)

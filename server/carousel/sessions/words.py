@@ -1,0 +1,128 @@
+"""Likely whole words from a sequence's past and the letters typed so far: a beam search over spellings.
+
+Every hypothesis is a turn of the engine from a snapshot that nobody keeps, so the beam shares batches with all other
+work and the session is not touched.
+"""
+
+import bisect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from carousel.bundle.tokenizer import Tokenizer
+from carousel.engine.engine import Ticket
+from carousel.sessions.requests import Word
+from carousel.turns import Array, Candidate, Ended, Predict, Predicted, Snapshot, Turn
+
+_BEAM_WIDTH = 12
+_NUM_BRANCHES = 48
+_MAX_TOKENS = 24
+_INNER = frozenset(b"'-_") | frozenset(range(0x80, 0x100))
+
+
+@dataclass(frozen=True, slots=True)
+class _Hypothesis:
+    """`spelled` is what its tokens spell; `unfed` the last of them, which `snapshot` has not consumed."""
+
+    snapshot: Snapshot
+    unfed: tuple[int, ...]
+    spelled: bytes
+    log_probability: float
+
+
+class WordSearch:
+    """Finds words over one vocabulary. Holds the spellings sorted, for looking up continuations of a prefix."""
+
+    def __init__(self, tokenizer: Tokenizer, submit: Callable[[Turn], Ticket]) -> None:
+        self._spellings = tokenizer.spellings
+        self._submit = submit
+        self._sorted = sorted((spelling, index) for index, spelling in enumerate(self._spellings) if spelling)
+
+    async def find(self, start: Snapshot, prefix: str, num_words: int) -> tuple[Word, ...]:
+        """Words that begin with `prefix`, likeliest first. A word's probability includes that it ends there."""
+        wanted = prefix.encode()
+        live = [_Hypothesis(start, (), b"", 0.0)]
+        found: dict[bytes, float] = {}
+        for _ in range(_MAX_TOKENS):
+            live = self._select(await self._expand(live, wanted), wanted, found)
+            if not live or _is_settled(found, num_words, live[0].log_probability):
+                break
+        best = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:num_words]
+        return tuple(Word(text.decode(errors="replace"), math.log(probability)) for text, probability in best)
+
+    async def _expand(self, live: Sequence[_Hypothesis], wanted: bytes) -> list[_Hypothesis]:
+        """All hypotheses one token further; they run in one batch."""
+        tickets = []
+        expanded: list[_Hypothesis] = []
+        try:
+            for hypothesis in live:
+                goal = Predict(_NUM_BRANCHES, self._continuations(wanted[len(hypothesis.spelled) :]))
+                ticket = self._submit(Turn(hypothesis.snapshot, hypothesis.unfed, goal))
+                tickets.append((hypothesis, ticket))
+            for hypothesis, ticket in tickets:
+                candidates, snapshot = await _answer(ticket)
+                expanded.extend(self._extend(hypothesis, snapshot, candidate) for candidate in candidates)
+        finally:
+            for _, ticket in tickets:
+                ticket.cancel()
+        return expanded
+
+    def _extend(self, hypothesis: _Hypothesis, snapshot: Snapshot, candidate: Candidate) -> _Hypothesis:
+        spelled = hypothesis.spelled + self._spellings[candidate.id]
+        return _Hypothesis(snapshot, (candidate.id,), spelled, hypothesis.log_probability + candidate.log_probability)
+
+    def _continuations(self, rest: bytes) -> Array | None:
+        """Tokens that begin with `rest` or with which it begins; None when nothing of the prefix is left to spell."""
+        if not rest:
+            return None
+        first = bisect.bisect_left(self._sorted, (rest, -1))
+        ids = []
+        while first < len(self._sorted) and self._sorted[first][0].startswith(rest):
+            ids.append(self._sorted[first][1])
+            first += 1
+        for length in range(1, len(rest)):
+            at = bisect.bisect_left(self._sorted, (rest[:length], -1))
+            while at < len(self._sorted) and self._sorted[at][0] == rest[:length]:
+                ids.append(self._sorted[at][1])
+                at += 1
+        return np.array(sorted(ids), np.int64)
+
+    def _select(self, hypotheses: Sequence[_Hypothesis], wanted: bytes, found: dict[bytes, float]) -> list[_Hypothesis]:
+        """Move ended words to `found`; the likeliest of the rest live on."""
+        live = []
+        for hypothesis in hypotheses:
+            end = _word_end(hypothesis.spelled, len(wanted))
+            if end is None:
+                live.append(hypothesis)
+            elif hypothesis.spelled[:end].strip():
+                word = hypothesis.spelled[:end]
+                found[word] = found.get(word, 0.0) + math.exp(hypothesis.log_probability)
+        return sorted(live, key=lambda one: -one.log_probability)[:_BEAM_WIDTH]
+
+
+async def _answer(ticket: Ticket) -> tuple[tuple[Candidate, ...], Snapshot]:
+    candidates: tuple[Candidate, ...] = ()
+    while True:
+        for event in await ticket.next_events():
+            if isinstance(event, Predicted):
+                candidates = event.candidates
+            if isinstance(event, Ended):
+                return candidates, event.snapshot
+
+
+def _word_end(spelled: bytes, num_typed: int) -> int | None:
+    """Where the word ends, None if it may go on. White space in front belongs to it; what was typed is taken as is."""
+    num_spaces = len(spelled) - len(spelled.lstrip())
+    if num_spaces == len(spelled):
+        return None if b"\n" not in spelled else 0
+    rest = enumerate(spelled[max(num_typed, num_spaces) :], max(num_typed, num_spaces))
+    return next((at for at, byte in rest if byte not in _INNER and not chr(byte).isalnum()), None)
+
+
+def _is_settled(found: dict[bytes, float], num_words: int, best_live: float) -> bool:
+    """Whether no living hypothesis can still overtake the words that were found."""
+    if len(found) < num_words:
+        return False
+    return sorted(found.values(), reverse=True)[num_words - 1] >= math.exp(best_live)

@@ -1,0 +1,82 @@
+"""Every setting of the server: name, default, meaning and bounds, each written once.
+
+Read once, at the edge, from `CAROUSEL_<NAME>` in the environment and from the command line, which wins.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from carousel.errors import SettingsInvalid
+
+_PREFIX = "CAROUSEL_"
+_OF_OTHERS = frozenset({"CAROUSEL_ADDRESS", "CAROUSEL_TEST_DATA"})  # the client's and the tests'
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+Provider = Literal["cpu", "cuda"]
+
+
+class Settings(BaseModel):
+    """Frozen; unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    listen: str = Field("127.0.0.1:50051", description="gRPC address; port 0 takes a free one")
+    http_listen: str = Field("127.0.0.1:9090", description="address of /metrics, /healthz and /readyz")
+    providers: tuple[Provider, ...] = Field(("cpu",), description="execution providers in order: cuda,cpu")
+    num_threads: int = Field(1, ge=0, description="threads of one model step; 0 lets onnxruntime choose")
+
+    max_lanes: Count = Field(64, description="turns that run at once")
+    max_queued_turns: Count = Field(256, description="turns that wait for a lane; beyond it calls are refused")
+    max_turns_per_session: Count = Field(8, description="turns that wait for one session; beyond it calls are refused")
+    max_streams: Count = Field(1024, description="calls open at once; beyond it calls are refused")
+    max_chunk_tokens: Count = Field(64, description="most tokens of one prompt in a step")
+    max_prompt_tokens_per_step: Count = Field(256, description="most prompt tokens in a step, all lanes together")
+
+    max_input_tokens: Count = Field(65_536, description="most tokens that one request may feed")
+    max_generated_tokens: Count = Field(16_384, description="most tokens that one request may generate")
+    max_message_bytes: Count = Field(1_048_576, description="largest message that is read")
+    penalty_window: int = Field(64, ge=0, le=4096, description="tokens that sampling penalties look back at")
+
+    max_sessions: Count = Field(100_000, description="sessions that live at once")
+    session_idle_seconds: Seconds = Field(3600.0, description="a session unused for so long expires")
+    session_lifetime_seconds: Seconds = Field(86_400.0, description="a session expires at this age in any case")
+    owner_metadata: str = Field("", description="metadata key in which a trusted proxy names the caller")
+
+    drain_seconds: float = Field(30.0, ge=0, description="how long running turns may finish after SIGTERM")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line logged")
+
+    @field_validator("providers", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("listen", "http_listen")
+    @classmethod
+    def _check_address(cls, value: str) -> str:
+        split_address(value)
+        return value
+
+
+def read_settings(environ: Mapping[str, str], overrides: Mapping[str, str]) -> Settings:
+    """Settings from the environment, overridden by name. Raises SettingsInvalid naming each bad one."""
+    values: dict[str, str] = {
+        key.removeprefix(_PREFIX).lower(): value
+        for key, value in environ.items()
+        if key.startswith(_PREFIX) and key not in _OF_OTHERS
+    }
+    try:
+        return Settings.model_validate(values | dict(overrides))
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise SettingsInvalid("; ".join(problems)) from error
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """`host:port`, an IPv6 host in brackets. Raises ValueError."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65_535:
+        raise ValueError(f"{address!r} is not host:port")
+    return host.strip("[]"), int(port)

@@ -1,0 +1,133 @@
+"""The words of a request's life: what a turn is, what it asks for, what comes back. No logic, no other module of ours.
+
+A session's past is a `Snapshot`. A `Turn` starts from one, feeds tokens, and then pursues a goal: generate, predict or
+score. The engine answers with events, of which exactly one is the last: `Ended`, or an error.
+"""
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A sequence's past at a position. Immutable: whoever is handed one must not write into its arrays."""
+
+    position: int  # tokens consumed
+    state: tuple[Array, ...]  # an array per state tensor, in the layout's order, without a batch axis
+    hidden_H: Array  # the core's output for the last token: what the head needs for the next one
+    recent_ids: tuple[int, ...] = ()  # the last tokens, for penalties; as many as the penalty window holds
+    tail: bytes = b""  # bytes at the end that are not yet a whole character
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen; the meaning of each value is in the wire contract, where users read it."""
+
+    seed: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def has_penalties(self) -> bool:
+        return bool(self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty)
+
+    @property
+    def is_plain_greedy(self) -> bool:
+        """Whether the likeliest token as the model gives it is the choice."""
+        return self.temperature == 0 and not self.has_penalties and not self.logit_bias
+
+
+class FinishReason(enum.Enum):
+    LENGTH = "length"
+    STOP = "stop"
+    STOP_ID = "stop_id"
+    INPUT_END = "input_end"  # nothing was to be generated
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """Choose up to `max_tokens` tokens. `is_stop` sees each one in order and ends the turn by answering True."""
+
+    sampling: Sampling
+    max_tokens: int
+    stop_ids: frozenset[int] = frozenset()
+    num_candidates: int = 0
+    is_stop: Callable[[int], bool] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Predict:
+    """Name the likeliest next tokens, among `allowed_ids` when given (sorted, distinct)."""
+
+    num_candidates: int
+    allowed_ids: Array | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Rate every token that is fed."""
+
+
+Goal = Generate | Predict | Score
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One advance of one sequence."""
+
+    start: Snapshot
+    ids: tuple[int, ...]  # to feed first; checked against the vocabulary by the caller
+    goal: Goal
+    keeps_state: bool = True  # False when nobody will continue: the last generated token need not be consumed
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    id: int
+    log_probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """One token was chosen. The log-probability is there when candidates were asked for."""
+
+    id: int
+    log_probability: float | None = None
+    candidates: tuple[Candidate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Some more of the fed tokens were rated."""
+
+    ids: tuple[int, ...]
+    log_probabilities: tuple[float, ...]
+    ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The last event. `snapshot` is where the sequence stands now, without the text tail, which the engine ignores."""
+
+    reason: FinishReason
+    snapshot: Snapshot
+
+
+Event = Generated | Predicted | Scored | Ended

@@ -1,0 +1,61 @@
+"""The HTTP side for operators: /metrics, /healthz, /readyz. It serves beside gRPC, in the same event loop."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from carousel.errors import SettingsInvalid
+from carousel.settings import split_address
+
+
+def make_app(registry: CollectorRegistry, is_ready: Callable[[], bool]) -> Starlette:
+    async def metrics(request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), headers={"Content-Type": content_type})
+
+    async def healthz(request: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(request: Request) -> Response:
+        return PlainTextResponse("ready\n") if is_ready() else PlainTextResponse("not ready\n", status_code=503)
+
+    return Starlette(routes=[Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz)])
+
+
+class WebServer:
+    """Bound after `start`. Signals are the application's business, so uvicorn gets none."""
+
+    def __init__(self, app: Starlette) -> None:
+        self._server = _QuietServer(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", workers=1))
+        self._task: asyncio.Task[None] | None = None
+        self.address = ""  # host:port, once started
+
+    async def start(self, listen: str) -> None:
+        """Raises SettingsInvalid when the address cannot be bound."""
+        host, port = split_address(listen)
+        try:
+            bound = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        except OSError as error:
+            raise SettingsInvalid(f"http_listen: cannot bind {listen}: {error.strerror}") from error
+        self.address = f"[{host}]:{bound.getsockname()[1]}" if ":" in host else f"{host}:{bound.getsockname()[1]}"
+        self._task = asyncio.create_task(self._server.serve(sockets=[bound]), name="web")
+
+    async def stop(self) -> None:
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task
+
+
+class _QuietServer(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield

@@ -1,0 +1,136 @@
+"""Small honest stand-ins that several test modules share."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from carousel.bundle.layout import Array, StateBatch, StateLayout, StateTensor
+from carousel.bundle.tokenizer import Tokenizer, TokenizerKind
+from carousel.engine.model import Candidates, TargetScores
+from carousel.turns import Snapshot
+
+
+class ToyModel:
+    """A real recurrent net of four units over bytes-like ids, computed row by row so that rows cannot mix.
+
+    Any mistake in carrying state, order or position changes its answers.
+    """
+
+    def __init__(self, vocabulary_size: int = 16, hidden_size: int = 4, seed: int = 0) -> None:
+        random = np.random.default_rng(seed)
+        self.layout = StateLayout((StateTensor("h", (hidden_size,), "float32"), StateTensor("count", (), "int64")))
+        self.vocabulary_size = vocabulary_size
+        self.hidden_size = hidden_size
+        self._input_VH = random.normal(size=(vocabulary_size, hidden_size)).astype(np.float32)
+        self._recurrent_HH = random.normal(size=(hidden_size, hidden_size)).astype(np.float32)
+        self._output_HV = 2 * random.normal(size=(hidden_size, vocabulary_size)).astype(np.float32)
+        self.steps: list[tuple[int, int]] = []  # (rows, longest row) of every call of core
+        self.poison_id: int | None = None  # a row that consumes it turns into NaN
+
+    def core(self, ids_BT: Array, lengths_B: Array, state: StateBatch) -> tuple[Array, StateBatch]:
+        self.steps.append(ids_BT.shape)
+        hidden_BTH = np.zeros((*ids_BT.shape, self.hidden_size), np.float32)
+        h_BH, count_B = state[0].copy(), state[1].copy()
+        for row, length in enumerate(lengths_B):
+            for column in range(length):
+                token = int(ids_BT[row, column])
+                h_BH[row] = np.tanh(self._input_VH[token] + self._recurrent_HH @ h_BH[row])
+                if token == self.poison_id:
+                    h_BH[row] = np.nan
+                hidden_BTH[row, column] = h_BH[row]
+                count_B[row] += 1
+        return hidden_BTH, (h_BH, count_B)
+
+    def logits(self, hidden_NH: Array) -> Array:
+        return np.stack([hidden_H @ self._output_HV for hidden_H in hidden_NH])
+
+    def candidates(self, hidden_NH: Array, num_candidates: int) -> Candidates:
+        logits_NV = self.logits(hidden_NH)
+        ids_NK = np.argsort(-logits_NV, axis=1, kind="stable")[:, :num_candidates]
+        return Candidates(ids_NK, np.take_along_axis(logits_NV, ids_NK, axis=1), _log_sum_exp(logits_NV))
+
+    def score(self, hidden_NH: Array, targets_N: Array) -> TargetScores:
+        logits_NV = self.logits(hidden_NH)
+        target_N1 = np.take_along_axis(logits_NV, targets_N[:, None], axis=1)
+        ranks_N = (logits_NV > target_N1).sum(axis=1) + 1
+        return TargetScores(target_N1[:, 0] - _log_sum_exp(logits_NV), ranks_N)
+
+
+class SlowOracle:
+    """The same model one token at a time, without engine, lanes or batches: what every turn must agree with."""
+
+    def __init__(self, model: ToyModel, start_id: int = 0) -> None:
+        self._model = model
+        self._start_id = start_id
+
+    def start(self) -> Snapshot:
+        hidden_BTH, state = self._model.core(np.array([[self._start_id]]), np.ones(1, int), self._model.layout.initial(1))
+        return Snapshot(0, tuple(array[0] for array in state), hidden_BTH[0, 0])
+
+    def feed(self, snapshot: Snapshot, ids: Sequence[int]) -> Snapshot:
+        for token in ids:
+            batch = tuple(np.asarray(array)[None] for array in snapshot.state)
+            hidden_BTH, state = self._model.core(np.array([[token]]), np.ones(1, int), batch)
+            recent_ids = (*snapshot.recent_ids, token)[-64:]
+            snapshot = Snapshot(snapshot.position + 1, tuple(a[0] for a in state), hidden_BTH[0, 0], recent_ids)
+        return snapshot
+
+    def logits(self, snapshot: Snapshot) -> Array:
+        return self._model.logits(snapshot.hidden_H[None])[0]
+
+    def greedy(self, snapshot: Snapshot, ids: Sequence[int], num_tokens: int) -> tuple[list[int], Snapshot]:
+        snapshot = self.feed(snapshot, ids)
+        generated = []
+        for _ in range(num_tokens):
+            generated.append(int(np.argmax(self.logits(snapshot))))
+            snapshot = self.feed(snapshot, generated[-1:])
+        return generated, snapshot
+
+
+class FakeClock:
+    """Seconds that pass when told to."""
+
+    def __init__(self, now: float = 1_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def same_snapshot(one: Snapshot, other: Snapshot) -> bool:
+    """Equal bit for bit."""
+    arrays = zip((*one.state, one.hidden_H), (*other.state, other.hidden_H), strict=True)
+    return (
+        one.position == other.position
+        and one.recent_ids == other.recent_ids
+        and all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in arrays)
+    )
+
+
+def character_tokenizer(characters: str) -> Tokenizer:
+    """Ids in the order of `characters`."""
+    vocabulary = {"<unk>": 0} | {character: index for index, character in enumerate(characters, 1)}
+    codec = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    codec.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"(?s)."), "isolated")
+    return Tokenizer(TokenizerKind.CHARACTER, codec)
+
+
+def byte_tokenizer() -> Tokenizer:
+    """Ids 0..255 are the bytes."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    shifted = iter(letter for letter in alphabet if ord(letter) > 255)
+    vocabulary = {chr(byte) if chr(byte) in alphabet else next(shifted): byte for byte in range(256)}
+    codec = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    codec.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    codec.decoder = decoders.ByteLevel()
+    return Tokenizer(TokenizerKind.BYTE, codec)
+
+
+def _log_sum_exp(logits_NV: Array) -> Array:
+    highest_N1 = logits_NV.max(axis=1, keepdims=True)
+    return np.asarray(highest_N1[:, 0] + np.log(np.exp(logits_NV - highest_N1).sum(axis=1)))
