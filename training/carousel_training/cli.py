@@ -1,0 +1,121 @@
+"""`carousel-train`: from text to a checkpoint. It reads the command line, prints, and sets the exit code."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from carousel_training.checkpoint import LAST, load_checkpoint
+from carousel_training.display import Display
+from carousel_training.errors import SettingsError, TrainingError
+from carousel_training.fit import Outcome
+from carousel_training.interruption import catch_interruption
+from carousel_training.run import Run, resume_run, start_run
+from carousel_training.settings import BudgetSettings, Settings
+
+EXIT_INTERRUPTED = 130
+EXIT_BAD_INPUT = 2
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="The run's directory: checkpoints, tokenizer, log, loss curve.")],
+    config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
+    text: Annotated[list[Path] | None, typer.Option(help="Text file or folder; may be repeated.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated.")
+    ] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Stop after so many optimisation steps.")] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Stop after so many minutes of training.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on exactly where the run in --out stopped.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace the run that --out holds.")] = False,
+) -> None:
+    """Train a recurrent language model on text.
+
+    Without --text or a config it reads the documentation inside Python itself for ten minutes. Ctrl-C saves; --resume
+    goes on as if nothing had happened, bit for bit on a CPU when the budget is in steps. --max-steps and --max-minutes
+    with --resume change the budget, and the learning rate's schedule with it.
+
+    Example: carousel-train --out runs/poems --text poems/ --set model.hidden_size=512 --max-minutes 5
+    """
+    console = Console()
+    try:
+        if resume:
+            if config or text or overrides or fresh:
+                raise SettingsError("--resume takes its settings from the checkpoint; leave the other options out")
+            run = resume_run(out, Display(console), _new_budget(out, max_steps, max_minutes))
+        else:
+            settings = Settings.load(config, _overrides(overrides, text, max_steps, max_minutes))
+            run = start_run(settings, out, Display(console), is_fresh=fresh)
+        _introduce(run, console)
+        with catch_interruption() as interruption:
+            outcome = run.execute(lambda: interruption.is_requested)
+    except TrainingError as error:
+        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        raise typer.Exit(EXIT_BAD_INPUT) from error
+    _conclude(run, outcome, console)
+
+
+def main() -> None:
+    app()
+
+
+def _overrides(
+    given: list[str] | None, text: list[Path] | None, max_steps: int | None, max_minutes: float | None
+) -> list[str]:
+    """The named flags are overrides like the others, and come last."""
+    overrides = list(given or [])
+    if text:
+        quoted = ", ".join(f"'{path}'" for path in text)
+        overrides.append(f"corpus.text=[{quoted}]")
+    if max_steps is not None:
+        overrides.append(f"budget.max_steps={max_steps}")
+    if max_minutes is not None:
+        overrides.append(f"budget.max_minutes={max_minutes}")
+    return overrides
+
+
+def _new_budget(out: Path, max_steps: int | None, max_minutes: float | None) -> BudgetSettings | None:
+    """The checkpoint's budget with the given bounds in place of its own; None leaves it as it is."""
+    if max_steps is None and max_minutes is None:
+        return None
+    patience = load_checkpoint(out, LAST).facts["settings"]["budget"]["patience"]
+    facts = {"max_steps": max_steps, "max_minutes": max_minutes, "patience": patience}
+    return Settings.parse({"budget": facts}).budget
+
+
+def _introduce(run: Run, console: Console) -> None:
+    materials, trainer = run.materials, run.materials.trainer
+    console.print(
+        f"{materials.corpus.source}: {materials.corpus.num_bytes:,} bytes; {materials.tokenizer.kind} vocabulary of "
+        f"{materials.tokenizer.size:,}; {trainer.model.num_parameters:,} parameters; {trainer.compute.describe()}"
+    )
+    if trainer.step:
+        console.print(f"going on after step {trainer.step:,}")
+
+
+def _conclude(run: Run, outcome: Outcome, console: Console) -> None:
+    if outcome.is_interrupted:
+        command = f"carousel-train --resume --out {run.directory}"
+        console.print(
+            f"saved after step {run.materials.trainer.step:,}; go on with: [bold]{command}[/]", soft_wrap=True
+        )
+        raise typer.Exit(EXIT_INTERRUPTED)
+    test = run.test_quality()
+    if test is not None:
+        console.print(f"test: {test.describe()}")
+    best = outcome.progress
+    console.print(
+        f"best after step {best.best_step:,}: {best.best_nats:.4f} nats per token; "
+        f"{run.directory} holds the checkpoint, log.jsonl and loss.png",
+        soft_wrap=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""What a person sees during a run: a progress bar with loss, speed and time left, and a line per evaluation."""
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+
+from carousel_training.fit import EvaluationReport, StepReport
+
+SAMPLE_CHARACTERS = 200
+
+
+class Display:
+    """A context manager; reports may come at any time inside it. Where the output is no terminal, only lines appear."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("step {task.fields[step]:,}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("[cyan]{task.fields[nats]}[/] nats"),
+            TextColumn("[cyan]{task.fields[speed]}[/] tokens/s"),
+            TextColumn("{task.fields[left]} left"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID = self._bar.add_task("train", total=1.0, step=0, nats="-", speed="-", left="-")
+        self._first: StepReport | None = None
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def report_steps(self, report: StepReport, tokens_per_second: float) -> None:
+        self._bar.update(
+            self._task,
+            completed=report.share,
+            step=report.step,
+            nats=f"{report.nats:.3f}",
+            speed=f"{tokens_per_second:,.0f}",
+            left=self._time_left(report),
+        )
+
+    def report_evaluation(self, report: EvaluationReport) -> None:
+        mark = " [green]best[/]" if report.is_best else ""
+        self._console.print(
+            f"[bold]{_duration(report.elapsed_seconds)}[/] step {report.step:,}: {report.quality.describe()}{mark}"
+        )
+        if report.sample:
+            text = " ".join(report.sample.split())[:SAMPLE_CHARACTERS]
+            self._console.print(f"  [dim]{escape(text)}[/]", highlight=False)
+
+    def _time_left(self, report: StepReport) -> str:
+        """From the pace since the first report, so that a resumed run does not count the time before."""
+        if self._first is None or report.share <= self._first.share:
+            self._first = self._first or report
+            return "-"
+        pace = (report.elapsed_seconds - self._first.elapsed_seconds) / (report.share - self._first.share)
+        return _duration(pace * (1.0 - report.share))
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,17 @@
+"""What can go wrong before or during a run, each said in one sentence. This module knows no exit codes."""
+
+
+class TrainingError(Exception):
+    """Base of all expected errors; the message is for the person at the keyboard."""
+
+
+class SettingsError(TrainingError):
+    """A setting is unknown, out of range or contradicts another; the message names it."""
+
+
+class CorpusError(TrainingError):
+    """A text is missing, unreadable, empty, not UTF-8, or too short to train on; the message names the file."""
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint is missing, damaged, or does not fit the vocabulary, the corpus or the settings."""

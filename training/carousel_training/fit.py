@@ -1,0 +1,162 @@
+"""The training loop: step, now and then log and evaluate, keep the best, stop when the budget is spent or someone asks.
+
+Everything that the loop counts is in `Progress`, which goes into each checkpoint with the trainer's tensors. The clock
+is given; a run bounded by steps alone never lets it decide anything.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+from carousel_training.errors import TrainingError
+from carousel_training.evaluate import Quality
+from carousel_training.settings import BudgetSettings, EvaluationSettings
+from carousel_training.trainer import Trainer
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What the loop has counted so far. `elapsed_seconds` adds up over interruptions."""
+
+    elapsed_seconds: float = 0.0
+    best_nats: float | None = None
+    best_step: int = 0
+    evaluated_step: int = 0
+    evaluations_without_gain: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """Means over the steps since the last report. `share` of the budget is done."""
+
+    step: int
+    tokens: int
+    nats: float
+    gradient_norm: float
+    learning_rate: float
+    elapsed_seconds: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationReport:
+    """The validation text after `step` steps, and a sample of what the model writes."""
+
+    step: int
+    tokens: int
+    quality: Quality
+    is_best: bool
+    sample: str
+    elapsed_seconds: float
+
+
+class Desk(Protocol):
+    """What the loop asks of the run around it. Calls come from one thread, between steps."""
+
+    def is_interrupted(self) -> bool: ...
+
+    def evaluate(self, step: int) -> tuple[Quality, str]:
+        """Quality on the validation text and a sample. Must not change the trainer or any generator."""
+        ...
+
+    def report_steps(self, report: StepReport) -> None: ...
+
+    def report_evaluation(self, report: EvaluationReport) -> None: ...
+
+    def save_best(self, progress: Progress) -> None: ...
+
+    def save_last(self, progress: Progress) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    progress: Progress
+    is_interrupted: bool
+
+
+def fit(
+    trainer: Trainer,
+    desk: Desk,
+    budget: BudgetSettings,
+    evaluation: EvaluationSettings,
+    progress: Progress,
+    clock: Clock,
+) -> Outcome:
+    """Train until the budget is spent, patience runs out, or the desk is interrupted; the last checkpoint is saved
+    in each case. Raises TrainingError when the loss stops being a number, leaving the checkpoints as they are."""
+    started = clock() - progress.elapsed_seconds
+    while not is_done(budget, progress, trainer.step):
+        trainer.advance(share_done(budget, progress, trainer.step))
+        progress = replace(progress, elapsed_seconds=clock() - started)
+        if trainer.step % evaluation.log_every == 0:
+            _report_steps(trainer, desk, budget, progress)
+        if trainer.step % evaluation.every_steps == 0:
+            progress = _evaluate(trainer, desk, progress)
+            progress = replace(progress, elapsed_seconds=clock() - started)
+            desk.save_last(progress)
+        if desk.is_interrupted():
+            desk.save_last(progress)
+            return Outcome(progress, is_interrupted=True)
+    if progress.evaluated_step != trainer.step:
+        progress = _evaluate(trainer, desk, progress)
+        desk.save_last(progress)
+    return Outcome(progress, is_interrupted=False)
+
+
+def share_done(budget: BudgetSettings, progress: Progress, step: int) -> float:
+    """How much of the budget is spent: the larger share of steps and minutes, 1 at the end."""
+    steps = 0.0 if budget.max_steps is None else step / budget.max_steps
+    minutes = 0.0 if budget.max_minutes is None else progress.elapsed_seconds / (60.0 * budget.max_minutes)
+    return min(max(steps, minutes), 1.0)
+
+
+def is_done(budget: BudgetSettings, progress: Progress, step: int) -> bool:
+    if budget.patience is not None and progress.evaluations_without_gain >= budget.patience:
+        return True
+    return share_done(budget, progress, step) >= 1.0
+
+
+def _report_steps(trainer: Trainer, desk: Desk, budget: BudgetSettings, progress: Progress) -> None:
+    nats, gradient_norm = trainer.take_window()
+    if not math.isfinite(nats):
+        raise TrainingError(
+            f"the loss is {nats} at step {trainer.step}; try a smaller optimizer.learning_rate or optimizer.clip_norm"
+        )
+    desk.report_steps(
+        StepReport(
+            step=trainer.step,
+            tokens=trainer.num_tokens,
+            nats=nats,
+            gradient_norm=gradient_norm,
+            learning_rate=trainer.learning_rate,
+            elapsed_seconds=progress.elapsed_seconds,
+            share=share_done(budget, progress, trainer.step),
+        )
+    )
+
+
+def _evaluate(trainer: Trainer, desk: Desk, progress: Progress) -> Progress:
+    quality, text = desk.evaluate(trainer.step)
+    nats = quality.nats_per_token
+    if not math.isfinite(nats):
+        raise TrainingError(f"the validation loss is {nats} at step {trainer.step}; try a smaller learning rate")
+    is_best = progress.best_nats is None or nats < progress.best_nats
+    progress = replace(
+        progress,
+        best_nats=nats if is_best else progress.best_nats,
+        best_step=trainer.step if is_best else progress.best_step,
+        evaluated_step=trainer.step,
+        evaluations_without_gain=0 if is_best else progress.evaluations_without_gain + 1,
+    )
+    desk.report_evaluation(
+        EvaluationReport(trainer.step, trainer.num_tokens, quality, is_best, text, progress.elapsed_seconds)
+    )
+    if is_best:
+        desk.save_best(progress)
+    return progress

@@ -1,0 +1,46 @@
+"""Chooses the device and the arithmetic of a run. It holds no model."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from carousel_training.errors import SettingsError
+from carousel_training.settings import ComputeSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """A device and whether products run in bfloat16 under autocast; weights and optimiser stay float32."""
+
+    device: torch.device
+    uses_bfloat16: bool
+
+    @classmethod
+    def choose(cls, settings: ComputeSettings) -> "Compute":
+        """`auto` takes the GPU if there is one, and bfloat16 where the processor multiplies it natively. Sets torch's
+        thread pool if asked. Raises SettingsError when CUDA is asked for and absent."""
+        if settings.device == "cuda" and not torch.cuda.is_available():
+            raise SettingsError("compute.device: cuda was asked for and torch sees no CUDA device")
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        on_cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
+        if settings.precision != "auto":
+            return cls(torch.device("cuda" if on_cuda else "cpu"), settings.precision == "bfloat16")
+        pays = torch.cuda.is_bf16_supported(including_emulation=False) if on_cuda else _has_native_bfloat16()
+        return cls(torch.device("cuda" if on_cuda else "cpu"), pays)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        if not self.uses_bfloat16:
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def describe(self) -> str:
+        threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
+        return f"{self.device.type}, {'bfloat16' if self.uses_bfloat16 else 'float32'}{threads}"
+
+
+def _has_native_bfloat16() -> bool:
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not say: float32 is always right
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

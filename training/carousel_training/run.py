@@ -1,0 +1,242 @@
+"""A run and its directory: builds everything from settings or from the last checkpoint, and does what the loop asks.
+
+The directory holds `tokenizer.json`, `last.json` and `best.json` with their tensors, `log.jsonl` and `loss.png`.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from carousel.bundle.tokenizer import Tokenizer
+from carousel_training.batches import EvaluationBatches, LanePlan, TrainingBatches
+from carousel_training.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint, save_tokenizer
+from carousel_training.corpus import Corpus, read_corpus
+from carousel_training.curve import draw_curve
+from carousel_training.display import Display
+from carousel_training.errors import CheckpointError, TrainingError
+from carousel_training.evaluate import EvaluationText, Quality, SamplePlan, evaluate, measure_tokens, sample
+from carousel_training.fit import Clock, EvaluationReport, Outcome, Progress, StepReport, fit
+from carousel_training.journal import Journal
+from carousel_training.model import ModelConfig, RecurrentLM
+from carousel_training.precision import Compute
+from carousel_training.randomness import seed_generators
+from carousel_training.settings import BudgetSettings, Settings
+from carousel_training.trainer import Trainer
+from carousel_training.vocabulary import encode_text, learn_vocabulary
+
+LOG_FILE = "log.jsonl"
+CURVE_FILE = "loss.png"
+
+
+@dataclass(frozen=True, slots=True)
+class Materials:
+    """What a run is made from; all of it is the same when it is made again."""
+
+    settings: Settings
+    corpus: Corpus
+    tokenizer: Tokenizer
+    tokenizer_facts: dict[str, Any]
+    trainer: Trainer
+    valid: EvaluationText
+    test: EvaluationText | None
+
+
+class Run:
+    """A run in `directory`. `execute` may be called once."""
+
+    def __init__(self, directory: Path, materials: Materials, progress: Progress, display: Display) -> None:
+        self.directory = directory
+        self.materials = materials
+        self.journal = Journal(directory / LOG_FILE)
+        self._progress = progress
+        self._display = display
+        self._is_interrupted: Callable[[], bool] = lambda: False
+        self._logged = (materials.trainer.num_tokens, progress.elapsed_seconds)
+        self._last_quality: Quality | None = None
+
+    def __repr__(self) -> str:
+        return f"Run({self.directory}, {self.materials.trainer!r})"
+
+    def execute(self, is_interrupted: Callable[[], bool], clock: Clock = time.monotonic) -> Outcome:
+        """Train to the end of the budget or until interrupted. Raises TrainingError when the loss is lost."""
+        self._is_interrupted = is_interrupted
+        settings = self.materials.settings
+        with self._display:
+            return fit(self.materials.trainer, self, settings.budget, settings.evaluation, self._progress, clock)
+
+    def test_quality(self) -> Quality | None:
+        """Of the best weights on the test text; None where there is no test text."""
+        if self.materials.test is None:
+            return None
+        model, compute = self.materials.trainer.model, self.materials.trainer.compute
+        best = load_checkpoint(self.directory, BEST)
+        fresh = RecurrentLM(model.config).to(model.device)
+        fresh.load_state_dict({k.removeprefix("model."): t for k, t in best.tensors.items()})
+        return evaluate(fresh, self.materials.test, compute)
+
+    def is_interrupted(self) -> bool:
+        return self._is_interrupted()
+
+    def evaluate(self, step: int) -> tuple[Quality, str]:
+        trainer, settings = self.materials.trainer, self.materials.settings
+        self._last_quality = evaluate(trainer.model, self.materials.valid, trainer.compute)
+        plan = SamplePlan(
+            settings.evaluation.sample_tokens, settings.evaluation.sample_temperature, settings.seed + step
+        )
+        ids = sample(trainer.model, [self.materials.tokenizer.start_id], plan)
+        return self._last_quality, self.materials.tokenizer.decode(ids)
+
+    def report_steps(self, report: StepReport) -> None:
+        tokens_before, seconds_before = self._logged
+        self._logged = (report.tokens, report.elapsed_seconds)
+        speed = (report.tokens - tokens_before) / max(report.elapsed_seconds - seconds_before, 1e-9)
+        record = {
+            "kind": "train",
+            "step": report.step,
+            "tokens": report.tokens,
+            "nats": report.nats,
+            "gradient_norm": report.gradient_norm,
+            "learning_rate": report.learning_rate,
+            "seconds": round(report.elapsed_seconds, 3),
+            "tokens_per_second": round(speed, 1),
+        }
+        self.journal.append(record)
+        self._display.report_steps(report, speed)
+
+    def report_evaluation(self, report: EvaluationReport) -> None:
+        quality = report.quality
+        record = {
+            "kind": "evaluation",
+            "step": report.step,
+            "tokens": report.tokens,
+            "nats": quality.nats_per_token,
+            "bits_per_token": quality.bits_per_token,
+            "perplexity": quality.perplexity,
+            "bits_per_byte": quality.bits_per_byte,
+            "is_best": report.is_best,
+            "sample": report.sample,
+            "seconds": round(report.elapsed_seconds, 3),
+        }
+        self.journal.append(record)
+        self._display.report_evaluation(report)
+        draw_curve(self.journal.records(), self._title(), self.directory / CURVE_FILE)
+
+    def save_best(self, progress: Progress) -> None:
+        save_checkpoint(self.directory, BEST, self._facts(progress), self.materials.trainer.weights())
+
+    def save_last(self, progress: Progress) -> None:
+        facts = self._facts(progress) | {"journal_bytes": self.journal.num_bytes}
+        save_checkpoint(self.directory, LAST, facts, self.materials.trainer.tensors())
+
+    def _facts(self, progress: Progress) -> dict[str, Any]:
+        materials = self.materials
+        corpus = materials.corpus
+        return {
+            **materials.trainer.facts(),
+            "model": materials.trainer.model.config.as_json(),
+            "tokenizer": materials.tokenizer_facts,
+            "settings": materials.settings.as_json(),
+            "corpus": {"source": corpus.source, "sha256": corpus.digest, "num_bytes": corpus.num_bytes},
+            "progress": progress.as_json(),
+            "training": self._training_facts(progress),
+        }
+
+    def _training_facts(self, progress: Progress) -> dict[str, Any]:
+        """What a bundle's manifest says about how the model came to be: no paths of this machine."""
+        materials = self.materials
+        settings = materials.settings.as_json()
+        del settings["corpus"], settings["compute"]
+        return {
+            "corpus": materials.corpus.source,
+            "corpus_sha256": materials.corpus.digest,
+            "corpus_bytes": materials.corpus.num_bytes,
+            "tokens_seen": materials.trainer.num_tokens,
+            "steps": materials.trainer.step,
+            "wall_seconds": round(progress.elapsed_seconds, 1),
+            "validation": None if self._last_quality is None else self._last_quality.as_json(),
+            "compute": materials.trainer.compute.describe(),
+            "torch": str(torch.__version__),
+            "settings": settings,
+        }
+
+    def _title(self) -> str:
+        config = self.materials.trainer.model.config
+        name = f"{config.cell.upper()} {config.num_layers} x {config.hidden_size}"
+        return (
+            f"{name}, {config.vocabulary_size:,} {self.materials.tokenizer.kind} tokens, {self.materials.corpus.source}"
+        )
+
+
+def start_run(settings: Settings, directory: Path, display: Display, *, is_fresh: bool = False) -> Run:
+    """A new run. An earlier one in the directory is refused, or with `is_fresh` removed. Raises TrainingError."""
+    compute = Compute.choose(settings.compute)
+    corpus = read_corpus(settings.corpus)
+    tokenizer = learn_vocabulary(corpus.train, settings.vocabulary)
+    seed_generators(settings.seed)
+    parts = _assemble(settings, corpus, tokenizer, compute)
+    _clear(directory, is_fresh=is_fresh)
+    materials = Materials(settings, corpus, tokenizer, save_tokenizer(directory, tokenizer), *parts)
+    return Run(directory, materials, Progress(), display)
+
+
+def resume_run(directory: Path, display: Display, budget: BudgetSettings | None = None) -> Run:
+    """The run of the last checkpoint, to go on exactly where it stopped; `budget` replaces its own.
+
+    Raises CheckpointError when the corpus or the vocabulary is no longer the one it was trained on.
+    """
+    checkpoint = load_checkpoint(directory, LAST)
+    facts = checkpoint.facts
+    settings = Settings.parse(facts["settings"])
+    if budget is not None:
+        settings = settings.model_copy(update={"budget": budget})
+    compute = Compute.choose(settings.compute)
+    corpus = read_corpus(settings.corpus)
+    if corpus.digest != facts["corpus"]["sha256"]:
+        raise CheckpointError(f"{corpus.source} is not the text that {checkpoint.path} was trained on; it has changed")
+    parts = _assemble(settings, corpus, checkpoint.tokenizer, compute)
+    materials = Materials(settings, corpus, checkpoint.tokenizer, dict(facts["tokenizer"]), *parts)
+    run = Run(directory, materials, Progress(**facts["progress"]), display)
+    run.journal.truncate(facts["journal_bytes"])
+    materials.trainer.restore(checkpoint.tensors, facts)
+    run._logged = (materials.trainer.num_tokens, run._progress.elapsed_seconds)
+    return run
+
+
+def _assemble(
+    settings: Settings, corpus: Corpus, tokenizer: Tokenizer, compute: Compute
+) -> tuple[Trainer, EvaluationText, EvaluationText | None]:
+    train_N = torch.from_numpy(encode_text(tokenizer, corpus.train)).to(compute.device)
+    plan = LanePlan(settings.batch.num_lanes, settings.batch.segment, settings.seed)
+    batches = TrainingBatches(train_N, plan)
+    model = RecurrentLM(ModelConfig.from_settings(settings.model, tokenizer.size)).to(compute.device)
+    trainer = Trainer(model, batches, settings.optimizer, compute)
+    valid = _evaluation_text(settings, corpus.valid, tokenizer, compute)
+    test = _evaluation_text(settings, corpus.test, tokenizer, compute) if corpus.test else None
+    return trainer, valid, test
+
+
+def _evaluation_text(settings: Settings, text: str, tokenizer: Tokenizer, compute: Compute) -> EvaluationText:
+    ids = encode_text(tokenizer, text)
+    plan = LanePlan(settings.evaluation.num_lanes, settings.batch.segment, settings.seed)
+    batches = EvaluationBatches(torch.from_numpy(ids).to(compute.device), tokenizer.start_id, plan)
+    return EvaluationText(batches, measure_tokens(tokenizer, text, ids.tolist()))
+
+
+def _clear(directory: Path, *, is_fresh: bool) -> None:
+    """Make the directory, empty of runs. Only a run's own files are removed."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"cannot make {directory}: {error.strerror or error}") from error
+    if not is_fresh and (directory / f"{LAST}.json").exists():
+        raise TrainingError(f"{directory} holds a run already: --resume continues it, --fresh replaces it")
+    for name in (LAST, BEST):
+        (directory / f"{name}.json").unlink(missing_ok=True)
+        for tensors in directory.glob(f"{name}-*.safetensors"):
+            tensors.unlink()
+    for name in (LOG_FILE, CURVE_FILE):
+        (directory / name).unlink(missing_ok=True)

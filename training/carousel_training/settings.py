@@ -1,0 +1,198 @@
+"""All settings of a training run: frozen, each default written once, unknown keys refused by name.
+
+They come from a TOML file, whose tables are the sections below, and from `section.key=value` overrides on top of it.
+Paths are relative to the working directory. This module reads no corpus and builds nothing.
+"""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from carousel.bundle.tokenizer import TokenizerKind
+from carousel_training.errors import SettingsError
+
+DEFAULT_MINUTES = 10.0
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class CorpusSettings(Section):
+    """Where the text comes from. `text` is split by the fractions; `train`, `valid` and `test` are taken as they are.
+
+    With none of them it is the documentation inside Python itself. A folder stands for the files in it that match
+    `pattern`, in sorted order. The validation part follows the training part, the test part follows that.
+    """
+
+    text: tuple[Path, ...] = ()
+    train: tuple[Path, ...] = ()
+    valid: tuple[Path, ...] = ()
+    test: tuple[Path, ...] = ()
+    pattern: str = "**/*.txt"
+    valid_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    test_fraction: Fraction = 0.0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.text and (self.train or self.valid or self.test):
+            raise ValueError("text is split by itself; leave train, valid and test out, or leave text out")
+        if bool(self.train) != bool(self.valid) or (self.test and not self.train):
+            raise ValueError("train and valid go together, and test needs both")
+        if self.valid_fraction + self.test_fraction >= 1.0:
+            raise ValueError("valid_fraction and test_fraction leave nothing to train on")
+        return self
+
+
+class VocabularySettings(Section):
+    """What a token is. `size` bounds BPE; `max_words` (none: all words) and `min_count` bound words and characters."""
+
+    kind: TokenizerKind = TokenizerKind.BPE
+    size: Annotated[int, Field(ge=256)] = 4096
+    max_words: Annotated[int, Field(ge=3)] | None = None
+    min_count: Count = 1
+
+
+class ModelSettings(Section):
+    """The network. A tied output shares the embedding's matrix, through a projection where the sizes differ."""
+
+    cell: Literal["lstm", "gru"] = "lstm"
+    num_layers: Count = 1
+    hidden_size: Count = 256
+    embedding_size: Count = 256
+    tied: bool = True
+    dropout: Fraction = 0.2
+
+
+class OptimizerSettings(Section):
+    """AdamW and its learning rate over the run. `learning_rate` is the peak; `final_fraction` of it is left at the end."""
+
+    learning_rate: Annotated[float, Field(gt=0.0)] = 4e-3
+    schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
+    warmup_fraction: Fraction = 0.1
+    final_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.99
+    clip_norm: Annotated[float, Field(gt=0.0)] = 1.0
+
+
+class BatchSettings(Section):
+    """Truncated back-propagation: `num_lanes` contiguous texts side by side, cut after every `segment` tokens."""
+
+    num_lanes: Count = 32
+    segment: Count = 64
+
+
+class BudgetSettings(Section):
+    """When to stop: whichever of the bounds comes first. `patience` counts evaluations without a new best.
+
+    The learning rate follows max(steps / max_steps, minutes / max_minutes), so a run bounded by steps alone is a
+    function of its seed, and one bounded by minutes is not.
+    """
+
+    max_steps: Count | None = None
+    max_minutes: Annotated[float, Field(gt=0.0)] | None = None
+    patience: Count | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bound(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("max_steps") is None and given.get("max_minutes") is None:
+            return {**given, "max_minutes": DEFAULT_MINUTES}
+        return given
+
+
+class EvaluationSettings(Section):
+    """How often and how the validation text is read, and the sample that goes with it. `log_every` is in steps too."""
+
+    every_steps: Count = 250
+    log_every: Count = 25
+    num_lanes: Count = 16
+    sample_tokens: Annotated[int, Field(ge=0)] = 64
+    sample_temperature: Annotated[float, Field(gt=0.0)] = 0.7
+
+
+class ComputeSettings(Section):
+    """Where it runs. `threads` is torch's pool on the CPU; none leaves it to torch."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: Count | None = None
+
+
+class Settings(Section):
+    """A whole run."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    corpus: CorpusSettings = CorpusSettings()
+    vocabulary: VocabularySettings = VocabularySettings()
+    model: ModelSettings = ModelSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    batch: BatchSettings = BatchSettings()
+    budget: BudgetSettings = BudgetSettings(max_minutes=DEFAULT_MINUTES)
+    evaluation: EvaluationSettings = EvaluationSettings()
+    compute: ComputeSettings = ComputeSettings()
+
+    @classmethod
+    def parse(cls, facts: Mapping[str, Any]) -> "Settings":
+        """From nested plain values. Raises SettingsError naming the first setting that is wrong."""
+        try:
+            return cls.model_validate(facts)
+        except ValidationError as error:
+            raise SettingsError(_sentence(error)) from error
+
+    @classmethod
+    def load(cls, config: Path | None, overrides: Iterable[str] = ()) -> "Settings":
+        """The file's values with `section.key=value` overrides on top. Raises SettingsError."""
+        facts = {} if config is None else _read(config)
+        for override in overrides:
+            _apply(facts, override)
+        return cls.parse(facts)
+
+    def as_json(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+
+def _read(config: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(config.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"cannot read {config}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise SettingsError(f"{config} is not TOML: {error}") from error
+
+
+def _apply(facts: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise SettingsError(f"{override!r} is not of the form section.key=value")
+    *sections, key = path.strip().split(".")
+    table = facts
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise SettingsError(f"{path} is not a setting: {section} has no keys")
+    table[key] = _value(text.strip())
+
+
+def _value(text: str) -> Any:
+    """A TOML value, or the text itself, so that `model.cell=gru` needs no quotes in a shell."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown setting {where}"
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,124 @@
+"""One run's moving parts, and one optimisation step: forward, backward, clip, update, carry the state.
+
+It reads no clock, writes no file and prints nothing; `fit.py` decides when to evaluate, save and stop. All that decides
+the next step is in `tensors()` and `facts()`, so a trainer that restores them goes on bit for bit.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from carousel_training.batches import TrainingBatches
+from carousel_training.cells import State
+from carousel_training.checkpoint import MODEL_PREFIX, model_tensors
+from carousel_training.errors import CheckpointError
+from carousel_training.model import RecurrentLM, detach
+from carousel_training.precision import Compute
+from carousel_training.randomness import generator_facts, generator_tensors, restore_generators
+from carousel_training.schedule import rate_factor
+from carousel_training.settings import OptimizerSettings
+
+OPTIMIZER_PREFIX = "optimizer."
+CARRIED_PREFIX = "carried."
+WINDOW = "window"
+
+
+class Trainer:
+    """Weights, optimiser, carried state and step counter of one run. `step` counts the steps that are done."""
+
+    def __init__(
+        self, model: RecurrentLM, batches: TrainingBatches, settings: OptimizerSettings, compute: Compute
+    ) -> None:
+        self.model = model
+        self.batches = batches
+        self.compute = compute
+        self.step = 0
+        self.learning_rate = settings.learning_rate
+        self._settings = settings
+        self._optimizer = build_optimizer(model, settings)
+        self._parameters = list(model.parameters())
+        self._carried: State = ()
+        # Sums since the log last looked: loss, gradient norm, steps. On the device, so that a GPU need not wait.
+        self._window = torch.zeros(3, dtype=torch.float64, device=model.device)
+
+    def __repr__(self) -> str:
+        return f"Trainer(step {self.step}, {self.model.num_parameters} parameters, {self.compute.describe()})"
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens trained on so far."""
+        return self.step * self.batches.tokens_per_step
+
+    def advance(self, progress: float) -> None:
+        """One optimisation step at the learning rate of `progress`, the share of the run that is done."""
+        self._set_rate(progress)
+        inputs_BT, targets_BT, is_first = self.batches.segment_at(self.step)
+        state = self.model.initial_state(len(inputs_BT)) if is_first else self._carried
+        with self.compute.autocast():
+            loss, state = self.model.loss(inputs_BT, targets_BT, state)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self._parameters, self._settings.clip_norm)
+        self._optimizer.step()
+        self._carried = detach(state)
+        self._window += torch.stack([loss.detach(), norm, torch.ones_like(norm)])
+        self.step += 1
+
+    def take_window(self) -> tuple[float, float]:
+        """Mean nats per token and mean gradient norm over the steps since the last call."""
+        loss_sum, norm_sum, num_steps = self._window.tolist()
+        self._window.zero_()
+        return loss_sum / max(num_steps, 1.0), norm_sum / max(num_steps, 1.0)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return {f"{MODEL_PREFIX}{name}": tensor for name, tensor in self.model.state_dict().items()}
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Everything tensor-valued that the next step depends on."""
+        tensors = self.weights() | generator_tensors() | {WINDOW: self._window}
+        tensors |= {f"{CARRIED_PREFIX}{index}": tensor for index, tensor in enumerate(self._carried)}
+        for index, values in self._optimizer.state_dict()["state"].items():
+            tensors |= {f"{OPTIMIZER_PREFIX}{index}.{name}": tensor for name, tensor in values.items()}
+        return tensors
+
+    def facts(self) -> dict[str, Any]:
+        """Everything else."""
+        return {"step": self.step, "generators": generator_facts()}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
+        """Go on where `tensors` and `facts` were taken. Raises CheckpointError when they are of another model."""
+        try:
+            self.model.load_state_dict(model_tensors(tensors))
+            self._restore_optimizer(tensors)
+            self._window.copy_(tensors[WINDOW])
+            self.step = facts["step"]
+            restore_generators(dict(tensors), facts["generators"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint does not fit the model of this run: {error}") from error
+        num_carried = sum(name.startswith(CARRIED_PREFIX) for name in tensors)
+        self._carried = tuple(tensors[f"{CARRIED_PREFIX}{index}"].to(self.model.device) for index in range(num_carried))
+
+    def _restore_optimizer(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, tensor in tensors.items():
+            if key.startswith(OPTIMIZER_PREFIX):
+                index, name = key.removeprefix(OPTIMIZER_PREFIX).split(".")
+                state.setdefault(int(index), {})[name] = tensor
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+    def _set_rate(self, progress: float) -> None:
+        self.learning_rate = self._settings.learning_rate * rate_factor(self._settings, progress)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.learning_rate
+
+
+def build_optimizer(model: RecurrentLM, settings: OptimizerSettings) -> torch.optim.AdamW:
+    """AdamW in its fused form; matrices decay, biases do not."""
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    biases = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": biases, "weight_decay": 0.0}]
+    betas = (settings.beta1, settings.beta2)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=True)
