@@ -1,0 +1,37 @@
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test check proto bench image
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,export,dev]'
+	touch $(READY)
+
+demo: $(READY)    ## train, export, serve and stream
+	$(BIN)/carousel-train --config training/demo.toml --out runs/demo --overwrite
+	$(BIN)/carousel-export runs/demo bundles/demo
+	$(BIN)/python examples/carried_state.py bundles/demo
+
+test: $(READY)
+	$(BIN)/pytest
+
+check: $(READY)   ## style, types, import law, stubs as generated, Dockerfile
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(MAKE) --no-print-directory proto
+	git diff --exit-code -- server/carousel/v1
+	$(BIN)/hadolint Dockerfile
+
+proto: $(READY)   ## stubs from the wire contract
+	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=server --pyi_out=server --grpc_python_out=server \
+	  proto/carousel/v1/*.proto
+
+bench: $(READY)   ## every measurement, a JSON line each
+	$(BIN)/python bench/serving.py
+
+image:
+	docker build --tag carousel .
