@@ -5,7 +5,8 @@ The blocking and the asyncio client both run these, so requests and answers are 
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from datetime import UTC
 from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -35,7 +36,7 @@ Metadata = Sequence[tuple[str, str | bytes]]
 _MODELS = language_model_pb2_grpc.LanguageModelStub
 _SESSIONS = sessions_pb2_grpc.SessionsStub
 _SAMPLING = frozenset(field.name for field in lm.Sampling.DESCRIPTOR.fields)
-_CONTENTS = {"text": lm.GenerateRequest.CONTENT_TEXT, "ids": lm.GenerateRequest.CONTENT_IDS}
+_CONTENTS = {name: lm.GenerateRequest.Content.Value(f"CONTENT_{name.upper()}") for name in ("text", "ids", "both")}
 _PAGE_SIZE = 500
 
 
@@ -81,7 +82,6 @@ class Connection:
     """Where calls go and what each carries."""
 
     address: str
-    credentials: Any = None  # grpc.ChannelCredentials; None: no encryption
     timeout_seconds: float | None = None
     metadata: Metadata = ()
 
@@ -114,8 +114,8 @@ def generate(prompt: Prompt, session_id: str, model: str, wishes: dict[str, Any]
     rest = {key: value for key, value in wishes.items() if key not in _SAMPLING}
     if isinstance(stop := rest.get("stop"), str):
         rest["stop"] = [stop]
-    if content := rest.pop("content", None):
-        rest["content"] = _CONTENTS.get(content, lm.GenerateRequest.CONTENT_BOTH)
+    if "content" in rest:
+        rest["content"] = _content(rest["content"])
     request = lm.GenerateRequest(
         session_id=session_id, model=model, input=_input(prompt), sampling=lm.Sampling(**sampling), **rest
     )
@@ -197,6 +197,12 @@ def _input(prompt: Prompt) -> types_pb2.Input:
     return types_pb2.Input(tokens=types_pb2.TokenIds(ids=prompt))
 
 
+def _content(name: str) -> Any:
+    if name not in _CONTENTS:
+        raise ValueError(f"content: must be one of {', '.join(_CONTENTS)}, not {name!r}")
+    return _CONTENTS[name]
+
+
 def _candidates(messages: Iterable[Any]) -> tuple[Candidate, ...]:
     return tuple(Candidate(one.id, one.log_probability, one.text) for one in messages)
 
@@ -247,15 +253,13 @@ def _tokens(answer: lm.TokenizeResponse) -> tuple[Token, ...]:
 
 
 def _model(message: lm.Model) -> ModelInfo:
-    names = [field.name for field in lm.Model.DESCRIPTOR.fields if field.name not in ("limits", "training_json")]
-    limits = Limits(**{field.name: getattr(message.limits, field.name) for field in lm.Limits.DESCRIPTOR.fields})
+    limits = Limits(**{field.name: getattr(message.limits, field.name) for field in fields(Limits)})
+    names = [field.name for field in fields(ModelInfo) if field.name not in ("limits", "training")]
     training = json.loads(message.training_json or "{}")
     return ModelInfo(**{name: getattr(message, name) for name in names}, limits=limits, training=training)
 
 
 def _session(message: sessions_pb2.Session) -> SessionInfo:
-    from datetime import UTC
-
     return SessionInfo(
         message.session_id,
         message.model,

@@ -1,9 +1,9 @@
 """What a failed call raises. Reads the details that the server attaches; knows no request and no channel."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
@@ -33,9 +33,10 @@ class ServerError(CarouselError):
         reason: str = "",
         violations: tuple[FieldViolation, ...] = (),
         retry_after_seconds: float | None = None,
-        **details: str,
+        details: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(message, **details)
+        super().__init__(message)
+        self.details = dict(details or {})
         self.code = code
         self.reason = reason
         self.violations = violations
@@ -58,15 +59,14 @@ def read_error(call: Any, address: str) -> ServerError:
         return ServerUnreachable(address, message)
     info = attached.get("ErrorInfo", error_details_pb2.ErrorInfo())
     refused = attached.get("BadRequest", error_details_pb2.BadRequest())
-    error = ServerError(
+    return ServerError(
         message,
         code=code,
         reason=info.reason,
         violations=tuple(FieldViolation(one.field, one.description) for one in refused.field_violations),
         retry_after_seconds=_seconds(attached.get("RetryInfo")),
+        details=info.metadata,
     )
-    error.details = dict(info.metadata)
-    return error
 
 
 def ended_early() -> ServerError:
@@ -91,6 +91,3 @@ def _read_details(call: Any) -> dict[str, Any]:
 
 def _seconds(info: Any) -> float | None:
     return info.retry_delay.ToNanoseconds() / 1e9 if info is not None else None
-
-
-RpcError: type[Exception] = grpc.RpcError
