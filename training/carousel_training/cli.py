@@ -1,6 +1,5 @@
 """`carousel-train`: from text to a checkpoint. It reads the command line, prints, and sets the exit code."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -115,7 +114,3 @@ def _conclude(run: Run, outcome: Outcome, console: Console) -> None:
         f"{run.directory} holds the checkpoint, log.jsonl and loss.png",
         soft_wrap=True,
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

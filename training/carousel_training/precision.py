@@ -42,5 +42,6 @@ class Compute:
 
 
 def _has_native_bfloat16() -> bool:
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older torch does not say: float32 is always right
+    read = getattr(torch.cpu, "get_capabilities", None)  # older torch does not say: float32 is always right
+    capabilities = {} if read is None else read()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

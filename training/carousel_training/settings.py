@@ -71,7 +71,7 @@ class ModelSettings(Section):
 
 
 class OptimizerSettings(Section):
-    """AdamW and its learning rate over the run. `learning_rate` is the peak; `final_fraction` of it is left at the end."""
+    """AdamW and its learning rate over the run. `learning_rate` is the peak, `final_fraction` of it the end."""
 
     learning_rate: Annotated[float, Field(gt=0.0)] = 4e-3
     schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"

@@ -1,0 +1,105 @@
+"""Makes a bundle beside the place where it will stand, has it checked, and only then moves it there.
+
+Whatever fails, the place holds what it held before and nothing half-made stays behind.
+"""
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from carousel.bundle.manifest import CORE_FILE, HEAD_FILE, Bundle, Manifest, file_digest
+from carousel.bundle.manifest import FILE_NAME as MANIFEST_FILE
+from carousel.bundle.tokenizer import FILE_NAME as TOKENIZER_FILE
+from carousel_export.errors import TargetRefused
+from carousel_export.graphs import build_core, build_head, state_layout
+from carousel_training.checkpoint import TrainedModel
+
+PRECISION = "float32"
+
+
+def publish(trained: TrainedModel, target: Path, name: str, check: Callable[[Bundle], None]) -> Manifest:
+    """A bundle called `name` at `target`, if `check` does not raise. An earlier bundle there is replaced as a whole.
+
+    `check` gets the bundle as the server would load it. Raises TargetRefused when the target is something else.
+    """
+    refuse_foreign(target)
+    with _workplace(target) as workplace:
+        manifest = write_files(trained, workplace, name)
+        check(Bundle.load(workplace))
+        _sync(workplace)
+        _move(workplace, target)
+    return manifest
+
+
+def refuse_foreign(target: Path) -> None:
+    """Only a bundle or an empty directory may be replaced. Raises TargetRefused."""
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise TargetRefused(f"{target} is not a directory")
+    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST_FILE).is_file():
+        raise TargetRefused(f"{target} holds files and is not a bundle; it is left alone")
+
+
+def write_files(trained: TrainedModel, directory: Path, name: str) -> Manifest:
+    """All files of the bundle, the manifest last."""
+    model = trained.model
+    (directory / CORE_FILE).write_bytes(build_core(model).SerializeToString())
+    (directory / HEAD_FILE).write_bytes(build_head(model).SerializeToString())
+    trained.tokenizer.save(directory / TOKENIZER_FILE)
+    manifest = Manifest(
+        name=name,
+        cell=model.config.cell,
+        num_layers=model.config.num_layers,
+        hidden_size=model.config.hidden_size,
+        vocabulary_size=model.config.vocabulary_size,
+        num_parameters=model.num_parameters,
+        precision=PRECISION,
+        tokenizer_kind=trained.tokenizer.kind,
+        start_id=trained.tokenizer.start_id,
+        state=state_layout(model),
+        files={file: file_digest(directory / file) for file in (CORE_FILE, HEAD_FILE, TOKENIZER_FILE)},
+        training=trained.training,
+    )
+    manifest.save(directory)
+    return manifest
+
+
+@contextmanager
+def _workplace(target: Path) -> Iterator[Path]:
+    """A directory beside the target, on the same file system; gone afterwards, also after Ctrl-C."""
+    workplace = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        workplace.mkdir(parents=True)
+    except OSError as error:
+        raise TargetRefused(f"cannot write beside {target}: {error.strerror or error}") from error
+    try:
+        yield workplace
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)
+
+
+def _move(workplace: Path, target: Path) -> None:
+    """A directory cannot replace a full one in a single step: the old one steps aside first, and back on failure."""
+    if not target.exists():
+        workplace.rename(target)
+        return
+    aside = workplace.with_name(f"{workplace.name}.old")
+    target.rename(aside)
+    try:
+        workplace.rename(target)
+    except BaseException:
+        aside.rename(target)
+        raise
+    shutil.rmtree(aside)
+
+
+def _sync(directory: Path) -> None:
+    """Bytes and names reach the disk before the bundle gets its name."""
+    for path in [*directory.iterdir(), directory]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

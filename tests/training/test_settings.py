@@ -1,0 +1,78 @@
+"""Settings: a file, overrides on top, and refusals that name the setting."""
+
+from pathlib import Path
+
+import pytest
+
+from carousel_training.errors import SettingsError
+from carousel_training.settings import DEFAULT_MINUTES, Settings
+
+
+def test_overrides_win_over_the_file(tmp_path: Path) -> None:
+    """A key=value override replaces the file's value and leaves its neighbours."""
+    config = tmp_path / "run.toml"
+    config.write_text('seed = 3\n[model]\ncell = "gru"\nhidden_size = 8\n')
+    settings = Settings.load(config, ["model.hidden_size=32", "vocabulary.kind=byte", "seed=4"])
+    assert (settings.seed, settings.model.cell, settings.model.hidden_size) == (4, "gru", 32)
+    assert settings.vocabulary.kind == "byte"
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("model.hiden_size=32", "unknown setting model.hiden_size"),
+        ("modle.hidden_size=32", "unknown setting modle"),
+        ("model.hidden_size=0", "model.hidden_size"),
+        ("model.dropout=nan", "model.dropout"),
+        ("model.cell=elman", "model.cell"),
+        ("budget.max_minutes=-1", "budget.max_minutes"),
+        ("seed.x=1", "seed"),
+        ("hidden_size", "section.key=value"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(override: str, sentence: str) -> None:
+    """An unknown key or a value out of range is an error that names it."""
+    with pytest.raises(SettingsError, match=sentence):
+        Settings.load(None, [override])
+
+
+def test_an_unknown_key_in_the_file_is_refused(tmp_path: Path) -> None:
+    """The file gets no more freedom than the command line."""
+    config = tmp_path / "run.toml"
+    config.write_text("[optimizer]\nlearning_rat = 0.1\n")
+    with pytest.raises(SettingsError, match="unknown setting optimizer.learning_rat"):
+        Settings.load(config)
+
+
+@pytest.mark.parametrize("content", ["[model", "x = \xff"])
+def test_a_file_that_is_not_toml_is_named(tmp_path: Path, content: str) -> None:
+    """A broken configuration file is an error with its path."""
+    config = tmp_path / "run.toml"
+    config.write_bytes(content.encode("latin-1"))
+    with pytest.raises(SettingsError, match="run.toml is not TOML"):
+        Settings.load(config)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """A configuration file that is not there is an error with its path."""
+    with pytest.raises(SettingsError, match="cannot read .*absent.toml"):
+        Settings.load(tmp_path / "absent.toml")
+
+
+def test_a_run_without_bounds_gets_the_default_minutes() -> None:
+    """Nothing trains for ever by accident, and a bound in steps is not joined by one in minutes."""
+    assert Settings.load(None).budget.max_minutes == DEFAULT_MINUTES
+    assert Settings.load(None, ["budget.patience=3"]).budget.max_minutes == DEFAULT_MINUTES
+    assert Settings.load(None, ["budget.max_steps=10"]).budget.max_minutes is None
+
+
+def test_settings_survive_json() -> None:
+    """What a checkpoint stores gives the same settings back."""
+    settings = Settings.load(None, ["corpus.text=['a.txt', 'b']", "budget.max_steps=10", "model.tied=false"])
+    assert Settings.parse(settings.as_json()) == settings
+
+
+def test_a_text_to_split_and_given_parts_exclude_each_other() -> None:
+    """Two answers to where the validation text is from are refused."""
+    with pytest.raises(SettingsError, match="corpus: text is split by itself"):
+        Settings.load(None, ["corpus.text=['a']", "corpus.train=['b']", "corpus.valid=['c']"])
