@@ -47,7 +47,8 @@ class ServerUnreachable(ServerError):
     """Nobody answers at `address`, or the connection broke."""
 
     def __init__(self, address: str, why: str) -> None:
-        super().__init__(f"the server at {address} does not answer: {why}", code="UNAVAILABLE")
+        cause = why.rpartition(": ")[2]  # before it stand the library's layers
+        super().__init__(f"the server at {address} does not answer: {cause}", code="UNAVAILABLE")
         self.address = address
 
 

@@ -1,0 +1,87 @@
+"""`carousel generate`: text from the model as it comes."""
+
+import dataclasses
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from carousel.cli.connection import DEFAULT_ADDRESS, Address, AsJson, SessionId
+from carousel.cli.texts import STANDARD_INPUT, read_text, show
+from carousel.client import Client, GenerateOptions, Piece, Prompt
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to continue; - reads it from standard input.")] = "",
+    session: SessionId = "",
+    max_tokens: Annotated[int | None, typer.Option(help="How many tokens at most.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 always takes the likeliest token.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Choose among the k likeliest.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Choose among the likeliest up to this probability.")] = None,
+    min_p: Annotated[float | None, typer.Option(help="Drop tokens below this share of the likeliest.")] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1 avoids recent tokens.")] = None,
+    presence_penalty: Annotated[float | None, typer.Option(help="Taken off the logits of recent tokens.")] = None,
+    frequency_penalty: Annotated[float | None, typer.Option(help="The same, for each time they occur.")] = None,
+    logit_bias: Annotated[list[str] | None, typer.Option(metavar="ID=BIAS", help="Added to a token's logit.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text. Repeatable.")] = None,
+    stop_id: Annotated[list[int] | None, typer.Option(help="End after this token. Repeatable.")] = None,
+    log_probabilities: Annotated[int | None, typer.Option(help="Candidates to report per token, with --json.")] = None,
+    ids: Annotated[bool, typer.Option("--ids", help="Token ids instead of text, in PROMPT and in print.")] = False,
+    as_json: AsJson = False,
+    address: Address = DEFAULT_ADDRESS,
+) -> None:
+    """Continue a text; what the model writes is printed as it comes."""
+    options = GenerateOptions(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        logit_bias=_parse_biases(logit_bias or []),
+        seed=seed,
+        stop=stop,
+        stop_ids=stop_id,
+        num_log_probabilities=log_probabilities,
+        content="both" if as_json else "ids" if ids else "text",
+    )
+    given = read_text(prompt) if prompt == STANDARD_INPUT else prompt
+    with Client(address) as client:
+        stream = client.generate(_parse_ids(given) if ids else given, session_id=session, **options)
+        last = "\n"
+        for piece in stream:
+            last = _print(_format(piece, ids=ids, as_json=as_json)) or last
+    if not last.endswith("\n") and (ids or sys.stdout.isatty()):
+        print()
+
+
+def _format(piece: Piece, *, ids: bool, as_json: bool) -> str:
+    if as_json:
+        return json.dumps(dataclasses.asdict(piece), ensure_ascii=False) + "\n"
+    if ids:
+        return "".join(f"{token.id} " for token in piece.tokens)
+    return piece.text
+
+
+def _print(text: str) -> str:
+    sys.stdout.write(show(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+    return text
+
+
+def _parse_ids(text: str) -> Prompt:
+    try:
+        return [int(word) for word in text.replace(",", " ").split()]
+    except ValueError as error:
+        raise typer.BadParameter("with --ids, PROMPT is token ids between spaces or commas") from error
+
+
+def _parse_biases(pairs: list[str]) -> dict[int, float]:
+    try:
+        return {int(index): float(bias) for index, bias in (pair.split("=") for pair in pairs)}
+    except ValueError as error:
+        raise typer.BadParameter("--logit-bias takes ID=BIAS, such as 42=-100") from error

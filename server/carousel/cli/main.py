@@ -1,0 +1,80 @@
+"""The command `carousel`. Loads a command's module when it is asked for, so that small commands start fast.
+
+It knows the commands' names, and how what goes wrong is told: one line on standard error, exit code 1.
+"""
+
+import importlib
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from carousel.errors import CarouselError
+
+_FAILED = 1
+_COMMANDS = {  # where each function is, in the order of --help
+    "serve": "carousel.cli.serve:serve",
+    "settings": "carousel.cli.serve:settings",
+    "generate": "carousel.cli.generate:generate",
+    "predict": "carousel.cli.predict:predict",
+    "score": "carousel.cli.score:score",
+    "tokenize": "carousel.cli.tokenize:tokenize",
+    "sessions": {
+        "list": "carousel.cli.sessions:list_sessions",
+        "create": "carousel.cli.sessions:create",
+        "get": "carousel.cli.sessions:get",
+        "delete": "carousel.cli.sessions:delete",
+    },
+    "models": "carousel.cli.models:models",
+    "health": "carousel.cli.health:health",
+}
+
+
+class _LazyGroup(TyperGroup):
+    """Commands by name, each imported when it is first needed."""
+
+    def __init__(self, name: str, places: dict[str, Any], help_text: str) -> None:
+        super().__init__(name=name, help=help_text, no_args_is_help=True)
+        self._places = places
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self._places)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        place = self._places.get(cmd_name)
+        if place is None:
+            return None
+        if isinstance(place, dict):
+            return _LazyGroup(cmd_name, place, f"Look after the server's {cmd_name}.")
+        return _load_command(cmd_name, place)
+
+
+def _load_command(name: str, place: str) -> TyperCommand:
+    module, _, function = place.partition(":")
+    app = typer.Typer(add_completion=False)
+    app.command(name)(getattr(importlib.import_module(module), function))
+    command = typer.main.get_command(app)
+    assert isinstance(command, TyperCommand)
+    return command
+
+
+def build_commands() -> TyperGroup:
+    return _LazyGroup("carousel", _COMMANDS, "Serve recurrent language models, and talk to a server.")
+
+
+def main() -> None:
+    try:
+        build_commands()(prog_name="carousel")
+    except CarouselError as error:
+        print(f"carousel: {_explain(error)}", file=sys.stderr)
+        sys.exit(_FAILED)
+
+
+def _explain(error: CarouselError) -> str:
+    from carousel.client import ServerUnreachable  # loaded already, unless the server itself failed to start
+
+    message = " ".join(str(error).split())
+    if isinstance(error, ServerUnreachable):
+        return f"{message} (start one with: carousel serve BUNDLE)"
+    return message

@@ -1,0 +1,183 @@
+"""The terminal side of `carousel predict`: an editor with the likely next words under it."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from prompt_toolkit.application import Application
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.document import Document
+from prompt_toolkit.filters import is_done
+from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.layout import BufferControl, ConditionalContainer, FormattedTextControl, HSplit, Layout, Window
+
+from carousel.cli.draft import Draft
+from carousel.cli.texts import show
+from carousel.client import AsyncClient, AsyncPredictor, Prediction, ServerError
+
+_HINT = "Tab takes the first word, Alt+digit another. Ctrl-D ends."
+_NUM_BAR_CELLS = 24
+_MARKS = frozenset(".,;:!?")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A row under the text. `word` is what accepting it writes."""
+
+    label: str
+    word: str
+    probability: float
+
+
+async def run_screen(address: str, num_words: int) -> None:
+    """Until the user ends it. Raises ServerError when the server does."""
+    async with AsyncClient(address) as client:
+        draft = Draft(do_spaces_lead=(await client.model()).tokenizer != "word")
+        async with Suggester(client, draft, num_words) as suggester:
+            await Screen(suggester, draft, num_words).run()
+
+
+class Suggester:
+    """Keeps one prediction stream in step with a text, and begins a new one when fed text was taken back."""
+
+    def __init__(self, client: AsyncClient, draft: Draft, num_words: int) -> None:
+        self._client = client
+        self._draft = draft
+        self._num_words = num_words
+        self._streams = AsyncExitStack()
+        self._predict: AsyncPredictor | None = None
+
+    async def suggest(self, text: str) -> Prediction:
+        step = self._draft.advance(text)
+        if step.is_restart:
+            await self._streams.aclose()
+            self._predict = None
+        if self._predict is None:
+            self._predict = await self._streams.enter_async_context(self._client.predictor())
+        return await self._predict(
+            step.feed, k=self._num_words, word_prefix=step.word_prefix, num_words=self._num_words
+        )
+
+    async def __aenter__(self) -> "Suggester":
+        return self
+
+    async def __aexit__(self, *raised: Any) -> None:
+        await self._streams.__aexit__(*raised)
+
+
+class Screen:
+    """The editor. What is typed wakes a task that asks for words; keys are never kept waiting for the server."""
+
+    def __init__(self, suggester: Suggester, draft: Draft, num_words: int) -> None:
+        self._suggester = suggester
+        self._draft = draft
+        self._num_words = num_words
+        self._changed = asyncio.Event()
+        self._choices: tuple[Choice, ...] = ()
+        self._answered = ""  # the text that the choices belong to
+        self._after_accepting = ""  # the text as the last accepted word left it, its space at the end
+        self.buffer = Buffer(multiline=True, on_text_changed=self._wake, on_cursor_position_changed=self._wake)
+        self.application: Application[None] = Application(
+            layout=Layout(self._build_rows()), key_bindings=self._build_keys()
+        )
+
+    async def run(self) -> None:
+        self._changed.set()
+        following = asyncio.create_task(self._follow())
+        try:
+            await self.application.run_async()
+        finally:
+            following.cancel()
+            with suppress(asyncio.CancelledError):
+                await following
+
+    async def _follow(self) -> None:
+        """One question at a time; what was typed meanwhile is asked about next."""
+        try:
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                text = self._typed()
+                self._choices = choose_rows(await self._suggester.suggest(text))
+                self._answered = text
+                self.application.invalidate()
+        except ServerError as error:
+            self.application.exit(exception=error)
+
+    def _typed(self) -> str:
+        return self.buffer.document.text_before_cursor
+
+    def _wake(self, _: Buffer) -> None:
+        self._changed.set()
+
+    def _accept(self, index: int) -> None:
+        """Choices for an older text are not taken: they may no longer be what the user sees."""
+        text = self._typed()
+        if self._answered != text or index >= len(self._choices):
+            return
+        accepted = self._draft.accept(text, self._choices[index].word)
+        self._replace(accepted)
+        self._after_accepting = accepted
+
+    def _replace(self, before_cursor: str) -> None:
+        after = self.buffer.document.text_after_cursor
+        self.buffer.set_document(Document(before_cursor + after, len(before_cursor)))
+
+    def _insert_mark(self, mark: str) -> None:
+        """A closing mark stands before the space that came with an accepted word."""
+        text = self._typed()
+        if text and text == self._after_accepting:
+            self._replace(text[:-1])
+        self.buffer.insert_text(mark)
+
+    def _build_rows(self) -> HSplit:
+        text = Window(BufferControl(self.buffer), wrap_lines=True, dont_extend_height=True)
+        rows = Window(
+            FormattedTextControl(lambda: format_choices(self._choices)),
+            height=self._num_words,
+            dont_extend_height=True,
+        )
+        hint = Window(FormattedTextControl([("ansibrightblack", _HINT)]), height=1)
+        gap = Window(height=1)
+        return HSplit([text, ConditionalContainer(HSplit([gap, rows, hint]), filter=~is_done)])
+
+    def _build_keys(self) -> KeyBindings:
+        keys = KeyBindings()
+        keys.add("tab")(_run(partial(self._accept, 0)))
+        for digit in range(1, self._num_words + 1):
+            keys.add("escape", str(digit))(_run(partial(self._accept, digit - 1)))
+        for mark in _MARKS:
+            keys.add(mark)(_run(partial(self._insert_mark, mark)))
+        keys.add("c-c")(_run(self.application.exit))
+        keys.add("c-d")(_run(self.application.exit))
+        return keys
+
+
+def _run(action: Callable[[], None]) -> Callable[[KeyPressEvent], None]:
+    return lambda event: action()
+
+
+def choose_rows(prediction: Prediction) -> tuple[Choice, ...]:
+    """The words, each once; or the tokens, when there is no word to be had."""
+    rows: dict[str, Choice] = {}
+    for word in prediction.words:
+        label = show(word.text.strip())
+        rows.setdefault(label, Choice(label, word.text, word.probability))
+    if not rows:
+        return tuple(Choice(repr(token.text), token.text, token.probability) for token in prediction.candidates)
+    return tuple(rows.values())
+
+
+def format_choices(choices: Sequence[Choice]) -> StyleAndTextTuples:
+    width = max((len(choice.label) for choice in choices), default=0)
+    lines: StyleAndTextTuples = []
+    for number, choice in enumerate(choices, 1):
+        bar = "█" * round(choice.probability * _NUM_BAR_CELLS)
+        lines.append(("ansibrightblack", f"  {number} "))
+        lines.append(("bold" if number == 1 else "", f"{choice.label:<{width}}"))
+        lines.append(("ansicyan", f"  {choice.probability:6.1%} {bar}\n"))
+    return lines

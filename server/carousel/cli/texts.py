@@ -1,0 +1,49 @@
+"""Text in and out of a command: files and standard input, exact and in UTF-8; what a terminal may be sent."""
+
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from carousel.errors import CarouselError
+
+STANDARD_INPUT = "-"
+_CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+
+
+@contextmanager
+def open_text(path: str) -> Iterator[TextIO]:
+    """The file, or standard input for `-`, line ends as they are. Raises CarouselError when it cannot be read."""
+    try:
+        if path == STANDARD_INPUT:
+            yield io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", newline="")
+        else:
+            with open(path, encoding="utf-8", newline="") as file:
+                yield file
+    except UnicodeDecodeError as error:
+        raise CarouselError(f"{path}: not UTF-8 at byte {error.start}") from error
+    except OSError as error:
+        raise CarouselError(f"{path}: {error.strerror}") from error
+
+
+def read_text(path: str) -> str:
+    with open_text(path) as file:
+        return file.read()
+
+
+def show(text: str) -> str:
+    """`text` without control characters, which could drive a terminal; line ends and tabs stay."""
+    return text.translate(_CONTROLS)
+
+
+def split_text(text: str, max_bytes: int) -> Iterator[str]:
+    """Parts of at most `max_bytes` in UTF-8, cut after a line end, else before a space, else anywhere."""
+    start = 0
+    while start < len(text):
+        part = text[start : start + max_bytes].encode()[:max_bytes].decode(errors="ignore")
+        if start + len(part) < len(text):
+            cut = part.rfind("\n") + 1 or max(part.rfind(" "), 0) or len(part)
+            part = part[:cut]
+        yield part
+        start += len(part)
