@@ -16,12 +16,21 @@ def models(as_json: AsJson = False, address: Address = DEFAULT_ADDRESS) -> None:
 
 
 def _describe(model: ModelInfo) -> Iterator[str]:
+    """A line for each fact. What is nested deeply, the settings of the training, is for --json."""
     yield model.name
     facts = dataclasses.asdict(model)
     del facts["name"]
     facts |= facts.pop("limits")
     training = facts.pop("training")
     for name, value in facts.items():
-        yield f"  {name.replace('_', ' '):<22} {f'{value:,}' if isinstance(value, int) else value}"
+        yield _line(name, value)
     for name, value in training.items():
-        yield f"  {'training: ' + name.replace('_', ' '):<22} {value}"
+        nested = value if isinstance(value, dict) else {"": value}
+        if not any(isinstance(fact, dict | list) for fact in nested.values()):
+            for inner, fact in nested.items():
+                yield _line(f"training {name} {inner}".rstrip(), fact)
+
+
+def _line(name: str, value: object) -> str:
+    shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value
+    return f"  {name.replace('_', ' '):<36} {shown}"

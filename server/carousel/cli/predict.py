@@ -3,14 +3,16 @@
 import asyncio
 import json
 import sys
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
 
 from carousel.cli.connection import DEFAULT_ADDRESS, Address, AsJson
 from carousel.cli.draft import Draft
-from carousel.cli.texts import STANDARD_INPUT, open_text
-from carousel.client import Client, Prediction
+from carousel.cli.suggestions import NUM_ASKED, Suggestion, choose_suggestions
+from carousel.cli.texts import STANDARD_INPUT, read_lines
+from carousel.client import Client
 
 
 def predict(
@@ -29,19 +31,20 @@ def predict(
 
 def _predict_lines(address: str, num_words: int, *, as_json: bool) -> None:
     """Every line is a sequence of its own."""
-    with Client(address) as client, open_text(STANDARD_INPUT) as lines:
+    with Client(address) as client:
         do_spaces_lead = client.model().tokenizer != "word"
-        for line in lines:
+        for line in read_lines(STANDARD_INPUT):
             text = line.rstrip("\r\n")
             step = Draft(do_spaces_lead=do_spaces_lead).advance(text)
-            prediction = client.predict(step.feed, word_prefix=step.word_prefix, num_words=num_words, k=num_words)
-            print(_to_json(text, prediction) if as_json else _format(prediction), flush=True)
+            prediction = client.predict(step.feed, word_prefix=step.word_prefix, num_words=NUM_ASKED, k=num_words)
+            rows = choose_suggestions(prediction, step.word_prefix or "", num_words)
+            print(_to_json(text, rows) if as_json else _format(rows), flush=True)
 
 
-def _to_json(text: str, prediction: Prediction) -> str:
-    words = [{"text": word.text, "probability": round(word.probability, 6)} for word in prediction.words]
+def _to_json(text: str, rows: Iterable[Suggestion]) -> str:
+    words = [{"text": row.text, "probability": round(row.probability, 6)} for row in rows]
     return json.dumps({"text": text, "words": words}, ensure_ascii=False)
 
 
-def _format(prediction: Prediction) -> str:
-    return "\t".join(f"{word.text.strip()} {word.probability:.3f}" for word in prediction.words)
+def _format(rows: Iterable[Suggestion]) -> str:
+    return "\t".join(f"{row.label} {row.probability:.3f}" for row in rows)

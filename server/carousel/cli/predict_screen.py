@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,21 +15,12 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.layout import BufferControl, ConditionalContainer, FormattedTextControl, HSplit, Layout, Window
 
 from carousel.cli.draft import Draft
-from carousel.cli.texts import show
-from carousel.client import AsyncClient, AsyncPredictor, Prediction, ServerError
+from carousel.cli.suggestions import NUM_ASKED, Suggestion, choose_suggestions
+from carousel.client import AsyncClient, AsyncPredictor, ServerError
 
 _HINT = "Tab takes the first word, Alt+digit another. Ctrl-D ends."
 _NUM_BAR_CELLS = 24
 _MARKS = frozenset(".,;:!?")
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A row under the text. `word` is what accepting it writes."""
-
-    label: str
-    word: str
-    probability: float
 
 
 async def run_screen(address: str, num_words: int) -> None:
@@ -51,16 +41,17 @@ class Suggester:
         self._streams = AsyncExitStack()
         self._predict: AsyncPredictor | None = None
 
-    async def suggest(self, text: str) -> Prediction:
+    async def suggest(self, text: str) -> tuple[Suggestion, ...]:
         step = self._draft.advance(text)
         if step.is_restart:
             await self._streams.aclose()
             self._predict = None
         if self._predict is None:
             self._predict = await self._streams.enter_async_context(self._client.predictor())
-        return await self._predict(
-            step.feed, k=self._num_words, word_prefix=step.word_prefix, num_words=self._num_words
+        prediction = await self._predict(
+            step.feed, k=self._num_words, word_prefix=step.word_prefix, num_words=NUM_ASKED
         )
+        return choose_suggestions(prediction, step.word_prefix or "", self._num_words)
 
     async def __aenter__(self) -> "Suggester":
         return self
@@ -77,7 +68,7 @@ class Screen:
         self._draft = draft
         self._num_words = num_words
         self._changed = asyncio.Event()
-        self._choices: tuple[Choice, ...] = ()
+        self._choices: tuple[Suggestion, ...] = ()
         self._answered = ""  # the text that the choices belong to
         self._after_accepting = ""  # the text as the last accepted word left it, its space at the end
         self.buffer = Buffer(multiline=True, on_text_changed=self._wake, on_cursor_position_changed=self._wake)
@@ -102,7 +93,7 @@ class Screen:
                 await self._changed.wait()
                 self._changed.clear()
                 text = self._typed()
-                self._choices = choose_rows(await self._suggester.suggest(text))
+                self._choices = await self._suggester.suggest(text)
                 self._answered = text
                 self.application.invalidate()
         except ServerError as error:
@@ -119,7 +110,7 @@ class Screen:
         text = self._typed()
         if self._answered != text or index >= len(self._choices):
             return
-        accepted = self._draft.accept(text, self._choices[index].word)
+        accepted = self._draft.accept(text, self._choices[index].text)
         self._replace(accepted)
         self._after_accepting = accepted
 
@@ -133,6 +124,9 @@ class Screen:
         if text and text == self._after_accepting:
             self._replace(text[:-1])
         self.buffer.insert_text(mark)
+
+    def _end(self) -> None:
+        self.application.exit()
 
     def _build_rows(self) -> HSplit:
         text = Window(BufferControl(self.buffer), wrap_lines=True, dont_extend_height=True)
@@ -152,8 +146,8 @@ class Screen:
             keys.add("escape", str(digit))(_run(partial(self._accept, digit - 1)))
         for mark in _MARKS:
             keys.add(mark)(_run(partial(self._insert_mark, mark)))
-        keys.add("c-c")(_run(self.application.exit))
-        keys.add("c-d")(_run(self.application.exit))
+        keys.add("c-c")(_run(self._end))
+        keys.add("c-d")(_run(self._end))
         return keys
 
 
@@ -161,18 +155,7 @@ def _run(action: Callable[[], None]) -> Callable[[KeyPressEvent], None]:
     return lambda event: action()
 
 
-def choose_rows(prediction: Prediction) -> tuple[Choice, ...]:
-    """The words, each once; or the tokens, when there is no word to be had."""
-    rows: dict[str, Choice] = {}
-    for word in prediction.words:
-        label = show(word.text.strip())
-        rows.setdefault(label, Choice(label, word.text, word.probability))
-    if not rows:
-        return tuple(Choice(repr(token.text), token.text, token.probability) for token in prediction.candidates)
-    return tuple(rows.values())
-
-
-def format_choices(choices: Sequence[Choice]) -> StyleAndTextTuples:
+def format_choices(choices: Sequence[Suggestion]) -> StyleAndTextTuples:
     width = max((len(choice.label) for choice in choices), default=0)
     lines: StyleAndTextTuples = []
     for number, choice in enumerate(choices, 1):

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from carousel.cli.connection import DEFAULT_ADDRESS, Address, SessionId
 from carousel.cli.score_lines import score_lines
-from carousel.cli.texts import open_text, read_text, show, split_text
+from carousel.cli.texts import read_lines, read_text, show, split_text
 from carousel.client import Client, ScoredToken, ScorePiece, ScoreTotals
 
 _NUM_OVERHEAD_BYTES = 4096  # what a message holds beside its text
@@ -31,8 +31,7 @@ def score(
         raise typer.BadParameter("--lines scores every line on its own; it goes with no --session")
     with Client(address) as client:
         if lines:
-            with open_text(file) as opened:
-                score_lines(client, opened, top_g)
+            score_lines(client, read_lines(file), top_g)
         else:
             _score_text(client, read_text(file), top_g, session)
 

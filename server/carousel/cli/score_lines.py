@@ -84,12 +84,13 @@ def _summarise(client: Client, line: str, top_g: int) -> Result:
     for piece in client.score(line, top_g=top_g):
         worst_rank = max([worst_rank, *(token.rank for token in piece.tokens)])
         totals = piece.totals or totals
-    nats = -totals.log_probability / max(totals.num_tokens, 1)
+    nats = abs(totals.log_probability)  # no minus zero for an empty line
+    mean = nats / max(totals.num_tokens, 1)
     return {
         "num_tokens": totals.num_tokens,
-        "nats": round(-totals.log_probability, 4),
-        "nats_per_token": round(nats, 4),
-        "bits_per_token": round(nats / math.log(2), 4),
+        "nats": round(nats, 4),
+        "nats_per_token": round(mean, 4),
+        "bits_per_token": round(mean / math.log(2), 4),
         "num_hits": totals.num_hits,
         "worst_rank": worst_rank,
     }

@@ -2,11 +2,10 @@
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated
 
-import rich
-import rich.table
 import typer
 
 from carousel.cli.connection import DEFAULT_ADDRESS, Address, AsJson
@@ -22,7 +21,7 @@ def list_sessions(as_json: AsJson = False, address: Address = DEFAULT_ADDRESS) -
             for session in client.list_sessions():
                 print(_to_json(session))
         else:
-            rich.print(_tabulate(list(client.list_sessions())))
+            _print_table(client.list_sessions())
 
 
 def create(
@@ -59,13 +58,16 @@ def _to_json(session: SessionInfo) -> str:
     return json.dumps(dataclasses.asdict(session), default=datetime.isoformat)
 
 
-def _tabulate(sessions: list[SessionInfo]) -> rich.table.Table:
-    table = rich.table.Table("id", "model", "position", "created", "last used", "expires")
+def _print_table(sessions: Iterable[SessionInfo]) -> None:
+    rows: list[tuple[str, ...]] = [("id", "model", "position", "created", "last used", "expires")]
     for one in sessions:
         times = (_show_time(when) for when in (one.create_time, one.update_time, one.expire_time))
-        table.add_row(one.session_id, one.model, f"{one.position:,}", *times)
-    return table
+        rows.append((one.session_id, one.model, f"{one.position:,}", *times))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _show_time(when: datetime) -> str:
-    return when.astimezone().isoformat(sep=" ", timespec="seconds")
+    """In the user's time zone."""
+    return when.astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -3,8 +3,6 @@
 import io
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TextIO
 
 from carousel.errors import CarouselError
 
@@ -12,24 +10,22 @@ STANDARD_INPUT = "-"
 _CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
-@contextmanager
-def open_text(path: str) -> Iterator[TextIO]:
-    """The file, or standard input for `-`, line ends as they are. Raises CarouselError when it cannot be read."""
+def read_lines(path: str) -> Iterator[str]:
+    """Of the file, or of standard input for `-`, with their ends as they are. Raises CarouselError when unreadable."""
     try:
         if path == STANDARD_INPUT:
-            yield io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", newline="")
+            yield from io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", newline="")
         else:
             with open(path, encoding="utf-8", newline="") as file:
-                yield file
+                yield from file
     except UnicodeDecodeError as error:
-        raise CarouselError(f"{path}: not UTF-8 at byte {error.start}") from error
+        raise CarouselError(f"{path} is not UTF-8: {error.reason}") from error
     except OSError as error:
         raise CarouselError(f"{path}: {error.strerror}") from error
 
 
 def read_text(path: str) -> str:
-    with open_text(path) as file:
-        return file.read()
+    return "".join(read_lines(path))
 
 
 def show(text: str) -> str:
