@@ -11,7 +11,8 @@ from carousel_training.errors import CorpusError
 from carousel_training.settings import VocabularySettings
 from carousel_training.vocabulary import CHUNK_CHARACTERS, encode_text, learn_vocabulary
 
-WEIRD = "naïve café\r\n\tΩ≈ç 漢字 \U0001f468‍\U0001f469‍\U0001f467 e\u0301 \u202eright\u202c\x00\x7f \ufeff\n\n  two  spaces \n"
+FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
+WEIRD = f"naïve café\r\n\tΩ≈ç 漢字 {FAMILY} e\u0301 \u202eright\u202c\x00\x7f \ufeff\n\n  two  spaces \n"
 LOSSLESS = [TokenizerKind.BYTE, TokenizerKind.CHARACTER, TokenizerKind.BPE]
 
 

@@ -1,0 +1,139 @@
+"""The graphs against the network they are written from."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from tests.export.networks import build_model
+
+from carousel.bundle import graphs as names
+from carousel.bundle.layout import Array
+from carousel.bundle.manifest import Bundle
+from carousel.bundle.tokenizer import Tokenizer
+from carousel.engine.model import OnnxModel
+from carousel_export.bundle_writer import write_files
+from carousel_export.graphs import build_core, build_head, state_layout
+from carousel_training.checkpoint import TrainedModel
+from carousel_training.evaluate import SamplePlan, sample
+from carousel_training.model import RecurrentLM
+
+SHAPES = [
+    (cell, num_layers, embedding_size, tied)
+    for cell in ("lstm", "gru")
+    for num_layers in (1, 2, 3)
+    for embedding_size, tied in ((12, True), (7, True), (7, False))
+]
+
+
+def serve(model: RecurrentLM, tokenizer: Tokenizer, directory: Path) -> OnnxModel:
+    write_files(TrainedModel(model, tokenizer, {}), directory, "model")
+    return OnnxModel(Bundle.load(directory))
+
+
+def run_head(model: RecurrentLM, hidden_NH: Array, targets_N: Array, num_candidates: int) -> dict[str, Array]:
+    """All outputs of the head, by name."""
+    session = onnxruntime.InferenceSession(build_head(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    feed = {names.HIDDEN: hidden_NH, names.TARGETS: targets_N, names.NUM_CANDIDATES: np.array([num_candidates])}
+    outputs = [output.name for output in session.get_outputs()]
+    return dict(zip(outputs, session.run(outputs, feed), strict=True))
+
+
+@pytest.mark.parametrize(("cell", "num_layers", "embedding_size", "tied"), SHAPES)
+def test_graphs_equal_torch(
+    cell: str, num_layers: int, embedding_size: int, tied: bool, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """Core and head in sequence give the network's logits and states, from a state that is not zero."""
+    model = build_model(cell, num_layers, embedding_size, tied=tied, vocabulary_size=tokenizer.size)
+    served = serve(model, tokenizer, tmp_path)
+    ids_BT = torch.randint(tokenizer.size, (3, 6))
+    state = tuple(torch.randn(num_layers, 3, 12) * 0.5 for _ in model.stack.state_names)
+    batch = tuple(tensor[layer].numpy() for layer in range(num_layers) for tensor in state)
+    hidden_BTH, batch_next = served.core(ids_BT.numpy(), np.full(3, 6, np.int32), batch)
+    with torch.no_grad():
+        logits_BTV, state_next = model(ids_BT, state)
+    np.testing.assert_allclose(served.logits(hidden_BTH.reshape(18, 12)), logits_BTV.flatten(0, 1), atol=2e-5)
+    expected = [tensor[layer].numpy() for layer in range(num_layers) for tensor in state_next]
+    for found, wanted in zip(batch_next, expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=2e-5)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_greedy_text_equals_torchs(cell: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """100 tokens written by the served model, each from the one before, are the network's."""
+    model = build_model(cell, 2, 7, tied=False, vocabulary_size=tokenizer.size)
+    with torch.no_grad():
+        model.embedding.weight.normal_()
+        model.output_weight.normal_()
+    served = serve(model, tokenizer, tmp_path)
+    written, state, token = [], served.layout.initial(1), tokenizer.start_id
+    for _ in range(100):
+        hidden_BTH, state = served.core(np.array([[token]]), np.ones(1, np.int32), state)
+        token = int(served.candidates(hidden_BTH[0], 1).ids_NK[0, 0])
+        written.append(token)
+    assert written == sample(model, [tokenizer.start_id], SamplePlan(100, 0.0, 0))
+    assert len(set(written)) > 2
+
+
+def test_the_layout_lists_states_from_the_bottom_up() -> None:
+    """Names, order and shapes are those of the plan."""
+    assert [(t.name, t.shape, t.dtype, t.initial) for t in state_layout(build_model("lstm", 2)).tensors] == [
+        ("h_0", (12,), "float32", 0.0),
+        ("c_0", (12,), "float32", 0.0),
+        ("h_1", (12,), "float32", 0.0),
+        ("c_1", (12,), "float32", 0.0),
+    ]
+    assert [tensor.name for tensor in state_layout(build_model("gru", 2)).tensors] == ["h_0", "h_1"]
+
+
+def test_files_are_of_the_promised_versions() -> None:
+    """Opset 21 and IR 10 load in onnxruntime 1.18 and later; batch and time have names, not numbers."""
+    for graph in (build_core(build_model()), build_head(build_model())):
+        assert [(entry.domain, entry.version) for entry in graph.opset_import] == [("", 21)]
+        assert graph.ir_version == 10
+        onnx.checker.check_model(graph, full_check=True)
+    ids, lengths, *_ = build_core(build_model()).graph.input
+    assert [dimension.dim_param for dimension in ids.type.tensor_type.shape.dim] == ["B", "T"]
+    assert [dimension.dim_param for dimension in lengths.type.tensor_type.shape.dim] == ["B"]
+
+
+def test_head_reads_candidates_normaliser_and_targets_from_the_logits() -> None:
+    """Every output of the head is what numpy makes of its logits; K may be 1 or the whole vocabulary."""
+    model, rng = build_model(), np.random.default_rng(0)
+    hidden_NH = rng.standard_normal((5, 12)).astype(np.float32)
+    targets_N = rng.integers(0, 29, 5)
+    for num_candidates in (1, 4, 29):
+        found = run_head(model, hidden_NH, targets_N, num_candidates)
+        logits_NV = found[names.LOGITS]
+        order_NK = np.argsort(-logits_NV, axis=1, kind="stable")[:, :num_candidates]
+        np.testing.assert_array_equal(found[names.CANDIDATE_IDS], order_NK)
+        np.testing.assert_array_equal(found[names.CANDIDATE_LOGITS], np.take_along_axis(logits_NV, order_NK, axis=1))
+        expected_N = torch.logsumexp(torch.from_numpy(logits_NV), 1).numpy()
+        np.testing.assert_allclose(found[names.LOG_NORMALIZER], expected_N, rtol=1e-6)
+        target_N = logits_NV[np.arange(5), targets_N]
+        np.testing.assert_array_equal(found[names.TARGET_LOGITS], target_N)
+        np.testing.assert_array_equal(found[names.TARGET_RANKS], (logits_NV > target_N[:, None]).sum(1))
+
+
+def test_equal_logits_come_lower_id_first_and_share_a_rank() -> None:
+    """With all weights zero every logit is equal: candidates are 0, 1, 2, ... and nobody is above anybody."""
+    model = build_model()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    for num_candidates in (1, 5, 29):
+        found = run_head(model, np.ones((2, 12), np.float32), np.array([28, 3]), num_candidates)
+        np.testing.assert_array_equal(found[names.CANDIDATE_IDS], [list(range(num_candidates))] * 2)
+        np.testing.assert_array_equal(found[names.TARGET_RANKS], [0, 0])
+
+
+def test_the_normaliser_survives_huge_logits() -> None:
+    """Logits of a thousand overflow exp() in float32; the log-sum-exp is still right."""
+    model = build_model()
+    with torch.no_grad():
+        model.output_bias.fill_(1000.0)
+        model.output_bias[0] = -1000.0
+    found = run_head(model, np.zeros((1, 12), np.float32), np.array([0]), 1)
+    np.testing.assert_allclose(found[names.LOG_NORMALIZER], [1000.0 + np.log(28.0)], rtol=1e-6)

@@ -1,0 +1,100 @@
+"""The check itself: it passes what is right, and it catches every kind of wrong."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from carousel.bundle.layout import Array, StateBatch
+from carousel.bundle.manifest import Bundle
+from carousel.engine.model import Candidates, OnnxModel, TargetScores
+from carousel_export.bundle_writer import write_files
+from carousel_export.parity import Check, ParityReport, check_parity, plan_turns
+from carousel_training.checkpoint import TrainedModel
+
+
+class Flawed:
+    """A served model with one result changed by `flaw(name, result)`."""
+
+    def __init__(self, model: OnnxModel, flaw: Callable[[str, Array], Array]) -> None:
+        self._model = model
+        self._flaw = flaw
+        self.layout = model.layout
+        self.vocabulary_size = model.vocabulary_size
+
+    def core(self, ids_BT: Array, lengths_B: Array, state: StateBatch) -> tuple[Array, StateBatch]:
+        hidden_BTH, state_next = self._model.core(ids_BT, lengths_B, state)
+        name = "alone" if len(ids_BT) == 1 else "together"
+        hidden_BTH = self._flaw(name, hidden_BTH)
+        return hidden_BTH, tuple(self._flaw(f"state {index}", tensor) for index, tensor in enumerate(state_next))
+
+    def logits(self, hidden_NH: Array) -> Array:
+        return self._flaw("logits", self._model.logits(hidden_NH))
+
+    def candidates(self, hidden_NH: Array, num_candidates: int) -> Candidates:
+        found = self._model.candidates(hidden_NH, num_candidates)
+        return Candidates(
+            self._flaw("ids", found.ids_NK), found.logits_NK, self._flaw("normalizer", found.log_normalizer_N)
+        )
+
+    def score(self, hidden_NH: Array, targets_N: Array) -> TargetScores:
+        found = self._model.score(hidden_NH, targets_N)
+        return TargetScores(self._flaw("scores", found.log_probs_N), self._flaw("ranks", found.ranks_N))
+
+
+@pytest.fixture
+def served(trained: TrainedModel, tmp_path: Path) -> OnnxModel:
+    write_files(trained, tmp_path, "model")
+    return OnnxModel(Bundle.load(tmp_path))
+
+
+def test_a_faithful_bundle_passes(trained: TrainedModel, served: OnnxModel) -> None:
+    """Every check holds, with room to spare, and the exact ones are exact."""
+    report = check_parity(trained.model, served, 0)
+    assert report.holds, report.failures()
+    assert report.failures() == ""
+    assert len(report.checks) == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "check"),
+    [
+        ("logits", 2e-4, "logits, largest difference"),
+        ("logits", float("nan"), "logits, largest difference"),
+        ("state 0", 2e-4, "state, largest difference"),
+        ("state 3", 2e-4, "state, largest difference"),
+        ("normalizer", 2e-2, "log normaliser"),
+        ("ids", 1, "candidates out of order"),
+        ("ids", 1, "greedy tokens of 256"),
+        ("scores", 2e-4, "target scores"),
+        ("ranks", 1, "target ranks"),
+        ("together", 1e-7, "rows that depend on their batch"),
+    ],
+)
+def test_every_flaw_is_caught(trained: TrainedModel, served: OnnxModel, name: str, change: float, check: str) -> None:
+    """A result that is off by a little more than is allowed fails the check that is meant for it."""
+
+    def flaw(found: str, result: Array) -> Array:
+        return result + np.asarray(change, dtype=result.dtype) if found == name else result
+
+    report = check_parity(trained.model, Flawed(served, flaw), 0)
+    assert not report.holds
+    assert check in report.failures()
+
+
+def test_a_value_that_is_not_a_number_never_holds() -> None:
+    """NaN is not at most anything."""
+    assert not Check("x", float("nan"), 1.0).holds
+    assert ParityReport((Check("x", 0.0, 0.0),)).holds
+
+
+def test_turns_are_ragged_shuffled_and_of_several_sizes() -> None:
+    """What is compared covers what a server does: every lane in every round, in changing company."""
+    turns = plan_turns(29, np.random.default_rng(0))
+    sizes = {len(turn.lanes_B) for turn in turns}
+    assert {1, 2, 3, 7, 16, 24} <= sizes
+    assert any(len(set(turn.lengths_B.tolist())) > 3 for turn in turns)
+    assert any(np.any(np.diff(turn.lanes_B) < 0) for turn in turns)
+    counts = np.bincount(np.concatenate([turn.lanes_B for turn in turns]))
+    assert set(counts.tolist()) == {12}

@@ -1,0 +1,145 @@
+"""`carousel-train` as a process: it trains, gives one sentence for bad input, and survives Ctrl-C."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from carousel_training.checkpoint import LAST, load_checkpoint
+from carousel_training.cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED, app
+
+COMMAND = [sys.executable, "-c", "from carousel_training.cli import main; main()"]
+SETTINGS = {
+    "vocabulary.kind": "character",
+    "model.hidden_size": "16",
+    "model.embedding_size": "16",
+    "batch.num_lanes": "4",
+    "batch.segment": "16",
+    "evaluation.every_steps": "100",
+    "evaluation.log_every": "10",
+    "evaluation.sample_tokens": "8",
+    "compute.threads": "1",
+    "compute.precision": "float32",
+}
+OPTIONS = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
+
+
+def wait_for_line(process: subprocess.Popen[str], start: str, timeout_seconds: float) -> None:
+    """Blocks until the process prints a line that contains `start`."""
+    assert process.stdout is not None
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
+        select.select([process.stdout], [], [], deadline - time.monotonic())
+        if start in process.stdout.readline():
+            return
+    raise AssertionError(f"no line with {start!r} in {timeout_seconds} seconds")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_resume_goes_on_exactly(tmp_path: Path, verse_file: Path, number: signal.Signals) -> None:
+    """A signal in the middle of training ends it with a checkpoint and the command that goes on; what the resumed
+    process ends with is, bit for bit, what an undisturbed one ends with."""
+    out = tmp_path / "run"
+    arguments = ["--text", str(verse_file), *OPTIONS]
+    environment = os.environ | {"COLUMNS": "200"}
+    process = subprocess.Popen(
+        [*COMMAND, "--out", str(out), "--max-steps", "1000000", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    with process:
+        wait_for_line(process, "step 100", 60)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == EXIT_INTERRUPTED
+    assert f"carousel-train --resume --out {out}" in output
+    step = load_checkpoint(out, LAST).facts["step"]
+    assert step >= 100
+
+    bound = str(step + 30)
+    subprocess.run([*COMMAND, "--resume", "--out", str(out), "--max-steps", bound], check=True, capture_output=True)
+    resumed = load_checkpoint(out, LAST)
+    assert resumed.facts["step"] == step + 30
+    if number == signal.SIGINT:
+        # The schedule spans the budget, so the twin has the same two: the long one up to the step, then the short one.
+        twin = tmp_path / "twin"
+        runner = CliRunner()
+        settings = load_checkpoint(out, LAST).facts["settings"]
+        assert settings["budget"]["max_steps"] == step + 30
+        train_twin(twin, arguments, step, runner)
+        result = runner.invoke(app, ["--resume", "--out", str(twin), "--max-steps", bound])
+        assert result.exit_code == 0, result.output
+        expected = load_checkpoint(twin, LAST).tensors
+        assert all(torch.equal(resumed.tensors[name], tensor) for name, tensor in expected.items())
+
+
+def train_twin(directory: Path, arguments: list[str], num_steps: int, runner: CliRunner) -> None:
+    """The same run in this process, stopped after `num_steps` as a signal would."""
+    from carousel_training import cli
+
+    class StopAtStep:
+        num_asked = 0
+
+        @property
+        def is_requested(self) -> bool:
+            self.num_asked += 1
+            return self.num_asked == num_steps
+
+    class Catch:
+        def __enter__(self) -> StopAtStep:
+            return StopAtStep()
+
+        def __exit__(self, *error: object) -> None: ...
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "catch_interruption", Catch)
+        result = runner.invoke(app, ["--out", str(directory), "--max-steps", "1000000", *arguments])
+    assert result.exit_code == EXIT_INTERRUPTED, result.output
+
+
+def test_flags_and_overrides_reach_the_run(tmp_path: Path, verse_file: Path) -> None:
+    """--text, --max-steps and --set end up in the checkpoint's settings."""
+    arguments = ["--out", str(tmp_path / "run"), "--text", str(verse_file), "--max-steps", "3", *OPTIONS]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    settings = json.loads((tmp_path / "run" / "last.json").read_text())["settings"]
+    assert settings["corpus"]["text"] == [str(verse_file)]
+    assert settings["budget"] == {"max_steps": 3, "max_minutes": None, "patience": None}
+    assert settings["model"]["hidden_size"] == 16
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--set", "model.hiden_size=3"], "unknown setting model.hiden_size"),
+        (["--text", "absent.txt"], "cannot read absent.txt"),
+        (["--config", "absent.toml"], "cannot read absent.toml"),
+        (["--resume"], "no checkpoint at"),
+        (["--resume", "--max-steps", "5"], "no checkpoint at"),
+        (["--resume", "--set", "seed=1"], "leave the other options out"),
+        (["--max-steps", "0"], "budget.max_steps"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    """The exit code is 2, the sentence is on the error stream, there is no traceback and no directory."""
+    result = CliRunner().invoke(app, ["--out", str(tmp_path / "run"), *arguments])
+    assert result.exit_code == EXIT_BAD_INPUT
+    assert sentence in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_vocabulary_too_small_for_bpe_is_refused(tmp_path: Path) -> None:
+    """A size below the 256 bytes cannot be learned, and the error names the setting."""
+    result = CliRunner().invoke(app, ["--out", str(tmp_path / "run"), "--set", "vocabulary.size=100"])
+    assert result.exit_code == EXIT_BAD_INPUT
+    assert "vocabulary.size" in result.stderr

@@ -1,0 +1,28 @@
+"""Signals as a question."""
+
+import os
+import signal
+
+import pytest
+
+from carousel_training.interruption import catch_interruption
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_sets_the_flag_and_handlers_come_back(number: signal.Signals) -> None:
+    """Inside the block a signal is only noted; afterwards it means what it meant before."""
+    before = signal.getsignal(number)
+    with catch_interruption() as interruption:
+        assert not interruption.is_requested
+        os.kill(os.getpid(), number)
+        assert interruption.is_requested
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_signal_is_not_held_back() -> None:
+    """Who presses Ctrl-C twice gets out at once."""
+    with catch_interruption() as interruption:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interruption.is_requested
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)

@@ -1,0 +1,39 @@
+"""Device and arithmetic."""
+
+import pytest
+import torch
+
+from carousel_training.errors import SettingsError
+from carousel_training.precision import Compute
+from carousel_training.settings import ComputeSettings
+
+
+def test_precision_is_what_was_asked_for() -> None:
+    """bfloat16 makes products bfloat16, float32 leaves them."""
+    for precision, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
+        compute = Compute.choose(ComputeSettings.model_validate({"device": "cpu", "precision": precision}))
+        with compute.autocast():
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+def test_auto_takes_bfloat16_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Emulated bfloat16 is slower than float32."""
+    settings = ComputeSettings(device="cpu")
+    for has, capabilities in ((True, {"avx512_bf16": True}), (True, {"amx_bf16": True}), (False, {"avx2": True})):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False)
+        assert Compute.choose(settings).uses_bfloat16 is has
+
+
+def test_cuda_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for by name, a missing device is an error; on auto it is not."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SettingsError, match="torch sees no CUDA device"):
+        Compute.choose(ComputeSettings(device="cuda"))
+    assert Compute.choose(ComputeSettings()).device.type == "cpu"
+
+
+def test_threads_are_set() -> None:
+    """The setting reaches torch, and the description says it."""
+    compute = Compute.choose(ComputeSettings(device="cpu", precision="float32", threads=2))
+    assert torch.get_num_threads() == 2
+    assert compute.describe() == "cpu, float32, 2 threads"
