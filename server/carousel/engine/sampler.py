@@ -45,13 +45,13 @@ def log_probabilities(logits_V: Array) -> Array:
 
 
 def _adjust(logits_V: Array, sampling: Sampling, recent_ids: Sequence[int]) -> Array:
-    logits_V = logits_V.copy()
+    logits_V = logits_V.astype(np.float64)  # the least penalty allowed takes a logit beyond float32
     if recent_ids and sampling.has_penalties:
         counts = collections.Counter(recent_ids)
         ids = np.fromiter(counts.keys(), np.int64)
         values = logits_V[ids]
         values = np.where(values > 0, values / sampling.repetition_penalty, values * sampling.repetition_penalty)
-        times = np.fromiter(counts.values(), np.float32)
+        times = np.fromiter(counts.values(), np.float64)
         logits_V[ids] = values - sampling.presence_penalty - sampling.frequency_penalty * times
     for index, bias in sampling.logit_bias.items():
         logits_V[index] += bias
@@ -61,8 +61,9 @@ def _adjust(logits_V: Array, sampling: Sampling, recent_ids: Sequence[int]) -> A
 def _truncate(logits_V: Array, sampling: Sampling) -> tuple[Array, Array]:
     """Ids that may be drawn, likeliest first, and their weights (unnormalised probabilities)."""
     ids_K = _descending(logits_V, sampling.top_k or len(logits_V))
-    scaled_K = logits_V[ids_K].astype(np.float64) / sampling.temperature
-    weights_K = np.exp(scaled_K - scaled_K[0])
+    below_K = logits_V[ids_K].astype(np.float64) - float(logits_V[ids_K[0]])
+    with np.errstate(over="ignore"):  # a tiny temperature takes all but the likeliest to minus infinity
+        weights_K = np.exp(below_K / sampling.temperature)
     num_kept = len(ids_K)
     if sampling.top_p < 1:
         cumulative_K = np.cumsum(weights_K)
