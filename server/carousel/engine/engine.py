@@ -104,9 +104,7 @@ class Engine:
         try:
             await asyncio.wait_for(self._is_idle.wait(), deadline_seconds)
         except TimeoutError:
-            for ticket, _ in self._tickets.values():
-                ticket.deliver(ShuttingDown("the server shut down before the turn was done; the session is unchanged"))
-            self._tickets.clear()
+            self._end_all(ShuttingDown("the server shut down before the turn was done; the session is unchanged"))
 
     async def stop(self) -> None:
         """End what is left and the thread. The step that runs now is waited for."""
@@ -118,6 +116,16 @@ class Engine:
         self._deliver(self._scheduler.abandon(ShuttingDown("the server is shutting down")))
 
     async def _run_loop(self) -> None:
+        try:
+            await self._run_steps()
+        except Exception as error:  # a defect of ours; nobody shall wait for ever because of it
+            self._metrics.step_failed(error)
+            self._scheduler.close()
+            self._end_all(ModelFailed("the engine failed"))
+            self._is_idle.set()
+            raise
+
+    async def _run_steps(self) -> None:
         while True:
             step = self._scheduler.plan()
             if step is None:
@@ -149,6 +157,11 @@ class Engine:
             entry[0].deliver(event)
             if isinstance(event, Ended | CarouselError):
                 del self._tickets[job]
+
+    def _end_all(self, error: CarouselError) -> None:
+        for ticket, _ in self._tickets.values():
+            ticket.deliver(error)
+        self._tickets.clear()
 
     def _cancel(self, job: Job) -> None:
         if self._tickets.pop(job, None) is not None:
