@@ -61,7 +61,7 @@ class Runner:
 
     def _answer(self, works: Sequence[Work], outcomes: dict[int, Outcome], score_hidden: dict[int, Array]) -> None:
         ranked = [work for work in works if _needs_candidates_alone(work)]
-        whole = [work for work in works if work.ask in (Ask.CHOICE, Ask.CANDIDATES) and work not in ranked]
+        whole = [work for work in works if _needs_whole_logits(work)]
         if ranked:
             self._answer_ranked(ranked, outcomes)
         if whole:
@@ -115,6 +115,10 @@ def _needs_candidates_alone(work: Work) -> bool:
     if isinstance(goal, Generate):
         return work.ask is Ask.CHOICE and goal.sampling.is_plain_greedy
     return work.ask is Ask.CANDIDATES and isinstance(goal, Predict) and goal.allowed_ids is None
+
+
+def _needs_whole_logits(work: Work) -> bool:
+    return work.ask in (Ask.CHOICE, Ask.CANDIDATES) and not _needs_candidates_alone(work)
 
 
 def _num_candidates(work: Work) -> int:
