@@ -1,0 +1,165 @@
+"""A step of the runner gives each lane what the model gives it alone, and reports a broken row as that row's error."""
+
+import numpy as np
+import pytest
+
+from carousel.engine import sampler
+from carousel.engine.runner import Runner
+from carousel.engine.scheduler import Ask, Job, Outcome, Step, Work
+from carousel.errors import ModelFailed
+from carousel.turns import Generate, Goal, Predict, Sampling, Score, Snapshot, Turn
+from tests.fakes import SlowOracle, ToyModel, same_snapshot
+
+GREEDY = Generate(Sampling(seed=0, temperature=0), 9)
+
+
+@pytest.fixture
+def model() -> ToyModel:
+    return ToyModel()
+
+
+def work(lane: int, ids: tuple[int, ...], ask: Ask, goal: Goal, start: Snapshot, *, is_last: bool = False) -> Work:
+    return Work(lane, ids, ask, is_last, Job(Turn(start, ids, goal), penalty_window=64))
+
+
+def run(model: ToyModel, start: Snapshot, *works: Work) -> list[Outcome]:
+    runner = Runner(model, model.hidden_size, 8)
+    return runner.run(Step(tuple((one.lane, start) for one in works), works))
+
+
+def test_outcomes_come_in_the_order_of_the_works(model: ToyModel) -> None:
+    """Single tokens, chunks and lanes without tokens mix in a step; each answer is its own lane's."""
+    oracle = SlowOracle(model)
+    start = oracle.start()
+    prompts = [(1, 2, 3), (4,), (), (5, 6), (7,)]
+    works = [work(6 - n, ids, Ask.CHOICE, GREEDY, start) for n, ids in enumerate(prompts)]
+    outcomes = run(model, start, *works)
+    assert [one.token_id for one in outcomes] == [oracle.greedy(start, ids, 1)[0][0] for ids in prompts]
+
+
+def test_the_last_work_brings_the_state_back(model: ToyModel) -> None:
+    """is_last gives the oracle's snapshot; other works give none."""
+    oracle = SlowOracle(model)
+    start = oracle.start()
+    last = work(0, (3, 1, 4), Ask.NOTHING, GREEDY, start, is_last=True)
+    more = work(1, (3, 1, 4), Ask.NOTHING, GREEDY, start)
+    outcomes = run(model, start, last, more)
+    assert outcomes[0].snapshot is not None
+    assert same_snapshot(outcomes[0].snapshot, oracle.feed(start, (3, 1, 4)))
+    assert outcomes[1].snapshot is None
+
+
+def test_single_tokens_are_not_padded_to_a_chunk(model: ToyModel) -> None:
+    """Lanes with one token and lanes with a chunk are separate batches."""
+    start = SlowOracle(model).start()
+    model.steps.clear()
+    run(
+        model,
+        start,
+        work(0, (1,), Ask.NOTHING, GREEDY, start),
+        work(1, tuple(range(9)), Ask.NOTHING, GREEDY, start),
+        work(2, (2,), Ask.NOTHING, GREEDY, start),
+    )
+    assert sorted(model.steps) == [(1, 9), (2, 1)]
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(seed=4), Sampling(seed=4, temperature=0, logit_bias={2: 50.0}), Sampling(seed=4, repetition_penalty=3.0)],
+)
+def test_choices_are_the_samplers_at_the_lanes_position(model: ToyModel, sampling: Sampling) -> None:
+    """The sampler sees the lane's logits, its recent tokens with those just fed, and the position after them."""
+    oracle = SlowOracle(model)
+    start = oracle.feed(oracle.start(), (9, 9, 2))
+    fed = oracle.feed(start, (5, 5))
+    chosen = run(model, start, work(0, (5, 5), Ask.CHOICE, Generate(sampling, 3, num_candidates=2), start))[0]
+    logits_V = oracle.logits(fed)
+    assert chosen.token_id == sampler.choose(logits_V, sampling, fed.recent_ids, fed.position)
+    assert chosen.candidates == sampler.rank_candidates(logits_V, 2)
+    assert chosen.log_probability == pytest.approx(sampler.log_probabilities(logits_V)[chosen.token_id])
+
+
+def test_both_ways_to_candidates_agree(model: ToyModel) -> None:
+    """Candidates from the head's ranking and candidates from whole logits are the same."""
+    start = SlowOracle(model).start()
+    everything = np.arange(model.vocabulary_size)
+    ranked, whole = run(
+        model,
+        start,
+        work(0, (3,), Ask.CANDIDATES, Predict(5), start, is_last=True),
+        work(1, (3,), Ask.CANDIDATES, Predict(5, everything), start, is_last=True),
+    )
+    assert [one.id for one in ranked.candidates] == [one.id for one in whole.candidates]
+    np.testing.assert_allclose(
+        [one.log_probability for one in ranked.candidates], [one.log_probability for one in whole.candidates], atol=1e-5
+    )
+
+
+def test_each_lane_gets_as_many_candidates_as_it_asked_for(model: ToyModel) -> None:
+    """Lanes of one batch may want none, some, or more than there are."""
+    start = SlowOracle(model).start()
+    works = [work(k, (3,), Ask.CANDIDATES, Predict(n), start, is_last=True) for k, n in enumerate((0, 1, 7, 99))]
+    assert [len(one.candidates) for one in run(model, start, *works)] == [0, 1, 7, model.vocabulary_size]
+
+
+def test_scores_rate_each_token_by_what_stands_before_it(model: ToyModel) -> None:
+    """A chunk's first token is rated by the lane's hidden vector, the others by the chunk's."""
+    oracle = SlowOracle(model)
+    start = oracle.feed(oracle.start(), (8,))
+    outcome = run(model, start, work(0, (3, 1, 4), Ask.SCORES, Score(), start, is_last=True))[0]
+    snapshot, expected = start, []
+    for token in (3, 1, 4):
+        logits_V = oracle.logits(snapshot)
+        expected.append((sampler.log_probabilities(logits_V)[token], int((logits_V > logits_V[token]).sum()) + 1))
+        snapshot = oracle.feed(snapshot, (token,))
+    np.testing.assert_allclose(outcome.log_probabilities, [one for one, _ in expected], atol=1e-5)
+    assert outcome.ranks == tuple(rank for _, rank in expected)
+
+
+@pytest.mark.parametrize(
+    ("ask", "goal"), [(Ask.CHOICE, GREEDY), (Ask.CANDIDATES, Predict(2)), (Ask.SCORES, Score()), (Ask.NOTHING, GREEDY)]
+)
+def test_a_hidden_vector_that_is_not_a_number_fails_its_lane_alone(model: ToyModel, ask: Ask, goal: Goal) -> None:
+    """NaN in a row is ModelFailed for that lane, without a snapshot; the neighbour is answered."""
+    start = SlowOracle(model).start()
+    model.poison_id = 13
+    bad, good = run(
+        model,
+        start,
+        work(0, (1, 13), ask, goal, start, is_last=True),
+        work(1, (1, 12), ask, goal, start, is_last=True),
+    )
+    assert isinstance(bad.error, ModelFailed)
+    assert bad.snapshot is None
+    assert good.error is None
+
+
+class _BrokenHead(ToyModel):
+    """Its head answers NaN for rows whose first unit is positive, as a damaged output matrix might."""
+
+    def logits(self, hidden_NH):  # type: ignore[no-untyped-def]
+        logits_NV = super().logits(hidden_NH)
+        logits_NV[hidden_NH[:, 0] > 0] = np.nan
+        return logits_NV
+
+
+@pytest.mark.parametrize(
+    ("ask", "goal"),
+    [
+        (Ask.CHOICE, GREEDY),
+        (Ask.CHOICE, Generate(Sampling(seed=0), 9)),
+        (Ask.CANDIDATES, Predict(2)),
+        (Ask.CANDIDATES, Predict(2, np.arange(3))),
+        (Ask.SCORES, Score()),
+    ],
+)
+def test_logits_that_are_not_numbers_fail_their_lane_alone(ask: Ask, goal: Goal) -> None:
+    """Whichever way the head is read, NaN is ModelFailed for the rows that have it."""
+    model = _BrokenHead()
+    oracle = SlowOracle(model)
+    start = oracle.start()
+    works = [work(lane, (token,), ask, goal, start) for lane, token in enumerate(range(8))]
+    broken = [(start if ask is Ask.SCORES else oracle.feed(start, one.ids)).hidden_H[0] > 0 for one in works]
+    outcomes = run(model, start, *works)
+    assert [one.error is not None for one in outcomes] == broken
+    assert ask is Ask.SCORES or len(set(broken)) == 2

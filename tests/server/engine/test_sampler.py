@@ -1,0 +1,180 @@
+"""A slow, obvious sampler checks the fast one; draws are uniform and depend on seed and position alone."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from carousel.engine import sampler
+from carousel.turns import Array, Sampling
+
+VOCABULARY = 9
+# Coarse values, so that ties are common and rounding in another order cannot move a border.
+logit_rows = st.lists(st.integers(-12, 12).map(lambda n: n / 2), min_size=VOCABULARY, max_size=VOCABULARY).map(
+    lambda row: np.array(row, np.float32)
+)
+samplings = st.builds(
+    Sampling,
+    seed=st.integers(0, 2**64 - 1),
+    temperature=st.sampled_from([0.0, 0.25, 1.0, 4.0]),
+    top_k=st.integers(0, VOCABULARY + 2),
+    top_p=st.sampled_from([0.07, 0.33, 0.71, 0.93, 1.0]),
+    min_p=st.sampled_from([0.0, 0.03, 0.3, 1.0]),
+    repetition_penalty=st.sampled_from([0.5, 1.0, 2.0]),
+    presence_penalty=st.sampled_from([-1.5, 0.0, 1.5]),
+    frequency_penalty=st.sampled_from([-0.5, 0.0, 0.5]),
+    logit_bias=st.dictionaries(st.integers(0, VOCABULARY - 1), st.sampled_from([-100.0, -1.0, 3.0]), max_size=3),
+)
+
+
+def weights_by_the_book(logits: Array, sampling: Sampling, recent: list[int]) -> list[tuple[int, float]]:
+    """The wire contract, sentence by sentence: (id, probability) of what may be drawn, likeliest first."""
+    values = [float(value) for value in logits]
+    for token in set(recent):
+        penalty = sampling.repetition_penalty
+        values[token] = values[token] / penalty if values[token] > 0 else values[token] * penalty
+        values[token] -= sampling.presence_penalty + sampling.frequency_penalty * recent.count(token)
+    for token, bias in sampling.logit_bias.items():
+        values[token] += bias
+    order = sorted(range(len(values)), key=lambda token: (-values[token], token))
+    if sampling.temperature == 0:
+        return [(order[0], 1.0)]
+    top = values[order[0]]
+    kept = [(token, math.exp((values[token] - top) / sampling.temperature)) for token in order]
+    if sampling.top_k:
+        kept = kept[: sampling.top_k]
+    if sampling.top_p < 1:
+        total, reached, few = math.fsum(weight for _, weight in kept), 0.0, []
+        for token, weight in kept:
+            few.append((token, weight))
+            reached += weight
+            if reached >= sampling.top_p * total * (1 - 1e-12):
+                break
+        kept = few
+    kept = [(token, weight) for token, weight in kept if weight >= sampling.min_p]
+    total = math.fsum(weight for _, weight in kept)
+    return [(token, weight / total) for token, weight in kept]
+
+
+@settings(max_examples=400, deadline=None)
+@given(logit_rows, samplings, st.lists(st.integers(0, VOCABULARY - 1), max_size=6), st.integers(0, 10_000))
+def test_choose_does_what_the_contract_says(
+    logits_V: Array, sampling: Sampling, recent: list[int], position: int
+) -> None:
+    """The choice is the token in whose share of the kept probability the draw falls."""
+    kept = weights_by_the_book(logits_V, sampling, recent)
+    at = sampler.draw(sampling.seed, position)
+    chosen = sampler.choose(logits_V, sampling, recent, position)
+    assert chosen in [token for token, _ in kept]
+    below = math.fsum(weight for token, weight in kept[: [token for token, _ in kept].index(chosen)])
+    share = dict(kept)[chosen]
+    assert below - 1e-9 <= at <= below + share + 1e-9 or sampling.temperature == 0
+
+
+@given(logit_rows, samplings, st.lists(st.integers(0, VOCABULARY - 1), max_size=6))
+def test_the_logits_are_left_alone(logits_V: Array, sampling: Sampling, recent: list[int]) -> None:
+    """Choosing never writes into the row it was given."""
+    before = logits_V.tobytes()
+    sampler.choose(logits_V, sampling, recent, 3)
+    assert logits_V.tobytes() == before
+
+
+def test_greedy_takes_the_lower_id_among_equals() -> None:
+    """A tie at the top goes to the first of the tied."""
+    logits_V = np.array([0, 2, 5, 5, 5], np.float32)
+    assert sampler.choose(logits_V, Sampling(seed=0, temperature=0), (), 0) == 2
+
+
+def test_top_k_keeps_the_lower_ids_among_equals() -> None:
+    """Where top_k cuts through a tie, the lower ids stay."""
+    logits_V = np.array([1, 4, 1, 4, 1, 4], np.float32)
+    chosen = {sampler.choose(logits_V, Sampling(seed=seed, top_k=2), (), 0) for seed in range(200)}
+    assert chosen == {1, 3}
+
+
+@pytest.mark.parametrize("temperature", [1e-45, 1e-30, 1e-6])
+def test_a_tiny_temperature_is_greedy(temperature: float) -> None:
+    """As the temperature goes to 0 the choice goes to the likeliest; nothing overflows on the way."""
+    logits_V = np.array([3.0, -1e30, 7.5, 7.0, 1e4], np.float32)
+    for position in range(20):
+        assert sampler.choose(logits_V, Sampling(seed=1, temperature=temperature), (), position) == 4
+
+
+def test_the_smallest_temperature_there_is_overflows_nothing() -> None:
+    """Not even a denormal temperature makes the weights something else than numbers."""
+    logits_V = np.array([-3.0, -1.0, -2.0], np.float32)
+    assert {sampler.choose(logits_V, Sampling(seed=s, temperature=5e-324), (), 0) for s in range(20)} == {1}
+
+
+def test_huge_logits_are_drawn_from() -> None:
+    """Logits near the end of float32 give probabilities, not infinities."""
+    logits_V = np.array([3e38, -3e38, 3e38], np.float32)
+    chosen = {sampler.choose(logits_V, Sampling(seed=seed), (), 0) for seed in range(100)}
+    assert chosen == {0, 2}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_an_extreme_penalty_overflows_nothing(temperature: float) -> None:
+    """Dividing a logit by the least penalty there is makes it likeliest, and two of them are still compared."""
+    logits_V = np.array([5.0, 6.0, 7.0], np.float32)
+    sampling = Sampling(seed=3, temperature=temperature, repetition_penalty=1e-45)
+    assert {sampler.choose(logits_V, sampling, (0, 1), position) for position in range(50)} == {1}
+
+
+def test_draws_are_uniform() -> None:
+    """50,000 draws over positions, and as many over seeds, fill 20 equal bins evenly and lie in [0, 1)."""
+    for draws in (
+        [sampler.draw(1234, position) for position in range(50_000)],
+        [sampler.draw(seed, 7) for seed in range(50_000)],
+    ):
+        counts, _ = np.histogram(draws, bins=20, range=(0, 1))
+        chi_square = float(((counts - 2500.0) ** 2 / 2500.0).sum())
+        assert chi_square < 43.8  # the 0.1 % point at 19 degrees of freedom
+        assert 0 <= min(draws)
+        assert max(draws) < 1
+
+
+def test_draws_of_neighbours_are_unrelated() -> None:
+    """Consecutive positions and consecutive seeds show no correlation."""
+    by_position = np.array([[sampler.draw(seed, position) for position in range(100)] for seed in range(100)])
+    along = np.corrcoef(by_position[:, :-1].ravel(), by_position[:, 1:].ravel())[0, 1]
+    across = np.corrcoef(by_position[:-1].ravel(), by_position[1:].ravel())[0, 1]
+    assert abs(along) < 0.04
+    assert abs(across) < 0.04
+
+
+def test_draws_are_the_same_in_every_process() -> None:
+    """A draw is a function of seed and position: another process gives the same, whatever its hash seed."""
+    code = "from carousel.engine.sampler import draw; print([draw(s, p) for s in (0, 2**64 - 1) for p in (0, 2**40)])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == str([sampler.draw(s, p) for s in (0, 2**64 - 1) for p in (0, 2**40)])
+
+
+def test_frequencies_follow_the_probabilities() -> None:
+    """Over many positions each token is chosen about as often as its probability says."""
+    logits_V = np.log(np.array([0.5, 0.05, 0.3, 0.15], np.float32))
+    chosen = [sampler.choose(logits_V, Sampling(seed=5), (), position) for position in range(20_000)]
+    np.testing.assert_allclose(np.bincount(chosen, minlength=4) / 20_000, [0.5, 0.05, 0.3, 0.15], atol=0.015)
+
+
+@given(logit_rows, st.integers(0, VOCABULARY + 3))
+def test_candidates_are_the_likeliest_in_order(logits_V: Array, num_candidates: int) -> None:
+    """Candidates are the first of the full ranking, ties by id, with log-probabilities that sum to one."""
+    found = sampler.rank_candidates(logits_V, num_candidates)
+    order = sorted(range(VOCABULARY), key=lambda token: (-logits_V[token], token))
+    assert [one.id for one in found] == order[:num_candidates]
+    everything = sampler.rank_candidates(logits_V, VOCABULARY)
+    assert math.fsum(math.exp(one.log_probability) for one in everything) == pytest.approx(1)
+
+
+def test_candidates_among_allowed_ids_keep_their_probability() -> None:
+    """Restricting the candidates changes who is named, not the log-probabilities."""
+    logits_V = np.array([0, 1, 2, 3, 4], np.float32)
+    allowed = sampler.rank_candidates(logits_V, 2, np.array([0, 2, 3]))
+    whole = {one.id: one for one in sampler.rank_candidates(logits_V, 5)}
+    assert allowed == (whole[3], whole[2])
+    assert sampler.rank_candidates(logits_V, 2, np.array([], np.int64)) == ()

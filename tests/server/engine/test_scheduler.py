@@ -1,0 +1,314 @@
+"""The scheduler admits in order, shares a step fairly, and lets go of every lane exactly once."""
+
+import random
+
+import numpy as np
+import pytest
+
+from carousel.engine.scheduler import Ask, Bounds, Delivery, Job, Outcome, Scheduler, Step
+from carousel.errors import ModelFailed, Overloaded, ShuttingDown
+from carousel.turns import Ended, FinishReason, Generate, Generated, Goal, Predict, Predicted, Sampling, Score, Scored
+from carousel.turns import Snapshot, Turn
+
+START = Snapshot(0, (), np.zeros(1, np.float32))
+AFTER = Snapshot(99, (), np.zeros(1, np.float32))
+
+
+def turn(num_ids: int, goal: Goal | None = None, *, keeps_state: bool = True) -> Turn:
+    return Turn(START, tuple(range(num_ids)), goal or Predict(1), keeps_state)
+
+
+def generate(max_tokens: int) -> Generate:
+    return Generate(Sampling(seed=0, temperature=0), max_tokens)
+
+
+def answers(step: Step) -> list[Outcome]:
+    return [Outcome(token_id=7, snapshot=AFTER if work.is_last else None) for work in step.works]
+
+
+def run_step(scheduler: Scheduler) -> tuple[Step, list[Delivery]]:
+    step = scheduler.plan()
+    assert step is not None
+    return step, scheduler.commit(step, answers(step))
+
+
+def run_out(scheduler: Scheduler) -> list[Delivery]:
+    deliveries: list[Delivery] = []
+    while (step := scheduler.plan()) is not None:
+        deliveries.extend(scheduler.commit(step, answers(step)))
+    return deliveries
+
+
+def assert_all_free(scheduler: Scheduler) -> None:
+    """Every lane can be taken again, each once."""
+    assert (scheduler.num_busy, scheduler.num_queued) == (0, 0)
+    num_lanes = scheduler.bounds.max_lanes
+    jobs = [scheduler.submit(turn(1)) for _ in range(num_lanes)]
+    step = scheduler.plan()
+    assert step is not None
+    assert sorted(lane for lane, _ in step.admitted) == list(range(num_lanes))
+    assert len({job.lane for job in jobs}) == num_lanes
+
+
+def test_nothing_to_do_is_no_step() -> None:
+    """Without jobs there is no step."""
+    assert Scheduler(Bounds()).plan() is None
+
+
+def test_lanes_are_given_in_order_of_arrival() -> None:
+    """The first jobs get the lanes; the next one follows as soon as a lane is free."""
+    scheduler = Scheduler(Bounds(max_lanes=2))
+    first, second, third = (scheduler.submit(turn(1, generate(n))) for n in (1, 3, 1))
+    step, _ = run_step(scheduler)
+    assert [work.job for work in step.works] == [first, second]
+    step, deliveries = run_step(scheduler)
+    assert [job for job, event in deliveries if isinstance(event, Ended)] == [first]
+    step, _ = run_step(scheduler)
+    assert third in [work.job for work in step.works]
+    assert [snapshot for _, snapshot in step.admitted] == [START]
+
+
+def test_lanes_in_a_step_are_distinct() -> None:
+    """No two works of a step share a lane."""
+    scheduler = Scheduler(Bounds(max_lanes=5))
+    for number in range(9):
+        scheduler.submit(turn(number % 3, generate(number)))
+    while (step := scheduler.plan()) is not None:
+        lanes = [work.lane for work in step.works]
+        assert len(set(lanes)) == len(lanes) <= 5
+        scheduler.commit(step, answers(step))
+
+
+def test_a_prompt_is_fed_in_order_in_bounded_chunks() -> None:
+    """The chunks of a prompt are at most the bound long and together are the prompt; only the last asks."""
+    scheduler = Scheduler(Bounds(max_chunk_tokens=4))
+    scheduler.submit(turn(10))
+    works = []
+    while (step := scheduler.plan()) is not None:
+        works.extend(step.works)
+        scheduler.commit(step, answers(step))
+    assert [work.ids for work in works] == [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9)]
+    assert [work.ask for work in works] == [Ask.NOTHING, Ask.NOTHING, Ask.CANDIDATES]
+    assert [work.is_last for work in works] == [False, False, True]
+
+
+def test_prompts_share_a_budget_and_nobody_starves() -> None:
+    """Prompt tokens of a step stay within the budget but for one a lane; every lane moves in every step."""
+    bounds = Bounds(max_lanes=6, max_chunk_tokens=8, max_prompt_tokens_per_step=10)
+    scheduler = Scheduler(bounds)
+    for _ in range(6):
+        scheduler.submit(turn(20))
+    while (step := scheduler.plan()) is not None:
+        assert all(work.ids for work in step.works)
+        long_works = [len(work.ids) for work in step.works if len(work.ids) > 1]
+        assert sum(long_works) <= bounds.max_prompt_tokens_per_step
+        scheduler.commit(step, answers(step))
+
+
+def test_a_running_generation_moves_beside_a_long_prompt() -> None:
+    """While another lane's prompt is fed, a generating lane gets a token in every step."""
+    scheduler = Scheduler(Bounds(max_chunk_tokens=2, max_prompt_tokens_per_step=2))
+    scheduler.submit(turn(1, generate(50)))
+    run_step(scheduler)
+    scheduler.submit(turn(30))
+    for _ in range(10):
+        _, deliveries = run_step(scheduler)
+        assert [type(event) for _, event in deliveries] == [Generated]
+
+
+def test_a_generation_that_is_kept_consumes_its_last_token() -> None:
+    """A kept turn ends after a step that feeds the last choice; an unkept one ends with the choice."""
+    for keeps_state, num_steps in ((True, 4), (False, 3)):
+        scheduler = Scheduler(Bounds())
+        scheduler.submit(turn(2, generate(3), keeps_state=keeps_state))
+        steps = 0
+        deliveries = []
+        while (step := scheduler.plan()) is not None:
+            steps += 1
+            deliveries.extend(scheduler.commit(step, answers(step)))
+        assert steps == num_steps
+        assert [type(event) for _, event in deliveries] == [Generated] * 3 + [Ended]
+        ended = deliveries[-1][1]
+        assert isinstance(ended, Ended)
+        assert ended.reason is FinishReason.LENGTH
+        assert ended.snapshot is (AFTER if keeps_state else START)
+
+
+@pytest.mark.parametrize(("num_ids", "kinds"), [(3, [Scored, Scored, Ended]), (0, [Ended])])
+def test_scores_end_with_the_input(num_ids: int, kinds: list[type]) -> None:
+    """A Score gives its ratings chunk by chunk; of nothing there are none."""
+    scheduler = Scheduler(Bounds(max_chunk_tokens=2))
+    scheduler.submit(turn(num_ids, Score()))
+    deliveries = run_out(scheduler)
+    assert [type(event) for _, event in deliveries] == kinds
+    assert_all_free(scheduler)
+
+
+def test_a_predict_without_input_is_one_step() -> None:
+    """Asking again consumes nothing and is answered at once."""
+    scheduler = Scheduler(Bounds())
+    scheduler.submit(turn(0))
+    step, deliveries = run_step(scheduler)
+    assert step.num_tokens == 0
+    assert [type(event) for _, event in deliveries] == [Predicted, Ended]
+
+
+def test_the_positions_and_recent_ids_of_a_job_count_what_it_consumed() -> None:
+    """Fed and generated tokens both count, once, and the window keeps the newest."""
+    scheduler = Scheduler(Bounds(penalty_window=3))
+    job = scheduler.submit(turn(5, generate(2)))
+    run_out(scheduler)
+    assert job.position == 7
+    assert list(job.recent_ids) == [4, 7, 7]
+
+
+def test_an_error_ends_its_job_alone() -> None:
+    """The job whose outcome is an error leaves with it; the other one goes on."""
+    scheduler = Scheduler(Bounds(max_lanes=2))
+    bad, good = scheduler.submit(turn(1, generate(2))), scheduler.submit(turn(1, generate(2)))
+    step = scheduler.plan()
+    assert step is not None
+    deliveries = scheduler.commit(step, [Outcome(error=ModelFailed("no")), Outcome(token_id=1)])
+    assert [(job, type(event)) for job, event in deliveries] == [(bad, ModelFailed), (good, Generated)]
+    assert {job for job, _ in run_out(scheduler)} == {good}
+    assert_all_free(scheduler)
+
+
+def test_a_queued_job_that_is_cancelled_never_runs() -> None:
+    """It leaves the queue at once, and makes room in it."""
+    scheduler = Scheduler(Bounds(max_lanes=1, max_queued_turns=2))
+    first, second = scheduler.submit(turn(1)), scheduler.submit(turn(1))
+    scheduler.cancel(second)
+    assert scheduler.num_queued == 1
+    scheduler.submit(turn(1))
+    assert second not in {job for job, _ in run_out(scheduler)}
+    assert first.lane is None
+    assert_all_free(scheduler)
+
+
+def test_a_job_cancelled_between_plan_and_commit_frees_its_lane_at_commit() -> None:
+    """Its outcome is dropped, nothing is delivered, the lane is free once; also when its outcome is an error."""
+    for outcome in (Outcome(token_id=1), Outcome(error=ModelFailed("no"))):
+        scheduler = Scheduler(Bounds(max_lanes=2))
+        job = scheduler.submit(turn(1, generate(5)))
+        step = scheduler.plan()
+        assert step is not None
+        scheduler.cancel(job)
+        assert scheduler.num_busy == 1
+        assert scheduler.commit(step, [outcome]) == []
+        assert_all_free(scheduler)
+
+
+def test_a_job_cancelled_between_steps_frees_its_lane_at_the_next_plan() -> None:
+    """The next plan has no work of it, and hands its lane to who waits."""
+    scheduler = Scheduler(Bounds(max_lanes=1))
+    job, waiting = scheduler.submit(turn(1, generate(5))), scheduler.submit(turn(1))
+    run_step(scheduler)
+    scheduler.cancel(job)
+    step = scheduler.plan()
+    assert step is not None
+    assert [work.job for work in step.works] == [waiting]
+    scheduler.commit(step, answers(step))
+    assert_all_free(scheduler)
+
+
+def test_cancelling_again_or_after_the_end_changes_nothing() -> None:
+    """Cancel is idempotent at every point, so no lane is freed twice."""
+    scheduler = Scheduler(Bounds(max_lanes=3))
+    queued, ended = scheduler.submit(turn(1)), scheduler.submit(turn(1))
+    scheduler.cancel(queued)
+    scheduler.cancel(queued)
+    run_out(scheduler)
+    scheduler.cancel(ended)
+    scheduler.cancel(ended)
+    assert_all_free(scheduler)
+
+
+def test_a_cancelled_job_does_not_disturb_the_next_holder_of_its_lane() -> None:
+    """Cancelling a job that ended leaves the job that has its lane now alone."""
+    scheduler = Scheduler(Bounds(max_lanes=1))
+    old = scheduler.submit(turn(1))
+    run_out(scheduler)
+    new = scheduler.submit(turn(1, generate(2)))
+    run_step(scheduler)
+    scheduler.cancel(old)
+    assert [type(event) for job, event in run_out(scheduler) if job is new] == [Generated, Ended]
+
+
+def test_abandon_ends_each_job_once() -> None:
+    """Queued and running jobs get the error, cancelled ones nothing, and nothing is left."""
+    scheduler = Scheduler(Bounds(max_lanes=2))
+    jobs = [scheduler.submit(turn(1, generate(9))) for _ in range(5)]
+    run_step(scheduler)
+    scheduler.cancel(jobs[0])
+    scheduler.cancel(jobs[4])
+    error = ShuttingDown("over")
+    assert sorted(scheduler.abandon(error), key=lambda pair: jobs.index(pair[0])) == [(job, error) for job in jobs[1:4]]
+    assert scheduler.abandon(error) == []
+    assert_all_free(scheduler)
+
+
+def test_the_queue_has_a_bound() -> None:
+    """The turn beyond it is refused with the bound's name and a hint; check_open says so beforehand."""
+    scheduler = Scheduler(Bounds(max_lanes=1, max_queued_turns=2))
+    for _ in range(2):
+        scheduler.check_open()
+        scheduler.submit(turn(1))
+    with pytest.raises(Overloaded) as refused:
+        scheduler.check_open()
+    assert (refused.value.limit, refused.value.retry_seconds > 0) == ("max_queued_turns", True)
+    with pytest.raises(Overloaded):
+        scheduler.submit(turn(1))
+    assert scheduler.num_queued == 2
+
+
+def test_a_closed_scheduler_refuses_and_finishes() -> None:
+    """After close no turn is accepted; those inside run to their end."""
+    scheduler = Scheduler(Bounds())
+    job = scheduler.submit(turn(1))
+    scheduler.close()
+    with pytest.raises(ShuttingDown):
+        scheduler.submit(turn(1))
+    assert [type(event) for _, event in run_out(scheduler)] == [Predicted, Ended]
+    assert job.lane is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_happens_every_job_ends_once_and_lanes_add_up(seed: int) -> None:
+    """Random submits, cancels and failures at random points: one ending each, none after a cancel, no lane lost."""
+    dice = random.Random(seed)
+    bounds = Bounds(max_lanes=3, max_queued_turns=5, max_chunk_tokens=2, max_prompt_tokens_per_step=3)
+    scheduler = Scheduler(bounds)
+    jobs: list[Job] = []
+    cancelled: set[Job] = set()
+    endings: list[Job] = []
+
+    def meddle() -> None:
+        for _ in range(dice.randrange(3)):
+            if scheduler.num_queued < bounds.max_queued_turns and len(jobs) < 60:
+                goal = dice.choice([Predict(1), Score(), generate(dice.randrange(4))])
+                jobs.append(scheduler.submit(turn(dice.randrange(5), goal, keeps_state=dice.random() < 0.5)))
+        if jobs and dice.random() < 0.4:
+            job = dice.choice(jobs)
+            scheduler.cancel(job)
+            if job not in endings:
+                cancelled.add(job)
+
+    meddle()
+    while (step := scheduler.plan()) is not None or len(jobs) < 60:
+        meddle()
+        if step is None:
+            continue
+        outcomes = answers(step)
+        for outcome in outcomes:
+            if dice.random() < 0.1:
+                outcome.error = ModelFailed("bad luck")
+        for job, event in scheduler.commit(step, outcomes):
+            assert job not in cancelled
+            assert job not in endings
+            if isinstance(event, Ended | ModelFailed):
+                endings.append(job)
+        assert scheduler.num_busy <= bounds.max_lanes
+        meddle()
+    assert sorted(map(id, [*endings, *cancelled])) == sorted(map(id, jobs))
+    assert_all_free(scheduler)
