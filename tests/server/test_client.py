@@ -1,0 +1,326 @@
+"""The client library against a tiny server of the same contract."""
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from carousel.client import AsyncClient, Client, ServerError, ServerUnreachable
+from tests.server.fake_service import HANG, FakeService, serve_fake
+
+
+@pytest.fixture
+def fake() -> Iterator[tuple[str, FakeService]]:
+    with serve_fake() as (address, service, _):
+        yield address, service
+
+
+@pytest.fixture
+def client(fake: tuple[str, FakeService]) -> Iterator[Client]:
+    with Client(fake[0], timeout_seconds=20) as client:
+        yield client
+
+
+@pytest.fixture
+def service(fake: tuple[str, FakeService]) -> FakeService:
+    return fake[1]
+
+
+def test_generate_streams_pieces_and_marks_the_last(client: Client) -> None:
+    """Every message becomes a piece, and only the last one says how it ended."""
+    pieces = list(client.generate("a", max_tokens=3, seed=7))
+    assert "".join(piece.text for piece in pieces) == "bcd"
+    assert [token.id for piece in pieces for token in piece.tokens] == [98, 99, 100]
+    assert [piece.finished is None for piece in pieces] == [True, True, True, False]
+    finished = pieces[-1].finished
+    assert finished is not None
+    assert (finished.reason, finished.position, finished.num_generated_tokens, finished.seed) == ("length", 4, 3, 7)
+
+
+def test_every_generation_option_arrives(client: Client, service: FakeService) -> None:
+    """What the caller asks for is on the wire under the contract's names; None leaves the server's default."""
+    sampling = {"temperature": 0.5, "top_k": 3, "top_p": 0.75, "min_p": 0.25, "seed": 2**63}
+    penalties = {"repetition_penalty": 1.5, "presence_penalty": 0.5, "frequency_penalty": -0.5}
+    rest = {"stop": "\n", "stop_ids": [1, 2], "num_log_probabilities": 4, "content": "ids", "max_tokens": None}
+    list(client.generate([1, 2], model="counter", **sampling, **penalties, logit_bias={5: -1.0}, **rest))  # type: ignore[arg-type]
+    request = service.requests[-1]
+    for name, value in (sampling | penalties).items():
+        assert getattr(request.sampling, name) == value
+    assert dict(request.sampling.logit_bias) == {5: -1.0}
+    assert list(request.stop) == ["\n"]
+    assert list(request.stop_ids) == [1, 2]
+    assert request.num_log_probabilities == 4
+    assert request.content == request.CONTENT_IDS
+    assert not request.HasField("max_tokens")
+    assert list(request.input.tokens.ids) == [1, 2]
+    assert request.model == "counter"
+
+
+def test_unknown_options_are_refused_by_name(client: Client) -> None:
+    """A mistyped option is an error, not a silent default."""
+    with pytest.raises(TypeError, match="temprature"):
+        client.generate("a", temprature=1.0)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="timeout"):
+        client.tokenize("a", timeout=1.0)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="content"):
+        client.generate("a", content="words")  # type: ignore[arg-type]
+
+
+def test_a_session_lives_as_long_as_its_block(client: Client, service: FakeService) -> None:
+    """It is made at the start, carries its position over the calls, and is deleted at the end."""
+    with client.session("mine") as session:
+        assert session.feed("abc") == 3
+        list(session.generate("d", max_tokens=2))
+        session.predict("ef", k=1)
+        list(session.score("g"))
+        assert session.get().position == 9
+    assert service.positions == {}
+
+
+def test_a_kept_session_stays(client: Client, service: FakeService) -> None:
+    """With keep=True the end of the block deletes nothing."""
+    with client.session(keep=True) as session:
+        session.feed("abc")
+    assert service.positions == {session.session_id: 3}
+
+
+def test_a_session_that_is_gone_does_not_hide_the_error(client: Client) -> None:
+    """What the block raises comes out, also when the deletion at its end fails."""
+    with pytest.raises(KeyError, match="mine"), client.session() as session:
+        session.delete()
+        raise KeyError("mine")
+
+
+def test_session_calls_carry_the_load_balancer_hint(client: Client, service: FakeService) -> None:
+    """`x-session-id` goes with every call on a session and with no other."""
+    with client.session("mine") as session:
+        session.feed("abc")
+    client.models()
+    assert service.metadata[0]["x-session-id"] == "mine"
+    assert "x-session-id" not in service.metadata[1]
+
+
+def test_an_id_that_no_header_can_carry_reaches_the_server(client: Client) -> None:
+    """The server, not the transport, is the one to refuse it."""
+    with pytest.raises(ServerError, match="there is no session") as caught:
+        client.get_session("é\n")
+    assert caught.value.code == "NOT_FOUND"
+
+
+def test_metadata_of_client_and_call_both_arrive(fake: tuple[str, FakeService]) -> None:
+    """A proxy's token is given once, a request's own mark with the request."""
+    address, service = fake
+    with Client(address, metadata=[("token", "t")]) as client:
+        client.models(metadata=[("mark", "m")])
+    assert service.metadata[0]["token"] == "t"
+    assert service.metadata[0]["mark"] == "m"
+
+
+def test_the_predictor_asks_over_one_stream(client: Client, service: FakeService) -> None:
+    """Each call feeds its text to the same sequence; a prefix asks for words and is not fed."""
+    with client.predictor() as predict:
+        first = predict("abc", k=2)
+        second = predict(k=1, word_prefix=" ca", num_words=2)
+    assert (first.position, second.position) == (3, 3)
+    assert [candidate.probability for candidate in first.candidates] == pytest.approx([1, 0.36788], abs=1e-4)
+    assert first.words == ()
+    assert [word.text for word in second.words] == [" caa", " cab"]
+    assert len(service.metadata) == 2
+
+
+def test_a_predictor_stream_that_ends_early_is_an_error(client: Client) -> None:
+    """The server's end of the stream is not an answer."""
+    with client.predictor() as predict:
+        predict("end")
+        with pytest.raises(ServerError, match="ended the stream"):
+            predict("more")
+
+
+def test_score_gives_tokens_and_then_totals(client: Client) -> None:
+    """Tokens come as they are rated; the totals are in the last piece alone."""
+    pieces = list(client.score("ab", top_g=97))
+    tokens = [token for piece in pieces for token in piece.tokens]
+    assert [(token.text, token.rank, token.is_hit) for token in tokens] == [("a", 97, True), ("b", 98, False)]
+    assert [piece.totals is None for piece in pieces] == [True, True, False]
+    assert pieces[-1].totals is not None
+    assert (pieces[-1].totals.num_tokens, pieces[-1].totals.num_hits) == (2, 1)
+
+
+def test_text_goes_to_ids_and_back(client: Client) -> None:
+    """Tokenize and detokenize agree."""
+    tokens = client.tokenize("né")
+    assert client.detokenize(token.id for token in tokens) == "né"
+
+
+def test_a_model_describes_itself(client: Client) -> None:
+    """Limits are a value of their own and the exporter's notes are a mapping."""
+    model = client.model()
+    assert client.models() == (model,)
+    assert (model.name, model.limits.max_input_tokens, model.training) == ("counter", 16, {"corpus": "numbers"})
+
+
+def test_sessions_are_listed_over_all_pages(client: Client) -> None:
+    """The caller sees one sequence, however the server pages it."""
+    for name in "abcde":
+        client.create_session(name)
+    sessions = list(client.list_sessions())
+    assert [session.session_id for session in sessions] == list("abcde")
+    assert sessions[0].create_time.isoformat() == "2023-11-14T22:13:20+00:00"
+
+
+def test_an_error_tells_what_the_server_attached(client: Client) -> None:
+    """Code, stable reason, facts and retry time are there to be read by a program."""
+    with pytest.raises(ServerError, match="too many turns") as caught:
+        list(client.generate("overload"))
+    error = caught.value
+    assert (error.code, error.reason, error.retry_after_seconds) == ("RESOURCE_EXHAUSTED", "OVERLOADED", 0.25)
+    assert error.details == {"limit": "max_queued_turns"}
+
+
+def test_a_refused_value_names_its_field(client: Client) -> None:
+    """Field violations are decoded, from a prediction stream too."""
+    with pytest.raises(ServerError) as caught, client.predictor() as predict:
+        predict("bad")
+    assert caught.value.code == "INVALID_ARGUMENT"
+    assert [violation.field for violation in caught.value.violations] == ["sampling.top_p"]
+    assert caught.value.retry_after_seconds is None
+
+
+def test_an_unreachable_server_says_where_it_was_sought() -> None:
+    """Nothing listens on port 1."""
+    with Client("127.0.0.1:1") as client, pytest.raises(ServerUnreachable, match="127.0.0.1:1") as caught:
+        client.models()
+    assert (caught.value.code, caught.value.reason, caught.value.address) == ("UNAVAILABLE", "", "127.0.0.1:1")
+
+
+@pytest.mark.parametrize("end", ["close", "drop"])
+def test_leaving_a_stream_cancels_the_call(client: Client, service: FakeService, end: str) -> None:
+    """Closed or simply dropped, the server stops working on it."""
+    stream = client.generate(HANG)
+    assert next(stream).text == "h"
+    if end == "close":
+        stream.close()
+    del stream
+    assert service.is_cancelled.wait(10)
+
+
+def test_a_timeout_ends_a_call(client: Client, service: FakeService) -> None:
+    """The call's own timeout wins over the client's and holds for the whole stream."""
+    with pytest.raises(ServerError) as caught:
+        list(client.generate(HANG, timeout_seconds=0.2))
+    assert caught.value.code == "DEADLINE_EXCEEDED"
+    assert service.is_cancelled.wait(10)
+
+
+def test_closing_the_client_ends_what_is_open(fake: tuple[str, FakeService]) -> None:
+    """A stream on a closed client fails as cancelled; it does not hang."""
+    with Client(fake[0]) as client:
+        stream = client.generate(HANG)
+        next(stream)
+    with pytest.raises(ServerError) as caught:
+        next(stream)
+    assert caught.value.code == "CANCELLED"
+
+
+def test_threads_share_a_client(client: Client) -> None:
+    """Streams of several threads at once do not mix."""
+    results: dict[str, str] = {}
+
+    def run(prompt: str) -> None:
+        results[prompt] = "".join(piece.text for piece in client.generate(prompt, max_tokens=5))
+
+    threads = [threading.Thread(target=run, args=(prompt,)) for prompt in "adg"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == {"a": "bcdef", "d": "efghi", "g": "hijkl"}
+
+
+async def test_async_calls_mean_the_same(fake: tuple[str, FakeService]) -> None:
+    """Every call of the asyncio client answers what the blocking one answers."""
+    with Client(fake[0]) as client:
+        async with AsyncClient(fake[0], timeout_seconds=20) as other:
+            assert [piece async for piece in other.generate("a", seed=1)] == list(client.generate("a", seed=1))
+            assert [piece async for piece in other.score("ab", top_g=3)] == list(client.score("ab", top_g=3))
+            assert await other.predict("ab", k=3, word_prefix="") == client.predict("ab", k=3, word_prefix="")
+            assert await other.tokenize("né") == client.tokenize("né")
+            assert await other.detokenize([104, 105]) == client.detokenize([104, 105])
+            assert await other.models() == client.models()
+            assert await other.model() == client.model()
+            assert await other.is_serving() is client.is_serving() is True
+            for name in "abc":
+                await other.create_session(name)
+            assert [one async for one in other.list_sessions()] == list(client.list_sessions())
+            assert await other.get_session("a") == client.get_session("a")
+
+
+async def test_an_async_session_lives_as_long_as_its_block(fake: tuple[str, FakeService]) -> None:
+    """The same life as the blocking one's."""
+    address, service = fake
+    async with AsyncClient(address) as client:
+        async with client.session("mine") as session:
+            assert await session.feed("abc") == 3
+            assert [piece.text async for piece in session.generate("d", max_tokens=2)] == ["e", "f", ""]
+            await session.predict("ef", k=1)
+            assert [piece async for piece in session.score("g")]
+            async with session.predictor() as predict:
+                await predict("h")
+            assert (await session.get()).position == 10
+        assert service.positions == {}
+        with pytest.raises(ServerError, match="there is no session"):
+            await session.delete()
+
+
+async def test_async_errors_are_the_same_errors(fake: tuple[str, FakeService]) -> None:
+    """Unary, streamed and predicted failures are all read in full; a predictor stays failed."""
+    async with AsyncClient(fake[0]) as client:
+        with pytest.raises(ServerError) as caught:
+            await client.get_session("nobody")
+        assert caught.value.reason == "SESSION_NOT_FOUND"
+        with pytest.raises(ServerError) as caught:
+            [piece async for piece in client.generate("overload")]
+        assert caught.value.retry_after_seconds == 0.25
+        async with client.predictor() as predict:
+            for prompt in ("bad", "good"):
+                with pytest.raises(ServerError) as caught:
+                    await predict(prompt)
+                assert caught.value.violations[0].field == "sampling.top_p"
+        async with client.predictor() as predict:
+            await predict("end")
+            with pytest.raises(ServerError, match="ended the stream"):
+                await predict("more")
+    async with AsyncClient("127.0.0.1:1") as client:
+        with pytest.raises(ServerUnreachable, match="127.0.0.1:1"):
+            await client.models()
+
+
+@pytest.mark.parametrize("end", ["close", "drop", "cancel"])
+async def test_leaving_an_async_stream_cancels_the_call(fake: tuple[str, FakeService], end: str) -> None:
+    """Closed, dropped, or its reader cancelled: the server stops working on it."""
+    address, service = fake
+    async with AsyncClient(address) as client:
+        stream = client.generate(HANG)
+        assert (await anext(stream)).text == "h"
+        if end == "close":
+            await stream.close()
+        if end == "cancel":
+            reader = asyncio.ensure_future(anext(stream))
+            await asyncio.sleep(0)
+            reader.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reader
+        del stream
+        assert await asyncio.to_thread(service.is_cancelled.wait, 10)
+
+
+def test_the_client_stays_light() -> None:
+    """Importing it loads neither the model's runtime, nor arrays, nor any other part of the server."""
+    code = "import sys, carousel.client; print(' '.join(sys.modules))"
+    loaded = set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
+    assert not loaded & {"numpy", "onnxruntime", "tokenizers", "pydantic", "rich", "typer", "starlette", "structlog"}
+    ours = {name for name in loaded if name.startswith("carousel.") and not name.startswith("carousel.v1")}
+    assert all(name.startswith("carousel.client") or name == "carousel.errors" for name in ours)
