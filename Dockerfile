@@ -17,7 +17,8 @@ RUN python -m venv /opt/carousel \
       && /opt/carousel/bin/pip uninstall --yes onnxruntime \
       && /opt/carousel/bin/pip install --no-cache-dir --constraint constraints.txt "onnxruntime-gpu[cuda,cudnn]==$version"; \
     fi \
- && /opt/carousel/bin/pip uninstall --yes setuptools pip
+ # the server never downloads a model: what the tokenizer library brings for that stays out
+ && /opt/carousel/bin/pip uninstall --yes hf-xet huggingface-hub setuptools pip
 
 FROM python:${PYTHON}-slim
 COPY --from=build /opt/carousel /opt/carousel

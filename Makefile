@@ -10,7 +10,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 demo: $(READY)    ## train, export, serve and stream
-	$(BIN)/carousel-train --config training/demo.toml --out runs/demo --overwrite
+	$(BIN)/carousel-train --config training/demo.toml --out runs/demo --fresh
 	$(BIN)/carousel-export runs/demo bundles/demo
 	$(BIN)/python examples/carried_state.py bundles/demo
 
@@ -31,7 +31,7 @@ proto: $(READY)   ## stubs from the wire contract
 	  proto/carousel/v1/*.proto
 
 bench: $(READY)   ## every measurement, a JSON line each
-	$(BIN)/python bench/serving.py
+	$(BIN)/python -m bench.serving
 
 image:
 	docker build --tag carousel .

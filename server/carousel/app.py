@@ -32,6 +32,7 @@ from carousel.state.memory import Lifetime, SessionTable
 from carousel.web.app import WebServer, make_app
 
 _SWEEP_SECONDS = 1.0
+_LAST_BYTES_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
         await web.start(settings.http_listen)
         stack.push_async_callback(web.stop)
         await rpc.start(settings.listen)
-        stack.push_async_callback(rpc.stop, 1.0)  # by then every turn has ended: time for the last bytes to leave
+        stack.push_async_callback(rpc.stop, _LAST_BYTES_SECONDS)
         stack.push_async_callback(_end_task, asyncio.create_task(_sweep(table), name="sweep"))
         await rpc.set_ready(is_ready=True)
         readiness.set()
@@ -90,8 +91,9 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
             readiness.clear()
             await rpc.set_ready(is_ready=False)
             log.info("draining", seconds=settings.drain_seconds)
+            started = time.monotonic()
             await engine.drain(settings.drain_seconds)
-            calls.end_all()
+            await calls.finish(max(_LAST_BYTES_SECONDS, started + settings.drain_seconds - time.monotonic()))
     log.info("stopped")
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -24,6 +24,7 @@ class Call:
     """One call in progress. `facts` go into its log line: counts and codes, never text."""
 
     owner: str
+    is_waiting: bool = False  # for the client's next message
     is_ended_by_server: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -68,10 +69,17 @@ class Calls:
             self._metrics.request_done(method, code, seconds)
             self._log.info("call", method=method, code=code, seconds=round(seconds, 6), **call.facts)
 
-    def end_all(self) -> None:
-        """Give every open call the ending UNAVAILABLE: at shutdown, when its turns have ended."""
-        for task, call in self._open.items():
-            call.is_ended_by_server = True
+    async def finish(self, grace_seconds: float) -> None:
+        """At shutdown, when all turns have ended: calls that wait for their client end with UNAVAILABLE at once, the
+        others may send what they have for so long."""
+        self._end([task for task, call in self._open.items() if call.is_waiting])
+        if self._open:
+            await asyncio.wait(self._open, timeout=grace_seconds)
+        self._end(self._open)
+
+    def _end(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
+        for task in tasks:
+            self._open[task].is_ended_by_server = True
             task.cancel()
 
     def _owner(self, context: Context) -> str:

@@ -48,7 +48,9 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
             caller: Caller | None = None
             carried: Snapshot | None = None  # the sequence of a stream without a session
             num_messages = 0
+            call.is_waiting = True
             async for request in request_iterator:
+                call.is_waiting = False
                 if caller is None:
                     self._sessions.check_model(request.model)
                     caller = Caller(call.owner, request.session_id)
@@ -60,6 +62,7 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
                 num_messages += 1
                 call.facts["num_messages"] = num_messages
                 yield convert.from_prediction(prediction, self._sessions.tokenizer)
+                call.is_waiting = True
 
     async def Score(self, request: wire.ScoreRequest, context: Context) -> AsyncIterator[wire.ScoreResponse]:
         async with self._calls.answer("Score", context) as call:
