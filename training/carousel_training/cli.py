@@ -92,7 +92,8 @@ def _introduce(run: Run, console: Console) -> None:
     materials, trainer = run.materials, run.materials.trainer
     console.print(
         f"{materials.corpus.source}: {materials.corpus.num_bytes:,} bytes; {materials.tokenizer.kind} vocabulary of "
-        f"{materials.tokenizer.size:,}; {trainer.model.num_parameters:,} parameters; {trainer.compute.describe()}"
+        f"{materials.tokenizer.size:,}; {trainer.model.num_parameters:,} parameters; {trainer.compute.describe()}",
+        soft_wrap=True,
     )
     if trainer.step:
         console.print(f"going on after step {trainer.step:,}")

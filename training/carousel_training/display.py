@@ -53,12 +53,11 @@ class Display:
 
     def report_evaluation(self, report: EvaluationReport) -> None:
         mark = " [green]best[/]" if report.is_best else ""
-        self._console.print(
-            f"[bold]{_duration(report.elapsed_seconds)}[/] step {report.step:,}: {report.quality.describe()}{mark}"
-        )
+        line = f"[bold]{_duration(report.elapsed_seconds)}[/] step {report.step:,}: {report.quality.describe()}{mark}"
+        self._console.print(line, soft_wrap=True)
         if report.sample:
             text = " ".join(report.sample.split())[:SAMPLE_CHARACTERS]
-            self._console.print(f"  [dim]{escape(text)}[/]", highlight=False)
+            self._console.print(f"  [dim]{escape(text)}[/]", highlight=False, soft_wrap=True)
 
     def _time_left(self, report: StepReport) -> str:
         """From the pace since the first report, so that a resumed run does not count the time before."""

@@ -1,0 +1,38 @@
+"""What is printed during a run."""
+
+import io
+
+from rich.console import Console
+
+from carousel_training.display import Display
+from carousel_training.evaluate import Quality
+from carousel_training.fit import EvaluationReport, StepReport
+
+
+def step_report(step: int, share: float, seconds: float) -> StepReport:
+    return StepReport(step, step * 100, 2.5, 1.0, 0.01, seconds, share)
+
+
+def test_an_evaluation_is_one_line_and_its_sample_is_shown_as_it_is() -> None:
+    """Figures in all units, and text that looks like markup stays text."""
+    screen = io.StringIO()
+    with Display(Console(file=screen, width=60)) as display:
+        quality = Quality.of(1.0, 0.5)
+        display.report_evaluation(EvaluationReport(1200, 9, quality, True, "a [bold]word[/]\n and [/more]", 3671.0))
+    first, second = screen.getvalue().rstrip().splitlines()
+    assert first == "1:01:11 step 1,200: 1.0000 nats, 1.4427 bits/token, perplexity 2.72, 0.7213 bits/byte best"
+    assert second.strip() == "a [bold]word[/] and [/more]"
+
+
+def test_the_bar_shows_loss_speed_and_time_left() -> None:
+    """From a quarter to a half in ten seconds leaves twenty seconds."""
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120, color_system=None)
+    with Display(console) as display:
+        display.report_steps(step_report(10, 0.25, 100.0), 50.0)
+        display.report_steps(step_report(20, 0.50, 110.0), 12345.0)
+    shown = screen.getvalue()
+    assert "step 20" in shown
+    assert "2.500 nats" in shown
+    assert "12,345 tokens/s" in shown
+    assert "0:20 left" in shown

@@ -1,0 +1,83 @@
+"""One optimisation step, and going on from saved parts."""
+
+import pytest
+import torch
+
+from carousel_training.batches import LanePlan, TrainingBatches
+from carousel_training.errors import CheckpointError
+from carousel_training.model import ModelConfig, RecurrentLM
+from carousel_training.precision import Compute
+from carousel_training.settings import OptimizerSettings
+from carousel_training.trainer import Trainer, build_optimizer
+
+
+def build(cell: str = "lstm", *, hidden_size: int = 6, uses_bfloat16: bool = False, clip_norm: float = 1.0) -> Trainer:
+    torch.manual_seed(0)
+    model = RecurrentLM(ModelConfig(9, cell, 2, hidden_size, 6, tied=True, dropout=0.2))
+    batches = TrainingBatches(torch.arange(200) * 7 % 9, LanePlan(3, 5, 0))
+    settings = OptimizerSettings(clip_norm=clip_norm, warmup_fraction=0.0, schedule="constant")
+    return Trainer(model, batches, settings, Compute(torch.device("cpu"), uses_bfloat16=uses_bfloat16))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("uses_bfloat16", [False, True])
+def test_a_restored_trainer_goes_on_bit_for_bit(cell: str, uses_bfloat16: bool) -> None:
+    """In either arithmetic, everything the next steps depend on is in the tensors and facts that were taken."""
+    trainer = build(cell, uses_bfloat16=uses_bfloat16)
+    for _ in range(20):
+        trainer.advance(0.5)
+    tensors, facts = {name: tensor.clone() for name, tensor in trainer.tensors().items()}, trainer.facts()
+    for _ in range(20):
+        trainer.advance(0.5)
+    expected = trainer.tensors()
+    twin = build(cell, uses_bfloat16=uses_bfloat16)
+    twin.advance(0.1)
+    twin.restore(tensors, facts)
+    assert twin.step == 20
+    for _ in range(20):
+        twin.advance(0.5)
+    assert twin.tensors().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in twin.tensors().items())
+
+
+def test_gradients_are_clipped_together() -> None:
+    """The norm that is reported is the one before clipping; what the optimiser saw has the bound's norm."""
+    trainer = build(clip_norm=0.01)
+    trainer.advance(0.5)
+    _, norm_before = trainer.take_window()
+    gradients = [parameter.grad for parameter in trainer.model.parameters() if parameter.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]))
+    assert norm_before > 0.01
+    assert norm.item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_window_is_a_mean_and_starts_anew() -> None:
+    """Looking at the mean loss of some steps resets it."""
+    trainer = build()
+    trainer.advance(0.5)
+    first, _ = trainer.take_window()
+    trainer.advance(0.5)
+    second, _ = trainer.take_window()
+    both = build()
+    both.advance(0.5)
+    both.advance(0.5)
+    assert both.take_window()[0] == pytest.approx((first + second) / 2)
+    assert both.take_window() == (0.0, 0.0)
+
+
+def test_biases_do_not_decay() -> None:
+    """Matrices are in the group with weight decay, vectors in the one without; none is lost."""
+    model = build().model
+    decaying, free = build_optimizer(model, OptimizerSettings(weight_decay=0.1)).param_groups
+    assert (decaying["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
+    assert all(parameter.dim() == 2 for parameter in decaying["params"])
+    assert all(parameter.dim() == 1 for parameter in free["params"])
+    assert len(decaying["params"]) + len(free["params"]) == len(list(model.parameters()))
+
+
+def test_parts_of_another_model_are_refused() -> None:
+    """A checkpoint of other sizes is an error of ours."""
+    trainer = build()
+    trainer.advance(0.5)
+    with pytest.raises(CheckpointError, match="does not fit the model of this run"):
+        build(hidden_size=8).restore(trainer.tensors(), trainer.facts())
