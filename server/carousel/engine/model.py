@@ -16,6 +16,14 @@ from carousel.bundle.manifest import CORE_FILE, HEAD_FILE, Bundle
 from carousel.errors import BundleInvalid, ProviderUnavailable
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_HEAD_OUTPUTS = {
+    graphs.LOGITS,
+    graphs.CANDIDATE_LOGITS,
+    graphs.CANDIDATE_IDS,
+    graphs.LOG_NORMALIZER,
+    graphs.TARGET_LOGITS,
+    graphs.TARGET_RANKS,
+}
 
 
 class Candidates(NamedTuple):
@@ -125,6 +133,10 @@ class OnnxModel:
         _require(CORE_FILE, "inputs", feeds, self._core.get_inputs())
         _require(CORE_FILE, "outputs", set(self._core_outputs), self._core.get_outputs())
         _require(HEAD_FILE, "inputs", {graphs.HIDDEN, graphs.TARGETS, graphs.NUM_CANDIDATES}, self._head.get_inputs())
+        _require(HEAD_FILE, "outputs", _HEAD_OUTPUTS, self._head.get_outputs())
+        width = next(node.shape[-1] for node in self._head.get_outputs() if node.name == graphs.LOGITS)
+        if width != self.vocabulary_size:
+            raise BundleInvalid(f"{HEAD_FILE} gives {width} logits; the vocabulary has {self.vocabulary_size} tokens")
 
 
 def available_providers(wanted: Sequence[str]) -> list[str]:
