@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from prometheus_client import CollectorRegistry
+from tests.fakes import SlowOracle, ToyModel, same_snapshot
 
 from carousel.bundle.layout import Array, StateBatch
 from carousel.engine.engine import Engine, Ticket
@@ -16,7 +17,6 @@ from carousel.engine.scheduler import Bounds
 from carousel.errors import ModelFailed, ShuttingDown
 from carousel.metrics import Metrics
 from carousel.turns import Ended, Event, Generate, Generated, Predict, Predicted, Sampling, Turn
-from tests.fakes import SlowOracle, ToyModel, same_snapshot
 
 GREEDY = Sampling(seed=0, temperature=0)
 

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from tests.fakes import SlowOracle, ToyModel, same_snapshot
 
 from carousel.engine import sampler
 from carousel.engine.runner import Runner
 from carousel.engine.scheduler import Ask, Job, Outcome, Step, Work
 from carousel.errors import ModelFailed
 from carousel.turns import Generate, Goal, Predict, Sampling, Score, Snapshot, Turn
-from tests.fakes import SlowOracle, ToyModel, same_snapshot
 
 GREEDY = Generate(Sampling(seed=0, temperature=0), 9)
 

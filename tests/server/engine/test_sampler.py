@@ -134,7 +134,7 @@ def test_draws_are_uniform() -> None:
         counts, _ = np.histogram(draws, bins=20, range=(0, 1))
         chi_square = float(((counts - 2500.0) ** 2 / 2500.0).sum())
         assert chi_square < 43.8  # the 0.1 % point at 19 degrees of freedom
-        assert 0 <= min(draws)
+        assert min(draws) >= 0
         assert max(draws) < 1
 
 

@@ -7,8 +7,20 @@ import pytest
 
 from carousel.engine.scheduler import Ask, Bounds, Delivery, Job, Outcome, Scheduler, Step
 from carousel.errors import ModelFailed, Overloaded, ShuttingDown
-from carousel.turns import Ended, FinishReason, Generate, Generated, Goal, Predict, Predicted, Sampling, Score, Scored
-from carousel.turns import Snapshot, Turn
+from carousel.turns import (
+    Ended,
+    FinishReason,
+    Generate,
+    Generated,
+    Goal,
+    Predict,
+    Predicted,
+    Sampling,
+    Score,
+    Scored,
+    Snapshot,
+    Turn,
+)
 
 START = Snapshot(0, (), np.zeros(1, np.float32))
 AFTER = Snapshot(99, (), np.zeros(1, np.float32))
