@@ -1,7 +1,6 @@
 """`carousel-train` as a process: it trains, gives one sentence for bad input, and survives Ctrl-C."""
 
 import json
-import os
 import select
 import signal
 import subprocess
@@ -17,13 +16,14 @@ from carousel_training.checkpoint import LAST, load_checkpoint
 from carousel_training.cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED, app
 
 COMMAND = [sys.executable, "-c", "from carousel_training.cli import main; main()"]
+ENDLESS = "1000000"
 SETTINGS = {
     "vocabulary.kind": "character",
     "model.hidden_size": "16",
     "model.embedding_size": "16",
     "batch.num_lanes": "4",
     "batch.segment": "16",
-    "evaluation.every_steps": "100",
+    "evaluation.every_steps": "50",
     "evaluation.log_every": "10",
     "evaluation.sample_tokens": "8",
     "compute.threads": "1",
@@ -43,43 +43,44 @@ def wait_for_line(process: subprocess.Popen[str], start: str, timeout_seconds: f
     raise AssertionError(f"no line with {start!r} in {timeout_seconds} seconds")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_resume_goes_on_exactly(tmp_path: Path, verse_file: Path, number: signal.Signals) -> None:
-    """A signal in the middle of training ends it with a checkpoint and the command that goes on; what the resumed
-    process ends with is, bit for bit, what an undisturbed one ends with."""
-    out = tmp_path / "run"
-    arguments = ["--text", str(verse_file), *OPTIONS]
-    environment = os.environ | {"COLUMNS": "200"}
+def train_until_signal(out: Path, arguments: list[str], number: signal.Signals) -> str:
+    """Train for ever in a process of its own, signal it after the first evaluation; what it said then."""
     process = subprocess.Popen(
-        [*COMMAND, "--out", str(out), "--max-steps", "1000000", *arguments],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
+        [*COMMAND, "--out", str(out), "--max-steps", ENDLESS, *arguments], stdout=subprocess.PIPE, text=True
     )
     with process:
-        wait_for_line(process, "step 100", 60)
+        wait_for_line(process, "step 50", 60)
         process.send_signal(number)
         output, _ = process.communicate(timeout=60)
     assert process.returncode == EXIT_INTERRUPTED
+    return output
+
+
+def test_sigterm_saves_and_says_how_to_go_on(tmp_path: Path, verse_file: Path) -> None:
+    """What stops a service stops a run the way Ctrl-C does."""
+    out = tmp_path / "run"
+    output = train_until_signal(out, ["--text", str(verse_file), *OPTIONS], signal.SIGTERM)
+    assert f"carousel-train --resume --out {out}" in output
+    assert load_checkpoint(out, LAST).facts["step"] >= 50
+
+
+def test_ctrl_c_saves_and_resume_goes_on_exactly(tmp_path: Path, verse_file: Path) -> None:
+    """SIGINT in the middle of training ends it with a checkpoint and the command that goes on; what the resumed run
+    ends with is, bit for bit, what a run of this process ends with that was told to stop at the same step."""
+    out, twin = tmp_path / "run", tmp_path / "twin"
+    arguments = ["--text", str(verse_file), *OPTIONS]
+    output = train_until_signal(out, arguments, signal.SIGINT)
     assert f"carousel-train --resume --out {out}" in output
     step = load_checkpoint(out, LAST).facts["step"]
-    assert step >= 100
-
-    bound = str(step + 30)
-    subprocess.run([*COMMAND, "--resume", "--out", str(out), "--max-steps", bound], check=True, capture_output=True)
-    resumed = load_checkpoint(out, LAST)
-    assert resumed.facts["step"] == step + 30
-    if number == signal.SIGINT:
-        # The schedule spans the budget, so the twin has the same two: the long one up to the step, then the short one.
-        twin = tmp_path / "twin"
-        runner = CliRunner()
-        settings = load_checkpoint(out, LAST).facts["settings"]
-        assert settings["budget"]["max_steps"] == step + 30
-        train_twin(twin, arguments, step, runner)
-        result = runner.invoke(app, ["--resume", "--out", str(twin), "--max-steps", bound])
+    assert step >= 50
+    runner = CliRunner()
+    train_twin(twin, arguments, step, runner)
+    for directory in (out, twin):
+        result = runner.invoke(app, ["--resume", "--out", str(directory), "--max-steps", str(step + 30)])
         assert result.exit_code == 0, result.output
-        expected = load_checkpoint(twin, LAST).tensors
-        assert all(torch.equal(resumed.tensors[name], tensor) for name, tensor in expected.items())
+    found, expected = load_checkpoint(out, LAST), load_checkpoint(twin, LAST)
+    assert found.facts["step"] == step + 30
+    assert all(torch.equal(found.tensors[name], tensor) for name, tensor in expected.tensors.items())
 
 
 def train_twin(directory: Path, arguments: list[str], num_steps: int, runner: CliRunner) -> None:
@@ -102,7 +103,7 @@ def train_twin(directory: Path, arguments: list[str], num_steps: int, runner: Cl
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cli, "catch_interruption", Catch)
-        result = runner.invoke(app, ["--out", str(directory), "--max-steps", "1000000", *arguments])
+        result = runner.invoke(app, ["--out", str(directory), "--max-steps", ENDLESS, *arguments])
     assert result.exit_code == EXIT_INTERRUPTED, result.output
 
 

@@ -1,57 +1,52 @@
-"""A run and its directory: builds everything from settings or from the last checkpoint, and does what the loop asks.
+"""A run and its directory: begun from settings or resumed from the last checkpoint, it does what the loop asks.
 
 The directory holds `tokenizer.json`, `last.json` and `best.json` with their tensors, `log.jsonl` and `loss.png`.
 """
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from carousel.bundle.tokenizer import Tokenizer
-from carousel_training.batches import EvaluationBatches, LanePlan, TrainingBatches
-from carousel_training.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint, save_tokenizer
-from carousel_training.corpus import Corpus, read_corpus
+from carousel_training.checkpoint import (
+    BEST,
+    LAST,
+    load_checkpoint,
+    model_tensors,
+    save_checkpoint,
+    save_tokenizer,
+)
 from carousel_training.curve import draw_curve
 from carousel_training.display import Display
 from carousel_training.errors import CheckpointError, TrainingError
-from carousel_training.evaluate import EvaluationText, Quality, SamplePlan, evaluate, measure_tokens, sample
+from carousel_training.evaluate import Quality, SamplePlan, evaluate, sample
 from carousel_training.fit import Clock, EvaluationReport, Outcome, Progress, StepReport, fit
 from carousel_training.journal import Journal
-from carousel_training.model import ModelConfig, RecurrentLM
-from carousel_training.precision import Compute
-from carousel_training.randomness import seed_generators
+from carousel_training.materials import Materials, make_materials
+from carousel_training.model import RecurrentLM
 from carousel_training.settings import BudgetSettings, Settings
-from carousel_training.trainer import Trainer
-from carousel_training.vocabulary import encode_text, learn_vocabulary
 
 LOG_FILE = "log.jsonl"
 CURVE_FILE = "loss.png"
 
 
-@dataclass(frozen=True, slots=True)
-class Materials:
-    """What a run is made from; all of it is the same when it is made again."""
-
-    settings: Settings
-    corpus: Corpus
-    tokenizer: Tokenizer
-    tokenizer_facts: dict[str, Any]
-    trainer: Trainer
-    valid: EvaluationText
-    test: EvaluationText | None
-
-
 class Run:
     """A run in `directory`. `execute` may be called once."""
 
-    def __init__(self, directory: Path, materials: Materials, progress: Progress, display: Display) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        materials: Materials,
+        tokenizer_facts: dict[str, Any],
+        progress: Progress,
+        display: Display,
+    ) -> None:
         self.directory = directory
         self.materials = materials
         self.journal = Journal(directory / LOG_FILE)
+        self._tokenizer_facts = tokenizer_facts
         self._progress = progress
         self._display = display
         self._is_interrupted: Callable[[], bool] = lambda: False
@@ -75,7 +70,7 @@ class Run:
         model, compute = self.materials.trainer.model, self.materials.trainer.compute
         best = load_checkpoint(self.directory, BEST)
         fresh = RecurrentLM(model.config).to(model.device)
-        fresh.load_state_dict({k.removeprefix("model."): t for k, t in best.tensors.items()})
+        fresh.load_state_dict(model_tensors(best.tensors))
         return evaluate(fresh, self.materials.test, compute)
 
     def is_interrupted(self) -> bool:
@@ -138,7 +133,7 @@ class Run:
         return {
             **materials.trainer.facts(),
             "model": materials.trainer.model.config.as_json(),
-            "tokenizer": materials.tokenizer_facts,
+            "tokenizer": self._tokenizer_facts,
             "settings": materials.settings.as_json(),
             "corpus": {"source": corpus.source, "sha256": corpus.digest, "num_bytes": corpus.num_bytes},
             "progress": progress.as_json(),
@@ -173,14 +168,9 @@ class Run:
 
 def start_run(settings: Settings, directory: Path, display: Display, *, is_fresh: bool = False) -> Run:
     """A new run. An earlier one in the directory is refused, or with `is_fresh` removed. Raises TrainingError."""
-    compute = Compute.choose(settings.compute)
-    corpus = read_corpus(settings.corpus)
-    tokenizer = learn_vocabulary(corpus.train, settings.vocabulary)
-    seed_generators(settings.seed)
-    parts = _assemble(settings, corpus, tokenizer, compute)
+    materials = make_materials(settings)
     _clear(directory, is_fresh=is_fresh)
-    materials = Materials(settings, corpus, tokenizer, save_tokenizer(directory, tokenizer), *parts)
-    return Run(directory, materials, Progress(), display)
+    return Run(directory, materials, save_tokenizer(directory, materials.tokenizer), Progress(), display)
 
 
 def resume_run(directory: Path, display: Display, budget: BudgetSettings | None = None) -> Run:
@@ -193,37 +183,15 @@ def resume_run(directory: Path, display: Display, budget: BudgetSettings | None 
     settings = Settings.parse(facts["settings"])
     if budget is not None:
         settings = settings.model_copy(update={"budget": budget})
-    compute = Compute.choose(settings.compute)
-    corpus = read_corpus(settings.corpus)
-    if corpus.digest != facts["corpus"]["sha256"]:
-        raise CheckpointError(f"{corpus.source} is not the text that {checkpoint.path} was trained on; it has changed")
-    parts = _assemble(settings, corpus, checkpoint.tokenizer, compute)
-    materials = Materials(settings, corpus, checkpoint.tokenizer, dict(facts["tokenizer"]), *parts)
-    run = Run(directory, materials, Progress(**facts["progress"]), display)
-    run.journal.truncate(facts["journal_bytes"])
+    materials = make_materials(settings, checkpoint.tokenizer)
+    if materials.corpus.digest != facts["corpus"]["sha256"]:
+        raise CheckpointError(
+            f"{materials.corpus.source} is not the text that {checkpoint.path} was trained on; it has changed"
+        )
     materials.trainer.restore(checkpoint.tensors, facts)
-    run._logged = (materials.trainer.num_tokens, run._progress.elapsed_seconds)
+    run = Run(directory, materials, dict(facts["tokenizer"]), Progress(**facts["progress"]), display)
+    run.journal.truncate(facts["journal_bytes"])
     return run
-
-
-def _assemble(
-    settings: Settings, corpus: Corpus, tokenizer: Tokenizer, compute: Compute
-) -> tuple[Trainer, EvaluationText, EvaluationText | None]:
-    train_N = torch.from_numpy(encode_text(tokenizer, corpus.train)).to(compute.device)
-    plan = LanePlan(settings.batch.num_lanes, settings.batch.segment, settings.seed)
-    batches = TrainingBatches(train_N, plan)
-    model = RecurrentLM(ModelConfig.from_settings(settings.model, tokenizer.size)).to(compute.device)
-    trainer = Trainer(model, batches, settings.optimizer, compute)
-    valid = _evaluation_text(settings, corpus.valid, tokenizer, compute)
-    test = _evaluation_text(settings, corpus.test, tokenizer, compute) if corpus.test else None
-    return trainer, valid, test
-
-
-def _evaluation_text(settings: Settings, text: str, tokenizer: Tokenizer, compute: Compute) -> EvaluationText:
-    ids = encode_text(tokenizer, text)
-    plan = LanePlan(settings.evaluation.num_lanes, settings.batch.segment, settings.seed)
-    batches = EvaluationBatches(torch.from_numpy(ids).to(compute.device), tokenizer.start_id, plan)
-    return EvaluationText(batches, measure_tokens(tokenizer, text, ids.tolist()))
 
 
 def _clear(directory: Path, *, is_fresh: bool) -> None:

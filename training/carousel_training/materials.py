@@ -1,0 +1,58 @@
+"""Turns settings into what a run is made from: text, vocabulary, model, batches. It writes nothing.
+
+Making the same settings into materials again gives the same ones; seeds are set on the way.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from carousel.bundle.tokenizer import Tokenizer
+from carousel_training.batches import EvaluationBatches, LanePlan, TrainingBatches
+from carousel_training.corpus import Corpus, read_corpus
+from carousel_training.evaluate import EvaluationText, measure_tokens
+from carousel_training.model import ModelConfig, RecurrentLM
+from carousel_training.precision import Compute
+from carousel_training.randomness import seed_generators
+from carousel_training.settings import Settings
+from carousel_training.trainer import Trainer
+from carousel_training.vocabulary import encode_text, learn_vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class Materials:
+    """What a run is made from; all of it is the same when it is made again."""
+
+    settings: Settings
+    corpus: Corpus
+    tokenizer: Tokenizer
+    trainer: Trainer
+    valid: EvaluationText
+    test: EvaluationText | None
+
+
+def make_materials(settings: Settings, tokenizer: Tokenizer | None = None) -> Materials:
+    """Read, encode and build; without a tokenizer one is learned from the training text. Raises TrainingError."""
+    compute = Compute.choose(settings.compute)
+    corpus = read_corpus(settings.corpus)
+    tokenizer = tokenizer or learn_vocabulary(corpus.train, settings.vocabulary)
+    trainer = _build_trainer(settings, corpus.train, tokenizer, compute)
+    valid = _prepare(settings, corpus.valid, tokenizer, compute)
+    test = _prepare(settings, corpus.test, tokenizer, compute) if corpus.test else None
+    return Materials(settings, corpus, tokenizer, trainer, valid, test)
+
+
+def _build_trainer(settings: Settings, text: str, tokenizer: Tokenizer, compute: Compute) -> Trainer:
+    ids_N = torch.from_numpy(encode_text(tokenizer, text)).to(compute.device)
+    plan = LanePlan(settings.batch.num_lanes, settings.batch.segment, settings.seed)
+    batches = TrainingBatches(ids_N, plan)
+    seed_generators(settings.seed)
+    model = RecurrentLM(ModelConfig.from_settings(settings.model, tokenizer.size)).to(compute.device)
+    return Trainer(model, batches, settings.optimizer, compute)
+
+
+def _prepare(settings: Settings, text: str, tokenizer: Tokenizer, compute: Compute) -> EvaluationText:
+    ids = encode_text(tokenizer, text)
+    plan = LanePlan(settings.evaluation.num_lanes, settings.batch.segment, settings.seed)
+    batches = EvaluationBatches(torch.from_numpy(ids).to(compute.device), tokenizer.start_id, plan)
+    return EvaluationText(batches, measure_tokens(tokenizer, text, ids.tolist()))
