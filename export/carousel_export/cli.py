@@ -23,7 +23,7 @@ EXIT_NO_PARITY = 1
 EXIT_BAD_INPUT = 2
 EXIT_TERMINATED = 143
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
 
 @app.command()

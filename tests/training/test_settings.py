@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from carousel_training.errors import SettingsError
-from carousel_training.settings import DEFAULT_MINUTES, Settings
+from carousel_training.settings import DEFAULT_MINUTES, CorpusSettings, Settings
 
 
 def test_overrides_win_over_the_file(tmp_path: Path) -> None:
@@ -76,3 +76,10 @@ def test_a_text_to_split_and_given_parts_exclude_each_other() -> None:
     """Two answers to where the validation text is from are refused."""
     with pytest.raises(SettingsError, match="corpus: text is split by itself"):
         Settings.load(None, ["corpus.text=['a']", "corpus.train=['b']", "corpus.valid=['c']"])
+
+
+def test_the_demo_is_bounded_in_minutes_and_needs_no_files() -> None:
+    """The settings that ship parse, train for a minute and a half, and read Python's own documentation."""
+    settings = Settings.load(Path(__file__).parents[2] / "training" / "demo.toml")
+    assert settings.budget.max_minutes == 1.5
+    assert settings.corpus == CorpusSettings()

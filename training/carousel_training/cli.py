@@ -18,7 +18,7 @@ from carousel_training.settings import BudgetSettings, Settings
 EXIT_INTERRUPTED = 130
 EXIT_BAD_INPUT = 2
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
 
 @app.command()
