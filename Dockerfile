@@ -24,6 +24,7 @@ FROM python:${PYTHON}-slim
 COPY --from=build /opt/carousel /opt/carousel
 ENV PATH=/opt/carousel/bin:$PATH \
     PYTHONUNBUFFERED=1 \
+    ORT_DISABLE_TELEMETRY=1 \
     CAROUSEL_LISTEN=0.0.0.0:50051 \
     CAROUSEL_HTTP_LISTEN=0.0.0.0:9090
 USER 10001:10001

@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +28,14 @@ class ServerProcess:
 
 
 @contextlib.contextmanager
-def serve(bundle: Path, *options: str, log: Path | None = None) -> Iterator[ServerProcess]:
+def serve(
+    bundle: Path, *options: str, log: Path | None = None, variables: Mapping[str, str] | None = None
+) -> Iterator[ServerProcess]:
     """The server of a bundle on free ports; `options` go onto its command line. Killed if it outlives the block."""
     command = [sys.executable, "-m", "carousel", "serve", str(bundle), "--listen", "127.0.0.1:0"]
     command += ["--http", "127.0.0.1:0", *options]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("CAROUSEL_")}
+    environment |= variables or {}
     with contextlib.ExitStack() as stack:
         errors = stack.enter_context(log.open("w")) if log is not None else subprocess.DEVNULL
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)

@@ -63,14 +63,19 @@ def test_what_is_not_done_by_the_deadline_ends_with_unavailable(bundle: Path) ->
     with serve(bundle, "--set", "drain_seconds=0.3") as server, Client(server.grpc_address) as client:
         first, endings = threading.Event(), []
         thread = _start_endless(server.grpc_address, first, endings)
-        with pytest.raises(ServerError) as ended, client.predictor() as predict:
-            predict("The ")
-            server.process.send_signal(signal.SIGTERM)
-            assert server.process.wait(30) == 0
-            predict("again")
+        with pytest.raises(ServerError) as ended:
+            _predict_across_the_end(client, server)
         thread.join(30)
     assert [ending.code for ending in endings if isinstance(ending, ServerError)] == ["UNAVAILABLE"]
     assert ended.value.code == "UNAVAILABLE"
+
+
+def _predict_across_the_end(client: Client, server: ServerProcess) -> None:
+    with client.predictor() as predict:
+        predict("The ")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 0
+        predict("again")
 
 
 def test_a_second_sigterm_exits_at_once(bundle: Path) -> None:
@@ -155,6 +160,29 @@ def test_a_taken_port_is_a_clear_error(bundle: Path, server: ServerProcess) -> N
     code, errors = _start_and_fail(str(bundle), "--listen", server.grpc_address)
     assert code == 2
     assert server.grpc_address in errors
+
+
+def test_a_server_leaves_nothing_in_its_users_home(bundle: Path, tmp_path: Path) -> None:
+    """No library writes caches, ids or databases while the server starts, answers and stops."""
+    with serve(bundle, variables={"HOME": str(tmp_path), "XDG_CACHE_HOME": ""}) as server:
+        with Client(server.grpc_address) as client:
+            list(client.generate("The ", max_tokens=2))
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 0
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_the_environment_sets_settings(bundle: Path) -> None:
+    """CAROUSEL_<NAME> is read, and the command line wins over it."""
+    with (
+        serve(bundle, variables={"CAROUSEL_MAX_INPUT_TOKENS": "7"}) as server,
+        Client(server.grpc_address) as client,
+    ):
+        assert client.model().limits.max_input_tokens == 7
+        with pytest.raises(ServerError) as refused:
+            list(client.generate("eight 8!"))
+    assert refused.value.code == "INVALID_ARGUMENT"
+    assert [violation.field for violation in refused.value.violations] == ["input"]
 
 
 def test_no_bundle_is_a_clear_error(tmp_path: Path) -> None:

@@ -3,11 +3,15 @@
 Legend: B rows (lanes), T tokens, H hidden width, N rows of hidden vectors, V vocabulary, K candidates.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+
+# Importing onnxruntime starts a thread that reports its use to its maker; only this, and only before, prevents it.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 
 from carousel.bundle import graphs
@@ -150,6 +154,8 @@ def available_providers(wanted: Sequence[str]) -> list[str]:
 
 
 def _open(name: str, graph: bytes, execution: Execution) -> Any:
+    if "cuda" in execution.providers and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # CUDA and cuDNN as they come in Python packages
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = execution.num_threads
     options.inter_op_num_threads = 1
