@@ -70,9 +70,14 @@ class StateLayout:
 
     @classmethod
     def from_json(cls, items: Iterable[Mapping[str, Any]]) -> "StateLayout":
-        return cls(
-            tuple(
-                StateTensor(str(i["name"]), tuple(int(n) for n in i["shape"]), str(i["dtype"]), float(i["initial"]))
-                for i in items
-            )
-        )
+        """Raises KeyError, TypeError or ValueError for what describes no tensors."""
+        return cls(tuple(_read_tensor(item) for item in items))
+
+
+def _read_tensor(item: Mapping[str, Any]) -> StateTensor:
+    tensor = StateTensor(item["name"], tuple(int(n) for n in item["shape"]), item["dtype"], float(item["initial"]))
+    if not isinstance(tensor.name, str) or min(tensor.shape, default=1) < 1:
+        raise ValueError(f"state tensor {tensor.name!r} of shape {tensor.shape}")
+    if not isinstance(tensor.dtype, str) or np.dtype(tensor.dtype).kind not in "biuf":
+        raise ValueError(f"state tensor {tensor.name} of type {tensor.dtype}")
+    return tensor

@@ -7,7 +7,7 @@ layout, so two bundles with one digest give the same answers. Training facts are
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> "Manifest":
-        """Raises BundleInvalid for another schema version, a missing key or a digest that does not fit the rest."""
+        """Raises BundleInvalid for another schema version, a bad or missing value, a digest that does not fit."""
         version = facts.get("schema_version")
         if version != SCHEMA_VERSION:
             raise BundleInvalid(f"{FILE_NAME} has schema version {version!r}; this server reads {SCHEMA_VERSION}")
@@ -80,11 +80,21 @@ class Manifest:
             rest["state"] = StateLayout.from_json(rest["state"])
             rest["tokenizer_kind"] = TokenizerKind(rest["tokenizer_kind"])
             manifest = cls(**rest)
+            manifest._check_values()
         except (KeyError, TypeError, ValueError) as error:
             raise BundleInvalid(f"{FILE_NAME} is not valid: {error}") from error
         if manifest.digest != facts.get("digest"):
             raise BundleInvalid(f"{FILE_NAME} was changed: its digest does not fit its contents")
         return manifest
+
+    def _check_values(self) -> None:
+        """Raises TypeError or ValueError naming the key: JSON can hold what the annotations do not allow."""
+        for one in fields(self):
+            wanted = one.type if one.type in (int, str) else dict if one.name in ("files", "training") else object
+            if not isinstance(getattr(self, one.name), wanted) or isinstance(getattr(self, one.name), bool):
+                raise TypeError(f"{one.name} is {getattr(self, one.name)!r}")
+        if not 0 <= self.start_id < self.vocabulary_size:
+            raise ValueError(f"start_id is {self.start_id}, the vocabulary has {self.vocabulary_size} tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +137,7 @@ def _read_json(directory: Path) -> Mapping[str, Any]:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BundleInvalid(f"no bundle at {directory}: {error.strerror or error} ({FILE_NAME})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleInvalid(f"{FILE_NAME} is not JSON: {error}") from error
     if not isinstance(facts, dict):
         raise BundleInvalid(f"{FILE_NAME} is not a JSON object")
@@ -142,6 +152,8 @@ def _read_verified(directory: Path, name: str, digest: str) -> bytes:
         content = path.read_bytes()
     except OSError as error:
         raise BundleInvalid(f"{name}: {error.strerror or error}") from error
+    except ValueError as error:  # a name that no file can have
+        raise BundleInvalid(f"{name!r}: {error}") from error
     if hashlib.sha256(content).hexdigest() != digest:
         raise BundleInvalid(f"{name}: digest mismatch, the file is truncated or was edited")
     return content
