@@ -104,7 +104,6 @@ def head_graph(sizes: Sizes) -> onnx.ModelProto:
         "w": 3 * random.normal(size=(sizes.hidden_size, sizes.vocabulary_size)),
         "b": random.normal(size=sizes.vocabulary_size),
     }
-    candidates = [graphs.CANDIDATE_LOGITS, graphs.CANDIDATE_IDS]
     nodes = [
         helper.make_node("Gemm", [graphs.HIDDEN, "w", "b"], [graphs.LOGITS]),
         helper.make_node(

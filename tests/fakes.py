@@ -116,7 +116,7 @@ def character_tokenizer(characters: str) -> Tokenizer:
     """Ids in the order of `characters`."""
     vocabulary = {"<unk>": 0} | {character: index for index, character in enumerate(characters, 1)}
     codec = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    codec.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"(?s)."), "isolated")
+    codec.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"(?m:.)"), "isolated")
     return Tokenizer(TokenizerKind.CHARACTER, codec)
 
 

@@ -1,0 +1,251 @@
+"""A bundle is read whole and true, or refused with the name of what is wrong."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests import bundles
+from tests.bundles import Sizes
+from tests.fakes import byte_tokenizer, character_tokenizer
+
+from carousel.bundle.manifest import CORE_FILE, FILE_NAME, HEAD_FILE, Bundle, Manifest, file_digest
+from carousel.bundle.tokenizer import FILE_NAME as TOKENIZER_FILE
+from carousel.errors import BundleInvalid
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    bundles.write_bundle(tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def edit(directory: Path, **changes: Any) -> None:
+    """Change the manifest's text and leave its digest as it is."""
+    facts = json.loads((directory / FILE_NAME).read_text())
+    (directory / FILE_NAME).write_text(json.dumps(facts | changes))
+
+
+def forge(directory: Path, **changes: Any) -> None:
+    """Change the manifest's facts with a digest to match, as somebody who knows the format would."""
+    facts = json.loads((directory / FILE_NAME).read_text()) | changes
+    hashed = {key: value for key, value in facts.items() if key not in ("digest", "name", "training")}
+    content = json.dumps(hashed, sort_keys=True).encode()
+    (directory / "hashed").write_bytes(content)
+    facts["digest"] = file_digest(directory / "hashed")
+    (directory / FILE_NAME).write_text(json.dumps(facts))
+
+
+def test_a_whole_bundle_loads(directory: Path) -> None:
+    """Manifest, tokenizer and graphs are those that were written."""
+    bundle = Bundle.load(directory)
+    assert bundle.manifest.name == "tiny"
+    assert bundle.manifest.state == Sizes().layout
+    assert bundle.tokenizer.size == 256
+    assert bundle.core_graph == (directory / CORE_FILE).read_bytes()
+    assert bundle.head_graph == (directory / HEAD_FILE).read_bytes()
+
+
+def test_the_forger_of_these_tests_forges_well(directory: Path) -> None:
+    """A forged manifest with sensible facts is accepted, so that the refusals below are for their own reasons."""
+    forge(directory, num_parameters=77)
+    assert Bundle.load(directory).manifest.num_parameters == 77
+
+
+def test_saved_and_read_is_the_same_manifest(directory: Path) -> None:
+    """Writing a manifest and reading it back changes nothing."""
+    manifest = Bundle.load(directory).manifest
+    manifest.save(directory)
+    assert Bundle.load(directory).manifest == manifest
+
+
+def test_the_digest_is_of_what_decides_the_answers(directory: Path) -> None:
+    """Another name or training facts leave the digest; another file, size or start token changes it."""
+    facts = json.loads((directory / FILE_NAME).read_text())
+    digest = facts["digest"]
+
+    def digest_with(**changes: Any) -> str:
+        forge(directory, **(facts | changes))
+        return Bundle.load(directory).manifest.digest
+
+    assert digest_with(name="other", training={"x": 1}) == digest
+    assert digest_with(start_id=11) != digest
+    (directory / CORE_FILE).write_bytes(bundles.core_graph(Sizes(seed=5)).SerializeToString())
+    assert bundles.sign(directory, Sizes(), byte_tokenizer()).digest != digest
+
+
+@pytest.mark.parametrize("name", [FILE_NAME, CORE_FILE, HEAD_FILE, TOKENIZER_FILE])
+def test_a_missing_file_is_named(directory: Path, name: str) -> None:
+    """Each of the four files must be there."""
+    (directory / name).unlink()
+    with pytest.raises(BundleInvalid, match=name):
+        Bundle.load(directory)
+
+
+def cut(content: bytes) -> bytes:
+    return content[:-1]
+
+
+def flip(content: bytes) -> bytes:
+    return content[:100] + bytes([content[100] ^ 1]) + content[101:]
+
+
+def empty(content: bytes) -> bytes:
+    return b""
+
+
+def lengthen(content: bytes) -> bytes:
+    return content + b"\0"
+
+
+@pytest.mark.parametrize("damage", [cut, flip, empty, lengthen])
+@pytest.mark.parametrize("name", [CORE_FILE, HEAD_FILE, TOKENIZER_FILE])
+def test_a_damaged_file_is_named(directory: Path, name: str, damage: Callable[[bytes], bytes]) -> None:
+    """A file that was cut, edited in one bit, emptied or lengthened does not pass for what was signed."""
+    path = directory / name
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(BundleInvalid, match=f"{name}: digest mismatch"):
+        Bundle.load(directory)
+
+
+def test_a_bundle_that_is_not_there_says_where_it_was_sought(tmp_path: Path) -> None:
+    """The directory that does not exist, or is a file, is in the message."""
+    with pytest.raises(BundleInvalid, match="nowhere"):
+        Bundle.load(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(BundleInvalid, match="file"):
+        Bundle.load(tmp_path / "file")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"3", b"null", b'"x"', b"{}", b"[" * 100_000])
+def test_a_manifest_that_is_no_json_object_is_refused(directory: Path, content: bytes) -> None:
+    """Whatever the file holds, the error is BundleInvalid and names it."""
+    (directory / FILE_NAME).write_bytes(content)
+    with pytest.raises(BundleInvalid, match=FILE_NAME):
+        Bundle.load(directory)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
+def test_another_schema_version_is_refused(directory: Path, version: object) -> None:
+    """The message says which version it is and which one is read."""
+    edit(directory, schema_version=version)
+    with pytest.raises(BundleInvalid, match="schema version .*reads 1"):
+        Bundle.load(directory)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"start_id": 11},
+        {"cell": "gru"},
+        {"hidden_size": 13},
+        {"precision": "int8"},
+        {"digest": "0" * 64},
+        {"digest": 1},
+    ],
+)
+def test_an_edited_manifest_is_refused(directory: Path, change: dict[str, object]) -> None:
+    """A fact that decides the answers cannot be changed alone."""
+    edit(directory, **change)
+    with pytest.raises(BundleInvalid, match=f"{FILE_NAME} was changed"):
+        Bundle.load(directory)
+
+
+def test_a_missing_or_unknown_key_is_named(directory: Path) -> None:
+    """Every key must be there, and no other."""
+    facts = json.loads((directory / FILE_NAME).read_text())
+    for key in facts.keys() - {"schema_version", "training", "digest"}:
+        (directory / FILE_NAME).write_text(json.dumps({k: v for k, v in facts.items() if k != key}))
+        with pytest.raises(BundleInvalid, match=key):
+            Bundle.load(directory)
+    edit(directory, **facts, surprise=1)
+    with pytest.raises(BundleInvalid, match="surprise"):
+        Bundle.load(directory)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": "core.onnx"},
+        {"files": 5},
+        {"files": {"core.onnx": 5}},
+        {"files": {"core\0.onnx": "0"}},
+        {"files": {}},
+        {"state": 5},
+        {"state": ["h"]},
+        {"state": [{"name": "h", "shape": [-4], "dtype": "float32", "initial": 0}]},
+        {"state": [{"name": "h", "shape": [4], "dtype": "float33", "initial": 0}]},
+        {"tokenizer_kind": "morse"},
+        {"start_id": 256},
+        {"start_id": -1},
+        {"start_id": "0"},
+        {"hidden_size": "wide"},
+        {"num_layers": None},
+        {"num_parameters": 1.5},
+        {"vocabulary_size": 255},
+        {"vocabulary_size": "256"},
+        {"training": 5},
+        {"name": 5},
+        {"cell": ["lstm"]},
+    ],
+)
+def test_facts_of_the_wrong_kind_are_refused(directory: Path, change: dict[str, object]) -> None:
+    """Even with a fitting digest, a manifest whose values cannot be meant is BundleInvalid and nothing else."""
+    forge(directory, **change)
+    with pytest.raises(BundleInvalid):
+        Bundle.load(directory)
+
+
+@pytest.mark.parametrize("name", ["../outside", "sub/inside", "/etc/hostname", "..", ".", ""])
+def test_a_file_outside_the_bundle_is_refused(directory: Path, name: str) -> None:
+    """Names that lead elsewhere are refused before anything is read from there."""
+    (directory.parent / "outside").write_text("secret")
+    (directory / "sub").mkdir()
+    (directory / "sub" / "inside").write_text("secret")
+    files = json.loads((directory / FILE_NAME).read_text())["files"]
+    forge(directory, files=files | {name: file_digest(directory.parent / "outside")})
+    with pytest.raises(BundleInvalid):
+        Bundle.load(directory)
+
+
+@pytest.mark.parametrize("name", [CORE_FILE, HEAD_FILE, TOKENIZER_FILE])
+def test_a_link_is_refused(directory: Path, name: str) -> None:
+    """A symbolic link, even to the right content, does not count as a file of the bundle."""
+    (directory / name).rename(directory.parent / name)
+    (directory / name).symlink_to(directory.parent / name)
+    with pytest.raises(BundleInvalid, match=f"{name}: a bundle's files lie in the bundle"):
+        Bundle.load(directory)
+
+
+def test_a_tokenizer_of_another_size_is_refused(directory: Path) -> None:
+    """The message tells both sizes."""
+    small = character_tokenizer("ab")
+    small.save(directory / TOKENIZER_FILE)
+    bundles.sign(directory, Sizes(), small)
+    with pytest.raises(BundleInvalid, match="3 tokens.*256"):
+        Bundle.load(directory)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"model": {"type": "Morse"}}'])
+def test_a_tokenizer_that_is_none_is_refused(directory: Path, content: bytes) -> None:
+    """Signed or not, the file must be a tokenizer."""
+    (directory / TOKENIZER_FILE).write_bytes(content)
+    bundles.sign(directory, Sizes(), byte_tokenizer())
+    with pytest.raises(BundleInvalid, match=TOKENIZER_FILE):
+        Bundle.load(directory)
+
+
+def test_a_tokenizer_of_another_kind_than_said_is_refused(directory: Path) -> None:
+    """Characters that no byte is written with are not tokens of a byte vocabulary."""
+    odd = character_tokenizer("".join(chr(0x4E00 + n) for n in range(255)))
+    odd.save(directory / TOKENIZER_FILE)
+    bundles.sign(directory, Sizes(), byte_tokenizer())
+    with pytest.raises(BundleInvalid, match=TOKENIZER_FILE):
+        Bundle.load(directory)
+
+
+def test_from_json_of_what_as_json_gave_needs_the_digest(directory: Path) -> None:
+    """The facts alone, without their digest, are not a manifest."""
+    with pytest.raises(BundleInvalid, match="was changed"):
+        Manifest.from_json(Bundle.load(directory).manifest.as_json())
