@@ -101,6 +101,7 @@ class SessionTable:
 
     def save(self, session: Session, snapshot: Snapshot) -> Session | None:
         """Put the session's new snapshot in place. None, and no effect, if it was deleted or expired meanwhile."""
+        self.expire()
         current = self._sessions.get(session.id)
         if current is None or current.number != session.number:
             return None
