@@ -12,13 +12,16 @@ class TextStream:
         self._tokenizer = tokenizer
         self._decoder = TextDecoder(tail)
         self._stops = stops
+        self._longest_stop = max((len(stop) for stop in stops), default=0)
         self._pending = ""  # decoded, not taken
         self.stop = ""  # the stop string that appeared
 
     def push(self, token_id: int) -> bool:
         """Whether a stop string is complete now. The text ends before the earliest one, the longest among equals."""
+        since = max(0, len(self._pending) - self._longest_stop + 1)  # no stop was complete before this token
         self._pending += self._decoder.push(self._tokenizer.token_bytes(token_id))
-        found = [(self._pending.find(stop), -len(stop), stop) for stop in self._stops if stop in self._pending]
+        places = ((self._pending.find(stop, since), -len(stop), stop) for stop in self._stops)
+        found = [place for place in places if place[0] >= 0]
         if found:
             start, _, self.stop = min(found)
             self._pending = self._pending[:start]
