@@ -4,6 +4,7 @@ It knows how calls are made and awaited; what they carry is in `client_calls`.
 """
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Generic, Self, TypeVar, Unpack
@@ -31,10 +32,7 @@ class AsyncStream(Generic[Answer]):
         return self
 
     async def __anext__(self) -> Answer:
-        try:
-            message = await self._call.read()
-        except grpc.RpcError as error:
-            raise read_error(error, self._address) from error
+        message = await _read(self._call, self._address)
         if message is grpc.aio.EOF:
             raise StopAsyncIteration
         return self._parse(message)
@@ -57,6 +55,8 @@ class AsyncPredictor:
         self._parse = parse
         self._address = address
         self._where = where  # session id, model
+        # Always reading: grpc.aio learns of the stream's end, and of its error, only while it reads.
+        self._reading = asyncio.create_task(_read(call, address))
 
     async def __call__(
         self, prompt: Prompt = "", *, k: int | None = None, word_prefix: str | None = None, num_words: int | None = None
@@ -66,33 +66,34 @@ class AsyncPredictor:
         Raises ServerError; the stream is over then.
         """
         request = calls.predict_request(prompt, *self._where, k=k, word_prefix=word_prefix, num_words=num_words)
-        message = grpc.aio.EOF
-        try:
-            with suppress(asyncio.InvalidStateError):  # the call ended since the last answer
-                await self._call.write(request)
-                message = await self._call.read()
-        except grpc.RpcError as error:
-            raise read_error(error, self._address) from error
+        if not self._reading.done():
+            await self._write(request)
+        message = await self._reading
         if message is grpc.aio.EOF:
-            raise await self._read_end()
+            raise ended_early()
+        self._reading = asyncio.create_task(_read(self._call, self._address))
         return self._parse(message)
 
-    async def _read_end(self) -> ServerError:
-        code, details = await self._call.code(), await self._call.details()
-        if code is grpc.StatusCode.OK:
-            return ended_early()
-        heads = (await self._call.initial_metadata(), await self._call.trailing_metadata())
-        return read_error(grpc.aio.AioRpcError(code, *heads, details=details), self._address)
+    async def _write(self, request: Any) -> None:
+        try:
+            await self._call.write(request)
+        except asyncio.InvalidStateError:
+            pass  # the stream has ended meanwhile, and the reader will say how
+        except grpc.RpcError as error:
+            if self._reading.done():
+                return
+            raise ended_early() from error  # it ended beneath the write, which then hides how
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *raised: object) -> None:
-        if kind is None and not self._call.done():
+        if kind is None and not self._reading.done():
             with suppress(asyncio.InvalidStateError, grpc.RpcError):  # what was asked has been answered
                 await self._call.done_writing()
-                await self._call.read()
+                await asyncio.wait([self._reading])
         self._call.cancel()
+        await asyncio.gather(self._reading, return_exceptions=True)
 
 
 class AsyncClient:
@@ -111,6 +112,7 @@ class AsyncClient:
     ) -> None:
         """`credentials` are grpc.ChannelCredentials; without them the connection is not encrypted."""
         self._connection = Connection(address, timeout_seconds, metadata)
+        self._open: weakref.WeakSet[Any] = weakref.WeakSet()  # calls; closing the channel leaves some of them hanging
         self._channel = (
             grpc.aio.secure_channel(address, credentials) if credentials else grpc.aio.insecure_channel(address)
         )
@@ -126,6 +128,8 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Cancels the calls that are still open."""
+        for call in list(self._open):
+            call.cancel()
         await self._channel.close()
 
     def generate(
@@ -230,7 +234,9 @@ class AsyncClient:
     def _start(self, call: Call[Any], options: CallOptions) -> Any:
         method = getattr(call.stub(self._channel), call.method)
         request = () if call.request is None else (call.request,)
-        return method(*request, **self._connection.arguments(call, options))
+        started = method(*request, **self._connection.arguments(call, options))
+        self._open.add(started)
+        return started
 
 
 class AsyncSession:
@@ -281,3 +287,16 @@ class AsyncSession:
 
     async def delete(self, **options: Unpack[CallOptions]) -> None:
         await self._client.delete_session(self.session_id, **options)
+
+
+async def _read(call: Any, address: str) -> Any:
+    """The stream's next message, or grpc.aio.EOF."""
+    try:
+        return await call.read()
+    except grpc.RpcError as error:
+        raise read_error(error, address) from error
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise ServerError("the call was cancelled", code="CANCELLED") from None  # the call was, not its reader

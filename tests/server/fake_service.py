@@ -1,7 +1,7 @@
 """A tiny honest server of the wire contract, for clients to talk to. It speaks bytes: a token is a byte of UTF-8.
 
 Generation counts on from the last byte fed; a session's position counts the bytes that it was given. The texts in
-`FAILURES` fail as the real server would say it, and `HANG` is answered once and then never again.
+`FAILURES` fail as the real server would say it; `HANG` is answered once and then never again, `WAIT` never.
 """
 
 import threading
@@ -21,6 +21,7 @@ from carousel.v1 import language_model_pb2 as lm
 from carousel.v1 import language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc, types_pb2
 
 HANG = "hang"
+WAIT = "wait"
 FAILURES: dict[str, CarouselError] = {
     "overload": Overloaded("too many turns", limit="max_queued_turns", retry_seconds=0.25),
     "bad": InvalidRequest("sampling.top_p", "must be above 0 up to 1, not 7"),
@@ -44,6 +45,7 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, sessions_pb2_gr
         self.requests: list[Any] = []
         self.metadata: list[dict[str, str]] = []
         self.is_cancelled = threading.Event()
+        self.is_waiting = threading.Event()
         self.num_overloads = 0  # answers of that kind to give before Score works
 
     def Generate(self, request: Any, context: Any) -> Iterator[Any]:
@@ -148,6 +150,9 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, sessions_pb2_gr
             _abort(FAILURES[text], context)
         if text == HANG:
             context.add_callback(self.is_cancelled.set)
+        if text == WAIT:
+            self.is_waiting.set()
+            self.is_cancelled.wait()
 
     def _check(self, session_id: str, context: Any) -> None:
         if session_id not in self.positions:

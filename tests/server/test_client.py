@@ -7,9 +7,9 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from tests.server.fake_service import HANG, WAIT, FakeService, serve_fake
 
 from carousel.client import AsyncClient, Client, ServerError, ServerUnreachable
-from tests.server.fake_service import HANG, FakeService, serve_fake
 
 
 @pytest.fixture
@@ -89,9 +89,14 @@ def test_a_kept_session_stays(client: Client, service: FakeService) -> None:
 
 def test_a_session_that_is_gone_does_not_hide_the_error(client: Client) -> None:
     """What the block raises comes out, also when the deletion at its end fails."""
-    with pytest.raises(KeyError, match="mine"), client.session() as session:
-        session.delete()
-        raise KeyError("mine")
+
+    def fail_after_deleting() -> None:
+        with client.session() as session:
+            session.delete()
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        fail_after_deleting()
 
 
 def test_session_calls_carry_the_load_balancer_hint(client: Client, service: FakeService) -> None:
@@ -317,10 +322,38 @@ async def test_leaving_an_async_stream_cancels_the_call(fake: tuple[str, FakeSer
         assert await asyncio.to_thread(service.is_cancelled.wait, 10)
 
 
+async def test_closing_the_async_client_ends_what_is_open(fake: tuple[str, FakeService]) -> None:
+    """As a failed call; the task that reads is not itself cancelled."""
+    async with AsyncClient(fake[0]) as client:
+        stream = client.generate(HANG)
+        await anext(stream)
+        reader = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0)
+    with pytest.raises(ServerError) as caught:
+        await reader
+    assert caught.value.code == "CANCELLED"
+
+
+async def test_a_cancelled_prediction_ends_its_stream(fake: tuple[str, FakeService]) -> None:
+    """The task that asks is cancelled, and so is the call."""
+    address, service = fake
+    async with AsyncClient(address) as client:
+        async with client.predictor() as predict:
+            await predict(HANG)
+            asking = asyncio.ensure_future(predict(WAIT))
+            await asyncio.to_thread(service.is_waiting.wait, 10)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+        assert await asyncio.to_thread(service.is_cancelled.wait, 10)
+
+
 def test_the_client_stays_light() -> None:
     """Importing it loads neither the model's runtime, nor arrays, nor any other part of the server."""
     code = "import sys, carousel.client; print(' '.join(sys.modules))"
-    loaded = set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
+    loaded = set(
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    )
     assert not loaded & {"numpy", "onnxruntime", "tokenizers", "pydantic", "rich", "typer", "starlette", "structlog"}
     ours = {name for name in loaded if name.startswith("carousel.") and not name.startswith("carousel.v1")}
     assert all(name.startswith("carousel.client") or name == "carousel.errors" for name in ours)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from prompt_toolkit.layout import BufferControl, ConditionalContainer, Formatted
 
 from carousel.cli.draft import Draft
 from carousel.cli.suggestions import NUM_ASKED, Suggestion, choose_suggestions
-from carousel.client import AsyncClient, AsyncPredictor, ServerError
+from carousel.client import AsyncClient, AsyncPredictor
 
 _HINT = "Tab takes the first word, Alt+digit another. Ctrl-D ends."
 _NUM_BAR_CELLS = 24
@@ -69,6 +69,7 @@ class Screen:
         self._num_words = num_words
         self._changed = asyncio.Event()
         self._choices: tuple[Suggestion, ...] = ()
+        self.num_answers = 0
         self._answered = ""  # the text that the choices belong to
         self._after_accepting = ""  # the text as the last accepted word left it, its space at the end
         self.buffer = Buffer(multiline=True, on_text_changed=self._wake, on_cursor_position_changed=self._wake)
@@ -77,27 +78,28 @@ class Screen:
         )
 
     async def run(self) -> None:
+        """Until the user ends it. Raises ServerError when the server ends it."""
         self._changed.set()
-        following = asyncio.create_task(self._follow())
+        tasks = [asyncio.create_task(self.application.run_async()), asyncio.create_task(self._follow())]
         try:
-            await self.application.run_async()
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            following.cancel()
-            with suppress(asyncio.CancelledError):
-                await following
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in done:
+            task.result()
 
     async def _follow(self) -> None:
         """One question at a time; what was typed meanwhile is asked about next."""
-        try:
-            while True:
-                await self._changed.wait()
-                self._changed.clear()
-                text = self._typed()
-                self._choices = await self._suggester.suggest(text)
-                self._answered = text
-                self.application.invalidate()
-        except ServerError as error:
-            self.application.exit(exception=error)
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            text = self._typed()
+            self._choices = await self._suggester.suggest(text)
+            self._answered = text
+            self.num_answers += 1
+            self.application.invalidate()
 
     def _typed(self) -> str:
         return self.buffer.document.text_before_cursor
@@ -126,7 +128,8 @@ class Screen:
         self.buffer.insert_text(mark)
 
     def _end(self) -> None:
-        self.application.exit()
+        if not self.application.is_done:
+            self.application.exit()
 
     def _build_rows(self) -> HSplit:
         text = Window(BufferControl(self.buffer), wrap_lines=True, dont_extend_height=True)

@@ -1,0 +1,71 @@
+"""`carousel generate`: what goes out, what is printed."""
+
+import json
+
+import pytest
+from tests.server.cli.conftest import Fake, Run
+
+
+def test_text_is_printed_as_it_is(run: Run) -> None:
+    """Into a pipe goes exactly what the model wrote."""
+    assert run("generate", "a").out == "bcd"
+
+
+def test_the_prompt_can_come_from_standard_input(run: Run, fake: Fake) -> None:
+    """`-` reads it, line ends and all."""
+    run("generate", "-", stdin="né\r\n".encode())
+    assert fake.service.requests[-1].input.text == "né\r\n"
+
+
+def test_bytes_that_are_no_text_are_refused(run: Run) -> None:
+    """One line, exit code 1."""
+    result = run("generate", "-", stdin=b"\xff")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("carousel: - is not UTF-8")
+
+
+def test_options_reach_the_server(run: Run, fake: Fake) -> None:
+    """Each option is in the request; those not given are left to the server."""
+    options = ["--temperature", "0.5", "--top-k", "3", "--top-p", "0.75", "--min-p", "0.25", "--seed", "9"]
+    options += ["--repetition-penalty", "1.5", "--presence-penalty", "0.5", "--frequency-penalty", "0.25"]
+    options += ["--logit-bias", "4=-100", "--stop", "x", "--stop", "y", "--stop-id", "7", "--max-tokens", "2"]
+    assert run("generate", "a", *options).out == "bc"
+    request = fake.service.requests[-1]
+    sampling = request.sampling
+    assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p) == (0.5, 3, 0.75, 0.25)
+    assert (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) == (1.5, 0.5, 0.25)
+    assert (sampling.seed, dict(sampling.logit_bias)) == (9, {4: -100.0})
+    assert (list(request.stop), list(request.stop_ids), request.max_tokens) == (["x", "y"], [7], 2)
+    run("generate", "a")
+    assert not fake.service.requests[-1].HasField("max_tokens")
+    assert not fake.service.requests[-1].sampling.HasField("temperature")
+
+
+def test_ids_go_in_and_come_out(run: Run, fake: Fake) -> None:
+    """With --ids nothing is text."""
+    assert run("generate", "3 4,5", "--ids").out.split() == ["6", "7", "8"]
+    assert list(fake.service.requests[-1].input.tokens.ids) == [3, 4, 5]
+    assert run("generate", "three", "--ids").code == 2
+
+
+def test_json_lines_hold_every_piece(run: Run) -> None:
+    """A line for each message, the last with the ending."""
+    pieces = [json.loads(line) for line in run("generate", "a", "--json").out.splitlines()]
+    assert [piece["text"] for piece in pieces] == ["b", "c", "d", ""]
+    assert pieces[-1]["finished"]["reason"] == "length"
+
+
+def test_a_session_goes_on(run: Run, fake: Fake) -> None:
+    """--session names the conversation; one that is not there is an error."""
+    fake.service.positions["mine"] = 0
+    run("generate", "a", "--session", "mine")
+    assert fake.service.positions["mine"] == 4
+    assert run("generate", "a", "--session", "other").err == "carousel: there is no session other\n"
+
+
+@pytest.mark.parametrize("bias", ["4", "4=x", "=1", "4=1=2"])
+def test_a_malformed_bias_is_refused(run: Run, bias: str) -> None:
+    """Wrong usage, said before the server is asked."""
+    result = run("generate", "a", "--logit-bias", bias)
+    assert result.code == 2
+    assert "ID=BIAS" in result.err

@@ -1,0 +1,54 @@
+"""The commands as a whole: names, errors, start-up."""
+
+import subprocess
+import sys
+
+import pytest
+from tests.server.cli.conftest import Run
+
+from carousel.cli import main as commands
+
+
+def test_every_command_is_there_and_explains_itself(run: Run) -> None:
+    """Help lists all commands, and each one's own help has a sentence and the address option where it talks."""
+    listing = run("--help")
+    assert listing.code == 0
+    for name, place in commands._COMMANDS.items():
+        assert name in listing.out
+        names = [(name, inner) for inner in place] if isinstance(place, dict) else [(name,)]
+        for path in names:
+            assert run(*path, "--help").code == 0
+
+
+def test_an_unknown_command_is_refused(run: Run) -> None:
+    """Exit code 2, as for any wrong usage."""
+    result = run("generat")
+    assert result.code == 2
+    assert "generat" in result.err
+
+
+def test_a_servers_error_is_one_line(run: Run) -> None:
+    """No traceback; the server's own words; exit code 1."""
+    result = run("generate", "bad")
+    assert result.code == 1
+    assert result.out == ""
+    assert result.err == "carousel: sampling.top_p: must be above 0 up to 1, not 7\n"
+
+
+def test_an_unreachable_server_is_told_with_the_way_out(run: Run) -> None:
+    """Where it was sought, and how to start one."""
+    result = run("models", "--address", "127.0.0.1:1")
+    assert result.code == 1
+    assert result.err.startswith("carousel: the server at 127.0.0.1:1 does not answer")
+    assert "carousel serve BUNDLE" in result.err
+    assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["health", "generate"])
+def test_small_commands_load_little(command: str) -> None:
+    """Neither tables nor the terminal library nor the server are loaded for them."""
+    code = f"import sys, carousel.cli.{command}, carousel.cli.main; print(' '.join(sys.modules))"
+    loaded = set(
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    )
+    assert not loaded & {"rich.table", "prompt_toolkit", "numpy", "onnxruntime", "pydantic", "carousel.app"}

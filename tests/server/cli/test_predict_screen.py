@@ -1,0 +1,123 @@
+"""The terminal side of `carousel predict`, with keys from a pipe and a screen that nobody sees."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.input.base import PipeInput
+from prompt_toolkit.output import DummyOutput
+from tests.server.cli.conftest import Fake
+
+from carousel.cli.draft import Draft
+from carousel.cli.predict_screen import Screen, Suggester, format_choices
+from carousel.cli.suggestions import Suggestion
+from carousel.client import AsyncClient, ServerError
+
+_CTRL_D = "\x04"
+_BACKSPACE = "\x7f"
+
+
+class Desk:
+    """A running screen and its keyboard."""
+
+    def __init__(self, screen: Screen, keys: PipeInput) -> None:
+        self._screen = screen
+        self.keys = keys
+        self.running = asyncio.create_task(screen.run())
+
+    async def press(self, keys: str) -> None:
+        """Press, and wait until the words for the new text are there."""
+        self.keys.send_text(keys)
+        await asyncio.wait_for(self._answered(), 10)
+
+    async def _answered(self) -> None:
+        before = self._screen.num_answers
+        while self._screen.num_answers == before:
+            await asyncio.sleep(0)
+
+    @property
+    def text(self) -> str:
+        return self._screen.buffer.text
+
+
+@asynccontextmanager
+async def _open_desk(fake: Fake) -> AsyncIterator[Desk]:
+    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+        async with AsyncClient(fake.address) as client:
+            draft = Draft(do_spaces_lead=True)
+            async with Suggester(client, draft, 2) as suggester:
+                screen = Screen(suggester, draft, 2)
+                desk = Desk(screen, keys)
+                await desk.press("")
+                yield desk
+                if not desk.running.done():
+                    keys.send_text(_CTRL_D)
+                await asyncio.wait_for(desk.running, 10)
+
+
+async def test_keys_write_and_tab_takes_the_first_word(fake: Fake) -> None:
+    """The word replaces its beginning; a space follows for the next."""
+    async with _open_desk(fake) as desk:
+        await desk.press("The ca")
+        await desk.press("\t")
+        assert desk.text == "The caa "
+
+
+async def test_alt_and_a_digit_take_another_word(fake: Fake) -> None:
+    """Numbered as on the screen."""
+    async with _open_desk(fake) as desk:
+        await desk.press("The ca")
+        await desk.press("\x1b2")
+        assert desk.text == "The cab "
+
+
+async def test_a_closing_mark_moves_before_the_space(fake: Fake) -> None:
+    """Only the space that came with an accepted word gives way; one that was typed stays."""
+    async with _open_desk(fake) as desk:
+        await desk.press("x")
+        await desk.press("\t")
+        await desk.press(".")
+        assert desk.text == "xa."
+        await desk.press(" y ")
+        await desk.press("!")
+        assert desk.text == "xa. y !"
+
+
+async def test_enter_begins_a_line(fake: Fake) -> None:
+    """The line end is fed."""
+    async with _open_desk(fake) as desk:
+        await desk.press("The\r")
+        assert desk.text == "The\n"
+    assert "".join(request.input.text for request in fake.service.requests) == "The\n"
+
+
+async def test_backspace_over_fed_words_begins_a_new_sequence(fake: Fake) -> None:
+    """What is left is fed again on a new stream; nothing is asked of the old one any more."""
+    async with _open_desk(fake) as desk:
+        await desk.press("The cat ")
+        await desk.press(_BACKSPACE * 2)
+        assert desk.text == "The ca"
+    last = fake.service.requests[-1]
+    assert (last.input.text, last.word_prefix) == ("The", " ca")
+
+
+async def test_a_servers_error_ends_the_screen(fake: Fake) -> None:
+    """It comes out of `run`, and the screen is over."""
+
+    async def type_what_fails() -> None:
+        async with _open_desk(fake) as desk:
+            desk.keys.send_text("bad ")
+            await asyncio.wait([desk.running], timeout=10)
+
+    with pytest.raises(ServerError, match="top_p"):
+        await type_what_fails()
+
+
+def test_rows_show_bars_by_probability() -> None:
+    """Numbered from 1, as the keys are."""
+    rows = format_choices([Suggestion("cat", " cat", 0.5), Suggestion("a", " a", 0.0)])
+    lines = "".join(fragment[1] for fragment in rows).splitlines()
+    assert lines == ["  1 cat   50.0% " + "█" * 12, "  2 a      0.0% "]

@@ -1,0 +1,16 @@
+"""`carousel tokenize`."""
+
+import json
+
+from tests.server.cli.conftest import Run
+
+
+def test_tokens_are_printed_one_on_each_line(run: Run) -> None:
+    """Id and text, white space made visible."""
+    assert run("tokenize", "a\n").out == "97\t'a'\n10\t'\\n'\n"
+
+
+def test_text_comes_from_standard_input_too(run: Run) -> None:
+    """With `-`; as JSON lines if wanted."""
+    lines = run("tokenize", "-", "--json", stdin=b"ab").out.splitlines()
+    assert [json.loads(line) for line in lines] == [{"id": 97, "text": "a"}, {"id": 98, "text": "b"}]
