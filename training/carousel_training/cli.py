@@ -1,7 +1,12 @@
 """`carousel-train`: from text to a checkpoint. It reads the command line, prints, and sets the exit code."""
 
+import os
 from pathlib import Path
 from typing import Annotated
+
+# Threads that spin at OpenMP barriers lose nine tenths of the speed as soon as anything else wants a core. The runtime
+# reads this when torch is loaded, below.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import typer
 from rich.console import Console
