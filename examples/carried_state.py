@@ -19,7 +19,8 @@ from rich.table import Table
 from carousel.client import Client, Session
 
 PARTS = ("The value of", " an object can be", " changed if it is")
-NUM_TOKENS = 24
+NUM_TOKENS = 32
+SEED = 7
 
 
 @contextlib.contextmanager
@@ -50,11 +51,11 @@ def serve(bundle: Path) -> Iterator[str]:
 
 
 def tell(session: Session, parts: tuple[str, ...]) -> tuple[str, list[int], int]:
-    """Feed all parts, each in a request of its own, then generate greedily: text, token ids, final position."""
+    """Feed all parts, each in a request of its own, then generate with one seed: text, token ids, final position."""
     for part in parts[:-1]:
         session.feed(part)
     text, ids, position = "", [], 0
-    for piece in session.generate(parts[-1], max_tokens=NUM_TOKENS, temperature=0):
+    for piece in session.generate(parts[-1], max_tokens=NUM_TOKENS, temperature=0.6, top_p=0.9, seed=SEED):
         text += piece.text
         ids += [token.id for token in piece.tokens]
         if piece.finished is not None:
