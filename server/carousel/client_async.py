@@ -19,6 +19,8 @@ from carousel.client_results import ModelInfo, Piece, Prediction, ScorePiece, Se
 
 Answer = TypeVar("Answer")
 
+_ENDED_BENEATH = "Internal error from Core"  # grpc.aio on a write that meets the stream's end; it hides how it ended
+
 
 class AsyncStream(Generic[Answer]):
     """Answers as they come. Closing it, or dropping it before its last answer, cancels the call."""
@@ -80,9 +82,9 @@ class AsyncPredictor:
         except asyncio.InvalidStateError:
             pass  # the stream has ended meanwhile, and the reader will say how
         except grpc.RpcError as error:
-            if self._reading.done():
-                return
-            raise ended_early() from error  # it ended beneath the write, which then hides how
+            if error.details() == _ENDED_BENEATH:
+                raise ended_early() from error
+            raise read_error(error, self._address) from error
 
     async def __aenter__(self) -> Self:
         return self

@@ -301,6 +301,8 @@ async def test_async_errors_are_the_same_errors(fake: tuple[str, FakeService]) -
     async with AsyncClient("127.0.0.1:1") as client:
         with pytest.raises(ServerUnreachable, match="127.0.0.1:1"):
             await client.models()
+        with pytest.raises(ServerUnreachable, match="127.0.0.1:1"):
+            await client.predict("a")
 
 
 @pytest.mark.parametrize("end", ["close", "drop", "cancel"])
