@@ -44,13 +44,13 @@ class WordSearch:
         """Words that begin with `prefix`, likeliest first. A word's probability includes that it ends there."""
         wanted = prefix.encode()
         live = [_Hypothesis(start, (), b"", 0.0)]
-        found: dict[bytes, float] = {}
-        for _ in range(_MAX_TOKENS):
+        found: dict[bytes, float] = {}  # word -> log-probability, which a float can hold where it cannot the other
+        for _ in range(_MAX_TOKENS if num_words else 0):
             live = self._select(await self._expand(live, wanted), wanted, found)
             if not live or _is_settled(found, num_words, live[0].log_probability):
                 break
         best = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:num_words]
-        return tuple(Word(text.decode(errors="replace"), math.log(probability)) for text, probability in best)
+        return tuple(Word(text.decode(errors="replace"), log_probability) for text, log_probability in best)
 
     async def _expand(self, live: Sequence[_Hypothesis], wanted: bytes) -> list[_Hypothesis]:
         """All hypotheses one token further; they run in one batch."""
@@ -98,7 +98,7 @@ class WordSearch:
                 live.append(hypothesis)
             elif hypothesis.spelled[:end].strip():
                 word = hypothesis.spelled[:end]
-                found[word] = found.get(word, 0.0) + math.exp(hypothesis.log_probability)
+                found[word] = float(np.logaddexp(found.get(word, -math.inf), hypothesis.log_probability))
         return sorted(live, key=lambda one: -one.log_probability)[:_BEAM_WIDTH]
 
 
@@ -125,4 +125,4 @@ def _is_settled(found: dict[bytes, float], num_words: int, best_live: float) -> 
     """Whether no living hypothesis can still overtake the words that were found."""
     if len(found) < num_words:
         return False
-    return sorted(found.values(), reverse=True)[num_words - 1] >= math.exp(best_live)
+    return sorted(found.values(), reverse=True)[num_words - 1] >= best_live
