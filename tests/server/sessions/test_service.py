@@ -1,0 +1,372 @@
+"""Turns on sessions: what several requests give is what one gives, and what fails leaves no trace."""
+
+import asyncio
+import contextlib
+import random
+
+import numpy as np
+import pytest
+from tests.fakes import SlowOracle, ToyModel, byte_tokenizer, same_snapshot
+from tests.worlds import Plan, World, running_world
+
+from carousel.bundle.layout import Array
+from carousel.engine import sampler
+from carousel.engine.scheduler import Bounds
+from carousel.errors import InvalidRequest, ModelFailed, ModelNotFound, Overloaded, SessionExpired, SessionNotFound
+from carousel.sessions.checks import Limits
+from carousel.sessions.requests import (
+    Caller,
+    GenerationEnd,
+    GenerationPiece,
+    GenerationRequest,
+    PredictionRequest,
+    SamplingOptions,
+    ScoredToken,
+    ScoreTotals,
+    ScoringRequest,
+)
+from carousel.turns import FinishReason, Sampling, Snapshot
+
+GREEDY = SamplingOptions(temperature=0, seed=0)
+ANN = Caller("ann", "s")
+
+
+async def generate(world: World, caller: Caller, request: GenerationRequest) -> tuple[list[int], str, GenerationEnd]:
+    pieces: list[GenerationPiece] = [piece async for piece in world.sessions.generate(caller, request)]
+    assert [piece.end is None for piece in pieces] == [True] * (len(pieces) - 1) + [False]
+    end = pieces[-1].end
+    assert end is not None
+    return [token.id for piece in pieces for token in piece.tokens], "".join(piece.text for piece in pieces), end
+
+
+async def score(world: World, caller: Caller, request: ScoringRequest) -> tuple[list[ScoredToken], ScoreTotals]:
+    pieces = [piece async for piece in world.sessions.score(caller, request)]
+    totals = pieces[-1].totals
+    assert totals is not None
+    assert all(piece.totals is None for piece in pieces[:-1])
+    return [token for piece in pieces for token in piece.tokens], totals
+
+
+async def test_several_requests_equal_one() -> None:
+    """The same tokens in one request or in many end in the same state, bit for bit, and the same text follows."""
+    ids = (1, 5, 2, 9, 14, 3, 3, 8)
+    async with running_world() as world:
+        for session_id, cuts in (("whole", ()), ("parts", (1, 2, 5)), ("single", tuple(range(1, 8)))):
+            world.sessions.create("ann", session_id)
+            for start, stop in zip((0, *cuts), (*cuts, len(ids)), strict=True):
+                caller = Caller("ann", session_id)
+                await world.sessions.predict(caller, PredictionRequest(ids[start:stop]))
+        results = []
+        snapshots = []
+        for session_id in ("whole", "parts", "single"):
+            request = GenerationRequest((), SamplingOptions(seed=3), max_tokens=20)
+            tokens, text, end = await generate(world, Caller("ann", session_id), request)
+            results.append((tokens, text, end.position))
+            snapshots.append(world.sessions.get("ann", session_id).snapshot)
+        fresh = GenerationRequest(ids, SamplingOptions(seed=3), 20)
+        tokens, text, end = await generate(world, Caller("ann"), fresh)
+        results.append((tokens, text, end.position))
+    assert results[0] == results[1] == results[2] == results[3]
+    assert same_snapshot(snapshots[0], snapshots[1])
+    assert same_snapshot(snapshots[0], snapshots[2])
+
+
+async def test_generation_reports_how_it_ended() -> None:
+    """Reason, position and counts of the last piece fit the session."""
+    async with running_world() as world:
+        world.sessions.create("ann", "s")
+        for round_number in range(3):
+            _, _, end = await generate(world, ANN, GenerationRequest("ab", GREEDY, 5))
+            assert (end.reason, end.num_input_tokens, end.num_generated_tokens) == (FinishReason.LENGTH, 2, 5)
+            assert end.position == 7 * (round_number + 1) == world.sessions.get("ann", "s").snapshot.position
+
+
+async def test_a_random_seed_is_reported_and_repeats_the_generation() -> None:
+    """Without a seed one is made; given back, it gives the same tokens."""
+    async with running_world() as world:
+        tokens, text, end = await generate(world, Caller("ann"), GenerationRequest("a", max_tokens=30))
+        other, _, other_end = await generate(world, Caller("ann"), GenerationRequest("a", max_tokens=30))
+        assert (other, other_end.seed) != (tokens, end.seed)
+        again = await generate(
+            world, Caller("ann"), GenerationRequest("a", SamplingOptions(seed=end.seed), max_tokens=30)
+        )
+        assert again == (tokens, text, end)
+
+
+async def test_a_stop_string_ends_the_text_and_the_session_has_consumed_it() -> None:
+    """The text ends before the stop; all tokens, the stop's too, are part of the session."""
+    async with running_world() as world:
+        tokens, text, _ = await generate(world, Caller("ann"), GenerationRequest("a", GREEDY, 12))
+        stop = text[4:7]
+        cut = text.index(stop)
+        world.sessions.create("ann", "s")
+        some, shown, end = await generate(world, ANN, GenerationRequest("a", GREEDY, 12, stop=("nothing", stop)))
+        assert (shown, end.reason, end.stop) == (text[:cut], FinishReason.STOP, stop)
+        assert some == tokens[: cut + len(stop)]
+        oracle = world.oracle
+        expected = oracle.feed(oracle.start(), (1, *some))
+        assert same_snapshot(world.sessions.get("ann", "s").snapshot, expected)
+
+
+async def test_a_stop_id_leaves_its_text_out() -> None:
+    """The stop token is consumed and reported, its text is not shown."""
+    async with running_world() as world:
+        tokens, text, _ = await generate(world, Caller("ann"), GenerationRequest("a", GREEDY, 12))
+        stop_at = next(n for n in range(3, 12) if tokens.index(tokens[n]) == n) if len(set(tokens)) > 3 else 0
+        request = GenerationRequest("a", GREEDY, 12, stop_ids=(tokens[stop_at],))
+        some, shown, end = await generate(world, Caller("ann"), request)
+        stop_at = tokens.index(tokens[stop_at])
+        assert (some, shown, end.reason) == (tokens[: stop_at + 1], text[:stop_at], FinishReason.STOP_ID)
+
+
+async def test_a_character_cut_by_the_end_of_a_turn_is_completed_by_the_next() -> None:
+    """The texts of a session's turns, joined, are the text of its bytes."""
+    async with running_world(Plan(model=ToyModel(256), tokenizer=byte_tokenizer())) as world:
+        world.sessions.create("ann", "s")
+        for byte in "a日"[:2].encode()[:-1]:
+            await world.sessions.predict(ANN, PredictionRequest((byte,)))
+        forced = SamplingOptions(temperature=0, logit_bias=(("日".encode()[2], 100.0),))
+        _, text, _ = await generate(world, ANN, GenerationRequest((), forced, 1))
+        assert text == "日"
+
+
+async def test_scores_add_up() -> None:
+    """Totals are the sums of the tokens' ratings, which are the oracle's; texts joined are the input."""
+    text = "abcabcnm"
+    async with running_world(Plan(bounds=Bounds(max_chunk_tokens=3))) as world:
+        tokens, totals = await score(world, Caller("ann"), ScoringRequest(text, num_top=4))
+        oracle, snapshot = world.oracle, world.oracle.start()
+        for token in tokens:
+            logits_V = oracle.logits(snapshot)
+            assert token.log_probability == pytest.approx(sampler.log_probabilities(logits_V)[token.id], abs=1e-5)
+            assert token.rank == int((logits_V > logits_V[token.id]).sum()) + 1
+            assert token.is_hit == (token.rank <= 4)
+            snapshot = oracle.feed(snapshot, (token.id,))
+    assert "".join(token.text for token in tokens) == text
+    assert totals.num_tokens == totals.position == len(text)
+    assert totals.num_hits == sum(token.is_hit for token in tokens)
+    assert totals.log_probability == pytest.approx(sum(token.log_probability for token in tokens))
+    assert totals.perplexity == pytest.approx(np.exp(-totals.log_probability / len(text)))
+
+
+async def test_predictions_name_the_likeliest_and_move_the_session() -> None:
+    """Candidates are the oracle's; the position counts what was fed; an empty request asks again."""
+    async with running_world() as world:
+        world.sessions.create("ann", "s")
+        first = await world.sessions.predict(ANN, PredictionRequest("abc", num_candidates=4))
+        again = await world.sessions.predict(ANN, PredictionRequest((), num_candidates=4))
+        logits_V = world.oracle.logits(world.oracle.feed(world.oracle.start(), (1, 2, 3)))
+        assert [one.id for one in first.candidates] == [one.id for one in sampler.rank_candidates(logits_V, 4)]
+        assert (first.position, again) == (3, first)
+
+
+async def test_asking_for_words_does_not_move_the_session() -> None:
+    """The search runs on copies: the session stands after its input, wherever the search went."""
+    async with running_world() as world:
+        world.sessions.create("ann", "s")
+        with_words = await world.sessions.predict(ANN, PredictionRequest("abc", word_prefix="d"))
+        assert with_words.words
+        assert same_snapshot(
+            world.sessions.get("ann", "s").snapshot, world.oracle.feed(world.oracle.start(), (1, 2, 3))
+        )
+
+
+async def test_a_stream_without_a_session_carries_its_own_state() -> None:
+    """predict_unkept goes on from the snapshot it gave, and no session is made."""
+    async with running_world() as world:
+        _, snapshot = await world.sessions.predict_unkept(None, PredictionRequest("ab"))
+        prediction, snapshot = await world.sessions.predict_unkept(snapshot, PredictionRequest("c"))
+        assert prediction.position == 3
+        assert same_snapshot(snapshot, world.oracle.feed(world.oracle.start(), (1, 2, 3)))
+        assert len(world.table) == 0
+
+
+async def settle(world: World) -> None:
+    while not world.is_idle:
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("num_pieces", [1, 5])
+async def test_a_generation_that_is_given_up_leaves_the_session(num_pieces: int) -> None:
+    """Closing the stream after some pieces frees the lane and leaves the session where it was, ready for a turn."""
+    async with running_world() as world:
+        session = world.sessions.create("ann", "s")
+        pieces = world.sessions.generate(ANN, GenerationRequest("ab", GREEDY, 100_000))
+        async with contextlib.aclosing(pieces):
+            for _ in range(num_pieces):
+                await anext(pieces)
+        assert world.sessions.get("ann", "s") == session
+        await settle(world)
+        tokens, _, _ = await generate(world, ANN, GenerationRequest("ab", GREEDY, 5))
+        assert tokens == world.oracle.greedy(world.oracle.start(), (1, 2), 5)[0]
+
+
+async def test_a_model_that_fails_leaves_the_session() -> None:
+    """A NaN fails the turn with ModelFailed; the session answers from where it was."""
+    async with running_world() as world:
+        session = world.sessions.create("ann", "s")
+        world.plan.model.poison_id = 13
+        for turn in (
+            generate(world, ANN, GenerationRequest((1, 13), GREEDY, 3)),
+            score(world, ANN, ScoringRequest((13, 1))),
+            world.sessions.predict(ANN, PredictionRequest((13,))),
+        ):
+            with pytest.raises(ModelFailed):
+                await turn
+        assert world.sessions.get("ann", "s") == session
+
+
+class _Shy(ToyModel):
+    """Fails on the first call after `is_broken` was set."""
+
+    is_broken = False
+
+    def core(self, ids_BT: Array, lengths_B: Array, state: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
+        if self.is_broken:
+            raise RuntimeError("broken")
+        return super().core(ids_BT, lengths_B, state)
+
+
+async def test_a_model_that_raises_mid_stream_leaves_the_session() -> None:
+    """After some tokens were handed out the stream ends with ModelFailed and the session has not moved."""
+    model = _Shy()
+    async with running_world(Plan(model=model)) as world:
+        session = world.sessions.create("ann", "s")
+        pieces = world.sessions.generate(ANN, GenerationRequest("ab", GREEDY, 100_000))
+        async with contextlib.aclosing(pieces):
+            await anext(pieces)
+            model.is_broken = True
+            with pytest.raises(ModelFailed):
+                async for _ in pieces:
+                    pass
+        assert world.sessions.get("ann", "s") == session
+        model.is_broken = False
+        await generate(world, ANN, GenerationRequest("ab", GREEDY, 2))
+
+
+@pytest.mark.parametrize("end", ["delete", "expire"])
+async def test_a_session_that_ends_mid_stream_ends_the_turn(end: str) -> None:
+    """A generation on a session that was deleted or expired meanwhile cannot be saved and says so."""
+    async with running_world() as world:
+        world.sessions.create("ann", "s")
+        pieces = world.sessions.generate(ANN, GenerationRequest("ab", GREEDY, 50))
+        await anext(pieces)
+        if end == "delete":
+            world.sessions.delete("ann", "s")
+        else:
+            world.clock.advance(5000)
+        with pytest.raises(SessionExpired):
+            async for _ in pieces:
+                pass
+        with pytest.raises(SessionNotFound if end == "delete" else SessionExpired):
+            world.sessions.get("ann", "s")
+
+
+async def test_turns_on_one_session_queue_in_order_up_to_a_bound() -> None:
+    """Turns sent at once run one after the other as they came; the one beyond the bound is refused."""
+    async with running_world(Plan(max_turns_per_session=3)) as world:
+        world.sessions.create("ann", "s")
+        order = [(1, 2), (3,), (4, 5, 6), (7,), (8,)]
+        turns = [world.sessions.predict(ANN, PredictionRequest(ids)) for ids in order]
+        results = await asyncio.gather(*turns, return_exceptions=True)
+        assert isinstance(results[4], Overloaded)
+        assert [result.position for result in results[:4] if not isinstance(result, BaseException)] == [2, 3, 6, 7]
+        expected = world.oracle.feed(world.oracle.start(), (1, 2, 3, 4, 5, 6, 7))
+        assert same_snapshot(world.sessions.get("ann", "s").snapshot, expected)
+
+
+async def test_bad_requests_are_refused_before_the_session_is_touched() -> None:
+    """Ids outside the vocabulary, too much input or output, bad options: InvalidRequest, nothing changed."""
+    async with running_world(Plan(limits=Limits(max_input_tokens=4, max_generated_tokens=4))) as world:
+        session = world.sessions.create("ann", "s")
+        for turn in (
+            generate(world, ANN, GenerationRequest((16,), GREEDY, 1)),
+            generate(world, ANN, GenerationRequest("abcde", GREEDY, 1)),
+            generate(world, ANN, GenerationRequest("a", GREEDY, 5)),
+            score(world, ANN, ScoringRequest((-1,))),
+            score(world, ANN, ScoringRequest("a", num_top=0)),
+            world.sessions.predict(ANN, PredictionRequest("a", num_candidates=257)),
+            world.sessions.predict_unkept(None, PredictionRequest((99,))),
+        ):
+            with pytest.raises(InvalidRequest):
+                await turn  # type: ignore[misc]
+        assert world.sessions.get("ann", "s") == session
+
+
+async def test_a_model_is_known_by_name_and_digest() -> None:
+    """Nothing, its name and its digest all mean the model; anything else is not here."""
+    async with running_world() as world:
+        for name in ("", "toy", world.manifest.digest):
+            world.sessions.check_model(name)
+        with pytest.raises(ModelNotFound):
+            world.sessions.check_model("other")
+
+
+async def test_pace_and_tokens_are_counted() -> None:
+    """A generation of n tokens is one time to the first, n - 1 between, and n generated."""
+    async with running_world() as world:
+        await generate(world, Caller("ann"), GenerationRequest("ab", GREEDY, 7))
+        assert world.value("generated_tokens_total") == 7
+        assert world.value("time_to_first_token_seconds_count") == 1
+        assert world.value("time_between_tokens_seconds_count") == 6
+
+
+async def test_a_thousand_interleaved_turns_on_fifty_sessions() -> None:
+    """Predict, Score, greedy and seeded Generate, some given up, at random on 50 sessions: always the oracle's answer."""
+    dice = random.Random(11)
+    plan = Plan(bounds=Bounds(max_lanes=16, max_queued_turns=100, max_chunk_tokens=4), max_turns_per_session=50)
+    async with running_world(plan) as world:
+        oracle = SlowOracle(ToyModel())
+        names = [f"s{number}" for number in range(50)]
+        for name in names:
+            world.sessions.create("ann", name)
+        expected = {name: oracle.start() for name in names}
+
+        async def talk(name: str, num_turns: int) -> None:
+            for _ in range(num_turns):
+                expected[name] = await _random_turn(world, oracle, dice, Caller("ann", name), expected[name])
+                for _ in range(dice.randrange(3)):
+                    await asyncio.sleep(0)
+
+        await asyncio.gather(*(talk(name, 20) for name in names))
+        for name in names:
+            assert same_snapshot(world.sessions.get("ann", name).snapshot, expected[name])
+        assert world.is_idle
+
+
+async def _random_turn(
+    world: World, oracle: SlowOracle, dice: random.Random, caller: Caller, past: Snapshot
+) -> Snapshot:
+    """Do one turn and check its answer; where the session must stand after it."""
+    ids = tuple(dice.randrange(16) for _ in range(dice.randrange(9)))
+    match dice.choice(["predict", "score", "greedy", "seeded", "given up"]):
+        case "predict":
+            prediction = await world.sessions.predict(caller, PredictionRequest(ids, num_candidates=3))
+            after = oracle.feed(past, ids)
+            best = sampler.rank_candidates(oracle.logits(after), 3)
+            assert [one.id for one in prediction.candidates] == [one.id for one in best]
+            return after
+        case "score":
+            tokens, _ = await score(world, caller, ScoringRequest(ids))
+            assert [token.id for token in tokens] == list(ids)
+            return oracle.feed(past, ids)
+        case "greedy":
+            tokens, _, _ = await generate(world, caller, GenerationRequest(ids, GREEDY, 6))
+            expected, after = oracle.greedy(past, ids, 6)
+            assert tokens == expected
+            return after
+        case "seeded":
+            options = SamplingOptions(seed=dice.randrange(2**64), top_p=0.8, repetition_penalty=1.3)
+            tokens, _, _ = await generate(world, caller, GenerationRequest(ids, options, 6))
+            assert options.seed is not None
+            sampling = Sampling(options.seed, top_p=0.8, repetition_penalty=1.3)
+            after = oracle.feed(past, ids)
+            for token in tokens:
+                assert token == sampler.choose(oracle.logits(after), sampling, after.recent_ids, after.position)
+                after = oracle.feed(after, (token,))
+            return after
+        case _:
+            pieces = world.sessions.generate(caller, GenerationRequest(ids, GREEDY, 1000))
+            async with contextlib.aclosing(pieces):
+                await anext(pieces)
+            return past

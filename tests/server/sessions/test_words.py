@@ -1,0 +1,147 @@
+"""Whole words from a beam over spellings: on a tiny vocabulary, every word there is says what must be found."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from tests.fakes import SlowOracle, ToyModel, character_tokenizer
+from tests.worlds import Plan, World, running_world
+
+from carousel.bundle.layout import Array
+from carousel.bundle.tokenizer import Tokenizer
+from carousel.engine.engine import Engine
+from carousel.engine.sampler import log_probabilities
+from carousel.engine.scheduler import Bounds
+from carousel.sessions.words import WordSearch
+from carousel.turns import Snapshot
+
+DEPTH = 7
+
+
+class Spelt:
+    """A vocabulary of given spellings; all that the search wants of a tokenizer."""
+
+    def __init__(self, *spellings: bytes) -> None:
+        self.spellings = spellings
+
+
+def search(world: World, *spellings: bytes) -> WordSearch:
+    tokenizer: Tokenizer = Spelt(*spellings)  # type: ignore[assignment]
+    return WordSearch(tokenizer, world.engine.submit)
+
+
+def every_word(oracle: SlowOracle, start: Snapshot, spellings: tuple[bytes, ...], prefix: bytes) -> dict[bytes, float]:
+    """All words of up to DEPTH tokens, with the summed probability of their spellings that end."""
+    found: dict[bytes, float] = {}
+
+    def grow(snapshot: Snapshot, spelled: bytes, log_prob: float, depth: int) -> None:
+        log_probs_V = log_probabilities(oracle.logits(snapshot))
+        for token, piece in enumerate(spellings):
+            longer = spelled + piece
+            if not (longer.startswith(prefix) or prefix.startswith(longer)):
+                continue
+            total = log_prob + float(log_probs_V[token])
+            letters = longer[len(prefix) :]
+            ends = [at for at, byte in enumerate(letters) if not chr(byte).isalnum()] if letters else []
+            if ends:
+                word = prefix + letters[: ends[0]]
+                if word.strip():
+                    found[word] = found.get(word, 0.0) + math.exp(total)
+            elif depth < DEPTH:
+                grow(oracle.feed(snapshot, (token,)), longer, total, depth + 1)
+
+    grow(start, b"", 0.0, 1)
+    return found
+
+
+SPELLINGS = (b" ", b"a", b"b", b"ab", b"ba ", b".")
+
+
+class SureModel(ToyModel):
+    """Ends its words soon, so that what lies beyond the exhaustive search's depth does not count."""
+
+    def logits(self, hidden_NH: Array) -> Array:
+        logits_NV = super().logits(hidden_NH)
+        logits_NV[:, [0, 5]] += 4
+        return np.asarray(logits_NV)
+
+
+@pytest.mark.parametrize("prefix", ["a", "ab", "b", "bab", "aab"])
+@pytest.mark.parametrize("seed", range(4))
+async def test_the_likeliest_words_of_all_are_found(prefix: str, seed: int) -> None:
+    """The first words are those of an exhaustive enumeration, with most of the probability of all their spellings."""
+    async with running_world(Plan(model=SureModel(len(SPELLINGS), seed=seed))) as world:
+        start = world.oracle.feed(world.engine.start_snapshot, (1, 0))
+        words = await search(world, *SPELLINGS).find(start, prefix, 3)
+        everything = every_word(world.oracle, start, SPELLINGS, prefix.encode())
+    best = sorted(everything.items(), key=lambda item: -item[1])[:3]
+    assert [word.text.encode() for word in words] == [text for text, _ in best]
+    for word, (_, probability) in zip(words, best, strict=True):
+        assert 0.9 * probability <= math.exp(word.log_probability) <= probability * (1 + 1e-5)
+
+
+async def test_all_words_begin_with_the_prefix_and_come_likeliest_first() -> None:
+    """Whatever the prefix, it is honoured letter by letter, and nothing after it that ends a word is part of one."""
+    async with running_world(Plan(model=SureModel(len(SPELLINGS)))) as world:
+        finder = search(world, *SPELLINGS)
+        for letters in itertools.product("ab", repeat=3):
+            prefix = "".join(letters)
+            words = await finder.find(world.engine.start_snapshot, prefix, 5)
+            assert words
+            assert all(word.text.startswith(prefix) and word.text.isalpha() for word in words)
+            likely = [word.log_probability for word in words]
+            assert likely == sorted(likely, reverse=True)
+
+
+async def test_leading_space_belongs_to_the_word() -> None:
+    """With the space before it typed, or nothing typed, the word comes with its space where the model puts one."""
+    async with running_world(Plan(model=SureModel(len(SPELLINGS)))) as world:
+        words = await search(world, *SPELLINGS).find(world.engine.start_snapshot, " a", 3)
+        assert words
+        assert all(word.text.startswith(" a") for word in words)
+        free = await search(world, *SPELLINGS).find(world.engine.start_snapshot, "", 3)
+        assert free
+        assert all(word.text.strip() for word in free)
+
+
+async def test_a_prefix_that_no_token_spells_has_no_words() -> None:
+    """Letters outside the vocabulary give nothing, quickly."""
+    async with running_world(Plan(model=ToyModel(len(SPELLINGS)))) as world:
+        assert await search(world, *SPELLINGS).find(world.engine.start_snapshot, "xyz", 5) == ()
+
+
+async def test_no_words_are_wanted() -> None:
+    """Zero words is a legal wish."""
+    async with running_world(Plan(model=SureModel(len(SPELLINGS)))) as world:
+        assert await search(world, *SPELLINGS).find(world.engine.start_snapshot, "a", 0) == ()
+
+
+class ScornfulModel(ToyModel):
+    """Finds the second token impossible, as far as float32 goes."""
+
+    def logits(self, hidden_NH: Array) -> Array:
+        logits_NV = np.zeros((len(hidden_NH), self.vocabulary_size), np.float32)
+        logits_NV[:, 1] = -400
+        return logits_NV
+
+
+async def test_a_word_too_unlikely_for_a_float_is_still_answered() -> None:
+    """A typed prefix of probability below the least float has a logarithm, and its words are found."""
+    async with running_world(Plan(model=ScornfulModel(3))) as world:
+        words = await search(world, b" ", b"z", b"a").find(world.engine.start_snapshot, "zzz", 2)
+    assert words[0].text == "zzz"
+    assert words[0].log_probability < -1190
+
+
+async def test_a_failure_on_the_way_leaves_no_turn_behind() -> None:
+    """When the queue refuses part of a beam, the part that was accepted is given up."""
+    async with running_world(Plan(bounds=Bounds(max_lanes=1, max_queued_turns=2))) as world:
+        tokenizer = character_tokenizer("abcdefghijklmn\n")
+        finder = WordSearch(tokenizer, world.engine.submit)
+        try:
+            await finder.find(world.engine.start_snapshot, "", 5)
+        except Exception as error:
+            assert type(error).__name__ == "Overloaded"
+        await Engine.drain(world.engine, 5)
+        assert world.is_idle
