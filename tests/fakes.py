@@ -66,7 +66,8 @@ class SlowOracle:
         self._start_id = start_id
 
     def start(self) -> Snapshot:
-        hidden_BTH, state = self._model.core(np.array([[self._start_id]]), np.ones(1, int), self._model.layout.initial(1))
+        ids_BT, lengths_B = np.array([[self._start_id]]), np.ones(1, int)
+        hidden_BTH, state = self._model.core(ids_BT, lengths_B, self._model.layout.initial(1))
         return Snapshot(0, tuple(array[0] for array in state), hidden_BTH[0, 0])
 
     def feed(self, snapshot: Snapshot, ids: Sequence[int]) -> Snapshot:

@@ -8,15 +8,27 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
+from tests.fakes import SlowOracle, ToyModel, same_snapshot
 
 from carousel.engine import sampler
-from carousel.engine.engine import Engine
+from carousel.engine.engine import Engine, Ticket
 from carousel.engine.scheduler import Bounds
 from carousel.errors import ModelFailed, Overloaded, ShuttingDown
 from carousel.metrics import Metrics
-from carousel.turns import Ended, Event, FinishReason, Generate, Generated, Predict, Predicted, Sampling, Score, Scored
-from carousel.turns import Snapshot, Turn
-from tests.fakes import SlowOracle, ToyModel, same_snapshot
+from carousel.turns import (
+    Ended,
+    Event,
+    FinishReason,
+    Generate,
+    Generated,
+    Predict,
+    Predicted,
+    Sampling,
+    Score,
+    Scored,
+    Snapshot,
+    Turn,
+)
 
 GREEDY = Sampling(seed=0, temperature=0)
 
@@ -176,8 +188,7 @@ async def test_the_queue_is_bounded() -> None:
             engine.submit(Turn(engine.start_snapshot, (1,), Predict(1)))
         assert refused.value.retry_seconds > 0
         for ticket in tickets:
-            while not isinstance((await ticket.next_events())[-1], Ended):
-                pass
+            await _until_the_end(ticket)
 
 
 async def test_drain_lets_turns_finish_and_refuses_new_ones() -> None:
@@ -201,8 +212,12 @@ async def test_drain_past_its_deadline_ends_what_runs() -> None:
         await ticket.next_events()
         await engine.drain(0.0)
         with pytest.raises(ShuttingDown):
-            while True:
-                await ticket.next_events()
+            await _until_the_end(ticket)
+
+
+async def _until_the_end(ticket: Ticket) -> None:
+    while not isinstance((await ticket.next_events())[-1], Ended):
+        pass
 
 
 async def test_snapshots_that_were_handed_out_never_change() -> None:

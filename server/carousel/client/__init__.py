@@ -7,10 +7,11 @@ It needs grpc and the wire contract alone: it knows no model, no arrays and noth
             print(piece.text, end="")
 """
 
-from carousel.client_async import AsyncClient, AsyncPredictor, AsyncSession, AsyncStream
-from carousel.client_calls import CallOptions, GenerateOptions, Prompt
-from carousel.client_errors import FieldViolation, ServerError, ServerUnreachable
-from carousel.client_results import (
+from carousel.client.aio import AsyncClient, AsyncPredictor, AsyncSession, AsyncStream
+from carousel.client.blocking import Client, Predictor, Session, Stream
+from carousel.client.calls import CallOptions, GenerateOptions, Prompt
+from carousel.client.errors import FieldViolation, ServerError, ServerUnreachable
+from carousel.client.results import (
     Candidate,
     Finished,
     GeneratedToken,
@@ -25,7 +26,6 @@ from carousel.client_results import (
     Token,
     Word,
 )
-from carousel.client_sync import Client, Predictor, Session, Stream
 
 __all__ = [
     "AsyncClient",

@@ -1,6 +1,6 @@
 """The asyncio client. Make it, use it and close it on one running event loop.
 
-It knows how calls are made and awaited; what they carry is in `client_calls`.
+It knows how calls are made and awaited; what they carry is in `calls`.
 """
 
 import asyncio
@@ -12,10 +12,10 @@ from typing import Any, Generic, Self, TypeVar, Unpack
 import grpc
 import grpc.aio
 
-from carousel import client_calls as calls
-from carousel.client_calls import Call, CallOptions, Connection, GenerateOptions, Metadata, Prompt
-from carousel.client_errors import ServerError, ended_early, read_error
-from carousel.client_results import ModelInfo, Piece, Prediction, ScorePiece, SessionInfo, Token
+from carousel.client import calls
+from carousel.client.calls import Call, CallOptions, Connection, GenerateOptions, Metadata, Prompt
+from carousel.client.errors import ServerError, ended_early, read_error
+from carousel.client.results import ModelInfo, Piece, Prediction, ScorePiece, SessionInfo, Token
 
 Answer = TypeVar("Answer")
 

@@ -1,6 +1,6 @@
 """The blocking client. Any number of threads may share one; a stream or a predictor belongs to one thread at a time.
 
-It knows how calls are made and awaited; what they carry is in `client_calls`.
+It knows how calls are made and awaited; what they carry is in `calls`.
 """
 
 import queue
@@ -10,10 +10,10 @@ from typing import Any, Generic, Self, TypeVar, Unpack
 
 import grpc
 
-from carousel import client_calls as calls
-from carousel.client_calls import Call, CallOptions, Connection, GenerateOptions, Metadata, Prompt
-from carousel.client_errors import ServerError, ended_early, read_error
-from carousel.client_results import ModelInfo, Piece, Prediction, ScorePiece, SessionInfo, Token
+from carousel.client import calls
+from carousel.client.calls import Call, CallOptions, Connection, GenerateOptions, Metadata, Prompt
+from carousel.client.errors import ServerError, ended_early, read_error
+from carousel.client.results import ModelInfo, Piece, Prediction, ScorePiece, SessionInfo, Token
 
 Answer = TypeVar("Answer")
 

@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from carousel.client_results import (
+from carousel.client.results import (
     Candidate,
     Finished,
     GeneratedToken,
