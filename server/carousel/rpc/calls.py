@@ -60,6 +60,9 @@ class Calls:
             task.uncancel()
             code = "UNAVAILABLE"
             await self._abort(context, method, ShuttingDown("the server is shutting down"))
+        except GeneratorExit:  # cancelled while the transport, not the handler, was waiting
+            code = "CANCELLED"
+            raise
         except Exception as error:
             code = code_pb2.Code.Name(to_status(error).code)
             await self._abort(context, method, error)
