@@ -18,6 +18,7 @@ CODES: dict[type[errors.CarouselError], int] = {
     errors.ModelFailed: code_pb2.INTERNAL,
 }
 _INTERNAL = "internal error"
+_MAX_TEXT = 500  # messages repeat what the caller sent, and a status must fit into HTTP/2 trailers
 
 
 def to_status(error: Exception) -> status_pb2.Status:
@@ -25,13 +26,13 @@ def to_status(error: Exception) -> status_pb2.Status:
     if not isinstance(error, errors.CarouselError) or type(error) not in CODES:
         return _status(code_pb2.INTERNAL, _INTERNAL, [error_details_pb2.ErrorInfo(reason="INTERNAL", domain=DOMAIN)])
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.details)
-    return _status(CODES[type(error)], str(error), [info, *_more_details(error)])
+    return _status(CODES[type(error)], _shorten(str(error)), [info, *_more_details(error)])
 
 
 def _more_details(error: errors.CarouselError) -> list[message.Message]:
     match error:
         case errors.InvalidRequest():
-            violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=str(error))
+            violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=_shorten(str(error)))
             return [error_details_pb2.BadRequest(field_violations=[violation])]
         case errors.Overloaded():
             delay = duration_pb2.Duration()
@@ -39,6 +40,10 @@ def _more_details(error: errors.CarouselError) -> list[message.Message]:
             return [error_details_pb2.RetryInfo(retry_delay=delay)]
         case _:
             return []
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}..."
 
 
 def _status(code: int, text: str, details: list[message.Message]) -> status_pb2.Status:

@@ -1,5 +1,6 @@
 """The two services of carousel.v1: convert, call one method of `Sessions`, convert back."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
@@ -17,6 +18,7 @@ from carousel.v1 import language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 
 _DEFAULT_PAGE = 50
 _MAX_PAGE = 1000
+_PAGE_TOKEN = re.compile(r"[0-9]{1,18}")
 
 
 class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
@@ -120,7 +122,7 @@ class SessionsServicer(sessions_pb2_grpc.SessionsServicer):
             size = request.page_size or _DEFAULT_PAGE
             if not 0 < size <= _MAX_PAGE:
                 raise InvalidRequest("page_size", f"must be from 1 to {_MAX_PAGE}, not {request.page_size}")
-            if request.page_token and not request.page_token.isdecimal():
+            if request.page_token and not _PAGE_TOKEN.fullmatch(request.page_token):
                 raise InvalidRequest("page_token", "is not one that this server made")
             found = self._sessions.list(call.owner, int(request.page_token or 0), size + 1)
             page = found[:size]
