@@ -312,7 +312,7 @@ async def test_pace_and_tokens_are_counted() -> None:
 
 
 async def test_a_thousand_interleaved_turns_on_fifty_sessions() -> None:
-    """Predict, Score, greedy and seeded Generate, some given up, at random on 50 sessions: always the oracle's answer."""
+    """Predict, Score, greedy and seeded Generate, some given up, on 50 sessions: always the oracle's answer."""
     dice = random.Random(11)
     plan = Plan(bounds=Bounds(max_lanes=16, max_queued_turns=100, max_chunk_tokens=4), max_turns_per_session=50)
     async with running_world(plan) as world:

@@ -10,9 +10,9 @@ from tests.worlds import Plan, World, running_world
 
 from carousel.bundle.layout import Array
 from carousel.bundle.tokenizer import Tokenizer
-from carousel.engine.engine import Engine
 from carousel.engine.sampler import log_probabilities
 from carousel.engine.scheduler import Bounds
+from carousel.errors import Overloaded
 from carousel.sessions.words import WordSearch
 from carousel.turns import Snapshot
 
@@ -137,11 +137,8 @@ async def test_a_word_too_unlikely_for_a_float_is_still_answered() -> None:
 async def test_a_failure_on_the_way_leaves_no_turn_behind() -> None:
     """When the queue refuses part of a beam, the part that was accepted is given up."""
     async with running_world(Plan(bounds=Bounds(max_lanes=1, max_queued_turns=2))) as world:
-        tokenizer = character_tokenizer("abcdefghijklmn\n")
-        finder = WordSearch(tokenizer, world.engine.submit)
-        try:
+        finder = WordSearch(character_tokenizer("abcdefghijklmn\n"), world.engine.submit)
+        with pytest.raises(Overloaded):
             await finder.find(world.engine.start_snapshot, "", 5)
-        except Exception as error:
-            assert type(error).__name__ == "Overloaded"
-        await Engine.drain(world.engine, 5)
+        await world.engine.drain(5)
         assert world.is_idle
