@@ -13,8 +13,8 @@ from carousel.errors import SettingsInvalid
 _PREFIX = "CAROUSEL_"
 _OF_OTHERS = frozenset({"CAROUSEL_ADDRESS", "CAROUSEL_TEST_DATA"})  # the client's and the tests'
 
-Count = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]  # what the wire can say
+Seconds = Annotated[float, Field(gt=0, le=1e9)]  # so that a time stamp can hold the end
 Provider = Literal["cpu", "cuda"]
 
 
@@ -45,7 +45,7 @@ class Settings(BaseModel):
     session_lifetime_seconds: Seconds = Field(86_400.0, description="a session expires at this age in any case")
     owner_metadata: str = Field("", description="metadata key in which a trusted proxy names the caller")
 
-    drain_seconds: float = Field(30.0, ge=0, description="how long running turns may finish after SIGTERM")
+    drain_seconds: float = Field(30.0, ge=0, le=1e9, description="how long running turns may finish after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line logged")
 
     @field_validator("providers", mode="before")
