@@ -1,0 +1,104 @@
+"""What is measured follows the rules of Prometheus, and its labels can neither grow without bound nor tell on users."""
+
+import re
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import generate_latest
+from prometheus_client.openmetrics import exposition, parser
+from prometheus_client.parser import text_string_to_metric_families
+
+from carousel.metrics import Metrics
+
+LABELS = {"method", "code", "reason", "error", "le"}
+INFO_LABELS = {"version", "onnxruntime", "name", "digest", "cell", "precision", "provider"}
+
+
+class Step:
+    num_lanes = 3
+    num_tokens = 17
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    """Every metric touched once."""
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    metrics.build_info(version="1", onnxruntime="2")
+    metrics.model_info(name="n", digest="d", cell="lstm", precision="float32", provider="cpu")
+    metrics.request_started("Generate")
+    metrics.request_done("Generate", "OK", 0.1)
+    metrics.refused("max_streams")
+    metrics.token_generated(0.01, is_first=True)
+    metrics.token_generated(0.02, is_first=False)
+    metrics.step_done(0.001, Step(), 5)
+    metrics.step_failed(RuntimeError("secret"))
+    metrics.waited(0.5)
+    metrics.session_created(1)
+    metrics.session_ended("expired", 0)
+    return registry
+
+
+def test_names_follow_the_rules(registry: CollectorRegistry) -> None:
+    """Prefixed snake case with a help text; durations in seconds; counters end in _total and nothing else does."""
+    for family in text_string_to_metric_families(generate_latest(registry).decode()):
+        if family.name.endswith("_created"):
+            continue  # the client library's own
+        assert re.fullmatch(r"carousel_[a-z_]+[a-z]", family.name)
+        assert family.documentation.endswith(".")
+        assert not re.search(r"_(ms|milliseconds|count|sum|bucket)$", family.name)
+        for sample in family.samples:
+            assert sample.name.endswith("_total") == (family.type == "counter")
+    durations = {f.name for f in registry.collect() if "Duration" in f.documentation or "From " in f.documentation}
+    assert durations
+    assert all(name.endswith("_seconds") for name in durations)
+
+
+def test_the_exposition_is_read_by_the_strict_parser(registry: CollectorRegistry) -> None:
+    """OpenMetrics' own parser, which refuses what breaks its rules, reads all of it."""
+    families = list(parser.text_string_to_metric_families(exposition.generate_latest(registry).decode()))
+    assert len(families) == len(list(registry.collect()))
+
+
+def test_labels_are_bounded_sets(registry: CollectorRegistry) -> None:
+    """No label but the known ones, so neither an id nor text can be one; an error's text is not in its label."""
+    for family in registry.collect():
+        allowed = INFO_LABELS if family.name.endswith("_info") else LABELS
+        for sample in family.samples:
+            assert set(sample.labels) <= allowed, sample
+    assert "secret" not in generate_latest(registry).decode()
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "value"),
+    [
+        ("requests_total", {"method": "Generate", "code": "OK"}, 1),
+        ("request_seconds_sum", {"method": "Generate", "code": "OK"}, 0.1),
+        ("running_requests", {"method": "Generate"}, 0),
+        ("refusals_total", {"reason": "max_streams"}, 1),
+        ("time_to_first_token_seconds_sum", {}, 0.01),
+        ("time_between_tokens_seconds_sum", {}, 0.02),
+        ("generated_tokens_total", {}, 2),
+        ("consumed_tokens_total", {}, 17),
+        ("step_lanes_sum", {}, 3),
+        ("step_seconds_count", {}, 1),
+        ("step_failures_total", {"error": "RuntimeError"}, 1),
+        ("queued_turns", {}, 5),
+        ("queue_wait_seconds_sum", {}, 0.5),
+        ("live_sessions", {}, 0),
+        ("sessions_created_total", {}, 1),
+        ("sessions_ended_total", {"reason": "expired"}, 1),
+        ("build_info", {"version": "1", "onnxruntime": "2"}, 1),
+    ],
+)
+def test_what_is_told_is_shown(registry: CollectorRegistry, name: str, labels: dict[str, str], value: float) -> None:
+    """Each fact lands in its metric."""
+    assert registry.get_sample_value(f"carousel_{name}", labels) == value
+
+
+def test_two_servers_in_a_process_do_not_mix() -> None:
+    """Metrics belong to the registry that is handed in."""
+    one, other = CollectorRegistry(), CollectorRegistry()
+    Metrics(one).session_created(1)
+    Metrics(other)
+    assert other.get_sample_value("carousel_sessions_created_total") == 0

@@ -1,0 +1,96 @@
+"""Settings come from the environment and the command line, and a bad one is refused by name."""
+
+import pytest
+from pydantic import ValidationError
+
+from carousel.errors import SettingsInvalid
+from carousel.settings import Settings, read_settings, split_address
+
+
+def test_nothing_given_is_the_defaults() -> None:
+    """An empty environment gives the documented defaults, which bind to loopback alone."""
+    settings = read_settings({}, {})
+    assert settings == Settings()
+    assert settings.listen.startswith("127.0.0.1:")
+    assert settings.http_listen.startswith("127.0.0.1:")
+
+
+def test_the_command_line_wins_over_the_environment() -> None:
+    """Both are read; where both name a setting the override holds."""
+    environ = {"CAROUSEL_MAX_LANES": "7", "CAROUSEL_MAX_SESSIONS": "9", "PATH": "/bin"}
+    settings = read_settings(environ, {"max_lanes": "8"})
+    assert (settings.max_lanes, settings.max_sessions) == (8, 9)
+
+
+def test_the_variables_of_others_are_left_alone() -> None:
+    """The client's address in the environment is not a setting of the server."""
+    assert read_settings({"CAROUSEL_ADDRESS": "host:1"}, {}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_lane", "1"),
+        ("max_lanes", "0"),
+        ("max_lanes", "-1"),
+        ("max_lanes", "many"),
+        ("max_lanes", "1.5"),
+        ("max_input_tokens", "3000000000"),
+        ("max_message_bytes", "3000000000"),
+        ("penalty_window", "4097"),
+        ("penalty_window", "-1"),
+        ("session_idle_seconds", "0"),
+        ("session_idle_seconds", "nan"),
+        ("session_lifetime_seconds", "inf"),
+        ("session_lifetime_seconds", "1e300"),
+        ("drain_seconds", "-1"),
+        ("drain_seconds", "nan"),
+        ("drain_seconds", "inf"),
+        ("providers", "tpu"),
+        ("providers", ""),
+        ("listen", "localhost"),
+        ("listen", ":80"),
+        ("listen", "host:65536"),
+        ("http_listen", "host:-1"),
+        ("log_level", "loud"),
+    ],
+)
+@pytest.mark.parametrize("source", ["environment", "command line"])
+def test_a_bad_setting_is_named(source: str, name: str, value: str) -> None:
+    """Unknown, out of range or of the wrong kind: SettingsInvalid with the setting's name."""
+    environ = {f"CAROUSEL_{name.upper()}": value} if source == "environment" else {}
+    with pytest.raises(SettingsInvalid, match=name):
+        read_settings(environ, {} if environ else {name: value})
+
+
+def test_every_bad_setting_is_named_at_once() -> None:
+    """The message lists all that is wrong."""
+    with pytest.raises(SettingsInvalid, match=r"(?s)max_lanes.*nonsense"):
+        read_settings({"CAROUSEL_MAX_LANES": "0", "CAROUSEL_NONSENSE": "1"}, {})
+
+
+def test_settings_are_frozen() -> None:
+    """Nobody changes a setting after it was read."""
+    with pytest.raises(ValidationError):
+        Settings().max_lanes = 5  # type: ignore[misc]
+
+
+def test_providers_are_an_ordered_list() -> None:
+    """Commas separate them, spaces do not matter, the order stays."""
+    assert read_settings({}, {"providers": "cuda, cpu"}).providers == ("cuda", "cpu")
+
+
+def test_every_setting_says_what_it_means() -> None:
+    """Each has a description and a default."""
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        assert not field.is_required(), name
+
+
+@pytest.mark.parametrize(
+    ("address", "parts"),
+    [("127.0.0.1:0", ("127.0.0.1", 0)), ("[::1]:65535", ("::1", 65_535)), ("host:80", ("host", 80))],
+)
+def test_an_address_splits_into_host_and_port(address: str, parts: tuple[str, int]) -> None:
+    """IPv6 hosts come without their brackets."""
+    assert split_address(address) == parts
