@@ -1,0 +1,130 @@
+"""What the wire leaves unset becomes the documented default, and answers carry all that they were given."""
+
+import json
+
+import pytest
+from tests.fakes import byte_tokenizer
+from tests.worlds import Plan, make_manifest
+
+from carousel.rpc import convert
+from carousel.sessions import requests
+from carousel.sessions.requests import GenerationEnd, GenerationPiece, SamplingOptions
+from carousel.settings import Settings
+from carousel.turns import Candidate, FinishReason, Generated
+from carousel.v1 import language_model_pb2 as wire
+from carousel.v1 import types_pb2
+
+BYTES = byte_tokenizer()
+
+
+def test_unset_fields_are_the_defaults() -> None:
+    """Empty messages mean what the contract documents as defaults."""
+    generation = convert.to_generation(wire.GenerateRequest())
+    assert generation == requests.GenerationRequest()
+    assert (generation.max_tokens, generation.sampling) == (
+        128,
+        SamplingOptions(1.0, 0, 1.0, 0.0, 1.0, 0.0, 0.0, (), None),
+    )
+    assert convert.to_prediction(wire.PredictRequest()) == requests.PredictionRequest((), 10, None, 5)
+    assert convert.to_scoring(wire.ScoreRequest()) == requests.ScoringRequest((), 10)
+
+
+def test_zero_is_not_unset() -> None:
+    """An explicit 0 or empty string is taken at its word."""
+    generation = convert.to_generation(wire.GenerateRequest(max_tokens=0))
+    assert generation.max_tokens == 0
+    sampling = convert.to_sampling(wire.Sampling(temperature=0, top_p=0, repetition_penalty=0, seed=0))
+    assert (sampling.temperature, sampling.top_p, sampling.repetition_penalty, sampling.seed) == (0, 0, 0, 0)
+    prediction = convert.to_prediction(wire.PredictRequest(k=0, num_words=0, word_prefix=""))
+    assert (prediction.num_candidates, prediction.num_words, prediction.word_prefix) == (0, 0, "")
+    assert convert.to_scoring(wire.ScoreRequest(g=0)).num_top == 0
+
+
+def test_every_field_arrives() -> None:
+    """All options of a generation reach the domain."""
+    sampling = wire.Sampling(
+        temperature=0.5,
+        top_k=3,
+        top_p=0.25,
+        min_p=0.125,
+        repetition_penalty=2,
+        presence_penalty=-1,
+        frequency_penalty=1.5,
+        logit_bias={9: 1, 2: -1},
+        seed=2**64 - 1,
+    )
+    message = wire.GenerateRequest(
+        input=types_pb2.Input(text="é"),
+        sampling=sampling,
+        max_tokens=7,
+        stop=["a"],
+        stop_ids=[4],
+        num_log_probabilities=3,
+    )
+    options = SamplingOptions(0.5, 3, 0.25, 0.125, 2.0, -1.0, 1.5, ((2, -1.0), (9, 1.0)), 2**64 - 1)
+    assert convert.to_generation(message) == requests.GenerationRequest("é", options, 7, ("a",), (4,), 3)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (types_pb2.Input(), ()),
+        (types_pb2.Input(text=""), ""),
+        (types_pb2.Input(text="a\0b"), "a\0b"),
+        (types_pb2.Input(tokens=types_pb2.TokenIds()), ()),
+        (types_pb2.Input(tokens=types_pb2.TokenIds(ids=[3, -1])), (3, -1)),
+    ],
+)
+def test_input_is_text_ids_or_nothing(message: types_pb2.Input, expected: requests.Input) -> None:
+    """Each form is kept as it came."""
+    assert convert.to_input(message) == expected
+
+
+@pytest.mark.parametrize("reason", [FinishReason.LENGTH, FinishReason.STOP, FinishReason.STOP_ID])
+def test_an_end_is_told_whole(reason: FinishReason) -> None:
+    """Reason, stop, counts and seed are in `finished`."""
+    piece = GenerationPiece((), "rest", GenerationEnd(reason, "stop", 2**40, 3, 4, 2**64 - 1))
+    response = convert.from_generation(piece, wire.GenerateRequest.CONTENT_BOTH, BYTES)
+    end = response.finished
+    assert wire.Finished.Reason.Name(end.reason) == f"REASON_{reason.name}"
+    assert (response.text, end.stop, end.position, end.num_input_tokens) == ("rest", "stop", 2**40, 3)
+    assert (end.num_generated_tokens, end.seed) == (4, 2**64 - 1)
+
+
+def test_tokens_carry_their_candidates_with_text() -> None:
+    """A candidate that is no whole character alone shows as U+FFFD."""
+    token = Generated(ord("a"), -0.5, (Candidate(ord("a"), -0.5), Candidate(0xE6, -1.5)))
+    piece = GenerationPiece((token, Generated(5)), "a")
+    first, second = convert.from_generation(piece, wire.GenerateRequest.CONTENT_IDS, BYTES).tokens
+    assert first.log_probability == -0.5
+    assert [one.text for one in first.candidates] == ["a", "\N{REPLACEMENT CHARACTER}"]
+    assert not second.HasField("log_probability")
+
+
+def test_token_texts_join_to_the_text() -> None:
+    """Tokenized text is cut at tokens, characters come with their last byte, and nothing is lost at the end."""
+    for content in ("né日".encode(), "日".encode()[:2]):
+        found = convert.from_tokens(list(content), BYTES).tokens
+        assert [token.id for token in found] == list(content)
+        assert "".join(token.text for token in found) == content.decode(errors="replace")
+    assert not convert.from_tokens([], BYTES).tokens
+
+
+def test_the_model_is_described_with_its_limits() -> None:
+    """Manifest, provider and limits are all in the description; training facts are JSON."""
+    plan = Plan()
+    manifest = make_manifest(plan)
+    model = convert.from_manifest(manifest, "cpu", Settings(max_input_tokens=5, penalty_window=6))
+    assert (model.name, model.digest, model.cell, model.tokenizer) == ("toy", manifest.digest, "rnn", "character")
+    assert (model.vocabulary_size, model.num_parameters, model.state_bytes) == (16, 99, 24)
+    assert (model.limits.max_input_tokens, model.limits.penalty_window) == (5, 6)
+    assert json.loads(model.training_json) == {"corpus": "none"}
+
+
+def test_an_infinite_perplexity_can_be_told() -> None:
+    """Totals that no exponential can hold still become a message."""
+    totals = requests.ScoreTotals(1, -5000.0, 0, 1)
+    message = convert.from_scoring(requests.ScoringPiece((), totals))
+    assert message.totals.perplexity == float("inf")
+    nothing = convert.from_scoring(requests.ScoringPiece((), requests.ScoreTotals(0, 0.0, 0, 0)))
+    assert nothing.totals.perplexity == 1

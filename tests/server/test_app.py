@@ -1,0 +1,184 @@
+"""The application as a whole, in this process: from a bundle on disk to answers on a port, and down again in order."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import onnxruntime
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests import bundles
+
+from carousel.app import Running, running, serve
+from carousel.bundle.manifest import CORE_FILE, Bundle
+from carousel.engine.model import OnnxModel
+from carousel.errors import BundleInvalid, ProviderUnavailable, SettingsInvalid
+from carousel.settings import Settings
+from carousel.v1 import language_model_pb2 as wire
+from carousel.v1 import language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc, types_pb2
+
+LOCAL = {"listen": "127.0.0.1:0", "http_listen": "127.0.0.1:0"}
+GREEDY = wire.Sampling(temperature=0)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("bundle")
+    bundles.write_bundle(directory)
+    return directory
+
+
+def request(num_tokens: int, session_id: str = "") -> wire.GenerateRequest:
+    given = types_pb2.Input(text="hello")
+    return wire.GenerateRequest(session_id=session_id, input=given, sampling=GREEDY, max_tokens=num_tokens)
+
+
+async def collect(call: Any) -> list[wire.GenerateResponse]:
+    return [message async for message in call]
+
+
+def no_task_is_left() -> bool:
+    return len([task for task in asyncio.all_tasks() if "grpc" not in repr(task).lower()]) == 1
+
+
+async def test_it_serves_the_bundles_model(bundle: Path) -> None:
+    """Greedy tokens over the wire are those of the graphs run by hand."""
+    model, ids = OnnxModel(Bundle.load(bundle)), [ord("\n"), *b"hello"]
+    state, expected = model.layout.initial(1), []
+    while len(expected) < 12:
+        for token in ids:
+            hidden_BTH, state = model.core(*_one(token), state)
+        ids = [int(model.logits(hidden_BTH[:, -1])[0].argmax())]
+        expected += ids
+    async with running(bundle, Settings(**LOCAL)) as server, grpc.aio.insecure_channel(server.grpc_address) as channel:
+        messages = await collect(language_model_pb2_grpc.LanguageModelStub(channel).Generate(request(12)))
+    assert [token.id for message in messages for token in message.tokens] == expected
+
+
+def _one(token: int) -> tuple[Any, Any]:
+    return np.array([[token]]), np.ones(1, np.int32)
+
+
+async def test_it_is_ready_when_it_says_so_and_leaves_nothing(bundle: Path) -> None:
+    """Ports are real, health is SERVING, and after the block no port is open and no task runs."""
+    async with running(bundle, Settings(**LOCAL)) as server:
+        assert not server.grpc_address.endswith(":0")
+        assert not server.http_address.endswith(":0")
+        async with grpc.aio.insecure_channel(server.grpc_address) as channel:
+            answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    for address in (server.grpc_address, server.http_address):
+        host, port = address.split(":")
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(host, int(port))
+    assert no_task_is_left()
+
+
+async def test_leaving_lets_running_turns_finish(bundle: Path) -> None:
+    """A generation that runs when the server goes down comes to its end, saved and with `finished`."""
+    settings = Settings(**LOCAL, drain_seconds=20.0)
+    async with running(bundle, settings) as server:
+        channel = grpc.aio.insecure_channel(server.grpc_address)
+        stub = language_model_pb2_grpc.LanguageModelStub(channel)
+        session = sessions_pb2.CreateSessionRequest(session_id="s")
+        await sessions_pb2_grpc.SessionsStub(channel).CreateSession(session)
+        call = stub.Generate(request(600, "s"))
+        first = await call.read()
+        rest = asyncio.create_task(_read_all(call))
+    messages = [first, *await rest]
+    await channel.close()
+    assert sum(len(message.tokens) for message in messages) == 600
+    assert messages[-1].finished.position == 605
+    assert server.table.get("s", "").snapshot.position == 605
+
+
+async def _read_all(call: Any) -> list[wire.GenerateResponse]:
+    messages = []
+    while (message := await call.read()) != grpc.aio.EOF:
+        messages.append(message)
+    return messages
+
+
+async def test_leaving_ends_what_does_not_finish_with_unavailable(bundle: Path) -> None:
+    """Past the deadline a running Generate and an idle Predict get UNAVAILABLE; the session stays."""
+    async with running(bundle, Settings(**LOCAL, drain_seconds=0.0, max_generated_tokens=10**9)) as server:
+        channel = grpc.aio.insecure_channel(server.grpc_address)
+        stub = language_model_pb2_grpc.LanguageModelStub(channel)
+        session = sessions_pb2.CreateSessionRequest(session_id="s")
+        await sessions_pb2_grpc.SessionsStub(channel).CreateSession(session)
+        running_call, idle_call = stub.Generate(request(10**9, "s")), stub.Predict()
+        await running_call.read()
+        await idle_call.write(wire.PredictRequest())
+        await idle_call.read()
+        codes = [asyncio.create_task(call.code()) for call in (running_call, idle_call)]
+        reading = asyncio.create_task(_read_all(running_call))
+    assert [await code for code in codes] == [grpc.StatusCode.UNAVAILABLE] * 2
+    with pytest.raises(grpc.aio.AioRpcError, match="shut"):
+        await reading
+    await channel.close()
+    assert server.table.get("s", "").snapshot.position == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_serving(bundle: Path, number: signal.Signals) -> None:
+    """`serve` announces once, drains at the first signal, returns, and gives the signals back."""
+    announced: list[Running] = []
+
+    def announce(server: Running) -> None:
+        announced.append(server)
+        asyncio.get_running_loop().call_soon(os.kill, os.getpid(), number)
+
+    before = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
+    try:
+        await asyncio.wait_for(serve(bundle, Settings(**LOCAL), announce), 20)
+    finally:
+        for one, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+            signal.signal(one, handler)
+    assert len(announced) == 1
+    assert no_task_is_left()
+
+
+async def test_a_broken_bundle_does_not_start(bundle: Path, tmp_path: Path) -> None:
+    """Nothing is left behind by a start that failed."""
+    bundles.write_bundle(tmp_path)
+    (tmp_path / CORE_FILE).write_bytes(b"edited")
+    with pytest.raises(BundleInvalid, match=CORE_FILE):
+        async with running(tmp_path, Settings(**LOCAL)):
+            pytest.fail("it must not start")
+    assert no_task_is_left()
+
+
+async def test_a_missing_provider_does_not_start(bundle: Path) -> None:
+    """Asked for alone, a provider that is not there is the start's error."""
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this installation has CUDA")
+    with pytest.raises(ProviderUnavailable, match="cuda"):
+        async with running(bundle, Settings(**LOCAL, providers=("cuda",))):
+            pytest.fail("it must not start")
+    async with running(bundle, Settings(**LOCAL, providers=("cuda", "cpu"))) as server:
+        assert server.provider == "cpu"
+
+
+@pytest.mark.parametrize("which", ["listen", "http_listen"])
+async def test_a_taken_port_does_not_start(bundle: Path, which: str) -> None:
+    """The setting is named, and what had started before it is taken down."""
+    async with running(bundle, Settings(**LOCAL)) as server:
+        address = server.grpc_address if which == "listen" else server.http_address
+        before = asyncio.all_tasks()
+        with pytest.raises(SettingsInvalid, match=f"{which}: .*{address}"):
+            async with running(bundle, Settings(**(LOCAL | {which: address}))):
+                pytest.fail("it must not start")
+        assert asyncio.all_tasks() - before == set()
+
+
+async def test_sessions_expire_without_anybody_asking(bundle: Path) -> None:
+    """The sweep ends idle sessions by itself."""
+    async with running(bundle, Settings(**LOCAL, session_idle_seconds=0.01)) as server:
+        server.table.create("", "d", server.engine.start_snapshot)
+        async with asyncio.timeout(10):
+            while len(server.table):
+                await asyncio.sleep(0.01)
