@@ -14,7 +14,7 @@ from carousel.bundle.manifest import CORE_FILE, HEAD_FILE, Bundle, Manifest, fil
 from carousel.bundle.manifest import FILE_NAME as MANIFEST_FILE
 from carousel.bundle.tokenizer import FILE_NAME as TOKENIZER_FILE
 from carousel_export.errors import TargetRefused
-from carousel_export.graphs import build_core, build_head, state_layout
+from carousel_export.graphs import build_core, build_head
 from carousel_training.checkpoint import TrainedModel
 
 PRECISION = "float32"
@@ -58,7 +58,7 @@ def write_files(trained: TrainedModel, directory: Path, name: str) -> Manifest:
         precision=PRECISION,
         tokenizer_kind=trained.tokenizer.kind,
         start_id=trained.tokenizer.start_id,
-        state=state_layout(model),
+        state=model.state_layout,
         files={file: file_digest(directory / file) for file in (CORE_FILE, HEAD_FILE, TOKENIZER_FILE)},
         training=trained.training,
     )

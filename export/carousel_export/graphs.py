@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from carousel.bundle import graphs as names
-from carousel.bundle.layout import StateLayout, StateTensor
+from carousel.bundle.layout import StateTensor
 from carousel_training.model import RecurrentLM
 
 OPSET = 21
@@ -53,17 +53,10 @@ class Drawing:
         return model
 
 
-def state_layout(model: RecurrentLM) -> StateLayout:
-    """Per layer one float32 [H] for each of the cell's state names, from the bottom up: h_0, c_0, h_1, ..."""
-    shape = (model.config.hidden_size,)
-    layers, parts = range(model.config.num_layers), model.stack.state_names
-    return StateLayout(tuple(StateTensor(f"{part}_{layer}", shape, "float32") for layer in layers for part in parts))
-
-
 def build_core(model: RecurrentLM) -> onnx.ModelProto:
     """ids_BT, lengths_B and the state -> hidden_BTH and the state after each row's last real token."""
     drawing = Drawing()
-    layout = state_layout(model)
+    layout = model.state_layout
     table = drawing.keep("embedding", _array(model.embedding.weight))
     drawing.keep("axis_0", np.array([0], np.int64))
     drawing.keep("axis_1", np.array([1], np.int64))
@@ -105,7 +98,7 @@ def build_head(model: RecurrentLM) -> onnx.ModelProto:
 
 def _add_layer(drawing: Drawing, model: RecurrentLM, layer: int, below_TBX: str) -> str:
     """One recurrent operator with its states unsqueezed to [1,B,H] and back; returns its output, [T,B,H]."""
-    cell, parts = model.config.cell, model.stack.state_names
+    cell, parts = model.config.cell, model.stack.parts
     weights = _layer_weights(model, layer)
     constants = [drawing.keep(f"layer_{layer}.{key}", array) for key, array in zip("WRB", weights, strict=True)]
     initial = [drawing.add("Unsqueeze", [f"{part}_{layer}", "axis_0"], [f"{part}_{layer}_in"]) for part in parts]

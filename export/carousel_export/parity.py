@@ -10,7 +10,6 @@ import torch
 
 from carousel.bundle.layout import Array, StateBatch
 from carousel.engine.model import StepModel
-from carousel_training.cells import State
 from carousel_training.model import RecurrentLM
 
 TOLERANCE = 1e-4  # largest difference between two logits
@@ -109,7 +108,7 @@ def _compare_turns(trained: RecurrentLM, served: StepModel, turns: list[Turn]) -
             hidden.append(hidden_BTH[row, :length])
             logits_error = _worst(logits_error, served.logits(hidden[-1]) - expected_1TV[0].numpy())
             state_error = _worst(
-                state_error, *(a[row] - b for a, b in zip(state_next, _rows(alone[lane]), strict=True))
+                state_error, *(a[row] - b[0].numpy() for a, b in zip(state_next, alone[lane], strict=True))
             )
     return logits_error, state_error, hidden
 
@@ -193,12 +192,6 @@ def _dependent_rows(served: StepModel, turns: list[Turn]) -> float:
 def _scatter(batch: StateBatch, lanes_B: Array, rows: StateBatch) -> None:
     for tensor, values in zip(batch, rows, strict=True):
         tensor[lanes_B] = values
-
-
-def _rows(state: State) -> list[Array]:
-    """A network's [L,1,H] tensors as the bundle's [H] ones, layer by layer from the bottom."""
-    num_layers = len(state[0])
-    return [tensor[layer, 0].numpy() for layer in range(num_layers) for tensor in state]
 
 
 def _worst(so_far: float, *differences: Array) -> float:

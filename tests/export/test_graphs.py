@@ -15,7 +15,7 @@ from carousel.bundle.manifest import Bundle
 from carousel.bundle.tokenizer import Tokenizer
 from carousel.engine.model import OnnxModel
 from carousel_export.bundle_writer import write_files
-from carousel_export.graphs import build_core, build_head, state_layout
+from carousel_export.graphs import build_core, build_head
 from carousel_training.checkpoint import TrainedModel
 from carousel_training.evaluate import SamplePlan, sample
 from carousel_training.model import RecurrentLM
@@ -49,14 +49,13 @@ def test_graphs_equal_torch(
     model = build_model(cell, num_layers, embedding_size, tied=tied, vocabulary_size=tokenizer.size)
     served = serve(model, tokenizer, tmp_path)
     ids_BT = torch.randint(tokenizer.size, (3, 6))
-    state = tuple(torch.randn(num_layers, 3, 12) * 0.5 for _ in model.stack.state_names)
-    batch = tuple(tensor[layer].numpy() for layer in range(num_layers) for tensor in state)
+    state = tuple(torch.randn(3, 12) * 0.5 for _ in model.state_layout.tensors)
+    batch = tuple(tensor.numpy() for tensor in state)
     hidden_BTH, batch_next = served.core(ids_BT.numpy(), np.full(3, 6, np.int32), batch)
     with torch.no_grad():
         logits_BTV, state_next = model(ids_BT, state)
     np.testing.assert_allclose(served.logits(hidden_BTH.reshape(18, 12)), logits_BTV.flatten(0, 1), atol=2e-5)
-    expected = [tensor[layer].numpy() for layer in range(num_layers) for tensor in state_next]
-    for found, wanted in zip(batch_next, expected, strict=True):
+    for found, wanted in zip(batch_next, state_next, strict=True):
         np.testing.assert_allclose(found, wanted, atol=2e-5)
 
 
@@ -79,13 +78,13 @@ def test_greedy_text_equals_torchs(cell: str, tokenizer: Tokenizer, tmp_path: Pa
 
 def test_the_layout_lists_states_from_the_bottom_up() -> None:
     """Names, order and shapes are those of the plan."""
-    assert [(t.name, t.shape, t.dtype, t.initial) for t in state_layout(build_model("lstm", 2)).tensors] == [
+    assert [(t.name, t.shape, t.dtype, t.initial) for t in build_model("lstm", 2).state_layout.tensors] == [
         ("h_0", (12,), "float32", 0.0),
         ("c_0", (12,), "float32", 0.0),
         ("h_1", (12,), "float32", 0.0),
         ("c_1", (12,), "float32", 0.0),
     ]
-    assert [tensor.name for tensor in state_layout(build_model("gru", 2)).tensors] == ["h_0", "h_1"]
+    assert [tensor.name for tensor in build_model("gru", 2).state_layout.tensors] == ["h_0", "h_1"]
 
 
 def test_files_are_of_the_promised_versions() -> None:

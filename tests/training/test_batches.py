@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from carousel_training.batches import EvaluationBatches, LanePlan, TrainingBatches
-from carousel_training.cells import State
+from carousel_training.cells.stack import State
 from carousel_training.errors import CorpusError
 from carousel_training.model import ModelConfig, RecurrentLM
 

@@ -19,7 +19,7 @@ def test_logits_are_batch_by_time_by_vocabulary(cell: str, tied: bool, embedding
     model = build(cell, tied=tied, embedding_size=embedding_size)
     logits_BTV, state = model(torch.randint(30, (3, 4)), model.initial_state(3))
     assert logits_BTV.shape == (3, 4, 30)
-    assert [tensor.shape for tensor in state] == [(2, 3, 8)] * len(model.stack.state_names)
+    assert [tensor.shape for tensor in state] == [(3, *t.shape) for t in model.state_layout.tensors]
 
 
 def test_a_tied_output_shares_the_matrix() -> None:

@@ -24,7 +24,7 @@ def test_overrides_win_over_the_file(tmp_path: Path) -> None:
         ("modle.hidden_size=32", "unknown setting modle"),
         ("model.hidden_size=0", "model.hidden_size"),
         ("model.dropout=nan", "model.dropout"),
-        ("model.cell=elman", "model.cell"),
+        ("model.cell=jordan", "model.cell"),
         ("budget.max_minutes=-1", "budget.max_minutes"),
         ("seed.x=1", "seed"),
         ("hidden_size", "section.key=value"),

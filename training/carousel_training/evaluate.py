@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from carousel.bundle.tokenizer import Tokenizer
 from carousel_training.batches import EvaluationBatches
-from carousel_training.cells import State
+from carousel_training.cells.stack import State
 from carousel_training.model import RecurrentLM
 from carousel_training.precision import Compute
 

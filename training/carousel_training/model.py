@@ -5,13 +5,16 @@ Legend: B lanes, T steps, E embedding width, H hidden width, V vocabulary, N row
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from carousel_training.cells import CELLS, StackShape, State
+from carousel.bundle.layout import StateLayout
+from carousel_training.cells.dropout import drop_units, drop_words
+from carousel_training.cells.registry import CELLS
+from carousel_training.cells.stack import RecurrentStack, StackShape, State
 from carousel_training.output_loss import output_loss
 from carousel_training.settings import ModelSettings
 
@@ -20,7 +23,9 @@ EMBEDDING_RANGE = 0.1  # uniform in +-0.1 keeps the first logits small, as in Za
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """All that is needed to build the network again. `dropout` acts on inputs, between layers and on outputs."""
+    """All that is needed to build the network again, under the names of the settings. What has a default here did not
+    exist in the first checkpoints, and is off in them. `dropout` stands in where a place has no share of its own.
+    """
 
     vocabulary_size: int
     cell: str
@@ -29,6 +34,16 @@ class ModelConfig:
     embedding_size: int
     tied: bool
     dropout: float
+    locked_dropout: bool = False
+    input_dropout: float | None = None
+    layer_dropout: float | None = None
+    output_dropout: float | None = None
+    embedding_dropout: float = 0.0
+    weight_drop: float = 0.0
+    activation_penalty: float = 0.0
+    temporal_penalty: float = 0.0
+    window: int = 8
+    num_clocks: int = 4
 
     @classmethod
     def from_settings(cls, settings: ModelSettings, vocabulary_size: int) -> "ModelConfig":
@@ -37,6 +52,26 @@ class ModelConfig:
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    def stack_shape(self) -> StackShape:
+        return StackShape(
+            input_size=self.embedding_size,
+            hidden_size=self.hidden_size,
+            num_layers=self.num_layers,
+            dropout=_share(self.layer_dropout, self.dropout),
+            is_locked=self.locked_dropout,
+            weight_drop=self.weight_drop,
+            window=self.window,
+            num_clocks=self.num_clocks,
+        )
+
+
+class Objective(NamedTuple):
+    """What a segment is trained on: mean nats over the targets, and what is added to them to keep activations small."""
+
+    nats: torch.Tensor
+    penalty: torch.Tensor
+    state: State
+
 
 class RecurrentLM(nn.Module):
     """Predicts the next token from all before it, which the state sums up."""
@@ -44,14 +79,12 @@ class RecurrentLM(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        shape = StackShape(config.embedding_size, config.hidden_size, config.num_layers, config.dropout)
         self.embedding = nn.Embedding(config.vocabulary_size, config.embedding_size)
-        self.stack = CELLS[config.cell](shape)
+        self.stack: RecurrentStack = CELLS[config.cell](config.stack_shape())
         needs_projection = config.tied and config.embedding_size != config.hidden_size
         self.projection = nn.Linear(config.hidden_size, config.embedding_size) if needs_projection else None
         self.own_output = None if config.tied else nn.Parameter(torch.empty(config.vocabulary_size, config.hidden_size))
         self.output_bias = nn.Parameter(torch.zeros(config.vocabulary_size))
-        self.dropout = nn.Dropout(config.dropout)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -73,14 +106,24 @@ class RecurrentLM(nn.Module):
     def device(self) -> torch.device:
         return self.output_bias.device
 
+    @property
+    def state_layout(self) -> StateLayout:
+        return self.stack.state_layout
+
     def initial_state(self, num_lanes: int) -> State:
         return self.stack.initial_state(num_lanes, self.device)
 
     def hidden(self, ids_BT: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
         """hidden_TBH, time-major as the layers produce it, and the state after the last step."""
-        x_TBE = self.dropout(self.embedding(ids_BT.t()))
-        y_TBH, state = self.stack(x_TBE, state)
-        return self.dropout(y_TBH), state
+        y_TBH, state = self._run(ids_BT, state)
+        return self._drop(y_TBH, self.config.output_dropout), state
+
+    def embed(self, ids_SB: torch.Tensor) -> torch.Tensor:
+        """x_SBE; an id of -1, where there is no token yet, is a row of zeros."""
+        weight_VE = drop_words(self.embedding.weight, self.config.embedding_dropout, is_training=self.training)
+        if self.stack.num_context == 0:
+            return functional.embedding(ids_SB, weight_VE)
+        return functional.embedding(ids_SB.clamp_min(0), weight_VE) * (ids_SB >= 0).to(weight_VE.dtype)[..., None]
 
     def logits(self, hidden_NH: torch.Tensor) -> torch.Tensor:
         """logits_NV; any number of leading axes in place of N."""
@@ -93,10 +136,34 @@ class RecurrentLM(nn.Module):
 
     def loss(self, ids_BT: torch.Tensor, targets_BT: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
         """Mean nats over the targets, and the state after the last step."""
-        hidden_TBH, state = self.hidden(ids_BT, state)
-        features_NE = self._features(hidden_TBH.flatten(0, 1))
-        targets_N = targets_BT.t().flatten()
-        return output_loss(features_NE, self.output_weight, self.output_bias, targets_N), state
+        objective = self.objective(ids_BT, targets_BT, state)
+        return objective.nats, objective.state
+
+    def objective(self, ids_BT: torch.Tensor, targets_BT: torch.Tensor, state: State) -> Objective:
+        """Loss and penalties of a segment. Activations are penalised as they leave the output's dropout, changes from
+        step to step as they enter it (Merity et al. 2017)."""
+        y_TBH, state = self._run(ids_BT, state)
+        dropped_TBH = self._drop(y_TBH, self.config.output_dropout)
+        features_NE = self._features(dropped_TBH.flatten(0, 1))
+        nats = output_loss(features_NE, self.output_weight, self.output_bias, targets_BT.t().flatten())
+        return Objective(nats, self._penalty(y_TBH, dropped_TBH), state)
+
+    def _run(self, ids_BT: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        ids_SB, state = self.stack.remember(ids_BT.t(), state)
+        y_TBH, state = self.stack(self._drop(self.embed(ids_SB), self.config.input_dropout), state)
+        return y_TBH, state
+
+    def _drop(self, x_TBX: torch.Tensor, share: float | None) -> torch.Tensor:
+        share = _share(share, self.config.dropout)
+        return drop_units(x_TBX, share, is_locked=self.config.locked_dropout, is_training=self.training)
+
+    def _penalty(self, y_TBH: torch.Tensor, dropped_TBH: torch.Tensor) -> torch.Tensor:
+        config, penalty = self.config, y_TBH.new_zeros((), dtype=torch.float32)
+        if config.activation_penalty > 0.0:
+            penalty = penalty + config.activation_penalty * dropped_TBH.float().pow(2).mean()
+        if config.temporal_penalty > 0.0 and len(y_TBH) > 1:
+            penalty = penalty + config.temporal_penalty * (y_TBH[1:] - y_TBH[:-1]).float().pow(2).mean()
+        return penalty
 
     def _features(self, hidden_NH: torch.Tensor) -> torch.Tensor:
         return hidden_NH if self.projection is None else self.projection(hidden_NH)
@@ -105,3 +172,7 @@ class RecurrentLM(nn.Module):
 def detach(state: State) -> State:
     """The same values, cut from the graph that made them: where back-propagation is truncated."""
     return tuple(tensor.detach() for tensor in state)
+
+
+def _share(own: float | None, otherwise: float) -> float:
+    return otherwise if own is None else own

@@ -16,6 +16,21 @@ from carousel_training.errors import SettingsError
 
 DEFAULT_MINUTES = 10.0
 
+CellName = Literal[
+    "elman",
+    "lstm-1997",
+    "lstm",
+    "lstm-peephole",
+    "lstm-peephole-dense",
+    "lstm-coupled",
+    "gru-2014",
+    "gru",
+    "lstm-depth-gated",
+    "clockwork",
+    "tdnn",
+    "minlstm",
+    "mingru",
+]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -60,20 +75,44 @@ class VocabularySettings(Section):
 
 
 class ModelSettings(Section):
-    """The network. A tied output shares the embedding's matrix, through a projection where the sizes differ."""
+    """The network. A tied output shares the embedding's matrix, through a projection where the sizes differ.
 
-    cell: Literal["lstm", "gru"] = "lstm"
+    `dropout` acts on inputs, between layers and on outputs, where these have no share of their own; with
+    `locked_dropout` a mask lasts a segment. `embedding_dropout` leaves out whole words, `weight_drop` single recurrent
+    weights.
+    The penalties multiply the mean square of the top layer's activations and of their change from step to step.
+    `window` is what the time-delay network sees, `num_clocks` counts the clockwork net's groups; others ignore them.
+    """
+
+    cell: CellName = "lstm"
     num_layers: Count = 1
     hidden_size: Count = 256
     embedding_size: Count = 256
     tied: bool = True
     dropout: Fraction = 0.2
+    locked_dropout: bool = False
+    input_dropout: Fraction | None = None
+    layer_dropout: Fraction | None = None
+    output_dropout: Fraction | None = None
+    embedding_dropout: Fraction = 0.0
+    weight_drop: Fraction = 0.0
+    activation_penalty: Annotated[float, Field(ge=0.0)] = 0.0
+    temporal_penalty: Annotated[float, Field(ge=0.0)] = 0.0
+    window: Count = 8
+    num_clocks: Count = 4
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.cell == "clockwork" and self.hidden_size % self.num_clocks:
+            raise ValueError(f"a clockwork net's hidden_size must be a multiple of num_clocks, {self.num_clocks}")
+        return self
 
 
 class OptimizerSettings(Section):
-    """AdamW and its learning rate over the run. `learning_rate` is the peak, `final_fraction` of it the end."""
+    """AdamW and its learning rate over the run. `learning_rate` is the peak (none: what the cell trains well at),
+    `final_fraction` of it the end."""
 
-    learning_rate: Annotated[float, Field(gt=0.0)] = 4e-3
+    learning_rate: Annotated[float, Field(gt=0.0)] | None = None
     schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
     warmup_fraction: Fraction = 0.1
     final_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 1e-3

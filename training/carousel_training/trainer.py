@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from carousel_training.batches import TrainingBatches
-from carousel_training.cells import State
+from carousel_training.cells.stack import State
 from carousel_training.checkpoint import MODEL_PREFIX, model_tensors
 from carousel_training.errors import CheckpointError
 from carousel_training.model import RecurrentLM, detach
@@ -35,7 +35,8 @@ class Trainer:
         self.batches = batches
         self.compute = compute
         self.step = 0
-        self.learning_rate = settings.learning_rate
+        self._peak = settings.learning_rate or model.stack.learning_rate
+        self.learning_rate = self._peak
         self._settings = settings
         self._optimizer = build_optimizer(model, settings)
         self._parameters = list(model.parameters())
@@ -57,13 +58,13 @@ class Trainer:
         inputs_BT, targets_BT, is_first = self.batches.segment_at(self.step)
         state = self.model.initial_state(len(inputs_BT)) if is_first else self._carried
         with self.compute.autocast():
-            loss, state = self.model.loss(inputs_BT, targets_BT, state)
+            nats, penalty, state = self.model.objective(inputs_BT, targets_BT, state)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        (nats + penalty).backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self._parameters, self._settings.clip_norm)
         self._optimizer.step()
         self._carried = detach(state)
-        self._window += torch.stack([loss.detach(), norm, torch.ones_like(norm)])
+        self._window += torch.stack([nats.detach(), norm, torch.ones_like(norm)])
         self.step += 1
 
     def take_window(self) -> tuple[float, float]:
@@ -98,7 +99,8 @@ class Trainer:
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint does not fit the model of this run: {error}") from error
         num_carried = sum(name.startswith(CARRIED_PREFIX) for name in tensors)
-        self._carried = tuple(tensors[f"{CARRIED_PREFIX}{index}"].to(self.model.device) for index in range(num_carried))
+        carried = [tensors[f"{CARRIED_PREFIX}{index}"].to(self.model.device) for index in range(num_carried)]
+        self._carried = _by_layer(carried)
 
     def _restore_optimizer(self, tensors: Mapping[str, torch.Tensor]) -> None:
         state: dict[int, dict[str, torch.Tensor]] = {}
@@ -110,7 +112,7 @@ class Trainer:
         self._optimizer.load_state_dict({"state": state, "param_groups": groups})
 
     def _set_rate(self, progress: float) -> None:
-        self.learning_rate = self._settings.learning_rate * rate_factor(self._settings, progress)
+        self.learning_rate = self._peak * rate_factor(self._settings, progress)
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate
 
@@ -121,4 +123,12 @@ def build_optimizer(model: RecurrentLM, settings: OptimizerSettings) -> torch.op
     biases = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": biases, "weight_decay": 0.0}]
     betas = (settings.beta1, settings.beta2)
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=True)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate or model.stack.learning_rate, betas=betas, fused=True)
+
+
+def _by_layer(carried: list[torch.Tensor]) -> State:
+    """The first checkpoints held one tensor [L,B,H] for each part of the state, where there is now one [B,H] for each
+    part of each layer."""
+    if all(tensor.dim() < 3 for tensor in carried):
+        return tuple(carried)
+    return tuple(part[layer] for layer in range(len(carried[0])) for part in carried)

@@ -1,0 +1,37 @@
+"""The gated recurrent unit in the form of cuDNN and torch, whose reset gate acts after the recurrent product."""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from carousel_training.cells.library_stack import LayerWeights, LibraryStack, library_sizes
+from carousel_training.cells.stack import StackShape, State, Step
+
+
+class GRUStack(LibraryStack):
+    """s the logistic function, * the element-wise product; x_t [X], h_t [H], each W [H,X], each U [H,H]:
+
+    r, z = s(W x_t + U h_{t-1} + b) each,  n = tanh(W_n x_t + b_n + r * (U_n h_{t-1} + b'_n))
+    h_t = (1 - z) * n + z * h_{t-1}
+
+    z is the share that is kept, the complement of Cho et al.'s (see `gru_2014.py`).
+    """
+
+    parts = ("h",)
+
+    def __init__(self, shape: StackShape) -> None:
+        super().__init__(shape)
+        self.layers = nn.GRU(**library_sizes(shape))
+
+    def run_layer(self, x_TBX: torch.Tensor, state: State, weights: LayerWeights) -> tuple[torch.Tensor, State]:
+        y_TBH, h_1BH = torch.gru(x_TBX, state[0], list(weights), True, 1, 0.0, self.training, False, False)
+        return y_TBH, (h_1BH,)
+
+    def step_layer(self, x_BX: torch.Tensor, state: State, weights: LayerWeights) -> Step:
+        (h_BH,) = state
+        r, z, n = functional.linear(x_BX, weights.weight_ih, weights.bias_ih).chunk(3, dim=1)
+        from_r, from_z, from_n = functional.linear(h_BH, weights.weight_hh, weights.bias_hh).chunk(3, dim=1)
+        gates = {"r": torch.sigmoid(r + from_r), "z": torch.sigmoid(z + from_z)}
+        gates["n"] = torch.tanh(n + gates["r"] * from_n)
+        h_BH = (1.0 - gates["z"]) * gates["n"] + gates["z"] * h_BH
+        return Step(h_BH, (h_BH,), gates)

@@ -1,0 +1,94 @@
+"""The one interface behind which every cell stands, so that the model, the trainer and the exporter need not know which
+cell they run. A stack of layers is the unit: some cells look at the layer below.
+
+Legend: T steps, B lanes, X input width, H hidden width, L layers, S = T + num_context steps of input. A state is a
+tuple of tensors [B, *shape] in the order of `state_layout`, which is also the order of a bundle.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import nn
+
+from carousel.bundle.layout import StateLayout, StateTensor
+
+State = tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StackShape:
+    """Sizes of a stack, and how it is regularised while training: `dropout` between layers, with one mask for all
+    steps if `is_locked`; `weight_drop`, the share of recurrent weights that are zero for a segment (Merity et al.
+    2017). `window` is how many tokens a time-delay network sees, `num_clocks` how many groups a clockwork net has.
+    """
+
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    dropout: float
+    is_locked: bool = False
+    weight_drop: float = 0.0
+    window: int = 8
+    num_clocks: int = 4
+
+
+class Step(NamedTuple):
+    """One step of a stack, and what its gates did: values [B,H] named GATE_LAYER, such as `f_0`."""
+
+    output_BH: torch.Tensor
+    state: State
+    gates: Mapping[str, torch.Tensor]
+
+
+class RecurrentStack(nn.Module):
+    """L layers of one cell. `forward` runs a sequence fast; `step` writes the cell's equations out in plain torch,
+    shows the gates, applies no dropout, and is what `forward` is tested against. Both are differentiable, in the state
+    too. `learning_rate` is a peak that the cell trains at, `num_context` how many earlier inputs a step must see.
+    """
+
+    learning_rate: ClassVar[float] = 4e-3
+
+    def __init__(self, shape: StackShape) -> None:
+        super().__init__()
+        self.shape = shape
+
+    @property
+    def num_context(self) -> int:
+        return 0
+
+    @property
+    def state_layout(self) -> StateLayout:
+        """Names, shapes, types and initial values of the state, bottom layer first."""
+        raise NotImplementedError
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def initial_state(self, num_lanes: int, device: torch.device) -> State:
+        """The state before any token."""
+        return tuple(
+            torch.full((num_lanes, *tensor.shape), tensor.initial, dtype=getattr(torch, tensor.dtype), device=device)
+            for tensor in self.state_layout.tensors
+        )
+
+    def remember(self, ids_TB: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        """The S tokens to embed, `num_context` earlier ones first (-1: none yet), and the state that knows the new
+        ones. Only a cell whose state is tokens does anything here."""
+        return ids_TB, state
+
+    def forward(self, x_SBX: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        """y_TBH of the top layer and the state after the last step."""
+        raise NotImplementedError
+
+    def step(self, x_SBX: torch.Tensor, state: State) -> Step:
+        """The same for T = 1, so S = 1 + num_context."""
+        raise NotImplementedError
+
+
+def vectors(parts: tuple[str, ...], shape: StackShape) -> StateLayout:
+    """The layout of most cells: per layer one float32 [H] for each part, such as h_0, c_0, h_1, c_1."""
+    size, layers = (shape.hidden_size,), range(shape.num_layers)
+    return StateLayout(tuple(StateTensor(f"{part}_{layer}", size, "float32") for layer in layers for part in parts))
