@@ -61,11 +61,14 @@ def assert_equal(found: Checkpoint, expected: Checkpoint) -> None:
     assert without_times(found.facts) == without_times(expected.facts)
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_interrupted_and_resumed_equals_uninterrupted(tiny_facts: dict[str, Any], tmp_path: Path, cell: str) -> None:
+@pytest.mark.parametrize(("cell", "num_negatives"), [("lstm", None), ("gru", None), ("lstm", 9)])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    tiny_facts: dict[str, Any], tmp_path: Path, cell: str, num_negatives: int | None
+) -> None:
     """Weights, optimiser, generators, carried state, counters, best checkpoint and log are equal bit for bit, wherever
     the run stops: before the first log line, between evaluations, right after one, in a later epoch, twice in a row."""
     tiny_facts["model"]["cell"] = cell
+    tiny_facts["output"] = {"num_negatives": num_negatives}
     settings = Settings.parse(tiny_facts)
     whole = start_run(settings, tmp_path / "whole", quiet())
     whole.execute(never)

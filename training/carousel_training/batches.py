@@ -54,6 +54,10 @@ class TrainingBatches:
     def tokens_per_step(self) -> int:
         return self._plan.num_lanes * self._plan.segment
 
+    def count_tokens(self, vocabulary_size: int) -> torch.Tensor:
+        """counts_V: how often each token occurs in the text."""
+        return torch.bincount(self._ids_N, minlength=vocabulary_size)
+
     def segment_at(self, step: int) -> Segment:
         """The segment of optimisation step `step`, counted from 0."""
         epoch, index = divmod(step, self.segments_per_epoch)

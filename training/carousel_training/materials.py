@@ -14,6 +14,7 @@ from carousel_training.evaluate import EvaluationText, measure_tokens
 from carousel_training.model import ModelConfig, RecurrentLM
 from carousel_training.precision import Compute
 from carousel_training.randomness import seed_generators
+from carousel_training.sampled_softmax import NegativeSampler
 from carousel_training.settings import Settings
 from carousel_training.trainer import Trainer
 from carousel_training.vocabulary import encode_text, learn_vocabulary
@@ -48,7 +49,13 @@ def _build_trainer(settings: Settings, text: str, tokenizer: Tokenizer, compute:
     batches = TrainingBatches(ids_N, plan)
     seed_generators(settings.seed)
     model = RecurrentLM(ModelConfig.from_settings(settings.model, tokenizer.size)).to(compute.device)
-    return Trainer(model, batches, settings.optimizer, compute)
+    return Trainer(model, batches, settings.optimizer, compute, _build_sampler(settings, batches, tokenizer.size))
+
+
+def _build_sampler(settings: Settings, batches: TrainingBatches, vocabulary_size: int) -> NegativeSampler | None:
+    if settings.output.num_negatives is None:
+        return None
+    return NegativeSampler(batches.count_tokens(vocabulary_size), settings.output.num_negatives)
 
 
 def _prepare(settings: Settings, text: str, tokenizer: Tokenizer, compute: Compute) -> EvaluationText:

@@ -16,6 +16,7 @@ from carousel_training.cells.dropout import drop_units, drop_words
 from carousel_training.cells.registry import CELLS
 from carousel_training.cells.stack import RecurrentStack, StackShape, State
 from carousel_training.output_loss import output_loss
+from carousel_training.sampled_softmax import Negatives, sampled_loss
 from carousel_training.settings import ModelSettings
 
 EMBEDDING_RANGE = 0.1  # uniform in +-0.1 keeps the first logits small, as in Zaremba et al. 2014
@@ -139,13 +140,19 @@ class RecurrentLM(nn.Module):
         objective = self.objective(ids_BT, targets_BT, state)
         return objective.nats, objective.state
 
-    def objective(self, ids_BT: torch.Tensor, targets_BT: torch.Tensor, state: State) -> Objective:
+    def objective(
+        self, ids_BT: torch.Tensor, targets_BT: torch.Tensor, state: State, negatives: Negatives | None = None
+    ) -> Objective:
         """Loss and penalties of a segment. Activations are penalised as they leave the output's dropout, changes from
-        step to step as they enter it (Merity et al. 2017)."""
+        step to step as they enter it (Merity et al. 2017). With `negatives` the loss is estimated from them."""
         y_TBH, state = self._run(ids_BT, state)
         dropped_TBH = self._drop(y_TBH, self.config.output_dropout)
         features_NE = self._features(dropped_TBH.flatten(0, 1))
-        nats = output_loss(features_NE, self.output_weight, self.output_bias, targets_BT.t().flatten())
+        layer, targets_N = (self.output_weight, self.output_bias), targets_BT.t().flatten()
+        if negatives is None:
+            nats = output_loss(features_NE, *layer, targets_N)
+        else:
+            nats = sampled_loss(features_NE, *layer, targets_N, negatives)
         return Objective(nats, self._penalty(y_TBH, dropped_TBH), state)
 
     def _run(self, ids_BT: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:

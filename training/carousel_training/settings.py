@@ -108,6 +108,14 @@ class ModelSettings(Section):
         return self
 
 
+class OutputSettings(Section):
+    """How the output layer learns: against all words (none), or for each segment against `num_negatives` drawn ones on
+    average, which pays for large vocabularies. Validation, export and serving know all words either way.
+    """
+
+    num_negatives: Count | None = None
+
+
 class OptimizerSettings(Section):
     """AdamW and its learning rate over the run. `learning_rate` is the peak (none: what the cell trains well at),
     `final_fraction` of it the end."""
@@ -173,6 +181,7 @@ class Settings(Section):
     corpus: CorpusSettings = CorpusSettings()
     vocabulary: VocabularySettings = VocabularySettings()
     model: ModelSettings = ModelSettings()
+    output: OutputSettings = OutputSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     batch: BatchSettings = BatchSettings()
     budget: BudgetSettings = BudgetSettings(max_minutes=DEFAULT_MINUTES)

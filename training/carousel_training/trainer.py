@@ -17,6 +17,7 @@ from carousel_training.errors import CheckpointError
 from carousel_training.model import RecurrentLM, detach
 from carousel_training.precision import Compute
 from carousel_training.randomness import generator_facts, generator_tensors, restore_generators
+from carousel_training.sampled_softmax import NegativeSampler
 from carousel_training.schedule import rate_factor
 from carousel_training.settings import OptimizerSettings
 
@@ -29,7 +30,12 @@ class Trainer:
     """Weights, optimiser, carried state and step counter of one run. `step` counts the steps that are done."""
 
     def __init__(
-        self, model: RecurrentLM, batches: TrainingBatches, settings: OptimizerSettings, compute: Compute
+        self,
+        model: RecurrentLM,
+        batches: TrainingBatches,
+        settings: OptimizerSettings,
+        compute: Compute,
+        sampler: NegativeSampler | None = None,
     ) -> None:
         self.model = model
         self.batches = batches
@@ -38,6 +44,7 @@ class Trainer:
         self._peak = settings.learning_rate or model.stack.learning_rate
         self.learning_rate = self._peak
         self._settings = settings
+        self._sampler = sampler
         self._optimizer = build_optimizer(model, settings)
         self._parameters = list(model.parameters())
         self._carried: State = ()
@@ -57,8 +64,9 @@ class Trainer:
         self._set_rate(progress)
         inputs_BT, targets_BT, is_first = self.batches.segment_at(self.step)
         state = self.model.initial_state(len(inputs_BT)) if is_first else self._carried
+        negatives = None if self._sampler is None else self._sampler.draw()
         with self.compute.autocast():
-            nats, penalty, state = self.model.objective(inputs_BT, targets_BT, state)
+            nats, penalty, state = self.model.objective(inputs_BT, targets_BT, state, negatives)
         self._optimizer.zero_grad(set_to_none=True)
         (nats + penalty).backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self._parameters, self._settings.clip_norm)
