@@ -1,12 +1,32 @@
 """The cells by the names that settings, checkpoints and bundles call them."""
 
+from carousel_training.cells.clockwork import ClockworkStack
 from carousel_training.cells.elman import ElmanStack
 from carousel_training.cells.gru import GRUStack
+from carousel_training.cells.gru_2014 import GRU2014Stack
 from carousel_training.cells.lstm import LSTMStack
+from carousel_training.cells.lstm_1997 import LSTM1997Stack
+from carousel_training.cells.lstm_coupled import CoupledLSTMStack
+from carousel_training.cells.lstm_depth_gated import DepthGatedLSTMStack
+from carousel_training.cells.lstm_peephole import PeepholeLSTMStack
+from carousel_training.cells.lstm_peephole_dense import DensePeepholeLSTMStack
+from carousel_training.cells.mingru import MinGRUStack
+from carousel_training.cells.minlstm import MinLSTMStack
 from carousel_training.cells.stack import RecurrentStack
+from carousel_training.cells.tdnn import TimeDelayStack
 
 CELLS: dict[str, type[RecurrentStack]] = {
     "elman": ElmanStack,
+    "lstm-1997": LSTM1997Stack,
     "lstm": LSTMStack,
+    "lstm-peephole": PeepholeLSTMStack,
+    "lstm-peephole-dense": DensePeepholeLSTMStack,
+    "lstm-coupled": CoupledLSTMStack,
+    "gru-2014": GRU2014Stack,
     "gru": GRUStack,
+    "lstm-depth-gated": DepthGatedLSTMStack,
+    "clockwork": ClockworkStack,
+    "tdnn": TimeDelayStack,
+    "minlstm": MinLSTMStack,
+    "mingru": MinGRUStack,
 }

@@ -1,0 +1,115 @@
+"""Stacks of our own layers: one module per layer, dropout between them. It knows no equations; the layers do.
+
+Legend: T steps, B lanes, X input width, H hidden width, G gate rows of a layer, k x H.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple, cast
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from carousel.bundle.layout import StateLayout, StateTensor
+from carousel_training.cells.dropout import drop_units, drop_weights
+from carousel_training.cells.stack import RecurrentStack, StackShape, State, Step, vectors
+
+
+class LayerRun(NamedTuple):
+    """What a layer made of T steps: its output, its state after the last, its memory at every step if it has one."""
+
+    y_TBH: torch.Tensor
+    state: State
+    c_TBH: torch.Tensor | None = None
+
+
+class RecurrentLayer(nn.Module):
+    """One layer: `weight_ih` [G,X] and `bias` [G] on the input, `weight_hh` [k x H,H] on the state before.
+
+    `sequence` is the fast pass, `step` the written equations. `below` is the memory of the layer underneath, for the
+    cell that looks at it. Gates stand in the order of `gates`; `num_recurrent` of them, the first ones, see the state.
+    """
+
+    parts: ClassVar[tuple[str, ...]] = ("h",)
+    gates: ClassVar[tuple[str, ...]]
+    num_recurrent: ClassVar[int]
+
+    def __init__(self, shape: StackShape, layer: int) -> None:
+        super().__init__()
+        self.shape = shape
+        input_size = shape.input_size if layer == 0 else shape.hidden_size
+        self.weight_ih = nn.Parameter(torch.empty(len(self.gates) * shape.hidden_size, input_size))
+        self.weight_hh = nn.Parameter(torch.empty(self.num_recurrent * shape.hidden_size, shape.hidden_size))
+        self.bias = nn.Parameter(torch.zeros(len(self.gates) * shape.hidden_size))
+        bound = 1.0 / math.sqrt(shape.hidden_size)
+        nn.init.uniform_(self.weight_ih, -bound, bound)
+        nn.init.uniform_(self.weight_hh, -bound, bound)
+
+    @property
+    def layout(self) -> tuple[StateTensor, ...]:
+        """The tensors of this layer's state, without the layer's number."""
+        return tuple(StateTensor(part, (self.shape.hidden_size,), "float32") for part in self.parts)
+
+    def rows(self, gate: str) -> slice:
+        """Where a gate's rows stand in the matrices."""
+        index, size = self.gates.index(gate), self.shape.hidden_size
+        return slice(index * size, (index + 1) * size)
+
+    def from_input(self, x_TBX: torch.Tensor) -> torch.Tensor:
+        """W x + b of all gates, for all steps at once."""
+        return functional.linear(x_TBX, self.weight_ih, self.bias)
+
+    def recurrent(self) -> torch.Tensor:
+        """`weight_hh` with the weights dropped that this call is to do without."""
+        return drop_weights(self.weight_hh, self.shape.weight_drop, is_training=self.training)
+
+    def sequence(self, x_TBX: torch.Tensor, state: State, below_TBH: torch.Tensor | None) -> LayerRun:
+        raise NotImplementedError
+
+    def step(self, x_BX: torch.Tensor, state: State, below_BH: torch.Tensor | None) -> Step:
+        raise NotImplementedError
+
+    def split(self, a_BG: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        """The gates' columns by name."""
+        return dict(zip(self.gates, a_BG.chunk(len(self.gates), dim=-1), strict=True))
+
+
+class LayeredStack(RecurrentStack):
+    """L layers of `layer_type`, the state of each with its number in the names."""
+
+    layer_type: ClassVar[type[RecurrentLayer]]
+
+    def __init__(self, shape: StackShape) -> None:
+        super().__init__(shape)
+        self.layers = nn.ModuleList(self.layer_type(shape, layer) for layer in range(shape.num_layers))
+
+    def each(self) -> list[RecurrentLayer]:
+        return [cast(RecurrentLayer, layer) for layer in self.layers]
+
+    @property
+    def state_layout(self) -> StateLayout:
+        return vectors(self.layer_type.parts, self.shape)
+
+    def forward(self, x_SBX: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        shape, below_TBH, after = self.shape, None, list[torch.Tensor]()
+        for index, layer in enumerate(self.each()):
+            if index > 0:
+                x_SBX = drop_units(x_SBX, shape.dropout, is_locked=shape.is_locked, is_training=self.training)
+            x_SBX, state_next, below_TBH = layer.sequence(x_SBX, self._of_layer(state, index), below_TBH)
+            after += state_next
+        return x_SBX, tuple(after)
+
+    def step(self, x_SBX: torch.Tensor, state: State) -> Step:
+        y_BX, below_BH, after = x_SBX[0], None, list[torch.Tensor]()
+        gates: dict[str, torch.Tensor] = {}
+        for index, layer in enumerate(self.each()):
+            step = layer.step(y_BX, self._of_layer(state, index), below_BH)
+            y_BX, below_BH = step.output_BH, step.state[-1]
+            after += step.state
+            gates |= {f"{name}_{index}": values for name, values in step.gates.items()}
+        return Step(y_BX, tuple(after), gates)
+
+    def _of_layer(self, state: State, layer: int) -> State:
+        num_parts = len(self.layer_type.parts)
+        return state[layer * num_parts : (layer + 1) * num_parts]

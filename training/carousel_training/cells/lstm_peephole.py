@@ -1,0 +1,43 @@
+"""The LSTM with diagonal peepholes (Gers & Schmidhuber 2000, as in Graves 2013)."""
+
+import torch
+from torch import nn
+
+from carousel_training.cells.layered_stack import LayeredStack
+from carousel_training.cells.memory import Looks
+from carousel_training.cells.memory_layer import MemoryLayer
+from carousel_training.cells.stack import StackShape, State, Step
+
+
+class PeepholeLSTMLayer(MemoryLayer):
+    """s the logistic function, * the element-wise product; x_t [X], h_t, c_t and w [H], each W [H,X], each U [H,H]:
+
+    i = s(W_i x_t + U_i h_{t-1} + w_ci * c_{t-1} + b_i),  f = s(W_f x_t + U_f h_{t-1} + w_cf * c_{t-1} + b_f)
+    g = tanh(W_g x_t + U_g h_{t-1} + b_g),  c_t = f * c_{t-1} + i * g
+    o = s(W_o x_t + U_o h_{t-1} + w_co * c_t + b_o),  h_t = o * tanh(c_t)
+
+    The peepholes w start at zero, which is the plain LSTM.
+    """
+
+    def __init__(self, shape: StackShape, layer: int) -> None:
+        super().__init__(shape, layer)
+        self.peephole_o = nn.Parameter(torch.zeros(shape.hidden_size))
+        self.peephole_if = nn.Parameter(torch.zeros(2 * shape.hidden_size))
+
+    def looks(self) -> Looks:
+        return Looks(self.peephole_o, self.peephole_if)
+
+    def step(self, x_BX: torch.Tensor, state: State, below_BH: torch.Tensor | None) -> Step:
+        h_BH, c_BH = state
+        sums = self.split(self.from_input(x_BX) + h_BH @ self.weight_hh.t())
+        at_i, at_f = self.peephole_if.chunk(2)
+        gates = {"i": torch.sigmoid(sums["i"] + at_i * c_BH), "f": torch.sigmoid(sums["f"] + at_f * c_BH)}
+        gates["g"] = torch.tanh(sums["g"])
+        c_BH = gates["f"] * c_BH + gates["i"] * gates["g"]
+        gates["o"] = torch.sigmoid(sums["o"] + self.peephole_o * c_BH)
+        h_BH = gates["o"] * torch.tanh(c_BH)
+        return Step(h_BH, (h_BH, c_BH), gates)
+
+
+class PeepholeLSTMStack(LayeredStack):
+    layer_type = PeepholeLSTMLayer
