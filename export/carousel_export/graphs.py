@@ -131,8 +131,8 @@ def _add_normalizer(drawing: Drawing) -> None:
     drawing.add("ReduceMax", [names.LOGITS, "axis_1"], ["maximum"], keepdims=1)
     drawing.add("Sub", [names.LOGITS, "maximum"], ["shifted"])
     drawing.add("Exp", ["shifted"], ["exponentials"])
-    drawing.add("ReduceSum", ["exponentials", "axis_1"], ["sum"], keepdims=1)
-    drawing.add("Log", ["sum"], ["log_sum"])
+    # One operator for both: Log alone rounds a row differently by its place in the batch.
+    drawing.add("ReduceLogSum", ["exponentials", "axis_1"], ["log_sum"], keepdims=1)
     drawing.add("Add", ["log_sum", "maximum"], ["log_normalizer_column"])
     drawing.add("Squeeze", ["log_normalizer_column", "axis_1"], [names.LOG_NORMALIZER])
 

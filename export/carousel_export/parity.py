@@ -169,24 +169,35 @@ def _greedy_differences(trained: RecurrentLM, served: StepModel, start_id: int) 
 
 
 def _dependent_rows(served: StepModel, turns: list[Turn]) -> float:
-    """Rows whose hidden vectors, states or logits change by a single bit when they run alone and unpadded."""
+    """Rows of which anything that is served changes by a single bit when they run alone and unpadded."""
     batch = served.layout.initial(NUM_LANES)
     dependent = 0
     for turn in turns:
         before = tuple(tensor[turn.lanes_B] for tensor in batch)
         hidden_BTH, state_next = served.core(turn.ids_BT, turn.lengths_B, before)
         last_BH = hidden_BTH[np.arange(len(turn.lanes_B)), turn.lengths_B - 1]
-        logits_BV = served.logits(last_BH)
+        together = _heads(served, last_BH)
         for row, length in enumerate(turn.lengths_B):
             cut = slice(row, row + 1)
             alone_1TH, alone_next = served.core(
                 turn.ids_BT[cut, :length], turn.lengths_B[cut], tuple(tensor[cut] for tensor in before)
             )
-            pairs = [(alone_1TH[0], hidden_BTH[row, :length]), (served.logits(alone_1TH[:, -1])[0], logits_BV[row])]
+            pairs = [(alone_1TH[0], hidden_BTH[row, :length])]
+            pairs += [(a[0], b[row]) for a, b in zip(_heads(served, last_BH[cut]), together, strict=True)]
             pairs += [(a[0], b[row]) for a, b in zip(alone_next, state_next, strict=True)]
             dependent += not all(np.array_equal(a, b) for a, b in pairs)
         _scatter(batch, turn.lanes_B, state_next)
     return float(dependent)
+
+
+def _heads(served: StepModel, hidden_NH: Array) -> list[Array]:
+    """All that the head says of each row."""
+    targets_N = np.zeros(len(hidden_NH), np.int64)
+    return [
+        served.logits(hidden_NH),
+        *served.candidates(hidden_NH, NUM_CANDIDATES),
+        *served.score(hidden_NH, targets_N),
+    ]
 
 
 def _scatter(batch: StateBatch, lanes_B: Array, rows: StateBatch) -> None:

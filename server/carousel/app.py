@@ -18,6 +18,7 @@ from carousel.bundle.manifest import Bundle
 from carousel.engine.engine import Engine
 from carousel.engine.model import Execution, OnnxModel, available_providers
 from carousel.engine.scheduler import Bounds
+from carousel.errors import ModelFailed
 from carousel.metrics import Metrics
 from carousel.rpc import convert
 from carousel.rpc.calls import Calls
@@ -51,7 +52,7 @@ async def serve(bundle_directory: Path, settings: Settings, announce: Callable[[
     with _stop_signal() as stopped:
         async with running(bundle_directory, settings) as server:
             announce(server)
-            await stopped.wait()
+            await _until_stopped(stopped, server.engine)
 
 
 @contextlib.asynccontextmanager
@@ -109,6 +110,19 @@ def configure_logging(level: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+async def _until_stopped(stopped: asyncio.Event, engine: Engine) -> None:
+    """Raises ModelFailed when the engine breaks first: better to be restarted than to refuse for ever."""
+    waits = [asyncio.create_task(stopped.wait()), asyncio.create_task(engine.until_broken())]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        if not stopped.is_set():
+            raise ModelFailed("the engine failed") from waits[1].exception()
+    finally:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
 
 
 @contextlib.contextmanager

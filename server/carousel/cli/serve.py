@@ -11,9 +11,10 @@ import typer
 
 from carousel.app import Running, configure_logging
 from carousel.app import serve as serve_bundle
-from carousel.errors import CarouselError, SettingsInvalid
+from carousel.errors import CarouselError, ModelFailed, SettingsInvalid
 from carousel.settings import Settings, read_settings
 
+_FAILED = 1
 _NOT_STARTED = 2
 
 
@@ -36,7 +37,7 @@ def serve(
         asyncio.run(serve_bundle(bundle, settings, _announce))
     except CarouselError as error:
         typer.echo(f"carousel serve: {error}", err=True)
-        raise typer.Exit(_NOT_STARTED) from None
+        raise typer.Exit(_FAILED if isinstance(error, ModelFailed) else _NOT_STARTED) from None
 
 
 def settings() -> None:

@@ -98,6 +98,11 @@ class Engine:
         finally:
             ticket.cancel()
 
+    async def until_broken(self) -> None:
+        """Raises what broke the engine's own loop; nothing can run after that. Otherwise it never returns."""
+        assert self._loop_task is not None
+        await asyncio.shield(self._loop_task)
+
     async def drain(self, deadline_seconds: float) -> None:
         """Refuse new turns, let the accepted ones finish, end the rest with ShuttingDown when the deadline passes."""
         self._scheduler.close()

@@ -55,13 +55,13 @@ class Calls:
             yield call
         except asyncio.CancelledError:
             if not call.is_ended_by_server:
-                code = "CANCELLED"
+                code = _given_up(context)
                 raise
             task.uncancel()
             code = "UNAVAILABLE"
             await self._abort(context, method, ShuttingDown("the server is shutting down"))
         except GeneratorExit:  # cancelled while the transport, not the handler, was waiting
-            code = "CANCELLED"
+            code = _given_up(context)
             raise
         except Exception as error:
             code = code_pb2.Code.Name(to_status(error).code)
@@ -100,3 +100,9 @@ class Calls:
         else:
             self._log.error("unexpected error", method=method, exc_info=error)
         await context.abort_with_status(rpc_status.to_status(to_status(error)))
+
+
+def _given_up(context: Context) -> str:
+    """Why a call that the client no longer wants has ended."""
+    remaining = context.time_remaining()
+    return "DEADLINE_EXCEEDED" if remaining is not None and remaining <= 0 else "CANCELLED"

@@ -4,7 +4,7 @@ What the wire cannot hold (an optional that is not set) becomes the domain's def
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from google.protobuf import timestamp_pb2
 
@@ -17,6 +17,7 @@ from carousel.turns import Candidate, FinishReason, Generated
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import sessions_pb2, types_pb2
 
+_MAX_TOKENS_PER_MESSAGE = 256  # with all their candidates still far below what clients accept
 _REASONS = {
     FinishReason.LENGTH: wire.Finished.REASON_LENGTH,
     FinishReason.STOP: wire.Finished.REASON_STOP,
@@ -69,6 +70,15 @@ def to_prediction(message: wire.PredictRequest) -> requests.PredictionRequest:
 def to_scoring(message: wire.ScoreRequest) -> requests.ScoringRequest:
     num_top = message.g if message.HasField("g") else requests.ScoringRequest().num_top
     return requests.ScoringRequest(to_input(message.input), num_top)
+
+
+def split_piece(piece: requests.GenerationPiece) -> Iterator[requests.GenerationPiece]:
+    """A slow reader's piece in messages of bounded size; text and end go with the last."""
+    last = max(0, (len(piece.tokens) - 1) // _MAX_TOKENS_PER_MESSAGE)
+    for number in range(last):
+        first = number * _MAX_TOKENS_PER_MESSAGE
+        yield requests.GenerationPiece(piece.tokens[first : first + _MAX_TOKENS_PER_MESSAGE], "")
+    yield requests.GenerationPiece(piece.tokens[last * _MAX_TOKENS_PER_MESSAGE :], piece.text, piece.end)
 
 
 def from_generation(

@@ -36,9 +36,10 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
             pieces = self._sessions.generate(caller, convert.to_generation(request))
             async with aclosing(pieces):
                 async for piece in pieces:
-                    response = convert.from_generation(piece, request.content, self._sessions.tokenizer)
-                    if response.ByteSize():
-                        yield response
+                    for part in convert.split_piece(piece):
+                        response = convert.from_generation(part, request.content, self._sessions.tokenizer)
+                        if response.ByteSize():
+                            yield response
                     if piece.end is not None:
                         call.facts["num_input_tokens"] = piece.end.num_input_tokens
                         call.facts["num_generated_tokens"] = piece.end.num_generated_tokens

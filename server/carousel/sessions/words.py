@@ -18,7 +18,7 @@ from carousel.turns import Array, Candidate, Ended, Predict, Predicted, Snapshot
 
 _BEAM_WIDTH = 12
 _NUM_BRANCHES = 48
-_MAX_TOKENS = 24
+_MAX_TOKENS = 24  # beyond those that spell the prefix
 _INNER = frozenset(b"'-_") | frozenset(range(0x80, 0x100))
 
 
@@ -45,7 +45,7 @@ class WordSearch:
         wanted = prefix.encode()
         live = [_Hypothesis(start, (), b"", 0.0)]
         found: dict[bytes, float] = {}  # word -> log-probability, which a float can hold where it cannot the other
-        for _ in range(_MAX_TOKENS if num_words else 0):
+        for _ in range(_MAX_TOKENS + len(wanted) if num_words else 0):
             live = self._select(await self._expand(live, wanted), wanted, found)
             if not live or _is_settled(found, num_words, live[0].log_probability):
                 break

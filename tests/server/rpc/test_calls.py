@@ -23,6 +23,10 @@ class FakeContext:
     def __init__(self, *metadata: tuple[str, str]) -> None:
         self._metadata = metadata
         self.statuses: list[Any] = []
+        self.remaining_seconds: float | None = None
+
+    def time_remaining(self) -> float | None:
+        return self.remaining_seconds
 
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         return self._metadata
@@ -83,9 +87,13 @@ async def test_an_error_becomes_the_status(error: Exception, code: str) -> None:
     assert len(unexpected) == isinstance(error, RuntimeError)
 
 
-async def test_a_cancelled_call_is_cancelled() -> None:
-    """The client's going is no error of ours: no status is sent, the task ends as cancelled."""
+@pytest.mark.parametrize(
+    ("remaining_seconds", "code"), [(None, "CANCELLED"), (3.0, "CANCELLED"), (-0.01, "DEADLINE_EXCEEDED")]
+)
+async def test_a_cancelled_call_is_cancelled(remaining_seconds: float | None, code: str) -> None:
+    """The client's going, or its deadline, is no error of ours: no status is sent, the task ends as cancelled."""
     desk, context = Desk(), FakeContext()
+    context.remaining_seconds = remaining_seconds
 
     async def handle() -> None:
         async with desk.calls.answer("Do", context):
@@ -97,7 +105,7 @@ async def test_a_cancelled_call_is_cancelled() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert context.statuses == []
-    assert (desk.count("CANCELLED"), desk.num_running) == (1, 0)
+    assert (desk.count(code), desk.num_running) == (1, 0)
 
 
 async def test_calls_beyond_the_bound_are_refused() -> None:

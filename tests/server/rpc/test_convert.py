@@ -128,3 +128,15 @@ def test_an_infinite_perplexity_can_be_told() -> None:
     assert message.totals.perplexity == float("inf")
     nothing = convert.from_scoring(requests.ScoringPiece((), requests.ScoreTotals(0, 0.0, 0, 0)))
     assert nothing.totals.perplexity == 1
+
+
+@pytest.mark.parametrize("num_tokens", [0, 1, 256, 257, 1000])
+def test_a_long_piece_is_split_into_messages_of_bounded_size(num_tokens: int) -> None:
+    """All tokens in order, at most 256 a message; text and end in the last one alone."""
+    end = requests.GenerationEnd(FinishReason.LENGTH, "", 9, 1, num_tokens, 3)
+    piece = requests.GenerationPiece(tuple(Generated(n) for n in range(num_tokens)), "text", end)
+    parts = list(convert.split_piece(piece))
+    assert [token.id for part in parts for token in part.tokens] == list(range(num_tokens))
+    assert all(len(part.tokens) <= 256 for part in parts)
+    assert [(part.text, part.end) for part in parts] == [("", None)] * (len(parts) - 1) + [("text", end)]
+    assert len(parts) == max(1, -(-num_tokens // 256))
