@@ -19,6 +19,7 @@ from carousel_training.fit import Outcome
 from carousel_training.interruption import catch_interruption
 from carousel_training.run import Run, resume_run, start_run
 from carousel_training.settings import BudgetSettings, Settings
+from carousel_training.studies.commands import add_studies
 
 EXIT_INTERRUPTED = 130
 EXIT_BAD_INPUT = 2
@@ -26,9 +27,12 @@ EXIT_BAD_INPUT = 2
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
 
-@app.command()
+@app.callback(invoke_without_command=True)
 def train(
-    out: Annotated[Path, typer.Option(help="The run's directory: checkpoints, tokenizer, log, loss curve.")],
+    context: typer.Context,
+    out: Annotated[
+        Path | None, typer.Option(help="The run's directory: checkpoints, tokenizer, log, loss curve.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
     text: Annotated[list[Path] | None, typer.Option(help="Text file or folder; may be repeated.")] = None,
     overrides: Annotated[
@@ -39,7 +43,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on exactly where the run in --out stopped.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace the run that --out holds.")] = False,
 ) -> None:
-    """Train a recurrent language model on text.
+    """Train a recurrent language model on text; or, with a command below, study the cells.
 
     Without --text or a config it reads the documentation inside Python itself for ten minutes. Ctrl-C saves; --resume
     goes on as if nothing had happened, bit for bit on a CPU when the budget is in steps. --max-steps and --max-minutes
@@ -47,6 +51,11 @@ def train(
 
     Example: carousel-train --out runs/poems --text poems/ --set model.hidden_size=512 --max-minutes 5
     """
+    if context.invoked_subcommand is not None:
+        _refuse_options(context)
+        return
+    if out is None:
+        raise typer.BadParameter("say where the run is to lie", param_hint="--out")
     console = Console()
     try:
         if resume:
@@ -65,8 +74,18 @@ def train(
     _conclude(run, outcome, console)
 
 
+add_studies(app)
+
+
 def main() -> None:
     app()
+
+
+def _refuse_options(context: typer.Context) -> None:
+    """A study has options of its own, behind its name; those in front of it would have no effect."""
+    given = [name for name, value in context.params.items() if value]
+    if given:
+        raise typer.BadParameter(f"options of {context.invoked_subcommand} stand behind it", param_hint=f"--{given[0]}")
 
 
 def _overrides(

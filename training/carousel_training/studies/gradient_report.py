@@ -1,0 +1,125 @@
+"""What a gradient study found, as tables and as one picture of vanishing and exploding."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from rich.table import Table
+
+from carousel_training.curve import INK
+from carousel_training.studies.gradients import GradientResult, Reach, ShortTraining
+from carousel_training.studies.plots import COLOURS, line_style, line_styles, new_figure, save_figure, tidy
+from carousel_training.studies.tables import new_table, show
+
+LOWEST, HIGHEST = 1e-12, 1e6  # what the plots show; everything beyond is as good as gone, or as bad
+
+
+def reach_table(results: Sequence[GradientResult], distances: Sequence[int]) -> Table:
+    """The share of the gradient that is left, fresh and trained."""
+    arms = ("fresh", "trained", "unclipped")
+    table = new_table("dL/dh(t-k) relative to k = 0", ["cell"], [f"{arm} k={k}" for arm in arms for k in distances])
+    for result in results:
+        reaches = (result.fresh, result.clipped, result.unclipped)
+        table.add_row(result.cell, *(show(reach.hidden_K[k], ".1e") for reach in reaches for k in distances))
+    return table
+
+
+def clipping_table(results: Sequence[GradientResult], clip_norm: float) -> Table:
+    """What clipping cut, and what it did to the weights' change and the loss."""
+    columns = ["median |g|", "largest |g|", "clipped steps", "largest update", "unclipped", "final nats", "unclipped"]
+    table = new_table(f"a short training with gradients clipped at {clip_norm:g}, and without", ["cell"], columns)
+    for result in results:
+        with_clip, without = result.with_clip, result.without_clip
+        share = sum(norm > clip_norm for norm in with_clip.gradient_norms) / max(len(with_clip.gradient_norms), 1)
+        table.add_row(
+            result.cell,
+            show(statistics.median(with_clip.gradient_norms), ".2f"),
+            show(max(with_clip.gradient_norms), ".2f"),
+            f"{100 * share:.0f} %",
+            show(max(with_clip.update_norms), ".3f"),
+            show(max(without.update_norms), ".3f"),
+            show(with_clip.final_nats, ".3f"),
+            show(without.final_nats, ".3f"),
+        )
+    return table
+
+
+def variant_table(forget: Mapping[float, Reach], gains: Mapping[float, Reach], distances: Sequence[int]) -> Table:
+    """The two knobs that decide at the start: the LSTM's forget bias and the size of an Elman net's matrix."""
+    table = new_table("dL/dh(t-k) of fresh cells relative to k = 0", ["variant"], [f"k={k}" for k in distances])
+    labelled = {f"lstm, forget bias {bias:g}": reach for bias, reach in forget.items()}
+    labelled |= {f"elman, recurrent matrix x {gain:g}": reach for gain, reach in gains.items()}
+    for label, reach in labelled.items():
+        table.add_row(label, *(show(reach.hidden_K[k], ".1e") for k in distances))
+    return table
+
+
+def draw_gradients(
+    results: Sequence[GradientResult], forget: Mapping[float, Reach], gains: Mapping[float, Reach], path: Path
+) -> None:
+    """All cells fresh, all cells trained, the two knobs, and what clipping does to the updates."""
+    figure = new_figure(13.0, 9.0)
+    (fresh_axes, trained_axes), (knob_axes, update_axes) = figure.subplots(2, 2)
+    styles = line_styles([result.cell for result in results])
+    for axes, title, reaches in (
+        (fresh_axes, "at initialisation", {result.cell: result.fresh for result in results}),
+        (trained_axes, "after a short training, clipped", {result.cell: result.clipped for result in results}),
+    ):
+        for cell, reach in reaches.items():
+            _draw_reach(axes, reach, cell, styles[cell])
+        _finish(axes, title, [*reaches.values()])
+    trained_axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _draw_knobs(knob_axes, forget, gains)
+    _draw_updates(update_axes, results)
+    title = "how far back a loss reaches: |dL/dh(t-k)| relative to k = 0"
+    figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=13, fontweight="bold")
+    save_figure(figure, path)
+
+
+def _draw_reach(axes: Axes, reach: Reach, label: str, style: Mapping[str, object]) -> None:
+    points = [(k, norm) for k, norm in enumerate(reach.hidden_K) if norm > 0.0 and math.isfinite(norm)]
+    if len(points) == 1:  # nothing but k = 0: the cell never reads its own output
+        axes.plot(*points[0], marker="o", label=label, **{**style, "linestyle": "none"})  # type: ignore[arg-type]
+        return
+    axes.plot([k for k, _ in points], [norm for _, norm in points], label=label, **style)  # type: ignore[arg-type]
+
+
+def _finish(axes: Axes, title: str, reaches: Sequence[Reach]) -> None:
+    norms = [norm for reach in reaches for norm in reach.hidden_K if norm > 0.0 and math.isfinite(norm)]
+    axes.set_yscale("log")
+    axes.set_ylim(max(min(norms) / 3.0, LOWEST), min(max(norms) * 3.0, HIGHEST))
+    axes.axhline(1.0, color="#c4c8ce", linewidth=0.8, zorder=0)
+    axes.set_xlabel("k, steps back")
+    tidy(axes, title)
+
+
+def _draw_knobs(axes: Axes, forget: Mapping[float, Reach], gains: Mapping[float, Reach]) -> None:
+    for index, (bias, reach) in enumerate(forget.items()):
+        _draw_reach(axes, reach, f"lstm, forget bias {bias:g}", line_style(index))
+    for index, (gain, reach) in enumerate(gains.items()):
+        _draw_reach(axes, reach, f"elman, matrix x {gain:g}", {**line_style(index), "linestyle": (0, (4, 2))})
+    _finish(axes, "two knobs at initialisation", [*forget.values(), *gains.values()])
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="lower left")
+
+
+def _draw_updates(axes: Axes, results: Sequence[GradientResult]) -> None:
+    """A line from the median to the largest change of the weights in one step, for both arms of each cell."""
+    for row, result in enumerate(results):
+        arms: tuple[tuple[ShortTraining, str, float], ...] = (
+            (result.with_clip, COLOURS[1], -0.16),
+            (result.without_clip, COLOURS[0], 0.16),
+        )
+        for training, colour, shift in arms:
+            low, high = statistics.median(training.update_norms), max(training.update_norms)
+            axes.plot([low, high], [row + shift] * 2, color=colour, linewidth=2.5, solid_capstyle="round")
+            axes.plot(high, row + shift, "o", color=colour, markersize=4.5)
+    axes.plot([], [], color=COLOURS[1], marker="o", markersize=4.5, label="clipped")
+    axes.plot([], [], color=COLOURS[0], marker="o", markersize=4.5, label="not clipped")
+    axes.set_yticks(range(len(results)), [result.cell for result in results], fontsize=9, color=INK)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlabel("norm of the weights' change in one step, median to largest")
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    tidy(axes, "what clipping does to the updates", grid="x")

@@ -1,0 +1,79 @@
+"""What the studies' commands share: options to values, and expected errors to one sentence and an exit code."""
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from carousel_training.cells.registry import CELLS
+from carousel_training.errors import CorpusError, SettingsError, TrainingError
+from carousel_training.settings import Settings
+from carousel_training.studies.cached_runs import StudyInterrupted
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+DEFAULT_TOKENS = 400_000
+
+
+@contextmanager
+def spoken_errors() -> Iterator[None]:
+    """Expected errors become one sentence and an exit code."""
+    try:
+        yield
+    except StudyInterrupted as error:
+        Console().print(str(error), soft_wrap=True, highlight=False)
+        raise typer.Exit(EXIT_INTERRUPTED) from error
+    except TrainingError as error:
+        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        raise typer.Exit(EXIT_BAD_INPUT) from error
+
+
+def study_settings(defaults: Mapping[str, object], text: list[Path] | None, overrides: list[str]) -> Settings:
+    given = [f"{key}={value}" for key, value in defaults.items()]
+    if text:
+        given.append(f"corpus.text=[{', '.join(repr(str(path)) for path in text)}]")
+    return Settings.load(None, [*given, *overrides])
+
+
+def budget_overrides(tokens: int | None, minutes: float | None, overrides: list[str] | None) -> list[str]:
+    """As an override: tokens in whole steps. Raises SettingsError when both are given."""
+    if minutes is not None:
+        if tokens is not None:
+            raise SettingsError("a run has --tokens or --minutes, not both")
+        return [f"budget.max_minutes={minutes}"]
+    batch = Settings.load(None, overrides or []).batch
+    return [f"budget.max_steps={max(1, round((tokens or DEFAULT_TOKENS) / (batch.num_lanes * batch.segment)))}"]
+
+
+def choose_cells(given: str | None) -> tuple[str, ...]:
+    return tuple(CELLS) if given is None else choose(given, CELLS, "cell")
+
+
+def choose(given: str, names: Collection[str], what: str) -> tuple[str, ...]:
+    """Raises SettingsError naming what is unknown."""
+    chosen = tuple(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
+    unknown = [name for name in chosen if name not in names]
+    if unknown or not chosen:
+        raise SettingsError(f"unknown {what} {', '.join(unknown) or '(none given)'}; there is: {', '.join(names)}")
+    return chosen
+
+
+def parse_gaps(given: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(gap) for gap in given.split(","))
+    except ValueError as error:
+        raise SettingsError(f"--gaps must be whole numbers with commas between, not {given!r}") from error
+
+
+def read_text(text: str | None, file: Path | None) -> str:
+    if (text is None) == (file is None):
+        raise SettingsError("give the text to inspect, or --file, one of them")
+    if file is None:
+        return text or ""
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorpusError(f"cannot read {file}: {error}") from error
