@@ -42,6 +42,8 @@ SETTINGS = (
     "batch.num_lanes=32",
     "batch.segment=32",
     "evaluation.sample_tokens=0",
+    "compute.precision=float32",
+    "compute.threads=1",
 )
 
 
@@ -196,7 +198,7 @@ def main() -> None:
     parser.add_argument("abnormal", type=Path, help="abnormal sessions, one a line")
     parser.add_argument("--bundle", type=Path, help="a model of the same split and seed, instead of training one")
     parser.add_argument("--out", type=Path, help="where texts, run and bundle are kept; a temporary folder otherwise")
-    parser.add_argument("--steps", type=int, default=3000, help="optimisation steps")
+    parser.add_argument("--steps", type=int, default=2000, help="optimisation steps")
     parser.add_argument("--seed", type=int, default=0, help="of the split")
     given = parser.parse_args()
     split = split_sessions(read_sessions(given.normal), read_sessions(given.abnormal), given.seed)
