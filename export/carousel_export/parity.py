@@ -108,7 +108,7 @@ def _compare_turns(trained: RecurrentLM, served: StepModel, turns: list[Turn]) -
             hidden.append(hidden_BTH[row, :length])
             logits_error = _worst(logits_error, served.logits(hidden[-1]) - expected_1TV[0].numpy())
             state_error = _worst(
-                state_error, *(a[row] - b[0].numpy() for a, b in zip(state_next, alone[lane], strict=True))
+                state_error, *(_deviation(a[row], b[0].numpy()) for a, b in zip(state_next, alone[lane], strict=True))
             )
     return logits_error, state_error, hidden
 
@@ -203,6 +203,11 @@ def _heads(served: StepModel, hidden_NH: Array) -> list[Array]:
 def _scatter(batch: StateBatch, lanes_B: Array, rows: StateBatch) -> None:
     for tensor, values in zip(batch, rows, strict=True):
         tensor[lanes_B] = values
+
+
+def _deviation(found: Array, expected: Array) -> Array:
+    """Relative where a value is above 1: the memory of a cell that never forgets grows with the text."""
+    return np.asarray((found - expected) / np.maximum(1.0, np.abs(expected)))
 
 
 def _worst(so_far: float, *differences: Array) -> float:

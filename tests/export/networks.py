@@ -6,12 +6,18 @@ from carousel_training.model import ModelConfig, RecurrentLM
 
 
 def build_model(
-    cell: str = "lstm", num_layers: int = 1, embedding_size: int = 12, *, tied: bool = True, vocabulary_size: int = 29
+    cell: str = "lstm",
+    num_layers: int = 1,
+    embedding_size: int = 12,
+    *,
+    tied: bool = True,
+    vocabulary_size: int = 29,
+    gain: float = 2.0,
 ) -> RecurrentLM:
-    """A random network, with weights large enough that its states and logits differ widely."""
+    """A random network. With the usual gain its states and logits differ widely; an Elman net is then chaotic."""
     torch.manual_seed(11)
     model = RecurrentLM(ModelConfig(vocabulary_size, cell, num_layers, 12, embedding_size, tied, dropout=0.4))
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.mul_(2.0).add_(0.1 * torch.randn_like(parameter))
+            parameter.mul_(gain).add_(0.1 * torch.randn_like(parameter))
     return model.eval()

@@ -49,7 +49,8 @@ class DepthGatedLSTMLayer(MemoryLayer):
 
     def _depth(self, x_TBX: torch.Tensor, below_TBH: torch.Tensor) -> torch.Tensor:
         """What the depth gate sees besides c_{t-1}: all steps at once."""
-        assert self.weight_d is not None and self.weight_ld is not None
+        assert self.weight_d is not None
+        assert self.weight_ld is not None
         return nn.functional.linear(x_TBX, self.weight_d, self.bias_d) + self.weight_ld * below_TBH
 
 

@@ -6,8 +6,8 @@ o, i, f, g = pre_t + U h_{t-1};  i and f may look at c_{t-1}, o at c_t, by a vec
 c_t = f * c_{t-1} + i * g  [+ d * below_t],  h_t = o * tanh(c_t)
 
 where f is a gate of its own, 1 - i, or 1, and d = s(pre_t + w * c_{t-1}). Weight gradients are one product over all
-steps rather than one per step. Legend: T steps, B lanes, H width, G gates x H in the order o, i, f (if learned), g, d (if
-there is one below), S = T + 1 with the state before in front.
+steps rather than one per step. Legend: T steps, B lanes, H width, G gates x H in the order o, i, f (if learned), g, d
+(if there is a layer below), S = T + 1 with the state before in front.
 """
 
 from enum import StrEnum

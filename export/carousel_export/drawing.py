@@ -1,0 +1,114 @@
+"""A graph in the making: nodes, constants and fresh names. It knows operators by name and no cell.
+
+Legend: B lanes, T steps, H hidden width.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+OPSET = 21
+IR_VERSION = 10
+PRODUCER = "carousel-export"
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class Drawing:
+    """Nodes are added in the order in which they run; every constant stands once under its name. A graph inside another
+    must not use the outer one's names: its own begin with `prefix`."""
+
+    prefix: str = ""
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
+
+    def add(self, operator: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> str:
+        """Returns the first output, so that nodes chain. An output "" is not wanted."""
+        self.nodes.append(helper.make_node(operator, inputs, outputs, **attributes))
+        return outputs[0]
+
+    def put(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        """A node with one output whose name does not matter."""
+        return self.add(operator, inputs, [f"{self.prefix}{operator}_{len(self.nodes)}"], **attributes)
+
+    def split(self, joined: str, num_parts: int) -> list[str]:
+        """Equal parts of the last axis."""
+        outputs = [f"{joined}_part_{part}" for part in range(num_parts)]
+        self.add("Split", [joined], outputs, axis=-1, num_outputs=num_parts)
+        return outputs
+
+    def keep(self, name: str, array: npt.NDArray[np.generic]) -> str:
+        """A constant; returns its name, which has the prefix."""
+        name = f"{self.prefix}{name}"
+        self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+        return name
+
+    def axes(self, *axes: int) -> str:
+        """The constant that names axes, for Squeeze, Unsqueeze and the reductions."""
+        return self.keep("axes_" + "_".join(map(str, axes)), np.array(axes, np.int64))
+
+    def graph(
+        self, name: str, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]
+    ) -> onnx.GraphProto:
+        return helper.make_graph(self.nodes, name, inputs, outputs, list(self.constants.values()))
+
+    def finish(
+        self, name: str, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]
+    ) -> onnx.ModelProto:
+        opsets = [helper.make_opsetid("", OPSET)]
+        graph = self.graph(name, inputs, outputs)
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name=PRODUCER)
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+
+StepBody = Callable[[Drawing, Sequence[str], Sequence[str]], Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """A recurrence over time: `states` are [B,H], `inputs` [T,B,...], `mask` [T,B,1] or [T,B,H] says where a state
+    takes its new value; elsewhere it keeps the old one, bit for bit. `body(drawing, states, inputs)` draws one step and
+    names the new states."""
+
+    name: str
+    states: Sequence[str]
+    inputs: Sequence[str]
+    mask: str
+    body: StepBody
+
+    def draw(self, drawing: Drawing, finals: Sequence[str], *, num_sequences: int = 1) -> list[str]:
+        """A Scan. The states after the last step go under the names `finals`; returns the first `num_sequences` states
+        at every step, [T,B,H] each."""
+        step, num_states = Drawing(f"{self.name}_step."), len(self.states)
+        before = [f"{self.name}_before_{index}" for index in range(num_states)]
+        given = [f"{self.name}_given_{index}" for index in range(len(self.inputs))]
+        mask = f"{self.name}_mask"
+        new = self.body(step, before, given)
+        after = [step.put("Where", mask, value, old) for value, old in zip(new, before, strict=True)]
+        seen = [step.put("Identity", value) for value in after[:num_sequences]]
+        floats = [describe(name, TensorProto.FLOAT, None) for name in (*before, *given)]
+        body = step.graph(
+            f"{self.name}_step",
+            [*floats, describe(mask, TensorProto.BOOL, None)],
+            [describe(name, TensorProto.FLOAT, None) for name in (*after, *seen)],
+        )
+        sequences = [f"{self.name}_sequence_{index}" for index in range(num_sequences)]
+        inputs = [*self.states, *self.inputs, self.mask]
+        drawing.add("Scan", inputs, [*finals, *sequences], body=body, num_scan_inputs=len(self.inputs) + 1)
+        return sequences
+
+
+def describe(name: str, kind: int, shape: list[str | int] | None) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def to_array(tensor: torch.Tensor) -> FloatArray:
+    return np.asarray(tensor.detach().cpu().to(torch.float32).numpy())
