@@ -35,6 +35,7 @@ from carousel_training.studies.options import (
     parse_gaps,
     read_text,
     spoken_errors,
+    study_console,
     study_settings,
 )
 from carousel_training.studies.recall import DEFAULTS, RecallPlan, RecallResult, study_recall
@@ -43,11 +44,14 @@ from carousel_training.studies.recall_tasks import TASKS
 from carousel_training.studies.results import make_directory, save_figures
 from carousel_training.vocabulary import learn_vocabulary
 
+ALL_TASKS, ALL_GAPS = ",".join(TASKS), ",".join(map(str, DEFAULTS.gaps))
 SERVING_GROUP = "carousel_training.serving_speed"
 # What differs from the settings' own defaults: characters, which need no large output layer, and two small layers.
 COMPARISON = {"vocabulary.kind": "character", "model.num_layers": 2, "model.embedding_size": 64, "model.dropout": 0.1}
 GRADIENTS = {"vocabulary.kind": "character", "model.hidden_size": 64, "model.embedding_size": 64, "model.dropout": 0.0}
 QUIET = {"evaluation.every_steps": 1_000_000_000, "evaluation.sample_tokens": 0}
+
+OUT = Path("runs")
 
 Text = Annotated[list[Path] | None, typer.Option(help="Text file or folder; may be repeated.")]
 Overrides = Annotated[
@@ -65,7 +69,7 @@ def add_studies(app: typer.Typer) -> None:
 
 
 def compare_command(
-    out: Annotated[Path, typer.Option(help="Results, runs and picture; what lies there is not run again.")],
+    out: Annotated[Path, typer.Option(help="Results and picture; runs that lie there are kept.")] = OUT / "compare",
     cells: CellNames = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Training tokens per run; 400,000 if no budget.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Training minutes per run instead.")] = None,
@@ -80,13 +84,12 @@ def compare_command(
 
     Interrupted, it goes on with the same command. Serving speed is measured where carousel-export is installed.
 
-    Example: carousel-train compare --out studies/cells --tokens 1000000 --seeds 3
+    Example: carousel-train compare --out runs/cells --tokens 1000000 --seeds 3
     """
-    console = Console()
+    console = study_console()
     with spoken_errors(), catch_interruption() as interruption:
-        settings = study_settings(
-            COMPARISON | QUIET, text, [*(overrides or []), *budget_overrides(tokens, minutes, overrides)]
-        )
+        budget = budget_overrides(tokens, minutes, overrides)
+        settings = study_settings(COMPARISON | QUIET, text, [*(overrides or []), *budget])
         plan = ComparisonPlan(settings, choose_cells(cells), parameters, seeds, rate_grid(rates), tuning_share)
         make_directory(out)
         corpus = read_corpus(settings.corpus)
@@ -104,7 +107,7 @@ def compare_command(
 
 
 def gradients_command(
-    out: Annotated[Path, typer.Option(help="Picture and figures.")],
+    out: Annotated[Path, typer.Option(help="Picture and figures.")] = OUT / "gradients",
     cells: CellNames = None,
     distance: Annotated[int, typer.Option(min=1, help="The largest k.")] = 100,
     steps: Annotated[int, typer.Option(min=1, help="Of the short training, once clipped and once not.")] = 200,
@@ -113,9 +116,9 @@ def gradients_command(
 ) -> None:
     """How far back a loss reaches: the norm of dL/dh(t-k) for every cell, fresh and trained, clipped and not.
 
-    Example: carousel-train gradients --out studies/gradients --set model.hidden_size=128
+    Example: carousel-train gradients --out runs/wide --set model.hidden_size=128
     """
-    console = Console()
+    console = study_console()
     with spoken_errors():
         settings = study_settings(GRADIENTS | QUIET, text, [*(overrides or []), f"budget.max_steps={steps}"])
         plan = GradientPlan(settings, choose_cells(cells), distance)
@@ -132,7 +135,7 @@ def gradients_command(
             "elman_recurrent_gain": {gain: reach.as_json() for gain, reach in gains.items()},
         }
         save_figures(out / "gradients.json", figures)
-        draw_gradients(results, forget, gains, out / "gradients.png")
+        draw_gradients(results, (forget, gains), settings.optimizer.clip_norm, out / "gradients.png")
     distances = sorted({max(distance // 10, 1), max(distance // 3, 1), distance})
     console.print(reach_table(results, distances))
     console.print(clipping_table(results, settings.optimizer.clip_norm))
@@ -141,12 +144,10 @@ def gradients_command(
 
 
 def recall_command(
-    out: Annotated[Path, typer.Option(help="Picture and figures.")],
+    out: Annotated[Path, typer.Option(help="Picture and figures.")] = OUT / "recall",
     cells: CellNames = None,
-    tasks: Annotated[str, typer.Option(help="Names with commas between.")] = ",".join(TASKS),
-    gaps: Annotated[str, typer.Option(help="Growing numbers of steps, commas between.")] = ",".join(
-        map(str, DEFAULTS.gaps)
-    ),
+    tasks: Annotated[str, typer.Option(help="Names with commas between.")] = ALL_TASKS,
+    gaps: Annotated[str, typer.Option(help="Growing numbers of steps, commas between.")] = ALL_GAPS,
     hidden_size: Annotated[int, typer.Option(min=1)] = DEFAULTS.hidden_size,
     window: Annotated[int, typer.Option(min=1, help="Of the time-delay network.")] = DEFAULTS.window,
     max_steps: Annotated[int, typer.Option(min=1, help="Per task and cell.")] = DEFAULTS.max_steps,
@@ -156,9 +157,9 @@ def recall_command(
 
     The gap grows as a cell solves it; then the cell answers at all gaps. No text is needed.
 
-    Example: carousel-train recall --out studies/recall --cells elman,lstm,tdnn --gaps 4,16,64,256
+    Example: carousel-train recall --out runs/far --cells elman,lstm,tdnn --gaps 4,16,64,256
     """
-    console = Console()
+    console = study_console()
     with spoken_errors():
         plan = RecallPlan(gaps=parse_gaps(gaps), hidden_size=hidden_size, window=window, max_steps=max_steps, seed=seed)
         make_directory(out)
@@ -178,19 +179,19 @@ def recall_command(
 
 def inspect_command(
     checkpoint: Annotated[Path, typer.Option(help="The directory of a training run.")],
-    out: Annotated[Path, typer.Option(help="Picture and figures.")],
+    out: Annotated[Path | None, typer.Option(help="Picture and figures; beside the checkpoint if not given.")] = None,
     text: Annotated[str | None, typer.Argument(help="The text to read.")] = None,
     file: Annotated[Path | None, typer.Option(help="Read this file instead.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Units to show.")] = 20,
 ) -> None:
     """What gates and cells do over a text, as a heat map, and which units switch most sharply.
 
-    Example: carousel-train inspect "if (a[i] > 0) { return b; }" --checkpoint runs/code --out studies/inspect
+    Example: carousel-train inspect "if (a[i] > 0) { return b; }" --checkpoint runs/code
     """
-    console = Console()
+    console = study_console()
     with spoken_errors():
         torch.set_num_threads(1)  # single steps of small products
-        recording = record(load_model(checkpoint), read_text(text, file))
+        recording, out = record(load_model(checkpoint), read_text(text, file)), out or checkpoint
         make_directory(out)
         units = rank_units(recording)
         figures = {"tokens": recording.tokens, "nats": recording.nats, "units": [unit.as_json() for unit in units]}

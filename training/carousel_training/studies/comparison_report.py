@@ -15,9 +15,9 @@ from carousel_training.studies.tables import new_table, show, spread
 def comparison_table(results: Sequence[CellResult]) -> Table:
     """Best first."""
     batch_sizes = sorted({size for result in results if not isinstance(result.serving, str) for size in result.serving})
-    serving = [f"serving B={size}" for size in batch_sizes]
-    columns = ["width", "parameters", "rate", "validation nats", "training tokens/s", *serving, "state bytes"]
-    table = new_table("cells on equal terms", ["cell"], columns)
+    serving = [f"serving, B={size}" for size in batch_sizes]
+    columns = ["width", "parameters", "rate", "nats", "training tokens/s", *serving, "state bytes"]
+    table = new_table("cells on equal terms: validation nats, tokens per second", ["cell"], columns)
     for result in ranked(results):
         speeds = [None if isinstance(result.serving, str) else result.serving.get(size) for size in batch_sizes]
         table.add_row(

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from rich.table import Table
 
 from carousel_training.curve import INK
-from carousel_training.studies.gradients import GradientResult, Reach, ShortTraining
+from carousel_training.studies.gradients import GradientResult, Reach
 from carousel_training.studies.plots import COLOURS, line_style, line_styles, new_figure, save_figure, tidy
 from carousel_training.studies.tables import new_table, show
 
@@ -57,22 +58,28 @@ def variant_table(forget: Mapping[float, Reach], gains: Mapping[float, Reach], d
 
 
 def draw_gradients(
-    results: Sequence[GradientResult], forget: Mapping[float, Reach], gains: Mapping[float, Reach], path: Path
+    results: Sequence[GradientResult],
+    variants: tuple[Mapping[float, Reach], Mapping[float, Reach]],
+    clip_norm: float,
+    path: Path,
 ) -> None:
-    """All cells fresh, all cells trained, the two knobs, and what clipping does to the updates."""
-    figure = new_figure(13.0, 9.0)
-    (fresh_axes, trained_axes), (knob_axes, update_axes) = figure.subplots(2, 2)
+    """All cells fresh, all cells trained, the two knobs, and what clipping cuts and changes. `variants`: see above."""
+    figure = new_figure(14.5, 9.5)
+    places = figure.subplot_mosaic([["fresh"] * 3 + ["trained"] * 3, ["knobs"] * 2 + ["norms"] * 2 + ["updates"] * 2])
     styles = line_styles([result.cell for result in results])
-    for axes, title, reaches in (
-        (fresh_axes, "at initialisation", {result.cell: result.fresh for result in results}),
-        (trained_axes, "after a short training, clipped", {result.cell: result.clipped for result in results}),
+    for place, title, reaches in (
+        ("fresh", "at initialisation", {result.cell: result.fresh for result in results}),
+        ("trained", "after a short training, clipped", {result.cell: result.clipped for result in results}),
     ):
         for cell, reach in reaches.items():
-            _draw_reach(axes, reach, cell, styles[cell])
-        _finish(axes, title, [*reaches.values()])
-    trained_axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _draw_knobs(knob_axes, forget, gains)
-    _draw_updates(update_axes, results)
+            _draw_reach(places[place], reach, cell, styles[cell])
+        _finish(places[place], title, [*reaches.values()])
+    places["trained"].legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _draw_knobs(places["knobs"], *variants)
+    _draw_spans(places["norms"], results, "gradient_norms", "gradient norms before clipping")
+    places["norms"].axvline(clip_norm, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
+    _draw_spans(places["updates"], results, "update_norms", "the weights' change in one step")
+    places["updates"].legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="center left", bbox_to_anchor=(1.0, 0.5))
     title = "how far back a loss reaches: |dL/dh(t-k)| relative to k = 0"
     figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=13, fontweight="bold")
     save_figure(figure, path)
@@ -101,25 +108,24 @@ def _draw_knobs(axes: Axes, forget: Mapping[float, Reach], gains: Mapping[float,
     for index, (gain, reach) in enumerate(gains.items()):
         _draw_reach(axes, reach, f"elman, matrix x {gain:g}", {**line_style(index), "linestyle": (0, (4, 2))})
     _finish(axes, "two knobs at initialisation", [*forget.values(), *gains.values()])
-    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="lower left")
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="lower right")
 
 
-def _draw_updates(axes: Axes, results: Sequence[GradientResult]) -> None:
-    """A line from the median to the largest change of the weights in one step, for both arms of each cell."""
+def _draw_spans(axes: Axes, results: Sequence[GradientResult], field: str, title: str) -> None:
+    """A line from the median to the largest norm of all steps, for both arms of each cell."""
     for row, result in enumerate(results):
-        arms: tuple[tuple[ShortTraining, str, float], ...] = (
-            (result.with_clip, COLOURS[1], -0.16),
-            (result.without_clip, COLOURS[0], 0.16),
-        )
-        for training, colour, shift in arms:
-            low, high = statistics.median(training.update_norms), max(training.update_norms)
+        for training, colour, shift in ((result.with_clip, COLOURS[1], -0.16), (result.without_clip, COLOURS[0], 0.16)):
+            norms: tuple[float, ...] = getattr(training, field)
+            low, high = statistics.median(norms), max(norms)
             axes.plot([low, high], [row + shift] * 2, color=colour, linewidth=2.5, solid_capstyle="round")
             axes.plot(high, row + shift, "o", color=colour, markersize=4.5)
     axes.plot([], [], color=COLOURS[1], marker="o", markersize=4.5, label="clipped")
     axes.plot([], [], color=COLOURS[0], marker="o", markersize=4.5, label="not clipped")
-    axes.set_yticks(range(len(results)), [result.cell for result in results], fontsize=9, color=INK)
+    axes.set_yticks(range(len(results)), [result.cell for result in results], fontsize=8.5, color=INK)
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.set_xlabel("norm of the weights' change in one step, median to largest")
-    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    tidy(axes, "what clipping does to the updates", grid="x")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("median to largest")
+    tidy(axes, title, grid="x")

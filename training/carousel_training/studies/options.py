@@ -16,6 +16,13 @@ from carousel_training.studies.cached_runs import StudyInterrupted
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 DEFAULT_TOKENS = 400_000
+PIPE_WIDTH = 150
+
+
+def study_console() -> Console:
+    """Wide enough for the tables where no terminal says how wide it is."""
+    console = Console()
+    return console if console.is_terminal else Console(width=PIPE_WIDTH)
 
 
 @contextmanager
