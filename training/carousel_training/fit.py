@@ -146,6 +146,7 @@ def _evaluate(trainer: Trainer, desk: Desk, progress: Progress) -> Progress:
     nats = quality.nats_per_token
     if not math.isfinite(nats):
         raise TrainingError(f"the validation loss is {nats} at step {trainer.step}; try a smaller learning rate")
+    trainer.average.observe(nats)
     is_best = progress.best_nats is None or nats < progress.best_nats
     progress = replace(
         progress,

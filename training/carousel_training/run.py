@@ -27,6 +27,7 @@ from carousel_training.journal import Journal
 from carousel_training.materials import Materials, make_materials
 from carousel_training.model import RecurrentLM
 from carousel_training.settings import BudgetSettings, Settings
+from carousel_training.trainer import Trainer
 
 LOG_FILE = "log.jsonl"
 CURVE_FILE = "loss.png"
@@ -78,6 +79,10 @@ class Run:
 
     def evaluate(self, step: int) -> tuple[Quality, str]:
         trainer, settings = self.materials.trainer, self.materials.settings
+        with trainer.average.in_place():
+            return self._evaluate(trainer, settings, step)
+
+    def _evaluate(self, trainer: Trainer, settings: Settings, step: int) -> tuple[Quality, str]:
         self._last_quality = evaluate(trainer.model, self.materials.valid, trainer.compute)
         plan = SamplePlan(
             settings.evaluation.sample_tokens, settings.evaluation.sample_temperature, settings.seed + step
@@ -121,7 +126,9 @@ class Run:
         draw_curve(self.journal.records(), self._title(), self.directory / CURVE_FILE)
 
     def save_best(self, progress: Progress) -> None:
-        save_checkpoint(self.directory, BEST, self._facts(progress), self.materials.trainer.weights())
+        trainer = self.materials.trainer
+        with trainer.average.in_place():
+            save_checkpoint(self.directory, BEST, self._facts(progress), trainer.weights())
 
     def save_last(self, progress: Progress) -> None:
         facts = self._facts(progress) | {"journal_bytes": self.journal.num_bytes}

@@ -117,9 +117,13 @@ class OutputSettings(Section):
 
 
 class OptimizerSettings(Section):
-    """AdamW and its learning rate over the run. `learning_rate` is the peak (none: what the cell trains well at),
-    `final_fraction` of it the end."""
+    """The optimiser and its learning rate over the run. `learning_rate` is the peak (none: what the cell trains well at
+    with AdamW), `final_fraction` of it the end. `averaging` takes the mean of the weights for validation and for the
+    best checkpoint: `tail` from the share `average_from` of the run on, `non-monotone` as soon as a validation is worse
+    than the best of all but the `average_after_worse` before it.
+    """
 
+    kind: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0.0)] | None = None
     schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
     warmup_fraction: Fraction = 0.1
@@ -128,6 +132,15 @@ class OptimizerSettings(Section):
     beta1: Fraction = 0.9
     beta2: Fraction = 0.99
     clip_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    averaging: Literal["none", "tail", "non-monotone"] = "none"
+    average_from: Fraction = 0.5
+    average_after_worse: Annotated[int, Field(ge=0)] = 5
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.kind == "sgd" and self.learning_rate is None:
+            raise ValueError("sgd has no learning_rate of its own; give one")
+        return self
 
 
 class BatchSettings(Section):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from carousel_training.averaging import WeightAverage
 from carousel_training.batches import TrainingBatches
 from carousel_training.cells.stack import State
 from carousel_training.checkpoint import MODEL_PREFIX, model_tensors
@@ -47,6 +48,7 @@ class Trainer:
         self._sampler = sampler
         self._optimizer = build_optimizer(model, settings)
         self._parameters = list(model.parameters())
+        self.average = WeightAverage(model, settings)
         self._carried: State = ()
         # Sums since the log last looked: loss, gradient norm, steps. On the device, so that a GPU need not wait.
         self._window = torch.zeros(3, dtype=torch.float64, device=model.device)
@@ -71,6 +73,7 @@ class Trainer:
         (nats + penalty).backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self._parameters, self._settings.clip_norm)
         self._optimizer.step()
+        self.average.take(progress)
         self._carried = detach(state)
         self._window += torch.stack([nats.detach(), norm, torch.ones_like(norm)])
         self.step += 1
@@ -89,18 +92,21 @@ class Trainer:
         tensors = self.weights() | generator_tensors() | {WINDOW: self._window}
         tensors |= {f"{CARRIED_PREFIX}{index}": tensor for index, tensor in enumerate(self._carried)}
         for index, values in self._optimizer.state_dict()["state"].items():
-            tensors |= {f"{OPTIMIZER_PREFIX}{index}.{name}": tensor for name, tensor in values.items()}
-        return tensors
+            kept = {name: tensor for name, tensor in values.items() if tensor is not None}
+            tensors |= {f"{OPTIMIZER_PREFIX}{index}.{name}": tensor for name, tensor in kept.items()}
+        return tensors | self.average.tensors()
 
     def facts(self) -> dict[str, Any]:
         """Everything else."""
-        return {"step": self.step, "generators": generator_facts()}
+        return {"step": self.step, "generators": generator_facts(), "average": self.average.facts()}
 
     def restore(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
         """Go on where `tensors` and `facts` were taken. Raises CheckpointError when they are of another model."""
         try:
             self.model.load_state_dict(model_tensors(tensors))
             self._restore_optimizer(tensors)
+            if "average" in facts:  # it is not in the first checkpoints
+                self.average.restore(tensors, facts["average"])
             self._window.copy_(tensors[WINDOW])
             self.step = facts["step"]
             restore_generators(dict(tensors), facts["generators"])
@@ -125,13 +131,16 @@ class Trainer:
             group["lr"] = self.learning_rate
 
 
-def build_optimizer(model: RecurrentLM, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """AdamW in its fused form; matrices decay, biases do not."""
+def build_optimizer(model: RecurrentLM, settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """In its fused form; matrices decay, biases do not."""
     matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     biases = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": biases, "weight_decay": 0.0}]
+    rate = settings.learning_rate or model.stack.learning_rate
+    if settings.kind == "sgd":
+        return torch.optim.SGD(groups, lr=rate, fused=True)
     betas = (settings.beta1, settings.beta2)
-    return torch.optim.AdamW(groups, lr=settings.learning_rate or model.stack.learning_rate, betas=betas, fused=True)
+    return torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True)
 
 
 def _by_layer(carried: list[torch.Tensor]) -> State:

@@ -1,0 +1,185 @@
+"""Each cell's `step` against the equations of its docstring, written out once more in numpy, row by row."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from carousel_training.cells.registry import CELLS
+from carousel_training.cells.stack import RecurrentStack, StackShape
+
+Array = npt.NDArray[np.float64]
+Weights = dict[str, Array]
+X, H = 3, 4
+
+
+def s(a: Array) -> Array:
+    return np.asarray(1.0 / (1.0 + np.exp(-a)))
+
+
+def library(w: Weights, num_gates: int, x: Array, h: Array) -> tuple[list[Array], list[Array]]:
+    """W x + b and U h + b' of the gates, in torch's order."""
+    from_input = w["layers.weight_ih_l0"] @ x + w["layers.bias_ih_l0"]
+    from_state = w["layers.weight_hh_l0"] @ h + w["layers.bias_hh_l0"]
+    return np.split(from_input, num_gates), np.split(from_state, num_gates)
+
+
+def own(w: Weights, num_gates: int, x: Array, h: Array) -> list[Array]:
+    """W x + U h + b of the gates of the bottom layer, in our order."""
+    return np.split(w["layers.0.weight_ih"] @ x + w["layers.0.weight_hh"] @ h + w["layers.0.bias"], num_gates)
+
+
+def elman(w: Weights, x: Array, h: Array) -> list[Array]:
+    (a,), (b,) = library(w, 1, x, h)
+    return [np.tanh(a + b)]
+
+
+def lstm(w: Weights, x: Array, h: Array, c: Array) -> list[Array]:
+    wx, uh = library(w, 4, x, h)
+    c = s(wx[1] + uh[1]) * c + s(wx[0] + uh[0]) * np.tanh(wx[2] + uh[2])
+    return [s(wx[3] + uh[3]) * np.tanh(c), c]
+
+
+def lstm_1997(w: Weights, x: Array, h: Array, c: Array) -> list[Array]:
+    o, i, g = own(w, 3, x, h)
+    c = c + s(i) * np.tanh(g)
+    return [s(o) * np.tanh(c), c]
+
+
+def lstm_coupled(w: Weights, x: Array, h: Array, c: Array) -> list[Array]:
+    o, i, g = own(w, 3, x, h)
+    c = (1 - s(i)) * c + s(i) * np.tanh(g)
+    return [s(o) * np.tanh(c), c]
+
+
+def lstm_peephole(w: Weights, x: Array, h: Array, c: Array) -> list[Array]:
+    o, i, f, g = own(w, 4, x, h)
+    at_i, at_f = np.split(w["layers.0.peephole_if"], 2)
+    c = s(f + at_f * c) * c + s(i + at_i * c) * np.tanh(g)
+    return [s(o + w["layers.0.peephole_o"] * c) * np.tanh(c), c]
+
+
+def lstm_peephole_dense(w: Weights, x: Array, h: Array, c: Array) -> list[Array]:
+    o, i, f, g = own(w, 4, x, h)
+    at_i, at_f = np.split(w["layers.0.weight_cif"], 2)
+    c = s(f + at_f @ c) * c + s(i + at_i @ c) * np.tanh(g)
+    return [s(o + w["layers.0.weight_co"] @ c) * np.tanh(c), c]
+
+
+def lstm_depth_gated(w: Weights, x: Array, h0: Array, c0: Array, h1: Array, c1: Array) -> list[Array]:
+    o, i, f, g = own(w, 4, x, h0)
+    c0 = s(f) * c0 + s(i) * np.tanh(g)
+    h0 = s(o) * np.tanh(c0)
+    sums = w["layers.1.weight_ih"] @ h0 + w["layers.1.weight_hh"] @ h1 + w["layers.1.bias"]
+    o, i, f, g = np.split(sums, 4)
+    d = s(
+        w["layers.1.weight_d"] @ h0 + w["layers.1.weight_cd"] * c1 + w["layers.1.weight_ld"] * c0 + w["layers.1.bias_d"]
+    )
+    c1 = s(f) * c1 + s(i) * np.tanh(g) + d * c0
+    return [h0, c0, s(o) * np.tanh(c1), c1]
+
+
+def gru(w: Weights, x: Array, h: Array) -> list[Array]:
+    wx, uh = library(w, 3, x, h)
+    r, z = s(wx[0] + uh[0]), s(wx[1] + uh[1])
+    return [(1 - z) * np.tanh(wx[2] + r * uh[2]) + z * h]
+
+
+def gru_2014(w: Weights, x: Array, h: Array) -> list[Array]:
+    r, z, n = np.split(w["layers.0.weight_ih"] @ x + w["layers.0.bias"], 3)
+    u_r, u_z, u_n = np.split(w["layers.0.weight_hh"], 3)
+    r, z = s(r + u_r @ h), s(z + u_z @ h)
+    return [(1 - z) * h + z * np.tanh(n + u_n @ (r * h))]
+
+
+def clockwork(w: Weights, x: Array, h: Array, t: Array) -> list[Array]:
+    """Two groups of two units, of periods 1 and 2; the second does not see the first."""
+    recurrent = w["layers.0.weight_hh"].copy()
+    recurrent[2:, :2] = 0.0
+    new = np.tanh(w["layers.0.weight_ih"] @ x + recurrent @ h + w["layers.0.bias"])
+    is_due = np.array([True, True, int(t) % 2 == 0, int(t) % 2 == 0])
+    return [np.where(is_due, new, h), np.asarray((t + 1) % 2)]
+
+
+def minlstm(w: Weights, x: Array, h: Array) -> list[Array]:
+    f, i, n = np.split(w["layers.0.weight_ih"] @ x + w["layers.0.bias"], 3)
+    return [s(f) / (s(f) + s(i)) * h + s(i) / (s(f) + s(i)) * n]
+
+
+def mingru(w: Weights, x: Array, h: Array) -> list[Array]:
+    z, n = np.split(w["layers.0.weight_ih"] @ x + w["layers.0.bias"], 2)
+    return [(1 - s(z)) * h + s(z) * n]
+
+
+EQUATIONS: dict[str, Callable[..., list[Array]]] = {
+    "elman": elman,
+    "lstm-1997": lstm_1997,
+    "lstm": lstm,
+    "lstm-peephole": lstm_peephole,
+    "lstm-peephole-dense": lstm_peephole_dense,
+    "lstm-coupled": lstm_coupled,
+    "gru-2014": gru_2014,
+    "gru": gru,
+    "lstm-depth-gated": lstm_depth_gated,
+    "clockwork": clockwork,
+    "minlstm": minlstm,
+    "mingru": mingru,
+}
+
+
+def build(cell: str, num_layers: int = 1) -> RecurrentStack:
+    torch.manual_seed(5)
+    stack = CELLS[cell](StackShape(X, H, num_layers, 0.0, window=3, num_clocks=2)).double()
+    with torch.no_grad():
+        for parameter in stack.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    return stack
+
+
+@pytest.mark.parametrize("cell", EQUATIONS)
+def test_a_step_is_the_cells_equations(cell: str) -> None:
+    """From states that are not zero, five steps of every lane are what the equations say."""
+    stack = build(cell, 2 if cell == "lstm-depth-gated" else 1)
+    weights = {name: tensor.detach().numpy() for name, tensor in stack.named_parameters()}
+    state = tuple(
+        torch.randn(2, H, dtype=torch.float64) if tensor.is_floating_point() else tensor
+        for tensor in stack.initial_state(2, torch.device("cpu"))
+    )
+    for x_BX in torch.randn(5, 2, X, dtype=torch.float64):
+        expected = [EQUATIONS[cell](weights, x_BX[lane].numpy(), *(t[lane].numpy() for t in state)) for lane in (0, 1)]
+        _, state, _ = stack.step(x_BX[None], state)
+        state = tuple(tensor.detach() for tensor in state)
+        for lane in (0, 1):
+            for found, wanted in zip(state, expected[lane], strict=True):
+                np.testing.assert_allclose(found[lane], wanted, atol=1e-12)
+
+
+def test_a_time_delay_net_is_a_feed_forward_net_over_its_window() -> None:
+    """Three embeddings side by side, a tanh layer, another on top of it."""
+    stack = build("tdnn", 2)
+    w = {name: tensor.detach().numpy() for name, tensor in stack.named_parameters()}
+    x_SBX = torch.randn(3, 2, X, dtype=torch.float64)
+    step = stack.step(x_SBX, ())
+    for lane in (0, 1):
+        lower = np.tanh(w["layers.0.weight"] @ x_SBX[:, lane].flatten().numpy() + w["layers.0.bias"])
+        upper = np.tanh(w["layers.1.weight"] @ lower + w["layers.1.bias"])
+        np.testing.assert_allclose(step.output_BH[lane].detach(), upper, atol=1e-12)
+
+
+def test_a_window_remembers_the_last_tokens() -> None:
+    """The state is the last n - 1 tokens, -1 before the first; what is embedded is the state and the new tokens."""
+    stack = build("tdnn")
+    state = stack.initial_state(1, torch.device("cpu"))
+    ids_SB, state = stack.remember(torch.tensor([[7]]), state)
+    assert ids_SB.t().tolist() == [[-1, -1, 7]]
+    assert state[0].tolist() == [[-1, 7]]
+    ids_SB, state = stack.remember(torch.tensor([[8], [9], [5]]), state)
+    assert ids_SB.t().tolist() == [[-1, 7, 8, 9, 5]]
+    assert state[0].tolist() == [[9, 5]]
+
+
+def test_every_cell_has_its_equations_tested() -> None:
+    """No cell joins the registry without a reference here."""
+    assert set(EQUATIONS) | {"tdnn"} == set(CELLS)
