@@ -19,20 +19,29 @@ SIZES = {"small": (1, 256, 2_048), "medium": (2, 650, 33_278)}
 
 def write_reference_bundle(size: str, directory: Path) -> Path:
     """A bundle of that size under `directory`."""
-    num_layers, width, vocabulary_size = SIZES[size]
+    return _write(directory / size, "lstm", SIZES[size])
+
+
+def write_cell_bundle(cell: str, directory: Path) -> Path:
+    """A bundle of any cell at the small size; two layers where one would be a plain LSTM."""
+    num_layers, width, vocabulary_size = SIZES["small"]
+    return _write(directory / cell, cell, (2 if cell == "lstm-depth-gated" else num_layers, width, vocabulary_size))
+
+
+def _write(target: Path, cell: str, size: tuple[int, int, int]) -> Path:
+    num_layers, width, vocabulary_size = size
     torch.manual_seed(0)
     config = ModelConfig(
         vocabulary_size=vocabulary_size,
-        cell="lstm",
+        cell=cell,
         num_layers=num_layers,
         hidden_size=width,
         embedding_size=width,
         tied=False,
         dropout=0.0,
     )
-    target = directory / size
     target.mkdir()
-    write_files(TrainedModel(RecurrentLM(config).eval(), _numbered_words(vocabulary_size), {}), target, size)
+    write_files(TrainedModel(RecurrentLM(config).eval(), _numbered_words(vocabulary_size), {}), target, target.name)
     return target
 
 

@@ -140,14 +140,18 @@ def draw_mingru(drawing: Drawing, stack: RecurrentStack, below_TBX: str) -> str:
 
 
 def draw_minlstm(drawing: Drawing, stack: RecurrentStack, below_TBX: str) -> str:
-    """Kept is s(log s(f) - log s(i)), and log s(a) = -softplus(-a)."""
+    """Kept is s(f) / (s(f) + s(i)) = (1 + e^-i) / ((1 + e^-f) + (1 + e^-i)), the sums bounded so that no e^ overflows:
+    beyond the bound nothing in float32 changes any more."""
     mask_TB1 = _mask(drawing, below_TBX)
+    one = drawing.keep("one", np.ones(1, np.float32))
+    bounds = [drawing.keep(f"bound_{sign}", np.array(sign * 80.0, np.float32)) for sign in (-1, 1)]
     for index, layer in enumerate(_layers(stack)):
         pre_TBG = _from_input(drawing, f"layer_{index}", layer.weight_ih, layer.bias, below_TBX)
-        f_TBH, i_TBH, n_TBH = drawing.split(pre_TBG, 3)
-        softplus_f, softplus_i = (drawing.put("Softplus", drawing.put("Neg", name)) for name in (f_TBH, i_TBH))
-        kept_TBH = drawing.put("Sigmoid", drawing.put("Sub", softplus_i, softplus_f))
-        new_TBH = drawing.put("Sub", drawing.keep("one", np.ones(1, np.float32)), kept_TBH)
+        *sums, n_TBH = drawing.split(pre_TBG, 3)
+        powers = (drawing.put("Exp", drawing.put("Neg", drawing.put("Clip", name, *bounds))) for name in sums)
+        against_f, against_i = (drawing.put("Add", power, one) for power in powers)
+        kept_TBH = drawing.put("Div", against_i, drawing.put("Add", against_f, against_i))
+        new_TBH = drawing.put("Sub", one, kept_TBH)
         below_TBX = _draw_scan(drawing, index, kept_TBH, drawing.put("Mul", new_TBH, n_TBH), mask_TB1)
     return below_TBX
 

@@ -54,6 +54,32 @@ def test_the_loss_and_its_gradient_are_cross_entropy(tied: bool) -> None:
     torch.testing.assert_close(found, {name: parameter.grad for name, parameter in model.named_parameters()})
 
 
+def test_penalties_are_mean_squares_of_activations_and_of_their_changes() -> None:
+    """Without dropout both act on the top layer's output; nats are not touched by them."""
+    torch.manual_seed(0)
+    plain, weighted = (
+        RecurrentLM(ModelConfig(30, "gru", 1, 8, 8, True, 0.0, activation_penalty=alpha, temporal_penalty=beta))
+        for alpha, beta in ((0.0, 0.0), (2.0, 3.0))
+    )
+    weighted.load_state_dict(plain.state_dict())
+    ids_BT, targets_BT = torch.randint(30, (3, 7)), torch.randint(30, (3, 7))
+    y_TBH, _ = plain.hidden(ids_BT, plain.initial_state(3))
+    expected = 2.0 * y_TBH.square().mean() + 3.0 * (y_TBH[1:] - y_TBH[:-1]).square().mean()
+    without = plain.objective(ids_BT, targets_BT, plain.initial_state(3))
+    with_penalty = weighted.objective(ids_BT, targets_BT, weighted.initial_state(3))
+    assert without.penalty.item() == 0.0
+    torch.testing.assert_close(with_penalty.penalty, expected)
+    torch.testing.assert_close(with_penalty.nats, without.nats)
+
+
+def test_a_token_that_is_not_there_is_embedded_as_nothing() -> None:
+    """Before a text stands -1 in a window; its embedding is zero, and so is its gradient."""
+    model = build("tdnn")
+    x_SBE = model.embed(torch.tensor([[-1], [4]]))
+    assert not x_SBE[0].any()
+    torch.testing.assert_close(x_SBE[1, 0], model.embedding.weight[4])
+
+
 def test_a_detached_state_ends_back_propagation() -> None:
     """No gradient reaches what came before the cut, and values stay."""
     model = build()

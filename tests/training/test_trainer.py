@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from carousel_training.batches import LanePlan, TrainingBatches
+from carousel_training.cells.registry import CELLS
 from carousel_training.errors import CheckpointError
 from carousel_training.model import ModelConfig, RecurrentLM
 from carousel_training.precision import Compute
@@ -38,6 +39,94 @@ def test_a_restored_trainer_goes_on_bit_for_bit(cell: str, uses_bfloat16: bool) 
         twin.advance(0.5)
     assert twin.tensors().keys() == expected.keys()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in twin.tensors().items())
+
+
+REGULARISED = {
+    "locked_dropout": True,
+    "input_dropout": 0.3,
+    "output_dropout": 0.1,
+    "embedding_dropout": 0.1,
+    "weight_drop": 0.3,
+    "activation_penalty": 2.0,
+    "temporal_penalty": 1.0,
+    "window": 3,
+    "num_clocks": 2,
+}
+
+
+def build_regularised(cell: str, **optimizer: object) -> Trainer:
+    torch.manual_seed(0)
+    model = RecurrentLM(ModelConfig(9, cell, 2, 6, 6, tied=True, dropout=0.2, **REGULARISED))  # type: ignore[arg-type]
+    batches = TrainingBatches(torch.arange(200) * 7 % 9, LanePlan(3, 5, 0))
+    settings = OptimizerSettings.model_validate({"warmup_fraction": 0.0, **optimizer})
+    return Trainer(model, batches, settings, Compute(torch.device("cpu"), uses_bfloat16=False))
+
+
+def assert_resumes_exactly(trainer: Trainer, twin: Trainer) -> None:
+    """Eight steps and eight more are the same as eight steps, a restored twin, and eight more."""
+    for step in range(8):
+        trainer.advance(step / 16)
+    trainer.average.observe(2.0)
+    tensors, facts = {name: tensor.clone() for name, tensor in trainer.tensors().items()}, trainer.facts()
+    twin.advance(0.1)
+    twin.restore(tensors, facts)
+    for each in (trainer, twin):
+        torch.set_rng_state(tensors["generator.torch"])
+        for step in range(8, 16):
+            each.advance(step / 16)
+    expected = trainer.tensors()
+    assert twin.tensors().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in twin.tensors().items())
+
+
+@pytest.mark.parametrize("cell", list(CELLS))
+def test_every_cell_resumes_exactly_with_all_regularisation_on(cell: str) -> None:
+    """Masks, penalties, counters, windows and averaged weights are all in what is saved."""
+    assert_resumes_exactly(*(build_regularised(cell, averaging="tail", average_from=0.25) for _ in range(2)))
+
+
+def test_sgd_resumes_exactly_and_begins_its_average_later() -> None:
+    """The plain optimiser has no state of its own; the non-monotone rule remembers the validations."""
+    pair = [
+        build_regularised("lstm", kind="sgd", learning_rate=0.5, averaging="non-monotone", average_after_worse=0)
+        for _ in range(2)
+    ]
+    assert_resumes_exactly(pair[0], pair[1])
+    for trainer in pair:
+        torch.manual_seed(1)
+        trainer.average.observe(3.0)
+        trainer.advance(0.9)
+    assert pair[1].average.num_steps == 1
+    assert all(torch.equal(a, b) for a, b in zip(pair[0].tensors().values(), pair[1].tensors().values(), strict=True))
+
+
+@pytest.mark.parametrize("cell", list(CELLS))
+def test_every_cell_learns_at_its_own_rate(cell: str) -> None:
+    """With nothing but its name given, a cell's loss on a sequence that repeats falls by half."""
+    torch.manual_seed(0)
+    model = RecurrentLM(ModelConfig(9, cell, 1, 32, 16, tied=True, dropout=0.0))
+    batches = TrainingBatches(torch.arange(200) * 7 % 9, LanePlan(4, 8, 0))
+    settings = OptimizerSettings(schedule="constant", warmup_fraction=0.0)
+    trainer = Trainer(model, batches, settings, Compute(torch.device("cpu"), uses_bfloat16=False))
+    trainer.advance(0.5)
+    before, _ = trainer.take_window()
+    for _ in range(250):
+        trainer.advance(0.5)
+    trainer.take_window()
+    trainer.advance(0.5)
+    assert trainer.take_window()[0] < before / 2
+
+
+def test_a_carried_state_of_the_first_checkpoints_is_read() -> None:
+    """They held [L,B,H] per part, h then c, where there is now [B,H] per layer and part."""
+    trainer, twin = build(), build()
+    trainer.advance(0.5)
+    tensors = {name: tensor for name, tensor in trainer.tensors().items() if not name.startswith("carried.")}
+    h_0, c_0, h_1, c_1 = (trainer.tensors()[f"carried.{index}"] for index in range(4))
+    old = tensors | {"carried.0": torch.stack([h_0, h_1]), "carried.1": torch.stack([c_0, c_1])}
+    facts = {name: fact for name, fact in trainer.facts().items() if name != "average"}
+    twin.restore(old, facts)
+    assert all(torch.equal(tensor, twin.tensors()[name]) for name, tensor in trainer.tensors().items())
 
 
 def test_gradients_are_clipped_together() -> None:
