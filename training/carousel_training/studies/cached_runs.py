@@ -97,7 +97,10 @@ def _summarise(run: Run, outcome: Outcome | None) -> RunResult:
 
 
 def _describe(settings: Settings) -> str:
-    return f"{settings.model.num_layers} x {settings.model.hidden_size}, rate {settings.optimizer.learning_rate:g}"
+    rate = settings.optimizer.learning_rate
+    return (
+        f"{settings.model.num_layers} x {settings.model.hidden_size}, rate {'its own' if rate is None else f'{rate:g}'}"
+    )
 
 
 def _drop_weights(directory: Path) -> None:

@@ -29,7 +29,7 @@ from carousel_training.studies.gradients import (
 from carousel_training.studies.inspection import rank_units, record
 from carousel_training.studies.inspection_report import draw_inspection, unit_table
 from carousel_training.studies.options import (
-    budget_overrides,
+    choose_budget,
     choose,
     choose_cells,
     parse_gaps,
@@ -46,8 +46,16 @@ from carousel_training.vocabulary import learn_vocabulary
 
 ALL_TASKS, ALL_GAPS = ",".join(TASKS), ",".join(map(str, DEFAULTS.gaps))
 SERVING_GROUP = "carousel_training.serving_speed"
-# What differs from the settings' own defaults: characters, which need no large output layer, and two small layers.
-COMPARISON = {"vocabulary.kind": "character", "model.num_layers": 2, "model.embedding_size": 64, "model.dropout": 0.1}
+# What differs from the settings' own defaults: characters, which need no large output layer; one layer, and short
+# segments in few lanes, since small budgets must do many steps; an output of its own, which starts to learn sooner.
+COMPARISON = {
+    "vocabulary.kind": "character",
+    "model.embedding_size": 64,
+    "model.tied": "false",
+    "model.dropout": 0.1,
+    "batch.num_lanes": 16,
+    "batch.segment": 32,
+}
 GRADIENTS = {"vocabulary.kind": "character", "model.hidden_size": 64, "model.embedding_size": 64, "model.dropout": 0.0}
 QUIET = {"evaluation.every_steps": 1_000_000_000, "evaluation.sample_tokens": 0}
 
@@ -71,7 +79,7 @@ def add_studies(app: typer.Typer) -> None:
 def compare_command(
     out: Annotated[Path, typer.Option(help="Results and picture; runs that lie there are kept.")] = OUT / "compare",
     cells: CellNames = None,
-    tokens: Annotated[int | None, typer.Option(min=1, help="Training tokens per run; 400,000 if no budget.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Training tokens per run; 300,000 if no budget.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Training minutes per run instead.")] = None,
     parameters: Annotated[int, typer.Option(min=1, help="Of every model, within 2 %.")] = 300_000,
     seeds: Annotated[int, typer.Option(min=1, help="Runs per cell after tuning.")] = 2,
@@ -88,8 +96,8 @@ def compare_command(
     """
     console = study_console()
     with spoken_errors(), catch_interruption() as interruption:
-        budget = budget_overrides(tokens, minutes, overrides)
-        settings = study_settings(COMPARISON | QUIET, text, [*(overrides or []), *budget])
+        settings = study_settings(COMPARISON | QUIET, text, overrides or [])
+        settings = settings.model_copy(update={"budget": choose_budget(tokens, minutes, settings.batch)})
         plan = ComparisonPlan(settings, choose_cells(cells), parameters, seeds, rate_grid(rates), tuning_share)
         make_directory(out)
         corpus = read_corpus(settings.corpus)
@@ -120,7 +128,7 @@ def gradients_command(
     """
     console = study_console()
     with spoken_errors():
-        settings = study_settings(GRADIENTS | QUIET, text, [*(overrides or []), f"budget.max_steps={steps}"])
+        settings = study_settings(GRADIENTS | QUIET | {"budget.max_steps": steps}, text, overrides or [])
         plan = GradientPlan(settings, choose_cells(cells), distance)
         make_directory(out)
 

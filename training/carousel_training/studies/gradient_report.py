@@ -65,21 +65,21 @@ def draw_gradients(
 ) -> None:
     """All cells fresh, all cells trained, the two knobs, and what clipping cuts and changes. `variants`: see above."""
     figure = new_figure(14.5, 9.5)
-    places = figure.subplot_mosaic([["fresh"] * 3 + ["trained"] * 3, ["knobs"] * 2 + ["norms"] * 2 + ["updates"] * 2])
+    places = figure.subplot_mosaic("FFFTTT;KKNNUU")
     styles = line_styles([result.cell for result in results])
     for place, title, reaches in (
-        ("fresh", "at initialisation", {result.cell: result.fresh for result in results}),
-        ("trained", "after a short training, clipped", {result.cell: result.clipped for result in results}),
+        ("F", "at initialisation", {result.cell: result.fresh for result in results}),
+        ("T", "after a short training, clipped", {result.cell: result.clipped for result in results}),
     ):
         for cell, reach in reaches.items():
             _draw_reach(places[place], reach, cell, styles[cell])
         _finish(places[place], title, [*reaches.values()])
-    places["trained"].legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _draw_knobs(places["knobs"], *variants)
-    _draw_spans(places["norms"], results, "gradient_norms", "gradient norms before clipping")
-    places["norms"].axvline(clip_norm, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
-    _draw_spans(places["updates"], results, "update_norms", "the weights' change in one step")
-    places["updates"].legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    places["T"].legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _draw_knobs(places["K"], *variants)
+    _draw_spans(places["N"], results, "gradient_norms", "gradient norms before clipping")
+    places["N"].axvline(clip_norm, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
+    _draw_spans(places["U"], results, "update_norms", "the weights' change in one step")
+    places["U"].legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="center left", bbox_to_anchor=(1.0, 0.5))
     title = "how far back a loss reaches: |dL/dh(t-k)| relative to k = 0"
     figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=13, fontweight="bold")
     save_figure(figure, path)

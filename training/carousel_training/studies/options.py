@@ -10,12 +10,12 @@ from rich.markup import escape
 
 from carousel_training.cells.registry import CELLS
 from carousel_training.errors import CorpusError, SettingsError, TrainingError
-from carousel_training.settings import Settings
+from carousel_training.settings import BatchSettings, BudgetSettings, Settings
 from carousel_training.studies.cached_runs import StudyInterrupted
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
-DEFAULT_TOKENS = 400_000
+DEFAULT_TOKENS = 300_000
 PIPE_WIDTH = 150
 
 
@@ -45,14 +45,14 @@ def study_settings(defaults: Mapping[str, object], text: list[Path] | None, over
     return Settings.load(None, [*given, *overrides])
 
 
-def budget_overrides(tokens: int | None, minutes: float | None, overrides: list[str] | None) -> list[str]:
-    """As an override: tokens in whole steps. Raises SettingsError when both are given."""
-    if minutes is not None:
-        if tokens is not None:
-            raise SettingsError("a run has --tokens or --minutes, not both")
-        return [f"budget.max_minutes={minutes}"]
-    batch = Settings.load(None, overrides or []).batch
-    return [f"budget.max_steps={max(1, round((tokens or DEFAULT_TOKENS) / (batch.num_lanes * batch.segment)))}"]
+def choose_budget(tokens: int | None, minutes: float | None, batch: BatchSettings) -> BudgetSettings:
+    """Of one run; tokens in whole steps. Raises SettingsError when both are given."""
+    if minutes is None:
+        steps = round((tokens or DEFAULT_TOKENS) / (batch.num_lanes * batch.segment))
+        return Settings.parse({"budget": {"max_steps": max(steps, 1)}}).budget
+    if tokens is not None:
+        raise SettingsError("a run has --tokens or --minutes, not both")
+    return Settings.parse({"budget": {"max_minutes": minutes}}).budget
 
 
 def choose_cells(given: str | None) -> tuple[str, ...]:
