@@ -17,6 +17,7 @@ from carousel_training.display import Display
 from carousel_training.errors import SettingsError, TrainingError
 from carousel_training.fit import Outcome
 from carousel_training.interruption import catch_interruption
+from carousel_training.processes import join_processes, own_directory
 from carousel_training.run import Run, resume_run, start_run
 from carousel_training.settings import BudgetSettings, Settings
 from carousel_training.studies.commands import add_studies
@@ -56,22 +57,23 @@ def train(
         return
     if out is None:
         raise typer.BadParameter("say where the run is to lie", param_hint="--out")
-    console = Console()
-    try:
-        if resume:
-            if config or text or overrides or fresh:
-                raise SettingsError("--resume takes its settings from the checkpoint; leave the other options out")
-            run = resume_run(out, Display(console), _new_budget(out, max_steps, max_minutes))
-        else:
-            settings = Settings.load(config, _overrides(overrides, text, max_steps, max_minutes))
-            run = start_run(settings, out, Display(console), is_fresh=fresh)
-        _introduce(run, console)
-        with catch_interruption() as interruption:
-            outcome = run.execute(lambda: interruption.is_requested)
-    except TrainingError as error:
-        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        raise typer.Exit(EXIT_BAD_INPUT) from error
-    _conclude(run, outcome, console)
+    with join_processes(os.environ) as crew, own_directory(crew, out, is_copied=resume) as place:
+        console = Console(quiet=not crew.is_first)
+        try:
+            if resume:
+                if config or text or overrides or fresh:
+                    raise SettingsError("--resume takes its settings from the checkpoint; leave the other options out")
+                run = resume_run(place, Display(console), _new_budget(place, max_steps, max_minutes))
+            else:
+                settings = Settings.load(config, _overrides(overrides, text, max_steps, max_minutes))
+                run = start_run(settings, place, Display(console), is_fresh=fresh)
+            _introduce(run, console)
+            with catch_interruption() as interruption:
+                outcome = run.execute(lambda: interruption.is_requested)
+        except TrainingError as error:
+            Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+            raise typer.Exit(EXIT_BAD_INPUT) from error
+        _conclude(run, outcome, console)
 
 
 add_studies(app)

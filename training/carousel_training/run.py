@@ -26,6 +26,7 @@ from carousel_training.fit import Clock, EvaluationReport, Outcome, Progress, St
 from carousel_training.journal import Journal
 from carousel_training.materials import Materials, make_materials
 from carousel_training.model import RecurrentLM
+from carousel_training.processes import Crew
 from carousel_training.settings import BudgetSettings, Settings
 from carousel_training.trainer import Trainer
 
@@ -59,10 +60,18 @@ class Run:
 
     def execute(self, is_interrupted: Callable[[], bool], clock: Clock = time.monotonic) -> Outcome:
         """Train to the end of the budget or until interrupted. Raises TrainingError when the loss is lost."""
-        self._is_interrupted = is_interrupted
-        settings = self.materials.settings
+        crew, device = Crew.current(), self.materials.trainer.model.device
+        self._is_interrupted = lambda: bool(crew.agree(float(is_interrupted()), device))
+        settings, trainer = self.materials.settings, self.materials.trainer
         with self._display:
-            return fit(self.materials.trainer, self, settings.budget, settings.evaluation, self._progress, clock)
+            return fit(
+                trainer,
+                self,
+                settings.budget,
+                settings.evaluation,
+                self._progress,
+                lambda: crew.agree(clock(), device),
+            )
 
     def test_quality(self) -> Quality | None:
         """Of the best weights on the test text; None where there is no test text."""

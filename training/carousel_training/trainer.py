@@ -4,19 +4,21 @@ It reads no clock, writes no file and prints nothing; `fit.py` decides when to e
 the next step is in `tensors()` and `facts()`, so a trainer that restores them goes on bit for bit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from carousel_training.averaging import WeightAverage
 from carousel_training.batches import TrainingBatches
 from carousel_training.cells.stack import State
 from carousel_training.checkpoint import MODEL_PREFIX, model_tensors
 from carousel_training.errors import CheckpointError
-from carousel_training.model import RecurrentLM, detach
+from carousel_training.model import Objective, RecurrentLM, detach
 from carousel_training.precision import Compute
+from carousel_training.processes import Crew
 from carousel_training.randomness import generator_facts, generator_tensors, restore_generators
 from carousel_training.sampled_softmax import NegativeSampler
 from carousel_training.schedule import rate_factor
@@ -50,6 +52,8 @@ class Trainer:
         self._parameters = list(model.parameters())
         self.average = WeightAverage(model, settings)
         self._carried: State = ()
+        self._crew = Crew.current()
+        self._objective = _share_objective(model) if self._crew.size > 1 else model.objective
         # Sums since the log last looked: loss, gradient norm, steps. On the device, so that a GPU need not wait.
         self._window = torch.zeros(3, dtype=torch.float64, device=model.device)
 
@@ -64,11 +68,14 @@ class Trainer:
     def advance(self, progress: float) -> None:
         """One optimisation step at the learning rate of `progress`, the share of the run that is done."""
         self._set_rate(progress)
-        inputs_BT, targets_BT, is_first = self.batches.segment_at(self.step)
-        state = self.model.initial_state(len(inputs_BT)) if is_first else self._carried
+        segment = self.batches.segment_at(self.step)
+        inputs_BT, targets_BT = self._crew.own_lanes(segment.inputs_BT), self._crew.own_lanes(segment.targets_BT)
+        state = self.model.initial_state(len(inputs_BT)) if segment.is_first else self._carried
         negatives = None if self._sampler is None else self._sampler.draw()
+        if self._crew.size > 1:  # masks that differ between processes and need no saving
+            torch.manual_seed(self.step * self._crew.size + self._crew.rank)
         with self.compute.autocast():
-            nats, penalty, state = self.model.objective(inputs_BT, targets_BT, state, negatives)
+            nats, penalty, state = self._objective(inputs_BT, targets_BT, state, negatives)
         self._optimizer.zero_grad(set_to_none=True)
         (nats + penalty).backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self._parameters, self._settings.clip_norm)
@@ -80,7 +87,7 @@ class Trainer:
 
     def take_window(self) -> tuple[float, float]:
         """Mean nats per token and mean gradient norm over the steps since the last call."""
-        loss_sum, norm_sum, num_steps = self._window.tolist()
+        loss_sum, norm_sum, num_steps = self._crew.mean(self._window).tolist()
         self._window.zero_()
         return loss_sum / max(num_steps, 1.0), norm_sum / max(num_steps, 1.0)
 
@@ -88,9 +95,9 @@ class Trainer:
         return {f"{MODEL_PREFIX}{name}": tensor for name, tensor in self.model.state_dict().items()}
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Everything tensor-valued that the next step depends on."""
-        tensors = self.weights() | generator_tensors() | {WINDOW: self._window}
-        tensors |= {f"{CARRIED_PREFIX}{index}": tensor for index, tensor in enumerate(self._carried)}
+        """Everything tensor-valued that the next step depends on. All processes of a run must ask for it together."""
+        tensors = self.weights() | generator_tensors() | {WINDOW: self._crew.mean(self._window)}
+        tensors |= {f"{CARRIED_PREFIX}{index}": self._crew.all_lanes(t) for index, t in enumerate(self._carried)}
         for index, values in self._optimizer.state_dict()["state"].items():
             kept = {name: tensor for name, tensor in values.items() if tensor is not None}
             tensors |= {f"{OPTIMIZER_PREFIX}{index}.{name}": tensor for name, tensor in kept.items()}
@@ -114,7 +121,7 @@ class Trainer:
             raise CheckpointError(f"the checkpoint does not fit the model of this run: {error}") from error
         num_carried = sum(name.startswith(CARRIED_PREFIX) for name in tensors)
         carried = [tensors[f"{CARRIED_PREFIX}{index}"].to(self.model.device) for index in range(num_carried)]
-        self._carried = _by_layer(carried)
+        self._carried = tuple(self._crew.own_lanes(tensor) for tensor in _by_layer(carried))
 
     def _restore_optimizer(self, tensors: Mapping[str, torch.Tensor]) -> None:
         state: dict[int, dict[str, torch.Tensor]] = {}
@@ -149,3 +156,19 @@ def _by_layer(carried: list[torch.Tensor]) -> State:
     if all(tensor.dim() < 3 for tensor in carried):
         return tuple(carried)
     return tuple(part[layer] for layer in range(len(carried[0])) for part in carried)
+
+
+class _ObjectiveModule(nn.Module):
+    """The model's objective as a module's forward pass, which is what gradients are exchanged after."""
+
+    def __init__(self, model: RecurrentLM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *arguments: Any) -> Objective:
+        return self.model.objective(*arguments)
+
+
+def _share_objective(model: RecurrentLM) -> Callable[..., Objective]:
+    """The objective with gradients averaged over the processes, each of which has as many targets."""
+    return DistributedDataParallel(_ObjectiveModule(model))

@@ -1,0 +1,105 @@
+"""Two processes on this machine against one with the same batch, started as users start them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tests.training.conftest import VERSE
+
+from carousel_training.checkpoint import LAST, load_checkpoint
+from carousel_training.errors import SettingsError
+from carousel_training.processes import Crew
+
+SETTINGS = """
+[corpus]
+text = ["{text}"]
+[vocabulary]
+kind = "character"
+[model]
+hidden_size = 16
+embedding_size = 12
+num_layers = 2
+dropout = 0.0
+[batch]
+num_lanes = 4
+segment = 16
+[evaluation]
+every_steps = 10
+log_every = 5
+sample_tokens = 4
+[compute]
+device = "cpu"
+precision = "float32"
+threads = 1
+"""
+
+Train = Callable[..., Path]
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Train:
+    """Runs `carousel-train` to its end, in one process or under torchrun in two; returns the run's directory."""
+    text = tmp_path / "verse.txt"
+    text.write_text("".join(f"{number}: {VERSE}" for number in range(40)))
+    config = tmp_path / "run.toml"
+    config.write_text(SETTINGS.format(text=text))
+
+    def run(name: str, *options: str, num_processes: int = 1) -> Path:
+        command = [sys.executable]
+        if num_processes > 1:
+            command += ["-m", "torch.distributed.run", "--nproc-per-node", str(num_processes), "--standalone"]
+        script = str(Path(sys.executable).with_name("carousel-train"))
+        source = () if "--resume" in options else ("--config", str(config))
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        completed = subprocess.run(
+            [*command, script, "--out", str(tmp_path / name), *source, *options],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        assert completed.returncode == 0, completed.stderr
+        return tmp_path / name
+
+    return run
+
+
+def losses(directory: Path) -> list[float]:
+    return [json.loads(line)["nats"] for line in (directory / "log.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_give_the_loss_curve_of_one(train: Train) -> None:
+    """The same batch shared by two: training and validation losses agree to float tolerance all along, and so do
+    the weights and the states of all lanes at the end."""
+    alone = train("alone", "--max-steps", "20")
+    together = train("together", "--max-steps", "20", num_processes=2)
+    assert len(losses(together)) == 6
+    assert losses(together) == pytest.approx(losses(alone), rel=1e-4)
+    found, expected = (load_checkpoint(directory, LAST).tensors for directory in (together, alone))
+    for name in expected:
+        if name.startswith(("model.", "carried.")):
+            torch.testing.assert_close(found[name], expected[name], atol=1e-3, rtol=1e-2)
+
+
+def test_a_crew_of_one_changes_nothing() -> None:
+    """Without torchrun every exchange is the identity."""
+    crew, tensor = Crew.current(), torch.arange(6.0)
+    assert (crew.rank, crew.size) == (0, 1)
+    assert torch.equal(crew.own_lanes(tensor), tensor)
+    assert crew.all_lanes(tensor) is tensor
+    assert crew.mean(tensor) is tensor
+    assert crew.agree(0.5, torch.device("cpu")) == 0.5
+
+
+def test_each_process_has_its_own_lanes() -> None:
+    """The parts are disjoint and in order; lanes that cannot be shared are refused by name."""
+    lanes = torch.arange(6)
+    parts = [Crew(rank, 3).own_lanes(lanes) for rank in range(3)]
+    assert torch.equal(torch.cat(parts), lanes)
+    with pytest.raises(SettingsError, match=r"batch.num_lanes: 6 lanes cannot be shared among 4 processes"):
+        Crew(0, 4).own_lanes(lanes)

@@ -1,0 +1,95 @@
+"""The processes of one training run, as `torchrun` starts them. Each trains on its own lanes of every batch.
+
+What they decide by (clock, interruption) comes from the first, so that they stop at the same step. With one process
+everything here is the identity. Legend: B lanes of the whole batch, b lanes of one process.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import distributed
+
+from carousel_training.errors import SettingsError
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """This process's number, `rank`, among `size`."""
+
+    rank: int
+    size: int
+
+    @classmethod
+    def current(cls) -> "Crew":
+        """The one that this process has joined, else a crew of one."""
+        if not distributed.is_available() or not distributed.is_initialized():
+            return cls(0, 1)
+        return cls(distributed.get_rank(), distributed.get_world_size())
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def own_lanes(self, tensor_B: torch.Tensor) -> torch.Tensor:
+        """This process's rows of a tensor with one row per lane. Raises SettingsError when lanes cannot be shared."""
+        if len(tensor_B) % self.size:
+            raise SettingsError(f"batch.num_lanes: {len(tensor_B)} lanes cannot be shared among {self.size} processes")
+        return tensor_B.chunk(self.size)[self.rank]
+
+    def all_lanes(self, tensor_b: torch.Tensor) -> torch.Tensor:
+        """The opposite of `own_lanes`; all processes must call it."""
+        if self.size == 1:
+            return tensor_b
+        parts = [torch.empty_like(tensor_b) for _ in range(self.size)]
+        distributed.all_gather(parts, tensor_b.contiguous())
+        return torch.cat(parts)
+
+    def mean(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Over the processes; all must call it."""
+        if self.size == 1:
+            return tensor
+        total = tensor.clone()
+        distributed.all_reduce(total)
+        return total / self.size
+
+    def agree(self, value: float, device: torch.device) -> float:
+        """The first one's value; all processes must call it."""
+        if self.size == 1:
+            return value
+        agreed = torch.tensor(value, dtype=torch.float64, device=device)
+        distributed.broadcast(agreed, 0)
+        return float(agreed)
+
+
+@contextmanager
+def join_processes(environment: Mapping[str, str]) -> Iterator[Crew]:
+    """Join the crew that torchrun's variables tell of, if they do, and leave it at the end."""
+    if int(environment.get("WORLD_SIZE", "1")) == 1:
+        yield Crew(0, 1)
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(environment["LOCAL_RANK"]))
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield Crew.current()
+    finally:
+        distributed.destroy_process_group()
+
+
+@contextmanager
+def own_directory(crew: Crew, directory: Path, *, is_copied: bool) -> Iterator[Path]:
+    """The run's directory for the first process; for the others one that is thrown away, empty or a copy, so that the
+    code of a run writes its files without asking who it is."""
+    if crew.is_first:
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix=f"carousel-train-{os.getpid()}-") as place:
+        if is_copied and directory.is_dir():
+            shutil.copytree(directory, place, dirs_exist_ok=True)
+        yield Path(place)
