@@ -50,6 +50,8 @@ def train(
     goes on as if nothing had happened, bit for bit on a CPU when the budget is in steps. --max-steps and --max-minutes
     with --resume change the budget, and the learning rate's schedule with it.
 
+    Under `torchrun --nproc-per-node 2 --no-python carousel-train ...` the lanes of each batch are shared by processes.
+
     Example: carousel-train --out runs/poems --text poems/ --set model.hidden_size=512 --max-minutes 5
     """
     if context.invoked_subcommand is not None:
