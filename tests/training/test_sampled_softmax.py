@@ -34,6 +34,19 @@ def test_as_many_as_there_are_means_all(num_negatives: int) -> None:
     assert negatives.log_weights_K.tolist() == [0.0] * 10
 
 
+def test_words_come_as_often_as_they_should() -> None:
+    """A draw has exactly as many different words as wished for, and each comes with its chance."""
+    sampler, chances = NegativeSampler(COUNTS_V, 5), inclusion_chances(COUNTS_V, 5)
+    torch.manual_seed(2)
+    found = torch.zeros(10)
+    for _ in range(2000):
+        ids = sampler.draw().ids_K
+        assert len(ids.unique()) == len(ids) == 5
+        found[ids] += 1.0
+    error = (chances * (1.0 - chances) / 2000).sqrt()
+    assert ((found / 2000 - chances).abs() <= 4.0 * error).all()
+
+
 def test_draws_are_the_generators() -> None:
     """The same generator state gives the same words, the next draw others: what exact resume rests on."""
     sampler = NegativeSampler(torch.ones(500), 100)

@@ -23,18 +23,28 @@ class Negatives(NamedTuple):
 
 
 class NegativeSampler:
-    """Draws every word by itself, with a chance that grows with its count: Poisson sampling. The frequent words come
-    every time, and only the sum over the rare ones is an estimate. All randomness is torch's global generator."""
+    """Draws different words, each with a chance that grows with its count: the frequent ones come every time, and only
+    the sum over the rare ones is an estimate. All randomness is torch's global generator.
+
+    The number of words never varies: a product's kernel is compiled and kept for each shape that it meets on a CPU.
+    """
 
     def __init__(self, counts_V: torch.Tensor, num_negatives: int) -> None:
-        """`num_negatives` words are drawn on average. Words that do not occur count as occurring once."""
+        """`num_negatives` words are drawn at a time. Words that do not occur count as occurring once."""
         self._chances_V = inclusion_chances(counts_V, num_negatives)
+        self._points_K = torch.arange(min(num_negatives, len(counts_V)), dtype=torch.float64, device=counts_V.device)
 
     def __repr__(self) -> str:
-        return f"NegativeSampler({self._chances_V.sum():.0f} of {len(self._chances_V)} words)"
+        return f"NegativeSampler({len(self._points_K)} of {len(self._chances_V)} words)"
 
     def draw(self) -> Negatives:
-        ids_K = (torch.rand_like(self._chances_V) < self._chances_V).nonzero()[:, 0]
+        """Systematic sampling: in a random order, every word takes its chance's length of a line on which points lie 1
+        apart, and no word is longer than that."""
+        order_V = torch.randperm(len(self._chances_V), device=self._chances_V.device)
+        ends_V = self._chances_V[order_V].cumsum(0, dtype=torch.float64)
+        points_K = self._points_K + torch.rand_like(self._points_K[:1])
+        places_K = torch.searchsorted(ends_V, points_K, right=True).clamp_max(len(ends_V) - 1)  # chances are rounded
+        ids_K = order_V[places_K].sort().values
         return Negatives(ids_K, -self._chances_V[ids_K].log())
 
 

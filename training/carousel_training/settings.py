@@ -109,8 +109,8 @@ class ModelSettings(Section):
 
 
 class OutputSettings(Section):
-    """How the output layer learns: against all words (none), or for each segment against `num_negatives` drawn ones on
-    average, which pays for large vocabularies. Validation, export and serving know all words either way.
+    """How the output layer learns: against all words (none), or for each segment against `num_negatives` drawn ones,
+    which pays for large vocabularies. Validation, export and serving know all words either way.
     """
 
     num_negatives: Count | None = None
