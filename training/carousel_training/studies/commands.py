@@ -29,8 +29,8 @@ from carousel_training.studies.gradients import (
 from carousel_training.studies.inspection import rank_units, record
 from carousel_training.studies.inspection_report import draw_inspection, unit_table
 from carousel_training.studies.options import (
-    choose_budget,
     choose,
+    choose_budget,
     choose_cells,
     parse_gaps,
     read_text,

@@ -1,0 +1,123 @@
+"""The studies as a person starts them: each leaves a picture and figures, and bad input is one sentence."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from carousel_training.cli import EXIT_BAD_INPUT, app
+from carousel_training.studies.commands import SERVING_GROUP
+
+TINY = ["--set", "compute.threads=1", "--set", "batch.num_lanes=2", "--set", "batch.segment=16"]
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_help_shows_training_and_studies() -> None:
+    """The options of a run and the four commands stand on one page."""
+    text = run("--help")
+    for word in ("--out", "--resume", "compare", "gradients", "recall", "inspect"):
+        assert word in text
+
+
+def test_compare_leaves_figures_and_goes_on(tmp_path: Path, verse_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second call trains nothing; serving speed comes from the exporter, which is installed here."""
+    monkeypatch.setattr("carousel_export.serving_speed.SECONDS", 0.02)
+    out = tmp_path / "c"
+    arguments = ["compare", "--out", str(out), "--text", str(verse_file), "--cells", "elman,lstm", "--tokens", "200"]
+    arguments += ["--parameters", "6000", "--seeds", "1", "--rates", "1", "--set", "model.embedding_size=8", *TINY]
+    text = run(*arguments)
+    assert "[2/2] lstm-seed-0: 1 x" in text
+    figures = json.loads((out / "compare.json").read_text())
+    assert {figure["cell"] for figure in figures} == {"elman", "lstm"}
+    assert all(set(figure["serving"]) == {"1", "64"} for figure in figures)
+    assert (out / "compare.png").read_bytes().startswith(b"\x89PNG")
+    assert run(*arguments).count("done before") == 2
+
+
+def test_gradients_leave_figures(tmp_path: Path, verse_file: Path) -> None:
+    """Curves of every cell that was asked for, and of the two knobs."""
+    out = tmp_path / "g"
+    run(
+        *("gradients", "--out", str(out), "--text", str(verse_file), "--cells", "gru,tdnn", "--distance", "12"),
+        *("--steps", "2", "--set", "model.hidden_size=8", *TINY),
+    )
+    figures = json.loads((out / "gradients.json").read_text())
+    assert [figure["cell"] for figure in figures["cells"]] == ["gru", "tdnn"]
+    assert len(figures["cells"][0]["fresh"]["hidden_K"]) == 13
+    assert set(figures["lstm_forget_bias"]) == {"0.0", "1.0", "2.0"}
+    assert (out / "gradients.png").exists()
+
+
+def test_recall_leaves_figures(tmp_path: Path) -> None:
+    """Accuracy by task, cell and gap."""
+    out = tmp_path / "r"
+    run(
+        *("recall", "--out", str(out), "--cells", "elman", "--tasks", "adding", "--gaps", "1,2"),
+        *("--max-steps", "3", "--hidden-size", "4"),
+    )
+    (figure,) = json.loads((out / "recall.json").read_text())
+    assert (figure["task"], figure["cell"], set(figure["accuracy"])) == ("adding", "elman", {"1", "2"})
+    assert (out / "recall.png").exists()
+
+
+def test_inspect_reads_a_run(tmp_path: Path, verse_file: Path) -> None:
+    """Picture and figures lie beside the checkpoint where nothing else is said."""
+    out = tmp_path / "run"
+    run(
+        *("--out", str(out), "--text", str(verse_file), "--max-steps", "2", "--set", "vocabulary.kind=character"),
+        *("--set", "model.hidden_size=8", "--set", "model.embedding_size=8", *TINY),
+    )
+    run("inspect", "the wheel turns", "--checkpoint", str(out), "--top", "3")
+    figures = json.loads((out / "inspect.json").read_text())
+    assert "".join(figures["tokens"]) == "the wheel turns"
+    assert (out / "inspect.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["compare", "--cells", "lstmm"], "unknown cell lstmm"),
+        (["compare", "--tokens", "9", "--minutes", "1"], "not both"),
+        (["compare", "--text", "absent.txt"], "cannot read absent.txt"),
+        (["compare", "--parameters", "10"], "no hidden size gives"),
+        (["gradients", "--set", "model.hiden_size=3"], "unknown setting model.hiden_size"),
+        (["recall", "--tasks", "sleep"], "unknown task sleep"),
+        (["recall", "--gaps", "4,2"], "gaps must be positive and grow"),
+        (["inspect", "hello", "--checkpoint", "absent"], "no checkpoint at"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    """The exit code is 2, the sentence is on the error stream, there is no traceback."""
+    result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out")])
+    assert result.exit_code == EXIT_BAD_INPUT
+    assert sentence in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_options_before_a_study_are_refused(tmp_path: Path) -> None:
+    """They are those of a training run and would have no effect."""
+    result = CliRunner().invoke(app, ["--out", str(tmp_path / "run"), "recall"])
+    assert result.exit_code == EXIT_BAD_INPUT
+    assert "stand behind it" in result.stderr
+
+
+def test_a_run_needs_a_place() -> None:
+    """Without a study's name, --out is missing and said to be."""
+    result = CliRunner().invoke(app, ["--max-steps", "1"])
+    assert result.exit_code == EXIT_BAD_INPUT
+    assert "--out" in result.stderr
+
+
+def test_the_exporter_is_found_by_its_entry_point() -> None:
+    """The name under which it registers is the one that is looked for."""
+    from importlib.metadata import entry_points
+
+    assert [entry.value for entry in entry_points(group=SERVING_GROUP)] == [
+        "carousel_export.serving_speed:measure_serving"
+    ]

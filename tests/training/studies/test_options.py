@@ -1,0 +1,75 @@
+"""Options of the studies, and what a wrong one gets."""
+
+from pathlib import Path
+
+import pytest
+
+from carousel_training.cells.registry import CELLS
+from carousel_training.errors import CorpusError, SettingsError
+from carousel_training.settings import BatchSettings
+from carousel_training.studies.options import (
+    choose,
+    choose_budget,
+    choose_cells,
+    parse_gaps,
+    read_text,
+    study_settings,
+)
+
+BATCH = BatchSettings(num_lanes=10, segment=20)
+
+
+def test_tokens_are_whole_steps() -> None:
+    """The nearest number of steps, one at the least."""
+    assert choose_budget(1000, None, BATCH).max_steps == 5
+    assert choose_budget(1, None, BATCH).max_steps == 1
+    assert choose_budget(None, None, BATCH).max_steps == 1500
+
+
+def test_minutes_stand_instead_of_tokens() -> None:
+    """One of them bounds a run; both are refused."""
+    budget = choose_budget(None, 0.5, BATCH)
+    assert (budget.max_minutes, budget.max_steps) == (0.5, None)
+    with pytest.raises(SettingsError, match="not both"):
+        choose_budget(1000, 0.5, BATCH)
+    with pytest.raises(SettingsError, match="max_minutes"):
+        choose_budget(None, -1.0, BATCH)
+
+
+def test_all_cells_are_meant_where_none_is_named() -> None:
+    """In the registry's order; named ones in the order given, each once."""
+    assert choose_cells(None) == tuple(CELLS)
+    assert choose_cells("gru, lstm,gru") == ("gru", "lstm")
+
+
+@pytest.mark.parametrize(("given", "named"), [("lstm,gruu", "gruu"), ("", "none given")])
+def test_an_unknown_name_is_refused_with_the_known_ones(given: str, named: str) -> None:
+    """The sentence names what is wrong and what there is."""
+    with pytest.raises(SettingsError, match=f"unknown cell .*{named}.*elman"):
+        choose(given, CELLS, "cell")
+
+
+def test_gaps_are_numbers() -> None:
+    """Anything else is quoted back."""
+    assert parse_gaps("2,8") == (2, 8)
+    with pytest.raises(SettingsError, match="2,x"):
+        parse_gaps("2,x")
+
+
+def test_a_text_comes_from_one_place(tmp_path: Path) -> None:
+    """The argument or the file; both, neither or an unreadable file are refused."""
+    (tmp_path / "t.txt").write_text("hello", encoding="utf-8")
+    assert read_text("hi", None) == "hi"
+    assert read_text(None, tmp_path / "t.txt") == "hello"
+    for text, file in (("hi", tmp_path / "t.txt"), (None, None)):
+        with pytest.raises(SettingsError, match="one of them"):
+            read_text(text, file)
+    with pytest.raises(CorpusError, match="absent"):
+        read_text(None, tmp_path / "absent")
+
+
+def test_overrides_win_over_a_study_s_own_settings() -> None:
+    """Defaults, then --text, then --set."""
+    settings = study_settings({"model.hidden_size": 9, "seed": 4}, [Path("it's.txt")], ["model.hidden_size=11"])
+    assert (settings.model.hidden_size, settings.seed) == (11, 4)
+    assert settings.corpus.text == (Path("it's.txt"),)
