@@ -1,6 +1,7 @@
 """The studies as a person starts them: each leaves a picture and figures, and bad input is one sentence."""
 
 import json
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -116,8 +117,6 @@ def test_a_run_needs_a_place() -> None:
 
 def test_the_exporter_is_found_by_its_entry_point() -> None:
     """The name under which it registers is the one that is looked for."""
-    from importlib.metadata import entry_points
-
     assert [entry.value for entry in entry_points(group=SERVING_GROUP)] == [
         "carousel_export.serving_speed:measure_serving"
     ]

@@ -11,6 +11,7 @@ from carousel_training.studies.recall_tasks import (
     NUM_PREPOSITIONS,
     NUM_SYMBOLS,
     TASKS,
+    Task,
     draw_adding,
     draw_agreement,
     draw_brackets,
@@ -26,11 +27,8 @@ def generator(seed: int = 0) -> torch.Generator:
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 @pytest.mark.parametrize("gap", [1, 2, 5, 8])
-def test_batches_have_the_sizes_that_the_task_says(task: object, gap: int) -> None:
+def test_batches_have_the_sizes_that_the_task_says(task: Task, gap: int) -> None:
     """One more step of gap is one more step of input; equal seeds draw equal batches."""
-    from carousel_training.studies.recall_tasks import Task
-
-    assert isinstance(task, Task)
     batch, longer = task.draw(gap, 6, generator()), task.draw(gap + 1, 6, generator())
     assert batch.x_TBX.shape[1:] == (6, task.num_inputs)
     assert len(longer.x_TBX) == len(batch.x_TBX) + 1
