@@ -87,6 +87,8 @@ def test_inspect_reads_a_run(tmp_path: Path, verse_file: Path) -> None:
         (["compare", "--tokens", "9", "--minutes", "1"], "not both"),
         (["compare", "--text", "absent.txt"], "cannot read absent.txt"),
         (["compare", "--parameters", "10"], "no hidden size gives"),
+        (["compare", "--set", "model.cell=gru"], "model.cell is not for --set"),
+        (["gradients", "--set", "budget.max_steps=3"], "budget.max_steps is not for --set"),
         (["gradients", "--set", "model.hiden_size=3"], "unknown setting model.hiden_size"),
         (["recall", "--tasks", "sleep"], "unknown task sleep"),
         (["recall", "--gaps", "4,2"], "gaps must be positive and grow"),

@@ -29,6 +29,7 @@ from carousel_training.studies.gradients import (
 from carousel_training.studies.inspection import rank_units, record
 from carousel_training.studies.inspection_report import draw_inspection, unit_table
 from carousel_training.studies.options import (
+    DEFAULT_TOKENS,
     choose,
     choose_budget,
     choose_cells,
@@ -58,8 +59,8 @@ COMPARISON = {
 }
 GRADIENTS = {"vocabulary.kind": "character", "model.hidden_size": 64, "model.embedding_size": 64, "model.dropout": 0.0}
 QUIET = {"evaluation.every_steps": 1_000_000_000, "evaluation.sample_tokens": 0}
-
 OUT = Path("runs")
+VARIED = ("model.cell", "optimizer.learning_rate", "budget.max_steps", "budget.max_minutes")
 
 Text = Annotated[list[Path] | None, typer.Option(help="Text file or folder; may be repeated.")]
 Overrides = Annotated[
@@ -79,7 +80,9 @@ def add_studies(app: typer.Typer) -> None:
 def compare_command(
     out: Annotated[Path, typer.Option(help="Results and picture; runs that lie there are kept.")] = OUT / "compare",
     cells: CellNames = None,
-    tokens: Annotated[int | None, typer.Option(min=1, help="Training tokens per run; 300,000 if no budget.")] = None,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, help=f"Training tokens per run, {DEFAULT_TOKENS:,} if none.")
+    ] = None,
     minutes: Annotated[float | None, typer.Option(help="Training minutes per run instead.")] = None,
     parameters: Annotated[int, typer.Option(min=1, help="Of every model, within 2 %.")] = 300_000,
     seeds: Annotated[int, typer.Option(min=1, help="Runs per cell after tuning.")] = 2,
@@ -96,7 +99,7 @@ def compare_command(
     """
     console = study_console()
     with spoken_errors(), catch_interruption() as interruption:
-        settings = study_settings(COMPARISON | QUIET, text, overrides or [])
+        settings = study_settings(COMPARISON | QUIET, text, overrides or [], (*VARIED, "model.hidden_size", "seed"))
         settings = settings.model_copy(update={"budget": choose_budget(tokens, minutes, settings.batch)})
         plan = ComparisonPlan(settings, choose_cells(cells), parameters, seeds, rate_grid(rates), tuning_share)
         make_directory(out)
@@ -128,7 +131,7 @@ def gradients_command(
     """
     console = study_console()
     with spoken_errors():
-        settings = study_settings(GRADIENTS | QUIET | {"budget.max_steps": steps}, text, overrides or [])
+        settings = study_settings(GRADIENTS | QUIET | {"budget.max_steps": steps}, text, overrides or [], VARIED)
         plan = GradientPlan(settings, choose_cells(cells), distance)
         make_directory(out)
 

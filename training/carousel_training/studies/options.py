@@ -38,7 +38,14 @@ def spoken_errors() -> Iterator[None]:
         raise typer.Exit(EXIT_BAD_INPUT) from error
 
 
-def study_settings(defaults: Mapping[str, object], text: list[Path] | None, overrides: list[str]) -> Settings:
+def study_settings(
+    defaults: Mapping[str, object], text: list[Path] | None, overrides: list[str], varied: Collection[str] = ()
+) -> Settings:
+    """The study's defaults, then --text, then --set, which may not set what the study itself varies."""
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if key in varied:
+            raise SettingsError(f"{key} is not for --set: the study itself chooses it")
     given = [f"{key}={value}" for key, value in defaults.items()]
     if text:
         given.append(f"corpus.text=[{', '.join(repr(str(path)) for path in text)}]")
