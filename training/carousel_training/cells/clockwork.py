@@ -62,7 +62,6 @@ class ClockworkStack(LayeredStack):
     """The layers share one counter, the last tensor of the state."""
 
     layer_type = ClockworkLayer
-    learning_rate = 1e-3
 
     @property
     def state_layout(self) -> StateLayout:

@@ -11,18 +11,26 @@ def drop_units(x_TBX: torch.Tensor, share: float, *, is_locked: bool, is_trainin
     """Zeroes a share of the units, scales the rest. Locked: one mask [1,B,X] for all steps (Gal & Ghahramani 2016)."""
     if not is_training or share == 0.0:
         return x_TBX
-    if not is_locked:
-        return functional.dropout(x_TBX, share)
-    return x_TBX * functional.dropout(torch.ones_like(x_TBX[:1]), share)
+    return x_TBX * _mask(x_TBX[:1] if is_locked else x_TBX, share)
 
 
 def drop_weights(weight: torch.Tensor, share: float, *, is_training: bool) -> torch.Tensor:
     """DropConnect: single weights, the same ones at every step of the call (Wan et al. 2013, Merity et al. 2017)."""
-    return functional.dropout(weight, share) if is_training and share > 0.0 else weight
+    return weight * _mask(weight, share) if is_training and share > 0.0 else weight
 
 
 def drop_words(weight_VX: torch.Tensor, share: float, *, is_training: bool) -> torch.Tensor:
     """Whole rows of an embedding matrix, so that a word is missing wherever it stands (Gal & Ghahramani 2016)."""
     if not is_training or share == 0.0:
         return weight_VX
-    return weight_VX * functional.dropout(torch.ones_like(weight_VX[:, :1]), share)
+    return weight_VX * _mask(weight_VX[:, :1], share)
+
+
+def _mask(like: torch.Tensor, share: float) -> torch.Tensor:
+    """Zeros and, with a chance of 1 - share, its inverse. On a CPU torch draws a 64-bit number for each of its Bernoulli
+    values, one after the other, which took a third of a step; here four values share one, to the nearest 1 / 65536."""
+    if like.device.type != "cpu":
+        return functional.dropout(torch.ones_like(like), share)
+    words = torch.empty(-(-like.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    drawn = words.view(torch.int16)[: like.numel()].view(like.shape)
+    return (drawn >= min(round(share * 65536), 65535) - 32768).to(like.dtype).mul_(1.0 / (1.0 - share))

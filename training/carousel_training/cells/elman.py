@@ -17,7 +17,6 @@ class ElmanStack(LibraryStack):
     """
 
     parts = ("h",)
-    learning_rate = 1e-3
 
     def __init__(self, shape: StackShape) -> None:
         super().__init__(shape)
