@@ -27,8 +27,8 @@ def drop_words(weight_VX: torch.Tensor, share: float, *, is_training: bool) -> t
 
 
 def _mask(like: torch.Tensor, share: float) -> torch.Tensor:
-    """Zeros and, with a chance of 1 - share, its inverse. On a CPU torch draws a 64-bit number for each of its Bernoulli
-    values, one after the other, which took a third of a step; here four values share one, to the nearest 1 / 65536."""
+    """Zeros and, with a chance of 1 - share, the inverse of that chance. On a CPU torch draws a random number for each
+    value, on one core, which takes a sixth of a step and more; here four share one, to the nearest 1 / 65536."""
     if like.device.type != "cpu":
         return functional.dropout(torch.ones_like(like), share)
     words = torch.empty(-(-like.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
