@@ -13,7 +13,7 @@ from torch.nn import functional
 
 ADDING_TOLERANCE = 0.1
 NUM_SYMBOLS, NUM_COPIED = 8, 3
-NUM_BRACKETS, BRACKET_DEPTH = 4, 3
+NUM_BRACKETS, BRACKET_DEPTH = 4, 2
 NUM_NOUNS, NUM_PREPOSITIONS, NUM_ADVERBS = 4, 2, 4  # nouns per number
 
 
@@ -52,9 +52,9 @@ def draw_adding(gap: int, num_lanes: int, generator: torch.Generator) -> Batch:
 
 
 def draw_brackets(gap: int, num_lanes: int, generator: torch.Generator) -> Batch:
-    """Three open brackets of four kinds, `gap` steps of matched pairs (one blank if odd), then: which closes, thrice.
+    """Two open brackets of four kinds, `gap` steps of matched pairs (one blank if odd), then: which closes, twice.
 
-    The later questions come with the answer before as their input, as when a language model writes.
+    The second question comes with the first answer as its input, as when a language model writes.
     """
     blank, cue = 2 * NUM_BRACKETS, 2 * NUM_BRACKETS + 1
     opened_DB = torch.randint(NUM_BRACKETS, (BRACKET_DEPTH, num_lanes), generator=generator)
