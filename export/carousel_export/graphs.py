@@ -48,7 +48,7 @@ def build_head(model: RecurrentLM) -> onnx.ModelProto:
     drawing.add("Gemm", [features_ND, weight, bias], [names.LOGITS], transB=1)
     found = [names.CANDIDATE_LOGITS, names.CANDIDATE_IDS]
     drawing.add("TopK", [names.LOGITS, names.NUM_CANDIDATES], found, axis=1, largest=1, sorted=1)
-    _add_normalizer(drawing)
+    _add_normalizer(drawing, model.config.vocabulary_size)
     _add_target(drawing)
     return drawing.finish("head", _head_inputs(model), _head_outputs(model))
 
@@ -65,13 +65,18 @@ def _draw_stack(drawing: Drawing, model: RecurrentLM) -> str:
     return LOOPS[cell](drawing, stack, below_TBX)
 
 
-def _add_normalizer(drawing: Drawing) -> None:
-    """log(sum(exp(logits))) with the maximum taken out first: whether ReduceLogSumExp does so is up to the runtime."""
+def _add_normalizer(drawing: Drawing, vocabulary_size: int) -> None:
+    """log(sum(exp(logits))) with the maximum taken out first: whether ReduceLogSumExp does so is up to the runtime.
+
+    The sum is a product with ones, which adds in blocks: a running sum in float32 loses 5e-5 over 33,278 words.
+    """
+    ones = drawing.keep("ones", np.ones((vocabulary_size, 1), np.float32))
     drawing.add("ReduceMax", [names.LOGITS, drawing.axes(1)], ["maximum"], keepdims=1)
     drawing.add("Sub", [names.LOGITS, "maximum"], ["shifted"])
     drawing.add("Exp", ["shifted"], ["exponentials"])
-    # One operator for both: Log alone rounds a row differently by its place in the batch.
-    drawing.add("ReduceLogSum", ["exponentials", drawing.axes(1)], ["log_sum"], keepdims=1)
+    drawing.add("MatMul", ["exponentials", ones], ["sum"])
+    # Of a single column: Log itself rounds a row differently by its place in the batch.
+    drawing.add("ReduceLogSum", ["sum", drawing.axes(1)], ["log_sum"], keepdims=1)
     drawing.add("Add", ["log_sum", "maximum"], ["log_normalizer_column"])
     drawing.add("Squeeze", ["log_normalizer_column", drawing.axes(1)], [names.LOG_NORMALIZER])
 
