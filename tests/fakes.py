@@ -1,6 +1,8 @@
 """Small honest stand-ins that several test modules share."""
 
-from collections.abc import Sequence
+import collections
+import enum
+from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 import tokenizers
@@ -8,8 +10,11 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from carousel.bundle.layout import Array, StateBatch, StateLayout, StateTensor
 from carousel.bundle.tokenizer import Tokenizer, TokenizerKind
+from carousel.engine import sampler
 from carousel.engine.model import Candidates, TargetScores
-from carousel.turns import Snapshot
+from carousel.errors import StoreUnavailable
+from carousel.state.store import Change, Ending, EndReason, Held, Parts, Row, SessionStore
+from carousel.turns import Sampling, Snapshot
 
 
 class ToyModel:
@@ -81,6 +86,17 @@ class SlowOracle:
     def logits(self, snapshot: Snapshot) -> Array:
         return self._model.logits(snapshot.hidden_H[None])[0]
 
+    def sample(
+        self, snapshot: Snapshot, ids: Sequence[int], num_tokens: int, sampling: Sampling
+    ) -> tuple[list[int], Snapshot]:
+        snapshot = self.feed(snapshot, ids)
+        generated = []
+        for _ in range(num_tokens):
+            logits_V = self.logits(snapshot)
+            generated.append(sampler.choose(logits_V, sampling, snapshot.recent_ids, snapshot.position))
+            snapshot = self.feed(snapshot, generated[-1:])
+        return generated, snapshot
+
     def greedy(self, snapshot: Snapshot, ids: Sequence[int], num_tokens: int) -> tuple[list[int], Snapshot]:
         snapshot = self.feed(snapshot, ids)
         generated = []
@@ -101,6 +117,94 @@ class FakeClock:
 
     def advance(self, seconds: float) -> None:
         self.now += seconds
+
+
+class Fault(enum.Enum):
+    """Where a call of a store fails."""
+
+    READ = "read"
+    TAKE = "take"
+    BEFORE_WRITE = "before the write"
+    AFTER_WRITE = "after the write"  # it was done, but the answer is lost
+    COUNT = "count"
+
+
+class FaultyStore:
+    """A store whose next calls fail as `faults` says, and that waits where `pause` waits. `log` has every call."""
+
+    def __init__(self, inner: SessionStore, pause: Callable[[str], Awaitable[None]] | None = None) -> None:
+        self.inner = inner
+        self.durability = inner.durability
+        self.faults: collections.Counter[Fault] = collections.Counter()
+        self.pause = pause
+        self.log: list[str] = []
+
+    async def start(self) -> None:
+        await self.inner.start()
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+    async def create(self, row: Row, parts: Parts) -> list[Ending]:
+        self._fail(Fault.BEFORE_WRITE)
+        evicted = await self.inner.create(row, parts)
+        self._fail(Fault.AFTER_WRITE)
+        return evicted
+
+    async def read(self, session_id: str) -> Row | Ending | None:
+        self._fail(Fault.READ)
+        return await self.inner.read(session_id)
+
+    async def take(self, session_id: str) -> Held | Ending | None:
+        self._fail(Fault.TAKE)
+        await self._step("take")
+        return await self.inner.take(session_id)
+
+    async def commit(self, held: Held, change: Change) -> None:
+        try:
+            await self._step("commit")
+            self._fail(Fault.BEFORE_WRITE)
+            await self.inner.commit(held, change)
+            await self._step("committed")
+            self._fail(Fault.AFTER_WRITE)
+        except BaseException as error:
+            self.log.append(type(error).__name__)
+            raise
+
+    async def release(self, held: Held) -> None:
+        await self.inner.release(held)
+        await self._step("release")
+
+    async def end(self, row: Row, reason: EndReason, now: float) -> bool:
+        self._fail(Fault.BEFORE_WRITE)
+        return await self.inner.end(row, reason, now)
+
+    async def list_owned(self, owner: str, after: tuple[float, str], count: int) -> list[Row]:
+        self._fail(Fault.READ)
+        return await self.inner.list_owned(owner, after, count)
+
+    async def due(self, now: float) -> list[Row]:
+        return await self.inner.due(now)
+
+    async def excess(self) -> list[Row]:
+        return await self.inner.excess()
+
+    async def num_live(self) -> int:
+        self._fail(Fault.COUNT)
+        return await self.inner.num_live()
+
+    def durable_position(self, row: Row) -> int:
+        return self.inner.durable_position(row)
+
+    async def _step(self, name: str) -> None:
+        self.log.append(name)
+        if self.pause is not None:
+            await self.pause(name)
+
+    def _fail(self, fault: Fault) -> None:
+        if self.faults[fault]:
+            self.faults[fault] -= 1
+            raise StoreUnavailable(f"the store failed: {fault.value}")
 
 
 def same_snapshot(one: Snapshot, other: Snapshot) -> bool:

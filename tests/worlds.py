@@ -1,7 +1,7 @@
 """The real sessions over a toy model, as the application puts them together, without a transport."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
@@ -13,11 +13,19 @@ from carousel.engine.engine import Engine
 from carousel.engine.scheduler import Bounds
 from carousel.metrics import Metrics
 from carousel.sessions.checks import Limits
+from carousel.sessions.events import EventHub
+from carousel.sessions.ledger import Ledger, Retention
+from carousel.sessions.lives import Lives
 from carousel.sessions.order import TurnOrder
+from carousel.sessions.sealing import Sealer
 from carousel.sessions.seats import Seats
 from carousel.sessions.service import Sessions
-from carousel.state.memory import Lifetime, SessionTable
+from carousel.state.codec import SnapshotCodec
+from carousel.state.memory import Capacity, MemoryStore
+from carousel.state.store import Held, Row, SessionStore
+from carousel.turns import Snapshot
 
+KEY = bytes(range(32))
 LETTERS = "abcdefghijklmn\n"  # with <unk>, the 16 tokens of the toy model
 
 
@@ -28,7 +36,13 @@ class Plan:
     model: ToyModel = field(default_factory=ToyModel)
     tokenizer: Tokenizer = field(default_factory=lambda: character_tokenizer(LETTERS))
     bounds: Bounds = Bounds()
-    lifetime: Lifetime = Lifetime(idle_seconds=100, absolute_seconds=1000, max_sessions=100)
+    retention: Retention = Retention(
+        max_turns=8, max_answers=4, max_answer_bytes=65_536, idle_seconds=100, lifetime_seconds=1000
+    )
+    store: Callable[[], SessionStore] = lambda: MemoryStore(Capacity(100, 2**30, evicts=False))
+    now: float = 1_000_000.0
+    seal_keys: tuple[bytes, ...] = (KEY,)
+    replays_seals: bool = True
     limits: Limits = Limits(max_input_tokens=1000, max_generated_tokens=100_000)
     max_turns_per_session: int = 8
 
@@ -40,7 +54,8 @@ class World:
     registry: CollectorRegistry
     metrics: Metrics
     engine: Engine
-    table: SessionTable
+    store: SessionStore
+    lives: Lives
     seats: Seats
     sessions: Sessions
     manifest: Manifest
@@ -54,6 +69,21 @@ class World:
         """Whether no lane is busy and nothing waits."""
         return "(0 of" in repr(self.engine) and "0 queued" in repr(self.engine)
 
+    async def open(self, session_id: str = "s", owner: str = "ann") -> Row:
+        """A new session at the start."""
+        return await self.lives.create(owner, session_id, self.engine.start_snapshot)
+
+    async def hold(self, session_id: str = "s") -> Held:
+        """What the store has of a session."""
+        held = await self.store.take(session_id)
+        assert isinstance(held, Held)
+        await self.store.release(held)
+        return held
+
+    async def snapshot(self, session_id: str = "s") -> Snapshot:
+        """Where the store has a session."""
+        return self.lives.codec.decode(self.lives.ledger.current(await self.hold(session_id)))
+
     def value(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(f"carousel_{name}", labels) or 0
 
@@ -62,17 +92,34 @@ class World:
 async def running_world(plan: Plan | None = None) -> AsyncIterator[World]:
     plan = plan or Plan()
     registry = CollectorRegistry()
-    clock, metrics = FakeClock(), Metrics(registry)
+    clock, metrics = FakeClock(plan.now), Metrics(registry)
     engine = Engine(plan.model, 0, plan.bounds, metrics)
-    table = SessionTable(plan.lifetime, clock, metrics)
-    seats = Seats(engine, plan.tokenizer, table, TurnOrder(plan.max_turns_per_session))
     manifest = make_manifest(plan)
+    store = plan.store()
+    lives = make_lives(plan, manifest, store, clock, metrics)
+    seats = Seats(engine, plan.tokenizer, lives, seal_seconds=50)
+    await store.start()
     await engine.start()
-    sessions = Sessions(manifest, plan.tokenizer, engine, table, seats, plan.limits, metrics)
+    sessions = Sessions(manifest, plan.tokenizer, engine, seats, plan.limits, metrics)
     try:
-        yield World(plan, clock, registry, metrics, engine, table, seats, sessions, manifest)
+        yield World(plan, clock, registry, metrics, engine, store, lives, seats, sessions, manifest)
     finally:
         await engine.stop()
+        await store.close()
+
+
+def make_lives(plan: Plan, manifest: Manifest, store: SessionStore, clock: FakeClock, metrics: Metrics) -> Lives:
+    return Lives(
+        store,
+        Ledger(plan.retention),
+        SnapshotCodec(manifest.state, manifest.digest, manifest.hidden_size),
+        Sealer(plan.seal_keys, manifest.digest),
+        TurnOrder(plan.max_turns_per_session),
+        EventHub(),
+        clock,
+        metrics,
+        replays_seals=plan.replays_seals,
+    )
 
 
 def make_manifest(plan: Plan) -> Manifest:

@@ -18,22 +18,33 @@ from carousel.bundle.manifest import Bundle
 from carousel.engine.engine import Engine
 from carousel.engine.model import Execution, OnnxModel, available_providers
 from carousel.engine.scheduler import Bounds
-from carousel.errors import ModelFailed
+from carousel.errors import ModelFailed, StoreUnavailable
 from carousel.metrics import Metrics
 from carousel.rpc import convert
 from carousel.rpc.calls import Calls
 from carousel.rpc.server import RpcServer
-from carousel.rpc.servicer import LanguageModelServicer, SessionsServicer
+from carousel.rpc.servicer import LanguageModelServicer
+from carousel.rpc.session_servicer import SessionsServicer
 from carousel.sessions.checks import Limits
+from carousel.sessions.events import EventHub
+from carousel.sessions.ledger import Ledger, Retention
+from carousel.sessions.lives import Lives
 from carousel.sessions.order import TurnOrder
+from carousel.sessions.sealing import Sealer
 from carousel.sessions.seats import Seats
 from carousel.sessions.service import Sessions
 from carousel.settings import Settings
-from carousel.state.memory import Lifetime, SessionTable
+from carousel.state.codec import SnapshotCodec
+from carousel.state.memory import Capacity, MemoryStore
+from carousel.state.redis_store import RedisStore, Timing
+from carousel.state.sqlite_store import SqliteStore
+from carousel.state.store import SessionStore
+from carousel.state.write_behind import WriteBehind
 from carousel.web.app import WebServer, make_app
 
 _SWEEP_SECONDS = 1.0
 _LAST_BYTES_SECONDS = 1.0
+_MEMORY_BYTES, _DISK_BYTES = 2**31, 2**40
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +55,7 @@ class Running:
     http_address: str
     provider: str
     engine: Engine
-    table: SessionTable
+    store: SessionStore
 
 
 async def serve(bundle_directory: Path, settings: Settings, announce: Callable[[Running], None]) -> None:
@@ -64,30 +75,34 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
     bundle = Bundle.load(bundle_directory)
     model = _load_model(bundle, settings, metrics)
     engine = Engine(model, bundle.manifest.start_id, _bounds(settings), metrics)
-    table = SessionTable(_lifetime(settings), time.time, metrics)
-    seats = Seats(engine, bundle.tokenizer, table, TurnOrder(settings.max_turns_per_session))
+    store = _make_store(settings)
+    lives = make_lives(settings, bundle, store, metrics)
+    seats = Seats(engine, bundle.tokenizer, lives, settings.seal_seconds)
     limits = Limits(settings.max_input_tokens, settings.max_generated_tokens)
-    sessions = Sessions(bundle.manifest, bundle.tokenizer, engine, table, seats, limits, metrics)
+    sessions = Sessions(bundle.manifest, bundle.tokenizer, engine, seats, limits, metrics)
     calls = Calls(settings.max_streams, settings.owner_metadata, metrics)
     description = convert.from_manifest(bundle.manifest, model.provider, settings)
     language_model = LanguageModelServicer(sessions, description, calls)
-    rpc = RpcServer(language_model, SessionsServicer(sessions, calls), max_message_bytes=settings.max_message_bytes)
+    servicer = SessionsServicer(sessions, lives, calls)
+    rpc = RpcServer(language_model, servicer, max_message_bytes=settings.max_message_bytes)
     readiness = asyncio.Event()
     web = WebServer(make_app(registry, readiness.is_set))
 
     async with contextlib.AsyncExitStack() as stack:
+        await store.start()
+        stack.push_async_callback(store.close)
         stack.push_async_callback(engine.stop)
         await engine.start()
         await web.start(settings.http_listen)
         stack.push_async_callback(web.stop)
         await rpc.start(settings.listen)
         stack.push_async_callback(rpc.stop, _LAST_BYTES_SECONDS)
-        stack.push_async_callback(_end_task, asyncio.create_task(_sweep(table), name="sweep"))
+        stack.push_async_callback(_end_task, asyncio.create_task(_sweep(lives, metrics), name="sweep"))
         await rpc.set_ready(is_ready=True)
         readiness.set()
         log.info("ready", grpc=rpc.address, http=web.address, model=bundle.manifest.name, provider=model.provider)
         try:
-            yield Running(rpc.address, web.address, model.provider, engine, table)
+            yield Running(rpc.address, web.address, model.provider, engine, store)
         finally:
             readiness.clear()
             await rpc.set_ready(is_ready=False)
@@ -181,14 +196,52 @@ def _bounds(settings: Settings) -> Bounds:
     )
 
 
-def _lifetime(settings: Settings) -> Lifetime:
-    return Lifetime(settings.session_idle_seconds, settings.session_lifetime_seconds, settings.max_sessions)
+def _make_store(settings: Settings) -> SessionStore:
+    is_memory = settings.store == "memory"
+    max_bytes = settings.max_session_bytes or (_MEMORY_BYTES if is_memory else _DISK_BYTES)
+    capacity = Capacity(settings.max_sessions, max_bytes, settings.when_full == "evict")
+    if is_memory:
+        return MemoryStore(capacity, Path(settings.memory_file) if settings.memory_file else None)
+    if not settings.store.startswith("sqlite:"):
+        password = settings.store_password
+        timing = Timing(lease=settings.lease_seconds)
+        return RedisStore(settings.store, password=password.get_secret_value() if password else None, timing=timing)
+    durable = SqliteStore(Path(settings.store.removeprefix("sqlite:")), capacity)
+    return durable if settings.durability == "each_turn" else WriteBehind(durable, settings.flush_seconds)
 
 
-async def _sweep(table: SessionTable) -> None:
+def make_lives(settings: Settings, bundle: Bundle, store: SessionStore, metrics: Metrics) -> Lives:
+    manifest = bundle.manifest
+    retention = Retention(
+        max_turns=settings.retained_turns,
+        max_answers=settings.retained_answers,
+        max_answer_bytes=settings.max_answer_bytes,
+        idle_seconds=settings.session_idle_seconds,
+        lifetime_seconds=settings.session_lifetime_seconds,
+    )
+    return Lives(
+        store,
+        Ledger(retention),
+        SnapshotCodec(manifest.state, manifest.digest, manifest.hidden_size),
+        Sealer([key.get_secret_value() for key in settings.seal_keys], manifest.digest),
+        TurnOrder(settings.max_turns_per_session),
+        EventHub(),
+        time.time,
+        metrics,
+        replays_seals=settings.seal_replay == "allow",
+    )
+
+
+async def _sweep(lives: Lives, metrics: Metrics) -> None:
+    """End sessions whose time has come also when nobody asks for anything."""
+    log = structlog.get_logger("carousel.app")
     while True:
         await asyncio.sleep(_SWEEP_SECONDS)
-        table.expire()
+        try:
+            await lives.expire()
+            metrics.num_live_sessions(await lives.store.num_live())
+        except StoreUnavailable as error:
+            log.warning("store unavailable", reason=str(error))
 
 
 async def _end_task(task: asyncio.Task[None]) -> None:

@@ -36,10 +36,81 @@ class SessionExists(CarouselError):
     reason = "SESSION_EXISTS"
 
 
-class SessionExpired(CarouselError):
-    """The session was there and its idle or absolute lifetime has passed."""
+class SessionEnded(CarouselError):
+    """The session was there. `details` say how it ended (`ending`) and when (`ended_at`, seconds since the epoch)."""
+
+    reason = "SESSION_ENDED"
+
+
+class SessionExpired(SessionEnded):
+    """Its idle or absolute lifetime has passed."""
 
     reason = "SESSION_EXPIRED"
+
+
+class SessionEvicted(SessionEnded):
+    """The store was full, and it was the session that nobody had used for longest."""
+
+    reason = "SESSION_EVICTED"
+
+
+class SessionDeleted(SessionEnded):
+    """It was deleted."""
+
+    reason = "SESSION_DELETED"
+
+
+class SessionMoved(CarouselError):
+    """Somebody else advanced the session while the turn ran, so the turn was not applied. Trying again is safe."""
+
+    reason = "SESSION_MOVED"
+
+
+class PositionMismatch(CarouselError):
+    """The caller expected the session at another position. Nothing was changed; `details` hold the current one."""
+
+    reason = "POSITION_MISMATCH"
+
+    def __init__(self, expected: int, current: int) -> None:
+        super().__init__(f"the session is at position {current}, not {expected}", position=str(current))
+
+
+class PositionUnknown(CarouselError):
+    """A rewind or fork names a position or checkpoint that is not retained."""
+
+    reason = "POSITION_UNKNOWN"
+
+
+class AnswerGone(CarouselError):
+    """The request was applied before, and its answer was too large to be kept. Nothing was changed now."""
+
+    reason = "ANSWER_GONE"
+
+
+class StateInvalid(CarouselError):
+    """A snapshot is damaged, from another format version, or another model's."""
+
+    reason = "STATE_INVALID"
+
+
+class StateRefused(CarouselError):
+    """A sealed state is tampered with, expired, another owner's, used before, or there is no key for it."""
+
+    reason = "STATE_REFUSED"
+
+
+class StoreUnavailable(CarouselError):
+    """The session store does not answer. The turn was not applied; with the detail `in_doubt` it may have been, which
+    a repeat with its request id settles."""
+
+    reason = "STORE_UNAVAILABLE"
+    retry_seconds = 1.0
+
+
+class StoreInvalid(CarouselError):
+    """A session store's file or server is not ours, damaged, or in use."""
+
+    reason = "STORE_INVALID"
 
 
 class Overloaded(CarouselError):

@@ -95,10 +95,11 @@ class Metrics:
     def waited(self, seconds: float) -> None:
         self._wait.observe(seconds)
 
-    def session_created(self, num_live: int) -> None:
+    def session_created(self) -> None:
         self._created.inc()
-        self._live.set(num_live)
 
-    def session_ended(self, reason: str, num_live: int) -> None:
+    def session_ended(self, reason: str) -> None:
         self._ended.labels(reason).inc()
+
+    def num_live_sessions(self, num_live: int) -> None:
         self._live.set(num_live)

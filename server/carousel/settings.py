@@ -3,10 +3,20 @@
 Read once, at the edge, from `CAROUSEL_<NAME>` in the environment and from the command line, which wins.
 """
 
+import base64
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretBytes,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from carousel.errors import SettingsInvalid
 
@@ -41,6 +51,28 @@ class Settings(BaseModel):
     penalty_window: int = Field(64, ge=0, le=4096, description="tokens that sampling penalties look back at")
 
     max_sessions: Count = Field(100_000, description="sessions that live at once")
+    max_session_bytes: int | None = Field(
+        None, ge=2**16, le=2**50, description="bytes that sessions may take; none: 2 GiB of memory, 1 TiB of sqlite"
+    )
+    when_full: Literal["evict", "refuse"] = Field(
+        "evict", description="at the limit, end the least recently used session or refuse the new one"
+    )
+    store: str = Field("memory", description="where sessions live: memory, sqlite:PATH, redis://HOST, rediss://HOST")
+    memory_file: str = Field(
+        "", description="memory store: where sessions sleep from a drain to the next start"
+    )
+    store_password: SecretStr | None = Field(None, description="password of the redis store")
+    lease_seconds: Seconds = Field(10.0, description="redis: how long others wait for a server that does not answer")
+    durability: Literal["each_turn", "interval"] = Field(
+        "each_turn", description="sqlite: write before answering, or every flush_seconds"
+    )
+    flush_seconds: Seconds = Field(0.5, description="with durability interval: the most that a crash can take")
+    retained_turns: int = Field(8, ge=1, le=1024, description="turn boundaries that a session can go back to")
+    retained_answers: int = Field(4, ge=1, le=1024, description="requests that a session remembers by their id")
+    max_answer_bytes: int = Field(65_536, ge=0, le=2**24, description="largest answer that is kept for a repeat")
+    seal_keys: tuple[SecretBytes, ...] = Field((), description="base64 of 32 bytes, for exported states; first seals")
+    seal_seconds: Seconds = Field(86_400.0, description="how long states given back to their callers are good for")
+    seal_replay: Literal["allow", "refuse"] = Field("allow", description="whether a sealed state may be used again")
     session_idle_seconds: Seconds = Field(3600.0, description="a session unused for so long expires")
     session_lifetime_seconds: Seconds = Field(86_400.0, description="a session expires at this age in any case")
     owner_metadata: str = Field("", description="metadata key in which a trusted proxy names the caller")
@@ -52,6 +84,29 @@ class Settings(BaseModel):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("seal_keys", mode="before")
+    @classmethod
+    def _decode_keys(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        keys = [base64.b64decode(part, validate=True) for part in value.split(",") if part]
+        if any(len(key) != 32 for key in keys):
+            raise ValueError("a key is base64 of 32 bytes")
+        return tuple(SecretBytes(key) for key in keys)
+
+    @field_validator("store")
+    @classmethod
+    def _check_store(cls, value: str) -> str:
+        if value != "memory" and not value.startswith(("sqlite:", "redis://", "rediss://", "unix://")):
+            raise ValueError("must be memory, sqlite:PATH, redis://... or rediss://...")
+        return value
+
+    @model_validator(mode="after")
+    def _check_durability(self) -> "Settings":
+        if self.durability == "interval" and not self.store.startswith("sqlite:"):
+            raise ValueError("durability interval is for the sqlite store")
+        return self
 
     @field_validator("listen", "http_listen")
     @classmethod

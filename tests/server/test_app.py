@@ -18,6 +18,7 @@ from carousel.bundle.manifest import CORE_FILE, Bundle
 from carousel.engine.model import OnnxModel
 from carousel.errors import BundleInvalid, ProviderUnavailable, SettingsInvalid
 from carousel.settings import Settings
+from carousel.state.store import Row
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc, types_pb2
 
@@ -93,7 +94,13 @@ async def test_leaving_lets_running_turns_finish(bundle: Path) -> None:
     await channel.close()
     assert sum(len(message.tokens) for message in messages) == 600
     assert messages[-1].finished.position == 605
-    assert server.table.get("s", "").snapshot.position == 605
+    assert await position_of(server, "s") == 605
+
+
+async def position_of(server: Running, session_id: str) -> int:
+    row = await server.store.read(session_id)
+    assert isinstance(row, Row)
+    return row.position
 
 
 async def _read_all(call: Any) -> list[wire.GenerateResponse]:
@@ -120,7 +127,7 @@ async def test_leaving_ends_what_does_not_finish_with_unavailable(bundle: Path) 
     with pytest.raises(grpc.aio.AioRpcError, match="shut"):
         await reading
     await channel.close()
-    assert server.table.get("s", "").snapshot.position == 0
+    assert await position_of(server, "s") == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -178,7 +185,8 @@ async def test_a_taken_port_does_not_start(bundle: Path, which: str) -> None:
 async def test_sessions_expire_without_anybody_asking(bundle: Path) -> None:
     """The sweep ends idle sessions by itself."""
     async with running(bundle, Settings(**LOCAL, session_idle_seconds=0.01)) as server:
-        server.table.create("", "d", server.engine.start_snapshot)
+        async with grpc.aio.insecure_channel(server.grpc_address) as channel:
+            await sessions_pb2_grpc.SessionsStub(channel).CreateSession(sessions_pb2.CreateSessionRequest())
         async with asyncio.timeout(10):
-            while len(server.table):
+            while await server.store.num_live():
                 await asyncio.sleep(0.01)

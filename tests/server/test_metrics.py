@@ -34,8 +34,9 @@ def registry() -> CollectorRegistry:
     metrics.step_done(0.001, Step(), 5)
     metrics.step_failed(RuntimeError("secret"))
     metrics.waited(0.5)
-    metrics.session_created(1)
-    metrics.session_ended("expired", 0)
+    metrics.session_created()
+    metrics.num_live_sessions(4)
+    metrics.session_ended("expired")
     return registry
 
 
@@ -85,7 +86,7 @@ def test_labels_are_bounded_sets(registry: CollectorRegistry) -> None:
         ("step_failures_total", {"error": "RuntimeError"}, 1),
         ("queued_turns", {}, 5),
         ("queue_wait_seconds_sum", {}, 0.5),
-        ("live_sessions", {}, 0),
+        ("live_sessions", {}, 4),
         ("sessions_created_total", {}, 1),
         ("sessions_ended_total", {"reason": "expired"}, 1),
         ("build_info", {"version": "1", "onnxruntime": "2"}, 1),
@@ -99,6 +100,6 @@ def test_what_is_told_is_shown(registry: CollectorRegistry, name: str, labels: d
 def test_two_servers_in_a_process_do_not_mix() -> None:
     """Metrics belong to the registry that is handed in."""
     one, other = CollectorRegistry(), CollectorRegistry()
-    Metrics(one).session_created(1)
+    Metrics(one).session_created()
     Metrics(other)
     assert other.get_sample_value("carousel_sessions_created_total") == 0

@@ -1,5 +1,7 @@
 """Settings come from the environment and the command line, and a bad one is refused by name."""
 
+import base64
+
 import pytest
 from pydantic import ValidationError
 
@@ -43,6 +45,19 @@ def test_the_variables_of_others_are_left_alone() -> None:
         ("session_idle_seconds", "nan"),
         ("session_lifetime_seconds", "inf"),
         ("session_lifetime_seconds", "1e300"),
+        ("store", "postgres://x"),
+        ("store", ""),
+        ("durability", "never"),
+        ("when_full", "panic"),
+        ("flush_seconds", "0"),
+        ("retained_turns", "0"),
+        ("retained_answers", "0"),
+        ("max_answer_bytes", "-1"),
+        ("max_session_bytes", "1"),
+        ("seal_keys", "not base64"),
+        ("seal_keys", "c2hvcnQ="),
+        ("seal_seconds", "0"),
+        ("seal_replay", "sometimes"),
         ("drain_seconds", "-1"),
         ("drain_seconds", "nan"),
         ("drain_seconds", "inf"),
@@ -78,6 +93,33 @@ def test_settings_are_frozen() -> None:
 def test_providers_are_an_ordered_list() -> None:
     """Commas separate them, spaces do not matter, the order stays."""
     assert read_settings({}, {"providers": "cuda, cpu"}).providers == ("cuda", "cpu")
+
+
+KEYS = [bytes(32), bytes(range(32))]
+
+
+def test_sealing_keys_are_a_list_of_secrets() -> None:
+    """Base64 with commas between; the order stays, and no text of the settings shows them."""
+    encoded = [base64.b64encode(key).decode() for key in KEYS]
+    settings = read_settings({"CAROUSEL_SEAL_KEYS": ",".join(encoded)}, {})
+    assert [key.get_secret_value() for key in settings.seal_keys] == KEYS
+    assert not any(one in repr(settings) for one in encoded)
+    assert read_settings({"CAROUSEL_SEAL_KEYS": ""}, {}).seal_keys == ()
+
+
+@pytest.mark.parametrize("content", ["swordfish", "c3dvcmRmaXNo", "c3dvcmRmaXNo=,c3dvcmRmaXNo"])
+def test_a_bad_key_is_not_repeated(content: str) -> None:
+    """The error names the setting and keeps the key to itself."""
+    with pytest.raises(SettingsInvalid, match="seal_keys") as refused:
+        read_settings({"CAROUSEL_SEAL_KEYS": content}, {})
+    assert content not in str(refused.value)
+
+
+def test_write_behind_is_for_stores_that_outlive_the_process() -> None:
+    """interval with memory, which keeps nothing, is refused by name; with sqlite it is fine."""
+    with pytest.raises(SettingsInvalid, match="durability"):
+        read_settings({}, {"durability": "interval"})
+    assert read_settings({}, {"durability": "interval", "store": "sqlite:x.db"}).durability == "interval"
 
 
 def test_every_setting_says_what_it_means() -> None:

@@ -41,10 +41,11 @@ class Calls:
 
     @contextlib.asynccontextmanager
     async def answer(self, method: str, context: Context) -> AsyncIterator[Call]:
-        """Run a handler's body inside this: whatever it raises becomes the call's status."""
+        """Run a handler's body inside this: whatever it raises becomes the call's status, counted before it is sent."""
         call = Call(self._owner(context))
         started = time.perf_counter()
         code = "OK"
+        refusal: Exception | None = None
         task = asyncio.current_task()
         assert task is not None
         self._metrics.request_started(method)
@@ -58,19 +59,21 @@ class Calls:
                 code = _given_up(context)
                 raise
             task.uncancel()
-            code = "UNAVAILABLE"
-            await self._abort(context, method, ShuttingDown("the server is shutting down"))
+            code, refusal = "UNAVAILABLE", ShuttingDown("the server is shutting down")
+            self._note(method, refusal)
         except GeneratorExit:  # cancelled while the transport, not the handler, was waiting
             code = _given_up(context)
             raise
         except Exception as error:
-            code = code_pb2.Code.Name(to_status(error).code)
-            await self._abort(context, method, error)
+            code, refusal = code_pb2.Code.Name(to_status(error).code), error
+            self._note(method, error)
         finally:
             del self._open[task]
             seconds = time.perf_counter() - started
             self._metrics.request_done(method, code, seconds)
             self._log.info("call", method=method, code=code, seconds=round(seconds, 6), **call.facts)
+        if refusal is not None:
+            await context.abort_with_status(rpc_status.to_status(to_status(refusal)))
 
     async def finish(self, grace_seconds: float) -> None:
         """At shutdown, when all turns have ended: calls that wait for their client end with UNAVAILABLE at once, the
@@ -92,14 +95,13 @@ class Calls:
         metadata = context.invocation_metadata() or ()
         return next((str(value) for key, value in metadata if key == self._owner_metadata), "")
 
-    async def _abort(self, context: Context, method: str, error: Exception) -> None:
+    def _note(self, method: str, error: Exception) -> None:
         if isinstance(error, Overloaded):
             self._metrics.refused(error.limit)
         elif isinstance(error, CarouselError):
             self._metrics.refused(error.reason.lower())
         else:
             self._log.error("unexpected error", method=method, exc_info=error)
-        await context.abort_with_status(rpc_status.to_status(to_status(error)))
 
 
 def _given_up(context: Context) -> str:

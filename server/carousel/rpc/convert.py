@@ -11,13 +11,21 @@ from google.protobuf import timestamp_pb2
 from carousel.bundle.manifest import Manifest
 from carousel.bundle.tokenizer import TextDecoder, Tokenizer
 from carousel.sessions import requests
+from carousel.sessions.events import EventKind, SessionEvent
+from carousel.sessions.lives import History, Point
 from carousel.settings import Settings
-from carousel.state.memory import Session
+from carousel.state.store import Row
 from carousel.turns import Candidate, FinishReason, Generated
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import sessions_pb2, types_pb2
 
 _MAX_TOKENS_PER_MESSAGE = 256  # with all their candidates still far below what clients accept
+_KINDS = {
+    EventKind.CREATED: sessions_pb2.SessionEvent.KIND_CREATED,
+    EventKind.DELETED: sessions_pb2.SessionEvent.KIND_DELETED,
+    EventKind.EXPIRED: sessions_pb2.SessionEvent.KIND_EXPIRED,
+    EventKind.EVICTED: sessions_pb2.SessionEvent.KIND_EVICTED,
+}
 _REASONS = {
     FinishReason.LENGTH: wire.Finished.REASON_LENGTH,
     FinishReason.STOP: wire.Finished.REASON_STOP,
@@ -29,12 +37,25 @@ def to_input(message: types_pb2.Input) -> requests.Input:
     return message.text if message.WhichOneof("content") == "text" else tuple(message.tokens.ids)
 
 
+def to_caller(
+    owner: str, message: wire.GenerateRequest | wire.PredictRequest | wire.ScoreRequest, session_id: str
+) -> requests.Caller:
+    expected = message.expected_position if message.HasField("expected_position") else None
+    return requests.Caller(owner, session_id, message.state, message.request_id, expected)
+
+
+def to_point(message: sessions_pb2.Point) -> Point:
+    position = message.position if message.WhichOneof("point") == "position" else None
+    return Point(position, message.checkpoint)
+
+
 def to_generation(message: wire.GenerateRequest) -> requests.GenerationRequest:
     default = requests.GenerationRequest()
     return requests.GenerationRequest(
         input=to_input(message.input),
         sampling=to_sampling(message.sampling),
         max_tokens=message.max_tokens if message.HasField("max_tokens") else default.max_tokens,
+        num_branches=message.n if message.HasField("n") else default.num_branches,
         stop=tuple(message.stop),
         stop_ids=tuple(message.stop_ids),
         num_log_probabilities=message.num_log_probabilities,
@@ -77,14 +98,16 @@ def split_piece(piece: requests.GenerationPiece) -> Iterator[requests.Generation
     last = max(0, (len(piece.tokens) - 1) // _MAX_TOKENS_PER_MESSAGE)
     for number in range(last):
         first = number * _MAX_TOKENS_PER_MESSAGE
-        yield requests.GenerationPiece(piece.tokens[first : first + _MAX_TOKENS_PER_MESSAGE], "")
-    yield requests.GenerationPiece(piece.tokens[last * _MAX_TOKENS_PER_MESSAGE :], piece.text, piece.end)
+        part = piece.tokens[first : first + _MAX_TOKENS_PER_MESSAGE]
+        yield requests.GenerationPiece(part, "", branch=piece.branch)
+    rest = piece.tokens[last * _MAX_TOKENS_PER_MESSAGE :]
+    yield requests.GenerationPiece(rest, piece.text, piece.end, piece.branch)
 
 
 def from_generation(
     piece: requests.GenerationPiece, content: wire.GenerateRequest.Content, tokenizer: Tokenizer
 ) -> wire.GenerateResponse:
-    response = wire.GenerateResponse()
+    response = wire.GenerateResponse(branch=piece.branch)
     if content != wire.GenerateRequest.CONTENT_TEXT:
         response.tokens.extend(_from_generated(token, tokenizer) for token in piece.tokens)
     if content != wire.GenerateRequest.CONTENT_IDS:
@@ -97,7 +120,9 @@ def from_generation(
 def from_prediction(prediction: requests.Prediction, tokenizer: Tokenizer) -> wire.PredictResponse:
     words = (wire.Word(text=word.text, log_probability=word.log_probability) for word in prediction.words)
     candidates = from_candidates(prediction.candidates, tokenizer)
-    return wire.PredictResponse(candidates=candidates, words=words, position=prediction.position)
+    response = wire.PredictResponse(candidates=candidates, words=words)
+    _stand(response, prediction.standing)
+    return response
 
 
 def from_scoring(piece: requests.ScoringPiece) -> wire.ScoreResponse:
@@ -132,16 +157,25 @@ def from_tokens(ids: Iterable[int], tokenizer: Tokenizer) -> wire.TokenizeRespon
     return wire.TokenizeResponse(tokens=tokens)
 
 
-def from_session(session: Session, model: str) -> sessions_pb2.Session:
+def from_row(row: Row, manifest: Manifest, durable_position: int) -> sessions_pb2.Session:
     return sessions_pb2.Session(
-        session_id=session.id,
-        model=model,
-        model_digest=session.model_digest,
-        position=session.snapshot.position,
-        create_time=_timestamp(session.created_at),
-        update_time=_timestamp(session.updated_at),
-        expire_time=_timestamp(session.expires_at),
+        session_id=row.id,
+        model=manifest.name,
+        model_digest=manifest.digest,
+        position=row.position,
+        create_time=_timestamp(row.created_at),
+        update_time=_timestamp(row.updated_at),
+        expire_time=_timestamp(row.expires_at),
+        durable_position=durable_position,
     )
+
+
+def from_history(history: History, session: sessions_pb2.Session) -> sessions_pb2.History:
+    return sessions_pb2.History(session=session, positions=history.positions, checkpoints=history.marks)
+
+
+def from_event(event: SessionEvent) -> sessions_pb2.SessionEvent:
+    return sessions_pb2.SessionEvent(kind=_KINDS[event.kind], session_id=event.session_id, time=_timestamp(event.at))
 
 
 def from_manifest(manifest: Manifest, provider: str, settings: Settings) -> wire.Model:
@@ -176,24 +210,34 @@ def _from_generated(token: Generated, tokenizer: Tokenizer) -> wire.GeneratedTok
 
 
 def _from_end(end: requests.GenerationEnd) -> wire.Finished:
-    return wire.Finished(
+    finished = wire.Finished(
         reason=_REASONS[end.reason],
         stop=end.stop,
-        position=end.position,
         num_input_tokens=end.num_input_tokens,
         num_generated_tokens=end.num_generated_tokens,
         seed=end.seed,
     )
+    _stand(finished, end.standing)
+    return finished
+
+
+def _stand(message: wire.Finished | wire.PredictResponse | wire.ScoreTotals, standing: requests.Standing) -> None:
+    """Every answer says where its sequence stands, in the same fields."""
+    message.position = standing.position
+    message.durable_position = standing.durable_position
+    message.state = standing.state
+    message.is_replay = standing.is_replay
 
 
 def _from_totals(totals: requests.ScoreTotals) -> wire.ScoreTotals:
-    return wire.ScoreTotals(
+    message = wire.ScoreTotals(
         num_tokens=totals.num_tokens,
         log_probability=totals.log_probability,
         perplexity=totals.perplexity,
         num_hits=totals.num_hits,
-        position=totals.position,
     )
+    _stand(message, totals.standing)
+    return message
 
 
 def _timestamp(seconds: float) -> timestamp_pb2.Timestamp:

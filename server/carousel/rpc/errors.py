@@ -13,6 +13,15 @@ CODES: dict[type[errors.CarouselError], int] = {
     errors.ModelNotFound: code_pb2.NOT_FOUND,
     errors.SessionExists: code_pb2.ALREADY_EXISTS,
     errors.SessionExpired: code_pb2.FAILED_PRECONDITION,
+    errors.SessionEvicted: code_pb2.FAILED_PRECONDITION,
+    errors.SessionDeleted: code_pb2.NOT_FOUND,
+    errors.SessionMoved: code_pb2.ABORTED,
+    errors.PositionMismatch: code_pb2.ABORTED,
+    errors.PositionUnknown: code_pb2.FAILED_PRECONDITION,
+    errors.AnswerGone: code_pb2.FAILED_PRECONDITION,
+    errors.StateInvalid: code_pb2.FAILED_PRECONDITION,
+    errors.StateRefused: code_pb2.FAILED_PRECONDITION,
+    errors.StoreUnavailable: code_pb2.UNAVAILABLE,
     errors.Overloaded: code_pb2.RESOURCE_EXHAUSTED,
     errors.ShuttingDown: code_pb2.UNAVAILABLE,
     errors.ModelFailed: code_pb2.INTERNAL,
@@ -34,7 +43,7 @@ def _more_details(error: errors.CarouselError) -> list[message.Message]:
         case errors.InvalidRequest():
             violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=_shorten(str(error)))
             return [error_details_pb2.BadRequest(field_violations=[violation])]
-        case errors.Overloaded():
+        case errors.Overloaded() | errors.StoreUnavailable():
             delay = duration_pb2.Duration()
             delay.FromNanoseconds(int(error.retry_seconds * 1e9))
             return [error_details_pb2.RetryInfo(retry_delay=delay)]

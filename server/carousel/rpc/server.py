@@ -5,7 +5,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from carousel.errors import SettingsInvalid
-from carousel.rpc.servicer import LanguageModelServicer, SessionsServicer
+from carousel.rpc.servicer import LanguageModelServicer
+from carousel.rpc.session_servicer import SessionsServicer
 from carousel.settings import split_address
 from carousel.v1 import language_model_pb2, language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 

@@ -8,6 +8,7 @@ from carousel.errors import InvalidRequest
 from carousel.sessions.requests import GenerationRequest, PredictionRequest, SamplingOptions, ScoringRequest
 
 MAX_STOPS = 16
+MAX_BRANCHES = 16
 MAX_STOP_BYTES = 256
 MAX_BIASES = 1024
 MAX_LOG_PROBABILITIES = 64
@@ -26,6 +27,7 @@ class Limits:
 
 def check_generation(request: GenerationRequest, limits: Limits, vocabulary_size: int) -> None:
     _within("max_tokens", request.max_tokens, 0, limits.max_generated_tokens)
+    _within("n", request.num_branches, 1, MAX_BRANCHES)
     _within("num_log_probabilities", request.num_log_probabilities, 0, MAX_LOG_PROBABILITIES)
     if len(request.stop) > MAX_STOPS:
         raise InvalidRequest("stop", f"at most {MAX_STOPS} stop strings, not {len(request.stop)}")

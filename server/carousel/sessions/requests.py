@@ -9,10 +9,24 @@ from carousel.turns import Candidate, FinishReason, Generated
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, and where the turn happens: on a session, or (empty id) on a fresh sequence that nobody keeps."""
+    """Who asks, and where the turn happens: on a session, on a sealed state that the caller brings, or (neither) on a
+    fresh sequence that nobody keeps. `request_id` makes repeats one request; `expected_position` guards the order."""
 
     owner: str
     session_id: str = ""
+    state: bytes = b""
+    request_id: str = ""
+    expected_position: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a sequence stands after a turn. `state` is sealed, for a caller that brought its own."""
+
+    position: int
+    durable_position: int  # up to here a crash of the server takes nothing
+    state: bytes = b""
+    is_replay: bool = False  # the request had been applied before, and was answered from the record
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +52,7 @@ class GenerationRequest:
     input: Input = ()
     sampling: SamplingOptions = SamplingOptions()
     max_tokens: int = 128
+    num_branches: int = 1  # the wire's n
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
     num_log_probabilities: int = 0
@@ -49,7 +64,7 @@ class GenerationEnd:
 
     reason: FinishReason
     stop: str
-    position: int
+    standing: Standing
     num_input_tokens: int
     num_generated_tokens: int
     seed: int
@@ -62,6 +77,7 @@ class GenerationPiece:
     tokens: tuple[Generated, ...]
     text: str
     end: GenerationEnd | None = None
+    branch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +98,7 @@ class Word:
 class Prediction:
     candidates: tuple[Candidate, ...]
     words: tuple[Word, ...]
-    position: int
+    standing: Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +121,7 @@ class ScoreTotals:
     num_tokens: int
     log_probability: float  # nats, summed
     num_hits: int
-    position: int
+    standing: Standing
 
     @property
     def perplexity(self) -> float:

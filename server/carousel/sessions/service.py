@@ -6,8 +6,9 @@ last piece is handed out. Whatever goes wrong before that leaves the session whe
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 from carousel.bundle.manifest import Manifest
 from carousel.bundle.tokenizer import TextDecoder, Tokenizer
@@ -15,6 +16,8 @@ from carousel.engine.engine import Engine
 from carousel.errors import ModelNotFound
 from carousel.metrics import Metrics
 from carousel.sessions import checks, requests
+from carousel.sessions.answers import GenerationAnswer, ScoringAnswer, fingerprint
+from carousel.sessions.branch import Branch, merge
 from carousel.sessions.requests import (
     Caller,
     GenerationPiece,
@@ -25,15 +28,14 @@ from carousel.sessions.requests import (
     ScoreTotals,
     ScoringPiece,
     ScoringRequest,
+    Standing,
 )
-from carousel.sessions.seats import Seats
-from carousel.sessions.text import TextStream, pending_bytes
+from carousel.sessions.seats import Outcome, Seat, Seats
 from carousel.sessions.words import WordSearch
-from carousel.state.memory import Session, SessionTable
 from carousel.turns import (
     Candidate,
+    Ended,
     Event,
-    Generate,
     Generated,
     Predict,
     Predicted,
@@ -46,14 +48,13 @@ from carousel.turns import (
 
 
 class Sessions:
-    """Turns on the sessions of one model, for callers that a transport has identified."""
+    """Turns on the sequences of one model, for callers that a transport has identified."""
 
     def __init__(
         self,
         manifest: Manifest,
         tokenizer: Tokenizer,
         engine: Engine,
-        table: SessionTable,
         seats: Seats,
         limits: checks.Limits,
         metrics: Metrics,
@@ -63,62 +64,44 @@ class Sessions:
         self.limits = limits
         self._digest = manifest.digest
         self._engine = engine
-        self._table = table
         self._seats = seats
         self._metrics = metrics
         self._words = WordSearch(tokenizer, engine.submit)
+
+    @property
+    def start_snapshot(self) -> Snapshot:
+        """Where every fresh sequence stands."""
+        return self._engine.start_snapshot
 
     def check_model(self, model: str) -> None:
         """Empty, the model's name and its digest are all right. Raises ModelNotFound."""
         if model not in ("", self.manifest.name, self._digest):
             raise ModelNotFound(f"there is no model {model}; this server holds {self.manifest.name}")
 
-    def create(self, owner: str, session_id: str = "") -> Session:
-        return self._table.create(owner, self._digest, self._engine.start_snapshot, session_id)
-
-    def get(self, owner: str, session_id: str) -> Session:
-        return self._table.get(session_id, owner)
-
-    def list(self, owner: str, after_number: int, count: int) -> list[Session]:
-        return self._table.list(owner, after_number, count)
-
-    def delete(self, owner: str, session_id: str) -> None:
-        self._table.delete(session_id, owner)
-
     async def generate(self, caller: Caller, request: GenerationRequest) -> AsyncGenerator[GenerationPiece]:
-        """Pieces as they come, the last one with its end."""
+        """Pieces as they come, the last one of each branch with its end; branch 0 is what the session goes on from."""
         pace = _Pace(self._metrics)
         checks.check_generation(request, self.limits, self.manifest.vocabulary_size)
         ids = self._encode(request.input)
-        sampling = _resolve(request.sampling)
-        async with self._seats.take(caller) as seat:
-            text = self._text_after(seat.start, ids, request.stop)
-            goal = _generation_goal(request, sampling, text)
-            generated: list[int] = []
-            turn = Turn(seat.start, ids, goal, keeps_state=seat.is_kept)
-            async with aclosing(self._engine.follow(turn)) as batches:
-                async for events, ended in batches:
-                    tokens = tuple(event for event in events if isinstance(event, Generated))
-                    pace.note(len(tokens))
-                    generated.extend(token.id for token in tokens)
-                    if ended is None:
-                        yield GenerationPiece(tokens, text.take())
-                        continue
-                    seat.save(ended.snapshot, (*ids, *generated))
-                    position = seat.start.position + len(ids) + len(generated)
-                    end = requests.GenerationEnd(
-                        ended.reason, text.stop, position, len(ids), len(generated), sampling.seed
-                    )
-                    yield GenerationPiece(tokens, text.finish(), end)
+        async with self._seats.take(caller, fingerprint(request)) as seat:
+            if seat.replay is not None:
+                for piece in _replay_generation(seat):
+                    yield piece
+                return
+            async with aclosing(self._run_branches(seat, ids, request)) as pieces:
+                async for piece in pieces:
+                    pace.note(len(piece.tokens))
+                    yield piece
 
     async def predict(self, caller: Caller, request: PredictionRequest) -> Prediction:
-        """Feed the input to the session and name what is likely to follow."""
+        """Feed the input and name what is likely to follow."""
         checks.check_prediction(request)
         ids = self._encode(request.input)
-        async with self._seats.take(caller) as seat:
+        async with self._seats.take(caller, fingerprint(request)) as seat:
+            if isinstance(seat.replay, Prediction):
+                return replace(seat.replay, standing=seat.standing)
             prediction, snapshot = await self._predict_from(seat.start, ids, request)
-            seat.save(snapshot, ids)
-            return prediction
+            return replace(prediction, standing=await seat.save(Outcome(snapshot, ids, prediction)))
 
     async def predict_unkept(self, start: Snapshot | None, request: PredictionRequest) -> tuple[Prediction, Snapshot]:
         """The same on a sequence that the caller carries; None is a fresh one."""
@@ -130,19 +113,78 @@ class Sessions:
         """Rate the input; pieces as they come, the last one with the totals."""
         checks.check_scoring(request, self.manifest.vocabulary_size)
         ids = self._encode(request.input)
-        async with self._seats.take(caller) as seat:
+        async with self._seats.take(caller, fingerprint(request)) as seat:
+            if isinstance(seat.replay, ScoringAnswer):
+                yield ScoringPiece(seat.replay.tokens, replace(seat.replay.totals, standing=seat.standing))
+                return
             decoder = TextDecoder(seat.start.tail)
-            total, num_hits = 0.0, 0
+            rated: list[ScoredToken] = []
             async with aclosing(self._engine.follow(Turn(seat.start, ids, Score()))) as batches:
                 async for events, ended in batches:
                     tokens = self._rate(events, request.num_top, decoder)
-                    total += sum(token.log_probability for token in tokens)
-                    num_hits += sum(token.is_hit for token in tokens)
+                    rated.extend(tokens)
                     if ended is None:
                         yield ScoringPiece(tokens)
                         continue
-                    seat.save(ended.snapshot, ids)
-                    yield ScoringPiece(tokens, ScoreTotals(len(ids), total, num_hits, ended.snapshot.position))
+                    totals = _total(rated, ended.snapshot.position)
+                    answer = ScoringAnswer(tuple(rated), totals)
+                    standing = await seat.save(Outcome(ended.snapshot, ids, answer))
+                    yield ScoringPiece(tokens, replace(totals, standing=standing))
+
+    async def _run_branches(
+        self, seat: Seat, ids: tuple[int, ...], request: GenerationRequest
+    ) -> AsyncGenerator[GenerationPiece]:
+        """Pieces of all branches; the end of branch 0 comes last, when the session is saved."""
+        branches = await self._make_branches(seat, ids, request)
+        answers: dict[int, GenerationAnswer] = {}
+        last: tuple[GenerationPiece, Ended] | None = None
+        runs = [self._run_branch(branch) for branch in branches]
+        async with aclosing(runs[0] if len(runs) == 1 else merge(runs)) as pieces:
+            async for piece, ended in pieces:
+                if piece.end is not None:
+                    answers[piece.branch] = branches[piece.branch].answer(piece.end)
+                if ended is not None and piece.branch == 0:
+                    last = piece, ended
+                else:
+                    yield piece
+        assert last is not None
+        piece, ended = last
+        assert piece.end is not None
+        record = tuple(answers[number] for number in sorted(answers))
+        standing = await seat.save(Outcome(ended.snapshot, branches[0].consumed(), record))
+        yield replace(piece, end=replace(piece.end, standing=standing))
+
+    async def _make_branches(self, seat: Seat, ids: tuple[int, ...], request: GenerationRequest) -> list[Branch]:
+        """One branch feeds the input itself; several fork from where it leads, each with the next seed."""
+        sampling = _resolve(request.sampling)
+        fed = await self._feed(seat.start, ids) if request.num_branches > 1 else None
+        return [
+            Branch(
+                self.tokenizer,
+                request,
+                seat.start,
+                ids,
+                replace(sampling, seed=(sampling.seed + number) % 2**64),
+                number=number,
+                fed=fed,
+                keeps_state=seat.is_kept and number == 0,
+            )
+            for number in range(request.num_branches)
+        ]
+
+    async def _run_branch(self, branch: Branch) -> AsyncGenerator[tuple[GenerationPiece, Ended | None]]:
+        async with aclosing(self._engine.follow(branch.turn())) as batches:
+            async for events, ended in batches:
+                tokens = tuple(event for event in events if isinstance(event, Generated))
+                yield branch.piece(tokens, ended), ended
+
+    async def _feed(self, start: Snapshot, ids: tuple[int, ...]) -> Snapshot:
+        """Where the input leads to."""
+        async with aclosing(self._engine.follow(Turn(start, ids, Predict(0)))) as batches:
+            async for _, ended in batches:
+                if ended is not None:
+                    return ended.snapshot
+        raise AssertionError("a turn ends")
 
     async def _predict_from(
         self, start: Snapshot, ids: tuple[int, ...], request: PredictionRequest
@@ -156,15 +198,12 @@ class Sessions:
         words: tuple[requests.Word, ...] = ()
         if request.word_prefix is not None:
             words = await self._words.find(snapshot, request.word_prefix, request.num_words)
-        return Prediction(candidates, words, snapshot.position), snapshot
+        return Prediction(candidates, words, Standing(snapshot.position, 0)), snapshot
 
     def _encode(self, given: requests.Input) -> tuple[int, ...]:
         ids = tuple(self.tokenizer.encode(given) if isinstance(given, str) else given)
         checks.check_input(ids, self.limits, self.manifest.vocabulary_size)
         return ids
-
-    def _text_after(self, start: Snapshot, ids: tuple[int, ...], stops: tuple[str, ...]) -> TextStream:
-        return TextStream(self.tokenizer, pending_bytes(self.tokenizer, start.tail, ids), stops)
 
     def _rate(self, events: Sequence[Event], num_top: int, decoder: TextDecoder) -> tuple[ScoredToken, ...]:
         return tuple(
@@ -205,6 +244,14 @@ def _resolve(options: requests.SamplingOptions) -> Sampling:
     )
 
 
-def _generation_goal(request: GenerationRequest, sampling: Sampling, text: TextStream) -> Generate:
-    stop_ids = frozenset(request.stop_ids)
-    return Generate(sampling, request.max_tokens, stop_ids, request.num_log_probabilities, text.push)
+def _replay_generation(seat: Seat) -> Iterator[GenerationPiece]:
+    """The recorded answer, a piece a branch, branch 0 last as it was."""
+    assert isinstance(seat.replay, tuple)
+    for number, answer in reversed(list(enumerate(seat.replay))):
+        standing = seat.standing if number == 0 else replace(answer.end.standing, is_replay=True)
+        yield GenerationPiece(answer.tokens, answer.text, replace(answer.end, standing=standing), number)
+
+
+def _total(rated: Sequence[ScoredToken], position: int) -> ScoreTotals:
+    log_probability = sum((token.log_probability for token in rated), 0.0)
+    return ScoreTotals(len(rated), log_probability, sum(token.is_hit for token in rated), Standing(position, 0))

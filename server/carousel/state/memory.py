@@ -1,157 +1,171 @@
-"""Sessions between turns, in this process's memory: who owns them, where they stand, when they end.
+"""Sessions in this process's memory: the reference implementation, bounded by count and bytes."""
 
-The table never waits and never runs a turn; `sessions` takes care of one turn at a time. The clock is handed in.
-"""
-
+import bisect
 import collections
+import heapq
 import itertools
-import re
-import secrets
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from carousel.errors import InvalidRequest, Overloaded, SessionExists, SessionExpired, SessionNotFound
-from carousel.metrics import Metrics
-from carousel.turns import Snapshot
+from carousel.errors import Overloaded, SessionExists, SessionMoved
+from carousel.state.memory_file import read_sessions, write_sessions
+from carousel.state.store import Change, Durability, Ending, EndReason, Held, Parts, Row
 
-_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}")
-_MAX_REMEMBERED = 10_000
+MAX_ENDINGS = 10_000
+_ROW_BYTES = 700  # a row, its keys and its places in the indices, measured
+
+
+_Entry = tuple[Any, ...]  # row, key, part, key, part ...: flat, for a dictionary alone would cost 184 bytes a session
 
 
 @dataclass(frozen=True, slots=True)
-class Lifetime:
-    """When sessions end, in seconds, and how many may live at once."""
+class Capacity:
+    """How much may live at once, and whether the least recently used make room for new ones."""
 
-    idle_seconds: float
-    absolute_seconds: float
     max_sessions: int
+    max_bytes: int
+    evicts: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
-    """A conversation at rest."""
+class MemoryStore:
+    """A SessionStore that ends with the process; with a file, sessions sleep there from a drain to the next start."""
 
-    id: str
-    owner: str
-    model_digest: str
-    snapshot: Snapshot
-    created_at: float  # seconds since the epoch, as the two below
-    updated_at: float
-    expires_at: float
-    number: int  # order of creation
-    revision: int = 0  # turns saved
+    durability = Durability.NONE
 
-
-class SessionTable:
-    """All live sessions. Another owner's session is answered as one that does not exist."""
-
-    def __init__(self, lifetime: Lifetime, clock: Callable[[], float], metrics: Metrics) -> None:
-        self._lifetime = lifetime
-        self._clock = clock
-        self._metrics = metrics
-        self._sessions: collections.OrderedDict[str, Session] = collections.OrderedDict()  # least recently used first
-        self._by_age: collections.OrderedDict[str, float] = collections.OrderedDict()  # oldest first -> created_at
-        self._by_owner: dict[str, dict[str, int]] = {}  # id -> number, oldest first
-        self._expired: collections.OrderedDict[str, str] = collections.OrderedDict()  # id -> owner
-        self._numbers = itertools.count(1)
-
-    def __len__(self) -> int:
-        return len(self._sessions)
+    def __init__(self, capacity: Capacity, file: Path | None = None) -> None:
+        self._capacity = capacity
+        self._file = file
+        self._sessions: collections.OrderedDict[str, _Entry] = collections.OrderedDict()  # by last use
+        self._owned: dict[str, list[tuple[float, str]]] = {}  # owner -> (created_at, id), sorted
+        self._expiries: list[tuple[float, str, int]] = []  # a heap of (expires_at, id, incarnation), some out of date
+        self._endings: collections.OrderedDict[str, Ending] = collections.OrderedDict()
+        self._num_bytes = 0
 
     def __repr__(self) -> str:
-        return f"SessionTable({len(self)} of {self._lifetime.max_sessions} sessions)"
+        return f"MemoryStore({len(self._sessions)} of {self._capacity.max_sessions} sessions, {self._num_bytes} bytes)"
 
-    def create(self, owner: str, model_digest: str, start: Snapshot, session_id: str = "") -> Session:
-        """Raises InvalidRequest for a malformed id, SessionExists, Overloaded at the limit of live sessions."""
-        if session_id and not _ID.fullmatch(session_id):
-            raise InvalidRequest("session_id", "must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ -")
-        self.expire()
-        if session_id in self._sessions:
-            raise SessionExists(f"session {session_id} exists already")
-        if len(self) >= self._lifetime.max_sessions:
-            raise Overloaded(f"{len(self)} sessions are live already", limit="max_sessions", retry_seconds=10.0)
-        now = self._clock()
-        session = Session(
-            id=session_id or secrets.token_urlsafe(18),
-            owner=owner,
-            model_digest=model_digest,
-            snapshot=start,
-            created_at=now,
-            updated_at=now,
-            expires_at=self._expiry(now, now),
-            number=next(self._numbers),
-        )
-        self._sessions[session.id] = session
-        self._by_age[session.id] = now
-        self._by_owner.setdefault(owner, {})[session.id] = session.number
-        self._expired.pop(session.id, None)
-        self._metrics.session_created(len(self))
-        return session
+    async def start(self) -> None:
+        if self._file is None:
+            return
+        for row, parts in read_sessions(self._file):
+            self._add(row, parts)
+        self._file.unlink(missing_ok=True)
 
-    def get(self, session_id: str, owner: str) -> Session:
-        """Raises SessionNotFound (unknown or another owner's) or SessionExpired."""
-        session = self._sessions.get(session_id)
-        if session is not None and session.owner == owner:
-            if session.expires_at > self._clock():
-                return session
-            self.expire()
-        if self._expired.get(session_id) == owner:
-            raise SessionExpired(f"session {session_id} has expired")
-        raise SessionNotFound(f"there is no session {session_id}")
+    async def close(self) -> None:
+        if self._file is not None:
+            write_sessions(self._file, ((entry[0], _parts_of(entry)) for entry in self._sessions.values()))
 
-    def save(self, session: Session, snapshot: Snapshot) -> Session | None:
-        """Put the session's new snapshot in place. None, and no effect, if it was deleted or expired meanwhile."""
-        self.expire()
-        current = self._sessions.get(session.id)
-        if current is None or current.number != session.number:
-            return None
-        now = self._clock()
-        saved = replace(
-            session,
-            snapshot=snapshot,
-            updated_at=now,
-            expires_at=self._expiry(session.created_at, now),
-            revision=session.revision + 1,
-        )
-        self._sessions[session.id] = saved
-        self._sessions.move_to_end(session.id)
-        return saved
+    async def create(self, row: Row, parts: Parts) -> list[Ending]:
+        if row.id in self._sessions:
+            raise SessionExists(f"session {row.id} exists already")
+        evicted = self._make_room(_weigh(parts), row.created_at)
+        self._add(row, parts)
+        self._endings.pop(row.id, None)
+        return evicted
 
-    def delete(self, session_id: str, owner: str) -> None:
-        self._remove(self.get(session_id, owner), "deleted")
+    async def read(self, session_id: str) -> Row | Ending | None:
+        found = self._sessions.get(session_id)
+        return found[0] if found is not None else self._endings.get(session_id)
 
-    def list(self, owner: str, after_number: int, count: int) -> list[Session]:
-        """The owner's sessions created after that one, oldest first."""
-        self.expire()
-        numbers = self._by_owner.get(owner, {})
-        later = (session_id for session_id, number in numbers.items() if number > after_number)
-        return [self._sessions[session_id] for session_id in itertools.islice(later, count)]
+    async def take(self, session_id: str) -> Held | Ending | None:
+        found = self._sessions.get(session_id)
+        if found is None:
+            return self._endings.get(session_id)
+        self._sessions.move_to_end(session_id)
+        return Held(found[0], _parts_of(found))
 
-    def expire(self) -> int:
-        """End the sessions whose time has come; how many. Costs nothing for those that live on."""
-        ended = list(self._due())
-        for session in ended:
-            self._remove(session, "expired")
-            self._expired[session.id] = session.owner
-        while len(self._expired) > _MAX_REMEMBERED:
-            self._expired.popitem(last=False)
-        return len(ended)
+    async def commit(self, held: Held, change: Change) -> None:
+        found = self._sessions.get(held.row.id)
+        wanted = (held.row.incarnation, held.row.revision)
+        if found is None or (found[0].incarnation, found[0].revision) != wanted:
+            raise SessionMoved(f"session {held.row.id} was changed while the turn ran")
+        parts = _parts_of(found)
+        self._num_bytes -= _weigh(parts)
+        dropped = set(change.drop)
+        self._put(change.row, {key: part for key, part in parts.items() if key not in dropped} | dict(change.put))
 
-    def _due(self) -> Iterator[Session]:
-        """Idle ones stand first in the order of use, old ones first in the order of age."""
-        now = self._clock()
-        is_due = lambda session: session.expires_at <= now  # noqa: E731
-        idle = {session.id: session for session in itertools.takewhile(is_due, self._sessions.values())}
-        aged = itertools.takewhile(is_due, (self._sessions[session_id] for session_id in self._by_age))
-        yield from (idle | {session.id: session for session in aged}).values()
+    async def release(self, held: Held) -> None:
+        pass
 
-    def _expiry(self, created_at: float, now: float) -> float:
-        return min(created_at + self._lifetime.absolute_seconds, now + self._lifetime.idle_seconds)
+    async def end(self, row: Row, reason: EndReason, now: float) -> bool:
+        found = self._sessions.get(row.id)
+        if found is None or found[0].incarnation != row.incarnation:
+            return False
+        self._end(row.id, reason, now)
+        return True
 
-    def _remove(self, session: Session, reason: str) -> None:
-        del self._sessions[session.id], self._by_age[session.id]
-        owned = self._by_owner[session.owner]
-        del owned[session.id]
-        if not owned:
-            del self._by_owner[session.owner]
-        self._metrics.session_ended(reason, len(self))
+    async def list_owned(self, owner: str, after: tuple[float, str], count: int) -> list[Row]:
+        keys = self._owned.get(owner, [])
+        first = bisect.bisect_right(keys, after)
+        return [self._sessions[session_id][0] for _, session_id in keys[first : first + count]]
+
+    async def due(self, now: float) -> list[Row]:
+        rows = []
+        while self._expiries and self._expiries[0][0] <= now:
+            _, session_id, incarnation = heapq.heappop(self._expiries)
+            found = self._sessions.get(session_id)
+            if found is None or found[0].incarnation != incarnation:
+                continue
+            if found[0].expires_at <= now:
+                rows.append(found[0])
+            else:  # it was used since; its place in the heap moves now, not at every use
+                heapq.heappush(self._expiries, (found[0].expires_at, session_id, incarnation))
+        return rows
+
+    async def excess(self) -> list[Row]:
+        rows, over = [], self._num_bytes - self._capacity.max_bytes
+        for entry in self._sessions.values():
+            if over <= 0 or not self._capacity.evicts:
+                break
+            rows.append(entry[0])
+            over -= _weigh(_parts_of(entry))
+        return rows
+
+    async def num_live(self) -> int:
+        return len(self._sessions)
+
+    def durable_position(self, row: Row) -> int:
+        return 0
+
+    def _add(self, row: Row, parts: Parts) -> None:
+        heapq.heappush(self._expiries, (row.expires_at, row.id, row.incarnation))
+        bisect.insort(self._owned.setdefault(row.owner, []), (row.created_at, row.id))
+        self._put(row, parts)
+
+    def _put(self, row: Row, parts: Parts) -> None:
+        self._sessions[row.id] = (row, *itertools.chain.from_iterable(parts.items()))
+        self._sessions.move_to_end(row.id)
+        self._num_bytes += _weigh(parts)
+
+    def _make_room(self, num_bytes: int, now: float) -> list[Ending]:
+        evicted = []
+        while len(self._sessions) >= self._capacity.max_sessions or (
+            self._sessions and self._num_bytes + num_bytes > self._capacity.max_bytes
+        ):
+            if not self._capacity.evicts:
+                limit = "max_sessions" if len(self._sessions) >= self._capacity.max_sessions else "max_session_bytes"
+                raise Overloaded(f"{len(self._sessions)} sessions are live already", limit=limit, retry_seconds=10.0)
+            evicted.append(self._end(next(iter(self._sessions)), EndReason.EVICTED, now))
+        return evicted
+
+    def _end(self, session_id: str, reason: EndReason, now: float) -> Ending:
+        entry = self._sessions.pop(session_id)
+        row: Row = entry[0]
+        self._num_bytes -= _weigh(_parts_of(entry))
+        keys = self._owned[row.owner]
+        del keys[bisect.bisect_left(keys, (row.created_at, row.id))]
+        if not keys:
+            del self._owned[row.owner]
+        self._endings[session_id] = ending = Ending(row.id, row.owner, reason, now)
+        for stale in list(itertools.islice(self._endings, max(0, len(self._endings) - MAX_ENDINGS))):
+            del self._endings[stale]
+        return ending
+
+
+def _parts_of(entry: _Entry) -> Parts:
+    return dict(zip(entry[1::2], entry[2::2], strict=True))
+
+
+def _weigh(parts: Parts) -> int:
+    return _ROW_BYTES + sum(len(part) for part in parts.values())

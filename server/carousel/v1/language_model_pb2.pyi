@@ -38,7 +38,7 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., logit_bias: _Optional[_Mapping[int, float]] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("session_id", "model", "input", "sampling", "max_tokens", "stop", "stop_ids", "num_log_probabilities", "content")
+    __slots__ = ("session_id", "model", "input", "sampling", "max_tokens", "stop", "stop_ids", "num_log_probabilities", "content", "request_id", "expected_position", "state", "n")
     class Content(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         CONTENT_UNSPECIFIED: _ClassVar[GenerateRequest.Content]
@@ -58,6 +58,10 @@ class GenerateRequest(_message.Message):
     STOP_IDS_FIELD_NUMBER: _ClassVar[int]
     NUM_LOG_PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_POSITION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    N_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     model: str
     input: _types_pb2.Input
@@ -67,17 +71,23 @@ class GenerateRequest(_message.Message):
     stop_ids: _containers.RepeatedScalarFieldContainer[int]
     num_log_probabilities: int
     content: GenerateRequest.Content
-    def __init__(self, session_id: _Optional[str] = ..., model: _Optional[str] = ..., input: _Optional[_Union[_types_pb2.Input, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., stop_ids: _Optional[_Iterable[int]] = ..., num_log_probabilities: _Optional[int] = ..., content: _Optional[_Union[GenerateRequest.Content, str]] = ...) -> None: ...
+    request_id: str
+    expected_position: int
+    state: bytes
+    n: int
+    def __init__(self, session_id: _Optional[str] = ..., model: _Optional[str] = ..., input: _Optional[_Union[_types_pb2.Input, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., stop_ids: _Optional[_Iterable[int]] = ..., num_log_probabilities: _Optional[int] = ..., content: _Optional[_Union[GenerateRequest.Content, str]] = ..., request_id: _Optional[str] = ..., expected_position: _Optional[int] = ..., state: _Optional[bytes] = ..., n: _Optional[int] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
-    __slots__ = ("tokens", "text", "finished")
+    __slots__ = ("tokens", "text", "finished", "branch")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
+    BRANCH_FIELD_NUMBER: _ClassVar[int]
     tokens: _containers.RepeatedCompositeFieldContainer[GeneratedToken]
     text: str
     finished: Finished
-    def __init__(self, tokens: _Optional[_Iterable[_Union[GeneratedToken, _Mapping]]] = ..., text: _Optional[str] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ...) -> None: ...
+    branch: int
+    def __init__(self, tokens: _Optional[_Iterable[_Union[GeneratedToken, _Mapping]]] = ..., text: _Optional[str] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., branch: _Optional[int] = ...) -> None: ...
 
 class GeneratedToken(_message.Message):
     __slots__ = ("id", "log_probability", "candidates")
@@ -90,7 +100,7 @@ class GeneratedToken(_message.Message):
     def __init__(self, id: _Optional[int] = ..., log_probability: _Optional[float] = ..., candidates: _Optional[_Iterable[_Union[_types_pb2.Candidate, _Mapping]]] = ...) -> None: ...
 
 class Finished(_message.Message):
-    __slots__ = ("reason", "stop", "position", "num_input_tokens", "num_generated_tokens", "seed")
+    __slots__ = ("reason", "stop", "position", "num_input_tokens", "num_generated_tokens", "seed", "durable_position", "state", "is_replay")
     class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         REASON_UNSPECIFIED: _ClassVar[Finished.Reason]
@@ -107,39 +117,57 @@ class Finished(_message.Message):
     NUM_INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_GENERATED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_POSITION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    IS_REPLAY_FIELD_NUMBER: _ClassVar[int]
     reason: Finished.Reason
     stop: str
     position: int
     num_input_tokens: int
     num_generated_tokens: int
     seed: int
-    def __init__(self, reason: _Optional[_Union[Finished.Reason, str]] = ..., stop: _Optional[str] = ..., position: _Optional[int] = ..., num_input_tokens: _Optional[int] = ..., num_generated_tokens: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+    durable_position: int
+    state: bytes
+    is_replay: bool
+    def __init__(self, reason: _Optional[_Union[Finished.Reason, str]] = ..., stop: _Optional[str] = ..., position: _Optional[int] = ..., num_input_tokens: _Optional[int] = ..., num_generated_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., durable_position: _Optional[int] = ..., state: _Optional[bytes] = ..., is_replay: _Optional[bool] = ...) -> None: ...
 
 class PredictRequest(_message.Message):
-    __slots__ = ("session_id", "model", "input", "k", "word_prefix", "num_words")
+    __slots__ = ("session_id", "model", "input", "k", "word_prefix", "num_words", "request_id", "expected_position", "state")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     INPUT_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     WORD_PREFIX_FIELD_NUMBER: _ClassVar[int]
     NUM_WORDS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_POSITION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     model: str
     input: _types_pb2.Input
     k: int
     word_prefix: str
     num_words: int
-    def __init__(self, session_id: _Optional[str] = ..., model: _Optional[str] = ..., input: _Optional[_Union[_types_pb2.Input, _Mapping]] = ..., k: _Optional[int] = ..., word_prefix: _Optional[str] = ..., num_words: _Optional[int] = ...) -> None: ...
+    request_id: str
+    expected_position: int
+    state: bytes
+    def __init__(self, session_id: _Optional[str] = ..., model: _Optional[str] = ..., input: _Optional[_Union[_types_pb2.Input, _Mapping]] = ..., k: _Optional[int] = ..., word_prefix: _Optional[str] = ..., num_words: _Optional[int] = ..., request_id: _Optional[str] = ..., expected_position: _Optional[int] = ..., state: _Optional[bytes] = ...) -> None: ...
 
 class PredictResponse(_message.Message):
-    __slots__ = ("candidates", "words", "position")
+    __slots__ = ("candidates", "words", "position", "durable_position", "state", "is_replay")
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     WORDS_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_POSITION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    IS_REPLAY_FIELD_NUMBER: _ClassVar[int]
     candidates: _containers.RepeatedCompositeFieldContainer[_types_pb2.Candidate]
     words: _containers.RepeatedCompositeFieldContainer[Word]
     position: int
-    def __init__(self, candidates: _Optional[_Iterable[_Union[_types_pb2.Candidate, _Mapping]]] = ..., words: _Optional[_Iterable[_Union[Word, _Mapping]]] = ..., position: _Optional[int] = ...) -> None: ...
+    durable_position: int
+    state: bytes
+    is_replay: bool
+    def __init__(self, candidates: _Optional[_Iterable[_Union[_types_pb2.Candidate, _Mapping]]] = ..., words: _Optional[_Iterable[_Union[Word, _Mapping]]] = ..., position: _Optional[int] = ..., durable_position: _Optional[int] = ..., state: _Optional[bytes] = ..., is_replay: _Optional[bool] = ...) -> None: ...
 
 class Word(_message.Message):
     __slots__ = ("text", "log_probability")
@@ -150,16 +178,22 @@ class Word(_message.Message):
     def __init__(self, text: _Optional[str] = ..., log_probability: _Optional[float] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("session_id", "model", "input", "g")
+    __slots__ = ("session_id", "model", "input", "g", "request_id", "expected_position", "state")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     INPUT_FIELD_NUMBER: _ClassVar[int]
     G_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_POSITION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     model: str
     input: _types_pb2.Input
     g: int
-    def __init__(self, session_id: _Optional[str] = ..., model: _Optional[str] = ..., input: _Optional[_Union[_types_pb2.Input, _Mapping]] = ..., g: _Optional[int] = ...) -> None: ...
+    request_id: str
+    expected_position: int
+    state: bytes
+    def __init__(self, session_id: _Optional[str] = ..., model: _Optional[str] = ..., input: _Optional[_Union[_types_pb2.Input, _Mapping]] = ..., g: _Optional[int] = ..., request_id: _Optional[str] = ..., expected_position: _Optional[int] = ..., state: _Optional[bytes] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
     __slots__ = ("tokens", "totals")
@@ -184,18 +218,24 @@ class ScoredToken(_message.Message):
     def __init__(self, id: _Optional[int] = ..., log_probability: _Optional[float] = ..., rank: _Optional[int] = ..., is_hit: _Optional[bool] = ..., text: _Optional[str] = ...) -> None: ...
 
 class ScoreTotals(_message.Message):
-    __slots__ = ("num_tokens", "log_probability", "perplexity", "num_hits", "position")
+    __slots__ = ("num_tokens", "log_probability", "perplexity", "num_hits", "position", "durable_position", "state", "is_replay")
     NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
     LOG_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
     PERPLEXITY_FIELD_NUMBER: _ClassVar[int]
     NUM_HITS_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_POSITION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    IS_REPLAY_FIELD_NUMBER: _ClassVar[int]
     num_tokens: int
     log_probability: float
     perplexity: float
     num_hits: int
     position: int
-    def __init__(self, num_tokens: _Optional[int] = ..., log_probability: _Optional[float] = ..., perplexity: _Optional[float] = ..., num_hits: _Optional[int] = ..., position: _Optional[int] = ...) -> None: ...
+    durable_position: int
+    state: bytes
+    is_replay: bool
+    def __init__(self, num_tokens: _Optional[int] = ..., log_probability: _Optional[float] = ..., perplexity: _Optional[float] = ..., num_hits: _Optional[int] = ..., position: _Optional[int] = ..., durable_position: _Optional[int] = ..., state: _Optional[bytes] = ..., is_replay: _Optional[bool] = ...) -> None: ...
 
 class TokenizeRequest(_message.Message):
     __slots__ = ("model", "text")

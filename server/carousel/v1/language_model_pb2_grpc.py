@@ -26,9 +26,14 @@ if _version_not_supported:
 
 
 class LanguageModelStub:
-    """Every call names a session, whose state it continues, or none: then it starts from the model's start state and nothing
-    is kept. A turn on a session is all or nothing: a call that fails, is cancelled or passes its deadline leaves the
-    session where it was. Turns on one session run one after the other, in the order of their arrival.
+    """Every call names a session, whose state it continues; or brings a sealed state, and gets the next one back; or
+    neither: then it starts from the model's start state and nothing is kept. A turn on a session is all or nothing: a
+    call that fails, is cancelled or passes its deadline leaves the session where it was. Turns on one session run one
+    after the other, in the order of their arrival.
+
+    Exactly once: a request with a `request_id` that the session has applied already is answered again from the record,
+    word for word, and changes nothing; while the first is still running, the repeat waits for it. A request whose
+    `expected_position` is not the session's is ABORTED, with the position in ErrorInfo, and changes nothing.
     """
 
     def __init__(self, channel):
@@ -75,9 +80,14 @@ class LanguageModelStub:
 
 
 class LanguageModelServicer:
-    """Every call names a session, whose state it continues, or none: then it starts from the model's start state and nothing
-    is kept. A turn on a session is all or nothing: a call that fails, is cancelled or passes its deadline leaves the
-    session where it was. Turns on one session run one after the other, in the order of their arrival.
+    """Every call names a session, whose state it continues; or brings a sealed state, and gets the next one back; or
+    neither: then it starts from the model's start state and nothing is kept. A turn on a session is all or nothing: a
+    call that fails, is cancelled or passes its deadline leaves the session where it was. Turns on one session run one
+    after the other, in the order of their arrival.
+
+    Exactly once: a request with a `request_id` that the session has applied already is answered again from the record,
+    word for word, and changes nothing; while the first is still running, the repeat waits for it. A request whose
+    `expected_position` is not the session's is ABORTED, with the position in ErrorInfo, and changes nothing.
     """
 
     def Generate(self, request, context):
@@ -177,9 +187,14 @@ def add_LanguageModelServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LanguageModel:
-    """Every call names a session, whose state it continues, or none: then it starts from the model's start state and nothing
-    is kept. A turn on a session is all or nothing: a call that fails, is cancelled or passes its deadline leaves the
-    session where it was. Turns on one session run one after the other, in the order of their arrival.
+    """Every call names a session, whose state it continues; or brings a sealed state, and gets the next one back; or
+    neither: then it starts from the model's start state and nothing is kept. A turn on a session is all or nothing: a
+    call that fails, is cancelled or passes its deadline leaves the session where it was. Turns on one session run one
+    after the other, in the order of their arrival.
+
+    Exactly once: a request with a `request_id` that the session has applied already is answered again from the record,
+    word for word, and changes nothing; while the first is still running, the repeat waits for it. A request whose
+    `expected_position` is not the session's is ABORTED, with the position in ErrorInfo, and changes nothing.
     """
 
     @staticmethod

@@ -56,6 +56,41 @@ class SessionsStub:
                 request_serializer=carousel_dot_v1_dot_sessions__pb2.DeleteSessionRequest.SerializeToString,
                 response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
                 _registered_method=True)
+        self.ForkSession = channel.unary_unary(
+                '/carousel.v1.Sessions/ForkSession',
+                request_serializer=carousel_dot_v1_dot_sessions__pb2.ForkSessionRequest.SerializeToString,
+                response_deserializer=carousel_dot_v1_dot_sessions__pb2.ForkSessionResponse.FromString,
+                _registered_method=True)
+        self.RewindSession = channel.unary_unary(
+                '/carousel.v1.Sessions/RewindSession',
+                request_serializer=carousel_dot_v1_dot_sessions__pb2.RewindSessionRequest.SerializeToString,
+                response_deserializer=carousel_dot_v1_dot_sessions__pb2.Session.FromString,
+                _registered_method=True)
+        self.SaveCheckpoint = channel.unary_unary(
+                '/carousel.v1.Sessions/SaveCheckpoint',
+                request_serializer=carousel_dot_v1_dot_sessions__pb2.SaveCheckpointRequest.SerializeToString,
+                response_deserializer=carousel_dot_v1_dot_sessions__pb2.Session.FromString,
+                _registered_method=True)
+        self.GetHistory = channel.unary_unary(
+                '/carousel.v1.Sessions/GetHistory',
+                request_serializer=carousel_dot_v1_dot_sessions__pb2.GetHistoryRequest.SerializeToString,
+                response_deserializer=carousel_dot_v1_dot_sessions__pb2.History.FromString,
+                _registered_method=True)
+        self.ExportSession = channel.unary_unary(
+                '/carousel.v1.Sessions/ExportSession',
+                request_serializer=carousel_dot_v1_dot_sessions__pb2.ExportSessionRequest.SerializeToString,
+                response_deserializer=carousel_dot_v1_dot_sessions__pb2.ExportSessionResponse.FromString,
+                _registered_method=True)
+        self.ImportSession = channel.unary_unary(
+                '/carousel.v1.Sessions/ImportSession',
+                request_serializer=carousel_dot_v1_dot_sessions__pb2.ImportSessionRequest.SerializeToString,
+                response_deserializer=carousel_dot_v1_dot_sessions__pb2.Session.FromString,
+                _registered_method=True)
+        self.WatchSessions = channel.unary_stream(
+                '/carousel.v1.Sessions/WatchSessions',
+                request_serializer=carousel_dot_v1_dot_sessions__pb2.WatchSessionsRequest.SerializeToString,
+                response_deserializer=carousel_dot_v1_dot_sessions__pb2.SessionEvent.FromString,
+                _registered_method=True)
 
 
 class SessionsServicer:
@@ -89,6 +124,56 @@ class SessionsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForkSession(self, request, context):
+        """New sessions that stand where this one stands or stood. Each costs one copy of the state, however long the past.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RewindSession(self, request, context):
+        """Goes back to a retained position or a checkpoint; what came after is forgotten. The hidden vector comes along, so
+        generating again from there, with another seed or other options, computes nothing twice.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SaveCheckpoint(self, request, context):
+        """Keeps the current position under a name. At most 16 names; a name used again moves.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetHistory(self, request, context):
+        """Where the session can go back to.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportSession(self, request, context):
+        """The state, sealed: readable by servers with the same keys, the same model and for the same caller alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportSession(self, request, context):
+        """A new session from a sealed state.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchSessions(self, request, context):
+        """Events of the caller's sessions on this server, from now on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SessionsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +196,41 @@ def add_SessionsServicer_to_server(servicer, server):
                     servicer.DeleteSession,
                     request_deserializer=carousel_dot_v1_dot_sessions__pb2.DeleteSessionRequest.FromString,
                     response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'ForkSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForkSession,
+                    request_deserializer=carousel_dot_v1_dot_sessions__pb2.ForkSessionRequest.FromString,
+                    response_serializer=carousel_dot_v1_dot_sessions__pb2.ForkSessionResponse.SerializeToString,
+            ),
+            'RewindSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.RewindSession,
+                    request_deserializer=carousel_dot_v1_dot_sessions__pb2.RewindSessionRequest.FromString,
+                    response_serializer=carousel_dot_v1_dot_sessions__pb2.Session.SerializeToString,
+            ),
+            'SaveCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.SaveCheckpoint,
+                    request_deserializer=carousel_dot_v1_dot_sessions__pb2.SaveCheckpointRequest.FromString,
+                    response_serializer=carousel_dot_v1_dot_sessions__pb2.Session.SerializeToString,
+            ),
+            'GetHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetHistory,
+                    request_deserializer=carousel_dot_v1_dot_sessions__pb2.GetHistoryRequest.FromString,
+                    response_serializer=carousel_dot_v1_dot_sessions__pb2.History.SerializeToString,
+            ),
+            'ExportSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportSession,
+                    request_deserializer=carousel_dot_v1_dot_sessions__pb2.ExportSessionRequest.FromString,
+                    response_serializer=carousel_dot_v1_dot_sessions__pb2.ExportSessionResponse.SerializeToString,
+            ),
+            'ImportSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportSession,
+                    request_deserializer=carousel_dot_v1_dot_sessions__pb2.ImportSessionRequest.FromString,
+                    response_serializer=carousel_dot_v1_dot_sessions__pb2.Session.SerializeToString,
+            ),
+            'WatchSessions': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchSessions,
+                    request_deserializer=carousel_dot_v1_dot_sessions__pb2.WatchSessionsRequest.FromString,
+                    response_serializer=carousel_dot_v1_dot_sessions__pb2.SessionEvent.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +342,195 @@ class Sessions:
             '/carousel.v1.Sessions/DeleteSession',
             carousel_dot_v1_dot_sessions__pb2.DeleteSessionRequest.SerializeToString,
             google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForkSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carousel.v1.Sessions/ForkSession',
+            carousel_dot_v1_dot_sessions__pb2.ForkSessionRequest.SerializeToString,
+            carousel_dot_v1_dot_sessions__pb2.ForkSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RewindSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carousel.v1.Sessions/RewindSession',
+            carousel_dot_v1_dot_sessions__pb2.RewindSessionRequest.SerializeToString,
+            carousel_dot_v1_dot_sessions__pb2.Session.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SaveCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carousel.v1.Sessions/SaveCheckpoint',
+            carousel_dot_v1_dot_sessions__pb2.SaveCheckpointRequest.SerializeToString,
+            carousel_dot_v1_dot_sessions__pb2.Session.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carousel.v1.Sessions/GetHistory',
+            carousel_dot_v1_dot_sessions__pb2.GetHistoryRequest.SerializeToString,
+            carousel_dot_v1_dot_sessions__pb2.History.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carousel.v1.Sessions/ExportSession',
+            carousel_dot_v1_dot_sessions__pb2.ExportSessionRequest.SerializeToString,
+            carousel_dot_v1_dot_sessions__pb2.ExportSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carousel.v1.Sessions/ImportSession',
+            carousel_dot_v1_dot_sessions__pb2.ImportSessionRequest.SerializeToString,
+            carousel_dot_v1_dot_sessions__pb2.Session.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/carousel.v1.Sessions/WatchSessions',
+            carousel_dot_v1_dot_sessions__pb2.WatchSessionsRequest.SerializeToString,
+            carousel_dot_v1_dot_sessions__pb2.SessionEvent.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,13 +8,15 @@ from tests.worlds import Plan, make_manifest
 
 from carousel.rpc import convert
 from carousel.sessions import requests
+from carousel.sessions.lives import Point
 from carousel.sessions.requests import GenerationEnd, GenerationPiece, SamplingOptions
 from carousel.settings import Settings
 from carousel.turns import Candidate, FinishReason, Generated
 from carousel.v1 import language_model_pb2 as wire
-from carousel.v1 import types_pb2
+from carousel.v1 import sessions_pb2, types_pb2
 
 BYTES = byte_tokenizer()
+STANDING = requests.Standing(2**40, 2**39, b"sealed", is_replay=True)
 
 
 def test_unset_fields_are_the_defaults() -> None:
@@ -60,9 +62,10 @@ def test_every_field_arrives() -> None:
         stop=["a"],
         stop_ids=[4],
         num_log_probabilities=3,
+        n=5,
     )
     options = SamplingOptions(0.5, 3, 0.25, 0.125, 2.0, -1.0, 1.5, ((2, -1.0), (9, 1.0)), 2**64 - 1)
-    assert convert.to_generation(message) == requests.GenerationRequest("é", options, 7, ("a",), (4,), 3)
+    assert convert.to_generation(message) == requests.GenerationRequest("é", options, 7, 5, ("a",), (4,), 3)
 
 
 @pytest.mark.parametrize(
@@ -83,12 +86,44 @@ def test_input_is_text_ids_or_nothing(message: types_pb2.Input, expected: reques
 @pytest.mark.parametrize("reason", [FinishReason.LENGTH, FinishReason.STOP, FinishReason.STOP_ID])
 def test_an_end_is_told_whole(reason: FinishReason) -> None:
     """Reason, stop, counts and seed are in `finished`."""
-    piece = GenerationPiece((), "rest", GenerationEnd(reason, "stop", 2**40, 3, 4, 2**64 - 1))
+    piece = GenerationPiece((), "rest", GenerationEnd(reason, "stop", STANDING, 3, 4, 2**64 - 1))
     response = convert.from_generation(piece, wire.GenerateRequest.CONTENT_BOTH, BYTES)
     end = response.finished
     assert wire.Finished.Reason.Name(end.reason) == f"REASON_{reason.name}"
     assert (response.text, end.stop, end.position, end.num_input_tokens) == ("rest", "stop", 2**40, 3)
     assert (end.num_generated_tokens, end.seed) == (4, 2**64 - 1)
+    assert (end.durable_position, end.state, end.is_replay) == (2**39, b"sealed", True)
+
+
+def test_every_answer_says_where_its_sequence_stands() -> None:
+    """Position, durable position, sealed state and whether it is a repeat are told alike by all three kinds of turn."""
+    end = GenerationEnd(FinishReason.LENGTH, "", STANDING, 1, 1, 1)
+    generated = convert.from_generation(GenerationPiece((), "", end, 3), wire.GenerateRequest.CONTENT_BOTH, BYTES)
+    assert generated.branch == 3
+    predicted = convert.from_prediction(requests.Prediction((), (), STANDING), BYTES)
+    scored = convert.from_scoring(requests.ScoringPiece((), requests.ScoreTotals(0, 0.0, 0, STANDING)))
+    for one in (generated.finished, predicted, scored.totals):
+        assert (one.position, one.durable_position, one.state, one.is_replay) == (2**40, 2**39, b"sealed", True)
+
+
+def test_who_asks_is_told_whole() -> None:
+    """Session, state, request id and expected position reach the domain; 0 is not unset."""
+    message = wire.ScoreRequest(session_id="s", state=b"x", request_id="r", expected_position=0)
+    assert convert.to_caller("ann", message, "s") == requests.Caller("ann", "s", b"x", "r", 0)
+    assert convert.to_caller("ann", wire.ScoreRequest(), "") == requests.Caller("ann")
+
+
+@pytest.mark.parametrize(
+    ("message", "point"),
+    [
+        (sessions_pb2.Point(), Point()),
+        (sessions_pb2.Point(position=0), Point(0)),
+        (sessions_pb2.Point(checkpoint="c"), Point(mark="c")),
+    ],
+)
+def test_a_point_is_a_position_a_checkpoint_or_now(message: sessions_pb2.Point, point: Point) -> None:
+    """Position 0 is a position."""
+    assert convert.to_point(message) == point
 
 
 def test_tokens_carry_their_candidates_with_text() -> None:
@@ -123,17 +158,17 @@ def test_the_model_is_described_with_its_limits() -> None:
 
 def test_an_infinite_perplexity_can_be_told() -> None:
     """Totals that no exponential can hold still become a message."""
-    totals = requests.ScoreTotals(1, -5000.0, 0, 1)
+    totals = requests.ScoreTotals(1, -5000.0, 0, STANDING)
     message = convert.from_scoring(requests.ScoringPiece((), totals))
     assert message.totals.perplexity == float("inf")
-    nothing = convert.from_scoring(requests.ScoringPiece((), requests.ScoreTotals(0, 0.0, 0, 0)))
+    nothing = convert.from_scoring(requests.ScoringPiece((), requests.ScoreTotals(0, 0.0, 0, STANDING)))
     assert nothing.totals.perplexity == 1
 
 
 @pytest.mark.parametrize("num_tokens", [0, 1, 256, 257, 1000])
 def test_a_long_piece_is_split_into_messages_of_bounded_size(num_tokens: int) -> None:
     """All tokens in order, at most 256 a message; text and end in the last one alone."""
-    end = requests.GenerationEnd(FinishReason.LENGTH, "", 9, 1, num_tokens, 3)
+    end = requests.GenerationEnd(FinishReason.LENGTH, "", STANDING, 1, num_tokens, 3)
     piece = requests.GenerationPiece(tuple(Generated(n) for n in range(num_tokens)), "text", end)
     parts = list(convert.split_piece(piece))
     assert [token.id for part in parts for token in part.tokens] == list(range(num_tokens))

@@ -8,13 +8,28 @@ from google.rpc import code_pb2, error_details_pb2
 from carousel import errors
 from carousel.rpc.errors import CODES, DOMAIN, to_status
 
-STARTUP = {errors.BundleInvalid, errors.ProviderUnavailable, errors.SettingsInvalid}
+NEVER_MET = {
+    errors.BundleInvalid,
+    errors.ProviderUnavailable,
+    errors.SettingsInvalid,
+    errors.StoreInvalid,  # these four end the start
+    errors.SessionEnded,  # one of its kinds is raised
+}
 EXAMPLES = [
     (errors.InvalidRequest("top_k", "no"), "INVALID_ARGUMENT"),
     (errors.SessionNotFound("no"), "NOT_FOUND"),
     (errors.ModelNotFound("no"), "NOT_FOUND"),
     (errors.SessionExists("no"), "ALREADY_EXISTS"),
-    (errors.SessionExpired("no"), "FAILED_PRECONDITION"),
+    (errors.SessionExpired("no", ending="idle", ended_at="1.000"), "FAILED_PRECONDITION"),
+    (errors.SessionEvicted("no", ending="evicted", ended_at="1.000"), "FAILED_PRECONDITION"),
+    (errors.SessionDeleted("no", ending="deleted", ended_at="1.000"), "NOT_FOUND"),
+    (errors.SessionMoved("no"), "ABORTED"),
+    (errors.PositionMismatch(3, 5), "ABORTED"),
+    (errors.PositionUnknown("no"), "FAILED_PRECONDITION"),
+    (errors.AnswerGone("no"), "FAILED_PRECONDITION"),
+    (errors.StateInvalid("no"), "FAILED_PRECONDITION"),
+    (errors.StateRefused("no", why="expired"), "FAILED_PRECONDITION"),
+    (errors.StoreUnavailable("no"), "UNAVAILABLE"),
     (errors.Overloaded("no", limit="max_lanes", retry_seconds=1.5), "RESOURCE_EXHAUSTED"),
     (errors.ShuttingDown("no"), "UNAVAILABLE"),
     (errors.ModelFailed("no"), "INTERNAL"),
@@ -34,7 +49,7 @@ def test_no_domain_error_was_forgotten() -> None:
         for _, one in inspect.getmembers(errors, inspect.isclass)
         if issubclass(one, errors.CarouselError) and one is not errors.CarouselError
     }
-    assert set(CODES) == all_of_them - STARTUP == {type(error) for error, _ in EXAMPLES}
+    assert set(CODES) == all_of_them - NEVER_MET == {type(error) for error, _ in EXAMPLES}
     assert len({one.reason for one in all_of_them}) == len(all_of_them)
 
 
@@ -54,11 +69,15 @@ def test_a_bad_field_is_named() -> None:
     assert [(one.field, one.description) for one in bad.field_violations] == [("a.b", "a.b: no")]
 
 
-def test_overload_says_when_to_come_back() -> None:
-    """Overloaded brings a RetryInfo."""
+@pytest.mark.parametrize(
+    ("error", "milliseconds"),
+    [(errors.Overloaded("no", limit="x", retry_seconds=1.5), 1500), (errors.StoreUnavailable("no"), 1000)],
+)
+def test_what_will_pass_says_when_to_come_back(error: errors.CarouselError, milliseconds: int) -> None:
+    """Overload and a store that does not answer bring a RetryInfo."""
     retry = error_details_pb2.RetryInfo()
-    assert to_status(errors.Overloaded("no", limit="x", retry_seconds=1.5)).details[1].Unpack(retry)
-    assert retry.retry_delay.ToMilliseconds() == 1500
+    assert to_status(error).details[1].Unpack(retry)
+    assert retry.retry_delay.ToMilliseconds() == milliseconds
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,11 @@ from carousel.errors import SettingsInvalid
 from carousel.rpc import convert
 from carousel.rpc.calls import Calls
 from carousel.rpc.server import RpcServer
-from carousel.rpc.servicer import LanguageModelServicer, SessionsServicer
+from carousel.rpc.servicer import LanguageModelServicer
+from carousel.rpc.session_servicer import SessionsServicer
 from carousel.sessions.checks import Limits
 from carousel.settings import Settings
-from carousel.state.memory import Lifetime
+from carousel.state.memory import Capacity, MemoryStore
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc, types_pb2
 
@@ -72,7 +73,7 @@ async def served(plan: Plan | None = None, *, max_streams: int = 100, owner: str
         description = convert.from_manifest(world.manifest, "cpu", Settings())
         services = (
             LanguageModelServicer(world.sessions, description, calls),
-            SessionsServicer(world.sessions, calls),
+            SessionsServicer(world.sessions, world.lives, calls),
         )
         server = RpcServer(*services, max_message_bytes=_MAX_MESSAGE_BYTES)
         await server.start("127.0.0.1:0")
@@ -193,7 +194,7 @@ async def test_predict_without_a_session_carries_its_own_state() -> None:
         assert third.words
         logits_V = house.world.oracle.logits(house.world.oracle.feed(house.world.oracle.start(), (1, 2, 3)))
         assert second.candidates[0].id == int(logits_V.argmax())
-        assert len(house.world.table) == 0
+        assert await house.world.store.num_live() == 0
 
 
 async def test_score_rates_every_token() -> None:
@@ -229,7 +230,10 @@ async def test_the_model_is_described() -> None:
 async def test_the_life_of_a_session() -> None:
     """Create, get, list in pages, delete."""
     async with served() as house:
-        made = [await house.sessions.CreateSession(sessions_pb2.CreateSessionRequest()) for _ in range(5)]
+        made = []
+        for _ in range(5):
+            made.append(await house.sessions.CreateSession(sessions_pb2.CreateSessionRequest()))
+            house.world.clock.advance(1)
         assert len({one.session_id for one in made}) == 5
         got = await house.sessions.GetSession(sessions_pb2.GetSessionRequest(session_id=made[2].session_id))
         assert got == made[2]
@@ -337,7 +341,7 @@ async def test_a_foreign_session_is_as_unknown() -> None:
 
 async def test_taken_expired_and_too_many_sessions() -> None:
     """ALREADY_EXISTS, FAILED_PRECONDITION and RESOURCE_EXHAUSTED with a hint when to try again."""
-    async with served(Plan(lifetime=Lifetime(10, 100, max_sessions=1))) as house:
+    async with served(Plan(store=lambda: MemoryStore(Capacity(1, 2**20, evicts=False)))) as house:
         request = sessions_pb2.CreateSessionRequest(session_id="s")
         await house.sessions.CreateSession(request)
         code, _, details = await refusal(house.sessions.CreateSession(request))
@@ -345,7 +349,7 @@ async def test_taken_expired_and_too_many_sessions() -> None:
         code, _, details = await refusal(house.sessions.CreateSession(sessions_pb2.CreateSessionRequest()))
         assert (code, details["ErrorInfo"].metadata["limit"]) == (Code.RESOURCE_EXHAUSTED, "max_sessions")
         assert details["RetryInfo"].retry_delay.seconds > 0
-        house.world.clock.advance(10)
+        house.world.clock.advance(100)
         code, _, details = await refusal(house.sessions.GetSession(sessions_pb2.GetSessionRequest(session_id="s")))
         assert (code, details["ErrorInfo"].reason) == (Code.FAILED_PRECONDITION, "SESSION_EXPIRED")
         assert house.world.value("refusals_total", reason="max_sessions") == 1
@@ -598,7 +602,7 @@ async def test_a_port_that_is_taken_is_a_settings_error() -> None:
     async with served() as house:
         other = RpcServer(
             LanguageModelServicer(house.world.sessions, wire.Model(), house.calls),
-            SessionsServicer(house.world.sessions, house.calls),
+            SessionsServicer(house.world.sessions, house.world.lives, house.calls),
             max_message_bytes=1000,
         )
         with pytest.raises(SettingsInvalid, match=f"listen: .*{house.server.address}"):

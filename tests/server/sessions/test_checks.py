@@ -25,6 +25,7 @@ def check_sampling(**changes: Any) -> None:
 
 GENERATION = [
     ("max_tokens", (0, 1, 100), (-1, 101)),
+    ("num_branches", (1, 16), (0, -1, 17)),
     ("num_log_probabilities", (0, 64), (-1, 65)),
     ("stop_ids", ((), (0,), (49, 0)), ((-1,), (50,), (3, 50))),
     ("stop", ((), ("x",) * 16, ("é" * 128,)), (("x",) * 17,)),
@@ -49,8 +50,9 @@ def test_a_generation_is_bounded(field: str, good: tuple[object, ...], bad: tupl
     for value in bad:
         with pytest.raises(InvalidRequest) as refused:
             check_generation(**{field: value})
-        assert refused.value.field == field
-        assert str(refused.value).startswith(f"{field}: ")
+        name = "n" if field == "num_branches" else field
+        assert refused.value.field == name
+        assert str(refused.value).startswith(f"{name}: ")
 
 
 @pytest.mark.parametrize(("field", "good", "bad"), SAMPLING)

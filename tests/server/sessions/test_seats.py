@@ -1,95 +1,173 @@
-"""A seat is a turn's hold on its sequence: for the owner, in order, saved once, given back whatever happens."""
+"""A seat is a turn's hold on its sequence: for the owner, in order, saved once with its answer, given back whatever
+happens."""
 
 import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
-from tests.fakes import ToyModel, byte_tokenizer
-from tests.worlds import Plan, running_world
+from tests.fakes import Fault, FaultyStore, ToyModel, byte_tokenizer, same_snapshot
+from tests.worlds import Plan, World, running_world
 
 from carousel.engine.scheduler import Bounds
-from carousel.errors import Overloaded, SessionExpired, SessionNotFound, ShuttingDown
-from carousel.sessions.requests import Caller
-from carousel.turns import Generate, Sampling, Turn
+from carousel.errors import (
+    AnswerGone,
+    InvalidRequest,
+    Overloaded,
+    PositionMismatch,
+    SessionDeleted,
+    SessionExpired,
+    SessionMoved,
+    SessionNotFound,
+    ShuttingDown,
+    StateRefused,
+    StoreUnavailable,
+)
+from carousel.sessions.lives import Point
+from carousel.sessions.requests import Caller, Prediction, Standing
+from carousel.sessions.seats import Outcome, Seat
+from carousel.state.memory import Capacity, MemoryStore
+from carousel.turns import Candidate, Generate, Sampling, Turn
+
+ANN = Caller("ann", "s")
+
+
+def faulty_plan(pause: Callable[[str], Awaitable[None]] | None = None, **changes: Any) -> Plan:
+    """A world whose store fails and waits as told."""
+    store = FaultyStore(MemoryStore(Capacity(100, 2**30, evicts=False)), pause)
+    return Plan(store=lambda: store, **changes)
+
+
+def faults_of(world: World) -> FaultyStore:
+    assert isinstance(world.store, FaultyStore)
+    return world.store
+
+
+def outcome(world: World, seat: Seat, *ids: int, num_candidates: int = 1) -> Outcome:
+    """What a turn that fed the ids leads to."""
+    after = world.oracle.feed(seat.start, ids)
+    answer = Prediction((Candidate(1, -0.5),) * num_candidates, (), Standing(after.position, 0))
+    return Outcome(after, ids, answer)
+
+
+async def turn(world: World, caller: Caller, *ids: int, fingerprint: str = "f", size: int = 1) -> Seat:
+    """Take, feed and save unless it was done before."""
+    async with world.seats.take(caller, fingerprint) as seat:
+        if seat.replay is None:
+            await seat.save(outcome(world, seat, *ids, num_candidates=size))
+    return seat
+
+
+async def position(world: World) -> int:
+    return (await world.lives.get("ann", "s")).position
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
 
 
 async def test_a_turn_without_a_session_gets_the_start_and_keeps_nothing() -> None:
     """Its seat begins at the start snapshot and saving is without effect."""
     async with running_world() as world:
-        async with world.seats.take(Caller("ann")) as seat:
+        async with world.seats.take(Caller("ann"), "f") as seat:
             assert seat.start is world.engine.start_snapshot
             assert not seat.is_kept
-            seat.save(world.oracle.feed(seat.start, (1,)), (1,))
-        assert len(world.table) == 0
+            assert (await seat.save(outcome(world, seat, 1, 2))) == Standing(2, 0)
+        assert await world.store.num_live() == 0
 
 
 async def test_a_turn_gets_its_session_and_saves_it() -> None:
-    """What is saved is the next turn's start."""
+    """What is saved is the next turn's start, and the standing says where that is."""
     async with running_world() as world:
-        world.sessions.create("ann", "s")
-        async with world.seats.take(Caller("ann", "s")) as seat:
-            assert seat.is_kept
-            after = world.oracle.feed(seat.start, (1,))
-            seat.save(after, (1,))
-        async with world.seats.take(Caller("ann", "s")) as seat:
-            assert seat.start == after
+        await world.open()
+        async with world.seats.take(ANN, "f") as seat:
+            assert (seat.is_kept, seat.replay, seat.standing) == (True, None, Standing(0, 0))
+            done = outcome(world, seat, 1)
+            assert await seat.save(done) == Standing(1, 0)
+        async with world.seats.take(ANN, "f") as seat:
+            assert same_snapshot(seat.start, done.snapshot)
+
+
+async def test_a_turn_is_saved_once() -> None:
+    """A second save on one seat is refused, and the first one holds."""
+    async with running_world() as world:
+        await world.open()
+        async with world.seats.take(ANN, "f") as seat:
+            await seat.save(outcome(world, seat, 1))
+            with pytest.raises(SessionMoved):
+                await seat.save(outcome(world, seat, 1, 2))
+        assert await position(world) == 1
 
 
 async def test_the_bytes_of_an_unfinished_character_are_kept() -> None:
     """The session's tail grows with the turns until the character is whole."""
     async with running_world(Plan(model=ToyModel(256), tokenizer=byte_tokenizer())) as world:
-        world.sessions.create("", "s")
+        await world.open()
         content = "日".encode()
         for number, tail in ((0, content[:1]), (1, content[:2]), (2, b"")):
-            async with world.seats.take(Caller("", "s")) as seat:
-                seat.save(seat.start, content[number : number + 1])
-            assert world.sessions.get("", "s").snapshot.tail == tail
+            await turn(world, ANN, content[number])
+            assert (await world.snapshot()).tail == tail
 
 
-@pytest.mark.parametrize("caller", [Caller("ann", "nothing"), Caller("bob", "s")])
+@pytest.mark.parametrize("caller", [Caller("ann", "nothing"), Caller("bob", "s"), Caller("ann", "no id\n")])
 async def test_an_unknown_or_foreign_session_gives_no_seat(caller: Caller) -> None:
-    """Both are SessionNotFound, also while the owner's turn holds the session: a stranger does not wait."""
+    """All are SessionNotFound, also while the owner's turn holds the session: a stranger does not wait."""
     async with running_world(Plan(max_turns_per_session=0)) as world:
-        world.sessions.create("ann", "s")
-        async with world.seats.take(Caller("ann", "s")):
+        await world.open()
+        async with world.seats.take(ANN, "f"):
             with pytest.raises(SessionNotFound):
-                async with world.seats.take(caller):
+                async with world.seats.take(caller, "f"):
                     pytest.fail("no seat for strangers")
 
 
 async def test_a_session_that_ends_while_a_turn_waits_is_gone_for_it() -> None:
     """The waiting turn gets the error that a new one would get."""
-    for end, error in (("delete", SessionNotFound), ("expire", SessionExpired)):
+    for end, error in (("delete", SessionDeleted), ("expire", SessionExpired)):
         async with running_world() as world:
-            world.sessions.create("ann", "s")
-
-            async def turn() -> None:
-                async with world.seats.take(Caller("ann", "s")):
-                    pytest.fail("the session is gone")
-
-            async with world.seats.take(Caller("ann", "s")):
-                waiting = asyncio.create_task(turn())
-                await asyncio.sleep(0)
+            await world.open()
+            async with world.seats.take(ANN, "f"):
+                waiting = asyncio.create_task(turn(world, ANN, 1))
+                await settle()
                 if end == "delete":
-                    world.sessions.delete("ann", "s")
+                    await world.lives.delete("ann", "s")
                 else:
                     world.clock.advance(1000)
             with pytest.raises(error):
                 await waiting
 
 
-@pytest.mark.parametrize("end", ["delete", "expire"])
-async def test_a_session_that_ends_during_a_turn_cannot_be_saved(end: str) -> None:
-    """The turn is told, and nothing comes back to life."""
+@pytest.mark.parametrize(
+    ("end", "error"), [("delete", SessionDeleted), ("age", SessionExpired), ("sweep", SessionExpired)]
+)
+async def test_a_session_that_ends_during_a_turn_cannot_be_saved(end: str, error: type[Exception]) -> None:
+    """The turn is told how it ended, and nothing comes back to life."""
     async with running_world() as world:
-        world.sessions.create("ann", "s")
-        async with world.seats.take(Caller("ann", "s")) as seat:
+        await world.open()
+        async with world.seats.take(ANN, "f") as seat:
             if end == "delete":
-                world.sessions.delete("ann", "s")
+                await world.lives.delete("ann", "s")
             else:
-                world.clock.advance(1000)
-            with pytest.raises(SessionExpired):
-                seat.save(seat.start, ())
-        assert len(world.table) == 0
+                world.clock.advance(1000 if end == "age" else 100)
+            if end == "sweep":
+                await world.lives.expire()
+            with pytest.raises(error):
+                await seat.save(outcome(world, seat, 1))
+        assert await world.store.num_live() == 0
+
+
+async def test_a_session_made_anew_is_not_touched_by_an_old_turn() -> None:
+    """A turn that began on the session of that name before it was deleted and made again cannot be saved."""
+    async with running_world() as world:
+        await world.open()
+        async with world.seats.take(ANN, "f") as seat:
+            await world.lives.delete("ann", "s")
+            await world.open()
+            with pytest.raises(SessionMoved):
+                await seat.save(outcome(world, seat, 1))
+        assert await position(world) == 0
 
 
 async def test_overload_and_shutdown_are_told_before_anything_is_looked_at() -> None:
@@ -98,21 +176,378 @@ async def test_overload_and_shutdown_are_told_before_anything_is_looked_at() -> 
         endless = Turn(world.engine.start_snapshot, (1,), Generate(Sampling(seed=0), 10_000_000))
         ticket = world.engine.submit(endless)
         with pytest.raises(Overloaded):
-            async with world.seats.take(Caller("ann", "nothing")):
-                pytest.fail("the queue is full")
+            await turn(world, Caller("ann", "nothing"))
         ticket.cancel()
         await world.engine.drain(5)
         with pytest.raises(ShuttingDown):
-            async with world.seats.take(Caller("ann", "nothing")):
-                pytest.fail("it is closed")
+            await turn(world, Caller("ann", "nothing"))
 
 
 async def test_a_turn_that_fails_gives_its_seat_back() -> None:
     """After an exception inside, the next turn gets the session as it was."""
     async with running_world() as world:
-        session = world.sessions.create("ann", "s")
+        session = await world.open()
         for _ in range(3):
             with pytest.raises(ValueError, match="oops"):
-                async with world.seats.take(Caller("ann", "s")):
+                async with world.seats.take(ANN, "f"):
                     raise ValueError("oops")
-        assert world.sessions.get("ann", "s") == session
+        assert await world.lives.get("ann", "s") == session
+
+
+@pytest.mark.parametrize(
+    ("caller", "field"),
+    [
+        (Caller("ann", "s", state=b"x"), "state"),
+        (Caller("ann", "s", request_id="x" * 65), "request_id"),
+        (Caller("ann", "s", request_id="a/b"), "request_id"),
+        (Caller("ann", "s", request_id="a\n"), "request_id"),
+        (Caller("ann", "", request_id="a"), "request_id"),
+    ],
+)
+async def test_a_caller_that_contradicts_itself_is_told(caller: Caller, field: str) -> None:
+    """A state beside a session, a malformed request id, a request id that nothing could remember."""
+    async with running_world() as world:
+        await world.open()
+        with pytest.raises(InvalidRequest) as refused:
+            await turn(world, caller, 1)
+        assert refused.value.field == field
+        assert await position(world) == 0
+
+
+# Exactly once
+
+
+async def test_a_repeat_is_answered_from_the_record() -> None:
+    """The same answer, marked as a repeat; the session does not move."""
+    async with running_world() as world:
+        await world.open()
+        caller = replace(ANN, request_id="r")
+        await turn(world, caller, 1, 2)
+        again = await turn(world, caller, 1, 2)
+        assert again.replay == Prediction((Candidate(1, -0.5),), (), Standing(2, 0))
+        assert again.standing == Standing(2, 0, is_replay=True)
+        assert await position(world) == 2
+
+
+async def test_a_repeat_stands_where_its_own_turn_ended() -> None:
+    """After other turns, and after a rewind, a late repeat still says its own position, not the session's."""
+    async with running_world() as world:
+        await world.open()
+        caller = replace(ANN, request_id="r", expected_position=0)
+        await turn(world, caller, 1, 2)
+        await turn(world, ANN, 3)
+        assert (await turn(world, caller, 1, 2)).standing.position == 2
+        await world.lives.rewind("ann", "s", Point(0), None)
+        assert (await turn(world, caller, 1, 2)).standing.position == 2
+        assert await position(world) == 0
+
+
+async def test_a_repeat_while_the_first_runs_waits_for_its_record() -> None:
+    """It does not begin before the first has ended, and then gets the answer."""
+    async with running_world() as world:
+        await world.open()
+        caller = replace(ANN, request_id="r")
+        async with world.seats.take(caller, "f") as seat:
+            waiting = asyncio.create_task(turn(world, caller, 1))
+            await settle()
+            assert not waiting.done()
+            await seat.save(outcome(world, seat, 1))
+        assert (await waiting).standing == Standing(1, 0, is_replay=True)
+        assert await position(world) == 1
+
+
+async def test_a_repeat_of_a_turn_that_failed_is_a_first() -> None:
+    """Nothing was applied, so nothing was recorded: the one that waited runs."""
+    async with running_world() as world:
+        await world.open()
+        caller = replace(ANN, request_id="r")
+        may_fail = asyncio.Event()
+
+        async def fail() -> None:
+            async with world.seats.take(caller, "f"):
+                await may_fail.wait()
+                raise ValueError("oops")
+
+        failing = asyncio.create_task(fail())
+        await settle()
+        waiting = asyncio.create_task(turn(world, caller, 1))
+        await settle()
+        may_fail.set()
+        with pytest.raises(ValueError, match="oops"):
+            await failing
+        assert (await waiting).replay is None
+        assert await position(world) == 1
+
+
+async def test_an_id_used_for_another_request_is_refused() -> None:
+    """The record is not given to a request that it does not answer, and nothing is applied."""
+    async with running_world() as world:
+        await world.open()
+        caller = replace(ANN, request_id="r")
+        await turn(world, caller, 1, fingerprint="one")
+        with pytest.raises(InvalidRequest, match="^request_id: "):
+            await turn(world, caller, 2, fingerprint="other")
+        assert await position(world) == 1
+
+
+async def test_ids_are_remembered_by_their_session() -> None:
+    """The same id on another session is another request."""
+    async with running_world() as world:
+        for session_id in ("s", "t"):
+            await world.open(session_id)
+            assert (await turn(world, Caller("ann", session_id, request_id="r"), 1)).replay is None
+
+
+async def test_the_oldest_records_are_forgotten() -> None:
+    """As many as are retained are answered; one beyond is a new request, and expected_position is what guards it."""
+    async with running_world() as world:
+        await world.open()
+        for number in range(5):
+            await turn(world, replace(ANN, request_id=f"r{number}", expected_position=number), 1)
+        for number in range(1, 5):
+            assert (await turn(world, replace(ANN, request_id=f"r{number}", expected_position=number), 1)).replay
+        with pytest.raises(PositionMismatch):
+            await turn(world, replace(ANN, request_id="r0", expected_position=0), 1)
+        assert await position(world) == 5
+
+
+async def test_an_answer_too_large_to_keep_is_gone_and_not_applied_again() -> None:
+    """The repeat is told so; a small answer beside it is kept."""
+    async with running_world(Plan(retention=replace(Plan().retention, max_answer_bytes=1000))) as world:
+        await world.open()
+        await turn(world, replace(ANN, request_id="large"), 1, size=100)
+        await turn(world, replace(ANN, request_id="small"), 1)
+        with pytest.raises(AnswerGone, match="large"):
+            await turn(world, replace(ANN, request_id="large"), 1)
+        assert (await turn(world, replace(ANN, request_id="small"), 1)).replay
+        assert await position(world) == 2
+
+
+@pytest.mark.parametrize("expected", [0, 2, 4, -1, 2**62])
+async def test_another_position_than_expected_changes_nothing(expected: int) -> None:
+    """PositionMismatch with the current one; the right one passes."""
+    async with running_world() as world:
+        await world.open()
+        await turn(world, ANN, 1, 2, 3)
+        held = await world.hold()
+        with pytest.raises(PositionMismatch) as refused:
+            await turn(world, replace(ANN, expected_position=expected, request_id="r"), 1)
+        assert refused.value.details == {"position": "3"}
+        assert await world.hold() == held
+        await turn(world, replace(ANN, expected_position=3, request_id="r"), 1)
+        assert await position(world) == 4
+
+
+# Faults of the store
+
+
+async def test_a_store_that_fails_before_the_write_leaves_everything() -> None:
+    """The turn is UNAVAILABLE and not applied; its repeat is."""
+    async with running_world(faulty_plan()) as world:
+        await world.open()
+        caller = replace(ANN, request_id="r")
+        faults_of(world).faults[Fault.BEFORE_WRITE] = 1
+        with pytest.raises(StoreUnavailable):
+            await turn(world, caller, 1)
+        assert await position(world) == 0
+        assert (await turn(world, caller, 1)).replay is None
+        assert await position(world) == 1
+
+
+async def test_a_write_whose_answer_was_lost_is_not_applied_twice() -> None:
+    """The turn was written and its caller does not know; the repeat finds the record."""
+    async with running_world(faulty_plan()) as world:
+        await world.open()
+        caller = replace(ANN, request_id="r", expected_position=0)
+        faults_of(world).faults[Fault.AFTER_WRITE] = 1
+        with pytest.raises(StoreUnavailable):
+            await turn(world, caller, 1)
+        again = await turn(world, caller, 1)
+        assert again.standing == Standing(1, 0, is_replay=True)
+        assert await position(world) == 1
+
+
+async def test_expected_position_alone_keeps_a_lost_write_from_being_applied_twice() -> None:
+    """Without a request id the repeat is refused with the position that says that it was applied."""
+    async with running_world(faulty_plan()) as world:
+        await world.open()
+        caller = replace(ANN, expected_position=0)
+        faults_of(world).faults[Fault.AFTER_WRITE] = 1
+        with pytest.raises(StoreUnavailable):
+            await turn(world, caller, 1)
+        with pytest.raises(PositionMismatch) as refused:
+            await turn(world, caller, 1)
+        assert refused.value.details["position"] == "1"
+
+
+@pytest.mark.parametrize("fault", [Fault.READ, Fault.TAKE])
+async def test_a_store_that_fails_to_load_refuses_the_turn(fault: Fault) -> None:
+    """Nobody gets a seat, the line is free again, and service resumes with the store."""
+    async with running_world(faulty_plan(max_turns_per_session=0)) as world:
+        await world.open()
+        faults_of(world).faults[fault] = 3
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable):
+                await turn(world, ANN, 1)
+        await turn(world, ANN, 1)
+        assert await position(world) == 1
+
+
+# Cancellation
+
+
+async def test_a_commit_is_never_cancelled_and_the_line_waits_for_it() -> None:
+    """However often its caller is cancelled, a write runs to its end before anybody else gets the session."""
+    may_commit = asyncio.Event()
+    is_committing = asyncio.Event()
+
+    async def pause(name: str) -> None:
+        if name == "commit":
+            is_committing.set()
+            await may_commit.wait()
+
+    async with running_world(faulty_plan(pause)) as world:
+        await world.open()
+        caller = replace(ANN, request_id="r")
+        first = asyncio.create_task(turn(world, caller, 1))
+        await is_committing.wait()
+        repeat = asyncio.create_task(turn(world, caller, 1))
+        for _ in range(3):
+            first.cancel()
+            await settle()
+        assert not first.done()
+        assert faults_of(world).log == ["take", "commit"]
+        may_commit.set()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert (await repeat).standing == Standing(1, 0, is_replay=True)
+        assert faults_of(world).log == ["take", "commit", "committed", "release", "take", "release"]
+
+
+@pytest.mark.parametrize("fault", [Fault.BEFORE_WRITE, Fault.AFTER_WRITE])
+async def test_a_commit_that_fails_after_its_caller_left_is_seen(fault: Fault) -> None:
+    """No error is left behind unlooked at, and the session is where the store has it."""
+    may_commit = asyncio.Event()
+
+    async def pause(name: str) -> None:
+        if name == "commit":
+            await may_commit.wait()
+
+    complaints: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    async with running_world(faulty_plan(pause)) as world:
+        await world.open()
+        faults_of(world).faults[fault] = 1
+        first = asyncio.create_task(turn(world, ANN, 1))
+        await settle()
+        first.cancel()
+        await settle()
+        may_commit.set()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert await position(world) == (1 if fault is Fault.AFTER_WRITE else 0)
+    assert complaints == []
+
+
+async def test_a_turn_cancelled_anywhere_is_applied_wholly_or_not_at_all() -> None:
+    """Cancelled after each number of steps of the event loop, with a store that takes several for everything: the line
+    is free, the repeat ends the matter, and the session has moved once."""
+
+    async def pause(name: str) -> None:
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    outcomes = set()
+    async with running_world(faulty_plan(pause, max_turns_per_session=0)) as world:
+        for num_steps in range(40):
+            session_id = f"s{num_steps}"
+            await world.open(session_id)
+            caller = Caller("ann", session_id, request_id="r", expected_position=0)
+            running = asyncio.create_task(turn(world, caller, 1, 2))
+            for _ in range(num_steps):
+                await asyncio.sleep(0)
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+            row = await world.lives.get("ann", session_id)
+            again = await turn(world, caller, 1, 2)
+            assert (row.position, again.replay is None) in ((0, True), (2, False))
+            assert (await world.lives.get("ann", session_id)).position == 2
+            outcomes.add((running.cancelled(), row.position))
+    assert outcomes == {(True, 0), (True, 2), (False, 2)}
+    assert "CancelledError" not in faults_of(world).log
+
+
+# Sealed states
+
+
+async def test_a_sealed_state_is_a_sequence_that_its_caller_keeps() -> None:
+    """The next state comes back with the position; no session is made; nothing can be lost here."""
+    async with running_world() as world:
+        start = world.lives.codec.encode(world.engine.start_snapshot)
+        state = world.lives.seal(start, "ann", 50)
+        for number in (1, 2, 3):
+            async with world.seats.take(Caller("ann", state=state, expected_position=number - 1), "f") as seat:
+                standing = await seat.save(outcome(world, seat, number))
+            assert (standing.position, standing.durable_position) == (number, number)
+            state = standing.state
+        async with world.seats.take(Caller("ann", state=state), "f") as seat:
+            assert same_snapshot(seat.start, world.oracle.feed(world.oracle.start(), (1, 2, 3)))
+        assert await world.store.num_live() == 0
+
+
+async def test_a_sealed_state_is_for_its_owner_at_its_position_and_for_a_time() -> None:
+    """Anybody else, another position and a later day are refused."""
+    async with running_world() as world:
+        state = world.lives.seal(world.lives.codec.encode(world.engine.start_snapshot), "ann", 50)
+        with pytest.raises(StateRefused, match="someone else"):
+            await turn(world, Caller("bob", state=state))
+        with pytest.raises(InvalidRequest, match="expected_position"):
+            await turn(world, Caller("ann", state=state, expected_position=3))
+        world.clock.advance(50)
+        with pytest.raises(StateRefused, match="expired"):
+            await turn(world, Caller("ann", state=state))
+
+
+@pytest.mark.parametrize("replays_seals", [True, False])
+async def test_whether_a_state_may_be_used_again_is_a_setting(replays_seals: bool) -> None:
+    """Allowed, it gives the same again; refused, the second use is told so, but one that came to nothing is no use."""
+    async with running_world(Plan(replays_seals=replays_seals)) as world:
+        caller = Caller("ann", state=world.lives.seal(world.lives.codec.encode(world.oracle.start()), "ann", 50))
+        with pytest.raises(ValueError, match="oops"):
+            async with world.seats.take(caller, "f"):
+                raise ValueError("oops")
+        with pytest.raises(InvalidRequest):
+            await turn(world, replace(caller, expected_position=9))
+        await turn(world, caller, 1)
+        if replays_seals:
+            await turn(world, caller, 1)
+        else:
+            with pytest.raises(StateRefused) as refused:
+                await turn(world, caller, 1)
+            assert refused.value.details["why"] == "replayed"
+
+
+async def test_two_turns_cannot_use_one_state_at_once_where_it_is_good_once() -> None:
+    """While the first runs, the second is refused."""
+    async with running_world(Plan(replays_seals=False)) as world:
+        caller = Caller("ann", state=world.lives.seal(world.lives.codec.encode(world.oracle.start()), "ann", 50))
+        async with world.seats.take(caller, "f"):
+            with pytest.raises(StateRefused, match="used before"):
+                await turn(world, caller, 1)
+
+
+async def test_a_state_whose_next_one_was_made_stays_used() -> None:
+    """Also when its caller went away before the answer was sent."""
+    async with running_world(Plan(replays_seals=False)) as world:
+        caller = Caller("ann", state=world.lives.seal(world.lives.codec.encode(world.oracle.start()), "ann", 50))
+
+        async def fail() -> None:
+            async with world.seats.take(caller, "f") as seat:
+                await seat.save(outcome(world, seat, 1))
+                raise ValueError("oops")
+
+        with pytest.raises(ValueError, match="oops"):
+            await fail()
+        with pytest.raises(StateRefused, match="used before"):
+            await turn(world, caller, 1)

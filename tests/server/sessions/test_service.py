@@ -12,7 +12,7 @@ from tests.worlds import Plan, World, running_world
 from carousel.bundle.layout import Array
 from carousel.engine import sampler
 from carousel.engine.scheduler import Bounds
-from carousel.errors import InvalidRequest, ModelFailed, ModelNotFound, Overloaded, SessionExpired, SessionNotFound
+from carousel.errors import InvalidRequest, ModelFailed, ModelNotFound, Overloaded, SessionDeleted, SessionExpired
 from carousel.sessions.checks import Limits
 from carousel.sessions.requests import (
     Caller,
@@ -52,7 +52,7 @@ async def test_several_requests_equal_one() -> None:
     ids = (1, 5, 2, 9, 14, 3, 3, 8)
     async with running_world() as world:
         for session_id, cuts in (("whole", ()), ("parts", (1, 2, 5)), ("single", tuple(range(1, 8)))):
-            world.sessions.create("ann", session_id)
+            await world.open(session_id)
             for start, stop in zip((0, *cuts), (*cuts, len(ids)), strict=True):
                 caller = Caller("ann", session_id)
                 await world.sessions.predict(caller, PredictionRequest(ids[start:stop]))
@@ -61,11 +61,11 @@ async def test_several_requests_equal_one() -> None:
         for session_id in ("whole", "parts", "single"):
             request = GenerationRequest((), SamplingOptions(seed=3), max_tokens=20)
             tokens, text, end = await generate(world, Caller("ann", session_id), request)
-            results.append((tokens, text, end.position))
-            snapshots.append(world.sessions.get("ann", session_id).snapshot)
+            results.append((tokens, text, end.standing.position))
+            snapshots.append(await world.snapshot(session_id))
         fresh = GenerationRequest(ids, SamplingOptions(seed=3), 20)
         tokens, text, end = await generate(world, Caller("ann"), fresh)
-        results.append((tokens, text, end.position))
+        results.append((tokens, text, end.standing.position))
     assert results[0] == results[1] == results[2] == results[3]
     assert same_snapshot(snapshots[0], snapshots[1])
     assert same_snapshot(snapshots[0], snapshots[2])
@@ -74,11 +74,11 @@ async def test_several_requests_equal_one() -> None:
 async def test_generation_reports_how_it_ended() -> None:
     """Reason, position and counts of the last piece fit the session."""
     async with running_world() as world:
-        world.sessions.create("ann", "s")
+        await world.open()
         for round_number in range(3):
             _, _, end = await generate(world, ANN, GenerationRequest("ab", GREEDY, 5))
             assert (end.reason, end.num_input_tokens, end.num_generated_tokens) == (FinishReason.LENGTH, 2, 5)
-            assert end.position == 7 * (round_number + 1) == world.sessions.get("ann", "s").snapshot.position
+            assert end.standing.position == 7 * (round_number + 1) == (await world.lives.get("ann", "s")).position
 
 
 async def test_a_random_seed_is_reported_and_repeats_the_generation() -> None:
@@ -99,13 +99,13 @@ async def test_a_stop_string_ends_the_text_and_the_session_has_consumed_it() -> 
         tokens, text, _ = await generate(world, Caller("ann"), GenerationRequest("a", GREEDY, 12))
         stop = text[4:7]
         cut = text.index(stop)
-        world.sessions.create("ann", "s")
+        await world.open()
         some, shown, end = await generate(world, ANN, GenerationRequest("a", GREEDY, 12, stop=("nothing", stop)))
         assert (shown, end.reason, end.stop) == (text[:cut], FinishReason.STOP, stop)
         assert some == tokens[: cut + len(stop)]
         oracle = world.oracle
         expected = oracle.feed(oracle.start(), (1, *some))
-        assert same_snapshot(world.sessions.get("ann", "s").snapshot, expected)
+        assert same_snapshot(await world.snapshot(), expected)
 
 
 async def test_a_stop_id_leaves_its_text_out() -> None:
@@ -122,7 +122,7 @@ async def test_a_stop_id_leaves_its_text_out() -> None:
 async def test_a_character_cut_by_the_end_of_a_turn_is_completed_by_the_next() -> None:
     """The texts of a session's turns, joined, are the text of its bytes."""
     async with running_world(Plan(model=ToyModel(256), tokenizer=byte_tokenizer())) as world:
-        world.sessions.create("ann", "s")
+        await world.open()
         for byte in "a日"[:2].encode()[:-1]:
             await world.sessions.predict(ANN, PredictionRequest((byte,)))
         forced = SamplingOptions(temperature=0, logit_bias=(("日".encode()[2], 100.0),))
@@ -143,7 +143,7 @@ async def test_scores_add_up() -> None:
             assert token.is_hit == (token.rank <= 4)
             snapshot = oracle.feed(snapshot, (token.id,))
     assert "".join(token.text for token in tokens) == text
-    assert totals.num_tokens == totals.position == len(text)
+    assert totals.num_tokens == totals.standing.position == len(text)
     assert totals.num_hits == sum(token.is_hit for token in tokens)
     assert totals.log_probability == pytest.approx(sum(token.log_probability for token in tokens))
     assert totals.perplexity == pytest.approx(np.exp(-totals.log_probability / len(text)))
@@ -152,23 +152,21 @@ async def test_scores_add_up() -> None:
 async def test_predictions_name_the_likeliest_and_move_the_session() -> None:
     """Candidates are the oracle's; the position counts what was fed; an empty request asks again."""
     async with running_world() as world:
-        world.sessions.create("ann", "s")
+        await world.open()
         first = await world.sessions.predict(ANN, PredictionRequest("abc", num_candidates=4))
         again = await world.sessions.predict(ANN, PredictionRequest((), num_candidates=4))
         logits_V = world.oracle.logits(world.oracle.feed(world.oracle.start(), (1, 2, 3)))
         assert [one.id for one in first.candidates] == [one.id for one in sampler.rank_candidates(logits_V, 4)]
-        assert (first.position, again) == (3, first)
+        assert (first.standing.position, again) == (3, first)
 
 
 async def test_asking_for_words_does_not_move_the_session() -> None:
     """The search runs on copies: the session stands after its input, wherever the search went."""
     async with running_world() as world:
-        world.sessions.create("ann", "s")
+        await world.open()
         with_words = await world.sessions.predict(ANN, PredictionRequest("abc", word_prefix="d"))
         assert with_words.words
-        assert same_snapshot(
-            world.sessions.get("ann", "s").snapshot, world.oracle.feed(world.oracle.start(), (1, 2, 3))
-        )
+        assert same_snapshot(await world.snapshot(), world.oracle.feed(world.oracle.start(), (1, 2, 3)))
 
 
 async def test_a_stream_without_a_session_carries_its_own_state() -> None:
@@ -176,26 +174,28 @@ async def test_a_stream_without_a_session_carries_its_own_state() -> None:
     async with running_world() as world:
         _, snapshot = await world.sessions.predict_unkept(None, PredictionRequest("ab"))
         prediction, snapshot = await world.sessions.predict_unkept(snapshot, PredictionRequest("c"))
-        assert prediction.position == 3
+        assert prediction.standing.position == 3
         assert same_snapshot(snapshot, world.oracle.feed(world.oracle.start(), (1, 2, 3)))
-        assert len(world.table) == 0
+        assert await world.store.num_live() == 0
 
 
 async def settle(world: World) -> None:
-    while not world.is_idle:
-        await asyncio.sleep(0)
+    """Until every lane is free; one that was given up is freed at the next step."""
+    async with asyncio.timeout(10):
+        while not world.is_idle:
+            await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("num_pieces", [1, 5])
 async def test_a_generation_that_is_given_up_leaves_the_session(num_pieces: int) -> None:
     """Closing the stream after some pieces frees the lane and leaves the session where it was, ready for a turn."""
     async with running_world() as world:
-        session = world.sessions.create("ann", "s")
+        session = await world.open()
         pieces = world.sessions.generate(ANN, GenerationRequest("ab", GREEDY, 100_000))
         async with contextlib.aclosing(pieces):
             for _ in range(num_pieces):
                 await anext(pieces)
-        assert world.sessions.get("ann", "s") == session
+        assert await world.lives.get("ann", "s") == session
         await settle(world)
         tokens, _, _ = await generate(world, ANN, GenerationRequest("ab", GREEDY, 5))
         assert tokens == world.oracle.greedy(world.oracle.start(), (1, 2), 5)[0]
@@ -204,7 +204,7 @@ async def test_a_generation_that_is_given_up_leaves_the_session(num_pieces: int)
 async def test_a_model_that_fails_leaves_the_session() -> None:
     """A NaN fails the turn with ModelFailed; the session answers from where it was."""
     async with running_world() as world:
-        session = world.sessions.create("ann", "s")
+        session = await world.open()
         world.plan.model.poison_id = 13
         for turn in (
             generate(world, ANN, GenerationRequest((1, 13), GREEDY, 3)),
@@ -213,7 +213,7 @@ async def test_a_model_that_fails_leaves_the_session() -> None:
         ):
             with pytest.raises(ModelFailed):
                 await turn
-        assert world.sessions.get("ann", "s") == session
+        assert await world.lives.get("ann", "s") == session
 
 
 class _Shy(ToyModel):
@@ -231,7 +231,7 @@ async def test_a_model_that_raises_mid_stream_leaves_the_session() -> None:
     """After some tokens were handed out the stream ends with ModelFailed and the session has not moved."""
     model = _Shy()
     async with running_world(Plan(model=model)) as world:
-        session = world.sessions.create("ann", "s")
+        session = await world.open()
         pieces = world.sessions.generate(ANN, GenerationRequest("ab", GREEDY, 100_000))
         async with contextlib.aclosing(pieces):
             await anext(pieces)
@@ -239,46 +239,52 @@ async def test_a_model_that_raises_mid_stream_leaves_the_session() -> None:
             with pytest.raises(ModelFailed):
                 async for _ in pieces:
                     pass
-        assert world.sessions.get("ann", "s") == session
+        assert await world.lives.get("ann", "s") == session
         model.is_broken = False
         await generate(world, ANN, GenerationRequest("ab", GREEDY, 2))
 
 
 @pytest.mark.parametrize("end", ["delete", "expire"])
 async def test_a_session_that_ends_mid_stream_ends_the_turn(end: str) -> None:
-    """A generation on a session that was deleted or expired meanwhile cannot be saved and says so."""
+    """A generation on a session that was deleted, or too old by now, cannot be saved and says how the session ended."""
     async with running_world() as world:
-        world.sessions.create("ann", "s")
+        await world.open()
         pieces = world.sessions.generate(ANN, GenerationRequest("ab", GREEDY, 50))
         await anext(pieces)
         if end == "delete":
-            world.sessions.delete("ann", "s")
+            await world.lives.delete("ann", "s")
         else:
             world.clock.advance(5000)
-        with pytest.raises(SessionExpired):
+        error = SessionDeleted if end == "delete" else SessionExpired
+        with pytest.raises(error):
             async for _ in pieces:
                 pass
-        with pytest.raises(SessionNotFound if end == "delete" else SessionExpired):
-            world.sessions.get("ann", "s")
+        with pytest.raises(error):
+            await world.lives.get("ann", "s")
 
 
 async def test_turns_on_one_session_queue_in_order_up_to_a_bound() -> None:
     """Turns sent at once run one after the other as they came; the one beyond the bound is refused."""
     async with running_world(Plan(max_turns_per_session=3)) as world:
-        world.sessions.create("ann", "s")
+        await world.open()
         order = [(1, 2), (3,), (4, 5, 6), (7,), (8,)]
         turns = [world.sessions.predict(ANN, PredictionRequest(ids)) for ids in order]
         results = await asyncio.gather(*turns, return_exceptions=True)
         assert isinstance(results[4], Overloaded)
-        assert [result.position for result in results[:4] if not isinstance(result, BaseException)] == [2, 3, 6, 7]
+        assert [result.standing.position for result in results[:4] if not isinstance(result, BaseException)] == [
+            2,
+            3,
+            6,
+            7,
+        ]
         expected = world.oracle.feed(world.oracle.start(), (1, 2, 3, 4, 5, 6, 7))
-        assert same_snapshot(world.sessions.get("ann", "s").snapshot, expected)
+        assert same_snapshot(await world.snapshot(), expected)
 
 
 async def test_bad_requests_are_refused_before_the_session_is_touched() -> None:
     """Ids outside the vocabulary, too much input or output, bad options: InvalidRequest, nothing changed."""
     async with running_world(Plan(limits=Limits(max_input_tokens=4, max_generated_tokens=4))) as world:
-        session = world.sessions.create("ann", "s")
+        session = await world.open()
         for turn in (
             generate(world, ANN, GenerationRequest((16,), GREEDY, 1)),
             generate(world, ANN, GenerationRequest("abcde", GREEDY, 1)),
@@ -290,7 +296,7 @@ async def test_bad_requests_are_refused_before_the_session_is_touched() -> None:
         ):
             with pytest.raises(InvalidRequest):
                 await turn  # type: ignore[misc]
-        assert world.sessions.get("ann", "s") == session
+        assert await world.lives.get("ann", "s") == session
 
 
 async def test_a_model_is_known_by_name_and_digest() -> None:
@@ -319,7 +325,7 @@ async def test_a_thousand_interleaved_turns_on_fifty_sessions() -> None:
         oracle = SlowOracle(ToyModel())
         names = [f"s{number}" for number in range(50)]
         for name in names:
-            world.sessions.create("ann", name)
+            await world.open(name)
         expected = {name: oracle.start() for name in names}
 
         async def talk(name: str, num_turns: int) -> None:
@@ -330,8 +336,8 @@ async def test_a_thousand_interleaved_turns_on_fifty_sessions() -> None:
 
         await asyncio.gather(*(talk(name, 20) for name in names))
         for name in names:
-            assert same_snapshot(world.sessions.get("ann", name).snapshot, expected[name])
-        assert world.is_idle
+            assert same_snapshot(await world.snapshot(name), expected[name])
+        await settle(world)
 
 
 async def _random_turn(

@@ -17,7 +17,7 @@ from carousel.web.app import WebServer, make_app
 @contextlib.asynccontextmanager
 async def served(ready: asyncio.Event) -> AsyncIterator[WebServer]:
     registry = CollectorRegistry()
-    Metrics(registry).session_created(1)
+    Metrics(registry).session_created()
     server = WebServer(make_app(registry, ready.is_set))
     await server.start("127.0.0.1:0")
     try:

@@ -1,0 +1,82 @@
+"""A state that a client may carry: sealed, so that it can neither be read nor altered, and bound to owner and model.
+
+    "CRSB" | version u8 | key id 8 | nonce 12 | blob id 16 | expiry f64 | model digest 32 | owner 16 | ciphertext, tag
+
+ChaCha20-Poly1305 (RFC 8439) over the snapshot, with all that stands before it authenticated as well. The first key
+seals, all keys open, so keys can be changed without a pause.
+"""
+
+import hashlib
+import secrets
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+from carousel.errors import StateRefused
+
+_HEAD = struct.Struct("<4sB8s12s16sd32s16s")
+_MAGIC = b"CRSB"
+_VERSION = 1
+KEY_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What was in a seal. `blob_id` lets a policy refuse the second use."""
+
+    snapshot: bytes
+    blob_id: str
+    expires_at: float
+
+
+class Sealer:
+    """Seals and opens one model's snapshots. Without keys it refuses both, with the reason."""
+
+    def __init__(self, keys: Sequence[bytes], model_digest: str) -> None:
+        self._keys = {_key_id(key): ChaCha20Poly1305(key) for key in keys}
+        self._digest = bytes.fromhex(model_digest)
+
+    def seal(self, snapshot: bytes, owner: str, expires_at: float) -> bytes:
+        key_id = self._first_key()
+        nonce, blob_id = secrets.token_bytes(12), secrets.token_bytes(16)
+        owner_hash = _hash_owner(owner)
+        head = _HEAD.pack(_MAGIC, _VERSION, key_id, nonce, blob_id, expires_at, self._digest, owner_hash)
+        return head + self._keys[key_id].encrypt(nonce, snapshot, head)
+
+    def open(self, blob: bytes, owner: str, now: float) -> Opened:
+        """Raises StateRefused saying why: altered, unknown key, expired, another owner's or another model's."""
+        self._first_key()
+        if len(blob) < _HEAD.size or not blob.startswith(_MAGIC):
+            raise StateRefused("this is not a sealed state", why="not_a_state")
+        _, version, key_id, nonce, blob_id, expires_at, digest, owner_hash = _HEAD.unpack_from(blob)
+        if version != _VERSION:
+            raise StateRefused(f"the sealed state has format version {version}", why="version")
+        if key_id not in self._keys:
+            raise StateRefused("the sealed state was made with a key that this server does not have", why="unknown_key")
+        try:
+            snapshot = self._keys[key_id].decrypt(nonce, blob[_HEAD.size :], blob[: _HEAD.size])
+        except InvalidTag:
+            raise StateRefused("the sealed state was altered", why="altered") from None
+        if digest != self._digest:
+            raise StateRefused(f"the sealed state belongs to model {digest.hex()[:16]}", why="other_model")
+        if owner_hash != _hash_owner(owner):
+            raise StateRefused("the sealed state belongs to someone else", why="foreign")
+        if expires_at <= now:
+            raise StateRefused("the sealed state has expired", why="expired")
+        return Opened(snapshot, blob_id.hex(), expires_at)
+
+    def _first_key(self) -> bytes:
+        if not self._keys:
+            raise StateRefused("this server has no sealing key (setting seal_keys)", why="no_key")
+        return next(iter(self._keys))
+
+
+def _key_id(key: bytes) -> bytes:
+    return hashlib.blake2b(key, digest_size=8, person=b"carousel key id").digest()
+
+
+def _hash_owner(owner: str) -> bytes:
+    return hashlib.blake2b(owner.encode(), digest_size=16, person=b"carousel owner").digest()

@@ -1,0 +1,107 @@
+"""A snapshot as bytes that say what they are: versioned, named, checked. Never pickle.
+
+    "CRSL" | version u8 | lengths | model digest 32 | position i64 |
+    layout text | recent ids i32 | tail | hidden | tensors | crc32
+
+All numbers are little-endian. The layout text spells name, dtype and shape of every tensor. Where the hidden vector is
+one of the tensors bit for bit, as in an LSTM, it is stored once.
+"""
+
+import struct
+import zlib
+
+import numpy as np
+
+from carousel.bundle.layout import StateLayout
+from carousel.errors import StateInvalid
+from carousel.turns import Array, Snapshot
+
+MAGIC = b"CRSL"
+VERSION = 1
+_HEAD = struct.Struct(
+    "<4sBHHBHb32sq"
+)  # magic, version, layout, recent, tail, hidden size, hidden's tensor, digest, position
+_CHECK = struct.Struct("<I")
+_OF_ITS_OWN = -1
+
+
+class SnapshotCodec:
+    """Bytes of one model's snapshots."""
+
+    def __init__(self, layout: StateLayout, model_digest: str, hidden_size: int) -> None:
+        self._layout = layout
+        self._digest = bytes.fromhex(model_digest)
+        self._hidden_size = hidden_size
+        self._layout_text = ";".join(
+            f"{tensor.name}:{tensor.dtype}:{'x'.join(map(str, tensor.shape))}" for tensor in layout.tensors
+        ).encode()
+
+    def encode(self, snapshot: Snapshot) -> bytes:
+        """The opposite of `decode`."""
+        twin = self._find_twin(snapshot)
+        recent = np.asarray(snapshot.recent_ids, "<i4").tobytes()
+        head = _HEAD.pack(
+            MAGIC,
+            VERSION,
+            len(self._layout_text),
+            len(snapshot.recent_ids),
+            len(snapshot.tail),
+            self._hidden_size,
+            twin,
+            self._digest,
+            snapshot.position,
+        )
+        hidden = snapshot.hidden_H.astype("<f4").tobytes() if twin == _OF_ITS_OWN else b""
+        tensors = (np.ascontiguousarray(array).tobytes() for array in snapshot.state)
+        content = b"".join((head, self._layout_text, recent, snapshot.tail, hidden, *tensors))
+        return content + _CHECK.pack(zlib.crc32(content))
+
+    def decode(self, blob: bytes) -> Snapshot:
+        """Raises StateInvalid with the reason: not a snapshot, damaged, another version, another model's."""
+        self._check(blob)
+        _, _, num_layout, num_recent, num_tail, _, twin, _, position = _HEAD.unpack_from(blob)
+        at = _HEAD.size + num_layout
+        recent = np.frombuffer(blob, "<i4", num_recent, at)
+        at += 4 * num_recent
+        tail = blob[at : at + num_tail]
+        at += num_tail
+        hidden_H: Array | None = None
+        if twin == _OF_ITS_OWN:
+            hidden_H = np.frombuffer(blob, "<f4", self._hidden_size, at)
+            at += hidden_H.nbytes
+        state = []
+        for tensor in self._layout.tensors:
+            count = tensor.num_bytes // np.dtype(tensor.dtype).itemsize
+            state.append(np.frombuffer(blob, tensor.dtype, count, at).reshape(tensor.shape))
+            at += tensor.num_bytes
+        if hidden_H is None:
+            hidden_H = state[twin]
+        return Snapshot(position, tuple(state), hidden_H, tuple(recent.tolist()), tail)
+
+    @staticmethod
+    def position(blob: bytes) -> int:
+        """The position alone, without checking the rest."""
+        return int(_HEAD.unpack_from(blob)[-1])
+
+    def _check(self, blob: bytes) -> None:
+        if len(blob) < _HEAD.size + _CHECK.size or not blob.startswith(MAGIC):
+            raise StateInvalid("this is not a snapshot")
+        _, version, num_layout, _, _, hidden_size, _, digest, _ = _HEAD.unpack_from(blob)
+        if version != VERSION:
+            raise StateInvalid(f"the snapshot has format version {version}; this server reads {VERSION}")
+        if zlib.crc32(blob[: -_CHECK.size]) != _CHECK.unpack_from(blob, len(blob) - _CHECK.size)[0]:
+            raise StateInvalid("the snapshot is damaged: its checksum does not fit")
+        if digest != self._digest:
+            raise StateInvalid(f"the snapshot belongs to model {digest.hex()[:16]}, not to {self._digest.hex()[:16]}")
+        layout_text = blob[_HEAD.size : _HEAD.size + num_layout]
+        if layout_text != self._layout_text or hidden_size != self._hidden_size:
+            raise StateInvalid(f"the snapshot has the tensors {layout_text.decode(errors='replace')}")
+
+    def _find_twin(self, snapshot: Snapshot) -> int:
+        """The tensor that equals the hidden vector bit for bit, looked for from the last layer down."""
+        wanted = snapshot.hidden_H.tobytes()
+        for index in range(len(snapshot.state) - 1, -1, -1):
+            array = snapshot.state[index]
+            if array.dtype == np.float32 and array.shape == snapshot.hidden_H.shape and array.tobytes() == wanted:
+                return index
+        return _OF_ITS_OWN

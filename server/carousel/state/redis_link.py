@@ -1,0 +1,190 @@
+"""The way to Redis or Valkey: connections, scripts, time-outs, errors in our words. It knows nothing of sessions.
+
+Every script does nothing when it comes a second time, so a call whose answer was lost is simply made again.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from importlib import resources
+from typing import Any
+from urllib.parse import urlsplit
+
+from carousel.errors import Overloaded, StoreInvalid, StoreUnavailable
+
+_OLDEST = 6
+_MAX_CONNECTIONS = 64
+_MAX_BATCH = 256
+_MAX_PAUSE_SECONDS = 0.25
+Argument = str | bytes | int | float
+
+
+class RedisLink:
+    """One server or one cluster; which of the two is found out."""
+
+    def __init__(self, url: str, username: str | None, password: str | None, time_out_seconds: float) -> None:
+        """`url` is redis://, rediss:// (TLS; ?ssl_ca_certs=... and so on as redis-py has them) or unix://."""
+        try:
+            import redis.asyncio
+        except ImportError as error:
+            raise StoreInvalid("the redis store needs the extra: pip install carousel-serving[redis]") from error
+        self._redis: Any = redis
+        self._url = url
+        self._credentials = {"username": username, "password": password}
+        self._time_out_seconds = time_out_seconds
+        self._client: Any = None
+        self._is_cluster = False
+        self._waiting: list[tuple[tuple[Argument, ...], asyncio.Future[Any]]] = []
+        self._sender: asyncio.Task[None] | None = None
+        folder = resources.files("carousel.state") / "redis_scripts"
+        self._scripts = {file.name: file.read_text() for file in folder.iterdir() if file.name.endswith(".lua")}
+        errors = redis.exceptions
+        self._passing = (
+            errors.ConnectionError,
+            errors.TimeoutError,
+            errors.ReadOnlyError,
+            errors.ClusterDownError,
+            errors.MasterDownError,
+            errors.RedisClusterException,
+            OSError,
+        )
+
+    def __repr__(self) -> str:
+        return f"RedisLink({self.address}, {'open' if self._client is not None else 'closed'})"
+
+    @property
+    def address(self) -> str:
+        """Without the password."""
+        parts = urlsplit(self._url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+    async def open(self) -> None:
+        """Raises StoreInvalid for a server that refuses us or that we refuse, StoreUnavailable if none answers."""
+        errors = self._redis.exceptions
+        try:
+            self._client = self._connect()
+            about = await self.run(lambda client: client.info())
+            self._check(about)
+            if about.get("redis_mode") == "cluster":
+                await self._client.aclose()
+                self._client, self._is_cluster = self._connect_cluster(), True
+                await self.run(lambda client: client.initialize())
+        except BaseException as error:
+            await self.close()
+            cause = error.__cause__
+            if isinstance(error, ValueError) or isinstance(
+                cause, errors.AuthenticationError | errors.NoPermissionError
+            ):
+                raise StoreInvalid(f"{self.address} cannot be used: {cause or error}") from error
+            raise
+
+    async def close(self) -> None:
+        if self._sender is not None:
+            await asyncio.wait([self._sender])
+        client, self._client = self._client, None
+        if client is not None:
+            with contextlib.suppress(*self._passing):
+                await client.aclose()
+
+    async def call(
+        self, script: str, keys: Sequence[str], arguments: Sequence[Argument], patience_seconds: float = 0.0
+    ) -> Any:
+        """One round trip. Raises StoreUnavailable; without patience, after the second attempt."""
+
+        text = self._scripts[f"{script}.lua"]
+        digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+        async def attempt(_: Any) -> Any:
+            try:
+                return await self._execute("EVALSHA", digest, len(keys), *keys, *arguments)
+            except self._redis.exceptions.NoScriptError:  # Redis has not seen it since it was started
+                return await self._execute("EVAL", text, len(keys), *keys, *arguments)
+
+        return await self.run(attempt, patience_seconds)
+
+    async def execute(self, *command: Argument) -> Any:
+        """Raises StoreUnavailable after the second attempt."""
+        return await self.run(lambda _: self._execute(*command))
+
+    async def run(self, attempt: Callable[[Any], Awaitable[Any]], patience_seconds: float = 0.0) -> Any:
+        """Raises StoreUnavailable. `attempt` may run several times."""
+        errors, end, pause = self._redis.exceptions, time.monotonic() + patience_seconds, 0.01
+        num_attempts = 0
+        while True:
+            if self._client is None:
+                raise StoreUnavailable("the session store is closed")
+            num_attempts += 1
+            try:
+                return await attempt(self._client)
+            except errors.OutOfMemoryError as error:
+                refusal = "the session store is out of memory"
+                raise Overloaded(refusal, limit="redis_memory", retry_seconds=10.0) from error
+            except self._passing as error:
+                if num_attempts >= 2 and time.monotonic() >= end:
+                    raise StoreUnavailable(f"the session store does not answer: {error}") from error
+            except errors.RedisError as error:
+                raise StoreUnavailable(f"the session store refuses: {error}") from error
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _MAX_PAUSE_SECONDS)
+
+    async def _execute(self, *command: Argument) -> Any:
+        """Commands of the same moment travel together: one connection carries what many turns ask."""
+        if self._is_cluster:
+            return await self._client.execute_command(*command)
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((command, reply))
+        if self._sender is None:
+            self._sender = asyncio.create_task(self._send(), name="redis-sender")
+        return await reply
+
+    async def _send(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting[:_MAX_BATCH], self._waiting[_MAX_BATCH:]
+                outcomes = await self._exchange([command for command, _ in batch])
+                for (_, reply), outcome in zip(batch, outcomes, strict=True):
+                    if reply.done():  # nobody waits any more
+                        continue
+                    if isinstance(outcome, Exception):
+                        reply.set_exception(outcome)
+                    else:
+                        reply.set_result(outcome)
+        finally:
+            self._sender = None
+
+    async def _exchange(self, commands: list[tuple[Argument, ...]]) -> list[Any]:
+        """Replies or exceptions, in order."""
+        try:
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for command in commands:
+                    pipeline.execute_command(*command)
+                replies: list[Any] = await pipeline.execute(raise_on_error=False)
+                return replies
+        except Exception as error:
+            return [error] * len(commands)
+
+    def _connect(self) -> Any:
+        module = self._redis.asyncio
+        pool = module.BlockingConnectionPool.from_url(
+            self._url, max_connections=_MAX_CONNECTIONS, timeout=self._time_out_seconds, **self._options()
+        )
+        return module.Redis.from_pool(pool)
+
+    def _connect_cluster(self) -> Any:
+        return self._redis.asyncio.RedisCluster.from_url(self._url, max_connections=_MAX_CONNECTIONS, **self._options())
+
+    def _options(self) -> Mapping[str, Any]:
+        retry = self._redis.asyncio.retry.Retry(self._redis.backoff.NoBackoff(), 0)  # `run` tries again
+        given = {name: value for name, value in self._credentials.items() if value}
+        times = {"socket_timeout": self._time_out_seconds, "socket_connect_timeout": self._time_out_seconds}
+        return {"retry": retry, **times, **given}
+
+    def _check(self, about: Mapping[str, Any]) -> None:
+        version = str(about.get("redis_version", "0"))
+        if int(version.split(".")[0]) < _OLDEST:
+            raise StoreInvalid(f"{self.address} has Redis {version}; it must be {_OLDEST} or newer")
+        policy = about.get("maxmemory_policy", "noeviction")
+        if int(about.get("maxmemory", 0)) and policy != "noeviction":
+            raise StoreInvalid(f"{self.address} has maxmemory-policy {policy}, which drops sessions; set noeviction")

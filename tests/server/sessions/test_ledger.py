@@ -1,0 +1,179 @@
+"""A session's past as parts: what a rewind finds is what was there, and nothing grows beyond its bound."""
+
+import random
+
+import numpy as np
+import pytest
+
+from carousel.bundle.layout import StateLayout, StateTensor
+from carousel.errors import PositionUnknown
+from carousel.sessions.ledger import Ledger, Retention
+from carousel.state.codec import SnapshotCodec
+from carousel.state.store import Change, Held, Row
+from carousel.turns import Snapshot
+
+CODEC = SnapshotCodec(StateLayout((StateTensor("h", (1,), "float32"),)), "ab" * 32, 1)
+RETENTION = Retention(max_turns=3, max_answers=2, max_answer_bytes=10, idle_seconds=10, lifetime_seconds=25)
+LEDGER = Ledger(RETENTION)
+
+
+def at(position: int, value: float = 0.5) -> bytes:
+    hidden_H = np.array([value], np.float32)
+    return CODEC.encode(Snapshot(position, (hidden_H,), hidden_H))
+
+
+def opened(position: int = 0, now: float = 100.0) -> Held:
+    return Held(*LEDGER.open("s", "ann", 7, at(position), now))
+
+
+def apply(held: Held, change: Change) -> Held:
+    """As a store does."""
+    parts = {key: part for key, part in held.parts.items() if key not in change.drop}
+    return Held(change.row, parts | dict(change.put))
+
+
+def advanced(held: Held, position: int, request_id: str = "", answer: bytes = b"", now: float = 100.0) -> Held:
+    return apply(held, LEDGER.advance(held, at(position), now, request_id, answer))
+
+
+def test_a_new_session_stands_at_its_snapshot() -> None:
+    """Row and parts say the same position, revision 0, one boundary."""
+    held = opened(position=5)
+    expected = Row("s", "ann", 7, 0, 5, created_at=100, updated_at=100, expires_at=110)
+    assert held.row == expected
+    assert (LEDGER.current(held), LEDGER.positions(held), LEDGER.marks(held)) == (at(5), [5], {})
+
+
+def test_turns_leave_boundaries_up_to_the_bound() -> None:
+    """One can go back to as many boundaries as are retained beside the current one; older ones are dropped."""
+    held = opened()
+    for position in range(1, 8):
+        held = advanced(held, position)
+        assert LEDGER.current(held) == at(position)
+        assert (held.row.position, held.row.revision) == (position, position)
+        assert LEDGER.positions(held) == list(range(max(0, position - 3), position + 1))
+        assert len(held.parts) == len(LEDGER.positions(held))
+
+
+def test_turns_that_move_nothing_keep_the_boundaries() -> None:
+    """Asking a hundred times without feeding pushes nothing out of the ring."""
+    held = advanced(advanced(opened(), 1), 2)
+    for _ in range(100):
+        held = advanced(held, 2)
+    assert LEDGER.positions(held) == [0, 1, 2]
+    assert len(held.parts) == 3
+    assert held.row.revision == 102
+
+
+def test_a_session_expires_when_unused_and_when_old() -> None:
+    """Each change moves the idle end, never beyond the lifetime."""
+    for now, expires_at in ((105, 115), (114, 124), (120, 125), (124, 125)):
+        held = advanced(opened(now=100), 1, now=now)
+        assert (held.row.expires_at, held.row.updated_at, held.row.created_at) == (expires_at, now, 100)
+
+
+def test_answers_are_found_by_their_request_up_to_the_bound() -> None:
+    """The last ones are there word for word; the oldest are dropped; another id has none."""
+    held = opened()
+    for number in range(1, 5):
+        held = advanced(held, number, f"request-{number}", b"%d" % number)
+        assert LEDGER.find_answer(held, f"request-{number}") == b"%d" % number
+    found = [LEDGER.find_answer(held, f"request-{number}") for number in range(1, 5)]
+    assert found == [None, None, b"3", b"4"]
+    assert LEDGER.find_answer(held, "request") is None
+    assert LEDGER.find_answer(held, "4") is None
+
+
+def test_turns_without_an_id_keep_no_answer_and_drop_none() -> None:
+    """Records are for requests that can be repeated."""
+    held = advanced(opened(), 1, "r", b"x")
+    for position in range(2, 9):
+        held = advanced(held, position)
+    assert LEDGER.find_answer(held, "r") == b"x"
+    assert sum(key.startswith("answer/") for key in held.parts) == 1
+
+
+@pytest.mark.parametrize(("size", "kept"), [(10, b"x" * 10), (11, b"")])
+def test_an_answer_has_a_size(size: int, kept: bytes) -> None:
+    """At the bound it is kept; above it, only that the request was applied."""
+    assert LEDGER.find_answer(advanced(opened(), 1, "r", b"x" * size), "r") == kept
+
+
+def test_find_gives_the_newest_snapshot_at_a_position() -> None:
+    """By position, by checkpoint, or now; what is not there is PositionUnknown and says what is."""
+    held = advanced(advanced(opened(), 2), 4)
+    assert LEDGER.find(held, None, "") == at(4)
+    assert LEDGER.find(held, 2, "") == at(2)
+    with pytest.raises(PositionUnknown, match="0, 2, 4"):
+        LEDGER.find(held, 3, "")
+    with pytest.raises(PositionUnknown, match="'c'"):
+        LEDGER.find(held, None, "c")
+    twice = apply(held, LEDGER.advance(held, at(4, value=0.75), 100, "", b""))
+    assert LEDGER.find(twice, 4, "") == at(4, value=0.75)
+
+
+def test_a_rewind_forgets_what_came_after() -> None:
+    """Boundaries from the target on go, the target is the current one, the revision still grows."""
+    held = opened()
+    for position in (2, 4, 6):
+        held = advanced(held, position)
+    back = apply(held, LEDGER.rewind(held, LEDGER.find(held, 2, ""), 101))
+    assert (back.row.position, back.row.revision, LEDGER.positions(back)) == (2, 4, [0, 2])
+    assert LEDGER.current(back) == at(2)
+    forth = advanced(back, 9)
+    assert LEDGER.positions(forth) == [0, 2, 9]
+
+
+def test_a_rewind_keeps_answers_and_checkpoints() -> None:
+    """A late repeat of a request still finds its answer, and a checkpoint ahead can be gone to again."""
+    held = advanced(opened(), 5, "r", b"x")
+    held = apply(held, LEDGER.mark(held, "c", 100))
+    back = apply(held, LEDGER.rewind(held, LEDGER.find(held, 0, ""), 100))
+    assert LEDGER.find_answer(back, "r") == b"x"
+    ahead = apply(back, LEDGER.rewind(back, LEDGER.find(back, None, "c"), 100))
+    assert (ahead.row.position, LEDGER.positions(ahead), LEDGER.current(ahead)) == (5, [0, 5], at(5))
+
+
+def test_a_checkpoint_outlives_its_boundary() -> None:
+    """It is there when the ring has forgotten the position, and moves when named again."""
+    held = apply(opened(), LEDGER.mark(opened(), "c", 100))
+    assert (held.row.revision, held.row.position, LEDGER.positions(held)) == (1, 0, [0])
+    for position in range(1, 9):
+        held = advanced(held, position)
+    assert LEDGER.marks(held) == {"c": 0}
+    assert LEDGER.find(held, None, "c") == at(0)
+    moved = apply(held, LEDGER.mark(held, "c", 100))
+    assert LEDGER.marks(moved) == {"c": 8}
+
+
+def test_any_history_is_consistent() -> None:
+    """After every one of many random changes: the current snapshot is at the row's position, boundaries grow, and all
+    stay within their bounds."""
+    dice = random.Random(5)
+    held = opened()
+    for number in range(2000):
+        match dice.randrange(4):
+            case 0:
+                target = dice.choice(LEDGER.positions(held))
+                held = apply(held, LEDGER.rewind(held, LEDGER.find(held, target, ""), 100))
+                assert held.row.position == target
+            case 1:
+                held = apply(held, LEDGER.mark(held, dice.choice("abc"), 100))
+            case _:
+                request_id = dice.choice(["", f"r{number}"])
+                held = advanced(held, held.row.position + dice.randrange(3), request_id, b"x" * dice.randrange(20))
+        positions = LEDGER.positions(held)
+        assert SnapshotCodec.position(LEDGER.current(held)) == held.row.position == positions[-1]
+        assert len([key for key in held.parts if key.startswith("at/")]) == len(positions) <= RETENTION.max_turns + 1
+        assert sum(key.startswith("answer/") for key in held.parts) <= RETENTION.max_answers
+        assert held.row.revision == number + 1
+
+
+def test_a_change_is_not_applied_to_what_is_held() -> None:
+    """The rules are pure: what was held is as before."""
+    held = advanced(opened(), 1)
+    before = (held.row, dict(held.parts))
+    LEDGER.advance(held, at(3), 100, "r", b"x")
+    LEDGER.rewind(held, at(0), 100)
+    LEDGER.mark(held, "c", 100)
+    assert (held.row, dict(held.parts)) == before

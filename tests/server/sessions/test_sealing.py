@@ -1,0 +1,108 @@
+"""A sealed state opens for its owner on servers with the key and the model, and for nothing and nobody else."""
+
+import secrets
+
+import pytest
+
+from carousel.errors import StateRefused
+from carousel.sessions.sealing import KEY_BYTES, Sealer
+
+MODEL, OTHER_MODEL = "ab" * 32, "cd" * 32
+OLD, NEW = bytes([1]) * KEY_BYTES, bytes([2]) * KEY_BYTES
+
+
+def why(sealer: Sealer, blob: bytes, owner: str = "ann", now: float = 0.0) -> str:
+    with pytest.raises(StateRefused) as refused:
+        sealer.open(blob, owner, now)
+    assert str(refused.value)
+    return refused.value.details["why"]
+
+
+@pytest.mark.parametrize("snapshot", [b"", b"x", secrets.token_bytes(5000)])
+@pytest.mark.parametrize("owner", ["", "ann", "日本"])
+def test_a_seal_opens_to_what_was_sealed(snapshot: bytes, owner: str) -> None:
+    """Content and expiry come back; the content is not to be read in the blob."""
+    sealer = Sealer([NEW], MODEL)
+    blob = sealer.seal(snapshot, owner, 99.5)
+    opened = sealer.open(blob, owner, 99.4)
+    assert (opened.snapshot, opened.expires_at) == (snapshot, 99.5)
+    assert len(snapshot) < 2 or snapshot not in blob
+
+
+def test_no_two_seals_are_alike() -> None:
+    """Sealing the same twice gives two blobs with two ids."""
+    sealer = Sealer([NEW], MODEL)
+    blobs = {sealer.seal(b"x", "ann", 9) for _ in range(50)}
+    assert len({sealer.open(blob, "ann", 0).blob_id for blob in blobs}) == len(blobs) == 50
+
+
+def test_every_flipped_bit_is_refused() -> None:
+    """Whichever bit of the blob is changed, it does not open, and the reason fits the place."""
+    sealer = Sealer([NEW], MODEL)
+    blob = sealer.seal(b"the state", "ann", 99)
+    reasons = []
+    for place in range(8 * len(blob)):
+        bad = bytearray(blob)
+        bad[place // 8] ^= 1 << place % 8
+        reasons.append(why(sealer, bytes(bad)))
+    heads = ["not_a_state"] * 32 + ["version"] * 8 + ["unknown_key"] * 64
+    assert reasons == heads + ["altered"] * (8 * len(blob) - len(heads))
+
+
+def test_a_cut_or_longer_blob_is_refused() -> None:
+    """Any length but its own."""
+    sealer = Sealer([NEW], MODEL)
+    blob = sealer.seal(b"the state", "ann", 99)
+    for length in range(len(blob)):
+        assert why(sealer, blob[:length]) in ("not_a_state", "altered")
+    assert why(sealer, blob + b"\0") == "altered"
+    assert why(sealer, b"") == "not_a_state"
+
+
+def test_two_blobs_cannot_be_mixed() -> None:
+    """The head of one and the content of another do not fit, although both are ours."""
+    sealer = Sealer([NEW], MODEL)
+    one, other = (sealer.seal(content, "ann", 99) for content in (b"one state", b"other one"))
+    mixed = {one[:cut] + other[cut:] for cut in range(len(one))} - {one, other}
+    assert len(mixed) > 50
+    assert {why(sealer, blob) for blob in mixed} == {"altered"}
+
+
+@pytest.mark.parametrize(
+    ("owner", "now", "model", "reason"),
+    [
+        ("bob", 0.0, MODEL, "foreign"),
+        ("", 0.0, MODEL, "foreign"),
+        ("ann", 99.0, MODEL, "expired"),
+        ("ann", 1e9, MODEL, "expired"),
+        ("ann", 0.0, OTHER_MODEL, "other_model"),
+    ],
+)
+def test_the_reason_is_told(owner: str, now: float, model: str, reason: str) -> None:
+    """Another's, expired, another model's: each is told apart."""
+    blob = Sealer([NEW], MODEL).seal(b"x", "ann", 99)
+    assert why(Sealer([NEW], model), blob, owner, now) == reason
+
+
+def test_keys_change_without_a_pause() -> None:
+    """A server with the new key first opens old seals and makes new ones; without the old key it refuses them."""
+    old, both, new = (Sealer(keys, MODEL) for keys in ([OLD], [NEW, OLD], [NEW]))
+    before = old.seal(b"x", "ann", 9)
+    assert both.open(before, "ann", 0).snapshot == b"x"
+    after = both.seal(b"y", "ann", 9)
+    assert new.open(after, "ann", 0).snapshot == b"y"
+    assert why(new, before) == "unknown_key"
+    assert why(old, after) == "unknown_key"
+
+
+def test_a_key_is_not_in_the_blob() -> None:
+    """What names the key does not give it away."""
+    assert NEW[:8] not in Sealer([NEW], MODEL).seal(b"x", "ann", 9)
+
+
+def test_without_a_key_nothing_is_sealed_or_opened() -> None:
+    """Both say that the server has no key."""
+    sealer = Sealer([], MODEL)
+    assert why(sealer, Sealer([NEW], MODEL).seal(b"x", "ann", 9)) == "no_key"
+    with pytest.raises(StateRefused, match="seal_keys"):
+        sealer.seal(b"x", "ann", 9)

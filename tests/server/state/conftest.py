@@ -1,0 +1,132 @@
+"""Stores to test, and a real redis-server."""
+
+import contextlib
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from carousel.state.memory import Capacity, MemoryStore
+from carousel.state.redis_store import RedisStore, Timing
+from carousel.state.sqlite_store import SqliteStore
+from carousel.state.store import Change, Held, Parts, Row, SessionStore
+from carousel.state.write_behind import WriteBehind
+
+WIDE = Capacity(max_sessions=100_000, max_bytes=2**40, evicts=False)
+QUICK = Timing(lease=0.3, time_out=0.5, patience=1.0, ending=60.0)
+
+
+@dataclass
+class RedisServer:
+    """A redis-server on a free port, with what it was told to do."""
+
+    directory: Path
+    options: tuple[str, ...] = ()
+    port: int = 0
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        while not 0 < self.port < 55_000:  # a cluster needs port + 10,000 as well
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                self.port = free.getsockname()[1]
+        program = shutil.which("redis-server")
+        assert program is not None
+        fixed = ("--port", str(self.port), "--dir", str(self.directory), "--bind", "127.0.0.1", "--save", "")
+        self.process = subprocess.Popen([program, *fixed, *self.options], stdout=subprocess.DEVNULL)
+        end = time.monotonic() + 20
+        while time.monotonic() < end and self.process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 0.1):
+                return
+        raise RuntimeError("redis-server did not start")
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with run_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """One for this test alone, which may kill it. What it acknowledged is on its disk."""
+    with run_redis(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
+        yield server
+
+
+@contextlib.contextmanager
+def run_redis(directory: Path, *options: str) -> Iterator[RedisServer]:
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed (Debian package redis-server)")
+    server = RedisServer(directory, options)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture(params=["memory", "sqlite", "write-behind", "redis"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SessionStore]:
+    """Each implementation, open, wide and empty."""
+    made = make_store(request.param, request, tmp_path, WIDE)
+    await made.start()
+    yield made
+    await made.close()
+
+
+def make_store(kind: str, request: pytest.FixtureRequest, directory: Path, capacity: Capacity) -> SessionStore:
+    if kind == "memory":
+        return MemoryStore(capacity)
+    if kind == "redis":
+        server: RedisServer = request.getfixturevalue("shared_redis")
+        subprocess.run(["redis-cli", "-p", str(server.port), "flushall"], check=True, stdout=subprocess.DEVNULL)
+        return RedisStore(server.url, timing=QUICK)
+    durable = SqliteStore(directory / "sessions.db", capacity)
+    return durable if kind == "sqlite" else WriteBehind(durable, interval_seconds=0.01)
+
+
+NOW = 1_700_000_000.25
+
+
+def make_row(session_id: str = "s", owner: str = "ann", *, created_at: float = NOW, ttl_seconds: float = 600.0) -> Row:
+    return Row(session_id, owner, secrets.randbits(62), 0, 0, created_at, created_at, created_at + ttl_seconds)
+
+
+def step(held: Held, put: Parts, drop: tuple[str, ...] = (), *, seconds: float = 1.0) -> Change:
+    """One token further, a moment later."""
+    old = held.row
+    moments = (old.created_at, old.updated_at + seconds, old.expires_at + seconds)
+    return Change(Row(old.id, old.owner, old.incarnation, old.revision + 1, old.position + 1, *moments), put, drop)
+
+
+async def take(store: SessionStore, session_id: str = "s") -> Held:
+    held = await store.take(session_id)
+    assert isinstance(held, Held)
+    return held
+
+
+async def advance(store: SessionStore, session_id: str = "s", *, seconds: float = 1.0) -> Row:
+    """A whole turn, whose part is named by its revision."""
+    held = await take(store, session_id)
+    try:
+        change = step(held, {f"at/{held.row.revision + 1}": b"%d" % held.row.revision}, seconds=seconds)
+        await store.commit(held, change)
+        return change.row
+    finally:
+        await store.release(held)

@@ -1,0 +1,34 @@
+"""The bounded memory of what was used last."""
+
+from carousel.state.recent import Recent
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    """Beyond the bound of bytes the oldest in use is dropped; getting is using."""
+    recent: Recent[str] = Recent(100)
+    for name in "abc":
+        recent.put(name, name.upper(), 30)
+    assert recent.get("a") == "A"
+    recent.put("d", "D", 30)
+    assert [recent.get(name) for name in "abcd"] == ["A", None, "C", "D"]
+
+
+def test_a_new_item_replaces_the_old_one() -> None:
+    """Its weight does too, so that nothing leaks; what is dropped twice is dropped once."""
+    recent: Recent[str] = Recent(100)
+    for _ in range(10):
+        recent.put("a", "A", 60)
+    recent.put("b", "B", 40)
+    assert (recent.get("a"), recent.get("b")) == ("A", "B")
+    recent.drop("a")
+    recent.drop("a")
+    assert repr(recent) == "Recent(1 items, 40 of 100 bytes)"
+    recent.clear()
+    assert recent.get("b") is None
+
+
+def test_what_is_too_large_is_not_kept() -> None:
+    """An item above the bound leaves nothing behind."""
+    recent: Recent[str] = Recent(100)
+    recent.put("a", "A", 101)
+    assert repr(recent) == "Recent(0 items, 0 of 100 bytes)"
