@@ -1,13 +1,15 @@
 """A tiny honest server of the wire contract, for clients to talk to. It speaks bytes: a token is a byte of UTF-8.
 
-Generation counts on from the last byte fed; a session's position counts the bytes that it was given. The texts in
-`FAILURES` fail as the real server would say it; `HANG` is answered once and then never again, `WAIT` never.
+Generation counts on from the last byte fed, in branch b from b bytes further on; a session's position counts the bytes
+that it was given. The texts in `FAILURES` fail as the real server would say it; `HANG` is answered once and then never
+again, `WAIT` never. A turn on a session is applied when its answer is complete, and remembered by its request id.
 """
 
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -15,7 +17,17 @@ from google.protobuf import empty_pb2, timestamp_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
-from carousel.errors import CarouselError, InvalidRequest, Overloaded, SessionNotFound
+from carousel.errors import (
+    CarouselError,
+    InvalidRequest,
+    Overloaded,
+    PositionMismatch,
+    PositionUnknown,
+    SessionDeleted,
+    SessionMoved,
+    SessionNotFound,
+    ShuttingDown,
+)
 from carousel.rpc.errors import to_status
 from carousel.v1 import language_model_pb2 as lm
 from carousel.v1 import language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc, types_pb2
@@ -26,6 +38,10 @@ FAILURES: dict[str, CarouselError] = {
     "overload": Overloaded("too many turns", limit="max_queued_turns", retry_seconds=0.25),
     "bad": InvalidRequest("sampling.top_p", "must be above 0 up to 1, not 7"),
 }
+BROKEN = None
+OVERLOADED = FAILURES["overload"]
+MOVED = SessionMoved("somebody was faster")
+STOPPING = ShuttingDown("the server is shutting down")
 MODEL = lm.Model(
     name="counter",
     digest="d" * 64,
@@ -37,11 +53,28 @@ MODEL = lm.Model(
 )
 
 
+@dataclass(frozen=True)
+class Mishap:
+    """What befalls a call: `error` after so many messages, `BROKEN` being a broken connection."""
+
+    after: int = 0
+    error: CarouselError | None = BROKEN
+    is_applied: bool = False  # the answer was complete and its turn saved; the client alone does not get it
+
+
 class FakeService(language_model_pb2_grpc.LanguageModelServicer, sessions_pb2_grpc.SessionsServicer):
-    """`requests` and `metadata` are what came in; `is_cancelled` is set when a call ends that hung."""
+    """`requests` and `metadata` are what came in; `is_cancelled` is set when a call ends that hung.
+
+    `mishaps` befall the next calls one by one; None is a call that goes well.
+    """
 
     def __init__(self) -> None:
         self.positions: dict[str, int] = {}
+        self.deleted: set[str] = set()
+        self.boundaries: dict[str, list[int]] = {}
+        self.checkpoints: dict[str, dict[str, int]] = {}
+        self.records: dict[tuple[str, str], list[Any]] = {}
+        self.mishaps: list[Mishap | None] = []
         self.requests: list[Any] = []
         self.metadata: list[dict[str, str]] = []
         self.is_cancelled = threading.Event()
@@ -49,36 +82,49 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, sessions_pb2_gr
         self.num_overloads = 0  # answers of that kind to give before Score works
 
     def Generate(self, request: Any, context: Any) -> Iterator[Any]:
-        fed = self._feed(request.session_id, request.input, request, context)
+        self._receive(request, request.session_id, context)
         self._fail_or_hang_on(request.input.text, context)
-        last = fed[-1] if fed else 0
-        num_tokens = request.max_tokens if request.HasField("max_tokens") else 3
-        for index in range(num_tokens):
-            token = lm.GeneratedToken(id=last + 1 + index)
-            yield lm.GenerateResponse(tokens=[token], text=chr(last + 1 + index))
-            if request.input.text == HANG:
-                self.is_cancelled.wait()
-        self._advance(request.session_id, num_tokens)
-        yield lm.GenerateResponse(
-            finished=lm.Finished(
+        fed = _given(request.input)
+        last, num_tokens = fed[-1] if fed else 0, request.max_tokens if request.HasField("max_tokens") else 3
+        branches = range(max(1, request.n))
+        answers = [
+            lm.GenerateResponse(tokens=[lm.GeneratedToken(id=byte)], text=chr(byte), branch=branch)
+            for index in range(num_tokens)
+            for branch in branches
+            for byte in [last + 1 + index + branch]
+        ]
+        position = self.positions.get(request.session_id, 0) + len(fed) + num_tokens
+        for branch in reversed(branches):
+            finished = lm.Finished(
                 reason=lm.Finished.REASON_LENGTH,
-                position=self.positions.get(request.session_id, len(fed) + num_tokens),
+                position=position,
                 num_input_tokens=len(fed),
                 num_generated_tokens=num_tokens,
-                seed=request.sampling.seed,
+                seed=request.sampling.seed + branch,
+                state=request.state and request.state + bytes(fed),
             )
-        )
+            answers.append(lm.GenerateResponse(finished=finished, branch=branch))
+        for answer in self._answer(request, request.session_id, answers, position, context):
+            yield answer
+            if request.input.text == HANG:
+                self.is_cancelled.wait()
 
     def Predict(self, request_iterator: Any, context: Any) -> Iterator[Any]:
-        position = 0
+        unkept, session_id = 0, None
         for request in request_iterator:
-            position += len(self._feed(request.session_id, request.input, request, context))
+            session_id = request.session_id if session_id is None else session_id
+            self._receive(request, session_id, context)
             self._fail_or_hang_on(request.input.text, context)
+            unkept += len(_given(request.input))
+            position = self.positions[session_id] + len(_given(request.input)) if session_id else unkept
             candidates = [types_pb2.Candidate(id=index, log_probability=-index) for index in range(request.k)]
             prefix = request.word_prefix
             words = [lm.Word(text=prefix + end, log_probability=-1) for end in ("a", "b")]
             wanted = words if request.HasField("word_prefix") else []
-            yield lm.PredictResponse(candidates=candidates, words=wanted, position=position)
+            answer = lm.PredictResponse(
+                candidates=candidates, words=wanted, position=position, state=request.state and request.state + b"+"
+            )
+            yield from self._answer(request, session_id, [answer], position, context)
             if request.input.text == "end":
                 return
 
@@ -86,15 +132,20 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, sessions_pb2_gr
         if self.num_overloads:
             self.num_overloads -= 1
             _abort(FAILURES["overload"], context)
-        fed = self._feed(request.session_id, request.input, request, context)
+        self._receive(request, request.session_id, context)
         self._fail_or_hang_on(request.input.text.strip(), context)
+        fed = _given(request.input)
+        answers = []
         for byte in fed:
-            hit = byte <= request.g
-            token = lm.ScoredToken(id=byte, log_probability=-0.5, rank=byte, is_hit=hit, text=chr(byte))
-            yield lm.ScoreResponse(tokens=[token])
+            token = lm.ScoredToken(id=byte, log_probability=-0.5, rank=byte, is_hit=byte <= request.g, text=chr(byte))
+            answers.append(lm.ScoreResponse(tokens=[token]))
         num_hits = sum(byte <= request.g for byte in fed)
-        totals = lm.ScoreTotals(num_tokens=len(fed), log_probability=-0.5 * len(fed), num_hits=num_hits)
-        yield lm.ScoreResponse(totals=totals)
+        position = self.positions.get(request.session_id, 0) + len(fed)
+        totals = lm.ScoreTotals(
+            num_tokens=len(fed), log_probability=-0.5 * len(fed), num_hits=num_hits, position=position
+        )
+        answers.append(lm.ScoreResponse(totals=totals))
+        yield from self._answer(request, request.session_id, answers, position, context)
 
     def Tokenize(self, request: Any, context: Any) -> Any:
         tokens = [lm.Token(id=byte, text=chr(byte)) for byte in request.text.encode()]
@@ -111,11 +162,11 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, sessions_pb2_gr
         return MODEL
 
     def CreateSession(self, request: Any, context: Any) -> Any:
-        session_id = request.session_id or f"made-{len(self.positions)}"
-        self.positions[session_id] = 0
-        return self._session(session_id)
+        self._befall(context)
+        return self._create(request.session_id, 0)
 
     def GetSession(self, request: Any, context: Any) -> Any:
+        self._befall(context)
         self._check(request.session_id, context)
         return self._session(request.session_id)
 
@@ -128,22 +179,113 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, sessions_pb2_gr
         return sessions_pb2.ListSessionsResponse(sessions=page, next_page_token=token)
 
     def DeleteSession(self, request: Any, context: Any) -> Any:
-        self._check(request.session_id, context)
-        del self.positions[request.session_id]
+        mishap = self.mishaps.pop(0) if self.mishaps else None
+        if mishap is None or mishap.is_applied:
+            self._check(request.session_id, context)
+            del self.positions[request.session_id]
+            self.deleted.add(request.session_id)
+        if mishap is not None:
+            _break(mishap, context)
         return empty_pb2.Empty()
 
-    def _feed(self, session_id: str, given: Any, request: Any, context: Any) -> list[int]:
+    def ForkSession(self, request: Any, context: Any) -> Any:
+        self._receive(request, request.session_id, context)
+        self._befall(context)
+        position = self._find(request.session_id, request.point, context)
+        ids = list(request.new_session_ids) or [""] * (request.count or 1)
+        return sessions_pb2.ForkSessionResponse(sessions=[self._create(one, position) for one in ids])
+
+    def RewindSession(self, request: Any, context: Any) -> Any:
+        self._receive(request, request.session_id, context)
+        self._befall(context)
+        self.positions[request.session_id] = self._find(request.session_id, request.point, context)
+        return self._session(request.session_id)
+
+    def SaveCheckpoint(self, request: Any, context: Any) -> Any:
+        self._receive(request, request.session_id, context)
+        self.checkpoints[request.session_id][request.checkpoint] = self.positions[request.session_id]
+        return self._session(request.session_id)
+
+    def GetHistory(self, request: Any, context: Any) -> Any:
+        self._receive(request, request.session_id, context)
+        session_id = request.session_id
+        return sessions_pb2.History(
+            session=self._session(session_id),
+            positions=self.boundaries[session_id],
+            checkpoints=self.checkpoints[session_id],
+        )
+
+    def ExportSession(self, request: Any, context: Any) -> Any:
+        """The state is its position, sealed with nothing."""
+        self._receive(request, request.session_id, context)
+        position = self._find(request.session_id, request.point, context)
+        return sessions_pb2.ExportSessionResponse(state=b"at %d" % position, position=position)
+
+    def ImportSession(self, request: Any, context: Any) -> Any:
+        return self._create(request.session_id, int(request.state.removeprefix(b"at ")))
+
+    def WatchSessions(self, request: Any, context: Any) -> Iterator[Any]:
+        """Tells what has happened so far, and ends."""
+        for kind, ids in ((sessions_pb2.SessionEvent.KIND_CREATED, [*self.positions]), (99, ["later"])):
+            for session_id in ids:
+                time = timestamp_pb2.Timestamp(seconds=1_700_000_000)
+                yield sessions_pb2.SessionEvent(kind=kind, session_id=session_id, time=time)
+
+    def _receive(self, request: Any, session_id: str, context: Any) -> None:
         self.requests.append(request)
         self.metadata.append(dict(context.invocation_metadata()))
         if session_id:
             self._check(session_id, context)
-        fed = list(given.text.encode() or given.tokens.ids)
-        self._advance(session_id, len(fed))
-        return fed
 
-    def _advance(self, session_id: str, num_tokens: int) -> None:
-        if session_id:
-            self.positions[session_id] += num_tokens
+    def _answer(self, request: Any, session_id: str, answers: list[Any], position: int, context: Any) -> Iterator[Any]:
+        """A turn on a session happens once: by its id, and where it is expected."""
+        mishap = self.mishaps.pop(0) if self.mishaps else None
+        key = (session_id, request.request_id)
+        if request.request_id and key in self.records:
+            answers = self.records[key]
+        else:
+            self._check_position(request, session_id, context)
+        is_new = answers is not self.records.get(key)
+        if mishap is not None:
+            if mishap.is_applied and is_new:
+                self._apply(key, answers, position)
+            yield from answers[: mishap.after]
+            _break(mishap, context)
+        yield from answers[:-1]
+        if is_new:
+            self._apply(key, answers, position)
+        yield answers[-1]
+
+    def _check_position(self, request: Any, session_id: str, context: Any) -> None:
+        expected = request.expected_position if request.HasField("expected_position") else None
+        if session_id and expected is not None and expected != self.positions[session_id]:
+            _abort(PositionMismatch(expected, self.positions[session_id]), context)
+
+    def _apply(self, key: tuple[str, str], answers: list[Any], position: int) -> None:
+        if key[0]:
+            self.positions[key[0]] = position
+            self.boundaries[key[0]].append(position)
+        if key[1]:
+            self.records[key] = answers
+
+    def _befall(self, context: Any) -> None:
+        mishap = self.mishaps.pop(0) if self.mishaps else None
+        if mishap is not None:
+            _break(mishap, context)
+
+    def _create(self, session_id: str, position: int) -> Any:
+        session_id = session_id or f"made-{len(self.positions)}"
+        self.positions[session_id] = position
+        self.boundaries[session_id] = [position]
+        self.checkpoints[session_id] = {}
+        return self._session(session_id)
+
+    def _find(self, session_id: str, point: Any, context: Any) -> int:
+        if point.WhichOneof("point") == "position":
+            if point.position not in self.boundaries[session_id]:
+                _abort(PositionUnknown(f"position {point.position} is not retained"), context)
+            return int(point.position)
+        return self.checkpoints[session_id][point.checkpoint] if point.checkpoint else self.positions[session_id]
 
     def _fail_or_hang_on(self, text: str, context: Any) -> None:
         if text in FAILURES:
@@ -155,6 +297,9 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, sessions_pb2_gr
             self.is_cancelled.wait()
 
     def _check(self, session_id: str, context: Any) -> None:
+        if session_id in self.deleted:
+            text = f"session {session_id} has ended: deleted"
+            _abort(SessionDeleted(text, ending="deleted", ended_at="1700000000.250"), context)
         if session_id not in self.positions:
             _abort(SessionNotFound(f"there is no session {session_id}"), context)
 
@@ -165,6 +310,16 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, sessions_pb2_gr
             position=self.positions[session_id],
             create_time=timestamp_pb2.Timestamp(seconds=1_700_000_000),
         )
+
+
+def _given(given: Any) -> list[int]:
+    return list(given.text.encode() or given.tokens.ids)
+
+
+def _break(mishap: Mishap, context: Any) -> None:
+    if mishap.error is BROKEN:
+        context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+    _abort(mishap.error, context)
 
 
 def _abort(error: CarouselError, context: Any) -> None:

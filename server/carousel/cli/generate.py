@@ -1,8 +1,10 @@
 """`carousel generate`: text from the model as it comes."""
 
+import base64
 import dataclasses
 import json
 import sys
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -25,6 +27,7 @@ def generate(
     frequency_penalty: Annotated[float | None, typer.Option(help="The same, for each time they occur.")] = None,
     logit_bias: Annotated[list[str] | None, typer.Option(metavar="ID=BIAS", help="Added to a token's logit.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
+    n: Annotated[int | None, typer.Option("--n", help="So many texts, each with the next seed.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text. Repeatable.")] = None,
     stop_id: Annotated[list[int] | None, typer.Option(help="End after this token. Repeatable.")] = None,
     log_probabilities: Annotated[int | None, typer.Option(help="Candidates to report per token, with --json.")] = None,
@@ -47,11 +50,15 @@ def generate(
         stop=stop,
         stop_ids=stop_id,
         num_log_probabilities=log_probabilities,
+        n=n,
         content="both" if as_json else "ids" if ids else "text",
     )
     given = read_text(prompt) if prompt == STANDARD_INPUT else prompt
     with Client(address) as client:
         stream = client.generate(_parse_ids(given) if ids else given, session_id=session, **options)
+        if (n or 1) > 1 and not as_json:
+            _print_branches(stream, ids=ids)
+            return
         last = "\n"
         for piece in stream:
             last = _print(_format(piece, ids=ids, as_json=as_json)) or last
@@ -59,12 +66,25 @@ def generate(
         print()
 
 
+def _print_branches(stream: Iterable[Piece], *, ids: bool) -> None:
+    """One after the other under a heading each: they come mixed."""
+    texts: dict[int, str] = {}
+    for piece in stream:
+        texts[piece.branch] = texts.get(piece.branch, "") + _format(piece, ids=ids, as_json=False)
+    for number in sorted(texts):
+        _print(f"--- {number + 1} of {len(texts)}\n{texts[number]}\n")
+
+
 def _format(piece: Piece, *, ids: bool, as_json: bool) -> str:
     if as_json:
-        return json.dumps(dataclasses.asdict(piece), ensure_ascii=False) + "\n"
+        return json.dumps(dataclasses.asdict(piece), ensure_ascii=False, default=_encode) + "\n"
     if ids:
         return "".join(f"{token.id} " for token in piece.tokens)
     return piece.text
+
+
+def _encode(state: bytes) -> str:
+    return base64.b64encode(state).decode()
 
 
 def _print(text: str) -> str:

@@ -2,16 +2,23 @@
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterable
-from datetime import datetime
-from typing import Annotated
+from contextlib import suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from carousel.cli.connection import DEFAULT_ADDRESS, Address, AsJson
+from carousel.cli.texts import STANDARD_INPUT
 from carousel.client import Client, SessionInfo
+from carousel.errors import CarouselError
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The session's id.")]
+Position = Annotated[int | None, typer.Option(help="A turn boundary in the session's history. Default: now.", min=0)]
+Checkpoint = Annotated[str, typer.Option(help="A checkpoint's name.")]
 
 
 def list_sessions(as_json: AsJson = False, address: Address = DEFAULT_ADDRESS) -> None:
@@ -54,8 +61,108 @@ def delete(
             client.delete_session(session_id)
 
 
-def _to_json(session: SessionInfo) -> str:
-    return json.dumps(dataclasses.asdict(session), default=datetime.isoformat)
+def fork(
+    session_id: Id,
+    count: Annotated[int | None, typer.Option(help="How many. Default: one, or one for each --new-id.", min=1)] = None,
+    new_id: Annotated[list[str] | None, typer.Option(help="The new session's id. Repeatable.")] = None,
+    position: Position = None,
+    checkpoint: Checkpoint = "",
+    address: Address = DEFAULT_ADDRESS,
+) -> None:
+    """Make sessions that stand where this one stands or stood, and print their ids."""
+    _check_point(position, checkpoint)
+    with Client(address) as client:
+        for made in client.fork_session(
+            session_id, count, position=position, checkpoint=checkpoint, new_ids=new_id or ()
+        ):
+            print(made.session_id)
+
+
+def rewind(
+    session_id: Id, position: Position = None, checkpoint: Checkpoint = "", address: Address = DEFAULT_ADDRESS
+) -> None:
+    """Take a session back to a position or a checkpoint; what came after is forgotten. Prints the position."""
+    _check_point(position, checkpoint)
+    if position is None and not checkpoint:
+        raise typer.BadParameter("either --position or --checkpoint says where to")
+    with Client(address) as client:
+        print(client.rewind_session(session_id, position=position, checkpoint=checkpoint).position)
+
+
+def checkpoint(
+    session_id: Id,
+    name: Annotated[str, typer.Argument(help="What to call it. A name used again moves.")],
+    address: Address = DEFAULT_ADDRESS,
+) -> None:
+    """Keep a session's current position under a name, and print it."""
+    with Client(address) as client:
+        print(client.save_checkpoint(session_id, name).position)
+
+
+def history(session_id: Id, as_json: AsJson = False, address: Address = DEFAULT_ADDRESS) -> None:
+    """List where a session can go back to; the last line is where it stands."""
+    with Client(address) as client:
+        found = client.get_history(session_id)
+    if as_json:
+        print(json.dumps({"positions": found.positions, "checkpoints": dict(found.checkpoints)}))
+        return
+    for position in sorted({*found.positions, *found.checkpoints.values()}):
+        names = (name for name, marked in found.checkpoints.items() if marked == position)
+        print(" ".join([f"{position:,}", *names]))
+
+
+def export(
+    session_id: Id,
+    file: Annotated[str, typer.Argument(help="Where to write it; - writes to standard output.")],
+    ttl: Annotated[float | None, typer.Option(help="Seconds that it is good for. Default: a day.")] = None,
+    position: Position = None,
+    checkpoint: Checkpoint = "",
+    address: Address = DEFAULT_ADDRESS,
+) -> None:
+    """Write a session's sealed state, which a server with the same keys and model can import."""
+    _check_point(position, checkpoint)
+    good_for = None if ttl is None else timedelta(seconds=ttl)
+    with Client(address) as client:
+        state = client.export_session(session_id, good_for, position=position, checkpoint=checkpoint)
+    if file == STANDARD_INPUT:
+        sys.stdout.buffer.write(state)
+        return
+    try:
+        Path(file).write_bytes(state)
+    except OSError as error:
+        raise CarouselError(f"{file}: {error.strerror}") from error
+
+
+def import_state(
+    file: Annotated[str, typer.Argument(help="What export wrote; - reads standard input.")],
+    session_id: Annotated[str, typer.Argument(metavar="[ID]", help="Default: one that nobody can guess.")] = "",
+    address: Address = DEFAULT_ADDRESS,
+) -> None:
+    """Make a session from a sealed state and print its id."""
+    try:
+        state = sys.stdin.buffer.read() if file == STANDARD_INPUT else Path(file).read_bytes()
+    except OSError as error:
+        raise CarouselError(f"{file}: {error.strerror}") from error
+    with Client(address) as client:
+        print(client.import_session(state, session_id).session_id)
+
+
+def watch(as_json: AsJson = False, address: Address = DEFAULT_ADDRESS) -> None:
+    """Tell what happens to the sessions from now on, a line each, until interrupted."""
+    with suppress(KeyboardInterrupt), Client(address) as client, client.watch() as events:
+        for event in events:
+            line = _to_json(event) if as_json else f"{_show_time(event.time)}  {event.kind:<7}  {event.session_id}"
+            print(line, flush=True)
+
+
+def _check_point(position: int | None, checkpoint: str) -> None:
+    if position is not None and checkpoint:
+        raise typer.BadParameter("either --position or --checkpoint, not both")
+
+
+def _to_json(value: Any) -> str:
+    """Of a dataclass of plain values and times."""
+    return json.dumps(dataclasses.asdict(value), default=datetime.isoformat)
 
 
 def _print_table(sessions: Iterable[SessionInfo]) -> None:

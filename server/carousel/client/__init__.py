@@ -7,14 +7,21 @@ It needs grpc and the wire contract alone: it knows no model, no arrays and noth
             print(piece.text, end="")
 """
 
-from carousel.client.aio import AsyncClient, AsyncPredictor, AsyncSession, AsyncStream
-from carousel.client.blocking import Client, Predictor, Session, Stream
-from carousel.client.calls import CallOptions, GenerateOptions, Prompt
+from carousel.client.aio import AsyncClient
+from carousel.client.aio_predictor import AsyncPredictor, AsyncSessionPredictor
+from carousel.client.aio_session import AsyncSession
+from carousel.client.aio_transport import AsyncStream
+from carousel.client.blocking import Client
+from carousel.client.blocking_predictor import Predictor, SessionPredictor
+from carousel.client.blocking_session import Session
+from carousel.client.blocking_transport import Stream
 from carousel.client.errors import FieldViolation, ServerError, ServerUnreachable
+from carousel.client.options import CallOptions, GenerateOptions, PredictOptions, Prompt, TurnOptions
 from carousel.client.results import (
     Candidate,
     Finished,
     GeneratedToken,
+    History,
     Limits,
     ModelInfo,
     Piece,
@@ -22,15 +29,18 @@ from carousel.client.results import (
     ScoredToken,
     ScorePiece,
     ScoreTotals,
+    SessionEvent,
     SessionInfo,
     Token,
     Word,
 )
+from carousel.client.retries import Retries
 
 __all__ = [
     "AsyncClient",
     "AsyncPredictor",
     "AsyncSession",
+    "AsyncSessionPredictor",
     "AsyncStream",
     "CallOptions",
     "Candidate",
@@ -39,20 +49,26 @@ __all__ = [
     "Finished",
     "GenerateOptions",
     "GeneratedToken",
+    "History",
     "Limits",
     "ModelInfo",
     "Piece",
+    "PredictOptions",
     "Prediction",
     "Predictor",
     "Prompt",
+    "Retries",
     "ScorePiece",
     "ScoreTotals",
     "ScoredToken",
     "ServerError",
     "ServerUnreachable",
     "Session",
+    "SessionEvent",
     "SessionInfo",
+    "SessionPredictor",
     "Stream",
     "Token",
+    "TurnOptions",
     "Word",
 ]

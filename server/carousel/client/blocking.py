@@ -1,92 +1,50 @@
 """The blocking client. Any number of threads may share one; a stream or a predictor belongs to one thread at a time.
 
-It knows how calls are made and awaited; what they carry is in `calls`.
+It says which calls there are; how they are made is in `blocking_transport`, what they carry in `calls`.
 """
 
-import queue
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Generic, Self, TypeVar, Unpack
+from datetime import timedelta
+from typing import Any, Self, Unpack
 
 import grpc
 
 from carousel.client import calls
-from carousel.client.calls import Call, CallOptions, Connection, GenerateOptions, Metadata, Prompt
-from carousel.client.errors import ServerError, ended_early, read_error
-from carousel.client.results import ModelInfo, Piece, Prediction, ScorePiece, SessionInfo, Token
-
-Answer = TypeVar("Answer")
-
-
-class Stream(Generic[Answer]):
-    """Answers as they come. Closing it, or dropping it before its last answer, cancels the call."""
-
-    def __init__(self, call: Any, parse: Callable[[Any], Answer], address: str) -> None:
-        self._call = call
-        self._parse = parse
-        self._address = address
-
-    def __iter__(self) -> Iterator[Answer]:
-        return self
-
-    def __next__(self) -> Answer:
-        try:
-            message = next(self._call)
-        except grpc.RpcError as error:
-            raise read_error(error, self._address) from error
-        except KeyboardInterrupt:
-            self._call.cancel()
-            raise
-        return self._parse(message)
-
-    def close(self) -> None:
-        self._call.cancel()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self.close()
-
-
-class Predictor:
-    """Predictions on one sequence, over one stream. Use it as a context manager, which ends the stream."""
-
-    def __init__(
-        self, start: Callable[[Iterator[Any]], Stream[Prediction]], session_id: str = "", model: str = ""
-    ) -> None:
-        self._where = (session_id, model)
-        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._stream = start(iter(self._requests.get, None))
-
-    def __call__(
-        self, prompt: Prompt = "", *, k: int | None = None, word_prefix: str | None = None, num_words: int | None = None
-    ) -> Prediction:
-        """Feed `prompt` and name what may follow: k tokens, and words that begin with `word_prefix`, which is not fed.
-
-        Raises ServerError; the stream is over then.
-        """
-        request = calls.predict_request(prompt, *self._where, k=k, word_prefix=word_prefix, num_words=num_words)
-        self._requests.put(request)
-        prediction = next(self._stream, None)
-        if prediction is None:
-            raise ended_early()
-        return prediction
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
-        self._requests.put(None)
-        if kind is None:
-            next(self._stream, None)  # the server's end of the stream
-        self._stream.close()
+from carousel.client.blocking_predictor import Predictor
+from carousel.client.blocking_session import Session
+from carousel.client.blocking_transport import Stream, Transport
+from carousel.client.calls import CHANNEL_OPTIONS, Connection
+from carousel.client.errors import ServerError
+from carousel.client.options import (
+    CallOptions,
+    GenerateOptions,
+    Metadata,
+    PredictOptions,
+    PredictWishes,
+    Prompt,
+    TurnOptions,
+    split_options,
+)
+from carousel.client.results import (
+    History,
+    ModelInfo,
+    Piece,
+    Prediction,
+    ScorePiece,
+    SessionEvent,
+    SessionInfo,
+    Token,
+)
+from carousel.client.retries import Retries
 
 
 class Client:
     """A connection to one server, made when first needed. Every call raises ServerError when it fails.
 
     `timeout_seconds` and `metadata` hold for every call unless a call brings its own. `prompt` is text or token ids.
+    The calls here are made once; those of a `Session` are repeated, while that is safe, as `retries` say.
     """
 
     def __init__(
@@ -96,13 +54,21 @@ class Client:
         credentials: Any = None,
         timeout_seconds: float | None = None,
         metadata: Metadata = (),
+        retries: Retries | None = None,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """`credentials` are grpc.ChannelCredentials; without them the connection is not encrypted."""
-        self._connection = Connection(address, timeout_seconds, metadata)
-        self._channel = grpc.secure_channel(address, credentials) if credentials else grpc.insecure_channel(address)
+        self._address = address
+        self._channel = (
+            grpc.secure_channel(address, credentials, CHANNEL_OPTIONS)
+            if credentials
+            else grpc.insecure_channel(address, CHANNEL_OPTIONS)
+        )
+        connection = Connection(address, timeout_seconds, metadata)
+        self.transport = Transport(self._channel, connection, retries or Retries(), sleep)
 
     def __repr__(self) -> str:
-        return f"Client({self._connection.address!r})"
+        return f"Client({self._address!r})"
 
     def __enter__(self) -> Self:
         return self
@@ -118,28 +84,21 @@ class Client:
         self, prompt: Prompt = "", *, session_id: str = "", model: str = "", **options: Unpack[GenerateOptions]
     ) -> Stream[Piece]:
         """Feed `prompt`, then generate. A session moves on only when the stream is read to its end."""
-        wishes, of_call = calls.split_options(options)
-        return self._stream(calls.generate(prompt, session_id, model, wishes), of_call)
+        wishes, of_call = split_options(options, GenerateOptions)
+        return self.transport.stream(calls.generate(prompt, session_id, model, wishes), of_call)
 
     def predictor(self, *, session_id: str = "", model: str = "", **options: Unpack[CallOptions]) -> Predictor:
         """Without a session, the sequence lives as long as the predictor."""
         call = calls.predict(session_id)
-        return Predictor(lambda requests: self._stream(call, options, requests), session_id, model)
+        return Predictor(lambda requests: self.transport.stream(call, options, requests), session_id, model)
 
     def predict(
-        self,
-        prompt: Prompt = "",
-        *,
-        session_id: str = "",
-        model: str = "",
-        k: int | None = None,
-        word_prefix: str | None = None,
-        num_words: int | None = None,
-        **options: Unpack[CallOptions],
+        self, prompt: Prompt = "", *, session_id: str = "", model: str = "", **options: Unpack[PredictOptions]
     ) -> Prediction:
         """Feed `prompt` and name what may follow, as `Predictor` does, once."""
-        with self.predictor(session_id=session_id, model=model, **options) as predict:
-            return predict(prompt, k=k, word_prefix=word_prefix, num_words=num_words)
+        wishes, of_call = split_options(options, PredictOptions)
+        with self.predictor(session_id=session_id, model=model, **of_call) as predict:
+            return predict(prompt, **PredictWishes(**wishes))  # type: ignore[typeddict-item]
 
     def score(
         self,
@@ -148,113 +107,107 @@ class Client:
         session_id: str = "",
         model: str = "",
         top_g: int | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[TurnOptions],
     ) -> Stream[ScorePiece]:
         """Rate `prompt` token by token; a token is a hit when it is among the `top_g` likeliest."""
-        return self._stream(calls.score(prompt, session_id, model, top_g), options)
+        wishes, of_call = split_options(options, TurnOptions)
+        return self.transport.stream(calls.score(prompt, session_id, model, top_g, wishes), of_call)
 
     def tokenize(self, text: str, *, model: str = "", **options: Unpack[CallOptions]) -> tuple[Token, ...]:
-        return self._ask(calls.tokenize(text, model), options)
+        return self.transport.ask(calls.tokenize(text, model), options)
 
     def detokenize(self, ids: Iterable[int], *, model: str = "", **options: Unpack[CallOptions]) -> str:
-        return self._ask(calls.detokenize(ids, model), options)
+        return self.transport.ask(calls.detokenize(ids, model), options)
 
     def models(self, **options: Unpack[CallOptions]) -> tuple[ModelInfo, ...]:
-        return self._ask(calls.models(), options)
+        return self.transport.ask(calls.models(), options)
 
     def model(self, name: str = "", **options: Unpack[CallOptions]) -> ModelInfo:
-        return self._ask(calls.model(name), options)
+        return self.transport.ask(calls.model(name), options)
 
     def is_serving(self, service: str = "", **options: Unpack[CallOptions]) -> bool:
         """Whether the server says that it is ready for calls."""
-        return self._ask(calls.health(service), options)
+        return self.transport.ask(calls.health(service), options)
 
     def create_session(self, session_id: str = "", *, model: str = "", **options: Unpack[CallOptions]) -> SessionInfo:
         """Without an id, the server makes one that nobody can guess."""
-        return self._ask(calls.create_session(session_id, model), options)
+        return self.transport.ask(calls.create_session(session_id, model), options)
 
     def get_session(self, session_id: str, **options: Unpack[CallOptions]) -> SessionInfo:
-        return self._ask(calls.get_session(session_id), options)
+        return self.transport.ask(calls.get_session(session_id), options)
 
     def list_sessions(self, **options: Unpack[CallOptions]) -> Iterator[SessionInfo]:
         """Oldest first; pages are fetched as they are needed."""
         page_token = ""
         while True:
-            page, page_token = self._ask(calls.list_sessions(page_token), options)
+            page, page_token = self.transport.ask(calls.list_sessions(page_token), options)
             yield from page
             if not page_token:
                 return
 
     def delete_session(self, session_id: str, **options: Unpack[CallOptions]) -> None:
-        self._ask(calls.delete_session(session_id), options)
+        self.transport.ask(calls.delete_session(session_id), options)
+
+    def fork_session(
+        self,
+        session_id: str,
+        count: int | None = None,
+        *,
+        position: int | None = None,
+        checkpoint: str = "",
+        new_ids: Sequence[str] = (),
+        **options: Unpack[CallOptions],
+    ) -> list[SessionInfo]:
+        """New sessions that stand where this one stands or, at a position or checkpoint, stood."""
+        return self.transport.ask(calls.fork_session(session_id, position, checkpoint, count, new_ids), options)
+
+    def rewind_session(
+        self,
+        session_id: str,
+        *,
+        position: int | None = None,
+        checkpoint: str = "",
+        expected_position: int | None = None,
+        **options: Unpack[CallOptions],
+    ) -> SessionInfo:
+        """Go back; what came after is forgotten."""
+        call = calls.rewind_session(session_id, position, checkpoint, expected_position)
+        return self.transport.ask(call, options)
+
+    def save_checkpoint(self, session_id: str, name: str, **options: Unpack[CallOptions]) -> SessionInfo:
+        return self.transport.ask(calls.save_checkpoint(session_id, name), options)
+
+    def get_history(self, session_id: str, **options: Unpack[CallOptions]) -> History:
+        return self.transport.ask(calls.get_history(session_id), options)
+
+    def export_session(
+        self,
+        session_id: str,
+        ttl: timedelta | None = None,
+        *,
+        position: int | None = None,
+        checkpoint: str = "",
+        **options: Unpack[CallOptions],
+    ) -> bytes:
+        """The state, sealed for this caller, this model and servers with the same keys, and good for `ttl` (a day)."""
+        return self.transport.ask(calls.export_session(session_id, ttl, position, checkpoint), options)
+
+    def import_session(self, state: bytes, session_id: str = "", **options: Unpack[CallOptions]) -> SessionInfo:
+        """A new session from a sealed state."""
+        return self.transport.ask(calls.import_session(state, session_id), options)
+
+    def watch(self, **options: Unpack[CallOptions]) -> Stream[SessionEvent]:
+        """What happens to the caller's sessions from now on; waits until the server is listening to them."""
+        return self.transport.stream(calls.watch_sessions(), options).wait_until_open()
 
     @contextmanager
-    def session(self, session_id: str = "", *, model: str = "", keep: bool = False) -> Iterator["Session"]:
+    def session(self, session_id: str = "", *, model: str = "", keep: bool = False) -> Iterator[Session]:
         """A new session, deleted at the end unless `keep`."""
-        session = Session(self, self.create_session(session_id, model=model).session_id)
+        made = self.transport.ask_safely(calls.create_session(session_id, model), {})
+        session = Session(self, made.session_id, position=made.position)
         try:
             yield session
         finally:
             if not keep:
                 with suppress(ServerError):  # gone already, or it will expire
                     session.delete()
-
-    def _ask(self, call: Call[Answer], options: CallOptions) -> Answer:
-        method = getattr(call.stub(self._channel), call.method)
-        try:
-            return call.parse(method(call.request, **self._connection.arguments(call, options)))
-        except grpc.RpcError as error:
-            raise read_error(error, self._connection.address) from error
-
-    def _stream(self, call: Call[Answer], options: CallOptions, requests: Any = None) -> Stream[Answer]:
-        method = getattr(call.stub(self._channel), call.method)
-        started = method(requests or call.request, **self._connection.arguments(call, options))
-        return Stream(started, call.parse, self._connection.address)
-
-
-class Session:
-    """One conversation: every call continues where the last one ended. It need not have been made by this client."""
-
-    def __init__(self, client: Client, session_id: str) -> None:
-        self._client = client
-        self.session_id = session_id
-
-    def __repr__(self) -> str:
-        return f"Session({self.session_id!r})"
-
-    def feed(self, prompt: Prompt, **options: Unpack[CallOptions]) -> int:
-        """Let the model read `prompt`. Returns the new position."""
-        finished = None
-        for piece in self._client.generate(prompt, session_id=self.session_id, max_tokens=0, **options):
-            finished = piece.finished
-        if finished is None:
-            raise ended_early()
-        return finished.position
-
-    def generate(self, prompt: Prompt = "", **options: Unpack[GenerateOptions]) -> Stream[Piece]:
-        """As in `Client`; the session moves on only when the stream is read to its end."""
-        return self._client.generate(prompt, session_id=self.session_id, **options)
-
-    def predictor(self, **options: Unpack[CallOptions]) -> Predictor:
-        return self._client.predictor(session_id=self.session_id, **options)
-
-    def predict(
-        self,
-        prompt: Prompt = "",
-        *,
-        k: int | None = None,
-        word_prefix: str | None = None,
-        num_words: int | None = None,
-        **options: Unpack[CallOptions],
-    ) -> Prediction:
-        with self.predictor(**options) as predict:
-            return predict(prompt, k=k, word_prefix=word_prefix, num_words=num_words)
-
-    def score(self, prompt: Prompt, *, top_g: int | None = None, **options: Unpack[CallOptions]) -> Stream[ScorePiece]:
-        return self._client.score(prompt, session_id=self.session_id, top_g=top_g, **options)
-
-    def get(self, **options: Unpack[CallOptions]) -> SessionInfo:
-        return self._client.get_session(self.session_id, **options)
-
-    def delete(self, **options: Unpack[CallOptions]) -> None:
-        self._client.delete_session(self.session_id, **options)

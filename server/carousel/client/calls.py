@@ -1,80 +1,57 @@
 """Every call of the wire contract as a value: what to send, where, and how to read the answer.
 
-The blocking and the asyncio client both run these, so requests and answers are translated in this module alone.
+The blocking and the asyncio client both run these, so requests are made in this module alone, and read in `answers`.
 """
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from datetime import UTC
-from typing import Any, Generic, Literal, TypedDict, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Generic, TypeVar
 
+from google.protobuf import duration_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from carousel.client import answers
+from carousel.client.options import CallOptions, Metadata, Prompt
 from carousel.client.results import (
-    Candidate,
-    Finished,
-    GeneratedToken,
-    Limits,
+    History,
     ModelInfo,
     Piece,
     Prediction,
-    ScoredToken,
     ScorePiece,
-    ScoreTotals,
+    SessionEvent,
     SessionInfo,
     Token,
-    Word,
 )
 from carousel.v1 import language_model_pb2 as lm
 from carousel.v1 import language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc, types_pb2
 
 Answer = TypeVar("Answer", covariant=True)
-Prompt = str | Sequence[int]  # text, or token ids
-Metadata = Sequence[tuple[str, str | bytes]]
 
 _MODELS = language_model_pb2_grpc.LanguageModelStub
 _SESSIONS = sessions_pb2_grpc.SessionsStub
 _SAMPLING = frozenset(field.name for field in lm.Sampling.DESCRIPTOR.fields)
 _CONTENTS = {name: lm.GenerateRequest.Content.Value(f"CONTENT_{name.upper()}") for name in ("text", "ids", "both")}
 _PAGE_SIZE = 500
-
-
-class CallOptions(TypedDict, total=False):
-    """What any call takes. `timeout_seconds` bounds the whole call, a stream's as well; None waits for ever."""
-
-    timeout_seconds: float | None
-    metadata: Metadata
-
-
-class GenerateOptions(CallOptions, total=False):
-    """What `generate` takes; the wire contract says what each means. None, or left out: the server's default."""
-
-    max_tokens: int | None
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    repetition_penalty: float | None
-    presence_penalty: float | None
-    frequency_penalty: float | None
-    logit_bias: Mapping[int, float] | None
-    seed: int | None
-    stop: str | Sequence[str] | None
-    stop_ids: Sequence[int] | None
-    num_log_probabilities: int | None
-    content: Literal["text", "ids", "both"] | None
+CHANNEL_OPTIONS = (  # look for a server that went away soon, and often: the library's own pauses grow to two minutes
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[Answer]):
-    """One call, not yet made. `request` is None where the caller sends a stream."""
+    """One call, not yet made. `request` is None where the caller sends a stream.
+
+    `done_reason` is the refusal which tells, on a repeat, that an earlier try was carried out after all.
+    """
 
     stub: Callable[[Any], Any]
     method: str
     request: Any
     parse: Callable[[Any], Answer]
     session_id: str = ""
+    done_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +62,9 @@ class Connection:
     timeout_seconds: float | None = None
     metadata: Metadata = ()
 
+    def timeout(self, options: CallOptions) -> float | None:
+        return options.get("timeout_seconds", self.timeout_seconds)
+
     def arguments(self, call: Call[Any], options: CallOptions) -> dict[str, Any]:
         """What to give to the stub's method beside the request. Raises TypeError for an unknown option."""
         if unknown := options.keys() - CallOptions.__annotations__.keys():
@@ -93,19 +73,7 @@ class Connection:
         # A hint for load balancers; an id that no header can carry is for the server to refuse.
         if call.session_id and call.session_id.isascii() and call.session_id.isprintable():
             metadata = (*metadata, ("x-session-id", call.session_id))
-        return {"timeout": options.get("timeout_seconds", self.timeout_seconds), "metadata": metadata}
-
-
-def split_options(options: GenerateOptions) -> tuple[dict[str, Any], CallOptions]:
-    """What shapes the request, without the Nones, and what shapes the call. Raises TypeError for an unknown option."""
-    if unknown := options.keys() - GenerateOptions.__annotations__.keys():
-        raise TypeError(f"unknown option {', '.join(sorted(unknown))}")
-    of_call = CallOptions()
-    if "timeout_seconds" in options:
-        of_call["timeout_seconds"] = options["timeout_seconds"]
-    if "metadata" in options:
-        of_call["metadata"] = options["metadata"]
-    return {key: value for key, value in options.items() if key not in of_call and value is not None}, of_call
+        return {"timeout": self.timeout(options), "metadata": metadata}
 
 
 def generate(prompt: Prompt, session_id: str, model: str, wishes: dict[str, Any]) -> Call[Piece]:
@@ -119,35 +87,25 @@ def generate(prompt: Prompt, session_id: str, model: str, wishes: dict[str, Any]
     request = lm.GenerateRequest(
         session_id=session_id, model=model, input=_input(prompt), sampling=lm.Sampling(**sampling), **rest
     )
-    return Call(_MODELS, "Generate", request, _piece, session_id)
+    return Call(_MODELS, "Generate", request, answers.piece, session_id)
 
 
 def predict(session_id: str) -> Call[Prediction]:
     """The stream; what is sent on it is made by `predict_request`."""
-    return Call(_MODELS, "Predict", None, _prediction, session_id)
+    return Call(_MODELS, "Predict", None, answers.prediction, session_id)
 
 
-def predict_request(
-    prompt: Prompt,
-    session_id: str,
-    model: str,
-    *,
-    k: int | None = None,
-    word_prefix: str | None = None,
-    num_words: int | None = None,
-) -> Any:
-    return lm.PredictRequest(
-        session_id=session_id, model=model, input=_input(prompt), k=k, word_prefix=word_prefix, num_words=num_words
-    )
+def predict_request(prompt: Prompt, session_id: str, model: str, wishes: dict[str, Any]) -> Any:
+    return lm.PredictRequest(session_id=session_id, model=model, input=_input(prompt), **wishes)
 
 
-def score(prompt: Prompt, session_id: str, model: str, top_g: int | None) -> Call[ScorePiece]:
-    request = lm.ScoreRequest(session_id=session_id, model=model, input=_input(prompt), g=top_g)
-    return Call(_MODELS, "Score", request, _score_piece, session_id)
+def score(prompt: Prompt, session_id: str, model: str, top_g: int | None, wishes: dict[str, Any]) -> Call[ScorePiece]:
+    request = lm.ScoreRequest(session_id=session_id, model=model, input=_input(prompt), g=top_g, **wishes)
+    return Call(_MODELS, "Score", request, answers.score_piece, session_id)
 
 
 def tokenize(text: str, model: str) -> Call[tuple[Token, ...]]:
-    return Call(_MODELS, "Tokenize", lm.TokenizeRequest(model=model, text=text), _tokens)
+    return Call(_MODELS, "Tokenize", lm.TokenizeRequest(model=model, text=text), answers.tokens)
 
 
 def detokenize(ids: Iterable[int], model: str) -> Call[str]:
@@ -155,32 +113,79 @@ def detokenize(ids: Iterable[int], model: str) -> Call[str]:
 
 
 def models() -> Call[tuple[ModelInfo, ...]]:
-    return Call(_MODELS, "ListModels", lm.ListModelsRequest(), lambda answer: tuple(map(_model, answer.models)))
+    return Call(_MODELS, "ListModels", lm.ListModelsRequest(), lambda answer: tuple(map(answers.model, answer.models)))
 
 
 def model(name: str) -> Call[ModelInfo]:
-    return Call(_MODELS, "GetModel", lm.GetModelRequest(model=name), _model)
+    return Call(_MODELS, "GetModel", lm.GetModelRequest(model=name), answers.model)
 
 
 def create_session(session_id: str, model: str) -> Call[SessionInfo]:
     request = sessions_pb2.CreateSessionRequest(session_id=session_id, model=model)
-    return Call(_SESSIONS, "CreateSession", request, _session, session_id)
+    return Call(_SESSIONS, "CreateSession", request, answers.session, session_id)
 
 
 def get_session(session_id: str) -> Call[SessionInfo]:
     request = sessions_pb2.GetSessionRequest(session_id=session_id)
-    return Call(_SESSIONS, "GetSession", request, _session, session_id)
+    return Call(_SESSIONS, "GetSession", request, answers.session, session_id)
 
 
 def list_sessions(page_token: str) -> Call[tuple[list[SessionInfo], str]]:
     """A page and the token of the next one, empty on the last."""
     request = sessions_pb2.ListSessionsRequest(page_size=_PAGE_SIZE, page_token=page_token)
-    return Call(_SESSIONS, "ListSessions", request, _session_page)
+    return Call(_SESSIONS, "ListSessions", request, answers.session_page)
 
 
 def delete_session(session_id: str) -> Call[None]:
     request = sessions_pb2.DeleteSessionRequest(session_id=session_id)
-    return Call(_SESSIONS, "DeleteSession", request, lambda answer: None, session_id)
+    return Call(_SESSIONS, "DeleteSession", request, lambda answer: None, session_id, "SESSION_DELETED")
+
+
+def fork_session(
+    session_id: str, position: int | None, checkpoint: str, count: int | None, new_ids: Sequence[str]
+) -> Call[list[SessionInfo]]:
+    request = sessions_pb2.ForkSessionRequest(
+        session_id=session_id, point=_point(position, checkpoint), count=count, new_session_ids=new_ids
+    )
+    parse = lambda answer: [answers.session(one) for one in answer.sessions]  # noqa: E731
+    return Call(_SESSIONS, "ForkSession", request, parse, session_id)
+
+
+def rewind_session(
+    session_id: str, position: int | None, checkpoint: str, expected_position: int | None
+) -> Call[SessionInfo]:
+    request = sessions_pb2.RewindSessionRequest(
+        session_id=session_id, point=_point(position, checkpoint), expected_position=expected_position
+    )
+    return Call(_SESSIONS, "RewindSession", request, answers.session, session_id)
+
+
+def save_checkpoint(session_id: str, name: str) -> Call[SessionInfo]:
+    request = sessions_pb2.SaveCheckpointRequest(session_id=session_id, checkpoint=name)
+    return Call(_SESSIONS, "SaveCheckpoint", request, answers.session, session_id)
+
+
+def get_history(session_id: str) -> Call[History]:
+    request = sessions_pb2.GetHistoryRequest(session_id=session_id)
+    return Call(_SESSIONS, "GetHistory", request, answers.history, session_id)
+
+
+def export_session(session_id: str, ttl: timedelta | None, position: int | None, checkpoint: str) -> Call[bytes]:
+    request = sessions_pb2.ExportSessionRequest(session_id=session_id, point=_point(position, checkpoint))
+    if ttl is not None:
+        duration = duration_pb2.Duration()
+        duration.FromTimedelta(ttl)
+        request.ttl.CopyFrom(duration)
+    return Call(_SESSIONS, "ExportSession", request, lambda answer: bytes(answer.state), session_id)
+
+
+def import_session(state: bytes, session_id: str) -> Call[SessionInfo]:
+    request = sessions_pb2.ImportSessionRequest(state=state, session_id=session_id)
+    return Call(_SESSIONS, "ImportSession", request, answers.session, session_id)
+
+
+def watch_sessions() -> Call[SessionEvent]:
+    return Call(_SESSIONS, "WatchSessions", sessions_pb2.WatchSessionsRequest(), answers.event)
 
 
 def health(service: str) -> Call[bool]:
@@ -197,79 +202,14 @@ def _input(prompt: Prompt) -> types_pb2.Input:
     return types_pb2.Input(tokens=types_pb2.TokenIds(ids=prompt))
 
 
+def _point(position: int | None, checkpoint: str) -> sessions_pb2.Point:
+    """Neither: now."""
+    if position is not None and checkpoint:
+        raise ValueError("either a position or a checkpoint, not both")
+    return sessions_pb2.Point(checkpoint=checkpoint) if checkpoint else sessions_pb2.Point(position=position)
+
+
 def _content(name: str) -> Any:
     if name not in _CONTENTS:
         raise ValueError(f"content: must be one of {', '.join(_CONTENTS)}, not {name!r}")
     return _CONTENTS[name]
-
-
-def _candidates(messages: Iterable[Any]) -> tuple[Candidate, ...]:
-    return tuple(Candidate(one.id, one.log_probability, one.text) for one in messages)
-
-
-def _piece(answer: lm.GenerateResponse) -> Piece:
-    tokens = tuple(
-        GeneratedToken(
-            token.id,
-            token.log_probability if token.HasField("log_probability") else None,
-            _candidates(token.candidates),
-        )
-        for token in answer.tokens
-    )
-    return Piece(answer.text, tokens, _finished(answer.finished) if answer.HasField("finished") else None)
-
-
-def _finished(message: lm.Finished) -> Finished:
-    known = lm.Finished.Reason.values()
-    reason = lm.Finished.Reason.Name(message.reason) if message.reason in known else "REASON_UNSPECIFIED"
-    return Finished(
-        reason.removeprefix("REASON_").lower(),
-        message.stop,
-        message.position,
-        message.num_input_tokens,
-        message.num_generated_tokens,
-        message.seed,
-    )
-
-
-def _prediction(answer: lm.PredictResponse) -> Prediction:
-    words = tuple(Word(word.text, word.log_probability) for word in answer.words)
-    return Prediction(_candidates(answer.candidates), words, answer.position)
-
-
-def _score_piece(answer: lm.ScoreResponse) -> ScorePiece:
-    tokens = tuple(
-        ScoredToken(token.id, token.log_probability, token.rank, token.is_hit, token.text) for token in answer.tokens
-    )
-    if not answer.HasField("totals"):
-        return ScorePiece(tokens, None)
-    sums = answer.totals
-    totals = ScoreTotals(sums.num_tokens, sums.log_probability, sums.perplexity, sums.num_hits, sums.position)
-    return ScorePiece(tokens, totals)
-
-
-def _tokens(answer: lm.TokenizeResponse) -> tuple[Token, ...]:
-    return tuple(Token(token.id, token.text) for token in answer.tokens)
-
-
-def _model(message: lm.Model) -> ModelInfo:
-    limits = Limits(**{field.name: getattr(message.limits, field.name) for field in fields(Limits)})
-    names = [field.name for field in fields(ModelInfo) if field.name not in ("limits", "training")]
-    training = json.loads(message.training_json or "{}")
-    return ModelInfo(**{name: getattr(message, name) for name in names}, limits=limits, training=training)
-
-
-def _session(message: sessions_pb2.Session) -> SessionInfo:
-    return SessionInfo(
-        message.session_id,
-        message.model,
-        message.model_digest,
-        message.position,
-        message.create_time.ToDatetime(tzinfo=UTC),
-        message.update_time.ToDatetime(tzinfo=UTC),
-        message.expire_time.ToDatetime(tzinfo=UTC),
-    )
-
-
-def _session_page(answer: sessions_pb2.ListSessionsResponse) -> tuple[list[SessionInfo], str]:
-    return [_session(one) for one in answer.sessions], answer.next_page_token

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from carousel.errors import CarouselError
+
+_BROKEN = "RST_STREAM"  # what is between us and the server gave the call up; the code may be anything
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,21 @@ class ServerError(CarouselError):
         self.violations = violations
         self.retry_after_seconds = retry_after_seconds
 
+    @property
+    def position(self) -> int | None:
+        """Where the session stands, when it was expected elsewhere (POSITION_MISMATCH)."""
+        return int(self.details["position"]) if "position" in self.details else None
+
+    @property
+    def ending(self) -> str:
+        """How the session ended: deleted, idle, age, evicted. Empty when that is not what is wrong."""
+        return self.details.get("ending", "")
+
+    @property
+    def ended_at(self) -> datetime | None:
+        """When it ended, in UTC."""
+        return datetime.fromtimestamp(float(self.details["ended_at"]), UTC) if "ended_at" in self.details else None
+
 
 class ServerUnreachable(ServerError):
     """Nobody answers at `address`, or the connection broke."""
@@ -56,7 +74,7 @@ def read_error(call: Any, address: str) -> ServerError:
     """The error of a finished call: of anything with `code()`, `details()` and `trailing_metadata()`."""
     code, message = call.code().name, call.details() or "no message"
     attached = _read_details(call)
-    if code == "UNAVAILABLE" and not attached:
+    if not attached and (code == "UNAVAILABLE" or _BROKEN in message):
         return ServerUnreachable(address, message)
     info = attached.get("ErrorInfo", error_details_pb2.ErrorInfo())
     refused = attached.get("BadRequest", error_details_pb2.BadRequest())

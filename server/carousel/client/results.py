@@ -37,15 +37,19 @@ class Finished:
     num_input_tokens: int
     num_generated_tokens: int
     seed: int
+    durable_position: int = 0  # up to here a crash of the server takes nothing
+    state: bytes = b""  # the next sealed state, when the request brought one
+    is_replay: bool = False  # the request had been applied before; this is the recorded answer
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What was generated since the last piece. `finished` is set in the last one alone."""
+    """What was generated since the last piece. `finished` is set in a branch's last one alone; branch 0's ends all."""
 
     text: str
     tokens: tuple[GeneratedToken, ...]
     finished: Finished | None
+    branch: int = 0  # which of the n continuations
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,9 @@ class Prediction:
     candidates: tuple[Candidate, ...]
     words: tuple[Word, ...]
     position: int
+    durable_position: int = 0  # up to here a crash of the server takes nothing
+    state: bytes = b""  # the next sealed state, when the request brought one
+    is_replay: bool = False  # the request had been applied before; this is the recorded answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +92,9 @@ class ScoreTotals:
     perplexity: float
     num_hits: int
     position: int
+    durable_position: int = 0  # up to here a crash of the server takes nothing
+    state: bytes = b""  # the next sealed state, when the request brought one
+    is_replay: bool = False  # the request had been applied before; this is the recorded answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +122,25 @@ class SessionInfo:
     create_time: datetime
     update_time: datetime
     expire_time: datetime
+    durable_position: int = 0  # up to here a crash of the server takes nothing
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Where a session can go back to: turn boundaries, oldest first, the last being the current one; and names."""
+
+    session: SessionInfo
+    positions: tuple[int, ...]
+    checkpoints: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEvent:
+    """Something happened to a session, at `time` in UTC."""
+
+    kind: str  # created, deleted, expired, evicted
+    session_id: str
+    time: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,14 @@ def test_json_lines_hold_every_piece(run: Run) -> None:
     assert pieces[-1]["finished"]["reason"] == "length"
 
 
+def test_several_texts_are_printed_one_after_the_other(run: Run) -> None:
+    """With --n, whole and under a heading each, however they are mixed on the way; as JSON with their branch."""
+    assert run("generate", "a", "--n", "2").out == "--- 1 of 2\nbcd\n--- 2 of 2\ncde\n"
+    assert run("generate", "1 2", "--n", "2", "--ids").out == "--- 1 of 2\n3 4 5 \n--- 2 of 2\n4 5 6 \n"
+    pieces = [json.loads(line) for line in run("generate", "a", "--n", "2", "--json").out.splitlines()]
+    assert {piece["branch"] for piece in pieces} == {0, 1}
+
+
 def test_a_session_goes_on(run: Run, fake: Fake) -> None:
     """--session names the conversation; one that is not there is an error."""
     fake.service.positions["mine"] = 0

@@ -1,7 +1,11 @@
 """`carousel sessions ...`."""
 
+import io
 import json
+import sys
+from pathlib import Path
 
+import pytest
 from tests.server.cli.conftest import Fake, Run
 
 
@@ -13,7 +17,7 @@ def test_a_session_is_made_shown_and_deleted(run: Run, fake: Fake) -> None:
     assert run("sessions", "delete", session_id).code == 0
     assert fake.service.positions == {}
     result = run("sessions", "get", session_id)
-    assert (result.code, result.err) == (1, f"carousel: there is no session {session_id}\n")
+    assert (result.code, result.err) == (1, f"carousel: session {session_id} has ended: deleted\n")
 
 
 def test_the_list_has_every_page(run: Run) -> None:
@@ -40,3 +44,59 @@ def test_one_is_told_as_json(run: Run) -> None:
     """The same facts for a program."""
     run("sessions", "create", "mine")
     assert json.loads(run("sessions", "get", "mine", "--json").out)["session_id"] == "mine"
+
+
+def test_a_session_is_forked_and_taken_back(run: Run, fake: Fake) -> None:
+    """Ids and positions alone are printed, for scripts to take."""
+    run("sessions", "create", "mine")
+    run("generate", "ab", "--session", "mine", "--max-tokens", "1")
+    assert run("sessions", "checkpoint", "mine", "here").out == "3\n"
+    run("generate", "c", "--session", "mine", "--max-tokens", "1")
+    assert run("sessions", "history", "mine").out.splitlines() == ["0", "3 here", "5"]
+    as_json = json.loads(run("sessions", "history", "mine", "--json").out)
+    assert as_json == {"positions": [0, 3, 5], "checkpoints": {"here": 3}}
+    ids = run("sessions", "fork", "mine", "--count", "2", "--checkpoint", "here").out.split()
+    assert [fake.service.positions[one] for one in ids] == [3, 3]
+    assert run("sessions", "fork", "mine", "--new-id", "x", "--new-id", "y").out.split() == ["x", "y"]
+    assert run("sessions", "rewind", "mine", "--position", "0").out == "0\n"
+    assert run("sessions", "rewind", "mine", "--checkpoint", "here").out == "3\n"
+    assert run("sessions", "rewind", "mine", "--position", "4").err == "carousel: position 4 is not retained\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["rewind", "mine"], ["fork", "mine", "--position", "1", "--checkpoint", "a"], ["fork", "m", "--count=0"]],
+)
+def test_a_point_that_makes_no_sense_is_wrong_usage(run: Run, arguments: list[str]) -> None:
+    """Said before the server is asked."""
+    assert run("sessions", *arguments).code == 2
+
+
+def test_a_state_goes_out_and_in(run: Run, fake: Fake, tmp_path: Path) -> None:
+    """Through a file; one that cannot be read or written is an error in a line."""
+    run("sessions", "create", "mine")
+    run("generate", "ab", "--session", "mine", "--max-tokens", "1")
+    file = str(tmp_path / "state")
+    assert run("sessions", "export", "mine", file, "--ttl", "60").out == ""
+    assert fake.service.requests[-1].ttl.seconds == 60
+    assert run("sessions", "import", file, "copy").out == "copy\n"
+    assert fake.service.positions["copy"] == 3
+    assert run("sessions", "import", str(tmp_path / "nothing")).err.endswith("nothing: No such file or directory\n")
+    assert run("sessions", "export", "mine", str(tmp_path)).err == f"carousel: {tmp_path}: Is a directory\n"
+
+
+def test_a_state_goes_through_a_pipe(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`-` is standard input and output, as bytes."""
+    assert run("sessions", "import", "-", "mine", stdin=b"at 7").out == "mine\n"
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written))
+    run("sessions", "export", "mine", "-")
+    assert written.getvalue() == b"at 7"
+
+
+def test_events_are_told_as_they_come(run: Run) -> None:
+    """A line each, for people or for programs."""
+    run("sessions", "create", "mine")
+    assert run("sessions", "watch").out.splitlines()[0].split()[2:] == ["created", "mine"]
+    first = json.loads(run("sessions", "watch", "--json").out.splitlines()[0])
+    assert first == {"kind": "created", "session_id": "mine", "time": "2023-11-14T22:13:20+00:00"}

@@ -1,0 +1,145 @@
+"""A session as the blocking client's user holds it: turns that happen exactly once, and moves through its past."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Unpack
+
+from carousel.client import calls
+from carousel.client.blocking_predictor import SessionPredictor
+from carousel.client.blocking_transport import Stream
+from carousel.client.errors import ended_early
+from carousel.client.options import (
+    CallOptions,
+    GenerateOptions,
+    PredictOptions,
+    PredictWishes,
+    Prompt,
+    TurnOptions,
+    split_options,
+)
+from carousel.client.position import KnownPosition
+from carousel.client.results import History, Piece, Prediction, ScorePiece, SessionInfo
+from carousel.client.session_turns import SessionTurns
+
+if TYPE_CHECKING:
+    from carousel.client.blocking import Client
+
+
+class Session:
+    """One conversation: every call continues where the last one ended. It need not have been made by this client.
+
+    Each turn carries an id and the position that the session is expected at. When the server is away or overloaded, or
+    the connection breaks, the turn is asked for again, as the client's `retries` say, and is applied once all the same;
+    a stream goes on where it stopped. Raises ServerError with reason POSITION_MISMATCH when the session is not where
+    its last answer left it: somebody else advanced it, or a turn that failed here was applied after all. `get` goes on
+    from where it is.
+    """
+
+    def __init__(self, client: "Client", session_id: str, *, position: int | None = None) -> None:
+        """`position` is where it stands, if that is known; otherwise the first answer tells."""
+        self._client = client
+        self._transport = client.transport
+        self._turns = SessionTurns(session_id, KnownPosition(position))
+        self.session_id = session_id
+
+    def __repr__(self) -> str:
+        return f"Session({self.session_id!r})"
+
+    @property
+    def position(self) -> int | None:
+        """After the last answer; None while that is not known."""
+        return self._turns.known.value
+
+    def feed(self, prompt: Prompt, **options: Unpack[TurnOptions]) -> int:
+        """Let the model read `prompt`. Returns the new position."""
+        finished = None
+        for piece in self.generate(prompt, max_tokens=0, **options):
+            finished = piece.finished
+        if finished is None:
+            raise ended_early()
+        return finished.position
+
+    def generate(self, prompt: Prompt = "", **options: Unpack[GenerateOptions]) -> Stream[Piece]:
+        """As in `Client`, each token and each character once. The session moves on when the stream is read to its end;
+        of a stream that is given up before, it may or may not."""
+        wishes, of_call = split_options(options, GenerateOptions)
+        return self._transport.follow(self._turns.generate(prompt, wishes), of_call)
+
+    def predictor(self, **options: Unpack[CallOptions]) -> SessionPredictor:
+        _, of_call = split_options(options, CallOptions)
+        call = calls.predict(self.session_id)
+        return SessionPredictor(
+            self._turns,
+            self._transport.repeat(of_call),
+            lambda requests, left: self._transport.stream(call, left, requests),
+        )
+
+    def predict(self, prompt: Prompt = "", **options: Unpack[PredictOptions]) -> Prediction:
+        """Feed `prompt` and name what may follow, as a predictor does, once."""
+        wishes, of_call = split_options(options, PredictOptions)
+        with self.predictor(**of_call) as predict:
+            return predict(prompt, **PredictWishes(**wishes))  # type: ignore[typeddict-item]
+
+    def score(self, prompt: Prompt, *, top_g: int | None = None, **options: Unpack[TurnOptions]) -> Stream[ScorePiece]:
+        """As in `Client`, each token once."""
+        wishes, of_call = split_options(options, TurnOptions)
+        return self._transport.follow(self._turns.score(prompt, top_g, wishes), of_call)
+
+    def fork(
+        self,
+        count: int | None = None,
+        *,
+        position: int | None = None,
+        checkpoint: str = "",
+        new_ids: Sequence[str] = (),
+        **options: Unpack[CallOptions],
+    ) -> list["Session"]:
+        """New sessions that stand where this one stands or, at a position or checkpoint, stood. Default: one, or as
+        many as ids are given. Should the answer be lost and the call be repeated, copies that nobody knows expire."""
+        call = calls.fork_session(self.session_id, position, checkpoint, count, new_ids)
+        made = self._transport.ask_safely(call, options)
+        return [Session(self._client, one.session_id, position=one.position) for one in made]
+
+    def rewind(
+        self,
+        *,
+        position: int | None = None,
+        checkpoint: str = "",
+        expected_position: int | None = None,
+        **options: Unpack[CallOptions],
+    ) -> int:
+        """Go back; what came after is forgotten. Returns the position."""
+        call = calls.rewind_session(self.session_id, position, checkpoint, expected_position)
+        return self._learn(self._transport.ask_safely(call, options)).position
+
+    def checkpoint(self, name: str, **options: Unpack[CallOptions]) -> int:
+        """Keep the current position under a name. Returns it."""
+        call = calls.save_checkpoint(self.session_id, name)
+        return self._learn(self._transport.ask_safely(call, options)).position
+
+    def history(self, **options: Unpack[CallOptions]) -> History:
+        """Where `rewind` and `fork` can go."""
+        return self._transport.ask_safely(calls.get_history(self.session_id), options)
+
+    def export(
+        self,
+        ttl: timedelta | None = None,
+        *,
+        position: int | None = None,
+        checkpoint: str = "",
+        **options: Unpack[CallOptions],
+    ) -> bytes:
+        """The state, sealed; good for `ttl`, by default a day. `Client.import_session` takes it."""
+        call = calls.export_session(self.session_id, ttl, position, checkpoint)
+        return self._transport.ask_safely(call, options)
+
+    def get(self, **options: Unpack[CallOptions]) -> SessionInfo:
+        """The session as it is; the next turn expects it there."""
+        return self._learn(self._transport.ask_safely(calls.get_session(self.session_id), options))
+
+    def delete(self, **options: Unpack[CallOptions]) -> None:
+        self._transport.ask_safely(calls.delete_session(self.session_id), options)
+
+    def _learn(self, info: SessionInfo) -> SessionInfo:
+        self._turns.known.learn(info.position)
+        return info

@@ -1,0 +1,89 @@
+"""The turns of one session as its client makes them: each with an id and an expectation of its own, so that it can be
+repeated without being applied twice. The blocking and the asyncio session share it; it makes no call.
+"""
+
+import secrets
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+from carousel.client import calls
+from carousel.client.calls import Call
+from carousel.client.options import Prompt
+from carousel.client.position import KnownPosition, OpenTurn
+from carousel.client.results import Piece, Prediction, ScorePiece
+from carousel.client.resume import GenerationResume, PredictionResume, Resume, ScoringResume
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class SafeTurn(Generic[Answer]):
+    """A turn that has begun: what to send, as often as it takes, and what has been delivered of the answer."""
+
+    call: Call[Answer]
+    _resume: Resume[Answer]
+    _known: KnownPosition
+    _open: OpenTurn
+
+    @property
+    def is_done(self) -> bool:
+        return self._resume.position is not None
+
+    def restart(self) -> None:
+        """The request is sent again."""
+        self._resume.restart()
+
+    def take(self, answer: Answer) -> Answer | None:
+        """What of `answer` the caller has not got yet; None when it has all."""
+        new = self._resume.take(answer)
+        if self._resume.position is not None:
+            self._known.succeed(self._open, self._resume.position)
+        return new
+
+    def fail(self) -> None:
+        self._known.fail(self._open)
+
+    def give_up(self) -> None:
+        self._known.give_up(self._open)
+
+
+class SessionTurns:
+    """Begins the turns of one session. `wishes` are as `split_options` gives them; what the caller set stays."""
+
+    def __init__(self, session_id: str, known: KnownPosition) -> None:
+        self.known = known
+        self._session_id = session_id
+
+    def generate(self, prompt: Prompt, wishes: dict[str, Any]) -> SafeTurn[Piece]:
+        """The seed is chosen here, so that a repeat which has to run again gives the same tokens."""
+        seeded = {"seed": secrets.randbits(63)} | wishes
+        make = lambda guarded: calls.generate(prompt, self._session_id, "", guarded)  # noqa: E731
+        return self._begin(make, seeded, GenerationResume())
+
+    def score(self, prompt: Prompt, top_g: int | None, wishes: dict[str, Any]) -> SafeTurn[ScorePiece]:
+        make = lambda guarded: calls.score(prompt, self._session_id, "", top_g, guarded)  # noqa: E731
+        return self._begin(make, wishes, ScoringResume())
+
+    def predict(self, prompt: Prompt, wishes: dict[str, Any]) -> SafeTurn[Prediction]:
+        """One message of a prediction stream."""
+
+        def make(guarded: dict[str, Any]) -> Call[Prediction]:
+            request = calls.predict_request(prompt, self._session_id, "", guarded)
+            return replace(calls.predict(self._session_id), request=request)
+
+        return self._begin(make, wishes, PredictionResume())
+
+    def _begin(
+        self, make: Callable[[dict[str, Any]], Call[Answer]], wishes: dict[str, Any], resume: Resume[Answer]
+    ) -> SafeTurn[Answer]:
+        turn = self.known.begin()
+        guard: dict[str, Any] = {"request_id": str(uuid.uuid4())}
+        if turn.expected_position is not None:
+            guard["expected_position"] = turn.expected_position
+        try:
+            return SafeTurn(make(guard | wishes), resume, self.known, turn)
+        except BaseException:  # it cannot even be said on the wire
+            self.known.fail(turn)
+            raise
