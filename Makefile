@@ -2,11 +2,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check proto bench image
+.PHONY: demo test check proto bench chaos image
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,export,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[redis,train,export,dev]'
 	touch $(READY)
 
 demo: $(READY)    ## train, export, serve and stream
@@ -32,6 +32,10 @@ proto: $(READY)   ## stubs from the wire contract
 
 bench: $(READY)   ## every measurement, a JSON line each
 	$(BIN)/python -m bench.serving
+	$(BIN)/python -m bench.sessions
+
+chaos: $(READY)   ## kills, pauses and restarts under load: nothing acknowledged may be lost, doubled or different
+	$(BIN)/python -m bench.chaos
 
 image:
 	docker build --tag carousel .
