@@ -58,9 +58,7 @@ class Settings(BaseModel):
         "evict", description="at the limit, end the least recently used session or refuse the new one"
     )
     store: str = Field("memory", description="where sessions live: memory, sqlite:PATH, redis://HOST, rediss://HOST")
-    memory_file: str = Field(
-        "", description="memory store: where sessions sleep from a drain to the next start"
-    )
+    memory_file: str = Field("", description="memory store: where sessions sleep from a drain to the next start")
     store_password: SecretStr | None = Field(None, description="password of the redis store")
     lease_seconds: Seconds = Field(10.0, description="redis: how long others wait for a server that does not answer")
     durability: Literal["each_turn", "interval"] = Field(
