@@ -9,7 +9,7 @@ from carousel_training.errors import CheckpointError
 from carousel_training.model import ModelConfig, RecurrentLM
 from carousel_training.precision import Compute
 from carousel_training.settings import OptimizerSettings
-from carousel_training.trainer import Trainer, build_optimizer
+from carousel_training.trainer import Trainer
 
 
 def build(cell: str = "lstm", *, hidden_size: int = 6, uses_bfloat16: bool = False, clip_norm: float = 1.0) -> Trainer:
@@ -85,6 +85,12 @@ def test_every_cell_resumes_exactly_with_all_regularisation_on(cell: str) -> Non
     assert_resumes_exactly(*(build_regularised(cell, averaging="tail", average_from=0.25) for _ in range(2)))
 
 
+@pytest.mark.parametrize("cell", list(CELLS))
+def test_orthogonal_steps_resume_exactly(cell: str) -> None:
+    """Both optimisers' momenta are in what is saved, whichever of the cell's matrices take orthogonal steps."""
+    assert_resumes_exactly(*(build_regularised(cell, kind="muon") for _ in range(2)))
+
+
 def test_sgd_resumes_exactly_and_begins_its_average_later() -> None:
     """The plain optimiser has no state of its own; the non-monotone rule remembers the validations."""
     pair = [
@@ -152,16 +158,6 @@ def test_the_window_is_a_mean_and_starts_anew() -> None:
     both.advance(0.5)
     assert both.take_window()[0] == pytest.approx((first + second) / 2)
     assert both.take_window() == (0.0, 0.0)
-
-
-def test_biases_do_not_decay() -> None:
-    """Matrices are in the group with weight decay, vectors in the one without; none is lost."""
-    model = build().model
-    decaying, free = build_optimizer(model, OptimizerSettings(weight_decay=0.1)).param_groups
-    assert (decaying["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
-    assert all(parameter.dim() == 2 for parameter in decaying["params"])
-    assert all(parameter.dim() == 1 for parameter in free["params"])
-    assert len(decaying["params"]) + len(free["params"]) == len(list(model.parameters()))
 
 
 def test_parts_of_another_model_are_refused() -> None:

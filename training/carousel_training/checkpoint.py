@@ -2,7 +2,7 @@
 
 The tensors are written first, under a name of their own; the rename of the JSON file is the moment the checkpoint
 exists, so a crash at any point leaves the one before it whole. This module does not know what the tensors mean, but for
-`load_model`, which takes the ones of the network.
+`rebuild_model`, which takes the ones of the network.
 """
 
 import hashlib
@@ -98,10 +98,18 @@ def load_checkpoint(directory: Path, name: str) -> Checkpoint:
     return Checkpoint(path, facts, _read_tensors(tensor_path, digest), tokenizer)
 
 
-def load_model(directory: Path) -> TrainedModel:
+def load_best(directory: Path) -> Checkpoint:
     """The best checkpoint of a run's directory, or the last where none was evaluated yet. Raises CheckpointError."""
-    name = LAST if not (directory / f"{BEST}.json").exists() else BEST
-    checkpoint = load_checkpoint(directory, name)
+    return load_checkpoint(directory, LAST if not (directory / f"{BEST}.json").exists() else BEST)
+
+
+def load_model(directory: Path) -> TrainedModel:
+    """The network of `load_best`. Raises CheckpointError."""
+    return rebuild_model(load_best(directory))
+
+
+def rebuild_model(checkpoint: Checkpoint) -> TrainedModel:
+    """The network of a checkpoint. Raises CheckpointError when the weights do not fit what is said of them."""
     weights = model_tensors(checkpoint.tensors)
     try:
         model = RecurrentLM(ModelConfig(**checkpoint.facts["model"]))

@@ -118,17 +118,20 @@ class OutputSettings(Section):
 
 class OptimizerSettings(Section):
     """The optimiser and its learning rate over the run. `learning_rate` is the peak (none: what the cell trains well at
-    with AdamW), `final_fraction` of it the end. `averaging` takes the mean of the weights for validation and for the
-    best checkpoint: `tail` from the share `average_from` of the run on, `non-monotone` as soon as a validation is worse
-    than the best of all but the `average_after_worse` before it.
+    with AdamW), `final_fraction` of it the end. With `muon`, the matrices that hidden vectors pass through take
+    orthogonal steps at `matrix_learning_rate` instead, and everything else is AdamW's. `averaging` takes the mean of
+    the weights for validation and for the best checkpoint: `tail` from the share `average_from` of the run on,
+    `non-monotone` as soon as a validation is worse than the best of all but the `average_after_worse` before it.
     """
 
-    kind: Literal["adamw", "sgd"] = "adamw"
+    kind: Literal["adamw", "sgd", "muon"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0.0)] | None = None
     schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
     warmup_fraction: Fraction = 0.1
     final_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    matrix_learning_rate: Annotated[float, Field(gt=0.0)] = 0.02
+    matrix_weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     beta1: Fraction = 0.9
     beta2: Fraction = 0.99
     clip_norm: Annotated[float, Field(gt=0.0)] = 1.0

@@ -17,6 +17,7 @@ from carousel_training.cells.stack import State
 from carousel_training.checkpoint import MODEL_PREFIX, model_tensors
 from carousel_training.errors import CheckpointError
 from carousel_training.model import Objective, RecurrentLM, detach
+from carousel_training.optimizers import Optimizers
 from carousel_training.precision import Compute
 from carousel_training.processes import Crew
 from carousel_training.randomness import generator_facts, generator_tensors, restore_generators
@@ -24,7 +25,6 @@ from carousel_training.sampled_softmax import NegativeSampler
 from carousel_training.schedule import rate_factor
 from carousel_training.settings import OptimizerSettings
 
-OPTIMIZER_PREFIX = "optimizer."
 CARRIED_PREFIX = "carried."
 WINDOW = "window"
 
@@ -44,11 +44,10 @@ class Trainer:
         self.batches = batches
         self.compute = compute
         self.step = 0
-        self._peak = settings.learning_rate or model.stack.learning_rate
-        self.learning_rate = self._peak
         self._settings = settings
         self._sampler = sampler
-        self._optimizer = build_optimizer(model, settings)
+        self._optimizers = Optimizers(model, settings)
+        self.learning_rate = self._optimizers.peaks[0]
         self._parameters = list(model.parameters())
         self.average = WeightAverage(model, settings)
         self._carried: State = ()
@@ -76,10 +75,10 @@ class Trainer:
             torch.manual_seed(self.step * self._crew.size + self._crew.rank)
         with self.compute.autocast():
             nats, penalty, state = self._objective(inputs_BT, targets_BT, state, negatives)
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizers.clear()
         (nats + penalty).backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self._parameters, self._settings.clip_norm)
-        self._optimizer.step()
+        self._optimizers.step()
         self.average.take(progress)
         self._carried = detach(state)
         self._window += torch.stack([nats.detach(), norm, torch.ones_like(norm)])
@@ -98,10 +97,7 @@ class Trainer:
         """Everything tensor-valued that the next step depends on. All processes of a run must ask for it together."""
         tensors = self.weights() | generator_tensors() | {WINDOW: self._crew.mean(self._window)}
         tensors |= {f"{CARRIED_PREFIX}{index}": self._crew.all_lanes(t) for index, t in enumerate(self._carried)}
-        for index, values in self._optimizer.state_dict()["state"].items():
-            kept = {name: tensor for name, tensor in values.items() if tensor is not None}
-            tensors |= {f"{OPTIMIZER_PREFIX}{index}.{name}": tensor for name, tensor in kept.items()}
-        return tensors | self.average.tensors()
+        return tensors | self._optimizers.tensors() | self.average.tensors()
 
     def facts(self) -> dict[str, Any]:
         """Everything else."""
@@ -111,7 +107,7 @@ class Trainer:
         """Go on where `tensors` and `facts` were taken. Raises CheckpointError when they are of another model."""
         try:
             self.model.load_state_dict(model_tensors(tensors))
-            self._restore_optimizer(tensors)
+            self._optimizers.restore(tensors)
             if "average" in facts:  # it is not in the first checkpoints
                 self.average.restore(tensors, facts["average"])
             self._window.copy_(tensors[WINDOW])
@@ -123,31 +119,10 @@ class Trainer:
         carried = [tensors[f"{CARRIED_PREFIX}{index}"].to(self.model.device) for index in range(num_carried)]
         self._carried = tuple(self._crew.own_lanes(tensor) for tensor in _by_layer(carried))
 
-    def _restore_optimizer(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for key, tensor in tensors.items():
-            if key.startswith(OPTIMIZER_PREFIX):
-                index, name = key.removeprefix(OPTIMIZER_PREFIX).split(".")
-                state.setdefault(int(index), {})[name] = tensor
-        groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
-
     def _set_rate(self, progress: float) -> None:
-        self.learning_rate = self._peak * rate_factor(self._settings, progress)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.learning_rate
-
-
-def build_optimizer(model: RecurrentLM, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """In its fused form; matrices decay, biases do not."""
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-    biases = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
-    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": biases, "weight_decay": 0.0}]
-    rate = settings.learning_rate or model.stack.learning_rate
-    if settings.kind == "sgd":
-        return torch.optim.SGD(groups, lr=rate, fused=True)
-    betas = (settings.beta1, settings.beta2)
-    return torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True)
+        factor = rate_factor(self._settings, progress)
+        self.learning_rate = self._optimizers.peaks[0] * factor
+        self._optimizers.set_factor(factor)
 
 
 def _by_layer(carried: list[torch.Tensor]) -> State:
