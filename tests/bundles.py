@@ -116,16 +116,18 @@ def head_graph(sizes: Sizes) -> onnx.ModelProto:
         helper.make_node("ReduceLogSum", ["weights_NV", "second"], ["log_sum_N1"]),
         helper.make_node("Add", ["log_sum_N1", "top_N1"], ["normalizer_N1"]),
         helper.make_node("Squeeze", ["normalizer_N1", "second"], [graphs.LOG_NORMALIZER]),
-        helper.make_node("Unsqueeze", [graphs.TARGETS, "second"], ["targets_N1"]),
-        helper.make_node("GatherElements", [graphs.LOGITS, "targets_N1"], ["target_N1"], axis=1),
-        helper.make_node("Squeeze", ["target_N1", "second"], [graphs.TARGET_LOGITS]),
-        helper.make_node("Greater", [graphs.LOGITS, "target_N1"], ["is_above_NV"]),
-        helper.make_node("Cast", ["is_above_NV"], ["above_NV"], to=TensorProto.INT64),
-        helper.make_node("ReduceSum", ["above_NV", "second"], [graphs.TARGET_RANKS], keepdims=0),
+        helper.make_node("Shape", [graphs.TARGETS], ["num_targets"]),
+        helper.make_node("Slice", [graphs.LOGITS, "first", "num_targets", "first"], ["logits_MV"]),
+        helper.make_node("Unsqueeze", [graphs.TARGETS, "second"], ["targets_M1"]),
+        helper.make_node("GatherElements", ["logits_MV", "targets_M1"], ["target_M1"], axis=1),
+        helper.make_node("Squeeze", ["target_M1", "second"], [graphs.TARGET_LOGITS]),
+        helper.make_node("Greater", ["logits_MV", "target_M1"], ["is_above_MV"]),
+        helper.make_node("Cast", ["is_above_MV"], ["above_MV"], to=TensorProto.INT64),
+        helper.make_node("ReduceSum", ["above_MV", "second"], [graphs.TARGET_RANKS], keepdims=0),
     ]
     inputs = [
         describe(graphs.HIDDEN, ["N", sizes.hidden_size]),
-        describe(graphs.TARGETS, ["N"], TensorProto.INT64),
+        describe(graphs.TARGETS, ["M"], TensorProto.INT64),
         describe(graphs.NUM_CANDIDATES, [1], TensorProto.INT64),
     ]
     outputs = [
@@ -133,8 +135,8 @@ def head_graph(sizes: Sizes) -> onnx.ModelProto:
         describe(graphs.CANDIDATE_LOGITS, ["N", "K"]),
         describe(graphs.CANDIDATE_IDS, ["N", "K"], TensorProto.INT64),
         describe(graphs.LOG_NORMALIZER, ["N"]),
-        describe(graphs.TARGET_LOGITS, ["N"]),
-        describe(graphs.TARGET_RANKS, ["N"], TensorProto.INT64),
+        describe(graphs.TARGET_LOGITS, ["M"]),
+        describe(graphs.TARGET_RANKS, ["M"], TensorProto.INT64),
     ]
     return model("head", nodes, inputs, outputs, constants)
 

@@ -15,19 +15,25 @@ from carousel.bundle.manifest import FILE_NAME as MANIFEST_FILE
 from carousel.bundle.tokenizer import FILE_NAME as TOKENIZER_FILE
 from carousel_export.errors import TargetRefused
 from carousel_export.graphs import build_core, build_head
+from carousel_export.precision import Precision
 from carousel_training.checkpoint import TrainedModel
 
-PRECISION = "float32"
 
-
-def publish(trained: TrainedModel, target: Path, name: str, check: Callable[[Bundle], None]) -> Manifest:
+def publish(
+    trained: TrainedModel,
+    target: Path,
+    name: str,
+    check: Callable[[Bundle], None],
+    precision: Precision = Precision.FLOAT32,
+) -> Manifest:
     """A bundle called `name` at `target`, if `check` does not raise. An earlier bundle there is replaced as a whole.
 
-    `check` gets the bundle as the server would load it. Raises TargetRefused when the target is something else.
+    `check` gets the bundle as the server would load it. Raises TargetRefused when the target is something else,
+    PrecisionRefused when the cell has no such graphs.
     """
     refuse_foreign(target)
     with _workplace(target) as workplace:
-        manifest = write_files(trained, workplace, name)
+        manifest = write_files(trained, workplace, name, precision)
         check(Bundle.load(workplace))
         _sync(workplace)
         _move(workplace, target)
@@ -42,11 +48,13 @@ def refuse_foreign(target: Path) -> None:
         raise TargetRefused(f"{target} holds files and is not a bundle; it is left alone")
 
 
-def write_files(trained: TrainedModel, directory: Path, name: str) -> Manifest:
-    """All files of the bundle, the manifest last."""
+def write_files(
+    trained: TrainedModel, directory: Path, name: str, precision: Precision = Precision.FLOAT32
+) -> Manifest:
+    """All files of the bundle, the manifest last. Raises PrecisionRefused."""
     model = trained.model
-    (directory / CORE_FILE).write_bytes(build_core(model).SerializeToString())
-    (directory / HEAD_FILE).write_bytes(build_head(model).SerializeToString())
+    (directory / CORE_FILE).write_bytes(build_core(model, precision).SerializeToString())
+    (directory / HEAD_FILE).write_bytes(build_head(model, precision).SerializeToString())
     trained.tokenizer.save(directory / TOKENIZER_FILE)
     manifest = Manifest(
         name=name,
@@ -55,7 +63,7 @@ def write_files(trained: TrainedModel, directory: Path, name: str) -> Manifest:
         hidden_size=model.config.hidden_size,
         vocabulary_size=model.config.vocabulary_size,
         num_parameters=model.num_parameters,
-        precision=PRECISION,
+        precision=str(precision),
         tokenizer_kind=trained.tokenizer.kind,
         start_id=trained.tokenizer.start_id,
         state=model.state_layout,

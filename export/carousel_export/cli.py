@@ -1,6 +1,8 @@
 """`carousel-export`: from a checkpoint to a bundle. It reads the command line, prints, and sets the exit code."""
 
 import signal
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -12,16 +14,30 @@ from rich.markup import escape
 from rich.table import Table
 
 from carousel.bundle.manifest import Bundle, Manifest
-from carousel.engine.model import OnnxModel
+from carousel.engine.model import OnnxModel, StepModel
 from carousel_export.bundle_writer import publish
 from carousel_export.errors import ExportError, ParityFailed
-from carousel_export.parity import ParityReport, check_parity
-from carousel_training.checkpoint import load_model
+from carousel_export.held_out import compare_perplexity, find_text
+from carousel_export.parity import ParityReport, check_parity, check_rounded
+from carousel_export.precision import Precision
+from carousel_export.quantized_model import refuse_other_cells
+from carousel_training.checkpoint import Checkpoint, TrainedModel, load_best, rebuild_model
 from carousel_training.errors import TrainingError
 
 EXIT_NO_PARITY = 1
 EXIT_BAD_INPUT = 2
 EXIT_TERMINATED = 143
+MAX_PERPLEXITY_RISE = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """What a bundle that rounds is held against: a text (none: the run's validation text), and by what share its
+    perplexity may rise."""
+
+    text: Path | None = None
+    max_perplexity_rise: float = MAX_PERPLEXITY_RISE
+
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
@@ -33,18 +49,32 @@ def export(
     name: Annotated[
         str | None, typer.Option(help="What the server calls the model; the directory's name if none.")
     ] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="int8: a quarter of the size, more than twice as fast; LSTM and GRU only.")
+    ] = Precision.FLOAT32,
+    text: Annotated[
+        Path | None,
+        typer.Option(help="int8 only: what to measure perplexity on; the run's validation text if none."),
+    ] = None,
+    max_perplexity_rise: Annotated[
+        float, typer.Option(min=0.0, help="int8 only: refuse where perplexity rises by more than this share.")
+    ] = MAX_PERPLEXITY_RISE,
 ) -> None:
     """Write a run's best checkpoint as a bundle that the server loads.
 
-    The bundle is compared with the trained network before it appears: the same logits, states, greedy text, and the
-    same bits whoever shares a batch. Exit code 1 with the figures if they differ, 2 for an unreadable checkpoint.
+    The bundle is compared with the trained network before it appears: the same logits, states, greedy text (with int8:
+    nearly the same perplexity on held-out text), and the same bits whoever shares a batch. Exit code 1 with the figures
+    if they differ, 2 for an unreadable checkpoint.
 
     Example: carousel-export runs/poems bundles/poems && carousel serve bundles/poems
     """
     signal.signal(signal.SIGTERM, _leave)  # as an exception, so that nothing half-made stays behind
     console, errors = Console(), Console(stderr=True)
+    acceptance = Acceptance(text, max_perplexity_rise)
     try:
-        manifest = export_checkpoint(checkpoint, bundle, name or bundle.resolve().name, console)
+        manifest = export_checkpoint(
+            checkpoint, bundle, name or bundle.resolve().name, console, precision=precision, acceptance=acceptance
+        )
     except ParityFailed as error:
         errors.print(f"[red]error:[/] {escape(str(error))}; nothing is published", soft_wrap=True, highlight=False)
         raise typer.Exit(EXIT_NO_PARITY) from error
@@ -54,17 +84,48 @@ def export(
     console.print(f"{bundle}: model {manifest.name}, digest {manifest.digest[:16]}", soft_wrap=True, highlight=False)
 
 
-def export_checkpoint(checkpoint: Path, bundle: Path, name: str, console: Console) -> Manifest:
-    """Load, write, check, publish. Raises CheckpointError, ParityFailed or TargetRefused."""
-    trained = load_model(checkpoint)
+def export_checkpoint(
+    directory: Path,
+    bundle: Path,
+    name: str,
+    console: Console,
+    *,
+    precision: Precision = Precision.FLOAT32,
+    acceptance: Acceptance = Acceptance(),
+) -> Manifest:
+    """Load, write, check, publish. Raises CheckpointError, PrecisionRefused, NoHeldOutText, ParityFailed or
+    TargetRefused."""
+    checkpoint = load_best(directory)
+    trained = rebuild_model(checkpoint)
+    judge = _judge(trained, precision, checkpoint, acceptance, console)
 
     def check(written: Bundle) -> None:
-        report = check_parity(trained.model, OnnxModel(written), trained.tokenizer.start_id)
+        report = judge(OnnxModel(written))
         console.print(parity_table(report))
         if not report.holds:
             raise ParityFailed(f"the graphs differ from the trained model: {report.failures()}")
 
-    return publish(trained, bundle, name, check)
+    return publish(trained, bundle, name, check, precision)
+
+
+def _judge(
+    trained: TrainedModel, precision: Precision, checkpoint: Checkpoint, acceptance: Acceptance, console: Console
+) -> Callable[[StepModel], ParityReport]:
+    """The comparison for that precision; what it needs is looked for before any work is done."""
+    if precision is Precision.FLOAT32:
+        return lambda served: check_parity(trained.model, served, trained.tokenizer.start_id)
+    refuse_other_cells(trained.model.config.cell)
+    text = find_text(checkpoint, acceptance.text)
+
+    def judge(served: StepModel) -> ParityReport:
+        found = compare_perplexity(trained.model, served, text)
+        figures = (
+            f"perplexity of float32 {found.float32:.4f}, of {precision} {found.bundle:.4f}, ratio {found.ratio:.5f}"
+        )
+        console.print(f"{len(text.ids_N):,} tokens of {text.source}: {figures}", soft_wrap=True, highlight=False)
+        return check_rounded(served, found, acceptance.max_perplexity_rise)
+
+    return judge
 
 
 def parity_table(report: ParityReport) -> Table:

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 OPSET = 21
 IR_VERSION = 10
 PRODUCER = "carousel-export"
+RUNTIME_DOMAIN = "com.microsoft"  # of onnxruntime's own operators
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -62,8 +63,10 @@ class Drawing:
     def finish(
         self, name: str, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]
     ) -> onnx.ModelProto:
-        opsets = [helper.make_opsetid("", OPSET)]
         graph = self.graph(name, inputs, outputs)
+        opsets = [helper.make_opsetid("", OPSET)]
+        if _uses_runtime_operators(graph):
+            opsets.append(helper.make_opsetid(RUNTIME_DOMAIN, 1))
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name=PRODUCER)
         onnx.checker.check_model(model, full_check=True)
         return model
@@ -108,6 +111,12 @@ class Loop:
 
 def describe(name: str, kind: int, shape: list[str | int] | None) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, shape)
+
+
+def _uses_runtime_operators(graph: onnx.GraphProto) -> bool:
+    """Here or in the body of a loop."""
+    inner = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
+    return any(node.domain == RUNTIME_DOMAIN for node in graph.node) or any(map(_uses_runtime_operators, inner))
 
 
 def to_array(tensor: torch.Tensor) -> FloatArray:

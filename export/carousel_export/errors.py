@@ -11,3 +11,11 @@ class ParityFailed(ExportError):
 
 class TargetRefused(ExportError):
     """The place for the bundle is taken by something that is not a bundle, or cannot be written."""
+
+
+class PrecisionRefused(ExportError):
+    """The model's cell is not exported in the precision that was asked for."""
+
+
+class NoHeldOutText(ExportError):
+    """There is no text to compare perplexities on."""

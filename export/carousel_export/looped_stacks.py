@@ -24,7 +24,7 @@ from carousel_training.cells.stack import RecurrentStack
 def draw_elman(drawing: Drawing, stack: RecurrentStack, below_TBX: str) -> str:
     """h = tanh(W x + U h + b)."""
     assert isinstance(stack, ElmanStack)
-    mask_TB1 = _mask(drawing, below_TBX)
+    mask_TB1 = draw_mask(drawing, below_TBX)
     for index in range(stack.shape.num_layers):
         weights = stack.weights(index)
 
@@ -44,7 +44,7 @@ def draw_elman(drawing: Drawing, stack: RecurrentStack, below_TBX: str) -> str:
 
 def draw_lstm_1997(drawing: Drawing, stack: RecurrentStack, below_TBX: str) -> str:
     """o, i logistic; c = c + i * g; h = o * tanh(c)."""
-    mask_TB1 = _mask(drawing, below_TBX)
+    mask_TB1 = draw_mask(drawing, below_TBX)
     for index, layer in enumerate(_layers(stack)):
 
         def body(step: Drawing, before: Sequence[str], given: Sequence[str], own: RecurrentLayer = layer) -> list[str]:
@@ -62,7 +62,7 @@ def draw_lstm_1997(drawing: Drawing, stack: RecurrentStack, below_TBX: str) -> s
 
 def draw_lstm_peephole_dense(drawing: Drawing, stack: RecurrentStack, below_TBX: str) -> str:
     """i and f see c before, o sees c after, each through a matrix."""
-    mask_TB1 = _mask(drawing, below_TBX)
+    mask_TB1 = draw_mask(drawing, below_TBX)
     for index, layer in enumerate(_layers(stack)):
 
         def body(step: Drawing, before: Sequence[str], given: Sequence[str], own: RecurrentLayer = layer) -> list[str]:
@@ -87,7 +87,7 @@ def draw_lstm_peephole_dense(drawing: Drawing, stack: RecurrentStack, below_TBX:
 
 def draw_lstm_depth_gated(drawing: Drawing, stack: RecurrentStack, below_TBX: str) -> str:
     """Above the bottom layer, c also takes d * the memory of the layer below, at the same step."""
-    mask_TB1, memory_TBH = _mask(drawing, below_TBX), ""
+    mask_TB1, memory_TBH = draw_mask(drawing, below_TBX), ""
     for index, layer in enumerate(_layers(stack)):
 
         def body(step: Drawing, before: Sequence[str], given: Sequence[str], own: RecurrentLayer = layer) -> list[str]:
@@ -130,7 +130,7 @@ def draw_clockwork(drawing: Drawing, stack: RecurrentStack, below_TBX: str) -> s
 
 def draw_mingru(drawing: Drawing, stack: RecurrentStack, below_TBX: str) -> str:
     """z = s(W x + b); kept is 1 - z."""
-    mask_TB1 = _mask(drawing, below_TBX)
+    mask_TB1 = draw_mask(drawing, below_TBX)
     for index, layer in enumerate(_layers(stack)):
         z_TBH, n_TBH = drawing.split(_from_input(drawing, f"layer_{index}", layer.weight_ih, layer.bias, below_TBX), 2)
         z_TBH = drawing.put("Sigmoid", z_TBH)
@@ -142,7 +142,7 @@ def draw_mingru(drawing: Drawing, stack: RecurrentStack, below_TBX: str) -> str:
 def draw_minlstm(drawing: Drawing, stack: RecurrentStack, below_TBX: str) -> str:
     """Kept is s(f) / (s(f) + s(i)) = (1 + e^-i) / ((1 + e^-f) + (1 + e^-i)), the sums bounded so that no e^ overflows:
     beyond the bound nothing in float32 changes any more."""
-    mask_TB1 = _mask(drawing, below_TBX)
+    mask_TB1 = draw_mask(drawing, below_TBX)
     one = drawing.keep("one", np.ones(1, np.float32))
     bounds = [drawing.keep(f"bound_{sign}", np.array(sign * 80.0, np.float32)) for sign in (-1, 1)]
     for index, layer in enumerate(_layers(stack)):
@@ -214,7 +214,7 @@ def _steps(drawing: Drawing, below_TBX: str) -> str:
     return drawing.put("Unsqueeze", drawing.put("Range", zero, num_steps, one), drawing.axes(1))
 
 
-def _mask(drawing: Drawing, below_TBX: str) -> str:
+def draw_mask(drawing: Drawing, below_TBX: str) -> str:
     """mask_TB1: whether a step is one of its row's own."""
     lengths_B = drawing.put("Cast", names.LENGTHS, to=TensorProto.INT64)
     return drawing.put("Unsqueeze", drawing.put("Less", _steps(drawing, below_TBX), lengths_B), drawing.axes(2))
@@ -232,4 +232,4 @@ def _due(drawing: Drawing, stack: ClockworkStack, below_TBX: str) -> str:
     lengths_B = drawing.put("Cast", names.LENGTHS, to=TensorProto.INT64)
     longest = drawing.keep("longest_period", np.array(layer.longest_period, np.int64))
     drawing.add("Mod", [drawing.put("Add", counter, lengths_B), longest], [next_name(counter)])
-    return drawing.put("And", ticks_TBH, _mask(drawing, below_TBX))
+    return drawing.put("And", ticks_TBH, draw_mask(drawing, below_TBX))

@@ -1,8 +1,11 @@
-"""Compares a bundle, run by the server's own model class, with the network it was made from, both in float32.
+"""Compares a bundle, run by the server's own model class, with the network it was made from.
 
-It decides whether a bundle may be published, and says by how much. Legend: B lanes, T steps, V vocabulary, N rows.
+It decides whether a bundle may be published, and says by how much. In float32 logits, states and words must be the
+network's; with eight-bit products perplexity must be close. What the head reads from its own logits must be right in
+either, and no row may depend on its batch. Legend: B lanes, T steps, V vocabulary, N rows.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +13,7 @@ import torch
 
 from carousel.bundle.layout import Array, StateBatch
 from carousel.engine.model import StepModel
+from carousel_export.held_out import Perplexities
 from carousel_training.model import RecurrentLM
 
 TOLERANCE = 1e-4  # largest difference between two logits
@@ -56,23 +60,52 @@ class Turn:
     lengths_B: Array
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What the served model made of a turn."""
+
+    turn: Turn
+    before: StateBatch
+    hidden_BTH: Array
+    after: StateBatch
+
+    def hidden(self) -> list[Array]:
+        """hidden_TH of each row, without padding."""
+        return [hidden_TH[:length] for hidden_TH, length in zip(self.hidden_BTH, self.turn.lengths_B, strict=True)]
+
+
 def check_parity(trained: RecurrentLM, served: StepModel, start_id: int) -> ParityReport:
     """Differences over carried states, several batch sizes, ragged lengths and shuffled lanes; greedy continuations;
     equal bits whoever shares the batch."""
     turns = plan_turns(served.vocabulary_size, np.random.default_rng(0))
-    logits_error, state_error, hidden = _compare_turns(trained, served, turns)
-    hidden_NH = np.concatenate(hidden)
+    logits_error, state_error, hidden_NH = _compare_turns(trained, served, turns)
     return ParityReport(
         (
             Check("logits, largest difference", logits_error, TOLERANCE),
             Check("state, largest difference", state_error, TOLERANCE),
-            Check("log normaliser, largest difference", _normalizer_error(trained, served, hidden_NH), TOLERANCE),
-            Check("candidates out of order", _wrong_candidates(served, hidden_NH), 0),
-            Check("target scores, largest difference", _target_error(served, hidden_NH), TOLERANCE),
-            Check("target ranks that differ", _wrong_ranks(served, hidden_NH), 0),
             Check(f"greedy tokens of {GREEDY_TOKENS} that differ", _greedy_differences(trained, served, start_id), 0),
-            Check("rows that depend on their batch", _dependent_rows(served, turns), 0),
+            *_own_checks(served, turns, hidden_NH),
         )
+    )
+
+
+def check_rounded(served: StepModel, perplexities: Perplexities, max_rise: float) -> ParityReport:
+    """For a bundle that is not meant to give the network's logits: perplexity may rise by the share `max_rise`, and
+    all that does not follow from rounding is as exact as ever."""
+    turns = plan_turns(served.vocabulary_size, np.random.default_rng(0))
+    rise = Check("rise of perplexity over float32", perplexities.ratio - 1.0, max_rise)
+    hidden_NH = np.concatenate([hidden for call in _calls(served, turns) for hidden in call.hidden()])
+    return ParityReport((rise, *_own_checks(served, turns, hidden_NH)))
+
+
+def _own_checks(served: StepModel, turns: list[Turn], hidden_NH: Array) -> tuple[Check, ...]:
+    """What the head reads from its own logits, and equal bits in any company."""
+    return (
+        Check("log normaliser, largest difference", _normalizer_error(served, hidden_NH), TOLERANCE),
+        Check("candidates out of order", _wrong_candidates(served, hidden_NH), 0),
+        Check("target scores, largest difference", _target_error(served, hidden_NH), TOLERANCE),
+        Check("target ranks that differ", _wrong_ranks(served, hidden_NH), 0),
+        Check("rows that depend on their batch", _dependent_rows(served, turns), 0),
     )
 
 
@@ -91,30 +124,37 @@ def plan_turns(vocabulary_size: int, rng: np.random.Generator) -> list[Turn]:
     return turns
 
 
-def _compare_turns(trained: RecurrentLM, served: StepModel, turns: list[Turn]) -> tuple[float, float, list[Array]]:
-    """Largest difference of logits and of states, and the served hidden vectors, N rows per turn. The network runs
-    each lane alone, without padding; the served model runs the batches."""
+def _calls(served: StepModel, turns: list[Turn]) -> Iterator[Call]:
+    """The turns one after the other, each lane going on from where it was left."""
     batch = served.layout.initial(NUM_LANES)
+    for turn in turns:
+        before = tuple(tensor[turn.lanes_B] for tensor in batch)
+        hidden_BTH, after = served.core(turn.ids_BT, turn.lengths_B, before)
+        for tensor, values in zip(batch, after, strict=True):
+            tensor[turn.lanes_B] = values
+        yield Call(turn, before, hidden_BTH, after)
+
+
+def _compare_turns(trained: RecurrentLM, served: StepModel, turns: list[Turn]) -> tuple[float, float, Array]:
+    """Largest difference of logits and of states, and the served hidden vectors after each token. The network runs
+    each lane alone, without padding; the served model runs the batches."""
     alone = [trained.initial_state(1) for _ in range(NUM_LANES)]
     logits_error = state_error = 0.0
     hidden = []
-    for turn in turns:
-        hidden_BTH, state_next = served.core(turn.ids_BT, turn.lengths_B, tuple(t[turn.lanes_B] for t in batch))
-        _scatter(batch, turn.lanes_B, state_next)
-        for row, lane in enumerate(turn.lanes_B):
-            length = turn.lengths_B[row]
+    for call in _calls(served, turns):
+        hidden += call.hidden()
+        for row, lane in enumerate(call.turn.lanes_B):
+            ids_1T = torch.from_numpy(call.turn.ids_BT[row : row + 1, : call.turn.lengths_B[row]])
             with torch.no_grad():
-                expected_1TV, alone[lane] = trained(torch.from_numpy(turn.ids_BT[row : row + 1, :length]), alone[lane])
-            hidden.append(hidden_BTH[row, :length])
-            logits_error = _worst(logits_error, served.logits(hidden[-1]) - expected_1TV[0].numpy())
-            state_error = _worst(
-                state_error, *(_deviation(a[row], b[0].numpy()) for a, b in zip(state_next, alone[lane], strict=True))
-            )
-    return logits_error, state_error, hidden
+                expected_1TV, alone[lane] = trained(ids_1T, alone[lane])
+            logits_error = _worst(logits_error, served.logits(call.hidden()[row]) - expected_1TV[0].numpy())
+            pairs = zip(call.after, alone[lane], strict=True)
+            state_error = _worst(state_error, *(_deviation(found[row], known[0].numpy()) for found, known in pairs))
+    return logits_error, state_error, np.concatenate(hidden)
 
 
-def _normalizer_error(trained: RecurrentLM, served: StepModel, hidden_NH: Array) -> float:
-    """Against torch, also where logits are so large that exp() alone would overflow."""
+def _normalizer_error(served: StepModel, hidden_NH: Array) -> float:
+    """Against torch, also (in float32; int8 knows no vector above 1) where exp() alone would overflow."""
     large_NH = np.concatenate([hidden_NH, hidden_NH * np.float32(100.0)])
     found_N = served.candidates(large_NH, 1).log_normalizer_N
     logits_NV = torch.from_numpy(served.logits(large_NH)).double()
@@ -170,23 +210,20 @@ def _greedy_differences(trained: RecurrentLM, served: StepModel, start_id: int) 
 
 def _dependent_rows(served: StepModel, turns: list[Turn]) -> float:
     """Rows of which anything that is served changes by a single bit when they run alone and unpadded."""
-    batch = served.layout.initial(NUM_LANES)
     dependent = 0
-    for turn in turns:
-        before = tuple(tensor[turn.lanes_B] for tensor in batch)
-        hidden_BTH, state_next = served.core(turn.ids_BT, turn.lengths_B, before)
-        last_BH = hidden_BTH[np.arange(len(turn.lanes_B)), turn.lengths_B - 1]
+    for call in _calls(served, turns):
+        lengths_B, hidden = call.turn.lengths_B, call.hidden()
+        last_BH = np.stack([hidden_TH[-1] for hidden_TH in hidden])
         together = _heads(served, last_BH)
-        for row, length in enumerate(turn.lengths_B):
+        for row, length in enumerate(lengths_B):
             cut = slice(row, row + 1)
             alone_1TH, alone_next = served.core(
-                turn.ids_BT[cut, :length], turn.lengths_B[cut], tuple(tensor[cut] for tensor in before)
+                call.turn.ids_BT[cut, :length], lengths_B[cut], tuple(tensor[cut] for tensor in call.before)
             )
-            pairs = [(alone_1TH[0], hidden_BTH[row, :length])]
+            pairs = [(alone_1TH[0], hidden[row])]
             pairs += [(a[0], b[row]) for a, b in zip(_heads(served, last_BH[cut]), together, strict=True)]
-            pairs += [(a[0], b[row]) for a, b in zip(alone_next, state_next, strict=True)]
+            pairs += [(a[0], b[row]) for a, b in zip(alone_next, call.after, strict=True)]
             dependent += not all(np.array_equal(a, b) for a, b in pairs)
-        _scatter(batch, turn.lanes_B, state_next)
     return float(dependent)
 
 
@@ -198,11 +235,6 @@ def _heads(served: StepModel, hidden_NH: Array) -> list[Array]:
         *served.candidates(hidden_NH, NUM_CANDIDATES),
         *served.score(hidden_NH, targets_N),
     ]
-
-
-def _scatter(batch: StateBatch, lanes_B: Array, rows: StateBatch) -> None:
-    for tensor, values in zip(batch, rows, strict=True):
-        tensor[lanes_B] = values
 
 
 def _deviation(found: Array, expected: Array) -> Array:

@@ -1,25 +1,30 @@
 """`carousel-export` from the command line."""
 
+import re
 from pathlib import Path
 
 import onnx
 import pytest
 from onnx import numpy_helper
+from tests.export.networks import build_model
 from typer.testing import CliRunner
 
 from carousel.bundle.manifest import Bundle
-from carousel_export import bundle_writer
+from carousel.bundle.tokenizer import Tokenizer
+from carousel_export import bundle_writer, cli
 from carousel_export.cli import EXIT_BAD_INPUT, EXIT_NO_PARITY, app
 from carousel_export.graphs import build_core
-from carousel_training.checkpoint import save_tokenizer
+from carousel_export.held_out import Perplexities
+from carousel_export.precision import Precision
+from carousel_training.checkpoint import BEST, save_checkpoint, save_tokenizer
 from carousel_training.model import RecurrentLM
 from carousel_training.settings import VocabularySettings
 from carousel_training.vocabulary import learn_vocabulary
 
 
-def build_corrupt_core(model: RecurrentLM) -> onnx.ModelProto:
+def build_corrupt_core(model: RecurrentLM, precision: Precision) -> onnx.ModelProto:
     """The core with one recurrent weight changed."""
-    graph = build_core(model)
+    graph = build_core(model, precision)
     for constant in graph.graph.initializer:
         if constant.name == "layer_1.R":
             array = numpy_helper.to_array(constant).copy()
@@ -56,9 +61,9 @@ def test_one_wrong_weight_publishes_nothing(checkpoint: Path, tmp_path: Path, mo
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fox", "run"]
 
 
-def refused(checkpoint: Path, target: Path) -> str:
+def refused(checkpoint: Path, target: Path, *options: str) -> str:
     """The one sentence that a refused export prints."""
-    result = CliRunner().invoke(app, [str(checkpoint), str(target)])
+    result = CliRunner().invoke(app, [str(checkpoint), str(target), *options])
     assert result.exit_code == EXIT_BAD_INPUT, result.output
     assert not target.exists()
     assert len(result.stderr.strip().splitlines()) == 1
@@ -91,3 +96,63 @@ def test_a_target_that_is_not_a_bundle_is_left_alone(checkpoint: Path) -> None:
     assert result.exit_code == EXIT_BAD_INPUT
     assert "is not a bundle; it is left alone" in result.stderr
     assert sorted(path.name for path in checkpoint.iterdir()) == before
+
+
+@pytest.fixture
+def held_out(tmp_path: Path) -> Path:
+    path = tmp_path / "held_out.txt"
+    path.write_text("the lazy fox jumps over the quick dog\n" * 20)
+    return path
+
+
+def test_int8_says_what_it_costs(checkpoint: Path, tmp_path: Path, held_out: Path) -> None:
+    """Both perplexities and their ratio on the text that was named, and a bundle that says what it is."""
+    options = ["--precision", "int8", "--text", str(held_out)]
+    result = CliRunner().invoke(app, [str(checkpoint), str(tmp_path / "fox"), *options])
+    assert result.exit_code == 0, result.output
+    figures = r"760 tokens of held_out.txt: perplexity of float32 \d+\.\d+, of int8 \d+\.\d+, ratio [01]\.\d+"
+    assert re.search(figures, result.output)
+    assert result.output.count("holds") == 6
+    assert Bundle.load(tmp_path / "fox").manifest.precision == "int8"
+
+
+def test_int8_is_refused_beyond_its_bound(
+    checkpoint: Path, tmp_path: Path, held_out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rise above --max-perplexity-rise is exit code 1 with the figure, and nothing is published; below it is fine."""
+    monkeypatch.setattr(cli, "compare_perplexity", lambda *_: Perplexities(10.0, 10.2))
+    options = ["--precision", "int8", "--text", str(held_out)]
+    result = CliRunner().invoke(app, [str(checkpoint), str(tmp_path / "fox"), *options])
+    assert result.exit_code == EXIT_NO_PARITY
+    assert "rise of perplexity over float32 0.02 (at most 0.01); nothing is published" in result.stderr
+    assert not (tmp_path / "fox").exists()
+    allowed = [*options, "--max-perplexity-rise", "0.03"]
+    assert CliRunner().invoke(app, [str(checkpoint), str(tmp_path / "fox"), *allowed]).exit_code == 0
+
+
+def test_int8_without_a_text_is_one_sentence(checkpoint: Path, tmp_path: Path) -> None:
+    """A checkpoint that does not say what it was validated on, and files that are not there or empty."""
+    (tmp_path / "empty").touch()
+    assert "does not say what it was validated on; name a text" in refused(
+        checkpoint, tmp_path / "fox", "--precision", "int8"
+    )
+    for name, sentence in (("absent", "cannot read"), ("empty", "is empty")):
+        found = refused(checkpoint, tmp_path / "fox", "--precision", "int8", "--text", str(tmp_path / name))
+        assert "there is no held-out text to compare perplexities on" in found
+        assert sentence in found
+
+
+def test_int8_of_another_cell_is_one_sentence(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """It names the cells that can, and needs no text to say so."""
+    model = build_model("elman", vocabulary_size=tokenizer.size)
+    facts = {"step": 1, "tokenizer": save_tokenizer(tmp_path, tokenizer), "model": model.config.as_json()}
+    save_checkpoint(tmp_path, BEST, facts, {f"model.{name}": tensor for name, tensor in model.state_dict().items()})
+    found = refused(tmp_path, tmp_path / "fox", "--precision", "int8")
+    assert "int8 is for the cells lstm, gru, gru-2014; this model's cell is elman" in found
+
+
+def test_an_unknown_precision_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    """The command line knows the two that there are."""
+    result = CliRunner().invoke(app, [str(checkpoint), str(tmp_path / "fox"), "--precision", "int4"])
+    assert result.exit_code == EXIT_BAD_INPUT
+    assert "int8" in result.stderr

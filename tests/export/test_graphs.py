@@ -128,6 +128,16 @@ def test_head_reads_candidates_normaliser_and_targets_from_the_logits() -> None:
         np.testing.assert_array_equal(found[names.TARGET_RANKS], (logits_NV > target_N[:, None]).sum(1))
 
 
+def test_a_call_without_targets_gives_none() -> None:
+    """No targets, no scores, and everything else as with them: nobody pays for what is not asked."""
+    model, hidden_NH = build_model(), np.random.default_rng(0).standard_normal((5, 12)).astype(np.float32)
+    asked = run_head(model, hidden_NH, np.arange(5), 4)
+    found = run_head(model, hidden_NH, np.empty(0, np.int64), 4)
+    assert found[names.TARGET_LOGITS].shape == found[names.TARGET_RANKS].shape == (0,)
+    for name in (names.LOGITS, names.CANDIDATE_IDS, names.CANDIDATE_LOGITS, names.LOG_NORMALIZER):
+        np.testing.assert_array_equal(found[name], asked[name])
+
+
 def test_equal_logits_come_lower_id_first_and_share_a_rank() -> None:
     """With all weights zero every logit is equal: candidates are 0, 1, 2, ... and nobody is above anybody."""
     model = build_model()
@@ -148,3 +158,12 @@ def test_the_normaliser_survives_huge_logits() -> None:
         model.output_bias[0] = -1000.0
     found = run_head(model, np.zeros((1, 12), np.float32), np.array([0]), 1)
     np.testing.assert_allclose(found[names.LOG_NORMALIZER], [1000.0 + np.log(28.0)], rtol=1e-6)
+
+
+def test_the_normaliser_of_a_large_vocabulary_keeps_its_digits() -> None:
+    """33,278 logits, most of them small, are summed to what double precision gives but for a few units in 1e-6."""
+    model, rng = build_model(vocabulary_size=33_278), np.random.default_rng(0)
+    hidden_NH = rng.standard_normal((3, 12)).astype(np.float32)
+    found = run_head(model, hidden_NH, np.zeros(3, np.int64), 1)
+    expected_N = torch.logsumexp(torch.from_numpy(found[names.LOGITS]).double(), 1).numpy()
+    np.testing.assert_allclose(found[names.LOG_NORMALIZER], expected_N, atol=1e-5)

@@ -13,6 +13,8 @@ from carousel.bundle.tokenizer import Tokenizer
 from carousel.engine.model import OnnxModel
 from carousel_export.bundle_writer import write_files
 from carousel_export.parity import check_parity
+from carousel_export.precision import Precision
+from carousel_export.quantized_model import CELLS as QUANTIZED_CELLS
 from carousel_training.cells.registry import CELLS
 from carousel_training.checkpoint import TrainedModel
 
@@ -20,11 +22,15 @@ NUM_LANES = 64
 NUM_TOKENS = 23
 
 
-@pytest.fixture(params=list(CELLS))
+KINDS = [*((cell, Precision.FLOAT32) for cell in CELLS), *((cell, Precision.INT8) for cell in QUANTIZED_CELLS)]
+
+
+@pytest.fixture(params=KINDS, ids="-".join)
 def served(request: pytest.FixtureRequest, tokenizer: Tokenizer, tmp_path: Path) -> OnnxModel:
     """Two layers of each cell, of widths that are no multiple of a vector register."""
-    model = build_model(request.param, 2, 7, vocabulary_size=tokenizer.size)
-    write_files(TrainedModel(model, tokenizer, {}), tmp_path, "model")
+    cell, precision = request.param
+    model = build_model(cell, 2, 7, vocabulary_size=tokenizer.size)
+    write_files(TrainedModel(model, tokenizer, {}), tmp_path, "model", precision)
     return OnnxModel(Bundle.load(tmp_path))
 
 
@@ -70,6 +76,26 @@ def test_padding_changes_nothing(served: OnnxModel) -> None:
         np.testing.assert_array_equal(alone_1TH[0], hidden_BTH[row, :length])
         for found, expected in zip(alone, after, strict=True):
             np.testing.assert_array_equal(found[0], expected[row])
+
+
+def test_what_the_head_says_of_a_row_is_the_same_alone_and_in_every_batch(served: OnnxModel) -> None:
+    """Logits, candidates, normaliser, scores and ranks, over rows of very different sizes."""
+    rng = np.random.default_rng(3)
+    hidden_NH = np.tanh(rng.standard_normal((NUM_LANES, 12)) * np.logspace(-3, 1, NUM_LANES)[:, None]).astype(
+        np.float32
+    )
+    targets_N = rng.integers(0, served.vocabulary_size, NUM_LANES)
+
+    def everything(cut: slice) -> list[Array]:
+        rows = hidden_NH[cut]
+        return [served.logits(rows), *served.candidates(rows, 5), *served.score(rows, targets_N[cut])]
+
+    together = everything(slice(None))
+    for size in (1, 2, 3, 5, 8, 17, 32):
+        for start in range(0, NUM_LANES - size + 1, max(size, 9)):
+            cut = slice(start, start + size)
+            for found, expected in zip(everything(cut), together, strict=True):
+                np.testing.assert_array_equal(found, expected[cut])
 
 
 @pytest.mark.parametrize("cell", list(CELLS))

@@ -8,9 +8,11 @@ import pytest
 
 from carousel.bundle.layout import Array, StateBatch
 from carousel.bundle.manifest import Bundle
-from carousel.engine.model import Candidates, OnnxModel, TargetScores
+from carousel.engine.model import Candidates, Likeliest, OnnxModel, TargetScores
 from carousel_export.bundle_writer import write_files
-from carousel_export.parity import Check, ParityReport, check_parity, plan_turns
+from carousel_export.held_out import Perplexities
+from carousel_export.parity import Check, ParityReport, check_parity, check_rounded, plan_turns
+from carousel_export.precision import Precision
 from carousel_training.checkpoint import TrainedModel
 
 
@@ -31,6 +33,9 @@ class Flawed:
 
     def logits(self, hidden_NH: Array) -> Array:
         return self._flaw("logits", self._model.logits(hidden_NH))
+
+    def likeliest(self, hidden_NH: Array) -> Likeliest:
+        return self._model.likeliest(hidden_NH)
 
     def candidates(self, hidden_NH: Array, num_candidates: int) -> Candidates:
         found = self._model.candidates(hidden_NH, num_candidates)
@@ -79,6 +84,43 @@ def test_every_flaw_is_caught(trained: TrainedModel, served: OnnxModel, name: st
         return result + np.asarray(change, dtype=result.dtype) if found == name else result
 
     report = check_parity(trained.model, Flawed(served, flaw), 0)
+    assert not report.holds
+    assert check in report.failures()
+
+
+@pytest.fixture
+def rounded(trained: TrainedModel, tmp_path: Path) -> OnnxModel:
+    (tmp_path / "int8").mkdir()
+    write_files(trained, tmp_path / "int8", "model", Precision.INT8)
+    return OnnxModel(Bundle.load(tmp_path / "int8"))
+
+
+def test_a_rounded_bundle_is_held_to_its_perplexity(trained: TrainedModel, rounded: OnnxModel) -> None:
+    """It passes with a small rise, or a fall, and not with a large one, whatever its logits are."""
+    assert not check_parity(trained.model, rounded, 0).holds
+    for ratio, holds in ((0.99, True), (1.009, True), (1.011, False), (float("nan"), False)):
+        report = check_rounded(rounded, Perplexities(20.0, 20.0 * ratio), 0.01)
+        assert report.holds is holds
+        assert len(report.checks) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "check"),
+    [
+        ("normalizer", 2e-2, "log normaliser"),
+        ("ids", 1, "candidates out of order"),
+        ("scores", 2e-4, "target scores"),
+        ("ranks", 1, "target ranks"),
+        ("together", 1e-7, "rows that depend on their batch"),
+    ],
+)
+def test_what_is_not_rounding_is_still_caught(rounded: OnnxModel, name: str, change: float, check: str) -> None:
+    """A bundle with eight-bit products is allowed another perplexity and nothing else."""
+
+    def flaw(found: str, result: Array) -> Array:
+        return result + np.asarray(change, dtype=result.dtype) if found == name else result
+
+    report = check_rounded(Flawed(rounded, flaw), Perplexities(20.0, 20.0), 0.01)
     assert not report.holds
     assert check in report.failures()
 

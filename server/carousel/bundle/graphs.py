@@ -3,10 +3,11 @@ reads it.
 
 ``core``: ids [B,T] int64, lengths [B] int32 (1..T, rows are right-padded), one input [B, *shape] per state tensor
   -> hidden [B,T,H] float32, one output [B, *shape] per state tensor: the state after each row's last real token.
-``head``: hidden [N,H] float32, targets [N] int64, num_candidates [1] int64
+``head``: hidden [N,H] float32, targets [N] int64 or none of them, num_candidates [1] int64
   -> logits [N,V]; candidate_logits and candidate_ids [N,K], highest first, the lower id first among equals;
      log_normalizer [N], the log of the sum of exp(logits); target_logits [N]; target_ranks [N] int64, the number of
-     tokens whose logit is above the target's. Only the outputs that are fetched are computed.
+     tokens whose logit is above the target's.
+     Without targets there are no target_logits and target_ranks.
 """
 
 IDS = "ids"

@@ -19,7 +19,7 @@ from carousel.errors import BundleInvalid
 FILE_NAME = "manifest.json"
 CORE_FILE = "core.onnx"
 HEAD_FILE = "head.onnx"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1: the head needed a target for each row
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Manifest:
     hidden_size: int  # H: width of the core's output and the head's input
     vocabulary_size: int  # V
     num_parameters: int
-    precision: str  # "float32"
+    precision: str  # "float32" or "int8"
     tokenizer_kind: TokenizerKind
     start_id: int  # every fresh sequence has consumed this token before position 0
     state: StateLayout
@@ -99,13 +99,12 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A verified bundle: its manifest, its tokenizer, and the bytes of its graphs as they were digested."""
+    """A verified bundle: its manifest and its tokenizer. The graphs are verified, and read again when they are wanted:
+    a copy of all weights is not kept."""
 
     directory: Path
     manifest: Manifest
     tokenizer: Tokenizer
-    core_graph: bytes
-    head_graph: bytes
 
     @classmethod
     def load(cls, directory: Path) -> "Bundle":
@@ -123,7 +122,11 @@ class Bundle:
             raise BundleInvalid(
                 f"{TOKENIZER_FILE} has {tokenizer.size} tokens; the model has {manifest.vocabulary_size}"
             )
-        return cls(directory, manifest, tokenizer, contents[CORE_FILE], contents[HEAD_FILE])
+        return cls(directory, manifest, tokenizer)
+
+    def read_graph(self, name: str) -> bytes:
+        """The bytes that were digested. Raises BundleInvalid if the file has been changed since."""
+        return _read_verified(self.directory, name, self.manifest.files[name])
 
 
 def file_digest(path: Path) -> str:

@@ -75,6 +75,11 @@ class Tokenizer:
         return self._bytes[index]
 
     @functools.cached_property
+    def texts(self) -> Sequence[str]:
+        """Each token decoded alone, by id."""
+        return [spelling.decode("utf-8", errors="replace") for spelling in self._bytes]
+
+    @functools.cached_property
     def spellings(self) -> Sequence[bytes]:
         """The bytes of every token, by id."""
         return tuple(self._bytes)

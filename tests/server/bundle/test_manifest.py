@@ -43,8 +43,16 @@ def test_a_whole_bundle_loads(directory: Path) -> None:
     assert bundle.manifest.name == "tiny"
     assert bundle.manifest.state == Sizes().layout
     assert bundle.tokenizer.size == 256
-    assert bundle.core_graph == (directory / CORE_FILE).read_bytes()
-    assert bundle.head_graph == (directory / HEAD_FILE).read_bytes()
+    for name in (CORE_FILE, HEAD_FILE):
+        assert bundle.read_graph(name) == (directory / name).read_bytes()
+
+
+def test_a_graph_that_changes_after_the_check_is_refused(directory: Path) -> None:
+    """What is run is what was verified."""
+    bundle = Bundle.load(directory)
+    (directory / CORE_FILE).write_bytes(b"another")
+    with pytest.raises(BundleInvalid, match=f"{CORE_FILE}: digest mismatch"):
+        bundle.read_graph(CORE_FILE)
 
 
 def test_the_forger_of_these_tests_forges_well(directory: Path) -> None:
@@ -126,11 +134,11 @@ def test_a_manifest_that_is_no_json_object_is_refused(directory: Path, content: 
         Bundle.load(directory)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
+@pytest.mark.parametrize("version", [0, 1, "2", None, [2]])
 def test_another_schema_version_is_refused(directory: Path, version: object) -> None:
     """The message says which version it is and which one is read."""
     edit(directory, schema_version=version)
-    with pytest.raises(BundleInvalid, match="schema version .*reads 1"):
+    with pytest.raises(BundleInvalid, match="schema version .*reads 2"):
         Bundle.load(directory)
 
 

@@ -1,0 +1,8 @@
+"""The numbers that a bundle computes in, as its manifest names them."""
+
+from enum import StrEnum
+
+
+class Precision(StrEnum):
+    FLOAT32 = "float32"
+    INT8 = "int8"
