@@ -11,7 +11,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from carousel.bundle.layout import Array, StateBatch, StateLayout, StateTensor
 from carousel.bundle.tokenizer import Tokenizer, TokenizerKind
 from carousel.engine import sampler
-from carousel.engine.model import Candidates, TargetScores
+from carousel.engine.model import Candidates, Likeliest, TargetScores
 from carousel.errors import StoreUnavailable
 from carousel.state.store import Change, Ending, EndReason, Held, Parts, Row, SessionStore
 from carousel.turns import Sampling, Snapshot
@@ -50,6 +50,10 @@ class ToyModel:
 
     def logits(self, hidden_NH: Array) -> Array:
         return np.stack([hidden_H @ self._output_HV for hidden_H in hidden_NH])
+
+    def likeliest(self, hidden_NH: Array) -> Likeliest:
+        logits_NV = self.logits(hidden_NH)
+        return Likeliest(np.argmax(logits_NV, axis=1), logits_NV.max(axis=1))
 
     def candidates(self, hidden_NH: Array, num_candidates: int) -> Candidates:
         logits_NV = self.logits(hidden_NH)
@@ -135,6 +139,7 @@ class FaultyStore:
     def __init__(self, inner: SessionStore, pause: Callable[[str], Awaitable[None]] | None = None) -> None:
         self.inner = inner
         self.durability = inner.durability
+        self.is_immediate = False
         self.faults: collections.Counter[Fault] = collections.Counter()
         self.pause = pause
         self.log: list[str] = []

@@ -36,10 +36,7 @@ from carousel.sessions.service import Sessions
 from carousel.settings import Settings
 from carousel.state.codec import SnapshotCodec
 from carousel.state.memory import Capacity, MemoryStore
-from carousel.state.redis_store import RedisStore, Timing
-from carousel.state.sqlite_store import SqliteStore
 from carousel.state.store import SessionStore
-from carousel.state.write_behind import WriteBehind
 from carousel.web.app import WebServer, make_app
 
 _SWEEP_SECONDS = 1.0
@@ -74,7 +71,7 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
     metrics = _make_metrics(registry)
     bundle = Bundle.load(bundle_directory)
     model = _load_model(bundle, settings, metrics)
-    engine = Engine(model, bundle.manifest.start_id, _bounds(settings), metrics)
+    engine = Engine(model, bundle.manifest.start_id, _bounds(settings), metrics, settings.token_delay_seconds)
     store = _make_store(settings)
     lives = make_lives(settings, bundle, store, metrics)
     seats = Seats(engine, bundle.tokenizer, lives, settings.seal_seconds)
@@ -192,20 +189,27 @@ def _bounds(settings: Settings) -> Bounds:
         max_queued_turns=settings.max_queued_turns,
         max_chunk_tokens=settings.max_chunk_tokens,
         max_prompt_tokens_per_step=settings.max_prompt_tokens_per_step,
+        max_prompt_tokens_beside_others=settings.max_prompt_tokens_beside_others,
         penalty_window=settings.penalty_window,
     )
 
 
 def _make_store(settings: Settings) -> SessionStore:
+    """Only the store that is used is imported."""
     is_memory = settings.store == "memory"
     max_bytes = settings.max_session_bytes or (_MEMORY_BYTES if is_memory else _DISK_BYTES)
     capacity = Capacity(settings.max_sessions, max_bytes, settings.when_full == "evict")
     if is_memory:
         return MemoryStore(capacity, Path(settings.memory_file) if settings.memory_file else None)
     if not settings.store.startswith("sqlite:"):
+        from carousel.state.redis_store import RedisStore, Timing
+
         password = settings.store_password
         timing = Timing(lease=settings.lease_seconds)
         return RedisStore(settings.store, password=password.get_secret_value() if password else None, timing=timing)
+    from carousel.state.sqlite_store import SqliteStore
+    from carousel.state.write_behind import WriteBehind
+
     durable = SqliteStore(Path(settings.store.removeprefix("sqlite:")), capacity)
     return durable if settings.durability == "each_turn" else WriteBehind(durable, settings.flush_seconds)
 

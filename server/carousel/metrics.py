@@ -42,7 +42,9 @@ class Metrics:
         self._running = gauge("running_requests", "Calls in progress.", "method")
         self._refusals = counter("refusals", "Calls refused at a bound, by the bound's name.", "reason")
         self._first_token = histogram("time_to_first_token_seconds", "From call to first generated token.", _LATENCY)
-        self._between = histogram("time_between_tokens_seconds", "Between generated tokens of one call.", _STEP)
+        self._between = histogram(
+            "time_between_tokens_seconds", "Between generated tokens of one call, a mean a message.", _STEP
+        )
         self._consumed = counter("consumed_tokens", "Tokens fed to the model, generated ones included.")
         self._generated = counter("generated_tokens", "Tokens generated.")
         self._step = histogram("step_seconds", "Duration of an engine step.", _STEP)
@@ -75,10 +77,14 @@ class Metrics:
     def refused(self, reason: str) -> None:
         self._refusals.labels(reason).inc()
 
-    def token_generated(self, seconds: float, *, is_first: bool) -> None:
-        """`seconds` since the call for the first token, since the token before for the others."""
-        (self._first_token if is_first else self._between).observe(seconds)
-        self._generated.inc()
+    def tokens_generated(self, num_tokens: int, seconds: float, *, is_first: bool) -> None:
+        """Tokens that share a message: `seconds` since the call for the first ones, since the last message for the
+        others, which counts once, as their mean."""
+        if is_first:
+            self._first_token.observe(seconds)
+        else:
+            self._between.observe(seconds / num_tokens)
+        self._generated.inc(num_tokens)
 
     def step_done(self, seconds: float, step: StepFacts, num_queued: int) -> None:
         self._step.observe(seconds)

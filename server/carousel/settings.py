@@ -39,11 +39,17 @@ class Settings(BaseModel):
     num_threads: int = Field(1, ge=0, description="threads of one model step; 0 lets onnxruntime choose")
 
     max_lanes: Count = Field(64, description="turns that run at once")
-    max_queued_turns: Count = Field(256, description="turns that wait for a lane; beyond it calls are refused")
+    max_queued_turns: Count = Field(1024, description="turns that wait for a lane; beyond it calls are refused")
     max_turns_per_session: Count = Field(8, description="turns that wait for one session; beyond it calls are refused")
     max_streams: Count = Field(1024, description="calls open at once; beyond it calls are refused")
     max_chunk_tokens: Count = Field(64, description="most tokens of one prompt in a step")
-    max_prompt_tokens_per_step: Count = Field(256, description="most prompt tokens in a step, all lanes together")
+    max_prompt_tokens_per_step: Count = Field(1024, description="most prompt tokens in a step, all lanes together")
+    max_prompt_tokens_beside_others: Count = Field(
+        16, description="the same while other turns wait for their next token"
+    )
+    token_delay_seconds: float = Field(
+        0.05, ge=0, le=1, description="the longest that a generated token may wait for the next ones to share a message"
+    )
 
     max_input_tokens: Count = Field(65_536, description="most tokens that one request may feed")
     max_generated_tokens: Count = Field(16_384, description="most tokens that one request may generate")

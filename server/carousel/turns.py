@@ -58,7 +58,8 @@ class FinishReason(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """Choose up to `max_tokens` tokens. `is_stop` sees each one in order and ends the turn by answering True."""
+    """Choose up to `max_tokens` tokens. `is_stop` sees each one in order, in the engine's
+    thread, and ends the turn by answering True."""
 
     sampling: Sampling
     max_tokens: int

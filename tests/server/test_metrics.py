@@ -29,8 +29,8 @@ def registry() -> CollectorRegistry:
     metrics.request_started("Generate")
     metrics.request_done("Generate", "OK", 0.1)
     metrics.refused("max_streams")
-    metrics.token_generated(0.01, is_first=True)
-    metrics.token_generated(0.02, is_first=False)
+    metrics.tokens_generated(1, 0.01, is_first=True)
+    metrics.tokens_generated(2, 0.04, is_first=False)
     metrics.step_done(0.001, Step(), 5)
     metrics.step_failed(RuntimeError("secret"))
     metrics.waited(0.5)
@@ -79,7 +79,7 @@ def test_labels_are_bounded_sets(registry: CollectorRegistry) -> None:
         ("refusals_total", {"reason": "max_streams"}, 1),
         ("time_to_first_token_seconds_sum", {}, 0.01),
         ("time_between_tokens_seconds_sum", {}, 0.02),
-        ("generated_tokens_total", {}, 2),
+        ("generated_tokens_total", {}, 3),
         ("consumed_tokens_total", {}, 17),
         ("step_lanes_sum", {}, 3),
         ("step_seconds_count", {}, 1),

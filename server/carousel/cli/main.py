@@ -15,7 +15,7 @@ from carousel.errors import CarouselError
 _FAILED = 1
 _COMMANDS = {  # where each function is, in the order of --help
     "serve": "carousel.cli.serve:serve",
-    "settings": "carousel.cli.serve:settings",
+    "settings": "carousel.cli.settings:settings",
     "generate": "carousel.cli.generate:generate",
     "predict": "carousel.cli.predict:predict",
     "score": "carousel.cli.score:score",

@@ -1,21 +1,22 @@
 """`carousel serve`: settings from the environment and the command line, then the application."""
 
-import asyncio
+import gc
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
-import rich
-import rich.table
 import typer
+import uvloop
 
 from carousel.app import Running, configure_logging
 from carousel.app import serve as serve_bundle
 from carousel.errors import CarouselError, ModelFailed, SettingsInvalid
-from carousel.settings import Settings, read_settings
+from carousel.settings import read_settings
 
 _FAILED = 1
 _NOT_STARTED = 2
+_SWITCH_SECONDS = 2e-4  # or the engine would wait 5 ms, as Python has it, for its turn after each run of a graph
 
 
 def serve(
@@ -34,22 +35,16 @@ def serve(
     try:
         settings = read_settings(os.environ, overrides | _split_pairs(setting or []))
         configure_logging(settings.log_level)
-        asyncio.run(serve_bundle(bundle, settings, _announce))
+        sys.setswitchinterval(_SWITCH_SECONDS)
+        uvloop.run(serve_bundle(bundle, settings, _announce))
     except CarouselError as error:
         typer.echo(f"carousel serve: {error}", err=True)
         raise typer.Exit(_FAILED if isinstance(error, ModelFailed) else _NOT_STARTED) from None
 
 
-def settings() -> None:
-    """List every setting: environment variable, default, meaning."""
-    table = rich.table.Table("setting", "environment", "default", "meaning")
-    for name, field in Settings.model_fields.items():
-        default = ",".join(field.default) if isinstance(field.default, tuple) else str(field.default)
-        table.add_row(name, f"CAROUSEL_{name.upper()}", default, field.description)
-    rich.print(table)
-
-
 def _announce(server: Running) -> None:
+    gc.collect()
+    gc.freeze()  # what the start made stays to the end; no later collection, which stops everything, shall walk it
     typer.echo(f"serving gRPC on {server.grpc_address}, HTTP on {server.http_address} ({server.provider})")
 
 

@@ -1,16 +1,19 @@
-"""The loop that drives the lanes: plan -> run -> commit, and the tickets through which callers follow their turns.
+"""The loop that drives the lanes: plan -> run -> commit, in a thread of its own.
 
-The event loop decides and delivers; the model runs in one worker thread, so the loop never waits for arithmetic. The
-engine knows token ids and snapshots; text, sessions and transports are above it.
+The event loop submits and cancels turns and receives what a step brought in one hand-over; it never waits for
+arithmetic, nor the arithmetic for it. The engine knows ids and snapshots; text, sessions and transports are above it.
 """
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
+from carousel.engine.delivery import Pace, Ticket
 from carousel.engine.model import StepModel
 from carousel.engine.runner import Runner
 from carousel.engine.scheduler import Bounds, Delivery, Job, Outcome, Scheduler, Step
@@ -18,46 +21,42 @@ from carousel.errors import CarouselError, ModelFailed, ShuttingDown
 from carousel.metrics import Metrics
 from carousel.turns import Ended, Event, Snapshot, Turn
 
+_LAST = (Ended, CarouselError)
 
-class Ticket:
-    """The caller's end of a turn. Events come in order; exactly one Ended or one error is the last."""
 
-    def __init__(self, cancel: Callable[[], None]) -> None:
-        self._arrived: list[Event | CarouselError] = []
-        self._has_news = asyncio.Event()
-        self.cancel = cancel  # frees the lane at the next step; harmless after the end
+@dataclass(slots=True)
+class _Entry:
+    """A turn that has not ended yet, as the event loop knows it."""
 
-    async def next_events(self) -> list[Event]:
-        """All events since the last call, waiting for at least one. Raises the turn's error after them."""
-        await self._has_news.wait()
-        if isinstance(self._arrived[0], CarouselError):
-            raise self._arrived[0]
-        events = [event for event in self._arrived if not isinstance(event, CarouselError)]
-        del self._arrived[: len(events)]
-        if not self._arrived:
-            self._has_news.clear()
-        return events
-
-    def deliver(self, event: Event | CarouselError) -> None:
-        self._arrived.append(event)
-        self._has_news.set()
+    ticket: Ticket
+    submitted_at: float
+    has_spoken: bool = False
 
 
 class Engine:
-    """Continuous batching over the lanes of one model. Belongs to the event loop that starts it."""
+    """Continuous batching over the lanes of one model. Belongs to the event loop that starts it.
 
-    def __init__(self, model: StepModel, start_id: int, bounds: Bounds, metrics: Metrics) -> None:
+    The scheduler is touched by the event loop and by the engine's thread, each holding `_changed`, which also wakes the
+    thread; nothing else is shared. `token_delay_seconds` is how long a token may wait for the next ones.
+    """
+
+    def __init__(
+        self, model: StepModel, start_id: int, bounds: Bounds, metrics: Metrics, token_delay_seconds: float = 0.0
+    ) -> None:
         self._model = model
         self._start_id = start_id
         self._metrics = metrics
-        self._bounds = bounds
         self._scheduler = Scheduler(bounds)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
-        self._tickets: dict[Job, tuple[Ticket, float]] = {}
-        self._has_work = asyncio.Event()
+        self._runner = Runner(model)
+        self._changed = threading.Condition()
+        self._is_stopping = False
+        self._is_waking = False
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._entries: dict[Job, _Entry] = {}
+        self._pace = Pace(token_delay_seconds)
         self._is_idle = asyncio.Event()
-        self._loop_task: asyncio.Task[None] | None = None
-        self._runner: Runner
+        self._loop: asyncio.AbstractEventLoop
+        self._driving: asyncio.Future[None] | None = None
         self.start_snapshot: Snapshot  # of every fresh sequence
 
     def __repr__(self) -> str:
@@ -65,11 +64,10 @@ class Engine:
 
     async def start(self) -> None:
         """Warm the model up on the start token, which also gives the start snapshot, and begin to run steps."""
-        loop = asyncio.get_running_loop()
-        self.start_snapshot = await loop.run_in_executor(self._thread, self._consume_start)
-        self._runner = Runner(self._model, len(self.start_snapshot.hidden_H), self._bounds.max_lanes)
+        self._loop = asyncio.get_running_loop()
+        self.start_snapshot = await self._loop.run_in_executor(self._thread, self._consume_start)
         self._is_idle.set()
-        self._loop_task = loop.create_task(self._run_loop(), name="engine")
+        self._driving = self._loop.run_in_executor(self._thread, self._drive)
 
     def check_open(self) -> None:
         """Raise ShuttingDown or Overloaded if `submit` would now; cheap, to be called before state is loaded."""
@@ -77,12 +75,14 @@ class Engine:
 
     def submit(self, turn: Turn) -> Ticket:
         """Queue a turn. The caller must cancel the ticket when it loses interest before the end."""
-        job = self._scheduler.submit(turn)
+        with self._changed:
+            job = self._scheduler.submit(turn)
+        if not self._is_waking:
+            self._is_waking = True
+            self._loop.call_soon(self._wake)
         ticket = Ticket(lambda: self._cancel(job))
-        self._tickets[job] = (ticket, time.perf_counter())
-        self._metrics.queue_depth(self._scheduler.num_queued)
+        self._entries[job] = _Entry(ticket, time.perf_counter())
         self._is_idle.clear()
-        self._has_work.set()
         return ticket
 
     async def follow(self, turn: Turn) -> AsyncGenerator[tuple[list[Event], Ended | None]]:
@@ -98,10 +98,23 @@ class Engine:
         finally:
             ticket.cancel()
 
+    async def finish(self, turn: Turn) -> tuple[list[Event], Ended]:
+        """Run a turn to its end: the events before it, and the end."""
+        ticket = self.submit(turn)
+        events: list[Event] = []
+        try:
+            while not (events and isinstance(events[-1], Ended)):
+                events += await ticket.next_events()
+        finally:
+            ticket.cancel()
+        ended = events.pop()
+        assert isinstance(ended, Ended)
+        return events, ended
+
     async def until_broken(self) -> None:
         """Raises what broke the engine's own loop; nothing can run after that. Otherwise it never returns."""
-        assert self._loop_task is not None
-        await asyncio.shield(self._loop_task)
+        assert self._driving is not None
+        await asyncio.shield(self._driving)
 
     async def drain(self, deadline_seconds: float) -> None:
         """Refuse new turns, let the accepted ones finish, end the rest with ShuttingDown when the deadline passes."""
@@ -114,71 +127,85 @@ class Engine:
     async def stop(self) -> None:
         """End what is left and the thread. The step that runs now is waited for."""
         self._scheduler.close()
-        if self._loop_task is not None:
-            self._loop_task.cancel()
-            await asyncio.gather(self._loop_task, return_exceptions=True)
-        await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
-        self._deliver(self._scheduler.abandon(ShuttingDown("the server is shutting down")))
+        self._end_all(ShuttingDown("the server is shutting down"))
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify()
+        if self._driving is not None:
+            await asyncio.gather(self._driving, return_exceptions=True)
+        self._thread.shutdown()
 
-    async def _run_loop(self) -> None:
+    def _drive(self) -> None:
+        """The engine's thread."""
         try:
-            await self._run_steps()
+            while (step := self._next_step()) is not None:
+                started = time.perf_counter()
+                outcomes = self._run(step)
+                seconds = time.perf_counter() - started
+                with self._changed:
+                    deliveries = self._scheduler.commit(step, outcomes)
+                self._loop.call_soon_threadsafe(self._receive, step, started, seconds, deliveries)
         except Exception as error:  # a defect of ours; nobody shall wait for ever because of it
-            self._metrics.step_failed(error)
-            self._scheduler.close()
-            self._end_all(ModelFailed("the engine failed"))
-            self._is_idle.set()
+            self._loop.call_soon_threadsafe(self._break, error)
             raise
 
-    async def _run_steps(self) -> None:
-        while True:
-            step = self._scheduler.plan()
-            if step is None:
-                self._rest()
-                await self._has_work.wait()
-                continue
-            self._note_admitted(step)
-            started = time.perf_counter()
-            outcomes = await self._run(step)
-            self._metrics.step_done(time.perf_counter() - started, step, self._scheduler.num_queued)
-            self._deliver(self._scheduler.commit(step, outcomes))
+    def _next_step(self) -> Step | None:
+        """What is to be done next, waiting for it; None when nothing shall be done any more."""
+        with self._changed:
+            while (step := self._scheduler.plan()) is None and not self._is_stopping:
+                self._changed.wait()
+            return step
 
-    async def _run(self, step: Step) -> list[Outcome]:
+    def _run(self, step: Step) -> list[Outcome]:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._runner.run, step)
+            return self._runner.run(step)
         except Exception as error:
             self._metrics.step_failed(error)
             return [Outcome(error=ModelFailed("the model failed to run")) for _ in step.works]
 
-    def _rest(self) -> None:
-        self._has_work.clear()
-        self._is_idle.set()
-
-    def _deliver(self, deliveries: list[Delivery]) -> None:
+    def _receive(self, step: Step, started: float, seconds: float, deliveries: list[Delivery]) -> None:
+        """What a step brought, in the event loop."""
+        self._metrics.step_done(seconds, step, self._scheduler.num_queued)
+        for job in step.admitted:
+            if job in self._entries:
+                self._metrics.waited(started - self._entries[job].submitted_at)
         for job, event in deliveries:
-            entry = self._tickets.get(job)
+            entry = self._entries.get(job)
             if entry is None:
                 continue  # cancelled meanwhile
-            entry[0].deliver(event)
-            if isinstance(event, Ended | CarouselError):
-                del self._tickets[job]
+            self._pace.deliver(entry.ticket, event, is_first=not entry.has_spoken)
+            entry.has_spoken = True
+            if isinstance(event, _LAST):
+                self._forget(job)
+        self._pace.release_due()
+
+    def _break(self, error: Exception) -> None:
+        self._metrics.step_failed(error)
+        self._scheduler.close()
+        self._end_all(ModelFailed("the engine failed"))
 
     def _end_all(self, error: CarouselError) -> None:
-        for ticket, _ in self._tickets.values():
-            ticket.deliver(error)
-        self._tickets.clear()
+        for job, entry in list(self._entries.items()):
+            self._pace.deliver(entry.ticket, error, is_first=False)
+            self._cancel(job)
+
+    def _wake(self) -> None:
+        """Once for all turns that came in the same round of the event loop, so that they share a step."""
+        self._is_waking = False
+        with self._changed:
+            self._changed.notify()
 
     def _cancel(self, job: Job) -> None:
-        if self._tickets.pop(job, None) is not None:
-            self._scheduler.cancel(job)
-            self._has_work.set()  # so that its lane is freed although nothing else may be running
+        if job in self._entries:
+            self._forget(job)
+            with self._changed:
+                self._scheduler.cancel(job)
+                self._changed.notify()  # so that its lane is freed although nothing else may be running
 
-    def _note_admitted(self, step: Step) -> None:
-        now = time.perf_counter()
-        admitted = {lane for lane, _ in step.admitted}
-        for work in step.works:
-            if work.lane in admitted and work.job in self._tickets:
-                self._metrics.waited(now - self._tickets[work.job][1])
+    def _forget(self, job: Job) -> None:
+        del self._entries[job]
+        if not self._entries:
+            self._is_idle.set()
 
     def _consume_start(self) -> Snapshot:
         ids_BT = np.array([[self._start_id]], np.int64)

@@ -19,6 +19,7 @@ from carousel.bundle.layout import Array, StateBatch, StateLayout
 from carousel.bundle.manifest import CORE_FILE, HEAD_FILE, Bundle
 from carousel.errors import BundleInvalid, ProviderUnavailable
 
+_NO_TARGETS = np.zeros(0, np.int64)
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _HEAD_OUTPUTS = {
     graphs.LOGITS,
@@ -40,6 +41,13 @@ class Candidates(NamedTuple):
     @property
     def log_probs_NK(self) -> Array:
         return np.asarray(self.logits_NK - self.log_normalizer_N[:, None])
+
+
+class Likeliest(NamedTuple):
+    """The likeliest next token of N rows, the lower id among equals."""
+
+    ids_N: Array
+    logits_N: Array
 
 
 class TargetScores(NamedTuple):
@@ -67,6 +75,8 @@ class StepModel(Protocol):
         """All logits_NV."""
         ...
 
+    def likeliest(self, hidden_NH: Array) -> Likeliest: ...
+
     def candidates(self, hidden_NH: Array, num_candidates: int) -> Candidates: ...
 
     def score(self, hidden_NH: Array, targets_N: Array) -> TargetScores: ...
@@ -88,11 +98,9 @@ class OnnxModel:
     def __init__(self, bundle: Bundle, execution: Execution = Execution()) -> None:
         self.layout = bundle.manifest.state
         self.vocabulary_size = bundle.manifest.vocabulary_size
-        self._core = _open(CORE_FILE, bundle.core_graph, execution)
-        self._head = _open(HEAD_FILE, bundle.head_graph, execution)
+        self._core = _open(CORE_FILE, bundle.read_graph(CORE_FILE), execution)
+        self._head = _open(HEAD_FILE, bundle.read_graph(HEAD_FILE), execution)
         self._core_outputs = [graphs.HIDDEN, *self.layout.output_names()]
-        self._fetched_only = onnxruntime.RunOptions()
-        self._fetched_only.only_execute_path_to_fetches = True
         self._check_names()
 
     @property
@@ -111,6 +119,10 @@ class OnnxModel:
     def logits(self, hidden_NH: Array) -> Array:
         return np.asarray(self._run_head([graphs.LOGITS], hidden_NH)[0])
 
+    def likeliest(self, hidden_NH: Array) -> Likeliest:
+        ids_N1, logits_N1 = self._run_head([graphs.CANDIDATE_IDS, graphs.CANDIDATE_LOGITS], hidden_NH)
+        return Likeliest(ids_N1[:, 0], logits_N1[:, 0])
+
     def candidates(self, hidden_NH: Array, num_candidates: int) -> Candidates:
         names = [graphs.CANDIDATE_IDS, graphs.CANDIDATE_LOGITS, graphs.LOG_NORMALIZER]
         return Candidates(*self._run_head(names, hidden_NH, num_candidates=num_candidates))
@@ -125,10 +137,10 @@ class OnnxModel:
     ) -> list[Array]:
         feed = {
             graphs.HIDDEN: hidden_NH,
-            graphs.TARGETS: np.zeros(len(hidden_NH), np.int64) if targets_N is None else targets_N,
+            graphs.TARGETS: _NO_TARGETS if targets_N is None else targets_N,
             graphs.NUM_CANDIDATES: np.array([min(num_candidates, self.vocabulary_size)], np.int64),
         }
-        result: list[Array] = self._head.run(outputs, feed, self._fetched_only)
+        result: list[Array] = self._head.run(outputs, feed)
         return result
 
     def _check_names(self) -> None:
@@ -168,6 +180,7 @@ def _open(name: str, graph: bytes, execution: Execution) -> Any:
         session = onnxruntime.InferenceSession(graph, options, providers=providers)
     except Exception as error:  # onnxruntime's own exceptions share no base but Exception
         raise BundleInvalid(f"{name}: onnxruntime cannot load it: {error}") from error
+    session._model_bytes = None  # kept to begin anew with other providers, and as large as the weights
     if session.get_providers()[0] != providers[0] and len(execution.providers) == 1:
         raise ProviderUnavailable(f"execution provider {execution.providers[0]} is installed but does not start here")
     return session

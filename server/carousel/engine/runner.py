@@ -1,9 +1,10 @@
-"""Runs one step on the model, in the engine's worker thread: consume, then answer what each lane asks.
+"""Runs one step on the model, in the engine's thread: consume, then answer what each lane asks.
 
 It decides nothing about who runs. Rows are grouped by what they need, which no result depends on: the model treats each
 row by itself. Legend: B rows, T tokens, H hidden width, N asked rows.
 """
 
+import enum
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,77 +15,94 @@ from carousel.engine.model import StepModel
 from carousel.engine.scheduler import Ask, Outcome, Step, Work
 from carousel.engine.states import LaneStates
 from carousel.errors import ModelFailed
-from carousel.turns import Candidate, Generate, Predict, Snapshot
+from carousel.turns import Candidate, Generate, Goal, Predict, Snapshot
+
+Row = tuple[Work, Outcome]
+
+
+class _Need(enum.Enum):
+    """Which of the model's answers a row needs."""
+
+    NOTHING = enum.auto()
+    LIKELIEST = enum.auto()
+    CANDIDATES = enum.auto()
+    LOGITS = enum.auto()
+    SCORES = enum.auto()
 
 
 class Runner:
     """The model and the lanes' states."""
 
-    def __init__(self, model: StepModel, hidden_size: int, num_lanes: int) -> None:
+    def __init__(self, model: StepModel) -> None:
         self._model = model
-        self._states = LaneStates(model.layout, hidden_size, num_lanes)
+        self._states = LaneStates()
 
     def run(self, step: Step) -> list[Outcome]:
         """Outcomes in the order of step.works. A row whose values are not finite fails alone."""
-        for lane, snapshot in step.admitted:
-            self._states.load(lane, snapshot)
-        outcomes = {work.lane: Outcome() for work in step.works}
-        score_hidden = {work.lane: self._states.hidden[work.lane].copy() for work in step.works if _scores(work)}
-        for works in _by_length(step.works):
-            self._consume(works, score_hidden)
-        self._fail_broken(step.works, outcomes)
-        self._answer([work for work in step.works if outcomes[work.lane].error is None], outcomes, score_hidden)
-        for work in step.works:
-            if work.is_last and outcomes[work.lane].error is None:
-                outcomes[work.lane].snapshot = self._snapshot(work)
-        return [outcomes[work.lane] for work in step.works]
+        for job in step.admitted:
+            assert job.lane is not None
+            self._states.load(job.lane, job.turn.start)
+        rows = [(work, Outcome()) for work in step.works]
+        score_hidden = {work.lane: self._states.hidden([work.lane]) for work in step.works if _scores(work)}
+        for group in _by_length(rows):
+            self._consume(group, score_hidden)
+        self._answer([row for row in rows if row[1].error is None], score_hidden)
+        for work, outcome in rows:
+            if work.is_last and outcome.error is None:
+                outcome.snapshot = self._snapshot(work)
+        return [outcome for _, outcome in rows]
 
-    def _consume(self, works: Sequence[Work], score_hidden: dict[int, Array]) -> None:
-        lengths_B = np.array([len(work.ids) for work in works], np.int32)
-        ids_BT = np.zeros((len(works), int(lengths_B.max())), np.int64)
-        for row, work in enumerate(works):
-            ids_BT[row, : len(work.ids)] = work.ids
-        lanes = [work.lane for work in works]
+    def _consume(self, rows: Sequence[Row], score_hidden: dict[int, Array]) -> None:
+        lanes = [work.lane for work, _ in rows]
+        ids_BT, lengths_B = _pad([work.ids for work, _ in rows])
         hidden_BTH, batch = self._model.core(ids_BT, lengths_B, self._states.gather(lanes))
-        self._states.scatter(lanes, batch, hidden_BTH[np.arange(len(works)), lengths_B - 1])
-        for row, work in enumerate(works):
+        is_single = ids_BT.shape[1] == 1
+        hidden_BH = hidden_BTH[:, 0] if is_single else hidden_BTH[np.arange(len(rows)), lengths_B - 1]
+        self._states.scatter(lanes, batch, hidden_BH)
+        for row in np.flatnonzero(~np.isfinite(hidden_BH).all(axis=1)).tolist():
+            rows[row][1].error = _not_finite()
+        for index, (work, _) in enumerate(rows):
             if _scores(work):  # token t is rated by the hidden vector before it
-                before_1H = score_hidden[work.lane][None]
-                score_hidden[work.lane] = np.concatenate([before_1H, hidden_BTH[row, : len(work.ids) - 1]])
+                before_1H = score_hidden[work.lane]
+                score_hidden[work.lane] = np.concatenate([before_1H, hidden_BTH[index, : len(work.ids) - 1]])
 
-    def _fail_broken(self, works: Sequence[Work], outcomes: dict[int, Outcome]) -> None:
-        hidden_BH = self._states.hidden[[work.lane for work in works]]
-        finite_B = np.all(np.isfinite(hidden_BH), axis=1)
-        for work, is_finite in zip(works, finite_B, strict=True):
-            if not is_finite:
-                outcomes[work.lane].error = _not_finite()
+    def _answer(self, rows: Sequence[Row], score_hidden: dict[int, Array]) -> None:
+        by_need: dict[_Need, list[Row]] = {}
+        for row in rows:
+            by_need.setdefault(_need_of(row[0]), []).append(row)
+        if plain := by_need.get(_Need.LIKELIEST):
+            self._answer_likeliest(plain)
+        if ranked := by_need.get(_Need.CANDIDATES):
+            self._answer_ranked(ranked)
+        if whole := by_need.get(_Need.LOGITS):
+            logits_NV = self._model.logits(self._hidden(whole))
+            for (work, outcome), logits_V in zip(whole, logits_NV, strict=True):
+                _answer_whole(work, logits_V, outcome)
+        for work, outcome in by_need.get(_Need.SCORES, ()):
+            self._answer_scores(work, score_hidden[work.lane], outcome)
 
-    def _answer(self, works: Sequence[Work], outcomes: dict[int, Outcome], score_hidden: dict[int, Array]) -> None:
-        ranked = [work for work in works if _needs_candidates_alone(work)]
-        whole = [work for work in works if _needs_whole_logits(work)]
-        if ranked:
-            self._answer_ranked(ranked, outcomes)
-        if whole:
-            logits_NV = self._model.logits(self._states.hidden[[work.lane for work in whole]])
-            for work, logits_V in zip(whole, logits_NV, strict=True):
-                _answer_whole(work, logits_V, outcomes[work.lane])
-        for work in works:
-            if _scores(work):
-                self._answer_scores(work, score_hidden[work.lane], outcomes[work.lane])
-
-    def _answer_ranked(self, works: Sequence[Work], outcomes: dict[int, Outcome]) -> None:
-        num_wanted = [_num_candidates(work) for work in works]
-        found = self._model.candidates(self._states.hidden[[work.lane for work in works]], max(1, *num_wanted))
+    def _answer_ranked(self, rows: Sequence[Row]) -> None:
+        num_wanted = [_num_candidates(work) for work, _ in rows]
+        found = self._model.candidates(self._hidden(rows), max(1, *num_wanted))
         log_probs_NK = found.log_probs_NK
-        for row, (work, num) in enumerate(zip(works, num_wanted, strict=True)):
-            outcome = outcomes[work.lane]
-            if not np.isfinite(log_probs_NK[row, 0]):
+        finite_N = np.isfinite(log_probs_NK[:, 0]).tolist()
+        answers = zip(rows, num_wanted, found.ids_NK.tolist(), log_probs_NK.tolist(), finite_N, strict=True)
+        for (_, outcome), num, ids_K, log_probs_K, is_finite in answers:
+            if not is_finite:
                 outcome.error = _not_finite()
                 continue
-            pairs = zip(found.ids_NK[row, :num].tolist(), log_probs_NK[row, :num].tolist(), strict=True)
-            outcome.candidates = tuple(Candidate(*pair) for pair in pairs)
-            outcome.token_id = int(found.ids_NK[row, 0])
-            outcome.log_probability = float(log_probs_NK[row, 0]) if num else None
+            outcome.candidates = tuple(map(Candidate, ids_K[:num], log_probs_K[:num]))
+            outcome.token_id = ids_K[0]
+            outcome.log_probability = log_probs_K[0] if num else None
+
+    def _answer_likeliest(self, rows: Sequence[Row]) -> None:
+        """Greedy choices of which nobody wants to know how likely they were: no normaliser is needed."""
+        found = self._model.likeliest(self._hidden(rows))
+        answers = zip(rows, found.ids_N.tolist(), np.isfinite(found.logits_N).tolist(), strict=True)
+        for (_, outcome), token_id, is_finite in answers:
+            outcome.token_id = token_id
+            if not is_finite:
+                outcome.error = _not_finite()
 
     def _answer_scores(self, work: Work, hidden_NH: Array, outcome: Outcome) -> None:
         scores = self._model.score(np.ascontiguousarray(hidden_NH), np.array(work.ids, np.int64))
@@ -92,6 +110,9 @@ class Runner:
             outcome.error = _not_finite()
         outcome.log_probabilities = tuple(scores.log_probs_N.tolist())
         outcome.ranks = tuple(scores.ranks_N.tolist())
+
+    def _hidden(self, rows: Sequence[Row]) -> Array:
+        return self._states.hidden([work.lane for work, _ in rows])
 
     def _snapshot(self, work: Work) -> Snapshot:
         state, hidden_H = self._states.save(work.lane)
@@ -104,31 +125,51 @@ def _scores(work: Work) -> bool:
     return work.ask is Ask.SCORES and bool(work.ids)
 
 
-def _by_length(works: Sequence[Work]) -> list[list[Work]]:
+def _by_length(rows: Sequence[Row]) -> list[list[Row]]:
     """Single tokens and longer chunks apart, so that the many are not padded to the length of the few."""
-    groups = [[work for work in works if len(work.ids) == 1], [work for work in works if len(work.ids) > 1]]
+    groups = [[row for row in rows if len(row[0].ids) == 1], [row for row in rows if len(row[0].ids) > 1]]
     return [group for group in groups if group]
 
 
-def _needs_candidates_alone(work: Work) -> bool:
-    goal = work.job.turn.goal
+def _pad(ids: Sequence[Sequence[int]]) -> tuple[Array, Array]:
+    """ids_BT, zeros after each row's end, and lengths_B."""
+    lengths = list(map(len, ids))
+    ids_BT = np.zeros((len(ids), max(lengths)), np.int64)
+    if ids_BT.shape[1] == 1:
+        ids_BT[:, 0] = [row[0] for row in ids]
+    else:
+        for index, row in enumerate(ids):
+            ids_BT[index, : len(row)] = row
+    return ids_BT, np.array(lengths, np.int32)
+
+
+def _need_of(work: Work) -> _Need:
+    """What the model must say so that the work can be answered."""
+    match work.ask:
+        case Ask.LIKELIEST:
+            return _Need.LIKELIEST
+        case Ask.SCORES if work.ids:
+            return _Need.SCORES
+        case Ask.CHOICE | Ask.CANDIDATES:
+            return _Need.CANDIDATES if _is_answered_by_rank(work.job.turn.goal) else _Need.LOGITS
+    return _Need.NOTHING
+
+
+def _is_answered_by_rank(goal: Goal) -> bool:
+    """Whether the likeliest candidates, as the model gives them, are all that is wanted."""
     if isinstance(goal, Generate):
-        return work.ask is Ask.CHOICE and goal.sampling.is_plain_greedy
-    return work.ask is Ask.CANDIDATES and isinstance(goal, Predict) and goal.allowed_ids is None
-
-
-def _needs_whole_logits(work: Work) -> bool:
-    return work.ask in (Ask.CHOICE, Ask.CANDIDATES) and not _needs_candidates_alone(work)
+        return goal.sampling.is_plain_greedy
+    return isinstance(goal, Predict) and goal.allowed_ids is None
 
 
 def _num_candidates(work: Work) -> int:
     goal = work.job.turn.goal
-    return goal.num_candidates if isinstance(goal, Generate | Predict) else 0
+    return goal.num_candidates if isinstance(goal, (Generate, Predict)) else 0
 
 
 def _answer_whole(work: Work, logits_V: Array, outcome: Outcome) -> None:
     goal = work.job.turn.goal
-    if not np.isfinite(logits_V).all():
+    if not np.isfinite(logits_V.max()):  # the highest is no number if any is not
         outcome.error = _not_finite()
     elif isinstance(goal, Predict):
         outcome.candidates = sampler.rank_candidates(logits_V, goal.num_candidates, goal.allowed_ids)

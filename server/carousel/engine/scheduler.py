@@ -2,7 +2,7 @@
 
 A step is `plan` -> (the runner runs it) -> `commit`. Plan says which tokens each lane consumes and what is asked of the
 model afterwards; commit takes what came back, moves every job on and returns the events to deliver. All state changes
-happen in these calls and in `submit` and `cancel`, on one thread, so no other moment needs thinking about.
+happen in these calls and in `submit` and `cancel`, one of them at a time, so no other moment needs thinking about.
 """
 
 import collections
@@ -18,6 +18,7 @@ from carousel.turns import (
     FinishReason,
     Generate,
     Generated,
+    Goal,
     Predict,
     Predicted,
     Score,
@@ -31,7 +32,8 @@ class Ask(enum.Enum):
     """What the model is asked after a lane has consumed its tokens."""
 
     NOTHING = enum.auto()
-    CHOICE = enum.auto()  # the next token of a Generate
+    LIKELIEST = enum.auto()  # the next token of a Generate that takes the likeliest and tells nothing of it
+    CHOICE = enum.auto()  # the next token of any other Generate
     CANDIDATES = enum.auto()  # the answer to a Predict
     SCORES = enum.auto()  # ratings of the tokens consumed in this step
 
@@ -49,15 +51,17 @@ class Job:
         self.position = turn.start.position
         self.recent_ids = collections.deque(turn.start.recent_ids, maxlen=penalty_window)
         self.finish: FinishReason | None = None  # set when only consuming is left
+        self.ask_for_token = _ask_for_token(turn.goal)
 
     def __repr__(self) -> str:
         fed = f"{self.num_fed}/{len(self.turn.ids)} fed"
         return f"Job(lane {self.lane}, {fed}, {self.num_generated} generated)"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Work:
-    """One lane's part of a step: consume `ids` (none: keep the hidden vector it has), then answer `ask`."""
+    """One lane's part of a step: consume `ids` (none: keep the hidden vector it has), then answer `ask`. Nobody changes
+    it; it is not frozen because that would triple the time to make one, for every token."""
 
     lane: int
     ids: tuple[int, ...]
@@ -68,9 +72,9 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one run of the model does. `admitted` lanes take their snapshots first."""
+    """What one run of the model does. The lanes of `admitted` jobs take their snapshots first."""
 
-    admitted: tuple[tuple[int, Snapshot], ...]
+    admitted: tuple[Job, ...]
     works: tuple[Work, ...]
 
     @property
@@ -97,12 +101,14 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How much runs at once. `max_prompt_tokens_per_step` counts what prompts add to a step beyond a token a lane."""
+    """How much runs at once. A step takes so many tokens of prompts, shared by the lanes that have more than one to
+    feed; fewer while other lanes wait for their next token, so that a long prompt does not keep them."""
 
     max_lanes: int = 64
     max_queued_turns: int = 256
+    max_prompt_tokens_per_step: int = 1024
+    max_prompt_tokens_beside_others: int = 16
     max_chunk_tokens: int = 64
-    max_prompt_tokens_per_step: int = 256
     penalty_window: int = 64
 
 
@@ -158,27 +164,14 @@ class Scheduler:
     def close(self) -> None:
         self.is_closed = True
 
-    def abandon(self, error: CarouselError) -> list[Delivery]:
-        """End every job with `error`. No step may be running."""
-        jobs = [*self._queue, *self._lanes.values()]
-        self._queue.clear()
-        for job in list(self._lanes.values()):
-            self._retire(job)
-        return [(job, error) for job in jobs if not job.is_cancelled]
-
     def plan(self) -> Step | None:
         """Admit what fits and divide the step among the lanes. None when nothing is to be done."""
         for job in [job for job in self._lanes.values() if job.is_cancelled]:
             self._retire(job)
         admitted = tuple(self._admit_waiting())
-        budget = self.bounds.max_prompt_tokens_per_step
-        works = []
-        for job in self._lanes.values():
-            work = self._plan_job(job, budget)
-            if len(work.ids) > 1:
-                budget -= len(work.ids)
-            works.append(work)
-        return Step(admitted, tuple(works)) if works else None
+        chunk = self._chunk_size()
+        works = tuple([self._plan_job(job, chunk) for job in self._lanes.values()])
+        return Step(admitted, works) if works else None
 
     def commit(self, step: Step, outcomes: Sequence[Outcome]) -> list[Delivery]:
         """Move every job of the step on; outcomes[i] belongs to step.works[i]."""
@@ -191,16 +184,17 @@ class Scheduler:
                 self._retire(job)
                 deliveries.append((job, outcome.error))
             else:
-                deliveries.extend((job, event) for event in self._advance(work, outcome))
+                for event in self._advance(work, outcome):
+                    deliveries.append((job, event))
         return deliveries
 
-    def _admit_waiting(self) -> list[tuple[int, Snapshot]]:
+    def _admit_waiting(self) -> list[Job]:
         admitted = []
         while self._queue and self._free:
             job = self._queue.popleft()
             job.lane = self._free.pop()
             self._lanes[job.lane] = job
-            admitted.append((job.lane, job.turn.start))
+            admitted.append(job)
         return admitted
 
     def _retire(self, job: Job) -> None:
@@ -209,16 +203,24 @@ class Scheduler:
         self._free.append(job.lane)
         job.lane = None
 
-    def _plan_job(self, job: Job, budget: int) -> Work:
-        """The last choice; or the next chunk of the input, at least one token and what the budget leaves."""
+    def _chunk_size(self) -> int:
+        """What each lane with more than a token to feed may feed in this step."""
+        num_feeding = sum([len(job.turn.ids) - job.num_fed > 1 for job in self._lanes.values()])
+        is_alone = num_feeding == len(self._lanes)
+        bounds = self.bounds
+        budget = bounds.max_prompt_tokens_per_step if is_alone else bounds.max_prompt_tokens_beside_others
+        return min(max(1, budget // max(1, num_feeding)), bounds.max_chunk_tokens)
+
+    def _plan_job(self, job: Job, chunk: int) -> Work:
+        """The last choice; or the next chunk of the input."""
         assert job.lane is not None
         if job.unfed_id is not None:
             is_last = job.finish is not None
-            return Work(job.lane, (job.unfed_id,), Ask.NOTHING if is_last else Ask.CHOICE, is_last, job)
+            return Work(job.lane, (job.unfed_id,), Ask.NOTHING if is_last else job.ask_for_token, is_last, job)
         left = len(job.turn.ids) - job.num_fed
-        size = min(left, self.bounds.max_chunk_tokens, max(budget, 1))
+        size = min(left, chunk)
         ids = job.turn.ids[job.num_fed : job.num_fed + size]
-        return Work(job.lane, ids, *_ask_after(job.turn, is_fed=size == left), job)
+        return Work(job.lane, ids, *_ask_after(job, is_fed=size == left), job)
 
     def _advance(self, work: Work, outcome: Outcome) -> list[Event]:
         """Record what a lane consumed and was told; retire it when that was all."""
@@ -237,7 +239,7 @@ class Scheduler:
     def _events_of(self, work: Work, outcome: Outcome) -> list[Event]:
         job = work.job
         match work.ask:
-            case Ask.CHOICE:
+            case Ask.LIKELIEST | Ask.CHOICE:
                 job.unfed_id = outcome.token_id
                 job.num_generated += 1
                 job.finish = _finish_after(job, outcome.token_id)
@@ -254,9 +256,14 @@ class Scheduler:
                 return []
 
 
-def _ask_after(turn: Turn, *, is_fed: bool) -> tuple[Ask, bool]:
+def _ask_for_token(goal: Goal) -> Ask:
+    is_plain = isinstance(goal, Generate) and goal.sampling.is_plain_greedy and goal.num_candidates == 0
+    return Ask.LIKELIEST if is_plain else Ask.CHOICE
+
+
+def _ask_after(job: Job, *, is_fed: bool) -> tuple[Ask, bool]:
     """What to ask when a chunk of the input is consumed, and whether that ends the job."""
-    match turn.goal:
+    match job.turn.goal:
         case Score():
             return Ask.SCORES, is_fed
         case Predict():
@@ -264,7 +271,7 @@ def _ask_after(turn: Turn, *, is_fed: bool) -> tuple[Ask, bool]:
         case Generate(max_tokens=0):
             return Ask.NOTHING, is_fed
         case Generate():
-            return (Ask.CHOICE, False) if is_fed else (Ask.NOTHING, False)
+            return (job.ask_for_token, False) if is_fed else (Ask.NOTHING, False)
 
 
 def _finish_after(job: Job, token_id: int) -> FinishReason | None:

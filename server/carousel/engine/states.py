@@ -1,41 +1,71 @@
-"""The state of the lanes: one array per state tensor with a row per lane, and one of last hidden vectors.
+"""The states of the lanes, kept in the batches that the model last ran them in.
 
-Written and read by the runner's thread alone. Legend: B rows of a batch, H hidden width.
+Lanes that run together step after step stay one batch: what the model put out is what it is given next, and rows are
+copied only when lanes join or leave. Used by the engine's thread alone. Legend: B rows of a batch, H hidden width.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from carousel.bundle.layout import Array, StateBatch, StateLayout
+from carousel.bundle.layout import Array, StateBatch
 from carousel.turns import Snapshot
 
 
-class LaneStates:
-    """Rows for `num_lanes` sequences."""
+@dataclass(slots=True)
+class _Batch:
+    """Row b belongs to lanes[b], unless the lane has moved on to another batch since."""
 
-    def __init__(self, layout: StateLayout, hidden_size: int, num_lanes: int) -> None:
-        self._tensors = layout.initial(num_lanes)
-        self.hidden = np.zeros((num_lanes, hidden_size), np.float32)
+    lanes: tuple[int, ...]
+    state: StateBatch
+    hidden_BH: Array
+
+
+class LaneStates:
+    """Where every lane's row is."""
+
+    def __init__(self) -> None:
+        self._places: dict[int, tuple[_Batch, int]] = {}
 
     def load(self, lane: int, snapshot: Snapshot) -> None:
         """Put a sequence onto a lane."""
-        for tensor, value in zip(self._tensors, snapshot.state, strict=True):
-            tensor[lane] = value
-        self.hidden[lane] = snapshot.hidden_H
+        state = tuple(np.asarray(array)[None] for array in snapshot.state)
+        self._places[lane] = (_Batch((lane,), state, snapshot.hidden_H[None]), 0)
 
     def save(self, lane: int) -> tuple[tuple[Array, ...], Array]:
         """The opposite of `load`: copies of the lane's state and hidden vector."""
-        return tuple(tensor[lane].copy() for tensor in self._tensors), self.hidden[lane].copy()
+        batch, row = self._places[lane]
+        return tuple(tensor[row].copy() for tensor in batch.state), batch.hidden_BH[row].copy()
 
     def gather(self, lanes: Sequence[int]) -> StateBatch:
-        """A batch whose row b is lanes[b]."""
-        rows = np.asarray(lanes)
-        return tuple(tensor[rows] for tensor in self._tensors)
+        """A batch whose row b is lanes[b]; not to be written to."""
+        batch = self._whole(lanes)
+        if batch is not None:
+            return batch.state
+        places = [self._places[lane] for lane in lanes]
+        num_tensors = len(places[0][0].state)
+        return tuple(np.array([batch.state[index][row] for batch, row in places]) for index in range(num_tensors))
 
-    def scatter(self, lanes: Sequence[int], batch: StateBatch, hidden_BH: Array) -> None:
-        """The opposite of `gather`, with the hidden vectors that came along."""
-        rows = np.asarray(lanes)
-        for tensor, values in zip(self._tensors, batch, strict=True):
-            tensor[rows] = values
-        self.hidden[rows] = hidden_BH
+    def hidden(self, lanes: Sequence[int]) -> Array:
+        """hidden_BH, row b of lanes[b]; not to be written to."""
+        batch = self._whole(lanes)
+        if batch is not None:
+            return batch.hidden_BH
+        return np.array([batch.hidden_BH[row] for batch, row in map(self._places.__getitem__, lanes)])
+
+    def scatter(self, lanes: Sequence[int], state: StateBatch, hidden_BH: Array) -> None:
+        """The opposite of `gather`, with the hidden vectors that came along. The arrays are kept."""
+        batch = self._whole(lanes)
+        if batch is not None:
+            batch.state, batch.hidden_BH = state, hidden_BH
+            return
+        batch = _Batch(tuple(lanes), state, hidden_BH)
+        self._places.update((lane, (batch, row)) for row, lane in enumerate(lanes))
+
+    def _whole(self, lanes: Sequence[int]) -> _Batch | None:
+        """The batch that consists of just these lanes in this order, if there is one."""
+        batch, _ = self._places[lanes[0]]
+        if batch.lanes != tuple(lanes):
+            return None
+        return batch if all(self._places[lane][0] is batch for lane in lanes) else None

@@ -109,7 +109,7 @@ def from_generation(
 ) -> wire.GenerateResponse:
     response = wire.GenerateResponse(branch=piece.branch)
     if content != wire.GenerateRequest.CONTENT_TEXT:
-        response.tokens.extend(_from_generated(token, tokenizer) for token in piece.tokens)
+        response.tokens.extend([_from_generated(token, tokenizer) for token in piece.tokens])
     if content != wire.GenerateRequest.CONTENT_IDS:
         response.text = piece.text
     if piece.end is not None:
@@ -118,10 +118,16 @@ def from_generation(
 
 
 def from_prediction(prediction: requests.Prediction, tokenizer: Tokenizer) -> wire.PredictResponse:
-    words = (wire.Word(text=word.text, log_probability=word.log_probability) for word in prediction.words)
-    candidates = from_candidates(prediction.candidates, tokenizer)
-    response = wire.PredictResponse(candidates=candidates, words=words)
-    _stand(response, prediction.standing)
+    standing = prediction.standing
+    response = wire.PredictResponse(
+        candidates=from_candidates(prediction.candidates, tokenizer),
+        position=standing.position,
+        durable_position=standing.durable_position,
+        state=standing.state,
+        is_replay=standing.is_replay,
+    )
+    if prediction.words:
+        response.words.extend(wire.Word(text=one.text, log_probability=one.log_probability) for one in prediction.words)
     return response
 
 
@@ -143,10 +149,8 @@ def from_scoring(piece: requests.ScoringPiece) -> wire.ScoreResponse:
 
 
 def from_candidates(candidates: Iterable[Candidate], tokenizer: Tokenizer) -> list[types_pb2.Candidate]:
-    return [
-        types_pb2.Candidate(id=one.id, log_probability=one.log_probability, text=tokenizer.decode([one.id]))
-        for one in candidates
-    ]
+    texts, make = tokenizer.texts, types_pb2.Candidate
+    return [make(id=one.id, log_probability=one.log_probability, text=texts[one.id]) for one in candidates]
 
 
 def from_tokens(ids: Iterable[int], tokenizer: Tokenizer) -> wire.TokenizeResponse:
@@ -202,6 +206,8 @@ def from_manifest(manifest: Manifest, provider: str, settings: Settings) -> wire
 
 
 def _from_generated(token: Generated, tokenizer: Tokenizer) -> wire.GeneratedToken:
+    if token.log_probability is None:
+        return wire.GeneratedToken(id=token.id)
     return wire.GeneratedToken(
         id=token.id,
         log_probability=token.log_probability,
@@ -221,7 +227,7 @@ def _from_end(end: requests.GenerationEnd) -> wire.Finished:
     return finished
 
 
-def _stand(message: wire.Finished | wire.PredictResponse | wire.ScoreTotals, standing: requests.Standing) -> None:
+def _stand(message: wire.Finished | wire.ScoreTotals, standing: requests.Standing) -> None:
     """Every answer says where its sequence stands, in the same fields."""
     message.position = standing.position
     message.durable_position = standing.durable_position

@@ -35,6 +35,7 @@ class ScoringAnswer:
     totals: ScoreTotals
 
 
+Request = GenerationRequest | PredictionRequest | ScoringRequest
 Answer = tuple[GenerationAnswer, ...] | ScoringAnswer | Prediction  # a generation has an answer a branch
 
 
@@ -47,9 +48,7 @@ class Record:
 
 
 _RECORDS: TypeAdapter[Record] = TypeAdapter(Record)
-_REQUESTS: TypeAdapter[GenerationRequest | PredictionRequest | ScoringRequest] = TypeAdapter(
-    GenerationRequest | PredictionRequest | ScoringRequest
-)
+_REQUESTS: TypeAdapter[Request] = TypeAdapter(Request)
 
 
 def write_record(record: Record) -> bytes:
@@ -71,7 +70,7 @@ def answered_position(answer: Answer) -> int:
             return answer[0].end.standing.position
 
 
-def fingerprint(request: GenerationRequest | PredictionRequest | ScoringRequest) -> str:
+def fingerprint(request: Request) -> str:
     """The same for equal requests. Defaults are left out, so that a field added later tells no old repeats apart."""
     content = _REQUESTS.dump_json(request, exclude_defaults=True)
     return hashlib.blake2b(type(request).__name__.encode() + content, digest_size=12).hexdigest()

@@ -8,7 +8,7 @@ from typing import TypeVar
 from carousel.bundle.tokenizer import Tokenizer
 from carousel.sessions.answers import GenerationAnswer
 from carousel.sessions.requests import GenerationEnd, GenerationPiece, GenerationRequest, Standing
-from carousel.sessions.text import TextStream, pending_bytes
+from carousel.sessions.text import StopFinder, TextStream, pending_bytes
 from carousel.turns import Ended, Generate, Generated, Sampling, Snapshot, Turn
 
 Item = TypeVar("Item")
@@ -36,7 +36,9 @@ class Branch:
         self._sampling = sampling
         self._fed = fed
         self._keeps_state = keeps_state
-        self._stream = TextStream(tokenizer, pending_bytes(tokenizer, origin.tail, ids), request.stop)
+        tail = pending_bytes(tokenizer, origin.tail, ids)
+        self._stream = TextStream(tokenizer, tail, request.stop)
+        self._finder = StopFinder(tokenizer, tail, request.stop) if request.stop else None
         self._tokens: list[Generated] = []
         self._text: list[str] = []
 
@@ -46,7 +48,7 @@ class Branch:
             self._request.max_tokens,
             frozenset(self._request.stop_ids),
             self._request.num_log_probabilities,
-            self._stream.push,
+            self._finder.push if self._finder is not None else None,
         )
         if self._fed is not None:
             return Turn(self._fed, (), goal, self._keeps_state)
@@ -55,6 +57,7 @@ class Branch:
     def piece(self, tokens: tuple[Generated, ...], ended: Ended | None) -> GenerationPiece:
         """What has come since the last piece; the last one has an end whose standing is not saved yet."""
         self._tokens.extend(tokens)
+        self._stream.push_all([token.id for token in tokens if token.id not in self._request.stop_ids])
         text = self._stream.take() if ended is None else self._stream.finish()
         self._text.append(text)
         return GenerationPiece(tokens, text, self._end(ended) if ended is not None else None, self.number)

@@ -7,7 +7,7 @@ answer/<revision>/<id>    what the request with that id was answered
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from carousel.errors import PositionUnknown
 from carousel.state.codec import SnapshotCodec
@@ -48,8 +48,9 @@ class Ledger:
             put, drop = {_at(row.revision): snapshot}, [_at(held.row.revision)]
         else:
             put, drop = {_at(row.revision): snapshot}, []
-            boundaries = [key for key, _ in _boundaries(held)]
-            drop += boundaries[: max(0, len(boundaries) - self.retention.max_turns)]
+            boundaries = [key for key in held.parts if key.startswith("at/")]
+            if len(boundaries) > self.retention.max_turns:
+                drop += sorted(boundaries)[: len(boundaries) - self.retention.max_turns]
         if request_id:
             kept = answer if len(answer) <= self.retention.max_answer_bytes else b""
             put[f"answer/{row.revision:012d}/{request_id}"] = kept
@@ -106,7 +107,8 @@ class Ledger:
 
     def _next(self, row: Row, position: int, now: float) -> Row:
         expires_at = self._expiry(row.created_at, now)
-        return replace(row, revision=row.revision + 1, position=position, updated_at=now, expires_at=expires_at)
+        revision = row.revision + 1
+        return Row(row.id, row.owner, row.incarnation, revision, position, row.created_at, now, expires_at)
 
     def _expiry(self, created_at: float, now: float) -> float:
         return min(created_at + self.retention.lifetime_seconds, now + self.retention.idle_seconds)

@@ -125,7 +125,8 @@ class Lives:
         end also when the caller is cancelled: the session is not given back with a write in doubt."""
         row = await self._check(change.row, held.row.owner, held.row.id)
         try:
-            await _finish(self.store.commit(held, change))
+            work = self.store.commit(held, change)
+            await (work if self.store.is_immediate else _finish(work))
         except SessionMoved:
             found = await self.store.read(row.id)
             if isinstance(found, Ending):

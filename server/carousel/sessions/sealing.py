@@ -11,11 +11,12 @@ import secrets
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from typing import TYPE_CHECKING
 
 from carousel.errors import StateRefused
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 _HEAD = struct.Struct("<4sB8s12s16sd32s16s")
 _MAGIC = b"CRSB"
@@ -36,7 +37,7 @@ class Sealer:
     """Seals and opens one model's snapshots. Without keys it refuses both, with the reason."""
 
     def __init__(self, keys: Sequence[bytes], model_digest: str) -> None:
-        self._keys = {_key_id(key): ChaCha20Poly1305(key) for key in keys}
+        self._keys = {_key_id(key): _make_cipher(key) for key in keys}
         self._digest = bytes.fromhex(model_digest)
 
     def seal(self, snapshot: bytes, owner: str, expires_at: float) -> bytes:
@@ -56,6 +57,8 @@ class Sealer:
             raise StateRefused(f"the sealed state has format version {version}", why="version")
         if key_id not in self._keys:
             raise StateRefused("the sealed state was made with a key that this server does not have", why="unknown_key")
+        from cryptography.exceptions import InvalidTag
+
         try:
             snapshot = self._keys[key_id].decrypt(nonce, blob[_HEAD.size :], blob[: _HEAD.size])
         except InvalidTag:
@@ -72,6 +75,13 @@ class Sealer:
         if not self._keys:
             raise StateRefused("this server has no sealing key (setting seal_keys)", why="no_key")
         return next(iter(self._keys))
+
+
+def _make_cipher(key: bytes) -> "ChaCha20Poly1305":
+    """The library takes 7 MiB and some time to import, which a server without keys need not spend."""
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+    return ChaCha20Poly1305(key)
 
 
 def _key_id(key: bytes) -> bytes:

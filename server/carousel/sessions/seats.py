@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from carousel.bundle.tokenizer import Tokenizer
 from carousel.engine.engine import Engine
 from carousel.errors import AnswerGone, InvalidRequest
-from carousel.sessions.answers import Answer, Record, answered_position, read_record, write_record
+from carousel.sessions.answers import Answer, Record, Request, answered_position, fingerprint, read_record, write_record
 from carousel.sessions.lives import Lives, check_position
 from carousel.sessions.requests import Caller, Standing
 from carousel.sessions.text import pending_bytes
@@ -52,7 +52,7 @@ class Seats:
         self._seal_seconds = seal_seconds
 
     @contextlib.asynccontextmanager
-    async def take(self, caller: Caller, fingerprint: str) -> AsyncIterator[Seat]:
+    async def take(self, caller: Caller, request: Request) -> AsyncIterator[Seat]:
         """Refused (Overloaded, ShuttingDown) before any session is looked at. Raises SessionNotFound, SessionEnded,
         PositionMismatch, StateRefused, or InvalidRequest for a request id used for something else before."""
         self._engine.check_open()
@@ -64,20 +64,20 @@ class Seats:
             yield Seat(self._engine.start_snapshot, False, None, Standing(0, 0), _forget)
         else:
             async with self._lives.take(caller.owner, caller.session_id) as held:
-                yield self._seat(caller, held, fingerprint)
+                yield self._seat(caller, held, fingerprint(request) if caller.request_id else "")
 
-    def _seat(self, caller: Caller, held: Held, fingerprint: str) -> Seat:
-        replay = self._find_replay(caller, held, fingerprint)
+    def _seat(self, caller: Caller, held: Held, mark: str) -> Seat:
+        replay = self._find_replay(caller, held, mark)
         start = self._lives.codec.decode(self._lives.ledger.current(held))
         if replay is None:
             check_position(held.row, caller.expected_position)
         position = held.row.position if replay is None else answered_position(replay)
         durable_position = min(position, self._lives.durable_position(held.row))
         standing = Standing(position, durable_position, is_replay=replay is not None)
-        save = lambda outcome: self._save(caller, held, start, fingerprint, outcome)  # noqa: E731
+        save = lambda outcome: self._save(caller, held, start, mark, outcome)  # noqa: E731
         return Seat(start, True, replay, standing, save)
 
-    def _find_replay(self, caller: Caller, held: Held, fingerprint: str) -> Answer | None:
+    def _find_replay(self, caller: Caller, held: Held, mark: str) -> Answer | None:
         content = self._lives.ledger.find_answer(held, caller.request_id) if caller.request_id else None
         if content is None:
             return None
@@ -85,13 +85,13 @@ class Seats:
             text = f"request {caller.request_id} was applied; its answer was too large to keep"
             raise AnswerGone(text, position=str(held.row.position))
         record = read_record(content)
-        if record.fingerprint != fingerprint:
+        if record.fingerprint != mark:
             raise InvalidRequest("request_id", "was used for another request on this session")
         return record.answer
 
-    async def _save(self, caller: Caller, held: Held, start: Snapshot, fingerprint: str, outcome: Outcome) -> Standing:
+    async def _save(self, caller: Caller, held: Held, start: Snapshot, mark: str, outcome: Outcome) -> Standing:
         snapshot = self._with_tail(start, outcome)
-        content = write_record(Record(fingerprint, outcome.answer)) if caller.request_id else b""
+        content = write_record(Record(mark, outcome.answer)) if caller.request_id else b""
         blob = self._lives.codec.encode(snapshot)
         change = self._lives.ledger.advance(held, blob, self._lives.clock(), caller.request_id, content)
         row = await self._lives.commit(held, change)
@@ -120,7 +120,8 @@ class Seats:
                 self._lives.forgive(opened)
 
     def _with_tail(self, start: Snapshot, outcome: Outcome) -> Snapshot:
-        return replace(outcome.snapshot, tail=pending_bytes(self._tokenizer, start.tail, outcome.ids))
+        tail = pending_bytes(self._tokenizer, start.tail, outcome.ids)
+        return outcome.snapshot if tail == outcome.snapshot.tail else replace(outcome.snapshot, tail=tail)
 
 
 def _check_caller(caller: Caller) -> None:

@@ -16,7 +16,7 @@ from carousel.engine.engine import Engine
 from carousel.errors import ModelNotFound
 from carousel.metrics import Metrics
 from carousel.sessions import checks, requests
-from carousel.sessions.answers import GenerationAnswer, ScoringAnswer, fingerprint
+from carousel.sessions.answers import GenerationAnswer, ScoringAnswer
 from carousel.sessions.branch import Branch, merge
 from carousel.sessions.requests import (
     Caller,
@@ -83,7 +83,7 @@ class Sessions:
         pace = _Pace(self._metrics)
         checks.check_generation(request, self.limits, self.manifest.vocabulary_size)
         ids = self._encode(request.input)
-        async with self._seats.take(caller, fingerprint(request)) as seat:
+        async with self._seats.take(caller, request) as seat:
             if seat.replay is not None:
                 for piece in _replay_generation(seat):
                     yield piece
@@ -97,23 +97,25 @@ class Sessions:
         """Feed the input and name what is likely to follow."""
         checks.check_prediction(request)
         ids = self._encode(request.input)
-        async with self._seats.take(caller, fingerprint(request)) as seat:
+        async with self._seats.take(caller, request) as seat:
             if isinstance(seat.replay, Prediction):
                 return replace(seat.replay, standing=seat.standing)
-            prediction, snapshot = await self._predict_from(seat.start, ids, request)
-            return replace(prediction, standing=await seat.save(Outcome(snapshot, ids, prediction)))
+            candidates, words, snapshot = await self._predict_from(seat.start, ids, request)
+            unsaved = Prediction(candidates, words, Standing(snapshot.position, 0))
+            return Prediction(candidates, words, await seat.save(Outcome(snapshot, ids, unsaved)))
 
     async def predict_unkept(self, start: Snapshot | None, request: PredictionRequest) -> tuple[Prediction, Snapshot]:
         """The same on a sequence that the caller carries; None is a fresh one."""
         checks.check_prediction(request)
         ids = self._encode(request.input)
-        return await self._predict_from(start or self._engine.start_snapshot, ids, request)
+        candidates, words, snapshot = await self._predict_from(start or self._engine.start_snapshot, ids, request)
+        return Prediction(candidates, words, Standing(snapshot.position, 0)), snapshot
 
     async def score(self, caller: Caller, request: ScoringRequest) -> AsyncGenerator[ScoringPiece]:
         """Rate the input; pieces as they come, the last one with the totals."""
         checks.check_scoring(request, self.manifest.vocabulary_size)
         ids = self._encode(request.input)
-        async with self._seats.take(caller, fingerprint(request)) as seat:
+        async with self._seats.take(caller, request) as seat:
             if isinstance(seat.replay, ScoringAnswer):
                 yield ScoringPiece(seat.replay.tokens, replace(seat.replay.totals, standing=seat.standing))
                 return
@@ -175,30 +177,23 @@ class Sessions:
     async def _run_branch(self, branch: Branch) -> AsyncGenerator[tuple[GenerationPiece, Ended | None]]:
         async with aclosing(self._engine.follow(branch.turn())) as batches:
             async for events, ended in batches:
-                tokens = tuple(event for event in events if isinstance(event, Generated))
+                tokens = tuple([event for event in events if type(event) is Generated])
                 yield branch.piece(tokens, ended), ended
 
     async def _feed(self, start: Snapshot, ids: tuple[int, ...]) -> Snapshot:
         """Where the input leads to."""
-        async with aclosing(self._engine.follow(Turn(start, ids, Predict(0)))) as batches:
-            async for _, ended in batches:
-                if ended is not None:
-                    return ended.snapshot
-        raise AssertionError("a turn ends")
+        _, ended = await self._engine.finish(Turn(start, ids, Predict(0)))
+        return ended.snapshot
 
     async def _predict_from(
         self, start: Snapshot, ids: tuple[int, ...], request: PredictionRequest
-    ) -> tuple[Prediction, Snapshot]:
-        candidates: tuple[Candidate, ...] = ()
-        snapshot = start
-        async with aclosing(self._engine.follow(Turn(start, ids, Predict(request.num_candidates)))) as batches:
-            async for events, ended in batches:
-                candidates = next((event.candidates for event in events if isinstance(event, Predicted)), candidates)
-                snapshot = ended.snapshot if ended is not None else snapshot
+    ) -> tuple[tuple[Candidate, ...], tuple[requests.Word, ...], Snapshot]:
+        events, ended = await self._engine.finish(Turn(start, ids, Predict(request.num_candidates)))
+        candidates = next((event.candidates for event in events if isinstance(event, Predicted)), ())
         words: tuple[requests.Word, ...] = ()
         if request.word_prefix is not None:
-            words = await self._words.find(snapshot, request.word_prefix, request.num_words)
-        return Prediction(candidates, words, Standing(snapshot.position, 0)), snapshot
+            words = await self._words.find(ended.snapshot, request.word_prefix, request.num_words)
+        return candidates, words, ended.snapshot
 
     def _encode(self, given: requests.Input) -> tuple[int, ...]:
         ids = tuple(self.tokenizer.encode(given) if isinstance(given, str) else given)
@@ -215,7 +210,7 @@ class Sessions:
 
 
 class _Pace:
-    """Measures a generation: from its making to the first token, then from token to token."""
+    """Measures a generation: from its making to the first tokens, then from piece to piece."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -223,10 +218,11 @@ class _Pace:
         self._since = time.perf_counter()
 
     def note(self, num_tokens: int) -> None:
-        for _ in range(num_tokens):
-            now = time.perf_counter()
-            self._metrics.token_generated(now - self._since, is_first=self._is_first)
-            self._since, self._is_first = now, False
+        if num_tokens == 0:
+            return
+        now = time.perf_counter()
+        self._metrics.tokens_generated(num_tokens, now - self._since, is_first=self._is_first)
+        self._since, self._is_first = now, False
 
 
 def _resolve(options: requests.SamplingOptions) -> Sampling:

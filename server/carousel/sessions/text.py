@@ -1,6 +1,6 @@
 """From tokens to text as it streams: whole characters only, and nothing that may turn out to be a stop string."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from carousel.bundle.tokenizer import TextDecoder, Tokenizer
 
@@ -27,9 +27,17 @@ class TextStream:
             self._pending = self._pending[:start]
         return bool(found)
 
+    def push_all(self, token_ids: Sequence[int]) -> None:
+        """Tokens of which none but the last can complete a stop string."""
+        if self._stops:
+            for token_id in token_ids:
+                self.push(token_id)
+        else:
+            self._pending += self._decoder.push(b"".join(map(self._tokenizer.token_bytes, token_ids)))
+
     def take(self) -> str:
         """Text that no stop string can claim any more."""
-        num_held = 0 if self.stop else _num_held(self._pending, self._stops)
+        num_held = _num_held(self._pending, self._stops) if self._stops and not self.stop else 0
         cut = len(self._pending) - num_held
         text, self._pending = self._pending[:cut], self._pending[cut:]
         return text
@@ -40,8 +48,27 @@ class TextStream:
         return text
 
 
-def pending_bytes(tokenizer: Tokenizer, tail: bytes, ids: Iterable[int]) -> bytes:
+class StopFinder:
+    """Tells which token completes a stop string. The engine asks it in its own thread, so it shares nothing with the
+    stream that hands out the text."""
+
+    def __init__(self, tokenizer: Tokenizer, tail: bytes, stops: Sequence[str]) -> None:
+        self._stream = TextStream(tokenizer, tail, stops)
+
+    def push(self, token_id: int) -> bool:
+        """Whether a stop string is complete now."""
+        is_found = self._stream.push(token_id)
+        self._stream.take()
+        return is_found
+
+
+def pending_bytes(tokenizer: Tokenizer, tail: bytes, ids: Sequence[int]) -> bytes:
     """The bytes of an unfinished character that stand at the end after `tail` and the tokens."""
+    if not ids:
+        return tail
+    last = tokenizer.token_bytes(ids[-1])
+    if last and last[-1] < 0x80:
+        return b""  # no character goes on beyond an ASCII byte
     decoder = TextDecoder(tail)
     for index in ids:
         decoder.push(tokenizer.token_bytes(index))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from carousel.bundle.tokenizer import Tokenizer
-from carousel.engine.engine import Ticket
+from carousel.engine.delivery import Ticket
 from carousel.sessions.requests import Word
 from carousel.turns import Array, Candidate, Ended, Predict, Predicted, Snapshot, Turn
 

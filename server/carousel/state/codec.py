@@ -29,9 +29,17 @@ class SnapshotCodec:
     """Bytes of one model's snapshots."""
 
     def __init__(self, layout: StateLayout, model_digest: str, hidden_size: int) -> None:
-        self._layout = layout
         self._digest = bytes.fromhex(model_digest)
         self._hidden_size = hidden_size
+        self._tensors = [
+            (
+                np.dtype(tensor.dtype),
+                tensor.num_bytes // np.dtype(tensor.dtype).itemsize,
+                tensor.shape,
+                tensor.num_bytes,
+            )
+            for tensor in layout.tensors
+        ]
         self._layout_text = ";".join(
             f"{tensor.name}:{tensor.dtype}:{'x'.join(map(str, tensor.shape))}" for tensor in layout.tensors
         ).encode()
@@ -70,10 +78,9 @@ class SnapshotCodec:
             hidden_H = np.frombuffer(blob, "<f4", self._hidden_size, at)
             at += hidden_H.nbytes
         state = []
-        for tensor in self._layout.tensors:
-            count = tensor.num_bytes // np.dtype(tensor.dtype).itemsize
-            state.append(np.frombuffer(blob, tensor.dtype, count, at).reshape(tensor.shape))
-            at += tensor.num_bytes
+        for dtype, count, shape, num_bytes in self._tensors:
+            state.append(np.frombuffer(blob, dtype, count, at).reshape(shape))
+            at += num_bytes
         if hidden_H is None:
             hidden_H = state[twin]
         return Snapshot(position, tuple(state), hidden_H, tuple(recent.tolist()), tail)

@@ -4,6 +4,7 @@ import bisect
 import collections
 import heapq
 import itertools
+import operator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,16 @@ MAX_ENDINGS = 10_000
 _ROW_BYTES = 700  # a row, its keys and its places in the indices, measured
 
 
-_Entry = tuple[Any, ...]  # row, key, part, key, part ...: flat, for a dictionary alone would cost 184 bytes a session
+# A row's values but its id, then key, part, key, part ...: flat, for a dictionary alone would cost 184 bytes a session,
+# and of plain values alone, for the collector forgets such a tuple: else it would walk a million rows, for most of a
+# second in which nothing else runs.
+_Entry = tuple[Any, ...]
+_FIELDS = ("owner", "incarnation", "revision", "position", "created_at", "updated_at", "expires_at")
+_NUM_FIELDS = len(_FIELDS)
+_OWNER, _INCARNATION, _REVISION, _CREATED_AT, _EXPIRES_AT = (
+    _FIELDS.index(name) for name in ("owner", "incarnation", "revision", "created_at", "expires_at")
+)
+_values_of = operator.attrgetter(*_FIELDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +42,7 @@ class MemoryStore:
     """A SessionStore that ends with the process; with a file, sessions sleep there from a drain to the next start."""
 
     durability = Durability.NONE
+    is_immediate = True
 
     def __init__(self, capacity: Capacity, file: Path | None = None) -> None:
         self._capacity = capacity
@@ -54,7 +65,7 @@ class MemoryStore:
 
     async def close(self) -> None:
         if self._file is not None:
-            write_sessions(self._file, ((entry[0], _parts_of(entry)) for entry in self._sessions.values()))
+            write_sessions(self._file, ((_row_of(*one), _parts_of(one[1])) for one in self._sessions.items()))
 
     async def create(self, row: Row, parts: Parts) -> list[Ending]:
         if row.id in self._sessions:
@@ -66,31 +77,31 @@ class MemoryStore:
 
     async def read(self, session_id: str) -> Row | Ending | None:
         found = self._sessions.get(session_id)
-        return found[0] if found is not None else self._endings.get(session_id)
+        return _row_of(session_id, found) if found is not None else self._endings.get(session_id)
 
     async def take(self, session_id: str) -> Held | Ending | None:
         found = self._sessions.get(session_id)
         if found is None:
             return self._endings.get(session_id)
         self._sessions.move_to_end(session_id)
-        return Held(found[0], _parts_of(found))
+        return Held(_row_of(session_id, found), _parts_of(found))
 
     async def commit(self, held: Held, change: Change) -> None:
         found = self._sessions.get(held.row.id)
         wanted = (held.row.incarnation, held.row.revision)
-        if found is None or (found[0].incarnation, found[0].revision) != wanted:
+        if found is None or (found[_INCARNATION], found[_REVISION]) != wanted:
             raise SessionMoved(f"session {held.row.id} was changed while the turn ran")
         parts = _parts_of(found)
-        self._num_bytes -= _weigh(parts)
-        dropped = set(change.drop)
-        self._put(change.row, {key: part for key, part in parts.items() if key not in dropped} | dict(change.put))
+        replaced = [part for key in (*change.drop, *change.put) if (part := parts.pop(key, None)) is not None]
+        self._put(change.row, parts | dict(change.put))
+        self._num_bytes += sum(map(len, change.put.values())) - sum(map(len, replaced))
 
     async def release(self, held: Held) -> None:
         pass
 
     async def end(self, row: Row, reason: EndReason, now: float) -> bool:
         found = self._sessions.get(row.id)
-        if found is None or found[0].incarnation != row.incarnation:
+        if found is None or found[_INCARNATION] != row.incarnation:
             return False
         self._end(row.id, reason, now)
         return True
@@ -98,27 +109,27 @@ class MemoryStore:
     async def list_owned(self, owner: str, after: tuple[float, str], count: int) -> list[Row]:
         keys = self._owned.get(owner, [])
         first = bisect.bisect_right(keys, after)
-        return [self._sessions[session_id][0] for _, session_id in keys[first : first + count]]
+        return [_row_of(one, self._sessions[one]) for _, one in keys[first : first + count]]
 
     async def due(self, now: float) -> list[Row]:
         rows = []
         while self._expiries and self._expiries[0][0] <= now:
             _, session_id, incarnation = heapq.heappop(self._expiries)
             found = self._sessions.get(session_id)
-            if found is None or found[0].incarnation != incarnation:
+            if found is None or found[_INCARNATION] != incarnation:
                 continue
-            if found[0].expires_at <= now:
-                rows.append(found[0])
+            if found[_EXPIRES_AT] <= now:
+                rows.append(_row_of(session_id, found))
             else:  # it was used since; its place in the heap moves now, not at every use
-                heapq.heappush(self._expiries, (found[0].expires_at, session_id, incarnation))
+                heapq.heappush(self._expiries, (found[_EXPIRES_AT], session_id, incarnation))
         return rows
 
     async def excess(self) -> list[Row]:
         rows, over = [], self._num_bytes - self._capacity.max_bytes
-        for entry in self._sessions.values():
+        for session_id, entry in self._sessions.items():
             if over <= 0 or not self._capacity.evicts:
                 break
-            rows.append(entry[0])
+            rows.append(_row_of(session_id, entry))
             over -= _weigh(_parts_of(entry))
         return rows
 
@@ -132,11 +143,11 @@ class MemoryStore:
         heapq.heappush(self._expiries, (row.expires_at, row.id, row.incarnation))
         bisect.insort(self._owned.setdefault(row.owner, []), (row.created_at, row.id))
         self._put(row, parts)
+        self._num_bytes += _weigh(parts)
 
     def _put(self, row: Row, parts: Parts) -> None:
-        self._sessions[row.id] = (row, *itertools.chain.from_iterable(parts.items()))
+        self._sessions[row.id] = (*_values_of(row), *itertools.chain.from_iterable(parts.items()))
         self._sessions.move_to_end(row.id)
-        self._num_bytes += _weigh(parts)
 
     def _make_room(self, num_bytes: int, now: float) -> list[Ending]:
         evicted = []
@@ -151,20 +162,24 @@ class MemoryStore:
 
     def _end(self, session_id: str, reason: EndReason, now: float) -> Ending:
         entry = self._sessions.pop(session_id)
-        row: Row = entry[0]
+        owner: str = entry[_OWNER]
         self._num_bytes -= _weigh(_parts_of(entry))
-        keys = self._owned[row.owner]
-        del keys[bisect.bisect_left(keys, (row.created_at, row.id))]
+        keys = self._owned[owner]
+        del keys[bisect.bisect_left(keys, (entry[_CREATED_AT], session_id))]
         if not keys:
-            del self._owned[row.owner]
-        self._endings[session_id] = ending = Ending(row.id, row.owner, reason, now)
+            del self._owned[owner]
+        self._endings[session_id] = ending = Ending(session_id, owner, reason, now)
         for stale in list(itertools.islice(self._endings, max(0, len(self._endings) - MAX_ENDINGS))):
             del self._endings[stale]
         return ending
 
 
-def _parts_of(entry: _Entry) -> Parts:
-    return dict(zip(entry[1::2], entry[2::2], strict=True))
+def _row_of(session_id: str, entry: _Entry) -> Row:
+    return Row(session_id, *entry[:_NUM_FIELDS])
+
+
+def _parts_of(entry: _Entry) -> dict[str, bytes]:
+    return dict(zip(entry[_NUM_FIELDS::2], entry[_NUM_FIELDS + 1 :: 2], strict=True))
 
 
 def _weigh(parts: Parts) -> int:

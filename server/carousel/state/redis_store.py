@@ -46,6 +46,7 @@ class RedisStore:
     """A SessionStore without a capacity of its own: the operator gives Redis its memory."""
 
     durability = Durability.EACH_TURN
+    is_immediate = False
 
     def __init__(
         self,

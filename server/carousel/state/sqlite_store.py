@@ -30,6 +30,7 @@ class SqliteStore:
     """A SessionStore. Of the sessions that no turn holds, the one that was changed longest ago is evicted first."""
 
     durability = Durability.EACH_TURN
+    is_immediate = False
 
     def __init__(self, path: Path, capacity: Capacity, cache_bytes: int = _CACHE_BYTES) -> None:
         self._path = path

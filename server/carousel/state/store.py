@@ -26,9 +26,10 @@ class Durability(enum.StrEnum):
     EACH_TURN = "each_turn"  # nothing that was committed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Row:
-    """A session without its parts. Times are seconds since the epoch."""
+    """A session without its parts. Times are seconds since the epoch. Nobody changes it; it is not frozen because that
+    would triple the time to make one, several times a turn."""
 
     id: str
     owner: str
@@ -79,6 +80,7 @@ class SessionStore(Protocol):
     """
 
     durability: Durability
+    is_immediate: bool  # its methods never wait, so nobody can be cancelled in the middle of one
 
     async def start(self) -> None:
         """Open. Raises StoreInvalid for a file or server that is not ours to use."""

@@ -24,6 +24,7 @@ class WriteBehind:
     fails, further commits are refused until one has succeeded."""
 
     durability = Durability.INTERVAL
+    is_immediate = False
 
     def __init__(self, inner: SessionStore, interval_seconds: float, max_unwritten: int = _MAX_UNWRITTEN) -> None:
         self._inner = inner

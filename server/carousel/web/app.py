@@ -35,7 +35,9 @@ class WebServer:
     """Bound after `start`. Signals are the application's business, so uvicorn gets none."""
 
     def __init__(self, app: Starlette) -> None:
-        self._server = _QuietServer(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", workers=1))
+        # The protocols are named, because "auto" imports every implementation that is installed.
+        config = uvicorn.Config(app, http="h11", ws="none", log_config=None, access_log=False, lifespan="off")
+        self._server = _QuietServer(config)
         self._task: asyncio.Task[None] | None = None
         self.address = ""  # host:port, once started
 

@@ -12,7 +12,8 @@ from prometheus_client import CollectorRegistry
 from tests.fakes import SlowOracle, ToyModel, same_snapshot
 
 from carousel.bundle.layout import Array, StateBatch
-from carousel.engine.engine import Engine, Ticket
+from carousel.engine.delivery import Ticket
+from carousel.engine.engine import Engine
 from carousel.engine.scheduler import Bounds
 from carousel.errors import ModelFailed, ShuttingDown
 from carousel.metrics import Metrics
@@ -22,7 +23,7 @@ GREEDY = Sampling(seed=0, temperature=0)
 
 
 class GatedModel(ToyModel):
-    """Its steps can be held: `entered` tells that one has begun, and it goes on when `gate` opens."""
+    """Its steps can be held: `entered` tells that one stands before the closed `gate`; it goes on when that opens."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,14 +32,15 @@ class GatedModel(ToyModel):
         self.gate.set()
 
     def core(self, ids_BT: Array, lengths_B: Array, state: StateBatch) -> tuple[Array, StateBatch]:
-        self.entered.set()
+        if not self.gate.is_set():
+            self.entered.set()
         assert self.gate.wait(20)
         return super().core(ids_BT, lengths_B, state)
 
     async def hold_next_step(self) -> None:
         """Close the gate; returns when a step stands before it."""
-        self.gate.clear()
         self.entered.clear()
+        self.gate.clear()
         assert await asyncio.to_thread(self.entered.wait, 20)
 
 

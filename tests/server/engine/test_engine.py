@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry
 from tests.fakes import SlowOracle, ToyModel, same_snapshot
 
 from carousel.engine import sampler
-from carousel.engine.engine import Engine, Ticket
+from carousel.engine.delivery import Ticket
+from carousel.engine.engine import Engine
 from carousel.engine.scheduler import Bounds
 from carousel.errors import ModelFailed, Overloaded, ShuttingDown
 from carousel.metrics import Metrics

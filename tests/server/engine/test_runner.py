@@ -23,8 +23,10 @@ def work(lane: int, ids: tuple[int, ...], ask: Ask, goal: Goal, start: Snapshot,
 
 
 def run(model: ToyModel, start: Snapshot, *works: Work) -> list[Outcome]:
-    runner = Runner(model, model.hidden_size, 8)
-    return runner.run(Step(tuple((one.lane, start) for one in works), works))
+    runner = Runner(model)
+    for one in works:
+        one.job.lane = one.lane
+    return runner.run(Step(tuple(one.job for one in works), works))
 
 
 def test_outcomes_come_in_the_order_of_the_works(model: ToyModel) -> None:

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,14 +66,50 @@ def weights_by_the_book(logits: Array, sampling: Sampling, recent: list[int]) ->
 def test_choose_does_what_the_contract_says(
     logits_V: Array, sampling: Sampling, recent: list[int], position: int
 ) -> None:
-    """The choice is the token in whose share of the kept probability the draw falls."""
+    """The choice is one that all options leave."""
     kept = weights_by_the_book(logits_V, sampling, recent)
-    at = sampler.draw(sampling.seed, position)
-    chosen = sampler.choose(logits_V, sampling, recent, position)
-    assert chosen in [token for token, _ in kept]
-    below = math.fsum(weight for token, weight in kept[: [token for token, _ in kept].index(chosen)])
-    share = dict(kept)[chosen]
-    assert below - 1e-9 <= at <= below + share + 1e-9 or sampling.temperature == 0
+    assert sampler.choose(logits_V, sampling, recent, position) in [token for token, _ in kept]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"temperature": 0.6},
+        {"top_p": 0.9},
+        {"top_p": 0.2},
+        {"top_p": 0.55, "temperature": 2.0},
+        {"min_p": 0.2},
+        {"min_p": 0.1, "top_p": 0.7},
+        {"top_k": 3},
+        {"top_k": 5, "top_p": 0.6},
+        {"top_p": 0.8, "repetition_penalty": 1.5, "logit_bias": {3: 1.0}},
+    ],
+)
+@pytest.mark.parametrize("num_tokens", [VOCABULARY, 200])
+def test_each_token_is_drawn_as_often_as_the_contract_says(num_tokens: int, options: dict[str, Any]) -> None:
+    """Over 20,000 positions the counts fit the kept tokens' shares (chi-square below its 1-in-10,000 point), in a
+    vocabulary of one block of weights and of several."""
+    logits_V = np.random.default_rng(3).normal(size=num_tokens).astype(np.float32) * 2
+    logits_V[4] = logits_V[5] = logits_V[2]
+    sampling, recent = Sampling(seed=11, **options), [1, 1, 2]
+    kept = dict(weights_by_the_book(logits_V, sampling, recent))
+    chosen = [sampler.choose(logits_V, sampling, recent, position) for position in range(20_000)]
+    counts = np.bincount(chosen, minlength=num_tokens)
+    assert counts.sum() == counts[list(kept)].sum()
+    likely = [token for token, share in kept.items() if share * 20_000 >= 5]
+    expected = np.array([kept[token] * 20_000 for token in likely])
+    chi_square = float(((counts[likely] - expected) ** 2 / expected).sum())
+    freedom = max(1, len(likely) - 1)
+    # Wilson and Hilferty 1931: the cube root of chi-square over its mean is nearly normal.
+    assert chi_square < freedom * (1 - 2 / (9 * freedom) + 3.8 * math.sqrt(2 / (9 * freedom))) ** 3
+
+
+def test_what_is_kept_is_drawn_at_last() -> None:
+    """Where top_p leaves so little that draws from the whole vocabulary miss it, a kept token is still drawn."""
+    logits_V = np.zeros(5000, np.float32)
+    chosen = [sampler.choose(logits_V, Sampling(seed=2, top_p=0.0004), (), position) for position in range(200)]
+    assert set(chosen) == {0, 1}
 
 
 @given(logit_rows, samplings, st.lists(st.integers(0, VOCABULARY - 1), max_size=6))

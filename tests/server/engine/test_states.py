@@ -1,59 +1,92 @@
 """What is put onto a lane is what comes back from it, and lanes do not touch each other."""
 
+import random
+
 import numpy as np
 
-from carousel.bundle.layout import StateLayout, StateTensor
+from carousel.bundle.layout import Array, StateBatch
 from carousel.engine.states import LaneStates
 from carousel.turns import Snapshot
 
-LAYOUT = StateLayout((StateTensor("h", (2, 3), "float32"), StateTensor("n", (), "int64", initial=5)))
-
 
 def snapshot(value: int) -> Snapshot:
-    return Snapshot(value, (np.full((2, 3), value, np.float32), np.asarray(value, np.int64)), np.full(4, -value))
+    state = (np.full((2, 3), value, np.float32), np.asarray(value, np.int64))
+    return Snapshot(value, state, np.full(4, -value, np.float32))
+
+
+def batch(values: list[int]) -> tuple[StateBatch, Array]:
+    """State and hidden vectors as a model puts them out."""
+    h_B23 = np.array(values, np.float32)[:, None, None] * np.ones((2, 3), np.float32)
+    return (h_B23, np.array(values)), -np.array(values, np.float32)[:, None] * np.ones(4, np.float32)
+
+
+def value_on(states: LaneStates, lane: int) -> int:
+    """The number of the snapshot that stands on a lane, which all its parts must agree on."""
+    (h, n), hidden_H = states.save(lane)
+    np.testing.assert_array_equal(h, np.full((2, 3), n))
+    np.testing.assert_array_equal(hidden_H, np.full(4, -n))
+    return int(n)
 
 
 def test_load_and_save_are_opposites() -> None:
     """Every lane gives back what was loaded onto it, whatever is loaded onto the others."""
-    states = LaneStates(LAYOUT, 4, 3)
+    states = LaneStates()
     for lane in range(3):
         states.load(lane, snapshot(lane + 1))
-    for lane in range(3):
-        (h, n), hidden_H = states.save(lane)
-        np.testing.assert_array_equal(h, np.full((2, 3), lane + 1))
-        assert n == lane + 1
-        np.testing.assert_array_equal(hidden_H, np.full(4, -lane - 1))
+    assert [value_on(states, lane) for lane in range(3)] == [1, 2, 3]
 
 
 def test_what_was_saved_does_not_follow_the_lane() -> None:
-    """Saved arrays are copies: loading the lane anew leaves them."""
-    states = LaneStates(LAYOUT, 4, 1)
+    """Saved arrays are copies of their own: a batch is not kept alive or shared by them."""
+    states = LaneStates()
     states.load(0, snapshot(1))
+    states.scatter([0], *batch([7]))
     saved, hidden_H = states.save(0)
+    assert all(array.base is None for array in (*saved, hidden_H) if array.ndim)
     states.load(0, snapshot(2))
-    assert saved[0][0, 0] == 1
-    assert saved[1] == 1
-    assert hidden_H[0] == -1
+    assert saved[1] == 7
 
 
-def test_loading_does_not_tie_the_lane_to_the_snapshot() -> None:
-    """Scattering into a lane leaves the snapshot that was loaded as it was."""
-    states = LaneStates(LAYOUT, 4, 2)
+def test_loading_does_not_write_into_the_snapshot() -> None:
+    """Whatever comes onto the lane later, the snapshot that was loaded stays as it was."""
+    states = LaneStates()
     loaded = snapshot(3)
     states.load(1, loaded)
-    states.scatter([1], (np.zeros((1, 2, 3), np.float32), np.zeros(1, np.int64)), np.zeros((1, 4), np.float32))
+    states.scatter([1], *batch([9]))
+    states.load(1, snapshot(4))
     assert loaded.state[0][0, 0] == 3
     assert loaded.hidden_H[0] == -3
 
 
-def test_gather_and_scatter_are_opposites_in_any_order() -> None:
-    """Row b of a batch is lanes[b]; scattering writes those lanes and no others."""
-    states = LaneStates(LAYOUT, 4, 4)
-    for lane in range(4):
+def test_lanes_that_stay_together_are_not_copied() -> None:
+    """What the model put out for lanes is what is handed to it for the same lanes, the very same arrays."""
+    states = LaneStates()
+    for lane in (4, 2):
         states.load(lane, snapshot(lane))
-    h_B23, n_B = states.gather([3, 1])
-    assert n_B.tolist() == [3, 1]
-    states.scatter([3, 1], (h_B23 * 10, n_B * 10), np.stack([np.full(4, 30), np.full(4, 10)]))
-    assert [int(states.save(lane)[0][1]) for lane in range(4)] == [0, 10, 2, 30]
-    assert [states.save(lane)[1][0] for lane in range(4)] == [0, 10, -2, 30]
-    assert [states.save(lane)[0][0][1, 2] for lane in range(4)] == [0, 10, 2, 30]
+    for values in ([1, 2], [3, 4]):
+        state, hidden_BH = batch(values)
+        states.scatter([4, 2], state, hidden_BH)
+        assert states.gather([4, 2]) is state
+        assert states.hidden([4, 2]) is hidden_BH
+
+
+def test_any_company_in_any_order() -> None:
+    """Lanes that join, leave, change places and are loaded anew always find their own rows (checked against a dict)."""
+    dice = random.Random(1)
+    states, expected = LaneStates(), dict.fromkeys(range(6), 0)
+    for lane in expected:
+        states.load(lane, snapshot(0))
+    for number in range(1, 400):
+        if dice.random() < 0.3:
+            lane = dice.randrange(6)
+            states.load(lane, snapshot(number))
+            expected[lane] = number
+        lanes = dice.choice([[0, 1, 2], [2, 1, 0], [3, 4], [5], dice.sample(range(6), dice.randint(1, 6))])
+        state = states.gather(lanes)
+        assert state[1].tolist() == [expected[lane] for lane in lanes]
+        assert state[0][:, 1, 2].tolist() == state[1].tolist()
+        assert states.hidden(lanes)[:, 3].tolist() == [-expected[lane] for lane in lanes]
+        values = [1000 * number + lane for lane in lanes]
+        states.scatter(lanes, *batch(values))
+        expected |= dict(zip(lanes, values, strict=True))
+    assert {lane: value_on(states, lane) for lane in expected} == expected

@@ -26,12 +26,13 @@ from carousel.errors import (
     StoreUnavailable,
 )
 from carousel.sessions.lives import Point
-from carousel.sessions.requests import Caller, Prediction, Standing
+from carousel.sessions.requests import Caller, Prediction, PredictionRequest, Standing
 from carousel.sessions.seats import Outcome, Seat
 from carousel.state.memory import Capacity, MemoryStore
 from carousel.turns import Candidate, Generate, Sampling, Turn
 
 ANN = Caller("ann", "s")
+ASKED = PredictionRequest("asked")
 
 
 def faulty_plan(pause: Callable[[str], Awaitable[None]] | None = None, **changes: Any) -> Plan:
@@ -52,9 +53,9 @@ def outcome(world: World, seat: Seat, *ids: int, num_candidates: int = 1) -> Out
     return Outcome(after, ids, answer)
 
 
-async def turn(world: World, caller: Caller, *ids: int, fingerprint: str = "f", size: int = 1) -> Seat:
+async def turn(world: World, caller: Caller, *ids: int, request: PredictionRequest = ASKED, size: int = 1) -> Seat:
     """Take, feed and save unless it was done before."""
-    async with world.seats.take(caller, fingerprint) as seat:
+    async with world.seats.take(caller, request) as seat:
         if seat.replay is None:
             await seat.save(outcome(world, seat, *ids, num_candidates=size))
     return seat
@@ -72,7 +73,7 @@ async def settle() -> None:
 async def test_a_turn_without_a_session_gets_the_start_and_keeps_nothing() -> None:
     """Its seat begins at the start snapshot and saving is without effect."""
     async with running_world() as world:
-        async with world.seats.take(Caller("ann"), "f") as seat:
+        async with world.seats.take(Caller("ann"), ASKED) as seat:
             assert seat.start is world.engine.start_snapshot
             assert not seat.is_kept
             assert (await seat.save(outcome(world, seat, 1, 2))) == Standing(2, 0)
@@ -83,11 +84,11 @@ async def test_a_turn_gets_its_session_and_saves_it() -> None:
     """What is saved is the next turn's start, and the standing says where that is."""
     async with running_world() as world:
         await world.open()
-        async with world.seats.take(ANN, "f") as seat:
+        async with world.seats.take(ANN, ASKED) as seat:
             assert (seat.is_kept, seat.replay, seat.standing) == (True, None, Standing(0, 0))
             done = outcome(world, seat, 1)
             assert await seat.save(done) == Standing(1, 0)
-        async with world.seats.take(ANN, "f") as seat:
+        async with world.seats.take(ANN, ASKED) as seat:
             assert same_snapshot(seat.start, done.snapshot)
 
 
@@ -95,7 +96,7 @@ async def test_a_turn_is_saved_once() -> None:
     """A second save on one seat is refused, and the first one holds."""
     async with running_world() as world:
         await world.open()
-        async with world.seats.take(ANN, "f") as seat:
+        async with world.seats.take(ANN, ASKED) as seat:
             await seat.save(outcome(world, seat, 1))
             with pytest.raises(SessionMoved):
                 await seat.save(outcome(world, seat, 1, 2))
@@ -117,9 +118,9 @@ async def test_an_unknown_or_foreign_session_gives_no_seat(caller: Caller) -> No
     """All are SessionNotFound, also while the owner's turn holds the session: a stranger does not wait."""
     async with running_world(Plan(max_turns_per_session=0)) as world:
         await world.open()
-        async with world.seats.take(ANN, "f"):
+        async with world.seats.take(ANN, ASKED):
             with pytest.raises(SessionNotFound):
-                async with world.seats.take(caller, "f"):
+                async with world.seats.take(caller, ASKED):
                     pytest.fail("no seat for strangers")
 
 
@@ -128,7 +129,7 @@ async def test_a_session_that_ends_while_a_turn_waits_is_gone_for_it() -> None:
     for end, error in (("delete", SessionDeleted), ("expire", SessionExpired)):
         async with running_world() as world:
             await world.open()
-            async with world.seats.take(ANN, "f"):
+            async with world.seats.take(ANN, ASKED):
                 waiting = asyncio.create_task(turn(world, ANN, 1))
                 await settle()
                 if end == "delete":
@@ -146,7 +147,7 @@ async def test_a_session_that_ends_during_a_turn_cannot_be_saved(end: str, error
     """The turn is told how it ended, and nothing comes back to life."""
     async with running_world() as world:
         await world.open()
-        async with world.seats.take(ANN, "f") as seat:
+        async with world.seats.take(ANN, ASKED) as seat:
             if end == "delete":
                 await world.lives.delete("ann", "s")
             else:
@@ -162,7 +163,7 @@ async def test_a_session_made_anew_is_not_touched_by_an_old_turn() -> None:
     """A turn that began on the session of that name before it was deleted and made again cannot be saved."""
     async with running_world() as world:
         await world.open()
-        async with world.seats.take(ANN, "f") as seat:
+        async with world.seats.take(ANN, ASKED) as seat:
             await world.lives.delete("ann", "s")
             await world.open()
             with pytest.raises(SessionMoved):
@@ -189,7 +190,7 @@ async def test_a_turn_that_fails_gives_its_seat_back() -> None:
         session = await world.open()
         for _ in range(3):
             with pytest.raises(ValueError, match="oops"):
-                async with world.seats.take(ANN, "f"):
+                async with world.seats.take(ANN, ASKED):
                     raise ValueError("oops")
         assert await world.lives.get("ann", "s") == session
 
@@ -247,7 +248,7 @@ async def test_a_repeat_while_the_first_runs_waits_for_its_record() -> None:
     async with running_world() as world:
         await world.open()
         caller = replace(ANN, request_id="r")
-        async with world.seats.take(caller, "f") as seat:
+        async with world.seats.take(caller, ASKED) as seat:
             waiting = asyncio.create_task(turn(world, caller, 1))
             await settle()
             assert not waiting.done()
@@ -264,7 +265,7 @@ async def test_a_repeat_of_a_turn_that_failed_is_a_first() -> None:
         may_fail = asyncio.Event()
 
         async def fail() -> None:
-            async with world.seats.take(caller, "f"):
+            async with world.seats.take(caller, ASKED):
                 await may_fail.wait()
                 raise ValueError("oops")
 
@@ -284,9 +285,9 @@ async def test_an_id_used_for_another_request_is_refused() -> None:
     async with running_world() as world:
         await world.open()
         caller = replace(ANN, request_id="r")
-        await turn(world, caller, 1, fingerprint="one")
+        await turn(world, caller, 1, request=PredictionRequest("one"))
         with pytest.raises(InvalidRequest, match="^request_id: "):
-            await turn(world, caller, 2, fingerprint="other")
+            await turn(world, caller, 2, request=PredictionRequest("other"))
         assert await position(world) == 1
 
 
@@ -487,11 +488,11 @@ async def test_a_sealed_state_is_a_sequence_that_its_caller_keeps() -> None:
         start = world.lives.codec.encode(world.engine.start_snapshot)
         state = world.lives.seal(start, "ann", 50)
         for number in (1, 2, 3):
-            async with world.seats.take(Caller("ann", state=state, expected_position=number - 1), "f") as seat:
+            async with world.seats.take(Caller("ann", state=state, expected_position=number - 1), ASKED) as seat:
                 standing = await seat.save(outcome(world, seat, number))
             assert (standing.position, standing.durable_position) == (number, number)
             state = standing.state
-        async with world.seats.take(Caller("ann", state=state), "f") as seat:
+        async with world.seats.take(Caller("ann", state=state), ASKED) as seat:
             assert same_snapshot(seat.start, world.oracle.feed(world.oracle.start(), (1, 2, 3)))
         assert await world.store.num_live() == 0
 
@@ -515,7 +516,7 @@ async def test_whether_a_state_may_be_used_again_is_a_setting(replays_seals: boo
     async with running_world(Plan(replays_seals=replays_seals)) as world:
         caller = Caller("ann", state=world.lives.seal(world.lives.codec.encode(world.oracle.start()), "ann", 50))
         with pytest.raises(ValueError, match="oops"):
-            async with world.seats.take(caller, "f"):
+            async with world.seats.take(caller, ASKED):
                 raise ValueError("oops")
         with pytest.raises(InvalidRequest):
             await turn(world, replace(caller, expected_position=9))
@@ -532,7 +533,7 @@ async def test_two_turns_cannot_use_one_state_at_once_where_it_is_good_once() ->
     """While the first runs, the second is refused."""
     async with running_world(Plan(replays_seals=False)) as world:
         caller = Caller("ann", state=world.lives.seal(world.lives.codec.encode(world.oracle.start()), "ann", 50))
-        async with world.seats.take(caller, "f"):
+        async with world.seats.take(caller, ASKED):
             with pytest.raises(StateRefused, match="used before"):
                 await turn(world, caller, 1)
 
@@ -543,7 +544,7 @@ async def test_a_state_whose_next_one_was_made_stays_used() -> None:
         caller = Caller("ann", state=world.lives.seal(world.lives.codec.encode(world.oracle.start()), "ann", 50))
 
         async def fail() -> None:
-            async with world.seats.take(caller, "f") as seat:
+            async with world.seats.take(caller, ASKED) as seat:
                 await seat.save(outcome(world, seat, 1))
                 raise ValueError("oops")
 

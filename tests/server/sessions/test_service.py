@@ -249,7 +249,7 @@ async def test_a_session_that_ends_mid_stream_ends_the_turn(end: str) -> None:
     """A generation on a session that was deleted, or too old by now, cannot be saved and says how the session ended."""
     async with running_world() as world:
         await world.open()
-        pieces = world.sessions.generate(ANN, GenerationRequest("ab", GREEDY, 50))
+        pieces = world.sessions.generate(ANN, GenerationRequest("ab", GREEDY, 3000))
         await anext(pieces)
         if end == "delete":
             await world.lives.delete("ann", "s")
@@ -309,12 +309,13 @@ async def test_a_model_is_known_by_name_and_digest() -> None:
 
 
 async def test_pace_and_tokens_are_counted() -> None:
-    """A generation of n tokens is one time to the first, n - 1 between, and n generated."""
+    """A generation of n tokens is one time to the first, a mean for each later piece, and n generated."""
     async with running_world() as world:
-        await generate(world, Caller("ann"), GenerationRequest("ab", GREEDY, 7))
+        request = GenerationRequest("ab", GREEDY, 7)
+        pieces = [len(piece.tokens) async for piece in world.sessions.generate(Caller("ann"), request)]
         assert world.value("generated_tokens_total") == 7
         assert world.value("time_to_first_token_seconds_count") == 1
-        assert world.value("time_between_tokens_seconds_count") == 6
+        assert world.value("time_between_tokens_seconds_count") == sum(size > 0 for size in pieces) - 1
 
 
 async def test_a_thousand_interleaved_turns_on_fifty_sessions() -> None:
@@ -374,5 +375,5 @@ async def _random_turn(
         case _:
             pieces = world.sessions.generate(caller, GenerationRequest(ids, GREEDY, 1000))
             async with contextlib.aclosing(pieces):
-                await anext(pieces)
-            return past
+                piece = await anext(pieces)
+            return past if piece.end is None else oracle.greedy(past, ids, 1000)[1]  # on a slow machine it was all

@@ -1,5 +1,6 @@
 """What is particular to sessions in memory: what they weigh, and that nothing is left of them."""
 
+import gc
 from pathlib import Path
 
 from tests.server.state.conftest import NOW, advance, make_row, step, take
@@ -49,6 +50,18 @@ async def test_nothing_is_left_of_sessions_that_are_gone() -> None:
                 await store.end(row, EndReason.IDLE, NOW + 1000)
     assert (len(store._sessions), store._owned, store._expiries, store._num_bytes) == (0, {}, [], 0)
     assert repr(store) == "MemoryStore(0 of 5 sessions, 0 bytes)"
+
+
+async def test_live_sessions_are_nothing_for_the_collector_to_walk() -> None:
+    """However many there are and whatever turns they took, the number of objects that it follows stays."""
+    store = MemoryStore(Capacity(max_sessions=1000, max_bytes=10_000_000, evicts=False))
+    gc.collect()
+    before = len(gc.get_objects())
+    for number in range(1000):
+        await store.create(make_row(f"{number}"), {"x": b"123"})
+        await advance(store, f"{number}")
+    gc.collect()
+    assert len(gc.get_objects()) - before < 100
 
 
 async def test_nothing_in_memory_is_durable() -> None:

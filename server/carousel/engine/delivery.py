@@ -1,0 +1,89 @@
+"""How events reach those who wait for them: a ticket for each turn, and a pace at which tokens go out.
+
+A token may wait a moment for the next ones, so that they share a message; all else goes out at once, a turn's first
+token above all. Belongs to one event loop.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from carousel.errors import CarouselError
+from carousel.turns import Event, Generated
+
+
+class Ticket:
+    """The caller's end of a turn. Events come in order; exactly one Ended or one error is the last."""
+
+    def __init__(self, cancel: Callable[[], None]) -> None:
+        self._arrived: list[Event] = []
+        self._error: CarouselError | None = None
+        self._is_due = False  # something has arrived that need not wait any longer
+        self._waiter: asyncio.Future[None] | None = None
+        self.cancel = cancel  # frees the lane at the next step; harmless after the end
+
+    async def next_events(self) -> list[Event]:
+        """All events since the last call, waiting for at least one. Raises the turn's error after them."""
+        while not self._is_due:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        if self._error is not None and not self._arrived:
+            raise self._error  # it stays the last word
+        arrived, self._arrived, self._is_due = self._arrived, [], self._error is not None
+        return arrived
+
+    def add(self, event: Event | CarouselError) -> None:
+        """It is seen when the ticket is woken."""
+        if isinstance(event, CarouselError):
+            self._error = event
+        else:
+            self._arrived.append(event)
+
+    def wake(self) -> None:
+        """Let the caller have what has arrived, if it has not had it yet."""
+        self._is_due = bool(self._arrived) or self._error is not None
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Pace:
+    """Wakes tickets: a turn's tokens but the first all together, anything else at once.
+
+    Between two times lies twice what the last one kept the event loop busy for, so that two thirds of its time stay
+    free, but never more than `max_delay_seconds`. A stream alone hardly waits; of many, more tokens share a message.
+    """
+
+    def __init__(self, max_delay_seconds: float) -> None:
+        self._max_delay_seconds = max_delay_seconds
+        self._held: set[Ticket] = set()
+        self._due_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def deliver(self, ticket: Ticket, event: Event | CarouselError, *, is_first: bool) -> None:
+        ticket.add(event)
+        if is_first or not isinstance(event, Generated):
+            ticket.wake()
+        else:
+            self._held.add(ticket)
+
+    def release_due(self) -> None:
+        """After a step: release what was held, now or when its time has come."""
+        if not self._held or self._timer is not None:
+            return
+        loop = asyncio.get_running_loop()
+        if self._due_at <= loop.time():
+            self._release()
+        else:
+            self._timer = loop.call_at(self._due_at, self._release)
+
+    def _release(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        self._due_at = loop.time() + self._max_delay_seconds
+        for ticket in self._held:
+            ticket.wake()
+        self._held.clear()
+        loop.call_soon(self._note_sent, loop.time())  # comes after all those that were woken
+
+    def _note_sent(self, released_at: float) -> None:
+        now = asyncio.get_running_loop().time()
+        self._due_at = min(self._due_at, now + 2 * (now - released_at))

@@ -1,0 +1,66 @@
+"""`carousel serve`: what it makes of its arguments, and the process that it prepares for a server."""
+
+import asyncio
+import gc
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import uvloop
+from tests.server.cli.conftest import Run
+
+from carousel.cli import serve as command
+from carousel.errors import BundleInvalid, ModelFailed
+from carousel.settings import Settings
+
+READY = SimpleNamespace(grpc_address="127.0.0.1:1", http_address="127.0.0.1:2", provider="cpu")
+NOT_USED = ("redis", "sqlite3", "carousel.state.sqlite_store", "websockets", "httptools")
+
+
+def serve_by(monkeypatch: pytest.MonkeyPatch, ends: Exception | None = None) -> list[Any]:
+    """Replaces the application; what it was called with, and the loop that it ran in."""
+    seen: list[Any] = []
+
+    async def serve(bundle: Path, settings: Settings, announce: Callable[[Any], None]) -> None:
+        seen.extend((bundle, settings, asyncio.get_running_loop()))
+        if ends is not None:
+            raise ends
+        announce(READY)
+
+    monkeypatch.setattr(command, "serve_bundle", serve)
+    monkeypatch.setattr(command, "configure_logging", lambda level: None)
+    monkeypatch.delenv("CAROUSEL_ADDRESS")
+    return seen
+
+
+def test_it_serves_in_a_fast_loop_and_says_where(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Options become settings, the loop is uvloop's, and what was made until then is left alone by the collector."""
+    seen = serve_by(monkeypatch)
+    try:
+        result = run("serve", "somewhere", "--threads", "2", "--set", "max_lanes=3")
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+    bundle, settings, loop = seen
+    assert result.out == "serving gRPC on 127.0.0.1:1, HTTP on 127.0.0.1:2 (cpu)\n"
+    assert (bundle, settings.num_threads, settings.max_lanes) == (Path("somewhere"), 2, 3)
+    assert isinstance(loop, uvloop.Loop)
+
+
+@pytest.mark.parametrize(("error", "code"), [(BundleInvalid("bad bundle"), 2), (ModelFailed("it broke"), 1)])
+def test_what_goes_wrong_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int) -> None:
+    """2 where the server did not start, 1 where it failed later."""
+    serve_by(monkeypatch, ends=error)
+    result = run("serve", "somewhere")
+    assert (result.code, result.err) == (code, f"carousel serve: {error}\n")
+
+
+def test_a_start_imports_only_what_it_uses() -> None:
+    """Stores that are not configured, and what only other commands need, cost a server neither time nor memory."""
+    script = f"import sys, carousel.cli.serve; print([name for name in {NOT_USED!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
