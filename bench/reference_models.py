@@ -11,15 +11,16 @@ from tokenizers import models, normalizers, pre_tokenizers
 
 from carousel.bundle.tokenizer import END_OF_LINE, UNKNOWN, Tokenizer, TokenizerKind
 from carousel_export.bundle_writer import write_files
+from carousel_export.precision import Precision
 from carousel_training.checkpoint import TrainedModel
 from carousel_training.model import ModelConfig, RecurrentLM
 
 SIZES = {"small": (1, 256, 2_048), "medium": (2, 650, 33_278)}
 
 
-def write_reference_bundle(size: str, directory: Path) -> Path:
-    """A bundle of that size under `directory`."""
-    return _write(directory / size, "lstm", SIZES[size])
+def write_reference_bundle(size: str, directory: Path, precision: str = Precision.FLOAT32) -> Path:
+    """A bundle of that size under `directory`, named SIZE-PRECISION."""
+    return _write(directory / f"{size}-{precision}", "lstm", SIZES[size], Precision(precision))
 
 
 def write_cell_bundle(cell: str, directory: Path) -> Path:
@@ -28,7 +29,7 @@ def write_cell_bundle(cell: str, directory: Path) -> Path:
     return _write(directory / cell, cell, (2 if cell == "lstm-depth-gated" else num_layers, width, vocabulary_size))
 
 
-def _write(target: Path, cell: str, size: tuple[int, int, int]) -> Path:
+def _write(target: Path, cell: str, size: tuple[int, int, int], precision: Precision = Precision.FLOAT32) -> Path:
     num_layers, width, vocabulary_size = size
     torch.manual_seed(0)
     config = ModelConfig(
@@ -41,7 +42,8 @@ def _write(target: Path, cell: str, size: tuple[int, int, int]) -> Path:
         dropout=0.0,
     )
     target.mkdir()
-    write_files(TrainedModel(RecurrentLM(config).eval(), _numbered_words(vocabulary_size), {}), target, target.name)
+    trained = TrainedModel(RecurrentLM(config).eval(), _numbered_words(vocabulary_size), {})
+    write_files(trained, target, target.name, precision)
     return target
 
 

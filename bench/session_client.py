@@ -10,6 +10,7 @@ import time
 import uuid
 
 import grpc
+import uvloop
 
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc, types_pb2
@@ -52,4 +53,4 @@ async def main(address: str, num_sessions: int, num_turns: int, num_tokens: int)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))
+    uvloop.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))

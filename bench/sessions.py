@@ -1,6 +1,6 @@
 """What sessions cost: durability against memory, forks and rewinds, bytes and speed as they grow in number.
 
-    python -m bench.sessions [durability] [operations] [growth] [--most 1000000]
+    python -m bench.sessions [durability] [operations] [--quick]
 
 All on the small reference model, each comparison within one run.
 """
@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench.child_process import Process, find_program, free_ports, redis_command
-from bench.growth import measure_growth
 from bench.reference_models import write_reference_bundle
 from bench.report import percentile, print_figure, print_machine
 from bench.server_process import serve
@@ -33,23 +32,21 @@ SEAL_KEY = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=["durability", "operations", "growth", []], help="default: all")
-    parser.add_argument("--most", type=int, default=1_000_000, help="sessions of the largest growth figure")
+    parser.add_argument("parts", nargs="*", choices=["durability", "operations", []], help="default: all")
+    parser.add_argument("--quick", action="store_true", help="one round instead of three")
     given = parser.parse_args()
-    parts = given.parts or ["durability", "operations", "growth"]
+    parts = given.parts or ["durability", "operations"]
     print_machine()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         bundle = write_reference_bundle("small", directory)
         if "durability" in parts:
-            measure_durability(bundle, directory)
+            measure_durability(bundle, directory, 1 if given.quick else ROUNDS)
         if "operations" in parts:
             measure_operations(bundle)
-        if "growth" in parts:
-            measure_growth(bundle, given.most)
 
 
-def measure_durability(bundle: Path, directory: Path) -> None:
+def measure_durability(bundle: Path, directory: Path, num_rounds: int) -> None:
     """Tokens per second and the slowest turns of 64 clients in 16-token turns, store by store."""
     stores = {"memory": "memory", "sqlite": f"sqlite:{directory / 'sessions.db'}"}
     with contextlib.ExitStack() as stack:
@@ -58,7 +55,7 @@ def measure_durability(bundle: Path, directory: Path) -> None:
         servers = {name: stack.enter_context(serve(bundle, "--set", f"store={at}")) for name, at in stores.items()}
         speeds: dict[str, list[float]] = {name: [] for name in stores}
         turns: dict[str, list[float]] = {name: [] for name in stores}
-        for _, (name, server) in itertools.product(range(ROUNDS), servers.items()):
+        for _, (name, server) in itertools.product(range(num_rounds), servers.items()):
             numbers = map(str, (NUM_CLIENTS, NUM_TURNS, NUM_TOKENS))
             client = [sys.executable, "-m", "bench.session_client", server.grpc_address, *numbers]
             result = json.loads(subprocess.run(client, check=True, capture_output=True, text=True).stdout)

@@ -1,0 +1,132 @@
+"""What serving costs over the arithmetic: streams that generate, against the same graphs in a bare loop, in one run.
+
+    python -m bench.generation [targets] [table] [--quick]
+
+`targets` holds 64 streams against raw onnxruntime, each measured three times in turn; `table` grows the small model's
+streams from 1 to 512.
+"""
+
+import argparse
+import itertools
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.load import processor_seconds, put_load, read_metric
+from bench.load_client import Load
+from bench.raw_speed import raw_tokens_per_second
+from bench.reference_models import write_reference_bundle
+from bench.report import percentile, print_figure, print_machine
+from bench.server_process import ServerProcess, serve
+
+NUM_STREAMS = 64
+STREAMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A model, how it samples, tokens a stream, and the least share of the raw speed."""
+
+    size: str
+    precision: str
+    sampling: str
+    num_tokens: int
+    at_least: float
+
+
+SAMPLINGS = {"greedy": (0.0, 1.0), "top_p": (0.8, 0.95)}
+TARGETS = (
+    Target("small", "float32", "greedy", 1500, 0.60),
+    Target("medium", "float32", "greedy", 120, 0.90),
+    Target("medium", "float32", "top_p", 120, 0.85),
+    Target("medium", "int8", "greedy", 300, 0.85),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=["targets", "table", []], help="default: both")
+    parser.add_argument("--quick", action="store_true", help="once instead of three times, and less of it")
+    parser.add_argument("--threads", type=int, default=1, help="onnxruntime threads, server and bare loop alike")
+    given = parser.parse_args(arguments)
+    print_machine()
+    with tempfile.TemporaryDirectory() as directory:
+        if "targets" in given.parts or not given.parts:
+            for target in TARGETS:
+                _hold(target, Path(directory), given.threads, num_rounds=1 if given.quick else 3)
+        if "table" in given.parts or not given.parts:
+            _grow(Path(directory), 200 if given.quick else 1000)
+
+
+def _hold(target: Target, directory: Path, num_threads: int, *, num_rounds: int) -> None:
+    name = f"generation.{target.size}.{target.precision}.{target.sampling}"
+    bundle = directory / f"{target.size}-{target.precision}"
+    if not bundle.exists():
+        bundle = write_reference_bundle(target.size, directory, target.precision)
+    temperature, top_p = SAMPLINGS[target.sampling]
+    load = Load("generate", NUM_STREAMS, num_tokens=target.num_tokens, temperature=temperature, top_p=top_p)
+    shares, speeds, raws = [], [], []
+    with serve(bundle, "--threads", str(num_threads)) as server:
+        for _ in range(num_rounds):
+            raws.append(raw_tokens_per_second(bundle, NUM_STREAMS, num_threads=num_threads))
+            speeds.append(_tokens_per_second(put_load(server.grpc_address, load)))
+            raw_after = raw_tokens_per_second(bundle, NUM_STREAMS, num_threads=num_threads)
+            shares.append(2 * speeds[-1] / (raws[-1] + raw_after))
+    print_figure(f"{name}.raw", statistics.median(raws), "tokens/s")
+    print_figure(f"{name}.served", statistics.median(speeds), "tokens/s")
+    print_figure(name, statistics.median(shares), "ratio", at_least=target.at_least)
+
+
+def _grow(directory: Path, num_tokens: int) -> None:
+    """One row for each number of streams; the figure is how far throughput ever falls below what fewer reached."""
+    bundle = directory / "small-float32"
+    if not bundle.exists():
+        bundle = write_reference_bundle("small", directory, "float32")
+    best = worst = 0.0
+    with serve(bundle, "--threads", "1") as server:
+        for num_streams in STREAMS:
+            tokens = max(num_tokens * 8 // max(8, num_streams), num_tokens * 2 // 5)  # a call's own cost is not meant
+            speed = _measure_row(server, Load("generate", num_streams, num_tokens=tokens))
+            best = max(best, speed)
+            worst = min(worst or 1.0, speed / best)
+    print_figure("growth.min_over_peak", worst, "ratio", at_least=0.9)
+
+
+def _measure_row(server: ServerProcess, load: Load) -> float:
+    """Tokens per second; latencies, processor shares and lanes per step are printed on the way."""
+    name = f"growth.streams_{load.num_streams}"
+    pid = server.process.pid
+    cpu, lanes, steps = processor_seconds(pid), *_lanes(server)
+    times = put_load(server.grpc_address, load)
+    cpu, more_lanes, more_steps = processor_seconds(pid) - cpu, *_lanes(server)
+    between = [b - a for stream in times for a, b in itertools.pairwise(stream[1:])]
+    speed = _tokens_per_second(times)
+    print_figure(f"{name}.tokens", speed, "tokens/s")
+    print_figure(f"{name}.between_tokens_p50", 1e3 * percentile(between, 0.5), "ms")
+    print_figure(f"{name}.between_tokens_p99", 1e3 * percentile(between, 0.99), "ms")
+    print_figure(f"{name}.server_cpu", cpu / (_last(times) - _first(times)), "cores")
+    print_figure(f"{name}.lanes_per_step", (more_lanes - lanes) / max(1.0, more_steps - steps), "lanes")
+    return speed
+
+
+def _lanes(server: ServerProcess) -> tuple[float, float]:
+    """Lanes of all steps so far, added up, and the number of steps."""
+    return read_metric(server, "carousel_step_lanes_sum"), read_metric(server, "carousel_step_lanes_count")
+
+
+def _tokens_per_second(times: list[list[float]]) -> float:
+    return sum(len(stream) - 1 for stream in times) / (_last(times) - _first(times))
+
+
+def _first(times: list[list[float]]) -> float:
+    return min(stream[0] for stream in times)
+
+
+def _last(times: list[list[float]]) -> float:
+    return max(stream[-1] for stream in times)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""The client process of all servers: the same loop, one connection, N sequences at once. Prints one JSON object.
+
+    python -m bench.peers.client trace PATTERN ADDRESS NUM_SEQUENCES NUM_TOKENS
+    python -m bench.peers.client speed PATTERN ADDRESS NUM_SEQUENCES SECONDS
+
+`trace` prints each sequence's answers; `speed` tokens per second and latencies in milliseconds, within a window of
+SECONDS that opens when all sequences run.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from bench.peers.carousel_conversations import CarouselPredict, CarouselSession, generate
+from bench.peers.conversation import Conversation
+from bench.peers.peer_conversations import MLServerUnary, TritonStream, TritonUnary
+from bench.report import percentile
+
+WARM_UP_SECONDS = 1.0
+MAX_GENERATED = 16_384  # our server's default limit for one call
+GENERATE = "generate"
+CONVERSATIONS: dict[str, Callable[[grpc.aio.Channel], Conversation]] = {
+    "predict": CarouselPredict,
+    "predict_session": CarouselSession,
+    "triton_stream": TritonStream,
+    "triton_unary": TritonUnary,
+    "mlserver_unary": MLServerUnary,
+}
+
+
+@dataclass(slots=True)
+class Window:
+    """What is counted: whatever ends between `opens` and `closes`."""
+
+    opens: float
+    closes: float
+    num_tokens: int = 0
+    seconds: list[float] = field(default_factory=list)
+
+    def count(self, started: float, ended: float, num_tokens: int) -> None:
+        """Tokens that were waited for together: the first came late, the others at once."""
+        if self.opens <= ended < self.closes:
+            self.num_tokens += num_tokens
+            self.seconds += [ended - started, *[0.0] * (num_tokens - 1)]
+
+    def as_json(self) -> dict[str, float]:
+        return {
+            "tokens_per_second": self.num_tokens / (self.closes - self.opens),
+            "p50_ms": 1e3 * percentile(self.seconds, 0.5),
+            "p99_ms": 1e3 * percentile(self.seconds, 0.99),
+        }
+
+
+def first_token(number: int) -> int:
+    """What sequence `number` is fed first; each another."""
+    return 2 + number
+
+
+async def trace(channel: grpc.aio.Channel, pattern: str, num_sequences: int, num_tokens: int) -> list[list[list[int]]]:
+    """Answers of each sequence, all at once: candidates likeliest first; of generation, the token alone."""
+    if pattern == GENERATE:
+        return await asyncio.gather(*(_trace_generation(channel, n, num_tokens) for n in range(num_sequences)))
+    started = [await _start(channel, pattern, number) for number in range(num_sequences)]
+    answers = await asyncio.gather(*(_trace_steps(one, candidates, num_tokens) for one, candidates in started))
+    await asyncio.gather(*(conversation.close() for conversation, _ in started))
+    return answers
+
+
+async def measure(channel: grpc.aio.Channel, pattern: str, num_sequences: int, seconds: float) -> dict[str, float]:
+    """Tokens per second and latencies of a token, once warm."""
+    if pattern == GENERATE:
+        window = _open_window(seconds)
+        await asyncio.gather(*(_generate(channel, number, window) for number in range(num_sequences)))
+        return window.as_json()
+    started = [await _start(channel, pattern, number) for number in range(num_sequences)]
+    window = _open_window(seconds)
+    await asyncio.gather(*(_converse(conversation, candidates[0], window) for conversation, candidates in started))
+    await asyncio.gather(*(conversation.close() for conversation, _ in started))
+    return window.as_json()
+
+
+async def _start(channel: grpc.aio.Channel, pattern: str, number: int) -> tuple[Conversation, list[int]]:
+    """One after the other: Triton 2.51 crashes when many streams begin together."""
+    conversation = CONVERSATIONS[pattern](channel)
+    return conversation, list(await conversation.step(first_token(number)))
+
+
+async def _trace_steps(conversation: Conversation, candidates: list[int], num_tokens: int) -> list[list[int]]:
+    answers = [candidates]
+    while len(answers) < num_tokens:
+        answers.append(list(await conversation.step(answers[-1][0])))
+    return answers
+
+
+async def _trace_generation(channel: grpc.aio.Channel, number: int, num_tokens: int) -> list[list[int]]:
+    return [[token] async for tokens in generate(channel, first_token(number), num_tokens) for token in tokens]
+
+
+def _open_window(seconds: float) -> Window:
+    opens = time.perf_counter() + WARM_UP_SECONDS
+    return Window(opens, opens + seconds)
+
+
+async def _converse(conversation: Conversation, token: int, window: Window) -> None:
+    """The closed loop: the likeliest candidate goes back in."""
+    ended = 0.0
+    while ended < window.closes:
+        started = time.perf_counter()
+        token = (await conversation.step(token))[0]
+        ended = time.perf_counter()
+        window.count(started, ended, 1)
+
+
+async def _generate(channel: grpc.aio.Channel, number: int, window: Window) -> None:
+    for attempt in itertools.count():  # a call ends at the server's limit
+        async with contextlib.aclosing(generate(channel, first_token(number + attempt), MAX_GENERATED)) as messages:
+            before = time.perf_counter()
+            async for tokens in messages:
+                now = time.perf_counter()
+                window.count(before, now, len(tokens))
+                before = now
+                if now >= window.closes:
+                    return
+
+
+async def main(command: str, pattern: str, address: str, num_sequences: int, amount: float) -> None:
+    async with grpc.aio.insecure_channel(address) as channel:
+        result: Any
+        if command == "trace":
+            result = await trace(channel, pattern, num_sequences, int(amount))
+        else:
+            result = await measure(channel, pattern, num_sequences, amount)
+    print(json.dumps(result))
+
+
+def run(arguments: list[str]) -> None:
+    """On uvloop where it is installed, whichever server it is."""
+    command, pattern, address, num_sequences, amount = arguments
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        from asyncio import new_event_loop
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(main(command, pattern, address, int(num_sequences), float(amount)))
+
+
+if __name__ == "__main__":
+    run(sys.argv[1:])
