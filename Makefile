@@ -30,9 +30,8 @@ proto: $(READY)   ## stubs from the wire contract
 	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=server --pyi_out=server --grpc_python_out=server \
 	  proto/carousel/v1/*.proto
 
-bench: $(READY)   ## every measurement, a JSON line each
-	$(BIN)/python -m bench.serving
-	$(BIN)/python -m bench.sessions
+bench: $(READY)   ## every measurement of serving, a JSON line each
+	$(BIN)/python -m bench
 
 chaos: $(READY)   ## kills, pauses and restarts under load: nothing acknowledged may be lost, doubled or different
 	$(BIN)/python -m bench.chaos
