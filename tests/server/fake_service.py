@@ -5,10 +5,11 @@ that it was given. The texts in `FAILURES` fail as the real server would say it;
 again, `WAIT` never. A turn on a session is applied when its answer is complete, and remembered by its request id.
 """
 
+import collections
+import contextlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +75,7 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, sessions_pb2_gr
         self.boundaries: dict[str, list[int]] = {}
         self.checkpoints: dict[str, dict[str, int]] = {}
         self.records: dict[tuple[str, str], list[Any]] = {}
+        self._orders: dict[str, threading.Lock] = collections.defaultdict(threading.Lock)  # generations of a session
         self.mishaps: list[Mishap | None] = []
         self.requests: list[Any] = []
         self.metadata: list[dict[str, str]] = []
@@ -84,6 +86,10 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, sessions_pb2_gr
     def Generate(self, request: Any, context: Any) -> Iterator[Any]:
         self._receive(request, request.session_id, context)
         self._fail_or_hang_on(request.input.text, context)
+        with self._orders[request.session_id] if request.session_id else contextlib.nullcontext():
+            yield from self._generate(request, context)
+
+    def _generate(self, request: Any, context: Any) -> Iterator[Any]:
         fed = _given(request.input)
         last, num_tokens = fed[-1] if fed else 0, request.max_tokens if request.HasField("max_tokens") else 3
         branches = range(max(1, request.n))
@@ -326,7 +332,7 @@ def _abort(error: CarouselError, context: Any) -> None:
     context.abort_with_status(rpc_status.to_status(to_status(error)))
 
 
-@contextmanager
+@contextlib.contextmanager
 def serve_fake() -> Iterator[tuple[str, FakeService, health.HealthServicer]]:
     """Address, the service, and its health for the test to set."""
     service, well = FakeService(), health.HealthServicer()

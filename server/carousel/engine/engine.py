@@ -22,6 +22,7 @@ from carousel.metrics import Metrics
 from carousel.turns import Ended, Event, Snapshot, Turn
 
 _LAST = (Ended, CarouselError)
+_MAX_STEPS_AHEAD = 16  # of the event loop, which else could fall behind without end where steps are very short
 
 
 @dataclass(slots=True)
@@ -49,6 +50,7 @@ class Engine:
         self._scheduler = Scheduler(bounds)
         self._runner = Runner(model)
         self._changed = threading.Condition()
+        self._num_steps_ahead = 0  # run, and not received by the event loop yet
         self._is_stopping = False
         self._is_waking = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
@@ -144,6 +146,7 @@ class Engine:
                 seconds = time.perf_counter() - started
                 with self._changed:
                     deliveries = self._scheduler.commit(step, outcomes)
+                    self._num_steps_ahead += 1
                 self._loop.call_soon_threadsafe(self._receive, step, started, seconds, deliveries)
         except Exception as error:  # a defect of ours; nobody shall wait for ever because of it
             self._loop.call_soon_threadsafe(self._break, error)
@@ -152,9 +155,11 @@ class Engine:
     def _next_step(self) -> Step | None:
         """What is to be done next, waiting for it; None when nothing shall be done any more."""
         with self._changed:
-            while (step := self._scheduler.plan()) is None and not self._is_stopping:
+            while not self._is_stopping:
+                if self._num_steps_ahead < _MAX_STEPS_AHEAD and (step := self._scheduler.plan()) is not None:
+                    return step
                 self._changed.wait()
-            return step
+            return None
 
     def _run(self, step: Step) -> list[Outcome]:
         try:
@@ -165,6 +170,10 @@ class Engine:
 
     def _receive(self, step: Step, started: float, seconds: float, deliveries: list[Delivery]) -> None:
         """What a step brought, in the event loop."""
+        with self._changed:
+            if self._num_steps_ahead == _MAX_STEPS_AHEAD:
+                self._changed.notify()
+            self._num_steps_ahead -= 1
         self._metrics.step_done(seconds, step, self._scheduler.num_queued)
         for job in step.admitted:
             if job in self._entries:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+import threading
 from collections.abc import AsyncIterator
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from tests.fakes import SlowOracle, ToyModel, same_snapshot
 
+from carousel.bundle.layout import Array, StateBatch
 from carousel.engine import sampler
 from carousel.engine.delivery import Ticket
 from carousel.engine.engine import Engine
@@ -229,3 +231,24 @@ async def test_snapshots_that_were_handed_out_never_change() -> None:
         before = [array.tobytes() for array in (*kept.state, kept.hidden_H)]
         await finish(engine, Turn(kept, (3, 4), Generate(GREEDY, 8)))
         assert [array.tobytes() for array in (*kept.state, kept.hidden_H)] == before
+
+
+async def test_the_engine_waits_for_a_busy_event_loop() -> None:
+    """However short the steps and long the event loop is busy, only a few steps are run that it has not seen."""
+
+    class CountedModel(ToyModel):
+        has_run_away = threading.Event()
+
+        def core(self, ids_BT: Array, lengths_B: Array, state: StateBatch) -> tuple[Array, StateBatch]:
+            if len(self.steps) > 100:
+                self.has_run_away.set()
+            return super().core(ids_BT, lengths_B, state)
+
+    model = CountedModel()
+    async with started(model) as engine:
+        ticket = engine.submit(Turn(engine.start_snapshot, (1,), Generate(GREEDY, 1000)))
+        await ticket.next_events()
+        assert not model.has_run_away.wait(0.5)  # nothing else runs in the event loop meanwhile
+        while not isinstance((await ticket.next_events())[-1], Ended):
+            pass
+        assert model.has_run_away.is_set()
