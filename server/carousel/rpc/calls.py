@@ -61,9 +61,6 @@ class Calls:
             task.uncancel()
             code, refusal = "UNAVAILABLE", ShuttingDown("the server is shutting down")
             self._note(method, refusal)
-        except GeneratorExit:  # cancelled while the transport, not the handler, was waiting
-            code = _given_up(context)
-            raise
         except Exception as error:
             code, refusal = code_pb2.Code.Name(to_status(error).code), error
             self._note(method, error)

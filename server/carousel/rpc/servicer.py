@@ -1,4 +1,8 @@
-"""Turns on the wire: convert, call one method of `Sessions`, convert back."""
+"""Turns on the wire: convert, call one method of `Sessions`, convert back.
+
+Streams are written, not yielded: an asynchronous generator that the transport no longer wants ends when the garbage
+collector finds it, and would hold its lane until then.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -21,7 +25,7 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
         self._model = model
         self._calls = calls
 
-    async def Generate(self, request: wire.GenerateRequest, context: Context) -> AsyncIterator[wire.GenerateResponse]:
+    async def Generate(self, request: wire.GenerateRequest, context: Context) -> None:
         async with self._calls.answer("Generate", context) as call:
             self._sessions.check_model(request.model)
             caller = convert.to_caller(call.owner, request, request.session_id)
@@ -31,20 +35,18 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
                     for part in convert.split_piece(piece):
                         response = convert.from_generation(part, request.content, self._sessions.tokenizer)
                         if response.ByteSize():
-                            yield response
+                            await context.write(response)
                     if piece.end is not None:
                         call.facts["num_input_tokens"] = piece.end.num_input_tokens
                         call.facts["num_generated_tokens"] = piece.end.num_generated_tokens
 
-    async def Predict(
-        self, request_iterator: AsyncIterator[wire.PredictRequest], context: Context
-    ) -> AsyncIterator[wire.PredictResponse]:
+    async def Predict(self, requests: AsyncIterator[wire.PredictRequest], context: Context) -> None:
         async with self._calls.answer("Predict", context) as call:
             session_id: str | None = None  # of the first message
             sealed = b""  # the last state, when the client brought one
             carried: Snapshot | None = None  # the sequence of a stream that names no session and brings no state
             call.is_waiting = True
-            async for request in request_iterator:
+            async for request in requests:
                 call.is_waiting = False
                 if session_id is None:
                     self._sessions.check_model(request.model)
@@ -57,17 +59,17 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
                     prediction = await self._sessions.predict(replace(caller, state=caller.state or sealed), asked)
                     sealed = prediction.standing.state
                 call.facts["num_messages"] = call.facts.get("num_messages", 0) + 1
-                yield convert.from_prediction(prediction, self._sessions.tokenizer)
+                await context.write(convert.from_prediction(prediction, self._sessions.tokenizer))
                 call.is_waiting = True
 
-    async def Score(self, request: wire.ScoreRequest, context: Context) -> AsyncIterator[wire.ScoreResponse]:
+    async def Score(self, request: wire.ScoreRequest, context: Context) -> None:
         async with self._calls.answer("Score", context) as call:
             self._sessions.check_model(request.model)
             caller = convert.to_caller(call.owner, request, request.session_id)
             pieces = self._sessions.score(caller, convert.to_scoring(request))
             async with aclosing(pieces):
                 async for piece in pieces:
-                    yield convert.from_scoring(piece)
+                    await context.write(convert.from_scoring(piece))
                     if piece.totals is not None:
                         call.facts["num_input_tokens"] = piece.totals.num_tokens
 

@@ -2,7 +2,6 @@
 
 import binascii
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import AsyncIterator
 
 from google.protobuf import empty_pb2
 
@@ -86,15 +85,13 @@ class SessionsServicer(sessions_pb2_grpc.SessionsServicer):
         async with self._calls.answer("ImportSession", context) as call:
             return self._describe(await self._lives.import_state(call.owner, request.state, request.session_id))
 
-    async def WatchSessions(
-        self, request: wire.WatchSessionsRequest, context: Context
-    ) -> AsyncIterator[wire.SessionEvent]:
+    async def WatchSessions(self, request: wire.WatchSessionsRequest, context: Context) -> None:
         async with self._calls.answer("WatchSessions", context) as call:
             call.is_waiting = True  # for events, which may never come: shutting down need not wait for them
             with self._lives.hub.watch(call.owner) as events:
                 await context.send_initial_metadata(())  # from here on nothing is missed
                 async for event in events:
-                    yield convert.from_event(event)
+                    await context.write(convert.from_event(event))
 
     def _describe(self, row: Row) -> wire.Session:
         return convert.from_row(row, self._sessions.manifest, self._lives.durable_position(row))
