@@ -1,4 +1,4 @@
-"""The words of a request's life: what a turn is, what it asks for, what comes back. No logic, no other module of ours.
+"""The words of a request's life: what a turn is, what it asks for, what comes back. No logic.
 
 A session's past is a `Snapshot`. A `Turn` starts from one, feeds tokens, and then pursues a goal: generate, predict or
 score. The engine answers with events, of which exactly one is the last: `Ended`, or an error.
@@ -6,15 +6,17 @@ score. The engine answers with events, of which exactly one is the last: `Ended`
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy.typing as npt
 
+from carousel.records import record
+
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Snapshot:
     """A sequence's past at a position. Immutable: whoever is handed one must not write into its arrays."""
 
@@ -25,7 +27,7 @@ class Snapshot:
     tail: bytes = b""  # bytes at the end that are not yet a whole character
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Sampling:
     """How the next token is chosen; the meaning of each value is in the wire contract, where users read it."""
 
@@ -56,7 +58,7 @@ class FinishReason(enum.Enum):
     INPUT_END = "input_end"  # nothing was to be generated
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Generate:
     """Choose up to `max_tokens` tokens. `is_stop` sees each one in order, in the engine's
     thread, and ends the turn by answering True."""
@@ -68,7 +70,7 @@ class Generate:
     is_stop: Callable[[int], bool] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Predict:
     """Name the likeliest next tokens, among `allowed_ids` when given (sorted, distinct)."""
 
@@ -76,7 +78,7 @@ class Predict:
     allowed_ids: Array | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Score:
     """Rate every token that is fed."""
 
@@ -84,7 +86,7 @@ class Score:
 Goal = Generate | Predict | Score
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Turn:
     """One advance of one sequence."""
 
@@ -94,13 +96,13 @@ class Turn:
     keeps_state: bool = True  # False when nobody will continue: the last generated token need not be consumed
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Candidate:
     id: int
     log_probability: float
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Generated:
     """One token was chosen. The log-probability is there when candidates were asked for."""
 
@@ -109,12 +111,12 @@ class Generated:
     candidates: tuple[Candidate, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Predicted:
     candidates: tuple[Candidate, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Scored:
     """Some more of the fed tokens were rated."""
 
@@ -123,7 +125,7 @@ class Scored:
     ranks: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Ended:
     """The last event. `snapshot` is where the sequence stands now, without the text tail, which the engine ignores."""
 

@@ -8,8 +8,13 @@ from carousel_training.precision import Compute
 from carousel_training.settings import ComputeSettings
 
 
-def test_precision_is_what_was_asked_for() -> None:
+def of_processor(monkeypatch: pytest.MonkeyPatch, **capabilities: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+
+
+def test_precision_is_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """bfloat16 makes products bfloat16, float32 leaves them."""
+    of_processor(monkeypatch, avx512_bw=True)
     for precision, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
         compute = Compute.choose(ComputeSettings.model_validate({"device": "cpu", "precision": precision}))
         with compute.autocast():
@@ -20,8 +25,15 @@ def test_auto_takes_bfloat16_only_where_the_processor_has_it(monkeypatch: pytest
     """Emulated bfloat16 is slower than float32."""
     settings = ComputeSettings(device="cpu")
     for has, capabilities in ((True, {"avx512_bf16": True}), (True, {"amx_bf16": True}), (False, {"avx2": True})):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False)
+        of_processor(monkeypatch, **capabilities)
         assert Compute.choose(settings).uses_bfloat16 is has
+
+
+def test_bfloat16_is_refused_where_nothing_would_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's LSTM in bfloat16 needs AVX-512; without it the run must not get as far as the first step."""
+    of_processor(monkeypatch, avx512_bw=False)
+    with pytest.raises(SettingsError, match="AVX-512"):
+        Compute.choose(ComputeSettings(device="cpu", precision="bfloat16"))
 
 
 def test_cuda_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

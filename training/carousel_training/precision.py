@@ -20,12 +20,15 @@ class Compute:
     @classmethod
     def choose(cls, settings: ComputeSettings) -> "Compute":
         """`auto` takes the GPU if there is one, and bfloat16 where the processor multiplies it natively. Sets torch's
-        thread pool if asked. Raises SettingsError when CUDA is asked for and absent."""
+        thread pool if asked. Raises SettingsError when CUDA is asked for and absent, or bfloat16 on a processor for which
+        torch has no LSTM in it."""
         if settings.device == "cuda" and not torch.cuda.is_available():
             raise SettingsError("compute.device: cuda was asked for and torch sees no CUDA device")
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         on_cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
+        if settings.precision == "bfloat16" and not on_cuda and not can_run_bfloat16():
+            raise SettingsError("compute.precision: bfloat16 needs a processor with AVX-512; auto takes what there is")
         if settings.precision != "auto":
             return cls(torch.device("cuda" if on_cuda else "cpu"), settings.precision == "bfloat16")
         pays = torch.cuda.is_bf16_supported(including_emulation=False) if on_cuda else _has_native_bfloat16()
@@ -41,7 +44,17 @@ class Compute:
         return f"{self.device.type}, {'bfloat16' if self.uses_bfloat16 else 'float32'}{threads}"
 
 
+def can_run_bfloat16() -> bool:
+    """Whether this processor runs bfloat16 at all: torch's fused LSTM in it needs AVX-512 on x86."""
+    capabilities = _capabilities()
+    return capabilities.get("architecture", "x86_64") != "x86_64" or bool(capabilities.get("avx512_bw", True))
+
+
 def _has_native_bfloat16() -> bool:
-    read = getattr(torch.cpu, "get_capabilities", None)  # older torch does not say: float32 is always right
-    capabilities = {} if read is None else read()
+    capabilities = _capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def _capabilities() -> dict[str, Any]:
+    read = getattr(torch.cpu, "get_capabilities", None)  # older torch does not say: float32 is always right
+    return {} if read is None else dict(read())

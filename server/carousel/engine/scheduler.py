@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from carousel.errors import CarouselError, Overloaded, ShuttingDown
+from carousel.records import record
 from carousel.turns import (
     Candidate,
     Ended,
@@ -58,10 +59,9 @@ class Job:
         return f"Job(lane {self.lane}, {fed}, {self.num_generated} generated)"
 
 
-@dataclass(slots=True)
+@record(frozen=True, slots=True)
 class Work:
-    """One lane's part of a step: consume `ids` (none: keep the hidden vector it has), then answer `ask`. Nobody changes
-    it; it is not frozen because that would triple the time to make one, for every token."""
+    """One lane's part of a step: consume `ids` (none: keep the hidden vector it has), then answer `ask`."""
 
     lane: int
     ids: tuple[int, ...]
@@ -70,7 +70,7 @@ class Work:
     job: Job
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Step:
     """What one run of the model does. The lanes of `admitted` jobs take their snapshots first."""
 
@@ -99,7 +99,7 @@ class Outcome:
     snapshot: Snapshot | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Bounds:
     """How much runs at once. A step takes so many tokens of prompts, shared by the lanes that have more than one to
     feed; fewer while other lanes wait for their next token, so that a long prompt does not keep them."""

@@ -5,11 +5,11 @@ something else.
 """
 
 import hashlib
-from dataclasses import dataclass
 
 from pydantic import TypeAdapter
 from pydantic_core import to_json
 
+from carousel.records import record
 from carousel.sessions.requests import (
     GenerationEnd,
     GenerationRequest,
@@ -22,14 +22,14 @@ from carousel.sessions.requests import (
 from carousel.turns import Generated
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class GenerationAnswer:
     tokens: tuple[Generated, ...]
     text: str
     end: GenerationEnd
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ScoringAnswer:
     tokens: tuple[ScoredToken, ...]
     totals: ScoreTotals
@@ -39,7 +39,7 @@ Request = GenerationRequest | PredictionRequest | ScoringRequest
 Answer = tuple[GenerationAnswer, ...] | ScoringAnswer | Prediction  # a generation has an answer a branch
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Record:
     """An answer and the request that it answers."""
 

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from carousel.records import record
 from carousel.turns import Candidate, FinishReason, Generated
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Caller:
     """Who asks, and where the turn happens: on a session, on a sealed state that the caller brings, or (neither) on a
     fresh sequence that nobody keeps. `request_id` makes repeats one request; `expected_position` guards the order."""
@@ -19,7 +19,7 @@ class Caller:
     expected_position: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Standing:
     """Where a sequence stands after a turn. `state` is sealed, for a caller that brought its own."""
 
@@ -29,7 +29,7 @@ class Standing:
     is_replay: bool = False  # the request had been applied before, and was answered from the record
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class SamplingOptions:
     """As on the wire, defaults filled in; `seed` None asks for a random one."""
 
@@ -47,7 +47,7 @@ class SamplingOptions:
 Input = str | Sequence[int]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class GenerationRequest:
     input: Input = ()
     sampling: SamplingOptions = SamplingOptions()
@@ -58,7 +58,7 @@ class GenerationRequest:
     num_log_probabilities: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class GenerationEnd:
     """How a generation ended; the session is saved by then."""
 
@@ -70,7 +70,7 @@ class GenerationEnd:
     seed: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class GenerationPiece:
     """What came since the last piece; `end` is set in the last one."""
 
@@ -80,7 +80,7 @@ class GenerationPiece:
     branch: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PredictionRequest:
     input: Input = ()
     num_candidates: int = 10
@@ -88,26 +88,26 @@ class PredictionRequest:
     num_words: int = 5
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Word:
     text: str
     log_probability: float
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Prediction:
     candidates: tuple[Candidate, ...]
     words: tuple[Word, ...]
     standing: Standing
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ScoringRequest:
     input: Input = ()
     num_top: int = 10  # the wire's g
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ScoredToken:
     id: int
     log_probability: float
@@ -116,7 +116,7 @@ class ScoredToken:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ScoreTotals:
     num_tokens: int
     log_probability: float  # nats, summed
@@ -130,7 +130,7 @@ class ScoreTotals:
         return math.exp(mean) if mean < 700 else math.inf
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ScoringPiece:
     tokens: tuple[ScoredToken, ...]
     totals: ScoreTotals | None = None

@@ -7,11 +7,12 @@ The record is written in the same change as the state, so there is never one wit
 import contextlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from carousel.bundle.tokenizer import Tokenizer
 from carousel.engine.engine import Engine
 from carousel.errors import AnswerGone, InvalidRequest
+from carousel.records import record
 from carousel.sessions.answers import Answer, Record, Request, answered_position, fingerprint, read_record, write_record
 from carousel.sessions.lives import Lives, check_position
 from carousel.sessions.requests import Caller, Standing
@@ -22,7 +23,7 @@ from carousel.turns import Snapshot
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Outcome:
     """A turn's result, to be saved: where the sequence stands, the ids that it consumed, the answer to remember."""
 
@@ -31,7 +32,7 @@ class Outcome:
     answer: Answer
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Seat:
     """A turn's hold on its sequence."""
 

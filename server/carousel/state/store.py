@@ -5,8 +5,9 @@ A store keeps a `Row` and named parts (bytes) of each session and knows nothing 
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
+
+from carousel.records import record
 
 Parts = Mapping[str, bytes]
 
@@ -26,10 +27,9 @@ class Durability(enum.StrEnum):
     EACH_TURN = "each_turn"  # nothing that was committed
 
 
-@dataclass(slots=True)
+@record(frozen=True, slots=True)
 class Row:
-    """A session without its parts. Times are seconds since the epoch. Nobody changes it; it is not frozen because that
-    would triple the time to make one, several times a turn."""
+    """A session without its parts. Times are seconds since the epoch."""
 
     id: str
     owner: str
@@ -41,7 +41,7 @@ class Row:
     expires_at: float
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Held:
     """A session as it was when a turn took it. `epoch` fences: a store shared by servers raises it at every take."""
 
@@ -50,7 +50,7 @@ class Held:
     epoch: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Change:
     """What a turn does to a session, in one atomic write."""
 
@@ -59,7 +59,7 @@ class Change:
     drop: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Ending:
     """A session that is gone; remembered for a while."""
 
