@@ -11,7 +11,6 @@ from carousel_training.precision import Compute, can_run_bfloat16
 from carousel_training.settings import OptimizerSettings
 from carousel_training.trainer import Trainer
 
-
 needs_bfloat16 = pytest.mark.skipif(not can_run_bfloat16(), reason="this processor runs no LSTM in bfloat16")
 
 

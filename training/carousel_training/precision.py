@@ -20,8 +20,8 @@ class Compute:
     @classmethod
     def choose(cls, settings: ComputeSettings) -> "Compute":
         """`auto` takes the GPU if there is one, and bfloat16 where the processor multiplies it natively. Sets torch's
-        thread pool if asked. Raises SettingsError when CUDA is asked for and absent, or bfloat16 on a processor for which
-        torch has no LSTM in it."""
+        thread pool if asked. Raises SettingsError when CUDA is asked for and absent, or bfloat16 where torch's LSTM
+        cannot run in it."""
         if settings.device == "cuda" and not torch.cuda.is_available():
             raise SettingsError("compute.device: cuda was asked for and torch sees no CUDA device")
         if settings.threads is not None:
