@@ -19,6 +19,7 @@ from carousel.turns import Candidate, FinishReason, Generated
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import sessions_pb2, types_pb2
 
+_DEFAULT_PREDICTION = requests.PredictionRequest()
 _MAX_TOKENS_PER_MESSAGE = 256  # with all their candidates still far below what clients accept
 _KINDS = {
     EventKind.CREATED: sessions_pb2.SessionEvent.KIND_CREATED,
@@ -79,12 +80,12 @@ def to_sampling(message: wire.Sampling) -> requests.SamplingOptions:
 
 
 def to_prediction(message: wire.PredictRequest) -> requests.PredictionRequest:
-    default = requests.PredictionRequest()
+    default, has = _DEFAULT_PREDICTION, message.HasField
     return requests.PredictionRequest(
         input=to_input(message.input),
-        num_candidates=message.k if message.HasField("k") else default.num_candidates,
-        word_prefix=message.word_prefix if message.HasField("word_prefix") else None,
-        num_words=message.num_words if message.HasField("num_words") else default.num_words,
+        num_candidates=message.k if has("k") else default.num_candidates,
+        word_prefix=message.word_prefix if has("word_prefix") else None,
+        num_words=message.num_words if has("num_words") else default.num_words,
     )
 
 
@@ -120,12 +121,12 @@ def from_generation(
 def from_prediction(prediction: requests.Prediction, tokenizer: Tokenizer) -> wire.PredictResponse:
     standing = prediction.standing
     response = wire.PredictResponse(
-        candidates=from_candidates(prediction.candidates, tokenizer),
         position=standing.position,
         durable_position=standing.durable_position,
         state=standing.state,
         is_replay=standing.is_replay,
     )
+    _add_candidates(response, prediction.candidates, tokenizer)
     if prediction.words:
         response.words.extend(wire.Word(text=one.text, log_probability=one.log_probability) for one in prediction.words)
     return response
@@ -146,11 +147,6 @@ def from_scoring(piece: requests.ScoringPiece) -> wire.ScoreResponse:
     if piece.totals is not None:
         response.totals.CopyFrom(_from_totals(piece.totals))
     return response
-
-
-def from_candidates(candidates: Iterable[Candidate], tokenizer: Tokenizer) -> list[types_pb2.Candidate]:
-    texts, make = tokenizer.texts, types_pb2.Candidate
-    return [make(id=one.id, log_probability=one.log_probability, text=texts[one.id]) for one in candidates]
 
 
 def from_tokens(ids: Iterable[int], tokenizer: Tokenizer) -> wire.TokenizeResponse:
@@ -208,11 +204,18 @@ def from_manifest(manifest: Manifest, provider: str, settings: Settings) -> wire
 def _from_generated(token: Generated, tokenizer: Tokenizer) -> wire.GeneratedToken:
     if token.log_probability is None:
         return wire.GeneratedToken(id=token.id)
-    return wire.GeneratedToken(
-        id=token.id,
-        log_probability=token.log_probability,
-        candidates=from_candidates(token.candidates, tokenizer),
-    )
+    message = wire.GeneratedToken(id=token.id, log_probability=token.log_probability)
+    _add_candidates(message, token.candidates, tokenizer)
+    return message
+
+
+def _add_candidates(
+    message: wire.GeneratedToken | wire.PredictResponse, candidates: Iterable[Candidate], tokenizer: Tokenizer
+) -> None:
+    """In place, for a list of messages would be copied."""
+    texts, add = tokenizer.texts, message.candidates.add
+    for one in candidates:
+        add(id=one.id, log_probability=one.log_probability, text=texts[one.id])
 
 
 def _from_end(end: requests.GenerationEnd) -> wire.Finished:

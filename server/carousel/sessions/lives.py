@@ -109,7 +109,8 @@ class Lives:
     @contextlib.asynccontextmanager
     async def take(self, owner: str, session_id: str) -> AsyncIterator[Held]:
         """The session for one change, in order of arrival. It is given back unless `commit` was called."""
-        await self.get(owner, session_id)  # a stranger must not wait in the owner's line
+        if not self.store.is_immediate or self._order.is_held(session_id):
+            await self.get(owner, session_id)  # a stranger must not wait in the owner's line
         async with self._order.hold(session_id):
             held = await self.store.take(session_id)
             if not isinstance(held, Held):

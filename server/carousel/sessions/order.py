@@ -14,6 +14,9 @@ class TurnOrder:
         self._max_waiting = max_waiting
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}  # with the number of holders and waiters
 
+    def is_held(self, session_id: str) -> bool:
+        return session_id in self._locks
+
     @contextlib.asynccontextmanager
     async def hold(self, session_id: str) -> AsyncIterator[None]:
         """Raises Overloaded when `max_waiting` turns wait for this session already."""

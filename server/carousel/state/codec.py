@@ -7,8 +7,10 @@ All numbers are little-endian. The layout text spells name, dtype and shape of e
 one of the tensors bit for bit, as in an LSTM, it is stored once.
 """
 
+import functools
 import struct
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -46,8 +48,10 @@ class SnapshotCodec:
 
     def encode(self, snapshot: Snapshot) -> bytes:
         """The opposite of `decode`."""
-        twin = self._find_twin(snapshot)
-        recent = np.asarray(snapshot.recent_ids, "<i4").tobytes()
+        tensors = [array.tobytes() for array in snapshot.state]
+        hidden = snapshot.hidden_H.astype("<f4", copy=False).tobytes()
+        twin = self._find_twin(tensors, hidden)
+        recent = _ids(len(snapshot.recent_ids)).pack(*snapshot.recent_ids)
         head = _HEAD.pack(
             MAGIC,
             VERSION,
@@ -59,17 +63,15 @@ class SnapshotCodec:
             self._digest,
             snapshot.position,
         )
-        hidden = snapshot.hidden_H.astype("<f4").tobytes() if twin == _OF_ITS_OWN else b""
-        tensors = (np.ascontiguousarray(array).tobytes() for array in snapshot.state)
-        content = b"".join((head, self._layout_text, recent, snapshot.tail, hidden, *tensors))
+        rest = (hidden, *tensors) if twin == _OF_ITS_OWN else tensors
+        content = b"".join((head, self._layout_text, recent, snapshot.tail, *rest))
         return content + _CHECK.pack(zlib.crc32(content))
 
     def decode(self, blob: bytes) -> Snapshot:
         """Raises StateInvalid with the reason: not a snapshot, damaged, another version, another model's."""
-        self._check(blob)
-        _, _, num_layout, num_recent, num_tail, _, twin, _, position = _HEAD.unpack_from(blob)
+        num_layout, num_recent, num_tail, twin, position = self._read_head(blob)
         at = _HEAD.size + num_layout
-        recent = np.frombuffer(blob, "<i4", num_recent, at)
+        recent_ids = _ids(num_recent).unpack_from(blob, at)
         at += 4 * num_recent
         tail = blob[at : at + num_tail]
         at += num_tail
@@ -83,32 +85,39 @@ class SnapshotCodec:
             at += num_bytes
         if hidden_H is None:
             hidden_H = state[twin]
-        return Snapshot(position, tuple(state), hidden_H, tuple(recent.tolist()), tail)
+        return Snapshot(position, tuple(state), hidden_H, recent_ids, tail)
 
     @staticmethod
     def position(blob: bytes) -> int:
         """The position alone, without checking the rest."""
         return int(_HEAD.unpack_from(blob)[-1])
 
-    def _check(self, blob: bytes) -> None:
+    def _read_head(self, blob: bytes) -> tuple[int, int, int, int, int]:
+        """Lengths of layout, recent ids and tail, the hidden vector's tensor, the position; all else is checked."""
         if len(blob) < _HEAD.size + _CHECK.size or not blob.startswith(MAGIC):
             raise StateInvalid("this is not a snapshot")
-        _, version, num_layout, _, _, hidden_size, _, digest, _ = _HEAD.unpack_from(blob)
+        _, version, num_layout, num_recent, num_tail, hidden_size, twin, digest, position = _HEAD.unpack_from(blob)
         if version != VERSION:
             raise StateInvalid(f"the snapshot has format version {version}; this server reads {VERSION}")
-        if zlib.crc32(blob[: -_CHECK.size]) != _CHECK.unpack_from(blob, len(blob) - _CHECK.size)[0]:
+        if zlib.crc32(memoryview(blob)[: -_CHECK.size]) != _CHECK.unpack_from(blob, len(blob) - _CHECK.size)[0]:
             raise StateInvalid("the snapshot is damaged: its checksum does not fit")
         if digest != self._digest:
             raise StateInvalid(f"the snapshot belongs to model {digest.hex()[:16]}, not to {self._digest.hex()[:16]}")
         layout_text = blob[_HEAD.size : _HEAD.size + num_layout]
         if layout_text != self._layout_text or hidden_size != self._hidden_size:
             raise StateInvalid(f"the snapshot has the tensors {layout_text.decode(errors='replace')}")
+        return num_layout, num_recent, num_tail, twin, position
 
-    def _find_twin(self, snapshot: Snapshot) -> int:
+    def _find_twin(self, tensors: Sequence[bytes], hidden: bytes) -> int:
         """The tensor that equals the hidden vector bit for bit, looked for from the last layer down."""
-        wanted = snapshot.hidden_H.tobytes()
-        for index in range(len(snapshot.state) - 1, -1, -1):
-            array = snapshot.state[index]
-            if array.dtype == np.float32 and array.shape == snapshot.hidden_H.shape and array.tobytes() == wanted:
+        for index in range(len(tensors) - 1, -1, -1):
+            dtype, _, shape, _ = self._tensors[index]
+            if tensors[index] == hidden and dtype == np.float32 and shape == (self._hidden_size,):
                 return index
         return _OF_ITS_OWN
+
+
+@functools.cache
+def _ids(count: int) -> struct.Struct:
+    """Token ids, as many as the penalty window holds, or fewer."""
+    return struct.Struct(f"<{count}i")

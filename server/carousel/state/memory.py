@@ -92,9 +92,12 @@ class MemoryStore:
         if found is None or (found[_INCARNATION], found[_REVISION]) != wanted:
             raise SessionMoved(f"session {held.row.id} was changed while the turn ran")
         parts = _parts_of(found)
-        replaced = [part for key in (*change.drop, *change.put) if (part := parts.pop(key, None)) is not None]
-        self._put(change.row, parts | dict(change.put))
-        self._num_bytes += sum(map(len, change.put.values())) - sum(map(len, replaced))
+        for key in (*change.drop, *change.put):
+            self._num_bytes -= len(parts.pop(key, b""))
+        for key, part in change.put.items():
+            self._num_bytes += len(part)
+            parts[key] = part
+        self._put(change.row, parts)
 
     async def release(self, held: Held) -> None:
         pass
