@@ -4,6 +4,7 @@ The manifest holds the sha256 of every other file; the model's digest is the sha
 layout, so two bundles with one digest give the same answers. Training facts are for people and do not enter the digest.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ HEAD_FILE = "head.onnx"
 SCHEMA_VERSION = 2  # 1: the head needed a target for each row
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Manifest:
     """Everything the server knows of a model besides its weights."""
 
@@ -39,7 +40,7 @@ class Manifest:
     files: Mapping[str, str]  # file name -> sha256, all files but the manifest
     training: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """Identity of the model: sha256 over all that decides its answers."""
         facts = self.as_json()

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
 
+import grpc
+
 from carousel.rpc import convert
 from carousel.rpc.calls import Calls, Context
 from carousel.sessions import checks
@@ -40,13 +42,13 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
                         call.facts["num_input_tokens"] = piece.end.num_input_tokens
                         call.facts["num_generated_tokens"] = piece.end.num_generated_tokens
 
-    async def Predict(self, requests: AsyncIterator[wire.PredictRequest], context: Context) -> None:
+    async def Predict(self, _requests: AsyncIterator[wire.PredictRequest], context: Context) -> None:
         async with self._calls.answer("Predict", context) as call:
             session_id: str | None = None  # of the first message
             sealed = b""  # the last state, when the client brought one
             carried: Snapshot | None = None  # the sequence of a stream that names no session and brings no state
             call.is_waiting = True
-            async for request in requests:
+            while (request := await context.read()) is not grpc.aio.EOF:
                 call.is_waiting = False
                 if session_id is None:
                     self._sessions.check_model(request.model)
