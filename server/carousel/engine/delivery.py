@@ -85,5 +85,9 @@ class Pace:
         loop.call_soon(self._note_sent, loop.time())  # comes after all those that were woken
 
     def _note_sent(self, released_at: float) -> None:
-        now = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        now = loop.time()
         self._due_at = min(self._due_at, now + 2 * (now - released_at))
+        if self._timer is not None:  # set by a step that came before this was known
+            self._timer.cancel()
+            self._timer = loop.call_at(self._due_at, self._release)

@@ -151,3 +151,22 @@ def test_no_token_waits_longer_than_the_bound(loop: ClockedLoop) -> None:
 
     assert loop.run_until_complete(deliver(0.02)) == pytest.approx(0.5)
     assert loop.run_until_complete(deliver(0.0)) == pytest.approx(0.5)
+
+
+def test_a_token_that_comes_while_others_are_sent_waits_no_longer_than_they_take(loop: ClockedLoop) -> None:
+    """A step that ends before it is known how long sending takes must not wait the whole delay for that."""
+
+    async def deliver() -> None:
+        pace, one = Pace(0.02), ticket()
+        pace.deliver(one, Generated(1), is_first=False)
+        pace.release_due()
+        pace.deliver(one, Generated(2), is_first=False)
+        pace.release_due()  # in the same round
+        assert await one.next_events() == [Generated(1), Generated(2)]
+        pace.deliver(one, Generated(3), is_first=False)
+        pace.release_due()
+        started = loop.now
+        assert await one.next_events() == [Generated(3)]
+        assert loop.now == started
+
+    loop.run_until_complete(deliver())
