@@ -75,9 +75,7 @@ class Runner:
         if ranked := by_need.get(_Need.CANDIDATES):
             self._answer_ranked(ranked)
         if whole := by_need.get(_Need.LOGITS):
-            logits_NV = self._model.logits(self._hidden(whole))
-            for (work, outcome), logits_V in zip(whole, logits_NV, strict=True):
-                _answer_whole(work, logits_V, outcome)
+            _answer_whole(whole, self._model.logits(self._hidden(whole)))
         for work, outcome in by_need.get(_Need.SCORES, ()):
             self._answer_scores(work, score_hidden[work.lane], outcome)
 
@@ -167,19 +165,35 @@ def _num_candidates(work: Work) -> int:
     return goal.num_candidates if isinstance(goal, (Generate, Predict)) else 0
 
 
-def _answer_whole(work: Work, logits_V: Array, outcome: Outcome) -> None:
+def _answer_whole(rows: Sequence[Row], logits_NV: Array) -> None:
+    is_finite = np.isfinite(logits_NV.max(axis=1)).tolist()  # the highest is no number if any is not
+    for (_, outcome), is_good in zip(rows, is_finite, strict=True):
+        outcome.error = None if is_good else _not_finite()
+    good = [index for index, is_good in enumerate(is_finite) if is_good]
+    choosing = [index for index in good if isinstance(rows[index][0].job.turn.goal, Generate)]
+    chosen = sampler.choose_all(
+        sampler.take_rows(logits_NV, choosing), [_choice_of(rows[index][0]) for index in choosing]
+    )
+    for index, token_id in zip(choosing, chosen, strict=True):
+        rows[index][1].token_id = token_id
+    for index in good:
+        _rank(*rows[index], logits_NV[index])
+
+
+def _choice_of(work: Work) -> sampler.Choice:
+    goal, job = work.job.turn.goal, work.job
+    assert isinstance(goal, Generate)
+    recent_ids = (*job.recent_ids, *work.ids)[-(job.recent_ids.maxlen or 1) :]
+    return sampler.Choice(goal.sampling, recent_ids, job.position + len(work.ids))
+
+
+def _rank(work: Work, outcome: Outcome, logits_V: Array) -> None:
     goal = work.job.turn.goal
-    if not np.isfinite(logits_V.max()):  # the highest is no number if any is not
-        outcome.error = _not_finite()
-    elif isinstance(goal, Predict):
+    if isinstance(goal, Predict):
         outcome.candidates = sampler.rank_candidates(logits_V, goal.num_candidates, goal.allowed_ids)
-    elif isinstance(goal, Generate):
-        recent_ids = (*work.job.recent_ids, *work.ids)[-(work.job.recent_ids.maxlen or 1) :]
-        position = work.job.position + len(work.ids)
-        outcome.token_id = sampler.choose(logits_V, goal.sampling, recent_ids, position)
-        if goal.num_candidates:
-            outcome.candidates = sampler.rank_candidates(logits_V, goal.num_candidates)
-            outcome.log_probability = float(sampler.log_probabilities(logits_V)[outcome.token_id])
+    elif isinstance(goal, Generate) and goal.num_candidates:
+        outcome.candidates = sampler.rank_candidates(logits_V, goal.num_candidates)
+        outcome.log_probability = float(sampler.log_probabilities(logits_V)[outcome.token_id])
 
 
 def _not_finite() -> ModelFailed:

@@ -1,4 +1,4 @@
-"""Logits to a token: pure numpy, one row at a time. The order of the options is the wire contract's.
+"""Logits to tokens: pure numpy. No row's token depends on the others'. The order of the options is the wire contract's.
 
 Randomness is a function of (seed, position) alone, so a replay chooses the same tokens wherever and whenever it runs.
 
@@ -14,21 +14,61 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from carousel.records import record
 from carousel.turns import Array, Candidate, Sampling
 
 _MAX_DRAWS = 8  # then the kept tokens are sorted out and drawn from, which is as exact
+_ROWS = 16  # drawn together: 2 MB of weights for a vocabulary of 33,278
 _BLOCK = 256  # weights that are summed before sums are
 _LEAST_TEMPERATURE = 1e-30  # what is smaller chooses no differently, and overflows float32
 
 
+@record(frozen=True, slots=True)
+class Choice:
+    """What decides a token besides its logits. `position` is how many tokens stand before it."""
+
+    sampling: Sampling
+    recent_ids: Sequence[int]
+    position: int
+
+
 def choose(logits_V: Array, sampling: Sampling, recent_ids: Sequence[int], position: int) -> int:
-    """The id of the next token. `position` is how many tokens stand before it."""
+    """The id of the next token."""
+    return choose_all(logits_V[None], [Choice(sampling, recent_ids, position)])[0]
+
+
+def choose_all(logits_NV: Array, choices: Sequence[Choice]) -> list[int]:
+    """The next token of each row, the same as alone. Rows of which much may be drawn go together, some at a time."""
+    tokens = {row: _choose_one(logits_NV[row], choice) for row, choice in enumerate(choices) if _is_special(choice)}
+    plain = [row for row in range(len(choices)) if row not in tokens]
+    for first in range(0, len(plain), _ROWS):
+        rows = plain[first : first + _ROWS]
+        tokens |= zip(rows, _draw(take_rows(logits_NV, rows), [choices[row] for row in rows]), strict=True)
+    return [tokens[row] for row in range(len(choices))]
+
+
+def take_rows(array_NV: Array, rows: Sequence[int]) -> Array:
+    """Not copied where the rows follow each other."""
+    if rows and rows[-1] - rows[0] + 1 == len(rows):
+        return array_NV[rows[0] : rows[-1] + 1]
+    return array_NV[list(rows)]
+
+
+def _is_special(choice: Choice) -> bool:
+    sampling = choice.sampling
+    is_adjusted = sampling.has_penalties or bool(sampling.logit_bias)
+    return is_adjusted or sampling.temperature == 0 or sampling.top_k > 0
+
+
+def _choose_one(logits_V: Array, choice: Choice) -> int:
+    sampling = choice.sampling
     if sampling.has_penalties or sampling.logit_bias:
-        logits_V = _adjust(logits_V, sampling, recent_ids)
+        logits_V = _adjust(logits_V, sampling, choice.recent_ids)
     if sampling.temperature == 0:
         return int(np.argmax(logits_V))
-    chosen = None if sampling.top_k else _draw_from_all(logits_V, sampling, position)
-    return _draw_from_kept(logits_V, sampling, position) if chosen is None else chosen
+    if sampling.top_k:
+        return _draw_from_kept(logits_V, sampling, choice.position)
+    return _draw(logits_V[None], [choice])[0]
 
 
 def draw(seed: int, position: int, attempt: int = 0) -> float:
@@ -38,31 +78,62 @@ def draw(seed: int, position: int, attempt: int = 0) -> float:
     return float((int.from_bytes(digest, "little") >> 11) * 2.0**-53)
 
 
-def _draw_from_all(logits_V: Array, sampling: Sampling, position: int) -> int | None:
-    """A kept token, or None if none of some draws from the whole vocabulary was one."""
-    weights_V = _weigh(logits_V, sampling.temperature)
-    starts = np.arange(0, len(weights_V), _BLOCK)
-    reached = np.cumsum(np.add.reduceat(weights_V, starts), dtype=np.float64)
+def _draw(logits_NV: Array, choices: Sequence[Choice]) -> list[int]:
+    """A kept token of each row. Legend: B blocks of the vocabulary."""
+    temperatures_N1 = np.array([[max(one.sampling.temperature, _LEAST_TEMPERATURE)] for one in choices])
+    weights_NV = _weigh(logits_NV, temperatures_N1.astype(logits_NV.dtype))
+    starts_B = np.arange(0, weights_NV.shape[1], _BLOCK)
+    reached_NB = np.cumsum(np.add.reduceat(weights_NV, starts_B, axis=1), axis=1, dtype=np.float64)
+    chosen: dict[int, int] = {}
     for attempt in range(_MAX_DRAWS):
-        at = draw(sampling.seed, position, attempt) * float(reached[-1])
-        block = min(int(np.searchsorted(reached, at, side="right")), len(starts) - 1)
-        first = block * _BLOCK
-        inside = np.cumsum(weights_V[first : first + _BLOCK], dtype=np.float64)
-        rest = at - (float(reached[block - 1]) if block else 0.0)
-        drawn = first + min(int(np.searchsorted(inside, rest, side="right")), len(inside) - 1)
-        if _is_kept(weights_V, drawn, sampling, float(reached[-1])):
-            return drawn
-    return None
+        left = [row for row in range(len(choices)) if row not in chosen]
+        draws = [draw(choices[row].sampling.seed, choices[row].position, attempt) for row in left]
+        tokens = [_pick(weights_NV[row], reached_NB[row], at) for row, at in zip(left, draws, strict=True)]
+        is_kept = _are_kept(
+            take_rows(weights_NV, left), tokens, [choices[row].sampling for row in left], reached_NB[left, -1]
+        )
+        chosen |= {row: token for row, token, kept in zip(left, tokens, is_kept, strict=True) if kept}
+        if len(chosen) == len(choices):
+            break
+    for row in range(len(choices)):
+        if row not in chosen:
+            chosen[row] = _draw_from_kept(logits_NV[row], choices[row].sampling, choices[row].position)
+    return [chosen[row] for row in range(len(choices))]
 
 
-def _is_kept(weights_V: Array, token: int, sampling: Sampling, total: float) -> bool:
-    """Whether top_p and min_p leave it: the likelier tokens, and equal ones with lower ids, do not reach top_p."""
+def _pick(weights_V: Array, reached_B: Array, share: float) -> int:
+    """The token at which the weights, added up, reach that share of all."""
+    at = share * float(reached_B[-1])
+    block = min(int(np.searchsorted(reached_B, at, side="right")), len(reached_B) - 1)
+    first = block * _BLOCK
+    inside = np.cumsum(weights_V[first : first + _BLOCK], dtype=np.float64)
+    rest = at - (float(reached_B[block - 1]) if block else 0.0)
+    return first + min(int(np.searchsorted(inside, rest, side="right")), len(inside) - 1)
+
+
+def _are_kept(weights_NV: Array, tokens: Sequence[int], samplings: Sequence[Sampling], totals_N: Array) -> list[bool]:
+    """Whether top_p and min_p leave each row's token. Nearly always it is enough to know the weight of the likelier
+    tokens together with the equal ones."""
+    if all(sampling.top_p == 1 for sampling in samplings):
+        reached_N = np.zeros(len(tokens))
+    else:
+        weights_N1 = weights_NV[np.arange(len(tokens)), tokens][:, None]
+        # A product, since picking the likelier ones out of a flat row takes eight times as long.
+        reached_N = np.einsum("nv,nv->n", weights_NV, (weights_NV >= weights_N1).astype(weights_NV.dtype))
+    rows = zip(weights_NV, tokens, samplings, totals_N.tolist(), reached_N.tolist(), strict=True)
+    return [
+        _is_kept(weights_V, token, sampling, total, is_sure=reached < sampling.top_p * total)
+        for weights_V, token, sampling, total, reached in rows
+    ]
+
+
+def _is_kept(weights_V: Array, token: int, sampling: Sampling, total: float, *, is_sure: bool) -> bool:
+    """The likelier tokens, and equal ones with lower ids, do not reach top_p."""
     weight = weights_V[token]
     if weight == 0 or (sampling.min_p > 0 and weight < sampling.min_p):
         return False
-    if sampling.top_p == 1:
+    if sampling.top_p == 1 or is_sure:
         return True
-    # A product, since picking the likelier ones out of a flat row takes eight times as long.
     likelier = float(np.einsum("v,v->", weights_V, (weights_V > weight).astype(weights_V.dtype)))
     equal = float(weight) * int(np.count_nonzero(weights_V[:token] == weight))
     return likelier + equal < sampling.top_p * total
@@ -76,12 +147,12 @@ def _draw_from_kept(logits_V: Array, sampling: Sampling, position: int) -> int:
     return int(ids_K[min(drawn, len(ids_K) - 1)])
 
 
-def _weigh(logits_V: Array, temperature: float) -> Array:
-    """Probabilities relative to the likeliest one's. What overflows on the way is as unlikely as can be."""
+def _weigh(logits_NV: Array, temperatures_N1: Array) -> Array:
+    """Probabilities relative to the row's likeliest one. What overflows on the way is as unlikely as can be."""
     with np.errstate(over="ignore", under="ignore"):
-        weights_V = logits_V - logits_V.max()
-        weights_V /= max(temperature, _LEAST_TEMPERATURE)
-        return np.asarray(np.exp(weights_V, out=weights_V))
+        weights_NV = logits_NV - logits_NV.max(axis=1, keepdims=True)
+        weights_NV /= temperatures_N1
+        return np.asarray(np.exp(weights_NV, out=weights_NV))
 
 
 def rank_candidates(logits_V: Array, num_candidates: int, allowed_ids: Array | None = None) -> tuple[Candidate, ...]:
@@ -114,7 +185,8 @@ def _adjust(logits_V: Array, sampling: Sampling, recent_ids: Sequence[int]) -> A
 def _truncate(logits_V: Array, sampling: Sampling) -> tuple[Array, Array]:
     """Ids that may be drawn, likeliest first, and their weights (unnormalised probabilities)."""
     ids_K = _descending(logits_V, sampling.top_k or len(logits_V))
-    weights_K = _weigh(logits_V[ids_K].astype(np.float64), sampling.temperature)
+    temperature_11 = np.array([[max(sampling.temperature, _LEAST_TEMPERATURE)]])
+    weights_K = _weigh(logits_V[ids_K].astype(np.float64)[None], temperature_11)[0]
     num_kept = len(ids_K)
     if sampling.top_p < 1:
         cumulative_K = np.cumsum(weights_K)

@@ -162,6 +162,39 @@ def test_an_extreme_penalty_overflows_nothing(temperature: float) -> None:
     assert {sampler.choose(logits_V, sampling, (0, 1), position) for position in range(50)} == {1}
 
 
+@pytest.mark.parametrize("vocabulary_size", [5, 256, 1000, 33_278])
+def test_rows_are_chosen_as_if_alone(vocabulary_size: int) -> None:
+    """Whoever is in the batch, and wherever a row stands in it, its token is the same."""
+    dice = np.random.default_rng(vocabulary_size)
+    logits_NV = dice.normal(0, 0.6, (41, vocabulary_size)).astype(np.float32)
+    options: list[dict[str, Any]] = [
+        {"top_p": 0.95},
+        {"top_p": 0.3, "temperature": 0.7},
+        {},
+        {"min_p": 0.05},
+        {"temperature": 0},
+        {"top_k": 3},
+        {"repetition_penalty": 1.3, "top_p": 0.8},
+    ]
+    choices = [
+        sampler.Choice(Sampling(seed=row, **options[row * row % len(options)]), (1, 2, 2), 10 + row)
+        for row in range(41)
+    ]
+    alone = [
+        sampler.choose(logits_V, one.sampling, one.recent_ids, one.position)
+        for logits_V, one in zip(logits_NV, choices, strict=True)
+    ]
+    assert sampler.choose_all(logits_NV, choices) == alone
+    for rows in (range(40, -1, -1), range(3, 41, 2), range(7, 24)):
+        some = sampler.choose_all(logits_NV[list(rows)], [choices[row] for row in rows])
+        assert some == [alone[row] for row in rows]
+
+
+def test_nothing_is_chosen_for_nobody() -> None:
+    """A step in which no row is drawn."""
+    assert sampler.choose_all(np.zeros((0, 5), np.float32), []) == []
+
+
 def test_draws_are_uniform() -> None:
     """50,000 draws over positions, and as many over seeds, fill 20 equal bins evenly and lie in [0, 1)."""
     for draws in (
