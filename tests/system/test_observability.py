@@ -127,22 +127,3 @@ def _query_until_found(address: str, series: str) -> dict:
             continue
         if found:
             return dict(found[0])
-
-
-def test_grpc_polls_in_one_thread(server: ServerProcess) -> None:
-    """What `carousel serve` asks of gRPC before it is imported arrives: its event engine carries no messages."""
-    with Client(server.grpc_address) as client:
-        before = _engine_ticks(server)
-        for _ in range(300):
-            client.models()
-        assert _engine_ticks(server) - before <= 2
-
-
-def _engine_ticks(server: ServerProcess) -> int:
-    """Processor time of gRPC's event engine so far, in hundredths of a second (Linux)."""
-    ticks = 0
-    for thread in Path(f"/proc/{server.process.pid}/task").iterdir():
-        name, _, rest = (thread / "stat").read_text().rpartition(")")
-        if "event_engine" in name:
-            ticks += sum(map(int, rest.split()[11:13]))
-    return ticks

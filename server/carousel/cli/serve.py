@@ -9,9 +9,6 @@ from typing import Annotated
 import typer
 import uvloop
 
-# gRPC's event engine hands messages from thread to thread, at a quarter more time for each; only this, and only before
-# gRPC is imported, has it poll in one.
-os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
 from carousel.app import Running, configure_logging
 from carousel.app import serve as serve_bundle
 from carousel.errors import CarouselError, ModelFailed, SettingsInvalid
