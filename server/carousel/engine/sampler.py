@@ -48,7 +48,7 @@ def choose_all(logits_NV: Array, choices: Sequence[Choice]) -> list[int]:
 
 
 def take_rows(array_NV: Array, rows: Sequence[int]) -> Array:
-    """Not copied where the rows follow each other."""
+    """Rows in ascending order, not copied where they follow each other."""
     if rows and rows[-1] - rows[0] + 1 == len(rows):
         return array_NV[rows[0] : rows[-1] + 1]
     return array_NV[list(rows)]
