@@ -1,7 +1,9 @@
 """Small honest stand-ins that several test modules share."""
 
+import asyncio
 import collections
 import enum
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
@@ -65,6 +67,31 @@ class ToyModel:
         target_N1 = np.take_along_axis(logits_NV, targets_N[:, None], axis=1)
         ranks_N = (logits_NV > target_N1).sum(axis=1) + 1
         return TargetScores(target_N1[:, 0] - _log_sum_exp(logits_NV), ranks_N)
+
+
+class GatedModel(ToyModel):
+    """Its steps can be held: `entered` tells that one stands before the closed `gate`; it goes on when that opens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.entered = threading.Event()
+        self.gate.set()
+
+    def core(self, ids_BT: Array, lengths_B: Array, state: StateBatch) -> tuple[Array, StateBatch]:
+        if not self.gate.is_set():
+            self.entered.set()
+        assert self.gate.wait(20)
+        return super().core(ids_BT, lengths_B, state)
+
+    def close(self) -> None:
+        """Hold the next step that begins."""
+        self.entered.clear()
+        self.gate.clear()
+
+    async def until_held(self) -> None:
+        """Returns when a step stands before the gate."""
+        assert await asyncio.to_thread(self.entered.wait, 20)
 
 
 class SlowOracle:

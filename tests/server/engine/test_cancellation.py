@@ -9,9 +9,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 from prometheus_client import CollectorRegistry
-from tests.fakes import SlowOracle, ToyModel, same_snapshot
+from tests.fakes import GatedModel, SlowOracle, ToyModel, same_snapshot
 
-from carousel.bundle.layout import Array, StateBatch
 from carousel.engine.delivery import Ticket
 from carousel.engine.engine import Engine
 from carousel.engine.scheduler import Bounds
@@ -20,28 +19,6 @@ from carousel.metrics import Metrics
 from carousel.turns import Ended, Event, Generate, Generated, Predict, Predicted, Sampling, Turn
 
 GREEDY = Sampling(seed=0, temperature=0)
-
-
-class GatedModel(ToyModel):
-    """Its steps can be held: `entered` tells that one stands before the closed `gate`; it goes on when that opens."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = threading.Event()
-        self.entered = threading.Event()
-        self.gate.set()
-
-    def core(self, ids_BT: Array, lengths_B: Array, state: StateBatch) -> tuple[Array, StateBatch]:
-        if not self.gate.is_set():
-            self.entered.set()
-        assert self.gate.wait(20)
-        return super().core(ids_BT, lengths_B, state)
-
-    async def hold_next_step(self) -> None:
-        """Close the gate; returns when a step stands before it."""
-        self.entered.clear()
-        self.gate.clear()
-        assert await asyncio.to_thread(self.entered.wait, 20)
 
 
 @contextlib.asynccontextmanager
@@ -98,7 +75,8 @@ async def test_cancelled_while_queued() -> None:
     """A turn cancelled in the queue leaves it at once; the one that runs and the one behind it go on."""
     async with started(max_lanes=1) as (engine, model):
         running = engine.submit(generation(engine, 5))
-        await model.hold_next_step()
+        model.close()
+        await model.until_held()
         queued, behind = engine.submit(generation(engine)), engine.submit(generation(engine, 3))
         queued.cancel()
         assert "1 queued" in repr(engine)
@@ -112,7 +90,8 @@ async def test_cancelled_in_its_first_step() -> None:
     """A turn cancelled while its admitting step runs frees its lane when that step is done."""
     async with started(max_lanes=1) as (engine, model):
         ticket = engine.submit(generation(engine))
-        await model.hold_next_step()
+        model.close()
+        await model.until_held()
         ticket.cancel()
         assert "1 of 1 lanes busy" in repr(engine)
         model.gate.set()
@@ -124,7 +103,8 @@ async def test_cancelled_in_a_later_step_beside_others() -> None:
     async with started(max_lanes=2) as (engine, model):
         doomed, mate = engine.submit(generation(engine)), engine.submit(generation(engine, 30))
         await doomed.next_events()
-        await model.hold_next_step()
+        model.close()
+        await model.until_held()
         doomed.cancel()
         model.gate.set()
         oracle = SlowOracle(ToyModel())
@@ -137,7 +117,8 @@ async def test_cancelled_in_the_step_that_would_have_failed_it() -> None:
     async with started(max_lanes=2) as (engine, model):
         model.poison_id = 1
         ticket = engine.submit(Turn(engine.start_snapshot, (1,), Predict(1)))
-        await model.hold_next_step()
+        model.close()
+        await model.until_held()
         ticket.cancel()
         model.gate.set()
         model.poison_id = None
@@ -176,7 +157,8 @@ async def test_cancelling_the_following_task_cancels(is_running: bool) -> None:
                     pass
 
         task = asyncio.create_task(follow())
-        await model.hold_next_step()
+        model.close()
+        await model.until_held()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -227,7 +209,8 @@ async def test_stop_ends_turns_in_every_phase_once() -> None:
         half_read, running = engine.submit(generation(engine)), engine.submit(generation(engine))
         await half_read.next_events()
         queued, cancelled = engine.submit(generation(engine)), engine.submit(generation(engine))
-        await model.hold_next_step()
+        model.close()
+        await model.until_held()
         cancelled.cancel()
         stopping = asyncio.create_task(engine.stop())
         await asyncio.sleep(0)
@@ -284,7 +267,8 @@ async def test_drain_past_its_deadline_ends_every_phase_once() -> None:
     """Running and queued turns get ShuttingDown at the deadline; nothing more comes when the step is done."""
     async with started(max_lanes=1) as (engine, model):
         running, queued = engine.submit(generation(engine)), engine.submit(generation(engine))
-        await model.hold_next_step()
+        model.close()
+        await model.until_held()
         await engine.drain(0.0)
         for ticket in (running, queued):
             with pytest.raises(ShuttingDown):
@@ -317,7 +301,8 @@ async def test_a_predict_survives_a_cancelled_twin() -> None:
     """Two turns from one snapshot do not share anything: cancelling one leaves the other's answer."""
     async with started(max_lanes=2) as (engine, model):
         one, other = (engine.submit(Turn(engine.start_snapshot, (3, 4), Predict(3))) for _ in range(2))
-        await model.hold_next_step()
+        model.close()
+        await model.until_held()
         one.cancel()
         model.gate.set()
         events = await other.next_events()

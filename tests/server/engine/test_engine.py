@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
-from tests.fakes import SlowOracle, ToyModel, same_snapshot
+from tests.fakes import GatedModel, SlowOracle, ToyModel, same_snapshot
 
 from carousel.bundle.layout import Array, StateBatch
 from carousel.engine import sampler
@@ -185,11 +185,17 @@ async def test_a_step_that_raises_ends_its_turns_and_the_engine_lives_on() -> No
 
 async def test_the_queue_is_bounded() -> None:
     """Beyond max_queued_turns a turn is refused with a retry hint; the accepted ones finish."""
-    async with started(ToyModel(), max_lanes=1, max_queued_turns=2) as engine:
-        tickets = [engine.submit(Turn(engine.start_snapshot, (1,), Generate(GREEDY, 5))) for _ in range(2)]
+    model = GatedModel()
+    async with started(model, max_lanes=1, max_queued_turns=2) as engine:
+        turn = Turn(engine.start_snapshot, (1,), Generate(GREEDY, 5))
+        model.close()
+        tickets = [engine.submit(turn)]
+        await model.until_held()  # so that the lane is busy, and the next ones stay in the queue
+        tickets += [engine.submit(turn), engine.submit(turn)]
         with pytest.raises(Overloaded) as refused:
-            engine.submit(Turn(engine.start_snapshot, (1,), Predict(1)))
+            engine.submit(turn)
         assert refused.value.retry_seconds > 0
+        model.gate.set()
         for ticket in tickets:
             await _until_the_end(ticket)
 

@@ -14,10 +14,9 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
-from tests.fakes import ToyModel
+from tests.fakes import GatedModel
 from tests.worlds import Plan, World, running_world
 
-from carousel.bundle.layout import Array, StateBatch
 from carousel.engine.scheduler import Bounds
 from carousel.errors import SettingsInvalid
 from carousel.rpc import convert
@@ -34,19 +33,6 @@ from carousel.v1 import language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 Code = grpc.StatusCode
 GREEDY = wire.Sampling(temperature=0, seed=1)
 _MAX_MESSAGE_BYTES = 200_000
-
-
-class GatedModel(ToyModel):
-    """Its steps wait while the gate is closed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = threading.Event()
-        self.gate.set()
-
-    def core(self, ids_BT: Array, lengths_B: Array, state: StateBatch) -> tuple[Array, StateBatch]:
-        assert self.gate.wait(20)
-        return super().core(ids_BT, lengths_B, state)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.fakes import Fault, FaultyStore, ToyModel, byte_tokenizer, same_snapshot
+from tests.fakes import Fault, FaultyStore, GatedModel, ToyModel, byte_tokenizer, same_snapshot
 from tests.worlds import Plan, World, running_world
 
 from carousel.engine.scheduler import Bounds
@@ -29,7 +29,7 @@ from carousel.sessions.lives import Point
 from carousel.sessions.requests import Caller, Prediction, PredictionRequest, Standing
 from carousel.sessions.seats import Outcome, Seat
 from carousel.state.memory import Capacity, MemoryStore
-from carousel.turns import Candidate, Generate, Sampling, Turn
+from carousel.turns import Candidate, Predict, Turn
 
 ANN = Caller("ann", "s")
 ASKED = PredictionRequest("asked")
@@ -173,12 +173,17 @@ async def test_a_session_made_anew_is_not_touched_by_an_old_turn() -> None:
 
 async def test_overload_and_shutdown_are_told_before_anything_is_looked_at() -> None:
     """With a full queue or a closed engine even an unknown session gets that answer."""
-    async with running_world(Plan(bounds=Bounds(max_lanes=1, max_queued_turns=1))) as world:
-        endless = Turn(world.engine.start_snapshot, (1,), Generate(Sampling(seed=0), 10_000_000))
-        ticket = world.engine.submit(endless)
+    model = GatedModel()
+    async with running_world(Plan(model=model, bounds=Bounds(max_lanes=1, max_queued_turns=1))) as world:
+        model.close()
+        tickets = [world.engine.submit(Turn(world.engine.start_snapshot, (1,), Predict(1)))]
+        await model.until_held()  # so that the lane is busy, and the next one stays in the queue
+        tickets.append(world.engine.submit(Turn(world.engine.start_snapshot, (1,), Predict(1))))
         with pytest.raises(Overloaded):
             await turn(world, Caller("ann", "nothing"))
-        ticket.cancel()
+        for ticket in tickets:
+            ticket.cancel()
+        model.gate.set()
         await world.engine.drain(5)
         with pytest.raises(ShuttingDown):
             await turn(world, Caller("ann", "nothing"))

@@ -5,16 +5,17 @@ import math
 
 import numpy as np
 import pytest
-from tests.fakes import SlowOracle, ToyModel, character_tokenizer
+from tests.fakes import GatedModel, SlowOracle, ToyModel, character_tokenizer
 from tests.worlds import Plan, World, running_world
 
 from carousel.bundle.layout import Array
 from carousel.bundle.tokenizer import Tokenizer
+from carousel.engine.delivery import Ticket
 from carousel.engine.sampler import log_probabilities
 from carousel.engine.scheduler import Bounds
 from carousel.errors import Overloaded
 from carousel.sessions.words import WordSearch
-from carousel.turns import Snapshot
+from carousel.turns import Snapshot, Turn
 
 DEPTH = 7
 
@@ -136,9 +137,17 @@ async def test_a_word_too_unlikely_for_a_float_is_still_answered() -> None:
 
 async def test_a_failure_on_the_way_leaves_no_turn_behind() -> None:
     """When the queue refuses part of a beam, the part that was accepted is given up."""
-    async with running_world(Plan(bounds=Bounds(max_lanes=1, max_queued_turns=2))) as world:
-        finder = WordSearch(character_tokenizer("abcdefghijklmn\n"), world.engine.submit)
+    model = GatedModel()
+    async with running_world(Plan(model=model, bounds=Bounds(max_lanes=1, max_queued_turns=2))) as world:
+
+        def submit(turn: Turn) -> Ticket:
+            if turn.ids:  # a branch: from here on none ends, so that the queue cannot empty meanwhile
+                model.close()
+            return world.engine.submit(turn)
+
+        finder = WordSearch(character_tokenizer("abcdefghijklmn\n"), submit)
         with pytest.raises(Overloaded):
             await finder.find(world.engine.start_snapshot, "", 5)
+        model.gate.set()
         await world.engine.drain(5)
         assert world.is_idle
