@@ -16,7 +16,8 @@ from bench.reference_models import write_cell_bundle
 from bench.report import print_figure, print_machine
 
 from carousel.bundle.manifest import Bundle
-from carousel.engine.model import Execution, OnnxModel
+from carousel.engine.graph import Execution
+from carousel.engine.model import OnnxModel
 from carousel_training.cells.registry import CELLS
 from carousel_training.cells.stack import RecurrentStack, StackShape
 

@@ -26,7 +26,8 @@ from bench.server_process import serve
 
 from carousel.bundle.layout import Array
 from carousel.bundle.manifest import Bundle
-from carousel.engine.model import Execution, OnnxModel
+from carousel.engine.graph import Execution
+from carousel.engine.model import OnnxModel
 
 NUM_SEQUENCES = 8
 CHUNKS = (16, 64, 256)

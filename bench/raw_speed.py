@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from carousel.bundle.manifest import Bundle
-from carousel.engine.model import Execution, OnnxModel
+from carousel.engine.graph import Execution
+from carousel.engine.model import OnnxModel
 
 
 def raw_tokens_per_second(bundle: Path, num_rows: int, *, num_threads: int, seconds: float = 2.0) -> float:

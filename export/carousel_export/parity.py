@@ -126,13 +126,13 @@ def plan_turns(vocabulary_size: int, rng: np.random.Generator) -> list[Turn]:
 
 def _calls(served: StepModel, turns: list[Turn]) -> Iterator[Call]:
     """The turns one after the other, each lane going on from where it was left."""
-    batch = served.layout.initial(NUM_LANES)
+    batch = [np.asarray(tensor) for tensor in served.layout.initial(NUM_LANES)]
     for turn in turns:
         before = tuple(tensor[turn.lanes_B] for tensor in batch)
         hidden_BTH, after = served.core(turn.ids_BT, turn.lengths_B, before)
         for tensor, values in zip(batch, after, strict=True):
             tensor[turn.lanes_B] = values
-        yield Call(turn, before, hidden_BTH, after)
+        yield Call(turn, before, np.asarray(hidden_BTH), after)
 
 
 def _compare_turns(trained: RecurrentLM, served: StepModel, turns: list[Turn]) -> tuple[float, float, Array]:

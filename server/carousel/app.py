@@ -16,7 +16,8 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 
 from carousel.bundle.manifest import Bundle
 from carousel.engine.engine import Engine
-from carousel.engine.model import Execution, OnnxModel, available_providers
+from carousel.engine.graph import Execution, available_providers
+from carousel.engine.model import OnnxModel
 from carousel.engine.scheduler import Bounds
 from carousel.errors import ModelFailed, StoreUnavailable
 from carousel.metrics import Metrics

@@ -5,14 +5,29 @@ Names, shapes and types come from the bundle's manifest; nothing else in the hou
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 State = tuple[Array, ...]  # one sequence: an array per tensor, in the layout's order, without a batch axis
-StateBatch = tuple[Array, ...]  # the same with a leading axis B
+
+
+class Rows(Protocol):
+    """An array, or what answers like one: rows that lie elsewhere and are fetched when they are looked at."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+    def __array__(self) -> Array: ...
+
+    def reshape(self, shape: tuple[int, int], /) -> Any: ...
+
+
+StateBatch = tuple[Rows, ...]  # the same with a leading axis B
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +70,10 @@ class StateLayout:
 
     def unstack(self, batch: StateBatch) -> list[State]:
         """The opposite of `stack`. Each row is a copy of its own, so keeping one does not keep the batch."""
-        num_rows = len(batch[0])
+        num_rows = batch[0].shape[0]
         return [tuple(array[row].copy() for array in batch) for row in range(num_rows)]
 
-    def feed(self, batch: StateBatch) -> dict[str, Array]:
+    def feed(self, batch: StateBatch) -> dict[str, Rows]:
         """The batch under the names of the core graph's inputs."""
         return {tensor.name: array for tensor, array in zip(self.tensors, batch, strict=True)}
 

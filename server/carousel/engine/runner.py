@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from carousel.bundle.layout import Array
+from carousel.bundle.layout import Array, Rows
 from carousel.engine import sampler
 from carousel.engine.model import StepModel
 from carousel.engine.scheduler import Ask, Outcome, Step, Work
@@ -52,21 +52,19 @@ class Runner:
                 outcome.snapshot = self._snapshot(work)
         return [outcome for _, outcome in rows]
 
-    def _consume(self, rows: Sequence[Row], score_hidden: dict[int, Array]) -> None:
+    def _consume(self, rows: Sequence[Row], score_hidden: dict[int, Rows]) -> None:
         lanes = [work.lane for work, _ in rows]
         ids_BT, lengths_B = _pad([work.ids for work, _ in rows])
         hidden_BTH, batch = self._model.core(ids_BT, lengths_B, self._states.gather(lanes))
-        is_single = ids_BT.shape[1] == 1
-        hidden_BH = hidden_BTH[:, 0] if is_single else hidden_BTH[np.arange(len(rows)), lengths_B - 1]
+        hidden_BH = _last(hidden_BTH, lengths_B)
         self._states.scatter(lanes, batch, hidden_BH)
-        for row in np.flatnonzero(~np.isfinite(hidden_BH).all(axis=1)).tolist():
-            rows[row][1].error = _not_finite()
+        _mark_broken(rows, hidden_BH)
         for index, (work, _) in enumerate(rows):
             if _scores(work):  # token t is rated by the hidden vector before it
                 before_1H = score_hidden[work.lane]
                 score_hidden[work.lane] = np.concatenate([before_1H, hidden_BTH[index, : len(work.ids) - 1]])
 
-    def _answer(self, rows: Sequence[Row], score_hidden: dict[int, Array]) -> None:
+    def _answer(self, rows: Sequence[Row], score_hidden: dict[int, Rows]) -> None:
         by_need: dict[_Need, list[Row]] = {}
         for row in rows:
             by_need.setdefault(_need_of(row[0]), []).append(row)
@@ -102,14 +100,14 @@ class Runner:
             if not is_finite:
                 outcome.error = _not_finite()
 
-    def _answer_scores(self, work: Work, hidden_NH: Array, outcome: Outcome) -> None:
+    def _answer_scores(self, work: Work, hidden_NH: Rows, outcome: Outcome) -> None:
         scores = self._model.score(np.ascontiguousarray(hidden_NH), np.array(work.ids, np.int64))
         if not np.isfinite(scores.log_probs_N).all():
             outcome.error = _not_finite()
         outcome.log_probabilities = tuple(scores.log_probs_N.tolist())
         outcome.ranks = tuple(scores.ranks_N.tolist())
 
-    def _hidden(self, rows: Sequence[Row]) -> Array:
+    def _hidden(self, rows: Sequence[Row]) -> Rows:
         return self._states.hidden([work.lane for work, _ in rows])
 
     def _snapshot(self, work: Work) -> Snapshot:
@@ -117,6 +115,22 @@ class Runner:
         window = work.job.recent_ids.maxlen or 0
         recent_ids = (*work.job.recent_ids, *work.ids)[-window:] if window else ()
         return Snapshot(work.job.position + len(work.ids), state, hidden_H, recent_ids)
+
+
+def _last(hidden_BTH: Rows, lengths_B: Array) -> Rows:
+    num_rows, width, size = hidden_BTH.shape
+    if width == 1:
+        same_place: Rows = hidden_BTH.reshape((num_rows, size))
+        return same_place
+    return np.asarray(hidden_BTH[np.arange(num_rows), lengths_B - 1])
+
+
+def _mark_broken(rows: Sequence[Row], hidden_BH: Rows) -> None:
+    """Those whose hidden vector is not finite. Of vectors that lie on a device the answers tell as much, until one is
+    to be saved and they are fetched anyhow."""
+    if isinstance(hidden_BH, np.ndarray) or any(work.is_last for work, _ in rows):
+        for row in np.flatnonzero(~np.isfinite(hidden_BH).all(axis=1)).tolist():
+            rows[row][1].error = _not_finite()
 
 
 def _scores(work: Work) -> bool:

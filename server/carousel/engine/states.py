@@ -1,7 +1,8 @@
 """The states of the lanes, kept in the batches that the model last ran them in.
 
 Lanes that run together step after step stay one batch: what the model put out is what it is given next, and rows are
-copied only when lanes join or leave. Used by the engine's thread alone. Legend: B rows of a batch, H hidden width.
+copied, and fetched where they lie on a device, only when lanes join or leave. Used by the engine's thread alone.
+Legend: B rows of a batch, H hidden width.
 """
 
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from carousel.bundle.layout import Array, StateBatch
+from carousel.bundle.layout import Array, Rows, StateBatch
 from carousel.turns import Snapshot
 
 
@@ -19,7 +20,7 @@ class _Batch:
 
     lanes: tuple[int, ...]
     state: StateBatch
-    hidden_BH: Array
+    hidden_BH: Rows
 
 
 class LaneStates:
@@ -47,14 +48,14 @@ class LaneStates:
         num_tensors = len(places[0][0].state)
         return tuple(np.array([batch.state[index][row] for batch, row in places]) for index in range(num_tensors))
 
-    def hidden(self, lanes: Sequence[int]) -> Array:
+    def hidden(self, lanes: Sequence[int]) -> Rows:
         """hidden_BH, row b of lanes[b]; not to be written to."""
         batch = self._whole(lanes)
         if batch is not None:
             return batch.hidden_BH
         return np.array([batch.hidden_BH[row] for batch, row in map(self._places.__getitem__, lanes)])
 
-    def scatter(self, lanes: Sequence[int], state: StateBatch, hidden_BH: Array) -> None:
+    def scatter(self, lanes: Sequence[int], state: StateBatch, hidden_BH: Rows) -> None:
         """The opposite of `gather`, with the hidden vectors that came along. The arrays are kept."""
         batch = self._whole(lanes)
         if batch is not None:

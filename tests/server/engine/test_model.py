@@ -14,8 +14,9 @@ from tests.fakes import byte_tokenizer
 from carousel.bundle import graphs
 from carousel.bundle.layout import Array, StateBatch
 from carousel.bundle.manifest import CORE_FILE, HEAD_FILE, Bundle
-from carousel.engine.model import Execution, OnnxModel, available_providers
-from carousel.errors import BundleInvalid, ProviderUnavailable
+from carousel.engine.graph import Execution
+from carousel.engine.model import OnnxModel
+from carousel.errors import BundleInvalid
 
 SIZES = Sizes()
 
@@ -218,23 +219,6 @@ def test_a_head_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
     bundle = with_graph(tmp_path, HEAD_FILE, bundles.head_graph(Sizes(vocabulary_size=300)))
     with pytest.raises(BundleInvalid, match=f"{HEAD_FILE}.*300"):
         OnnxModel(bundle)
-
-
-def test_a_provider_that_is_missing_is_an_error_when_asked_for_alone() -> None:
-    """Alone it is ProviderUnavailable that names it and what there is; in a list the next one is taken."""
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("this installation has CUDA")
-    with pytest.raises(ProviderUnavailable, match="cuda.*there is: cpu"):
-        available_providers(["cuda"])
-    assert available_providers(["cuda", "cpu"]) == ["cpu"]
-    assert available_providers(["cpu"]) == ["cpu"]
-
-
-@pytest.mark.parametrize("wanted", [["tpu"], []])
-def test_a_provider_that_nobody_knows_is_an_error(wanted: list[str]) -> None:
-    """Neither an unknown name nor no name at all gives a model."""
-    with pytest.raises(ProviderUnavailable):
-        available_providers(wanted)
 
 
 def test_a_node_that_the_runtime_does_not_know_is_refused(tmp_path: Path) -> None:
