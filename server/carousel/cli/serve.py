@@ -17,6 +17,7 @@ from carousel.settings import read_settings
 _FAILED = 1
 _NOT_STARTED = 2
 _SWITCH_SECONDS = 2e-4  # or the engine would wait 5 ms, as Python has it, for its turn after each run of a graph
+_YOUNG_OBJECTS = 20_000  # and not 700, before the collector looks for cycles: messages make many objects and leave none
 
 
 def serve(
@@ -45,6 +46,7 @@ def serve(
 def _announce(server: Running) -> None:
     gc.collect()
     gc.freeze()  # what the start made stays to the end; no later collection, which stops everything, shall walk it
+    gc.set_threshold(_YOUNG_OBJECTS)
     typer.echo(f"serving gRPC on {server.grpc_address}, HTTP on {server.http_address} ({server.provider})")
 
 

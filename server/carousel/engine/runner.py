@@ -20,7 +20,7 @@ from carousel.turns import Candidate, Generate, Goal, Predict, Snapshot
 Row = tuple[Work, Outcome]
 
 
-class _Need(enum.Enum):
+class _Need(enum.IntEnum):  # whose hash, unlike an Enum's, costs no call
     """Which of the model's answers a row needs."""
 
     NOTHING = enum.auto()
@@ -43,7 +43,9 @@ class Runner:
             assert job.lane is not None
             self._states.load(job.lane, job.turn.start)
         rows = [(work, Outcome()) for work in step.works]
-        score_hidden = {work.lane: self._states.hidden([work.lane]) for work in step.works if _scores(work)}
+        score_hidden = {
+            work.lane: self._states.hidden([work.lane]) for work in step.works if work.ask is Ask.SCORES and work.ids
+        }
         for group in _by_length(rows):
             self._consume(group, score_hidden)
         self._answer([row for row in rows if row[1].error is None], score_hidden)
@@ -59,10 +61,10 @@ class Runner:
         hidden_BH = _last(hidden_BTH, lengths_B)
         self._states.scatter(lanes, batch, hidden_BH)
         _mark_broken(rows, hidden_BH)
-        for index, (work, _) in enumerate(rows):
-            if _scores(work):  # token t is rated by the hidden vector before it
-                before_1H = score_hidden[work.lane]
-                score_hidden[work.lane] = np.concatenate([before_1H, hidden_BTH[index, : len(work.ids) - 1]])
+        for index, lane in enumerate(lanes if score_hidden else ()):
+            if lane in score_hidden:  # token t is rated by the hidden vector before it
+                before = [score_hidden[lane], hidden_BTH[index, : lengths_B[index] - 1]]
+                score_hidden[lane] = np.concatenate(before)
 
     def _answer(self, rows: Sequence[Row], score_hidden: dict[int, Rows]) -> None:
         by_need: dict[_Need, list[Row]] = {}
@@ -133,14 +135,11 @@ def _mark_broken(rows: Sequence[Row], hidden_BH: Rows) -> None:
             rows[row][1].error = _not_finite()
 
 
-def _scores(work: Work) -> bool:
-    return work.ask is Ask.SCORES and bool(work.ids)
-
-
 def _by_length(rows: Sequence[Row]) -> list[list[Row]]:
     """Single tokens and longer chunks apart, so that the many are not padded to the length of the few."""
-    groups = [[row for row in rows if len(row[0].ids) == 1], [row for row in rows if len(row[0].ids) > 1]]
-    return [group for group in groups if group]
+    singles = [row for row in rows if len(row[0].ids) == 1]
+    chunks = [row for row in rows if len(row[0].ids) > 1] if len(singles) < len(rows) else []
+    return [group for group in (singles, chunks) if group]
 
 
 def _pad(ids: Sequence[Sequence[int]]) -> tuple[Array, Array]:

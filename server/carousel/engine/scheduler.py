@@ -184,8 +184,7 @@ class Scheduler:
                 self._retire(job)
                 deliveries.append((job, outcome.error))
             else:
-                for event in self._advance(work, outcome):
-                    deliveries.append((job, event))
+                self._advance(work, outcome, deliveries)
         return deliveries
 
     def _admit_waiting(self) -> list[Job]:
@@ -222,38 +221,40 @@ class Scheduler:
         ids = job.turn.ids[job.num_fed : job.num_fed + size]
         return Work(job.lane, ids, *_ask_after(job, is_fed=size == left), job)
 
-    def _advance(self, work: Work, outcome: Outcome) -> list[Event]:
+    def _advance(self, work: Work, outcome: Outcome, deliveries: list[Delivery]) -> None:
         """Record what a lane consumed and was told; retire it when that was all."""
         job = work.job
-        job.position += len(work.ids)
+        num_consumed = len(work.ids)
+        job.position += num_consumed
         job.recent_ids.extend(work.ids)
         if job.unfed_id is None:
-            job.num_fed += len(work.ids)
+            job.num_fed += num_consumed
         job.unfed_id = None
-        events = self._events_of(work, outcome)
+        event = self._event_of(work, outcome)
+        if event is not None:
+            deliveries.append((job, event))
         if job.finish is not None and (work.is_last or not job.turn.keeps_state):
             self._retire(job)
-            events.append(Ended(job.finish, outcome.snapshot or job.turn.start))
-        return events
+            deliveries.append((job, Ended(job.finish, outcome.snapshot or job.turn.start)))
 
-    def _events_of(self, work: Work, outcome: Outcome) -> list[Event]:
+    def _event_of(self, work: Work, outcome: Outcome) -> Event | None:
         job = work.job
         match work.ask:
             case Ask.LIKELIEST | Ask.CHOICE:
                 job.unfed_id = outcome.token_id
                 job.num_generated += 1
                 job.finish = _finish_after(job, outcome.token_id)
-                return [Generated(outcome.token_id, outcome.log_probability, outcome.candidates)]
+                return Generated(outcome.token_id, outcome.log_probability, outcome.candidates)
             case Ask.CANDIDATES:
                 job.finish = FinishReason.INPUT_END
-                return [Predicted(outcome.candidates)]
+                return Predicted(outcome.candidates)
             case Ask.SCORES:
                 job.finish = FinishReason.INPUT_END if work.is_last else None
-                return [Scored(work.ids, outcome.log_probabilities, outcome.ranks)] if work.ids else []
+                return Scored(work.ids, outcome.log_probabilities, outcome.ranks) if work.ids else None
             case Ask.NOTHING:
                 if work.is_last and job.finish is None:
                     job.finish = FinishReason.LENGTH  # a Generate of no tokens: feeding was all
-                return []
+                return None
 
 
 def _ask_for_token(goal: Goal) -> Ask:

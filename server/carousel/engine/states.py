@@ -16,11 +16,12 @@ from carousel.turns import Snapshot
 
 @dataclass(slots=True)
 class _Batch:
-    """Row b belongs to lanes[b], unless the lane has moved on to another batch since."""
+    """Row b belongs to lanes[b], unless the lane has moved on to another batch since; `num_left` have not."""
 
     lanes: tuple[int, ...]
     state: StateBatch
     hidden_BH: Rows
+    num_left: int
 
 
 class LaneStates:
@@ -32,7 +33,7 @@ class LaneStates:
     def load(self, lane: int, snapshot: Snapshot) -> None:
         """Put a sequence onto a lane."""
         state = tuple(np.asarray(array)[None] for array in snapshot.state)
-        self._places[lane] = (_Batch((lane,), state, snapshot.hidden_H[None]), 0)
+        self._put((lane,), state, snapshot.hidden_H[None])
 
     def save(self, lane: int) -> tuple[tuple[Array, ...], Array]:
         """The opposite of `load`: copies of the lane's state and hidden vector."""
@@ -61,12 +62,16 @@ class LaneStates:
         if batch is not None:
             batch.state, batch.hidden_BH = state, hidden_BH
             return
-        batch = _Batch(tuple(lanes), state, hidden_BH)
-        self._places.update((lane, (batch, row)) for row, lane in enumerate(lanes))
+        self._put(tuple(lanes), state, hidden_BH)
+
+    def _put(self, lanes: tuple[int, ...], state: StateBatch, hidden_BH: Rows) -> None:
+        batch = _Batch(lanes, state, hidden_BH, num_left=len(lanes))
+        for row, lane in enumerate(lanes):
+            if (before := self._places.get(lane)) is not None:
+                before[0].num_left -= 1
+            self._places[lane] = (batch, row)
 
     def _whole(self, lanes: Sequence[int]) -> _Batch | None:
         """The batch that consists of just these lanes in this order, if there is one."""
         batch, _ = self._places[lanes[0]]
-        if batch.lanes != tuple(lanes):
-            return None
-        return batch if all(self._places[lane][0] is batch for lane in lanes) else None
+        return batch if batch.num_left == len(lanes) and batch.lanes == tuple(lanes) else None
