@@ -98,7 +98,7 @@ def core_graph(sizes: Sizes) -> onnx.ModelProto:
 
 
 def head_graph(sizes: Sizes) -> onnx.ModelProto:
-    """hidden_NH, targets_N, num_candidates -> everything that `carousel.bundle.graphs` lists."""
+    """hidden_NH, targets_N, num_candidates, temperatures_N -> everything that `carousel.bundle.graphs` lists."""
     random = np.random.default_rng(sizes.seed + 1)
     constants = {
         "w": 3 * random.normal(size=(sizes.hidden_size, sizes.vocabulary_size)),
@@ -124,11 +124,17 @@ def head_graph(sizes: Sizes) -> onnx.ModelProto:
         helper.make_node("Greater", ["logits_MV", "target_M1"], ["is_above_MV"]),
         helper.make_node("Cast", ["is_above_MV"], ["above_MV"], to=TensorProto.INT64),
         helper.make_node("ReduceSum", ["above_MV", "second"], [graphs.TARGET_RANKS], keepdims=0),
+        helper.make_node("Shape", [graphs.TEMPERATURES], ["num_drawn"]),
+        helper.make_node("Slice", [graphs.LOGITS, "first", "num_drawn", "first"], ["logits_DV"]),
+        helper.make_node("Unsqueeze", [graphs.TEMPERATURES, "second"], ["temperatures_D1"]),
+        helper.make_node("Div", ["logits_DV", "temperatures_D1"], ["tempered_DV"]),
+        helper.make_node("Softmax", ["tempered_DV"], [graphs.PROBABILITIES], axis=-1),
     ]
     inputs = [
         describe(graphs.HIDDEN, ["N", sizes.hidden_size]),
         describe(graphs.TARGETS, ["M"], TensorProto.INT64),
         describe(graphs.NUM_CANDIDATES, [1], TensorProto.INT64),
+        describe(graphs.TEMPERATURES, ["D"]),
     ]
     outputs = [
         describe(graphs.LOGITS, ["N", sizes.vocabulary_size]),
@@ -137,6 +143,7 @@ def head_graph(sizes: Sizes) -> onnx.ModelProto:
         describe(graphs.LOG_NORMALIZER, ["N"]),
         describe(graphs.TARGET_LOGITS, ["M"]),
         describe(graphs.TARGET_RANKS, ["M"], TensorProto.INT64),
+        describe(graphs.PROBABILITIES, ["D", sizes.vocabulary_size]),
     ]
     return model("head", nodes, inputs, outputs, constants)
 

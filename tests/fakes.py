@@ -57,6 +57,10 @@ class ToyModel:
         logits_NV = self.logits(hidden_NH)
         return Likeliest(np.argmax(logits_NV, axis=1), logits_NV.max(axis=1))
 
+    def probabilities(self, hidden_NH: Array, temperatures_N: Array) -> Array:
+        weights_NV = sampler.weigh(self.logits(hidden_NH), temperatures_N)
+        return weights_NV / weights_NV.sum(axis=1, keepdims=True)
+
     def candidates(self, hidden_NH: Array, num_candidates: int) -> Candidates:
         logits_NV = self.logits(hidden_NH)
         ids_NK = np.argsort(-logits_NV, axis=1, kind="stable")[:, :num_candidates]

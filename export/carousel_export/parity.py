@@ -105,6 +105,7 @@ def _own_checks(served: StepModel, turns: list[Turn], hidden_NH: Array) -> tuple
         Check("candidates out of order", _wrong_candidates(served, hidden_NH), 0),
         Check("target scores, largest difference", _target_error(served, hidden_NH), TOLERANCE),
         Check("target ranks that differ", _wrong_ranks(served, hidden_NH), 0),
+        Check("probabilities, largest difference", _probability_error(served, hidden_NH), TOLERANCE),
         Check("rows that depend on their batch", _dependent_rows(served, turns), 0),
     )
 
@@ -190,6 +191,16 @@ def _wrong_ranks(served: StepModel, hidden_NH: Array) -> float:
     return float(np.sum(served.score(hidden_NH, targets_N).ranks_N != above_N + 1))
 
 
+def _probability_error(served: StepModel, hidden_NH: Array) -> float:
+    temperatures_N = _temperatures(len(hidden_NH))
+    tempered_NV = torch.from_numpy(served.logits(hidden_NH)).double() / torch.from_numpy(temperatures_N)[:, None]
+    return _worst(0.0, served.probabilities(hidden_NH, temperatures_N) - torch.softmax(tempered_NV, dim=1).numpy())
+
+
+def _temperatures(num_rows: int) -> Array:
+    return np.geomspace(0.1, 3.0, num_rows).astype(np.float32)
+
+
 def _greedy_differences(trained: RecurrentLM, served: StepModel, start_id: int) -> float:
     """Steps at which the two would say different words, but for those whose two best logits lie within the tolerance.
     Both go on with the network's word, so that one close call does not part them for good."""
@@ -214,24 +225,27 @@ def _dependent_rows(served: StepModel, turns: list[Turn]) -> float:
     for call in _calls(served, turns):
         lengths_B, hidden = call.turn.lengths_B, call.hidden()
         last_BH = np.stack([hidden_TH[-1] for hidden_TH in hidden])
-        together = _heads(served, last_BH)
+        temperatures_B = _temperatures(len(last_BH))
+        together = _heads(served, last_BH, temperatures_B)
         for row, length in enumerate(lengths_B):
             cut = slice(row, row + 1)
             alone_1TH, alone_next = served.core(
                 call.turn.ids_BT[cut, :length], lengths_B[cut], tuple(tensor[cut] for tensor in call.before)
             )
             pairs = [(alone_1TH[0], hidden[row])]
-            pairs += [(a[0], b[row]) for a, b in zip(_heads(served, last_BH[cut]), together, strict=True)]
+            alone = _heads(served, last_BH[cut], temperatures_B[cut])
+            pairs += [(a[0], b[row]) for a, b in zip(alone, together, strict=True)]
             pairs += [(a[0], b[row]) for a, b in zip(alone_next, call.after, strict=True)]
             dependent += not all(np.array_equal(a, b) for a, b in pairs)
     return float(dependent)
 
 
-def _heads(served: StepModel, hidden_NH: Array) -> list[Array]:
+def _heads(served: StepModel, hidden_NH: Array, temperatures_N: Array) -> list[Array]:
     """All that the head says of each row."""
     targets_N = np.zeros(len(hidden_NH), np.int64)
     return [
         served.logits(hidden_NH),
+        served.probabilities(hidden_NH, temperatures_N),
         *served.candidates(hidden_NH, NUM_CANDIDATES),
         *served.score(hidden_NH, targets_N),
     ]

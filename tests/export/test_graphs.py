@@ -1,5 +1,6 @@
 """The graphs against the network they are written from."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,10 +43,13 @@ def random_state(model: RecurrentLM, num_lanes: int) -> State:
     return after
 
 
-def run_head(model: RecurrentLM, hidden_NH: Array, targets_N: Array, num_candidates: int) -> dict[str, Array]:
+def run_head(
+    model: RecurrentLM, hidden_NH: Array, targets_N: Array, num_candidates: int, temperatures_N: Sequence[float] = ()
+) -> dict[str, Array]:
     """All outputs of the head, by name."""
     session = onnxruntime.InferenceSession(build_head(model).SerializeToString(), providers=["CPUExecutionProvider"])
     feed = {names.HIDDEN: hidden_NH, names.TARGETS: targets_N, names.NUM_CANDIDATES: np.array([num_candidates])}
+    feed[names.TEMPERATURES] = np.array(temperatures_N, np.float32)
     outputs = [output.name for output in session.get_outputs()]
     return dict(zip(outputs, session.run(outputs, feed), strict=True))
 
@@ -134,8 +138,21 @@ def test_a_call_without_targets_gives_none() -> None:
     asked = run_head(model, hidden_NH, np.arange(5), 4)
     found = run_head(model, hidden_NH, np.empty(0, np.int64), 4)
     assert found[names.TARGET_LOGITS].shape == found[names.TARGET_RANKS].shape == (0,)
+    assert found[names.PROBABILITIES].shape == (0, 29)
     for name in (names.LOGITS, names.CANDIDATE_IDS, names.CANDIDATE_LOGITS, names.LOG_NORMALIZER):
         np.testing.assert_array_equal(found[name], asked[name])
+
+
+def test_probabilities_are_at_each_rows_temperature() -> None:
+    """Cold rows are certain of their likeliest token, hot ones of none; every row adds up to one."""
+    hidden_NH = np.random.default_rng(0).standard_normal((4, 12)).astype(np.float32)
+    temperatures_N = np.array([1e-3, 0.5, 1.0, 1e4])
+    found = run_head(build_model(), hidden_NH, np.empty(0, np.int64), 1, list(temperatures_N))
+    logits_NV = torch.from_numpy(found[names.LOGITS]).double() / torch.from_numpy(temperatures_N)[:, None]
+    expected_NV = torch.softmax(logits_NV, 1).numpy()
+    np.testing.assert_allclose(found[names.PROBABILITIES], expected_NV, atol=1e-4)
+    np.testing.assert_allclose(found[names.PROBABILITIES][1:], expected_NV[1:], rtol=1e-5)
+    assert found[names.PROBABILITIES][0].argmax() == found[names.CANDIDATE_IDS][0, 0]
 
 
 def test_equal_logits_come_lower_id_first_and_share_a_rank() -> None:

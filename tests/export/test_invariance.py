@@ -79,16 +79,18 @@ def test_padding_changes_nothing(served: OnnxModel) -> None:
 
 
 def test_what_the_head_says_of_a_row_is_the_same_alone_and_in_every_batch(served: OnnxModel) -> None:
-    """Logits, candidates, normaliser, scores and ranks, over rows of very different sizes."""
+    """Logits, probabilities, candidates, normaliser, scores and ranks, over rows of very different sizes."""
     rng = np.random.default_rng(3)
     hidden_NH = np.tanh(rng.standard_normal((NUM_LANES, 12)) * np.logspace(-3, 1, NUM_LANES)[:, None]).astype(
         np.float32
     )
     targets_N = rng.integers(0, served.vocabulary_size, NUM_LANES)
+    temperatures_N = np.geomspace(1e-3, 100, NUM_LANES).astype(np.float32)
 
     def everything(cut: slice) -> list[Array]:
         rows = hidden_NH[cut]
-        return [served.logits(rows), *served.candidates(rows, 5), *served.score(rows, targets_N[cut])]
+        drawn = served.probabilities(rows, temperatures_N[cut])
+        return [served.logits(rows), drawn, *served.candidates(rows, 5), *served.score(rows, targets_N[cut])]
 
     together = everything(slice(None))
     for size in (1, 2, 3, 5, 8, 17, 32):

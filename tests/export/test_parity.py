@@ -34,6 +34,9 @@ class Flawed:
     def logits(self, hidden_NH: Array) -> Array:
         return self._flaw("logits", self._model.logits(hidden_NH))
 
+    def probabilities(self, hidden_NH: Array, temperatures_N: Array) -> Array:
+        return self._flaw("probabilities", self._model.probabilities(hidden_NH, temperatures_N))
+
     def likeliest(self, hidden_NH: Array) -> Likeliest:
         return self._model.likeliest(hidden_NH)
 
@@ -59,7 +62,7 @@ def test_a_faithful_bundle_passes(trained: TrainedModel, served: OnnxModel) -> N
     report = check_parity(trained.model, served, 0)
     assert report.holds, report.failures()
     assert report.failures() == ""
-    assert len(report.checks) == 8
+    assert len(report.checks) == 9
 
 
 @pytest.mark.parametrize(
@@ -74,6 +77,7 @@ def test_a_faithful_bundle_passes(trained: TrainedModel, served: OnnxModel) -> N
         ("ids", 1, "greedy tokens of 256"),
         ("scores", 2e-4, "target scores"),
         ("ranks", 1, "target ranks"),
+        ("probabilities", 2e-4, "probabilities, largest difference"),
         ("together", 1e-7, "rows that depend on their batch"),
     ],
 )
@@ -101,7 +105,7 @@ def test_a_rounded_bundle_is_held_to_its_perplexity(trained: TrainedModel, round
     for ratio, holds in ((0.99, True), (1.009, True), (1.011, False), (float("nan"), False)):
         report = check_rounded(rounded, Perplexities(20.0, 20.0 * ratio), 0.01)
         assert report.holds is holds
-        assert len(report.checks) == 6
+        assert len(report.checks) == 7
 
 
 @pytest.mark.parametrize(

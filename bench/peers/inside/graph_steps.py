@@ -48,7 +48,8 @@ class Sequences:
             arena[rows] = array
         feed = {
             "hidden": hidden_BH,
-            "targets": np.zeros(len(rows), np.int64),
+            "targets": np.zeros(0, np.int64),
+            "temperatures": np.zeros(0, np.float32),
             "num_candidates": self._num_candidates,
         }
         (candidates_BK,) = self._head.run(["candidate_ids"], feed, self._fetched_only)

@@ -20,7 +20,7 @@ from carousel.errors import BundleInvalid
 FILE_NAME = "manifest.json"
 CORE_FILE = "core.onnx"
 HEAD_FILE = "head.onnx"
-SCHEMA_VERSION = 2  # 1: the head needed a target for each row
+SCHEMA_VERSION = 3  # 1: the head needed a target for each row; 2: it had no probabilities
 
 
 @dataclass(frozen=True)

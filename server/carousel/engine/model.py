@@ -14,6 +14,7 @@ from carousel.engine.graph import RUNTIME_VERSION, Execution, Graph
 from carousel.errors import BundleInvalid
 
 _NO_TARGETS = np.zeros(0, np.int64)
+_NO_TEMPERATURES = np.zeros(0, np.float32)
 _PLAIN = Execution()
 _HEAD_OUTPUTS = {
     graphs.LOGITS,
@@ -22,6 +23,7 @@ _HEAD_OUTPUTS = {
     graphs.LOG_NORMALIZER,
     graphs.TARGET_LOGITS,
     graphs.TARGET_RANKS,
+    graphs.PROBABILITIES,
 }
 
 
@@ -70,6 +72,10 @@ class StepModel(Protocol):
         """All logits_NV."""
         ...
 
+    def probabilities(self, hidden_NH: Rows, temperatures_N: Array) -> Array:
+        """probabilities_NV, each row at its temperature (float32, above 0)."""
+        ...
+
     def likeliest(self, hidden_NH: Rows) -> Likeliest: ...
 
     def candidates(self, hidden_NH: Rows, num_candidates: int) -> Candidates: ...
@@ -106,6 +112,9 @@ class OnnxModel:
     def logits(self, hidden_NH: Rows) -> Array:
         return np.asarray(self._run_head([graphs.LOGITS], hidden_NH)[0])
 
+    def probabilities(self, hidden_NH: Rows, temperatures_N: Array) -> Array:
+        return self._run_head([graphs.PROBABILITIES], hidden_NH, temperatures_N=temperatures_N)[0]
+
     def likeliest(self, hidden_NH: Rows) -> Likeliest:
         ids_N1, logits_N1 = self._run_head([graphs.CANDIDATE_IDS, graphs.CANDIDATE_LOGITS], hidden_NH)
         return Likeliest(ids_N1[:, 0], logits_N1[:, 0])
@@ -120,11 +129,18 @@ class OnnxModel:
         return TargetScores(logits_N - log_normalizer_N, above_N + 1)
 
     def _run_head(
-        self, outputs: list[str], hidden_NH: Rows, *, targets_N: Array | None = None, num_candidates: int = 1
+        self,
+        outputs: list[str],
+        hidden_NH: Rows,
+        *,
+        targets_N: Array = _NO_TARGETS,
+        temperatures_N: Array = _NO_TEMPERATURES,
+        num_candidates: int = 1,
     ) -> list[Array]:
         feed: dict[str, Rows] = {
             graphs.HIDDEN: hidden_NH,
-            graphs.TARGETS: _NO_TARGETS if targets_N is None else targets_N,
+            graphs.TARGETS: targets_N,
+            graphs.TEMPERATURES: temperatures_N,
             graphs.NUM_CANDIDATES: np.array([min(num_candidates, self.vocabulary_size)], np.int64),
         }
         return self._head.run(outputs, feed)
@@ -133,7 +149,7 @@ class OnnxModel:
         """The graphs must speak the names that the manifest and the contract give."""
         self._core.check_inputs({graphs.IDS, graphs.LENGTHS, *(tensor.name for tensor in self.layout.tensors)})
         self._core.check_outputs(set(self._core_outputs))
-        self._head.check_inputs({graphs.HIDDEN, graphs.TARGETS, graphs.NUM_CANDIDATES})
+        self._head.check_inputs({graphs.HIDDEN, graphs.TARGETS, graphs.NUM_CANDIDATES, graphs.TEMPERATURES})
         self._head.check_outputs(_HEAD_OUTPUTS)
         width = self._head.width(graphs.LOGITS)
         if width != self.vocabulary_size:

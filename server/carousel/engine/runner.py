@@ -15,7 +15,7 @@ from carousel.engine.model import StepModel
 from carousel.engine.scheduler import Ask, Outcome, Step, Work
 from carousel.engine.states import LaneStates
 from carousel.errors import ModelFailed
-from carousel.turns import Candidate, Generate, Goal, Predict, Snapshot
+from carousel.turns import Candidate, Generate, Goal, Predict, Sampling, Snapshot
 
 Row = tuple[Work, Outcome]
 
@@ -26,6 +26,7 @@ class _Need(enum.IntEnum):  # whose hash, unlike an Enum's, costs no call
     NOTHING = enum.auto()
     LIKELIEST = enum.auto()
     CANDIDATES = enum.auto()
+    PROBABILITIES = enum.auto()
     LOGITS = enum.auto()
     SCORES = enum.auto()
 
@@ -74,6 +75,8 @@ class Runner:
             self._answer_likeliest(plain)
         if ranked := by_need.get(_Need.CANDIDATES):
             self._answer_ranked(ranked)
+        if drawn := by_need.get(_Need.PROBABILITIES):
+            self._answer_drawn(drawn)
         if whole := by_need.get(_Need.LOGITS):
             _answer_whole(whole, self._model.logits(self._hidden(whole)))
         for work, outcome in by_need.get(_Need.SCORES, ()):
@@ -101,6 +104,23 @@ class Runner:
             outcome.token_id = token_id
             if not is_finite:
                 outcome.error = _not_finite()
+
+    def _answer_drawn(self, rows: Sequence[Row]) -> None:
+        samplings = [_sampling_of(work) for work, _ in rows]
+        temperatures_N = np.array([sampling.temperature for sampling in samplings], np.float32)
+        probabilities_NV = self._model.probabilities(self._hidden(rows), temperatures_N)
+        is_finite = np.isfinite(
+            probabilities_NV[:, 0]
+        ).tolist()  # the sum under each of them is no number if any is not
+        good = [index for index, is_good in enumerate(is_finite) if is_good]
+        positions = [_next_position(rows[index][0]) for index in good]
+        tokens = sampler.draw_all(
+            sampler.take_rows(probabilities_NV, good), [samplings[index] for index in good], positions
+        )
+        for index, token_id in zip(good, tokens, strict=True):
+            rows[index][1].token_id = token_id
+        for (_, outcome), is_good in zip(rows, is_finite, strict=True):
+            outcome.error = None if is_good else _not_finite()
 
     def _answer_scores(self, work: Work, hidden_NH: Rows, outcome: Outcome) -> None:
         scores = self._model.score(np.ascontiguousarray(hidden_NH), np.array(work.ids, np.int64))
@@ -162,15 +182,17 @@ def _need_of(work: Work) -> _Need:
         case Ask.SCORES if work.ids:
             return _Need.SCORES
         case Ask.CHOICE | Ask.CANDIDATES:
-            return _Need.CANDIDATES if _is_answered_by_rank(work.job.turn.goal) else _Need.LOGITS
+            return _need_of_answer(work.job.turn.goal)
     return _Need.NOTHING
 
 
-def _is_answered_by_rank(goal: Goal) -> bool:
-    """Whether the likeliest candidates, as the model gives them, are all that is wanted."""
+def _need_of_answer(goal: Goal) -> _Need:
+    """The likeliest candidates, as the model gives them, or its probabilities, where that is all that is wanted."""
     if isinstance(goal, Generate):
-        return goal.sampling.is_plain_greedy
-    return isinstance(goal, Predict) and goal.allowed_ids is None
+        if goal.sampling.is_plain_greedy:
+            return _Need.CANDIDATES
+        return _Need.PROBABILITIES if sampler.is_plain(goal.sampling) and not goal.num_candidates else _Need.LOGITS
+    return _Need.CANDIDATES if isinstance(goal, Predict) and goal.allowed_ids is None else _Need.LOGITS
 
 
 def _num_candidates(work: Work) -> int:
@@ -180,33 +202,34 @@ def _num_candidates(work: Work) -> int:
 
 def _answer_whole(rows: Sequence[Row], logits_NV: Array) -> None:
     is_finite = np.isfinite(logits_NV.max(axis=1)).tolist()  # the highest is no number if any is not
-    for (_, outcome), is_good in zip(rows, is_finite, strict=True):
-        outcome.error = None if is_good else _not_finite()
-    good = [index for index, is_good in enumerate(is_finite) if is_good]
-    choosing = [index for index in good if isinstance(rows[index][0].job.turn.goal, Generate)]
-    chosen = sampler.choose_all(
-        sampler.take_rows(logits_NV, choosing), [_choice_of(rows[index][0]) for index in choosing]
-    )
-    for index, token_id in zip(choosing, chosen, strict=True):
-        rows[index][1].token_id = token_id
-    for index in good:
-        _rank(*rows[index], logits_NV[index])
+    for (work, outcome), logits_V, is_good in zip(rows, logits_NV, is_finite, strict=True):
+        if is_good:
+            _answer_from(logits_V, work, outcome)
+        else:
+            outcome.error = _not_finite()
 
 
-def _choice_of(work: Work) -> sampler.Choice:
+def _answer_from(logits_V: Array, work: Work, outcome: Outcome) -> None:
     goal, job = work.job.turn.goal, work.job
-    assert isinstance(goal, Generate)
-    recent_ids = (*job.recent_ids, *work.ids)[-(job.recent_ids.maxlen or 1) :]
-    return sampler.Choice(goal.sampling, recent_ids, job.position + len(work.ids))
-
-
-def _rank(work: Work, outcome: Outcome, logits_V: Array) -> None:
-    goal = work.job.turn.goal
     if isinstance(goal, Predict):
         outcome.candidates = sampler.rank_candidates(logits_V, goal.num_candidates, goal.allowed_ids)
-    elif isinstance(goal, Generate) and goal.num_candidates:
-        outcome.candidates = sampler.rank_candidates(logits_V, goal.num_candidates)
+        return
+    recent_ids = (*job.recent_ids, *work.ids)[-(job.recent_ids.maxlen or 1) :]
+    outcome.token_id = sampler.choose(logits_V, _sampling_of(work), recent_ids, _next_position(work))
+    if num_candidates := _num_candidates(work):
+        outcome.candidates = sampler.rank_candidates(logits_V, num_candidates)
         outcome.log_probability = float(sampler.log_probabilities(logits_V)[outcome.token_id])
+
+
+def _sampling_of(work: Work) -> Sampling:
+    goal = work.job.turn.goal
+    assert isinstance(goal, Generate)
+    return goal.sampling
+
+
+def _next_position(work: Work) -> int:
+    """How many tokens stand before the one that is to be chosen."""
+    return work.job.position + len(work.ids)
 
 
 def _not_finite() -> ModelFailed:

@@ -1,4 +1,5 @@
-"""Logits to tokens: pure numpy. No row's token depends on the others'. The order of the options is the wire contract's.
+"""Logits, or probabilities, to tokens: pure numpy. No row's token depends on the others'. The order of the options is
+the wire contract's.
 
 Randomness is a function of (seed, position) alone, so a replay chooses the same tokens wherever and whenever it runs.
 
@@ -14,37 +15,51 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from carousel.records import record
 from carousel.turns import Array, Candidate, Sampling
 
 _MAX_DRAWS = 8  # then the kept tokens are sorted out and drawn from, which is as exact
 _ROWS = 16  # drawn together: 2 MB of weights for a vocabulary of 33,278
 _BLOCK = 256  # weights that are summed before sums are
 _LEAST_TEMPERATURE = 1e-30  # what is smaller chooses no differently, and overflows float32
+_LEAST_PLAIN_TEMPERATURE = 1e-3  # below it logits over the temperature could overflow before the highest is taken away
 
 
-@record(frozen=True, slots=True)
-class Choice:
-    """What decides a token besides its logits. `position` is how many tokens stand before it."""
-
-    sampling: Sampling
-    recent_ids: Sequence[int]
-    position: int
+def is_plain(sampling: Sampling) -> bool:
+    """Whether the probabilities at the temperature are all that a choice needs: `draw_all` makes it then."""
+    is_adjusted = sampling.has_penalties or bool(sampling.logit_bias)
+    return not is_adjusted and sampling.top_k == 0 and sampling.temperature >= _LEAST_PLAIN_TEMPERATURE
 
 
 def choose(logits_V: Array, sampling: Sampling, recent_ids: Sequence[int], position: int) -> int:
-    """The id of the next token."""
-    return choose_all(logits_V[None], [Choice(sampling, recent_ids, position)])[0]
+    """The id of the next token, of which `position` tokens stand before it."""
+    if sampling.has_penalties or sampling.logit_bias:
+        logits_V = _adjust(logits_V, sampling, recent_ids)
+    if sampling.temperature == 0:
+        return int(np.argmax(logits_V))
+    if sampling.top_k:
+        ids_K = _descending(logits_V, sampling.top_k)
+        weights_K = weigh(logits_V[ids_K].astype(np.float64)[None], [sampling.temperature])[0]
+        return _draw_from_kept(ids_K, weights_K, sampling, position)
+    return draw_all(weigh(logits_V[None], [sampling.temperature]), [sampling], [position])[0]
 
 
-def choose_all(logits_NV: Array, choices: Sequence[Choice]) -> list[int]:
-    """The next token of each row, the same as alone. Rows of which much may be drawn go together, some at a time."""
-    tokens = {row: _choose_one(logits_NV[row], choice) for row, choice in enumerate(choices) if _is_special(choice)}
-    plain = [row for row in range(len(choices)) if row not in tokens]
-    for first in range(0, len(plain), _ROWS):
-        rows = plain[first : first + _ROWS]
-        tokens |= zip(rows, _draw(take_rows(logits_NV, rows), [choices[row] for row in rows]), strict=True)
-    return [tokens[row] for row in range(len(choices))]
+def weigh(logits_NV: Array, temperatures_N: Sequence[float]) -> Array:
+    """Probabilities relative to the row's likeliest one. What overflows on the way is as unlikely as can be."""
+    temperatures_N1 = np.maximum(temperatures_N, _LEAST_TEMPERATURE)[:, None].astype(logits_NV.dtype)
+    with np.errstate(over="ignore", under="ignore"):
+        weights_NV = logits_NV - logits_NV.max(axis=1, keepdims=True)
+        weights_NV /= temperatures_N1
+        return np.asarray(np.exp(weights_NV, out=weights_NV))
+
+
+def draw_all(weights_NV: Array, samplings: Sequence[Sampling], positions: Sequence[int]) -> list[int]:
+    """A token of each row by weights at its temperature, of any scale; the same as alone. What else a sampling holds
+    than seed, top_p and min_p is left out."""
+    tokens: list[int] = []
+    for first in range(0, len(positions), _ROWS):
+        rows = slice(first, first + _ROWS)
+        tokens += _draw(weights_NV[rows], samplings[rows], positions[rows])
+    return tokens
 
 
 def take_rows(array_NV: Array, rows: Sequence[int]) -> Array:
@@ -54,23 +69,6 @@ def take_rows(array_NV: Array, rows: Sequence[int]) -> Array:
     return array_NV[list(rows)]
 
 
-def _is_special(choice: Choice) -> bool:
-    sampling = choice.sampling
-    is_adjusted = sampling.has_penalties or bool(sampling.logit_bias)
-    return is_adjusted or sampling.temperature == 0 or sampling.top_k > 0
-
-
-def _choose_one(logits_V: Array, choice: Choice) -> int:
-    sampling = choice.sampling
-    if sampling.has_penalties or sampling.logit_bias:
-        logits_V = _adjust(logits_V, sampling, choice.recent_ids)
-    if sampling.temperature == 0:
-        return int(np.argmax(logits_V))
-    if sampling.top_k:
-        return _draw_from_kept(logits_V, sampling, choice.position)
-    return _draw(logits_V[None], [choice])[0]
-
-
 def draw(seed: int, position: int, attempt: int = 0) -> float:
     """A number in [0, 1), uniform over positions, over seeds and over attempts."""
     key = struct.pack("<Qq", seed, position) if attempt == 0 else struct.pack("<QqB", seed, position, attempt)
@@ -78,37 +76,34 @@ def draw(seed: int, position: int, attempt: int = 0) -> float:
     return float((int.from_bytes(digest, "little") >> 11) * 2.0**-53)
 
 
-def _draw(logits_NV: Array, choices: Sequence[Choice]) -> list[int]:
+def _draw(weights_NV: Array, samplings: Sequence[Sampling], positions: Sequence[int]) -> list[int]:
     """A kept token of each row. Legend: B blocks of the vocabulary."""
-    temperatures_N1 = np.array([[max(one.sampling.temperature, _LEAST_TEMPERATURE)] for one in choices])
-    weights_NV = _weigh(logits_NV, temperatures_N1.astype(logits_NV.dtype))
     starts_B = np.arange(0, weights_NV.shape[1], _BLOCK)
     reached_NB = np.cumsum(np.add.reduceat(weights_NV, starts_B, axis=1), axis=1, dtype=np.float64)
     chosen: dict[int, int] = {}
     for attempt in range(_MAX_DRAWS):
-        left = [row for row in range(len(choices)) if row not in chosen]
-        draws = [draw(choices[row].sampling.seed, choices[row].position, attempt) for row in left]
+        left = [row for row in range(len(positions)) if row not in chosen]
+        draws = [draw(samplings[row].seed, positions[row], attempt) for row in left]
         tokens = [_pick(weights_NV[row], reached_NB[row], at) for row, at in zip(left, draws, strict=True)]
-        is_kept = _are_kept(
-            take_rows(weights_NV, left), tokens, [choices[row].sampling for row in left], reached_NB[left, -1]
-        )
+        is_kept = _are_kept(take_rows(weights_NV, left), tokens, [samplings[row] for row in left], reached_NB[left, -1])
         chosen |= {row: token for row, token, kept in zip(left, tokens, is_kept, strict=True) if kept}
-        if len(chosen) == len(choices):
+        if len(chosen) == len(positions):
             break
-    for row in range(len(choices)):
+    for row in range(len(positions)):
         if row not in chosen:
-            chosen[row] = _draw_from_kept(logits_NV[row], choices[row].sampling, choices[row].position)
-    return [chosen[row] for row in range(len(choices))]
+            ids_V = _descending(weights_NV[row], weights_NV.shape[1])
+            chosen[row] = _draw_from_kept(ids_V, weights_NV[row, ids_V], samplings[row], positions[row])
+    return [chosen[row] for row in range(len(positions))]
 
 
 def _pick(weights_V: Array, reached_B: Array, share: float) -> int:
     """The token at which the weights, added up, reach that share of all."""
     at = share * float(reached_B[-1])
-    block = min(int(np.searchsorted(reached_B, at, side="right")), len(reached_B) - 1)
+    block = min(int(reached_B.searchsorted(at, side="right")), len(reached_B) - 1)
     first = block * _BLOCK
-    inside = np.cumsum(weights_V[first : first + _BLOCK], dtype=np.float64)
+    inside = weights_V[first : first + _BLOCK].cumsum(dtype=np.float64)
     rest = at - (float(reached_B[block - 1]) if block else 0.0)
-    return first + min(int(np.searchsorted(inside, rest, side="right")), len(inside) - 1)
+    return first + min(int(inside.searchsorted(rest, side="right")), len(inside) - 1)
 
 
 def _are_kept(weights_NV: Array, tokens: Sequence[int], samplings: Sequence[Sampling], totals_N: Array) -> list[bool]:
@@ -130,7 +125,7 @@ def _are_kept(weights_NV: Array, tokens: Sequence[int], samplings: Sequence[Samp
 def _is_kept(weights_V: Array, token: int, sampling: Sampling, total: float, *, is_sure: bool) -> bool:
     """The likelier tokens, and equal ones with lower ids, do not reach top_p."""
     weight = weights_V[token]
-    if weight == 0 or (sampling.min_p > 0 and weight < sampling.min_p):
+    if weight == 0 or (sampling.min_p > 0 and weight < sampling.min_p * weights_V.max()):
         return False
     if sampling.top_p == 1 or is_sure:
         return True
@@ -139,20 +134,16 @@ def _is_kept(weights_V: Array, token: int, sampling: Sampling, total: float, *, 
     return likelier + equal < sampling.top_p * total
 
 
-def _draw_from_kept(logits_V: Array, sampling: Sampling, position: int) -> int:
-    ids_K, weights_K = _truncate(logits_V, sampling)
-    cumulative_K = np.cumsum(weights_K)
-    at = draw(sampling.seed, position, _MAX_DRAWS) * cumulative_K[-1]
-    drawn = int(np.searchsorted(cumulative_K, at, side="right"))
-    return int(ids_K[min(drawn, len(ids_K) - 1)])
-
-
-def _weigh(logits_NV: Array, temperatures_N1: Array) -> Array:
-    """Probabilities relative to the row's likeliest one. What overflows on the way is as unlikely as can be."""
-    with np.errstate(over="ignore", under="ignore"):
-        weights_NV = logits_NV - logits_NV.max(axis=1, keepdims=True)
-        weights_NV /= temperatures_N1
-        return np.asarray(np.exp(weights_NV, out=weights_NV))
+def _draw_from_kept(ids_K: Array, weights_K: Array, sampling: Sampling, position: int) -> int:
+    """One of the ids, which come likeliest first, that top_p and min_p leave."""
+    cumulative_K = np.cumsum(weights_K, dtype=np.float64)
+    num_kept = len(ids_K)
+    if sampling.top_p < 1:
+        num_kept = int(np.searchsorted(cumulative_K, sampling.top_p * cumulative_K[-1])) + 1
+    if sampling.min_p > 0:
+        num_kept = min(num_kept, int(np.count_nonzero(weights_K >= sampling.min_p * weights_K[0])))
+    at = draw(sampling.seed, position, _MAX_DRAWS) * cumulative_K[num_kept - 1]
+    return int(ids_K[min(int(np.searchsorted(cumulative_K, at, side="right")), num_kept - 1)])
 
 
 def rank_candidates(logits_V: Array, num_candidates: int, allowed_ids: Array | None = None) -> tuple[Candidate, ...]:
@@ -180,20 +171,6 @@ def _adjust(logits_V: Array, sampling: Sampling, recent_ids: Sequence[int]) -> A
     for index, bias in sampling.logit_bias.items():
         logits_V[index] += bias
     return logits_V
-
-
-def _truncate(logits_V: Array, sampling: Sampling) -> tuple[Array, Array]:
-    """Ids that may be drawn, likeliest first, and their weights (unnormalised probabilities)."""
-    ids_K = _descending(logits_V, sampling.top_k or len(logits_V))
-    temperature_11 = np.array([[max(sampling.temperature, _LEAST_TEMPERATURE)]])
-    weights_K = _weigh(logits_V[ids_K].astype(np.float64)[None], temperature_11)[0]
-    num_kept = len(ids_K)
-    if sampling.top_p < 1:
-        cumulative_K = np.cumsum(weights_K)
-        num_kept = int(np.searchsorted(cumulative_K, sampling.top_p * cumulative_K[-1])) + 1
-    if sampling.min_p > 0:
-        num_kept = min(num_kept, int(np.count_nonzero(weights_K >= sampling.min_p)))
-    return ids_K[:num_kept], weights_K[:num_kept]
 
 
 def _descending(values_N: Array, num_wanted: int) -> Array:

@@ -134,11 +134,11 @@ def test_a_manifest_that_is_no_json_object_is_refused(directory: Path, content: 
         Bundle.load(directory)
 
 
-@pytest.mark.parametrize("version", [0, 1, "2", None, [2]])
+@pytest.mark.parametrize("version", [0, 1, 2, "3", None, [3]])
 def test_another_schema_version_is_refused(directory: Path, version: object) -> None:
     """The message says which version it is and which one is read."""
     edit(directory, schema_version=version)
-    with pytest.raises(BundleInvalid, match="schema version .*reads 2"):
+    with pytest.raises(BundleInvalid, match="schema version .*reads 3"):
         Bundle.load(directory)
 
 

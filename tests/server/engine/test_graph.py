@@ -68,11 +68,12 @@ def test_every_answer_of_the_head_takes_vectors_from_the_device(plain: OnnxModel
     start = plain.layout.initial(4)
     on_host = plain.core(ids(3, 1, 4, 1), ONES_4, start)[0][:, 0]
     there = bound.core(ids(3, 1, 4, 1), ONES_4, start)[0].reshape(on_host.shape)
-    targets_N = np.array([5, 9, 2, 6])
+    targets_N, hot_N = np.array([5, 9, 2, 6]), np.array([0.1, 0.5, 1, 2], np.float32)
     for one, other in (
         (plain.likeliest(on_host), bound.likeliest(there)),
         (plain.candidates(on_host, 5), bound.candidates(there, 5)),
         ((plain.logits(on_host),), (bound.logits(there),)),
+        ((plain.probabilities(on_host, hot_N),), (bound.probabilities(there, hot_N),)),
         (plain.score(on_host, targets_N), bound.score(there, targets_N)),
     ):
         assert all(isinstance(array, np.ndarray) for array in other)

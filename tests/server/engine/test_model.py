@@ -73,11 +73,15 @@ def test_a_row_has_the_same_bits_in_any_company(directory: Path, num_rows: int, 
     last_BH = hidden_BTH[np.arange(num_rows), lengths_B - 1]
     logits_BV = model.logits(last_BH)
     candidates = model.candidates(last_BH, 5)
+    temperatures_B = np.geomspace(0.01, 3, num_rows).astype(np.float32)
+    probabilities_BV = model.probabilities(last_BH, temperatures_B)
     for row, length in enumerate(lengths_B):
         alone_1TH, alone_after = consume(model, ids_BT[row, :length], tuple(part[row : row + 1] for part in state))
         assert alone_1TH[0].tobytes() == hidden_BTH[row, :length].tobytes()
         assert all(one[0].tobytes() == other[row].tobytes() for one, other in zip(alone_after, after, strict=True))
         assert model.logits(alone_1TH[:, -1])[0].tobytes() == logits_BV[row].tobytes()
+        drawn = model.probabilities(alone_1TH[:, -1], temperatures_B[row : row + 1])
+        assert drawn[0].tobytes() == probabilities_BV[row].tobytes()
         alone = model.candidates(alone_1TH[:, -1], 5)
         for one, other in zip(alone, candidates, strict=True):
             assert one[0].tobytes() == other[row].tobytes()
@@ -170,9 +174,12 @@ def renamed(graph: onnx.ModelProto, old: str, new: str) -> onnx.ModelProto:
     ("file", "name"),
     [
         *((CORE_FILE, name) for name in (graphs.IDS, graphs.LENGTHS, graphs.HIDDEN, "h", "c", "h_next", "c_next")),
-        *((HEAD_FILE, name) for name in (graphs.HIDDEN, graphs.TARGETS, graphs.NUM_CANDIDATES)),
+        *((HEAD_FILE, name) for name in (graphs.HIDDEN, graphs.TARGETS, graphs.NUM_CANDIDATES, graphs.TEMPERATURES)),
         *((HEAD_FILE, name) for name in (graphs.LOGITS, graphs.CANDIDATE_IDS, graphs.CANDIDATE_LOGITS)),
-        *((HEAD_FILE, name) for name in (graphs.LOG_NORMALIZER, graphs.TARGET_LOGITS, graphs.TARGET_RANKS)),
+        *(
+            (HEAD_FILE, name)
+            for name in (graphs.LOG_NORMALIZER, graphs.TARGET_LOGITS, graphs.TARGET_RANKS, graphs.PROBABILITIES)
+        ),
     ],
 )
 def test_a_graph_that_lacks_a_name_is_refused(tmp_path: Path, file: str, name: str) -> None:

@@ -81,6 +81,27 @@ def test_choices_are_the_samplers_at_the_lanes_position(model: ToyModel, samplin
     assert chosen.log_probability == pytest.approx(sampler.log_probabilities(logits_V)[chosen.token_id])
 
 
+@pytest.mark.parametrize("options", [{}, {"top_p": 0.6}, {"min_p": 0.1, "temperature": 1.7}, {"top_k": 4}])
+def test_draws_from_probabilities_and_from_logits_agree(model: ToyModel, options: dict[str, float]) -> None:
+    """Asking for candidates, which takes the logits, changes no token; nor does anybody else in the step."""
+    start = SlowOracle(model).start()
+    for seed in range(20):
+        sampling = Sampling(seed=seed, **options)
+        plain, ranked, _ = run(
+            model,
+            start,
+            work(0, (5,), Ask.CHOICE, Generate(sampling, 3), start),
+            work(1, (5,), Ask.CHOICE, Generate(sampling, 3, num_candidates=2), start),
+            work(2, (6,), Ask.CHOICE, Generate(Sampling(seed=seed), 3), start),
+        )
+        assert plain.token_id == ranked.token_id
+        assert plain.token_id == sampler.choose(SlowOracle(model).logits(_fed(model, start)), sampling, (), 1)
+
+
+def _fed(model: ToyModel, start: Snapshot) -> Snapshot:
+    return SlowOracle(model).feed(start, (5,))
+
+
 def test_both_ways_to_candidates_agree(model: ToyModel) -> None:
     """Candidates from the head's ranking and candidates from whole logits are the same."""
     start = SlowOracle(model).start()

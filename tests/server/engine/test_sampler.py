@@ -172,27 +172,51 @@ def test_rows_are_chosen_as_if_alone(vocabulary_size: int) -> None:
         {"top_p": 0.3, "temperature": 0.7},
         {},
         {"min_p": 0.05},
-        {"temperature": 0},
-        {"top_k": 3},
-        {"repetition_penalty": 1.3, "top_p": 0.8},
     ]
-    choices = [
-        sampler.Choice(Sampling(seed=row, **options[row * row % len(options)]), (1, 2, 2), 10 + row)
-        for row in range(41)
-    ]
+    samplings = [Sampling(seed=row, **options[row * row % len(options)]) for row in range(41)]
+    weights_NV = sampler.weigh(logits_NV, [sampling.temperature for sampling in samplings])
     alone = [
-        sampler.choose(logits_V, one.sampling, one.recent_ids, one.position)
-        for logits_V, one in zip(logits_NV, choices, strict=True)
+        sampler.choose(logits_V, sampling, (), 10 + row)
+        for row, (logits_V, sampling) in enumerate(zip(logits_NV, samplings, strict=True))
     ]
-    assert sampler.choose_all(logits_NV, choices) == alone
+    assert sampler.draw_all(weights_NV, samplings, range(10, 51)) == alone
     for rows in (range(40, -1, -1), range(3, 41, 2), range(7, 24)):
-        some = sampler.choose_all(logits_NV[list(rows)], [choices[row] for row in rows])
+        positions = [10 + row for row in rows]
+        some = sampler.draw_all(weights_NV[list(rows)], [samplings[row] for row in rows], positions)
         assert some == [alone[row] for row in rows]
+
+
+@pytest.mark.parametrize("options", [{"top_p": 0.7}, {"min_p": 0.2}, {"top_p": 0.4, "min_p": 0.01}])
+def test_the_scale_of_the_weights_means_nothing(options: dict[str, Any]) -> None:
+    """Probabilities, and weights a thousand times as large, lead to the same tokens."""
+    weights_NV = np.exp(np.random.default_rng(1).normal(size=(50, 300)))
+    samplings = [Sampling(seed=row, **options) for row in range(50)]
+    expected = sampler.draw_all(weights_NV, samplings, range(50))
+    assert sampler.draw_all(1024 * weights_NV, samplings, range(50)) == expected
+    assert sampler.draw_all(weights_NV / weights_NV.sum(axis=1, keepdims=True), samplings, range(50)) == expected
 
 
 def test_nothing_is_chosen_for_nobody() -> None:
     """A step in which no row is drawn."""
-    assert sampler.choose_all(np.zeros((0, 5), np.float32), []) == []
+    assert sampler.draw_all(np.zeros((0, 5), np.float32), [], []) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "is_plain"),
+    [
+        ({}, True),
+        ({"top_p": 0.5, "min_p": 0.1, "temperature": 2.0}, True),
+        ({"temperature": 0}, False),
+        ({"temperature": 1e-12}, False),
+        ({"top_k": 5}, False),
+        ({"logit_bias": {1: 2.0}}, False),
+        ({"presence_penalty": 0.5}, False),
+        ({"repetition_penalty": 1.5}, False),
+    ],
+)
+def test_what_a_softmax_is_enough_for(options: dict[str, Any], is_plain: bool) -> None:
+    """Whatever changes or orders logits before they are weighed needs the logits."""
+    assert sampler.is_plain(Sampling(seed=1, **options)) is is_plain
 
 
 def test_draws_are_uniform() -> None:
