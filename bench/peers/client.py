@@ -23,6 +23,7 @@ from bench.peers.conversation import Conversation
 from bench.peers.peer_conversations import MLServerUnary, TritonStream, TritonUnary
 from bench.report import percentile
 
+START_SECONDS = 30.0  # that a server may take to come back
 WARM_UP_SECONDS = 1.0
 MAX_GENERATED = 16_384  # our server's default limit for one call
 GENERATE = "generate"
@@ -132,6 +133,7 @@ async def _generate(channel: grpc.aio.Channel, number: int, window: Window) -> N
 
 async def main(command: str, pattern: str, address: str, num_sequences: int, amount: float) -> None:
     async with grpc.aio.insecure_channel(address) as channel:
+        await asyncio.wait_for(channel.channel_ready(), START_SECONDS)
         result: Any
         if command == "trace":
             result = await trace(channel, pattern, num_sequences, int(amount))

@@ -5,8 +5,9 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -45,18 +46,50 @@ def site_packages(environment: Path) -> Path:
 
 @contextlib.contextmanager
 def running(command: Sequence[str], port: int, variables: Mapping[str, str], log: Path) -> Iterator[None]:
-    """A server that listens on `port`; ended with the block. Raises PeerUnavailable with its last words."""
+    """A server that listens on `port`; ended with the block, and started anew when it ends before. Raises
+    PeerUnavailable with its last words when it does not come up at first."""
     with log.open("w") as file:
-        process = subprocess.Popen(command, env=variables, stdout=file, stderr=subprocess.STDOUT, cwd=log.parent)
-    try:
-        _wait_until_listening(process, port, log)
-        yield
-    finally:
-        process.terminate()
+        kept = _Kept(lambda: subprocess.Popen(command, env=variables, stdout=file, stderr=file, cwd=log.parent))
+        try:
+            _wait_until_listening(kept.process, port, log)
+            kept.watch()
+            yield
+        finally:
+            kept.end()
+
+
+class _Kept:
+    """A process that is followed by another one of its kind until `end`."""
+
+    def __init__(self, start: Callable[[], subprocess.Popen[bytes]]) -> None:
+        self._start = start
+        self.process = start()
+        self._is_ending = False
+        self._changing = threading.Lock()
+        self._watcher = threading.Thread(target=self._replace)
+
+    def watch(self) -> None:
+        self._watcher.start()
+
+    def end(self) -> None:
+        with self._changing:
+            self._is_ending = True
+            self.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(15)
-        process.kill()
-        process.wait()
+            self.process.wait(15)
+        self.process.kill()
+        self.process.wait()
+        if self._watcher.is_alive():
+            self._watcher.join()
+
+    def _replace(self) -> None:
+        while True:
+            code = self.process.wait()
+            with self._changing:
+                if self._is_ending:
+                    return
+                print(f"{self.process.args!r} ended by itself ({code}); it is started anew", file=sys.stderr)
+                self.process = self._start()
 
 
 def _run(command: Sequence[str]) -> None:

@@ -1,7 +1,11 @@
 """The comparison with other servers: golden answers, the client's conversations, and what the figures say."""
 
+import contextlib
 import json
+import os
+import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -220,3 +224,34 @@ def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "raise SystemExit('libfoo.so is missing')"]
     with pytest.raises(PeerUnavailable, match="libfoo.so is missing"), running(command, port, {}, tmp_path / "log"):
         pass
+
+
+def test_a_server_that_ends_by_itself_is_started_anew(tmp_path: Path) -> None:
+    """After a crash another process listens on the same port; after the block none does."""
+    script = (
+        "import os, socket, sys\n"
+        "listener = socket.create_server(('127.0.0.1', int(sys.argv[1])))\n"
+        "while True:\n"
+        "    peer, _ = listener.accept()\n"
+        "    word = peer.recv(5)\n"
+        "    if word == b'crash': os._exit(11)\n"
+        "    if word: peer.sendall(str(os.getpid()).encode())\n"
+    )
+    (port,) = free_ports(1)
+
+    def say(word: bytes) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as link:
+            link.sendall(word)
+            return link.recv(20)
+
+    with running([sys.executable, "-c", script, str(port)], port, os.environ, tmp_path / "log"):
+        first = say(b"hello")
+        with contextlib.suppress(ConnectionError):
+            say(b"crash")
+        again, until = b"", time.monotonic() + 20
+        while not again and time.monotonic() < until:
+            with contextlib.suppress(ConnectionError):
+                again = say(b"hello")
+        assert again not in (b"", first)
+    with pytest.raises(ConnectionRefusedError):
+        say(b"hello")
