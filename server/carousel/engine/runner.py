@@ -109,18 +109,15 @@ class Runner:
         samplings = [_sampling_of(work) for work, _ in rows]
         temperatures_N = np.array([sampling.temperature for sampling in samplings], np.float32)
         probabilities_NV = self._model.probabilities(self._hidden(rows), temperatures_N)
-        is_finite = np.isfinite(
-            probabilities_NV[:, 0]
-        ).tolist()  # the sum under each of them is no number if any is not
-        good = [index for index, is_good in enumerate(is_finite) if is_good]
+        is_finite_N = np.isfinite(probabilities_NV[:, 0])  # all are divided by the row's sum, so that one tells of all
+        good = np.flatnonzero(is_finite_N).tolist()
         positions = [_next_position(rows[index][0]) for index in good]
-        tokens = sampler.draw_all(
-            sampler.take_rows(probabilities_NV, good), [samplings[index] for index in good], positions
-        )
+        good_NV = sampler.take_rows(probabilities_NV, good)
+        tokens = sampler.draw_all(good_NV, [samplings[index] for index in good], positions)
         for index, token_id in zip(good, tokens, strict=True):
             rows[index][1].token_id = token_id
-        for (_, outcome), is_good in zip(rows, is_finite, strict=True):
-            outcome.error = None if is_good else _not_finite()
+        for index in np.flatnonzero(~is_finite_N).tolist():
+            rows[index][1].error = _not_finite()
 
     def _answer_scores(self, work: Work, hidden_NH: Rows, outcome: Outcome) -> None:
         scores = self._model.score(np.ascontiguousarray(hidden_NH), np.array(work.ids, np.int64))
