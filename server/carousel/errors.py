@@ -24,6 +24,18 @@ class InvalidRequest(CarouselError):
         self.field = field
 
 
+class Unauthenticated(CarouselError):
+    """Who calls is not known, and must be."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class MessageInvalid(CarouselError):
+    """What the caller sent is not a message of the wire contract."""
+
+    reason = "MESSAGE_INVALID"
+
+
 class SessionNotFound(CarouselError):
     """No such session, or it belongs to someone else: the caller cannot tell the two apart."""
 
@@ -82,7 +94,7 @@ class PositionUnknown(CarouselError):
 
 
 class AnswerGone(CarouselError):
-    """The request was applied before, and its answer was too large to be kept. Nothing was changed now."""
+    """The request was applied before, and its answer is no longer kept. Nothing was changed now."""
 
     reason = "ANSWER_GONE"
 

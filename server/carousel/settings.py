@@ -4,6 +4,7 @@ Read once, at the edge, from `CAROUSEL_<NAME>` in the environment and from the c
 """
 
 import base64
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ from pydantic import (
 )
 
 from carousel.errors import SettingsInvalid
+from carousel.shares import OwnerLimits
 
 _PREFIX = "CAROUSEL_"
 _OF_OTHERS = frozenset({"CAROUSEL_ADDRESS", "CAROUSEL_TEST_DATA"})  # the client's and the tests'
@@ -39,9 +41,17 @@ class Settings(BaseModel):
     num_threads: int = Field(1, ge=0, description="threads of one model step; 0 lets onnxruntime choose")
 
     max_lanes: Count = Field(64, description="turns that run at once")
+    max_short_lanes: int = Field(
+        8, ge=0, le=4096, description="lanes beyond max_lanes for turns that generate nothing and feed at most a chunk"
+    )
     max_queued_turns: Count = Field(1024, description="turns that wait for a lane; beyond it calls are refused")
     max_turns_per_session: Count = Field(8, description="turns that wait for one session; beyond it calls are refused")
     max_streams: Count = Field(1024, description="calls open at once; beyond it calls are refused")
+    reserved_streams: int = Field(
+        64, ge=0, le=2**20, description="calls beyond max_streams, for owners that have less than their share of them"
+    )
+    keepalive_seconds: Seconds = Field(20.0, description="a silent connection is asked so often whether it still lives")
+    keepalive_timeout_seconds: Seconds = Field(20.0, description="a connection that does not answer so long is closed")
     max_chunk_tokens: Count = Field(64, description="most tokens of one prompt in a step")
     max_prompt_tokens_per_step: Count = Field(1024, description="most prompt tokens in a step, all lanes together")
     max_prompt_tokens_beside_others: Count = Field(
@@ -52,7 +62,12 @@ class Settings(BaseModel):
     )
 
     max_input_tokens: Count = Field(65_536, description="most tokens that one request may feed")
+    max_input_bytes: Count = Field(524_288, description="most bytes of text that one request may feed or tokenize")
     max_generated_tokens: Count = Field(16_384, description="most tokens that one request may generate")
+    max_answer_items: Count = Field(
+        65_536, description="most of n x max_tokens x (1 + num_log_probabilities) of one request"
+    )
+    max_stop_ids: Count = Field(1024, description="most stop ids of one request")
     max_message_bytes: Count = Field(1_048_576, description="largest message that is read")
     penalty_window: int = Field(64, ge=0, le=4096, description="tokens that sampling penalties look back at")
 
@@ -72,7 +87,10 @@ class Settings(BaseModel):
     )
     flush_seconds: Seconds = Field(0.5, description="with durability interval: the most that a crash can take")
     retained_turns: int = Field(8, ge=1, le=1024, description="turn boundaries that a session can go back to")
-    retained_answers: int = Field(4, ge=1, le=1024, description="requests that a session remembers by their id")
+    retained_answers: int = Field(4, ge=1, le=1024, description="answers that a session keeps for repeated requests")
+    retained_request_ids: int = Field(
+        256, ge=2, le=65_536, description="request ids that a session remembers as applied; above max_turns_per_session"
+    )
     max_answer_bytes: int = Field(65_536, ge=0, le=2**24, description="largest answer that is kept for a repeat")
     seal_keys: tuple[SecretBytes, ...] = Field((), description="base64 of 32 bytes, for exported states; first seals")
     seal_seconds: Seconds = Field(86_400.0, description="how long states given back to their callers are good for")
@@ -80,6 +98,17 @@ class Settings(BaseModel):
     session_idle_seconds: Seconds = Field(3600.0, description="a session unused for so long expires")
     session_lifetime_seconds: Seconds = Field(86_400.0, description="a session expires at this age in any case")
     owner_metadata: str = Field("", description="metadata key in which a trusted proxy names the caller")
+    max_sessions_per_owner: Count | None = Field(None, description="sessions of one owner; none: all that there are")
+    max_session_bytes_per_owner: int | None = Field(None, ge=2**16, description="bytes of one owner's sessions")
+    max_streams_per_owner: Count | None = Field(None, description="calls of one owner that are open at once")
+    max_queued_turns_per_owner: Count | None = Field(None, description="turns of one owner that wait for a lane")
+    max_lanes_per_owner: Count | None = Field(None, description="turns of one owner that run at once")
+    unready_without_store: bool = Field(
+        False, description="whether a server whose session store does not answer says that it is not ready"
+    )
+    slow_handler_seconds: float = Field(
+        0.0, ge=0, le=60, description="debugging: log what holds the event loop for so long; 0 logs nothing"
+    )
 
     drain_seconds: float = Field(30.0, ge=0, le=1e9, description="how long running turns may finish after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line logged")
@@ -111,6 +140,33 @@ class Settings(BaseModel):
         if self.durability == "interval" and not self.store.startswith("sqlite:"):
             raise ValueError("durability interval is for the sqlite store")
         return self
+
+    @model_validator(mode="after")
+    def _check_retained_ids(self) -> "Settings":
+        if self.retained_request_ids < self.max_turns_per_session + 1:
+            raise ValueError("retained_request_ids must be above max_turns_per_session, or a repeat could be applied")
+        return self
+
+    @field_validator("owner_metadata")
+    @classmethod
+    def _check_owner_metadata(cls, value: str) -> str:
+        """Metadata keys are lower case on the wire."""
+        if value and not re.fullmatch(r"[0-9a-z_.-]+", value.lower()):
+            raise ValueError("is no metadata key: letters, digits, dot, dash and underscore")
+        if value.lower().startswith("grpc-") or value.lower().endswith("-bin"):
+            raise ValueError("must not begin with grpc- or end with -bin")
+        return value.lower()
+
+    @property
+    def owner_limits(self) -> OwnerLimits:
+        """What one owner may use."""
+        return OwnerLimits(
+            max_sessions=self.max_sessions_per_owner,
+            max_bytes=self.max_session_bytes_per_owner,
+            max_calls=self.max_streams_per_owner,
+            max_queued_turns=self.max_queued_turns_per_owner,
+            max_lanes=self.max_lanes_per_owner,
+        )
 
     @field_validator("listen", "http_listen")
     @classmethod

@@ -94,6 +94,7 @@ class Turn:
     ids: tuple[int, ...]  # to feed first; checked against the vocabulary by the caller
     goal: Goal
     keeps_state: bool = True  # False when nobody will continue: the last generated token need not be consumed
+    owner: str = ""  # whose turn it is, for sharing lanes fairly
 
 
 @record(frozen=True, slots=True)

@@ -320,13 +320,19 @@ class Model(_message.Message):
     def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., cell: _Optional[str] = ..., num_layers: _Optional[int] = ..., hidden_size: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., num_parameters: _Optional[int] = ..., precision: _Optional[str] = ..., tokenizer: _Optional[str] = ..., state_bytes: _Optional[int] = ..., provider: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., training_json: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_input_tokens", "max_generated_tokens", "max_message_bytes", "penalty_window")
+    __slots__ = ("max_input_tokens", "max_generated_tokens", "max_message_bytes", "penalty_window", "max_input_bytes", "max_answer_items", "max_stop_ids")
     MAX_INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_GENERATED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     PENALTY_WINDOW_FIELD_NUMBER: _ClassVar[int]
+    MAX_INPUT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_ANSWER_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    MAX_STOP_IDS_FIELD_NUMBER: _ClassVar[int]
     max_input_tokens: int
     max_generated_tokens: int
     max_message_bytes: int
     penalty_window: int
-    def __init__(self, max_input_tokens: _Optional[int] = ..., max_generated_tokens: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., penalty_window: _Optional[int] = ...) -> None: ...
+    max_input_bytes: int
+    max_answer_items: int
+    max_stop_ids: int
+    def __init__(self, max_input_tokens: _Optional[int] = ..., max_generated_tokens: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., penalty_window: _Optional[int] = ..., max_input_bytes: _Optional[int] = ..., max_answer_items: _Optional[int] = ..., max_stop_ids: _Optional[int] = ...) -> None: ...

@@ -32,7 +32,8 @@ class LanguageModelStub:
     after the other, in the order of their arrival.
 
     Exactly once: a request with a `request_id` that the session has applied already is answered again from the record,
-    word for word, and changes nothing; while the first is still running, the repeat waits for it. A request whose
+    word for word, and changes nothing; while the first is still running, the repeat waits for it. When its answer is no
+    longer kept, the repeat is FAILED_PRECONDITION (ANSWER_GONE), and changes nothing either. A request whose
     `expected_position` is not the session's is ABORTED, with the position in ErrorInfo, and changes nothing.
     """
 
@@ -86,7 +87,8 @@ class LanguageModelServicer:
     after the other, in the order of their arrival.
 
     Exactly once: a request with a `request_id` that the session has applied already is answered again from the record,
-    word for word, and changes nothing; while the first is still running, the repeat waits for it. A request whose
+    word for word, and changes nothing; while the first is still running, the repeat waits for it. When its answer is no
+    longer kept, the repeat is FAILED_PRECONDITION (ANSWER_GONE), and changes nothing either. A request whose
     `expected_position` is not the session's is ABORTED, with the position in ErrorInfo, and changes nothing.
     """
 
@@ -193,7 +195,8 @@ class LanguageModel:
     after the other, in the order of their arrival.
 
     Exactly once: a request with a `request_id` that the session has applied already is answered again from the record,
-    word for word, and changes nothing; while the first is still running, the repeat waits for it. A request whose
+    word for word, and changes nothing; while the first is still running, the repeat waits for it. When its answer is no
+    longer kept, the repeat is FAILED_PRECONDITION (ANSWER_GONE), and changes nothing either. A request whose
     `expected_position` is not the session's is ABORTED, with the position in ErrorInfo, and changes nothing.
     """
 

@@ -27,7 +27,7 @@ from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63\x61rousel/v1/sessions.proto\x12\x0b\x63\x61rousel.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x02\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x10\n\x08position\x18\x04 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x64urable_position\x18\x08 \x01(\x03\"9\n\x14\x43reateSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"\'\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"<\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListSessionsResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.carousel.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"*\n\x14\x44\x65leteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\":\n\x05Point\x12\x12\n\x08position\x18\x01 \x01(\x03H\x00\x12\x14\n\ncheckpoint\x18\x02 \x01(\tH\x00\x42\x07\n\x05point\"s\n\x12\x46orkSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12!\n\x05point\x18\x02 \x01(\x0b\x32\x12.carousel.v1.Point\x12\r\n\x05\x63ount\x18\x03 \x01(\x05\x12\x17\n\x0fnew_session_ids\x18\x04 \x03(\t\"=\n\x13\x46orkSessionResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.carousel.v1.Session\"\x83\x01\n\x14RewindSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12!\n\x05point\x18\x02 \x01(\x0b\x32\x12.carousel.v1.Point\x12\x1e\n\x11\x65xpected_position\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x14\n\x12_expected_position\"?\n\x15SaveCheckpointRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\"\'\n\x11GetHistoryRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\xb3\x01\n\x07History\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.carousel.v1.Session\x12\x11\n\tpositions\x18\x02 \x03(\x03\x12:\n\x0b\x63heckpoints\x18\x03 \x03(\x0b\x32%.carousel.v1.History.CheckpointsEntry\x1a\x32\n\x10\x43heckpointsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"u\n\x14\x45xportSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12!\n\x05point\x18\x02 \x01(\x0b\x32\x12.carousel.v1.Point\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"8\n\x15\x45xportSessionResponse\x12\r\n\x05state\x18\x01 \x01(\x0c\x12\x10\n\x08position\x18\x02 \x01(\x03\"9\n\x14ImportSessionRequest\x12\r\n\x05state\x18\x01 \x01(\x0c\x12\x12\n\nsession_id\x18\x02 \x01(\t\"\x16\n\x14WatchSessionsRequest\"\xe0\x01\n\x0cSessionEvent\x12,\n\x04kind\x18\x01 \x01(\x0e\x32\x1e.carousel.v1.SessionEvent.Kind\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"d\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cKIND_CREATED\x10\x01\x12\x10\n\x0cKIND_DELETED\x10\x02\x12\x10\n\x0cKIND_EXPIRED\x10\x03\x12\x10\n\x0cKIND_EVICTED\x10\x04\x32\xd8\x06\n\x08Sessions\x12H\n\rCreateSession\x12!.carousel.v1.CreateSessionRequest\x1a\x14.carousel.v1.Session\x12\x42\n\nGetSession\x12\x1e.carousel.v1.GetSessionRequest\x1a\x14.carousel.v1.Session\x12S\n\x0cListSessions\x12 .carousel.v1.ListSessionsRequest\x1a!.carousel.v1.ListSessionsResponse\x12J\n\rDeleteSession\x12!.carousel.v1.DeleteSessionRequest\x1a\x16.google.protobuf.Empty\x12P\n\x0b\x46orkSession\x12\x1f.carousel.v1.ForkSessionRequest\x1a .carousel.v1.ForkSessionResponse\x12H\n\rRewindSession\x12!.carousel.v1.RewindSessionRequest\x1a\x14.carousel.v1.Session\x12J\n\x0eSaveCheckpoint\x12\".carousel.v1.SaveCheckpointRequest\x1a\x14.carousel.v1.Session\x12\x42\n\nGetHistory\x12\x1e.carousel.v1.GetHistoryRequest\x1a\x14.carousel.v1.History\x12V\n\rExportSession\x12!.carousel.v1.ExportSessionRequest\x1a\".carousel.v1.ExportSessionResponse\x12H\n\rImportSession\x12!.carousel.v1.ImportSessionRequest\x1a\x14.carousel.v1.Session\x12O\n\rWatchSessions\x12!.carousel.v1.WatchSessionsRequest\x1a\x19.carousel.v1.SessionEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63\x61rousel/v1/sessions.proto\x12\x0b\x63\x61rousel.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x02\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x10\n\x08position\x18\x04 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x64urable_position\x18\x08 \x01(\x03\"M\n\x14\x43reateSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\'\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"<\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListSessionsResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.carousel.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\">\n\x14\x44\x65leteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\":\n\x05Point\x12\x12\n\x08position\x18\x01 \x01(\x03H\x00\x12\x14\n\ncheckpoint\x18\x02 \x01(\tH\x00\x42\x07\n\x05point\"\x87\x01\n\x12\x46orkSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12!\n\x05point\x18\x02 \x01(\x0b\x32\x12.carousel.v1.Point\x12\r\n\x05\x63ount\x18\x03 \x01(\x05\x12\x17\n\x0fnew_session_ids\x18\x04 \x03(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"=\n\x13\x46orkSessionResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.carousel.v1.Session\"\x97\x01\n\x14RewindSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12!\n\x05point\x18\x02 \x01(\x0b\x32\x12.carousel.v1.Point\x12\x1e\n\x11\x65xpected_position\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\nrequest_id\x18\x04 \x01(\tB\x14\n\x12_expected_position\"S\n\x15SaveCheckpointRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\'\n\x11GetHistoryRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\xb3\x01\n\x07History\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.carousel.v1.Session\x12\x11\n\tpositions\x18\x02 \x03(\x03\x12:\n\x0b\x63heckpoints\x18\x03 \x03(\x0b\x32%.carousel.v1.History.CheckpointsEntry\x1a\x32\n\x10\x43heckpointsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"u\n\x14\x45xportSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12!\n\x05point\x18\x02 \x01(\x0b\x32\x12.carousel.v1.Point\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"8\n\x15\x45xportSessionResponse\x12\r\n\x05state\x18\x01 \x01(\x0c\x12\x10\n\x08position\x18\x02 \x01(\x03\"M\n\x14ImportSessionRequest\x12\r\n\x05state\x18\x01 \x01(\x0c\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x16\n\x14WatchSessionsRequest\"\xe0\x01\n\x0cSessionEvent\x12,\n\x04kind\x18\x01 \x01(\x0e\x32\x1e.carousel.v1.SessionEvent.Kind\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"d\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cKIND_CREATED\x10\x01\x12\x10\n\x0cKIND_DELETED\x10\x02\x12\x10\n\x0cKIND_EXPIRED\x10\x03\x12\x10\n\x0cKIND_EVICTED\x10\x04\x32\xd8\x06\n\x08Sessions\x12H\n\rCreateSession\x12!.carousel.v1.CreateSessionRequest\x1a\x14.carousel.v1.Session\x12\x42\n\nGetSession\x12\x1e.carousel.v1.GetSessionRequest\x1a\x14.carousel.v1.Session\x12S\n\x0cListSessions\x12 .carousel.v1.ListSessionsRequest\x1a!.carousel.v1.ListSessionsResponse\x12J\n\rDeleteSession\x12!.carousel.v1.DeleteSessionRequest\x1a\x16.google.protobuf.Empty\x12P\n\x0b\x46orkSession\x12\x1f.carousel.v1.ForkSessionRequest\x1a .carousel.v1.ForkSessionResponse\x12H\n\rRewindSession\x12!.carousel.v1.RewindSessionRequest\x1a\x14.carousel.v1.Session\x12J\n\x0eSaveCheckpoint\x12\".carousel.v1.SaveCheckpointRequest\x1a\x14.carousel.v1.Session\x12\x42\n\nGetHistory\x12\x1e.carousel.v1.GetHistoryRequest\x1a\x14.carousel.v1.History\x12V\n\rExportSession\x12!.carousel.v1.ExportSessionRequest\x1a\".carousel.v1.ExportSessionResponse\x12H\n\rImportSession\x12!.carousel.v1.ImportSessionRequest\x1a\x14.carousel.v1.Session\x12O\n\rWatchSessions\x12!.carousel.v1.WatchSessionsRequest\x1a\x19.carousel.v1.SessionEvent0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,43 +39,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSION']._serialized_start=138
   _globals['_SESSION']._serialized_end=395
   _globals['_CREATESESSIONREQUEST']._serialized_start=397
-  _globals['_CREATESESSIONREQUEST']._serialized_end=454
-  _globals['_GETSESSIONREQUEST']._serialized_start=456
-  _globals['_GETSESSIONREQUEST']._serialized_end=495
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=497
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=557
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=559
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=646
-  _globals['_DELETESESSIONREQUEST']._serialized_start=648
-  _globals['_DELETESESSIONREQUEST']._serialized_end=690
-  _globals['_POINT']._serialized_start=692
-  _globals['_POINT']._serialized_end=750
-  _globals['_FORKSESSIONREQUEST']._serialized_start=752
-  _globals['_FORKSESSIONREQUEST']._serialized_end=867
-  _globals['_FORKSESSIONRESPONSE']._serialized_start=869
-  _globals['_FORKSESSIONRESPONSE']._serialized_end=930
-  _globals['_REWINDSESSIONREQUEST']._serialized_start=933
-  _globals['_REWINDSESSIONREQUEST']._serialized_end=1064
-  _globals['_SAVECHECKPOINTREQUEST']._serialized_start=1066
-  _globals['_SAVECHECKPOINTREQUEST']._serialized_end=1129
-  _globals['_GETHISTORYREQUEST']._serialized_start=1131
-  _globals['_GETHISTORYREQUEST']._serialized_end=1170
-  _globals['_HISTORY']._serialized_start=1173
-  _globals['_HISTORY']._serialized_end=1352
-  _globals['_HISTORY_CHECKPOINTSENTRY']._serialized_start=1302
-  _globals['_HISTORY_CHECKPOINTSENTRY']._serialized_end=1352
-  _globals['_EXPORTSESSIONREQUEST']._serialized_start=1354
-  _globals['_EXPORTSESSIONREQUEST']._serialized_end=1471
-  _globals['_EXPORTSESSIONRESPONSE']._serialized_start=1473
-  _globals['_EXPORTSESSIONRESPONSE']._serialized_end=1529
-  _globals['_IMPORTSESSIONREQUEST']._serialized_start=1531
-  _globals['_IMPORTSESSIONREQUEST']._serialized_end=1588
-  _globals['_WATCHSESSIONSREQUEST']._serialized_start=1590
-  _globals['_WATCHSESSIONSREQUEST']._serialized_end=1612
-  _globals['_SESSIONEVENT']._serialized_start=1615
-  _globals['_SESSIONEVENT']._serialized_end=1839
-  _globals['_SESSIONEVENT_KIND']._serialized_start=1739
-  _globals['_SESSIONEVENT_KIND']._serialized_end=1839
-  _globals['_SESSIONS']._serialized_start=1842
-  _globals['_SESSIONS']._serialized_end=2698
+  _globals['_CREATESESSIONREQUEST']._serialized_end=474
+  _globals['_GETSESSIONREQUEST']._serialized_start=476
+  _globals['_GETSESSIONREQUEST']._serialized_end=515
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=517
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=577
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=579
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=666
+  _globals['_DELETESESSIONREQUEST']._serialized_start=668
+  _globals['_DELETESESSIONREQUEST']._serialized_end=730
+  _globals['_POINT']._serialized_start=732
+  _globals['_POINT']._serialized_end=790
+  _globals['_FORKSESSIONREQUEST']._serialized_start=793
+  _globals['_FORKSESSIONREQUEST']._serialized_end=928
+  _globals['_FORKSESSIONRESPONSE']._serialized_start=930
+  _globals['_FORKSESSIONRESPONSE']._serialized_end=991
+  _globals['_REWINDSESSIONREQUEST']._serialized_start=994
+  _globals['_REWINDSESSIONREQUEST']._serialized_end=1145
+  _globals['_SAVECHECKPOINTREQUEST']._serialized_start=1147
+  _globals['_SAVECHECKPOINTREQUEST']._serialized_end=1230
+  _globals['_GETHISTORYREQUEST']._serialized_start=1232
+  _globals['_GETHISTORYREQUEST']._serialized_end=1271
+  _globals['_HISTORY']._serialized_start=1274
+  _globals['_HISTORY']._serialized_end=1453
+  _globals['_HISTORY_CHECKPOINTSENTRY']._serialized_start=1403
+  _globals['_HISTORY_CHECKPOINTSENTRY']._serialized_end=1453
+  _globals['_EXPORTSESSIONREQUEST']._serialized_start=1455
+  _globals['_EXPORTSESSIONREQUEST']._serialized_end=1572
+  _globals['_EXPORTSESSIONRESPONSE']._serialized_start=1574
+  _globals['_EXPORTSESSIONRESPONSE']._serialized_end=1630
+  _globals['_IMPORTSESSIONREQUEST']._serialized_start=1632
+  _globals['_IMPORTSESSIONREQUEST']._serialized_end=1709
+  _globals['_WATCHSESSIONSREQUEST']._serialized_start=1711
+  _globals['_WATCHSESSIONSREQUEST']._serialized_end=1733
+  _globals['_SESSIONEVENT']._serialized_start=1736
+  _globals['_SESSIONEVENT']._serialized_end=1960
+  _globals['_SESSIONEVENT_KIND']._serialized_start=1860
+  _globals['_SESSIONEVENT_KIND']._serialized_end=1960
+  _globals['_SESSIONS']._serialized_start=1963
+  _globals['_SESSIONS']._serialized_end=2819
 # @@protoc_insertion_point(module_scope)

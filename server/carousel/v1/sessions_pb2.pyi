@@ -33,12 +33,14 @@ class Session(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., model: _Optional[str] = ..., model_digest: _Optional[str] = ..., position: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., durable_position: _Optional[int] = ...) -> None: ...
 
 class CreateSessionRequest(_message.Message):
-    __slots__ = ("session_id", "model")
+    __slots__ = ("session_id", "model", "request_id")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     model: str
-    def __init__(self, session_id: _Optional[str] = ..., model: _Optional[str] = ...) -> None: ...
+    request_id: str
+    def __init__(self, session_id: _Optional[str] = ..., model: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class GetSessionRequest(_message.Message):
     __slots__ = ("session_id",)
@@ -63,10 +65,12 @@ class ListSessionsResponse(_message.Message):
     def __init__(self, sessions: _Optional[_Iterable[_Union[Session, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class DeleteSessionRequest(_message.Message):
-    __slots__ = ("session_id",)
+    __slots__ = ("session_id", "request_id")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     session_id: str
-    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+    request_id: str
+    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class Point(_message.Message):
     __slots__ = ("position", "checkpoint")
@@ -77,16 +81,18 @@ class Point(_message.Message):
     def __init__(self, position: _Optional[int] = ..., checkpoint: _Optional[str] = ...) -> None: ...
 
 class ForkSessionRequest(_message.Message):
-    __slots__ = ("session_id", "point", "count", "new_session_ids")
+    __slots__ = ("session_id", "point", "count", "new_session_ids", "request_id")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     POINT_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     NEW_SESSION_IDS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     point: Point
     count: int
     new_session_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, session_id: _Optional[str] = ..., point: _Optional[_Union[Point, _Mapping]] = ..., count: _Optional[int] = ..., new_session_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    request_id: str
+    def __init__(self, session_id: _Optional[str] = ..., point: _Optional[_Union[Point, _Mapping]] = ..., count: _Optional[int] = ..., new_session_ids: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class ForkSessionResponse(_message.Message):
     __slots__ = ("sessions",)
@@ -95,22 +101,26 @@ class ForkSessionResponse(_message.Message):
     def __init__(self, sessions: _Optional[_Iterable[_Union[Session, _Mapping]]] = ...) -> None: ...
 
 class RewindSessionRequest(_message.Message):
-    __slots__ = ("session_id", "point", "expected_position")
+    __slots__ = ("session_id", "point", "expected_position", "request_id")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     POINT_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_POSITION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     point: Point
     expected_position: int
-    def __init__(self, session_id: _Optional[str] = ..., point: _Optional[_Union[Point, _Mapping]] = ..., expected_position: _Optional[int] = ...) -> None: ...
+    request_id: str
+    def __init__(self, session_id: _Optional[str] = ..., point: _Optional[_Union[Point, _Mapping]] = ..., expected_position: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class SaveCheckpointRequest(_message.Message):
-    __slots__ = ("session_id", "checkpoint")
+    __slots__ = ("session_id", "checkpoint", "request_id")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     checkpoint: str
-    def __init__(self, session_id: _Optional[str] = ..., checkpoint: _Optional[str] = ...) -> None: ...
+    request_id: str
+    def __init__(self, session_id: _Optional[str] = ..., checkpoint: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class GetHistoryRequest(_message.Message):
     __slots__ = ("session_id",)
@@ -154,12 +164,14 @@ class ExportSessionResponse(_message.Message):
     def __init__(self, state: _Optional[bytes] = ..., position: _Optional[int] = ...) -> None: ...
 
 class ImportSessionRequest(_message.Message):
-    __slots__ = ("state", "session_id")
+    __slots__ = ("state", "session_id", "request_id")
     STATE_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     state: bytes
     session_id: str
-    def __init__(self, state: _Optional[bytes] = ..., session_id: _Optional[str] = ...) -> None: ...
+    request_id: str
+    def __init__(self, state: _Optional[bytes] = ..., session_id: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class WatchSessionsRequest(_message.Message):
     __slots__ = ()

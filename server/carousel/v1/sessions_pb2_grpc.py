@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class SessionsStub:
-    """A session belongs to the principal that created it. To anybody else it does not exist.
+    """A session belongs to the principal that created it. To anybody else it does not exist; its id is free for them.
     """
 
     def __init__(self, channel):
@@ -94,7 +94,7 @@ class SessionsStub:
 
 
 class SessionsServicer:
-    """A session belongs to the principal that created it. To anybody else it does not exist.
+    """A session belongs to the principal that created it. To anybody else it does not exist; its id is free for them.
     """
 
     def CreateSession(self, request, context):
@@ -241,7 +241,7 @@ def add_SessionsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Sessions:
-    """A session belongs to the principal that created it. To anybody else it does not exist.
+    """A session belongs to the principal that created it. To anybody else it does not exist; its id is free for them.
     """
 
     @staticmethod

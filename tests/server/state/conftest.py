@@ -6,19 +6,32 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from tests.fakes import FakeClock
 
-from carousel.state.memory import Capacity, MemoryStore
+from carousel.state.memory import MemoryStore
 from carousel.state.redis_store import RedisStore, Timing
 from carousel.state.sqlite_store import SqliteStore
-from carousel.state.store import Change, Held, Parts, Row, SessionStore
+from carousel.state.store import (
+    Birth,
+    Capacity,
+    Change,
+    Ending,
+    Held,
+    Lifetimes,
+    Parts,
+    Row,
+    SessionStore,
+)
 from carousel.state.write_behind import WriteBehind
 
 WIDE = Capacity(max_sessions=100_000, max_bytes=2**40, evicts=False)
+LONG = Lifetimes(idle=600.0, absolute=86_400.0)
+NOW = 1_700_000_000.25
 QUICK = Timing(lease=0.3, time_out=0.5, patience=1.0, ending=60.0)
 
 
@@ -81,52 +94,73 @@ def run_redis(directory: Path, *options: str) -> Iterator[RedisServer]:
         server.kill()
 
 
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock(NOW)
+
+
+@pytest.fixture
+def told() -> list[Ending]:
+    """What the store told of endings."""
+    return []
+
+
 @pytest.fixture(params=["memory", "sqlite", "write-behind", "redis"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SessionStore]:
+async def store(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock, told: list[Ending]
+) -> AsyncIterator[SessionStore]:
     """Each implementation, open, wide and empty."""
-    made = make_store(request.param, request, tmp_path, WIDE)
-    await made.start()
+    made = make_store(request.param, request, tmp_path, WIDE, clock=clock)
+    await made.start(told.append)
     yield made
     await made.close()
 
 
-def make_store(kind: str, request: pytest.FixtureRequest, directory: Path, capacity: Capacity) -> SessionStore:
+def make_store(
+    kind: str,
+    request: pytest.FixtureRequest,
+    directory: Path,
+    capacity: Capacity = WIDE,
+    *,
+    lifetimes: Lifetimes = LONG,
+    clock: Callable[[], float] = time.time,
+) -> SessionStore:
+    """Redis has a clock of its own."""
     if kind == "memory":
-        return MemoryStore(capacity)
+        return MemoryStore(capacity, lifetimes, clock=clock)
     if kind == "redis":
         server: RedisServer = request.getfixturevalue("shared_redis")
         subprocess.run(["redis-cli", "-p", str(server.port), "flushall"], check=True, stdout=subprocess.DEVNULL)
-        return RedisStore(server.url, timing=QUICK)
-    durable = SqliteStore(directory / "sessions.db", capacity)
+        return RedisStore(server.url, lifetimes, timing=QUICK, owner_limits=capacity.owner_limits)
+    durable = SqliteStore(directory / "sessions.db", capacity, lifetimes, clock=clock)
     return durable if kind == "sqlite" else WriteBehind(durable, interval_seconds=0.01)
 
 
-NOW = 1_700_000_000.25
+def make_birth(session_id: str = "s", owner: str = "ann", parts: Parts | None = None, *, position: int = 0) -> Birth:
+    return Birth(session_id, owner, secrets.randbits(62), position, {"at/0": b"0"} if parts is None else parts)
 
 
-def make_row(session_id: str = "s", owner: str = "ann", *, created_at: float = NOW, ttl_seconds: float = 600.0) -> Row:
-    return Row(session_id, owner, secrets.randbits(62), 0, 0, created_at, created_at, created_at + ttl_seconds)
+async def open_session(store: SessionStore, session_id: str = "s", owner: str = "ann") -> Row:
+    """A new session with one part, `at/0`."""
+    (row,) = await store.create([make_birth(session_id, owner)])
+    return row
 
 
-def step(held: Held, put: Parts, drop: tuple[str, ...] = (), *, seconds: float = 1.0) -> Change:
-    """One token further, a moment later."""
-    old = held.row
-    moments = (old.created_at, old.updated_at + seconds, old.expires_at + seconds)
-    return Change(Row(old.id, old.owner, old.incarnation, old.revision + 1, old.position + 1, *moments), put, drop)
+def step(held: Held, put: Parts, drop: tuple[str, ...] = ()) -> Change:
+    """One token further."""
+    return Change(held.row.position + 1, put, drop)
 
 
-async def take(store: SessionStore, session_id: str = "s") -> Held:
-    held = await store.take(session_id)
+async def take(store: SessionStore, session_id: str = "s", owner: str = "ann", room: int = 0) -> Held:
+    held = await store.take(owner, session_id, room)
     assert isinstance(held, Held)
     return held
 
 
-async def advance(store: SessionStore, session_id: str = "s", *, seconds: float = 1.0) -> Row:
+async def advance(store: SessionStore, session_id: str = "s", owner: str = "ann") -> Row:
     """A whole turn, whose part is named by its revision."""
-    held = await take(store, session_id)
+    held = await take(store, session_id, owner)
     try:
-        change = step(held, {f"at/{held.row.revision + 1}": b"%d" % held.row.revision}, seconds=seconds)
-        await store.commit(held, change)
-        return change.row
+        return await store.commit(held, step(held, {f"at/{held.row.revision + 1}": b"%d" % held.row.revision}))
     finally:
         await store.release(held)
