@@ -139,7 +139,7 @@ def test_remembering_a_use_takes_no_longer_when_many_are_remembered() -> None:
 
 
 def test_used_seals_are_bounded_and_shared() -> None:
-    """At the bound an owner with his share or more is refused by the bound's name; another is not; nothing is forgotten."""
+    """At the bound an owner with his share or more is refused by name; another is not; nothing is forgotten."""
     seals = UsedSeals(max_used=4)
     for number in range(4):
         seals.note(used(number), 0)
