@@ -78,7 +78,9 @@ class Lives:
         self._used_seals = None if replays_seals else UsedSeals()
 
     def tell(self, ending: Ending) -> None:
-        """A session has ended: for the store to call."""
+        """A session has ended: for the store to call. Of what was undone nobody has heard."""
+        if ending.reason is EndReason.UNDONE:
+            return
         _, kind = _ENDINGS[ending.reason]
         self._metrics.session_ended(kind.value)
         self.hub.publish(SessionEvent(kind, ending.id, ending.owner, ending.at))
