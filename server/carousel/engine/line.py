@@ -137,7 +137,7 @@ class Line:
         else:
             owner.num_lanes -= 1
         turn = job.turn
-        owner.num_served += 1 + job.position - turn.start.position
+        owner.num_served += max(1, job.position - turn.start.position)
         if not (owner.num_lanes or owner.longs or owner.shorts):
             self._forget_idle(turn.owner, owner)
 
