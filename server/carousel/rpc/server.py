@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from carousel.errors import SettingsInvalid
 from carousel.rpc.reading import OthersMethods, OurMethods
@@ -42,7 +42,8 @@ class RpcServer:
         language_model_pb2_grpc.add_LanguageModelServicer_to_server(language_model, ours)
         sessions_pb2_grpc.add_SessionsServicer_to_server(sessions, ours)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, others)
-        reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), others)
+        names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), others)
         self.address = ""  # host:port, once started
 
     async def start(self, listen: str) -> None:
@@ -73,6 +74,8 @@ def _options(bounds: ConnectionBounds) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),  # a second server on the port is a mistake, not a share of its calls
         ("grpc.keepalive_time_ms", min(int(bounds.keepalive_seconds * 1000), _MOST)),
         ("grpc.keepalive_timeout_ms", min(int(bounds.keepalive_timeout_seconds * 1000), _MOST)),
+        # Beside a ping that is out for another reason none is sent for keepalive, and that one may take a minute.
+        ("grpc.http2.ping_timeout_ms", min(int(bounds.keepalive_timeout_seconds * 1000), _MOST)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),  # any number: a stream may be silent for hours
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
