@@ -202,6 +202,8 @@ class Sessions:
                 number=number,
                 fed=fed,
                 keeps_state=seat.is_kept and number == 0,
+                owner=owner,
+                max_answer_bytes=seat.max_answer_bytes or None,
             )
             for number in range(request.num_branches)
         ]
@@ -225,7 +227,7 @@ class Sessions:
         candidates = next((event.candidates for event in events if isinstance(event, Predicted)), ())
         words: tuple[requests.Word, ...] = ()
         if request.word_prefix is not None:
-            words = await self._words.find(ended.snapshot, request.word_prefix, request.num_words)
+            words = await self._words.find(ended.snapshot, request.word_prefix, request.num_words, owner)
         return candidates, words, ended.snapshot
 
     def _rate(self, events: Sequence[Event], num_top: int, decoder: TextDecoder) -> tuple[ScoredToken, ...]:

@@ -40,8 +40,8 @@ _RECHECK_SECONDS = 1.0  # for a session that is due and held
 _ROW_BYTES = 700  # a row, its keys and its places in the indices, measured
 
 # A row's values but its key, when it is to be looked at, then key, part, key, part ...: flat, for a dictionary alone
-# would cost 184 bytes a session, and of plain values alone, for the collector forgets such a tuple: else it would walk a
-# million rows, for most of a second in which nothing else runs.
+# would cost 184 bytes a session, and of plain values alone, for the collector forgets such a tuple: else it would walk
+# a million rows, for most of a second in which nothing else runs.
 _Entry = tuple[Any, ...]
 _FIELDS = ("incarnation", "revision", "position", "created_at", "updated_at", "expires_at")
 _CHECK_AT = len(_FIELDS)

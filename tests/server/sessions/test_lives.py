@@ -571,7 +571,7 @@ async def test_a_request_id_is_for_one_request() -> None:
         for other in others:
             with pytest.raises(InvalidRequest, match="^request_id: "):
                 await other  # type: ignore[misc]
-        assert [row.id for row in await world.lives.list_owned("ann", (0.0, ""), 9)] == ["t", "s"]
+        assert [row.id for row in await world.lives.list_owned("ann", (0.0, ""), 9)] == ["s", "t"]
         await world.lives.create("bob", "x", start, "r")
 
 
