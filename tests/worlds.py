@@ -44,7 +44,7 @@ class Plan:
     now: float = 1_000_000.0
     seal_keys: tuple[bytes, ...] = (KEY,)
     replays_seals: bool = True
-    limits: Limits = Limits(max_input_tokens=1000, max_generated_tokens=100_000, max_answer_items=1_000_000)
+    limits: Limits = Limits(max_input_tokens=1000, max_generated_tokens=100_000, max_answer_items=10**9)
     max_turns_per_session: int = 8
 
 

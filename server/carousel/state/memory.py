@@ -184,7 +184,7 @@ class MemoryStore:
     async def sweep(self, count: int) -> int:
         num_ended = self._end_due(count)
         while self._capacity.evicts and num_ended < count and self._bytes.total > self._capacity.max_bytes:
-            victim = self._choose_victim(self._bytes, self._bytes.largest() or "", self._capacity.max_bytes)
+            victim = self._choose_victim(self._bytes, "")
             if victim is None:
                 break
             self._end(victim, EndReason.EVICTED)
@@ -288,39 +288,39 @@ class MemoryStore:
         while (lack := self._find_lack(owner, num_sessions, num_bytes)) is not None:
             if self._end_due(_MAX_SWEPT):
                 continue
-            limit, most, used, is_own = lack
+            limit, used, is_own = lack
             victim = None
             if self._capacity.evicts and num_sessions:
-                victim = self._oldest_free(owner) if is_own else self._choose_victim(used, owner, most)
+                victim = self._oldest_free(owner) if is_own else self._choose_victim(used, owner)
             if victim is None:
                 text = f"{self._sessions.total} sessions of {self._bytes.total} bytes are live already"
                 raise Overloaded(text, limit=limit, retry_seconds=10.0)
             self._end(victim, EndReason.EVICTED)
 
-    def _find_lack(self, owner: str, num_sessions: int, num_bytes: int) -> tuple[str, int, Shares, bool] | None:
-        """The limit that so much more would pass, its value, what it counts, and whether it is the owner's own."""
+    def _find_lack(self, owner: str, num_sessions: int, num_bytes: int) -> tuple[str, Shares, bool] | None:
+        """The limit that so much more would pass, what it counts, and whether it is the owner's own."""
         own, capacity = self._capacity.owner_limits, self._capacity
         if (
             own.max_sessions is not None
             and num_sessions
             and self._sessions.used(owner) + num_sessions > own.max_sessions
         ):
-            return "max_sessions_per_owner", own.max_sessions, self._sessions, True
+            return "max_sessions_per_owner", self._sessions, True
         if own.max_bytes is not None and self._bytes.used(owner) + num_bytes > own.max_bytes:
-            return "max_session_bytes_per_owner", own.max_bytes, self._bytes, True
+            return "max_session_bytes_per_owner", self._bytes, True
         if num_sessions and self._sessions.total + num_sessions > capacity.max_sessions:
-            return "max_sessions", capacity.max_sessions, self._sessions, False
+            return "max_sessions", self._sessions, False
         if self._bytes.total + num_bytes > capacity.max_bytes:
-            return "max_session_bytes", capacity.max_bytes, self._bytes, False
+            return "max_session_bytes", self._bytes, False
         return None
 
-    def _choose_victim(self, used: Shares, owner: str, limit: int) -> Key | None:
-        """The least recently used session that nobody holds, of the owner himself if he has his share or more, else of
-        the one furthest above his."""
-        if used.used(owner) >= used.share(limit, owner) and (own := self._oldest_free(owner)):
-            return own
+    def _choose_victim(self, used: Shares, owner: str) -> Key | None:
+        """The least recently used session that nobody holds of the owner furthest above his share, which is who has
+        most; of the owner himself where nobody has more."""
         largest = used.largest()
-        if largest is not None and (found := self._oldest_free(largest)):
+        if largest is None or used.used(owner) >= used.used(largest):
+            largest = owner
+        if found := self._oldest_free(largest):
             return found
         others = sorted(self._owners, key=used.used, reverse=True)  # only where all of the largest owner's are in use
         return next((found for one in others if (found := self._oldest_free(one))), None)
