@@ -1,4 +1,4 @@
-"""The file of the SQLite store: checked, locked, and brought from the format before to this one wholly or not at all."""
+"""The SQLite store's file: checked, locked, and brought from the format before to this one wholly or not at all."""
 
 import asyncio
 import contextlib
