@@ -134,10 +134,10 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, FakeSessions):
         self, request: Any, session: Kept | None, answers: list[Any], position: int, context: Any
     ) -> Iterator[Any]:
         """A turn on a session happens once: by its id, and where it is expected."""
-        mishap = self.mishaps.pop(0) if self.mishaps else None
         recorded = self.recall(session, request, context) if session else None
         if recorded is None:
             self._check_position(request, session, context)
+        mishap = self.mishaps.pop(0) if self.mishaps else None
         answers = recorded or answers
         apply = session is not None and recorded is None
         if mishap is not None:
