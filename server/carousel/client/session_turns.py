@@ -53,8 +53,8 @@ class SafeTurn(Generic[Answer]):
         """To be asked after each failure: whether no more has happened than that another turn of this session, begun
         after this one, came first. Then the request expects nothing any more, and can be made again at once."""
         self._is_in_doubt = self._is_in_doubt or not error.reason or "in_doubt" in error.details
-        is_mismatch = error.reason == "POSITION_MISMATCH" and self._is_expectation_ours
-        if not is_mismatch or self._open.is_alone or self._is_in_doubt:
+        is_mismatch = error.reason == "POSITION_MISMATCH" and self.call.request.HasField("expected_position")
+        if not (is_mismatch and self._is_expectation_ours) or self._open.is_alone or self._is_in_doubt:
             return False
         self.call.request.ClearField("expected_position")
         return True
