@@ -464,6 +464,7 @@ class Wire:
         self._tasks: list[asyncio.Task[None]] = []
         self.flows = asyncio.Event()
         self.flows.set()
+        self.num_carried = 0  # pieces, both ways
 
     async def open(self) -> str:
         self._listener = await asyncio.start_server(self._connect, "127.0.0.1", 0)
@@ -481,6 +482,7 @@ class Wire:
                 await self.flows.wait()
                 sink.write(content)
                 await sink.drain()
+                self.num_carried += 1
 
     async def cut(self) -> None:
         self._listener.close()
