@@ -188,7 +188,6 @@ def _bounds(settings: Settings) -> Bounds:
         max_queued_turns=settings.max_queued_turns,
         max_chunk_tokens=settings.max_chunk_tokens,
         max_prompt_tokens_per_step=settings.max_prompt_tokens_per_step,
-        max_prompt_tokens_beside_others=settings.max_prompt_tokens_beside_others,
         penalty_window=settings.penalty_window,
         max_short_lanes=settings.max_short_lanes,
         owner_limits=settings.owner_limits,

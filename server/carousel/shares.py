@@ -69,3 +69,7 @@ class Shares:
             if used:
                 heapq.heappush(self._heap, (-used, owner))
         return None
+
+    def above(self, share: float) -> list[str]:
+        """The owners that use more than `share`, the largest user first. A walk over all."""
+        return sorted((one for one, used in self._used.items() if used > share), key=lambda one: -self._used[one])

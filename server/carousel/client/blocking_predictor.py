@@ -74,7 +74,7 @@ class SessionPredictor:
                 try:
                     self._repeat.pause_after(error)
                 except ServerError:
-                    turn.fail()
+                    turn.fail(error)
                     raise
             else:
                 turn.take(prediction)

@@ -76,7 +76,8 @@ class Attempts:
 def is_repeatable(error: ServerError) -> bool:
     """Whether the same request may succeed later: the server was away, somebody was faster, or it had too much to do.
 
-    OK is a stream that ended without its last message.
+    OK is a stream that ended without its last message. Only the server itself can say that its load will pass: without
+    its reason, RESOURCE_EXHAUSTED is a quota, or a message too large.
     """
     if error.code == "RESOURCE_EXHAUSTED":
         return error.retry_after_seconds is not None

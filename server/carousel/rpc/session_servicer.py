@@ -59,9 +59,7 @@ class SessionsServicer(sessions_pb2_grpc.SessionsServicer):
         async with self._calls.answer("ForkSession", context, request) as call:
             lengths.check_fork(request)
             point, ids = convert.to_point(request.point), list(request.new_session_ids)
-            rows = await self._lives.fork(
-                call.owner, request.session_id, point, ids, request.count, request.request_id
-            )
+            rows = await self._lives.fork(call.owner, request.session_id, point, ids, request.count, request.request_id)
             return wire.ForkSessionResponse(sessions=await self._describe_all(rows))
 
     async def RewindSession(self, request: wire.RewindSessionRequest, context: Context) -> wire.Session:

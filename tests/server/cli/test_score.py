@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tests.server.cli.conftest import Fake, Run
+from tests.server.fake_sessions import Kept
 
 from carousel.cli.score import Sums, style_of
 from carousel.client import ScoreTotals
@@ -36,7 +37,7 @@ def test_a_short_text_needs_no_session(run: Run, fake: Fake) -> None:
     """One request on a fresh sequence; or on the session that the user names."""
     run("score", "-", stdin=b"ab")
     assert fake.service.requests[-1].session_id == ""
-    fake.service.positions["mine"] = 0
+    fake.service.kept["mine"] = Kept(0)
     run("score", "-", "--session", "mine", stdin=b"ab")
     assert fake.service.positions == {"mine": 2}
 

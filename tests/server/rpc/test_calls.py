@@ -172,7 +172,9 @@ async def test_finish_ends_waiting_calls_at_once_and_lets_the_others_send() -> N
     assert (desk.count("OK"), desk.count("UNAVAILABLE"), desk.num_running) == (1, 2, 0)
 
 
-async def refuse(desk: Desk, error: Exception | None, request: Any = None, *metadata: tuple[str, str]) -> dict[str, Any]:
+async def refuse(
+    desk: Desk, error: Exception | None, request: Any = None, *metadata: tuple[str, str]
+) -> dict[str, Any]:
     """A call that must be refused, by `error` or before the body; its log line, with the status's code."""
     context = FakeContext(*metadata)
     with structlog.testing.capture_logs() as lines, pytest.raises(Aborted):

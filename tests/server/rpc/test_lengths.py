@@ -21,7 +21,7 @@ def given(num_tokens: int) -> types_pb2.Input:
         (wire.GenerateRequest(stop_ids=[1] * 4), "stop_ids", "at most 3 (max_stop_ids), not 4"),
         (wire.GenerateRequest(stop=["a"] * 17), "stop", "at most 16, not 17"),
         (
-            wire.GenerateRequest(sampling=wire.Sampling(logit_bias={n: 1 for n in range(1025)})),
+            wire.GenerateRequest(sampling=wire.Sampling(logit_bias=dict.fromkeys(range(1025), 1))),
             "sampling.logit_bias",
             "at most 1024, not 1025",
         ),
@@ -36,7 +36,7 @@ def test_a_list_too_long_is_named(message: wire.GenerateRequest, field: str, sai
 
 def test_the_bounds_themselves_pass() -> None:
     """All lists at their longest, and a text, whose length is another matter."""
-    sampling = wire.Sampling(logit_bias={n: 1 for n in range(1024)})
+    sampling = wire.Sampling(logit_bias=dict.fromkeys(range(1024), 1))
     full = wire.GenerateRequest(input=given(5), stop_ids=[1] * 3, stop=["a"] * 16, sampling=sampling)
     lengths.check_generation(full, LIMITS)
     lengths.check_input(types_pb2.Input(text="a" * 100), LIMITS)

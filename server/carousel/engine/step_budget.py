@@ -1,0 +1,93 @@
+"""How much of prompts a step may take while other lanes wait for their next token, learned from how long steps took.
+
+A step may last `STRETCH` times as long as the waiting lanes alone would take; prompts get all of the rest. Both are
+medians of the last few steps of the same shape, so that a single slow step changes nothing, and a shape that is new is
+guessed from its neighbours, on the careful side. Decisions only: seconds are handed in.
+"""
+
+import collections
+import statistics
+
+from carousel.records import record
+
+STRETCH = 2.3  # of 2.5 that are promised at the 99th percentile: the rest is for steps that happen to be slow
+_FIRST_TOKENS = 16  # of prompts in a step, while nothing is known
+_NUM_KEPT = 9  # steps of a shape that count
+_NUM_NEEDED = 3  # before they do
+
+
+@record(frozen=True, slots=True)
+class StepShape:
+    """What ran: lanes that were answered, prompts that were fed a chunk, the longest chunk, tokens that were rated."""
+
+    num_answered: int
+    num_prompts: int = 0
+    chunk: int = 0
+    num_rated: int = 0
+
+
+@record(frozen=True, slots=True)
+class StepSeconds:
+    """How long a step took: consuming the prompts' chunks, rating tokens, and all else."""
+
+    prompts: float
+    ratings: float
+    rest: float
+
+
+class StepBudget:
+    """Learns with `note`, decides with `chunk`."""
+
+    def __init__(self) -> None:
+        self._alone = _Medians()  # seconds of a step without prompts, by the lanes that are answered
+        self._columns = _Medians()  # seconds for one more token of each prompt, by the number of prompts
+        self._rating = _Samples(maxlen=_NUM_KEPT)  # seconds for one token that is rated
+
+    def note(self, shape: StepShape, seconds: StepSeconds) -> None:
+        if shape.num_answered:
+            self._alone.add(shape.num_answered, seconds.rest)
+        if shape.num_prompts:
+            self._columns.add(shape.num_prompts, seconds.prompts / shape.chunk)
+        if shape.num_rated:
+            self._rating.append(seconds.ratings / shape.num_rated)
+
+    def chunk(self, num_waiting: int, num_prompts: int, num_rated_prompts: int = 0) -> int:
+        """Tokens that each prompt may feed, at least one, beside lanes that wait for their next token."""
+        alone = self._alone.at_least(num_waiting)
+        column = self._columns.at_most(num_prompts)
+        if num_rated_prompts and column is not None:
+            column = column + num_rated_prompts * statistics.median(self._rating) if self._rating else None
+        if alone is None or column is None:
+            return max(1, _FIRST_TOKENS // num_prompts)
+        return max(1, int((STRETCH - 1) * alone / column))
+
+
+_Samples = collections.deque[float]
+
+
+class _Medians:
+    """Of the last samples by a size, which makes them larger, but not more than in proportion."""
+
+    def __init__(self) -> None:
+        self._samples: dict[int, _Samples] = {}
+
+    def add(self, size: int, value: float) -> None:
+        samples = self._samples.get(size)
+        if samples is None:
+            samples = self._samples[size] = _Samples(maxlen=_NUM_KEPT)
+        samples.append(value)
+
+    def at_least(self, size: int) -> float | None:
+        """What it is sure not to be below: known, or what is known of less, or a share of what is known of more."""
+        return max((min(1.0, size / known) * value for known, value in self._known(size)), default=None)
+
+    def at_most(self, size: int) -> float | None:
+        """What it is sure not to be above."""
+        return min((max(1.0, size / known) * value for known, value in self._known(size)), default=None)
+
+    def _known(self, size: int) -> list[tuple[int, float]]:
+        own = self._samples.get(size)
+        if own is not None and len(own) >= _NUM_NEEDED:
+            return [(size, statistics.median(own))]
+        all_known = self._samples.items()
+        return [(known, statistics.median(values)) for known, values in all_known if len(values) >= _NUM_NEEDED]
