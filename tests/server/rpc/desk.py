@@ -44,7 +44,7 @@ MAX_MESSAGE_BYTES = 200_000
 
 
 class FakeSessions:
-    """Answers at once, but for a generation of more than 100 tokens, which is one token and never ends. `raises` is
+    """Answers at once, but for a generation of more than 1,000 tokens, which is one token and never ends. `raises` is
     raised by every method instead; `seen` has what was asked."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class FakeSessions:
         self._note(caller, request)
         self.num_running += 1
         try:
-            if request.max_tokens > 100:
+            if request.max_tokens > 1000:
                 yield GenerationPiece((Generated(1),), "a")
                 await asyncio.Event().wait()
             end = GenerationEnd(FinishReason.LENGTH, "", Standing(1, 1), 0, request.max_tokens, 1)

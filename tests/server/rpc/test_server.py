@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 from tests.fakes import GatedModel
-from tests.worlds import Plan, World, running_world
+from tests.worlds import LIFETIMES, Plan, World, running_world
 
 from carousel.engine.scheduler import Bounds
 from carousel.errors import SettingsInvalid
@@ -29,12 +29,14 @@ from carousel.rpc.session_servicer import SessionsServicer
 from carousel.rpc.streams import StreamBounds
 from carousel.sessions.checks import Limits
 from carousel.settings import Settings
-from carousel.state.memory import Capacity, MemoryStore
+from carousel.state.memory import MemoryStore
+from carousel.state.store import Capacity
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc, types_pb2
 
 Code = grpc.StatusCode
 GREEDY = wire.Sampling(temperature=0, seed=1)
+LONG = Limits(max_input_tokens=1000, max_generated_tokens=100_000, max_answer_items=10**7)
 _MAX_MESSAGE_BYTES = 200_000
 
 
@@ -57,7 +59,7 @@ class House:
 
 @contextlib.asynccontextmanager
 async def served(plan: Plan | None = None, *, max_streams: int = 100, owner: str = "") -> AsyncIterator[House]:
-    async with running_world(plan or Plan(model=GatedModel())) as world:
+    async with running_world(plan or Plan(model=GatedModel(), limits=LONG)) as world:
         health = StoreHealth(world.metrics.store_is_up)
         calls = Calls(StreamBounds(max_streams), Callers(owner), world.metrics, health)
         description = convert.from_manifest(world.manifest, "cpu", Settings())
@@ -330,7 +332,8 @@ async def test_a_foreign_session_is_as_unknown() -> None:
 
 async def test_taken_expired_and_too_many_sessions() -> None:
     """ALREADY_EXISTS, FAILED_PRECONDITION and RESOURCE_EXHAUSTED with a hint when to try again."""
-    async with served(Plan(store=lambda: MemoryStore(Capacity(1, 2**20, evicts=False)))) as house:
+    small = Capacity(1, 2**20, evicts=False)
+    async with served(Plan(store=lambda clock: MemoryStore(small, LIFETIMES, clock=clock))) as house:
         request = sessions_pb2.CreateSessionRequest(session_id="s")
         await house.sessions.CreateSession(request)
         code, _, details = await refusal(house.sessions.CreateSession(request))
@@ -464,6 +467,7 @@ class Wire:
         self._tasks: list[asyncio.Task[None]] = []
         self.flows = asyncio.Event()
         self.flows.set()
+        self.num_carried = 0  # pieces, both ways
 
     async def open(self) -> str:
         self._listener = await asyncio.start_server(self._connect, "127.0.0.1", 0)
@@ -481,6 +485,7 @@ class Wire:
                 await self.flows.wait()
                 sink.write(content)
                 await sink.drain()
+                self.num_carried += 1
 
     async def cut(self) -> None:
         self._listener.close()

@@ -86,15 +86,16 @@ async def test_a_store_that_does_not_answer_is_told(needs_store: bool) -> None:
 
 async def test_a_large_page_of_metrics_does_not_hold_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is written in another thread: the loop turns meanwhile."""
-    has_turned = threading.Event()
+    has_begun, has_turned = threading.Event(), threading.Event()
 
     def encode(registry: CollectorRegistry) -> bytes:
+        has_begun.set()
         return b"turned" if has_turned.wait(10) else b"held"
 
     monkeypatch.setattr(app, "choose_encoder", lambda accept: (encode, "text/plain"))
     async with served() as server:
         fetching = asyncio.create_task(fetch(server, "/metrics"))
-        await asyncio.sleep(0.05)
+        assert await asyncio.to_thread(has_begun.wait, 10)
         has_turned.set()
         assert (await fetching)[2] == "turned"
 
