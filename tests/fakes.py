@@ -15,7 +15,7 @@ from carousel.bundle.tokenizer import Tokenizer, TokenizerKind
 from carousel.engine import sampler
 from carousel.engine.model import Candidates, Likeliest, TargetScores
 from carousel.errors import StoreUnavailable
-from carousel.state.store import Change, Ending, EndReason, Held, Parts, Row, SessionStore
+from carousel.state.store import Birth, Change, Deed, Ending, EndReason, Held, Row, SessionStore
 from carousel.turns import Sampling, Snapshot
 
 
@@ -162,6 +162,7 @@ class Fault(enum.Enum):
     BEFORE_WRITE = "before the write"
     AFTER_WRITE = "after the write"  # it was done, but the answer is lost
     COUNT = "count"
+    SWEEP = "sweep"
 
 
 class FaultyStore:
@@ -175,55 +176,62 @@ class FaultyStore:
         self.pause = pause
         self.log: list[str] = []
 
-    async def start(self) -> None:
-        await self.inner.start()
+    async def start(self, told: Callable[[Ending], None]) -> None:
+        await self.inner.start(told)
 
     async def close(self) -> None:
         await self.inner.close()
 
-    async def create(self, row: Row, parts: Parts) -> list[Ending]:
+    async def create(self, births: Sequence[Birth], deed: Deed | None = None) -> list[Row]:
         self._fail(Fault.BEFORE_WRITE)
-        evicted = await self.inner.create(row, parts)
+        await self._step("create")
+        rows = await self.inner.create(births, deed)
+        await self._step("created")
         self._fail(Fault.AFTER_WRITE)
-        return evicted
+        return rows
 
-    async def read(self, session_id: str) -> Row | Ending | None:
+    async def recall(self, owner: str, request_id: str) -> Deed | None:
         self._fail(Fault.READ)
-        return await self.inner.read(session_id)
+        return await self.inner.recall(owner, request_id)
 
-    async def take(self, session_id: str) -> Held | Ending | None:
+    async def read(self, owner: str, session_id: str) -> Row | Ending | None:
+        self._fail(Fault.READ)
+        return await self.inner.read(owner, session_id)
+
+    async def take(self, owner: str, session_id: str, room: int = 0) -> Held | Ending | None:
         self._fail(Fault.TAKE)
         await self._step("take")
-        return await self.inner.take(session_id)
+        return await self.inner.take(owner, session_id, room)
 
-    async def commit(self, held: Held, change: Change) -> None:
+    async def commit(self, held: Held, change: Change) -> Row:
         try:
             await self._step("commit")
             self._fail(Fault.BEFORE_WRITE)
-            await self.inner.commit(held, change)
+            row = await self.inner.commit(held, change)
             await self._step("committed")
             self._fail(Fault.AFTER_WRITE)
         except BaseException as error:
             self.log.append(type(error).__name__)
             raise
+        return row
 
     async def release(self, held: Held) -> None:
         await self.inner.release(held)
         await self._step("release")
 
-    async def end(self, row: Row, reason: EndReason, now: float) -> bool:
+    async def end(self, row: Row, reason: EndReason, deed: Deed | None = None) -> bool:
         self._fail(Fault.BEFORE_WRITE)
-        return await self.inner.end(row, reason, now)
+        was_there = await self.inner.end(row, reason, deed)
+        self._fail(Fault.AFTER_WRITE)
+        return was_there
 
     async def list_owned(self, owner: str, after: tuple[float, str], count: int) -> list[Row]:
         self._fail(Fault.READ)
         return await self.inner.list_owned(owner, after, count)
 
-    async def due(self, now: float) -> list[Row]:
-        return await self.inner.due(now)
-
-    async def excess(self) -> list[Row]:
-        return await self.inner.excess()
+    async def sweep(self, count: int) -> int:
+        self._fail(Fault.SWEEP)
+        return await self.inner.sweep(count)
 
     async def num_live(self) -> int:
         self._fail(Fault.COUNT)
