@@ -162,11 +162,10 @@ class Fault(enum.Enum):
     BEFORE_WRITE = "before the write"
     AFTER_WRITE = "after the write"  # it was done, but the answer is lost
     COUNT = "count"
-    SWEEP = "sweep"
 
 
 class FaultyStore:
-    """A store whose next calls fail as `faults` says, and that waits where `pause` waits. `log` has every call."""
+    """A store whose next calls fail as `faults` says, and that waits where `pause` waits. `log` has what turns do."""
 
     def __init__(self, inner: SessionStore, pause: Callable[[str], Awaitable[None]] | None = None) -> None:
         self.inner = inner
@@ -183,10 +182,10 @@ class FaultyStore:
         await self.inner.close()
 
     async def create(self, births: Sequence[Birth], deed: Deed | None = None) -> list[Row]:
+        await self._wait("create")
         self._fail(Fault.BEFORE_WRITE)
-        await self._step("create")
         rows = await self.inner.create(births, deed)
-        await self._step("created")
+        await self._wait("created")
         self._fail(Fault.AFTER_WRITE)
         return rows
 
@@ -210,10 +209,10 @@ class FaultyStore:
             row = await self.inner.commit(held, change)
             await self._step("committed")
             self._fail(Fault.AFTER_WRITE)
+            return row
         except BaseException as error:
             self.log.append(type(error).__name__)
             raise
-        return row
 
     async def release(self, held: Held) -> None:
         await self.inner.release(held)
@@ -221,16 +220,13 @@ class FaultyStore:
 
     async def end(self, row: Row, reason: EndReason, deed: Deed | None = None) -> bool:
         self._fail(Fault.BEFORE_WRITE)
-        was_there = await self.inner.end(row, reason, deed)
-        self._fail(Fault.AFTER_WRITE)
-        return was_there
+        return await self.inner.end(row, reason, deed)
 
     async def list_owned(self, owner: str, after: tuple[float, str], count: int) -> list[Row]:
         self._fail(Fault.READ)
         return await self.inner.list_owned(owner, after, count)
 
     async def sweep(self, count: int) -> int:
-        self._fail(Fault.SWEEP)
         return await self.inner.sweep(count)
 
     async def num_live(self) -> int:
@@ -242,6 +238,9 @@ class FaultyStore:
 
     async def _step(self, name: str) -> None:
         self.log.append(name)
+        await self._wait(name)
+
+    async def _wait(self, name: str) -> None:
         if self.pause is not None:
             await self.pause(name)
 

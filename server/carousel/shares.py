@@ -79,3 +79,7 @@ class Shares:
         finally:
             for owner, known in asked.items():
                 heapq.heappush(self._heap, (known, owner))
+
+    def above(self, share: float) -> list[str]:
+        """The owners that use more than `share`, the largest user first. A walk over all."""
+        return sorted((one for one, used in self._used.items() if used > share), key=lambda one: -self._used[one])

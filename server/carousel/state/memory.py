@@ -110,7 +110,7 @@ class MemoryStore:
         rows = [Row(one.id, one.owner, one.incarnation, 0, one.position, now, now, expires_at) for one in births]
         for row, birth in zip(rows, births, strict=True):
             self._add(row, birth.parts)
-            self._endings.drop(row.owner, row.id)
+            self._endings.forget(row.owner, row.id)
         self._record(deed, now)
         return rows
 
@@ -316,4 +316,4 @@ class MemoryStore:
             at, deed = self._deeds.oldest() or (now, None)
             if deed is None or now < at + DEED_SECONDS:
                 return
-            self._deeds.drop(deed.owner, deed.request_id)
+            self._deeds.forget(deed.owner, deed.request_id)

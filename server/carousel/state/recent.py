@@ -8,7 +8,7 @@ Item = TypeVar("Item")
 
 
 class Recent(Generic[Item]):
-    """Items by key, such as (owner, session id); the least recently used go first."""
+    """Items by session; the least recently used go first."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes

@@ -1,17 +1,14 @@
 """Stores to test, and a real redis-server."""
 
-import asyncio
 import contextlib
 import secrets
 import shutil
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 from tests.fakes import FakeClock
@@ -23,7 +20,6 @@ from carousel.state.store import (
     Birth,
     Capacity,
     Change,
-    Deed,
     Ending,
     Held,
     Lifetimes,
@@ -36,7 +32,6 @@ from carousel.state.write_behind import WriteBehind
 WIDE = Capacity(max_sessions=100_000, max_bytes=2**40, evicts=False)
 LONG = Lifetimes(idle=600.0, absolute=86_400.0)
 NOW = 1_700_000_000.25
-BOUNDED = ["memory", "sqlite", "write-behind"]
 QUICK = Timing(lease=0.3, time_out=0.5, patience=1.0, ending=60.0)
 
 
@@ -111,93 +106,14 @@ def told() -> list[Ending]:
 
 
 @pytest.fixture(params=["memory", "sqlite", "write-behind", "redis"])
-def kind(request: pytest.FixtureRequest) -> str:
-    """Each implementation; BOUNDED are those that have a capacity of their own."""
-    return str(request.param)
-
-
-class Opener(Protocol):
-    async def __call__(self, capacity: Capacity = WIDE, lifetimes: Lifetimes = LONG) -> SessionStore: ...
-
-
-@pytest.fixture
-async def open_store(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock, told: list[Ending]
-) -> AsyncIterator[Opener]:
-    """Opens one store of the kind, empty, and closes it."""
-    async with contextlib.AsyncExitStack() as opened:
-
-        async def open_one(capacity: Capacity = WIDE, lifetimes: Lifetimes = LONG) -> SessionStore:
-            made = make_store(kind, request, tmp_path, capacity, lifetimes=lifetimes, clock=clock)
-            await made.start(told.append)
-            opened.push_async_callback(made.close)
-            return made
-
-        yield open_one
-
-
-@pytest.fixture
-async def store(open_store: Opener) -> SessionStore:
+async def store(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock, told: list[Ending]
+) -> AsyncIterator[SessionStore]:
     """Each implementation, open, wide and empty."""
-    return await open_store()
-
-
-Later = Callable[[float], Awaitable[None]]
-
-
-@pytest.fixture
-def later(kind: str, request: pytest.FixtureRequest, clock: FakeClock) -> Later:
-    """Lets seconds pass for the store."""
-
-    async def let_pass(seconds: float) -> None:
-        if kind == "redis":
-            await asyncio.to_thread(age_redis, request.getfixturevalue("shared_redis"), seconds)
-        clock.advance(seconds)
-
-    if kind == "redis":
-        request.getfixturevalue("shared_redis")
-    return let_pass
-
-
-_AGE = """
-local seconds = tonumber(ARGV[1])
-for _, key in ipairs(redis.call('KEYS', '*')) do
-  local kind, is_held = redis.call('TYPE', key).ok, false
-  if kind == 'hash' then
-    local lease = redis.call('HGET', key, 'lease_until')
-    is_held = lease and lease ~= '0'
-    for _, field in ipairs(redis.call('HKEYS', key)) do
-      local value = string.sub(field, -3) == '_at' and tonumber(redis.call('HGET', key, field))
-      if value then redis.call('HSET', key, field, string.format('%.17g', value - seconds)) end
-    end
-  elseif kind == 'zset' then
-    for _, member in ipairs(redis.call('ZRANGE', key, 0, -1)) do
-      local score = tonumber(redis.call('ZSCORE', key, member))
-      local unit = score > 1e14 and 1e6 or score > 1e11 and 1e3 or 1
-      if score > 1e8 then redis.call('ZADD', key, string.format('%.17g', score - seconds * unit), member) end
-    end
-  end
-  local left = redis.call('PTTL', key)
-  if left > 0 and not is_held then redis.call('PEXPIRE', key, math.floor(math.max(0, left - seconds * 1000))) end
-end
-"""
-
-
-def age_redis(server: RedisServer, seconds: float) -> None:
-    """Redis has its own clock, which no test can move: instead all moments there become earlier."""
-    command = ["redis-cli", "-p", str(server.port), "eval", _AGE, "0", str(seconds)]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert not answer.stdout.strip(), answer.stdout
-
-
-@pytest.fixture
-def small_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is remembered of endings and deeds: 3 of an owner, 8 endings in all."""
-    bounds = {"MAX_ENDINGS_PER_OWNER": 3, "MAX_ENDINGS": 8, "MAX_DEEDS_PER_OWNER": 3}
-    for name, module in list(sys.modules.items()):
-        for bound in bounds if name.startswith("carousel.state.") else ():
-            if hasattr(module, bound):
-                monkeypatch.setattr(module, bound, bounds[bound])
+    made = make_store(request.param, request, tmp_path, WIDE, clock=clock)
+    await made.start(told.append)
+    yield made
+    await made.close()
 
 
 def make_store(
@@ -218,12 +134,6 @@ def make_store(
         return RedisStore(server.url, lifetimes, timing=QUICK, owner_limits=capacity.owner_limits)
     durable = SqliteStore(directory / "sessions.db", capacity, lifetimes, clock=clock)
     return durable if kind == "sqlite" else WriteBehind(durable, interval_seconds=0.01)
-
-
-async def settle(store: SessionStore) -> None:
-    """What was acknowledged is where it will be."""
-    if isinstance(store, WriteBehind):
-        await store.flush()
 
 
 def make_birth(session_id: str = "s", owner: str = "ann", parts: Parts | None = None, *, position: int = 0) -> Birth:
@@ -254,13 +164,3 @@ async def advance(store: SessionStore, session_id: str = "s", owner: str = "ann"
         return await store.commit(held, step(held, {f"at/{held.row.revision + 1}": b"%d" % held.row.revision}))
     finally:
         await store.release(held)
-
-
-def make_deed(*births: Birth, request_id: str = "r", contents: str = "same") -> Deed:
-    """What a request does that makes, or ends, these."""
-    return Deed(births[0].owner, request_id, contents, tuple((birth.id, birth.incarnation) for birth in births))
-
-
-async def owned(store: SessionStore, owner: str = "ann") -> list[str]:
-    """The ids of the owner's sessions, in order of creation."""
-    return [row.id for row in await store.list_owned(owner, (0.0, ""), 1000)]
