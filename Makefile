@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check proto bench chaos image
+.PHONY: demo test check proto bench chaos soak image
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -34,7 +34,10 @@ bench: $(READY)   ## every measurement of serving, a JSON line each
 	$(BIN)/python -m bench
 
 chaos: $(READY)   ## kills, pauses and restarts under load: nothing acknowledged may be lost, doubled or different
-	$(BIN)/python -m bench.chaos
+	$(BIN)/python -m trials.chaos $(if $(SEED),--seed $(SEED))
+
+soak: $(READY)    ## a mixed load for MINUTES (30): the server's memory and open files must stay where they are
+	$(BIN)/python -m trials.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
 image:
 	docker build --tag carousel .

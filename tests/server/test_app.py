@@ -98,7 +98,7 @@ async def test_leaving_lets_running_turns_finish(bundle: Path) -> None:
 
 
 async def position_of(server: Running, session_id: str) -> int:
-    row = await server.store.read(session_id)
+    row = await server.store.read("", session_id)
     assert isinstance(row, Row)
     return row.position
 
@@ -112,7 +112,8 @@ async def _read_all(call: Any) -> list[wire.GenerateResponse]:
 
 async def test_leaving_ends_what_does_not_finish_with_unavailable(bundle: Path) -> None:
     """Past the deadline a running Generate and an idle Predict get UNAVAILABLE; the session stays."""
-    async with running(bundle, Settings(**LOCAL, drain_seconds=0.0, max_generated_tokens=10**9)) as server:
+    endless = {"max_generated_tokens": 10**9, "max_answer_items": 10**9}
+    async with running(bundle, Settings(**LOCAL, drain_seconds=0.0, **endless)) as server:
         channel = grpc.aio.insecure_channel(server.grpc_address)
         stub = language_model_pb2_grpc.LanguageModelStub(channel)
         session = sessions_pb2.CreateSessionRequest(session_id="s")

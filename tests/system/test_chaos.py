@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bench.chaos import RedisWorld, SqliteWorld, World, disturb, run_undisturbed
-from bench.chaos_clients import Plan, compare
 from bench.child_process import find_program
+from trials.chaos import RedisWorld, SqliteWorld, World, disturb, run_undisturbed
+from trials.chaos_clients import Plan, compare
 
 PLAN = Plan(seed=7, num_sessions=6, num_turns=8, vocabulary_size=256, pause_seconds=1.0, is_disturbed=True)
 

@@ -5,8 +5,8 @@ import pytest
 from tests.fakes import SlowOracle, ToyModel, same_snapshot
 
 from carousel.engine import sampler
+from carousel.engine.jobs import Ask, Job, Outcome, Step, Work
 from carousel.engine.runner import Runner
-from carousel.engine.scheduler import Ask, Job, Outcome, Step, Work
 from carousel.errors import ModelFailed
 from carousel.turns import Generate, Goal, Predict, Sampling, Score, Snapshot, Turn
 

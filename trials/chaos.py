@@ -1,6 +1,6 @@
 """Kills, pauses and restarts under load, and a checker that nothing acknowledged was lost, doubled or different.
 
-    python -m bench.chaos [redis] [sqlite] [--seed N] [--sessions 64] [--turns 100]
+    python -m trials.chaos [redis] [sqlite] [--seed N] [--sessions 64] [--turns 100]
 
 redis: two replicas behind HAProxy with one Redis; replicas are killed, paused beyond their lease and started again,
 Redis is restarted. sqlite: one server that is killed with SIGKILL and started again on its file.
@@ -17,11 +17,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from bench.chaos_clients import History, Plan, compare, run_clients
 from bench.child_process import Process, free_ports, redis_command, require_program
 from bench.reference_models import SIZES, write_reference_bundle
 from bench.report import print_figure, print_machine
 from bench.server_process import serve
+from trials.chaos_clients import History, Plan, compare, run_clients
 
 SECONDS_BETWEEN = (2.0, 5.0)
 LEASE_SECONDS = "3"
