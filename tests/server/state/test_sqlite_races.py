@@ -243,5 +243,6 @@ async def test_an_ending_that_failed_lets_takes_in(path: Path) -> None:
             await evicting
         changes._insert = insert  # type: ignore[method-assign]
         await _check_outcome(store, await taking, told)
+        assert "1 sessions held, 0 ending" in repr(store)
         with pytest.raises(Overloaded):
             await store.create([make_birth("new")])
