@@ -119,8 +119,8 @@ def test_penalties_look_back_as_far_as_the_window(model: ToyModel, window: int, 
 
 
 def test_the_seconds_of_a_step_are_told_apart(model: ToyModel) -> None:
-    """What prompts took, what ratings took, and the rest, by a clock that each row of the core moves by 10 and each look
-    by 1; one token of a longer prompt runs apart from the lanes that wait."""
+    """What prompts took, what ratings took, and the rest, by a clock that each row of the core moves by 10 and each
+    look by 1; one token of a longer prompt runs apart from the lanes that wait."""
     start = SlowOracle(model).start()
     model.steps.clear()
     ticks = iter(range(100))
