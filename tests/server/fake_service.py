@@ -53,6 +53,9 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, FakeSessions):
         self.seen: list[Seen] = []
         self.is_cancelled = threading.Event()
         self.is_waiting = threading.Event()
+        self.may_answer = threading.Event()  # cleared: GetModel waits, and says so
+        self.may_answer.set()
+        self.is_holding = threading.Event()
         self.shift = 0  # by which generation counts from elsewhere, as from another state
         self.num_overloads = 0  # answers of that kind to give before Score works
 
@@ -133,6 +136,8 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, FakeSessions):
         return lm.ListModelsResponse(models=[MODEL])
 
     def GetModel(self, request: Any, context: Any) -> Any:
+        self.is_holding.set()
+        self.may_answer.wait()
         return MODEL
 
     def _answer(
@@ -202,4 +207,5 @@ def serve_fake() -> Iterator[tuple[str, FakeService, health.HealthServicer]]:
             yield f"127.0.0.1:{port}", service, well
         finally:
             service.is_cancelled.set()
+            service.may_answer.set()
             server.stop(None).wait()
