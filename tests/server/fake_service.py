@@ -56,6 +56,7 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, FakeSessions):
         self.may_answer = threading.Event()  # cleared: GetModel waits, and says so
         self.may_answer.set()
         self.is_holding = threading.Event()
+        self.num_orderly_ends = 0  # of streams of questions
         self.shift = 0  # by which generation counts from elsewhere, as from another state
         self.num_overloads = 0  # answers of that kind to give before Score works
 
@@ -103,6 +104,7 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, FakeSessions):
                 yield from self._answer(request, session, [_predict(request, position)], position, context)
             if request.input.text == "end":
                 return
+        self.num_orderly_ends += 1
 
     def Score(self, request: Any, context: Any) -> Iterator[Any]:
         if self.num_overloads:

@@ -108,6 +108,35 @@ async def test_a_closed_client_fails_what_is_still_asked(fake: tuple[str, FakeSe
         assert caught.value.code == "CANCELLED"
 
 
+@pytest.mark.parametrize("has_session", [False, True])
+async def test_a_stream_of_questions_ends_in_order(either: Either, service: FakeService, has_session: bool) -> None:
+    """When the last question is answered, the server has heard the end, and is not cancelled."""
+    asker = (await either.start()).predictor() if has_session else either.client.predictor()
+    if hasattr(asker, "__aenter__"):
+        async with asker as predict:
+            await predict("a")
+    else:
+        with asker as predict:
+            predict("a")
+    assert service.num_orderly_ends == 1
+
+
+async def test_no_reader_is_left_behind(fake: tuple[str, FakeService]) -> None:
+    """However a stream of questions ends, the task that reads it has ended too."""
+    async with AsyncClient(fake[0]) as client, client.session() as session:
+        for start in (client.predictor, session.predictor):
+            with pytest.raises(KeyError):
+                await _ask_and_raise(start())
+            names = [task.get_coro().__qualname__ for task in asyncio.all_tasks()]  # type: ignore[union-attr]
+            assert "read_message" not in names
+
+
+async def _ask_and_raise(asker: Any) -> None:
+    async with asker as predict:
+        await predict("a")
+        raise KeyError
+
+
 class _Broken:
     """A stream whose first answer fails, or that ends without one."""
 
