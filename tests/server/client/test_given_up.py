@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from tests.server.client.conftest import Either, done
+from tests.server.client.conftest import Either, done, leave
 from tests.server.fake_service import HANG, WAIT, FakeService, Mishap
 
-from carousel.client import AsyncClient, Predictor, ServerError, SessionPredictor
+from carousel.client import AsyncClient, Client, Predictor, ServerError, SessionPredictor, Stream
 from carousel.client.blocking_transport import Repeat
 from carousel.client.position import KnownPosition
 from carousel.client.retries import Attempts, Retries
@@ -80,6 +80,24 @@ async def _cancel(reading: Any, when: asyncio.Event | None = None) -> None:
         await reader
 
 
+@pytest.mark.parametrize("turn", ["generate", "predict"])
+def test_an_interrupted_turn_is_given_up(fake: tuple[str, FakeService], turn: str) -> None:
+    """By the user's Ctrl-C, here in the pause before a repeat: it no longer counts, though its error still holds it."""
+
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    with Client(fake[0], sleep=interrupt) as client, client.session() as session:
+        asks = {"generate": lambda: session.generate("a"), "predict": lambda: session.predictor()}
+        fake[1].mishaps = [Mishap()]
+        stream = asks[turn]()
+        with pytest.raises(KeyboardInterrupt) as caught:
+            next(stream) if isinstance(stream, Stream) else stream("a")
+        assert session.position is None
+        assert session.get().position == session.position == 0
+        assert caught.tb is not None
+
+
 async def test_a_turn_that_cannot_be_said_leaves_the_position(either: Either) -> None:
     """A value that the wire has no word for: nothing was sent."""
     session = await either.start()
@@ -111,13 +129,9 @@ async def test_a_closed_client_fails_what_is_still_asked(fake: tuple[str, FakeSe
 @pytest.mark.parametrize("has_session", [False, True])
 async def test_a_stream_of_questions_ends_in_order(either: Either, service: FakeService, has_session: bool) -> None:
     """When the last question is answered, the server has heard the end, and is not cancelled."""
-    asker = (await either.start()).predictor() if has_session else either.client.predictor()
-    if hasattr(asker, "__aenter__"):
-        async with asker as predict:
-            await predict("a")
-    else:
-        with asker as predict:
-            predict("a")
+    predict = (await either.start()).predictor() if has_session else either.client.predictor()
+    await done(predict("a"))
+    await leave(predict)
     assert service.num_orderly_ends == 1
 
 

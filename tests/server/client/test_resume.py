@@ -202,5 +202,8 @@ async def test_an_async_stream_is_never_spliced(fake: tuple[str, FakeService]) -
         assert [(await anext(stream)).text, (await anext(stream)).text] == ["b", "c"]
         with pytest.raises(AnswerChanged):
             await anext(stream)
+        with pytest.raises(ServerError) as caught:
+            await anext(stream)
+        assert caught.value.code == "CANCELLED"
         assert session.position is None
         assert len(fake[1].requests) == 2
