@@ -98,6 +98,21 @@ def test_an_interrupted_turn_is_given_up(fake: tuple[str, FakeService], turn: st
         assert caught.tb is not None
 
 
+def test_an_interrupted_rewind_is_given_up(fake: tuple[str, FakeService]) -> None:
+    """The same, though it is no turn: whether it was done is unknown."""
+
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    with Client(fake[0], sleep=interrupt) as client, client.session() as session:
+        fake[1].mishaps = [Mishap()]
+        with pytest.raises(KeyboardInterrupt) as caught:
+            session.rewind(position=0)
+        assert session.position is None
+        assert session.get().position == session.position == 0
+        assert caught.tb is not None
+
+
 async def test_a_turn_that_cannot_be_said_leaves_the_position(either: Either) -> None:
     """A value that the wire has no word for: nothing was sent."""
     session = await either.start()

@@ -154,6 +154,14 @@ def test_a_rating_is_compared_with_a_tolerance() -> None:
     assert resume.position == 9
 
 
+def test_a_rating_near_certainty_is_compared_with_the_same_tolerance() -> None:
+    """A hundredth of next to nothing would be none."""
+    resume = ScoringResume()
+    resume.take(_scores(-0.0001))
+    resume.restart()
+    assert resume.take(_scores(-0.0002)) == []
+
+
 @pytest.mark.parametrize(
     "again",
     [
