@@ -177,11 +177,15 @@ async def refuse(
 ) -> dict[str, Any]:
     """A call that must be refused, by `error` or before the body; its log line, with the status's code."""
     context = FakeContext(*metadata)
-    with structlog.testing.capture_logs() as lines, pytest.raises(Aborted):
+
+    async def handle() -> None:
         async with desk.calls.answer("Do", context, request):
             if error is None:
                 pytest.fail("it must be refused")
             raise error
+
+    with structlog.testing.capture_logs() as lines, pytest.raises(Aborted):
+        await handle()
     (line,) = (line for line in lines if line["event"] == "call")
     assert line["code"] == context.code
     return dict(line)
@@ -221,12 +225,16 @@ async def test_a_call_that_is_ok_names_no_session() -> None:
 
 async def test_the_last_message_of_a_stream_is_the_one_that_failed() -> None:
     """Its request id is told."""
-    desk, context = Desk(), FakeContext()
-    with structlog.testing.capture_logs() as lines, pytest.raises(Aborted):
-        async with desk.calls.answer("Predict", context) as call:
+    desk = Desk()
+
+    async def handle() -> None:
+        async with desk.calls.answer("Predict", FakeContext()) as call:
             for name in ("one", "two"):
                 call.request = wire.PredictRequest(request_id=name)
             raise SessionNotFound("no")
+
+    with structlog.testing.capture_logs() as lines, pytest.raises(Aborted):
+        await handle()
     assert lines[0]["request_id"] == "two"
 
 
