@@ -94,7 +94,6 @@ class _Board:
             await waiting
         finally:
             self._waiting.pop(waiting, None)
-            self._waking.pop(waiting, None)
 
     def _begin_to_wake(self) -> None:
         """Those who wait for an event that has come."""

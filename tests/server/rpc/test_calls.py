@@ -50,6 +50,9 @@ class FakeContext:
 
     async def abort_with_status(self, status: Any) -> None:
         self.statuses.append(status)
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0  # or the transport, sending the status, would be cancelled by its own time limits
         raise Aborted
 
     @property
@@ -259,6 +262,19 @@ async def test_an_idle_call_gives_way_to_a_newcomer() -> None:
         assert line["limit"] == "max_streams"
     assert desk.registry.get_sample_value("carousel_refusals_total", {"reason": "max_streams"}) == 2
     assert repr(desk.calls._streams) == "Streams(0 of 1 taken)"
+
+
+async def test_a_call_is_ended_for_one_reason() -> None:
+    """The first: what comes before it has heard of it changes nothing."""
+    desk, context, entered = Desk(), FakeContext(), asyncio.Event()
+    task = asyncio.create_task(until_idle(desk, context, entered))
+    await entered.wait()
+    desk.calls._end(task, Overloaded("no", limit="max_streams", retry_seconds=1))
+    finishing = asyncio.create_task(desk.calls.finish(5))
+    with pytest.raises(Aborted):
+        await task
+    await finishing
+    assert context.code == "RESOURCE_EXHAUSTED"
 
 
 async def test_what_is_not_counted_needs_no_place() -> None:

@@ -96,7 +96,7 @@ async def test_many_watchers_are_woken_a_few_at_a_time() -> None:
     sizes = [0]
     for number in range(3):
         hub.publish(event(number))
-        for _ in range(2 if number < 2 else 20):
+        for _ in range(1 if number < 2 else 30):
             await asyncio.sleep(0)
             sizes.append(sum(map(len, heard)))
     assert heard == [[event(number) for number in range(3)]] * 100
