@@ -198,6 +198,20 @@ async def test_a_file_of_the_format_before_goes_on(old_path: Path) -> None:
         assert await store.sweep(9) == 4
 
 
+def test_what_a_killed_server_left_in_its_log_is_migrated(old_path: Path, tmp_path: Path) -> None:
+    """Turns of the format before that were not yet written from the log into the file are there as well."""
+    left = tmp_path / "left.db"
+    with contextlib.closing(sqlite3.connect(old_path)) as connection:
+        connection.execute("UPDATE sessions SET position = 77 WHERE id = 'story'")
+        connection.commit()
+        for suffix in ("", "-wal"):
+            shutil.copyfile(f"{old_path}{suffix}", f"{left}{suffix}")
+    writer, reader = open_file(left)
+    assert reader.execute("SELECT position FROM sessions WHERE owner = 'ann'").fetchall() == [(77,)]
+    reader.close()
+    writer.close()
+
+
 def test_a_server_of_the_format_before_refuses_the_new_one(old_path: Path) -> None:
     """It looks at the version in the main file; that is there as soon as the file is open, also if nobody closes it."""
     writer, reader = open_file(old_path)

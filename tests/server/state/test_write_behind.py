@@ -4,36 +4,12 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from tests.fakes import FakeClock
-from tests.server.state.conftest import LONG, NOW, WIDE, advance, make_birth, open_session, step, take
+from tests.server.state.conftest import advance, make_birth, open_session, step, take
+from tests.server.state.opening import GatedStore, start_behind
 
-from carousel.errors import Overloaded, SessionMoved, StoreUnavailable
-from carousel.state.sqlite_store import SqliteStore
-from carousel.state.store import Capacity, Change, Deed, Durability, Ending, EndReason, Held, Row
+from carousel.errors import SessionMoved, StoreUnavailable
+from carousel.state.store import Change, Deed, Durability, Ending, EndReason, Row
 from carousel.state.write_behind import WriteBehind
-
-NEVER = 1e6
-
-
-class GatedStore(SqliteStore):
-    """A real store whose writes wait for a gate, or fail."""
-
-    def __init__(self, path: Path, capacity: Capacity = WIDE, cache_bytes: int = 2**20) -> None:
-        self.fake_clock = FakeClock(NOW)
-        super().__init__(path, capacity, LONG, cache_bytes, self.fake_clock)
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.reached = asyncio.Event()
-        self.is_broken = False
-        self.writes: list[tuple[Row, Change]] = []
-
-    async def write(self, held: Held, change: Change, row: Row) -> Row:
-        self.writes.append((row, change))
-        self.reached.set()
-        await self.gate.wait()
-        if self.is_broken:
-            raise StoreUnavailable("the disk is full")
-        return await super().write(held, change, row)
 
 
 @pytest.fixture
@@ -46,12 +22,6 @@ def told() -> list[Ending]:
     return []
 
 
-async def _start(inner: GatedStore, told: list[Ending] | None = None, **options: float) -> WriteBehind:
-    store = WriteBehind(inner, options.get("interval_seconds", NEVER), int(options.get("max_unwritten", 4096)))
-    await store.start((told if told is not None else []).append)
-    return store
-
-
 async def _move(store: WriteBehind, position: int) -> Row:
     """A change that leaves the session there."""
     held = await take(store)
@@ -62,7 +32,7 @@ async def _move(store: WriteBehind, position: int) -> Row:
 
 async def test_turns_between_writes_are_one_write(inner: GatedStore) -> None:
     """What is acknowledged is read at once, is durable after a flush, and costs one write however many turns it was."""
-    store = await _start(inner)
+    store = await start_behind(inner)
     await store.create([make_birth()])
     for _ in range(5):
         row = await advance(store)
@@ -84,7 +54,7 @@ async def test_turns_between_writes_are_one_write(inner: GatedStore) -> None:
 
 async def test_the_interval_writes_by_itself(inner: GatedStore) -> None:
     """Without any call the turns reach the store behind."""
-    store = await _start(inner, interval_seconds=0.01)
+    store = await start_behind(inner, interval_seconds=0.01)
     await store.create([make_birth(parts={})])
     row = await advance(store)
     await asyncio.wait_for(inner.reached.wait(), 10)
@@ -95,7 +65,7 @@ async def test_the_interval_writes_by_itself(inner: GatedStore) -> None:
 
 async def test_closing_writes(inner: GatedStore, tmp_path: Path) -> None:
     """After a close nothing acknowledged is missing from the file."""
-    store = await _start(inner)
+    store = await start_behind(inner)
     await store.create([make_birth(parts={})])
     row = await advance(store)
     await store.close()
@@ -107,7 +77,7 @@ async def test_closing_writes(inner: GatedStore, tmp_path: Path) -> None:
 
 async def test_a_turn_during_a_write_is_in_the_next(inner: GatedStore) -> None:
     """A session that is used while it is written loses nothing and refuses nobody."""
-    store = await _start(inner)
+    store = await start_behind(inner)
     await store.create([make_birth(parts={})])
     await advance(store)
     inner.gate.clear()
@@ -125,7 +95,7 @@ async def test_a_turn_during_a_write_is_in_the_next(inner: GatedStore) -> None:
 
 async def test_a_session_that_ends_during_a_write_is_gone(inner: GatedStore) -> None:
     """Whichever comes first, the end or the write, the session has ended and the next write is clean."""
-    store = await _start(inner)
+    store = await start_behind(inner)
     await store.create([make_birth(parts={})])
     row = await advance(store)
     inner.gate.clear()
@@ -144,7 +114,7 @@ async def test_a_session_that_ends_during_a_write_is_gone(inner: GatedStore) -> 
 
 async def test_a_stale_hold_is_refused_after_the_write(inner: GatedStore) -> None:
     """What was held before a turn that is written by now is SessionMoved, not accepted and lost later."""
-    store = await _start(inner)
+    store = await start_behind(inner)
     await store.create([make_birth(parts={})])
     late = await take(store)
     await advance(store)
@@ -158,7 +128,7 @@ async def test_a_slow_look_at_the_store_behind_is_not_trusted(
     inner: GatedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A turn that was committed and written while another one looked makes that other one SessionMoved."""
-    store = await _start(inner)
+    store = await start_behind(inner)
     await store.create([make_birth(parts={})])
     late = await take(store)
     looked, go_on = asyncio.Event(), asyncio.Event()
@@ -185,7 +155,7 @@ async def test_a_slow_look_at_the_store_behind_is_not_trusted(
 
 async def test_a_write_that_fails_stops_acknowledging(inner: GatedStore) -> None:
     """Turns are refused until the store behind writes again, so that a crash never takes more than was stated."""
-    store = await _start(inner)
+    store = await start_behind(inner)
     await store.create([make_birth(parts={})])
     row = await advance(store)
     inner.is_broken = True
@@ -204,7 +174,7 @@ async def test_a_write_that_fails_stops_acknowledging(inner: GatedStore) -> None
 
 async def test_what_is_unwritten_is_bounded(inner: GatedStore) -> None:
     """At the bound a turn waits for a write instead of adding to what a crash takes."""
-    store = await _start(inner, max_unwritten=3)
+    store = await start_behind(inner, max_unwritten=3)
     for number in range(10):
         await store.create([make_birth(str(number), parts={})])
         await advance(store, str(number))
@@ -213,25 +183,9 @@ async def test_what_is_unwritten_is_bounded(inner: GatedStore) -> None:
     await store.close()
 
 
-async def test_what_is_unwritten_makes_room_all_the_same(tmp_path: Path) -> None:
-    """A session with unwritten turns is not evicted as it stands; where there is no other it is written first, and then
-    stays evicted."""
-    inner, told = GatedStore(tmp_path / "sessions.db", Capacity(1, 2**30, evicts=True)), list[Ending]()
-    store = await _start(inner, told)
-    await store.create([make_birth("a", parts={})])
-    row = await advance(store, "a")
-    await store.create([make_birth("b", parts={})])
-    (ending,) = told
-    assert (ending.id, ending.incarnation, await store.read("ann", "a")) == ("a", row.incarnation, ending)
-    assert [written for written, _ in inner.writes] == [row]
-    await store.flush()
-    assert len(inner.writes) == 1
-    await store.close()
-
-
 async def test_durable_is_what_is_durable_of_the_line(inner: GatedStore) -> None:
     """After a rewind nothing of the old line beyond it counts, and nothing of the new one until it is written."""
-    store = await _start(inner)
+    store = await start_behind(inner)
     await store.create([make_birth(parts={})])
     row = await _move(store, 10)
     await store.flush()
@@ -247,127 +201,27 @@ async def test_durable_is_what_is_durable_of_the_line(inner: GatedStore) -> None
 
 async def test_durable_during_a_write_is_of_the_line_too(inner: GatedStore) -> None:
     """What was committed while a write ran counts from what that wrote, and a base far behind is still the least."""
-    store = await _start(inner)
+    store = await start_behind(inner)
     await store.create([make_birth(parts={})])
+    await _move(store, 2)
     await _move(store, 10)
     inner.gate.clear()
     writing = asyncio.create_task(store.flush())
     await inner.reached.wait()
-    await _move(store, 6)
-    row = await _move(store, 8)
+    await _move(store, 8)
+    row = await _move(store, 9)
     assert store.durable_position(row) == 0
     inner.gate.set()
     await writing
-    assert store.durable_position(row) == 6
-    await store.flush()
     assert store.durable_position(row) == 8
-    await store.close()
-
-
-async def test_the_store_behind_ends_nothing_by_stale_moments(inner: GatedStore, told: list[Ending]) -> None:
-    """A session whose turn is unwritten lives as long as the turn says, though the store behind knows nothing of it;
-    when that time has come, whoever meets it ends it, once."""
-    store = await _start(inner, told)
-    row = await open_session(store)
-    inner.fake_clock.advance(LONG.idle - 1)
-    row = await advance(store)
-    assert (row.updated_at, row.expires_at) == (NOW + LONG.idle - 1, NOW + 2 * LONG.idle - 1)
-    inner.fake_clock.advance(1)
-    assert (await store.sweep(9), await inner.sweep(9)) == (0, 0)
-    assert await store.read("ann", "s") == row
-    assert await store.list_owned("ann", (0.0, ""), 9) == [row]
-    held = await take(store)
-    assert held.row == row
-    await store.release(held)
-    assert (told, inner.writes) == ([], [])
-    inner.fake_clock.advance(LONG.idle - 2)
-    assert await store.sweep(9) == 0
-    inner.fake_clock.advance(1)
-    assert await store.sweep(9) == 1
-    assert [ending.reason for ending in told] == [EndReason.IDLE]
-    await store.close()
-
-
-@pytest.mark.parametrize("how", ["take", "read", "list", "make anew"])
-async def test_whoever_meets_what_is_due_ends_it(inner: GatedStore, told: list[Ending], how: str) -> None:
-    """Also when the turn that said so is not yet written."""
-    store = await _start(inner, told)
-    await open_session(store)
-    inner.fake_clock.advance(1)
-    await advance(store)
-    inner.fake_clock.advance(LONG.idle)
-    if how == "list":
-        assert await store.list_owned("ann", (0.0, ""), 9) == []
-    elif how == "make anew":
-        await open_session(store)
-    else:
-        found = await (store.take("ann", "s") if how == "take" else store.read("ann", "s"))
-        assert isinstance(found, Ending)
-        assert told == [found]
-    assert len(told) == 1
-    await store.close()
-
-
-async def test_a_turn_that_outlasts_its_session_is_written(inner: GatedStore, told: list[Ending]) -> None:
-    """A turn that runs when the time comes holds the session, also while it is written; afterwards the session ends."""
-    store = await _start(inner, told)
-    await open_session(store)
-    held = await take(store)
-    inner.fake_clock.advance(LONG.absolute)
-    assert await store.sweep(9) == 0
-    row = await store.commit(held, step(held, {"x": b"1"}))
     await store.flush()
-    assert await store.sweep(9) == 0
-    assert await store.read("ann", "s") == row == await inner.read("ann", "s")
-    await store.release(held)
-    assert await store.sweep(9) == 1
-    assert [ending.reason for ending in told] == [EndReason.AGE]
-    await store.close()
-
-
-async def test_holds_end_with_the_write(inner: GatedStore) -> None:
-    """When everything is written and released, the store behind holds nothing and has no room set aside."""
-    store = await _start(inner)
-    for name in "abc":
-        await open_session(store, name)
-        for _ in range(3):
-            await advance(store, name)
-    held = await take(store, "a")
-    row = await store.commit(held, step(held, {"x": b"1"}))
-    assert "3 sessions held" in repr(inner)
-    await store.end(row, EndReason.DELETED)
-    await store.flush()
-    assert "1 sessions held" in repr(inner)
-    await store.release(held)
-    assert "0 sessions held, 0 ending" in repr(inner)
-    await store.close()
-
-
-async def test_room_stays_set_aside_until_the_write(tmp_path: Path) -> None:
-    """What a turn may have added counts until it is written; a turn that finds no room has everything written first."""
-    inner = GatedStore(tmp_path / "sessions.db", Capacity(9, 10_000, evicts=False))
-    store = await _start(inner)
-    await store.create([make_birth("a", parts={}), make_birth("b", parts={})])
-    held = await take(store, "a", room=8000)
-    await store.commit(held, step(held, {"x": bytes(1000)}))
-    await store.release(held)
-    with pytest.raises(Overloaded):
-        await inner.take("ann", "b", 2000)
-    assert inner.writes == []
-    other = await take(store, "b", room=2000)
-    assert len(inner.writes) == 1
-    with pytest.raises(Overloaded):
-        await store.take("ann", "a", 7000)
-    with pytest.raises(Overloaded):
-        await store.create([make_birth("c", parts={"x": bytes(7000)})])
-    await store.release(other)
-    await store.create([make_birth("c", parts={"x": bytes(7000)})])
+    assert store.durable_position(row) == 9
     await store.close()
 
 
 async def test_a_flush_that_nobody_waits_for_loses_nothing(inner: GatedStore) -> None:
     """Whoever waited for a write is cancelled in its middle: what was committed meanwhile is written all the same."""
-    store = await _start(inner)
+    store = await start_behind(inner)
     await store.create([make_birth(parts={})])
     await advance(store)
     inner.gate.clear()
@@ -386,7 +240,7 @@ async def test_a_flush_that_nobody_waits_for_loses_nothing(inner: GatedStore) ->
 
 async def test_a_close_in_the_middle_of_a_write_loses_nothing(inner: GatedStore, tmp_path: Path) -> None:
     """A turn that is committed while the interval's write runs is in the file after the close."""
-    store = await _start(inner, interval_seconds=0.001)
+    store = await start_behind(inner, interval_seconds=0.001)
     await store.create([make_birth(parts={})])
     inner.gate.clear()
     await advance(store)
@@ -402,9 +256,28 @@ async def test_a_close_in_the_middle_of_a_write_loses_nothing(inner: GatedStore,
     await again.close()
 
 
+async def test_a_close_leaves_no_flush_behind(inner: GatedStore) -> None:
+    """Whoever asked for a write while the store closes is answered by then."""
+    store = await start_behind(inner)
+    await open_session(store)
+    await advance(store)
+    inner.gate.clear()
+    first = asyncio.create_task(store.flush())
+    await inner.reached.wait()
+    closing = asyncio.create_task(store.close())
+    await asyncio.sleep(0)
+    last = asyncio.create_task(store.flush())
+    await asyncio.sleep(0)
+    first.cancel()
+    inner.gate.set()
+    await closing
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "write-behind-flush"]
+    await asyncio.gather(first, last, return_exceptions=True)
+
+
 async def test_deeds_are_written_at_once(inner: GatedStore) -> None:
     """What made or ended sessions is in the store behind when it is acknowledged."""
-    store = await _start(inner)
+    store = await start_behind(inner)
     made, ended = Deed("ann", "q", "f", (("s", 1),)), Deed("ann", "r", "f", (("s", 1),))
     (row,) = await store.create([make_birth()], made)
     assert await inner.recall("ann", "q") == made == await store.recall("ann", "q")
@@ -415,7 +288,7 @@ async def test_deeds_are_written_at_once(inner: GatedStore) -> None:
 
 async def test_a_close_that_cannot_write_says_so(inner: GatedStore) -> None:
     """The last turns are not lost in silence."""
-    store = await _start(inner)
+    store = await start_behind(inner)
     await store.create([make_birth(parts={})])
     await advance(store)
     inner.is_broken = True
