@@ -31,7 +31,6 @@ def configure(level: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    logging.raiseExceptions = False  # a line that cannot be formatted would be printed with its arguments
     logging.basicConfig(handlers=[LibraryHandler()], level=max(logging.WARNING, getattr(logging, level.upper())))
     sys.excepthook = _note_uncaught
     threading.excepthook = lambda caught: _note_error("thread died", caught.exc_value)

@@ -53,6 +53,10 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, FakeSessions):
         self.seen: list[Seen] = []
         self.is_cancelled = threading.Event()
         self.is_waiting = threading.Event()
+        self.may_answer = threading.Event()  # cleared: GetModel waits, and says so
+        self.may_answer.set()
+        self.is_holding = threading.Event()
+        self.num_orderly_ends = 0  # of streams of questions
         self.shift = 0  # by which generation counts from elsewhere, as from another state
         self.num_overloads = 0  # answers of that kind to give before Score works
 
@@ -100,6 +104,7 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, FakeSessions):
                 yield from self._answer(request, session, [_predict(request, position)], position, context)
             if request.input.text == "end":
                 return
+        self.num_orderly_ends += 1
 
     def Score(self, request: Any, context: Any) -> Iterator[Any]:
         if self.num_overloads:
@@ -133,6 +138,8 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, FakeSessions):
         return lm.ListModelsResponse(models=[MODEL])
 
     def GetModel(self, request: Any, context: Any) -> Any:
+        self.is_holding.set()
+        self.may_answer.wait()
         return MODEL
 
     def _answer(
@@ -202,4 +209,5 @@ def serve_fake() -> Iterator[tuple[str, FakeService, health.HealthServicer]]:
             yield f"127.0.0.1:{port}", service, well
         finally:
             service.is_cancelled.set()
+            service.may_answer.set()
             server.stop(None).wait()

@@ -178,3 +178,28 @@ def test_a_record_without_arguments_keeps_its_message() -> None:
     with structlog.testing.capture_logs() as lines:
         logs.LibraryHandler().emit(record)
     assert lines == [{"event": "library", "logger": "lib", "at": "y:7", "log_level": "error"}]
+
+
+SERVED = """
+import sys
+from unittest import mock
+from carousel.cli import serve
+from carousel.cli.main import main
+
+async def fail(*given):
+    prompt = "sword" + "fish"
+    raise ValueError(prompt)
+
+sys.argv = ["carousel", "serve", "somewhere"]
+with mock.patch.object(serve, "serve_bundle", fail):
+    main()
+"""
+
+
+def test_a_server_that_dies_keeps_texts_to_itself() -> None:
+    """By an error that nobody expected: exit code 1 and a line, no rich traceback with variables."""
+    done = subprocess.run([sys.executable, "-c", SERVED], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert SECRET not in done.stdout + done.stderr
+    line = json.loads(done.stderr.splitlines()[-1])
+    assert (line["event"], line["error"]["type"]) == ("the process died", "builtins.ValueError")

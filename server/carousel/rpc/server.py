@@ -77,6 +77,5 @@ def _options(bounds: ConnectionBounds) -> list[tuple[str, int]]:
         # Beside a ping that is out for another reason none is sent for keepalive, and that one may take a minute.
         ("grpc.http2.ping_timeout_ms", min(int(bounds.keepalive_timeout_seconds * 1000), _MOST)),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),  # any number: a stream may be silent for hours
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ]

@@ -54,6 +54,8 @@ class FakeSessions:
         self.raises: Exception | None = None
         self.seen: list[Any] = []
         self.num_running = 0
+        self.may_answer = asyncio.Event()  # a prediction
+        self.may_answer.set()
 
     def check_model(self, model: str) -> None:
         if model not in ("", "toy"):
@@ -85,6 +87,7 @@ class FakeSessions:
     ) -> tuple[Prediction, list[Caller]]:
         """The sequence is the list of those who carried it on."""
         self._note(caller, request)
+        await self.may_answer.wait()
         carried = [*(start or []), caller]
         return Prediction((Candidate(1, -0.5),), (), Standing(len(carried), 0)), carried
 
@@ -184,7 +187,12 @@ class Desk:
 
 @contextlib.asynccontextmanager
 async def open_desk(
-    streams: StreamBounds | None = None, *, owner: str = "", keepalive_seconds: float = 20.0, **limits: int
+    streams: StreamBounds | None = None,
+    *,
+    owner: str = "",
+    keepalive_seconds: float = 20.0,
+    streams_of_a_connection: int = 2**20,
+    **limits: int,
 ) -> AsyncIterator[Desk]:
     """`limits` are settings that GetModel tells."""
     sessions, lives, registry = FakeSessions(), FakeLives(), CollectorRegistry()
@@ -193,7 +201,7 @@ async def open_desk(
     calls = Calls(streams or StreamBounds(100), Callers(owner), metrics, health)
     model = convert.from_manifest(sessions.manifest, "cpu", Settings(**limits))
     services = LanguageModelServicer(sessions, model, calls), SessionsServicer(sessions, lives, calls)  # type: ignore[arg-type]
-    bounds = ConnectionBounds(MAX_MESSAGE_BYTES, 2**20, keepalive_seconds, keepalive_seconds)
+    bounds = ConnectionBounds(MAX_MESSAGE_BYTES, streams_of_a_connection, keepalive_seconds, keepalive_seconds)
     server = RpcServer(*services, bounds)
     await server.start("127.0.0.1:0")
     await server.set_ready(is_ready=True)

@@ -50,6 +50,9 @@ class FakeContext:
 
     async def abort_with_status(self, status: Any) -> None:
         self.statuses.append(status)
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0  # or the transport, sending the status, would be cancelled by its own time limits
         raise Aborted
 
     @property
@@ -177,11 +180,15 @@ async def refuse(
 ) -> dict[str, Any]:
     """A call that must be refused, by `error` or before the body; its log line, with the status's code."""
     context = FakeContext(*metadata)
-    with structlog.testing.capture_logs() as lines, pytest.raises(Aborted):
+
+    async def handle() -> None:
         async with desk.calls.answer("Do", context, request):
             if error is None:
                 pytest.fail("it must be refused")
             raise error
+
+    with structlog.testing.capture_logs() as lines, pytest.raises(Aborted):
+        await handle()
     (line,) = (line for line in lines if line["event"] == "call")
     assert line["code"] == context.code
     return dict(line)
@@ -221,12 +228,16 @@ async def test_a_call_that_is_ok_names_no_session() -> None:
 
 async def test_the_last_message_of_a_stream_is_the_one_that_failed() -> None:
     """Its request id is told."""
-    desk, context = Desk(), FakeContext()
-    with structlog.testing.capture_logs() as lines, pytest.raises(Aborted):
-        async with desk.calls.answer("Predict", context) as call:
+    desk = Desk()
+
+    async def handle() -> None:
+        async with desk.calls.answer("Predict", FakeContext()) as call:
             for name in ("one", "two"):
                 call.request = wire.PredictRequest(request_id=name)
             raise SessionNotFound("no")
+
+    with structlog.testing.capture_logs() as lines, pytest.raises(Aborted):
+        await handle()
     assert lines[0]["request_id"] == "two"
 
 
@@ -251,6 +262,19 @@ async def test_an_idle_call_gives_way_to_a_newcomer() -> None:
         assert line["limit"] == "max_streams"
     assert desk.registry.get_sample_value("carousel_refusals_total", {"reason": "max_streams"}) == 2
     assert repr(desk.calls._streams) == "Streams(0 of 1 taken)"
+
+
+async def test_a_call_is_ended_for_one_reason() -> None:
+    """The first: what comes before it has heard of it changes nothing."""
+    desk, context, entered = Desk(), FakeContext(), asyncio.Event()
+    task = asyncio.create_task(until_idle(desk, context, entered))
+    await entered.wait()
+    desk.calls._end(task, Overloaded("no", limit="max_streams", retry_seconds=1))
+    finishing = asyncio.create_task(desk.calls.finish(5))
+    with pytest.raises(Aborted):
+        await task
+    await finishing
+    assert context.code == "RESOURCE_EXHAUSTED"
 
 
 async def test_what_is_not_counted_needs_no_place() -> None:

@@ -50,6 +50,17 @@ async def test_what_changes_something_brings_its_request_id(
             assert desk.lives.seen == [(*asked, request_id)]
 
 
+async def test_too_many_forks_are_refused_unread() -> None:
+    """By the name of their list."""
+    async with open_desk() as desk:
+        await create(desk, "s")
+        request = request_of("ForkSession", session_id="s", new_session_ids=["a"] * 101)
+        code, _, details = await refusal(desk.life.ForkSession(request))
+        found = (code, details["ErrorInfo"].metadata["field"])
+        assert found == (grpc.StatusCode.INVALID_ARGUMENT, "new_session_ids")
+        assert desk.lives.seen == []
+
+
 @pytest.mark.parametrize(("page_size", "count"), [(0, 50), (1, 1), (1000, 1000), (1001, 1000), (2**31 - 1, 1000)])
 async def test_a_page_too_large_is_lowered(page_size: int, count: int) -> None:
     """To the most there is; 0 is the default. One more is looked for, to know whether there is a next page."""

@@ -75,6 +75,30 @@ async def test_running_calls_are_not_closed() -> None:
         await until(lambda: num_open(desk) == desk.sessions.num_running == 0)
 
 
+async def test_a_stream_that_is_being_answered_is_not_idle() -> None:
+    """It was, before its client's message came."""
+    async with open_desk(StreamBounds(1), owner="x-owner") as desk:
+        stream = await rest(desk)
+        desk.sessions.may_answer.clear()
+        await stream.write(wire.PredictRequest())
+        await until(lambda: len(desk.sessions.seen) == 2)
+        assert (await refusal(desk.model.Tokenize(wire.TokenizeRequest(), metadata=BOB)))[0] is Code.RESOURCE_EXHAUSTED
+        desk.sessions.may_answer.set()
+        assert (await stream.read()).position == 2
+        stream.cancel()
+
+
+async def test_one_connection_opens_no_more_than_its_bound() -> None:
+    """HTTP/2 makes the client wait, so that half-open calls of one peer are bounded before they are calls."""
+    async with open_desk(streams_of_a_connection=1) as desk:
+        stream = await rest(desk, None)
+        waiting = asyncio.ensure_future(desk.model.GetModel(wire.GetModelRequest()))
+        done, _ = await asyncio.wait([waiting], timeout=0.2)
+        assert not done
+        stream.cancel()
+        assert (await waiting).name == "toy"
+
+
 async def test_health_and_metadata_are_told_whatever_is_open() -> None:
     """GetModel, ListModels and health with all places taken by the same caller, who then has no other call."""
     async with open_desk(StreamBounds(2)) as desk:

@@ -4,9 +4,11 @@ import asyncio
 
 import grpc
 import pytest
+import structlog
 from tests.server.rpc.desk import Desk, open_desk
 from tests.server.rpc.test_server import refusal
 
+from carousel.errors import SessionNotFound
 from carousel.sessions.requests import Caller
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import types_pb2
@@ -40,6 +42,19 @@ async def test_a_stream_without_a_session_carries_its_sequence() -> None:
     async with open_desk() as desk:
         answers = [one async for one in desk.model.Predict(iter([wire.PredictRequest()] * 3))]
         assert [one.position for one in answers] == [1, 2, 3]
+
+
+async def test_the_message_that_failed_is_the_one_that_is_logged() -> None:
+    """By its request id, in the line of the stream that it ended."""
+    async with open_desk() as desk:
+        stream = desk.model.Predict()
+        await stream.write(wire.PredictRequest(request_id="one"))
+        await stream.read()
+        desk.sessions.raises = SessionNotFound("there is no such session")
+        with structlog.testing.capture_logs() as lines:
+            await stream.write(wire.PredictRequest(request_id="two"))
+            await refusal(stream.read())
+        assert [(line["reason"], line["request_id"]) for line in lines] == [("SESSION_NOT_FOUND", "two")]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from carousel.shares import OwnerLimits
 from carousel.state.store import Capacity, Ending, EndReason, Held, SessionStore
 from carousel.state.write_behind import WriteBehind
 
-Make = Callable[[Capacity], "AsyncIterator[SessionStore]"]
+NONE = OwnerLimits()
 
 
 @pytest.fixture(params=["memory", "sqlite", "write-behind"])
@@ -22,9 +22,7 @@ async def open_store(
     """Opens a store of the kind with the capacity."""
     made: list[SessionStore] = []
 
-    async def open_it(
-        num_sessions: int, num_bytes: int, *, evicts: bool, limits: OwnerLimits = OwnerLimits()
-    ) -> SessionStore:
+    async def open_it(num_sessions: int, num_bytes: int, *, evicts: bool, limits: OwnerLimits = NONE) -> SessionStore:
         capacity = Capacity(num_sessions, num_bytes, evicts, limits)
         made.append(make_store(request.param, request, tmp_path, capacity, clock=clock))
         await made[0].start(told.append)
@@ -143,7 +141,7 @@ async def test_a_session_in_use_is_never_evicted(open_store, told: list[Ending])
 
 
 async def test_who_has_most_makes_room(open_store, clock: FakeClock, told: list[Ending]) -> None:  # type: ignore[no-untyped-def]
-    """A newcomer gets his share from the owner who has most, whose longest unused one goes; who has most makes room from
+    """A newcomer gets his share from the owner who has most, whose longest unused one goes; who has most makes room of
     his own; and nobody at or below his share loses any."""
     store = await open_store(9, 2**20, evicts=True)
     for number in range(7):
