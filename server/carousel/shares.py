@@ -4,10 +4,10 @@ A share is the limit divided by the owners that are present. An owner alone may 
 something has run out and somebody else asks for it.
 """
 
-import heapq
 from collections.abc import Callable
 
 from carousel.records import record
+from carousel.tidy_heap import TidyHeap
 
 
 @record(frozen=True, slots=True)
@@ -21,12 +21,16 @@ class OwnerLimits:
     max_lanes: int | None = None
 
 
+_Hint = tuple[int, str]  # (-used, owner) as of some moment
+
+
 class Shares:
     """How much of one thing each owner uses. Finding the largest user costs a logarithm, not a walk over all."""
 
     def __init__(self) -> None:
         self._used: dict[str, int] = {}
-        self._heap: list[tuple[int, str]] = []  # (-used, owner) as of some moment; one of an owner's is never too small
+        self._hints: dict[str, _Hint] = {}  # the good one of each owner in `_heap`: it never says less than he uses
+        self._heap: TidyHeap[_Hint] = TidyHeap()
         self.total = 0
 
     def __repr__(self) -> str:
@@ -48,13 +52,11 @@ class Shares:
         self.total += amount
         if used:
             self._used[owner] = used
+            if owner not in self._hints or used > -self._hints[owner][0]:
+                self._hint(owner, used)
         else:
-            del self._used[owner]
-        if amount > 0:
-            heapq.heappush(self._heap, (-used, owner))
-        if len(self._heap) > 64 + 4 * len(self._used):
-            self._heap = [(-used, owner) for owner, used in self._used.items()]
-            heapq.heapify(self._heap)
+            del self._used[owner], self._hints[owner]
+        self._heap.tidy(len(self._hints), self._renew)
 
     def share(self, limit: int, owner: str) -> float:
         """Of `limit`, for each owner present; `owner` counts as present."""
@@ -63,23 +65,31 @@ class Shares:
     def largest(self, above: float = 0.0, accept: Callable[[str], bool] = lambda owner: True) -> str | None:
         """Of the owners that use more than `above`, the one that uses most and that is accepted; None if there is none.
         Asks about owners from the largest on."""
-        asked: dict[str, int] = {}
+        asked: list[_Hint] = []
         try:
-            while self._heap and -self._heap[0][0] > above:
-                known, owner = heapq.heappop(self._heap)
-                if owner in asked or not (used := self._used.get(owner, 0)):
+            while (hint := self._heap.peek()) is not None and -hint[0] > above:
+                self._heap.pop()
+                owner = hint[1]
+                if self._hints.get(owner) is not hint:
                     continue
-                if used != -known:
-                    heapq.heappush(self._heap, (-used, owner))
+                if self._used[owner] < -hint[0]:
+                    self._hint(owner, self._used[owner])
                     continue
-                asked[owner] = known
+                asked.append(hint)
                 if accept(owner):
                     return owner
             return None
         finally:
-            for owner, known in asked.items():
-                heapq.heappush(self._heap, (known, owner))
+            for hint in asked:
+                self._heap.push(hint)
 
     def above(self, share: float) -> list[str]:
         """The owners that use more than `share`, the largest user first. A walk over all."""
         return sorted((one for one, used in self._used.items() if used > share), key=lambda one: -self._used[one])
+
+    def _hint(self, owner: str, used: int) -> None:
+        self._hints[owner] = hint = (-used, owner)
+        self._heap.push(hint)
+
+    def _renew(self, hint: _Hint) -> _Hint | None:
+        return hint if self._hints.get(hint[1]) is hint else None

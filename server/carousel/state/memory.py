@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from carousel.errors import SessionExists, SessionMoved
-from carousel.state.expiries import Expiries, Key
 from carousel.state.memory_file import read_memory, write_memory
 from carousel.state.remembered import Remembered
 from carousel.state.room import Evictable, Room
@@ -16,6 +15,7 @@ from carousel.state.shelf import (
     KEY,
     REVISION,
     Entry,
+    Key,
     Shelf,
     make_entry,
     parts_of,
@@ -41,6 +41,9 @@ from carousel.state.store import (
     Repeated,
     Row,
 )
+from carousel.tidy_heap import TidyHeap
+
+_Hint = tuple[float, Key, str]  # when a session is due at the earliest, its key, its owner: later if it was used since
 
 MAX_DEEDS = 100_000  # of all owners; beyond it the oldest are forgotten
 _HINTS_PER_END = 16  # a hint that has moved costs so much less than an end
@@ -66,7 +69,7 @@ class MemoryStore:
         self._clock = clock
         self._shelves: dict[str, Shelf] = {}  # of owners that have sessions
         self._room = Room(capacity, self._walk_evictable)
-        self._expiries = Expiries()
+        self._expiries: TidyHeap[_Hint] = TidyHeap()  # one good hint of each session, but for those in `_overdue`
         self._endings: Remembered[Ending] = Remembered(MAX_ENDINGS_PER_OWNER, MAX_ENDINGS)
         self._deeds: Remembered[tuple[float, Deed]] = Remembered(MAX_DEEDS_PER_OWNER, MAX_DEEDS)  # with their moments
         self._takes: dict[int, int] = {}  # epoch of every take that was not released -> bytes set aside for it
@@ -173,7 +176,7 @@ class MemoryStore:
         elif (owner, session_id) in self._overdue:
             self._overdue.discard((owner, session_id))
             entry = self._shelves[owner].entries[session_id]
-            self._expiries.add(entry[EXPIRES_AT], entry[KEY], owner)
+            self._expiries.push((entry[EXPIRES_AT], entry[KEY], owner))
 
     async def end(self, row: Row, reason: EndReason, deed: Deed | None = None) -> bool:
         now = self._clock()
@@ -225,7 +228,7 @@ class MemoryStore:
     def _add(self, row: Row, parts: Parts) -> None:
         key = (row.created_at, row.id)
         self._shelves.setdefault(row.owner, Shelf()).add(make_entry(row, key, parts))
-        self._expiries.add(row.expires_at, key, row.owner)
+        self._expiries.push((row.expires_at, key, row.owner))
         self._room.change(row.owner, 1, weigh_parts(parts))
 
     def _is_due(self, owner: str, entry: Entry, now: float) -> bool:
@@ -248,7 +251,7 @@ class MemoryStore:
             del self._shelves[owner]
         self._room.change(owner, -1, -weigh(entry))
         self._overdue.discard((owner, session_id))
-        self._expiries.tidy(self._find_expiry)
+        self._expiries.tidy(self._room.sessions.total, self._renew_hint)
         if reason is not EndReason.UNDONE:
             ending = Ending(session_id, owner, reason, now, entry[INCARNATION])
             self._endings.put(owner, session_id, ending)
@@ -259,22 +262,24 @@ class MemoryStore:
         entry = shelf.entries.get(key[1]) if shelf is not None else None
         return entry if entry is not None and entry[KEY] is key else None
 
-    def _find_expiry(self, owner: str, key: Key) -> float | None:
+    def _renew_hint(self, hint: _Hint) -> _Hint | None:
+        _, key, owner = hint
         entry = self._find(owner, key)
-        return None if entry is None else entry[EXPIRES_AT]
+        return None if entry is None else (entry[EXPIRES_AT], key, owner)
 
     def _end_due(self, count: int, now: float) -> int:
         """How many were ended; 1 when none was, but more are to be looked at."""
         num_ended = 0
         for _ in range(_HINTS_PER_END * count):
-            if num_ended == count or (hint := self._expiries.pop(now)) is None:
+            hint = self._expiries.peek()
+            if num_ended == count or hint is None or hint[0] > now:
                 return num_ended
-            _, key, owner = hint
+            _, key, owner = self._expiries.pop()
             entry = self._find(owner, key)
             if entry is None:
                 continue
             if entry[EXPIRES_AT] > now:  # it was used since; its hint moves now, not at every use
-                self._expiries.add(entry[EXPIRES_AT], key, owner)
+                self._expiries.push((entry[EXPIRES_AT], key, owner))
             elif (owner, key[1]) in self._held:
                 self._overdue.add((owner, key[1]))
             else:

@@ -7,9 +7,9 @@ import operator
 from collections.abc import Iterator
 from typing import Any
 
-from carousel.state.expiries import Key
 from carousel.state.store import Parts, Row
 
+Key = tuple[float, str]  # (created_at, id): this very object, so that a namesake is another one
 _ROW_BYTES = 700  # a row, its keys and its places in the indices, measured
 _PAGE = 512
 
@@ -27,44 +27,49 @@ class Shelf:
 
     def __init__(self) -> None:
         self.entries: collections.OrderedDict[str, Entry] = collections.OrderedDict()  # by last use
-        self._pages: list[list[Key]] = []  # sorted; of bounded length, so that to remove a key moves few
+        # Sorted keys; pages are of bounded length, so that to remove one moves few. None while there was but one entry.
+        self._pages: list[list[Key]] | None = None
 
     def add(self, entry: Entry) -> None:
-        key: Key = entry[KEY]
-        self.entries[key[1]] = entry
-        if not self._pages:
-            self._pages.append([key])
-            return
-        number = self._find_page(key)
-        page = self._pages[number]
-        if len(page) < _PAGE:
-            bisect.insort(page, key)
-        elif number == len(self._pages) - 1 and key > page[-1]:
-            self._pages.append([key])
-        else:
-            bisect.insort(page, key)
-            self._pages[number : number + 1] = [page[: _PAGE // 2], page[_PAGE // 2 :]]
+        if self._pages is None and self.entries:
+            self._pages = [[only[KEY] for only in self.entries.values()]]
+        self.entries[entry[KEY][1]] = entry
+        if self._pages is not None:
+            self._insert(self._pages, entry[KEY])
 
     def remove(self, session_id: str) -> Entry:
+        """The last one, too; then the shelf is to be thrown away."""
         entry = self.entries.pop(session_id)
-        number = self._find_page(entry[KEY])
-        page = self._pages[number]
-        del page[bisect.bisect_left(page, entry[KEY])]
-        if not page:
-            del self._pages[number]
+        if self._pages is not None:
+            number = _find_page(self._pages, entry[KEY])
+            page = self._pages[number]
+            del page[bisect.bisect_left(page, entry[KEY])]
+            if not page:
+                del self._pages[number]
         return entry
 
     def walk_after(self, key: Key) -> Iterator[str]:
         """Ids in order of (created_at, id), from the first one after the key. Nothing may change meanwhile."""
-        number = self._find_page(key)
-        for page in itertools.islice(self._pages, number, None):
-            start = bisect.bisect_right(page, key)
-            for _, session_id in itertools.islice(page, start, None):
+        pages = self._pages if self._pages is not None else [[entry[KEY] for entry in self.entries.values()]]
+        for page in itertools.islice(pages, _find_page(pages, key), None):
+            for _, session_id in itertools.islice(page, bisect.bisect_right(page, key), None):
                 yield session_id
 
-    def _find_page(self, key: Key) -> int:
-        """That of the key, or where it would be."""
-        return max(0, bisect.bisect_right(self._pages, key, key=operator.itemgetter(0)) - 1)
+    def _insert(self, pages: list[list[Key]], key: Key) -> None:
+        number = _find_page(pages, key)
+        page = pages[number]
+        if len(page) < _PAGE:
+            bisect.insort(page, key)
+        elif number == len(pages) - 1 and key > page[-1]:
+            pages.append([key])
+        else:
+            bisect.insort(page, key)
+            pages[number : number + 1] = [page[: _PAGE // 2], page[_PAGE // 2 :]]
+
+
+def _find_page(pages: list[list[Key]], key: Key) -> int:
+    """That of the key, or where it would be. No page is empty."""
+    return max(0, bisect.bisect_right(pages, key, key=operator.itemgetter(0)) - 1)
 
 
 def make_entry(row: Row, key: Key, parts: Parts) -> Entry:
