@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from prometheus_client import CollectorRegistry
 from tests.fakes import FakeClock, SlowOracle, ToyModel, character_tokenizer
@@ -44,7 +44,7 @@ class Plan:
     now: float = 1_000_000.0
     seal_keys: tuple[bytes, ...] = (KEY,)
     replays_seals: bool = True
-    limits: Limits = Limits(max_input_tokens=1000, max_generated_tokens=100_000, max_answer_items=1_000_000)
+    limits: Limits = Limits(max_input_tokens=1000, max_generated_tokens=100_000, max_answer_items=10**9)
     max_turns_per_session: int = 8
 
 
@@ -79,7 +79,7 @@ class World:
         held = await self.store.take(owner, session_id)
         assert isinstance(held, Held)
         await self.store.release(held)
-        return held
+        return replace(held, epoch=0)
 
     async def snapshot(self, session_id: str = "s") -> Snapshot:
         """Where the store has a session."""

@@ -5,6 +5,7 @@ something has run out and somebody else asks for it.
 """
 
 import heapq
+from collections.abc import Callable
 
 from carousel.records import record
 
@@ -25,7 +26,7 @@ class Shares:
 
     def __init__(self) -> None:
         self._used: dict[str, int] = {}
-        self._heap: list[tuple[int, str]] = []  # (-used, owner) as of some moment; never less than is used now
+        self._heap: list[tuple[int, str]] = []  # (-used, owner) as of some moment; one of an owner's is never too small
         self.total = 0
 
     def __repr__(self) -> str:
@@ -39,36 +40,45 @@ class Shares:
         return self._used.get(owner, 0)
 
     def change(self, owner: str, amount: int) -> None:
-        """Add to what the owner uses; a negative amount is given back."""
+        """Add to what the owner uses; a negative amount is given back, never more than he uses."""
         if not amount:
             return
         used = self._used.get(owner, 0) + amount
+        assert used >= 0, f"an owner gives back {-amount} and has less"
         self.total += amount
-        if used <= 0:
-            self._used.pop(owner, None)
-            return
-        self._used[owner] = used
+        if used:
+            self._used[owner] = used
+        else:
+            del self._used[owner]
         if amount > 0:
             heapq.heappush(self._heap, (-used, owner))
-            if len(self._heap) > 64 + 4 * len(self._used):
-                self._heap = [(-used, owner) for owner, used in self._used.items()]
-                heapq.heapify(self._heap)
+        if len(self._heap) > 64 + 4 * len(self._used):
+            self._heap = [(-used, owner) for owner, used in self._used.items()]
+            heapq.heapify(self._heap)
 
     def share(self, limit: int, owner: str) -> float:
         """Of `limit`, for each owner present; `owner` counts as present."""
         return limit / max(1, self.num_owners + (owner not in self._used))
 
-    def largest(self) -> str | None:
-        """The owner that uses most; None when nobody uses anything."""
-        while self._heap:
-            known, owner = self._heap[0]
-            used = self._used.get(owner, 0)
-            if used == -known:
-                return owner
-            heapq.heappop(self._heap)
-            if used:
-                heapq.heappush(self._heap, (-used, owner))
-        return None
+    def largest(self, above: float = 0.0, accept: Callable[[str], bool] = lambda owner: True) -> str | None:
+        """Of the owners that use more than `above`, the one that uses most and that is accepted; None if there is none.
+        Asks about owners from the largest on."""
+        asked: dict[str, int] = {}
+        try:
+            while self._heap and -self._heap[0][0] > above:
+                known, owner = heapq.heappop(self._heap)
+                if owner in asked or not (used := self._used.get(owner, 0)):
+                    continue
+                if used != -known:
+                    heapq.heappush(self._heap, (-used, owner))
+                    continue
+                asked[owner] = known
+                if accept(owner):
+                    return owner
+            return None
+        finally:
+            for owner, known in asked.items():
+                heapq.heappush(self._heap, (known, owner))
 
     def above(self, share: float) -> list[str]:
         """The owners that use more than `share`, the largest user first. A walk over all."""

@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tests.server.fake_sessions import BROKEN, FakeSessions, Kept, Mishap, abort
+from tests.server.seen import Record, Seen
 
 from carousel.errors import CarouselError, InvalidRequest, Overloaded, SessionMoved, ShuttingDown
 from carousel.v1 import language_model_pb2 as lm
@@ -42,12 +43,20 @@ MODEL = lm.Model(
 
 
 class FakeService(language_model_pb2_grpc.LanguageModelServicer, FakeSessions):
-    """`requests` and `metadata` are what came in; `is_cancelled` is set when a call ends that hung."""
+    """`seen` are all calls, `requests` and `metadata` those that concern turns and sessions' pasts.
+
+    `is_cancelled` is set when a call ends that hung.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.seen: list[Seen] = []
         self.is_cancelled = threading.Event()
         self.is_waiting = threading.Event()
+        self.may_answer = threading.Event()  # cleared: GetModel waits, and says so
+        self.may_answer.set()
+        self.is_holding = threading.Event()
+        self.num_orderly_ends = 0  # of streams of questions
         self.shift = 0  # by which generation counts from elsewhere, as from another state
         self.num_overloads = 0  # answers of that kind to give before Score works
 
@@ -95,6 +104,7 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, FakeSessions):
                 yield from self._answer(request, session, [_predict(request, position)], position, context)
             if request.input.text == "end":
                 return
+        self.num_orderly_ends += 1
 
     def Score(self, request: Any, context: Any) -> Iterator[Any]:
         if self.num_overloads:
@@ -128,16 +138,18 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, FakeSessions):
         return lm.ListModelsResponse(models=[MODEL])
 
     def GetModel(self, request: Any, context: Any) -> Any:
+        self.is_holding.set()
+        self.may_answer.wait()
         return MODEL
 
     def _answer(
         self, request: Any, session: Kept | None, answers: list[Any], position: int, context: Any
     ) -> Iterator[Any]:
         """A turn on a session happens once: by its id, and where it is expected."""
-        mishap = self.mishaps.pop(0) if self.mishaps else None
         recorded = self.recall(session, request, context) if session else None
         if recorded is None:
             self._check_position(request, session, context)
+        mishap = self.mishaps.pop(0) if self.mishaps else None
         answers = recorded or answers
         apply = session is not None and recorded is None
         if mishap is not None:
@@ -187,7 +199,7 @@ def serve_fake() -> Iterator[tuple[str, FakeService, health.HealthServicer]]:
     service, well = FakeService(), health.HealthServicer()
     well.set("", health_pb2.HealthCheckResponse.SERVING)
     with ThreadPoolExecutor(32) as pool:
-        server = grpc.server(pool)
+        server = grpc.server(pool, interceptors=[Record(service.seen.append)])
         language_model_pb2_grpc.add_LanguageModelServicer_to_server(service, server)
         sessions_pb2_grpc.add_SessionsServicer_to_server(service, server)
         health_pb2_grpc.add_HealthServicer_to_server(well, server)
@@ -197,4 +209,5 @@ def serve_fake() -> Iterator[tuple[str, FakeService, health.HealthServicer]]:
             yield f"127.0.0.1:{port}", service, well
         finally:
             service.is_cancelled.set()
+            service.may_answer.set()
             server.stop(None).wait()

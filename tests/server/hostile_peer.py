@@ -78,12 +78,20 @@ class HostilePeer:
         """Until it is closed."""
         with contextlib.suppress(OSError):
             while True:
-                connection, _ = self._listener.accept()
-                self._open.append(connection)
-                trick = self._tricks.pop(0) if self._tricks else None
-                self._start(self._pipe if trick is None else lambda peer, one=trick: self._play(one, peer), connection)
+                peer, _ = self._listener.accept()
+                self._open.append(peer)
+                if self._tricks:
+                    self._start(self._play, self._tricks.pop(0), peer)
+                else:
+                    self._pipe(peer)
+
+    def stop(self) -> None:
+        """No further connections."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
+        """When it has stopped."""
         for one in self._open:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
@@ -91,10 +99,10 @@ class HostilePeer:
         for thread in self._threads:
             thread.join()
 
-    def _start(self, serve: Callable[..., None], *sockets: socket.socket) -> None:
+    def _start(self, serve: Callable[..., None], *arguments: object) -> None:
         def run() -> None:
             with contextlib.suppress(OSError, EOFError):
-                serve(*sockets)
+                serve(*arguments)
 
         self._threads.append(threading.Thread(target=run))
         self._threads[-1].start()
@@ -115,7 +123,7 @@ class HostilePeer:
         server = socket.create_connection(self._target)
         self._open.append(server)
         self._start(_copy, peer, server)
-        _copy(server, peer)
+        self._start(_copy, server, peer)
 
 
 def _copy(source: socket.socket, sink: socket.socket) -> None:
@@ -157,5 +165,6 @@ def serve_hostile(target: str, tricks: list[str]) -> Iterator[HostilePeer]:
     try:
         yield peer
     finally:
-        peer.close()
+        peer.stop()
         listening.join()
+        peer.close()

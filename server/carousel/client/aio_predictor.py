@@ -69,7 +69,8 @@ class AsyncSessionPredictor:
             except ServerError as error:
                 await self._end(is_orderly=False)
                 try:
-                    await self._repeat.pause_after(error)
+                    if not turn.is_overtaken(error):
+                        await self._repeat.pause_after(error)
                 except ServerError:
                     turn.fail(error)
                     raise

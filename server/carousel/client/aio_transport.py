@@ -99,7 +99,8 @@ class AsyncTurnStream(AsyncStream[Answer]):
 
     async def _begin_again(self, error: ServerError) -> None:
         try:
-            await self._repeat.pause_after(error)
+            if not self._turn.is_overtaken(error):
+                await self._repeat.pause_after(error)
         except ServerError:
             self._turn.fail(error)
             raise

@@ -105,7 +105,8 @@ class TurnStream(Stream[Answer]):
 
     def _begin_again(self, error: ServerError) -> None:
         try:
-            self._repeat.pause_after(error)
+            if not self._turn.is_overtaken(error):
+                self._repeat.pause_after(error)
         except ServerError:
             self._turn.fail(error)
             raise

@@ -47,10 +47,6 @@ class Attempts:
         self._ends_at = None if timeout_seconds is None else clock() + timeout_seconds
         self._num_failed = 0
 
-    @property
-    def has_failed(self) -> bool:
-        return self._num_failed > 0
-
     def limit(self, options: CallOptions) -> CallOptions:
         """The call's options with the time that is left."""
         if self._ends_at is None:

@@ -19,7 +19,7 @@ from carousel.client.resume import GenerationResume, PredictionResume, Resume, S
 Answer = TypeVar("Answer")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SafeTurn(Generic[Answer]):
     """A turn that has begun: what to send, as often as it takes, and what has been delivered of the answer."""
 
@@ -27,6 +27,8 @@ class SafeTurn(Generic[Answer]):
     _resume: Resume[Answer]
     _known: KnownPosition
     _open: OpenTurn
+    _is_expectation_ours: bool  # and not the caller's
+    _is_in_doubt: bool = False  # whether a try that failed has been applied
 
     @property
     def is_done(self) -> bool:
@@ -46,6 +48,16 @@ class SafeTurn(Generic[Answer]):
         if self._resume.position is not None:
             self._known.succeed(self._open, self._resume.position)
         return new
+
+    def is_overtaken(self, error: ServerError) -> bool:
+        """To be asked after each failure: whether no more has happened than that another turn of this session, begun
+        after this one, came first. Then the request expects nothing any more, and can be made again at once."""
+        self._is_in_doubt = self._is_in_doubt or not error.reason or "in_doubt" in error.details
+        is_mismatch = error.reason == "POSITION_MISMATCH" and self.call.request.HasField("expected_position")
+        if not (is_mismatch and self._is_expectation_ours) or self._open.is_alone or self._is_in_doubt:
+            return False
+        self.call.request.ClearField("expected_position")
+        return True
 
     def fail(self, error: ServerError) -> None:
         _fail(self._known, self._open, error)
@@ -98,7 +110,8 @@ class SessionTurns:
         turn = self.known.begin()
         guard = {} if turn.expected_position is None else {"expected_position": turn.expected_position}
         try:
-            return SafeTurn(make(guard | identify(wishes)), resume, self.known, turn)
+            call = make(guard | identify(wishes))
+            return SafeTurn(call, resume, self.known, turn, "expected_position" not in wishes)
         except BaseException:  # it cannot even be said on the wire
             self.known.fail(turn)
             raise

@@ -10,7 +10,8 @@ import statistics
 
 from carousel.records import record
 
-STRETCH = 2.3  # of 2.5 that are promised at the 99th percentile: the rest is for steps that happen to be slow
+STRETCH = 2.4  # of 2.5 that are promised at the 99th percentile: the rest is for steps that happen to be slow
+_SLOWDOWN = 1.15  # of the waiting lanes, by what prompts leave in the caches; more of it is the machine's, not theirs
 _FIRST_TOKENS = 16  # of prompts in a step, while nothing is known
 _NUM_KEPT = 9  # steps of a shape that count
 _NUM_NEEDED = 3  # before they do
@@ -40,12 +41,13 @@ class StepBudget:
 
     def __init__(self) -> None:
         self._alone = _Medians()  # seconds of a step without prompts, by the lanes that are answered
+        self._beside = _Medians()  # the same of all but the prompts in a step that has some
         self._columns = _Medians()  # seconds for one more token of each prompt, by the number of prompts
         self._rating = _Samples(maxlen=_NUM_KEPT)  # seconds for one token that is rated
 
     def note(self, shape: StepShape, seconds: StepSeconds) -> None:
         if shape.num_answered:
-            self._alone.add(shape.num_answered, seconds.rest)
+            (self._beside if shape.num_prompts else self._alone).add(shape.num_answered, seconds.rest)
         if shape.num_prompts:
             self._columns.add(shape.num_prompts, seconds.prompts / shape.chunk)
         if shape.num_rated:
@@ -53,13 +55,27 @@ class StepBudget:
 
     def chunk(self, num_waiting: int, num_prompts: int, num_rated_prompts: int = 0) -> int:
         """Tokens that each prompt may feed, at least one, beside lanes that wait for their next token."""
-        alone = self._alone.at_least(num_waiting)
-        column = self._columns.at_most(num_prompts)
-        if num_rated_prompts and column is not None:
-            column = column + num_rated_prompts * statistics.median(self._rating) if self._rating else None
+        alone = self._alone_seconds(num_waiting)
+        column = self._column_seconds(num_prompts, num_rated_prompts)
         if alone is None or column is None:
             return max(1, _FIRST_TOKENS // num_prompts)
-        return max(1, int((STRETCH - 1) * alone / column))
+        beside = self._beside.at_most(num_waiting) or alone
+        return max(1, int((STRETCH * alone - beside) / column))
+
+    def _alone_seconds(self, num_waiting: int) -> float | None:
+        """What waiting lanes would take without prompts, also when they have had no such step lately, or ever."""
+        alone = self._alone.at_least(num_waiting)
+        beside = self._beside.at_least(num_waiting)
+        if alone is None or beside is None:
+            return alone or beside
+        return max(alone, beside / _SLOWDOWN)
+
+    def _column_seconds(self, num_prompts: int, num_rated_prompts: int) -> float | None:
+        """What one more token of each prompt takes."""
+        column = self._columns.at_most(num_prompts)
+        if not num_rated_prompts or column is None:
+            return column
+        return column + num_rated_prompts * statistics.median(self._rating) if self._rating else None
 
 
 _Samples = collections.deque[float]

@@ -45,3 +45,7 @@ class Remembered(Generic[Item]):
 
     def oldest(self) -> Item | None:
         return next(iter(self._items.values()), None)
+
+    def items(self) -> list[Item]:
+        """Oldest first."""
+        return list(self._items.values())

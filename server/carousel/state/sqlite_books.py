@@ -87,8 +87,14 @@ class Books:
     def excess(self) -> list[tuple[str, str]]:
         """Limits that are passed, each with an owner who uses most: turns pass them where room is made afterwards."""
         with self._lock:
-            largest = {self.sessions.largest(), self.num_bytes.largest()}
-            return [(limit, owner) for owner in largest if owner is not None for limit in self._passed(owner, 0, 0)]
+            owners = {False: self.sessions.largest(), True: self.num_bytes.largest()}
+            return [
+                (limit, owner)
+                for of_bytes, owner in owners.items()
+                if owner is not None
+                for limit in self._passed(owner, 0, 0)
+                if (limit in _OF_BYTES) == of_bytes
+            ]
 
     def above_share(self, limit: str, owner: str) -> Iterator[str]:
         """Whose sessions make room for the owner's at the limit, in this order: his own where the limit is his own;

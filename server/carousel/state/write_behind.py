@@ -111,6 +111,7 @@ class WriteBehind:
         await asyncio.shield(task)
 
     async def create(self, births: Sequence[Birth], deed: Deed | None = None) -> list[Row]:
+        await self._write_due([(birth.owner, birth.id) for birth in births])
         try:
             return await self._inner.create(births, deed)
         except Overloaded:

@@ -154,6 +154,14 @@ def test_a_rating_is_compared_with_a_tolerance() -> None:
     assert resume.position == 9
 
 
+def test_a_rating_near_certainty_is_compared_with_the_same_tolerance() -> None:
+    """A hundredth of next to nothing would be none."""
+    resume = ScoringResume()
+    resume.take(_scores(-0.0001))
+    resume.restart()
+    assert resume.take(_scores(-0.0002)) == []
+
+
 @pytest.mark.parametrize(
     "again",
     [
@@ -202,5 +210,8 @@ async def test_an_async_stream_is_never_spliced(fake: tuple[str, FakeService]) -
         assert [(await anext(stream)).text, (await anext(stream)).text] == ["b", "c"]
         with pytest.raises(AnswerChanged):
             await anext(stream)
+        with pytest.raises(ServerError) as caught:
+            await anext(stream)
+        assert caught.value.code == "CANCELLED"
         assert session.position is None
         assert len(fake[1].requests) == 2

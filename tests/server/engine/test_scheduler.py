@@ -166,8 +166,8 @@ def test_a_long_prompt_does_not_keep_the_others() -> None:
 
 
 def test_prompts_beside_a_stream_get_what_the_steps_took() -> None:
-    """Ten prompts of 2,000 tokens beside one stream are fed in 500 steps, not in 2,000, when a token of each costs a
-    quarter of what the stream's own step does; the last step asks no more than there is."""
+    """Ten prompts of 2,000 tokens beside one stream are fed in 400 steps, not in 2,000, when a token of each costs a
+    quarter of what the stream's own step does, and no step is two and a half times as long as that."""
     scheduler = Scheduler(Bounds())
     scheduler.submit(turn(1, generate(10_000)))
     for _ in range(10):
@@ -178,7 +178,7 @@ def test_prompts_beside_a_stream_get_what_the_steps_took() -> None:
         assert step is not None
         chunk = max(len(work.ids) for work in step.works)
         prompt_seconds = 0.25 * chunk if step.num_prompts else 0.0
-        assert 1 + prompt_seconds <= 2.3
+        assert 1 + prompt_seconds < 2.5
         for _, event in scheduler.commit(step, answers(step), StepSeconds(prompt_seconds, 0, 1.0)):
             ended += isinstance(event, Ended)
         num_steps += 1

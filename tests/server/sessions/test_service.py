@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import numpy as np
@@ -313,16 +314,20 @@ async def test_a_drain_lets_an_accepted_turn_finish_all_of_it(request_: Generati
     model = GatedModel()
     async with running_world(Plan(model=model)) as world:
         model.close()
-        turn = asyncio.create_task(generate(world, Caller("ann"), request_))
+        turn = asyncio.create_task(collect(world.sessions.generate(Caller("ann"), request_)))
         words = asyncio.create_task(world.sessions.predict(Caller("ann"), PredictionRequest("ab", word_prefix="c")))
         await model.until_held()
         draining = asyncio.create_task(world.engine.drain(20))
         await asyncio.sleep(0)
         model.gate.set()
-        _, _, end = await turn
-        assert end.num_generated_tokens == 5
+        ends = [piece.end for piece in await turn if piece.end is not None]
+        assert [end.num_generated_tokens for end in ends] == [5] * request_.num_branches
         assert (await words).words
         await draining
+
+
+async def collect(pieces: AsyncIterator[GenerationPiece]) -> list[GenerationPiece]:
+    return [piece async for piece in pieces]
 
 
 def marked_text(num_characters: int) -> str:

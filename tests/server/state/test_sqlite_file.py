@@ -1,4 +1,4 @@
-"""The file of the SQLite store: checked, locked, and brought from the format before to this one wholly or not at all."""
+"""The SQLite store's file: checked, locked, and brought from the format before to this one wholly or not at all."""
 
 import asyncio
 import contextlib
@@ -196,6 +196,20 @@ async def test_a_file_of_the_format_before_goes_on(old_path: Path) -> None:
         await store.create([make_birth("story", "bob"), make_birth("gone", "bob")])
         clock.advance(LONG.idle)
         assert await store.sweep(9) == 4
+
+
+def test_what_a_killed_server_left_in_its_log_is_migrated(old_path: Path, tmp_path: Path) -> None:
+    """Turns of the format before that were not yet written from the log into the file are there as well."""
+    left = tmp_path / "left.db"
+    with contextlib.closing(sqlite3.connect(old_path)) as connection:
+        connection.execute("UPDATE sessions SET position = 77 WHERE id = 'story'")
+        connection.commit()
+        for suffix in ("", "-wal"):
+            shutil.copyfile(f"{old_path}{suffix}", f"{left}{suffix}")
+    writer, reader = open_file(left)
+    assert reader.execute("SELECT position FROM sessions WHERE owner = 'ann'").fetchall() == [(77,)]
+    reader.close()
+    writer.close()
 
 
 def test_a_server_of_the_format_before_refuses_the_new_one(old_path: Path) -> None:
