@@ -311,9 +311,9 @@ def test_leaving_a_long_line_takes_no_walk_along_it() -> None:
     """20,000 turns are cancelled, from the back, the front and the middle, in less than a second."""
     scheduler = Scheduler(Bounds(max_queued_turns=20_000))
     jobs = [scheduler.submit(turn("ann" if number % 2 else "bob")) for number in range(20_000)]
-    started = time.perf_counter()
+    started = time.thread_time()
     for job in (*jobs[::-2], *jobs[::2]):
         scheduler.cancel(job)
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 1
     assert scheduler.num_queued == 0
     assert scheduler.plan() is None
