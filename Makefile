@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check proto bench chaos soak image
+.PHONY: demo test check proto bench chaos fuzz soak image
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -38,6 +38,10 @@ chaos: $(READY)   ## kills, pauses and restarts under load: nothing acknowledged
 
 soak: $(READY)    ## a mixed load for MINUTES (30): the server's memory and open files must stay where they are
 	$(BIN)/python -m trials.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+
+fuzz: $(READY)    ## hostile inputs of all kinds: no crash, no hang, no internal error
+	$(BIN)/python -m trials.fuzz $(if $(SEED),--seed $(SEED)) $(if $(KINDS),--kinds $(KINDS)) \
+	  $(if $(FIRST),--first $(FIRST)) $(if $(INPUTS),--inputs $(INPUTS))
 
 image:
 	docker build --tag carousel .

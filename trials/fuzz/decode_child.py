@@ -2,7 +2,7 @@
 
     python -m trials.fuzz.decode_child BUNDLE DIRECTORY SEED KIND FIRST COUNT
 
-The progress file holds the number under way, 8 bytes. Each finding is a line of JSON on standard output.
+The progress file holds the number under way, 8 bytes; the file `input` what it is. Each finding is a line of JSON on standard output.
 """
 
 import json
@@ -27,10 +27,12 @@ def main() -> None:
     bundle, directory, seed, kind, first, count = sys.argv[1:]
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     decoder = DECODERS[kind](Place(Bundle.load(Path(bundle)), Path(directory)))
+    under_way = Path(directory) / "input"
     with open(Path(directory) / "progress", "r+b") as file, mmap.mmap(file.fileno(), PROGRESS.size) as progress:
         for number in range(int(first), int(first) + int(count)):
             PROGRESS.pack_into(progress, 0, number)
             content = decoder.make(make_dice(int(seed), kind, number))
+            under_way.write_bytes(content)
             trouble = attempt(decoder, content)
             if trouble:
                 print(json.dumps({"number": number, "trouble": trouble, "content": content.hex()}), flush=True)

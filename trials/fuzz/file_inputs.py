@@ -1,35 +1,99 @@
-"""Files of sessions, a memory store's and an SQLite store's, with accidents in any place."""
+"""Files of sessions, a memory store's and an SQLite store's, with accidents in any place, and all that a store is for
+done with what it accepts."""
 
+import asyncio
 import contextlib
 import json
 import random
+import sqlite3
 import struct
 import zlib
 from pathlib import Path
 
-from carousel.state.memory_file import read_sessions, write_sessions
-from carousel.state.sqlite_file import open_file
-from carousel.state.store import Row
+from carousel.state.memory import MemoryStore
+from carousel.state.sqlite_store import SqliteStore
+from carousel.state.store import Birth, Capacity, Change, Deed, EndReason, Held, Lifetimes, SessionStore
 from trials.fuzz.decoder import Decoder, Place
-from trials.fuzz.mutations import mutate, mutate_json, nested
+from trials.fuzz.mutations import LONG_INTEGERS, TEXTS, mutate, mutate_json, nested
 from trials.fuzz.state_inputs import draw_snapshot, make_codec
 
 _RECORD = struct.Struct("<II")
+_CAPACITY, _LIFETIMES = Capacity(100, 2**24, True), Lifetimes(3600, 86_400)
+_OWNER = "owner"
+_DEED = Deed(_OWNER, "request", "fingerprint", (("one", 1),))
+
+
+def _now() -> float:
+    return 1.8e9
 
 
 def memory_files(place: Place) -> Decoder:
     path = place.directory / "sessions.mem"
-    codec = make_codec(place.bundle.manifest)
-    snapshot = codec.encode(draw_snapshot(random.Random(0), place.bundle.manifest))
-    row = Row("some-session", "owner", 7, 0, 5, 1.7e9, 1.7e9, 4e9)
-    write_sessions(path, [(row, {"at/000000000000": snapshot}), (row, {})])
+    _clear(path)
+    asyncio.run(_fill(_memory_store(path), place))
     whole = path.read_bytes()
 
     def attempt(content: bytes) -> None:
         path.write_bytes(content)
-        read_sessions(path)
+        asyncio.run(_use(_memory_store(path)))
 
     return Decoder(lambda dice: _spoil_records(dice, whole), attempt)
+
+
+def sqlite_files(place: Place) -> Decoder:
+    path = place.directory / "sessions.db"
+    _clear(path)
+    asyncio.run(_fill(SqliteStore(path, _CAPACITY, _LIFETIMES, clock=_now), place))
+    whole = path.read_bytes()
+
+    def attempt(content: bytes) -> None:
+        _clear(path)
+        path.write_bytes(content)
+        asyncio.run(_use(SqliteStore(path, _CAPACITY, _LIFETIMES, clock=_now)))
+
+    return Decoder(lambda dice: _spoil_database(dice, whole, path), attempt)
+
+
+def _memory_store(path: Path) -> MemoryStore:
+    return MemoryStore(_CAPACITY, _LIFETIMES, path, _now)
+
+
+async def _fill(store: SessionStore, place: Place) -> None:
+    """Three sessions with a past, an ending, a deed."""
+    snapshot = make_codec(place.bundle.manifest).encode(draw_snapshot(random.Random(0), place.bundle.manifest))
+    await store.start(lambda ending: None)
+    births = [Birth(name, _OWNER, number, 5, {"at/000000000000": snapshot}) for number, name in enumerate("ab")]
+    await store.create(births)
+    rows = await store.create([Birth("one", _OWNER, 1, 0, {})], _DEED)
+    await store.create([Birth("c", "", 1, 0, {})])
+    await _turn(store, _OWNER, "a")
+    await store.end(rows[0], EndReason.DELETED)
+    await store.close()
+
+
+async def _turn(store: SessionStore, owner: str, session_id: str) -> None:
+    held = await store.take(owner, session_id, 100)
+    if isinstance(held, Held):
+        try:
+            await store.commit(held, Change(9, {"at/000000000001": b"snapshot"}, ()))
+        finally:
+            await store.release(held)
+
+
+async def _use(store: SessionStore) -> None:
+    await store.start(lambda ending: None)
+    try:
+        for row in await store.list_owned(_OWNER, (0.0, ""), 10):
+            store.durable_position(row)
+            await store.read(_OWNER, row.id)
+            await _turn(store, _OWNER, row.id)
+        await _turn(store, _OWNER, "one")
+        await store.recall(_OWNER, "request")
+        await store.create([Birth("new", _OWNER, 3, 0, {"at/000000000000": b""})], Deed(_OWNER, "new", "", ()))
+        await store.num_live()
+        await store.sweep(10)
+    finally:
+        await store.close()
 
 
 def _spoil_records(dice: random.Random, whole: bytes) -> bytes:
@@ -39,42 +103,68 @@ def _spoil_records(dice: random.Random, whole: bytes) -> bytes:
     magic, at, records = whole[:5], 5, []
     while at < len(whole):
         length, _ = _RECORD.unpack_from(whole, at)
-        records.append(_spoil_record(dice, whole[at + _RECORD.size : at + _RECORD.size + length]))
+        record = whole[at + _RECORD.size : at + _RECORD.size + length]
+        records.append(_spoil_record(dice, record) if dice.random() < 0.5 else record)
         at += _RECORD.size + length
     return magic + b"".join(_RECORD.pack(len(one), zlib.crc32(one)) + one for one in records)
 
 
 def _spoil_record(dice: random.Random, record: bytes) -> bytes:
     head, _, rest = record.partition(b"\n")
-    match dice.randrange(6):
+    match dice.randrange(8):
         case 0:
             return mutate(record, dice)
         case 1:
-            return record
-        case 2:
             return json.dumps(nested(dice.choice((10, 900)))).encode() + b"\n" + rest
-        case 3:
+        case 2:
             return b"[" * dice.choice((10, 100_000)) + b"\n" + rest
         case _:
             return json.dumps(mutate_json(json.loads(head), dice)).encode() + b"\n" + rest
 
 
-def sqlite_files(place: Place) -> Decoder:
-    path = place.directory / "sessions.db"
-    for connection in open_file(path):
-        connection.close()
-    whole = path.read_bytes()
+def _spoil_database(dice: random.Random, whole: bytes, path: Path) -> bytes:
+    """Damaged pages, or a sound file that says something else than a server writes."""
+    if dice.random() < 0.6:
+        return mutate(whole, dice)
+    _clear(path)
+    path.write_bytes(whole)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        for _ in range(dice.choice((1, 1, 3))):
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute(*_strange_change(dice, connection))
+        connection.commit()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return path.read_bytes()
 
-    def attempt(content: bytes) -> None:
-        _replace(path, content)
-        with contextlib.ExitStack() as stack:
-            for connection in open_file(path):
-                stack.callback(connection.close)
 
-    return Decoder(lambda dice: mutate(whole, dice), attempt)
+def _strange_change(dice: random.Random, connection: sqlite3.Connection) -> tuple[str, tuple[object, ...]]:
+    tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    table = dice.choice(sorted(tables))
+    columns = connection.execute(f"PRAGMA table_info({table})").fetchall()
+    _, name, kind, *_ = dice.choice(columns)
+    match dice.randrange(8):
+        case 0:
+            return f"DELETE FROM {table}", ()
+        case 1:
+            return f"ALTER TABLE {table} RENAME COLUMN {name} TO strange", ()
+        case 2:
+            return f"PRAGMA user_version = {dice.choice((0, 1, 2, 3, 99))}", ()
+        case _:
+            return f"UPDATE {table} SET {name} = ?", (_strange_content(dice, kind),)
 
 
-def _replace(path: Path, content: bytes) -> None:
+def _strange_content(dice: random.Random, kind: str) -> object:
+    match kind:
+        case "INTEGER":
+            return dice.choice(LONG_INTEGERS)
+        case "REAL":
+            return dice.choice((0.0, -1.0, 1e308, float("inf"), -float("inf"), 1.8e9))
+        case "BLOB":
+            return dice.randbytes(dice.choice((0, 1, 500)))
+        case _:
+            return dice.choice((*TEXTS, "[]", "{", "null", "[1]", '[["x"]]', b"\xff\xfe"))
+
+
+def _clear(path: Path) -> None:
     for old in path.parent.glob(f"{path.name}*"):
         old.unlink()
-    path.write_bytes(content)

@@ -36,7 +36,7 @@ class Report:
         if sum(one.kind == finding.kind for one in self.findings) > _MAX_TOLD:
             return
         first, count = min(finding.numbers), max(finding.numbers) - min(finding.numbers) + 1
-        again = f"SEED={self.seed} make fuzz KINDS={finding.kind} FROM={first} INPUTS={count}"
+        again = f"SEED={self.seed} make fuzz KINDS={finding.kind} FIRST={first} INPUTS={count}"
         lines = [f"{finding.what}: {finding.kind} {list(finding.numbers)} of seed {self.seed}: {finding.detail}"]
         if finding.content:
             path = self.directory / f"{finding.kind}-{self.seed}-{first}.hex"

@@ -1,5 +1,6 @@
 """Snapshots and sealed states: whole, spoiled, and spoiled with a checksum or a seal that fits again."""
 
+import base64
 import random
 import struct
 import zlib
@@ -15,6 +16,7 @@ from trials.fuzz.decoder import Decoder, Place
 from trials.fuzz.mutations import hostile_integer, mutate
 
 KEY = bytes(range(32))
+KEY_TEXT = base64.b64encode(KEY).decode()
 OTHER_KEY = bytes(32)
 _NOW = 1.8e9
 _CHECK = struct.Struct("<I")
@@ -42,30 +44,36 @@ def seal(dice: random.Random, sealer: Sealer, snapshot: bytes, owner: str, expir
 
 
 def draw_state(
-    dice: random.Random, manifest: Manifest, *, now: float = _NOW, share_whole: float = 0.25, is_refitted: bool = True
+    dice: random.Random,
+    manifest: Manifest,
+    *,
+    owner: str = "",
+    now: float = _NOW,
+    share_whole: float = 0.25,
+    is_refitted: bool = True,
 ) -> bytes:
-    """A sealed state of the anonymous owner, as often as `share_whole` good; otherwise spoiled, expired, foreign, or
+    """A sealed state of the owner, as often as `share_whole` good; otherwise spoiled, expired, foreign, or
     with a spoiled snapshot under a good seal. Without `is_refitted` no such snapshot has a checksum that fits."""
     codec, sealer = make_codec(manifest), Sealer([KEY], manifest.digest)
     snapshot = codec.encode(draw_snapshot(dice, manifest))
     if dice.random() < share_whole:
-        return seal(dice, sealer, snapshot, "", now + 3600)
+        return seal(dice, sealer, snapshot, owner, now + 3600)
     match dice.randrange(8):
         case 0:
-            return seal(dice, sealer, snapshot, "", dice.choice((0.0, now - 1, float("-inf"), -1e308)))
+            return seal(dice, sealer, snapshot, owner, dice.choice((0.0, now - 1, float("-inf"), -1e308)))
         case 1:
             return seal(dice, sealer, snapshot, "somebody else", now + 3600)
         case 2:
-            return seal(dice, Sealer([OTHER_KEY], manifest.digest), snapshot, "", now + 3600)
+            return seal(dice, Sealer([OTHER_KEY], manifest.digest), snapshot, owner, now + 3600)
         case 3:
-            return seal(dice, Sealer([KEY], "ab" * 32), snapshot, "", now + 3600)
+            return seal(dice, Sealer([KEY], "ab" * 32), snapshot, owner, now + 3600)
         case 4:
             spoiled = spoil_snapshot(dice, snapshot) if is_refitted else mutate(snapshot, dice)
-            return seal(dice, sealer, spoiled, "", now + 3600)
+            return seal(dice, sealer, spoiled, owner, now + 3600)
         case 5:
             return dice.randbytes(dice.randrange(300))
         case _:
-            return mutate(seal(dice, sealer, snapshot, "", now + 3600), dice)
+            return mutate(seal(dice, sealer, snapshot, owner, now + 3600), dice)
 
 
 def spoil_snapshot(dice: random.Random, snapshot: bytes) -> bytes:

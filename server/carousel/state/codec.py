@@ -43,15 +43,17 @@ class SnapshotCodec:
             )
             for tensor in layout.tensors
         ]
+        self._tensor_bytes = sum(num_bytes for *_, num_bytes in self._tensors)
+        hidden = (np.dtype(np.float32), (hidden_size,))
+        self._twins = [at for at, (dtype, _, shape, _) in enumerate(self._tensors) if (dtype, shape) == hidden]
         self._layout_text = ";".join(
             f"{tensor.name}:{tensor.dtype}:{'x'.join(map(str, tensor.shape))}" for tensor in layout.tensors
         ).encode()
 
     def max_bytes(self, penalty_window: int) -> int:
         """The most that a snapshot with so many recent tokens takes."""
-        tensors = sum(num_bytes for *_, num_bytes in self._tensors)
         rest = _HEAD.size + len(self._layout_text) + _CHECK.size + _MAX_TAIL_BYTES
-        return rest + tensors + 4 * self._hidden_size + 4 * penalty_window
+        return rest + self._tensor_bytes + 4 * self._hidden_size + 4 * penalty_window
 
     def encode(self, snapshot: Snapshot) -> bytes:
         """The opposite of `decode`."""
@@ -113,15 +115,15 @@ class SnapshotCodec:
         layout_text = blob[_HEAD.size : _HEAD.size + num_layout]
         if layout_text != self._layout_text or hidden_size != self._hidden_size:
             raise StateInvalid(f"the snapshot has the tensors {layout_text.decode(errors='replace')}")
+        num_hidden = self._hidden_size if twin == _OF_ITS_OWN else 0
+        size = _HEAD.size + num_layout + 4 * (num_recent + num_hidden) + num_tail + self._tensor_bytes + _CHECK.size
+        if len(blob) != size or not (twin == _OF_ITS_OWN or twin in self._twins):
+            raise StateInvalid("the snapshot is damaged: its parts do not fill it")
         return num_layout, num_recent, num_tail, twin, position
 
     def _find_twin(self, tensors: Sequence[bytes], hidden: bytes) -> int:
         """The tensor that equals the hidden vector bit for bit, looked for from the last layer down."""
-        for index in range(len(tensors) - 1, -1, -1):
-            dtype, _, shape, _ = self._tensors[index]
-            if tensors[index] == hidden and dtype == np.float32 and shape == (self._hidden_size,):
-                return index
-        return _OF_ITS_OWN
+        return next((index for index in reversed(self._twins) if tensors[index] == hidden), _OF_ITS_OWN)
 
 
 @functools.cache

@@ -1,0 +1,82 @@
+"""A fuzz with one seed: decoders in a child, calls and garbage to two servers, all at the same time."""
+
+import asyncio
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from carousel.bundle.manifest import Bundle
+from trials.fuzz.calling import GARBAGE, Player
+from trials.fuzz.decoding import run_decoder
+from trials.fuzz.findings import Report
+from trials.fuzz.servers import PLANS, FuzzedServer
+from trials.fuzz.tiny_model import write_tiny_bundle
+
+DECODED: Mapping[str, int] = {  # how many of each kind with one seed
+    "snapshots": 10_000,
+    "seals": 6000,
+    "memory_files": 4000,
+    "sqlite_files": 3000,
+    "bundles": 3000,
+    "settings": 5000,
+}
+CALLED: Mapping[str, int] = {"messages": 10_000, "states": 3500, "page_tokens": 3500, "orders": 2500, GARBAGE: 2500}
+KINDS: Mapping[str, int] = {**DECODED, **CALLED}
+_PYTHON = (sys.executable, "-m")
+
+
+@dataclass(frozen=True, slots=True)
+class Fuzz:
+    """Inputs `first` to `first` + its count of each kind, times `share`, or `num_inputs` where given. The commands
+    start the server and the child that decodes."""
+
+    seed: int
+    kinds: Sequence[str] = tuple(KINDS)
+    first: int = 0
+    num_inputs: int | None = None
+    share: float = 1.0
+    hang_seconds: float = 20.0
+    server_command: Sequence[str] = (*_PYTHON, "carousel")
+    decoder_command: Sequence[str] = (*_PYTHON, "trials.fuzz.decode_child")
+
+    def numbers(self, kind: str) -> range:
+        count = int(KINDS[kind] * self.share) if self.num_inputs is None else self.num_inputs
+        return range(self.first, self.first + count)
+
+
+def run_fuzz(fuzz: Fuzz, directory: Path) -> Report:
+    """`directory` is made; what was found, and what the servers wrote, stays in it."""
+    directory.mkdir(parents=True)
+    bundle = write_tiny_bundle(directory / "tiny")
+    report = Report(fuzz.seed, directory)
+    asyncio.run(_run(fuzz, bundle, report))
+    return report
+
+
+async def _run(fuzz: Fuzz, bundle: Path, report: Report) -> None:
+    called = [kind for kind in fuzz.kinds if kind in CALLED]
+    async with asyncio.TaskGroup() as group:
+        group.create_task(asyncio.to_thread(_decode, fuzz, bundle, report))
+        for index in range(len(PLANS) if called else 0):
+            group.create_task(_call(fuzz, called, index, bundle, report))
+
+
+def _decode(fuzz: Fuzz, bundle: Path, report: Report) -> None:
+    for kind in fuzz.kinds:
+        if kind in DECODED:
+            run_decoder(fuzz.decoder_command, kind, bundle, report, fuzz.numbers(kind), fuzz.hang_seconds)
+
+
+async def _call(fuzz: Fuzz, kinds: Sequence[str], index: int, bundle: Path, report: Report) -> None:
+    """Every second input goes to this server."""
+    directory = report.directory / PLANS[index].name
+    directory.mkdir()
+    server = FuzzedServer(PLANS[index], fuzz.server_command, bundle, directory)
+    player = Player(server, Bundle.load(bundle).manifest, report, fuzz.hang_seconds)
+    try:
+        await server.start()
+        for kind in kinds:
+            await player.run(kind, [number for number in fuzz.numbers(kind) if number % len(PLANS) == index])
+    finally:
+        await server.stop()

@@ -1,0 +1,61 @@
+"""What is done to a server in one input: a call, or several in an order, each read to its end or given up."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from google.protobuf.message import DecodeError
+
+from trials.fuzz.methods import Method
+
+Metadata = Sequence[tuple[str, str | bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """How much of an answer is wanted: so many messages, so many seconds; None: all of it."""
+
+    num_answers: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(slots=True)
+class Memory:
+    """What the answers so far have told: later calls of a script go on from it."""
+
+    positions: dict[str, int] = field(default_factory=dict)  # by session
+    state: bytes = b""
+    page_token: str = ""
+
+    def note(self, method: Method, content: bytes, answered: bytes) -> None:
+        """Whichever fields the answer has."""
+        answer = method.answer.FromString(answered)
+        for part in (answer, *(getattr(answer, name, None) for name in ("finished", "totals"))):
+            if getattr(part, "position", 0):
+                self.positions[_session_id(method, content)] = part.position  # type: ignore[union-attr]
+            self.state = getattr(part, "state", b"") or self.state
+        self.page_token = getattr(answer, "next_page_token", "") or self.page_token
+
+
+def _session_id(method: Method, content: bytes) -> str:
+    try:
+        return getattr(method.request.FromString(content), "session_id", "")
+    except DecodeError:
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call. `make` gives its messages, serialized."""
+
+    method: Method
+    make: Callable[[Memory], Sequence[bytes]]
+    fate: Fate = Fate()
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """Calls one after the other; `overlap` starts each without waiting for the one before."""
+
+    steps: Sequence[Step]
+    metadata: Metadata = ()
+    overlap: bool = False
