@@ -5,7 +5,6 @@ from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
-
 from trials.fuzz.mutations import FLOATS, hostile_integer, hostile_text
 
 _INTEGERS = {

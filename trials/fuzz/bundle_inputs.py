@@ -8,14 +8,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from trials.fuzz.decoder import Decoder, Place
+from trials.fuzz.mutations import TEXTS, mutate, mutate_json
+
 from carousel.bundle.manifest import CORE_FILE, HEAD_FILE, Bundle
 from carousel.bundle.manifest import FILE_NAME as MANIFEST_FILE
 from carousel.bundle.tokenizer import FILE_NAME as TOKENIZER_FILE
 from carousel.bundle.tokenizer import TokenizerKind
 from carousel_training.settings import VocabularySettings
 from carousel_training.vocabulary import learn_vocabulary
-from trials.fuzz.decoder import Decoder, Place
-from trials.fuzz.mutations import TEXTS, mutate, mutate_json
 
 _UNHASHED = ("name", "training", "digest")
 _SAMPLE = "the carousel turns and the horses rise\nund die Pferde fallen, süß\n"

@@ -6,9 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from google.protobuf.message import Message
-
-from carousel.bundle.manifest import Manifest
-from carousel.v1 import sessions_pb2
 from trials.fuzz.accidents import spoil
 from trials.fuzz.methods import METHODS, Method
 from trials.fuzz.mutations import hostile_text, mutate
@@ -16,13 +13,24 @@ from trials.fuzz.scripts import Fate, Memory, Metadata, Script, Step
 from trials.fuzz.sound_requests import POOL, draw_request
 from trials.fuzz.state_inputs import draw_state
 
+from carousel.bundle.manifest import Manifest
+from carousel.v1 import sessions_pb2
+
 OWNER_METADATA = "x-user"
 OWNER = "u1"
 _FAR = 4e9  # when the sealed states expire
 _ON_STATES = ("ImportSession", "ImportSession", "Generate", "Predict", "Score")
 _NAMES = (*METHODS, "Generate", "Predict", "Score", "ForkSession", "RewindSession")
 _IN_ORDERS = ("Generate", "Predict", "Score", "CreateSession", "ForkSession", "RewindSession")
-_IN_ORDERS = (*_IN_ORDERS, "SaveCheckpoint", "ExportSession", "ImportSession", "ListSessions", "DeleteSession", "GetHistory")
+_IN_ORDERS = (
+    *_IN_ORDERS,
+    "SaveCheckpoint",
+    "ExportSession",
+    "ImportSession",
+    "ListSessions",
+    "DeleteSession",
+    "GetHistory",
+)
 _TOKEN_TEXTS = ("nan ", "inf x", "-inf ", "1e999 x", "-1 \0", "1.8e9", " ", "1_0 a", "0x1p3 a", "\N{SUPERSCRIPT TWO} a")
 
 
@@ -72,9 +80,7 @@ def _spoil(dice: random.Random, message: Message) -> bytes:
 def states(dice: random.Random, manifest: Manifest, has_owners: bool) -> Script:
     """A sealed state, whole or not, imported or gone on from, once or twice."""
     metadata = draw_metadata(dice, has_owners)
-    state = draw_state(
-        dice, manifest, owner=OWNER if has_owners else "", now=_FAR, share_whole=0.6, is_refitted=False
-    )
+    state = draw_state(dice, manifest, owner=OWNER if has_owners else "", now=_FAR, share_whole=0.6, is_refitted=False)
     steps = []
     for _ in range(dice.choice((1, 1, 1, 2))):
         name = dice.choice(_ON_STATES)

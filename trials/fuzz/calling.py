@@ -1,4 +1,4 @@
-"""Inputs that go to a server: played by a few workers at once, watched for answers that must not be, hangs and exits."""
+"""Inputs that go to a server: played by a few workers at once, watched for forbidden answers, hangs and exits."""
 
 import asyncio
 import contextlib
@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import grpc
-
-from carousel.bundle.manifest import Manifest
 from trials.fuzz.call_inputs import CALLS
 from trials.fuzz.findings import CRASH, HANG, INTERNAL, Finding, Report
 from trials.fuzz.garbage import draw_garbage, throw
@@ -15,9 +13,12 @@ from trials.fuzz.mutations import make_dice
 from trials.fuzz.scripts import Memory, Metadata, Step
 from trials.fuzz.servers import FuzzedServer
 
+from carousel.bundle.manifest import Manifest
+
 GARBAGE = "garbage"
 _BATCH = 250
 _WORKERS = 8
+_EXIT_SECONDS = 0.2  # until an exit is known
 _OURS = "Internal error from Core"  # the client's own library: the call had ended while a message was written
 _FORBIDDEN = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 
@@ -60,6 +61,8 @@ class Player:
 
     async def _work(self, kind: str, numbers: Iterator[int]) -> None:
         for number in numbers:
+            async with self._mending:  # nothing begins while the server is started anew
+                pass
             played = _Input(kind, number, self._server.generation)
             self._under_way.add(number)
             try:
@@ -82,13 +85,17 @@ class Player:
         memory = Memory()
         calls = [self._call(played, step, memory, script.metadata) for step in script.steps]
         if script.overlap:
-            await asyncio.gather(*calls)
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+            for outcome in filter(None, outcomes):
+                raise outcome
             return
         for call in calls:
             await call
 
     async def _call(self, played: _Input, step: Step, memory: Memory, metadata: Metadata) -> None:
         contents = step.make(memory)
+        if played.generation != self._server.generation:
+            return
         call = self._server.channel.stream_stream(step.method.path)(contents, metadata=metadata)
         try:
             with contextlib.suppress(TimeoutError, grpc.aio.AioRpcError):
@@ -102,8 +109,11 @@ class Player:
     async def _judge(
         self, played: _Input, step: Step, contents: Sequence[bytes], code: grpc.StatusCode, details: str
     ) -> None:
+        """Raises ConnectionError when it is the server's exit that ended the call."""
         if code is grpc.StatusCode.UNAVAILABLE:
-            await self._mend(played, CRASH)
+            await asyncio.sleep(_EXIT_SECONDS)
+            if self._server.exit_code is not None:
+                raise ConnectionError("the server is gone")
         if played.generation != self._server.generation:
             return  # the server went in the meantime, for whatever reason: that is told already
         self._report.codes["ENDED" if details == _OURS else code.name] += 1
@@ -117,7 +127,7 @@ class Player:
             if played.generation != self._server.generation:
                 return
             if what == CRASH:
-                await asyncio.sleep(0.2)  # so that the exit is known
+                await asyncio.sleep(_EXIT_SECONDS)
                 if self._server.exit_code is not None:
                     detail = f"the server exited with {self._server.exit_code}, see {self._server.log}"
                     self._report.add(Finding(CRASH, played.kind, sorted(self._under_way), detail))

@@ -2,7 +2,8 @@
 
     python -m trials.fuzz.decode_child BUNDLE DIRECTORY SEED KIND FIRST COUNT
 
-The progress file holds the number under way, 8 bytes; the file `input` what it is. Each finding is a line of JSON on standard output.
+The file `progress` holds the number under way, 8 bytes; the file `input` what it is. Each finding is a line of JSON on
+standard output.
 """
 
 import json
@@ -13,11 +14,12 @@ import sys
 import traceback
 from pathlib import Path
 
-from carousel.bundle.manifest import Bundle
-from carousel.errors import CarouselError
 from trials.fuzz.decoder import Decoder, Place
 from trials.fuzz.decoders import DECODERS
 from trials.fuzz.mutations import make_dice
+
+from carousel.bundle.manifest import Bundle
+from carousel.errors import CarouselError
 
 PROGRESS = struct.Struct("<q")
 _MEMORY = 4 * 2**30  # an input that asks for more is a finding

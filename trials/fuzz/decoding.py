@@ -1,4 +1,4 @@
-"""The parent of the children that decode: it sees what takes them down or stops them, and starts the next one behind it."""
+"""The parent of the children that decode: it sees what ends or stops them, and starts the next one behind it."""
 
 import json
 import mmap
@@ -11,6 +11,8 @@ from trials.fuzz.decode_child import PROGRESS
 from trials.fuzz.findings import CRASH, HANG, Finding, Report
 
 _LOOK_SECONDS = 0.1
+_START_SECONDS = 60.0
+_NOT_STARTED = -1
 
 
 def run_decoder(
@@ -22,16 +24,14 @@ def run_decoder(
     at = numbers.start
     while at < numbers.stop:
         arguments = [*command, str(bundle), str(directory), str(report.seed), kind, str(at), str(numbers.stop - at)]
-        at = _run_child(arguments, kind, report, directory, at, hang_seconds)
+        at = _run_child(arguments, kind, report, directory, hang_seconds)
     report.num_inputs[kind] += len(numbers)
 
 
-def _run_child(
-    arguments: list[str], kind: str, report: Report, directory: Path, first: int, hang_seconds: float
-) -> int:
+def _run_child(arguments: list[str], kind: str, report: Report, directory: Path, hang_seconds: float) -> int:
     """The number to go on from."""
     path, output = directory / "progress", directory / "findings.jsonl"
-    path.write_bytes(PROGRESS.pack(first))
+    path.write_bytes(PROGRESS.pack(_NOT_STARTED))
     with path.open("rb") as file, mmap.mmap(file.fileno(), PROGRESS.size, access=mmap.ACCESS_READ) as progress:
         with output.open("w") as findings, (directory / "errors.txt").open("w") as errors:
             child = subprocess.Popen(arguments, stdout=findings, stderr=errors)
@@ -41,6 +41,8 @@ def _run_child(
             child.kill()
             code = child.wait()
         (at,) = PROGRESS.unpack_from(progress)
+    if at == _NOT_STARTED:
+        raise RuntimeError(f"the child did not start: {_last_words(directory / 'errors.txt', code)}")
     for line in output.read_text().splitlines():
         found = json.loads(line)
         content = bytes.fromhex(found["content"])
@@ -64,7 +66,7 @@ def _watch(child: subprocess.Popen[bytes], progress: mmap.mmap, hang_seconds: fl
             now = PROGRESS.unpack_from(progress)
         if now != seen:
             seen, since = now, time.monotonic()
-        elif time.monotonic() - since > hang_seconds:
+        elif time.monotonic() - since > (_START_SECONDS if now == (_NOT_STARTED,) else hang_seconds):
             return True
 
 

@@ -10,12 +10,13 @@ import struct
 import zlib
 from pathlib import Path
 
-from carousel.state.memory import MemoryStore
-from carousel.state.sqlite_store import SqliteStore
-from carousel.state.store import Birth, Capacity, Change, Deed, EndReason, Held, Lifetimes, SessionStore
 from trials.fuzz.decoder import Decoder, Place
 from trials.fuzz.mutations import LONG_INTEGERS, TEXTS, mutate, mutate_json, nested
 from trials.fuzz.state_inputs import draw_snapshot, make_codec
+
+from carousel.state.memory import MemoryStore
+from carousel.state.sqlite_store import SqliteStore
+from carousel.state.store import Birth, Capacity, Change, Deed, EndReason, Held, Lifetimes, SessionStore
 
 _RECORD = struct.Struct("<II")
 _CAPACITY, _LIFETIMES = Capacity(100, 2**24, True), Lifetimes(3600, 86_400)
@@ -106,6 +107,8 @@ def _spoil_records(dice: random.Random, whole: bytes) -> bytes:
         record = whole[at + _RECORD.size : at + _RECORD.size + length]
         records.append(_spoil_record(dice, record) if dice.random() < 0.5 else record)
         at += _RECORD.size + length
+    if dice.random() < 0.1:
+        records.append(dice.choice(records))
     return magic + b"".join(_RECORD.pack(len(one), zlib.crc32(one)) + one for one in records)
 
 

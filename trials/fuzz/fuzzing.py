@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from carousel.bundle.manifest import Bundle
 from trials.fuzz.calling import GARBAGE, Player
 from trials.fuzz.decoding import run_decoder
 from trials.fuzz.findings import Report
 from trials.fuzz.servers import PLANS, FuzzedServer
 from trials.fuzz.tiny_model import write_tiny_bundle
+
+from carousel.bundle.manifest import Bundle
 
 DECODED: Mapping[str, int] = {  # how many of each kind with one seed
     "snapshots": 10_000,
@@ -72,7 +73,7 @@ async def _call(fuzz: Fuzz, kinds: Sequence[str], index: int, bundle: Path, repo
     """Every second input goes to this server."""
     directory = report.directory / PLANS[index].name
     directory.mkdir()
-    server = FuzzedServer(PLANS[index], fuzz.server_command, bundle, directory)
+    server = FuzzedServer(PLANS[index], fuzz.server_command, bundle, directory, fuzz.hang_seconds)
     player = Player(server, Bundle.load(bundle).manifest, report, fuzz.hang_seconds)
     try:
         await server.start()

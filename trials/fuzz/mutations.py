@@ -41,7 +41,7 @@ def make_dice(seed: int, kind: str, number: int) -> random.Random:
 def hostile_text(dice: random.Random) -> str:
     if dice.random() < 0.7:
         return dice.choice(TEXTS) * dice.choice((1, 1, 1, 3, 50))
-    letters = (dice.choice((dice.randrange(1, 128), dice.randrange(0xA0, 0xD800), dice.randrange(0x10000, 0x110000))))
+    letters = dice.choice((dice.randrange(1, 128), dice.randrange(0xA0, 0xD800), dice.randrange(0x10000, 0x110000)))
     return "".join(chr(letters) for _ in range(dice.randrange(1, 40)))
 
 

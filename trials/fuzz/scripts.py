@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from google.protobuf.message import DecodeError
-
 from trials.fuzz.methods import Method
 
 Metadata = Sequence[tuple[str, str | bytes]]

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-
-from carousel.v1 import language_model_pb2 as wire
-from carousel.v1 import language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc, types_pb2
 from trials.fuzz.call_inputs import OWNER, OWNER_METADATA
 from trials.fuzz.sound_requests import MARKS, POOL
 from trials.fuzz.state_inputs import KEY_TEXT
+
+from carousel.v1 import language_model_pb2 as wire
+from carousel.v1 import language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc, types_pb2
 
 _READY = re.compile(r"serving gRPC on (\S+), HTTP on (\S+) ")
 _SMALL = {
@@ -32,7 +32,6 @@ _SMALL = {
     "max_answer_bytes": "500",
     "log_level": "error",
 }
-_PATIENCE = 10.0  # seconds for what is asked between the inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +64,15 @@ PLANS: Sequence[ServerPlan] = (
 
 
 class FuzzedServer:
-    """One server process after the other. `generation` counts them."""
+    """One server process after the other. `generation` counts those that are gone; `patience` is in seconds, for what is asked between
+    the inputs."""
 
-    def __init__(self, plan: ServerPlan, command: Sequence[str], bundle: Path, directory: Path) -> None:
+    def __init__(
+        self, plan: ServerPlan, command: Sequence[str], bundle: Path, directory: Path, patience: float
+    ) -> None:
         self.plan = plan
         self.generation = 0
+        self._patience = patience
         self.grpc_address = self.http_address = ""
         self.log = directory / "server.log"
         pairs = (_SMALL | plan.settings(directory)).items()
@@ -97,16 +100,16 @@ class FuzzedServer:
             raise RuntimeError(f"the server did not start, see {self.log}: {line or 'no output'}")
         self.grpc_address, self.http_address = ready[1], ready[2]
         self.channel = grpc.aio.insecure_channel(self.grpc_address)
-        self.generation += 1
 
     async def stop(self) -> None:
         """At once: nothing of it is wanted any more."""
         if self._process is None:
             return
+        self.generation += 1
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         await self._process.wait()
-        if self.generation:
+        if self.grpc_address:
             await self.channel.close()
 
     async def restart(self) -> None:
@@ -127,7 +130,7 @@ class FuzzedServer:
     async def _ask(self, question: Callable[[], Awaitable[str]]) -> str:
         for attempt in range(5):
             try:
-                async with asyncio.timeout(_PATIENCE):
+                async with asyncio.timeout(self._patience):
                     return await question()
             except TimeoutError:
                 return "a well-formed request is not answered"

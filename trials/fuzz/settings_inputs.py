@@ -3,9 +3,10 @@
 import json
 import random
 
-from carousel.settings import Settings, read_settings, split_address
 from trials.fuzz.decoder import Decoder, Place
 from trials.fuzz.mutations import FLOATS, hostile_integer, hostile_text, mutate
+
+from carousel.settings import Settings, read_settings, split_address
 
 _NAMES = tuple(Settings.model_fields)
 _VALUES = (

@@ -7,13 +7,13 @@ import zlib
 from unittest import mock
 
 import numpy as np
+from trials.fuzz.decoder import Decoder, Place
+from trials.fuzz.mutations import hostile_integer, mutate
 
 from carousel.bundle.manifest import Manifest
 from carousel.sessions.sealing import Sealer
 from carousel.state.codec import SnapshotCodec
 from carousel.turns import Snapshot
-from trials.fuzz.decoder import Decoder, Place
-from trials.fuzz.mutations import hostile_integer, mutate
 
 KEY = bytes(range(32))
 KEY_TEXT = base64.b64encode(KEY).decode()

@@ -11,7 +11,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from carousel.state.store import Deed, Parts, Row
 _MAGIC = b"CRSM\x02"
 _MAGICS = (b"CRSM\x01", _MAGIC)
 _RECORD = struct.Struct("<II")
+_LAST_MOMENT = 2.5e11  # the year 9892: what a time stamp on the wire can say
 
 
 def write_memory(path: Path, sessions: Iterable[tuple[Row, Parts]], deeds: Iterable[tuple[float, Deed]] = ()) -> None:
@@ -56,10 +57,12 @@ def read_memory(path: Path) -> tuple[list[tuple[Row, Parts]], list[tuple[float, 
     try:
         for facts, rest in _split(content):
             if "deed" in facts:
-                deeds.append((facts["at"], _make_deed(**facts["deed"])))
+                deeds.append((_check(facts["at"], float), _make_deed(**facts["deed"])))
             else:
-                sessions.append((Row(**facts["row"]), _cut(facts["parts"], rest)))
-    except (ValueError, KeyError, TypeError, struct.error) as error:
+                sessions.append((_make_row(facts["row"]), _cut(facts["parts"], rest)))
+        if len({(row.owner, row.id) for row, _ in sessions}) < len(sessions):
+            raise ValueError("a session is there twice")
+    except (ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
         raise StoreInvalid(f"{path} is damaged: {error}") from error
     return sessions, deeds
 
@@ -81,13 +84,32 @@ def _split(content: bytes) -> Iterator[tuple[dict[str, Any], bytes]]:
         at += _RECORD.size + length
 
 
-def _make_deed(*, targets: list[tuple[str, int]], **fields: str) -> Deed:
-    return Deed(targets=tuple((session_id, incarnation) for session_id, incarnation in targets), **fields)
+def _make_row(facts: dict[str, Any]) -> Row:
+    row = Row(**facts)
+    for one in fields(row):
+        _check(getattr(row, one.name), one.type)
+    return row
+
+
+def _make_deed(*, targets: list[tuple[str, int]], **facts: str) -> Deed:
+    found = tuple((_check(session_id, str), _check(incarnation, int)) for session_id, incarnation in targets)
+    return Deed(targets=found, **{name: _check(value, str) for name, value in facts.items()})
 
 
 def _cut(sizes: dict[str, int], content: bytes) -> Parts:
     parts, start = {}, 0
-    for key, size in sizes.items():
+    for key, size in dict(sizes).items():
+        if not 0 <= _check(size, int) <= len(content) - start:
+            raise ValueError(f"part {key} has {size} bytes")
         parts[key] = content[start : start + size]
         start += size
     return parts
+
+
+def _check(value: Any, kind: Any) -> Any:
+    """The value, which JSON could hold in any form. Raises TypeError or ValueError."""
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise TypeError(f"{value!r} is no {kind.__name__}")
+    if (kind is float and not 0 <= value <= _LAST_MOMENT) or (kind is int and not -(2**63) <= value < 2**63):
+        raise ValueError(f"{value} is out of range")
+    return value

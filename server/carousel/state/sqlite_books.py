@@ -55,6 +55,8 @@ class Books:
         """From the file."""
         rows = connection.execute("SELECT owner, count(*), sum(num_bytes) FROM sessions GROUP BY owner")
         for owner, count, num_bytes in rows:
+            if num_bytes < 0:
+                raise sqlite3.DataError(f"sessions of {num_bytes} bytes")
             self.sessions.change(owner, count)
             self.num_bytes.change(owner, num_bytes)
         for shares, table in ((self.endings, "endings"), (self.deeds, "deeds")):

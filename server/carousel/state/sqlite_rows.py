@@ -31,7 +31,7 @@ def find_session(connection: sqlite3.Connection, owner: str, session_id: str) ->
 def find_ending(connection: sqlite3.Connection, owner: str, session_id: str) -> Ending | None:
     query = f"SELECT reason, at, incarnation FROM endings WHERE {_OF_ONE}"
     ended = connection.execute(query, (owner, session_id)).fetchone()
-    return Ending(session_id, owner, EndReason(ended[0]), ended[1], ended[2]) if ended is not None else None
+    return Ending(session_id, owner, _read_reason(ended[0]), ended[1], ended[2]) if ended is not None else None
 
 
 def find(connection: sqlite3.Connection, owner: str, session_id: str) -> Row | Ending | None:
@@ -77,8 +77,21 @@ def find_deed(connection: sqlite3.Connection, owner: str, request_id: str, since
     found = connection.execute(query, (owner, request_id, since)).fetchone()
     if found is None:
         return None
-    targets = tuple((session_id, incarnation) for session_id, incarnation in json.loads(found[1]))
-    return Deed(owner, request_id, found[0], targets)
+    return Deed(owner, request_id, found[0], _read_targets(found[1]))
+
+
+def _read_reason(text: str) -> EndReason:
+    try:
+        return EndReason(text)
+    except ValueError as error:  # somebody else has written into the file
+        raise sqlite3.DataError(f"a session ended for the reason {text!r}") from error
+
+
+def _read_targets(text: str) -> tuple[tuple[str, int], ...]:
+    try:
+        return tuple((str(session_id), int(incarnation)) for session_id, incarnation in json.loads(text))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise sqlite3.DataError(f"a request has the targets {text[:100]!r}") from error
 
 
 def insert_session(connection: sqlite3.Connection, row: Row, parts: Parts, num_bytes: int) -> None:

@@ -1,0 +1,63 @@
+"""A server, or a child that decodes, with a fault that a fuzz must find. The product itself has no place for it.
+
+python -m trials.fuzz.planted raise|hang|exit serve BUNDLE ...       in the server: some token ids cannot be decoded
+python -m trials.fuzz.planted raise|hang|exit BUNDLE DIRECTORY ...   as decode_child: some snapshots cannot
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from trials.fuzz import decode_child
+
+from carousel.bundle.tokenizer import Tokenizer
+from carousel.state.codec import SnapshotCodec
+from carousel.turns import Snapshot
+
+FAULTY_IDS = 7  # so many token ids, or more, are too much for the server
+FAULTY_REST = 3  # a snapshot whose length has this rest, divided by 4, is too much for the child
+EXIT_CODE = 41
+_HOUR = 3600.0
+
+
+def main() -> None:
+    fail = _FAULTS[sys.argv[1]]
+    plant(fail)
+    sys.argv = ["carousel", *sys.argv[2:]]
+    if sys.argv[1] != "serve":
+        decode_child.main()
+        return
+    from carousel.cli.main import main as serve  # here, for the child need not wait for it
+
+    serve()
+
+
+def plant(fail: Callable[[], None]) -> None:
+    decode_ids, decode_snapshot = Tokenizer.decode, SnapshotCodec.decode
+
+    def spell(self: Tokenizer, ids: Sequence[int]) -> str:
+        if len(ids) >= FAULTY_IDS:
+            fail()
+        return decode_ids(self, ids)
+
+    def decode(self: SnapshotCodec, blob: bytes) -> Snapshot:
+        if len(blob) % 4 == FAULTY_REST:
+            fail()
+        return decode_snapshot(self, blob)
+
+    Tokenizer.decode, SnapshotCodec.decode = spell, decode  # type: ignore[method-assign, assignment]
+
+
+def _raise() -> None:
+    raise KeyError("planted")
+
+
+_FAULTS: Mapping[str, Callable[[], None]] = {
+    "raise": _raise,
+    "hang": lambda: time.sleep(_HOUR),
+    "exit": lambda: os._exit(EXIT_CODE),
+}
+
+if __name__ == "__main__":
+    main()
