@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from hashlib import blake2b
