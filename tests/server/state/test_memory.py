@@ -328,11 +328,11 @@ async def test_a_turn_outlives_its_session(told: list[Ending], clock: FakeClock)
 async def test_namesakes_wait_for_their_time_once(told: list[Ending], clock: FakeClock) -> None:
     """Of those made anew under ids that live, nothing is left of the former ones, all made at one moment."""
     store = await _make(told, clock)
-    rows = [await open_session(store, name) for name in "abc"]
+    rows = [await open_session(store, str(number)) for number in range(100)]
     for number in range(3_000):
-        await store.end(rows[number % 3], EndReason.DELETED)
-        rows[number % 3] = await open_session(store, rows[number % 3].id)
-    assert len(store._expiries) <= 2 * 3 + 64
+        await store.end(rows[number % 100], EndReason.DELETED)
+        rows[number % 100] = await open_session(store, str(number % 100))
+    assert len(store._expiries) <= 2 * 100 + 64
 
 
 async def test_two_sessions_of_one_request_have_two_ids(told: list[Ending], clock: FakeClock) -> None:
