@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import onnxruntime
 import pytest
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client import CollectorRegistry
 from tests import bundles
 
 from carousel import app, tasks
@@ -20,13 +22,15 @@ from carousel.app import Running, running, serve
 from carousel.bundle.manifest import CORE_FILE, Bundle
 from carousel.engine.model import OnnxModel
 from carousel.errors import BundleInvalid, ProviderUnavailable, SettingsInvalid, StoreUnavailable
+from carousel.metrics import Metrics
 from carousel.rpc.server import ConnectionBounds
 from carousel.rpc.streams import StreamBounds
 from carousel.sessions import sweep
 from carousel.sessions.checks import Limits
 from carousel.sessions.lives import Lives
 from carousel.settings import Settings
-from carousel.state.store import Row
+from carousel.state.memory import MemoryStore
+from carousel.state.store import Capacity, Lifetimes, Row
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc, types_pb2
 
@@ -146,6 +150,7 @@ async def test_a_signal_ends_serving(bundle: Path, number: signal.Signals) -> No
 
     def announce(server: Running) -> None:
         announced.append(server)
+        assert asyncio.get_running_loop().get_exception_handler() is not None  # asyncio's own would print texts
         asyncio.get_running_loop().call_soon(os.kill, os.getpid(), number)
 
     before = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
@@ -320,6 +325,39 @@ def test_every_bound_of_calls_and_connections_reaches_its_place() -> None:
     assert app._limits(settings) == Limits(17, 18, 19, 20, 21)
     bounds = app._bounds(settings)
     assert (bounds.max_lanes, bounds.max_short_lanes, bounds.owner_limits) == (22, 23, settings.owner_limits)
+
+
+def test_what_sessions_remember_is_set(bundle: Path) -> None:
+    """How many ids and answers, and how large snapshots may be for the penalty window."""
+    made = [
+        app.make_lives(
+            Settings(retained_request_ids=31, retained_answers=3, retained_turns=5, penalty_window=window),
+            Bundle.load(bundle),
+            MemoryStore(Capacity(1, 1, evicts=True), Lifetimes(1, 1)),
+            Metrics(CollectorRegistry()),
+        )
+        for window in (0, 4096)
+    ]
+    retention = made[0].ledger.retention
+    assert (retention.max_request_ids, retention.max_answers, retention.max_turns) == (31, 3, 5)
+    assert made[1].snapshot_bytes > made[0].snapshot_bytes
+
+
+async def test_helpers_that_are_threads_end_with_the_server(bundle: Path) -> None:
+    """The one that tokenizes long texts, and the one that looks for who holds the loop, which the setting starts."""
+
+    def names() -> set[str]:
+        return {one.name.rstrip("_0123456789") for one in threading.enumerate()} & {"tokenizer", "loop-watch"}
+
+    async def have_ended() -> bool:
+        return names() == set()
+
+    async with running(bundle, Settings(**LOCAL, slow_handler_seconds=0.1)) as server:
+        async with grpc.aio.insecure_channel(server.grpc_address) as channel:
+            stub = language_model_pb2_grpc.LanguageModelStub(channel)
+            await stub.Tokenize(wire.TokenizeRequest(text="a" * 60_000))
+        assert names() == {"tokenizer", "loop-watch"}
+    await until(have_ended)
 
 
 async def test_who_is_not_named_is_refused_by_the_whole(bundle: Path) -> None:

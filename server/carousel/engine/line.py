@@ -194,11 +194,8 @@ class Line:
             return
         if owner.num_served <= self._level or self._num_remembered >= _MAX_REMEMBERED:
             del self._owners[name]
-            return
-        self._num_remembered += 1
-        if self._num_remembered == len(self._owners):  # nobody is left to be compared with
-            self._owners.clear()
-            self._num_remembered = self._level = 0
+        else:
+            self._num_remembered += 1
 
 
 def _full(num_queued: int) -> Overloaded:

@@ -139,12 +139,12 @@ class Scheduler:
         return deliveries
 
     def _admit_waiting(self) -> list[Job]:
-        """Short lanes are used when all others are busy."""
+        """Short lanes last: a turn that still waits found the others busy, or its owner runs all that he may."""
         admitted = self._line.take(len(self._free)) if self._free else []
         for job in admitted:
             job.lane = self._free.pop()
             self._lanes[job.lane] = job
-        if self._line.num_short and self._free_short and not self._free:
+        if self._line.num_short and self._free_short:
             for job in self._line.take(len(self._free_short), short=True):
                 job.lane = self._free_short.pop()
                 self._lanes[job.lane] = job

@@ -147,7 +147,6 @@ class SqliteStore:
         finally:
             if not is_taken:
                 store.holds.drop(key, number)
-                store.books.give_back(number)
 
     async def commit(self, held: Held, change: Change) -> Row:
         return await self.write(held, change, self.next_row(held.row, change.position))

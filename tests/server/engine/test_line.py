@@ -144,6 +144,17 @@ def test_an_owner_runs_no_more_than_he_may() -> None:
     assert step.admitted == tuple(jobs[2:])
 
 
+def test_asking_again_is_not_for_nothing() -> None:
+    """Turns that feed nothing are counted too: they take turns with those that feed a token."""
+    scheduler = Scheduler(Bounds(max_lanes=1, max_short_lanes=0))
+    for _ in range(20):
+        scheduler.submit(turn("ann", Predict(1), 0))
+    for _ in range(20):
+        scheduler.submit(turn("bob", Predict(1), 1))
+    order = [owners_of(run_step(scheduler)[0].admitted)[0] for _ in range(20)]
+    assert order.count("bob") == 10
+
+
 # Short lanes
 
 
@@ -197,6 +208,18 @@ def test_short_lanes_are_shared_between_owners() -> None:
     job = scheduler.submit(turn("ann", Predict(1)))
     _, deliveries = run_step(scheduler)
     assert (job, Predicted(())) in deliveries
+
+
+def test_short_lanes_count_into_what_an_owner_may_run() -> None:
+    """Of two lanes, one is busy with his generation: one short turn of his runs at a time."""
+    scheduler = Scheduler(Bounds(max_lanes=1, max_short_lanes=4, owner_limits=OwnerLimits(max_lanes=2)))
+    scheduler.submit(turn("ann"))
+    for _ in range(4):
+        scheduler.submit(turn("ann", Predict(1)))
+    assert [len(run_step(scheduler)[0].works) for _ in range(3)] == [2, 2, 2]
+    for _ in range(4):
+        scheduler.submit(turn("bob", Predict(1)))
+    assert len(run_step(scheduler)[0].works) == 4
 
 
 # The line
@@ -288,9 +311,9 @@ def test_leaving_a_long_line_takes_no_walk_along_it() -> None:
     """20,000 turns are cancelled, from the back, the front and the middle, in less than a second."""
     scheduler = Scheduler(Bounds(max_queued_turns=20_000))
     jobs = [scheduler.submit(turn("ann" if number % 2 else "bob")) for number in range(20_000)]
-    started = time.perf_counter()
+    started = time.thread_time()
     for job in (*jobs[::-2], *jobs[::2]):
         scheduler.cancel(job)
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 1
     assert scheduler.num_queued == 0
     assert scheduler.plan() is None

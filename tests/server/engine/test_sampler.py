@@ -224,6 +224,22 @@ def test_borders_are_exact(weights: list[int], options: dict[str, Any], kept: se
         assert draws == kept
 
 
+def test_what_top_p_leaves_keeps_its_shares() -> None:
+    """Of the two that top_k and top_p leave, neither gets what the others had."""
+    logits_V = np.log(np.array([4, 3, 2, 1], np.float32))
+    sampling = Sampling(seed=6, top_k=4, top_p=0.65)
+    chosen = [sampler.choose(logits_V, sampling, (), position) for position in range(4000)]
+    assert set(chosen) == {0, 1}
+    assert chosen.count(0) / 4000 == pytest.approx(4 / 7, abs=0.03)
+
+
+def test_a_logit_between_none_and_one_is_divided() -> None:
+    """The repetition penalty makes any logit above 0 smaller, and any below 0 more so."""
+    sampling = Sampling(seed=0, temperature=0, repetition_penalty=2.0)
+    assert sampler.choose(np.array([0.5, 0.45], np.float32), sampling, (0,), 0) == 1
+    assert sampler.choose(np.array([-0.5, -0.55], np.float32), sampling, (0,), 0) == 1
+
+
 def test_nothing_is_chosen_for_nobody() -> None:
     """A step in which no row is drawn."""
     assert sampler.draw_all(np.zeros((0, 5), np.float32), [], []) == []

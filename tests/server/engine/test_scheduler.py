@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from carousel.engine.jobs import Ask, Job, Outcome, Step
-from carousel.engine.scheduler import Bounds, Delivery, Scheduler
-from carousel.engine.step_budget import StepSeconds
+from carousel.engine.scheduler import Bounds, Delivery, Scheduler, _shape
+from carousel.engine.step_budget import StepSeconds, StepShape
 from carousel.errors import ModelFailed, Overloaded, ShuttingDown
 from carousel.shares import OwnerLimits
 from carousel.turns import (
@@ -183,6 +183,35 @@ def test_prompts_beside_a_stream_get_what_the_steps_took() -> None:
             ended += isinstance(event, Ended)
         num_steps += 1
     assert 400 <= num_steps < 410
+
+
+def test_prompts_that_are_rated_get_what_that_leaves() -> None:
+    """Ratings cost time as well: chunks of Score turns are shorter beside a stream than those of others."""
+    scheduler = Scheduler(Bounds())
+    scheduler.submit(turn(1, generate(10_000)))
+    sizes = []
+    for goal in (Score(), Predict(1)):
+        job = scheduler.submit(turn(500, goal))
+        for _ in range(6):
+            step = scheduler.plan()
+            assert step is not None
+            chunk = len(step.works[-1].ids) * step.num_prompts
+            rated = 0.25 * chunk if goal == Score() else 0.0
+            scheduler.commit(step, answers(step), StepSeconds(0.125 * chunk, rated, 1.0))
+        sizes.append(chunk)
+        scheduler.cancel(job)
+    assert sizes == [3, 11]
+
+
+def test_the_longest_chunk_is_what_a_step_costs() -> None:
+    """A prompt whose rest is short does not make the others' tokens look dear: all are padded to the longest."""
+    scheduler = Scheduler(Bounds(max_chunk_tokens=20))
+    scheduler.submit(turn(30))
+    scheduler.submit(turn(5))
+    scheduler.submit(turn(1))
+    step = scheduler.plan()
+    assert step is not None
+    assert _shape(step) == StepShape(num_answered=2, num_prompts=2, chunk=8)
 
 
 def test_a_generation_that_is_kept_consumes_its_last_token() -> None:

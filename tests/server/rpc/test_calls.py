@@ -14,6 +14,7 @@ from carousel.errors import (
     ModelFailed,
     Overloaded,
     SessionNotFound,
+    ShuttingDown,
     StoreUnavailable,
     Unauthenticated,
 )
@@ -270,10 +271,9 @@ async def test_a_call_is_ended_for_one_reason() -> None:
     task = asyncio.create_task(until_idle(desk, context, entered))
     await entered.wait()
     desk.calls._end(task, Overloaded("no", limit="max_streams", retry_seconds=1))
-    finishing = asyncio.create_task(desk.calls.finish(5))
+    desk.calls._end(task, ShuttingDown("no"))
     with pytest.raises(Aborted):
         await task
-    await finishing
     assert context.code == "RESOURCE_EXHAUSTED"
 
 

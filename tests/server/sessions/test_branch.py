@@ -212,10 +212,10 @@ def test_many_stop_ids_cost_the_reader_nothing() -> None:
     second; the engine gets them as a set, made once."""
     branch = make_branch(GenerationRequest(max_tokens=20_000, stop_ids=tuple(range(1000, 2024))))
     pieces = [(Generated(97),) * 64] * (20_000 // 64)
-    started = time.perf_counter()
+    started = time.thread_time()
     for tokens in pieces:
         branch.piece(tokens, None)
-    assert time.perf_counter() - started < 0.05
+    assert time.thread_time() - started < 0.05
     goals = [branch.turn().goal for _ in range(2)]
     assert isinstance(goals[0], Generate)
     assert isinstance(goals[1], Generate)

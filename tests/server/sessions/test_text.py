@@ -253,10 +253,10 @@ def test_stops_cost_each_token_little(letters: str) -> None:
     fastest = float("inf")
     for _ in range(5):
         finder = StopFinder(BYTES, b"", stops)
-        started = time.perf_counter()
+        started = time.thread_time()
         for byte in (letters * 1000).encode():
             finder.push(byte)
-        fastest = min(fastest, (time.perf_counter() - started) / 1000 / len(letters))
+        fastest = min(fastest, (time.thread_time() - started) / 1000 / len(letters))
     assert fastest < 1e-4
 
 

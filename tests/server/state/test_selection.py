@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from carousel.settings import read_settings
+from carousel.shares import OwnerLimits
 from carousel.state.memory import MemoryStore
 from carousel.state.redis_store import RedisStore
 from carousel.state.selection import make_store
 from carousel.state.sqlite_store import SqliteStore
+from carousel.state.store import Capacity, Lifetimes
 from carousel.state.write_behind import WriteBehind
 
 
@@ -27,6 +29,21 @@ def test_the_named_store_is_made(given: dict[str, str], kind: type) -> None:
     """Nothing is opened by that."""
     assert type(make_store(read_settings({}, given))) is kind
     assert not Path("x.db").exists()
+
+
+@pytest.mark.parametrize("when_full", ["evict", "refuse"])
+@pytest.mark.parametrize(("store", "default_bytes"), [("memory", 2**31), ("sqlite:x.db", 2**40)])
+def test_every_bound_reaches_the_store(store: str, default_bytes: int, when_full: str) -> None:
+    """Each setting by itself; bytes are as many as the kind of store has by default."""
+    given = {"store": store, "session_idle_seconds": "11", "session_lifetime_seconds": "12", "max_sessions": "13"}
+    settings = read_settings({}, given | {"when_full": when_full, "max_sessions_per_owner": "14"})
+    made = make_store(settings)
+    assert isinstance(made, MemoryStore | SqliteStore)
+    assert made._lifetimes == Lifetimes(idle=11, absolute=12)
+    assert made._capacity == Capacity(13, default_bytes, when_full == "evict", OwnerLimits(max_sessions=14))
+    wide = make_store(settings.model_copy(update={"max_session_bytes": 2**20}))
+    assert isinstance(wide, MemoryStore | SqliteStore)
+    assert wide._capacity.max_bytes == 2**20
 
 
 @pytest.mark.parametrize(

@@ -160,3 +160,22 @@ async def test_growth_is_evicted_afterwards(path: Path) -> None:
         await store.release(held)
         assert await store.sweep(9) == 1
         assert [(ending.owner, ending.reason) for ending in told] == [("bob", EndReason.EVICTED)]
+
+
+async def test_equals_do_not_feed_on_each_other(path: Path) -> None:
+    """Of owners who use as much as another, or no more than their share, who asks for more gives of his own."""
+    told: list[Ending] = []
+    async with opened(path, Capacity(7, 2**30, evicts=True), told=told.append) as store:
+        for owner, count in (("ann", 3), ("bob", 3), ("cid", 1)):
+            for number in range(count):
+                await open_session(store, str(number), owner)
+        await open_session(store, "new", "bob")
+        await open_session(store, "new", "ann")
+        assert [(ending.owner, ending.id) for ending in told] == [("bob", "0"), ("ann", "0")]
+    told.clear()
+    other = path.with_name("other.db")
+    async with opened(other, Capacity(7, 10_000, evicts=True), told=told.append) as store:
+        await store.create([make_birth(parts={"x": bytes(3600)})])
+        await store.create([make_birth("s", "bob", parts={"x": bytes(600)})])
+        await store.create([make_birth("t", "bob", parts={"x": bytes(5500)})])
+        assert [ending.owner for ending in told] == ["bob"]
