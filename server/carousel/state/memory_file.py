@@ -13,14 +13,33 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
 
 from carousel.errors import StoreInvalid
+from carousel.records import record
 from carousel.state.store import Deed, Parts, Row
 
 _MAGIC = b"CRSM\x02"
 _MAGICS = (b"CRSM\x01", _MAGIC)
 _RECORD = struct.Struct("<II")
+_Moment = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+@record(frozen=True, slots=True)
+class _SessionRecord:
+    row: Row
+    parts: dict[str, Annotated[int, Field(ge=0)]]  # their sizes
+
+
+@record(frozen=True, slots=True)
+class _DeedRecord:
+    deed: Deed
+    at: _Moment
+
+
+_RECORDS: TypeAdapter[_SessionRecord | _DeedRecord] = TypeAdapter(_SessionRecord | _DeedRecord)
 
 
 def write_memory(path: Path, sessions: Iterable[tuple[Row, Parts]], deeds: Iterable[tuple[float, Deed]] = ()) -> None:
@@ -55,11 +74,12 @@ def read_memory(path: Path) -> tuple[list[tuple[Row, Parts]], list[tuple[float, 
         raise StoreInvalid(f"{path} is not a file of sessions")
     try:
         for facts, rest in _split(content):
-            if "deed" in facts:
-                deeds.append((facts["at"], _make_deed(**facts["deed"])))
+            found = _RECORDS.validate_json(facts, strict=True)
+            if isinstance(found, _DeedRecord):
+                deeds.append((found.at, found.deed))
             else:
-                sessions.append((Row(**facts["row"]), _cut(facts["parts"], rest)))
-    except (ValueError, KeyError, TypeError, struct.error) as error:
+                sessions.append((found.row, _cut(found.parts, rest)))
+    except (ValueError, struct.error) as error:
         raise StoreInvalid(f"{path} is damaged: {error}") from error
     return sessions, deeds
 
@@ -69,7 +89,7 @@ def _pack(facts: dict[str, Any], *parts: bytes) -> bytes:
     return _RECORD.pack(len(content), zlib.crc32(content)) + content
 
 
-def _split(content: bytes) -> Iterator[tuple[dict[str, Any], bytes]]:
+def _split(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     at = len(_MAGIC)
     while at < len(content):
         length, check = _RECORD.unpack_from(content, at)
@@ -77,12 +97,8 @@ def _split(content: bytes) -> Iterator[tuple[dict[str, Any], bytes]]:
         if len(record) != length or zlib.crc32(record) != check:
             raise ValueError("a record is cut off or altered")
         head, _, rest = record.partition(b"\n")
-        yield json.loads(head), rest
+        yield head, rest
         at += _RECORD.size + length
-
-
-def _make_deed(*, targets: list[tuple[str, int]], **fields: str) -> Deed:
-    return Deed(targets=tuple((session_id, incarnation) for session_id, incarnation in targets), **fields)
 
 
 def _cut(sizes: dict[str, int], content: bytes) -> Parts:
@@ -90,4 +106,6 @@ def _cut(sizes: dict[str, int], content: bytes) -> Parts:
     for key, size in sizes.items():
         parts[key] = content[start : start + size]
         start += size
+    if start > len(content):
+        raise ValueError("the parts of a session are cut off")
     return parts
