@@ -1,6 +1,6 @@
 """Kills, pauses and restarts under load, and a checker that nothing acknowledged was lost, doubled or different.
 
-    python -m trials.chaos [redis] [sqlite] [--seed N] [--turns 100] [--only KIND ...] [--python PROGRAM]
+    python -m trials.chaos [redis] [sqlite] [--seed N] [--turns 100] [--only KIND ...]
 
 redis: two replicas, their clocks ten minutes apart, behind HAProxy with one Redis; replicas are killed, paused beyond
 their lease and started again, Redis is restarted. sqlite: one server that is killed with SIGKILL and started again on
@@ -8,7 +8,6 @@ its file. Half of the clients go through a connection that drops answers. Every 
 """
 
 import argparse
-import random
 import sys
 import tempfile
 from collections import Counter
@@ -19,7 +18,7 @@ from bench.reference_models import SIZES, write_reference_bundle
 from bench.report import print_figure, print_machine
 from trials.disturbed_run import KINDS, run_and_check
 from trials.histories import History
-from trials.plans import Plan
+from trials.plans import Plan, draw_seed
 from trials.worlds import WORLDS, Replica
 
 CROWD = {"stepwise": 32, "blocking": 26, "asyncio": 26, "overlapping": 8, "lifecycles": 8, "forgetful": 2}
@@ -36,7 +35,8 @@ def main() -> None:
     crowd = {kind: CROWD[kind] for kind in given.only or CROWD}
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        replica = Replica(write_reference_bundle("small", directory), IDLE_SECONDS, (given.python, "-m", "carousel"))
+        bundle, program = write_reference_bundle("small", directory), (given.python, "-m", "carousel")
+        replica = Replica(bundle, IDLE_SECONDS, program, given.clocks_apart)
         is_clean = [try_world(store, replica, directory, plan, crowd) for store in given.stores or WORLDS]
     sys.exit(0 if all(is_clean) else 1)
 
@@ -44,10 +44,11 @@ def main() -> None:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stores", nargs="*", choices=[*WORLDS, []], help="default: both")
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**31))
+    parser.add_argument("--seed", type=int, default=draw_seed())
     parser.add_argument("--turns", type=int, default=100, help="of each session")
     parser.add_argument("--owners", type=int, default=2, help="who choose the same session ids")
     parser.add_argument("--only", nargs="+", choices=list(KINDS), metavar="KIND", help=f"of {', '.join(KINDS)}")
+    parser.add_argument("--clocks-apart", type=int, default=Replica.clocks_apart_seconds, metavar="SECONDS")
     parser.add_argument("--python", default=sys.executable, help="of the installation whose server is tried")
     return parser.parse_args()
 
@@ -65,9 +66,11 @@ def try_world(store: str, replica: Replica, directory: Path, plan: Plan, crowd: 
 
 
 def _print_troubles(histories: list[History]) -> None:
-    troubles = Counter((history.kind, history.trouble) for history in histories if history.trouble)
-    for (kind, trouble), count in troubles.most_common():
-        print(f"{count} {kind} gave up: {trouble}", file=sys.stderr)
+    """Equal ones once, with one of their messages."""
+    troubled = [history for history in histories if history.trouble]
+    examples = {(one.kind, one.trouble_reason): one.trouble for one in troubled}
+    for what, count in Counter((one.kind, one.trouble_reason) for one in troubled).most_common():
+        print(f"{count} {what[0]} gave up: {examples[what]}", file=sys.stderr)
 
 
 if __name__ == "__main__":

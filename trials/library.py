@@ -68,7 +68,7 @@ async def run_asyncio(way: Way, plan: Plan, dice: random.Random) -> History:
         client = AsyncClient(way.address, metadata=owner, retries=_RETRIES, timeout_seconds=_SECONDS)
         async with client, client.session(way.session_id, keep=True) as session:
             for number in range(plan.num_turns):
-                line.turns.append(await _await_turn(session, draw_wish(dice, plan.vocabulary_size)))
+                line.turns.append(await await_turn(session, draw_wish(dice, plan.vocabulary_size)))
                 if number % _TURNS_BETWEEN_REWINDS == 0:
                     await _await_going_back(session, draw_wish(dice, plan.vocabulary_size))
                 await asyncio.sleep(plan.pause_seconds * dice.random() * 2)
@@ -78,7 +78,7 @@ async def run_asyncio(way: Way, plan: Plan, dice: random.Random) -> History:
     return history
 
 
-async def _await_turn(session: AsyncSession, wish: Wish) -> Turn:
+async def await_turn(session: AsyncSession, wish: Wish) -> Turn:
     match wish.call:
         case "generate":
             stream = session.generate(wish.ids, max_tokens=wish.max_tokens, temperature=0.9, seed=wish.seed)
@@ -93,7 +93,7 @@ async def _await_turn(session: AsyncSession, wish: Wish) -> Turn:
 
 async def _await_going_back(session: AsyncSession, wish: Wish) -> None:
     await session.checkpoint(_CHECKPOINT)
-    await _await_turn(session, wish)
+    await await_turn(session, wish)
     await session.rewind(checkpoint=_CHECKPOINT)
 
 

@@ -10,6 +10,11 @@ from trials.histories import History
 OWNER_KEY = "x-user"
 
 
+def draw_seed() -> int:
+    """Short enough to be printed and typed."""
+    return random.SystemRandom().randrange(100_000)
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What all clients do."""

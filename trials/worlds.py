@@ -11,7 +11,6 @@ from bench.server_process import CAROUSEL
 from trials.clocks import find_library, shifted_clock
 from trials.plans import OWNER_KEY
 
-CLOCKS_APART_SECONDS = 600
 _LEASE_SECONDS = 3
 
 
@@ -22,6 +21,7 @@ class Replica:
     bundle: Path
     idle_seconds: float
     program: tuple[str, ...] = CAROUSEL
+    clocks_apart_seconds: int = 600  # where there are two
 
     def process(
         self, ports: tuple[int, int], settings: dict[str, str], variables: dict[str, str] | None = None
@@ -75,7 +75,7 @@ class RedisWorld(World):
         redis = Process(redis_command(redis_port, directory), redis_port)
         replicas = [
             replica.process((ports[0], ports[1]), settings),
-            replica.process((ports[2], ports[3]), settings, shifted_clock(CLOCKS_APART_SECONDS)),
+            replica.process((ports[2], ports[3]), settings, shifted_clock(replica.clocks_apart_seconds)),
         ]
         self.address = f"127.0.0.1:{balancer_port}"
         balancer = Process(_balancer_command(), balancer_port, _balancer_variables(self.address, ports))
