@@ -19,7 +19,7 @@ from bench.report import print_figure, print_machine
 from trials.disturbed_run import KINDS, run_and_check
 from trials.histories import History
 from trials.plans import Plan, draw_seed
-from trials.worlds import WORLDS, Replica
+from trials.worlds import CLOCKS_APART_SECONDS, WORLDS, Replica
 
 CROWD = {"stepwise": 32, "blocking": 26, "asyncio": 26, "overlapping": 8, "lifecycles": 8, "forgetful": 2}
 COUNTED = ("turns", "kills", "drops", "retries")
@@ -48,7 +48,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=100, help="of each session")
     parser.add_argument("--owners", type=int, default=2, help="who choose the same session ids")
     parser.add_argument("--only", nargs="+", choices=list(KINDS), metavar="KIND", help=f"of {', '.join(KINDS)}")
-    parser.add_argument("--clocks-apart", type=int, default=Replica.clocks_apart_seconds, metavar="SECONDS")
+    parser.add_argument("--clocks-apart", type=int, default=CLOCKS_APART_SECONDS, metavar="SECONDS")
     parser.add_argument("--python", default=sys.executable, help="of the installation whose server is tried")
     return parser.parse_args()
 

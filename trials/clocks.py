@@ -10,7 +10,8 @@ def find_library() -> Path | None:
 
 
 def shifted_clock(seconds: int) -> dict[str, str]:
-    """Environment of a program whose time of day is so much ahead; what measures durations stays as it is."""
+    """Environment of a program whose time of day is so much ahead; what measures durations stays as it is. Of what waits,
+    `time.sleep` alone does not work there."""
     if not seconds:
         return {}
     library = find_library()
@@ -20,6 +21,5 @@ def shifted_clock(seconds: int) -> dict[str, str]:
         "LD_PRELOAD": str(library),
         "FAKETIME": f"{seconds:+d}s",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "FAKETIME_DISABLE_SHM": "1",  # which a killed program would leave behind
         "FAKETIME_NO_CACHE": "1",
     }

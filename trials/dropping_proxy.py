@@ -20,14 +20,16 @@ class Dropper:
 
 
 @contextlib.asynccontextmanager
-async def dropping(target: str, dice: random.Random) -> AsyncIterator[Dropper]:
+async def dropping(
+    target: str, dice: random.Random, seconds_of_life: tuple[float, float] = _SECONDS_OF_LIFE
+) -> AsyncIterator[Dropper]:
     """A way to `target` (host:port) whose every connection lives for a few seconds: it passes what clients send, and
     ends with the first answer after its time, which nobody gets."""
     host, port = target.split(":")
     dropper = Dropper("")
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        dies_at = time.monotonic() + dice.uniform(*_SECONDS_OF_LIFE)
+        dies_at = time.monotonic() + dice.uniform(*seconds_of_life)
         with contextlib.suppress(OSError, asyncio.CancelledError):  # nobody waits for this task
             far_reader, far_writer = await asyncio.open_connection(host, int(port))
             there = asyncio.create_task(_pass(reader, far_writer))

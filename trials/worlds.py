@@ -11,6 +11,7 @@ from bench.server_process import CAROUSEL
 from trials.clocks import find_library, shifted_clock
 from trials.plans import OWNER_KEY
 
+CLOCKS_APART_SECONDS = 600
 _LEASE_SECONDS = 3
 
 
@@ -21,7 +22,7 @@ class Replica:
     bundle: Path
     idle_seconds: float
     program: tuple[str, ...] = CAROUSEL
-    clocks_apart_seconds: int = 600  # where there are two
+    clocks_apart_seconds: int = CLOCKS_APART_SECONDS  # where there are two
 
     def process(
         self, ports: tuple[int, int], settings: dict[str, str], variables: dict[str, str] | None = None
