@@ -35,7 +35,8 @@ from carousel.sessions.requests import Caller, GenerationRequest, PredictionRequ
 from carousel.sessions.seats import Seats
 from carousel.sessions.service import Sessions
 from carousel.settings import Settings
-from carousel.state.memory import Capacity, MemoryStore
+from carousel.state.memory import MemoryStore
+from carousel.state.store import Capacity, Lifetimes
 
 NUM_ACTIVE = 64
 NUM_ROUNDS = 100  # of predictions; a fifth as many of generations
@@ -71,10 +72,10 @@ async def _grow(bundle: Bundle, most: int, num_rounds: int) -> None:
     await _open_until(FEW, few, engine)
     num_bytes, size = 0, FEW
     while size <= most:
-        before = _resident_bytes()
+        before = resident_bytes()
         opened_seconds = await _open_until(size, many, engine)
         collection_seconds = _collect()
-        num_bytes += _resident_bytes() - before
+        num_bytes += resident_bytes() - before
         found = await _compare(many, few, num_rounds)
         print_figure(f"sessions.{size}.open_microseconds", 1e6 * opened_seconds, "us")
         print_figure(f"sessions.{size}.bytes", num_bytes / size, "bytes")
@@ -117,7 +118,8 @@ class World:
 
 def _make_world(bundle: Bundle, engine: Engine, metrics: Metrics, max_sessions: int) -> World:
     settings = Settings(max_sessions=max_sessions)
-    store = MemoryStore(Capacity(settings.max_sessions, 2**45, evicts=False))
+    lifetimes = Lifetimes(settings.session_idle_seconds, settings.session_lifetime_seconds)
+    store = MemoryStore(Capacity(settings.max_sessions, 2**45, evicts=False), lifetimes)
     lives = make_lives(settings, bundle, store, metrics)
     seats = Seats(engine, bundle.tokenizer, lives, settings.seal_seconds)
     limits = Limits(settings.max_input_tokens, settings.max_generated_tokens)
@@ -181,7 +183,7 @@ def _collect() -> float:
     return time.perf_counter() - started
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")

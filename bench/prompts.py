@@ -3,7 +3,8 @@
     python -m bench.prompts [small] [medium] [--quick]
 
 Eight sequences of 1,024 tokens come at once. The bare loop runs all eight rows in chunks of 16, 64 and 256 tokens, and
-its best counts. Bare and served take turns in one run.
+its best counts. Bare and served take turns in one run. And what becomes of the sequences, and of the stream, when they
+are fed beside one that generates.
 """
 
 import argparse
@@ -17,11 +18,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from bench.prompts_client import draw_sequence
 from bench.reference_models import SIZES, write_reference_bundle
-from bench.report import print_figure, print_machine
+from bench.report import percentile, print_figure, print_machine
 from bench.server_process import serve
 
 from carousel.bundle.layout import Array
@@ -40,6 +42,16 @@ class Pass:
 
     seconds: float
     log_probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Company:
+    """Seconds of a pass alone and beside a stream, and between the stream's tokens before and meanwhile."""
+
+    alone: float
+    beside: float
+    calm: list[float]
+    meanwhile: list[float]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -68,6 +80,9 @@ def measure(size: str, bundle: Path, num_threads: int, num_rounds: int, num_toke
                     passes.append(raw.run(kind, chunk))
                 served.append(_ask_server(server.grpc_address, kind, num_tokens, model.vocabulary_size))
             _print_figures(f"{kind}.{size}", NUM_SEQUENCES * num_tokens, bare, served)
+        numbers = (NUM_SEQUENCES, num_tokens, model.vocabulary_size)
+        company = [Company(**_ask("bench.beside_client", server.grpc_address, *numbers)) for _ in range(num_rounds)]
+        _print_company(f"ingest.{size}.beside_one", NUM_SEQUENCES * num_tokens, company)
 
 
 class RawPrompts:
@@ -100,9 +115,14 @@ def _lengths(ids_BT: Array) -> Array:
 
 
 def _ask_server(address: str, kind: str, num_tokens: int, vocabulary_size: int) -> Pass:
-    numbers = map(str, (NUM_SEQUENCES, num_tokens, vocabulary_size))
-    command = [sys.executable, "-m", "bench.prompts_client", address, kind, *numbers]
-    return Pass(**json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    return Pass(**_ask("bench.prompts_client", address, kind, NUM_SEQUENCES, num_tokens, vocabulary_size))
+
+
+def _ask(client: str, address: str, *arguments: str | int) -> dict[str, Any]:
+    """What a client process prints."""
+    command = [sys.executable, "-m", client, address, *map(str, arguments)]
+    found: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return found
 
 
 def _print_figures(name: str, num_tokens: int, bare: dict[int, list[Pass]], served: list[Pass]) -> None:
@@ -116,6 +136,15 @@ def _print_figures(name: str, num_tokens: int, bare: dict[int, list[Pass]], serv
     print_figure(f"{name}.served", num_tokens / _median_seconds(served), "tokens/s")
     shares = [raw.seconds / one.seconds for raw, one in zip(bare[chunk], served, strict=True)]
     print_figure(name, statistics.median(shares), "ratio", at_least=0.85)
+
+
+def _print_company(name: str, num_tokens: int, rounds: list[Company]) -> None:
+    """The sequences' speed over that without the stream; of its tokens, the 99th percentile between two over the median
+    before, which is a step of the stream alone."""
+    stretches = [percentile(one.meanwhile, 0.99) / statistics.median(one.calm) for one in rounds]
+    print_figure(f"{name}.tokens", num_tokens / statistics.median(one.beside for one in rounds), "tokens/s")
+    print_figure(name, statistics.median(one.alone / one.beside for one in rounds), "ratio", at_least=0.5)
+    print_figure(f"{name}.p99_between_tokens", statistics.median(stretches), "ratio", at_most=2.5)
 
 
 def _median_seconds(passes: list[Pass]) -> float:

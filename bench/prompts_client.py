@@ -48,7 +48,7 @@ async def main(address: str, kind: str, num_sequences: int, num_tokens: int, voc
     async with grpc.aio.insecure_channel(address) as channel:
         await score(channel, sequences[0][:_WARM_UP_TOKENS])
         if kind == "ingest":
-            opened = [await _open_session(channel) for _ in sequences]
+            opened = [await open_session(channel) for _ in sequences]
             calls = [ingest(channel, session_id, ids) for session_id, ids in zip(opened, sequences, strict=True)]
         else:
             calls = [score(channel, ids) for ids in sequences]
@@ -58,7 +58,7 @@ async def main(address: str, kind: str, num_sequences: int, num_tokens: int, voc
     print(json.dumps({"seconds": seconds, "log_probability": sum(log_probabilities)}))
 
 
-async def _open_session(channel: grpc.aio.Channel) -> str:
+async def open_session(channel: grpc.aio.Channel) -> str:
     session = await sessions_pb2_grpc.SessionsStub(channel).CreateSession(sessions_pb2.CreateSessionRequest())
     return str(session.session_id)
 

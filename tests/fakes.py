@@ -15,7 +15,7 @@ from carousel.bundle.tokenizer import Tokenizer, TokenizerKind
 from carousel.engine import sampler
 from carousel.engine.model import Candidates, Likeliest, TargetScores
 from carousel.errors import StoreUnavailable
-from carousel.state.store import Change, Ending, EndReason, Held, Parts, Row, SessionStore
+from carousel.state.store import Birth, Change, Deed, Ending, EndReason, Held, Row, SessionStore
 from carousel.turns import Sampling, Snapshot
 
 
@@ -165,7 +165,7 @@ class Fault(enum.Enum):
 
 
 class FaultyStore:
-    """A store whose next calls fail as `faults` says, and that waits where `pause` waits. `log` has every call."""
+    """A store whose next calls fail as `faults` says, and that waits where `pause` waits. `log` has what turns do."""
 
     def __init__(self, inner: SessionStore, pause: Callable[[str], Awaitable[None]] | None = None) -> None:
         self.inner = inner
@@ -175,34 +175,41 @@ class FaultyStore:
         self.pause = pause
         self.log: list[str] = []
 
-    async def start(self) -> None:
-        await self.inner.start()
+    async def start(self, told: Callable[[Ending], None]) -> None:
+        await self.inner.start(told)
 
     async def close(self) -> None:
         await self.inner.close()
 
-    async def create(self, row: Row, parts: Parts) -> list[Ending]:
+    async def create(self, births: Sequence[Birth], deed: Deed | None = None) -> list[Row]:
+        await self._wait("create")
         self._fail(Fault.BEFORE_WRITE)
-        evicted = await self.inner.create(row, parts)
+        rows = await self.inner.create(births, deed)
+        await self._wait("created")
         self._fail(Fault.AFTER_WRITE)
-        return evicted
+        return rows
 
-    async def read(self, session_id: str) -> Row | Ending | None:
+    async def recall(self, owner: str, request_id: str) -> Deed | None:
         self._fail(Fault.READ)
-        return await self.inner.read(session_id)
+        return await self.inner.recall(owner, request_id)
 
-    async def take(self, session_id: str) -> Held | Ending | None:
+    async def read(self, owner: str, session_id: str) -> Row | Ending | None:
+        self._fail(Fault.READ)
+        return await self.inner.read(owner, session_id)
+
+    async def take(self, owner: str, session_id: str, room: int = 0) -> Held | Ending | None:
         self._fail(Fault.TAKE)
         await self._step("take")
-        return await self.inner.take(session_id)
+        return await self.inner.take(owner, session_id, room)
 
-    async def commit(self, held: Held, change: Change) -> None:
+    async def commit(self, held: Held, change: Change) -> Row:
         try:
             await self._step("commit")
             self._fail(Fault.BEFORE_WRITE)
-            await self.inner.commit(held, change)
+            row = await self.inner.commit(held, change)
             await self._step("committed")
             self._fail(Fault.AFTER_WRITE)
+            return row
         except BaseException as error:
             self.log.append(type(error).__name__)
             raise
@@ -211,19 +218,16 @@ class FaultyStore:
         await self.inner.release(held)
         await self._step("release")
 
-    async def end(self, row: Row, reason: EndReason, now: float) -> bool:
+    async def end(self, row: Row, reason: EndReason, deed: Deed | None = None) -> bool:
         self._fail(Fault.BEFORE_WRITE)
-        return await self.inner.end(row, reason, now)
+        return await self.inner.end(row, reason, deed)
 
     async def list_owned(self, owner: str, after: tuple[float, str], count: int) -> list[Row]:
         self._fail(Fault.READ)
         return await self.inner.list_owned(owner, after, count)
 
-    async def due(self, now: float) -> list[Row]:
-        return await self.inner.due(now)
-
-    async def excess(self) -> list[Row]:
-        return await self.inner.excess()
+    async def sweep(self, count: int) -> int:
+        return await self.inner.sweep(count)
 
     async def num_live(self) -> int:
         self._fail(Fault.COUNT)
@@ -234,6 +238,9 @@ class FaultyStore:
 
     async def _step(self, name: str) -> None:
         self.log.append(name)
+        await self._wait(name)
+
+    async def _wait(self, name: str) -> None:
         if self.pause is not None:
             await self.pause(name)
 

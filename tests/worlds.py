@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from prometheus_client import CollectorRegistry
 from tests.fakes import FakeClock, SlowOracle, ToyModel, character_tokenizer
@@ -21,11 +21,14 @@ from carousel.sessions.sealing import Sealer
 from carousel.sessions.seats import Seats
 from carousel.sessions.service import Sessions
 from carousel.state.codec import SnapshotCodec
-from carousel.state.memory import Capacity, MemoryStore
-from carousel.state.store import Held, Row, SessionStore
+from carousel.state.memory import MemoryStore
+from carousel.state.store import Capacity, Held, Lifetimes, Row, SessionStore
 from carousel.turns import Snapshot
 
+Clock = Callable[[], float]
 KEY = bytes(range(32))
+LIFETIMES = Lifetimes(idle=100, absolute=1000)
+ROOMY = Capacity(100, 2**30, evicts=False)
 LETTERS = "abcdefghijklmn\n"  # with <unk>, the 16 tokens of the toy model
 
 
@@ -36,14 +39,12 @@ class Plan:
     model: ToyModel = field(default_factory=ToyModel)
     tokenizer: Tokenizer = field(default_factory=lambda: character_tokenizer(LETTERS))
     bounds: Bounds = Bounds()
-    retention: Retention = Retention(
-        max_turns=8, max_answers=4, max_answer_bytes=65_536, idle_seconds=100, lifetime_seconds=1000
-    )
-    store: Callable[[], SessionStore] = lambda: MemoryStore(Capacity(100, 2**30, evicts=False))
+    retention: Retention = Retention(max_turns=8, max_answers=4, max_answer_bytes=65_536)
+    store: Callable[[Clock], SessionStore] = lambda clock: MemoryStore(ROOMY, LIFETIMES, clock=clock)
     now: float = 1_000_000.0
     seal_keys: tuple[bytes, ...] = (KEY,)
     replays_seals: bool = True
-    limits: Limits = Limits(max_input_tokens=1000, max_generated_tokens=100_000)
+    limits: Limits = Limits(max_input_tokens=1000, max_generated_tokens=100_000, max_answer_items=10**9)
     max_turns_per_session: int = 8
 
 
@@ -73,12 +74,12 @@ class World:
         """A new session at the start."""
         return await self.lives.create(owner, session_id, self.engine.start_snapshot)
 
-    async def hold(self, session_id: str = "s") -> Held:
+    async def hold(self, session_id: str = "s", owner: str = "ann") -> Held:
         """What the store has of a session."""
-        held = await self.store.take(session_id)
+        held = await self.store.take(owner, session_id)
         assert isinstance(held, Held)
         await self.store.release(held)
-        return held
+        return replace(held, epoch=0)
 
     async def snapshot(self, session_id: str = "s") -> Snapshot:
         """Where the store has a session."""
@@ -95,15 +96,16 @@ async def running_world(plan: Plan | None = None) -> AsyncIterator[World]:
     clock, metrics = FakeClock(plan.now), Metrics(registry)
     engine = Engine(plan.model, 0, plan.bounds, metrics)
     manifest = make_manifest(plan)
-    store = plan.store()
+    store = plan.store(clock)
     lives = make_lives(plan, manifest, store, clock, metrics)
     seats = Seats(engine, plan.tokenizer, lives, seal_seconds=50)
-    await store.start()
+    await store.start(lives.tell)
     await engine.start()
     sessions = Sessions(manifest, plan.tokenizer, engine, seats, plan.limits, metrics)
     try:
         yield World(plan, clock, registry, metrics, engine, store, lives, seats, sessions, manifest)
     finally:
+        sessions.close()
         await engine.stop()
         await store.close()
 

@@ -3,29 +3,33 @@
 import asyncio
 import contextlib
 import importlib.metadata
-import logging
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
+from carousel import logs
 from carousel.bundle.manifest import Bundle
 from carousel.engine.engine import Engine
 from carousel.engine.graph import Execution, available_providers
 from carousel.engine.model import OnnxModel
 from carousel.engine.scheduler import Bounds
-from carousel.errors import ModelFailed, StoreUnavailable
+from carousel.errors import ModelFailed
+from carousel.loop_watch import LoopWatch
 from carousel.metrics import Metrics
+from carousel.readiness import Readiness, StoreHealth
 from carousel.rpc import convert
+from carousel.rpc.callers import Callers
 from carousel.rpc.calls import Calls
-from carousel.rpc.server import RpcServer
+from carousel.rpc.server import ConnectionBounds, RpcServer
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
+from carousel.rpc.streams import StreamBounds
 from carousel.sessions.checks import Limits
 from carousel.sessions.events import EventHub
 from carousel.sessions.ledger import Ledger, Retention
@@ -34,15 +38,16 @@ from carousel.sessions.order import TurnOrder
 from carousel.sessions.sealing import Sealer
 from carousel.sessions.seats import Seats
 from carousel.sessions.service import Sessions
+from carousel.sessions.sweep import sweep
 from carousel.settings import Settings
 from carousel.state.codec import SnapshotCodec
-from carousel.state.memory import Capacity, MemoryStore
+from carousel.state.selection import make_store
 from carousel.state.store import SessionStore
+from carousel.tasks import running_task
 from carousel.web.app import WebServer, make_app
 
-_SWEEP_SECONDS = 1.0
 _LAST_BYTES_SECONDS = 1.0
-_MEMORY_BYTES, _DISK_BYTES = 2**31, 2**40
+_UNCOUNTED_STREAMS = 100  # of one connection: health, reflection, GetModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,7 @@ class Running:
 
 async def serve(bundle_directory: Path, settings: Settings, announce: Callable[[Running], None]) -> None:
     """Serve until SIGTERM or SIGINT, then drain. `announce` is called once, when ready. A second signal kills."""
+    logs.watch_loop(asyncio.get_running_loop())
     with _stop_signal() as stopped:
         async with running(bundle_directory, settings) as server:
             announce(server)
@@ -73,57 +79,48 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
     bundle = Bundle.load(bundle_directory)
     model = _load_model(bundle, settings, metrics)
     engine = Engine(model, bundle.manifest.start_id, _bounds(settings), metrics, settings.token_delay_seconds)
-    store = _make_store(settings)
+    store = make_store(settings)
     lives = make_lives(settings, bundle, store, metrics)
     seats = Seats(engine, bundle.tokenizer, lives, settings.seal_seconds)
-    limits = Limits(settings.max_input_tokens, settings.max_generated_tokens)
-    sessions = Sessions(bundle.manifest, bundle.tokenizer, engine, seats, limits, metrics)
-    calls = Calls(settings.max_streams, settings.owner_metadata, metrics)
+    sessions = Sessions(bundle.manifest, bundle.tokenizer, engine, seats, _limits(settings), metrics)
+    health = StoreHealth(metrics.store_is_up)
+    readiness = Readiness(health, needs_store=settings.unready_without_store)
+    calls = Calls(_stream_bounds(settings), Callers(settings.owner_metadata), metrics, health)
     description = convert.from_manifest(bundle.manifest, model.provider, settings)
     language_model = LanguageModelServicer(sessions, description, calls)
-    servicer = SessionsServicer(sessions, lives, calls)
-    rpc = RpcServer(language_model, servicer, max_message_bytes=settings.max_message_bytes)
-    readiness = asyncio.Event()
-    web = WebServer(make_app(registry, readiness.is_set))
+    rpc = RpcServer(language_model, SessionsServicer(sessions, lives, calls), _connection_bounds(settings))
+    web = WebServer(make_app(registry, readiness))
+    watch = LoopWatch(metrics.loop_lagged, settings.slow_handler_seconds)
+
+    async def tell_health() -> None:
+        await rpc.set_ready(is_ready=readiness.is_ready)
 
     async with contextlib.AsyncExitStack() as stack:
-        await store.start()
+        await stack.enter_async_context(running_task("loop_watch", watch.run, metrics.task_restarted))
+        await store.start(lives.tell)
         stack.push_async_callback(store.close)
+        stack.callback(sessions.close)
         stack.push_async_callback(engine.stop)
         await engine.start()
         await web.start(settings.http_listen)
         stack.push_async_callback(web.stop)
         await rpc.start(settings.listen)
         stack.push_async_callback(rpc.stop, _LAST_BYTES_SECONDS)
-        stack.push_async_callback(_end_task, asyncio.create_task(_sweep(lives, metrics), name="sweep"))
-        await rpc.set_ready(is_ready=True)
-        readiness.set()
+        sweeping = partial(sweep, lives, health, metrics, tell_health)
+        await stack.enter_async_context(running_task("sweep", sweeping, metrics.task_restarted))
+        readiness.is_serving = True
+        await tell_health()
         log.info("ready", grpc=rpc.address, http=web.address, model=bundle.manifest.name, provider=model.provider)
         try:
             yield Running(rpc.address, web.address, model.provider, engine, store)
         finally:
-            readiness.clear()
-            await rpc.set_ready(is_ready=False)
+            readiness.is_serving = False
+            await tell_health()
             log.info("draining", seconds=settings.drain_seconds)
             started = time.monotonic()
             await engine.drain(settings.drain_seconds)
             await calls.finish(max(_LAST_BYTES_SECONDS, started + settings.drain_seconds - time.monotonic()))
     log.info("stopped")
-
-
-def configure_logging(level: str) -> None:
-    """JSON lines on standard error."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.dict_tracebacks,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
 
 
 async def _until_stopped(stopped: asyncio.Event, engine: Engine) -> None:
@@ -191,29 +188,33 @@ def _bounds(settings: Settings) -> Bounds:
         max_queued_turns=settings.max_queued_turns,
         max_chunk_tokens=settings.max_chunk_tokens,
         max_prompt_tokens_per_step=settings.max_prompt_tokens_per_step,
-        max_prompt_tokens_beside_others=settings.max_prompt_tokens_beside_others,
         penalty_window=settings.penalty_window,
+        max_short_lanes=settings.max_short_lanes,
+        owner_limits=settings.owner_limits,
     )
 
 
-def _make_store(settings: Settings) -> SessionStore:
-    """Only the store that is used is imported."""
-    is_memory = settings.store == "memory"
-    max_bytes = settings.max_session_bytes or (_MEMORY_BYTES if is_memory else _DISK_BYTES)
-    capacity = Capacity(settings.max_sessions, max_bytes, settings.when_full == "evict")
-    if is_memory:
-        return MemoryStore(capacity, Path(settings.memory_file) if settings.memory_file else None)
-    if not settings.store.startswith("sqlite:"):
-        from carousel.state.redis_store import RedisStore, Timing
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        max_input_tokens=settings.max_input_tokens,
+        max_generated_tokens=settings.max_generated_tokens,
+        max_input_bytes=settings.max_input_bytes,
+        max_answer_items=settings.max_answer_items,
+        max_stop_ids=settings.max_stop_ids,
+    )
 
-        password = settings.store_password
-        timing = Timing(lease=settings.lease_seconds)
-        return RedisStore(settings.store, password=password.get_secret_value() if password else None, timing=timing)
-    from carousel.state.sqlite_store import SqliteStore
-    from carousel.state.write_behind import WriteBehind
 
-    durable = SqliteStore(Path(settings.store.removeprefix("sqlite:")), capacity)
-    return durable if settings.durability == "each_turn" else WriteBehind(durable, settings.flush_seconds)
+def _stream_bounds(settings: Settings) -> StreamBounds:
+    return StreamBounds(settings.max_streams, settings.reserved_streams, settings.owner_limits.max_calls)
+
+
+def _connection_bounds(settings: Settings) -> ConnectionBounds:
+    return ConnectionBounds(
+        max_message_bytes=settings.max_message_bytes,
+        max_streams=settings.max_streams + settings.reserved_streams + _UNCOUNTED_STREAMS,
+        keepalive_seconds=settings.keepalive_seconds,
+        keepalive_timeout_seconds=settings.keepalive_timeout_seconds,
+    )
 
 
 def make_lives(settings: Settings, bundle: Bundle, store: SessionStore, metrics: Metrics) -> Lives:
@@ -222,8 +223,7 @@ def make_lives(settings: Settings, bundle: Bundle, store: SessionStore, metrics:
         max_turns=settings.retained_turns,
         max_answers=settings.retained_answers,
         max_answer_bytes=settings.max_answer_bytes,
-        idle_seconds=settings.session_idle_seconds,
-        lifetime_seconds=settings.session_lifetime_seconds,
+        max_request_ids=settings.retained_request_ids,
     )
     return Lives(
         store,
@@ -235,21 +235,5 @@ def make_lives(settings: Settings, bundle: Bundle, store: SessionStore, metrics:
         time.time,
         metrics,
         replays_seals=settings.seal_replay == "allow",
+        penalty_window=settings.penalty_window,
     )
-
-
-async def _sweep(lives: Lives, metrics: Metrics) -> None:
-    """End sessions whose time has come also when nobody asks for anything."""
-    log = structlog.get_logger("carousel.app")
-    while True:
-        await asyncio.sleep(_SWEEP_SECONDS)
-        try:
-            await lives.expire()
-            metrics.num_live_sessions(await lives.store.num_live())
-        except StoreUnavailable as error:
-            log.warning("store unavailable", reason=str(error))
-
-
-async def _end_task(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _STEP = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+_LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _LANES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
@@ -55,6 +56,9 @@ class Metrics:
         self._live = gauge("live_sessions", "Sessions that exist now.")
         self._created = counter("sessions_created", "Sessions created.")
         self._ended = counter("sessions_ended", "Sessions that are gone, by reason.", "reason")
+        self._store_up = gauge("store_up", "1 while the session store answers, else 0.")
+        self._restarts = counter("task_restarts", "Tasks of the server that died and were begun anew.", "task")
+        self._lag = histogram("event_loop_lag_seconds", "From when a task was due to when the event loop ran it.", _LAG)
         self._build = gauge("build_info", "Always 1; labels describe the server.", "version", "onnxruntime")
         self._model = gauge(
             "model_info", "Always 1; labels describe the model.", "name", "digest", "cell", "precision", "provider"
@@ -109,3 +113,13 @@ class Metrics:
 
     def num_live_sessions(self, num_live: int) -> None:
         self._live.set(num_live)
+
+    def store_is_up(self, is_up: bool) -> None:
+        self._store_up.set(is_up)
+
+    def task_restarted(self, task: str) -> None:
+        """`task` is one of the server's own names."""
+        self._restarts.labels(task).inc()
+
+    def loop_lagged(self, seconds: float) -> None:
+        self._lag.observe(seconds)

@@ -54,9 +54,6 @@ class Settings(BaseModel):
     keepalive_timeout_seconds: Seconds = Field(20.0, description="a connection that does not answer so long is closed")
     max_chunk_tokens: Count = Field(64, description="most tokens of one prompt in a step")
     max_prompt_tokens_per_step: Count = Field(1024, description="most prompt tokens in a step, all lanes together")
-    max_prompt_tokens_beside_others: Count = Field(
-        16, description="the same while other turns wait for their next token"
-    )
     token_delay_seconds: float = Field(
         0.05, ge=0, le=1, description="the longest that a generated token may wait for the next ones to share a message"
     )

@@ -4,9 +4,10 @@ A share is the limit divided by the owners that are present. An owner alone may 
 something has run out and somebody else asks for it.
 """
 
-import heapq
+from collections.abc import Callable
 
 from carousel.records import record
+from carousel.tidy_heap import TidyHeap
 
 
 @record(frozen=True, slots=True)
@@ -20,12 +21,16 @@ class OwnerLimits:
     max_lanes: int | None = None
 
 
+_Hint = tuple[int, str]  # (-used, owner) as of some moment
+
+
 class Shares:
     """How much of one thing each owner uses. Finding the largest user costs a logarithm, not a walk over all."""
 
     def __init__(self) -> None:
         self._used: dict[str, int] = {}
-        self._heap: list[tuple[int, str]] = []  # (-used, owner) as of some moment; never less than is used now
+        self._hints: dict[str, _Hint] = {}  # the good one of each owner in `_heap`: it never says less than he uses
+        self._heap: TidyHeap[_Hint] = TidyHeap()
         self.total = 0
 
     def __repr__(self) -> str:
@@ -39,33 +44,52 @@ class Shares:
         return self._used.get(owner, 0)
 
     def change(self, owner: str, amount: int) -> None:
-        """Add to what the owner uses; a negative amount is given back."""
+        """Add to what the owner uses; a negative amount is given back, never more than he uses."""
         if not amount:
             return
         used = self._used.get(owner, 0) + amount
+        assert used >= 0, f"an owner gives back {-amount} and has less"
         self.total += amount
-        if used <= 0:
-            self._used.pop(owner, None)
-            return
-        self._used[owner] = used
-        if amount > 0:
-            heapq.heappush(self._heap, (-used, owner))
-            if len(self._heap) > 64 + 4 * len(self._used):
-                self._heap = [(-used, owner) for owner, used in self._used.items()]
-                heapq.heapify(self._heap)
+        if used:
+            self._used[owner] = used
+            if owner not in self._hints or used > -self._hints[owner][0]:
+                self._hint(owner, used)
+        else:
+            del self._used[owner], self._hints[owner]
+        self._heap.tidy(len(self._hints), self._renew)
 
     def share(self, limit: int, owner: str) -> float:
         """Of `limit`, for each owner present; `owner` counts as present."""
         return limit / max(1, self.num_owners + (owner not in self._used))
 
-    def largest(self) -> str | None:
-        """The owner that uses most; None when nobody uses anything."""
-        while self._heap:
-            known, owner = self._heap[0]
-            used = self._used.get(owner, 0)
-            if used == -known:
-                return owner
-            heapq.heappop(self._heap)
-            if used:
-                heapq.heappush(self._heap, (-used, owner))
-        return None
+    def largest(self, above: float = 0.0, accept: Callable[[str], bool] = lambda owner: True) -> str | None:
+        """Of the owners that use more than `above`, the one that uses most and that is accepted; None if there is none.
+        Asks about owners from the largest on."""
+        asked: list[_Hint] = []
+        try:
+            while (hint := self._heap.peek()) is not None and -hint[0] > above:
+                self._heap.pop()
+                owner = hint[1]
+                if self._hints.get(owner) is not hint:
+                    continue
+                if self._used[owner] < -hint[0]:
+                    self._hint(owner, self._used[owner])
+                    continue
+                asked.append(hint)
+                if accept(owner):
+                    return owner
+            return None
+        finally:
+            for hint in asked:
+                self._heap.push(hint)
+
+    def above(self, share: float) -> list[str]:
+        """The owners that use more than `share`, the largest user first. A walk over all."""
+        return sorted((one for one, used in self._used.items() if used > share), key=lambda one: -self._used[one])
+
+    def _hint(self, owner: str, used: int) -> None:
+        self._hints[owner] = hint = (-used, owner)
+        self._heap.push(hint)
+
+    def _renew(self, hint: _Hint) -> _Hint | None:
+        return hint if self._hints.get(hint[1]) is hint else None

@@ -59,11 +59,26 @@ def test_the_best_chunk_is_the_one_that_counts(capsys: pytest.CaptureFixture[str
     assert figures["ingest.tiny"] == 0.5
 
 
+def test_company_is_compared_with_solitude(capsys: pytest.CaptureFixture[str]) -> None:
+    """Prompts: how fast beside a stream, over alone. The stream: the 99th percentile meanwhile, over a usual gap;
+    of several rounds the median."""
+    rounds = [
+        prompts.Company(1.0, beside, [0.1, 0.2, 0.9], [0.3] * 98 + [slow] * 2)
+        for beside, slow in ((2.0, 0.4), (4.0, 0.6), (1.25, 9.0))
+    ]
+    prompts._print_company("ingest.tiny.beside_one", 100, rounds)
+    figures = printed(capsys)
+    assert figures["ingest.tiny.beside_one"] == 0.5
+    assert figures["ingest.tiny.beside_one.tokens"] == 50
+    assert figures["ingest.tiny.beside_one.p99_between_tokens"] == pytest.approx(3.0)
+
+
 def test_long_inputs_are_measured_against_a_server(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Both kinds, with raw speeds by chunk."""
     prompts.measure("tiny", bundle, 1, 1, 40)
     figures = printed(capsys)
     assert {"ingest.tiny", "score.tiny", "score.tiny.raw_chunk_64", "ingest.tiny.served"} <= figures.keys()
+    assert {"ingest.tiny.beside_one", "ingest.tiny.beside_one.p99_between_tokens"} <= figures.keys()
     assert all(value > 0 for value in figures.values())
 
 

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,25 @@ import grpc
 import numpy as np
 import onnxruntime
 import pytest
+import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client import CollectorRegistry
 from tests import bundles
 
+from carousel import app, tasks
 from carousel.app import Running, running, serve
 from carousel.bundle.manifest import CORE_FILE, Bundle
 from carousel.engine.model import OnnxModel
-from carousel.errors import BundleInvalid, ProviderUnavailable, SettingsInvalid
+from carousel.errors import BundleInvalid, ProviderUnavailable, SettingsInvalid, StoreUnavailable
+from carousel.metrics import Metrics
+from carousel.rpc.server import ConnectionBounds
+from carousel.rpc.streams import StreamBounds
+from carousel.sessions import sweep
+from carousel.sessions.checks import Limits
+from carousel.sessions.lives import Lives
 from carousel.settings import Settings
-from carousel.state.store import Row
+from carousel.state.memory import MemoryStore
+from carousel.state.store import Capacity, Lifetimes, Row
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc, types_pb2
 
@@ -98,7 +110,7 @@ async def test_leaving_lets_running_turns_finish(bundle: Path) -> None:
 
 
 async def position_of(server: Running, session_id: str) -> int:
-    row = await server.store.read(session_id)
+    row = await server.store.read("", session_id)
     assert isinstance(row, Row)
     return row.position
 
@@ -112,7 +124,8 @@ async def _read_all(call: Any) -> list[wire.GenerateResponse]:
 
 async def test_leaving_ends_what_does_not_finish_with_unavailable(bundle: Path) -> None:
     """Past the deadline a running Generate and an idle Predict get UNAVAILABLE; the session stays."""
-    async with running(bundle, Settings(**LOCAL, drain_seconds=0.0, max_generated_tokens=10**9)) as server:
+    endless = {"max_generated_tokens": 10**9, "max_answer_items": 10**9}
+    async with running(bundle, Settings(**LOCAL, drain_seconds=0.0, **endless)) as server:
         channel = grpc.aio.insecure_channel(server.grpc_address)
         stub = language_model_pb2_grpc.LanguageModelStub(channel)
         session = sessions_pb2.CreateSessionRequest(session_id="s")
@@ -137,6 +150,7 @@ async def test_a_signal_ends_serving(bundle: Path, number: signal.Signals) -> No
 
     def announce(server: Running) -> None:
         announced.append(server)
+        assert asyncio.get_running_loop().get_exception_handler() is not None  # asyncio's own would print texts
         asyncio.get_running_loop().call_soon(os.kill, os.getpid(), number)
 
     before = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
@@ -190,3 +204,173 @@ async def test_sessions_expire_without_anybody_asking(bundle: Path) -> None:
         async with asyncio.timeout(10):
             while await server.store.num_live():
                 await asyncio.sleep(0.01)
+
+
+async def fetch(address: str, path: str) -> tuple[int, str]:
+    """Status and body over plain HTTP."""
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+    answer = (await reader.read()).decode()
+    writer.close()
+    head, _, body = answer.partition("\r\n\r\n")
+    return int(head.split()[1]), body
+
+
+async def health_of(address: str) -> int:
+    async with grpc.aio.insecure_channel(address) as channel:
+        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        return int(answer.status)
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(20):
+        while not await condition():
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def quick_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "_SECONDS", 0.01)
+
+
+@pytest.mark.parametrize("needs_store", [True, False])
+@pytest.mark.usefixtures("quick_sweep")
+async def test_a_store_that_does_not_answer_is_told_to_balancers(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, needs_store: bool
+) -> None:
+    """/readyz and the gauge say it in any case; status and gRPC health where the setting wants it, and back again."""
+    async with running(bundle, Settings(**LOCAL, unready_without_store=needs_store)) as server:
+
+        async def says(text: str) -> bool:
+            return (await fetch(server.http_address, "/readyz"))[1] == text
+
+        async def fail() -> int:
+            raise StoreUnavailable("redis://:hunter2@host") from ConnectionError("hunter2")
+
+        assert await fetch(server.http_address, "/readyz") == (200, "ready\n")
+        with monkeypatch.context() as patch, structlog.testing.capture_logs() as lines:
+            patch.setattr(server.store, "num_live", fail)
+            state = "not ready" if needs_store else "ready"
+            await until(lambda: says(f"{state}; the session store does not answer: ConnectionError\n"))
+            assert (await fetch(server.http_address, "/readyz"))[0] == (503 if needs_store else 200)
+            wanted = health_pb2.HealthCheckResponse.NOT_SERVING if needs_store else 1
+
+            async def health_says() -> bool:
+                return await health_of(server.grpc_address) == wanted
+
+            await until(health_says)
+            assert "carousel_store_up 0.0" in (await fetch(server.http_address, "/metrics"))[1]
+        await until(lambda: says("ready\n"))
+        assert await health_of(server.grpc_address) == health_pb2.HealthCheckResponse.SERVING
+        assert [line["event"] for line in lines if "store" in line["event"]] == ["the session store does not answer"]
+
+
+@pytest.mark.usefixtures("quick_sweep")
+async def test_a_sweep_that_dies_is_begun_anew(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an error that nobody expected; counted, and afterwards sessions expire again."""
+    monkeypatch.setattr(tasks, "_FIRST_PAUSE", 0.01)
+    deaths = iter(range(2))
+
+    async def expire(lives: Lives) -> None:
+        if next(deaths, None) is not None:
+            raise RuntimeError("OOM command not allowed")
+        while await lives.store.sweep(100):
+            pass
+
+    monkeypatch.setattr(Lives, "expire", expire)
+    async with running(bundle, Settings(**LOCAL, session_idle_seconds=0.01)) as server:
+        async with grpc.aio.insecure_channel(server.grpc_address) as channel:
+            await sessions_pb2_grpc.SessionsStub(channel).CreateSession(sessions_pb2.CreateSessionRequest())
+
+        async def is_empty() -> bool:
+            return await server.store.num_live() == 0
+
+        await until(is_empty)
+        page = (await fetch(server.http_address, "/metrics"))[1]
+        assert 'carousel_task_restarts_total{task="sweep"} 2.0' in page
+
+
+async def test_the_loops_lag_is_measured(bundle: Path) -> None:
+    """From the start on, by a task of its own."""
+    async with running(bundle, Settings(**LOCAL)) as server:
+
+        async def is_measured() -> bool:
+            page = (await fetch(server.http_address, "/metrics"))[1]
+            return "carousel_event_loop_lag_seconds_count" in page and "lag_seconds_count 0.0" not in page
+
+        await until(is_measured)
+
+
+def test_every_bound_of_calls_and_connections_reaches_its_place() -> None:
+    """Each setting by itself, so that none is taken for another."""
+    settings = Settings(
+        max_streams=11,
+        reserved_streams=12,
+        max_streams_per_owner=13,
+        max_message_bytes=14,
+        keepalive_seconds=15,
+        keepalive_timeout_seconds=16,
+        max_input_tokens=17,
+        max_generated_tokens=18,
+        max_input_bytes=19,
+        max_answer_items=20,
+        max_stop_ids=21,
+        max_lanes=22,
+        max_short_lanes=23,
+        max_lanes_per_owner=24,
+    )
+    assert app._stream_bounds(settings) == StreamBounds(11, 12, 13)
+    assert app._connection_bounds(settings) == ConnectionBounds(14, 123, 15, 16)
+    assert app._limits(settings) == Limits(17, 18, 19, 20, 21)
+    bounds = app._bounds(settings)
+    assert (bounds.max_lanes, bounds.max_short_lanes, bounds.owner_limits) == (22, 23, settings.owner_limits)
+
+
+def test_what_sessions_remember_is_set(bundle: Path) -> None:
+    """How many ids and answers, and how large snapshots may be for the penalty window."""
+    made = [
+        app.make_lives(
+            Settings(retained_request_ids=31, retained_answers=3, retained_turns=5, penalty_window=window),
+            Bundle.load(bundle),
+            MemoryStore(Capacity(1, 1, evicts=True), Lifetimes(1, 1)),
+            Metrics(CollectorRegistry()),
+        )
+        for window in (0, 4096)
+    ]
+    retention = made[0].ledger.retention
+    assert (retention.max_request_ids, retention.max_answers, retention.max_turns) == (31, 3, 5)
+    assert made[1].snapshot_bytes > made[0].snapshot_bytes
+
+
+async def test_helpers_that_are_threads_end_with_the_server(bundle: Path) -> None:
+    """The one that tokenizes long texts, and the one that looks for who holds the loop, which the setting starts."""
+
+    def names() -> set[str]:
+        return {one.name.rstrip("_0123456789") for one in threading.enumerate()} & {"tokenizer", "loop-watch"}
+
+    async def have_ended() -> bool:
+        return names() == set()
+
+    async with running(bundle, Settings(**LOCAL, slow_handler_seconds=0.1)) as server:
+        async with grpc.aio.insecure_channel(server.grpc_address) as channel:
+            stub = language_model_pb2_grpc.LanguageModelStub(channel)
+            await stub.Tokenize(wire.TokenizeRequest(text="a" * 60_000))
+        assert names() == {"tokenizer", "loop-watch"}
+    await until(have_ended)
+
+
+async def test_who_is_not_named_is_refused_by_the_whole(bundle: Path) -> None:
+    """The setting's key is lowered, one value is a name, none and two are nobody."""
+    async with (
+        running(bundle, Settings(**LOCAL, owner_metadata="X-User")) as server,
+        grpc.aio.insecure_channel(server.grpc_address) as channel,
+    ):
+        stub = sessions_pb2_grpc.SessionsStub(channel)
+        made = sessions_pb2.CreateSessionRequest(session_id="s")
+        await stub.CreateSession(made, metadata=(("x-user", "ann"),))
+        await stub.CreateSession(made, metadata=(("x-user", "bob"),))
+        for metadata in ((), (("x-user", "ann"), ("x-user", "bob"))):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await stub.CreateSession(made, metadata=metadata)
+            assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED

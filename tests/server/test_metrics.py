@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from carousel.metrics import Metrics
 
-LABELS = {"method", "code", "reason", "error", "le"}
+LABELS = {"method", "code", "reason", "error", "task", "le"}
 INFO_LABELS = {"version", "onnxruntime", "name", "digest", "cell", "precision", "provider"}
 
 
@@ -37,6 +37,9 @@ def registry() -> CollectorRegistry:
     metrics.session_created()
     metrics.num_live_sessions(4)
     metrics.session_ended("expired")
+    metrics.store_is_up(True)
+    metrics.task_restarted("sweep")
+    metrics.loop_lagged(0.02)
     return registry
 
 
@@ -89,6 +92,11 @@ def test_labels_are_bounded_sets(registry: CollectorRegistry) -> None:
         ("live_sessions", {}, 4),
         ("sessions_created_total", {}, 1),
         ("sessions_ended_total", {"reason": "expired"}, 1),
+        ("store_up", {}, 1),
+        ("task_restarts_total", {"task": "sweep"}, 1),
+        ("event_loop_lag_seconds_sum", {}, 0.02),
+        ("event_loop_lag_seconds_bucket", {"le": "0.01"}, 0),
+        ("event_loop_lag_seconds_bucket", {"le": "0.025"}, 1),
         ("build_info", {"version": "1", "onnxruntime": "2"}, 1),
     ],
 )

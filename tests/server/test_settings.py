@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from carousel.errors import SettingsInvalid
 from carousel.settings import Settings, read_settings, split_address
+from carousel.shares import OwnerLimits
 
 
 def test_nothing_given_is_the_defaults() -> None:
@@ -68,6 +69,26 @@ def test_the_variables_of_others_are_left_alone() -> None:
         ("listen", "host:65536"),
         ("http_listen", "host:-1"),
         ("log_level", "loud"),
+        ("max_short_lanes", "-1"),
+        ("reserved_streams", "-1"),
+        ("keepalive_seconds", "0"),
+        ("keepalive_timeout_seconds", "0"),
+        ("max_input_bytes", "0"),
+        ("max_answer_items", "0"),
+        ("max_stop_ids", "0"),
+        ("retained_request_ids", "1"),
+        ("max_sessions_per_owner", "0"),
+        ("max_session_bytes_per_owner", "65535"),
+        ("max_streams_per_owner", "0"),
+        ("max_queued_turns_per_owner", "0"),
+        ("max_lanes_per_owner", "0"),
+        ("unready_without_store", "perhaps"),
+        ("slow_handler_seconds", "-1"),
+        ("slow_handler_seconds", "nan"),
+        ("owner_metadata", "x user"),
+        ("owner_metadata", "x-user-bin"),
+        ("owner_metadata", "GRPC-user"),
+        ("owner_metadata", ":path"),
     ],
 )
 @pytest.mark.parametrize("source", ["environment", "command line"])
@@ -120,6 +141,32 @@ def test_write_behind_is_for_stores_that_outlive_the_process() -> None:
     with pytest.raises(SettingsInvalid, match="durability"):
         read_settings({}, {"durability": "interval"})
     assert read_settings({}, {"durability": "interval", "store": "sqlite:x.db"}).durability == "interval"
+
+
+def test_a_repeat_is_never_forgotten_while_it_may_still_run() -> None:
+    """As many ids are remembered as turns may wait, and the one that runs; fewer are refused by name."""
+    with pytest.raises(SettingsInvalid, match="retained_request_ids"):
+        read_settings({}, {"retained_request_ids": "8"})
+    assert read_settings({}, {"retained_request_ids": "9"}).retained_request_ids == 9
+
+
+@pytest.mark.parametrize(("given", "key"), [("X-User", "x-user"), ("x_user.id", "x_user.id"), ("", "")])
+def test_the_owners_key_is_lowered(given: str, key: str) -> None:
+    """As keys are on the wire, or it would match nothing."""
+    assert read_settings({}, {"owner_metadata": given}).owner_metadata == key
+
+
+def test_an_owners_limits_are_one_object() -> None:
+    """None where nothing is set, each from its own setting."""
+    names = ("max_sessions", "max_session_bytes", "max_streams", "max_queued_turns", "max_lanes")
+    given = {f"{name}_per_owner": str(70_000 + number) for number, name in enumerate(names)}
+    assert read_settings({}, given).owner_limits == OwnerLimits(70_000, 70_001, 70_002, 70_003, 70_004)
+    assert Settings().owner_limits == OwnerLimits()
+
+
+def test_a_vanished_peer_is_noticed_within_a_minute() -> None:
+    """By the defaults: asked after so long, closed after so long without an answer."""
+    assert Settings().keepalive_seconds + Settings().keepalive_timeout_seconds <= 60
 
 
 def test_every_setting_says_what_it_means() -> None:

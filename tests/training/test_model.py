@@ -72,6 +72,25 @@ def test_penalties_are_mean_squares_of_activations_and_of_their_changes() -> Non
     torch.testing.assert_close(with_penalty.nats, without.nats)
 
 
+def test_activations_are_penalised_after_dropout_and_changes_before_it() -> None:
+    """With half of the output dropped, the two penalties tell apart what they look at."""
+    torch.manual_seed(0)
+    alpha, beta = (
+        RecurrentLM(ModelConfig(30, "gru", 1, 8, 8, True, 0.0, output_dropout=0.5, **{f"{kind}_penalty": 1.0}))
+        for kind in ("activation", "temporal")
+    )
+    beta.load_state_dict(alpha.state_dict())
+    ids_BT = torch.randint(30, (3, 7))
+    y_TBH, _ = beta.eval().hidden(ids_BT, beta.initial_state(3))
+    torch.manual_seed(1)
+    dropped_TBH, _ = alpha.train().hidden(ids_BT, alpha.initial_state(3))
+    torch.manual_seed(1)
+    of_activations = alpha.objective(ids_BT, ids_BT, alpha.initial_state(3)).penalty
+    of_changes = beta.train().objective(ids_BT, ids_BT, beta.initial_state(3)).penalty
+    torch.testing.assert_close(of_activations, dropped_TBH.square().mean())
+    torch.testing.assert_close(of_changes, (y_TBH[1:] - y_TBH[:-1]).square().mean())
+
+
 def test_a_token_that_is_not_there_is_embedded_as_nothing() -> None:
     """Before a text stands -1 in a window; its embedding is zero, and so is its gradient."""
     model = build("tdnn")

@@ -5,8 +5,9 @@ import torch
 
 from carousel_training.batches import LanePlan, TrainingBatches
 from carousel_training.cells.registry import CELLS
+from carousel_training.cells.stack import State
 from carousel_training.errors import CheckpointError
-from carousel_training.model import ModelConfig, RecurrentLM
+from carousel_training.model import ModelConfig, Objective, RecurrentLM
 from carousel_training.precision import Compute, can_run_bfloat16
 from carousel_training.settings import OptimizerSettings
 from carousel_training.trainer import Trainer
@@ -135,6 +136,31 @@ def test_a_carried_state_of_the_first_checkpoints_is_read() -> None:
     facts = {name: fact for name, fact in trainer.facts().items() if name != "average"}
     twin.restore(old, facts)
     assert all(torch.equal(tensor, twin.tensors()[name]) for name, tensor in trainer.tensors().items())
+
+
+def test_the_state_is_carried_within_an_epoch_and_begins_anew_with_the_next() -> None:
+    """Each segment starts from where the one before it ended; an epoch's first one from the initial state."""
+    trainer = build()
+    given: list[torch.Tensor] = []
+    left: list[torch.Tensor] = []
+    objective = trainer.model.objective
+
+    def watch(inputs_BT: torch.Tensor, targets_BT: torch.Tensor, state: State, negatives: None) -> Objective:
+        found = objective(inputs_BT, targets_BT, state, negatives)
+        given.append(state[0].clone())
+        left.append(found.state[0].detach().clone())
+        return found
+
+    trainer._objective = watch
+    num_segments = trainer.batches.segments_per_epoch
+    for _ in range(2 * num_segments + 1):
+        trainer.advance(0.5)
+    for number in range(1, len(given)):
+        if number % num_segments:
+            assert torch.equal(given[number], left[number - 1])
+            assert given[number].any()
+        else:
+            assert not given[number].any()
 
 
 def test_gradients_are_clipped_together() -> None:

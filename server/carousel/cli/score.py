@@ -51,7 +51,12 @@ def _score_text(client: Client, text: str, top_g: int, session_id: str) -> None:
 def _rate(client: Client, text: str, top_g: int, session_id: str) -> Iterator[ScorePiece]:
     """A text that is too long for one request goes through a session of its own, part by part."""
     limits = client.model().limits
-    parts = list(split_text(text, min(limits.max_input_tokens, limits.max_message_bytes - _NUM_OVERHEAD_BYTES)))
+    num_bytes = min(
+        limits.max_input_tokens,
+        limits.max_message_bytes - _NUM_OVERHEAD_BYTES,
+        limits.max_input_bytes or limits.max_input_tokens,  # an older server does not tell
+    )
+    parts = list(split_text(text, num_bytes))
     with ExitStack() as stack:
         if not session_id and len(parts) > 1:
             session_id = stack.enter_context(client.session()).session_id

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 import uvloop
 
-from carousel.app import Running, configure_logging
+from carousel.app import Running
 from carousel.app import serve as serve_bundle
 from carousel.errors import CarouselError, ModelFailed, SettingsInvalid
+from carousel.logs import configure as configure_logging
 from carousel.settings import read_settings
 
 _FAILED = 1

@@ -13,17 +13,19 @@ import typer
 
 from carousel.cli.connection import DEFAULT_ADDRESS, Address, AsJson
 from carousel.cli.texts import STANDARD_INPUT
-from carousel.client import Client, SessionInfo
+from carousel.client import Client, Retries, SessionInfo
 from carousel.errors import CarouselError
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The session's id.")]
 Position = Annotated[int | None, typer.Option(help="A turn boundary in the session's history. Default: now.", min=0)]
 Checkpoint = Annotated[str, typer.Option(help="A checkpoint's name.")]
 
+_RETRIES = Retries(max_attempts=3)  # a lost answer is asked for again; a server that is not there is told at once
+
 
 def list_sessions(as_json: AsJson = False, address: Address = DEFAULT_ADDRESS) -> None:
     """List the live sessions, oldest first."""
-    with Client(address) as client:
+    with _connect(address) as client:
         if as_json:
             for session in client.list_sessions():
                 print(_to_json(session))
@@ -36,13 +38,13 @@ def create(
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Start a session and print its id."""
-    with Client(address) as client:
+    with _connect(address) as client:
         print(client.create_session(session_id).session_id)
 
 
 def get(session_id: Id, as_json: AsJson = False, address: Address = DEFAULT_ADDRESS) -> None:
     """Describe a session."""
-    with Client(address) as client:
+    with _connect(address) as client:
         session = client.get_session(session_id)
     if as_json:
         print(_to_json(session))
@@ -56,7 +58,7 @@ def delete(
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Delete sessions."""
-    with Client(address) as client:
+    with _connect(address) as client:
         for session_id in session_ids:
             client.delete_session(session_id)
 
@@ -71,7 +73,7 @@ def fork(
 ) -> None:
     """Make sessions that stand where this one stands or stood, and print their ids."""
     _check_point(position, checkpoint)
-    with Client(address) as client:
+    with _connect(address) as client:
         for made in client.fork_session(
             session_id, count, position=position, checkpoint=checkpoint, new_ids=new_id or ()
         ):
@@ -85,7 +87,7 @@ def rewind(
     _check_point(position, checkpoint)
     if position is None and not checkpoint:
         raise typer.BadParameter("either --position or --checkpoint says where to")
-    with Client(address) as client:
+    with _connect(address) as client:
         print(client.rewind_session(session_id, position=position, checkpoint=checkpoint).position)
 
 
@@ -95,13 +97,13 @@ def checkpoint(
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Keep a session's current position under a name, and print it."""
-    with Client(address) as client:
+    with _connect(address) as client:
         print(client.save_checkpoint(session_id, name).position)
 
 
 def history(session_id: Id, as_json: AsJson = False, address: Address = DEFAULT_ADDRESS) -> None:
     """List where a session can go back to; the last line is where it stands."""
-    with Client(address) as client:
+    with _connect(address) as client:
         found = client.get_history(session_id)
     if as_json:
         print(json.dumps({"positions": found.positions, "checkpoints": dict(found.checkpoints)}))
@@ -122,7 +124,7 @@ def export(
     """Write a session's sealed state, which a server with the same keys and model can import."""
     _check_point(position, checkpoint)
     good_for = None if ttl is None else timedelta(seconds=ttl)
-    with Client(address) as client:
+    with _connect(address) as client:
         state = client.export_session(session_id, good_for, position=position, checkpoint=checkpoint)
     if file == STANDARD_INPUT:
         sys.stdout.buffer.write(state)
@@ -143,16 +145,20 @@ def import_state(
         state = sys.stdin.buffer.read() if file == STANDARD_INPUT else Path(file).read_bytes()
     except OSError as error:
         raise CarouselError(f"{file}: {error.strerror}") from error
-    with Client(address) as client:
+    with _connect(address) as client:
         print(client.import_session(state, session_id).session_id)
 
 
 def watch(as_json: AsJson = False, address: Address = DEFAULT_ADDRESS) -> None:
     """Tell what happens to the sessions from now on, a line each, until interrupted."""
-    with suppress(KeyboardInterrupt), Client(address) as client, client.watch() as events:
+    with suppress(KeyboardInterrupt), _connect(address) as client, client.watch() as events:
         for event in events:
             line = _to_json(event) if as_json else f"{_show_time(event.time)}  {event.kind:<7}  {event.session_id}"
             print(line, flush=True)
+
+
+def _connect(address: str) -> Client:
+    return Client(address, retries=_RETRIES)
 
 
 def _check_point(position: int | None, checkpoint: str) -> None:

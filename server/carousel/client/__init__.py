@@ -15,8 +15,8 @@ from carousel.client.blocking import Client
 from carousel.client.blocking_predictor import Predictor, SessionPredictor
 from carousel.client.blocking_session import Session
 from carousel.client.blocking_transport import Stream
-from carousel.client.errors import FieldViolation, ServerError, ServerUnreachable
-from carousel.client.options import CallOptions, GenerateOptions, PredictOptions, Prompt, TurnOptions
+from carousel.client.errors import AnswerChanged, FieldViolation, ServerError, ServerUnreachable
+from carousel.client.options import CallOptions, ChangeOptions, GenerateOptions, PredictOptions, Prompt, TurnOptions
 from carousel.client.results import (
     Candidate,
     Finished,
@@ -37,6 +37,7 @@ from carousel.client.results import (
 from carousel.client.retries import Retries
 
 __all__ = [
+    "AnswerChanged",
     "AsyncClient",
     "AsyncPredictor",
     "AsyncSession",
@@ -44,6 +45,7 @@ __all__ = [
     "AsyncStream",
     "CallOptions",
     "Candidate",
+    "ChangeOptions",
     "Client",
     "FieldViolation",
     "Finished",

@@ -11,7 +11,7 @@ from typing import Any, Self, Unpack
 
 import grpc.aio
 
-from carousel.client import calls
+from carousel.client import calls, session_calls
 from carousel.client.aio_predictor import AsyncPredictor
 from carousel.client.aio_session import AsyncSession
 from carousel.client.aio_transport import AsyncStream, AsyncTransport
@@ -19,6 +19,7 @@ from carousel.client.calls import CHANNEL_OPTIONS, Connection
 from carousel.client.errors import ServerError
 from carousel.client.options import (
     CallOptions,
+    ChangeOptions,
     GenerateOptions,
     Metadata,
     PredictOptions,
@@ -44,7 +45,8 @@ class AsyncClient:
     """A connection to one server, made when first needed. Every call raises ServerError when it fails.
 
     `timeout_seconds` and `metadata` hold for every call unless a call brings its own. `prompt` is text or token ids.
-    The calls here are made once; those of an `AsyncSession` are repeated, while that is safe, as `retries` say.
+    The calls here are made once, but for those that make, move and end sessions: these carry ids and, like all those of
+    an `AsyncSession`, are repeated as `retries` say.
     """
 
     def __init__(
@@ -131,26 +133,28 @@ class AsyncClient:
         return await self.transport.ask(calls.health(service), options)
 
     async def create_session(
-        self, session_id: str = "", *, model: str = "", **options: Unpack[CallOptions]
+        self, session_id: str = "", *, model: str = "", **options: Unpack[ChangeOptions]
     ) -> SessionInfo:
         """Without an id, the server makes one that nobody can guess."""
-        return await self.transport.ask(calls.create_session(session_id, model), options)
+        wishes, of_call = split_options(options, ChangeOptions)
+        return await self.transport.ask_safely(session_calls.create_session(session_id, model, wishes), of_call)
 
     async def get_session(self, session_id: str, **options: Unpack[CallOptions]) -> SessionInfo:
-        return await self.transport.ask(calls.get_session(session_id), options)
+        return await self.transport.ask(session_calls.get_session(session_id), options)
 
     async def list_sessions(self, **options: Unpack[CallOptions]) -> AsyncIterator[SessionInfo]:
         """Oldest first; pages are fetched as they are needed."""
         page_token = ""
         while True:
-            page, page_token = await self.transport.ask(calls.list_sessions(page_token), options)
+            page, page_token = await self.transport.ask(session_calls.list_sessions(page_token), options)
             for session in page:
                 yield session
             if not page_token:
                 return
 
-    async def delete_session(self, session_id: str, **options: Unpack[CallOptions]) -> None:
-        await self.transport.ask(calls.delete_session(session_id), options)
+    async def delete_session(self, session_id: str, **options: Unpack[ChangeOptions]) -> None:
+        wishes, of_call = split_options(options, ChangeOptions)
+        await self.transport.ask_safely(session_calls.delete_session(session_id, wishes), of_call)
 
     async def fork_session(
         self,
@@ -160,10 +164,12 @@ class AsyncClient:
         position: int | None = None,
         checkpoint: str = "",
         new_ids: Sequence[str] = (),
-        **options: Unpack[CallOptions],
+        **options: Unpack[ChangeOptions],
     ) -> list[SessionInfo]:
         """New sessions that stand where this one stands or, at a position or checkpoint, stood."""
-        return await self.transport.ask(calls.fork_session(session_id, position, checkpoint, count, new_ids), options)
+        wishes, of_call = split_options(options, ChangeOptions)
+        call = session_calls.fork_session(session_id, position, checkpoint, count, new_ids, wishes)
+        return await self.transport.ask_safely(call, of_call)
 
     async def rewind_session(
         self,
@@ -172,17 +178,19 @@ class AsyncClient:
         position: int | None = None,
         checkpoint: str = "",
         expected_position: int | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[ChangeOptions],
     ) -> SessionInfo:
         """Go back; what came after is forgotten."""
-        call = calls.rewind_session(session_id, position, checkpoint, expected_position)
-        return await self.transport.ask(call, options)
+        wishes, of_call = split_options(options, ChangeOptions)
+        call = session_calls.rewind_session(session_id, position, checkpoint, expected_position, wishes)
+        return await self.transport.ask_safely(call, of_call)
 
-    async def save_checkpoint(self, session_id: str, name: str, **options: Unpack[CallOptions]) -> SessionInfo:
-        return await self.transport.ask(calls.save_checkpoint(session_id, name), options)
+    async def save_checkpoint(self, session_id: str, name: str, **options: Unpack[ChangeOptions]) -> SessionInfo:
+        wishes, of_call = split_options(options, ChangeOptions)
+        return await self.transport.ask_safely(session_calls.save_checkpoint(session_id, name, wishes), of_call)
 
     async def get_history(self, session_id: str, **options: Unpack[CallOptions]) -> History:
-        return await self.transport.ask(calls.get_history(session_id), options)
+        return await self.transport.ask(session_calls.get_history(session_id), options)
 
     async def export_session(
         self,
@@ -194,22 +202,23 @@ class AsyncClient:
         **options: Unpack[CallOptions],
     ) -> bytes:
         """The state, sealed for this caller, this model and servers with the same keys, and good for `ttl` (a day)."""
-        return await self.transport.ask(calls.export_session(session_id, ttl, position, checkpoint), options)
+        return await self.transport.ask(session_calls.export_session(session_id, ttl, position, checkpoint), options)
 
-    async def import_session(self, state: bytes, session_id: str = "", **options: Unpack[CallOptions]) -> SessionInfo:
+    async def import_session(self, state: bytes, session_id: str = "", **options: Unpack[ChangeOptions]) -> SessionInfo:
         """A new session from a sealed state."""
-        return await self.transport.ask(calls.import_session(state, session_id), options)
+        wishes, of_call = split_options(options, ChangeOptions)
+        return await self.transport.ask_safely(session_calls.import_session(state, session_id, wishes), of_call)
 
     async def watch(self, **options: Unpack[CallOptions]) -> AsyncStream[SessionEvent]:
         """What happens to the caller's sessions from now on; waits until the server is listening to them."""
-        return await self.transport.stream(calls.watch_sessions(), options).wait_until_open()
+        return await self.transport.stream(session_calls.watch_sessions(), options).wait_until_open()
 
     @asynccontextmanager
     async def session(
-        self, session_id: str = "", *, model: str = "", keep: bool = False
+        self, session_id: str = "", *, model: str = "", keep: bool = False, **options: Unpack[ChangeOptions]
     ) -> AsyncIterator[AsyncSession]:
-        """A new session, deleted at the end unless `keep`."""
-        made = await self.transport.ask_safely(calls.create_session(session_id, model), {})
+        """A new session, deleted at the end unless `keep`. The options are its creation's."""
+        made = await self.create_session(session_id, model=model, **options)
         session = AsyncSession(self, made.session_id, position=made.position)
         try:
             yield session

@@ -15,8 +15,6 @@ from carousel.client.options import CallOptions, PredictWishes, Prompt, split_op
 from carousel.client.results import Prediction
 from carousel.client.session_turns import SafeTurn, SessionTurns
 
-_ENDED_BENEATH = "Internal error from Core"  # grpc.aio on a write that meets the stream's end; it hides how it ended
-
 
 class AsyncPredictor:
     """Predictions on one sequence, over one stream. Use it as a context manager, which ends the stream."""
@@ -71,9 +69,10 @@ class AsyncSessionPredictor:
             except ServerError as error:
                 await self._end(is_orderly=False)
                 try:
-                    await self._repeat.pause_after(error)
+                    if not turn.is_overtaken(error):
+                        await self._repeat.pause_after(error)
                 except ServerError:
-                    turn.fail()
+                    turn.fail(error)
                     raise
             else:
                 turn.take(prediction)
@@ -120,9 +119,9 @@ class _Line:
         except asyncio.InvalidStateError:
             pass  # the stream has ended meanwhile, and the reader will say how
         except grpc.RpcError as error:
-            if error.details() == _ENDED_BENEATH:
-                raise ended_early() from error
-            raise read_error(error, self._address) from error
+            failure = read_error(error, self._address)
+            is_hidden = error.code() is grpc.StatusCode.INTERNAL and not failure.reason
+            raise (ended_early() if is_hidden else failure) from error  # grpc.aio hides how the stream ended
 
     def drop(self) -> None:
         """When there is no time to await the end."""

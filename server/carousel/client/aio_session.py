@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Unpack
 
-from carousel.client import calls
+from carousel.client import calls, session_calls
 from carousel.client.aio_predictor import AsyncSessionPredictor
 from carousel.client.aio_transport import AsyncStream
+from carousel.client.calls import Call
 from carousel.client.errors import ended_early
 from carousel.client.options import (
     CallOptions,
+    ChangeOptions,
     GenerateOptions,
     PredictOptions,
     PredictWishes,
@@ -32,7 +34,8 @@ class AsyncSession:
     the connection breaks, the turn is asked for again, as the client's `retries` say, and is applied once all the same;
     a stream goes on where it stopped. Raises ServerError with reason POSITION_MISMATCH when the session is not where
     its last answer left it: somebody else advanced it, or a turn that failed here was applied after all. `get` goes on
-    from where it is.
+    from where it is. With reason ANSWER_GONE the turn was applied, and its answer is no longer kept; the session knows
+    where it stands, and goes on. AnswerChanged: a repeat was answered differently.
     """
 
     def __init__(self, client: "AsyncClient", session_id: str, *, position: int | None = None) -> None:
@@ -94,12 +97,13 @@ class AsyncSession:
         position: int | None = None,
         checkpoint: str = "",
         new_ids: Sequence[str] = (),
-        **options: Unpack[CallOptions],
+        **options: Unpack[ChangeOptions],
     ) -> list["AsyncSession"]:
         """New sessions that stand where this one stands or, at a position or checkpoint, stood. Default: one, or as
-        many as ids are given. Should the answer be lost and the call be repeated, copies that nobody knows expire."""
-        call = calls.fork_session(self.session_id, position, checkpoint, count, new_ids)
-        made = await self._transport.ask_safely(call, options)
+        many as ids are given."""
+        wishes, of_call = split_options(options, ChangeOptions)
+        call = session_calls.fork_session(self.session_id, position, checkpoint, count, new_ids, wishes)
+        made = await self._transport.ask_safely(call, of_call)
         return [AsyncSession(self._client, one.session_id, position=one.position) for one in made]
 
     async def rewind(
@@ -108,20 +112,25 @@ class AsyncSession:
         position: int | None = None,
         checkpoint: str = "",
         expected_position: int | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[ChangeOptions],
     ) -> int:
         """Go back; what came after is forgotten. Returns the position."""
-        call = calls.rewind_session(self.session_id, position, checkpoint, expected_position)
-        return self._learn(await self._transport.ask_safely(call, options)).position
+        wishes, of_call = split_options(options, ChangeOptions)
+        call = session_calls.rewind_session(self.session_id, position, checkpoint, expected_position, wishes)
+        with self._turns.move() as succeed:
+            info = await self._transport.ask_safely(call, of_call)
+            succeed(info)
+        return info.position
 
-    async def checkpoint(self, name: str, **options: Unpack[CallOptions]) -> int:
+    async def checkpoint(self, name: str, **options: Unpack[ChangeOptions]) -> int:
         """Keep the current position under a name. Returns it."""
-        call = calls.save_checkpoint(self.session_id, name)
-        return self._learn(await self._transport.ask_safely(call, options)).position
+        wishes, of_call = split_options(options, ChangeOptions)
+        call = session_calls.save_checkpoint(self.session_id, name, wishes)
+        return (await self._look(call, of_call)).position
 
     async def history(self, **options: Unpack[CallOptions]) -> History:
         """Where `rewind` and `fork` can go."""
-        return await self._transport.ask_safely(calls.get_history(self.session_id), options)
+        return await self._transport.ask_safely(session_calls.get_history(self.session_id), options)
 
     async def export(
         self,
@@ -132,16 +141,20 @@ class AsyncSession:
         **options: Unpack[CallOptions],
     ) -> bytes:
         """The state, sealed; good for `ttl`, by default a day. `AsyncClient.import_session` takes it."""
-        call = calls.export_session(self.session_id, ttl, position, checkpoint)
+        call = session_calls.export_session(self.session_id, ttl, position, checkpoint)
         return await self._transport.ask_safely(call, options)
 
     async def get(self, **options: Unpack[CallOptions]) -> SessionInfo:
         """The session as it is; the next turn expects it there."""
-        return self._learn(await self._transport.ask_safely(calls.get_session(self.session_id), options))
+        return await self._look(session_calls.get_session(self.session_id), options)
 
-    async def delete(self, **options: Unpack[CallOptions]) -> None:
-        await self._transport.ask_safely(calls.delete_session(self.session_id), options)
+    async def delete(self, **options: Unpack[ChangeOptions]) -> None:
+        wishes, of_call = split_options(options, ChangeOptions)
+        await self._transport.ask_safely(session_calls.delete_session(self.session_id, wishes), of_call)
 
-    def _learn(self, info: SessionInfo) -> SessionInfo:
-        self._turns.known.learn(info.position)
+    async def _look(self, call: Call[SessionInfo], options: CallOptions) -> SessionInfo:
+        """A call that moves nothing and tells where the session stands."""
+        looked = self._turns.known.look()
+        info = await self._transport.ask_safely(call, options)
+        self._turns.known.learn(info.position, looked)
         return info

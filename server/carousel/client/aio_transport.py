@@ -5,6 +5,7 @@ It knows neither what the calls carry nor what a session is.
 
 import asyncio
 import weakref
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Generic, Self, TypeVar
 
@@ -12,7 +13,7 @@ import grpc
 import grpc.aio
 
 from carousel.client.calls import Call, Connection
-from carousel.client.errors import ServerError, ended_early, read_error
+from carousel.client.errors import AnswerChanged, ServerError, cancelled, ended_early, read_error
 from carousel.client.options import CallOptions
 from carousel.client.retries import Attempts, Retries
 from carousel.client.session_turns import SafeTurn
@@ -60,21 +61,29 @@ class AsyncTurnStream(AsyncStream[Answer]):
         self._turn = turn
         self._repeat = repeat
         self._start = start
+        self._new: deque[Answer] = deque()  # read, and not yet handed on
 
     async def __anext__(self) -> Answer:
-        while True:
+        while not self._new:
             try:
                 answer = await self._read()
             except ServerError as error:
                 await self._begin_again(error)
-                continue
             except asyncio.CancelledError:
                 self._turn.give_up()
                 raise
-            new = self._turn.take(answer)
-            if new is not None:
-                self._repeat.attempts.note_progress()
-                return new
+            else:
+                self._take(answer)
+        return self._new.popleft()
+
+    def _take(self, answer: Answer) -> None:
+        try:
+            self._new.extend(self._turn.take(answer))
+        except AnswerChanged:
+            self._call.cancel()
+            raise
+        if self._new:
+            self._repeat.attempts.note_progress()
 
     async def _read(self) -> Answer:
         try:
@@ -90,9 +99,10 @@ class AsyncTurnStream(AsyncStream[Answer]):
 
     async def _begin_again(self, error: ServerError) -> None:
         try:
-            await self._repeat.pause_after(error)
+            if not self._turn.is_overtaken(error):
+                await self._repeat.pause_after(error)
         except ServerError:
-            self._turn.fail()
+            self._turn.fail(error)
             raise
         except asyncio.CancelledError:
             self._turn.give_up()
@@ -151,6 +161,10 @@ class AsyncTransport:
             return call.parse(await self.start(call, options))
         except grpc.RpcError as error:
             raise read_error(error, self.address) from error
+        except asyncio.CancelledError:
+            if _is_task_cancelled():
+                raise
+            raise cancelled() from None
 
     async def ask_safely(self, call: Call[Answer], options: CallOptions) -> Answer:
         """Again while that may help. For calls that do no harm when they are made twice."""
@@ -159,8 +173,6 @@ class AsyncTransport:
             try:
                 return await self.ask(call, repeat.options)
             except ServerError as error:
-                if repeat.attempts.has_failed and error.reason and error.reason == call.done_reason:
-                    return call.parse(None)
                 await repeat.pause_after(error)
 
     def stream(self, call: Call[Answer], options: CallOptions) -> AsyncStream[Answer]:
@@ -189,7 +201,12 @@ async def read_message(call: Any, address: str) -> Any:
     except grpc.RpcError as error:
         raise read_error(error, address) from error
     except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
+        if _is_task_cancelled():
             raise
-        raise ServerError("the call was cancelled", code="CANCELLED") from None  # the call was, not its reader
+        raise cancelled() from None
+
+
+def _is_task_cancelled() -> bool:
+    """Asked after a CancelledError: grpc.aio raises one also when the call alone was cancelled, not its reader."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -11,7 +11,7 @@ from typing import Any, Self, Unpack
 
 import grpc
 
-from carousel.client import calls
+from carousel.client import calls, session_calls
 from carousel.client.blocking_predictor import Predictor
 from carousel.client.blocking_session import Session
 from carousel.client.blocking_transport import Stream, Transport
@@ -19,6 +19,7 @@ from carousel.client.calls import CHANNEL_OPTIONS, Connection
 from carousel.client.errors import ServerError
 from carousel.client.options import (
     CallOptions,
+    ChangeOptions,
     GenerateOptions,
     Metadata,
     PredictOptions,
@@ -44,7 +45,8 @@ class Client:
     """A connection to one server, made when first needed. Every call raises ServerError when it fails.
 
     `timeout_seconds` and `metadata` hold for every call unless a call brings its own. `prompt` is text or token ids.
-    The calls here are made once; those of a `Session` are repeated, while that is safe, as `retries` say.
+    The calls here are made once, but for those that make, move and end sessions: these carry ids and, like all those of
+    a `Session`, are repeated as `retries` say.
     """
 
     def __init__(
@@ -59,13 +61,13 @@ class Client:
     ) -> None:
         """`credentials` are grpc.ChannelCredentials; without them the connection is not encrypted."""
         self._address = address
-        self._channel = (
+        channel = (
             grpc.secure_channel(address, credentials, CHANNEL_OPTIONS)
             if credentials
             else grpc.insecure_channel(address, CHANNEL_OPTIONS)
         )
         connection = Connection(address, timeout_seconds, metadata)
-        self.transport = Transport(self._channel, connection, retries or Retries(), sleep)
+        self.transport = Transport(channel, connection, retries or Retries(), sleep)
 
     def __repr__(self) -> str:
         return f"Client({self._address!r})"
@@ -78,7 +80,7 @@ class Client:
 
     def close(self) -> None:
         """Cancels the calls that are still open."""
-        self._channel.close()
+        self.transport.close()
 
     def generate(
         self, prompt: Prompt = "", *, session_id: str = "", model: str = "", **options: Unpack[GenerateOptions]
@@ -129,24 +131,26 @@ class Client:
         """Whether the server says that it is ready for calls."""
         return self.transport.ask(calls.health(service), options)
 
-    def create_session(self, session_id: str = "", *, model: str = "", **options: Unpack[CallOptions]) -> SessionInfo:
+    def create_session(self, session_id: str = "", *, model: str = "", **options: Unpack[ChangeOptions]) -> SessionInfo:
         """Without an id, the server makes one that nobody can guess."""
-        return self.transport.ask(calls.create_session(session_id, model), options)
+        wishes, of_call = split_options(options, ChangeOptions)
+        return self.transport.ask_safely(session_calls.create_session(session_id, model, wishes), of_call)
 
     def get_session(self, session_id: str, **options: Unpack[CallOptions]) -> SessionInfo:
-        return self.transport.ask(calls.get_session(session_id), options)
+        return self.transport.ask(session_calls.get_session(session_id), options)
 
     def list_sessions(self, **options: Unpack[CallOptions]) -> Iterator[SessionInfo]:
         """Oldest first; pages are fetched as they are needed."""
         page_token = ""
         while True:
-            page, page_token = self.transport.ask(calls.list_sessions(page_token), options)
+            page, page_token = self.transport.ask(session_calls.list_sessions(page_token), options)
             yield from page
             if not page_token:
                 return
 
-    def delete_session(self, session_id: str, **options: Unpack[CallOptions]) -> None:
-        self.transport.ask(calls.delete_session(session_id), options)
+    def delete_session(self, session_id: str, **options: Unpack[ChangeOptions]) -> None:
+        wishes, of_call = split_options(options, ChangeOptions)
+        self.transport.ask_safely(session_calls.delete_session(session_id, wishes), of_call)
 
     def fork_session(
         self,
@@ -156,10 +160,12 @@ class Client:
         position: int | None = None,
         checkpoint: str = "",
         new_ids: Sequence[str] = (),
-        **options: Unpack[CallOptions],
+        **options: Unpack[ChangeOptions],
     ) -> list[SessionInfo]:
         """New sessions that stand where this one stands or, at a position or checkpoint, stood."""
-        return self.transport.ask(calls.fork_session(session_id, position, checkpoint, count, new_ids), options)
+        wishes, of_call = split_options(options, ChangeOptions)
+        call = session_calls.fork_session(session_id, position, checkpoint, count, new_ids, wishes)
+        return self.transport.ask_safely(call, of_call)
 
     def rewind_session(
         self,
@@ -168,17 +174,19 @@ class Client:
         position: int | None = None,
         checkpoint: str = "",
         expected_position: int | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[ChangeOptions],
     ) -> SessionInfo:
         """Go back; what came after is forgotten."""
-        call = calls.rewind_session(session_id, position, checkpoint, expected_position)
-        return self.transport.ask(call, options)
+        wishes, of_call = split_options(options, ChangeOptions)
+        call = session_calls.rewind_session(session_id, position, checkpoint, expected_position, wishes)
+        return self.transport.ask_safely(call, of_call)
 
-    def save_checkpoint(self, session_id: str, name: str, **options: Unpack[CallOptions]) -> SessionInfo:
-        return self.transport.ask(calls.save_checkpoint(session_id, name), options)
+    def save_checkpoint(self, session_id: str, name: str, **options: Unpack[ChangeOptions]) -> SessionInfo:
+        wishes, of_call = split_options(options, ChangeOptions)
+        return self.transport.ask_safely(session_calls.save_checkpoint(session_id, name, wishes), of_call)
 
     def get_history(self, session_id: str, **options: Unpack[CallOptions]) -> History:
-        return self.transport.ask(calls.get_history(session_id), options)
+        return self.transport.ask(session_calls.get_history(session_id), options)
 
     def export_session(
         self,
@@ -190,20 +198,23 @@ class Client:
         **options: Unpack[CallOptions],
     ) -> bytes:
         """The state, sealed for this caller, this model and servers with the same keys, and good for `ttl` (a day)."""
-        return self.transport.ask(calls.export_session(session_id, ttl, position, checkpoint), options)
+        return self.transport.ask(session_calls.export_session(session_id, ttl, position, checkpoint), options)
 
-    def import_session(self, state: bytes, session_id: str = "", **options: Unpack[CallOptions]) -> SessionInfo:
+    def import_session(self, state: bytes, session_id: str = "", **options: Unpack[ChangeOptions]) -> SessionInfo:
         """A new session from a sealed state."""
-        return self.transport.ask(calls.import_session(state, session_id), options)
+        wishes, of_call = split_options(options, ChangeOptions)
+        return self.transport.ask_safely(session_calls.import_session(state, session_id, wishes), of_call)
 
     def watch(self, **options: Unpack[CallOptions]) -> Stream[SessionEvent]:
         """What happens to the caller's sessions from now on; waits until the server is listening to them."""
-        return self.transport.stream(calls.watch_sessions(), options).wait_until_open()
+        return self.transport.stream(session_calls.watch_sessions(), options).wait_until_open()
 
     @contextmanager
-    def session(self, session_id: str = "", *, model: str = "", keep: bool = False) -> Iterator[Session]:
-        """A new session, deleted at the end unless `keep`."""
-        made = self.transport.ask_safely(calls.create_session(session_id, model), {})
+    def session(
+        self, session_id: str = "", *, model: str = "", keep: bool = False, **options: Unpack[ChangeOptions]
+    ) -> Iterator[Session]:
+        """A new session, deleted at the end unless `keep`. The options are its creation's."""
+        made = self.create_session(session_id, model=model, **options)
         session = Session(self, made.session_id, position=made.position)
         try:
             yield session

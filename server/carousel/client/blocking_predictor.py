@@ -72,9 +72,10 @@ class SessionPredictor:
             except ServerError as error:
                 self._line = None
                 try:
-                    self._repeat.pause_after(error)
+                    if not turn.is_overtaken(error):
+                        self._repeat.pause_after(error)
                 except ServerError:
-                    turn.fail()
+                    turn.fail(error)
                     raise
             else:
                 turn.take(prediction)

@@ -3,13 +3,14 @@
 It knows neither what the calls carry nor what a session is.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, Self, TypeVar
 
 import grpc
 
 from carousel.client.calls import Call, Connection
-from carousel.client.errors import ServerError, ended_early, read_error
+from carousel.client.errors import AnswerChanged, ServerError, ended_early, read_error
 from carousel.client.options import CallOptions
 from carousel.client.retries import Attempts, Retries
 from carousel.client.session_turns import SafeTurn
@@ -20,10 +21,11 @@ Answer = TypeVar("Answer")
 class Stream(Generic[Answer]):
     """Answers as they come. Closing it, or dropping it before its last answer, cancels the call."""
 
-    def __init__(self, call: Any, parse: Callable[[Any], Answer], address: str) -> None:
+    def __init__(self, call: Any, parse: Callable[[Any], Answer], explain: Callable[[Any], ServerError]) -> None:
+        """`explain` reads a failed call's error."""
         self._call = call
         self._parse = parse
-        self._address = address
+        self._explain = explain
 
     def __iter__(self) -> Iterator[Answer]:
         return self
@@ -32,7 +34,7 @@ class Stream(Generic[Answer]):
         try:
             message = next(self._call)
         except grpc.RpcError as error:
-            raise read_error(error, self._address) from error
+            raise self._explain(error) from error
         except KeyboardInterrupt:
             self._call.cancel()
             raise
@@ -57,10 +59,11 @@ class TurnStream(Stream[Answer]):
     """The answers of a session's turn. When the stream breaks, it is asked for again and goes on where it stopped."""
 
     def __init__(self, turn: SafeTurn[Answer], repeat: "Repeat", start: Callable[[CallOptions], Any]) -> None:
-        super().__init__(start(repeat.options), turn.call.parse, repeat.address)
+        super().__init__(start(repeat.options), turn.call.parse, repeat.explain)
         self._turn = turn
         self._repeat = repeat
         self._start = start
+        self._new: deque[Answer] = deque()  # read, and not yet handed on
 
     def __next__(self) -> Answer:
         try:
@@ -70,16 +73,23 @@ class TurnStream(Stream[Answer]):
             raise
 
     def _read_new(self) -> Answer:
-        while True:
+        while not self._new:
             try:
                 answer = self._read()
             except ServerError as error:
                 self._begin_again(error)
-                continue
-            new = self._turn.take(answer)
-            if new is not None:
-                self._repeat.attempts.note_progress()
-                return new
+            else:
+                self._take(answer)
+        return self._new.popleft()
+
+    def _take(self, answer: Answer) -> None:
+        try:
+            self._new.extend(self._turn.take(answer))
+        except AnswerChanged:
+            self._call.cancel()
+            raise
+        if self._new:
+            self._repeat.attempts.note_progress()
 
     def _read(self) -> Answer:
         try:
@@ -95,9 +105,10 @@ class TurnStream(Stream[Answer]):
 
     def _begin_again(self, error: ServerError) -> None:
         try:
-            self._repeat.pause_after(error)
+            if not self._turn.is_overtaken(error):
+                self._repeat.pause_after(error)
         except ServerError:
-            self._turn.fail()
+            self._turn.fail(error)
             raise
         self._turn.restart()
         self._call = self._start(self._repeat.options)
@@ -111,9 +122,15 @@ class TurnStream(Stream[Answer]):
 class Repeat:
     """The attempts at one call."""
 
-    def __init__(self, attempts: Attempts, options: CallOptions, sleep: Callable[[float], None], address: str) -> None:
+    def __init__(
+        self,
+        attempts: Attempts,
+        options: CallOptions,
+        sleep: Callable[[float], None],
+        explain: Callable[[Any], ServerError],
+    ) -> None:
         self.attempts = attempts
-        self.address = address
+        self.explain = explain
         self._options = options
         self._sleep = sleep
 
@@ -135,12 +152,22 @@ class Transport:
         self._connection = connection
         self._retries = retries
         self._sleep = sleep
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Cancels the calls that are still open."""
+        self._is_closed = True
+        self._channel.close()
+
+    def explain(self, error: Any) -> ServerError:
+        """What the failed call's error means; a cancelled call is this side's doing or the connection's."""
+        return read_error(error, self._connection.address, is_ours=self._is_closed or error.cancelled())
 
     def ask(self, call: Call[Answer], options: CallOptions) -> Answer:
         try:
             return call.parse(self._start(call, options, call.request))
         except grpc.RpcError as error:
-            raise read_error(error, self._connection.address) from error
+            raise self.explain(error) from error
 
     def ask_safely(self, call: Call[Answer], options: CallOptions) -> Answer:
         """Again while that may help. For calls that do no harm when they are made twice."""
@@ -149,20 +176,18 @@ class Transport:
             try:
                 return self.ask(call, repeat.options)
             except ServerError as error:
-                if repeat.attempts.has_failed and error.reason and error.reason == call.done_reason:
-                    return call.parse(None)
                 repeat.pause_after(error)
 
     def stream(self, call: Call[Answer], options: CallOptions, requests: Any = None) -> Stream[Answer]:
         """`requests` is what the caller streams, if he does."""
-        return Stream(self._start(call, options, requests or call.request), call.parse, self._connection.address)
+        return Stream(self._start(call, options, requests or call.request), call.parse, self.explain)
 
     def follow(self, turn: SafeTurn[Answer], options: CallOptions) -> TurnStream[Answer]:
         return TurnStream(turn, self.repeat(options), lambda left: self._start(turn.call, left, turn.call.request))
 
     def repeat(self, options: CallOptions) -> Repeat:
         attempts = Attempts(self._retries, self._connection.timeout(options))
-        return Repeat(attempts, options, self._sleep, self._connection.address)
+        return Repeat(attempts, options, self._sleep, self.explain)
 
     def _start(self, call: Call[Any], options: CallOptions, request: Any) -> Any:
         method = getattr(call.stub(self._channel), call.method)

@@ -1,16 +1,22 @@
-"""What a failed call raises. Reads the details that the server attaches; knows no request and no channel."""
+"""What a failed call raises. Reads the details that the server attaches; knows no request and no channel.
+
+Texts decide nothing. The server attaches its ErrorInfo to every failure; one that comes without it comes from the
+connection, from what stands between, or from this side of it, and its code says which.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from google.protobuf import message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from carousel.errors import CarouselError
 
-_BROKEN = "RST_STREAM"  # what is between us and the server gave the call up; the code may be anything
+_DOMAIN = "carousel"
+_BROKEN = ("UNAVAILABLE", "UNKNOWN", "INTERNAL", "CANCELLED")  # without ErrorInfo: nobody has answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +53,8 @@ class ServerError(CarouselError):
 
     @property
     def position(self) -> int | None:
-        """Where the session stands, when it was expected elsewhere (POSITION_MISMATCH)."""
+        """Where the session stands, when it was expected elsewhere (POSITION_MISMATCH), or the request was applied
+        before and its answer is no longer kept (ANSWER_GONE)."""
         return int(self.details["position"]) if "position" in self.details else None
 
     @property
@@ -62,7 +69,7 @@ class ServerError(CarouselError):
 
 
 class ServerUnreachable(ServerError):
-    """Nobody answers at `address`, or the connection broke."""
+    """Nobody answers at `address`, or the connection broke. `code` is UNAVAILABLE, whatever the transport's was."""
 
     def __init__(self, address: str, why: str) -> None:
         cause = why.rpartition(": ")[2]  # before it stand the library's layers
@@ -70,16 +77,29 @@ class ServerUnreachable(ServerError):
         self.address = address
 
 
-def read_error(call: Any, address: str) -> ServerError:
-    """The error of a finished call: of anything with `code()`, `details()` and `trailing_metadata()`."""
-    code, message = call.code().name, call.details() or "no message"
+class AnswerChanged(ServerError):
+    """The connection broke, and the repeat was answered otherwise than the first try: what was delivered is not the
+    beginning of one answer. Whether the turn was applied is not known; the session's `get` tells where it stands."""
+
+    def __init__(self) -> None:
+        message = "the repeated request was answered differently; what came before is not part of the answer"
+        super().__init__(message, code="ABORTED", reason="ANSWER_CHANGED")
+
+
+def read_error(call: Any, address: str, *, is_ours: bool = False) -> ServerError:
+    """The error of a finished call: of anything with `code()`, `details()` and `trailing_metadata()`.
+
+    `is_ours` says that this side ended it.
+    """
+    code, text = call.code().name, call.details() or "no message"
     attached = _read_details(call)
-    if not attached and (code == "UNAVAILABLE" or _BROKEN in message):
-        return ServerUnreachable(address, message)
-    info = attached.get("ErrorInfo", error_details_pb2.ErrorInfo())
+    info = attached.get("ErrorInfo")
+    if info is None:
+        is_broken = code in _BROKEN and not (is_ours and code == "CANCELLED")
+        return ServerUnreachable(address, text) if is_broken else ServerError(text, code=code)
     refused = attached.get("BadRequest", error_details_pb2.BadRequest())
     return ServerError(
-        message,
+        text,
         code=code,
         reason=info.reason,
         violations=tuple(FieldViolation(one.field, one.description) for one in refused.field_violations),
@@ -93,18 +113,26 @@ def ended_early() -> ServerError:
     return ServerError("the server ended the stream before its last message", code="OK")
 
 
+def cancelled() -> ServerError:
+    """For a call that this side has ended."""
+    return ServerError("the call was cancelled", code="CANCELLED")
+
+
 def _read_details(call: Any) -> dict[str, Any]:
-    """The attached messages by name; none when they are missing or contradict the call's status."""
-    try:
-        status = rpc_status.from_call(call)
-    except ValueError:
-        return {}
+    """The attached messages by name, ErrorInfo only when it is our server's; none when they are missing, cannot be read
+    or contradict the call's status."""
     kinds = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
     found: dict[str, Any] = {}
-    for packed in status.details if status is not None else ():
-        for kind in kinds:
-            if packed.Is(kind.DESCRIPTOR):
-                found[kind.DESCRIPTOR.name] = kind.FromString(packed.value)
+    try:
+        status = rpc_status.from_call(call)
+        for packed in status.details if status is not None else ():
+            for kind in kinds:
+                if packed.Is(kind.DESCRIPTOR):
+                    found[kind.DESCRIPTOR.name] = kind.FromString(packed.value)
+    except (ValueError, message.DecodeError):
+        return {}
+    if "ErrorInfo" in found and found["ErrorInfo"].domain != _DOMAIN:
+        return {}
     return found
 
 

@@ -15,6 +15,13 @@ class CallOptions(TypedDict, total=False):
     metadata: Metadata
 
 
+class ChangeOptions(CallOptions, total=False):
+    """What a call takes that makes, moves or ends sessions. The client sets a fresh id by itself; with one of the
+    caller's own, another process can repeat the call too."""
+
+    request_id: str | None
+
+
 class TurnWishes(TypedDict, total=False):
     """What any turn takes; the wire contract says what each means. A `Session` sets the first two by itself."""
 

@@ -2,7 +2,8 @@
 
 While a turn runs, the position is unknown; its last answer tells the new one, and a failure leaves the old one. A turn
 that its caller gave up may have been applied or not, and turns that overlapped have no certain order: then the position
-is unknown until the next answer, and no expectation is sent.
+is unknown until the next answer, and no expectation is sent. A rewind counts as a turn. An answer that only tells the
+position counts when no turn was there between its question and itself.
 """
 
 import threading
@@ -25,6 +26,7 @@ class KnownPosition:
     def __init__(self, position: int | None) -> None:
         self._position = position
         self._open: weakref.WeakSet[OpenTurn] = weakref.WeakSet()
+        self._num_begun = 0
         self._lock = threading.Lock()
 
     @property
@@ -38,10 +40,12 @@ class KnownPosition:
                 other.is_alone = False
             turn = OpenTurn(None if others else self._position, is_alone=not others)
             self._open.add(turn)
+            self._num_begun += 1
             self._position = None
             return turn
 
-    def succeed(self, turn: OpenTurn, position: int) -> None:
+    def succeed(self, turn: OpenTurn, position: int | None) -> None:
+        """None: it was applied, and nobody has said where the session stands now."""
         self._end(turn, position)
 
     def fail(self, turn: OpenTurn) -> None:
@@ -51,10 +55,15 @@ class KnownPosition:
     def give_up(self, turn: OpenTurn) -> None:
         self._end(turn, None)
 
-    def learn(self, position: int) -> None:
-        """From an answer outside any turn."""
+    def look(self) -> int | None:
+        """Before a question outside any turn: what to hand to `learn` with its answer."""
         with self._lock:
-            if not self._open:
+            return None if self._open else self._num_begun
+
+    def learn(self, position: int, looked: int | None) -> None:
+        """From an answer outside any turn; a turn since the question makes it an old one."""
+        with self._lock:
+            if looked == self._num_begun and not self._open:
                 self._position = position
 
     def _end(self, turn: OpenTurn, position: int | None) -> None:

@@ -151,6 +151,9 @@ class Limits:
     max_generated_tokens: int
     max_message_bytes: int
     penalty_window: int
+    max_input_bytes: int  # of text
+    max_answer_items: int  # n x max_tokens x (1 + num_log_probabilities)
+    max_stop_ids: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,10 +47,6 @@ class Attempts:
         self._ends_at = None if timeout_seconds is None else clock() + timeout_seconds
         self._num_failed = 0
 
-    @property
-    def has_failed(self) -> bool:
-        return self._num_failed > 0
-
     def limit(self, options: CallOptions) -> CallOptions:
         """The call's options with the time that is left."""
         if self._ends_at is None:
@@ -76,7 +72,8 @@ class Attempts:
 def is_repeatable(error: ServerError) -> bool:
     """Whether the same request may succeed later: the server was away, somebody was faster, or it had too much to do.
 
-    OK is a stream that ended without its last message.
+    OK is a stream that ended without its last message. Only the server itself can say that its load will pass: without
+    its reason, RESOURCE_EXHAUSTED is a quota, or a message too large.
     """
     if error.code == "RESOURCE_EXHAUSTED":
         return error.retry_after_seconds is not None

@@ -3,22 +3,23 @@ repeated without being applied twice. The blocking and the asyncio session share
 """
 
 import secrets
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from carousel.client import calls
-from carousel.client.calls import Call
+from carousel.client.calls import Call, identify
+from carousel.client.errors import AnswerChanged, ServerError
 from carousel.client.options import Prompt
 from carousel.client.position import KnownPosition, OpenTurn
-from carousel.client.results import Piece, Prediction, ScorePiece
+from carousel.client.results import Piece, Prediction, ScorePiece, SessionInfo
 from carousel.client.resume import GenerationResume, PredictionResume, Resume, ScoringResume
 
 Answer = TypeVar("Answer")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SafeTurn(Generic[Answer]):
     """A turn that has begun: what to send, as often as it takes, and what has been delivered of the answer."""
 
@@ -26,6 +27,8 @@ class SafeTurn(Generic[Answer]):
     _resume: Resume[Answer]
     _known: KnownPosition
     _open: OpenTurn
+    _is_expectation_ours: bool  # and not the caller's
+    _is_in_doubt: bool = False  # whether a try that failed has been applied
 
     @property
     def is_done(self) -> bool:
@@ -35,15 +38,29 @@ class SafeTurn(Generic[Answer]):
         """The request is sent again."""
         self._resume.restart()
 
-    def take(self, answer: Answer) -> Answer | None:
-        """What of `answer` the caller has not got yet; None when it has all."""
-        new = self._resume.take(answer)
+    def take(self, answer: Answer) -> list[Answer]:
+        """What the caller has not got yet, this answer's and what had to wait for it. Raises AnswerChanged."""
+        try:
+            new = self._resume.take(answer)
+        except AnswerChanged:
+            self.give_up()
+            raise
         if self._resume.position is not None:
             self._known.succeed(self._open, self._resume.position)
         return new
 
-    def fail(self) -> None:
-        self._known.fail(self._open)
+    def is_overtaken(self, error: ServerError) -> bool:
+        """To be asked after each failure: whether no more has happened than that another turn of this session, begun
+        after this one, came first. Then the request expects nothing any more, and can be made again at once."""
+        self._is_in_doubt = self._is_in_doubt or not error.reason or "in_doubt" in error.details
+        is_mismatch = error.reason == "POSITION_MISMATCH" and self.call.request.HasField("expected_position")
+        if not (is_mismatch and self._is_expectation_ours) or self._open.is_alone or self._is_in_doubt:
+            return False
+        self.call.request.ClearField("expected_position")
+        return True
+
+    def fail(self, error: ServerError) -> None:
+        _fail(self._known, self._open, error)
 
     def give_up(self) -> None:
         self._known.give_up(self._open)
@@ -75,15 +92,34 @@ class SessionTurns:
 
         return self._begin(make, wishes, PredictionResume())
 
+    @contextmanager
+    def move(self) -> Iterator[Callable[[SessionInfo], None]]:
+        """Around a rewind: what overlaps with it has no certain order. Yields what takes the answer."""
+        turn = self.known.begin()
+        try:
+            yield lambda info: self.known.succeed(turn, info.position)
+        except ServerError as error:
+            _fail(self.known, turn, error)
+            raise
+        finally:
+            self.known.give_up(turn)  # when it has neither succeeded nor failed
+
     def _begin(
         self, make: Callable[[dict[str, Any]], Call[Answer]], wishes: dict[str, Any], resume: Resume[Answer]
     ) -> SafeTurn[Answer]:
         turn = self.known.begin()
-        guard: dict[str, Any] = {"request_id": str(uuid.uuid4())}
-        if turn.expected_position is not None:
-            guard["expected_position"] = turn.expected_position
+        guard = {} if turn.expected_position is None else {"expected_position": turn.expected_position}
         try:
-            return SafeTurn(make(guard | wishes), resume, self.known, turn)
+            call = make(guard | identify(wishes))
+            return SafeTurn(call, resume, self.known, turn, "expected_position" not in wishes)
         except BaseException:  # it cannot even be said on the wire
             self.known.fail(turn)
             raise
+
+
+def _fail(known: KnownPosition, turn: OpenTurn, error: ServerError) -> None:
+    """ANSWER_GONE says that the turn has happened, and where the session stands now."""
+    if error.reason == "ANSWER_GONE":
+        known.succeed(turn, error.position)
+    else:
+        known.fail(turn)

@@ -5,18 +5,21 @@ arithmetic, nor the arithmetic for it. The engine knows ids and snapshots; text,
 """
 
 import asyncio
+import contextlib
 import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from carousel.engine.delivery import Pace, Ticket
+from carousel.engine.jobs import Job, Outcome, Step
 from carousel.engine.model import StepModel
 from carousel.engine.runner import Runner
-from carousel.engine.scheduler import Bounds, Delivery, Job, Outcome, Scheduler, Step
+from carousel.engine.scheduler import Bounds, Delivery, Scheduler
+from carousel.engine.step_budget import StepSeconds
 from carousel.errors import CarouselError, ModelFailed, ShuttingDown
 from carousel.metrics import Metrics
 from carousel.turns import Ended, Event, Snapshot, Turn
@@ -42,13 +45,20 @@ class Engine:
     """
 
     def __init__(
-        self, model: StepModel, start_id: int, bounds: Bounds, metrics: Metrics, token_delay_seconds: float = 0.0
+        self,
+        model: StepModel,
+        start_id: int,
+        bounds: Bounds,
+        metrics: Metrics,
+        token_delay_seconds: float = 0.0,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._model = model
         self._start_id = start_id
         self._metrics = metrics
         self._scheduler = Scheduler(bounds)
-        self._runner = Runner(model)
+        self._runner = Runner(model, clock)
+        self._clock = clock
         self._changed = threading.Condition()
         self._num_steps_ahead = 0  # run, and not received by the event loop yet
         self._is_stopping = False
@@ -56,6 +66,8 @@ class Engine:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._entries: dict[Job, _Entry] = {}
         self._pace = Pace(token_delay_seconds)
+        self._num_accepted = 0  # requests whose turns are let in also while new ones are refused
+        self._is_over = False  # nothing is let in any more
         self._is_idle = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop
         self._driving: asyncio.Future[None] | None = None
@@ -71,19 +83,32 @@ class Engine:
         self._is_idle.set()
         self._driving = self._loop.run_in_executor(self._thread, self._drive)
 
-    def check_open(self) -> None:
+    def check_open(self, owner: str = "") -> None:
         """Raise ShuttingDown or Overloaded if `submit` would now; cheap, to be called before state is loaded."""
-        self._scheduler.check_open()
+        self._scheduler.check_open(owner)
+
+    @contextlib.contextmanager
+    def accepted(self, owner: str = "") -> Iterator[None]:
+        """A request, for as long as it may submit turns: one that has begun when a drain begins is waited for, and its
+        later turns are let in, while others are refused. Raises what `check_open` does."""
+        self.check_open(owner)
+        self._num_accepted += 1
+        self._is_idle.clear()
+        try:
+            yield
+        finally:
+            self._num_accepted -= 1
+            self._note_idle()
 
     def submit(self, turn: Turn) -> Ticket:
         """Queue a turn. The caller must cancel the ticket when it loses interest before the end."""
         with self._changed:
-            job = self._scheduler.submit(turn)
+            job = self._scheduler.submit(turn, is_accepted=self._num_accepted > 0 and not self._is_over)
         if not self._is_waking:
             self._is_waking = True
             self._loop.call_soon(self._wake)
         ticket = Ticket(lambda: self._cancel(job))
-        self._entries[job] = _Entry(ticket, time.perf_counter())
+        self._entries[job] = _Entry(ticket, self._clock())
         self._is_idle.clear()
         return ticket
 
@@ -119,7 +144,8 @@ class Engine:
         await asyncio.shield(self._driving)
 
     async def drain(self, deadline_seconds: float) -> None:
-        """Refuse new turns, let the accepted ones finish, end the rest with ShuttingDown when the deadline passes."""
+        """Refuse new requests and turns, let the accepted ones finish, end the rest with ShuttingDown when the deadline
+        passes."""
         self._scheduler.close()
         try:
             await asyncio.wait_for(self._is_idle.wait(), deadline_seconds)
@@ -141,11 +167,11 @@ class Engine:
         """The engine's thread."""
         try:
             while (step := self._next_step()) is not None:
-                started = time.perf_counter()
-                outcomes = self._run(step)
-                seconds = time.perf_counter() - started
+                started = self._clock()
+                outcomes, parts = self._run(step)
+                seconds = self._clock() - started
                 with self._changed:
-                    deliveries = self._scheduler.commit(step, outcomes)
+                    deliveries = self._scheduler.commit(step, outcomes, parts)
                     self._num_steps_ahead += 1
                 self._loop.call_soon_threadsafe(self._receive, step, started, seconds, deliveries)
         except Exception as error:  # a defect of ours; nobody shall wait for ever because of it
@@ -161,12 +187,13 @@ class Engine:
                 self._changed.wait()
             return None
 
-    def _run(self, step: Step) -> list[Outcome]:
+    def _run(self, step: Step) -> tuple[list[Outcome], StepSeconds | None]:
+        """With how long its parts took, unless it failed."""
         try:
-            return self._runner.run(step)
+            return self._runner.run(step), self._runner.seconds
         except Exception as error:
             self._metrics.step_failed(error)
-            return [Outcome(error=ModelFailed("the model failed to run")) for _ in step.works]
+            return [Outcome(error=ModelFailed("the model failed to run")) for _ in step.works], None
 
     def _receive(self, step: Step, started: float, seconds: float, deliveries: list[Delivery]) -> None:
         """What a step brought, in the event loop."""
@@ -194,9 +221,16 @@ class Engine:
         self._end_all(ModelFailed("the engine failed"))
 
     def _end_all(self, error: CarouselError) -> None:
-        for job, entry in list(self._entries.items()):
+        """And let nothing in any more, whoever it belongs to."""
+        self._is_over = True
+        entries, self._entries = self._entries, {}
+        with self._changed:
+            for job in entries:
+                self._scheduler.cancel(job)
+            self._changed.notify()
+        for entry in entries.values():
             self._pace.deliver(entry.ticket, error, is_first=False)
-            self._cancel(job)
+        self._note_idle()
 
     def _wake(self) -> None:
         """Once for all turns that came in the same round of the event loop, so that they share a step."""
@@ -213,7 +247,10 @@ class Engine:
 
     def _forget(self, job: Job) -> None:
         del self._entries[job]
-        if not self._entries:
+        self._note_idle()
+
+    def _note_idle(self) -> None:
+        if not self._entries and not self._num_accepted:
             self._is_idle.set()
 
     def _consume_start(self) -> Snapshot:

@@ -5,15 +5,17 @@ row by itself. Legend: B rows, T tokens, H hidden width, N asked rows.
 """
 
 import enum
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from carousel.bundle.layout import Array, Rows
 from carousel.engine import sampler
+from carousel.engine.jobs import Ask, Outcome, Step, Work
 from carousel.engine.model import StepModel
-from carousel.engine.scheduler import Ask, Outcome, Step, Work
 from carousel.engine.states import LaneStates
+from carousel.engine.step_budget import StepSeconds
 from carousel.errors import ModelFailed
 from carousel.turns import Candidate, Generate, Goal, Predict, Sampling, Snapshot
 
@@ -34,12 +36,15 @@ class _Need(enum.IntEnum):  # whose hash, unlike an Enum's, costs no call
 class Runner:
     """The model and the lanes' states."""
 
-    def __init__(self, model: StepModel) -> None:
+    def __init__(self, model: StepModel, clock: Callable[[], float] = time.perf_counter) -> None:
         self._model = model
+        self._clock = clock
+        self.seconds = StepSeconds(0, 0, 0)  # that the last step took
         self._states = LaneStates()
 
     def run(self, step: Step) -> list[Outcome]:
         """Outcomes in the order of step.works. A row whose values are not finite fails alone."""
+        started = self._clock()
         for job in step.admitted:
             assert job.lane is not None
             self._states.load(job.lane, job.turn.start)
@@ -47,13 +52,23 @@ class Runner:
         score_hidden = {
             work.lane: self._states.hidden([work.lane]) for work in step.works if work.ask is Ask.SCORES and work.ids
         }
-        for group in _by_length(rows):
-            self._consume(group, score_hidden)
-        self._answer([row for row in rows if row[1].error is None], score_hidden)
+        singles, chunks = _by_length(rows)
+        if singles:
+            self._consume(singles, score_hidden)
+        chunk_seconds = self._consume_chunks(chunks, score_hidden) if chunks else 0.0
+        rating_seconds = self._answer([row for row in rows if row[1].error is None], score_hidden)
         for work, outcome in rows:
             if work.is_last and outcome.error is None:
                 outcome.snapshot = self._snapshot(work)
+        rest = self._clock() - started - chunk_seconds - rating_seconds
+        self.seconds = StepSeconds(chunk_seconds, rating_seconds, rest)
         return [outcome for _, outcome in rows]
+
+    def _consume_chunks(self, rows: Sequence[Row], score_hidden: dict[int, Rows]) -> float:
+        """The seconds that it took."""
+        started = self._clock()
+        self._consume(rows, score_hidden)
+        return self._clock() - started
 
     def _consume(self, rows: Sequence[Row], score_hidden: dict[int, Rows]) -> None:
         lanes = [work.lane for work, _ in rows]
@@ -67,7 +82,8 @@ class Runner:
                 before = [score_hidden[lane], hidden_BTH[index, : lengths_B[index] - 1]]
                 score_hidden[lane] = np.concatenate(before)
 
-    def _answer(self, rows: Sequence[Row], score_hidden: dict[int, Rows]) -> None:
+    def _answer(self, rows: Sequence[Row], score_hidden: dict[int, Rows]) -> float:
+        """The seconds that rating took, which is work on what was fed."""
         by_need: dict[_Need, list[Row]] = {}
         for row in rows:
             by_need.setdefault(_need_of(row[0]), []).append(row)
@@ -79,8 +95,12 @@ class Runner:
             self._answer_drawn(drawn)
         if whole := by_need.get(_Need.LOGITS):
             _answer_whole(whole, self._model.logits(self._hidden(whole)))
-        for work, outcome in by_need.get(_Need.SCORES, ()):
+        if not (rated := by_need.get(_Need.SCORES)):
+            return 0.0
+        started = self._clock()
+        for work, outcome in rated:
             self._answer_scores(work, score_hidden[work.lane], outcome)
+        return self._clock() - started
 
     def _answer_ranked(self, rows: Sequence[Row]) -> None:
         num_wanted = [_num_candidates(work) for work, _ in rows]
@@ -131,9 +151,7 @@ class Runner:
 
     def _snapshot(self, work: Work) -> Snapshot:
         state, hidden_H = self._states.save(work.lane)
-        window = work.job.recent_ids.maxlen or 0
-        recent_ids = (*work.job.recent_ids, *work.ids)[-window:] if window else ()
-        return Snapshot(work.job.position + len(work.ids), state, hidden_H, recent_ids)
+        return Snapshot(work.job.position + len(work.ids), state, hidden_H, _recent_ids(work))
 
 
 def _last(hidden_BTH: Rows, lengths_B: Array) -> Rows:
@@ -152,11 +170,13 @@ def _mark_broken(rows: Sequence[Row], hidden_BH: Rows) -> None:
             rows[row][1].error = _not_finite()
 
 
-def _by_length(rows: Sequence[Row]) -> list[list[Row]]:
-    """Single tokens and longer chunks apart, so that the many are not padded to the length of the few."""
-    singles = [row for row in rows if len(row[0].ids) == 1]
-    chunks = [row for row in rows if len(row[0].ids) > 1] if len(singles) < len(rows) else []
-    return [group for group in (singles, chunks) if group]
+def _by_length(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Single tokens and prompts' chunks apart, so that the many are not padded to the length of the few, and so that
+    it is seen what prompts cost."""
+    singles = [row for row in rows if len(row[0].ids) == 1 and not row[0].is_chunk]
+    if len(singles) == len(rows):
+        return singles, []
+    return singles, [row for row in rows if row[0].is_chunk or len(row[0].ids) > 1]
 
 
 def _pad(ids: Sequence[Sequence[int]]) -> tuple[Array, Array]:
@@ -207,12 +227,11 @@ def _answer_whole(rows: Sequence[Row], logits_NV: Array) -> None:
 
 
 def _answer_from(logits_V: Array, work: Work, outcome: Outcome) -> None:
-    goal, job = work.job.turn.goal, work.job
+    goal = work.job.turn.goal
     if isinstance(goal, Predict):
         outcome.candidates = sampler.rank_candidates(logits_V, goal.num_candidates, goal.allowed_ids)
         return
-    recent_ids = (*job.recent_ids, *work.ids)[-(job.recent_ids.maxlen or 1) :]
-    outcome.token_id = sampler.choose(logits_V, _sampling_of(work), recent_ids, _next_position(work))
+    outcome.token_id = sampler.choose(logits_V, _sampling_of(work), _recent_ids(work), _next_position(work))
     if num_candidates := _num_candidates(work):
         outcome.candidates = sampler.rank_candidates(logits_V, num_candidates)
         outcome.log_probability = float(sampler.log_probabilities(logits_V)[outcome.token_id])
@@ -222,6 +241,12 @@ def _sampling_of(work: Work) -> Sampling:
     goal = work.job.turn.goal
     assert isinstance(goal, Generate)
     return goal.sampling
+
+
+def _recent_ids(work: Work) -> tuple[int, ...]:
+    """The last tokens, those just fed among them, as many as the penalties look back at: maybe none."""
+    window = work.job.recent_ids.maxlen or 0
+    return (*work.job.recent_ids, *work.ids)[-window:] if window else ()
 
 
 def _next_position(work: Work) -> int:

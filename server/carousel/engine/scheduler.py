@@ -5,15 +5,16 @@ model afterwards; commit takes what came back, moves every job on and returns th
 happen in these calls and in `submit` and `cancel`, one of them at a time, so no other moment needs thinking about.
 """
 
-import collections
-import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from carousel.errors import CarouselError, Overloaded, ShuttingDown
+from carousel.engine.jobs import Ask, Job, Outcome, Step, Work
+from carousel.engine.line import Line, pushed_out
+from carousel.engine.step_budget import StepBudget, StepSeconds, StepShape
+from carousel.errors import CarouselError, ShuttingDown
 from carousel.records import record
+from carousel.shares import OwnerLimits
 from carousel.turns import (
-    Candidate,
     Ended,
     Event,
     FinishReason,
@@ -24,142 +25,86 @@ from carousel.turns import (
     Predicted,
     Score,
     Scored,
-    Snapshot,
     Turn,
 )
-
-
-class Ask(enum.Enum):
-    """What the model is asked after a lane has consumed its tokens."""
-
-    NOTHING = enum.auto()
-    LIKELIEST = enum.auto()  # the next token of a Generate that takes the likeliest and tells nothing of it
-    CHOICE = enum.auto()  # the next token of any other Generate
-    CANDIDATES = enum.auto()  # the answer to a Predict
-    SCORES = enum.auto()  # ratings of the tokens consumed in this step
-
-
-class Job:
-    """A turn on its way. The scheduler alone changes it."""
-
-    def __init__(self, turn: Turn, penalty_window: int) -> None:
-        self.turn = turn
-        self.lane: int | None = None
-        self.is_cancelled = False
-        self.num_fed = 0  # of turn.ids
-        self.num_generated = 0
-        self.unfed_id: int | None = None  # chosen, not yet consumed
-        self.position = turn.start.position
-        self.recent_ids = collections.deque(turn.start.recent_ids, maxlen=penalty_window)
-        self.finish: FinishReason | None = None  # set when only consuming is left
-        self.ask_for_token = _ask_for_token(turn.goal)
-
-    def __repr__(self) -> str:
-        fed = f"{self.num_fed}/{len(self.turn.ids)} fed"
-        return f"Job(lane {self.lane}, {fed}, {self.num_generated} generated)"
-
-
-@record(frozen=True, slots=True)
-class Work:
-    """One lane's part of a step: consume `ids` (none: keep the hidden vector it has), then answer `ask`."""
-
-    lane: int
-    ids: tuple[int, ...]
-    ask: Ask
-    is_last: bool  # the lane's state is wanted back
-    job: Job
-
-
-@record(frozen=True, slots=True)
-class Step:
-    """What one run of the model does. The lanes of `admitted` jobs take their snapshots first."""
-
-    admitted: tuple[Job, ...]
-    works: tuple[Work, ...]
-
-    @property
-    def num_lanes(self) -> int:
-        return len(self.works)
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(len(work.ids) for work in self.works)
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What the runner found for one work; filled by the runner, `snapshot` for the last work of a job."""
-
-    error: CarouselError | None = None
-    token_id: int = -1
-    log_probability: float | None = None
-    candidates: tuple[Candidate, ...] = ()
-    log_probabilities: tuple[float, ...] = ()
-    ranks: tuple[int, ...] = ()
-    snapshot: Snapshot | None = None
 
 
 @record(frozen=True, slots=True)
 class Bounds:
     """How much runs at once. A step takes so many tokens of prompts, shared by the lanes that have more than one to
-    feed; fewer while other lanes wait for their next token, so that a long prompt does not keep them."""
+    feed; fewer while other lanes wait for their next token (`StepBudget`). `max_short_lanes` come on top of
+    `max_lanes`, for turns that generate nothing and feed at most `max_chunk_tokens`: they need not wait for long ones.
+    """
 
     max_lanes: int = 64
+    max_short_lanes: int = 8
     max_queued_turns: int = 256
     max_prompt_tokens_per_step: int = 1024
-    max_prompt_tokens_beside_others: int = 16
     max_chunk_tokens: int = 64
     penalty_window: int = 64
+    owner_limits: OwnerLimits = OwnerLimits()
 
 
 Delivery = tuple[Job, Event | CarouselError]
+_OF_NEXT_TOKEN = (Ask.LIKELIEST, Ask.CHOICE, Ask.CANDIDATES)
 
 
 @dataclass
 class Scheduler:
-    """A queue of jobs, `max_lanes` lanes, and the association between them."""
+    """A line of jobs, the lanes, and the association between them. Short lanes are those from `max_lanes` on."""
 
     bounds: Bounds
     is_closed: bool = False  # set by close(): refuses new turns
-    _queue: collections.deque[Job] = field(default_factory=collections.deque)
     _lanes: dict[int, Job] = field(default_factory=dict)  # in order of admission
+    _budget: StepBudget = field(default_factory=StepBudget)
+    _undelivered: list[Delivery] = field(default_factory=list)  # to jobs that were pushed out of the line
+    _num_submitted: int = 0
+    _line: Line = field(init=False)
     _free: list[int] = field(init=False)
+    _free_short: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._free = list(range(self.bounds.max_lanes - 1, -1, -1))
+        bounds = self.bounds
+        self._line = Line(bounds.max_queued_turns, bounds.owner_limits)
+        self._free = list(range(bounds.max_lanes - 1, -1, -1))
+        self._free_short = list(range(bounds.max_lanes + bounds.max_short_lanes - 1, bounds.max_lanes - 1, -1))
 
     def __repr__(self) -> str:
         return f"Scheduler({self.num_busy} of {self.bounds.max_lanes} lanes busy, {self.num_queued} queued)"
 
     @property
     def num_queued(self) -> int:
-        return len(self._queue)
+        return self._line.num_queued
 
     @property
     def num_busy(self) -> int:
         return len(self._lanes)
 
-    def check_open(self) -> None:
-        """Raise what `submit` would raise now: ShuttingDown, or Overloaded when the queue is full."""
+    def check_open(self, owner: str = "") -> None:
+        """Raise what `submit` would raise now: ShuttingDown, or Overloaded when the owner's turns find no room."""
         if self.is_closed:
             raise ShuttingDown("the server is shutting down")
-        if len(self._queue) >= self.bounds.max_queued_turns:
-            raise Overloaded(
-                f"{len(self._queue)} turns are waiting already", limit="max_queued_turns", retry_seconds=1.0
-            )
+        self._line.check_room(owner)
 
-    def submit(self, turn: Turn) -> Job:
-        """Queue a turn. Every accepted job ends in exactly one delivery of Ended or an error, unless cancelled."""
-        self.check_open()
-        job = Job(turn, self.bounds.penalty_window)
-        self._queue.append(job)
+    def submit(self, turn: Turn, *, is_accepted: bool = False) -> Job:
+        """Queue a turn. Every job ends in exactly one delivery of Ended or an error, unless cancelled. A turn that
+        belongs to something accepted before `close` is not refused because of that."""
+        if self.is_closed and not is_accepted:
+            self.check_open()
+        self._line.check_room(turn.owner)
+        self._num_submitted += 1
+        is_short = len(turn.ids) <= self.bounds.max_chunk_tokens and _generates_nothing(turn.goal)
+        job = Job(turn, self.bounds.penalty_window, self._num_submitted, is_short)
+        loser = self._line.add(job)
+        if loser is not None:
+            self._undelivered.append((loser, pushed_out(self.num_queued)))
         return job
 
     def cancel(self, job: Job) -> None:
         """Forget the job; its lane is free at the latest when the step that runs now commits. Idempotent."""
         job.is_cancelled = True
-        if job.lane is None and job in self._queue:
-            self._queue.remove(job)
+        if job.lane is None:
+            self._line.remove(job)
 
     def close(self) -> None:
         self.is_closed = True
@@ -168,14 +113,20 @@ class Scheduler:
         """Admit what fits and divide the step among the lanes. None when nothing is to be done."""
         for job in [job for job in self._lanes.values() if job.is_cancelled]:
             self._retire(job)
-        admitted = tuple(self._admit_waiting())
-        chunk = self._chunk_size()
+        admitted = tuple(self._admit_waiting()) if self._line.num_queued else ()
+        prompts = [job for job in self._lanes.values() if job.num_left > 1]
+        chunk = self._chunk_size(prompts) if prompts else 1
         works = tuple([self._plan_job(job, chunk) for job in self._lanes.values()])
-        return Step(admitted, works) if works else None
+        return Step(admitted, works, len(prompts)) if works else None
 
-    def commit(self, step: Step, outcomes: Sequence[Outcome]) -> list[Delivery]:
-        """Move every job of the step on; outcomes[i] belongs to step.works[i]."""
+    def commit(self, step: Step, outcomes: Sequence[Outcome], seconds: StepSeconds | None = None) -> list[Delivery]:
+        """Move every job of the step on; outcomes[i] belongs to step.works[i]. `seconds` is how long they took."""
+        if seconds is not None:
+            self._budget.note(_shape(step), seconds)
         deliveries: list[Delivery] = []
+        if self._undelivered:
+            deliveries = [delivery for delivery in self._undelivered if not delivery[0].is_cancelled]
+            self._undelivered = []
         for work, outcome in zip(step.works, outcomes, strict=True):
             job = work.job
             if job.is_cancelled:
@@ -188,27 +139,35 @@ class Scheduler:
         return deliveries
 
     def _admit_waiting(self) -> list[Job]:
-        admitted = []
-        while self._queue and self._free:
-            job = self._queue.popleft()
+        """Short lanes last: a turn that still waits found the others busy, or its owner runs all that he may."""
+        admitted = self._line.take(len(self._free)) if self._free else []
+        for job in admitted:
             job.lane = self._free.pop()
             self._lanes[job.lane] = job
-            admitted.append(job)
+        if self._line.num_short and self._free_short:
+            for job in self._line.take(len(self._free_short), short=True):
+                job.lane = self._free_short.pop()
+                self._lanes[job.lane] = job
+                admitted.append(job)
         return admitted
 
     def _retire(self, job: Job) -> None:
-        assert job.lane is not None
-        del self._lanes[job.lane]
-        self._free.append(job.lane)
+        lane = job.lane
+        assert lane is not None
         job.lane = None
+        del self._lanes[lane]
+        is_short = lane >= self.bounds.max_lanes
+        (self._free_short if is_short else self._free).append(lane)
+        self._line.left(job, is_short)
 
-    def _chunk_size(self) -> int:
+    def _chunk_size(self, prompts: Sequence[Job]) -> int:
         """What each lane with more than a token to feed may feed in this step."""
-        num_feeding = sum([len(job.turn.ids) - job.num_fed > 1 for job in self._lanes.values()])
-        is_alone = num_feeding == len(self._lanes)
-        bounds = self.bounds
-        budget = bounds.max_prompt_tokens_per_step if is_alone else bounds.max_prompt_tokens_beside_others
-        return min(max(1, budget // max(1, num_feeding)), bounds.max_chunk_tokens)
+        bounds, num_prompts = self.bounds, len(prompts)
+        chunk = min(bounds.max_prompt_tokens_per_step // num_prompts, bounds.max_chunk_tokens)
+        if num_waiting := len(self._lanes) - num_prompts:
+            num_rated = sum([isinstance(job.turn.goal, Score) for job in prompts])
+            chunk = min(chunk, self._budget.chunk(num_waiting, num_prompts, num_rated))
+        return max(1, chunk)
 
     def _plan_job(self, job: Job, chunk: int) -> Work:
         """The last choice; or the next chunk of the input."""
@@ -216,10 +175,10 @@ class Scheduler:
         if job.unfed_id is not None:
             is_last = job.finish is not None
             return Work(job.lane, (job.unfed_id,), Ask.NOTHING if is_last else job.ask_for_token, is_last, job)
-        left = len(job.turn.ids) - job.num_fed
+        left = job.num_left
         size = min(left, chunk)
         ids = job.turn.ids[job.num_fed : job.num_fed + size]
-        return Work(job.lane, ids, *_ask_after(job, is_fed=size == left), job)
+        return Work(job.lane, ids, *_ask_after(job, is_fed=size == left), job, left > 1)
 
     def _advance(self, work: Work, outcome: Outcome, deliveries: list[Delivery]) -> None:
         """Record what a lane consumed and was told; retire it when that was all."""
@@ -229,6 +188,7 @@ class Scheduler:
         job.recent_ids.extend(work.ids)
         if job.unfed_id is None:
             job.num_fed += num_consumed
+            job.num_left -= num_consumed
         job.unfed_id = None
         event = self._event_of(work, outcome)
         if event is not None:
@@ -257,9 +217,20 @@ class Scheduler:
                 return None
 
 
-def _ask_for_token(goal: Goal) -> Ask:
-    is_plain = isinstance(goal, Generate) and goal.sampling.is_plain_greedy and goal.num_candidates == 0
-    return Ask.LIKELIEST if is_plain else Ask.CHOICE
+def _shape(step: Step) -> StepShape:
+    if not step.num_prompts:
+        return StepShape(len(step.works))
+    chunks = [work for work in step.works if work.is_chunk]
+    return StepShape(
+        len(step.works) - len(chunks) + sum([work.ask in _OF_NEXT_TOKEN for work in chunks]),
+        len(chunks),
+        max([len(work.ids) for work in chunks]),
+        sum([len(work.ids) for work in step.works if work.ask is Ask.SCORES]),
+    )
+
+
+def _generates_nothing(goal: Goal) -> bool:
+    return not isinstance(goal, Generate) or goal.max_tokens == 0
 
 
 def _ask_after(job: Job, *, is_fed: bool) -> tuple[Ask, bool]:

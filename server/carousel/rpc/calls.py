@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import grpc
@@ -12,37 +11,80 @@ import structlog
 from google.rpc import code_pb2
 from grpc_status import rpc_status
 
-from carousel.errors import CarouselError, Overloaded, ShuttingDown
+from carousel.errors import CarouselError, Overloaded, ShuttingDown, StoreUnavailable
 from carousel.metrics import Metrics
+from carousel.readiness import StoreHealth
+from carousel.rpc import facts
+from carousel.rpc.callers import Callers
 from carousel.rpc.errors import to_status
+from carousel.rpc.reading import UNREADABLE, message_invalid
+from carousel.rpc.streams import Place, StreamBounds, Streams
 
 Context: TypeAlias = grpc.aio.ServicerContext  # a name for annotations; grpc ships no types
 
+_MAKE = frozenset({"CreateSession", "ImportSession"})
+_ONLY_READ = frozenset({"GetSession", "ListSessions", "GetHistory", "ExportSession"})
 
-@dataclass(slots=True)
+
 class Call:
     """One call in progress. `facts` go into its log line: counts and codes, never text."""
 
-    owner: str
-    is_waiting: bool = False  # for the client's next message
-    is_ended_by_server: bool = False
-    facts: dict[str, Any] = field(default_factory=dict)
+    __slots__ = ("_is_waiting", "_place", "_streams", "ended_by", "facts", "method", "owner", "request")
+
+    def __init__(self, method: str, request: Any) -> None:
+        self.method = method
+        self.request = request  # the last message that came
+        self.owner = ""
+        self.ended_by: CarouselError | None = None  # why the server ended it, if it did
+        self.facts: dict[str, Any] = {}
+        self._is_waiting = False
+        self._streams: Streams | None = None
+        self._place: Place | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """For what may never come: the client's next message, or an event. Such a call is idle."""
+        return self._is_waiting
+
+    @is_waiting.setter
+    def is_waiting(self, is_waiting: bool) -> None:
+        self._is_waiting = is_waiting
+        if self._streams is not None and self._place is not None:
+            (self._streams.rest if is_waiting else self._streams.wake)(self._place)
+
+    def take(self, streams: Streams, place: Place) -> None:
+        """It has a place from now on."""
+        self._streams, self._place = streams, place
+
+    def leave(self) -> None:
+        if self._streams is not None and self._place is not None:
+            self._streams.leave(self._place)
+
+    @property
+    def writes(self) -> bool:
+        """Whether its being answered shows that the session store can write."""
+        return self.method in _MAKE or (self.method not in _ONLY_READ and bool(getattr(self.request, "session_id", "")))
 
 
 class Calls:
     """The calls that are open."""
 
-    def __init__(self, max_streams: int, owner_metadata: str, metrics: Metrics) -> None:
-        self._max_streams = max_streams
-        self._owner_metadata = owner_metadata
+    def __init__(self, bounds: StreamBounds, callers: Callers, metrics: Metrics, store: StoreHealth) -> None:
+        self._callers = callers
         self._metrics = metrics
+        self._store = store
+        self._streams = Streams(bounds)
         self._open: dict[asyncio.Task[Any], Call] = {}
+        self._is_finishing = False
         self._log = structlog.get_logger("carousel.calls")
 
     @contextlib.asynccontextmanager
-    async def answer(self, method: str, context: Context) -> AsyncIterator[Call]:
-        """Run a handler's body inside this: whatever it raises becomes the call's status, counted before it is sent."""
-        call = Call(self._owner(context))
+    async def answer(
+        self, method: str, context: Context, request: Any = None, *, is_counted: bool = True
+    ) -> AsyncIterator[Call]:
+        """Run a handler's body inside this: whatever it raises becomes the call's status, counted before it is sent.
+        `request` is its message, where it has one; a call that is not counted needs no place among the streams."""
+        call = Call(method, request)
         started = time.perf_counter()
         code = "OK"
         refusal: Exception | None = None
@@ -51,54 +93,72 @@ class Calls:
         self._metrics.request_started(method)
         self._open[task] = call
         try:
-            if len(self._open) > self._max_streams:
-                raise Overloaded(f"{self._max_streams} calls are open", limit="max_streams", retry_seconds=1.0)
+            self._admit(call, task, context, is_counted)
             yield call
+            if call.writes:
+                self._store.call_succeeded()
         except asyncio.CancelledError:
-            if not call.is_ended_by_server:
+            if call.ended_by is None:
                 code = _given_up(context)
                 raise
             task.uncancel()
-            code, refusal = "UNAVAILABLE", ShuttingDown("the server is shutting down")
-            self._note(method, refusal)
+            code, refusal = self._refuse(method, call.ended_by), call.ended_by
         except Exception as error:
-            code, refusal = code_pb2.Code.Name(to_status(error).code), error
-            self._note(method, error)
+            code, refusal = self._refuse(method, error), error
         finally:
             del self._open[task]
+            call.leave()
             seconds = time.perf_counter() - started
             self._metrics.request_done(method, code, seconds)
-            self._log.info("call", method=method, code=code, seconds=round(seconds, 6), **call.facts)
+            why = facts.of_failure(call.request, context.peer(), refusal) if code != "OK" else {}
+            self._log.info("call", method=method, code=code, seconds=round(seconds, 6), **call.facts, **why)
         if refusal is not None:
             await context.abort_with_status(rpc_status.to_status(to_status(refusal)))
 
     async def finish(self, grace_seconds: float) -> None:
         """At shutdown, when all turns have ended: calls that wait for their client end with UNAVAILABLE at once, the
-        others may send what they have for so long."""
-        self._end([task for task, call in self._open.items() if call.is_waiting])
+        others may send what they have for so long, new ones are refused."""
+        self._is_finishing = True
+        self._end_all([task for task, call in self._open.items() if call.is_waiting])
         if self._open:
             await asyncio.wait(self._open, timeout=grace_seconds)
-        self._end(self._open)
+        self._end_all(list(self._open))
 
-    def _end(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
+    def _admit(self, call: Call, task: "asyncio.Task[Any]", context: Context, is_counted: bool) -> None:
+        if self._is_finishing:
+            raise _shutting_down()
+        call.owner = self._callers.identify(context.invocation_metadata())
+        if call.request is UNREADABLE:
+            raise message_invalid()
+        if is_counted:
+            full = Overloaded("calls ran short, and this one was idle", limit="max_streams", retry_seconds=1.0)
+            call.take(self._streams, self._streams.enter(call.owner, lambda: self._end(task, full)))
+
+    def _end_all(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
         for task in tasks:
-            self._open[task].is_ended_by_server = True
+            self._end(task, _shutting_down())
+
+    def _end(self, task: "asyncio.Task[Any]", error: CarouselError) -> None:
+        call = self._open.get(task)
+        if call is not None and call.ended_by is None:
+            call.ended_by = error
             task.cancel()
 
-    def _owner(self, context: Context) -> str:
-        """Empty (anonymous) unless a trusted proxy names callers in metadata."""
-        if not self._owner_metadata:
-            return ""
-        metadata = context.invocation_metadata() or ()
-        return next((str(value) for key, value in metadata if key == self._owner_metadata), "")
-
-    def _note(self, method: str, error: Exception) -> None:
+    def _refuse(self, method: str, error: Exception) -> str:
+        """Note it; its code."""
         if isinstance(error, Overloaded):
             self._metrics.refused(error.limit)
         elif isinstance(error, CarouselError):
             self._metrics.refused(error.reason.lower())
         else:
             self._log.error("unexpected error", method=method, exc_info=error)
+        if isinstance(error, StoreUnavailable):
+            self._store.call_failed(error)
+        return str(code_pb2.Code.Name(to_status(error).code))
+
+
+def _shutting_down() -> ShuttingDown:
+    return ShuttingDown("the server is shutting down")
 
 
 def _given_up(context: Context) -> str:

@@ -4,7 +4,7 @@ What the wire cannot hold (an optional that is not set) becomes the domain's def
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from google.protobuf import timestamp_pb2
 
@@ -20,7 +20,11 @@ from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import sessions_pb2, types_pb2
 
 _DEFAULT_PREDICTION = requests.PredictionRequest()
-_MAX_TOKENS_PER_MESSAGE = 256  # with all their candidates still far below what clients accept
+_DEFAULT_TTL_SECONDS = 86_400.0
+_MAX_TOKENS_PER_MESSAGE = 256
+_MAX_CANDIDATES_PER_MESSAGE = 4096  # far below what clients accept, and less than 2 ms of the event loop
+_MAX_SCORED_PER_MESSAGE = 2048
+_TOKENS_PER_SLICE = 2048  # less than 3 ms of the event loop
 _KINDS = {
     EventKind.CREATED: sessions_pb2.SessionEvent.KIND_CREATED,
     EventKind.DELETED: sessions_pb2.SessionEvent.KIND_DELETED,
@@ -43,6 +47,15 @@ def to_caller(
 ) -> requests.Caller:
     expected = message.expected_position if message.HasField("expected_position") else None
     return requests.Caller(owner, session_id, message.state, message.request_id, expected)
+
+
+def to_expected(message: sessions_pb2.RewindSessionRequest) -> int | None:
+    return message.expected_position if message.HasField("expected_position") else None
+
+
+def to_ttl(message: sessions_pb2.ExportSessionRequest) -> float:
+    """In seconds; added up by hand, so that it is a number whatever a client sends."""
+    return message.ttl.seconds + message.ttl.nanos / 1e9 if message.HasField("ttl") else _DEFAULT_TTL_SECONDS
 
 
 def to_point(message: sessions_pb2.Point) -> Point:
@@ -96,13 +109,22 @@ def to_scoring(message: wire.ScoreRequest) -> requests.ScoringRequest:
 
 def split_piece(piece: requests.GenerationPiece) -> Iterator[requests.GenerationPiece]:
     """A slow reader's piece in messages of bounded size; text and end go with the last."""
-    last = max(0, (len(piece.tokens) - 1) // _MAX_TOKENS_PER_MESSAGE)
+    num_candidates = len(piece.tokens[0].candidates) if piece.tokens else 0
+    size = min(_MAX_TOKENS_PER_MESSAGE, _MAX_CANDIDATES_PER_MESSAGE // max(1, num_candidates))
+    last = max(0, (len(piece.tokens) - 1) // size)
     for number in range(last):
-        first = number * _MAX_TOKENS_PER_MESSAGE
-        part = piece.tokens[first : first + _MAX_TOKENS_PER_MESSAGE]
+        part = piece.tokens[number * size : (number + 1) * size]
         yield requests.GenerationPiece(part, "", branch=piece.branch)
-    rest = piece.tokens[last * _MAX_TOKENS_PER_MESSAGE :]
-    yield requests.GenerationPiece(rest, piece.text, piece.end, piece.branch)
+    yield requests.GenerationPiece(piece.tokens[last * size :], piece.text, piece.end, piece.branch)
+
+
+def split_scoring(piece: requests.ScoringPiece) -> Iterator[requests.ScoringPiece]:
+    """The same for rated tokens: a repeat brings all of them at once."""
+    last = max(0, (len(piece.tokens) - 1) // _MAX_SCORED_PER_MESSAGE)
+    for number in range(last):
+        first = number * _MAX_SCORED_PER_MESSAGE
+        yield requests.ScoringPiece(piece.tokens[first : first + _MAX_SCORED_PER_MESSAGE])
+    yield requests.ScoringPiece(piece.tokens[last * _MAX_SCORED_PER_MESSAGE :], piece.totals)
 
 
 def from_generation(
@@ -149,12 +171,15 @@ def from_scoring(piece: requests.ScoringPiece) -> wire.ScoreResponse:
     return response
 
 
-def from_tokens(ids: Iterable[int], tokenizer: Tokenizer) -> wire.TokenizeResponse:
-    decoder = TextDecoder()
-    tokens = [wire.Token(id=index, text=decoder.push(tokenizer.token_bytes(index))) for index in ids]
-    if tokens:
-        tokens[-1].text += decoder.flush()
-    return wire.TokenizeResponse(tokens=tokens)
+def fill_tokens(response: wire.TokenizeResponse, ids: Sequence[int], tokenizer: Tokenizer) -> Iterator[None]:
+    """The tokens of a text, added slice by slice; others may run in between."""
+    decoder, spell, add = TextDecoder(), tokenizer.token_bytes, response.tokens.add
+    for first in range(0, len(ids), _TOKENS_PER_SLICE):
+        for index in ids[first : first + _TOKENS_PER_SLICE]:
+            add(id=index, text=decoder.push(spell(index)))
+        yield
+    if response.tokens:
+        response.tokens[-1].text += decoder.flush()
 
 
 def from_row(row: Row, manifest: Manifest, durable_position: int) -> sessions_pb2.Session:
@@ -196,6 +221,9 @@ def from_manifest(manifest: Manifest, provider: str, settings: Settings) -> wire
             max_generated_tokens=settings.max_generated_tokens,
             max_message_bytes=settings.max_message_bytes,
             penalty_window=settings.penalty_window,
+            max_input_bytes=settings.max_input_bytes,
+            max_answer_items=settings.max_answer_items,
+            max_stop_ids=settings.max_stop_ids,
         ),
         training_json=json.dumps(dict(manifest.training)),
     )

@@ -9,6 +9,8 @@ DOMAIN = "carousel"
 
 CODES: dict[type[errors.CarouselError], int] = {
     errors.InvalidRequest: code_pb2.INVALID_ARGUMENT,
+    errors.MessageInvalid: code_pb2.INVALID_ARGUMENT,
+    errors.Unauthenticated: code_pb2.UNAUTHENTICATED,
     errors.SessionNotFound: code_pb2.NOT_FOUND,
     errors.ModelNotFound: code_pb2.NOT_FOUND,
     errors.SessionExists: code_pb2.ALREADY_EXISTS,

@@ -1,10 +1,13 @@
 """The gRPC server: our services, health and reflection on one port. It knows the port it was given."""
 
+from dataclasses import dataclass
+
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from carousel.errors import SettingsInvalid
+from carousel.rpc.reading import OthersMethods, OurMethods
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
 from carousel.settings import split_address
@@ -14,27 +17,33 @@ _SERVICES = (
     language_model_pb2.DESCRIPTOR.services_by_name["LanguageModel"].full_name,
     sessions_pb2.DESCRIPTOR.services_by_name["Sessions"].full_name,
 )
+_MOST = 2**31 - 1  # that an option can say
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionBounds:
+    """What a connection may bring, and how it is found out that nobody is at its other end any more."""
+
+    max_message_bytes: int
+    max_streams: int = 2**20  # of one connection; HTTP/2 makes its client wait beyond
+    keepalive_seconds: float = 20.0  # a silent connection is asked so often
+    keepalive_timeout_seconds: float = 20.0  # and is closed when it does not answer so long
 
 
 class RpcServer:
     """Bound and serving after `start`; NOT_SERVING until `set_ready`."""
 
     def __init__(
-        self, language_model: LanguageModelServicer, sessions: SessionsServicer, *, max_message_bytes: int
+        self, language_model: LanguageModelServicer, sessions: SessionsServicer, bounds: ConnectionBounds
     ) -> None:
-        self._server = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", max_message_bytes),
-                ("grpc.so_reuseport", 0),  # a second server on the port is a mistake, not a share of its calls
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-            ]
-        )
+        self._server = grpc.aio.server(options=_options(bounds))
         self._health = health.aio.HealthServicer()
-        language_model_pb2_grpc.add_LanguageModelServicer_to_server(language_model, self._server)
-        sessions_pb2_grpc.add_SessionsServicer_to_server(sessions, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        ours, others = OurMethods(self._server), OthersMethods(self._server)
+        language_model_pb2_grpc.add_LanguageModelServicer_to_server(language_model, ours)
+        sessions_pb2_grpc.add_SessionsServicer_to_server(sessions, ours)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, others)
+        names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), others)
         self.address = ""  # host:port, once started
 
     async def start(self, listen: str) -> None:
@@ -56,3 +65,17 @@ class RpcServer:
     async def stop(self, grace_seconds: float) -> None:
         """Stop accepting; calls still open after the grace are cancelled."""
         await self._server.stop(grace_seconds)
+
+
+def _options(bounds: ConnectionBounds) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", bounds.max_message_bytes),
+        ("grpc.max_concurrent_streams", min(bounds.max_streams, _MOST)),
+        ("grpc.so_reuseport", 0),  # a second server on the port is a mistake, not a share of its calls
+        ("grpc.keepalive_time_ms", min(int(bounds.keepalive_seconds * 1000), _MOST)),
+        ("grpc.keepalive_timeout_ms", min(int(bounds.keepalive_timeout_seconds * 1000), _MOST)),
+        # Beside a ping that is out for another reason none is sent for keepalive, and that one may take a minute.
+        ("grpc.http2.ping_timeout_ms", min(int(bounds.keepalive_timeout_seconds * 1000), _MOST)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ]

@@ -4,14 +4,16 @@ Streams are written, not yielded: an asynchronous generator that the transport n
 collector finds it, and would hold its lane until then.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
 
 import grpc
 
-from carousel.rpc import convert
-from carousel.rpc.calls import Calls, Context
+from carousel.rpc import convert, lengths
+from carousel.rpc.calls import Call, Calls, Context
+from carousel.rpc.reading import UNREADABLE, message_invalid
 from carousel.sessions import checks
 from carousel.sessions.service import Sessions
 from carousel.turns import Snapshot
@@ -20,16 +22,18 @@ from carousel.v1 import language_model_pb2_grpc
 
 
 class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
-    """`model` is what GetModel answers."""
+    """`model` is what GetModel answers; lists longer than its limits are refused before they are read."""
 
     def __init__(self, sessions: Sessions, model: wire.Model, calls: Calls) -> None:
         self._sessions = sessions
         self._model = model
+        self._limits = model.limits
         self._calls = calls
 
     async def Generate(self, request: wire.GenerateRequest, context: Context) -> None:
-        async with self._calls.answer("Generate", context) as call:
+        async with self._calls.answer("Generate", context, request) as call:
             self._sessions.check_model(request.model)
+            lengths.check_generation(request, self._limits)
             caller = convert.to_caller(call.owner, request, request.session_id)
             pieces = self._sessions.generate(caller, convert.to_generation(request))
             async with aclosing(pieces):
@@ -47,51 +51,68 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
             session_id: str | None = None  # of the first message
             sealed = b""  # the last state, when the client brought one
             carried: Snapshot | None = None  # the sequence of a stream that names no session and brings no state
-            call.is_waiting = True
-            while (request := await context.read()) is not grpc.aio.EOF:
-                call.is_waiting = False
+            while (request := await _read(call, context)) is not None:
                 if session_id is None:
                     self._sessions.check_model(request.model)
                     session_id = request.session_id
+                lengths.check_input(request.input, self._limits)
                 caller = convert.to_caller(call.owner, request, session_id)
                 asked = convert.to_prediction(request)
                 if not session_id and not (sealed or caller.state):
-                    prediction, carried = await self._sessions.predict_unkept(carried, asked)
+                    prediction, carried = await self._sessions.predict_unkept(carried, asked, caller)
                 else:
                     prediction = await self._sessions.predict(replace(caller, state=caller.state or sealed), asked)
                     sealed = prediction.standing.state
                 call.facts["num_messages"] = call.facts.get("num_messages", 0) + 1
                 await context.write(convert.from_prediction(prediction, self._sessions.tokenizer))
-                call.is_waiting = True
 
     async def Score(self, request: wire.ScoreRequest, context: Context) -> None:
-        async with self._calls.answer("Score", context) as call:
+        async with self._calls.answer("Score", context, request) as call:
             self._sessions.check_model(request.model)
+            lengths.check_input(request.input, self._limits)
             caller = convert.to_caller(call.owner, request, request.session_id)
             pieces = self._sessions.score(caller, convert.to_scoring(request))
             async with aclosing(pieces):
                 async for piece in pieces:
-                    await context.write(convert.from_scoring(piece))
+                    for part in convert.split_scoring(piece):
+                        await context.write(convert.from_scoring(part))
                     if piece.totals is not None:
                         call.facts["num_input_tokens"] = piece.totals.num_tokens
 
     async def Tokenize(self, request: wire.TokenizeRequest, context: Context) -> wire.TokenizeResponse:
-        async with self._calls.answer("Tokenize", context):
+        async with self._calls.answer("Tokenize", context, request) as call:
             self._sessions.check_model(request.model)
-            tokenizer = self._sessions.tokenizer
-            return convert.from_tokens(tokenizer.encode(request.text), tokenizer)
+            ids = await self._sessions.tokenize(call.owner, request.text)
+            response = wire.TokenizeResponse()
+            for _ in convert.fill_tokens(response, ids, self._sessions.tokenizer):
+                await asyncio.sleep(0)
+            return response
 
     async def Detokenize(self, request: wire.DetokenizeRequest, context: Context) -> wire.DetokenizeResponse:
-        async with self._calls.answer("Detokenize", context):
+        async with self._calls.answer("Detokenize", context, request):
             self._sessions.check_model(request.model)
+            lengths.check_ids("ids", request.ids, self._limits)
             checks.check_ids("ids", request.ids, self._sessions.tokenizer.size)
             return wire.DetokenizeResponse(text=self._sessions.tokenizer.decode(request.ids))
 
     async def ListModels(self, request: wire.ListModelsRequest, context: Context) -> wire.ListModelsResponse:
-        async with self._calls.answer("ListModels", context):
+        async with self._calls.answer("ListModels", context, request, is_counted=False):
             return wire.ListModelsResponse(models=[self._model])
 
     async def GetModel(self, request: wire.GetModelRequest, context: Context) -> wire.Model:
-        async with self._calls.answer("GetModel", context):
+        async with self._calls.answer("GetModel", context, request, is_counted=False):
             self._sessions.check_model(request.model)
             return self._model
+
+
+async def _read(call: Call, context: Context) -> wire.PredictRequest | None:
+    """The client's next message, None when there are no more. Meanwhile the call is idle."""
+    call.is_waiting = True
+    request: wire.PredictRequest = await context.read()
+    call.is_waiting = False
+    if request is grpc.aio.EOF:
+        return None
+    if request is UNREADABLE:
+        raise message_invalid()
+    call.request = request
+    return request

@@ -5,6 +5,7 @@ something else.
 """
 
 import hashlib
+from collections.abc import Sequence
 
 from pydantic import TypeAdapter
 from pydantic_core import to_json
@@ -18,6 +19,7 @@ from carousel.sessions.requests import (
     ScoredToken,
     ScoreTotals,
     ScoringRequest,
+    Standing,
 )
 from carousel.turns import Generated
 
@@ -47,8 +49,51 @@ class Record:
     answer: Answer
 
 
+class ScoringRecord:
+    """A rating in progress: its totals, and its tokens as long as an answer of at most `max_bytes` holds them."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+        self._rated: list[ScoredToken] = []
+        self._num_tokens = 0
+        self._num_hits = 0
+        self._log_probability = 0.0
+
+    def add(self, tokens: Sequence[ScoredToken]) -> None:
+        self._num_tokens += len(tokens)
+        self._num_hits += sum([token.is_hit for token in tokens])
+        self._log_probability = sum([token.log_probability for token in tokens], self._log_probability)
+        self._num_bytes += sum([_SCORED_BYTES + len(token.text) for token in tokens])
+        if self._num_bytes <= self._max_bytes:
+            self._rated.extend(tokens)
+        else:
+            self._rated.clear()
+
+    def total(self, position: int) -> ScoreTotals:
+        return ScoreTotals(self._num_tokens, self._log_probability, self._num_hits, Standing(position, 0))
+
+    def answer(self, totals: ScoreTotals) -> ScoringAnswer | None:
+        """None when it is too large to be kept."""
+        return ScoringAnswer(tuple(self._rated), totals) if self._num_bytes <= self._max_bytes else None
+
+
+_SCORED_BYTES = 60  # the least that a token's rating takes in a record
+_RECORD_BYTES, _ITEM_BYTES = 1_024, 200
 _RECORDS: TypeAdapter[Record] = TypeAdapter(Record)
 _REQUESTS: TypeAdapter[Request] = TypeAdapter(Request)
+
+
+def estimate_bytes(request: Request) -> int:
+    """About how long the record of its answer can become; a longer one is not kept."""
+    match request:
+        case PredictionRequest():
+            num_items = request.num_candidates + (request.num_words if request.word_prefix is not None else 0)
+        case GenerationRequest():
+            num_items = request.num_branches * (2 + request.max_tokens * (1 + request.num_log_probabilities))
+        case ScoringRequest():
+            num_items = len(request.input)
+    return _RECORD_BYTES + _ITEM_BYTES * num_items
 
 
 def write_record(record: Record) -> bytes:

@@ -1,5 +1,6 @@
 """One generation in progress, and several at once: with n above 1, branches fork from the fed input."""
 
+import array
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -14,8 +15,16 @@ from carousel.turns import Ended, Generate, Generated, Sampling, Snapshot, Turn
 Item = TypeVar("Item")
 
 
+# What a token and a candidate take at the least in the JSON of a record.
+_TOKEN_BYTES = len('{"id":0,"log_probability":0.0,"candidates":[]},')
+_CANDIDATE_BYTES = len('{"id":0,"log_probability":0.0},')
+
+
 class Branch:
-    """Turns the engine's tokens into pieces. `fed` is where the input led, when that was run already."""
+    """Turns the engine's tokens into pieces. `fed` is where the input led, when that was run already.
+
+    The answer is kept for the record while it can still fit into `max_answer_bytes`; None: it is not to be recorded.
+    """
 
     def __init__(
         self,
@@ -28,6 +37,8 @@ class Branch:
         number: int = 0,
         fed: Snapshot | None = None,
         keeps_state: bool,
+        owner: str = "",
+        max_answer_bytes: int | None = None,
     ) -> None:
         self.number = number
         self._request = request
@@ -36,44 +47,71 @@ class Branch:
         self._sampling = sampling
         self._fed = fed
         self._keeps_state = keeps_state
+        self._owner = owner
+        self._stop_ids = frozenset(request.stop_ids)
         tail = pending_bytes(tokenizer, origin.tail, ids)
-        self._stream = TextStream(tokenizer, tail, request.stop)
         self._finder = StopFinder(tokenizer, tail, request.stop) if request.stop else None
-        self._tokens: list[Generated] = []
-        self._text: list[str] = []
+        self._stream = TextStream(tokenizer, tail, self._finder)
+        self._generated = array.array("i")
+        self._kept = None if max_answer_bytes is None else _KeptAnswer(max_answer_bytes)
 
     def turn(self) -> Turn:
         goal = Generate(
             self._sampling,
             self._request.max_tokens,
-            frozenset(self._request.stop_ids),
+            self._stop_ids,
             self._request.num_log_probabilities,
             self._finder.push if self._finder is not None else None,
         )
-        if self._fed is not None:
-            return Turn(self._fed, (), goal, self._keeps_state)
-        return Turn(self._origin, self._ids, goal, self._keeps_state)
+        start, ids = (self._origin, self._ids) if self._fed is None else (self._fed, ())
+        return Turn(start, ids, goal, self._keeps_state, self._owner)
 
     def piece(self, tokens: tuple[Generated, ...], ended: Ended | None) -> GenerationPiece:
         """What has come since the last piece; the last one has an end whose standing is not saved yet."""
-        self._tokens.extend(tokens)
-        self._stream.push_all([token.id for token in tokens if token.id not in self._request.stop_ids])
+        ids = [token.id for token in tokens]
+        self._generated.extend(ids)
+        if ids and ids[-1] in self._stop_ids:  # nothing comes after one
+            ids.pop()
+        self._stream.push_all(ids)
         text = self._stream.take() if ended is None else self._stream.finish()
-        self._text.append(text)
+        if self._kept is not None and not self._kept.add(tokens, text):
+            self._kept = None
         return GenerationPiece(tokens, text, self._end(ended) if ended is not None else None, self.number)
 
     def consumed(self) -> tuple[int, ...]:
         """All ids since the origin."""
-        return (*self._ids, *(token.id for token in self._tokens))
+        return (*self._ids, *self._generated)
 
-    def answer(self, end: GenerationEnd) -> GenerationAnswer:
-        return GenerationAnswer(tuple(self._tokens), "".join(self._text), end)
+    def answer(self, end: GenerationEnd) -> GenerationAnswer | None:
+        """For the record; None when it is not to be recorded or does not fit."""
+        if self._kept is None:
+            return None
+        return GenerationAnswer(tuple(self._kept.tokens), "".join(self._kept.text), end)
 
     def _end(self, ended: Ended) -> GenerationEnd:
-        num_generated = len(self._tokens)
+        num_generated = len(self._generated)
         standing = Standing(self._origin.position + len(self._ids) + num_generated, 0)
-        stop = self._stream.stop
+        stop = self._finder.stop if self._finder is not None else ""
         return GenerationEnd(ended.reason, stop, standing, len(self._ids), num_generated, self._sampling.seed)
+
+
+class _KeptAnswer:
+    """Tokens and text so far, as long as their record is not sure to be larger than `max_bytes`."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.tokens: list[Generated] = []
+        self.text: list[str] = []
+        self._num_left = max_bytes
+
+    def add(self, tokens: Sequence[Generated], text: str) -> bool:
+        """Whether it can still fit."""
+        num_candidates = sum([len(token.candidates) for token in tokens])
+        self._num_left -= _TOKEN_BYTES * len(tokens) + _CANDIDATE_BYTES * num_candidates + len(text)
+        if self._num_left < 0:
+            return False
+        self.tokens.extend(tokens)
+        self.text.append(text)
+        return True
 
 
 async def merge(sources: Sequence[AsyncGenerator[Item]]) -> AsyncGenerator[Item]:

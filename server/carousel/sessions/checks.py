@@ -1,7 +1,7 @@
 """Is what a caller asks for within bounds? Each check raises InvalidRequest naming the field as the wire does."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from carousel.errors import InvalidRequest
@@ -23,16 +23,26 @@ class Limits:
 
     max_input_tokens: int
     max_generated_tokens: int
+    max_input_bytes: int = 524_288
+    max_answer_items: int = 65_536
+    max_stop_ids: int = 1024
 
 
 def check_generation(request: GenerationRequest, limits: Limits, vocabulary_size: int) -> None:
     _within("max_tokens", request.max_tokens, 0, limits.max_generated_tokens)
     _within("n", request.num_branches, 1, MAX_BRANCHES)
     _within("num_log_probabilities", request.num_log_probabilities, 0, MAX_LOG_PROBABILITIES)
+    num_items = request.num_branches * request.max_tokens * (1 + request.num_log_probabilities)
+    if num_items > limits.max_answer_items:
+        text = f"n x max_tokens x (1 + num_log_probabilities) is {num_items}; at most {limits.max_answer_items}"
+        raise InvalidRequest("max_tokens", f"{text} (max_answer_items)")
     if len(request.stop) > MAX_STOPS:
         raise InvalidRequest("stop", f"at most {MAX_STOPS} stop strings, not {len(request.stop)}")
     for index, stop in enumerate(request.stop):
         _within(f"stop[{index}]", len(stop.encode()), 1, MAX_STOP_BYTES, unit=" bytes")
+    if len(request.stop_ids) > limits.max_stop_ids:
+        text = f"at most {limits.max_stop_ids} (max_stop_ids), not {len(request.stop_ids)}"
+        raise InvalidRequest("stop_ids", text)
     check_ids("stop_ids", request.stop_ids, vocabulary_size)
     _check_sampling(request.sampling, vocabulary_size)
 
@@ -47,16 +57,24 @@ def check_scoring(request: ScoringRequest, vocabulary_size: int) -> None:
     _within("g", request.num_top, 1, max(vocabulary_size, ScoringRequest().num_top))  # the default always passes
 
 
-def check_input(ids: tuple[int, ...], limits: Limits, vocabulary_size: int) -> None:
+def check_text(text: str, limits: Limits) -> None:
+    """Before it is tokenized."""
+    num_bytes = len(text) if text.isascii() else len(text.encode(errors="replace"))
+    if num_bytes > limits.max_input_bytes:
+        text = f"{num_bytes} bytes of text; at most {limits.max_input_bytes} in one request (max_input_bytes)"
+        raise InvalidRequest("input", text)
+
+
+def check_length(ids: Sequence[int], limits: Limits) -> None:
     if len(ids) > limits.max_input_tokens:
-        raise InvalidRequest("input", f"{len(ids)} tokens; at most {limits.max_input_tokens} in one request")
-    check_ids("input.tokens", ids, vocabulary_size)
+        text = f"{len(ids)} tokens; at most {limits.max_input_tokens} in one request (max_input_tokens)"
+        raise InvalidRequest("input", text)
 
 
-def check_ids(field: str, ids: Iterable[int], vocabulary_size: int) -> None:
-    for index in ids:
-        if not 0 <= index < vocabulary_size:
-            raise InvalidRequest(field, f"token id {index} is not in the vocabulary of {vocabulary_size}")
+def check_ids(field: str, ids: Sequence[int], vocabulary_size: int) -> None:
+    if ids and not (min(ids) >= 0 and max(ids) < vocabulary_size):
+        wrong = next(index for index in ids if not 0 <= index < vocabulary_size)
+        raise InvalidRequest(field, f"token id {wrong} is not in the vocabulary of {vocabulary_size}")
 
 
 def _check_sampling(sampling: SamplingOptions, vocabulary_size: int) -> None:
@@ -69,7 +87,7 @@ def _check_sampling(sampling: SamplingOptions, vocabulary_size: int) -> None:
     _within("sampling.frequency_penalty", sampling.frequency_penalty, -100, 100)
     if len(sampling.logit_bias) > MAX_BIASES:
         raise InvalidRequest("sampling.logit_bias", f"at most {MAX_BIASES} entries, not {len(sampling.logit_bias)}")
-    check_ids("sampling.logit_bias", (index for index, _ in sampling.logit_bias), vocabulary_size)
+    check_ids("sampling.logit_bias", [index for index, _ in sampling.logit_bias], vocabulary_size)
     for index, bias in sampling.logit_bias:
         _within(f"sampling.logit_bias[{index}]", bias, -100, 100)
 

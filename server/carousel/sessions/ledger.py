@@ -2,66 +2,92 @@
 
 at/<revision>             the snapshot after that change; the row's own revision names the current one
 mark/<name>               a named checkpoint
-answer/<revision>/<id>    what the request with that id was answered
+answer/<revision>/<id>    what the turn with that request id was answered
+used                      8 bytes of each request id that was applied, newest last: far more than answers
+moves                     what the rewinds and checkpoints with request ids did: a `Move` each, as long as `used` has it
 """
 
+import hashlib
+import struct
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from carousel.errors import PositionUnknown
+from carousel.records import record
 from carousel.state.codec import SnapshotCodec
-from carousel.state.store import Change, Held, Parts, Row
+from carousel.state.store import Birth, Change, Held
+
+_DIGEST_BYTES = 8
+_MOVE = struct.Struct("<8s12sq")
+FINGERPRINT_BYTES = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How much of a session's past is kept, and how long the session lives."""
+    """How much of a session's past is kept."""
 
     max_turns: int  # turn boundaries that a rewind can go back to
     max_answers: int
     max_answer_bytes: int
-    idle_seconds: float
-    lifetime_seconds: float
+    max_request_ids: int = 256
+
+
+@record(frozen=True, slots=True)
+class Move:
+    """What a rewind or a checkpoint did."""
+
+    fingerprint: bytes  # of the request's contents, FINGERPRINT_BYTES
+    position: int
 
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The rules. Times are seconds since the epoch."""
+    """The rules."""
 
     retention: Retention
 
-    def open(self, session_id: str, owner: str, incarnation: int, snapshot: bytes, now: float) -> tuple[Row, Parts]:
+    def open(self, session_id: str, owner: str, incarnation: int, snapshot: bytes) -> Birth:
         """A new session that stands at the snapshot."""
-        position = SnapshotCodec.position(snapshot)
-        row = Row(session_id, owner, incarnation, 0, position, now, now, self._expiry(now, now))
-        return row, {_at(0): snapshot}
+        return Birth(session_id, owner, incarnation, SnapshotCodec.position(snapshot), {_at(0): snapshot})
 
     def current(self, held: Held) -> bytes:
         return held.parts[_at(held.row.revision)]
 
-    def advance(self, held: Held, snapshot: bytes, now: float, request_id: str, answer: bytes) -> Change:
+    def advance(self, held: Held, snapshot: bytes, request_id: str, answer: bytes) -> Change:
         """A turn: a new boundary, and the answer to its request if it has an id. A turn that moved nothing keeps its
-        boundary."""
-        row = self._next(held.row, SnapshotCodec.position(snapshot), now)
+        boundary. An empty answer, or one above the bound, is not kept; its request counts as applied all the same."""
+        put: dict[str, bytes] = {_at(held.row.revision + 1): snapshot}
         if snapshot == self.current(held):
-            put, drop = {_at(row.revision): snapshot}, [_at(held.row.revision)]
+            drop = [_at(held.row.revision)]
         else:
-            put, drop = {_at(row.revision): snapshot}, []
             boundaries = [key for key in held.parts if key.startswith("at/")]
-            if len(boundaries) > self.retention.max_turns:
-                drop += sorted(boundaries)[: len(boundaries) - self.retention.max_turns]
+            num_over = len(boundaries) - self.retention.max_turns
+            drop = sorted(boundaries)[:num_over] if num_over > 0 else []
         if request_id:
-            kept = answer if len(answer) <= self.retention.max_answer_bytes else b""
-            put[f"answer/{row.revision:012d}/{request_id}"] = kept
+            put["used"] = self._use(held, request_id)
             answers = sorted(key for key in held.parts if key.startswith("answer/"))
+            if 0 < len(answer) <= self.retention.max_answer_bytes:
+                put[f"answer/{held.row.revision + 1:012d}/{request_id}"] = answer
             drop += answers[: max(0, len(answers) + 1 - self.retention.max_answers)]
-        return Change(row, put, tuple(drop))
+        return Change(SnapshotCodec.position(snapshot), put, tuple(drop))
+
+    def is_used(self, held: Held, request_id: str) -> bool:
+        """Whether the request was applied already."""
+        used = held.parts.get("used")
+        if used is None:
+            return self.find_answer(held, request_id) is not None
+        return _has(used, _digest(request_id))
 
     def find_answer(self, held: Held, request_id: str) -> bytes | None:
-        """What that request was answered; empty if it was applied and its answer was too large to keep."""
+        """What that turn was answered; None if there is no answer, or no longer."""
         keys = (key for key in held.parts if key.startswith("answer/") and key.split("/", 2)[2] == request_id)
         return next((held.parts[key] for key in keys), None)
+
+    def find_move(self, held: Held, request_id: str) -> Move | None:
+        """What the rewind or checkpoint with that id did."""
+        digest = _digest(request_id)
+        return next((move for one, move in _moves(held) if one == digest), None)
 
     def find(self, held: Held, position: int | None, mark: str) -> bytes:
         """The snapshot at a retained position (the newest there) or checkpoint; with neither, the current one."""
@@ -78,23 +104,25 @@ class Ledger:
         retained = ", ".join(map(str, self.positions(held)))
         raise PositionUnknown(f"position {position} is not retained; these are: {retained}")
 
-    def rewind(self, held: Held, snapshot: bytes, now: float) -> Change:
+    def rewind(self, held: Held, snapshot: bytes) -> Change:
         """Go back; the boundaries after it are forgotten, checkpoints are not."""
         position = SnapshotCodec.position(snapshot)
-        row = self._next(held.row, position, now)
         later = tuple(key for key, blob in _boundaries(held) if SnapshotCodec.position(blob) >= position)
-        return Change(row, {_at(row.revision): snapshot}, later)
+        return Change(position, {_at(held.row.revision + 1): snapshot}, later)
 
-    def mark(self, held: Held, name: str, now: float) -> Change:
+    def mark(self, held: Held, name: str) -> Change:
         """Name the current position."""
-        row = self._next(held.row, held.row.position, now)
         snapshot = self.current(held)
-        put = {f"mark/{name}": snapshot, _at(row.revision): snapshot}
-        return Change(row, put, (_at(held.row.revision),))
+        put = {f"mark/{name}": snapshot, _at(held.row.revision + 1): snapshot}
+        return Change(held.row.position, put, (_at(held.row.revision),))
 
-    def unmark(self, held: Held, name: str, now: float) -> Change:
-        row = self._next(held.row, held.row.position, now)
-        return Change(row, {_at(row.revision): self.current(held)}, (_at(held.row.revision), f"mark/{name}"))
+    def record_move(self, held: Held, change: Change, request_id: str, fingerprint: bytes) -> Change:
+        """The change together with the id of the request that asked for it."""
+        used = self._use(held, request_id)
+        known = [(one, move) for one, move in _moves(held) if _has(used, one)]
+        moves = [_MOVE.pack(one, move.fingerprint, move.position) for one, move in known]
+        moves.append(_MOVE.pack(_digest(request_id), fingerprint, change.position))
+        return Change(change.position, {**change.put, "used": used, "moves": b"".join(moves)}, change.drop)
 
     def positions(self, held: Held) -> list[int]:
         """That a rewind can go back to, oldest first; the last is the current one."""
@@ -105,13 +133,30 @@ class Ledger:
         marks = ((key.removeprefix("mark/"), part) for key, part in held.parts.items() if key.startswith("mark/"))
         return {name: SnapshotCodec.position(part) for name, part in sorted(marks)}
 
-    def _next(self, row: Row, position: int, now: float) -> Row:
-        expires_at = self._expiry(row.created_at, now)
-        revision = row.revision + 1
-        return Row(row.id, row.owner, row.incarnation, revision, position, row.created_at, now, expires_at)
+    def _use(self, held: Held, request_id: str) -> bytes:
+        """The `used` part with this id as the newest. Where a session has none yet, its answers say what was used."""
+        used = held.parts.get("used")
+        if used is None:
+            answers = sorted(key for key in held.parts if key.startswith("answer/"))
+            used = b"".join(_digest(key.split("/", 2)[2]) for key in answers)
+        return (used + _digest(request_id))[-_DIGEST_BYTES * self.retention.max_request_ids :]
 
-    def _expiry(self, created_at: float, now: float) -> float:
-        return min(created_at + self.retention.lifetime_seconds, now + self.retention.idle_seconds)
+
+def _digest(request_id: str) -> bytes:
+    return hashlib.blake2b(request_id.encode(), digest_size=_DIGEST_BYTES).digest()
+
+
+def _has(used: bytes, digest: bytes) -> bool:
+    """Whether the digest is one of them, not bytes across two."""
+    at = used.find(digest)
+    while at % _DIGEST_BYTES and at >= 0:
+        at = used.find(digest, at + 1)
+    return at >= 0
+
+
+def _moves(held: Held) -> Iterator[tuple[bytes, Move]]:
+    """Digests of request ids and what they did, oldest first."""
+    return ((one, Move(*rest)) for one, *rest in _MOVE.iter_unpack(held.parts.get("moves", b"")))
 
 
 def _at(revision: int) -> str:

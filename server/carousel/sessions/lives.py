@@ -4,24 +4,26 @@ import asyncio
 import contextlib
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
 
 from carousel import errors
 from carousel.errors import InvalidRequest, SessionMoved, StoreUnavailable
 from carousel.metrics import Metrics
+from carousel.sessions.deeds import check_request_id, check_same, derive_id, fingerprint, used_otherwise
+from carousel.sessions.endurance import finish
 from carousel.sessions.events import EventHub, EventKind, SessionEvent
 from carousel.sessions.ledger import Ledger
 from carousel.sessions.order import TurnOrder
-from carousel.sessions.sealing import Opened, Sealer
+from carousel.sessions.sealing import Opened, Sealer, UsedSeals
 from carousel.state.codec import SnapshotCodec
-from carousel.state.store import Change, Ending, EndReason, Held, Row, SessionStore
+from carousel.state.store import Birth, Change, Deed, Ending, EndReason, Held, Repeated, Row, SessionStore
 from carousel.turns import Snapshot
 
 _NAME = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 _MAX_FORKS = 100
 _MAX_MARKS = 16
+_MAX_SWEPT = 256  # sessions that are ended without a pause
 _ENDINGS = {
     EndReason.DELETED: (errors.SessionDeleted, EventKind.DELETED),
     EndReason.IDLE: (errors.SessionExpired, EventKind.EXPIRED),
@@ -62,61 +64,75 @@ class Lives:
         metrics: Metrics,
         *,
         replays_seals: bool,
+        penalty_window: int = 64,
     ) -> None:
         self.store = store
         self.ledger = ledger
         self.codec = codec
         self.hub = hub
         self.clock = clock
+        self.snapshot_bytes = codec.max_bytes(penalty_window)
         self._sealer = sealer
         self._order = order
         self._metrics = metrics
-        self._replays_seals = replays_seals
-        self._used_seals: dict[str, float] = {}  # blob id -> when it expires anyway
+        self._used_seals = None if replays_seals else UsedSeals()
+
+    def tell(self, ending: Ending) -> None:
+        """A session has ended: for the store to call. Of what was undone nobody has heard."""
+        if ending.reason is EndReason.UNDONE:
+            return
+        _, kind = _ENDINGS[ending.reason]
+        self._metrics.session_ended(kind.value)
+        self.hub.publish(SessionEvent(kind, ending.id, ending.owner, ending.at))
 
     def durable_position(self, row: Row) -> int:
         return self.store.durable_position(row)
 
-    async def create(self, owner: str, session_id: str, snapshot: Snapshot | bytes) -> Row:
-        """Raises InvalidRequest for a malformed id, SessionExists, Overloaded at the limit of live sessions."""
+    async def create(self, owner: str, session_id: str, snapshot: Snapshot | bytes, request_id: str = "") -> Row:
+        """A repeated request gets the session as it stands now. Raises InvalidRequest for a malformed id,
+        SessionExists, Overloaded at a limit of sessions, or the SessionEnded of one that a repeat finds gone."""
         _check_name("session_id", session_id or "made")
-        await self.expire()
-        incarnation = secrets.randbits(62)
         blob = snapshot if isinstance(snapshot, bytes) else self.codec.encode(snapshot)
-        new_id = session_id or secrets.token_urlsafe(18)
-        row, parts = self.ledger.open(new_id, owner, incarnation, blob, self.clock())
-        for ending in await self.store.create(row, parts):
-            self._tell(ending)
-        self._metrics.session_created()
-        self.hub.publish(SessionEvent(EventKind.CREATED, row.id, owner, row.created_at))
-        await self._count()
-        return row
+        contents = fingerprint("create", session_id)
+        if done := await self._recall(owner, request_id, contents):
+            return (await self._stand(done))[0]
+        return (await self._make(owner, [session_id], blob, request_id, contents))[0]
 
     async def get(self, owner: str, session_id: str) -> Row:
-        """Raises SessionNotFound for an unknown id and for another owner's, and the SessionEnded of one that was."""
-        if not _NAME.fullmatch(session_id):
-            raise self._missing(None, owner, session_id)  # no store shall see what can be no id
-        found = await self.store.read(session_id)
-        return await self._check(found, owner, session_id)
+        """Raises SessionNotFound for an unknown id, and the SessionEnded of one that was."""
+        found = await self.store.read(owner, session_id) if _NAME.fullmatch(session_id) else None
+        if not isinstance(found, Row):
+            raise _missing(found, session_id)
+        return found
 
     async def list_owned(self, owner: str, after: tuple[float, str], count: int) -> Sequence[Row]:
-        await self.expire()
         return await self.store.list_owned(owner, after, count)
 
-    async def delete(self, owner: str, session_id: str) -> None:
-        await self._end(await self.get(owner, session_id), EndReason.DELETED)
+    async def delete(self, owner: str, session_id: str, request_id: str = "") -> None:
+        """A repeated request ends nothing that was made since. A turn that runs on the session is not applied."""
+        contents = fingerprint("delete", session_id)
+        if await self._recall(owner, request_id, contents):
+            return
+        row = await self.get(owner, session_id)
+        deed = _deed(owner, request_id, contents, [(row.id, row.incarnation)])
+        try:
+            was_there = await finish(self.store.end(row, EndReason.DELETED, deed))
+        except Repeated as repeated:
+            return check_same(repeated.deed, contents)
+        if not was_there:  # somebody else was faster
+            await self.get(owner, session_id)
 
     @contextlib.asynccontextmanager
-    async def take(self, owner: str, session_id: str) -> AsyncIterator[Held]:
-        """The session for one change, in order of arrival. It is given back unless `commit` was called."""
-        if not self.store.is_immediate or self._order.is_held(session_id):
-            await self.get(owner, session_id)  # a stranger must not wait in the owner's line
-        async with self._order.hold(session_id):
-            held = await self.store.take(session_id)
+    async def take(self, owner: str, session_id: str, room: int = 0) -> AsyncIterator[Held]:
+        """The session for one change, in order of arrival; it is given back in any case. `room` is the most bytes that
+        the change adds."""
+        if not _NAME.fullmatch(session_id):
+            raise _missing(None, session_id)  # malformed ids never reach a store
+        async with self._order.hold((owner, session_id)):
+            held = await self.store.take(owner, session_id, room)
             if not isinstance(held, Held):
-                raise self._missing(held, owner, session_id)
+                raise _missing(held, session_id)
             try:
-                await self._check(held.row, owner, session_id)
                 yield held
             finally:
                 await self.store.release(held)
@@ -124,23 +140,24 @@ class Lives:
     async def commit(self, held: Held, change: Change) -> Row:
         """Raises SessionMoved, StoreUnavailable, or the SessionEnded of a session that ended meanwhile. Goes on to the
         end also when the caller is cancelled: the session is not given back with a write in doubt."""
-        row = await self._check(change.row, held.row.owner, held.row.id)
         try:
             work = self.store.commit(held, change)
-            await (work if self.store.is_immediate else _finish(work))
+            return await (work if self.store.is_immediate else finish(work))
         except SessionMoved:
-            found = await self.store.read(row.id)
+            found = await self.store.read(held.row.owner, held.row.id)
             if isinstance(found, Ending):
-                raise self._missing(found, row.owner, row.id) from None
+                raise _missing(found, held.row.id) from None
             raise
-        return row
 
     async def history(self, owner: str, session_id: str) -> History:
         async with self.take(owner, session_id) as held:
-            return self._history(held.row, held)
+            return History(held.row, tuple(self.ledger.positions(held)), self.ledger.marks(held))
 
-    async def fork(self, owner: str, session_id: str, point: Point, new_ids: Sequence[str], count: int) -> list[Row]:
-        """New sessions that stand where this one stood at the point, all or none. Each copies one snapshot."""
+    async def fork(
+        self, owner: str, session_id: str, point: Point, new_ids: Sequence[str], count: int, request_id: str = ""
+    ) -> list[Row]:
+        """New sessions that stand where this one stood at the point, all or none. Each copies one snapshot. A repeated
+        request gets them as they stand now."""
         count = count or max(1, len(new_ids))
         if not 1 <= count <= _MAX_FORKS:
             raise InvalidRequest("count", f"must be from 1 to {_MAX_FORKS}, not {count}")
@@ -148,34 +165,36 @@ class Lives:
             raise InvalidRequest("new_session_ids", f"{len(new_ids)} ids for {count} sessions")
         for new_id in filter(None, new_ids):
             _check_name("new_session_ids", new_id)
+        contents = fingerprint("fork", session_id, point.position, point.mark, tuple(new_ids), count)
+        if done := await self._recall(owner, request_id, contents):
+            return await self._stand(done)
         async with self.take(owner, session_id) as held:
             snapshot = self.ledger.find(held, point.position, point.mark)
-        rows: list[Row] = []
-        try:
-            for new_id in new_ids or [""] * count:
-                rows.append(await self.create(owner, new_id, snapshot))
-        except errors.CarouselError:
-            for row in rows:
-                with contextlib.suppress(StoreUnavailable):
-                    await self._end(row, EndReason.DELETED)
-            raise
-        return rows
+        return await self._make(owner, new_ids or [""] * count, snapshot, request_id, contents)
 
-    async def rewind(self, owner: str, session_id: str, point: Point, expected_position: int | None) -> Row:
-        """Go back to the point; what came after it is forgotten."""
-        async with self.take(owner, session_id) as held:
-            check_position(held.row, expected_position)
-            return await self.commit(
-                held, self.ledger.rewind(held, self.ledger.find(held, point.position, point.mark), self.clock())
-            )
+    async def rewind(
+        self, owner: str, session_id: str, point: Point, expected_position: int | None, request_id: str = ""
+    ) -> Row:
+        """Go back to the point; what came after it is forgotten. A repeated request undoes nothing that came since."""
 
-    async def mark(self, owner: str, session_id: str, name: str) -> Row:
-        """Keep the current position under a name until the session ends or the name is used again."""
+        def change(held: Held) -> Change:
+            check_position(held.row.position, expected_position)
+            return self.ledger.rewind(held, self.ledger.find(held, point.position, point.mark))
+
+        contents = fingerprint("rewind", point.position, point.mark, expected_position)
+        return await self._move(owner, session_id, request_id, contents, change)
+
+    async def mark(self, owner: str, session_id: str, name: str, request_id: str = "") -> Row:
+        """Keep the current position under a name until the session ends or the name is used again. A repeated request
+        does not move it."""
         _check_name("checkpoint", name)
-        async with self.take(owner, session_id) as held:
+
+        def change(held: Held) -> Change:
             if name not in (marks := self.ledger.marks(held)) and len(marks) >= _MAX_MARKS:
                 raise InvalidRequest("checkpoint", f"a session has at most {_MAX_MARKS} checkpoints")
-            return await self.commit(held, self.ledger.mark(held, name, self.clock()))
+            return self.ledger.mark(held, name)
+
+        return await self._move(owner, session_id, request_id, fingerprint("mark", name), change)
 
     async def export(self, owner: str, session_id: str, point: Point, ttl_seconds: float) -> tuple[bytes, int]:
         """The state at the point, sealed for its owner, and its position."""
@@ -185,13 +204,17 @@ class Lives:
             snapshot = self.ledger.find(held, point.position, point.mark)
         return self.seal(snapshot, owner, ttl_seconds), self.codec.position(snapshot)
 
-    async def import_state(self, owner: str, blob: bytes, session_id: str) -> Row:
-        """A new session that stands where the sealed state stood."""
+    async def import_state(self, owner: str, blob: bytes, session_id: str, request_id: str = "") -> Row:
+        """A new session that stands where the sealed state stood; a repeated request gets it as it stands now."""
+        _check_name("session_id", session_id or "made")
+        contents = fingerprint("import", blob, session_id)
+        if done := await self._recall(owner, request_id, contents):
+            return (await self._stand(done))[0]
         opened = self.unseal(blob, owner)
         try:
-            return await self.create(owner, session_id, opened.snapshot)
-        except BaseException:
-            self.forgive(opened)
+            return (await self._make(owner, [session_id], opened.snapshot, request_id, contents))[0]
+        except (InvalidRequest, errors.SessionExists, errors.Overloaded):
+            self.forgive(opened)  # nothing was made; of any other end that is not certain
             raise
 
     def seal(self, snapshot: bytes, owner: str, ttl_seconds: float) -> bytes:
@@ -202,63 +225,110 @@ class Lives:
         now = self.clock()
         opened = self._sealer.open(blob, owner, now)
         self.codec.decode(opened.snapshot)
-        if not self._replays_seals:
-            self._used_seals = {blob_id: expiry for blob_id, expiry in self._used_seals.items() if expiry > now}
-            if opened.blob_id in self._used_seals:
-                raise errors.StateRefused("the sealed state was used before", why="replayed")
-            self._used_seals[opened.blob_id] = opened.expires_at
+        if self._used_seals is not None:
+            self._used_seals.note(opened, now)
         return opened
 
     def forgive(self, opened: Opened) -> None:
-        """Nothing came of its use, so it may be used again."""
-        self._used_seals.pop(opened.blob_id, None)
+        """Its use was refused and nothing of it was told, so it may be used again."""
+        if self._used_seals is not None:
+            self._used_seals.forgive(opened)
 
     async def expire(self) -> None:
-        """End the sessions whose time has come, and those beyond the store's capacity."""
-        now = self.clock()
-        while rows := await self.store.due(now):
-            for row in rows:
-                await self._end(row, self._why_expired(row))
-        for row in await self.store.excess():
-            await self._end(row, EndReason.EVICTED)
+        """End the sessions whose time has come, and those beyond the store's capacity, in small portions."""
+        while await self.store.sweep(_MAX_SWEPT):
+            await asyncio.sleep(0)
 
-    def _why_expired(self, row: Row) -> EndReason:
-        is_old = row.expires_at >= row.created_at + self.ledger.retention.lifetime_seconds
-        return EndReason.AGE if is_old else EndReason.IDLE
+    async def _make(
+        self, owner: str, ids: Sequence[str], snapshot: bytes, request_id: str, contents: bytes
+    ) -> list[Row]:
+        """Sessions at the snapshot, all or none; an empty id asks for one that nobody can guess. When the caller is
+        cancelled, a request that nobody can repeat leaves none."""
+        names = [one or _new_id(owner, request_id, number) for number, one in enumerate(ids)]
+        births = [self.ledger.open(one, owner, secrets.randbits(62), snapshot) for one in names]
+        deed = _deed(owner, request_id, contents, [(birth.id, birth.incarnation) for birth in births])
+        try:
+            rows = await self._create(births, deed)
+        except errors.Overloaded:
+            if not await self.store.sweep(_MAX_SWEPT):  # what is due makes room
+                raise
+            rows = await self._create(births, deed)
+        except Repeated as repeated:
+            check_same(repeated.deed, contents)
+            return await self._stand(repeated.deed)
+        for row in rows:
+            self._metrics.session_created()
+            self.hub.publish(SessionEvent(EventKind.CREATED, row.id, owner, row.created_at))
+        return rows
 
-    async def _end(self, row: Row, reason: EndReason) -> None:
-        now = self.clock()
-        if await self.store.end(row, reason, now):
-            self._tell(Ending(row.id, row.owner, reason, now))
-            await self._count()
+    async def _create(self, births: Sequence[Birth], deed: Deed | None) -> list[Row]:
+        work = self.store.create(births, deed)
+        if self.store.is_immediate:
+            return await work
+        return await finish(work, undo=None if deed is not None else self._undo)
 
-    async def _count(self) -> None:
-        with contextlib.suppress(StoreUnavailable):  # what was done is done, counted or not
-            self._metrics.num_live_sessions(await self.store.num_live())
+    async def _undo(self, rows: list[Row]) -> None:
+        for row in rows:
+            with contextlib.suppress(StoreUnavailable):
+                await self.store.end(row, EndReason.UNDONE)
 
-    async def _check(self, found: Row | Ending | None, owner: str, session_id: str) -> Row:
-        if not isinstance(found, Row) or found.owner != owner:
-            raise self._missing(found, owner, session_id)
-        if found.expires_at <= self.clock():
-            reason = self._why_expired(found)
-            await self._end(found, reason)
-            raise self._missing(Ending(found.id, owner, reason, found.expires_at), owner, session_id)
-        return found
+    async def _move(
+        self,
+        owner: str,
+        session_id: str,
+        request_id: str,
+        contents: bytes,
+        plan: Callable[[Held], Change],
+    ) -> Row:
+        """A change of a session by other means than a turn."""
+        check_request_id(request_id)
+        async with self.take(owner, session_id, 2 * self.snapshot_bytes) as held:
+            if request_id and (move := self.ledger.find_move(held, request_id)):
+                if move.fingerprint != contents:
+                    raise used_otherwise()
+                return replace(held.row, position=move.position)
+            if request_id and self.ledger.is_used(held, request_id):
+                raise used_otherwise()
+            change = plan(held)
+            if request_id:
+                change = self.ledger.record_move(held, change, request_id, contents)
+            return await self.commit(held, change)
 
-    def _missing(self, found: Row | Ending | None, owner: str, session_id: str) -> errors.CarouselError:
-        if not isinstance(found, Ending) or found.owner != owner:
-            return errors.SessionNotFound(f"there is no session {session_id}")
-        kind, _ = _ENDINGS[found.reason]
-        text = f"session {session_id} has ended: {found.reason}"
-        return kind(text, ending=found.reason, ended_at=f"{found.at:.3f}")
+    async def _recall(self, owner: str, request_id: str, contents: bytes) -> Deed | None:
+        """What the request did before. Raises InvalidRequest when it was another request."""
+        check_request_id(request_id)
+        deed = await self.store.recall(owner, request_id) if request_id else None
+        if deed is not None:
+            check_same(deed, contents)
+        return deed
 
-    def _tell(self, ending: Ending) -> None:
-        _, kind = _ENDINGS[ending.reason]
-        self._metrics.session_ended(kind.value)
-        self.hub.publish(SessionEvent(kind, ending.id, ending.owner, ending.at))
+    async def _stand(self, deed: Deed) -> list[Row]:
+        """The sessions that the deed made, as they are now. Raises how one ended, or SessionNotFound."""
+        rows = []
+        for session_id, incarnation in deed.targets:
+            found = await self.store.read(deed.owner, session_id)
+            if found is None or found.incarnation != incarnation:
+                raise _missing(None, session_id)
+            if isinstance(found, Ending):
+                raise _missing(found, session_id)
+            rows.append(found)
+        return rows
 
-    def _history(self, row: Row, held: Held) -> History:
-        return History(row, tuple(self.ledger.positions(held)), self.ledger.marks(held))
+
+def _deed(owner: str, request_id: str, contents: bytes, targets: Sequence[tuple[str, int]]) -> Deed | None:
+    return Deed(owner, request_id, contents.hex(), tuple(targets)) if request_id else None
+
+
+def _new_id(owner: str, request_id: str, number: int) -> str:
+    return derive_id(owner, request_id, number) if request_id else secrets.token_urlsafe(18)
+
+
+def _missing(found: Ending | None, session_id: str) -> errors.CarouselError:
+    if found is None:
+        return errors.SessionNotFound(f"there is no session {session_id}")
+    kind, _ = _ENDINGS[found.reason]
+    text = f"session {session_id} has ended: {found.reason}"
+    return kind(text, ending=found.reason, ended_at=f"{found.at:.3f}")
 
 
 def _check_name(field: str, name: str) -> None:
@@ -266,22 +336,7 @@ def _check_name(field: str, name: str) -> None:
         raise InvalidRequest(field, "must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ -")
 
 
-async def _finish(work: Coroutine[Any, Any, None]) -> None:
-    """Run to the end, however often the caller is cancelled meanwhile; its cancellation comes after."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is None:
-        return task.result()
-    task.exception()  # looked at: nobody is left to be told
-    raise cancelled
-
-
-def check_position(row: Row, expected_position: int | None) -> None:
+def check_position(position: int, expected_position: int | None) -> None:
     """Raises PositionMismatch with the current one."""
-    if expected_position is not None and expected_position != row.position:
-        raise errors.PositionMismatch(expected_position, row.position)
+    if expected_position is not None and expected_position != position:
+        raise errors.PositionMismatch(expected_position, position)

@@ -7,13 +7,15 @@ seals, all keys open, so keys can be changed without a pause.
 """
 
 import hashlib
+import heapq
 import secrets
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from carousel.errors import StateRefused
+from carousel.errors import Overloaded, StateRefused
+from carousel.shares import Shares
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -22,6 +24,7 @@ _HEAD = struct.Struct("<4sB8s12s16sd32s16s")
 _MAGIC = b"CRSB"
 _VERSION = 1
 KEY_BYTES = 32
+MAX_USED_SEALS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,7 @@ class Opened:
     snapshot: bytes
     blob_id: str
     expires_at: float
+    owner: str
 
 
 class Sealer:
@@ -69,12 +73,50 @@ class Sealer:
             raise StateRefused("the sealed state belongs to someone else", why="foreign")
         if expires_at <= now:
             raise StateRefused("the sealed state has expired", why="expired")
-        return Opened(snapshot, blob_id.hex(), expires_at)
+        return Opened(snapshot, blob_id.hex(), expires_at, owner)
 
     def _first_key(self) -> bytes:
         if not self._keys:
             raise StateRefused("this server has no sealing key (setting seal_keys)", why="no_key")
         return next(iter(self._keys))
+
+
+class UsedSeals:
+    """Which sealed states were used, until they expire anyway. Bounded: beyond `max_used`, an owner at his share is
+    refused, never a use forgotten."""
+
+    def __init__(self, max_used: int = MAX_USED_SEALS) -> None:
+        self._max_used = max_used
+        self._used: dict[str, Opened] = {}  # by blob id, without the snapshots
+        self._expiries: list[tuple[float, str]] = []  # a heap; those of forgiven uses stay in it
+        self._shares = Shares()
+
+    def __repr__(self) -> str:
+        return f"UsedSeals({len(self._used)} of {self._max_used})"
+
+    def note(self, opened: Opened, now: float) -> None:
+        """Raises StateRefused when it was used before."""
+        while self._expiries and self._expiries[0][0] <= now:
+            self._drop(heapq.heappop(self._expiries)[1], now)
+        if opened.blob_id in self._used:
+            raise StateRefused("the sealed state was used before", why="replayed")
+        share = self._shares.share(self._max_used, opened.owner)
+        if len(self._used) >= self._max_used and self._shares.used(opened.owner) >= share:
+            text = f"{len(self._used)} used states are remembered already"
+            raise Overloaded(text, limit="max_used_seals", retry_seconds=60.0)
+        self._used[opened.blob_id] = Opened(b"", opened.blob_id, opened.expires_at, opened.owner)
+        self._shares.change(opened.owner, 1)
+        heapq.heappush(self._expiries, (opened.expires_at, opened.blob_id))
+
+    def forgive(self, opened: Opened) -> None:
+        """Nothing came of its use and nothing of it was told, so it may be used again."""
+        if self._used.pop(opened.blob_id, None) is not None:
+            self._shares.change(opened.owner, -1)
+
+    def _drop(self, blob_id: str, now: float) -> None:
+        used = self._used.get(blob_id)
+        if used is not None and used.expires_at <= now:
+            self.forgive(used)
 
 
 def _make_cipher(key: bytes) -> "ChaCha20Poly1305":

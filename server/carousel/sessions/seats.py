@@ -5,22 +5,31 @@ The record is written in the same change as the state, so there is never one wit
 """
 
 import contextlib
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from carousel.bundle.tokenizer import Tokenizer
 from carousel.engine.engine import Engine
-from carousel.errors import AnswerGone, InvalidRequest
+from carousel.errors import AnswerGone, CarouselError, InvalidRequest
 from carousel.records import record
-from carousel.sessions.answers import Answer, Record, Request, answered_position, fingerprint, read_record, write_record
+from carousel.sessions.answers import (
+    Answer,
+    Record,
+    Request,
+    answered_position,
+    estimate_bytes,
+    fingerprint,
+    read_record,
+    write_record,
+)
+from carousel.sessions.deeds import check_request_id, used_otherwise
 from carousel.sessions.lives import Lives, check_position
 from carousel.sessions.requests import Caller, Standing
 from carousel.sessions.text import pending_bytes
 from carousel.state.store import Held
 from carousel.turns import Snapshot
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._~-]{1,64}")
+_RECORD_BYTES = 256  # beside the answer: ids, fingerprints
 
 
 @record(frozen=True, slots=True)
@@ -29,10 +38,10 @@ class Outcome:
 
     snapshot: Snapshot
     ids: Sequence[int]
-    answer: Answer
+    answer: Answer | None  # None: it is not to be recorded
 
 
-@record(frozen=True, slots=True)
+@dataclass(slots=True)
 class Seat:
     """A turn's hold on its sequence."""
 
@@ -41,6 +50,8 @@ class Seat:
     replay: Answer | None  # the request was applied before; `standing` is where that left the sequence
     standing: Standing
     save: Callable[[Outcome], Awaitable[Standing]]  # once, at the end
+    max_answer_bytes: int = 0  # of the answer that is recorded; 0: none is
+    is_told: bool = False  # something of the answer has gone out: set by whoever hands it out
 
 
 class Seats:
@@ -54,84 +65,95 @@ class Seats:
 
     @contextlib.asynccontextmanager
     async def take(self, caller: Caller, request: Request) -> AsyncIterator[Seat]:
-        """Refused (Overloaded, ShuttingDown) before any session is looked at. Raises SessionNotFound, SessionEnded,
-        PositionMismatch, StateRefused, or InvalidRequest for a request id used for something else before."""
-        self._engine.check_open()
-        _check_caller(caller)
+        """The caller is checked by then. Raises SessionNotFound, SessionEnded, PositionMismatch, AnswerGone,
+        StateRefused, or InvalidRequest for a request id used for something else."""
         if caller.state:
             with self._sealed(caller) as seat:
                 yield seat
         elif not caller.session_id:
             yield Seat(self._engine.start_snapshot, False, None, Standing(0, 0), _forget)
         else:
-            async with self._lives.take(caller.owner, caller.session_id) as held:
-                yield self._seat(caller, held, fingerprint(request) if caller.request_id else "")
+            max_answer_bytes = self._answer_room(request) if caller.request_id else 0
+            room = self._lives.snapshot_bytes + max_answer_bytes + _RECORD_BYTES
+            async with self._lives.take(caller.owner, caller.session_id, room) as held:
+                yield self._seat(caller, held, fingerprint(request) if caller.request_id else "", max_answer_bytes)
 
-    def _seat(self, caller: Caller, held: Held, mark: str) -> Seat:
+    def _answer_room(self, request: Request) -> int:
+        return min(self._lives.ledger.retention.max_answer_bytes, estimate_bytes(request))
+
+    def _seat(self, caller: Caller, held: Held, mark: str, max_answer_bytes: int) -> Seat:
         replay = self._find_replay(caller, held, mark)
         start = self._lives.codec.decode(self._lives.ledger.current(held))
         if replay is None:
-            check_position(held.row, caller.expected_position)
+            check_position(held.row.position, caller.expected_position)
         position = held.row.position if replay is None else answered_position(replay)
         durable_position = min(position, self._lives.durable_position(held.row))
         standing = Standing(position, durable_position, is_replay=replay is not None)
-        save = lambda outcome: self._save(caller, held, start, mark, outcome)  # noqa: E731
-        return Seat(start, True, replay, standing, save)
+
+        async def save(outcome: Outcome) -> Standing:
+            content = b""
+            if outcome.answer is not None and max_answer_bytes:
+                content = write_record(Record(mark, outcome.answer))
+            answer = content if len(content) <= max_answer_bytes else b""
+            blob = self._lives.codec.encode(self._with_tail(start, outcome))
+            change = self._lives.ledger.advance(held, blob, caller.request_id, answer)
+            row = await self._lives.commit(held, change)
+            return Standing(row.position, self._lives.durable_position(row))
+
+        return Seat(start, True, replay, standing, save, max_answer_bytes)
 
     def _find_replay(self, caller: Caller, held: Held, mark: str) -> Answer | None:
-        content = self._lives.ledger.find_answer(held, caller.request_id) if caller.request_id else None
-        if content is None:
+        """Looked up before the position is compared: a repeat expects the position before it was applied."""
+        ledger = self._lives.ledger
+        if not caller.request_id or not ledger.is_used(held, caller.request_id):
             return None
+        content = ledger.find_answer(held, caller.request_id)
         if not content:
-            text = f"request {caller.request_id} was applied; its answer was too large to keep"
+            if ledger.find_move(held, caller.request_id) is not None:
+                raise used_otherwise()
+            text = f"request {caller.request_id} was applied; its answer is no longer kept"
             raise AnswerGone(text, position=str(held.row.position))
         record = read_record(content)
         if record.fingerprint != mark:
-            raise InvalidRequest("request_id", "was used for another request on this session")
+            raise used_otherwise()
         return record.answer
-
-    async def _save(self, caller: Caller, held: Held, start: Snapshot, mark: str, outcome: Outcome) -> Standing:
-        snapshot = self._with_tail(start, outcome)
-        content = write_record(Record(mark, outcome.answer)) if caller.request_id else b""
-        blob = self._lives.codec.encode(snapshot)
-        change = self._lives.ledger.advance(held, blob, self._lives.clock(), caller.request_id, content)
-        row = await self._lives.commit(held, change)
-        return Standing(row.position, self._lives.durable_position(row))
 
     @contextlib.contextmanager
     def _sealed(self, caller: Caller) -> Iterator[Seat]:
         opened = self._lives.unseal(caller.state, caller.owner)
         start = self._lives.codec.decode(opened.snapshot)
-        is_saved = False
 
         async def save(outcome: Outcome) -> Standing:
-            nonlocal is_saved
             snapshot = self._with_tail(start, outcome)
             sealed = self._lives.seal(self._lives.codec.encode(snapshot), caller.owner, self._seal_seconds)
-            is_saved = True
+            seat.is_told = True
             # The caller holds it: nothing here can be lost.
             return Standing(snapshot.position, snapshot.position, sealed)
 
+        seat = Seat(start, True, None, Standing(start.position, start.position), save)
         try:
-            if caller.expected_position is not None and caller.expected_position != start.position:
-                raise InvalidRequest("expected_position", f"the state stands at {start.position}")
-            yield Seat(start, True, None, Standing(start.position, start.position), save)
-        finally:
-            if not is_saved:
+            check_position(start.position, caller.expected_position)
+            yield seat
+        except CarouselError:  # a definite refusal; whoever is cancelled may have had an answer
+            if not seat.is_told:
                 self._lives.forgive(opened)
+            raise
 
     def _with_tail(self, start: Snapshot, outcome: Outcome) -> Snapshot:
         tail = pending_bytes(self._tokenizer, start.tail, outcome.ids)
         return outcome.snapshot if tail == outcome.snapshot.tail else replace(outcome.snapshot, tail=tail)
 
 
-def _check_caller(caller: Caller) -> None:
+def check_caller(caller: Caller) -> None:
+    """The one rule for all turns: a request id needs a session to be remembered in; an expected position needs a
+    session or a state that stands somewhere. Raises InvalidRequest."""
     if caller.state and caller.session_id:
         raise InvalidRequest("state", "cannot be given together with a session")
-    if caller.request_id and not _REQUEST_ID.fullmatch(caller.request_id):
-        raise InvalidRequest("request_id", "must be 1 to 64 characters of A-Z a-z 0-9 . _ ~ -")
+    check_request_id(caller.request_id)
     if caller.request_id and not caller.session_id:
         raise InvalidRequest("request_id", "needs a session to be remembered in")
+    if caller.expected_position is not None and not (caller.session_id or caller.state):
+        raise InvalidRequest("expected_position", "needs a session or a state")
 
 
 async def _forget(outcome: Outcome) -> Standing:

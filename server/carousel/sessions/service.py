@@ -16,8 +16,9 @@ from carousel.engine.engine import Engine
 from carousel.errors import ModelNotFound
 from carousel.metrics import Metrics
 from carousel.sessions import checks, requests
-from carousel.sessions.answers import GenerationAnswer, ScoringAnswer
+from carousel.sessions.answers import GenerationAnswer, ScoringAnswer, ScoringRecord
 from carousel.sessions.branch import Branch, merge
+from carousel.sessions.encoding import Encoder
 from carousel.sessions.requests import (
     Caller,
     GenerationPiece,
@@ -25,12 +26,11 @@ from carousel.sessions.requests import (
     Prediction,
     PredictionRequest,
     ScoredToken,
-    ScoreTotals,
     ScoringPiece,
     ScoringRequest,
     Standing,
 )
-from carousel.sessions.seats import Outcome, Seat, Seats
+from carousel.sessions.seats import Outcome, Seat, Seats, check_caller
 from carousel.sessions.words import WordSearch
 from carousel.turns import (
     Candidate,
@@ -67,11 +67,21 @@ class Sessions:
         self._seats = seats
         self._metrics = metrics
         self._words = WordSearch(tokenizer, engine.submit)
+        self._encoder = Encoder(tokenizer, limits, manifest.vocabulary_size)
 
     @property
     def start_snapshot(self) -> Snapshot:
         """Where every fresh sequence stands."""
         return self._engine.start_snapshot
+
+    def close(self) -> None:
+        """Let go of the thread that tokenizes."""
+        self._encoder.close()
+
+    async def tokenize(self, owner: str, text: str) -> tuple[int, ...]:
+        """Raises InvalidRequest for more text or tokens than a request may have."""
+        self._engine.check_open(owner)
+        return await self._encoder.encode(text)
 
     def check_model(self, model: str) -> None:
         """Empty, the model's name and its digest are all right. Raises ModelNotFound."""
@@ -82,63 +92,82 @@ class Sessions:
         """Pieces as they come, the last one of each branch with its end; branch 0 is what the session goes on from."""
         pace = _Pace(self._metrics)
         checks.check_generation(request, self.limits, self.manifest.vocabulary_size)
-        ids = self._encode(request.input)
-        async with self._seats.take(caller, request) as seat:
-            if seat.replay is not None:
-                for piece in _replay_generation(seat):
-                    yield piece
-                return
-            async with aclosing(self._run_branches(seat, ids, request)) as pieces:
-                async for piece in pieces:
-                    pace.note(len(piece.tokens))
-                    yield piece
+        with self._engine.accepted(caller.owner):
+            ids = await self._encode(caller, request.input)
+            async with self._seats.take(caller, request) as seat:
+                if seat.replay is not None:
+                    for piece in _replay_generation(seat):
+                        yield piece
+                    return
+                async with aclosing(self._run_branches(seat, ids, request, caller.owner)) as pieces:
+                    async for piece in pieces:
+                        pace.note(len(piece.tokens))
+                        seat.is_told = True
+                        yield piece
 
     async def predict(self, caller: Caller, request: PredictionRequest) -> Prediction:
         """Feed the input and name what is likely to follow."""
         checks.check_prediction(request)
-        ids = self._encode(request.input)
-        async with self._seats.take(caller, request) as seat:
-            if isinstance(seat.replay, Prediction):
-                return replace(seat.replay, standing=seat.standing)
-            candidates, words, snapshot = await self._predict_from(seat.start, ids, request)
-            unsaved = Prediction(candidates, words, Standing(snapshot.position, 0))
-            return Prediction(candidates, words, await seat.save(Outcome(snapshot, ids, unsaved)))
+        with self._engine.accepted(caller.owner):
+            ids = await self._encode(caller, request.input)
+            async with self._seats.take(caller, request) as seat:
+                if isinstance(seat.replay, Prediction):
+                    return replace(seat.replay, standing=seat.standing)
+                candidates, words, snapshot = await self._predict_from(seat.start, ids, request, caller.owner)
+                unsaved = Prediction(candidates, words, Standing(snapshot.position, 0))
+                return Prediction(candidates, words, await seat.save(Outcome(snapshot, ids, unsaved)))
 
-    async def predict_unkept(self, start: Snapshot | None, request: PredictionRequest) -> tuple[Prediction, Snapshot]:
-        """The same on a sequence that the caller carries; None is a fresh one."""
+    async def predict_unkept(
+        self, start: Snapshot | None, request: PredictionRequest, caller: Caller
+    ) -> tuple[Prediction, Snapshot]:
+        """The same on a sequence that a stream carries; None is a fresh one."""
         checks.check_prediction(request)
-        ids = self._encode(request.input)
-        candidates, words, snapshot = await self._predict_from(start or self._engine.start_snapshot, ids, request)
-        return Prediction(candidates, words, Standing(snapshot.position, 0)), snapshot
+        with self._engine.accepted(caller.owner):
+            ids = await self._encode(caller, request.input)
+            async with self._seats.take(caller, request) as seat:
+                candidates, words, snapshot = await self._predict_from(start or seat.start, ids, request, caller.owner)
+                return Prediction(candidates, words, Standing(snapshot.position, 0)), snapshot
 
     async def score(self, caller: Caller, request: ScoringRequest) -> AsyncGenerator[ScoringPiece]:
         """Rate the input; pieces as they come, the last one with the totals."""
         checks.check_scoring(request, self.manifest.vocabulary_size)
-        ids = self._encode(request.input)
-        async with self._seats.take(caller, request) as seat:
-            if isinstance(seat.replay, ScoringAnswer):
-                yield ScoringPiece(seat.replay.tokens, replace(seat.replay.totals, standing=seat.standing))
-                return
-            decoder = TextDecoder(seat.start.tail)
-            rated: list[ScoredToken] = []
-            async with aclosing(self._engine.follow(Turn(seat.start, ids, Score()))) as batches:
-                async for events, ended in batches:
-                    tokens = self._rate(events, request.num_top, decoder)
-                    rated.extend(tokens)
-                    if ended is None:
-                        yield ScoringPiece(tokens)
-                        continue
-                    totals = _total(rated, ended.snapshot.position)
-                    answer = ScoringAnswer(tuple(rated), totals)
-                    standing = await seat.save(Outcome(ended.snapshot, ids, answer))
-                    yield ScoringPiece(tokens, replace(totals, standing=standing))
+        with self._engine.accepted(caller.owner):
+            ids = await self._encode(caller, request.input)
+            async with self._seats.take(caller, request) as seat:
+                if isinstance(seat.replay, ScoringAnswer):
+                    yield ScoringPiece(seat.replay.tokens, replace(seat.replay.totals, standing=seat.standing))
+                    return
+                async with aclosing(self._run_scoring(seat, ids, request, caller.owner)) as pieces:
+                    async for piece in pieces:
+                        seat.is_told = True
+                        yield piece
+
+    async def _encode(self, caller: Caller, given: requests.Input) -> tuple[int, ...]:
+        check_caller(caller)
+        return await self._encoder.encode(given)
+
+    async def _run_scoring(
+        self, seat: Seat, ids: tuple[int, ...], request: ScoringRequest, owner: str
+    ) -> AsyncGenerator[ScoringPiece]:
+        decoder = TextDecoder(seat.start.tail)
+        record = ScoringRecord(seat.max_answer_bytes)
+        async with aclosing(self._engine.follow(Turn(seat.start, ids, Score(), owner=owner))) as batches:
+            async for events, ended in batches:
+                tokens = self._rate(events, request.num_top, decoder)
+                record.add(tokens)
+                if ended is None:
+                    yield ScoringPiece(tokens)
+                    continue
+                totals = record.total(ended.snapshot.position)
+                standing = await seat.save(Outcome(ended.snapshot, ids, record.answer(totals)))
+                yield ScoringPiece(tokens, replace(totals, standing=standing))
 
     async def _run_branches(
-        self, seat: Seat, ids: tuple[int, ...], request: GenerationRequest
+        self, seat: Seat, ids: tuple[int, ...], request: GenerationRequest, owner: str
     ) -> AsyncGenerator[GenerationPiece]:
         """Pieces of all branches; the end of branch 0 comes last, when the session is saved."""
-        branches = await self._make_branches(seat, ids, request)
-        answers: dict[int, GenerationAnswer] = {}
+        branches = await self._make_branches(seat, ids, request, owner)
+        answers: dict[int, GenerationAnswer | None] = {}
         last: tuple[GenerationPiece, Ended] | None = None
         runs = [self._run_branch(branch) for branch in branches]
         async with aclosing(runs[0] if len(runs) == 1 else merge(runs)) as pieces:
@@ -152,14 +181,17 @@ class Sessions:
         assert last is not None
         piece, ended = last
         assert piece.end is not None
-        record = tuple(answers[number] for number in sorted(answers))
-        standing = await seat.save(Outcome(ended.snapshot, branches[0].consumed(), record))
+        record = tuple(answer for _, answer in sorted(answers.items()) if answer is not None)
+        kept = record if len(record) == len(answers) else None
+        standing = await seat.save(Outcome(ended.snapshot, branches[0].consumed(), kept))
         yield replace(piece, end=replace(piece.end, standing=standing))
 
-    async def _make_branches(self, seat: Seat, ids: tuple[int, ...], request: GenerationRequest) -> list[Branch]:
+    async def _make_branches(
+        self, seat: Seat, ids: tuple[int, ...], request: GenerationRequest, owner: str
+    ) -> list[Branch]:
         """One branch feeds the input itself; several fork from where it leads, each with the next seed."""
         sampling = _resolve(request.sampling)
-        fed = await self._feed(seat.start, ids) if request.num_branches > 1 else None
+        fed = await self._feed(seat.start, ids, owner) if request.num_branches > 1 else None
         return [
             Branch(
                 self.tokenizer,
@@ -170,6 +202,8 @@ class Sessions:
                 number=number,
                 fed=fed,
                 keeps_state=seat.is_kept and number == 0,
+                owner=owner,
+                max_answer_bytes=seat.max_answer_bytes or None,
             )
             for number in range(request.num_branches)
         ]
@@ -180,25 +214,21 @@ class Sessions:
                 tokens = tuple([event for event in events if type(event) is Generated])
                 yield branch.piece(tokens, ended), ended
 
-    async def _feed(self, start: Snapshot, ids: tuple[int, ...]) -> Snapshot:
+    async def _feed(self, start: Snapshot, ids: tuple[int, ...], owner: str) -> Snapshot:
         """Where the input leads to."""
-        _, ended = await self._engine.finish(Turn(start, ids, Predict(0)))
+        _, ended = await self._engine.finish(Turn(start, ids, Predict(0), owner=owner))
         return ended.snapshot
 
     async def _predict_from(
-        self, start: Snapshot, ids: tuple[int, ...], request: PredictionRequest
+        self, start: Snapshot, ids: tuple[int, ...], request: PredictionRequest, owner: str
     ) -> tuple[tuple[Candidate, ...], tuple[requests.Word, ...], Snapshot]:
-        events, ended = await self._engine.finish(Turn(start, ids, Predict(request.num_candidates)))
+        turn = Turn(start, ids, Predict(request.num_candidates), owner=owner)
+        events, ended = await self._engine.finish(turn)
         candidates = next((event.candidates for event in events if isinstance(event, Predicted)), ())
         words: tuple[requests.Word, ...] = ()
         if request.word_prefix is not None:
-            words = await self._words.find(ended.snapshot, request.word_prefix, request.num_words)
+            words = await self._words.find(ended.snapshot, request.word_prefix, request.num_words, owner)
         return candidates, words, ended.snapshot
-
-    def _encode(self, given: requests.Input) -> tuple[int, ...]:
-        ids = tuple(self.tokenizer.encode(given) if isinstance(given, str) else given)
-        checks.check_input(ids, self.limits, self.manifest.vocabulary_size)
-        return ids
 
     def _rate(self, events: Sequence[Event], num_top: int, decoder: TextDecoder) -> tuple[ScoredToken, ...]:
         return tuple(
@@ -246,8 +276,3 @@ def _replay_generation(seat: Seat) -> Iterator[GenerationPiece]:
     for number, answer in reversed(list(enumerate(seat.replay))):
         standing = seat.standing if number == 0 else replace(answer.end.standing, is_replay=True)
         yield GenerationPiece(answer.tokens, answer.text, replace(answer.end, standing=standing), number)
-
-
-def _total(rated: Sequence[ScoredToken], position: int) -> ScoreTotals:
-    log_probability = sum((token.log_probability for token in rated), 0.0)
-    return ScoreTotals(len(rated), log_probability, sum(token.is_hit for token in rated), Standing(position, 0))

@@ -1,81 +1,92 @@
 """From tokens to text as it streams: whole characters only, and nothing that may turn out to be a stop string."""
 
+import collections
 from collections.abc import Sequence
 
 from carousel.bundle.tokenizer import TextDecoder, Tokenizer
 
+_LONGEST_UNFINISHED = 3  # bytes of a character of which one is missing
 
-class TextStream:
-    """Decodes a generation. `push` each token; `take` what has become final since the last take."""
+
+class StopFinder:
+    """Looks for stop strings, once, in the engine's thread; what it found is left for the stream that hands out the
+    text. A text ends before the earliest stop that a token completes, the longest among those that begin together.
+    """
 
     def __init__(self, tokenizer: Tokenizer, tail: bytes, stops: Sequence[str]) -> None:
         self._tokenizer = tokenizer
         self._decoder = TextDecoder(tail)
-        self._stops = stops
-        self._longest_stop = max((len(stop) for stop in stops), default=0)
-        self._pending = ""  # decoded, not taken
+        self._stops = tuple(stops)
+        self._held = ""  # the end of the text, with which a stop may begin
+        self._num_settled = 0  # characters that no stop can claim
+        self.settled: collections.deque[int] = collections.deque()  # the same after each token that nobody took yet
         self.stop = ""  # the stop string that appeared
 
     def push(self, token_id: int) -> bool:
-        """Whether a stop string is complete now. The text ends before the earliest one, the longest among equals."""
-        since = max(0, len(self._pending) - self._longest_stop + 1)  # no stop was complete before this token
-        self._pending += self._decoder.push(self._tokenizer.token_bytes(token_id))
-        places = ((self._pending.find(stop, since), -len(stop), stop) for stop in self._stops)
-        found = [place for place in places if place[0] >= 0]
+        """Whether a stop string is complete now."""
+        text = self._held + self._decoder.push(self._tokenizer.token_bytes(token_id))
+        found = [(at, -len(stop), stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
-            start, _, self.stop = min(found)
-            self._pending = self._pending[:start]
+            at, _, self.stop = min(found)
+        else:
+            at = self._first_claimed(text)
+        self._held = text[at:]
+        self._num_settled += at
+        self.settled.append(self._num_settled)
         return bool(found)
 
+    def _first_claimed(self, text: str) -> int:
+        """Where the longest end begins with which a stop begins. What was given up once is not looked at again, so
+        that a text costs each character's look at each stop and no more."""
+        at = 0
+        while at < len(text) and not any(stop.startswith(text[at:]) for stop in self._stops):
+            at += 1
+        return at
+
+
+class TextStream:
+    """Decodes a generation: `push_all` tokens, `take` what has become final since the last take. With a finder, which
+    has seen each token before."""
+
+    def __init__(self, tokenizer: Tokenizer, tail: bytes, finder: StopFinder | None = None) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = TextDecoder(tail)
+        self._finder = finder
+        self._pending = ""  # decoded, not taken
+        self._num_taken = 0
+        self._num_settled = 0
+
     def push_all(self, token_ids: Sequence[int]) -> None:
-        """Tokens of which none but the last can complete a stop string."""
-        if self._stops:
-            for token_id in token_ids:
-                self.push(token_id)
-        else:
-            self._pending += self._decoder.push(b"".join(map(self._tokenizer.token_bytes, token_ids)))
+        self._pending += self._decoder.push(b"".join(map(self._tokenizer.token_bytes, token_ids)))
+        if self._finder is not None:
+            for _ in token_ids:
+                self._num_settled = self._finder.settled.popleft()
 
     def take(self) -> str:
         """Text that no stop string can claim any more."""
-        num_held = _num_held(self._pending, self._stops) if self._stops and not self.stop else 0
-        cut = len(self._pending) - num_held
+        cut = len(self._pending) if self._finder is None else self._num_settled - self._num_taken
         text, self._pending = self._pending[:cut], self._pending[cut:]
+        self._num_taken += len(text)
         return text
 
     def finish(self) -> str:
-        """The rest, held back or not; half a character stays for the session's next turn to complete."""
-        text, self._pending = self._pending, ""
+        """The rest, held back or not, up to the stop if there is one; half a character stays for the session's next
+        turn to complete."""
+        text = self.take() if self._finder is not None and self._finder.stop else self._pending
+        self._pending = ""
         return text
 
 
-class StopFinder:
-    """Tells which token completes a stop string. The engine asks it in its own thread, so it shares nothing with the
-    stream that hands out the text."""
-
-    def __init__(self, tokenizer: Tokenizer, tail: bytes, stops: Sequence[str]) -> None:
-        self._stream = TextStream(tokenizer, tail, stops)
-
-    def push(self, token_id: int) -> bool:
-        """Whether a stop string is complete now."""
-        is_found = self._stream.push(token_id)
-        self._stream.take()
-        return is_found
-
-
 def pending_bytes(tokenizer: Tokenizer, tail: bytes, ids: Sequence[int]) -> bytes:
-    """The bytes of an unfinished character that stand at the end after `tail` and the tokens."""
-    if not ids:
-        return tail
-    last = tokenizer.token_bytes(ids[-1])
-    if last and last[-1] < 0x80:
-        return b""  # no character goes on beyond an ASCII byte
-    decoder = TextDecoder(tail)
-    for index in ids:
-        decoder.push(tokenizer.token_bytes(index))
+    """The bytes of an unfinished character that stand at the end after `tail` and the tokens. Only the last few bytes
+    are looked at: a first byte of a character is never inside another one."""
+    end = b""
+    for index in reversed(ids):
+        end = tokenizer.token_bytes(index) + end
+        if len(end) >= _LONGEST_UNFINISHED:
+            break
+    else:
+        end = tail + end
+    decoder = TextDecoder()
+    decoder.push(end[-_LONGEST_UNFINISHED:])
     return decoder.tail
-
-
-def _num_held(text: str, stops: Sequence[str]) -> int:
-    """Length of the longest end of `text` with which a stop string begins."""
-    longest = min(len(text), max((len(stop) - 1 for stop in stops), default=0))
-    return next((n for n in range(longest, 0, -1) if any(stop.startswith(text[-n:]) for stop in stops)), 0)

@@ -40,26 +40,27 @@ class WordSearch:
         self._submit = submit
         self._sorted = sorted((spelling, index) for index, spelling in enumerate(self._spellings) if spelling)
 
-    async def find(self, start: Snapshot, prefix: str, num_words: int) -> tuple[Word, ...]:
-        """Words that begin with `prefix`, likeliest first. A word's probability includes that it ends there."""
+    async def find(self, start: Snapshot, prefix: str, num_words: int, owner: str = "") -> tuple[Word, ...]:
+        """Words that begin with `prefix`, likeliest first. A word's probability includes that it ends there. The turns
+        that it takes are the owner's."""
         wanted = prefix.encode()
         live = [_Hypothesis(start, (), b"", 0.0)]
         found: dict[bytes, float] = {}  # word -> log-probability, which a float can hold where it cannot the other
         for _ in range(_MAX_TOKENS + len(wanted) if num_words else 0):
-            live = self._select(await self._expand(live, wanted), wanted, found)
+            live = self._select(await self._expand(live, wanted, owner), wanted, found)
             if not live or _is_settled(found, num_words, live[0].log_probability):
                 break
         best = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:num_words]
         return tuple(Word(text.decode(errors="replace"), log_probability) for text, log_probability in best)
 
-    async def _expand(self, live: Sequence[_Hypothesis], wanted: bytes) -> list[_Hypothesis]:
+    async def _expand(self, live: Sequence[_Hypothesis], wanted: bytes, owner: str) -> list[_Hypothesis]:
         """All hypotheses one token further; they run in one batch."""
         tickets = []
         expanded: list[_Hypothesis] = []
         try:
             for hypothesis in live:
                 goal = Predict(_NUM_BRANCHES, self._continuations(wanted[len(hypothesis.spelled) :]))
-                ticket = self._submit(Turn(hypothesis.snapshot, hypothesis.unfed, goal))
+                ticket = self._submit(Turn(hypothesis.snapshot, hypothesis.unfed, goal, owner=owner))
                 tickets.append((hypothesis, ticket))
             for hypothesis, ticket in tickets:
                 candidates, snapshot = await _answer(ticket)

@@ -25,6 +25,7 @@ _HEAD = struct.Struct(
 )  # magic, version, layout, recent, tail, hidden size, hidden's tensor, digest, position
 _CHECK = struct.Struct("<I")
 _OF_ITS_OWN = -1
+_MAX_TAIL_BYTES = 3  # of a character that is not whole
 
 
 class SnapshotCodec:
@@ -45,6 +46,12 @@ class SnapshotCodec:
         self._layout_text = ";".join(
             f"{tensor.name}:{tensor.dtype}:{'x'.join(map(str, tensor.shape))}" for tensor in layout.tensors
         ).encode()
+
+    def max_bytes(self, penalty_window: int) -> int:
+        """The most that a snapshot with so many recent tokens takes."""
+        tensors = sum(num_bytes for *_, num_bytes in self._tensors)
+        rest = _HEAD.size + len(self._layout_text) + _CHECK.size + _MAX_TAIL_BYTES
+        return rest + tensors + 4 * self._hidden_size + 4 * penalty_window
 
     def encode(self, snapshot: Snapshot) -> bytes:
         """The opposite of `decode`."""

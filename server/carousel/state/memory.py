@@ -1,41 +1,53 @@
 """Sessions in this process's memory: the reference implementation, bounded by count and bytes."""
 
-import bisect
-import collections
-import heapq
 import itertools
-import operator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from carousel.errors import Overloaded, SessionExists, SessionMoved
-from carousel.state.memory_file import read_sessions, write_sessions
-from carousel.state.store import Change, Durability, Ending, EndReason, Held, Parts, Row
-
-MAX_ENDINGS = 10_000
-_ROW_BYTES = 700  # a row, its keys and its places in the indices, measured
-
-
-# A row's values but its id, then key, part, key, part ...: flat, for a dictionary alone would cost 184 bytes a session,
-# and of plain values alone, for the collector forgets such a tuple: else it would walk a million rows, for most of a
-# second in which nothing else runs.
-_Entry = tuple[Any, ...]
-_FIELDS = ("owner", "incarnation", "revision", "position", "created_at", "updated_at", "expires_at")
-_NUM_FIELDS = len(_FIELDS)
-_OWNER, _INCARNATION, _REVISION, _CREATED_AT, _EXPIRES_AT = (
-    _FIELDS.index(name) for name in ("owner", "incarnation", "revision", "created_at", "expires_at")
+from carousel.errors import SessionExists, SessionMoved
+from carousel.state.memory_file import read_memory, write_memory
+from carousel.state.remembered import Remembered
+from carousel.state.room import Evictable, Room
+from carousel.state.shelf import (
+    EXPIRES_AT,
+    INCARNATION,
+    KEY,
+    REVISION,
+    Entry,
+    Key,
+    Shelf,
+    make_entry,
+    parts_of,
+    row_of,
+    weigh,
+    weigh_parts,
 )
-_values_of = operator.attrgetter(*_FIELDS)
+from carousel.state.store import (
+    DEED_SECONDS,
+    MAX_DEEDS_PER_OWNER,
+    MAX_ENDINGS,
+    MAX_ENDINGS_PER_OWNER,
+    Birth,
+    Capacity,
+    Change,
+    Deed,
+    Durability,
+    Ending,
+    EndReason,
+    Held,
+    Lifetimes,
+    Parts,
+    Repeated,
+    Row,
+)
+from carousel.tidy_heap import TidyHeap
 
+_Hint = tuple[float, Key, str]  # when a session is due at the earliest, its key, its owner: later if it was used since
 
-@dataclass(frozen=True, slots=True)
-class Capacity:
-    """How much may live at once, and whether the least recently used make room for new ones."""
-
-    max_sessions: int
-    max_bytes: int
-    evicts: bool
+MAX_DEEDS = 100_000  # of all owners; beyond it the oldest are forgotten
+_HINTS_PER_END = 16  # a hint that has moved costs so much less than an end
+_MAX_MET = 256  # due sessions that a page of a list ends; it passes over the rest
 
 
 class MemoryStore:
@@ -44,146 +56,269 @@ class MemoryStore:
     durability = Durability.NONE
     is_immediate = True
 
-    def __init__(self, capacity: Capacity, file: Path | None = None) -> None:
+    def __init__(
+        self,
+        capacity: Capacity,
+        lifetimes: Lifetimes,
+        file: Path | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._capacity = capacity
+        self._lifetimes = lifetimes
         self._file = file
-        self._sessions: collections.OrderedDict[str, _Entry] = collections.OrderedDict()  # by last use
-        self._owned: dict[str, list[tuple[float, str]]] = {}  # owner -> (created_at, id), sorted
-        self._expiries: list[tuple[float, str, int]] = []  # a heap of (expires_at, id, incarnation), some out of date
-        self._endings: collections.OrderedDict[str, Ending] = collections.OrderedDict()
-        self._num_bytes = 0
+        self._clock = clock
+        self._shelves: dict[str, Shelf] = {}  # of owners that have sessions
+        self._room = Room(capacity, self._walk_evictable)
+        self._expiries: TidyHeap[_Hint] = TidyHeap()  # one good hint of each session, but for those in `_overdue`
+        self._endings: Remembered[Ending] = Remembered(MAX_ENDINGS_PER_OWNER, MAX_ENDINGS)
+        self._deeds: Remembered[tuple[float, Deed]] = Remembered(MAX_DEEDS_PER_OWNER, MAX_DEEDS)  # with their moments
+        self._takes: dict[int, int] = {}  # epoch of every take that was not released -> bytes set aside for it
+        self._held: dict[tuple[str, str], int] = {}  # (owner, id) -> how many of them
+        self._overdue: set[tuple[str, str]] = set()  # held while their time came, without a hint in `_expiries`
+        self._epochs = itertools.count(1)
+        self._told: Callable[[Ending], None] = lambda ending: None
 
     def __repr__(self) -> str:
-        return f"MemoryStore({len(self._sessions)} of {self._capacity.max_sessions} sessions, {self._num_bytes} bytes)"
+        room = self._room
+        return f"MemoryStore({room.sessions.total} of {self._capacity.max_sessions} sessions, {room.bytes.total} bytes)"
 
-    async def start(self) -> None:
+    async def start(self, told: Callable[[Ending], None]) -> None:
+        self._told = told
         if self._file is None:
             return
-        for row, parts in read_sessions(self._file):
+        sessions, deeds = read_memory(self._file)
+        for row, parts in sessions:
             self._add(row, parts)
+        for at, deed in deeds:
+            self._deeds.put(deed.owner, deed.request_id, (at, deed))
         self._file.unlink(missing_ok=True)
 
     async def close(self) -> None:
         if self._file is not None:
-            write_sessions(self._file, ((_row_of(*one), _parts_of(one[1])) for one in self._sessions.items()))
+            entries = ((owner, entry) for owner, shelf in self._shelves.items() for entry in shelf.entries.values())
+            sessions = ((row_of(owner, entry), parts_of(entry)) for owner, entry in entries)
+            write_memory(self._file, sessions, self._deeds.items())
 
-    async def create(self, row: Row, parts: Parts) -> list[Ending]:
-        if row.id in self._sessions:
-            raise SessionExists(f"session {row.id} exists already")
-        evicted = self._make_room(_weigh(parts), row.created_at)
-        self._add(row, parts)
-        self._endings.pop(row.id, None)
-        return evicted
+    async def create(self, births: Sequence[Birth], deed: Deed | None = None) -> list[Row]:
+        now = self._clock()
+        self._check_new(deed, now)
+        for birth in births:
+            if self._meet(birth.owner, birth.id, now) is not None:
+                raise SessionExists(f"session {birth.id} exists already")
+        if len({birth.id for birth in births}) < len(births):
+            raise SessionExists("two of the new sessions have the same id")
+        if births:
+            self._make_room(births, now)
+        expires_at = now + min(self._lifetimes.idle, self._lifetimes.absolute)
+        rows = [Row(one.id, one.owner, one.incarnation, 0, one.position, now, now, expires_at) for one in births]
+        for row, birth in zip(rows, births, strict=True):
+            self._add(row, birth.parts)
+            self._endings.forget(row.owner, row.id)
+        self._record(deed, now)
+        return rows
 
-    async def read(self, session_id: str) -> Row | Ending | None:
-        found = self._sessions.get(session_id)
-        return _row_of(session_id, found) if found is not None else self._endings.get(session_id)
+    async def recall(self, owner: str, request_id: str) -> Deed | None:
+        return self._recall(owner, request_id, self._clock())
 
-    async def take(self, session_id: str) -> Held | Ending | None:
-        found = self._sessions.get(session_id)
-        if found is None:
-            return self._endings.get(session_id)
-        self._sessions.move_to_end(session_id)
-        return Held(_row_of(session_id, found), _parts_of(found))
+    async def read(self, owner: str, session_id: str) -> Row | Ending | None:
+        entry = self._meet(owner, session_id, self._clock())
+        return row_of(owner, entry) if entry is not None else self._endings.get(owner, session_id)
 
-    async def commit(self, held: Held, change: Change) -> None:
-        found = self._sessions.get(held.row.id)
-        wanted = (held.row.incarnation, held.row.revision)
-        if found is None or (found[_INCARNATION], found[_REVISION]) != wanted:
-            raise SessionMoved(f"session {held.row.id} was changed while the turn ran")
-        parts = _parts_of(found)
-        for key in (*change.drop, *change.put):
-            self._num_bytes -= len(parts.pop(key, b""))
-        for key, part in change.put.items():
-            self._num_bytes += len(part)
-            parts[key] = part
-        self._put(change.row, parts)
+    async def take(self, owner: str, session_id: str, room: int = 0) -> Held | Ending | None:
+        now = self._clock()
+        entry = self._meet(owner, session_id, now)
+        if entry is None:
+            return self._endings.get(owner, session_id)
+        if self._capacity.evicts:
+            room = 0  # what grows beyond the bound is evicted by the next sweep
+        elif room:
+            self._end_due_until_fits(owner, 0, room, now)
+            self._room.make(owner, 0, room)
+            self._room.change(owner, 0, room)
+        self._shelves[owner].entries.move_to_end(session_id)
+        epoch = next(self._epochs)
+        self._takes[epoch] = room
+        self._held[owner, session_id] = self._held.get((owner, session_id), 0) + 1
+        return Held(row_of(owner, entry), parts_of(entry), epoch)
+
+    async def commit(self, held: Held, change: Change) -> Row:
+        old = held.row
+        shelf = self._shelves.get(old.owner)
+        entry = shelf.entries.get(old.id) if shelf is not None else None
+        if shelf is None or entry is None or (entry[INCARNATION], entry[REVISION]) != (old.incarnation, old.revision):
+            raise SessionMoved(f"session {old.id} was changed while the turn ran")
+        parts = parts_of(entry)
+        for name in change.drop:
+            parts.pop(name, None)
+        parts.update(change.put)
+        now, key = self._clock(), entry[KEY]
+        expires_at = min(now + self._lifetimes.idle, key[0] + self._lifetimes.absolute)
+        row = Row(
+            old.id, old.owner, old.incarnation, old.revision + 1, change.position, old.created_at, now, expires_at
+        )
+        shelf.entries[old.id] = changed = make_entry(row, key, parts)
+        shelf.entries.move_to_end(old.id)
+        room = self._takes.get(held.epoch, 0)
+        if room:
+            self._takes[held.epoch] = 0
+        self._room.change(old.owner, 0, weigh(changed) - weigh(entry) - room)
+        return row
 
     async def release(self, held: Held) -> None:
-        pass
+        room = self._takes.pop(held.epoch, None)
+        if room is None:
+            return  # it was given back before
+        owner, session_id = held.row.owner, held.row.id
+        self._room.change(owner, 0, -room)
+        count = self._held.pop((owner, session_id)) - 1
+        if count:
+            self._held[owner, session_id] = count
+        elif (owner, session_id) in self._overdue:
+            self._overdue.discard((owner, session_id))
+            entry = self._shelves[owner].entries[session_id]
+            self._expiries.push((entry[EXPIRES_AT], entry[KEY], owner))
 
-    async def end(self, row: Row, reason: EndReason, now: float) -> bool:
-        found = self._sessions.get(row.id)
-        if found is None or found[_INCARNATION] != row.incarnation:
+    async def end(self, row: Row, reason: EndReason, deed: Deed | None = None) -> bool:
+        now = self._clock()
+        self._check_new(deed, now)
+        num_before = self._room.sessions.total
+        entry = self._meet(row.owner, row.id, now)
+        if reason in (EndReason.IDLE, EndReason.AGE):
+            return self._room.sessions.total < num_before  # nothing but what is due, and that ends when it is met
+        if entry is None or entry[INCARNATION] != row.incarnation:
             return False
-        self._end(row.id, reason, now)
+        if reason is EndReason.EVICTED and (row.owner, row.id) in self._held:
+            return False
+        self._end(row.owner, row.id, reason, now)
+        self._record(deed, now)
         return True
 
     async def list_owned(self, owner: str, after: tuple[float, str], count: int) -> list[Row]:
-        keys = self._owned.get(owner, [])
-        first = bisect.bisect_right(keys, after)
-        return [_row_of(one, self._sessions[one]) for _, one in keys[first : first + count]]
-
-    async def due(self, now: float) -> list[Row]:
-        rows = []
-        while self._expiries and self._expiries[0][0] <= now:
-            _, session_id, incarnation = heapq.heappop(self._expiries)
-            found = self._sessions.get(session_id)
-            if found is None or found[_INCARNATION] != incarnation:
-                continue
-            if found[_EXPIRES_AT] <= now:
-                rows.append(_row_of(session_id, found))
-            else:  # it was used since; its place in the heap moves now, not at every use
-                heapq.heappush(self._expiries, (found[_EXPIRES_AT], session_id, incarnation))
+        shelf = self._shelves.get(owner)
+        if shelf is None:
+            return []
+        now, rows, due = self._clock(), list[Row](), list[str]()
+        for session_id in shelf.walk_after(after):
+            entry = shelf.entries[session_id]
+            if not self._is_due(owner, entry, now):
+                rows.append(row_of(owner, entry))
+                if len(rows) >= count:
+                    break
+            elif len(due) < _MAX_MET:
+                due.append(session_id)
+        for session_id in due:
+            self._meet(owner, session_id, now)
         return rows
 
-    async def excess(self) -> list[Row]:
-        rows, over = [], self._num_bytes - self._capacity.max_bytes
-        for session_id, entry in self._sessions.items():
-            if over <= 0 or not self._capacity.evicts:
-                break
-            rows.append(_row_of(session_id, entry))
-            over -= _weigh(_parts_of(entry))
-        return rows
+    async def sweep(self, count: int) -> int:
+        now = self._clock()
+        self._forget_deeds(count, now)
+        num_ended = self._end_due(count, now)
+        while num_ended < count and (found := self._room.find_excess()) is not None:
+            self._end(found.owner, found.id, EndReason.EVICTED, now)
+            num_ended += 1
+        return num_ended
 
     async def num_live(self) -> int:
-        return len(self._sessions)
+        return self._room.sessions.total
 
     def durable_position(self, row: Row) -> int:
         return 0
 
     def _add(self, row: Row, parts: Parts) -> None:
-        heapq.heappush(self._expiries, (row.expires_at, row.id, row.incarnation))
-        bisect.insort(self._owned.setdefault(row.owner, []), (row.created_at, row.id))
-        self._put(row, parts)
-        self._num_bytes += _weigh(parts)
+        key = (row.created_at, row.id)
+        self._shelves.setdefault(row.owner, Shelf()).add(make_entry(row, key, parts))
+        self._expiries.push((row.expires_at, key, row.owner))
+        self._room.change(row.owner, 1, weigh_parts(parts))
 
-    def _put(self, row: Row, parts: Parts) -> None:
-        self._sessions[row.id] = (*_values_of(row), *itertools.chain.from_iterable(parts.items()))
-        self._sessions.move_to_end(row.id)
+    def _is_due(self, owner: str, entry: Entry, now: float) -> bool:
+        return bool(entry[EXPIRES_AT] <= now) and (owner, entry[KEY][1]) not in self._held
 
-    def _make_room(self, num_bytes: int, now: float) -> list[Ending]:
-        evicted = []
-        while len(self._sessions) >= self._capacity.max_sessions or (
-            self._sessions and self._num_bytes + num_bytes > self._capacity.max_bytes
-        ):
-            if not self._capacity.evicts:
-                limit = "max_sessions" if len(self._sessions) >= self._capacity.max_sessions else "max_session_bytes"
-                raise Overloaded(f"{len(self._sessions)} sessions are live already", limit=limit, retry_seconds=10.0)
-            evicted.append(self._end(next(iter(self._sessions)), EndReason.EVICTED, now))
-        return evicted
+    def _meet(self, owner: str, session_id: str, now: float) -> Entry | None:
+        """The session, unless it is due: then it ends."""
+        shelf = self._shelves.get(owner)
+        entry = shelf.entries.get(session_id) if shelf is not None else None
+        if entry is None or not self._is_due(owner, entry, now):
+            return entry
+        is_old = now >= entry[KEY][0] + self._lifetimes.absolute
+        self._end(owner, session_id, EndReason.AGE if is_old else EndReason.IDLE, now)
+        return None
 
-    def _end(self, session_id: str, reason: EndReason, now: float) -> Ending:
-        entry = self._sessions.pop(session_id)
-        owner: str = entry[_OWNER]
-        self._num_bytes -= _weigh(_parts_of(entry))
-        keys = self._owned[owner]
-        del keys[bisect.bisect_left(keys, (entry[_CREATED_AT], session_id))]
-        if not keys:
-            del self._owned[owner]
-        self._endings[session_id] = ending = Ending(session_id, owner, reason, now)
-        for stale in list(itertools.islice(self._endings, max(0, len(self._endings) - MAX_ENDINGS))):
-            del self._endings[stale]
-        return ending
+    def _end(self, owner: str, session_id: str, reason: EndReason, now: float) -> None:
+        shelf = self._shelves[owner]
+        entry = shelf.remove(session_id)
+        if not shelf.entries:
+            del self._shelves[owner]
+        self._room.change(owner, -1, -weigh(entry))
+        self._overdue.discard((owner, session_id))
+        self._expiries.tidy(self._room.sessions.total, self._renew_hint)
+        if reason is not EndReason.UNDONE:
+            ending = Ending(session_id, owner, reason, now, entry[INCARNATION])
+            self._endings.put(owner, session_id, ending)
+            self._told(ending)
 
+    def _find(self, owner: str, key: Key) -> Entry | None:
+        shelf = self._shelves.get(owner)
+        entry = shelf.entries.get(key[1]) if shelf is not None else None
+        return entry if entry is not None and entry[KEY] is key else None
 
-def _row_of(session_id: str, entry: _Entry) -> Row:
-    return Row(session_id, *entry[:_NUM_FIELDS])
+    def _renew_hint(self, hint: _Hint) -> _Hint | None:
+        _, key, owner = hint
+        entry = self._find(owner, key)
+        return None if entry is None else (entry[EXPIRES_AT], key, owner)
 
+    def _end_due(self, count: int, now: float) -> int:
+        """How many were ended; 1 when none was, but more are to be looked at."""
+        num_ended = 0
+        for _ in range(_HINTS_PER_END * count):
+            hint = self._expiries.peek()
+            if num_ended == count or hint is None or hint[0] > now:
+                return num_ended
+            _, key, owner = self._expiries.pop()
+            entry = self._find(owner, key)
+            if entry is None:
+                continue
+            if entry[EXPIRES_AT] > now:  # it was used since; its hint moves now, not at every use
+                self._expiries.push((entry[EXPIRES_AT], key, owner))
+            elif (owner, key[1]) in self._held:
+                self._overdue.add((owner, key[1]))
+            else:
+                self._meet(owner, key[1], now)
+                num_ended += 1
+        return max(1, num_ended)
 
-def _parts_of(entry: _Entry) -> dict[str, bytes]:
-    return dict(zip(entry[_NUM_FIELDS::2], entry[_NUM_FIELDS + 1 :: 2], strict=True))
+    def _make_room(self, births: Sequence[Birth], now: float) -> None:
+        owner, num_bytes = births[0].owner, sum(weigh_parts(birth.parts) for birth in births)
+        self._end_due_until_fits(owner, len(births), num_bytes, now)
+        for victim in self._room.make(owner, len(births), num_bytes):
+            self._end(victim.owner, victim.id, EndReason.EVICTED, now)
 
+    def _end_due_until_fits(self, owner: str, num_sessions: int, num_bytes: int, now: float) -> None:
+        for _ in range(_MAX_MET):
+            if not self._room.is_short(owner, num_sessions, num_bytes) or not self._end_due(1, now):
+                return
 
-def _weigh(parts: Parts) -> int:
-    return _ROW_BYTES + sum(len(part) for part in parts.values())
+    def _walk_evictable(self, owner: str) -> Iterator[Evictable]:
+        shelf = self._shelves.get(owner)
+        for session_id, entry in shelf.entries.items() if shelf is not None else ():
+            if (owner, session_id) not in self._held:
+                yield Evictable(owner, session_id, weigh(entry))
+
+    def _recall(self, owner: str, request_id: str, now: float) -> Deed | None:
+        at, deed = self._deeds.get(owner, request_id) or (0.0, None)
+        return deed if now < at + DEED_SECONDS else None
+
+    def _check_new(self, deed: Deed | None, now: float) -> None:
+        if deed is not None and (done := self._recall(deed.owner, deed.request_id, now)) is not None:
+            raise Repeated(done)
+
+    def _record(self, deed: Deed | None, now: float) -> None:
+        if deed is not None:
+            self._deeds.put(deed.owner, deed.request_id, (now, deed))
+
+    def _forget_deeds(self, count: int, now: float) -> None:
+        for _ in range(count):
+            at, deed = self._deeds.oldest() or (now, None)
+            if deed is None or now < at + DEED_SECONDS:
+                return
+            self._deeds.forget(deed.owner, deed.request_id)

@@ -1,8 +1,9 @@
-"""A file that holds all sessions of a memory store from a drain to the next start.
+"""A file that holds all of a memory store from a drain to the next start: its sessions, and what requests did of late.
 
-    "CRSM" version u8, then for each session: length u32, crc32 u32, a line of JSON (row and part sizes), the parts
+    "CRSM" version u8, then records: length u32, crc32 u32, a line of JSON, in a session's record followed by its parts
 
-It is written whole or not at all, and gone once it was read: what is read twice would turn acknowledged turns back.
+The line is a session's row and part sizes, or a deed and its moment. Version 1 had sessions alone. The file is written
+whole or not at all, and gone once it was read: what is read twice would turn acknowledged turns back.
 """
 
 import json
@@ -12,15 +13,17 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from carousel.errors import StoreInvalid
-from carousel.state.store import Parts, Row
+from carousel.state.store import Deed, Parts, Row
 
-_MAGIC = b"CRSM\x01"
+_MAGIC = b"CRSM\x02"
+_MAGICS = (b"CRSM\x01", _MAGIC)
 _RECORD = struct.Struct("<II")
 
 
-def write_sessions(path: Path, sessions: Iterable[tuple[Row, Parts]]) -> None:
+def write_memory(path: Path, sessions: Iterable[tuple[Row, Parts]], deeds: Iterable[tuple[float, Deed]] = ()) -> None:
     """Atomically, and on disk when it returns."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -28,9 +31,9 @@ def write_sessions(path: Path, sessions: Iterable[tuple[Row, Parts]]) -> None:
             file.write(_MAGIC)
             for row, parts in sessions:
                 sizes = {key: len(part) for key, part in parts.items()}
-                head = json.dumps({"row": asdict(row), "parts": sizes}).encode() + b"\n"
-                content = b"".join((head, *parts.values()))
-                file.write(_RECORD.pack(len(content), zlib.crc32(content)) + content)
+                file.write(_pack({"row": asdict(row), "parts": sizes}, *parts.values()))
+            for at, deed in deeds:
+                file.write(_pack({"deed": asdict(deed), "at": at}))
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
@@ -38,23 +41,35 @@ def write_sessions(path: Path, sessions: Iterable[tuple[Row, Parts]]) -> None:
         draft.unlink(missing_ok=True)
 
 
-def read_sessions(path: Path) -> list[tuple[Row, Parts]]:
-    """All of them. Raises StoreInvalid naming the file; it is left as it is."""
+def read_memory(path: Path) -> tuple[list[tuple[Row, Parts]], list[tuple[float, Deed]]]:
+    """All sessions, and all deeds with their moments. Raises StoreInvalid naming the file; it is left as it is."""
+    sessions: list[tuple[Row, Parts]] = []
+    deeds: list[tuple[float, Deed]] = []
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        return []
+        return sessions, deeds
     except OSError as error:
         raise StoreInvalid(f"{path}: {error.strerror or error}") from error
-    if not content.startswith(_MAGIC):
+    if not content.startswith(_MAGICS):
         raise StoreInvalid(f"{path} is not a file of sessions")
     try:
-        return list(_split(content))
+        for facts, rest in _split(content):
+            if "deed" in facts:
+                deeds.append((facts["at"], _make_deed(**facts["deed"])))
+            else:
+                sessions.append((Row(**facts["row"]), _cut(facts["parts"], rest)))
     except (ValueError, KeyError, TypeError, struct.error) as error:
         raise StoreInvalid(f"{path} is damaged: {error}") from error
+    return sessions, deeds
 
 
-def _split(content: bytes) -> Iterator[tuple[Row, Parts]]:
+def _pack(facts: dict[str, Any], *parts: bytes) -> bytes:
+    content = b"".join((json.dumps(facts).encode(), b"\n", *parts))
+    return _RECORD.pack(len(content), zlib.crc32(content)) + content
+
+
+def _split(content: bytes) -> Iterator[tuple[dict[str, Any], bytes]]:
     at = len(_MAGIC)
     while at < len(content):
         length, check = _RECORD.unpack_from(content, at)
@@ -62,10 +77,17 @@ def _split(content: bytes) -> Iterator[tuple[Row, Parts]]:
         if len(record) != length or zlib.crc32(record) != check:
             raise ValueError("a record is cut off or altered")
         head, _, rest = record.partition(b"\n")
-        facts = json.loads(head)
-        parts, start = {}, 0
-        for key, size in facts["parts"].items():
-            parts[key] = rest[start : start + size]
-            start += size
-        yield Row(**facts["row"]), parts
+        yield json.loads(head), rest
         at += _RECORD.size + length
+
+
+def _make_deed(*, targets: list[tuple[str, int]], **fields: str) -> Deed:
+    return Deed(targets=tuple((session_id, incarnation) for session_id, incarnation in targets), **fields)
+
+
+def _cut(sizes: dict[str, int], content: bytes) -> Parts:
+    parts, start = {}, 0
+    for key, size in sizes.items():
+        parts[key] = content[start : start + size]
+        start += size
+    return parts

@@ -1,38 +1,39 @@
 """What was used last, kept in memory within a bound of bytes. A copy for speed: losing any of it loses nothing."""
 
 import collections
+from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
 
 class Recent(Generic[Item]):
-    """Items by session id; the least recently used go first."""
+    """Items by session; the least recently used go first."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._items: collections.OrderedDict[str, tuple[Item, int]] = collections.OrderedDict()
+        self._items: collections.OrderedDict[Hashable, tuple[Item, int]] = collections.OrderedDict()
         self._num_bytes = 0
 
     def __repr__(self) -> str:
         return f"Recent({len(self._items)} items, {self._num_bytes} of {self._max_bytes} bytes)"
 
-    def get(self, session_id: str) -> Item | None:
-        found = self._items.get(session_id)
+    def get(self, key: Hashable) -> Item | None:
+        found = self._items.get(key)
         if found is None:
             return None
-        self._items.move_to_end(session_id)
+        self._items.move_to_end(key)
         return found[0]
 
-    def put(self, session_id: str, item: Item, num_bytes: int) -> None:
-        self.drop(session_id)
-        self._items[session_id] = (item, num_bytes)
+    def put(self, key: Hashable, item: Item, num_bytes: int) -> None:
+        self.drop(key)
+        self._items[key] = (item, num_bytes)
         self._num_bytes += num_bytes
         while self._num_bytes > self._max_bytes:
             self.drop(next(iter(self._items)))
 
-    def drop(self, session_id: str) -> None:
-        _, num_bytes = self._items.pop(session_id, (None, 0))
+    def drop(self, key: Hashable) -> None:
+        _, num_bytes = self._items.pop(key, (None, 0))
         self._num_bytes -= num_bytes
 
     def clear(self) -> None:

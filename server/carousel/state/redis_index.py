@@ -1,20 +1,21 @@
 """Which sessions an owner has and which are due, as sorted sets in Redis. Hints: the sessions themselves decide.
 
 An entry is made before its session and removed after it, so a crash can leave one without a session, never the other
-way round; whoever meets such an entry removes it.
+way round; whoever meets such an entry removes it. All moments are by the clock of Redis.
 """
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 from carousel.errors import CarouselError
 from carousel.state.redis_link import RedisLink
-from carousel.state.store import Row
+from carousel.state.store import Birth, Row
 
-_EXPIRIES = "carousel:expiries"
+_EXPIRIES = "carousel2:expiries"
 _SEPARATOR = "\0"  # before every character of an id, so that entries sort as ids do
 
 
@@ -23,11 +24,11 @@ class Entry:
     id: str
     incarnation: int
     owner: str
-    at: float  # when it was made or is due, by the set that it comes from
+    at: float = 0.0  # when it was made
 
     @classmethod
-    def of(cls, row: Row) -> "Entry":
-        return cls(row.id, row.incarnation, row.owner, row.created_at)
+    def of(cls, row: Row | Birth) -> "Entry":
+        return cls(row.id, row.incarnation, row.owner)
 
 
 class RedisIndex:
@@ -36,12 +37,13 @@ class RedisIndex:
     def __init__(self, link: RedisLink) -> None:
         self._link = link
 
-    async def add(self, row: Row) -> None:
-        entry = Entry.of(row)
-        await asyncio.gather(
-            self._link.run(lambda client: client.zadd(_owned(row.owner), {_short(entry): row.created_at})),
-            self._link.run(lambda client: client.zadd(_EXPIRIES, {_long(entry): row.expires_at})),
-        )
+    async def add(self, entries: Sequence[Entry], lives_ms: int) -> str:
+        """Of one owner; the moment, as it is to be written into the sessions."""
+        found = await self._link.call("enlist", (_EXPIRIES,), (lives_ms, *map(_long, entries)))
+        now = str(found.decode())
+        members = {_short(entry): float(now) for entry in entries}
+        await self._link.run(lambda client: client.zadd(_owned(entries[0].owner), members))
+        return now
 
     async def remove(self, entry: Entry) -> None:
         """Never raises: what is left is met again."""
@@ -51,29 +53,39 @@ class RedisIndex:
                 self._link.run(lambda client: client.zrem(_EXPIRIES, _long(entry))),
             )
 
-    async def postpone(self, entry: Entry, expires_at: float) -> None:
-        await self._link.run(lambda client: client.zadd(_EXPIRIES, {_long(entry): expires_at}, xx=True))
+    async def postpone(self, entry: Entry, look_at: float) -> None:
+        """Never raises: it is looked at again soon otherwise."""
+        with contextlib.suppress(CarouselError):
+            await self._link.run(lambda client: client.zadd(_EXPIRIES, {_long(entry): look_at}, xx=True))
 
     async def find_owned(self, owner: str, since: float, skip: int, count: int) -> list[Entry]:
         """In order of (created_at, id), from created_at on."""
-        found = await self._range(_owned(owner), since, float("inf"), skip, count)
+        found = await self._link.run(
+            lambda client: client.zrangebyscore(
+                _owned(owner), repr(since), "inf", start=skip, num=count, withscores=True
+            )
+        )
         return [_read((*member.decode().split(_SEPARATOR, 1), owner), score) for member, score in found]
 
-    async def find_due(self, now: float, count: int) -> list[Entry]:
-        found = await self._range(_EXPIRIES, 0, now, 0, count)
-        return [_read(tuple(member.decode().split(_SEPARATOR, 2)), score) for member, score in found]
+    async def find_due(self, count: int) -> tuple[float, list[Entry]]:
+        """The moment, and those that are to be looked at."""
+        now, members = await self._link.call("due", (_EXPIRIES,), (count,))
+        return float(now), [_read(tuple(member.decode().split(_SEPARATOR, 2))) for member in members]
+
+    async def now(self) -> float:
+        """By the clock of Redis."""
+        moment, _ = await self.find_due(0)
+        return moment
 
     async def count(self) -> int:
         return int(await self._link.run(lambda client: client.zcard(_EXPIRIES)))
 
-    async def _range(self, key: str, low: float, high: float, skip: int, count: int) -> Any:
-        return await self._link.run(
-            lambda client: client.zrangebyscore(key, repr(low), repr(high), start=skip, num=count, withscores=True)
-        )
+    async def count_owned(self, owner: str) -> int:
+        return int(await self._link.run(lambda client: client.zcard(_owned(owner))))
 
 
 def _owned(owner: str) -> str:
-    return f"carousel:owner:{{{quote(owner, safe='')}}}"
+    return f"carousel2:owner:{{{quote(owner, safe='')}}}"
 
 
 def _short(entry: Entry) -> str:
@@ -84,6 +96,6 @@ def _long(entry: Entry) -> str:
     return f"{_short(entry)}{_SEPARATOR}{entry.owner}"
 
 
-def _read(words: tuple[str, ...], score: float) -> Entry:
+def _read(words: Any, score: Any = 0.0) -> Entry:
     session_id, incarnation, owner = words
     return Entry(session_id, int(incarnation), owner, float(score))

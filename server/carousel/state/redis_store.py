@@ -1,8 +1,8 @@
 """Sessions in a Redis or Valkey that several servers share: any of them may take any session, and none that is stale,
 paused or cut off can overwrite what another wrote.
 
-A session is two hashes with its id as hash tag. A turn costs two round trips: `take` raises the session's epoch and
-`commit` compares it; the lease between them only keeps others waiting. What survives a crash of Redis is Redis's
+A turn costs two round trips: `take` raises the session's epoch and `commit` compares it; the lease between them only
+keeps others waiting. The clock is that of Redis, in its scripts. What survives a crash of Redis is for Redis's
 configuration to say (appendonly, appendfsync, replicas).
 """
 
@@ -10,26 +10,38 @@ import asyncio
 import contextlib
 import random
 import secrets
-import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
 from typing import Any
 
-from carousel.errors import CarouselError, SessionExists, SessionMoved, StoreInvalid, StoreUnavailable
+from carousel.errors import CarouselError, Overloaded, SessionExists, SessionMoved, StoreInvalid, StoreUnavailable
+from carousel.shares import OwnerLimits
 from carousel.state.recent import Recent
+from carousel.state.redis_deeds import Intent, RedisDeeds
 from carousel.state.redis_index import Entry, RedisIndex
 from carousel.state.redis_link import RedisLink
-from carousel.state.store import Change, Durability, Ending, EndReason, Held, Parts, Row
+from carousel.state.redis_rows import EPOCH, TOKENS, Key, flat, keys_of, read_ending, read_row, weigh
+from carousel.state.store import (
+    Birth,
+    Change,
+    Deed,
+    Durability,
+    Ending,
+    EndReason,
+    Held,
+    Lifetimes,
+    Parts,
+    Repeated,
+    Row,
+)
 
-_FORMAT = 1
-_MAX_DUE = 256
+_FORMAT = 2
 _MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.005, 0.25
+_WAITING_MS = 1_000  # how long a server that waits for a session is let in first
 _YOUNG_SECONDS = 60.0  # an index entry without a session may be of one that is being made
+_RECHECK_SECONDS = 1.0
 _CACHE_BYTES = 256 * 2**20
-_ROW_FIELDS = ("owner", "incarnation", "revision", "position", "created_at", "updated_at", "expires_at")
-_READ_FIELDS = (*_ROW_FIELDS, "ending", "ended_at", "epoch", "tokens")  # as in take.lua
-_EPOCH, _TOKENS = _READ_FIELDS.index("epoch"), _READ_FIELDS.index("tokens")
+_NO_LIMITS = OwnerLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +55,8 @@ class Timing:
 
 
 class RedisStore:
-    """A SessionStore without a capacity of its own: the operator gives Redis its memory."""
+    """A SessionStore without a capacity of its own: the operator gives Redis its memory. Of an owner's limits it knows
+    the number of sessions."""
 
     durability = Durability.EACH_TURN
     is_immediate = False
@@ -51,31 +64,36 @@ class RedisStore:
     def __init__(
         self,
         url: str,
+        lifetimes: Lifetimes,
         *,
         username: str | None = None,
         password: str | None = None,
         timing: Timing | None = None,
         cache_bytes: int = _CACHE_BYTES,
-        clock: Callable[[], float] = time.time,
+        owner_limits: OwnerLimits = _NO_LIMITS,
     ) -> None:
         """Raises StoreInvalid when the extra `redis` is not installed."""
         self._timing = timing or Timing()
+        self._lifetimes = (int(1000 * lifetimes.idle), int(1000 * lifetimes.absolute))  # ms, as scripts take them
+        self._owner_limits = owner_limits
         self._link = RedisLink(url, username, password, self._timing.time_out)
         self._index = RedisIndex(self._link)
-        self._clock = clock
+        self._deeds = RedisDeeds(self._link)
         self._server = secrets.token_hex(8)
         self._recent: Recent[tuple[str, Parts]] = Recent(cache_bytes)  # parts, and the change that led to them
-        self._leases: dict[str, int] = {}  # session id -> epoch
+        self._leases: dict[Key, int] = {}  # epochs
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._told: Callable[[Ending], None]
 
     def __repr__(self) -> str:
         return f"RedisStore({self._link}, {len(self._leases)} leases, {self._recent})"
 
-    async def start(self) -> None:
+    async def start(self, told: Callable[[Ending], None]) -> None:
+        self._told = told
         await self._link.open()
         try:
-            await self._link.run(lambda client: client.setnx("carousel:format", _FORMAT))
-            found = await self._link.run(lambda client: client.get("carousel:format"))
+            await self._link.run(lambda client: client.setnx("carousel2:format", _FORMAT))
+            found = await self._link.run(lambda client: client.get("carousel2:format"))
             if found != str(_FORMAT).encode():
                 version = found.decode(errors="replace")
                 raise StoreInvalid(f"{self._link.address} has format version {version}, this server reads {_FORMAT}")
@@ -92,107 +110,106 @@ class RedisStore:
         await self._link.close()
         self._recent.clear()
 
-    async def create(self, row: Row, parts: Parts) -> list[Ending]:
-        await self._index.add(row)
-        fields = list(chain.from_iterable((name, _write(getattr(row, name))) for name in _ROW_FIELDS))
-        arguments = (
-            self._kept_ms(row),
-            str(row.incarnation),
-            secrets.token_hex(8),
-            len(fields),
-            *fields,
-            *_flat(parts),
-        )
-        reply = await self._link.call("create", _keys(row.id), arguments, self._timing.patience)
-        if reply == b"exists":
-            await self._remove_if_stale(Entry.of(row))
-            raise SessionExists(f"session {row.id} exists already")
-        return []
+    async def create(self, births: Sequence[Birth], deed: Deed | None = None) -> list[Row]:
+        if deed is None:
+            return await self._make_all(births)
+        intent = await self._deeds.record(Intent(deed, tuple(births)))
+        if intent.deed != deed and (intent.deed.fingerprint != deed.fingerprint or await self._is_done(intent)):
+            raise Repeated(intent.deed)
+        try:
+            return await self._make_all(intent.births)
+        except (SessionExists, Overloaded):
+            await self._deeds.forget(deed)
+            raise
 
-    async def read(self, session_id: str) -> Row | Ending | None:
-        return _read_row(session_id, await self._link.execute("HMGET", _keys(session_id)[0], *_READ_FIELDS))
+    async def recall(self, owner: str, request_id: str) -> Deed | None:
+        intent = await self._deeds.find(owner, request_id)
+        return intent.deed if intent is not None and await self._is_done(intent) else None
 
-    async def take(self, session_id: str) -> Held | Ending | None:
-        pause = _MIN_PAUSE_SECONDS
+    async def read(self, owner: str, session_id: str) -> Row | Ending | None:
         while True:
-            known = self._recent.get(session_id)
-            kind, *reply = await self._try_take(session_id, known[0] if known is not None else "")
-            if kind == b"held":
-                return self._hold(session_id, reply[0], reply[1], known)
-            if kind == b"ended":
-                ending = _read_row(session_id, reply[0])
-                return ending if isinstance(ending, Ending) else None
+            kind, *reply = await self._link.call("look", keys_of((owner, session_id))[:1], ())
             if kind == b"missing":
                 return None
-            await asyncio.sleep(min(pause * random.uniform(0.5, 1), reply[0] / 1000))
-            pause = min(2 * pause, _MAX_PAUSE_SECONDS)
+            if kind == b"ended":
+                return read_ending(session_id, reply[0])
+            row = read_row(session_id, reply[0])
+            if kind == b"live":
+                return row
+            await self.end(row, EndReason.IDLE)
 
-    async def commit(self, held: Held, change: Change) -> None:
-        row, token = change.row, secrets.token_hex(8)
-        moments = (_write(row.updated_at), _write(row.expires_at))
+    async def take(self, owner: str, session_id: str, room: int = 0) -> Held | Ending | None:
+        key, pause = (owner, session_id), _MIN_PAUSE_SECONDS
+        while True:
+            known = self._recent.get(key)
+            kind, *reply = await self._try_take(key, known[0] if known is not None else "")
+            match kind:
+                case b"held":
+                    return self._hold(key, reply[0], reply[1], known)
+                case b"ended":
+                    return read_ending(session_id, reply[0])
+                case b"missing":
+                    return None
+                case b"due":
+                    await self.end(read_row(session_id, reply[0]), EndReason.IDLE)
+                case _:
+                    await asyncio.sleep(min(pause * random.uniform(0.5, 1), reply[0] / 1000))
+                    pause = min(2 * pause, _MAX_PAUSE_SECONDS)
+
+    async def commit(self, held: Held, change: Change) -> Row:
+        key, token = (held.row.owner, held.row.id), secrets.token_hex(8)
         condition = (str(held.row.incarnation), held.row.revision, held.epoch, token)
-        fields = (self._kept_ms(row), row.revision, row.position, *moments)
-        arguments = (*condition, *fields, len(change.drop), *change.drop, *_flat(change.put))
-        self._recent.drop(row.id)  # what is stored is not known until the answer is here
-        try:
-            reply = await self._link.call("commit", _keys(row.id), arguments, self._timing.patience)
-        except StoreUnavailable as error:
-            raise StoreUnavailable(f"{error}; whether the turn was stored is not known", in_doubt="true") from error
-        if reply == b"forgotten":
+        parts = (len(change.drop), *change.drop, *flat(change.put))
+        arguments = (*condition, *self._lifetimes, self._ending_ms, change.position, *parts)
+        self._recent.drop(key)  # what is stored is not known until the answer is here
+        kind, *reply = await self._in_doubt("turn", self._link.call("commit", keys_of(key), arguments, self._patience))
+        if kind == b"forgotten":
             raise StoreUnavailable(
                 "the session has moved on far; whether the turn was stored is not known", in_doubt="true"
             )
         self._forget(held)
-        if reply != b"ok":
-            raise SessionMoved(f"session {row.id} was changed while the turn ran")
+        if kind != b"ok":
+            raise SessionMoved(f"session {held.row.id} was changed while the turn ran")
         dropped = set(change.drop)
-        parts = {name: part for name, part in held.parts.items() if name not in dropped} | dict(change.put)
-        self._recent.put(row.id, (token, parts), _weigh(parts))
+        kept = {name: part for name, part in held.parts.items() if name not in dropped} | dict(change.put)
+        self._recent.put(key, (token, kept), weigh(kept))
+        return read_row(held.row.id, reply[0])
 
     async def release(self, held: Held) -> None:
-        if self._leases.get(held.row.id) == held.epoch:
+        if self._leases.get((held.row.owner, held.row.id)) == held.epoch:
             self._forget(held)
-            await self._give_back(held.row.id, held.epoch)
+            await self._give_back((held.row.owner, held.row.id), held.epoch)
 
-    async def end(self, row: Row, reason: EndReason, now: float) -> bool:
-        arguments = (
-            str(row.incarnation),
-            reason.value,
-            _write(now),
-            secrets.token_hex(8),
-            int(1000 * self._timing.ending),
-        )
-        was_there = bool(await self._link.call("end", _keys(row.id), arguments))
-        self._recent.drop(row.id)
-        await self._index.remove(Entry.of(row))
-        return was_there
+    async def end(self, row: Row, reason: EndReason, deed: Deed | None = None) -> bool:
+        if deed is not None:
+            intent = await self._deeds.record(Intent(deed))
+            if intent.deed != deed:
+                if intent.deed.fingerprint == deed.fingerprint and not intent.births:
+                    for session_id, incarnation in intent.deed.targets:  # of a server that died before it was done
+                        await self._end(row.owner, session_id, incarnation, reason, 0)
+                raise Repeated(intent.deed)
+        return await self._end(row.owner, row.id, row.incarnation, reason, row.revision)
 
     async def list_owned(self, owner: str, after: tuple[float, str], count: int) -> list[Row]:
         rows: list[Row] = []
         num_seen = 0
         while len(rows) < count:
             entries = await self._index.find_owned(owner, after[0], num_seen, count)
-            num_seen += len(entries)
             alive = await self._match([entry for entry in entries if (entry.at, entry.id) > after])
             rows += [row for row in alive.values() if row is not None]
-            stale = [entry for entry, row in alive.items() if row is None and self._clock() > entry.at + _YOUNG_SECONDS]
+            gone = [entry for entry, row in alive.items() if row is None]
+            now = await self._index.now() if gone else 0.0
+            stale = [entry for entry in gone if now > entry.at + _YOUNG_SECONDS]
             await asyncio.gather(*(self._index.remove(entry) for entry in stale))
-            num_seen -= len(stale)
+            num_seen += len(entries) - len(stale)
             if len(entries) < count:
                 break
-        return list(islice(rows, count))
+        return rows[:count]
 
-    async def due(self, now: float) -> list[Row]:
-        while entries := await self._index.find_due(now, _MAX_DUE):
-            alive = await self._match(entries)
-            expired = [row for row in alive.values() if row is not None and row.expires_at <= now]
-            await asyncio.gather(*(self._tidy(entry, row, now) for entry, row in alive.items()))
-            if expired:
-                return expired
-        return []
-
-    async def excess(self) -> list[Row]:
-        return []  # Redis has its own memory
+    async def sweep(self, count: int) -> int:
+        now, entries = await self._index.find_due(count)
+        found = await asyncio.gather(*(self._sweep_one(entry, now) for entry in entries))
+        return sum(found)
 
     async def num_live(self) -> int:
         return await self._index.count()
@@ -200,106 +217,147 @@ class RedisStore:
     def durable_position(self, row: Row) -> int:
         return row.position
 
-    async def _remove_if_stale(self, entry: Entry) -> None:
-        if (await self._match([entry]))[entry] is None:
-            await self._index.remove(entry)
+    @property
+    def _patience(self) -> float:
+        return self._timing.patience
+
+    @property
+    def _ending_ms(self) -> int:
+        return int(1000 * self._timing.ending)
+
+    async def _make_all(self, births: Sequence[Birth]) -> list[Row]:
+        """All, or none when one of them is refused."""
+        owner, most = births[0].owner, self._owner_limits.max_sessions
+        if most is not None and await self._index.count_owned(owner) + len(births) > most:
+            text = f"{most} sessions of this caller are live already"
+            raise Overloaded(text, limit="max_sessions_per_owner", retry_seconds=10.0)
+        entries = [Entry.of(birth) for birth in births]
+        created_at = await self._index.add(entries, min(self._lifetimes))
+        outcomes = await asyncio.gather(*(self._make(birth, created_at) for birth in births), return_exceptions=True)
+        failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        if failures:
+            made = [row for row in outcomes if isinstance(row, Row)]
+            for row in made:
+                with contextlib.suppress(CarouselError):
+                    await self.end(row, EndReason.UNDONE)
+            await asyncio.gather(*(self._index.remove(entry) for entry in entries))
+            raise failures[0]
+        return [row for row in outcomes if isinstance(row, Row)]
+
+    async def _make(self, birth: Birth, created_at: str) -> Row:
+        key = (birth.owner, birth.id)
+        facts = (str(birth.incarnation), secrets.token_hex(8), *self._lifetimes, self._ending_ms)
+        arguments = (*facts, created_at, birth.owner, birth.position, *flat(birth.parts))
+        while True:
+            work = self._link.call("create", keys_of(key), arguments, self._patience)
+            kind, *reply = await self._in_doubt("session", work)
+            if kind == b"ok":
+                return read_row(birth.id, reply[0])
+            if kind == b"due":
+                await self.end(read_row(birth.id, reply[0]), EndReason.IDLE)
+                continue
+            raise SessionExists(f"session {birth.id} exists already")
+
+    async def _is_done(self, intent: Intent) -> bool:
+        """Whether all that the deed is for has come about. A session that is there, or was, has been made."""
+        for session_id, incarnation in intent.deed.targets:
+            found = await self.read(intent.deed.owner, session_id)
+            is_it = found is not None and found.incarnation == incarnation
+            if is_it != bool(intent.births) and (intent.births or isinstance(found, Row)):
+                return False
+        return True
+
+    async def _end(self, owner: str, session_id: str, incarnation: int, reason: EndReason, revision: int) -> bool:
+        key = (owner, session_id)
+        facts = (str(incarnation), reason.value, secrets.token_hex(8), self._ending_ms, self._lifetimes[1], revision)
+        was_there, *reply = await self._in_doubt("end", self._link.call("end", keys_of(key), facts, self._patience))
+        if not was_there:
+            return False
+        self._recent.drop(key)
+        await self._index.remove(Entry(session_id, incarnation, owner))
+        if reason is not EndReason.UNDONE:
+            self._told(Ending(session_id, owner, EndReason(reply[0].decode()), float(reply[1]), incarnation))
+        return True
+
+    async def _in_doubt(self, what: str, work: Coroutine[Any, Any, Any]) -> Any:
+        """The same call is sent again while there is patience, and finds out whether it was carried out before."""
+        try:
+            return await work
+        except StoreUnavailable as error:
+            raise StoreUnavailable(f"{error}; whether the {what} was stored is not known", in_doubt="true") from error
 
     async def _match(self, entries: list[Entry]) -> dict[Entry, Row | None]:
         """The sessions that the entries stand for; None where it is gone."""
-        found = await asyncio.gather(*(self.read(entry.id) for entry in entries))
+        found = await asyncio.gather(*(self.read(entry.owner, entry.id) for entry in entries))
         return {
             entry: row if isinstance(row, Row) and row.incarnation == entry.incarnation else None
             for entry, row in zip(entries, found, strict=True)
         }
 
-    async def _tidy(self, entry: Entry, row: Row | None, now: float) -> None:
-        if row is None:
+    async def _sweep_one(self, entry: Entry, now: float) -> bool:
+        """Whether it was ended here. What was used since, or is in use, is looked at later."""
+        kind, *reply = await self._link.call("look", keys_of((entry.owner, entry.id))[:1], ())
+        row = read_row(entry.id, reply[0]) if kind in (b"live", b"due") else None
+        if row is None or row.incarnation != entry.incarnation:
             await self._index.remove(entry)
-        elif row.expires_at > now:  # used since; its place moves only here and not at every turn
-            await self._index.postpone(entry, row.expires_at)
+            return False
+        if kind == b"due" and await self.end(row, EndReason.IDLE):
+            return True
+        await self._index.postpone(entry, max(row.expires_at, now + _RECHECK_SECONDS))
+        return False
 
-    async def _try_take(self, session_id: str, known_token: str) -> Any:
+    async def _try_take(self, key: Key, known_token: str) -> Any:
         """Cancelled or not, the call runs to its end: a lease that nobody knows of would keep others waiting."""
-        arguments = (self._server, int(1000 * self._timing.lease), known_token)
-        task = self._spawn(self._link.call("take", _keys(session_id), arguments), "take")
+        lease_ms = int(1000 * self._timing.lease)
+        arguments = (self._server, lease_ms, known_token, self._ending_ms, _WAITING_MS)
+        task = self._spawn(self._link.call("take", keys_of(key), arguments), "take")
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            task.add_done_callback(lambda done: self._drop_reply(session_id, done))
+            task.add_done_callback(lambda done: self._drop_reply(key, done))
             raise
 
-    def _drop_reply(self, session_id: str, done: "asyncio.Task[Any]") -> None:
+    def _drop_reply(self, key: Key, done: "asyncio.Task[Any]") -> None:
         if not done.cancelled() and done.exception() is None and done.result()[0] == b"held":
-            self._spawn(self._give_back(session_id, int(done.result()[1][_EPOCH])), "give-back")
+            self._spawn(self._give_back(key, int(done.result()[1][EPOCH])), "give-back")
 
-    def _hold(self, session_id: str, values: Any, flat: list[bytes], known: tuple[str, Parts] | None) -> Held:
-        token = values[_TOKENS][:16].decode()
+    def _hold(self, key: Key, values: Any, pairs: list[bytes], known: tuple[str, Parts] | None) -> Held:
+        token = values[TOKENS][:16].decode()
         if known is not None and known[0] == token:
             parts = known[1]
         else:
-            parts = {name.decode(): part for name, part in zip(flat[::2], flat[1::2], strict=True)}
-            self._recent.put(session_id, (token, parts), _weigh(parts))
-        row = _read_row(session_id, values)
-        assert isinstance(row, Row)
-        held = Held(row, parts, int(values[_EPOCH]))
-        self._leases[session_id] = held.epoch
+            parts = {name.decode(): part for name, part in zip(pairs[::2], pairs[1::2], strict=True)}
+            self._recent.put(key, (token, parts), weigh(parts))
+        held = Held(read_row(key[1], values), parts, int(values[EPOCH]))
+        self._leases[key] = held.epoch
         return held
 
     def _forget(self, held: Held) -> None:
-        if self._leases.get(held.row.id) == held.epoch:
-            del self._leases[held.row.id]
+        key = (held.row.owner, held.row.id)
+        if self._leases.get(key) == held.epoch:
+            del self._leases[key]
 
-    async def _give_back(self, session_id: str, epoch: int) -> None:
+    async def _give_back(self, key: Key, epoch: int) -> None:
         with contextlib.suppress(CarouselError):  # the lease ends by itself
-            await self._link.call("release", _keys(session_id)[:1], (epoch,))
+            await self._link.call("release", keys_of(key)[:1], (epoch,))
 
     async def _keep_leases(self) -> None:
         while True:
             await asyncio.sleep(self._timing.lease / 3)
             await asyncio.gather(*(self._renew(*lease) for lease in list(self._leases.items())))
 
-    async def _renew(self, session_id: str, epoch: int) -> None:
+    async def _renew(self, key: Key, epoch: int) -> None:
         """A lease that is lost is not renewed again, and the turn's commit will be refused."""
         try:
-            is_ours = await self._link.call("renew", _keys(session_id)[:1], (epoch, int(1000 * self._timing.lease)))
+            arguments = (epoch, int(1000 * self._timing.lease), self._ending_ms)
+            is_ours = await self._link.call("renew", keys_of(key), arguments)
         except CarouselError:
             return
-        if not is_ours and self._leases.get(session_id) == epoch:
-            del self._leases[session_id]
-
-    def _kept_ms(self, row: Row) -> int:
-        """From now on, so that the clock of Redis does not matter."""
-        return int(1000 * (row.expires_at - row.updated_at + self._timing.ending))
+        if not is_ours and self._leases.get(key) == epoch:
+            del self._leases[key]
 
     def _spawn(self, work: Coroutine[Any, Any, Any], name: str) -> "asyncio.Task[Any]":
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _keys(session_id: str) -> tuple[str, str]:
-    return f"carousel:{{{session_id}}}:row", f"carousel:{{{session_id}}}:parts"
-
-
-def _read_row(session_id: str, values: Any) -> Row | Ending | None:
-    """`values` are those of _READ_FIELDS."""
-    owner, incarnation, revision, position, created_at, updated_at, expires_at, ending, ended_at, *_ = values
-    if incarnation is None:
-        return None
-    if ending is not None:
-        return Ending(session_id, owner.decode(), EndReason(ending.decode()), float(ended_at))
-    moments = (float(created_at), float(updated_at), float(expires_at))
-    return Row(session_id, owner.decode(), int(incarnation), int(revision), int(position), *moments)
-
-
-def _write(value: object) -> str:
-    return repr(value) if isinstance(value, float) else str(value)
-
-
-def _flat(parts: Parts) -> chain[str | bytes]:
-    return chain.from_iterable(parts.items())
-
-
-def _weigh(parts: Parts) -> int:
-    return 400 + sum(len(part) for part in parts.values())

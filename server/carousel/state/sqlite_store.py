@@ -4,188 +4,263 @@ Parts are rows, so a turn writes its own snapshot and not the session's past. Wh
 """
 
 import asyncio
-import collections
 import os
 import sqlite3
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from carousel.errors import Overloaded, SessionExists, SessionMoved, StoreUnavailable
+from carousel.errors import Overloaded, StoreInvalid, StoreUnavailable
+from carousel.state import sqlite_rows as rows
 from carousel.state.group_commit import GroupCommit
-from carousel.state.memory import MAX_ENDINGS, Capacity
 from carousel.state.recent import Recent
+from carousel.state.sqlite_books import Books, Journal
+from carousel.state.sqlite_changes import Changes, Made, Met, Swept, weigh
 from carousel.state.sqlite_file import lock, open_file
-from carousel.state.store import Change, Durability, Ending, EndReason, Held, Parts, Row
+from carousel.state.sqlite_holds import Holds, Key
+from carousel.state.store import (
+    DEED_SECONDS,
+    Birth,
+    Capacity,
+    Change,
+    Deed,
+    Durability,
+    Ending,
+    EndReason,
+    Held,
+    Lifetimes,
+    Row,
+)
 
 Result = TypeVar("Result")
-_ROW = "id, owner, incarnation, revision, position, created_at, updated_at, expires_at"
-_ROW_BYTES = 400  # a row and its places in the indices
-_MAX_DUE = 256
 _CACHE_BYTES = 256 * 2**20
+_MAX_PART = 128  # sessions that are ended in one transaction, told in one go
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """What there is between `start` and `close`."""
+
+    writer: GroupCommit
+    reader: sqlite3.Connection
+    reading: ThreadPoolExecutor
+    holds: Holds
+    books: Books
+    changes: Changes
+    told: Callable[[Ending], None]
 
 
 class SqliteStore:
-    """A SessionStore. Of the sessions that no turn holds, the one that was changed longest ago is evicted first."""
+    """A SessionStore. Of an owner's sessions that no turn holds, the one that was changed longest ago is evicted first.
+
+    `take` is told in the epoch which hold it is: a release gives that one back, however often it is called.
+    """
 
     durability = Durability.EACH_TURN
     is_immediate = False
 
-    def __init__(self, path: Path, capacity: Capacity, cache_bytes: int = _CACHE_BYTES) -> None:
+    def __init__(
+        self,
+        path: Path,
+        capacity: Capacity,
+        lifetimes: Lifetimes,
+        cache_bytes: int = _CACHE_BYTES,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.clock = clock
         self._path = path
         self._capacity = capacity
+        self._lifetimes = lifetimes
         self._recent: Recent[Held] = Recent(cache_bytes)
-        self._held: collections.Counter[str] = collections.Counter()
         self._lock: int | None = None
-        self._writer: GroupCommit | None = None
-        self._reader: sqlite3.Connection | None = None
-        self._reading: ThreadPoolExecutor | None = None
+        self._open: _Open | None = None
 
     def __repr__(self) -> str:
-        state = "open" if self._writer is not None else "closed"
-        return f"SqliteStore({self._path}, {state}, {self._held.total()} held, {self._recent})"
+        state = "closed" if self._open is None else f"open, {self._open.holds}, {self._open.books}"
+        return f"SqliteStore({self._path}, {state}, {self._recent})"
 
-    async def start(self) -> None:
+    async def start(self, told: Callable[[Ending], None]) -> None:
         self._lock = await asyncio.to_thread(lock, self._path)
+        journal, holds = Journal(), Holds()
+        books = Books(self._capacity, journal)
         try:
-            connection, self._reader = await asyncio.to_thread(open_file, self._path)
+            writing, reader = await asyncio.to_thread(_open_file, self._path, books)
         except BaseException:
             self._unlock()
             raise
-        self._writer = GroupCommit(connection, self._recent.clear)
-        self._reading = ThreadPoolExecutor(1, "store-reader")
+        writer = GroupCommit(writing, journal.settle, self._recent.clear)
+        reading = ThreadPoolExecutor(1, "store-reader")
+        changes = Changes(holds, books, self._lifetimes, self.clock)
+        self._open = _Open(writer, reader, reading, holds, books, changes, told)
 
     async def close(self) -> None:
-        writer, reading, reader = self._writer, self._reading, self._reader
-        self._writer = self._reading = self._reader = None  # from now on calls are refused
-        if writer is not None and reading is not None and reader is not None:
-            await asyncio.to_thread(reading.shutdown)
-            reader.close()
-            await writer.close()
+        closing, self._open = self._open, None  # from now on calls are refused
+        if closing is not None:
+            await asyncio.to_thread(closing.reading.shutdown)
+            closing.reader.close()
+            await closing.writer.close()
         self._recent.clear()
         self._unlock()
 
-    async def create(self, row: Row, parts: Parts) -> list[Ending]:
-        num_bytes = _weigh(parts)
+    async def create(self, births: Sequence[Birth], deed: Deed | None = None) -> list[Row]:
+        store = self._opened()
+        copies = [Birth(one.id, one.owner, one.incarnation, one.position, dict(one.parts)) for one in births]
+        if copies and store.books.lacks(copies[0].owner, len(copies), sum(weigh(one.parts) for one in copies)):
+            await self._sweep(store, _MAX_PART)  # what is due goes before what lives
 
-        def work(connection: sqlite3.Connection) -> list[Ending]:
-            if connection.execute("SELECT 1 FROM sessions WHERE id = ?", (row.id,)).fetchone():
-                raise SessionExists(f"session {row.id} exists already")
-            victims = self._choose_victims(connection, num_bytes)
-            evicted = [_end(connection, victim, EndReason.EVICTED, row.created_at) for victim in victims]
-            _insert(connection, row, parts, num_bytes)
-            return evicted
+        def then(made: Made) -> None:
+            self._tell(store, made.endings)
+            for row, birth in zip(made.rows, copies, strict=True):
+                self._recent.put((row.owner, row.id), Held(row, birth.parts), weigh(birth.parts))
 
-        def then(evicted: list[Ending]) -> None:
-            for ending in evicted:
-                self._recent.drop(ending.id)
-            self._recent.put(row.id, Held(row, dict(parts)), num_bytes)
+        made = await store.writer.write(lambda writing: store.changes.create(writing, copies, deed), then)
+        return made.rows
 
-        return await self._write(work, then)
+    async def recall(self, owner: str, request_id: str) -> Deed | None:
+        since = self.clock() - DEED_SECONDS
+        return await self._read(lambda reader: rows.find_deed(reader, owner, request_id, since))
 
-    async def read(self, session_id: str) -> Row | Ending | None:
-        held = self._recent.get(session_id)
-        return held.row if held is not None else await self._read(lambda reader: _find(reader, session_id))
+    async def read(self, owner: str, session_id: str) -> Row | Ending | None:
+        store, key = self._opened(), (owner, session_id)
+        held = self._recent.get(key)
+        found = held.row if held is not None else await self._read(lambda reader: rows.find(reader, *key))
+        if not isinstance(found, Row) or found.expires_at > self.clock() or store.holds.is_held(key):
+            return found
+        met = await self._meet(store, key)
+        return met.row if isinstance(met, Held) else met
 
-    async def take(self, session_id: str) -> Held | Ending | None:
-        self._held[session_id] += 1  # before anything is awaited: it must not be evicted meanwhile
-        held: Held | Ending | None = None
+    async def take(self, owner: str, session_id: str, room: int = 0) -> Held | Ending | None:
+        store, key = self._opened(), (owner, session_id)
+        number = store.holds.add(key)  # before anything is looked at: from here on it is not ended, or this is told
+        is_taken = False
         try:
-            held = self._recent.get(session_id) or await self._read(lambda reader: _load(reader, session_id))
-            return held
+            found = await self._find_to_take(store, key, number)
+            if isinstance(found, Held):
+                await self._reserve(store, number, owner, room)
+                is_taken = True
+                return Held(found.row, found.parts, number)
+            return found
         finally:
-            if not isinstance(held, Held):
-                self._let_go(session_id)
+            if not is_taken:
+                store.holds.drop(key, number)
 
-    async def commit(self, held: Held, change: Change) -> None:
+    async def commit(self, held: Held, change: Change) -> Row:
+        return await self.write(held, change, self.next_row(held.row, change.position))
+
+    def next_row(self, row: Row, position: int) -> Row:
+        """As it stands after a change now, by this store's clock and lifetimes."""
+        return self._opened().changes.next_row(row, position)
+
+    async def write(self, held: Held, change: Change, row: Row) -> Row:
+        """As `commit`; the row is what the session is to stand at, several changes later it may be."""
+        store = self._opened()
         dropped = set(change.drop)
         parts = {name: part for name, part in held.parts.items() if name not in dropped} | dict(change.put)
-        num_bytes = _weigh(parts)
-        await self._write(
-            lambda connection: _apply(connection, held.row, change, num_bytes),
-            lambda _: self._recent.put(change.row.id, Held(change.row, parts), num_bytes),
-        )
+        copy = Change(change.position, dict(change.put), change.drop)
+        num_bytes = weigh(parts)
+
+        def then(_: None) -> None:
+            self._recent.put((row.owner, row.id), Held(row, parts), num_bytes)
+            store.books.give_back(held.epoch)
+
+        await store.writer.write(lambda writing: store.changes.apply(writing, held, row, copy, num_bytes), then)
+        return row
 
     async def release(self, held: Held) -> None:
-        self._let_go(held.row.id)
+        self.let_go(held.row, held.epoch)
 
-    async def end(self, row: Row, reason: EndReason, now: float) -> bool:
-        def work(connection: sqlite3.Connection) -> bool:
-            query = "SELECT key, id, owner FROM sessions WHERE id = ? AND incarnation = ?"
-            found = connection.execute(query, (row.id, row.incarnation)).fetchone()
-            if found is not None:
-                _end(connection, found, reason, now)
-            return found is not None
+    def let_go(self, row: Row, epoch: int) -> None:
+        """Release at once."""
+        if self._open is not None:
+            self._open.holds.drop((row.owner, row.id), epoch)
+            self._open.books.give_back(epoch)
 
-        return await self._write(work, lambda was_there: self._recent.drop(row.id) if was_there else None)
+    async def end(self, row: Row, reason: EndReason, deed: Deed | None = None) -> bool:
+        store = self._opened()
+        ended = await store.writer.write(
+            lambda writing: store.changes.end(writing, row, reason, deed),
+            lambda ended: self._tell(store, [ended] if ended is not None else []),
+        )
+        return ended is not None
 
     async def list_owned(self, owner: str, after: tuple[float, str], count: int) -> list[Row]:
-        query = (
-            f"SELECT {_ROW} FROM sessions WHERE owner = ? AND (created_at, id) > (?, ?) ORDER BY created_at, id LIMIT ?"
-        )
-        return await self._read(lambda reader: [Row(*row) for row in reader.execute(query, (owner, *after, count))])
-
-    async def due(self, now: float) -> list[Row]:
+        store = self._opened()
         while True:
-            rows = await self._read(lambda reader: _find_due(reader, now))
-            used_since = [row for row in rows if row.expires_at > now]
-            if not used_since:
-                return rows
-            await self._postpone(used_since)
+            found = await self._read(lambda reader: rows.find_owned(reader, owner, after, count))
+            now = self.clock()
+            due = [row for row in found if row.expires_at <= now and not store.holds.is_held((owner, row.id))]
+            if not due:
+                return found
+            await asyncio.gather(*(self._meet(store, (owner, row.id)) for row in due[:_MAX_PART]))
 
-    async def excess(self) -> list[Row]:
-        return []  # room is made when sessions are created
+    async def sweep(self, count: int) -> int:
+        return await self._sweep(self._opened(), count)
 
     async def num_live(self) -> int:
-        def count(reader: sqlite3.Connection) -> int:
-            return int(reader.execute("SELECT num_sessions FROM totals").fetchone()[0])
-
-        return await self._read(count)
+        return self._opened().books.sessions.total
 
     def durable_position(self, row: Row) -> int:
         return row.position
 
-    async def _postpone(self, rows: list[Row]) -> None:
-        """When to look at them again: moved here and not at every turn."""
+    async def _sweep(self, store: _Open, count: int) -> int:
+        num_ended, is_more = 0, True
+        while is_more and num_ended < count:
+            part = min(_MAX_PART, count - num_ended)
+            swept: Swept = await store.writer.write(
+                partial(store.changes.sweep, count=part), lambda swept: self._tell(store, swept.endings)
+            )
+            num_ended, is_more = num_ended + len(swept.endings), swept.is_more
+        return num_ended
 
-        def work(connection: sqlite3.Connection) -> None:
-            moved = ((row.expires_at, row.id, row.incarnation) for row in rows)
-            connection.executemany("UPDATE sessions SET check_at = ? WHERE id = ? AND incarnation = ?", moved)
-
-        await self._write(work, lambda _: None)
-
-    def _choose_victims(self, connection: sqlite3.Connection, num_bytes: int) -> list[tuple[int, str, str]]:
-        num_live, total = connection.execute("SELECT num_sessions, num_bytes FROM totals").fetchone()
-        num_sessions, victims = num_live, []
-        oldest = connection.execute("SELECT key, id, owner, num_bytes FROM sessions ORDER BY updated_at")
-        while num_sessions >= self._capacity.max_sessions or (
-            num_sessions and total + num_bytes > self._capacity.max_bytes
-        ):
-            found = oldest.fetchone() if self._capacity.evicts else None
+    async def _find_to_take(self, store: _Open, key: Key, number: int) -> Held | Ending | None:
+        if not store.holds.is_asking(key, number):
+            found: Held | Ending | None = self._recent.get(key)
             if found is None:
-                limit = "max_sessions" if num_sessions >= self._capacity.max_sessions else "max_session_bytes"
-                raise Overloaded(f"{num_live} sessions are live already", limit=limit, retry_seconds=10.0)
-            if found[1] not in self._held:
-                victims.append(found[:3])
-                num_sessions, total = num_sessions - 1, total - found[3]
-        return victims
+                found = await self._read(lambda reader: rows.load_alone(reader, *key))
+            if not isinstance(found, Held) or found.row.expires_at > self.clock():
+                return found
+            store.holds.ask(key, number)
+        return await self._meet(store, key, number)
 
-    def _let_go(self, session_id: str) -> None:
-        self._held[session_id] -= 1
-        if self._held[session_id] <= 0:
-            del self._held[session_id]
+    async def _meet(self, store: _Open, key: Key, number: int = 0) -> Held | Ending | None:
+        """Have the writer look, which ends what is due."""
 
-    async def _write(self, work: Callable[[sqlite3.Connection], Result], then: Callable[[Result], None]) -> Result:
-        if self._writer is None:
+        def then(met: Met) -> None:
+            self._tell(store, [met.ended] if met.ended is not None else [])
+
+        met = await store.writer.write(lambda writing: store.changes.meet(writing, key, number), then)
+        return met.found
+
+    async def _reserve(self, store: _Open, number: int, owner: str, room: int) -> None:
+        """Raises Overloaded."""
+        if store.books.reserve(number, owner, room) is None:
+            return
+        await self._sweep(store, _MAX_PART)
+        if limit := store.books.reserve(number, owner, room):
+            raise Overloaded(f"there is no room for {room} bytes more", limit=limit, retry_seconds=10.0)
+
+    def _tell(self, store: _Open, endings: Sequence[Ending]) -> None:
+        """It is on disk: forget them, let takes in again, and say so."""
+        for ending in endings:
+            self._recent.drop((ending.owner, ending.id))
+            store.holds.finish_ending((ending.owner, ending.id))
+        for ending in endings:
+            if ending.reason is not EndReason.UNDONE:
+                store.told(ending)
+
+    def _opened(self) -> _Open:
+        if self._open is None:
             raise StoreUnavailable("the session store is closed")
-        return await self._writer.write(work, then)
+        return self._open
 
     async def _read(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        if self._reading is None or self._reader is None:
-            raise StoreUnavailable("the session store is closed")
+        store = self._opened()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._reading, work, self._reader)
+            return await asyncio.get_running_loop().run_in_executor(store.reading, work, store.reader)
         except sqlite3.Error as error:
             raise StoreUnavailable(f"the session store cannot read: {error}") from error
 
@@ -195,71 +270,12 @@ class SqliteStore:
             self._lock = None
 
 
-def _find(reader: sqlite3.Connection, session_id: str) -> Row | Ending | None:
-    found = reader.execute(f"SELECT {_ROW} FROM sessions WHERE id = ?", (session_id,)).fetchone()
-    if found is not None:
-        return Row(*found)
-    ended = reader.execute("SELECT id, owner, reason, at FROM endings WHERE id = ?", (session_id,)).fetchone()
-    return Ending(ended[0], ended[1], EndReason(ended[2]), ended[3]) if ended is not None else None
-
-
-def _find_due(reader: sqlite3.Connection, now: float) -> list[Row]:
-    query = f"SELECT {_ROW} FROM sessions WHERE check_at <= ? ORDER BY check_at LIMIT ?"
-    return [Row(*row) for row in reader.execute(query, (now, _MAX_DUE))]
-
-
-def _load(reader: sqlite3.Connection, session_id: str) -> Held | Ending | None:
-    """Row and parts of the same moment."""
-    reader.execute("BEGIN")
+def _open_file(path: Path, books: Books) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+    writing, reader = open_file(path)
     try:
-        row = _find(reader, session_id)
-        if not isinstance(row, Row):
-            return row
-        query = "SELECT name, content FROM parts WHERE session = (SELECT key FROM sessions WHERE id = ?)"
-        return Held(row, dict(reader.execute(query, (session_id,))))
-    finally:
-        reader.execute("COMMIT")
-
-
-def _insert(connection: sqlite3.Connection, row: Row, parts: Parts, num_bytes: int) -> None:
-    values: tuple[Any, ...] = (*_fields(row), row.expires_at, num_bytes)
-    query = f"INSERT INTO sessions ({_ROW}, check_at, num_bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    key = connection.execute(query, values).lastrowid
-    connection.executemany("INSERT INTO parts VALUES (?, ?, ?)", ((key, *part) for part in parts.items()))
-    connection.execute("DELETE FROM endings WHERE id = ?", (row.id,))
-
-
-def _apply(connection: sqlite3.Connection, old: Row, change: Change, num_bytes: int) -> None:
-    new = change.row
-    query = (
-        "UPDATE sessions SET revision = ?, position = ?, updated_at = ?, expires_at = ?, num_bytes = ?"
-        " WHERE id = ? AND incarnation = ? AND revision = ? RETURNING key"
-    )
-    values = (new.revision, new.position, new.updated_at, new.expires_at, num_bytes)
-    found = connection.execute(query, (*values, old.id, old.incarnation, old.revision)).fetchall()
-    if not found:
-        raise SessionMoved(f"session {old.id} was changed while the turn ran")
-    ((key,),) = found
-    connection.executemany("DELETE FROM parts WHERE session = ? AND name = ?", ((key, name) for name in change.drop))
-    connection.executemany(
-        "INSERT OR REPLACE INTO parts VALUES (?, ?, ?)", ((key, *part) for part in change.put.items())
-    )
-
-
-def _end(connection: sqlite3.Connection, found: tuple[int, str, str], reason: EndReason, now: float) -> Ending:
-    key, session_id, owner = found
-    connection.execute("DELETE FROM sessions WHERE key = ?", (key,))
-    connection.execute("DELETE FROM parts WHERE session = ?", (key,))
-    query = "INSERT OR REPLACE INTO endings (id, owner, reason, at) VALUES (?, ?, ?, ?)"
-    number = connection.execute(query, (session_id, owner, reason.value, now)).lastrowid or 0
-    connection.execute("DELETE FROM endings WHERE number <= ?", (number - MAX_ENDINGS,))
-    return Ending(session_id, owner, reason, now)
-
-
-def _fields(row: Row) -> tuple[Any, ...]:
-    moments = (row.created_at, row.updated_at, row.expires_at)
-    return (row.id, row.owner, row.incarnation, row.revision, row.position, *moments)
-
-
-def _weigh(parts: Parts) -> int:
-    return _ROW_BYTES + sum(len(part) for part in parts.values())
+        books.load(reader)
+    except sqlite3.Error as error:
+        writing.close()
+        reader.close()
+        raise StoreInvalid(f"{path} is damaged: {error}") from error
+    return writing, reader

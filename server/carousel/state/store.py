@@ -45,8 +45,8 @@ class Lifetimes:
 
 @record(frozen=True, slots=True)
 class Capacity:
-    """How much may live at once. Where `evicts`, the least recently used session of the owner furthest above his share
-    makes room for a new one, never one in use; otherwise what does not fit is refused."""
+    """How much may live at once. Where `evicts`, the least recently used session of the owner furthest above his share,
+    the one who has most, makes room for a new one, never one in use; otherwise what does not fit is refused."""
 
     max_sessions: int
     max_bytes: int

@@ -1,22 +1,62 @@
 """Turns acknowledged from memory and written to the store behind at an interval: faster, and a crash may take some.
 
-Only for a store that no other server uses. Sessions are made and ended in the store behind at once.
+Only for a store that no other server uses. Sessions are made and ended in the store behind at once. It knows stale
+moments of a session with unwritten turns, so these turns' holds, with the room set aside, are kept there until they are
+written: it ends no such session by the clock or for room.
 """
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
-from carousel.errors import CarouselError, SessionMoved, StoreUnavailable
-from carousel.state.store import Change, Durability, Ending, EndReason, Held, Parts, Row, SessionStore
+from carousel.errors import CarouselError, Overloaded, SessionMoved, StoreUnavailable
+from carousel.records import record
+from carousel.state.store import (
+    Birth,
+    Change,
+    Deed,
+    Durability,
+    Ending,
+    EndReason,
+    Held,
+    Row,
+    SessionStore,
+)
 
 _MAX_UNWRITTEN = 4096  # sessions; beyond it turns wait for the store behind
+_Key = tuple[str, str]  # owner, session id
 
 
-@dataclass(frozen=True, slots=True)
+class StoreBehind(SessionStore, Protocol):
+    """A store that can write later what was said before, and then as it was said."""
+
+    clock: Callable[[], float]
+
+    def next_row(self, row: Row, position: int) -> Row:
+        """The row after a change now."""
+        ...
+
+    async def write(self, held: Held, change: Change, row: Row) -> Row:
+        """As `commit`, but the session then stands at `row`."""
+        ...
+
+    def let_go(self, row: Row, epoch: int) -> None:
+        """As `release`, at once."""
+        ...
+
+
+@record(frozen=True, slots=True)
+class _Turn:
+    epoch: int  # of its hold in the store behind
+    position: int  # after it
+
+
+@record(frozen=True, slots=True)
 class _Unwritten:
     base: Held  # as the store behind has it
     current: Held
+    turns: tuple[_Turn, ...]  # since the base, oldest first
 
 
 class WriteBehind:
@@ -26,21 +66,25 @@ class WriteBehind:
     durability = Durability.INTERVAL
     is_immediate = False
 
-    def __init__(self, inner: SessionStore, interval_seconds: float, max_unwritten: int = _MAX_UNWRITTEN) -> None:
+    def __init__(self, inner: StoreBehind, interval_seconds: float, max_unwritten: int = _MAX_UNWRITTEN) -> None:
         self._inner = inner
         self._interval_seconds = interval_seconds
         self._max_unwritten = max_unwritten
-        self._unwritten: dict[str, _Unwritten] = {}
+        self._unwritten: dict[_Key, _Unwritten] = {}
+        self._in_use: set[int] = set()  # epochs of turns that are not released
         self._num_written = 0
         self._is_failing = False
         self._flushing = asyncio.Lock()
+        self._flushes: set[asyncio.Task[None]] = set()  # running
         self._task: asyncio.Task[None] | None = None
+        self._told: Callable[[Ending], None] = _ignore
 
     def __repr__(self) -> str:
         return f"WriteBehind({len(self._unwritten)} unwritten of at most {self._max_unwritten}, {self._inner!r})"
 
-    async def start(self) -> None:
-        await self._inner.start()
+    async def start(self, told: Callable[[Ending], None]) -> None:
+        self._told = told
+        await self._inner.start(self._tell)
         self._task = asyncio.create_task(self._run(), name="write-behind")
 
     async def close(self) -> None:
@@ -52,10 +96,134 @@ class WriteBehind:
         try:
             await self.flush()
         finally:
+            await asyncio.gather(*self._flushes, return_exceptions=True)
             await self._inner.close()
+            self._unwritten.clear()
+            self._in_use.clear()
 
     async def flush(self) -> None:
-        """Write what was acknowledged before the call. Raises StoreUnavailable; what is unwritten then stays so."""
+        """Write what was acknowledged before the call. Raises StoreUnavailable; what is unwritten then stays so. It
+        goes on when the caller is cancelled: of a write that was given up nobody would know whether it was done."""
+        task = asyncio.create_task(self._flush(), name="write-behind-flush")
+        self._flushes.add(task)
+        task.add_done_callback(self._flushes.discard)
+        task.add_done_callback(_look_at)
+        await asyncio.shield(task)
+
+    async def create(self, births: Sequence[Birth], deed: Deed | None = None) -> list[Row]:
+        await self._write_due([(birth.owner, birth.id) for birth in births])
+        try:
+            return await self._inner.create(births, deed)
+        except Overloaded:
+            if not self._unwritten:
+                raise
+        await self.flush()  # what is unwritten could not make room
+        return await self._inner.create(births, deed)
+
+    async def recall(self, owner: str, request_id: str) -> Deed | None:
+        return await self._inner.recall(owner, request_id)
+
+    async def read(self, owner: str, session_id: str) -> Row | Ending | None:
+        await self._write_due([(owner, session_id)])
+        found = self._unwritten.get((owner, session_id))
+        return found.current.row if found is not None else await self._inner.read(owner, session_id)
+
+    async def take(self, owner: str, session_id: str, room: int = 0) -> Held | Ending | None:
+        key = (owner, session_id)
+        await self._write_due([key])
+        before = self._unwritten.get(key)
+        held = await self._take(owner, session_id, room)
+        if not isinstance(held, Held):
+            return held
+        self._in_use.add(held.epoch)
+        found = self._unwritten.get(key) or before  # it may have been written while the store behind was read
+        if found is None or found.current.row.incarnation != held.row.incarnation:
+            return held
+        is_newer = found.current.row.revision >= held.row.revision
+        return Held(found.current.row, found.current.parts, held.epoch) if is_newer else held
+
+    async def commit(self, held: Held, change: Change) -> Row:
+        if self._is_failing:
+            raise StoreUnavailable("the session store behind could not write")
+        if len(self._unwritten) >= self._max_unwritten:
+            await self.flush()
+        key = (held.row.owner, held.row.id)
+        row = await self._read_current(key)  # nothing is awaited from here on
+        if not isinstance(row, Row) or (row.incarnation, row.revision) != (held.row.incarnation, held.row.revision):
+            raise SessionMoved(f"session {held.row.id} was changed while the turn ran")
+        new = self._inner.next_row(held.row, change.position)
+        dropped = set(change.drop)
+        parts = {name: part for name, part in held.parts.items() if name not in dropped} | dict(change.put)
+        found = self._unwritten.get(key) or _Unwritten(held, held, ())
+        turns = (*found.turns, _Turn(held.epoch, new.position))
+        self._unwritten[key] = _Unwritten(found.base, Held(new, parts, held.epoch), turns)
+        return new
+
+    async def release(self, held: Held) -> None:
+        self._in_use.discard(held.epoch)
+        found = self._unwritten.get((held.row.owner, held.row.id))
+        if found is None or held.epoch not in (turn.epoch for turn in found.turns):
+            await self._inner.release(held)
+
+    async def end(self, row: Row, reason: EndReason, deed: Deed | None = None) -> bool:
+        was_there = await self._inner.end(row, reason, deed)
+        if was_there:
+            self._forget(row, row.incarnation)
+        return was_there
+
+    async def list_owned(self, owner: str, after: tuple[float, str], count: int) -> list[Row]:
+        await self._write_due(key for key in self._unwritten if key[0] == owner)
+        return [self._newest(row) for row in await self._inner.list_owned(owner, after, count)]
+
+    async def sweep(self, count: int) -> int:
+        num_ended = await self._inner.sweep(count)
+        if num_ended:
+            return num_ended
+        return await self._inner.sweep(count) if await self._write_due(self._unwritten) else 0
+
+    async def num_live(self) -> int:
+        return await self._inner.num_live()
+
+    def durable_position(self, row: Row) -> int:
+        found = self._unwritten.get((row.owner, row.id))
+        if found is None:
+            return self._inner.durable_position(row)
+        return min(self._inner.durable_position(found.base.row), *(turn.position for turn in found.turns))
+
+    async def _take(self, owner: str, session_id: str, room: int) -> Held | Ending | None:
+        try:
+            return await self._inner.take(owner, session_id, room)
+        except Overloaded:
+            if not self._unwritten:
+                raise
+        await self.flush()  # unwritten turns have more room set aside than they need
+        return await self._inner.take(owner, session_id, room)
+
+    async def _write_due(self, keys: Iterable[_Key]) -> bool:
+        """If one of these is due, write, so that the store behind sees it as it is."""
+        now = self._inner.clock()
+        founds = (self._unwritten.get(key) for key in keys)
+        if not any(found is not None and found.current.row.expires_at <= now for found in founds):
+            return False
+        await self.flush()
+        return True
+
+    async def _read_current(self, key: _Key) -> Row | Ending | None:
+        """True at the moment of the return."""
+        while True:
+            found = self._unwritten.get(key)
+            if found is not None:
+                return found.current.row
+            num_written = self._num_written
+            row = await self._inner.read(*key)
+            if key not in self._unwritten and num_written == self._num_written:
+                return row
+
+    def _newest(self, row: Row) -> Row:
+        found = self._unwritten.get((row.owner, row.id))
+        return found.current.row if found is not None else row
+
+    async def _flush(self) -> None:
         async with self._flushing:
             waiting = list(self._unwritten.items())
             outcomes = await asyncio.gather(*(self._write(*one) for one in waiting), return_exceptions=True)
@@ -64,101 +232,57 @@ class WriteBehind:
             if failures:
                 raise failures[0]
 
-    async def create(self, row: Row, parts: Parts) -> list[Ending]:
-        evicted = await self._inner.create(row, parts)
-        for ending in evicted:
-            self._unwritten.pop(ending.id, None)
-        return evicted
-
-    async def read(self, session_id: str) -> Row | Ending | None:
-        found = self._unwritten.get(session_id)
-        return found.current.row if found is not None else await self._inner.read(session_id)
-
-    async def take(self, session_id: str) -> Held | Ending | None:
-        before = self._unwritten.get(session_id)
-        held = await self._inner.take(session_id)
-        found = self._unwritten.get(session_id) or before  # it may have been written while the store behind was read
-        if not isinstance(held, Held) or found is None or found.current.row.revision < held.row.revision:
-            return held
-        return found.current if found.current.row.incarnation == held.row.incarnation else held
-
-    async def commit(self, held: Held, change: Change) -> None:
-        if self._is_failing:
-            raise StoreUnavailable("the session store behind could not write")
-        if len(self._unwritten) >= self._max_unwritten:
-            await self.flush()
-        row = await self._read_current(held.row.id)  # nothing is awaited from here on
-        if not isinstance(row, Row) or (row.incarnation, row.revision) != (held.row.incarnation, held.row.revision):
-            raise SessionMoved(f"session {held.row.id} was changed while the turn ran")
-        dropped = set(change.drop)
-        parts = {name: part for name, part in held.parts.items() if name not in dropped} | dict(change.put)
-        found = self._unwritten.get(held.row.id)
-        base = found.base if found is not None else held
-        self._unwritten[held.row.id] = _Unwritten(base, Held(change.row, parts, held.epoch))
-
-    async def release(self, held: Held) -> None:
-        await self._inner.release(held)
-
-    async def end(self, row: Row, reason: EndReason, now: float) -> bool:
-        was_there = await self._inner.end(row, reason, now)
-        if was_there:
-            self._unwritten.pop(row.id, None)
-        return was_there
-
-    async def list_owned(self, owner: str, after: tuple[float, str], count: int) -> list[Row]:
-        return [self._newest(row) for row in await self._inner.list_owned(owner, after, count)]
-
-    async def due(self, now: float) -> list[Row]:
-        rows = await self._inner.due(now)
-        if any(row.id in self._unwritten for row in rows):  # they were used since
-            await self.flush()
-            rows = await self._inner.due(now)
-        return rows
-
-    async def excess(self) -> list[Row]:
-        return await self._inner.excess()
-
-    async def num_live(self) -> int:
-        return await self._inner.num_live()
-
-    def durable_position(self, row: Row) -> int:
-        found = self._unwritten.get(row.id)
-        return self._inner.durable_position(row if found is None else found.base.row)
-
-    async def _read_current(self, session_id: str) -> Row | Ending | None:
-        """True at the moment of the return."""
-        while True:
-            found = self._unwritten.get(session_id)
-            if found is not None:
-                return found.current.row
-            num_written = self._num_written
-            row = await self._inner.read(session_id)
-            if session_id not in self._unwritten and num_written == self._num_written:
-                return row
-
-    def _newest(self, row: Row) -> Row:
-        found = self._unwritten.get(row.id)
-        return found.current.row if found is not None else row
-
-    async def _write(self, session_id: str, unwritten: _Unwritten) -> None:
+    async def _write(self, key: _Key, unwritten: _Unwritten) -> None:
         base, current = unwritten.base, unwritten.current
         put = {name: part for name, part in current.parts.items() if base.parts.get(name) is not part}
         drop = tuple(name for name in base.parts if name not in current.parts)
         try:
-            await self._inner.commit(base, Change(current.row, put, drop))
-        except SessionMoved:  # it was ended or evicted meanwhile
-            if self._unwritten.get(session_id) is unwritten:
-                del self._unwritten[session_id]
+            await self._inner.write(base, Change(current.row.position, put, drop), current.row)
+        except SessionMoved:  # it was ended meanwhile
+            if self._unwritten.get(key) is unwritten:
+                self._forget(current.row, current.row.incarnation)
             return
         self._num_written += 1
-        now = self._unwritten.get(session_id)
+        now = self._unwritten.get(key)
+        if now is None or now.base is not base:
+            return  # it was ended, and maybe made anew, meanwhile
         if now is unwritten:
-            del self._unwritten[session_id]
-        elif now is not None and now.base is base:  # used again while it was written
-            self._unwritten[session_id] = _Unwritten(current, now.current)
+            del self._unwritten[key]
+        else:  # used again while it was written
+            self._unwritten[key] = _Unwritten(current, now.current, now.turns[len(unwritten.turns) :])
+        self._let_go(current.row, unwritten.turns)
+
+    def _tell(self, ending: Ending) -> None:
+        row = self._unwritten.get((ending.owner, ending.id))
+        if row is not None:
+            self._forget(row.current.row, ending.incarnation)
+        self._told(ending)
+
+    def _forget(self, row: Row, incarnation: int) -> None:
+        """What is unwritten of a session that has ended."""
+        key = (row.owner, row.id)
+        found = self._unwritten.get(key)
+        if found is not None and found.current.row.incarnation == incarnation:
+            del self._unwritten[key]
+            self._let_go(found.current.row, found.turns)
+
+    def _let_go(self, row: Row, turns: Iterable[_Turn]) -> None:
+        for turn in turns:
+            if turn.epoch not in self._in_use:
+                self._inner.let_go(row, turn.epoch)
 
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(self._interval_seconds)
             with contextlib.suppress(CarouselError):  # `flush` remembers it
                 await self.flush()
+
+
+def _ignore(ending: Ending) -> None:
+    """Before the start nothing ends."""
+
+
+def _look_at(task: "asyncio.Task[None]") -> None:
+    """Whoever waited for it may be gone."""
+    if not task.cancelled():
+        task.exception()

@@ -1,5 +1,8 @@
 """Text becomes ids and the same text again; bytes become text as soon as their characters are whole."""
 
+import threading
+import time
+
 import pytest
 import tokenizers
 from hypothesis import given
@@ -47,6 +50,34 @@ def test_bytes_decode_to_what_was_encoded(text: str) -> None:
 def test_bpe_decodes_to_what_was_encoded(text: str) -> None:
     """Any text survives byte-level byte-pair encoding."""
     assert BPE.decode(BPE.encode(text)) == text
+
+
+@given(st.text(max_size=200))
+def test_a_text_is_encoded_aside_as_it_is_here(text: str) -> None:
+    """The way that lets other threads run gives the same ids, for every kind of vocabulary."""
+    for tokenizer in (BYTES, BPE, CHARACTERS, WORDS):
+        assert tokenizer.encode_aside(text) == tokenizer.encode(text)
+
+
+def test_other_threads_run_while_a_text_is_encoded_aside() -> None:
+    """A thread that counts gets its turns during the half megabyte that `encode` would keep Python's lock for."""
+    text, gaps, stop = "abc \n" * 100_000, [0.0], threading.Event()
+
+    def count() -> None:
+        last = time.perf_counter()
+        while not stop.is_set():
+            now = time.perf_counter()
+            gaps.append(now - last)
+            last = now
+
+    counting = threading.Thread(target=count)
+    counting.start()
+    started = time.perf_counter()
+    CHARACTERS.encode_aside(text)
+    seconds = time.perf_counter() - started
+    stop.set()
+    counting.join()
+    assert max(gaps) < 0.5 * seconds
 
 
 @given(st.text(alphabet="abc \nß日🌍"))

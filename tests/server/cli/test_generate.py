@@ -4,6 +4,7 @@ import json
 
 import pytest
 from tests.server.cli.conftest import Fake, Run
+from tests.server.fake_sessions import Kept
 
 
 def test_text_is_printed_as_it_is(run: Run) -> None:
@@ -65,7 +66,7 @@ def test_several_texts_are_printed_one_after_the_other(run: Run) -> None:
 
 def test_a_session_goes_on(run: Run, fake: Fake) -> None:
     """--session names the conversation; one that is not there is an error."""
-    fake.service.positions["mine"] = 0
+    fake.service.kept["mine"] = Kept(0)
     run("generate", "a", "--session", "mine")
     assert fake.service.positions["mine"] == 4
     assert run("generate", "a", "--session", "other").err == "carousel: there is no session other\n"

@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+from tests.server import fake_service
 from tests.server.cli.conftest import Fake, Run
+from tests.server.fake_sessions import Kept
 
 from carousel.cli.score import Sums, style_of
 from carousel.client import ScoreTotals
+from carousel.v1 import language_model_pb2 as lm
 
 
 def test_a_file_is_shown_with_its_totals(run: Run, tmp_path: Path) -> None:
@@ -32,11 +36,23 @@ def test_a_long_text_goes_through_a_session_in_parts(run: Run, fake: Fake) -> No
     assert fake.service.positions == {}
 
 
+def test_parts_keep_within_the_bytes_that_the_server_takes(
+    run: Run, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where that is less than the tokens that it takes."""
+    model = lm.Model()
+    model.CopyFrom(fake_service.MODEL)
+    model.limits.max_input_bytes = 5
+    monkeypatch.setattr(fake_service, "MODEL", model)
+    run("score", "-", stdin=b"abcdefghijkl")
+    assert [request.input.text for request in fake.service.requests] == ["abcde", "fghij", "kl"]
+
+
 def test_a_short_text_needs_no_session(run: Run, fake: Fake) -> None:
     """One request on a fresh sequence; or on the session that the user names."""
     run("score", "-", stdin=b"ab")
     assert fake.service.requests[-1].session_id == ""
-    fake.service.positions["mine"] = 0
+    fake.service.kept["mine"] = Kept(0)
     run("score", "-", "--session", "mine", stdin=b"ab")
     assert fake.service.positions == {"mine": 2}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.server.cli.conftest import Fake, Run
+from tests.server.fake_service import Mishap
 
 
 def test_a_session_is_made_shown_and_deleted(run: Run, fake: Fake) -> None:
@@ -100,3 +101,17 @@ def test_events_are_told_as_they_come(run: Run) -> None:
     assert run("sessions", "watch").out.splitlines()[0].split()[2:] == ["created", "mine"]
     first = json.loads(run("sessions", "watch", "--json").out.splitlines()[0])
     assert first == {"kind": "created", "session_id": "mine", "time": "2023-11-14T22:13:20+00:00"}
+
+
+def test_a_lost_answer_is_asked_for_again(run: Run, fake: Fake) -> None:
+    """The session is made once, and its id is printed."""
+    fake.service.mishaps = [Mishap(is_applied=True)]
+    assert run("sessions", "create", "mine").out == "mine\n"
+    assert fake.service.positions == {"mine": 0}
+
+
+def test_a_server_that_is_not_there_is_told_soon(run: Run, fake: Fake) -> None:
+    """After two more tries, not after ten."""
+    fake.service.mishaps = [Mishap()] * 10
+    assert "does not answer" in run("sessions", "create", "mine").err
+    assert len(fake.service.mishaps) == 7

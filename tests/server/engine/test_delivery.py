@@ -1,6 +1,8 @@
 """Events reach their caller in order and once; tokens may share a wake-up, and nothing else waits for one."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -92,6 +94,40 @@ def test_a_caller_that_left_is_not_woken(loop: ClockedLoop) -> None:
         assert await one.next_events() == [Generated(1)]
 
     loop.run_until_complete(follow())
+
+
+def test_nothing_is_no_news(loop: ClockedLoop) -> None:
+    """Whoever is woken without events goes on waiting."""
+
+    async def follow() -> None:
+        one = ticket()
+        waiting = asyncio.ensure_future(one.next_events())
+        one.wake()
+        await settle()
+        one.wake()
+        await settle()
+        assert not waiting.done()
+        one.add(Generated(1))
+        one.wake()
+        assert await waiting == [Generated(1)]
+
+    loop.run_until_complete(follow())
+
+
+def test_a_ticket_that_was_woken_is_let_go(loop: ClockedLoop) -> None:
+    """The pace keeps no ticket of a turn that is over."""
+
+    async def deliver() -> None:
+        pace, one = Pace(0.02), ticket()
+        pace.deliver(one, Generated(1), is_first=False)
+        pace.release_due()
+        assert await one.next_events() == [Generated(1)]
+        remembered = weakref.ref(one)
+        del one
+        gc.collect()
+        assert remembered() is None
+
+    loop.run_until_complete(deliver())
 
 
 def test_tokens_of_a_busy_loop_share_a_wake_up(loop: ClockedLoop) -> None:

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import random
 import threading
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 
 import numpy as np
 import pytest
@@ -37,8 +38,10 @@ GREEDY = Sampling(seed=0, temperature=0)
 
 
 @contextlib.asynccontextmanager
-async def started(model: ToyModel, **bounds: int) -> AsyncIterator[Engine]:
-    engine = Engine(model, 0, Bounds(**bounds), Metrics(CollectorRegistry()))
+async def started(
+    model: ToyModel, clock: Callable[[], float] = time.perf_counter, **bounds: int
+) -> AsyncIterator[Engine]:
+    engine = Engine(model, 0, Bounds(**bounds), Metrics(CollectorRegistry()), clock=clock)
     await engine.start()
     try:
         yield engine
@@ -258,3 +261,117 @@ async def test_the_engine_waits_for_a_busy_event_loop() -> None:
         while not isinstance((await ticket.next_events())[-1], Ended):
             pass
         assert model.has_run_away.is_set()
+
+
+class TimedModel(ToyModel):
+    """Its clock goes on by what a step would take: a second for single tokens, 90 ms for each token of a chunk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def clock(self) -> float:
+        return self.now
+
+    def core(self, ids_BT: Array, lengths_B: Array, state: StateBatch) -> tuple[Array, StateBatch]:
+        self.now += 0.09 * ids_BT.size if ids_BT.shape[1] > 1 else 1.0
+        return super().core(ids_BT, lengths_B, state)
+
+
+async def test_prompts_beside_a_stream_are_fed_as_fast_as_the_bound_lets_them() -> None:
+    """Eleven tokens of prompts cost as much as the stream's own step: two prompts of 100 take chunks of 7, a step 2.3
+    times as long as the stream's, where 16 tokens at once, right for other models, were too many."""
+    model = TimedModel()
+    async with started(model, model.clock, max_lanes=3) as engine:
+        stream = engine.submit(Turn(engine.start_snapshot, (1,), Generate(GREEDY, 300)))
+        while len(model.steps) < 12:  # so that its own step is known
+            await stream.next_events()
+        model.steps.clear()
+        turn = Turn(engine.start_snapshot, (2,) * 100, Generate(GREEDY, 0))
+        ends = await asyncio.gather(*(finish(engine, turn) for _ in range(2)))
+        assert [ended.snapshot.position for _, ended in ends] == [100, 100]
+        stream.cancel()
+    chunks = [columns for rows, columns in model.steps if columns > 1 and rows == 2]
+    assert chunks[:3] == [8, 8, 8]  # while nothing is known of prompts
+    assert set(chunks[3:-1]) == {7}
+
+
+async def test_a_turn_that_is_pushed_out_is_told_so() -> None:
+    """One owner fills the queue; another's turn takes the place of his newest, whose caller gets Overloaded."""
+    model = GatedModel()
+    async with started(model, max_lanes=1, max_queued_turns=2) as engine:
+        turns = {owner: Turn(engine.start_snapshot, (1,), Generate(GREEDY, 5), owner=owner) for owner in ("ann", "bob")}
+        model.close()
+        tickets = [engine.submit(turns["ann"])]
+        await model.until_held()
+        tickets += [engine.submit(turns["ann"]) for _ in range(2)]
+        with pytest.raises(Overloaded):
+            engine.check_open("ann")
+        engine.check_open("bob")
+        tickets.append(engine.submit(turns["bob"]))
+        model.gate.set()
+        with pytest.raises(Overloaded) as refused:
+            await _until_the_end(tickets[2])
+        assert refused.value.limit == "max_queued_turns"
+        for ticket in (tickets[0], tickets[1], tickets[3]):
+            await _until_the_end(ticket)
+
+
+async def test_drain_lets_an_accepted_request_submit_its_later_turns() -> None:
+    """A request that began before the drain may go on until it is done, and is waited for; new ones are refused."""
+    async with started(ToyModel()) as engine:
+        turn = Turn(engine.start_snapshot, (1,), Predict(1))
+        with engine.accepted("ann"):
+            await finish(engine, turn)
+            draining = asyncio.create_task(engine.drain(30))
+            await asyncio.sleep(0)
+            assert not draining.done()
+            with pytest.raises(ShuttingDown), engine.accepted("bob"):
+                pass
+            with pytest.raises(ShuttingDown):
+                engine.check_open("ann")
+            events = await asyncio.gather(*(finish(engine, turn) for _ in range(3)))
+            assert all(isinstance(found[0], Predicted) for found, _ in events)
+            assert not draining.done()
+        await asyncio.wait_for(draining, 1)
+        with pytest.raises(ShuttingDown):
+            engine.submit(turn)
+
+
+async def test_an_accepted_request_is_over_at_the_deadline() -> None:
+    """Then its turns end, and it may begin no more of them; leaving changes nothing."""
+    async with started(ToyModel()) as engine:
+        with engine.accepted():
+            ticket = engine.submit(Turn(engine.start_snapshot, (1,), Generate(GREEDY, 10_000_000)))
+            await engine.drain(0.0)
+            with pytest.raises(ShuttingDown):
+                await _until_the_end(ticket)
+            with pytest.raises(ShuttingDown):
+                engine.submit(Turn(engine.start_snapshot, (1,), Predict(1)))
+
+
+async def test_a_request_that_fails_is_no_longer_waited_for() -> None:
+    """Whatever ends it, a drain is not kept."""
+    async with started(ToyModel()) as engine:
+        with contextlib.suppress(RuntimeError), engine.accepted():
+            raise RuntimeError("oops")
+        await asyncio.wait_for(engine.drain(1000), 1)
+
+
+async def test_ending_many_turns_does_not_hold_the_event_loop() -> None:
+    """1,024 queued turns are ended at a drain's deadline in less than 10 ms of the event loop at once."""
+    model = GatedModel()
+    async with started(model, max_lanes=1, max_queued_turns=1024) as engine:
+        turn = Turn(engine.start_snapshot, (1,), Generate(GREEDY, 5))
+        model.close()
+        tickets = [engine.submit(turn)]
+        await model.until_held()
+        tickets += [engine.submit(turn) for _ in range(1024)]
+        started_at = time.thread_time()  # which a busy machine does not lengthen
+        engine._end_all(ShuttingDown("the test is over"))
+        seconds = time.thread_time() - started_at
+        model.gate.set()
+        for ticket in tickets:
+            with pytest.raises(ShuttingDown):
+                await ticket.next_events()
+    assert seconds < 0.01

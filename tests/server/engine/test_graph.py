@@ -10,12 +10,13 @@ from carousel.bundle.layout import Array
 from carousel.bundle.manifest import CORE_FILE, Bundle
 from carousel.engine.engine import Engine
 from carousel.engine.graph import DeviceRows, Execution, Graph, available_providers
+from carousel.engine.jobs import Ask, Job, Step, Work
 from carousel.engine.model import OnnxModel
 from carousel.engine.runner import Runner
-from carousel.engine.scheduler import Ask, Bounds, Job, Step, Work
+from carousel.engine.scheduler import Bounds
 from carousel.errors import ModelFailed, ProviderUnavailable
 from carousel.metrics import Metrics
-from carousel.turns import Ended, Event, Generate, Predict, Sampling, Score, Snapshot, Turn
+from carousel.turns import Ended, Event, Generate, Predict, Sampling, Score, Scored, Snapshot, Turn
 
 GREEDY = Sampling(seed=0, temperature=0)
 ONES_4 = np.ones(4, np.int32)
@@ -90,7 +91,7 @@ def test_arrays_of_any_stride_are_taken(plain: OnnxModel, bound: OnnxModel) -> N
     assert np.asarray(found).tobytes() == expected.tobytes()
 
 
-async def answers(model: OnnxModel) -> list[list[tuple[object, ...]]]:
+async def answers(model: OnnxModel) -> list[list[object]]:
     """Turns of all kinds that join and leave one another in four lanes, each one's answers and its end."""
     engine = Engine(model, 0, Bounds(max_lanes=4, max_chunk_tokens=5), Metrics(CollectorRegistry()))
     await engine.start()
@@ -108,16 +109,19 @@ async def answers(model: OnnxModel) -> list[list[tuple[object, ...]]]:
             events: list[Event] = []
             while not events or not isinstance(events[-1], Ended):
                 events += await ticket.next_events()
-            found.append([_bits(event) for event in events])
+            found.append([part for event in events for part in _bits(event)])
         return found
     finally:
         await engine.stop()
 
 
 def _bits(event: Event) -> tuple[object, ...]:
+    """Scores token by token, since how many come together depends on how long steps take."""
     if isinstance(event, Ended):
         snapshot = event.snapshot
         return (event.reason, snapshot.position, *(array.tobytes() for array in (*snapshot.state, snapshot.hidden_H)))
+    if isinstance(event, Scored):
+        return tuple(zip(event.ids, event.log_probabilities, event.ranks, strict=True))
     return (event,)
 
 

@@ -5,8 +5,8 @@ import pytest
 from tests.fakes import SlowOracle, ToyModel, same_snapshot
 
 from carousel.engine import sampler
+from carousel.engine.jobs import Ask, Job, Outcome, Step, Work
 from carousel.engine.runner import Runner
-from carousel.engine.scheduler import Ask, Job, Outcome, Step, Work
 from carousel.errors import ModelFailed
 from carousel.turns import Generate, Goal, Predict, Sampling, Score, Snapshot, Turn
 
@@ -100,6 +100,44 @@ def test_draws_from_probabilities_and_from_logits_agree(model: ToyModel, options
 
 def _fed(model: ToyModel, start: Snapshot) -> Snapshot:
     return SlowOracle(model).feed(start, (5,))
+
+
+@pytest.mark.parametrize(("window", "penalised"), [(0, ()), (1, (5,)), (2, (4, 5)), (3, (9, 4, 5)), (64, (9, 4, 5))])
+def test_penalties_look_back_as_far_as_the_window(model: ToyModel, window: int, penalised: tuple[int, ...]) -> None:
+    """Over what was fed before and now; a window of none penalises nothing, not even the last token."""
+    oracle = SlowOracle(model)
+    start, fed = oracle.feed(oracle.start(), (9,)), oracle.feed(oracle.start(), (9, 4, 5))
+    for token in range(model.vocabulary_size):  # without penalties the likeliest by far
+        goal = Generate(Sampling(seed=1, temperature=0, presence_penalty=50, logit_bias={token: 40}), 3)
+        job = Job(Turn(start, (4, 5), goal), penalty_window=window)
+        job.lane = 0
+        found = Runner(model).run(Step((job,), (Work(0, (4, 5), Ask.CHOICE, True, job),)))[0]
+        assert (found.token_id == token) == (token not in penalised)
+        assert found.token_id == sampler.choose(oracle.logits(fed), goal.sampling, penalised, fed.position)
+        assert found.snapshot is not None
+        assert found.snapshot.recent_ids == penalised
+
+
+def test_the_seconds_of_a_step_are_told_apart(model: ToyModel) -> None:
+    """What prompts took, what ratings took, and the rest, by a clock that each row of the core moves by 10 and each
+    look by 1; one token of a longer prompt runs apart from the lanes that wait."""
+    start = SlowOracle(model).start()
+    model.steps.clear()
+    ticks = iter(range(100))
+    runner = Runner(model, lambda: float(next(ticks) + sum(10 * rows for rows, _ in model.steps)))
+    single = Job(Turn(start, (1,), GREEDY), 0)
+    prompt = Job(Turn(start, (1, 2, 3), GREEDY), 0)
+    rated = Job(Turn(start, (1, 2, 3), Score()), 0)
+    single.lane, prompt.lane, rated.lane = 0, 1, 2
+    works = (
+        Work(0, (1,), Ask.LIKELIEST, False, single),
+        Work(1, (1,), Ask.NOTHING, False, prompt, is_chunk=True),
+        Work(2, (1,), Ask.SCORES, False, rated, is_chunk=True),
+    )
+    runner.run(Step((single, prompt, rated), works, 2))
+    assert (runner.seconds.prompts, runner.seconds.ratings) == (21, 1)  # two rows and a tick; a tick
+    assert runner.seconds.rest == 13  # one row, and the other ticks
+    assert model.steps == [(1, 1), (2, 1)]
 
 
 def test_both_ways_to_candidates_agree(model: ToyModel) -> None:

@@ -196,6 +196,50 @@ def test_the_scale_of_the_weights_means_nothing(options: dict[str, Any]) -> None
     assert sampler.draw_all(weights_NV / weights_NV.sum(axis=1, keepdims=True), samplings, range(50)) == expected
 
 
+@pytest.mark.parametrize(
+    ("weights", "options", "kept"),
+    [
+        ([2, 1, 1], {"top_p": 0.5}, {0}),  # what reaches top_p to the last bit is enough
+        ([1, 2, 1], {"top_p": 0.5}, {1}),
+        ([2, 1, 1], {"top_p": 0.75}, {0, 1}),
+        ([1, 1, 1, 1], {"top_p": 0.5}, {0, 1}),  # of equal ones the lower ids
+        ([4, 2, 1], {"min_p": 0.5}, {0, 1}),  # and what is as likely as min_p asks is kept
+        ([1, 0, 1], {}, {0, 2}),
+    ],
+)
+def test_borders_are_exact(weights: list[int], options: dict[str, Any], kept: set[int]) -> None:
+    """Where sums and products are exact, a token on the border is on the contract's side of it, by both ways to draw,
+    and in the look at a single token."""
+    weights_V, sampling = np.array(weights, np.float64), Sampling(seed=4, **options)
+    order_V = np.argsort(-weights_V, kind="stable")
+    for draws in (
+        {sampler.draw_all(weights_V[None], [sampling], [position])[0] for position in range(300)},
+        {sampler._draw_from_kept(order_V, weights_V[order_V], sampling, position) for position in range(300)},
+        {
+            token
+            for token in range(len(weights))
+            if sampler._is_kept(weights_V, token, sampling, weights_V.sum(), is_sure=False)
+        },
+    ):
+        assert draws == kept
+
+
+def test_what_top_p_leaves_keeps_its_shares() -> None:
+    """Of the two that top_k and top_p leave, neither gets what the others had."""
+    logits_V = np.log(np.array([4, 3, 2, 1], np.float32))
+    sampling = Sampling(seed=6, top_k=4, top_p=0.65)
+    chosen = [sampler.choose(logits_V, sampling, (), position) for position in range(4000)]
+    assert set(chosen) == {0, 1}
+    assert chosen.count(0) / 4000 == pytest.approx(4 / 7, abs=0.03)
+
+
+def test_a_logit_between_none_and_one_is_divided() -> None:
+    """The repetition penalty makes any logit above 0 smaller, and any below 0 more so."""
+    sampling = Sampling(seed=0, temperature=0, repetition_penalty=2.0)
+    assert sampler.choose(np.array([0.5, 0.45], np.float32), sampling, (0,), 0) == 1
+    assert sampler.choose(np.array([-0.5, -0.55], np.float32), sampling, (0,), 0) == 1
+
+
 def test_nothing_is_chosen_for_nobody() -> None:
     """A step in which no row is drawn."""
     assert sampler.draw_all(np.zeros((0, 5), np.float32), [], []) == []
@@ -208,6 +252,9 @@ def test_nothing_is_chosen_for_nobody() -> None:
         ({"top_p": 0.5, "min_p": 0.1, "temperature": 2.0}, True),
         ({"temperature": 0}, False),
         ({"temperature": 1e-12}, False),
+        ({"temperature": 0.00099}, False),
+        ({"temperature": 1e-3}, True),
+        ({"frequency_penalty": 0.5}, False),
         ({"top_k": 5}, False),
         ({"logit_bias": {1: 2.0}}, False),
         ({"presence_penalty": 0.5}, False),

@@ -5,8 +5,11 @@ import random
 import numpy as np
 import pytest
 
-from carousel.engine.scheduler import Ask, Bounds, Delivery, Job, Outcome, Scheduler, Step
+from carousel.engine.jobs import Ask, Job, Outcome, Step
+from carousel.engine.scheduler import Bounds, Delivery, Scheduler, _shape
+from carousel.engine.step_budget import StepSeconds, StepShape
 from carousel.errors import ModelFailed, Overloaded, ShuttingDown
+from carousel.shares import OwnerLimits
 from carousel.turns import (
     Ended,
     FinishReason,
@@ -26,8 +29,8 @@ START = Snapshot(0, (), np.zeros(1, np.float32))
 AFTER = Snapshot(99, (), np.zeros(1, np.float32))
 
 
-def turn(num_ids: int, goal: Goal | None = None, *, keeps_state: bool = True) -> Turn:
-    return Turn(START, tuple(range(num_ids)), goal or Predict(1), keeps_state)
+def turn(num_ids: int, goal: Goal | None = None, owner: str = "", *, keeps_state: bool = True) -> Turn:
+    return Turn(START, tuple(range(num_ids)), goal or Predict(1), keeps_state, owner)
 
 
 def generate(max_tokens: int) -> Generate:
@@ -51,15 +54,31 @@ def run_out(scheduler: Scheduler) -> list[Delivery]:
     return deliveries
 
 
+def is_open(scheduler: Scheduler, owner: str) -> bool:
+    try:
+        scheduler.check_open(owner)
+    except Overloaded:
+        return False
+    return True
+
+
 def assert_all_free(scheduler: Scheduler) -> None:
-    """Every lane can be taken again, each once."""
+    """Every lane can be taken again, each once; the short ones too."""
     assert (scheduler.num_busy, scheduler.num_queued) == (0, 0)
-    num_lanes = scheduler.bounds.max_lanes
-    jobs = [scheduler.submit(turn(1)) for _ in range(num_lanes)]
+    bounds = scheduler.bounds
+    num_lanes = bounds.max_lanes + bounds.max_short_lanes
+    jobs = []
+    for number in range(num_lanes):  # each owner far from his limits
+        if scheduler.num_queued == bounds.max_queued_turns:
+            break
+        jobs.append(scheduler.submit(turn(1, owner=f"fresh {number}")))
     step = scheduler.plan()
     assert step is not None
-    assert sorted(job.lane for job in step.admitted if job.lane is not None) == list(range(num_lanes))
-    assert len({job.lane for job in jobs}) == num_lanes
+    assert sorted(job.lane for job in step.admitted if job.lane is not None) == list(range(len(jobs)))
+    assert len({job.lane for job in jobs}) == len(jobs)
+    for job in jobs:
+        scheduler.cancel(job)
+    assert scheduler.plan() is None
 
 
 def test_nothing_to_do_is_no_step() -> None:
@@ -130,19 +149,69 @@ def test_a_lone_prompt_is_not_held_back() -> None:
 
 
 def test_a_long_prompt_does_not_keep_the_others() -> None:
-    """While another lane waits for its next token, prompts share the smaller budget, and the others move every step."""
-    scheduler = Scheduler(Bounds(max_prompt_tokens_per_step=100, max_prompt_tokens_beside_others=4))
+    """While another lane waits for its next token, prompts share a smaller budget, and the others move every step."""
+    scheduler = Scheduler(Bounds(max_prompt_tokens_per_step=100))
     scheduler.submit(turn(1, generate(12)))
     run_step(scheduler)
     for _ in range(2):
-        scheduler.submit(turn(30))
+        scheduler.submit(turn(120))
     for _ in range(11):
         step, deliveries = run_step(scheduler)
         assert [type(event) for _, event in deliveries] == [Generated]
-        assert [len(work.ids) for work in step.works] == [1, 2, 2]
+        assert [len(work.ids) for work in step.works] == [1, 8, 8]
+        assert [work.is_chunk for work in step.works] == [False, True, True]
     run_step(scheduler)  # the generation's last token
     step, _ = run_step(scheduler)
-    assert [len(work.ids) for work in step.works] == [6, 6]
+    assert [len(work.ids) for work in step.works] == [24, 24]
+
+
+def test_prompts_beside_a_stream_get_what_the_steps_took() -> None:
+    """Ten prompts of 2,000 tokens beside one stream are fed in 400 steps, not in 2,000, when a token of each costs a
+    quarter of what the stream's own step does, and no step is two and a half times as long as that."""
+    scheduler = Scheduler(Bounds())
+    scheduler.submit(turn(1, generate(10_000)))
+    for _ in range(10):
+        scheduler.submit(turn(2000, generate(0)))
+    num_steps, ended = 0, 0
+    while ended < 10:
+        step = scheduler.plan()
+        assert step is not None
+        chunk = max(len(work.ids) for work in step.works)
+        prompt_seconds = 0.25 * chunk if step.num_prompts else 0.0
+        assert 1 + prompt_seconds < 2.5
+        for _, event in scheduler.commit(step, answers(step), StepSeconds(prompt_seconds, 0, 1.0)):
+            ended += isinstance(event, Ended)
+        num_steps += 1
+    assert 400 <= num_steps < 410
+
+
+def test_prompts_that_are_rated_get_what_that_leaves() -> None:
+    """Ratings cost time as well: chunks of Score turns are shorter beside a stream than those of others."""
+    scheduler = Scheduler(Bounds())
+    scheduler.submit(turn(1, generate(10_000)))
+    sizes = []
+    for goal in (Score(), Predict(1)):
+        job = scheduler.submit(turn(500, goal))
+        for _ in range(6):
+            step = scheduler.plan()
+            assert step is not None
+            chunk = len(step.works[-1].ids) * step.num_prompts
+            rated = 0.25 * chunk if goal == Score() else 0.0
+            scheduler.commit(step, answers(step), StepSeconds(0.125 * chunk, rated, 1.0))
+        sizes.append(chunk)
+        scheduler.cancel(job)
+    assert sizes == [3, 11]
+
+
+def test_the_longest_chunk_is_what_a_step_costs() -> None:
+    """A prompt whose rest is short does not make the others' tokens look dear: all are padded to the longest."""
+    scheduler = Scheduler(Bounds(max_chunk_tokens=20))
+    scheduler.submit(turn(30))
+    scheduler.submit(turn(5))
+    scheduler.submit(turn(1))
+    step = scheduler.plan()
+    assert step is not None
+    assert _shape(step) == StepShape(num_answered=2, num_prompts=2, chunk=8)
 
 
 def test_a_generation_that_is_kept_consumes_its_last_token() -> None:
@@ -230,7 +299,7 @@ def test_a_job_cancelled_between_plan_and_commit_frees_its_lane_at_commit() -> N
 
 def test_a_job_cancelled_between_steps_frees_its_lane_at_the_next_plan() -> None:
     """The next plan has no work of it, and hands its lane to who waits."""
-    scheduler = Scheduler(Bounds(max_lanes=1))
+    scheduler = Scheduler(Bounds(max_lanes=1, max_short_lanes=0))
     job, waiting = scheduler.submit(turn(1, generate(5))), scheduler.submit(turn(1))
     run_step(scheduler)
     scheduler.cancel(job)
@@ -293,7 +362,14 @@ def test_a_closed_scheduler_refuses_and_finishes() -> None:
 def test_whatever_happens_every_job_ends_once_and_lanes_add_up(seed: int) -> None:
     """Random submits, cancels and failures at random points: one ending each, none after a cancel, no lane lost."""
     dice = random.Random(seed)
-    bounds = Bounds(max_lanes=3, max_queued_turns=5, max_chunk_tokens=2, max_prompt_tokens_per_step=3)
+    bounds = Bounds(
+        max_lanes=3,
+        max_short_lanes=seed % 3,
+        max_queued_turns=5,
+        max_chunk_tokens=2,
+        max_prompt_tokens_per_step=3,
+        owner_limits=OwnerLimits(max_lanes=None if seed % 2 else 2),
+    )
     scheduler = Scheduler(bounds)
     jobs: list[Job] = []
     cancelled: set[Job] = set()
@@ -301,9 +377,11 @@ def test_whatever_happens_every_job_ends_once_and_lanes_add_up(seed: int) -> Non
 
     def meddle() -> None:
         for _ in range(dice.randrange(3)):
-            if scheduler.num_queued < bounds.max_queued_turns and len(jobs) < 60:
+            owner = dice.choice("abc")
+            if is_open(scheduler, owner) and len(jobs) < 60:
                 goal = dice.choice([Predict(1), Score(), generate(dice.randrange(4))])
-                jobs.append(scheduler.submit(turn(dice.randrange(5), goal, keeps_state=dice.random() < 0.5)))
+                keeps_state = dice.random() < 0.5
+                jobs.append(scheduler.submit(turn(dice.randrange(5), goal, owner, keeps_state=keeps_state)))
         if jobs and dice.random() < 0.4:
             job = dice.choice(jobs)
             scheduler.cancel(job)
@@ -322,9 +400,10 @@ def test_whatever_happens_every_job_ends_once_and_lanes_add_up(seed: int) -> Non
         for job, event in scheduler.commit(step, outcomes):
             assert job not in cancelled
             assert job not in endings
-            if isinstance(event, Ended | ModelFailed):
+            if isinstance(event, Ended | ModelFailed | Overloaded):
                 endings.append(job)
-        assert scheduler.num_busy <= bounds.max_lanes
+        assert scheduler.num_busy <= bounds.max_lanes + bounds.max_short_lanes
+        assert scheduler.num_queued <= bounds.max_queued_turns
         meddle()
     assert sorted(map(id, [*endings, *cancelled])) == sorted(map(id, jobs))
     assert_all_free(scheduler)

@@ -8,9 +8,24 @@ import structlog
 from google.rpc import code_pb2, status_pb2
 from prometheus_client import CollectorRegistry
 
-from carousel.errors import ModelFailed, Overloaded
+from carousel.errors import (
+    CarouselError,
+    InvalidRequest,
+    ModelFailed,
+    Overloaded,
+    SessionNotFound,
+    ShuttingDown,
+    StoreUnavailable,
+    Unauthenticated,
+)
 from carousel.metrics import Metrics
+from carousel.readiness import StoreHealth
+from carousel.rpc.callers import Callers
 from carousel.rpc.calls import Calls
+from carousel.rpc.reading import UNREADABLE
+from carousel.rpc.streams import StreamBounds
+from carousel.v1 import language_model_pb2 as wire
+from carousel.v1 import sessions_pb2
 
 
 class Aborted(Exception):
@@ -28,11 +43,17 @@ class FakeContext:
     def time_remaining(self) -> float | None:
         return self.remaining_seconds
 
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:5"
+
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         return self._metadata
 
     async def abort_with_status(self, status: Any) -> None:
         self.statuses.append(status)
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0  # or the transport, sending the status, would be cancelled by its own time limits
         raise Aborted
 
     @property
@@ -45,7 +66,9 @@ class FakeContext:
 class Desk:
     def __init__(self, max_streams: int = 10, owner_metadata: str = "") -> None:
         self.registry = CollectorRegistry()
-        self.calls = Calls(max_streams, owner_metadata, Metrics(self.registry))
+        metrics = Metrics(self.registry)
+        self.health = StoreHealth(metrics.store_is_up)
+        self.calls = Calls(StreamBounds(max_streams), Callers(owner_metadata), metrics, self.health)
 
     def count(self, code: str) -> float:
         return self.registry.get_sample_value("carousel_requests_total", {"method": "Do", "code": code}) or 0
@@ -153,16 +176,157 @@ async def test_finish_ends_waiting_calls_at_once_and_lets_the_others_send() -> N
     assert (desk.count("OK"), desk.count("UNAVAILABLE"), desk.num_running) == (1, 2, 0)
 
 
+async def refuse(
+    desk: Desk, error: Exception | None, request: Any = None, *metadata: tuple[str, str]
+) -> dict[str, Any]:
+    """A call that must be refused, by `error` or before the body; its log line, with the status's code."""
+    context = FakeContext(*metadata)
+
+    async def handle() -> None:
+        async with desk.calls.answer("Do", context, request):
+            if error is None:
+                pytest.fail("it must be refused")
+            raise error
+
+    with structlog.testing.capture_logs() as lines, pytest.raises(Aborted):
+        await handle()
+    (line,) = (line for line in lines if line["event"] == "call")
+    assert line["code"] == context.code
+    return dict(line)
+
+
+async def test_the_owner_is_who_the_proxy_says() -> None:
+    """A call knows its owner; one that names none is UNAUTHENTICATED and takes no place."""
+    desk = Desk(max_streams=1, owner_metadata="x-owner")
+    line = await refuse(desk, None)
+    assert (line["code"], line["reason"]) == ("UNAUTHENTICATED", Unauthenticated.reason)
+    async with desk.calls.answer("Do", FakeContext(("x-owner", "ann"))) as call:
+        assert call.owner == "ann"
+
+
+async def test_a_message_that_cannot_be_read_is_refused() -> None:
+    """Before the handler's body sees it."""
+    line = await refuse(Desk(), None, UNREADABLE)
+    assert (line["code"], line["reason"]) == ("INVALID_ARGUMENT", "MESSAGE_INVALID")
+
+
+async def test_a_failed_call_says_why_for_whom_and_where() -> None:
+    """Reason, field, hash of the session, request id and peer, and not a word of the error's text."""
+    request = wire.ScoreRequest(session_id="swordfish", request_id="r")
+    line = await refuse(Desk(), InvalidRequest("g", "swordfish"), request)
+    assert (line["reason"], line["field"], line["request_id"]) == ("INVALID_REQUEST", "g", "r")
+    assert (line["peer"], len(line["session"])) == ("ipv4:127.0.0.1:5", 16)
+    assert "swordfish" not in str(line)
+
+
+async def test_a_call_that_is_ok_names_no_session() -> None:
+    """Only failures need to be found again."""
+    with structlog.testing.capture_logs() as lines:
+        async with Desk().calls.answer("Do", FakeContext(), wire.ScoreRequest(session_id="s", request_id="r")):
+            pass
+    assert lines[0].keys() == {"event", "method", "code", "seconds", "log_level"}
+
+
+async def test_the_last_message_of_a_stream_is_the_one_that_failed() -> None:
+    """Its request id is told."""
+    desk = Desk()
+
+    async def handle() -> None:
+        async with desk.calls.answer("Predict", FakeContext()) as call:
+            for name in ("one", "two"):
+                call.request = wire.PredictRequest(request_id=name)
+            raise SessionNotFound("no")
+
+    with structlog.testing.capture_logs() as lines, pytest.raises(Aborted):
+        await handle()
+    assert lines[0]["request_id"] == "two"
+
+
+async def until_idle(desk: Desk, context: FakeContext, entered: asyncio.Event) -> None:
+    async with desk.calls.answer("Do", context) as call:
+        call.is_waiting = True
+        entered.set()
+        await asyncio.Event().wait()
+
+
+async def test_an_idle_call_gives_way_to_a_newcomer() -> None:
+    """Its client is told RESOURCE_EXHAUSTED and which limit, and the newcomer is served at once."""
+    desk = Desk(max_streams=1, owner_metadata="x-owner")
+    idle, entered = FakeContext(("x-owner", "ann")), asyncio.Event()
+    task = asyncio.create_task(until_idle(desk, idle, entered))
+    await entered.wait()
+    async with desk.calls.answer("Do", FakeContext(("x-owner", "bob"))):
+        with pytest.raises(Aborted):
+            await task
+        assert idle.code == "RESOURCE_EXHAUSTED"
+        line = await asyncio.create_task(refuse(desk, None, None, ("x-owner", "ann")))
+        assert line["limit"] == "max_streams"
+    assert desk.registry.get_sample_value("carousel_refusals_total", {"reason": "max_streams"}) == 2
+    assert repr(desk.calls._streams) == "Streams(0 of 1 taken)"
+
+
+async def test_a_call_is_ended_for_one_reason() -> None:
+    """The first: what comes before it has heard of it changes nothing."""
+    desk, context, entered = Desk(), FakeContext(), asyncio.Event()
+    task = asyncio.create_task(until_idle(desk, context, entered))
+    await entered.wait()
+    desk.calls._end(task, Overloaded("no", limit="max_streams", retry_seconds=1))
+    desk.calls._end(task, ShuttingDown("no"))
+    with pytest.raises(Aborted):
+        await task
+    assert context.code == "RESOURCE_EXHAUSTED"
+
+
+async def test_what_is_not_counted_needs_no_place() -> None:
+    """Metadata calls are served when all places are taken, and take none."""
+    desk = Desk(max_streams=1)
+
+    async def ask(is_counted: bool, *beside: bool) -> None:
+        async with desk.calls.answer("Do", FakeContext(), is_counted=is_counted):
+            if beside:
+                await asyncio.create_task(ask(*beside))
+
+    await ask(False, True, False)
+    assert (desk.count("OK"), desk.count("RESOURCE_EXHAUSTED")) == (3, 0)
+    with pytest.raises(Aborted):
+        await ask(True, True)
+
+
+async def test_after_the_end_calls_are_refused() -> None:
+    """A watch that came now would never be ended by anybody."""
+    desk = Desk()
+    await desk.calls.finish(0)
+    line = await refuse(desk, None)
+    assert (line["code"], line["reason"]) == ("UNAVAILABLE", "SHUTTING_DOWN")
+
+
 @pytest.mark.parametrize(
-    ("key", "metadata", "owner"),
+    ("method", "request_message", "is_evidence"),
     [
-        ("", (("x-owner", "ann"),), ""),
-        ("x-owner", (("x-owner", "ann"),), "ann"),
-        ("x-owner", (("other", "ann"),), ""),
-        ("x-owner", (), ""),
+        ("Generate", wire.GenerateRequest(session_id="s"), True),
+        ("CreateSession", sessions_pb2.CreateSessionRequest(), True),
+        ("ImportSession", sessions_pb2.ImportSessionRequest(), True),
+        ("Generate", wire.GenerateRequest(), False),
+        ("GetSession", sessions_pb2.GetSessionRequest(session_id="s"), False),
+        ("GetModel", wire.GetModelRequest(), False),
     ],
 )
-async def test_the_owner_is_who_the_proxy_says(key: str, metadata: tuple[tuple[str, str], ...], owner: str) -> None:
-    """Only the configured key names the caller; without it everybody is anonymous."""
-    async with Desk(owner_metadata=key).calls.answer("Do", FakeContext(*metadata)) as call:
-        assert call.owner == owner
+async def test_calls_tell_whether_the_store_answers(method: str, request_message: Any, is_evidence: bool) -> None:
+    """Three that failed for it are a trouble; one that wrote ends it, one that did not says nothing."""
+    desk = Desk()
+    for _ in range(3):
+        assert desk.health.is_up
+        assert (await refuse(desk, StoreUnavailable("no")))["code"] == "UNAVAILABLE"
+    assert not desk.health.is_up
+    async with desk.calls.answer(method, FakeContext(), request_message):
+        pass
+    assert desk.health.is_up == is_evidence
+
+
+async def test_other_failures_say_nothing_of_the_store() -> None:
+    """However many."""
+    desk = Desk()
+    errors: list[CarouselError] = [ModelFailed("no"), SessionNotFound("no")] * 3
+    for error in errors:
+        await refuse(desk, error)
+    assert desk.health.is_up

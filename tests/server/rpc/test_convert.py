@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from google.protobuf import duration_pb2
 from tests.fakes import byte_tokenizer
 from tests.worlds import Plan, make_manifest
 
@@ -136,23 +137,41 @@ def test_tokens_carry_their_candidates_with_text() -> None:
     assert not second.HasField("log_probability")
 
 
+def tokenized(ids: list[int]) -> tuple[wire.TokenizeResponse, list[int]]:
+    """The answer, and how many tokens it had after each slice."""
+    response = wire.TokenizeResponse()
+    return response, [len(response.tokens) for _ in convert.fill_tokens(response, ids, BYTES)]
+
+
 def test_token_texts_join_to_the_text() -> None:
     """Tokenized text is cut at tokens, characters come with their last byte, and nothing is lost at the end."""
-    for content in ("né日".encode(), "日".encode()[:2]):
-        found = convert.from_tokens(list(content), BYTES).tokens
+    for content in ("né日".encode(), "日".encode()[:2], "日".encode() * 3000):
+        found = tokenized(list(content))[0].tokens
         assert [token.id for token in found] == list(content)
         assert "".join(token.text for token in found) == content.decode(errors="replace")
-    assert not convert.from_tokens([], BYTES).tokens
+    assert not tokenized([])[0].tokens
+
+
+def test_many_tokens_come_in_slices() -> None:
+    """So that others run in between."""
+    sizes = tokenized([65] * 5000)[1]
+    assert sizes == [2048, 4096, 5000]
 
 
 def test_the_model_is_described_with_its_limits() -> None:
     """Manifest, provider and limits are all in the description; training facts are JSON."""
     plan = Plan()
     manifest = make_manifest(plan)
-    model = convert.from_manifest(manifest, "cpu", Settings(max_input_tokens=5, penalty_window=6))
+    bounds = Settings(
+        max_input_tokens=5, penalty_window=6, max_input_bytes=7, max_answer_items=8, max_stop_ids=9, max_message_bytes=3
+    )
+    model = convert.from_manifest(manifest, "cpu", bounds)
     assert (model.name, model.digest, model.cell, model.tokenizer) == ("toy", manifest.digest, "rnn", "character")
     assert (model.vocabulary_size, model.num_parameters, model.state_bytes) == (16, 99, 24)
-    assert (model.limits.max_input_tokens, model.limits.penalty_window) == (5, 6)
+    limits = model.limits
+    assert (limits.max_input_tokens, limits.penalty_window, limits.max_input_bytes) == (5, 6, 7)
+    assert (limits.max_answer_items, limits.max_stop_ids, limits.max_message_bytes) == (8, 9, 3)
+    assert limits.max_generated_tokens == Settings().max_generated_tokens
     assert json.loads(model.training_json) == {"corpus": "none"}
 
 
@@ -175,3 +194,34 @@ def test_a_long_piece_is_split_into_messages_of_bounded_size(num_tokens: int) ->
     assert all(len(part.tokens) <= 256 for part in parts)
     assert [(part.text, part.end) for part in parts] == [("", None)] * (len(parts) - 1) + [("text", end)]
     assert len(parts) == max(1, -(-num_tokens // 256))
+
+
+@pytest.mark.parametrize(("num_candidates", "size"), [(0, 256), (16, 256), (17, 240), (64, 64)])
+def test_many_candidates_make_shorter_messages(num_candidates: int, size: int) -> None:
+    """What is made at once is bounded in candidates, too: 256 tokens with 64 each take 7 ms."""
+    tokens = (Generated(1, -0.5, (Candidate(1, -0.5),) * num_candidates),) * 600
+    parts = list(convert.split_piece(requests.GenerationPiece(tokens, "text", branch=2)))
+    assert [len(part.tokens) for part in parts] == [size] * (600 // size) + [600 % size]
+    assert {part.branch for part in parts} == {2}
+
+
+@pytest.mark.parametrize("num_tokens", [0, 1, 2048, 2049, 5000])
+def test_many_ratings_come_in_several_messages(num_tokens: int) -> None:
+    """All of them in order, the totals with the last."""
+    totals = requests.ScoreTotals(num_tokens, -1.0, 0, STANDING)
+    rated = tuple(requests.ScoredToken(number, -0.5, 1, True, "a") for number in range(num_tokens))
+    parts = list(convert.split_scoring(requests.ScoringPiece(rated, totals)))
+    assert [token.id for part in parts for token in part.tokens] == list(range(num_tokens))
+    assert all(len(part.tokens) <= 2048 for part in parts)
+    assert [part.totals for part in parts] == [None] * (len(parts) - 1) + [totals]
+    assert len(parts) == max(1, -(-num_tokens // 2048))
+
+
+def test_times_and_expectations_that_are_not_set() -> None:
+    """A day for a sealed state; no expectation; 0 is neither."""
+    export = sessions_pb2.ExportSessionRequest
+    assert convert.to_ttl(export()) == 86_400
+    assert convert.to_ttl(export(ttl=duration_pb2.Duration(seconds=2, nanos=500_000_000))) == 2.5
+    assert convert.to_ttl(export(ttl=duration_pb2.Duration())) == 0
+    assert convert.to_expected(sessions_pb2.RewindSessionRequest()) is None
+    assert convert.to_expected(sessions_pb2.RewindSessionRequest(expected_position=0)) == 0

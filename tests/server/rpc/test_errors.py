@@ -17,6 +17,8 @@ NEVER_MET = {
 }
 EXAMPLES = [
     (errors.InvalidRequest("top_k", "no"), "INVALID_ARGUMENT"),
+    (errors.MessageInvalid("no"), "INVALID_ARGUMENT"),
+    (errors.Unauthenticated("no"), "UNAUTHENTICATED"),
     (errors.SessionNotFound("no"), "NOT_FOUND"),
     (errors.ModelNotFound("no"), "NOT_FOUND"),
     (errors.SessionExists("no"), "ALREADY_EXISTS"),

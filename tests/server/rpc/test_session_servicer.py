@@ -8,9 +8,9 @@ import pytest
 from google.protobuf import duration_pb2
 from tests.fakes import Fault, FaultyStore
 from tests.server.rpc.test_server import GREEDY, House, _drain, refusal, served, text, until
-from tests.worlds import Plan
+from tests.worlds import LIFETIMES, ROOMY, Plan
 
-from carousel.state.memory import Capacity, MemoryStore
+from carousel.state.memory import MemoryStore
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import sessions_pb2, sessions_pb2_grpc
 
@@ -182,8 +182,8 @@ async def test_endings_are_told_apart() -> None:
 
 async def test_a_store_that_is_away_is_unavailable_with_a_hint() -> None:
     """UNAVAILABLE and when to try again; a repeat after a lost answer is not applied twice."""
-    store = FaultyStore(MemoryStore(Capacity(9, 2**20, evicts=False)))
-    async with served(Plan(store=lambda: store)) as house:
+    store = FaultyStore(MemoryStore(ROOMY, LIFETIMES))
+    async with served(Plan(store=lambda clock: store)) as house:
         await create(house)
         for fault in (Fault.TAKE, Fault.BEFORE_WRITE, Fault.AFTER_WRITE):
             store.faults[fault] = 1
@@ -223,7 +223,7 @@ async def test_a_watcher_that_leaves_is_forgotten() -> None:
         await watching.initial_metadata()
         watching.cancel()
         await until(lambda: house.world.value("requests_total", method="WatchSessions", code="CANCELLED") == 1)
-        assert house.world.lives.hub._watchers == {}
+        assert house.world.lives.hub._boards == {}
 
 
 async def test_a_foreign_session_is_as_unknown_to_every_call() -> None:

@@ -2,17 +2,23 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+import time
+import tracemalloc
+from collections.abc import AsyncGenerator, Iterator
 
+import numpy as np
 import pytest
-from tests.fakes import ToyModel, same_snapshot
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic_core import to_json
+from tests.fakes import ToyModel, byte_tokenizer, same_snapshot
 from tests.worlds import Plan, World, running_world
 
 from carousel.engine.scheduler import Bounds
 from carousel.errors import ModelFailed
-from carousel.sessions.branch import merge
-from carousel.sessions.requests import Caller, GenerationPiece, GenerationRequest, SamplingOptions
-from carousel.turns import FinishReason, Sampling
+from carousel.sessions.branch import Branch, merge
+from carousel.sessions.requests import Caller, GenerationEnd, GenerationPiece, GenerationRequest, SamplingOptions
+from carousel.turns import Candidate, Ended, FinishReason, Generate, Generated, Sampling, Snapshot
 
 ANN = Caller("ann", "s")
 
@@ -121,6 +127,124 @@ async def test_a_branch_that_fails_fails_the_turn() -> None:
         while not world.is_idle:
             await asyncio.sleep(0)
         assert await world.lives.get("ann", "s") == session
+
+
+# Branch by itself
+
+BYTES = byte_tokenizer()
+START = Snapshot(3, (), np.zeros(1, np.float32))
+TOKENS = st.builds(
+    Generated,
+    st.integers(32, 126),
+    st.none() | st.floats(-50, 0),
+    st.lists(st.builds(Candidate, st.integers(0, 9999), st.floats(-50, 0)), max_size=3).map(tuple),
+)
+
+
+def make_branch(request: GenerationRequest, max_answer_bytes: int | None = None, *, owner: str = "") -> Branch:
+    return Branch(
+        BYTES, request, START, (65,), Sampling(1), keeps_state=True, owner=owner, max_answer_bytes=max_answer_bytes
+    )
+
+
+def run_branch(branch: Branch, tokens: list[Generated], reason: FinishReason = FinishReason.LENGTH) -> GenerationEnd:
+    """Tokens one by one, as the engine's thread and then the event loop see them."""
+    goal = branch.turn().goal
+    assert isinstance(goal, Generate)
+    for token in tokens:
+        if goal.is_stop is not None and token.id not in goal.stop_ids:
+            goal.is_stop(token.id)
+        branch.piece((token,), None)
+    end = branch.piece((), Ended(reason, START)).end
+    assert end is not None
+    return end
+
+
+@given(st.lists(TOKENS, max_size=12), st.integers(0, 1500))
+def test_an_answer_that_fits_is_kept(tokens: list[Generated], max_answer_bytes: int) -> None:
+    """No answer whose record is small enough is given up, and one that is kept is whole."""
+    branch = make_branch(GenerationRequest(max_tokens=12), max_answer_bytes)
+    answer = branch.answer(run_branch(branch, tokens))
+    whole = make_branch(GenerationRequest(max_tokens=12), 2**24)
+    expected = whole.answer(run_branch(whole, tokens))
+    assert expected is not None
+    assert expected.tokens == tuple(tokens)
+    if len(to_json(expected)) <= max_answer_bytes:
+        assert answer == expected
+    assert answer in (None, expected)
+
+
+@pytest.mark.parametrize("max_answer_bytes", [None, 0, 1000])
+def test_an_answer_that_is_not_to_be_recorded_or_too_large_is_none(max_answer_bytes: int | None) -> None:
+    """The pieces, the end and the ids are what they are with it."""
+    tokens = [Generated(97)] * 100
+    branch = make_branch(GenerationRequest(max_tokens=100), max_answer_bytes)
+    end = run_branch(branch, tokens)
+    assert branch.answer(end) is None
+    assert branch.consumed() == (65, *([97] * 100))
+    assert (end.num_generated_tokens, end.standing.position) == (100, 104)
+
+
+def candidates_in_pieces(num_tokens: int) -> Iterator[tuple[Generated, ...]]:
+    for number in range(num_tokens):
+        yield (Generated(97, -1.0 - number, tuple(Candidate(n, -n - 0.5) for n in range(64))),)
+
+
+def test_sixteen_branches_of_many_candidates_keep_no_more_than_the_record_may_have() -> None:
+    """16 branches of 400 tokens with 64 candidates each: 4 MiB at most are held at any moment, not the 45 MiB that
+    all of them take."""
+    request = GenerationRequest(num_branches=16, max_tokens=400, num_log_probabilities=64)
+    branches = [make_branch(request, 65_536) for _ in range(16)]
+    tracemalloc.start()
+    try:
+        for branch in branches:
+            for tokens in candidates_in_pieces(400):
+                branch.piece(tokens, None)
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 2**20
+    assert peak < 2**22
+
+
+def test_many_stop_ids_cost_the_reader_nothing() -> None:
+    """1,024 stop ids and 20,000 tokens in 64s: less than 50 ms of the event loop, where comparing each took half a
+    second; the engine gets them as a set, made once."""
+    branch = make_branch(GenerationRequest(max_tokens=20_000, stop_ids=tuple(range(1000, 2024))))
+    pieces = [(Generated(97),) * 64] * (20_000 // 64)
+    started = time.thread_time()
+    for tokens in pieces:
+        branch.piece(tokens, None)
+    assert time.thread_time() - started < 0.05
+    goals = [branch.turn().goal for _ in range(2)]
+    assert isinstance(goals[0], Generate)
+    assert isinstance(goals[1], Generate)
+    assert goals[0].stop_ids is goals[1].stop_ids
+    assert goals[0].stop_ids == frozenset(range(1000, 2024))
+
+
+def test_a_stop_id_has_no_text() -> None:
+    """It counts as consumed; the text ends before it, and what was held back for a stop string is given."""
+    branch = make_branch(GenerationRequest(max_tokens=9, stop_ids=(33,), stop=("bcd",)), 1000)
+    end = run_branch(branch, [Generated(byte) for byte in b"abc!"], FinishReason.STOP_ID)
+    answer = branch.answer(end)
+    assert answer is not None
+    assert (answer.text, end.stop, end.num_generated_tokens) == ("abc", "", 4)
+    assert branch.consumed() == tuple(b"Aabc!")
+
+
+def test_a_stop_string_is_left_out_and_named() -> None:
+    """The tokens that spell it count; its text does not."""
+    branch = make_branch(GenerationRequest(max_tokens=9, stop=("cd",)), 1000)
+    end = run_branch(branch, [Generated(byte) for byte in b"abcd"], FinishReason.STOP)
+    answer = branch.answer(end)
+    assert answer is not None
+    assert (answer.text, end.stop, end.num_generated_tokens) == ("ab", "cd", 4)
+
+
+def test_a_branch_is_its_owners() -> None:
+    """The engine is told whose turn it is."""
+    assert make_branch(GenerationRequest(), owner="ann").turn().owner == "ann"
 
 
 # merge

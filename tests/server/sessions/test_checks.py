@@ -11,7 +11,7 @@ from carousel.sessions import checks
 from carousel.sessions.checks import Limits
 from carousel.sessions.requests import GenerationRequest, PredictionRequest, SamplingOptions, ScoringRequest
 
-LIMITS = Limits(max_input_tokens=10, max_generated_tokens=100)
+LIMITS = Limits(max_input_tokens=10, max_generated_tokens=100, max_input_bytes=20, max_stop_ids=3)
 V = 50
 
 
@@ -27,7 +27,7 @@ GENERATION = [
     ("max_tokens", (0, 1, 100), (-1, 101)),
     ("num_branches", (1, 16), (0, -1, 17)),
     ("num_log_probabilities", (0, 64), (-1, 65)),
-    ("stop_ids", ((), (0,), (49, 0)), ((-1,), (50,), (3, 50))),
+    ("stop_ids", ((), (0,), (49, 0, 1)), ((-1,), (50,), (3, 50), (1, 2, 3, 4))),
     ("stop", ((), ("x",) * 16, ("é" * 128,)), (("x",) * 17,)),
 ]
 SAMPLING = [
@@ -124,12 +124,27 @@ def test_the_default_requests_fit_the_smallest_vocabulary() -> None:
     checks.check_prediction(PredictionRequest())
 
 
-def test_input_is_bounded_in_length_and_vocabulary() -> None:
-    """As many tokens as the limit pass, one more does not, and each must be in the vocabulary."""
-    checks.check_input((), LIMITS, V)
-    checks.check_input((0, 49) * 5, LIMITS, V)
-    with pytest.raises(InvalidRequest, match="^input: 11 tokens; at most 10"):
-        checks.check_input((0,) * 11, LIMITS, V)
+def test_input_is_bounded_in_bytes_length_and_vocabulary() -> None:
+    """As many bytes or tokens as the limit pass, one more does not, and each id must be in the vocabulary."""
+    checks.check_length((0, 49) * 5, LIMITS)
+    with pytest.raises(InvalidRequest, match=r"^input: 11 tokens; at most 10 .*max_input_tokens"):
+        checks.check_length((0,) * 11, LIMITS)
+    for text in ("x" * 20, "é" * 10):
+        checks.check_text(text, LIMITS)
+        with pytest.raises(InvalidRequest, match=r"^input: 21 bytes of text; at most 20 .*max_input_bytes"):
+            checks.check_text(text + "x", LIMITS)
+    checks.check_ids("input.tokens", (), V)
+    checks.check_ids("input.tokens", (0, 49), V)
     for bad in (-1, 50, 2**31 - 1):
-        with pytest.raises(InvalidRequest, match=r"^input\.tokens: .*vocabulary of 50"):
-            checks.check_input((0, bad), LIMITS, V)
+        with pytest.raises(InvalidRequest, match=rf"^input\.tokens: token id {bad} .*vocabulary of 50"):
+            checks.check_ids("input.tokens", (0, bad, 1), V)
+
+
+@pytest.mark.parametrize(("n", "max_tokens", "num_log_probabilities"), [(16, 100, 2), (1, 100, 63), (2, 100, 40)])
+def test_an_answer_is_bounded_as_a_whole(n: int, max_tokens: int, num_log_probabilities: int) -> None:
+    """n x max_tokens x (1 + num_log_probabilities) passes at the bound; beyond it the bound is named."""
+    request = GenerationRequest((), SamplingOptions(), max_tokens, n, (), (), num_log_probabilities)
+    num_items = n * max_tokens * (1 + num_log_probabilities)
+    checks.check_generation(request, replace(LIMITS, max_answer_items=num_items), V)
+    with pytest.raises(InvalidRequest, match=rf"^max_tokens: .* is {num_items}; .*max_answer_items"):
+        checks.check_generation(request, replace(LIMITS, max_answer_items=num_items - 1), V)

@@ -47,10 +47,10 @@ async def test_a_waiting_watcher_wakes() -> None:
 
 @pytest.mark.parametrize("is_waiting", [True, False])
 @pytest.mark.parametrize("num_events", [3, 4, 50])
-async def test_a_watcher_that_missed_events_is_told_where(
+async def test_a_watcher_that_missed_events_is_told(
     monkeypatch: pytest.MonkeyPatch, num_events: int, is_waiting: bool
 ) -> None:
-    """Up to the bound nothing is missed; beyond it the reader gets what came before the gap and then the error."""
+    """Up to the bound nothing is missed; beyond it the reader gets the error, and nothing that leaves some out."""
     monkeypatch.setattr(events, "_MAX_BEHIND", 3)
     hub = EventHub()
     with hub.watch("ann") as heard:
@@ -58,17 +58,74 @@ async def test_a_watcher_that_missed_events_is_told_where(
         await asyncio.sleep(0)
         for number in range(num_events):
             hub.publish(event(number))
-        found = [await waiting] if waiting is not None else []
-        while len(found) < 3:
-            found.append(await anext(heard))
-        assert found == [event(number) for number in range(3)]
-        if num_events == 3:
-            hub.publish(event(3))
-            assert await anext(heard) == event(3)
-        else:
+        if num_events > 3:
             with pytest.raises(Overloaded, match="missed") as missed:
-                await anext(heard)
+                await (waiting or anext(heard))
             assert missed.value.limit == "watch"
+            return
+        found = [await (waiting or anext(heard)), await anext(heard), await anext(heard)]
+        hub.publish(event(3))
+        assert [*found, await anext(heard)] == [event(number) for number in range(4)]
+
+
+async def test_a_slow_watcher_does_not_hold_up_a_quick_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who keeps up hears all; only who stays behind misses some."""
+    monkeypatch.setattr(events, "_MAX_BEHIND", 3)
+    hub = EventHub()
+    with hub.watch("ann") as quick, hub.watch("ann") as slow:
+        for number in range(10):
+            hub.publish(event(number))
+            assert await anext(quick) == event(number)
+        with pytest.raises(Overloaded, match="missed"):
+            await anext(slow)
+
+
+async def test_many_watchers_are_woken_a_few_at_a_time() -> None:
+    """All of them hear all, in order; in one turn of the event loop not more than some do, also when events come
+    while others are being woken; and when all have heard, nothing is kept."""
+    hub = EventHub()
+    heard: list[list[SessionEvent]] = [[] for _ in range(100)]
+
+    async def read(number: int) -> None:
+        with hub.watch("ann") as one:
+            async for found in one:
+                heard[number].append(found)
+
+    tasks = [asyncio.create_task(read(number)) for number in range(100)]
+    await asyncio.sleep(0)
+    sizes = [0]
+    for number in range(3):
+        hub.publish(event(number))
+        for _ in range(1 if number < 2 else 30):
+            await asyncio.sleep(0)
+            sizes.append(sum(map(len, heard)))
+    assert heard == [[event(number) for number in range(3)]] * 100
+    steps = [after - before for before, after in zip(sizes, sizes[1:], strict=False)]
+    assert max(steps) <= 3 * events._WOKEN_AT_ONCE
+    assert steps[-1] == 0
+    board = hub._boards["ann"]
+    assert (len(board._events), len(board._waiting), len(board._waking)) == (0, 100, 0)
+    for task in tasks[:50]:
+        task.cancel()
+    await asyncio.gather(*tasks[:50], return_exceptions=True)
+    assert (board.num_watchers, len(board._waiting)) == (50, 50)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert hub._boards == {}
+
+
+async def test_a_watcher_that_leaves_while_woken_is_forgotten() -> None:
+    """And the others hear the event all the same."""
+    hub = EventHub()
+    with hub.watch("ann") as one, hub.watch("ann") as other:
+        leaving, staying = (asyncio.ensure_future(anext(each)) for each in (one, other))
+        await asyncio.sleep(0)
+        hub.publish(event(1))
+        leaving.cancel()
+        assert await staying == event(1)
+        assert leaving.cancelled()
+        assert hub._boards["ann"]._waking == {}
 
 
 async def test_nothing_is_kept_for_those_who_left() -> None:
@@ -77,4 +134,4 @@ async def test_nothing_is_kept_for_those_who_left() -> None:
     with pytest.raises(ValueError, match="oops"), hub.watch("ann"), hub.watch("ann"):
         raise ValueError("oops")
     hub.publish(event(1))
-    assert hub._watchers == {}
+    assert hub._boards == {}

@@ -1,19 +1,21 @@
 """A session's past as parts: what a rewind finds is what was there, and nothing grows beyond its bound."""
 
+import hashlib
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from carousel.bundle.layout import StateLayout, StateTensor
 from carousel.errors import PositionUnknown
-from carousel.sessions.ledger import Ledger, Retention
+from carousel.sessions.ledger import Ledger, Move, Retention
 from carousel.state.codec import SnapshotCodec
 from carousel.state.store import Change, Held, Row
 from carousel.turns import Snapshot
 
 CODEC = SnapshotCodec(StateLayout((StateTensor("h", (1,), "float32"),)), "ab" * 32, 1)
-RETENTION = Retention(max_turns=3, max_answers=2, max_answer_bytes=10, idle_seconds=10, lifetime_seconds=25)
+RETENTION = Retention(max_turns=3, max_answers=2, max_answer_bytes=10, max_request_ids=5)
 LEDGER = Ledger(RETENTION)
 
 
@@ -22,25 +24,30 @@ def at(position: int, value: float = 0.5) -> bytes:
     return CODEC.encode(Snapshot(position, (hidden_H,), hidden_H))
 
 
-def opened(position: int = 0, now: float = 100.0) -> Held:
-    return Held(*LEDGER.open("s", "ann", 7, at(position), now))
+def opened(position: int = 0) -> Held:
+    birth = LEDGER.open("s", "ann", 7, at(position))
+    return Held(Row(birth.id, birth.owner, birth.incarnation, 0, birth.position, 1, 1, 9), birth.parts)
 
 
 def apply(held: Held, change: Change) -> Held:
     """As a store does."""
     parts = {key: part for key, part in held.parts.items() if key not in change.drop}
-    return Held(change.row, parts | dict(change.put))
+    row = replace(held.row, revision=held.row.revision + 1, position=change.position)
+    return Held(row, parts | dict(change.put))
 
 
-def advanced(held: Held, position: int, request_id: str = "", answer: bytes = b"", now: float = 100.0) -> Held:
-    return apply(held, LEDGER.advance(held, at(position), now, request_id, answer))
+def advanced(held: Held, position: int, request_id: str = "", answer: bytes = b"") -> Held:
+    return apply(held, LEDGER.advance(held, at(position), request_id, answer))
+
+
+def moved(held: Held, change: Change, request_id: str, contents: bytes = b"twelve bytes") -> Held:
+    return apply(held, LEDGER.record_move(held, change, request_id, contents))
 
 
 def test_a_new_session_stands_at_its_snapshot() -> None:
-    """Row and parts say the same position, revision 0, one boundary."""
+    """Position and parts say the same, with one boundary."""
     held = opened(position=5)
-    expected = Row("s", "ann", 7, 0, 5, created_at=100, updated_at=100, expires_at=110)
-    assert held.row == expected
+    assert (held.row.id, held.row.owner, held.row.incarnation, held.row.position) == ("s", "ann", 7, 5)
     assert (LEDGER.current(held), LEDGER.positions(held), LEDGER.marks(held)) == (at(5), [5], {})
 
 
@@ -65,13 +72,6 @@ def test_turns_that_move_nothing_keep_the_boundaries() -> None:
     assert held.row.revision == 102
 
 
-def test_a_session_expires_when_unused_and_when_old() -> None:
-    """Each change moves the idle end, never beyond the lifetime."""
-    for now, expires_at in ((105, 115), (114, 124), (120, 125), (124, 125)):
-        held = advanced(opened(now=100), 1, now=now)
-        assert (held.row.expires_at, held.row.updated_at, held.row.created_at) == (expires_at, now, 100)
-
-
 def test_answers_are_found_by_their_request_up_to_the_bound() -> None:
     """The last ones are there word for word; the oldest are dropped; another id has none."""
     held = opened()
@@ -93,10 +93,62 @@ def test_turns_without_an_id_keep_no_answer_and_drop_none() -> None:
     assert sum(key.startswith("answer/") for key in held.parts) == 1
 
 
-@pytest.mark.parametrize(("size", "kept"), [(10, b"x" * 10), (11, b"")])
-def test_an_answer_has_a_size(size: int, kept: bytes) -> None:
-    """At the bound it is kept; above it, only that the request was applied."""
-    assert LEDGER.find_answer(advanced(opened(), 1, "r", b"x" * size), "r") == kept
+@pytest.mark.parametrize(("size", "kept"), [(10, b"x" * 10), (11, None), (0, None)])
+def test_an_answer_has_a_size(size: int, kept: bytes | None) -> None:
+    """At the bound it is kept; above it, and where there is none, only that the request was applied."""
+    held = advanced(opened(), 1, "r", b"x" * size)
+    assert LEDGER.find_answer(held, "r") == kept
+    assert LEDGER.is_used(held, "r")
+
+
+def test_ids_are_remembered_longer_than_answers() -> None:
+    """The last five ids are used, of which two have answers; the sixth is forgotten; nobody else's is used."""
+    held = opened()
+    for number in range(1, 9):
+        held = advanced(held, number, f"r{number}", b"x")
+    assert [LEDGER.is_used(held, f"r{number}") for number in range(1, 9)] == [False] * 3 + [True] * 5
+    assert sum(key.startswith("answer/") for key in held.parts) == 2
+    assert len(held.parts["used"]) == 5 * 8
+    assert not LEDGER.is_used(held, "r")
+
+
+def test_an_id_is_not_found_across_two_others() -> None:
+    """Eight bytes that are the end of one digest and the begin of the next are nobody's id."""
+    wanted = hashlib.blake2b(b"wanted", digest_size=8).digest()
+    for shift in range(1, 8):
+        held = opened()
+        held = Held(held.row, {**held.parts, "used": bytes(shift) + wanted + bytes(8 - shift)})
+        assert not LEDGER.is_used(held, "wanted")
+    held = Held(held.row, {**held.parts, "used": bytes(8) + wanted})
+    assert LEDGER.is_used(held, "wanted")
+
+
+def test_answers_of_an_older_server_count_as_used() -> None:
+    """A session that has answers and no list of ids: also after the next request has made the list."""
+    old = {"answer/000000000001/a": b"x", "answer/000000000002/b": b""}
+    held = opened()
+    held = Held(held.row, {**held.parts, **old})
+    assert [LEDGER.is_used(held, one) for one in "abc"] == [True, True, False]
+    held = advanced(held, 1, "c", b"y")
+    assert [LEDGER.is_used(held, one) for one in "abcd"] == [True, True, True, False]
+
+
+def test_moves_are_remembered_with_their_contents() -> None:
+    """What a rewind did is found by its id for as long as the id is, whatever turns came since; its id is used."""
+    held = advanced(advanced(opened(), 2), 4)
+    held = moved(held, LEDGER.rewind(held, at(2)), "back", b"first rewind")
+    held = moved(held, LEDGER.mark(held, "c"), "mark", b"a checkpoint")
+    assert LEDGER.find_move(held, "back") == Move(b"first rewind", 2)
+    assert LEDGER.is_used(held, "back")
+    for number in range(3):
+        held = advanced(held, 5 + number, f"r{number}", b"x")
+    assert LEDGER.find_move(held, "back") == Move(b"first rewind", 2)
+    assert LEDGER.find_move(held, "mark") == Move(b"a checkpoint", 2)
+    assert LEDGER.find_move(held, "r1") is None
+    held = moved(held, LEDGER.mark(held, "c"), "more")
+    assert LEDGER.find_move(held, "back") is None
+    assert LEDGER.find_move(held, "mark") == Move(b"a checkpoint", 2)
+    assert len(held.parts["moves"]) == 2 * 28
 
 
 def test_find_gives_the_newest_snapshot_at_a_position() -> None:
@@ -108,7 +160,7 @@ def test_find_gives_the_newest_snapshot_at_a_position() -> None:
         LEDGER.find(held, 3, "")
     with pytest.raises(PositionUnknown, match="'c'"):
         LEDGER.find(held, None, "c")
-    twice = apply(held, LEDGER.advance(held, at(4, value=0.75), 100, "", b""))
+    twice = apply(held, LEDGER.advance(held, at(4, value=0.75), "", b""))
     assert LEDGER.find(twice, 4, "") == at(4, value=0.75)
 
 
@@ -117,7 +169,7 @@ def test_a_rewind_forgets_what_came_after() -> None:
     held = opened()
     for position in (2, 4, 6):
         held = advanced(held, position)
-    back = apply(held, LEDGER.rewind(held, LEDGER.find(held, 2, ""), 101))
+    back = apply(held, LEDGER.rewind(held, LEDGER.find(held, 2, "")))
     assert (back.row.position, back.row.revision, LEDGER.positions(back)) == (2, 4, [0, 2])
     assert LEDGER.current(back) == at(2)
     forth = advanced(back, 9)
@@ -127,22 +179,22 @@ def test_a_rewind_forgets_what_came_after() -> None:
 def test_a_rewind_keeps_answers_and_checkpoints() -> None:
     """A late repeat of a request still finds its answer, and a checkpoint ahead can be gone to again."""
     held = advanced(opened(), 5, "r", b"x")
-    held = apply(held, LEDGER.mark(held, "c", 100))
-    back = apply(held, LEDGER.rewind(held, LEDGER.find(held, 0, ""), 100))
+    held = apply(held, LEDGER.mark(held, "c"))
+    back = apply(held, LEDGER.rewind(held, LEDGER.find(held, 0, "")))
     assert LEDGER.find_answer(back, "r") == b"x"
-    ahead = apply(back, LEDGER.rewind(back, LEDGER.find(back, None, "c"), 100))
+    ahead = apply(back, LEDGER.rewind(back, LEDGER.find(back, None, "c")))
     assert (ahead.row.position, LEDGER.positions(ahead), LEDGER.current(ahead)) == (5, [0, 5], at(5))
 
 
 def test_a_checkpoint_outlives_its_boundary() -> None:
     """It is there when the ring has forgotten the position, and moves when named again."""
-    held = apply(opened(), LEDGER.mark(opened(), "c", 100))
+    held = apply(opened(), LEDGER.mark(opened(), "c"))
     assert (held.row.revision, held.row.position, LEDGER.positions(held)) == (1, 0, [0])
     for position in range(1, 9):
         held = advanced(held, position)
     assert LEDGER.marks(held) == {"c": 0}
     assert LEDGER.find(held, None, "c") == at(0)
-    moved = apply(held, LEDGER.mark(held, "c", 100))
+    moved = apply(held, LEDGER.mark(held, "c"))
     assert LEDGER.marks(moved) == {"c": 8}
 
 
@@ -155,10 +207,10 @@ def test_any_history_is_consistent() -> None:
         match dice.randrange(4):
             case 0:
                 target = dice.choice(LEDGER.positions(held))
-                held = apply(held, LEDGER.rewind(held, LEDGER.find(held, target, ""), 100))
+                held = apply(held, LEDGER.rewind(held, LEDGER.find(held, target, "")))
                 assert held.row.position == target
             case 1:
-                held = apply(held, LEDGER.mark(held, dice.choice("abc"), 100))
+                held = apply(held, LEDGER.mark(held, dice.choice("abc")))
             case _:
                 request_id = dice.choice(["", f"r{number}"])
                 held = advanced(held, held.row.position + dice.randrange(3), request_id, b"x" * dice.randrange(20))
@@ -173,7 +225,7 @@ def test_a_change_is_not_applied_to_what_is_held() -> None:
     """The rules are pure: what was held is as before."""
     held = advanced(opened(), 1)
     before = (held.row, dict(held.parts))
-    LEDGER.advance(held, at(3), 100, "r", b"x")
-    LEDGER.rewind(held, at(0), 100)
-    LEDGER.mark(held, "c", 100)
+    LEDGER.advance(held, at(3), "r", b"x")
+    LEDGER.rewind(held, at(0))
+    LEDGER.mark(held, "c")
     assert (held.row, dict(held.parts)) == before

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from tests.fakes import Fault, FaultyStore, ToyModel, same_snapshot
-from tests.worlds import KEY, Plan, World, running_world
+from tests.worlds import KEY, LIFETIMES, ROOMY, Plan, World, running_world
 
 from carousel.errors import (
     CarouselError,
@@ -26,7 +26,8 @@ from carousel.errors import (
 from carousel.sessions.events import EventKind, SessionEvent
 from carousel.sessions.lives import Point
 from carousel.sessions.requests import Caller, GenerationRequest, PredictionRequest, SamplingOptions
-from carousel.state.memory import Capacity, MemoryStore
+from carousel.state.memory import MemoryStore
+from carousel.state.store import Capacity
 from carousel.turns import Snapshot
 
 NOW = Point()
@@ -34,12 +35,11 @@ BAD_NAMES = ["", "a b", "x" * 129, "a/b", "é", "a\n", "{a}", "a\0"]
 
 
 def store_of(capacity: Capacity) -> Plan:
-    return Plan(store=lambda: MemoryStore(capacity))
+    return Plan(store=lambda clock: MemoryStore(capacity, LIFETIMES, clock=clock))
 
 
 def faulty_plan() -> Plan:
-    store = FaultyStore(MemoryStore(Capacity(100, 2**30, evicts=False)))
-    return Plan(store=lambda: store)
+    return Plan(store=lambda clock: FaultyStore(MemoryStore(ROOMY, LIFETIMES, clock=clock)))
 
 
 async def feed(world: World, *ids: int, session_id: str = "s") -> None:
@@ -95,12 +95,14 @@ async def test_made_ids_are_unguessable() -> None:
 
 @pytest.mark.parametrize("session_id", ["a", "x" * 128, "A-z_0.9~"])
 async def test_a_caller_may_choose_an_id(session_id: str) -> None:
-    """A well-formed id is taken as it is, once for all callers."""
+    """A well-formed id is taken as it is, once for each owner: whether others have it cannot be told."""
     async with running_world() as world:
         assert (await world.open(session_id)).id == session_id
-        for owner in ("ann", "bob"):
-            with pytest.raises(SessionExists):
-                await world.open(session_id, owner)
+        with pytest.raises(SessionExists):
+            await world.open(session_id)
+        assert (await world.open(session_id, "bob")).owner == "bob"
+        await world.lives.delete("bob", session_id)
+        assert (await world.lives.get("ann", session_id)).owner == "ann"
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
@@ -145,7 +147,7 @@ async def test_a_foreign_session_is_as_unknown() -> None:
 
 
 async def test_a_deleted_session_is_known_as_deleted() -> None:
-    """To its owner, with the time; its parts are gone and the name is free."""
+    """To its owner, with the time; its parts are gone and the name is free for a new one."""
     async with running_world() as world:
         await world.open()
         world.clock.advance(7.5)
@@ -154,7 +156,8 @@ async def test_a_deleted_session_is_known_as_deleted() -> None:
         assert type(error) is SessionDeleted
         assert error.details == {"ending": "deleted", "ended_at": "1000007.500"}
         await world.open(owner="bob")
-        assert isinstance(await refusal(world, "ann", "s"), SessionNotFound)
+        assert type(await refusal(world, "ann", "s")) is SessionDeleted
+        assert (await world.open()).position == 0
 
 
 @pytest.mark.parametrize(("seconds", "ending"), [((100,), "idle"), ((90,) * 11 + (10,), "age")])
@@ -241,24 +244,12 @@ async def test_live_sessions_are_counted() -> None:
     async with running_world() as world:
         for name in "abc":
             await world.open(name)
-        assert (world.value("sessions_created_total"), world.value("live_sessions")) == (3, 3)
+        assert world.value("sessions_created_total") == 3
         await world.lives.delete("ann", "a")
-        assert world.value("live_sessions") == 2
         world.clock.advance(100)
         await world.lives.expire()
-        assert world.value("live_sessions") == 0
+        assert world.value("sessions_ended_total", reason="expired") == 2
         assert world.value("sessions_ended_total", reason="deleted") == 1
-
-
-async def test_what_is_done_is_done_although_it_cannot_be_counted() -> None:
-    """A store that fails to count after it made or ended a session does not make the call fail."""
-    async with running_world(faulty_plan()) as world:
-        assert isinstance(world.store, FaultyStore)
-        world.store.faults[Fault.COUNT] = 2
-        async with heard(world) as events:
-            await world.open()
-            await world.lives.delete("ann", "s")
-        assert [one.kind for one in events] == [EventKind.CREATED, EventKind.DELETED]
 
 
 # Fork and rewind
@@ -403,8 +394,11 @@ async def test_a_change_that_is_cancelled_ends_its_write_first(change: str, num_
             await may_commit.wait()
 
     doing: list[str] = []
-    store = FaultyStore(MemoryStore(Capacity(9, 2**20, evicts=False)), pause)
-    async with running_world(Plan(store=lambda: store)) as world:
+    async with running_world(
+        Plan(store=lambda clock: FaultyStore(MemoryStore(ROOMY, LIFETIMES, clock=clock), pause))
+    ) as world:
+        store = world.store
+        assert isinstance(store, FaultyStore)
         await world.open()
         await feed(world, 1)
         doing.append(change)
@@ -425,7 +419,7 @@ async def test_a_change_that_is_cancelled_ends_its_write_first(change: str, num_
         assert store.log == ["take", "commit", "committed", "release"]
 
 
-@pytest.mark.parametrize("fault", [Fault.BEFORE_WRITE, Fault.AFTER_WRITE, Fault.TAKE, Fault.READ])
+@pytest.mark.parametrize("fault", [Fault.BEFORE_WRITE, Fault.AFTER_WRITE, Fault.TAKE])
 async def test_a_rewind_that_the_store_fails_is_done_or_not(fault: Fault) -> None:
     """UNAVAILABLE; the session stands at one end or the other, whole, and expected_position tells which."""
     async with running_world(faulty_plan()) as world:
@@ -448,10 +442,10 @@ async def test_a_session_changed_by_somebody_else_is_told_apart_from_one_that_en
         held = await world.hold()
         await feed(world, 1)
         with pytest.raises(SessionMoved):
-            await world.lives.commit(held, world.lives.ledger.mark(held, "c", world.clock()))
+            await world.lives.commit(held, world.lives.ledger.mark(held, "c"))
         await world.lives.delete("ann", "s")
         with pytest.raises(SessionDeleted):
-            await world.lives.commit(held, world.lives.ledger.mark(held, "c", world.clock()))
+            await world.lives.commit(held, world.lives.ledger.mark(held, "c"))
 
 
 # Export and import
@@ -525,4 +519,211 @@ async def test_a_state_that_is_good_once_is_used_only_by_an_import_that_succeeds
             with pytest.raises(SessionExists):
                 await world.lives.import_state("ann", blob, "s")
         await world.lives.import_state("ann", blob, "t")
+        await _refused(world, blob, "replayed")
+
+
+# Repeats
+
+
+async def test_a_repeated_creation_gets_the_session_as_it_stands() -> None:
+    """With a chosen id or a made one; after turns it has moved on; when it has ended, the repeat is told how."""
+    async with running_world() as world:
+        for session_id, request_id in (("s", "r1"), ("", "r2")):
+            start = world.engine.start_snapshot
+            row = await world.lives.create("ann", session_id, start, request_id)
+            assert await world.lives.create("ann", session_id, start, request_id) == row
+            await feed(world, 1, 2, session_id=row.id)
+            again = await world.lives.create("ann", session_id, start, request_id)
+            assert (again.id, again.position) == (row.id, 2)
+            await world.lives.delete("ann", row.id)
+            with pytest.raises(SessionDeleted):
+                await world.lives.create("ann", session_id, start, request_id)
+        assert world.value("sessions_created_total") == 2
+
+
+async def test_an_id_that_was_made_for_a_request_is_its_own() -> None:
+    """Whichever server makes it, the same id; another owner's or another request's is another one."""
+    async with running_world() as here, running_world() as there:
+        made = [
+            (await world.lives.create(owner, "", world.engine.start_snapshot, request_id)).id
+            for world in (here, there)
+            for owner, request_id in (("ann", "r"), ("ann", "q"), ("bob", "r"))
+        ]
+        assert made[:3] == made[3:]
+        assert len(set(made)) == 3
+        assert all(len(one) * 6 >= 128 for one in made)
+
+
+async def test_a_request_id_is_for_one_request() -> None:
+    """Used again for something else it is refused by name, and nothing is done; for another owner it is another id."""
+    async with running_world() as world:
+        await world.open("t")
+        start = world.engine.start_snapshot
+        await world.lives.create("ann", "s", start, "r")
+        blob, _ = await world.lives.export("ann", "s", NOW, 60)
+        others = [
+            world.lives.create("ann", "x", start, "r"),
+            world.lives.create("ann", "", start, "r"),
+            world.lives.fork("ann", "s", NOW, ("x",), 0, "r"),
+            world.lives.import_state("ann", blob, "x", "r"),
+            world.lives.delete("ann", "s", "r"),
+        ]
+        for other in others:
+            with pytest.raises(InvalidRequest, match="^request_id: "):
+                await other  # type: ignore[misc]
+        assert [row.id for row in await world.lives.list_owned("ann", (0.0, ""), 9)] == ["s", "t"]
+        await world.lives.create("bob", "x", start, "r")
+
+
+@pytest.mark.parametrize("request_id", ["a b", "x" * 65, "a/b", "a\n"])
+async def test_a_malformed_request_id_is_refused(request_id: str) -> None:
+    """By every call that takes one, before anything is done."""
+    async with running_world() as world:
+        await world.open()
+        blob, _ = await world.lives.export("ann", "s", NOW, 60)
+        calls = [
+            world.lives.create("ann", "x", world.engine.start_snapshot, request_id),
+            world.lives.fork("ann", "s", NOW, ("x",), 0, request_id),
+            world.lives.import_state("ann", blob, "x", request_id),
+            world.lives.rewind("ann", "s", NOW, None, request_id),
+            world.lives.mark("ann", "s", "c", request_id),
+            world.lives.delete("ann", "s", request_id),
+        ]
+        for call in calls:
+            with pytest.raises(InvalidRequest, match="^request_id: "):
+                await call  # type: ignore[misc]
+        assert (await world.hold()).row.revision == 0
+
+
+async def test_a_repeated_deletion_ends_nothing_that_was_made_since() -> None:
+    """The first is done; a namesake made later stays; without an id the repeat is told that it is gone."""
+    async with running_world() as world:
+        await world.open()
+        await world.lives.delete("ann", "s", "r")
+        await world.lives.delete("ann", "s", "r")
+        with pytest.raises(SessionDeleted):
+            await world.lives.delete("ann", "s")
+        await world.open()
+        await world.lives.delete("ann", "s", "r")
+        assert (await world.lives.get("ann", "s")).position == 0
+
+
+async def test_a_repeated_fork_makes_no_more() -> None:
+    """It gets the same sessions as they stand now, also when the original has moved or is gone."""
+    async with running_world() as world:
+        await world.open()
+        await feed(world, 1)
+        rows = await world.lives.fork("ann", "s", NOW, (), 3, "r")
+        await feed(world, 2)
+        await feed(world, 3, 4, session_id=rows[1].id)
+        again = await world.lives.fork("ann", "s", NOW, (), 3, "r")
+        assert [(row.id, row.position) for row in again] == list(zip([row.id for row in rows], (1, 3, 1), strict=True))
+        await world.lives.delete("ann", "s")
+        assert len(await world.lives.fork("ann", "s", NOW, (), 3, "r")) == 3
+        assert await world.store.num_live() == 3
+
+
+async def test_a_repeated_import_uses_its_state_once() -> None:
+    """Where a state is good once, the repeat still gets the session; another request is refused."""
+    async with running_world(Plan(replays_seals=False)) as world:
+        await world.open()
+        blob, _ = await world.lives.export("ann", "s", NOW, 60)
+        row = await world.lives.import_state("ann", blob, "", "r")
+        assert await world.lives.import_state("ann", blob, "", "r") == row
+        with pytest.raises(StateRefused):
+            await world.lives.import_state("ann", blob, "", "q")
+
+
+async def test_a_repeated_rewind_or_checkpoint_moves_nothing() -> None:
+    """It is answered as the first was, although other turns came since and whatever it expects; its id is taken."""
+    async with running_world() as world:
+        await world.open()
+        await feed(world, 1)
+        await feed(world, 2)
+        assert (await world.lives.rewind("ann", "s", Point(1), 2, "back")).position == 1
+        assert (await world.lives.mark("ann", "s", "c", "mark")).position == 1
+        await feed(world, 3)
+        assert (await world.lives.rewind("ann", "s", Point(1), 2, "back")).position == 1
+        assert (await world.lives.mark("ann", "s", "c", "mark")).position == 1
+        assert same_snapshot(await world.snapshot(), fed(world, 1, 3))
+        assert (await world.lives.history("ann", "s")).marks == {"c": 1}
+        for other in (
+            world.lives.rewind("ann", "s", Point(0), 2, "back"),
+            world.lives.mark("ann", "s", "d", "mark"),
+            world.lives.mark("ann", "s", "c", "back"),
+        ):
+            with pytest.raises(InvalidRequest, match="^request_id: "):
+                await other
+        with pytest.raises(InvalidRequest, match="^request_id: "):
+            await world.sessions.predict(Caller("ann", "s", request_id="back"), PredictionRequest((1,)))
+        await world.sessions.predict(Caller("ann", "s", request_id="turn"), PredictionRequest((1,)))
+        with pytest.raises(InvalidRequest, match="^request_id: "):
+            await world.lives.mark("ann", "s", "c", "turn")
+
+
+@pytest.mark.parametrize("request_id", ["", "r"])
+@pytest.mark.parametrize("num_steps", range(12))
+async def test_a_cancelled_fork_makes_all_or_none(request_id: str, num_steps: int) -> None:
+    """Without an id, nobody could find the copies: none stays. With one all stay, or none; the repeat gets three."""
+
+    async def pause(name: str) -> None:
+        for _ in range(2):
+            await asyncio.sleep(0)
+
+    plan = Plan(store=lambda clock: FaultyStore(MemoryStore(ROOMY, LIFETIMES, clock=clock), pause))
+    async with running_world(plan) as world:
+        await world.open()
+        forking = asyncio.ensure_future(world.lives.fork("ann", "s", NOW, (), 3, request_id))
+        for _ in range(num_steps):
+            await asyncio.sleep(0)
+        is_done = forking.done()
+        forking.cancel()
+        with contextlib.nullcontext() if is_done else pytest.raises(asyncio.CancelledError):
+            await forking
+        num_copies = await world.store.num_live() - 1
+        assert num_copies in ((3,) if is_done else (0, 3) if request_id else (0,))
+        await world.lives.fork("ann", "s", NOW, (), 3, request_id)
+        assert await world.store.num_live() - 1 == (3 if request_id else num_copies + 3)
+
+
+async def test_a_creation_whose_answer_was_lost_is_not_made_twice() -> None:
+    """The store made it and its answer is lost: UNAVAILABLE, and the repeat finds it."""
+    async with running_world(faulty_plan()) as world:
+        assert isinstance(world.store, FaultyStore)
+        for session_id in ("chosen", ""):
+            world.store.faults[Fault.AFTER_WRITE] = 1
+            with pytest.raises(StoreUnavailable):
+                await world.lives.create("ann", session_id, world.engine.start_snapshot, f"r{session_id}")
+            await world.lives.create("ann", session_id, world.engine.start_snapshot, f"r{session_id}")
+        assert await world.store.num_live() == 2
+
+
+async def test_a_state_stays_used_when_an_import_is_in_doubt() -> None:
+    """Cancelled during the write, or with the answer lost: where a state is good once, it is not good again."""
+    writing, may_write = asyncio.Event(), asyncio.Event()
+
+    async def pause(name: str) -> None:
+        if name == "create":
+            writing.set()
+            await may_write.wait()
+
+    plan = Plan(store=lambda clock: FaultyStore(MemoryStore(ROOMY, LIFETIMES, clock=clock), pause), replays_seals=False)
+    async with running_world(plan) as world:
+        assert isinstance(world.store, FaultyStore)
+        may_write.set()
+        await world.open()
+        blob, _ = await world.lives.export("ann", "s", NOW, 60)
+        lost, _ = await world.lives.export("ann", "s", NOW, 60)
+        world.store.faults[Fault.AFTER_WRITE] = 1
+        with pytest.raises(StoreUnavailable):
+            await world.lives.import_state("ann", lost, "")
+        await _refused(world, lost, "replayed")
+        may_write.clear()
+        writing.clear()
+        importing = asyncio.ensure_future(world.lives.import_state("ann", blob, ""))
+        await writing.wait()
+        importing.cancel()
+        may_write.set()
+        with pytest.raises(asyncio.CancelledError):
+            await importing
         await _refused(world, blob, "replayed")

@@ -27,7 +27,7 @@ class Visits:
         return asyncio.create_task(self._visit(name, session_id))
 
     async def _visit(self, name: str, session_id: str) -> None:
-        async with self._order.hold(session_id):
+        async with self._order.hold(("ann", session_id)):
             self.inside.append(name)
             self.log.append(name)
             try:
@@ -67,7 +67,7 @@ async def test_the_line_has_a_bound(max_waiting: int) -> None:
     tasks = [visits.come(str(number)) for number in range(max_waiting + 1)]
     await settle()
     with pytest.raises(Overloaded) as refused:
-        async with order.hold("s"):
+        async with order.hold(("ann", "s")):
             pytest.fail("the line was full")
     assert refused.value.limit == "max_turns_per_session"
     visits.leave["0"].set()
@@ -101,7 +101,7 @@ async def test_a_holder_that_fails_lets_the_next_one_in() -> None:
     order = TurnOrder(0)
     for _ in range(3):
         with pytest.raises(ValueError, match="oops"):
-            async with order.hold("s"):
+            async with order.hold(("ann", "s")):
                 raise ValueError("oops")
 
 

@@ -1,11 +1,12 @@
 """A sealed state opens for its owner on servers with the key and the model, and for nothing and nobody else."""
 
 import secrets
+import time
 
 import pytest
 
-from carousel.errors import StateRefused
-from carousel.sessions.sealing import KEY_BYTES, Sealer
+from carousel.errors import Overloaded, StateRefused
+from carousel.sessions.sealing import KEY_BYTES, Opened, Sealer, UsedSeals
 
 MODEL, OTHER_MODEL = "ab" * 32, "cd" * 32
 OLD, NEW = bytes([1]) * KEY_BYTES, bytes([2]) * KEY_BYTES
@@ -106,3 +107,47 @@ def test_without_a_key_nothing_is_sealed_or_opened() -> None:
     assert why(sealer, Sealer([NEW], MODEL).seal(b"x", "ann", 9)) == "no_key"
     with pytest.raises(StateRefused, match="seal_keys"):
         sealer.seal(b"x", "ann", 9)
+
+
+def used(number: int, owner: str = "ann", expires_at: float = 10.0) -> Opened:
+    return Opened(b"x", f"blob {number}", expires_at, owner)
+
+
+def test_a_use_is_remembered_until_the_seal_expires_or_is_forgiven() -> None:
+    """The second use is refused; after a forgiven one the next is the first; an expired one is forgotten."""
+    seals = UsedSeals()
+    for number, expires_at in ((1, 10.0), (2, 5.0)):
+        seals.note(used(number, expires_at=expires_at), 0)
+    with pytest.raises(StateRefused, match="used before"):
+        seals.note(used(1), 9)
+    seals.forgive(used(1))
+    seals.note(used(1), 9)
+    with pytest.raises(StateRefused, match="used before"):
+        seals.note(used(1), 9.5)
+    assert repr(seals) == "UsedSeals(1 of 1000000)"
+
+
+def test_remembering_a_use_takes_no_longer_when_many_are_remembered() -> None:
+    """Of 100,000 remembered uses, one more looks at few: it walks over none of them."""
+    seals = UsedSeals()
+    for number in range(100_000):
+        seals.note(used(number, expires_at=1e9), 0)
+    started = time.perf_counter()
+    for number in range(100):
+        seals.note(used(-number - 1, expires_at=1e9), 0)
+    assert time.perf_counter() - started < 0.1  # 62 ms each before
+
+
+def test_used_seals_are_bounded_and_shared() -> None:
+    """At the bound an owner with his share or more is refused by name; another is not; nothing is forgotten."""
+    seals = UsedSeals(max_used=4)
+    for number in range(4):
+        seals.note(used(number), 0)
+    with pytest.raises(Overloaded) as refused:
+        seals.note(used(9), 0)
+    assert refused.value.limit == "max_used_seals"
+    seals.note(used(9, owner="bob"), 0)
+    for number in range(4):
+        with pytest.raises(StateRefused):
+            seals.note(used(number), 0)
+    seals.note(used(10, expires_at=30.0), 10.0)

@@ -8,28 +8,33 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.fakes import Fault, FaultyStore, GatedModel, ToyModel, byte_tokenizer, same_snapshot
-from tests.worlds import Plan, World, running_world
+from tests.fakes import Fault, FaultyStore, ToyModel, byte_tokenizer, same_snapshot
+from tests.worlds import LIFETIMES, ROOMY, Plan, World, running_world
 
-from carousel.engine.scheduler import Bounds
 from carousel.errors import (
     AnswerGone,
     InvalidRequest,
-    Overloaded,
+    ModelFailed,
     PositionMismatch,
     SessionDeleted,
     SessionExpired,
     SessionMoved,
     SessionNotFound,
-    ShuttingDown,
     StateRefused,
     StoreUnavailable,
 )
 from carousel.sessions.lives import Point
-from carousel.sessions.requests import Caller, Prediction, PredictionRequest, Standing
+from carousel.sessions.requests import (
+    Caller,
+    GenerationRequest,
+    Prediction,
+    PredictionRequest,
+    ScoringRequest,
+    Standing,
+)
 from carousel.sessions.seats import Outcome, Seat
-from carousel.state.memory import Capacity, MemoryStore
-from carousel.turns import Candidate, Predict, Turn
+from carousel.state.memory import MemoryStore
+from carousel.turns import Candidate
 
 ANN = Caller("ann", "s")
 ASKED = PredictionRequest("asked")
@@ -37,8 +42,7 @@ ASKED = PredictionRequest("asked")
 
 def faulty_plan(pause: Callable[[str], Awaitable[None]] | None = None, **changes: Any) -> Plan:
     """A world whose store fails and waits as told."""
-    store = FaultyStore(MemoryStore(Capacity(100, 2**30, evicts=False)), pause)
-    return Plan(store=lambda: store, **changes)
+    return Plan(store=lambda clock: FaultyStore(MemoryStore(ROOMY, LIFETIMES, clock=clock), pause), **changes)
 
 
 def faults_of(world: World) -> FaultyStore:
@@ -140,23 +144,35 @@ async def test_a_session_that_ends_while_a_turn_waits_is_gone_for_it() -> None:
                 await waiting
 
 
-@pytest.mark.parametrize(
-    ("end", "error"), [("delete", SessionDeleted), ("age", SessionExpired), ("sweep", SessionExpired)]
-)
-async def test_a_session_that_ends_during_a_turn_cannot_be_saved(end: str, error: type[Exception]) -> None:
+async def test_a_session_that_is_deleted_during_a_turn_cannot_be_saved() -> None:
     """The turn is told how it ended, and nothing comes back to life."""
     async with running_world() as world:
         await world.open()
         async with world.seats.take(ANN, ASKED) as seat:
-            if end == "delete":
-                await world.lives.delete("ann", "s")
-            else:
-                world.clock.advance(1000 if end == "age" else 100)
-            if end == "sweep":
-                await world.lives.expire()
-            with pytest.raises(error):
+            await world.lives.delete("ann", "s")
+            with pytest.raises(SessionDeleted):
                 await seat.save(outcome(world, seat, 1))
         assert await world.store.num_live() == 0
+
+
+@pytest.mark.parametrize("seconds", [100, 1000])
+async def test_the_clock_ends_no_session_in_use(seconds: int) -> None:
+    """Neither its idle time nor its lifetime, swept or asked for meanwhile: the turn is acknowledged. Then a lifetime
+    that has passed ends it, and an idle time begins anew."""
+    async with running_world() as world:
+        await world.open()
+        async with world.seats.take(ANN, ASKED) as seat:
+            world.clock.advance(seconds)
+            await world.lives.expire()
+            assert (await world.lives.get("ann", "s")).position == 0
+            assert (await seat.save(outcome(world, seat, 1))).position == 1
+            await world.lives.expire()
+        if seconds == 1000:
+            with pytest.raises(SessionExpired):
+                await world.lives.get("ann", "s")
+        else:
+            world.clock.advance(99.5)
+            assert await position(world) == 1
 
 
 async def test_a_session_made_anew_is_not_touched_by_an_old_turn() -> None:
@@ -169,24 +185,6 @@ async def test_a_session_made_anew_is_not_touched_by_an_old_turn() -> None:
             with pytest.raises(SessionMoved):
                 await seat.save(outcome(world, seat, 1))
         assert await position(world) == 0
-
-
-async def test_overload_and_shutdown_are_told_before_anything_is_looked_at() -> None:
-    """With a full queue or a closed engine even an unknown session gets that answer."""
-    model = GatedModel()
-    async with running_world(Plan(model=model, bounds=Bounds(max_lanes=1, max_queued_turns=1))) as world:
-        model.close()
-        tickets = [world.engine.submit(Turn(world.engine.start_snapshot, (1,), Predict(1)))]
-        await model.until_held()  # so that the lane is busy, and the next one stays in the queue
-        tickets.append(world.engine.submit(Turn(world.engine.start_snapshot, (1,), Predict(1))))
-        with pytest.raises(Overloaded):
-            await turn(world, Caller("ann", "nothing"))
-        for ticket in tickets:
-            ticket.cancel()
-        model.gate.set()
-        await world.engine.drain(5)
-        with pytest.raises(ShuttingDown):
-            await turn(world, Caller("ann", "nothing"))
 
 
 async def test_a_turn_that_fails_gives_its_seat_back() -> None:
@@ -208,15 +206,24 @@ async def test_a_turn_that_fails_gives_its_seat_back() -> None:
         (Caller("ann", "s", request_id="a/b"), "request_id"),
         (Caller("ann", "s", request_id="a\n"), "request_id"),
         (Caller("ann", "", request_id="a"), "request_id"),
+        (Caller("ann", "", state=b"x", request_id="a"), "request_id"),
+        (Caller("ann", "", expected_position=0), "expected_position"),
     ],
 )
 async def test_a_caller_that_contradicts_itself_is_told(caller: Caller, field: str) -> None:
-    """A state beside a session, a malformed request id, a request id that nothing could remember."""
+    """A state beside a session, a malformed request id, a request id that nothing could remember, a position of what
+    stands nowhere: alike for all kinds of turns, sessionless streams too."""
     async with running_world() as world:
         await world.open()
-        with pytest.raises(InvalidRequest) as refused:
-            await turn(world, caller, 1)
-        assert refused.value.field == field
+        for call in (
+            world.sessions.predict(caller, PredictionRequest((1,))),
+            world.sessions.predict_unkept(None, PredictionRequest((1,)), caller),
+            anext(world.sessions.generate(caller, GenerationRequest((1,)))),
+            anext(world.sessions.score(caller, ScoringRequest((1,)))),
+        ):
+            with pytest.raises(InvalidRequest) as refused:
+                await call
+            assert refused.value.field == field
         assert await position(world) == 0
 
 
@@ -304,17 +311,35 @@ async def test_ids_are_remembered_by_their_session() -> None:
             assert (await turn(world, Caller("ann", session_id, request_id="r"), 1)).replay is None
 
 
-async def test_the_oldest_records_are_forgotten() -> None:
-    """As many as are retained are answered; one beyond is a new request, and expected_position is what guards it."""
+async def test_repeats_that_outlive_their_answers_are_not_applied() -> None:
+    """More turns than answers are kept: each repeat is answered or told that its answer is gone, and the session stands
+    where the firsts left it, also when the position that the repeat expects is long passed."""
     async with running_world() as world:
         await world.open()
-        for number in range(5):
+        callers = [replace(ANN, request_id=f"r{number}") for number in range(9)]
+        await asyncio.gather(*(turn(world, caller, 1) for caller in callers))
+        assert await position(world) == 9
+        for number, caller in enumerate(callers):
+            if number < 5:
+                with pytest.raises(AnswerGone) as refused:
+                    await turn(world, replace(caller, expected_position=number), 1)
+                assert refused.value.details == {"position": "9"}
+            else:
+                assert (await turn(world, replace(caller, expected_position=number), 1)).replay
+        assert await position(world) == 9
+
+
+async def test_the_oldest_ids_are_forgotten() -> None:
+    """One beyond those that are remembered is a new request, and expected_position is what guards it."""
+    async with running_world(Plan(retention=replace(Plan().retention, max_request_ids=20))) as world:
+        await world.open()
+        for number in range(21):
             await turn(world, replace(ANN, request_id=f"r{number}", expected_position=number), 1)
-        for number in range(1, 5):
-            assert (await turn(world, replace(ANN, request_id=f"r{number}", expected_position=number), 1)).replay
+        with pytest.raises(AnswerGone):
+            await turn(world, replace(ANN, request_id="r1", expected_position=1), 1)
         with pytest.raises(PositionMismatch):
             await turn(world, replace(ANN, request_id="r0", expected_position=0), 1)
-        assert await position(world) == 5
+        assert await position(world) == 21
 
 
 async def test_an_answer_too_large_to_keep_is_gone_and_not_applied_again() -> None:
@@ -386,7 +411,7 @@ async def test_expected_position_alone_keeps_a_lost_write_from_being_applied_twi
         assert refused.value.details["position"] == "1"
 
 
-@pytest.mark.parametrize("fault", [Fault.READ, Fault.TAKE])
+@pytest.mark.parametrize("fault", [Fault.TAKE])
 async def test_a_store_that_fails_to_load_refuses_the_turn(fault: Fault) -> None:
     """Nobody gets a seat, the line is free again, and service resumes with the store."""
     async with running_world(faulty_plan(max_turns_per_session=0)) as world:
@@ -508,8 +533,9 @@ async def test_a_sealed_state_is_for_its_owner_at_its_position_and_for_a_time() 
         state = world.lives.seal(world.lives.codec.encode(world.engine.start_snapshot), "ann", 50)
         with pytest.raises(StateRefused, match="someone else"):
             await turn(world, Caller("bob", state=state))
-        with pytest.raises(InvalidRequest, match="expected_position"):
+        with pytest.raises(PositionMismatch) as refused:
             await turn(world, Caller("ann", state=state, expected_position=3))
+        assert refused.value.details == {"position": "0"}
         world.clock.advance(50)
         with pytest.raises(StateRefused, match="expired"):
             await turn(world, Caller("ann", state=state))
@@ -517,13 +543,13 @@ async def test_a_sealed_state_is_for_its_owner_at_its_position_and_for_a_time() 
 
 @pytest.mark.parametrize("replays_seals", [True, False])
 async def test_whether_a_state_may_be_used_again_is_a_setting(replays_seals: bool) -> None:
-    """Allowed, it gives the same again; refused, the second use is told so, but one that came to nothing is no use."""
+    """Allowed, it gives the same again; refused, the second use is told so, but one that was refused is no use."""
     async with running_world(Plan(replays_seals=replays_seals)) as world:
         caller = Caller("ann", state=world.lives.seal(world.lives.codec.encode(world.oracle.start()), "ann", 50))
-        with pytest.raises(ValueError, match="oops"):
+        with pytest.raises(ModelFailed):
             async with world.seats.take(caller, ASKED):
-                raise ValueError("oops")
-        with pytest.raises(InvalidRequest):
+                raise ModelFailed("oops")
+        with pytest.raises(PositionMismatch):
             await turn(world, replace(caller, expected_position=9))
         await turn(world, caller, 1)
         if replays_seals:
@@ -541,6 +567,34 @@ async def test_two_turns_cannot_use_one_state_at_once_where_it_is_good_once() ->
         async with world.seats.take(caller, ASKED):
             with pytest.raises(StateRefused, match="used before"):
                 await turn(world, caller, 1)
+
+
+@pytest.mark.parametrize("end", [asyncio.CancelledError(), ValueError("oops"), ModelFailed("told")])
+async def test_a_state_of_which_something_may_be_known_stays_used(end: BaseException) -> None:
+    """A turn that was given up, that broke, or of which something was told: where a state is good once, it is used."""
+    async with running_world(Plan(replays_seals=False)) as world:
+        caller = Caller("ann", state=world.lives.seal(world.lives.codec.encode(world.oracle.start()), "ann", 50))
+
+        async def fail() -> None:
+            async with world.seats.take(caller, ASKED) as seat:
+                seat.is_told = isinstance(end, ModelFailed)
+                raise end
+
+        with pytest.raises(type(end)):
+            await fail()
+        with pytest.raises(StateRefused, match="used before"):
+            await turn(world, caller, 1)
+
+
+async def test_a_generation_that_is_closed_has_used_its_state() -> None:
+    """After its first piece, where a state is good once."""
+    async with running_world(Plan(replays_seals=False)) as world:
+        caller = Caller("ann", state=world.lives.seal(world.lives.codec.encode(world.oracle.start()), "ann", 50))
+        pieces = world.sessions.generate(caller, GenerationRequest((1,), max_tokens=1000))
+        await anext(pieces)
+        await pieces.aclose()
+        with pytest.raises(StateRefused, match="used before"):
+            await turn(world, caller, 1)
 
 
 async def test_a_state_whose_next_one_was_made_stays_used() -> None:

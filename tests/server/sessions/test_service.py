@@ -3,16 +3,27 @@
 import asyncio
 import contextlib
 import random
+from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.fakes import SlowOracle, ToyModel, byte_tokenizer, same_snapshot
+from tests.fakes import GatedModel, SlowOracle, ToyModel, byte_tokenizer, same_snapshot
 from tests.worlds import Plan, World, running_world
 
 from carousel.bundle.layout import Array
 from carousel.engine import sampler
 from carousel.engine.scheduler import Bounds
-from carousel.errors import InvalidRequest, ModelFailed, ModelNotFound, Overloaded, SessionDeleted, SessionExpired
+from carousel.errors import (
+    AnswerGone,
+    InvalidRequest,
+    ModelFailed,
+    ModelNotFound,
+    Overloaded,
+    SessionDeleted,
+    SessionExpired,
+    ShuttingDown,
+)
 from carousel.sessions.checks import Limits
 from carousel.sessions.requests import (
     Caller,
@@ -25,7 +36,7 @@ from carousel.sessions.requests import (
     ScoreTotals,
     ScoringRequest,
 )
-from carousel.turns import FinishReason, Sampling, Snapshot
+from carousel.turns import FinishReason, Predict, Sampling, Snapshot, Turn
 
 GREEDY = SamplingOptions(temperature=0, seed=0)
 ANN = Caller("ann", "s")
@@ -172,8 +183,8 @@ async def test_asking_for_words_does_not_move_the_session() -> None:
 async def test_a_stream_without_a_session_carries_its_own_state() -> None:
     """predict_unkept goes on from the snapshot it gave, and no session is made."""
     async with running_world() as world:
-        _, snapshot = await world.sessions.predict_unkept(None, PredictionRequest("ab"))
-        prediction, snapshot = await world.sessions.predict_unkept(snapshot, PredictionRequest("c"))
+        _, snapshot = await world.sessions.predict_unkept(None, PredictionRequest("ab"), Caller("ann"))
+        prediction, snapshot = await world.sessions.predict_unkept(snapshot, PredictionRequest("c"), Caller("ann"))
         assert prediction.standing.position == 3
         assert same_snapshot(snapshot, world.oracle.feed(world.oracle.start(), (1, 2, 3)))
         assert await world.store.num_live() == 0
@@ -244,23 +255,124 @@ async def test_a_model_that_raises_mid_stream_leaves_the_session() -> None:
         await generate(world, ANN, GenerationRequest("ab", GREEDY, 2))
 
 
-@pytest.mark.parametrize("end", ["delete", "expire"])
-async def test_a_session_that_ends_mid_stream_ends_the_turn(end: str) -> None:
-    """A generation on a session that was deleted, or too old by now, cannot be saved and says how the session ended."""
+async def test_a_session_that_is_deleted_mid_stream_ends_the_turn() -> None:
+    """A generation on a session that was deleted cannot be saved and says so."""
     async with running_world() as world:
         await world.open()
         pieces = world.sessions.generate(ANN, GenerationRequest("ab", GREEDY, 3000))
         await anext(pieces)
-        if end == "delete":
-            await world.lives.delete("ann", "s")
-        else:
-            world.clock.advance(5000)
-        error = SessionDeleted if end == "delete" else SessionExpired
-        with pytest.raises(error):
+        await world.lives.delete("ann", "s")
+        with pytest.raises(SessionDeleted):
             async for _ in pieces:
                 pass
-        with pytest.raises(error):
+        with pytest.raises(SessionDeleted):
             await world.lives.get("ann", "s")
+
+
+async def test_a_session_that_becomes_too_old_mid_stream_is_acknowledged_first() -> None:
+    """The turn is saved with its last token; then the session has expired."""
+    async with running_world() as world:
+        await world.open()
+        pieces = world.sessions.generate(ANN, GenerationRequest("ab", GREEDY, 3000))
+        await anext(pieces)
+        world.clock.advance(5000)
+        last = [piece async for piece in pieces][-1]
+        assert last.end is not None
+        assert last.end.standing.position == 3002
+        with pytest.raises(SessionExpired):
+            await world.lives.get("ann", "s")
+
+
+async def test_overload_and_shutdown_are_told_before_anything_is_looked_at() -> None:
+    """With a full queue or a closed engine even an unknown session gets that answer, and no text is tokenized."""
+    model = GatedModel()
+    async with running_world(
+        Plan(model=model, bounds=Bounds(max_lanes=1, max_short_lanes=0, max_queued_turns=1))
+    ) as world:
+        nobody = Caller("ann", "nothing")
+        model.close()
+        tickets = [world.engine.submit(Turn(world.engine.start_snapshot, (1,), Predict(1)))]
+        await model.until_held()  # so that the lane is busy, and the next one stays in the queue
+        tickets.append(world.engine.submit(Turn(world.engine.start_snapshot, (1,), Predict(1))))
+        with pytest.raises(Overloaded):
+            await world.sessions.predict(nobody, PredictionRequest("a" * 100_000))
+        with pytest.raises(Overloaded):
+            await world.sessions.tokenize("ann", "a")
+        for ticket in tickets:
+            ticket.cancel()
+        model.gate.set()
+        await world.engine.drain(5)
+        with pytest.raises(ShuttingDown):
+            await world.sessions.predict(nobody, PredictionRequest("a"))
+
+
+@pytest.mark.parametrize(
+    "request_", [GenerationRequest("ab", GREEDY, 5, num_branches=3), GenerationRequest("ab", GREEDY, 5)]
+)
+async def test_a_drain_lets_an_accepted_turn_finish_all_of_it(request_: GenerationRequest) -> None:
+    """Its branches, which are submitted after its input was fed; and a word search after its prediction."""
+    model = GatedModel()
+    async with running_world(Plan(model=model)) as world:
+        model.close()
+        turn = asyncio.create_task(collect(world.sessions.generate(Caller("ann"), request_)))
+        words = asyncio.create_task(world.sessions.predict(Caller("ann"), PredictionRequest("ab", word_prefix="c")))
+        await model.until_held()
+        draining = asyncio.create_task(world.engine.drain(20))
+        await asyncio.sleep(0)
+        model.gate.set()
+        ends = [piece.end for piece in await turn if piece.end is not None]
+        assert [end.num_generated_tokens for end in ends] == [5] * request_.num_branches
+        assert (await words).words
+        await draining
+
+
+async def collect(pieces: AsyncIterator[GenerationPiece]) -> list[GenerationPiece]:
+    return [piece async for piece in pieces]
+
+
+def marked_text(num_characters: int) -> str:
+    return ("abcdefgh" * (num_characters // 8 + 1))[:num_characters]
+
+
+async def test_a_long_text_is_tokenized_beside_the_event_loop() -> None:
+    """The ids are those of a short text's way, and the loop turns meanwhile."""
+    async with running_world(Plan(limits=Limits(100_000, 10))) as world:
+        text = marked_text(50_000)
+        tokenizing = asyncio.create_task(world.sessions.tokenize("ann", text))
+        num_rounds = 0
+        while not tokenizing.done():
+            await asyncio.sleep(0)
+            num_rounds += 1
+        assert num_rounds > 3
+        assert list(await tokenizing) == world.plan.tokenizer.encode(text)
+
+
+@pytest.mark.parametrize(
+    ("limits", "name"), [(Limits(9, 9), "max_input_tokens"), (Limits(99, 9, 9), "max_input_bytes")]
+)
+async def test_a_text_has_a_bound_in_bytes_and_in_tokens(limits: Limits, name: str) -> None:
+    """Above it, turns and tokenizing are refused with the bound's name."""
+    async with running_world(Plan(limits=limits)) as world:
+        await world.sessions.tokenize("ann", marked_text(9))
+        for call in (
+            world.sessions.tokenize("ann", marked_text(10)),
+            world.sessions.predict(Caller("ann"), PredictionRequest(marked_text(10))),
+        ):
+            with pytest.raises(InvalidRequest, match=f"^input: .*{name}"):
+                await call  # type: ignore[misc]
+
+
+async def test_an_answer_that_cannot_be_kept_is_not_collected() -> None:
+    """A long rating with a request id is given out whole and remembered as applied."""
+    plan = Plan(retention=replace(Plan().retention, max_answer_bytes=2_000))
+    async with running_world(plan) as world:
+        await world.open()
+        caller = replace(ANN, request_id="r")
+        tokens, totals = await score(world, caller, ScoringRequest((1, 2) * 100))
+        assert (len(tokens), totals.num_tokens, totals.standing.position) == (200, 200, 200)
+        with pytest.raises(AnswerGone):
+            await score(world, caller, ScoringRequest((1, 2) * 100))
+        assert (await world.lives.get("ann", "s")).position == 200
 
 
 async def test_turns_on_one_session_queue_in_order_up_to_a_bound() -> None:
@@ -292,7 +404,7 @@ async def test_bad_requests_are_refused_before_the_session_is_touched() -> None:
             score(world, ANN, ScoringRequest((-1,))),
             score(world, ANN, ScoringRequest("a", num_top=0)),
             world.sessions.predict(ANN, PredictionRequest("a", num_candidates=257)),
-            world.sessions.predict_unkept(None, PredictionRequest((99,))),
+            world.sessions.predict_unkept(None, PredictionRequest((99,)), Caller("ann")),
         ):
             with pytest.raises(InvalidRequest):
                 await turn  # type: ignore[misc]

@@ -26,9 +26,10 @@ from hypothesis.stateful import (
 )
 from tests.fakes import Fault, FaultyStore, ToyModel, same_snapshot
 from tests.server.state.conftest import run_redis
-from tests.worlds import Plan, World, running_world
+from tests.worlds import Clock, Plan, World, running_world
 
 from carousel.errors import (
+    AnswerGone,
     InvalidRequest,
     PositionMismatch,
     PositionUnknown,
@@ -48,46 +49,48 @@ from carousel.sessions.requests import (
     ScoringRequest,
     Standing,
 )
-from carousel.state.memory import Capacity, MemoryStore
+from carousel.state.memory import MemoryStore
 from carousel.state.redis_store import RedisStore
 from carousel.state.sqlite_store import SqliteStore
-from carousel.state.store import SessionStore
+from carousel.state.store import Capacity, Lifetimes, SessionStore
 from carousel.turns import Sampling, Snapshot
 
 Result = TypeVar("Result")
 Ids = tuple[int, ...]
 Answer = tuple[Any, Standing]
 
-RETENTION = Retention(max_turns=3, max_answers=2, max_answer_bytes=65_536, idle_seconds=100, lifetime_seconds=300)
+RETENTION = Retention(max_turns=3, max_answers=2, max_answer_bytes=65_536)
+LIFETIMES = Lifetimes(idle=100, absolute=300)
+WIDE = Capacity(1000, 2**30, evicts=False)
 NAMES = some.sampled_from(["a", "b", "c"])
 MARKS = some.sampled_from(["m", "n"])
 INPUTS = some.lists(some.integers(0, 15), max_size=4).map(tuple)
 REQUEST_IDS = some.sampled_from(["", "", "r1", "r2", "r3"])
 EXPECTED = some.sampled_from([None, None, None, "right", "wrong"])
-FAULTS = some.sampled_from([None, None, None, None, Fault.READ, Fault.TAKE, Fault.BEFORE_WRITE, Fault.AFTER_WRITE])
+FAULTS = some.sampled_from([None, None, None, None, Fault.TAKE, Fault.BEFORE_WRITE, Fault.AFTER_WRITE])
 RARELY = some.sampled_from([False, False, False, True])
 KINDS = some.sampled_from(["generate", "predict", "score"])
 
 
-def _memory(_: Path, url: str) -> SessionStore:
-    return MemoryStore(Capacity(1000, 2**30, evicts=False))
+def _memory(_: Path, url: str, clock: Clock) -> SessionStore:
+    return MemoryStore(WIDE, LIFETIMES, clock=clock)
 
 
-def _sqlite(directory: Path, url: str) -> SessionStore:
-    return SqliteStore(directory / "sessions.db", Capacity(1000, 2**30, evicts=False))
+def _sqlite(directory: Path, url: str, clock: Clock) -> SessionStore:
+    return SqliteStore(directory / "sessions.db", WIDE, LIFETIMES, clock=clock)
 
 
-def _sqlite_uncached(directory: Path, url: str) -> SessionStore:
-    return SqliteStore(directory / "sessions.db", Capacity(1000, 2**30, evicts=False), cache_bytes=0)
+def _sqlite_uncached(directory: Path, url: str, clock: Clock) -> SessionStore:
+    return SqliteStore(directory / "sessions.db", WIDE, LIFETIMES, cache_bytes=0, clock=clock)
 
 
-def _redis(_: Path, url: str) -> SessionStore:
-    """On the server that the test runs, emptied."""
+def _redis(_: Path, url: str, clock: Clock) -> SessionStore:
+    """On the server that the test runs, emptied. Time passes there as it does everywhere."""
     subprocess.run(["redis-cli", "-u", url, "flushall"], check=True, stdout=subprocess.DEVNULL)
-    return RedisStore(url)
+    return RedisStore(url, Lifetimes(idle=10_000, absolute=10_000))
 
 
-STORES: dict[str, tuple[Callable[[Path, str], SessionStore], int]] = {  # and how many lives are drawn
+STORES: dict[str, tuple[Callable[[Path, str, Clock], SessionStore], int]] = {  # and how many lives are drawn
     "memory": (_memory, 40),
     "sqlite": (_sqlite, 12),
     "sqlite, from disk": (_sqlite_uncached, 12),
@@ -114,6 +117,8 @@ class Believed:
     boundaries: list[Ids] = field(default_factory=list)  # oldest first, the current one last
     marks: dict[str, Ids] = field(default_factory=dict)
     answers: dict[str, tuple[Asked, Answer]] = field(default_factory=dict)  # oldest first
+    used: set[str] = field(default_factory=set)
+    moves: dict[str, tuple[Point, Ids]] = field(default_factory=dict)  # rewinds by their request ids
 
     def move(self, ids: Ids, now: float) -> None:
         if ids != self.ids:
@@ -121,6 +126,7 @@ class Believed:
         self.ids, self.used_at = ids, now
 
     def remember(self, request_id: str, asked: Asked, answer: Answer) -> None:
+        self.used.add(request_id)
         self.answers[request_id] = (asked, answer)
         for stale in list(self.answers)[: -RETENTION.max_answers]:
             del self.answers[stale]
@@ -131,13 +137,14 @@ class Believed:
 
     @property
     def expires_at(self) -> float:
-        return min(self.used_at + RETENTION.idle_seconds, self.created_at + RETENTION.lifetime_seconds)
+        return min(self.used_at + LIFETIMES.idle, self.created_at + LIFETIMES.absolute)
 
 
 class Sessions(RuleBasedStateMachine):
     """Callers of one server whose clock, faults and impatience are drawn."""
 
-    make_store: Callable[[], SessionStore]
+    make_store: Callable[[Clock], SessionStore]
+    has_clock: bool  # that the test can turn
 
     def __init__(self) -> None:
         super().__init__()
@@ -153,13 +160,16 @@ class Sessions(RuleBasedStateMachine):
 
     @initialize()
     def start(self) -> None:
-        self.faulty = FaultyStore(type(self).make_store())
-        plan = Plan(model=ToyModel(), retention=RETENTION, store=lambda: self.faulty, now=float(int(time.time())))
+        plan = Plan(model=ToyModel(), retention=RETENTION, store=self.make_faulty, now=float(int(time.time())))
         self.world = self.run(self.stack.enter_async_context(running_world(plan)))
         self.oracle = self.world.oracle
         self.snapshots[()] = self.oracle.start()
         for name in ("a", "b"):
             self.create(name)
+
+    def make_faulty(self, clock: Clock) -> SessionStore:
+        self.faulty = FaultyStore(type(self).make_store(clock))
+        return self.faulty
 
     def teardown(self) -> None:
         self.run(self.stack.aclose())
@@ -201,7 +211,7 @@ class Sessions(RuleBasedStateMachine):
                 self.check_turn(name, asked, caller)
             return
         caller = replace(caller, request_id=request_id or self.new_id())
-        is_known = request_id in self.live[name].answers
+        is_known = request_id in self.live[name].used
         self.faulty.faults[fault] = 1
         with contextlib.suppress(StoreUnavailable) if is_known else pytest.raises(StoreUnavailable):
             self.run(self.send(asked, caller))  # a known one is not written, and so may not meet the fault
@@ -235,17 +245,30 @@ class Sessions(RuleBasedStateMachine):
             self.run(self.world.lives.fork("ann", name, point, (new,), 0))
             self.note_new(new, ids or ())
 
-    @rule(name=NAMES, data=some.data(), expected=EXPECTED)
-    def rewind(self, name: str, data: some.DataObject, expected: str | None) -> None:
+    @rule(name=NAMES, data=some.data(), expected=EXPECTED, is_named=some.booleans())
+    def rewind(self, name: str, data: some.DataObject, expected: str | None, is_named: bool) -> None:
         """Back, or ahead to a checkpoint; what came after is forgotten."""
         point, ids = self.draw_point(name, data)
         position = self.caller(name, "", expected).expected_position
         error = self.ending(name) or (PositionMismatch if expected == "wrong" else None) or self.unknown(ids)
+        request_id = self.new_id() if is_named else ""
         with self.refused(error):
-            row = self.run(self.world.lives.rewind("ann", name, point, position))
+            row = self.run(self.world.lives.rewind("ann", name, point, position, request_id))
             assert ids is not None
             assert row.position == len(ids)
             self.live[name].go_back(ids, self.world.clock.now)
+            if is_named and position is None:
+                self.live[name].moves[request_id] = (point, ids)
+
+    @rule(name=NAMES, data=some.data())
+    def repeat_a_rewind(self, name: str, data: some.DataObject) -> None:
+        """It says where it led, and undoes nothing that came since; another request under its id is refused."""
+        if self.is_live(name) and self.live[name].moves:
+            request_id = data.draw(some.sampled_from(sorted(self.live[name].moves)))
+            point, ids = self.live[name].moves[request_id]
+            assert self.run(self.world.lives.rewind("ann", name, point, None, request_id)).position == len(ids)
+            with pytest.raises(InvalidRequest):
+                self.run(self.world.lives.mark("ann", name, "m", request_id))
 
     @rule(name=NAMES, turns=some.lists(some.tuples(KINDS, INPUTS, REQUEST_IDS), min_size=2, max_size=4), back=MARKS)
     def regret(self, name: str, turns: list[tuple[str, Ids, str]], back: str) -> None:
@@ -299,7 +322,7 @@ class Sessions(RuleBasedStateMachine):
     @rule(seconds=some.sampled_from([1.0, 1.0, 1.0, 1.0, 60.0, 101.0]), is_swept=some.booleans())
     def wait(self, seconds: float, is_swept: bool) -> None:
         """Time passes; sessions expire, swept or not."""
-        self.world.clock.advance(seconds)
+        self.world.clock.advance(seconds if self.has_clock else 0.0)
         if is_swept:
             self.run(self.world.lives.expire())
 
@@ -319,7 +342,7 @@ class Sessions(RuleBasedStateMachine):
                 history = self.run(self.world.lives.history("ann", name))
                 believed = self.live[name]
                 assert history.row.position == len(believed.ids)
-                assert history.row.expires_at == believed.expires_at
+                assert not self.has_clock or history.row.expires_at == believed.expires_at
                 assert history.positions == tuple(map(len, believed.boundaries))
                 assert history.marks == {mark: len(ids) for mark, ids in believed.marks.items()}
                 assert same_snapshot(self.run(self.world.snapshot(name)), self.at(believed.ids))
@@ -364,6 +387,10 @@ class Sessions(RuleBasedStateMachine):
         believed = self.live[name]
         if caller.request_id in believed.answers:
             return None if believed.answers[caller.request_id][0] == asked else InvalidRequest
+        if caller.request_id in believed.moves:
+            return InvalidRequest
+        if caller.request_id in believed.used:
+            return AnswerGone
         is_wrong = caller.expected_position not in (None, len(believed.ids))
         return PositionMismatch if is_wrong else None
 
@@ -451,11 +478,13 @@ def test_sessions_are_what_a_model_of_them_says(store: str, tmp_path: Path) -> N
     numbers = iter(range(10**9))
 
     class Machine(Sessions):
+        has_clock = store != "redis"
+
         @staticmethod
-        def make_store() -> SessionStore:
+        def make_store(clock: Clock) -> SessionStore:
             directory = tmp_path / str(next(numbers))
             directory.mkdir()
-            return STORES[store][0](directory, url)
+            return STORES[store][0](directory, url, clock)
 
     profile = settings(
         max_examples=STORES[store][1],

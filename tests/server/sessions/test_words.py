@@ -118,6 +118,21 @@ async def test_no_words_are_wanted() -> None:
         assert await search(world, *SPELLINGS).find(world.engine.start_snapshot, "a", 0) == ()
 
 
+async def test_all_turns_of_a_search_are_the_owners() -> None:
+    """The engine is told whose they are, so that lanes are shared fairly."""
+    async with running_world(Plan(model=SureModel(len(SPELLINGS)))) as world:
+        turns: list[Turn] = []
+
+        def submit(turn: Turn) -> Ticket:
+            turns.append(turn)
+            return world.engine.submit(turn)
+
+        finder = WordSearch(Spelt(*SPELLINGS), submit)  # type: ignore[arg-type]
+        assert await finder.find(world.engine.start_snapshot, "a", 3, "ann")
+    assert len(turns) > 1
+    assert {turn.owner for turn in turns} == {"ann"}
+
+
 class ScornfulModel(ToyModel):
     """Finds the second token impossible, as far as float32 goes."""
 

@@ -32,3 +32,12 @@ def test_what_is_too_large_is_not_kept() -> None:
     recent: Recent[str] = Recent(100)
     recent.put("a", "A", 101)
     assert repr(recent) == "Recent(0 items, 0 of 100 bytes)"
+
+
+def test_equal_ids_of_two_owners_are_two_items() -> None:
+    """Whatever a key is made of."""
+    recent: Recent[str] = Recent(100)
+    recent.put(("ann", "s"), "A", 40)
+    recent.put(("bob", "s"), "B", 40)
+    recent.drop(("ann", "s"))
+    assert (recent.get(("ann", "s")), recent.get(("bob", "s"))) == (None, "B")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
@@ -9,16 +10,22 @@ from collections.abc import AsyncIterator
 import pytest
 from prometheus_client import CollectorRegistry
 
-from carousel.errors import SettingsInvalid
+from carousel.errors import SettingsInvalid, StoreUnavailable
 from carousel.metrics import Metrics
+from carousel.readiness import Readiness, StoreHealth
+from carousel.web import app
 from carousel.web.app import WebServer, make_app
 
 
+def make_readiness(*, needs_store: bool = False) -> Readiness:
+    return Readiness(StoreHealth(lambda is_up: None), needs_store=needs_store)
+
+
 @contextlib.asynccontextmanager
-async def served(ready: asyncio.Event) -> AsyncIterator[WebServer]:
+async def served(readiness: Readiness | None = None) -> AsyncIterator[WebServer]:
     registry = CollectorRegistry()
     Metrics(registry).session_created()
-    server = WebServer(make_app(registry, ready.is_set))
+    server = WebServer(make_app(registry, readiness or make_readiness()))
     await server.start("127.0.0.1:0")
     try:
         yield server
@@ -43,7 +50,7 @@ async def fetch(server: WebServer, path: str, accept: str = "*/*") -> tuple[int,
 
 async def test_metrics_are_served() -> None:
     """Plain text for whoever asks, OpenMetrics for whoever wants it."""
-    async with served(asyncio.Event()) as server:
+    async with served() as server:
         status, kind, body = await fetch(server, "/metrics")
         assert (status, kind.split(";")[0]) == (200, "text/plain")
         assert "carousel_sessions_created_total 1.0" in body
@@ -54,23 +61,55 @@ async def test_metrics_are_served() -> None:
 
 async def test_readiness_follows_the_server_and_liveness_does_not() -> None:
     """/readyz is 503 until ready; /healthz is 200 as soon as anything answers."""
-    ready = asyncio.Event()
-    async with served(ready) as server:
+    readiness = make_readiness()
+    async with served(readiness) as server:
         assert [(await fetch(server, path))[0] for path in ("/healthz", "/readyz")] == [200, 503]
-        ready.set()
+        readiness.is_serving = True
         assert [(await fetch(server, path))[0] for path in ("/healthz", "/readyz")] == [200, 200]
+
+
+@pytest.mark.parametrize("needs_store", [True, False])
+async def test_a_store_that_does_not_answer_is_told(needs_store: bool) -> None:
+    """In words in any case, and by the status where the server shall be unready without it; liveness stays."""
+    readiness = make_readiness(needs_store=needs_store)
+    readiness.is_serving = True
+    async with served(readiness) as server:
+        readiness.store.probe_failed(StoreUnavailable("redis://:hunter2@host"))
+        status, _, body = await fetch(server, "/readyz")
+        assert status == (503 if needs_store else 200)
+        state = "not ready" if needs_store else "ready"
+        assert body == f"{state}; the session store does not answer: StoreUnavailable\n"
+        assert (await fetch(server, "/healthz"))[0] == 200
+        readiness.store.probe_succeeded()
+        assert (await fetch(server, "/readyz"))[::2] == (200, "ready\n")
+
+
+async def test_a_large_page_of_metrics_does_not_hold_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is written in another thread: the loop turns meanwhile."""
+    has_begun, has_turned = threading.Event(), threading.Event()
+
+    def encode(registry: CollectorRegistry) -> bytes:
+        has_begun.set()
+        return b"turned" if has_turned.wait(10) else b"held"
+
+    monkeypatch.setattr(app, "choose_encoder", lambda accept: (encode, "text/plain"))
+    async with served() as server:
+        fetching = asyncio.create_task(fetch(server, "/metrics"))
+        assert await asyncio.to_thread(has_begun.wait, 10)
+        has_turned.set()
+        assert (await fetching)[2] == "turned"
 
 
 async def test_other_paths_are_not_found() -> None:
     """Nothing else is there."""
-    async with served(asyncio.Event()) as server:
+    async with served() as server:
         assert (await fetch(server, "/"))[0] == 404
 
 
 async def test_a_port_that_is_taken_is_a_settings_error() -> None:
     """The message names the setting and the address."""
-    async with served(asyncio.Event()) as server:
-        other = WebServer(make_app(CollectorRegistry(), lambda: True))
+    async with served() as server:
+        other = WebServer(make_app(CollectorRegistry(), make_readiness()))
         with pytest.raises(SettingsInvalid, match=f"http_listen: .*{server.address}"):
             await other.start(server.address)
         await other.stop()
@@ -78,7 +117,7 @@ async def test_a_port_that_is_taken_is_a_settings_error() -> None:
 
 async def test_after_stop_nothing_listens() -> None:
     """The port is closed and no task is left, also with a client that keeps its connection open."""
-    async with served(asyncio.Event()) as server:
+    async with served() as server:
         host, port = server.address.split(":")
         _, writer = await asyncio.open_connection(host, int(port))
     with pytest.raises(ConnectionRefusedError):

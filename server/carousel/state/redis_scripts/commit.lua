@@ -1,17 +1,25 @@
 -- A change, if the session is what was held, and the end of the lease. KEYS: row, parts.
--- ARGV: incarnation, revision, epoch, change token, how long it is kept (ms), new revision, position, updated_at,
--- expires_at, number of parts to drop, their names, names and contents of parts to put.
-local found = redis.call('HMGET', KEYS[1], 'incarnation', 'revision', 'epoch', 'ending', 'tokens')
-if found[1] ~= ARGV[1] or found[4] then return 'moved' end
-if string.find(found[5], ARGV[4], 1, true) then return 'ok' end  -- the same call, sent again
-if tonumber(found[2]) > tonumber(ARGV[2]) + 16 then return 'forgotten' end
-if found[2] ~= ARGV[2] or found[3] ~= ARGV[3] then return 'moved' end
+-- ARGV: incarnation, revision, epoch, change token, idle time (ms), lifetime (ms), how long an ending is known (ms),
+-- position, number of parts to drop, their names, names and contents of parts to put.
+local function read()
+  return redis.call('HMGET', KEYS[1], 'owner', 'incarnation', 'revision', 'position', 'created_at', 'updated_at',
+    'expires_at', 'ending', 'ended_at', 'epoch', 'tokens')
+end
+local found = redis.call('HMGET', KEYS[1], 'incarnation', 'revision', 'epoch', 'ending', 'tokens', 'created_at')
+if found[1] ~= ARGV[1] or found[4] then return {'moved'} end
+if string.find(found[5], ARGV[4], 1, true) then return {'ok', read()} end  -- the same call, sent again
+if tonumber(found[2]) > tonumber(ARGV[2]) + 16 then return {'forgotten'} end
+if found[2] ~= ARGV[2] or found[3] ~= ARGV[3] then return {'moved'} end
+local clock = redis.call('TIME')
+local now = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
+local expires_at = math.min(now + tonumber(ARGV[5]) / 1000, tonumber(found[6]) + tonumber(ARGV[6]) / 1000)
 local tokens = string.sub(ARGV[4] .. found[5], 1, 16 * 16)  -- of the latest sixteen changes
-redis.call('HSET', KEYS[1], 'tokens', tokens, 'revision', ARGV[6], 'position', ARGV[7], 'updated_at', ARGV[8],
-  'expires_at', ARGV[9], 'lease_until', '0')
-local first = 11 + tonumber(ARGV[10])
-for i = 11, first - 1 do redis.call('HDEL', KEYS[2], ARGV[i]) end
+redis.call('HSET', KEYS[1], 'tokens', tokens, 'revision', string.format('%.0f', tonumber(ARGV[2]) + 1), 'position', ARGV[8],
+  'updated_at', string.format('%.6f', now), 'expires_at', string.format('%.6f', expires_at), 'lease_until', '0')
+local first = 10 + tonumber(ARGV[9])
+for i = 10, first - 1 do redis.call('HDEL', KEYS[2], ARGV[i]) end
 for i = first, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end
-redis.call('PEXPIRE', KEYS[1], ARGV[5])
-redis.call('PEXPIRE', KEYS[2], ARGV[5])
-return 'ok'
+local kept = math.max(0, math.ceil((expires_at - now) * 1000)) + tonumber(ARGV[7])
+redis.call('PEXPIRE', KEYS[1], kept)
+redis.call('PEXPIRE', KEYS[2], kept)
+return {'ok', read()}

@@ -1,17 +1,26 @@
 -- A new session, unless one lives under the id. KEYS: row, parts.
--- ARGV: how long it is kept (ms), incarnation, change token, number of row fields and values, those, part names and contents.
-local found = redis.call('HMGET', KEYS[1], 'incarnation', 'ending', 'tokens')
-if found[1] and not found[2] then
-  if string.find(found[3], ARGV[3], 1, true) then return 'ok' end  -- the same call, sent again
-  return 'exists'
+-- ARGV: incarnation, change token, idle time (ms), lifetime (ms), how long an ending is known (ms), created_at, owner,
+-- position, part names and contents. An incarnation that is there, or was there, is not made again.
+local function read()
+  return redis.call('HMGET', KEYS[1], 'owner', 'incarnation', 'revision', 'position', 'created_at', 'updated_at',
+    'expires_at', 'ending', 'ended_at', 'epoch', 'tokens')
 end
+local found = redis.call('HMGET', KEYS[1], 'incarnation', 'ending', 'expires_at', 'lease_until')
+local clock = redis.call('TIME')
+local now = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
+if found[1] == ARGV[1] then return {found[2] and 'ended' or 'ok', read()} end
+if found[1] and not found[2] then
+  if tonumber(found[3]) <= now and tonumber(found[4]) <= now * 1000 then return {'due', read()} end
+  return {'exists'}
+end
+local lives = math.min(tonumber(ARGV[3]), tonumber(ARGV[4]))
 -- This write comes first: it is the one that Redis refuses when it is out of memory.
-redis.call('HSET', KEYS[1], 'incarnation', ARGV[2], 'tokens', ARGV[3], 'epoch', '0', 'lease_until', '0')
-redis.call('HDEL', KEYS[1], 'ending', 'ended_at', 'end_token')
+redis.call('HSET', KEYS[1], 'incarnation', ARGV[1], 'tokens', ARGV[2], 'epoch', '0', 'lease_until', '0', 'owner', ARGV[7],
+  'revision', '0', 'position', ARGV[8], 'created_at', ARGV[6], 'updated_at', ARGV[6],
+  'expires_at', string.format('%.6f', now + lives / 1000))
+redis.call('HDEL', KEYS[1], 'ending', 'ended_at', 'end_token', 'next', 'next_until')
 redis.call('DEL', KEYS[2])
-local first = 5 + tonumber(ARGV[4])
-for i = 5, first - 1, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
-for i = first, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end
-redis.call('PEXPIRE', KEYS[1], ARGV[1])
-redis.call('PEXPIRE', KEYS[2], ARGV[1])
-return 'ok'
+for i = 9, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end
+redis.call('PEXPIRE', KEYS[1], lives + tonumber(ARGV[5]))
+redis.call('PEXPIRE', KEYS[2], lives + tonumber(ARGV[5]))
+return {'ok', read()}

@@ -1,12 +1,28 @@
--- A session's end; how it ended is known for a while. KEYS: row, parts.
--- ARGV: incarnation, reason, moment, token of the call, how long it is known (ms).
-local found = redis.call('HMGET', KEYS[1], 'incarnation', 'ending', 'end_token')
-if found[1] ~= ARGV[1] then return 0 end
+-- A session's end; how it ended is known for a while, unless it was undone. KEYS: row, parts.
+-- ARGV: incarnation, reason, token of the call, how long it is known (ms), lifetime (ms), revision.
+-- The clock ends only what nobody holds, what is due by the clock of Redis and what is as it was seen.
+local found = redis.call('HMGET', KEYS[1], 'incarnation', 'ending', 'end_token', 'expires_at', 'created_at', 'revision',
+  'lease_until', 'ended_at')
+if found[1] ~= ARGV[1] then return {0} end
 if found[2] then
-  if found[3] == ARGV[4] then return 1 end  -- the same call, sent again
-  return 0
+  if found[3] == ARGV[3] then return {1, found[2], found[8]} end  -- the same call, sent again
+  return {0}
 end
-redis.call('DEL', KEYS[2])
-redis.call('HSET', KEYS[1], 'ending', ARGV[2], 'ended_at', ARGV[3], 'end_token', ARGV[4])
-redis.call('PEXPIRE', KEYS[1], ARGV[5])
-return 1
+local clock = redis.call('TIME')
+local now = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
+local reason = ARGV[2]
+if reason == 'idle' or reason == 'age' then
+  if tonumber(found[7]) > now * 1000 or tonumber(found[4]) > now or found[6] ~= ARGV[6] then return {0} end
+  -- Moments have six digits after the point, so sums of them may differ in the last.
+  local is_old = tonumber(found[4]) >= tonumber(found[5]) + tonumber(ARGV[5]) / 1000 - 0.00001
+  reason = is_old and 'age' or 'idle'
+end
+redis.call('DEL', KEYS[2])  -- what frees comes first: after it Redis takes the other write, too, when it is out of memory
+local at = string.format('%.6f', now)
+if reason == 'undone' then
+  redis.call('DEL', KEYS[1])
+  return {1, reason, at}
+end
+redis.call('HSET', KEYS[1], 'ending', reason, 'ended_at', at, 'end_token', ARGV[3])
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+return {1, reason, at}

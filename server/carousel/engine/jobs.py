@@ -1,0 +1,104 @@
+"""A turn on its way through the engine, and what a step does with it: the words between scheduler and runner."""
+
+import collections
+import enum
+from dataclasses import dataclass
+
+from carousel.errors import CarouselError
+from carousel.records import record
+from carousel.turns import Candidate, FinishReason, Generate, Snapshot, Turn
+
+
+class Ask(enum.Enum):
+    """What the model is asked after a lane has consumed its tokens."""
+
+    NOTHING = enum.auto()
+    LIKELIEST = enum.auto()  # the next token of a Generate that takes the likeliest and tells nothing of it
+    CHOICE = enum.auto()  # the next token of any other Generate
+    CANDIDATES = enum.auto()  # the answer to a Predict
+    SCORES = enum.auto()  # ratings of the tokens consumed in this step
+
+
+class Job:
+    """A turn on its way. The scheduler alone changes it."""
+
+    __slots__ = (
+        "ask_for_token",
+        "finish",
+        "is_cancelled",
+        "is_short",
+        "lane",
+        "num_fed",
+        "num_generated",
+        "num_left",
+        "number",
+        "position",
+        "recent_ids",
+        "turn",
+        "unfed_id",
+    )
+
+    def __init__(self, turn: Turn, penalty_window: int, number: int = 0, is_short: bool = False) -> None:
+        self.turn = turn
+        self.number = number  # in order of arrival
+        self.is_short = is_short  # may have one of the lanes for turns that are soon done
+        self.lane: int | None = None
+        self.is_cancelled = False
+        self.num_fed = 0  # of turn.ids
+        self.num_left = len(turn.ids)  # not fed yet
+        self.num_generated = 0
+        self.unfed_id: int | None = None  # chosen, not yet consumed
+        self.position = turn.start.position
+        self.recent_ids = collections.deque(turn.start.recent_ids, maxlen=penalty_window)
+        self.finish: FinishReason | None = None  # set when only consuming is left
+        self.ask_for_token = _ask_for_token(turn.goal) if isinstance(turn.goal, Generate) else Ask.NOTHING
+
+    def __repr__(self) -> str:
+        fed = f"{self.num_fed}/{len(self.turn.ids)} fed"
+        return f"Job(lane {self.lane}, {fed}, {self.num_generated} generated)"
+
+
+@record(frozen=True, slots=True)
+class Work:
+    """One lane's part of a step: consume `ids` (none: keep the hidden vector it has), then answer `ask`."""
+
+    lane: int
+    ids: tuple[int, ...]
+    ask: Ask
+    is_last: bool  # the lane's state is wanted back
+    job: Job
+    is_chunk: bool = False  # of a prompt: it runs apart from the lanes that wait for their next token
+
+
+@record(frozen=True, slots=True)
+class Step:
+    """What one run of the model does. The lanes of `admitted` jobs take their snapshots first."""
+
+    admitted: tuple[Job, ...]
+    works: tuple[Work, ...]
+    num_prompts: int = 0  # works that are chunks
+
+    @property
+    def num_lanes(self) -> int:
+        return len(self.works)
+
+    @property
+    def num_tokens(self) -> int:
+        return sum([len(work.ids) for work in self.works])
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What the runner found for one work; filled by the runner, `snapshot` for the last work of a job."""
+
+    error: CarouselError | None = None
+    token_id: int = -1
+    log_probability: float | None = None
+    candidates: tuple[Candidate, ...] = ()
+    log_probabilities: tuple[float, ...] = ()
+    ranks: tuple[int, ...] = ()
+    snapshot: Snapshot | None = None
+
+
+def _ask_for_token(goal: Generate) -> Ask:
+    return Ask.LIKELIEST if goal.num_candidates == 0 and goal.sampling.is_plain_greedy else Ask.CHOICE

@@ -1,0 +1,34 @@
+"""What a failed call's log line says, and how what callers chose is cut down for it."""
+
+import re
+from hashlib import blake2b
+from typing import Any
+
+from carousel.errors import CarouselError, InvalidRequest, Overloaded
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._~-]{1,64}")
+_PEER = re.compile(r"[\w.:%\[\]/-]{1,100}", re.ASCII)
+_FIELD = re.compile(r"[a-z0-9_.\[\]-]{1,80}")
+
+
+def of_failure(request: Any, peer: str, error: Exception | None) -> dict[str, str]:
+    """Reason and field of the error, the session as `printf ID | b2sum -l 64` writes it (without a key, so that lines
+    of replicas match), request id and peer. What has an unlikely form is `invalid`, not repeated."""
+    facts = {"peer": _bounded(_PEER, peer)}
+    if isinstance(error, CarouselError):
+        facts["reason"] = error.reason
+    elif error is not None:
+        facts["reason"] = "INTERNAL"
+    if isinstance(error, InvalidRequest):
+        facts["field"] = _bounded(_FIELD, error.field)
+    if isinstance(error, Overloaded):
+        facts["limit"] = error.limit
+    if session_id := getattr(request, "session_id", ""):
+        facts["session"] = blake2b(session_id.encode(), digest_size=8).hexdigest()
+    if request_id := getattr(request, "request_id", ""):
+        facts["request_id"] = _bounded(_REQUEST_ID, request_id)
+    return facts
+
+
+def _bounded(form: re.Pattern[str], text: str) -> str:
+    return text if form.fullmatch(text) else "invalid"

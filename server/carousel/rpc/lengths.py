@@ -1,0 +1,38 @@
+"""Lists of a message, refused by their length before they are copied: a megabyte of them is 20 ms of the event loop.
+
+The fields are named, and the values checked again in the domain's words, where `sessions` checks them.
+"""
+
+from collections.abc import Sized
+
+from carousel.errors import InvalidRequest
+from carousel.sessions import checks
+from carousel.v1 import language_model_pb2 as wire
+from carousel.v1 import sessions_pb2, types_pb2
+
+_MAX_FORKS = 100
+
+
+def check_generation(message: wire.GenerateRequest, limits: wire.Limits) -> None:
+    check_input(message.input, limits)
+    _at_most("stop", message.stop, checks.MAX_STOPS)
+    _at_most("stop_ids", message.stop_ids, limits.max_stop_ids, "max_stop_ids")
+    _at_most("sampling.logit_bias", message.sampling.logit_bias, checks.MAX_BIASES)
+
+
+def check_input(message: types_pb2.Input, limits: wire.Limits) -> None:
+    _at_most("input", message.tokens.ids, limits.max_input_tokens, "max_input_tokens")
+
+
+def check_ids(field: str, ids: Sized, limits: wire.Limits) -> None:
+    _at_most(field, ids, limits.max_input_tokens, "max_input_tokens")
+
+
+def check_fork(message: sessions_pb2.ForkSessionRequest) -> None:
+    _at_most("new_session_ids", message.new_session_ids, _MAX_FORKS)
+
+
+def _at_most(field: str, given: Sized, bound: int, name: str = "") -> None:
+    if len(given) > bound:
+        setting = f" ({name})" if name else ""
+        raise InvalidRequest(field, f"at most {bound}{setting}, not {len(given)}")

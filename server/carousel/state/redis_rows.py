@@ -1,0 +1,36 @@
+"""How a session stands in Redis: two hashes with its owner and id as hash tag, so that one script reaches both."""
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+from urllib.parse import quote
+
+from carousel.state.store import Ending, EndReason, Parts, Row
+
+Key = tuple[str, str]  # owner, session id
+EPOCH, TOKENS = 9, 10  # places among the values that scripts read
+
+
+def keys_of(key: Key) -> tuple[str, str]:
+    """Of row and parts. Quoted, so that no two pairs of owner and id are alike."""
+    tag = f"{quote(key[0], safe='')}:{quote(key[1], safe='')}"
+    return f"carousel2:{{{tag}}}:row", f"carousel2:{{{tag}}}:parts"
+
+
+def read_row(session_id: str, values: Any) -> Row:
+    owner, incarnation, revision, position, created_at, updated_at, expires_at, *_ = values
+    moments = (float(created_at), float(updated_at), float(expires_at))
+    return Row(session_id, owner.decode(), int(incarnation), int(revision), int(position), *moments)
+
+
+def read_ending(session_id: str, values: Any) -> Ending:
+    owner, incarnation, *_, ending, ended_at, _epoch, _tokens = values
+    return Ending(session_id, owner.decode(), EndReason(ending.decode()), float(ended_at), int(incarnation))
+
+
+def flat(parts: Parts) -> Iterator[str | bytes]:
+    return chain.from_iterable(parts.items())
+
+
+def weigh(parts: Parts) -> int:
+    return 400 + sum(len(part) for part in parts.values())

@@ -1,0 +1,51 @@
+"""Small things that are remembered of each owner, oldest first, within bounds: what is beyond them is forgotten."""
+
+import collections
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Remembered(Generic[Item]):
+    """Items by owner and name. Beyond either bound the oldest goes: the owner's own, or that of all."""
+
+    def __init__(self, max_per_owner: int, max_in_all: int) -> None:
+        self._max_per_owner = max_per_owner
+        self._max_in_all = max_in_all
+        self._items: collections.OrderedDict[tuple[str, str], Item] = collections.OrderedDict()
+        self._names: dict[str, collections.OrderedDict[str, None]] = {}
+
+    def __repr__(self) -> str:
+        return f"Remembered({len(self)} items of {len(self._names)} owners)"
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def get(self, owner: str, name: str) -> Item | None:
+        return self._items.get((owner, name))
+
+    def put(self, owner: str, name: str, item: Item) -> None:
+        """As the newest."""
+        self.forget(owner, name)
+        self._items[owner, name] = item
+        names = self._names.setdefault(owner, collections.OrderedDict())
+        names[name] = None
+        if len(names) > self._max_per_owner:
+            self.forget(owner, next(iter(names)))
+        if len(self._items) > self._max_in_all:
+            self.forget(*next(iter(self._items)))
+
+    def forget(self, owner: str, name: str) -> None:
+        if self._items.pop((owner, name), None) is None:
+            return
+        names = self._names[owner]
+        del names[name]
+        if not names:
+            del self._names[owner]
+
+    def oldest(self) -> Item | None:
+        return next(iter(self._items.values()), None)
+
+    def items(self) -> list[Item]:
+        """Oldest first."""
+        return list(self._items.values())

@@ -1,0 +1,39 @@
+"""The store that the settings name. Only the one that is used is imported."""
+
+from pathlib import Path
+
+from carousel.settings import Settings
+from carousel.state.store import Capacity, Lifetimes, SessionStore
+
+_MEMORY_BYTES, _DISK_BYTES = 2**31, 2**40
+
+
+def make_store(settings: Settings) -> SessionStore:
+    lifetimes = Lifetimes(settings.session_idle_seconds, settings.session_lifetime_seconds)
+    if settings.store == "memory":
+        from carousel.state.memory import MemoryStore
+
+        file = Path(settings.memory_file) if settings.memory_file else None
+        return MemoryStore(_capacity(settings, _MEMORY_BYTES), lifetimes, file)
+    if settings.store.startswith("sqlite:"):
+        return _make_sqlite(settings, lifetimes)
+    from carousel.state.redis_store import RedisStore, Timing
+
+    password = settings.store_password.get_secret_value() if settings.store_password else None
+    timing = Timing(lease=settings.lease_seconds)
+    limits = settings.owner_limits
+    return RedisStore(settings.store, lifetimes, password=password, timing=timing, owner_limits=limits)
+
+
+def _make_sqlite(settings: Settings, lifetimes: Lifetimes) -> SessionStore:
+    from carousel.state.sqlite_store import SqliteStore
+    from carousel.state.write_behind import WriteBehind
+
+    path = Path(settings.store.removeprefix("sqlite:"))
+    durable = SqliteStore(path, _capacity(settings, _DISK_BYTES), lifetimes)
+    return durable if settings.durability == "each_turn" else WriteBehind(durable, settings.flush_seconds)
+
+
+def _capacity(settings: Settings, default_bytes: int) -> Capacity:
+    max_bytes = settings.max_session_bytes or default_bytes
+    return Capacity(settings.max_sessions, max_bytes, settings.when_full == "evict", settings.owner_limits)

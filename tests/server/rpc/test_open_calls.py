@@ -1,0 +1,197 @@
+"""Calls over a real port when streams run short, and when the other end has gone without a word."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests.server.rpc.desk import Desk, open_desk
+from tests.server.rpc.test_server import Wire, refusal, until
+
+from carousel.rpc.streams import StreamBounds
+from carousel.v1 import language_model_pb2 as wire
+from carousel.v1 import language_model_pb2_grpc, sessions_pb2
+
+Code = grpc.StatusCode
+ANN, BOB = (("x-owner", "ann"),), (("x-owner", "bob"),)
+ENDLESS = wire.GenerateRequest(max_tokens=1001)
+
+
+async def rest(desk: Desk, metadata: Any = ANN) -> Any:
+    """A Predict stream that has had one answer, and is idle."""
+    stream = desk.model.Predict(metadata=metadata)
+    await stream.write(wire.PredictRequest())
+    await stream.read()
+    return stream
+
+
+def num_open(desk: Desk) -> int:
+    return len(desk.calls._open)
+
+
+async def test_idle_streams_of_one_do_not_keep_another_out() -> None:
+    """The one that idled longest ends with RESOURCE_EXHAUSTED; the others live, and the newcomer's call is served."""
+    async with open_desk(StreamBounds(3), owner="x-owner") as desk:
+        streams = [await rest(desk) for _ in range(3)]
+        answer = await desk.model.Tokenize(wire.TokenizeRequest(text="a"), metadata=BOB)
+        assert [token.id for token in answer.tokens] == [1]
+        code, _, details = await refusal(streams[0].read())
+        assert (code, details["ErrorInfo"].reason) == (Code.RESOURCE_EXHAUSTED, "OVERLOADED")
+        assert details["ErrorInfo"].metadata["limit"] == "max_streams"
+        for stream in streams[1:]:
+            await stream.write(wire.PredictRequest())
+            assert (await stream.read()).position == 2
+        for stream in streams[1:]:
+            stream.cancel()
+        await until(lambda: num_open(desk) == 0)
+
+
+async def test_a_watch_is_idle() -> None:
+    """It is closed like a silent Predict."""
+    async with open_desk(StreamBounds(1), owner="x-owner") as desk:
+        watching = desk.life.WatchSessions(sessions_pb2.WatchSessionsRequest(), metadata=ANN)
+        await watching.initial_metadata()
+        await desk.model.Tokenize(wire.TokenizeRequest(text="a"), metadata=BOB)
+        assert (await refusal(watching.read()))[0] is Code.RESOURCE_EXHAUSTED
+
+
+async def test_running_calls_are_not_closed() -> None:
+    """The newcomer gets a place of the reserve, and beyond it is refused; nobody's generation ends."""
+    async with open_desk(StreamBounds(2, 1), owner="x-owner") as desk:
+        running = [desk.model.Generate(ENDLESS, metadata=ANN) for _ in range(2)]
+        for stream in running:
+            await stream.read()
+        his = await rest(desk, BOB)
+        code, _, details = await refusal(desk.model.Tokenize(wire.TokenizeRequest(), metadata=BOB))
+        assert (code, details["ErrorInfo"].metadata["limit"]) == (Code.RESOURCE_EXHAUSTED, "max_streams")
+        assert desk.sessions.num_running == 2
+        for stream in (his, *running):
+            stream.cancel()
+        await until(lambda: num_open(desk) == desk.sessions.num_running == 0)
+
+
+async def test_a_stream_that_is_being_answered_is_not_idle() -> None:
+    """It was, before its client's message came."""
+    async with open_desk(StreamBounds(1), owner="x-owner") as desk:
+        stream = await rest(desk)
+        desk.sessions.may_answer.clear()
+        await stream.write(wire.PredictRequest())
+        await until(lambda: len(desk.sessions.seen) == 2)
+        assert (await refusal(desk.model.Tokenize(wire.TokenizeRequest(), metadata=BOB)))[0] is Code.RESOURCE_EXHAUSTED
+        desk.sessions.may_answer.set()
+        assert (await stream.read()).position == 2
+        stream.cancel()
+
+
+async def test_one_connection_opens_no_more_than_its_bound() -> None:
+    """HTTP/2 makes the client wait, so that half-open calls of one peer are bounded before they are calls."""
+    async with open_desk(streams_of_a_connection=1) as desk:
+        stream = await rest(desk, None)
+        waiting = asyncio.ensure_future(desk.model.GetModel(wire.GetModelRequest()))
+        done, _ = await asyncio.wait([waiting], timeout=0.2)
+        assert not done
+        stream.cancel()
+        assert (await waiting).name == "toy"
+
+
+async def test_health_and_metadata_are_told_whatever_is_open() -> None:
+    """GetModel, ListModels and health with all places taken by the same caller, who then has no other call."""
+    async with open_desk(StreamBounds(2)) as desk:
+        streams = [await rest(desk, None) for _ in range(2)]
+        await desk.model.GetModel(wire.GetModelRequest())
+        await desk.model.ListModels(wire.ListModelsRequest())
+        await health_pb2_grpc.HealthStub(desk.channel).Check(health_pb2.HealthCheckRequest())
+        assert (await refusal(desk.model.Tokenize(wire.TokenizeRequest())))[0] is Code.RESOURCE_EXHAUSTED
+        for stream in streams:
+            stream.cancel()
+
+
+async def test_one_owners_streams_are_bounded_by_name() -> None:
+    """Beyond max_streams_per_owner he is refused, another is not."""
+    async with open_desk(StreamBounds(10, 0, 1), owner="x-owner") as desk:
+        stream = await rest(desk)
+        code, _, details = await refusal(desk.model.Tokenize(wire.TokenizeRequest(), metadata=ANN))
+        assert (code, details["ErrorInfo"].metadata["limit"]) == (Code.RESOURCE_EXHAUSTED, "max_streams_per_owner")
+        await desk.model.Tokenize(wire.TokenizeRequest(), metadata=BOB)
+        stream.cancel()
+
+
+@pytest.mark.parametrize("metadata", [(), ANN * 2, (("x-owner", ""),)])
+async def test_who_is_not_named_once_is_unauthenticated(metadata: Any) -> None:
+    """Unary calls and streams; health needs no name."""
+    async with open_desk(owner="x-owner") as desk:
+        for call in (
+            desk.model.GetModel(wire.GetModelRequest(), metadata=metadata),
+            desk.model.Generate(wire.GenerateRequest(), metadata=metadata),
+            desk.model.Predict(iter([wire.PredictRequest()]), metadata=metadata),
+            desk.life.ListSessions(sessions_pb2.ListSessionsRequest(), metadata=metadata),
+        ):
+            code, _, details = await refusal(call)
+            assert (code, details["ErrorInfo"].reason) == (Code.UNAUTHENTICATED, "UNAUTHENTICATED")
+        assert desk.sessions.seen == desk.lives.seen == []
+        await health_pb2_grpc.HealthStub(desk.channel).Check(health_pb2.HealthCheckRequest(), metadata=metadata)
+
+
+async def test_a_line_that_goes_silent_is_noticed() -> None:
+    """A network that carries nothing any more, without closing: the running call and the idle stream are let go."""
+    async with open_desk(keepalive_seconds=0.3) as desk:
+        cable = Wire(desk.server.address)
+        async with grpc.aio.insecure_channel(await cable.open()) as channel:
+            stub = language_model_pb2_grpc.LanguageModelStub(channel)
+            running, idle = stub.Generate(ENDLESS), stub.Predict()
+            await running.read()
+            await idle.write(wire.PredictRequest())
+            await idle.read()
+            assert num_open(desk) == 2
+            cable.flows.clear()
+            await until(lambda: num_open(desk) == desk.sessions.num_running == 0)
+            assert desk.value("requests_total", method="Generate", code="CANCELLED") == 1
+            await cable.cut()
+
+
+async def test_a_live_peer_may_be_silent() -> None:
+    """It is asked again and again whether it lives, says so, and its stream goes on."""
+    async with open_desk(keepalive_seconds=0.05) as desk:
+        cable = Wire(desk.server.address)
+        async with grpc.aio.insecure_channel(await cable.open()) as channel:
+            stream = language_model_pb2_grpc.LanguageModelStub(channel).Predict()
+            await stream.write(wire.PredictRequest())
+            await stream.read()
+            num_before = cable.num_carried
+            await until(lambda: cable.num_carried >= num_before + 6)
+            await stream.write(wire.PredictRequest())
+            assert (await stream.read()).position == 2
+            await cable.cut()
+
+
+CLIENT = """
+import sys, grpc
+from carousel.v1 import language_model_pb2 as wire, language_model_pb2_grpc
+stub = language_model_pb2_grpc.LanguageModelStub(grpc.insecure_channel(sys.argv[1]))
+stream = stub.Generate(wire.GenerateRequest(max_tokens=1001))
+next(stream)
+print("reading", flush=True)
+sys.stdin.read()
+"""
+
+
+async def test_a_stopped_client_is_noticed() -> None:
+    """Its kernel still answers for it, its gRPC does not."""
+    async with open_desk(keepalive_seconds=0.3) as desk:
+        command = [sys.executable, "-c", CLIENT, desk.server.address]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        process = await asyncio.create_subprocess_exec(*command, **pipes)
+        try:
+            assert process.stdout is not None
+            assert await process.stdout.readline() == b"reading\n"
+            assert desk.sessions.num_running == 1
+            os.kill(process.pid, signal.SIGSTOP)
+            await until(lambda: num_open(desk) == desk.sessions.num_running == 0)
+        finally:
+            process.kill()
+            await process.communicate()

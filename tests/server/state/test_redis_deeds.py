@@ -1,0 +1,108 @@
+"""A request whose server died in the middle is finished by its repeat, wherever that comes, and done once."""
+
+import asyncio
+
+import pytest
+from tests.server.state.conftest import RedisServer, advance, make_birth, open_session
+from tests.server.state.test_redis_store import _run, opened, two
+
+from carousel.errors import StoreUnavailable
+from carousel.state.redis_deeds import Intent
+from carousel.state.store import Birth, Deed, EndReason, Repeated, Row
+
+
+def deed_of(births: list[Birth]) -> Deed:
+    return Deed("ann", "r", "print", tuple((birth.id, birth.incarnation) for birth in births))
+
+
+@pytest.mark.parametrize("num_made", [0, 1, 2])
+async def test_what_a_dead_server_left_half_made_is_finished(shared_redis: RedisServer, num_made: int) -> None:
+    """With the incarnations and the state that were written down, although the repeat would begin elsewhere by now."""
+    async with two(shared_redis) as (dead, other):
+        first = [make_birth(name, parts={"at/0": b"first"}) for name in "abc"]
+        await dead._deeds.record(Intent(deed_of(first), tuple(first)))
+        if num_made:
+            await dead.create(first[:num_made])
+        assert await other.recall("ann", "r") is None
+        again = [make_birth(name, parts={"at/0": b"later"}, position=7) for name in "abc"]
+        rows = await other.create(again, deed_of(again))
+        assert [row.incarnation for row in rows] == [birth.incarnation for birth in first]
+        assert {row.position for row in rows} == {0}
+        for name in "abc":
+            held = await other.take("ann", name)
+            assert held.parts == {"at/0": b"first"}  # type: ignore[union-attr]
+        assert await other.recall("ann", "r") == deed_of(first)
+        assert await other.num_live() == 3
+
+
+async def test_a_deletion_that_was_written_down_is_carried_out(shared_redis: RedisServer) -> None:
+    """By its repeat, and to the session that was meant alone."""
+    async with two(shared_redis) as (dead, other):
+        row = await open_session(dead)
+        deed = Deed("ann", "r", "print", ((row.id, row.incarnation),))
+        await dead._deeds.record(Intent(deed))
+        assert await other.recall("ann", "r") is None
+        with pytest.raises(Repeated):
+            await other.end(row, EndReason.DELETED, deed_again := Deed("ann", "r", "print", (("s", 5),)))
+        assert deed_again != deed
+        assert not isinstance(await other.read("ann", "s"), Row)
+        assert await other.recall("ann", "r") == deed
+        new = await open_session(other)
+        with pytest.raises(Repeated):
+            await dead.end(new, EndReason.DELETED, Deed("ann", "r", "print", ((new.id, new.incarnation),)))
+        assert await other.read("ann", "s") == new
+
+
+async def test_a_repeat_beside_the_first_makes_the_same(shared_redis: RedisServer) -> None:
+    """Two servers carry out one request at once: one session of each id, the same for both."""
+    async with two(shared_redis) as servers:
+        for number in range(10):
+            names = [f"{number}-{name}" for name in "abc"]
+            sets = [[make_birth(name) for name in names] for _ in servers]
+            deeds = [
+                Deed("ann", f"r{number}", "print", tuple((b.id, b.incarnation) for b in births)) for births in sets
+            ]
+            works = (store.create(*one) for store, one in zip(servers, zip(sets, deeds, strict=True), strict=True))
+            outcomes = await asyncio.gather(*works, return_exceptions=True)
+            assert all(isinstance(one, list | Repeated) for one in outcomes)
+            deed = await servers[0].recall("ann", f"r{number}")
+            assert deed in deeds
+            for name, incarnation in deed.targets:  # type: ignore[union-attr]
+                assert (await servers[1].read("ann", name)).incarnation == incarnation  # type: ignore[union-attr]
+        assert await servers[0].num_live() == 30
+
+
+async def test_a_deed_lives_ten_minutes(shared_redis: RedisServer) -> None:
+    """By a time to live of its key, in nasty owners' names too."""
+    _run(shared_redis, "flushall")
+    async with opened(shared_redis) as store:
+        for owner in ("ann", "a:{b}\0", ""):
+            birth = make_birth("s", owner)
+            await store.create([birth], Deed(owner, "r", "print", ((birth.id, birth.incarnation),)))
+            await advance(store, "s", owner)
+            assert (await store.recall(owner, "r")) is not None
+        keys = [key for key in _run(shared_redis, "keys", "*").split() if key.endswith(":deed")]
+        assert len(keys) == 3
+        assert all(590_000 < int(_run(shared_redis, "pttl", key)) <= 600_000 for key in keys)
+
+
+async def test_a_creation_in_doubt_is_said_to_be(redis_server: RedisServer) -> None:
+    """Redis is gone when the session is to be written: UNAVAILABLE with `in_doubt`, and the repeat settles it."""
+    async with opened(redis_server) as store:
+        birth = make_birth()
+        enlisted = store._index.add
+
+        async def add_and_lose(*arguments: object) -> str:
+            moment = await enlisted(*arguments)  # type: ignore[arg-type]
+            redis_server.kill()
+            return moment
+
+        store._index.add = add_and_lose  # type: ignore[method-assign,assignment]
+        with pytest.raises(StoreUnavailable) as refused:
+            await store.create([birth], deed_of([birth]))
+        assert refused.value.details == {"in_doubt": "true"}
+        store._index.add = enlisted  # type: ignore[method-assign]
+        await asyncio.to_thread(redis_server.start)
+        again = make_birth()
+        (row,) = await store.create([again], deed_of([again]))
+        assert row.incarnation == birth.incarnation

@@ -1,0 +1,63 @@
+"""The store that the settings name is the one that is made, with their bounds."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from carousel.settings import read_settings
+from carousel.shares import OwnerLimits
+from carousel.state.memory import MemoryStore
+from carousel.state.redis_store import RedisStore
+from carousel.state.selection import make_store
+from carousel.state.sqlite_store import SqliteStore
+from carousel.state.store import Capacity, Lifetimes
+from carousel.state.write_behind import WriteBehind
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        ({"store": "memory"}, MemoryStore),
+        ({"store": "sqlite:x.db"}, SqliteStore),
+        ({"store": "sqlite:x.db", "durability": "interval"}, WriteBehind),
+        ({"store": "redis://localhost"}, RedisStore),
+    ],
+)
+def test_the_named_store_is_made(given: dict[str, str], kind: type) -> None:
+    """Nothing is opened by that."""
+    assert type(make_store(read_settings({}, given))) is kind
+    assert not Path("x.db").exists()
+
+
+@pytest.mark.parametrize("when_full", ["evict", "refuse"])
+@pytest.mark.parametrize(("store", "default_bytes"), [("memory", 2**31), ("sqlite:x.db", 2**40)])
+def test_every_bound_reaches_the_store(store: str, default_bytes: int, when_full: str) -> None:
+    """Each setting by itself; bytes are as many as the kind of store has by default."""
+    given = {"store": store, "session_idle_seconds": "11", "session_lifetime_seconds": "12", "max_sessions": "13"}
+    settings = read_settings({}, given | {"when_full": when_full, "max_sessions_per_owner": "14"})
+    made = make_store(settings)
+    assert isinstance(made, MemoryStore | SqliteStore)
+    assert made._lifetimes == Lifetimes(idle=11, absolute=12)
+    assert made._capacity == Capacity(13, default_bytes, when_full == "evict", OwnerLimits(max_sessions=14))
+    wide = make_store(settings.model_copy(update={"max_session_bytes": 2**20}))
+    assert isinstance(wide, MemoryStore | SqliteStore)
+    assert wide._capacity.max_bytes == 2**20
+
+
+@pytest.mark.parametrize(
+    ("store", "others"),
+    [("memory", ("redis", "sqlite3")), ("sqlite:x.db", ("redis", "carousel.state.memory"))],
+)
+def test_only_what_is_used_is_imported(store: str, others: tuple[str, ...]) -> None:
+    """A server without Redis starts where the client library for it is missing."""
+    program = f"""
+import sys
+from carousel.settings import Settings
+from carousel.state.selection import make_store
+make_store(Settings(store={store!r}))
+print([name for name in {others!r} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

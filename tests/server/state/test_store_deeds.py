@@ -1,0 +1,103 @@
+"""What an owner's request did to sessions is recorded with it, in every store, so that its repeat does nothing."""
+
+import asyncio
+
+import pytest
+from tests.fakes import FakeClock
+from tests.server.state.conftest import advance, make_birth, open_session, take
+
+from carousel.errors import SessionExists
+from carousel.state.redis_store import RedisStore
+from carousel.state.store import DEED_SECONDS, Birth, Deed, Ending, EndReason, Repeated, Row, SessionStore
+
+
+def deed_of(*births: Birth, request_id: str = "r", contents: str = "print") -> Deed:
+    return Deed(births[0].owner, request_id, contents, tuple((birth.id, birth.incarnation) for birth in births))
+
+
+async def create(store: SessionStore, *births: Birth, request_id: str = "r") -> list[Row]:
+    return await store.create(births, deed_of(*births, request_id=request_id))
+
+
+async def test_a_creation_is_recorded_with_its_deed(store: SessionStore) -> None:
+    """It is recalled by its owner and id alone, and what it made is there."""
+    births = [make_birth(name) for name in "ab"]
+    await create(store, *births)
+    assert await store.recall("ann", "r") == deed_of(*births)
+    assert await store.recall("bob", "r") is None
+    assert await store.recall("ann", "q") is None
+    assert await store.num_live() == 2
+
+
+async def test_a_request_is_carried_out_once(store: SessionStore) -> None:
+    """The second call with the id is told of the first and makes nothing, whatever it asks for."""
+    first = make_birth("a")
+    await create(store, first)
+    await advance(store, "a")
+    for second in (make_birth("a"), make_birth("b")):
+        with pytest.raises(Repeated) as repeated:
+            await create(store, second)
+        assert repeated.value.deed == deed_of(first)
+    assert await store.num_live() == 1
+    assert (await take(store, "a")).row.revision == 1
+
+
+async def test_of_equal_requests_at_once_one_is_carried_out(store: SessionStore) -> None:
+    """However many come together; the others are told of the same deed."""
+    births = [make_birth("a") for _ in range(8)]
+    outcomes = await asyncio.gather(*(create(store, birth) for birth in births), return_exceptions=True)
+    deeds = [outcome.deed for outcome in outcomes if isinstance(outcome, Repeated)]
+    rows = [outcome for outcome in outcomes if isinstance(outcome, list)]
+    assert len(rows) + len(deeds) == 8
+    assert len(rows) >= 1
+    incarnations = {row.incarnation for made in rows for row in made} | {deed.targets[0][1] for deed in deeds}
+    assert len(incarnations) == 1
+    assert await store.num_live() == 1
+
+
+async def test_a_refused_creation_is_no_deed(store: SessionStore) -> None:
+    """Its id is free for a request that can be carried out."""
+    await open_session(store, "taken")
+    with pytest.raises(SessionExists):
+        await create(store, make_birth("taken"))
+    assert await store.recall("ann", "r") is None
+    await create(store, make_birth("free"))
+    assert await store.num_live() == 2
+
+
+async def test_an_end_is_recorded_with_its_deed(store: SessionStore, told: list[Ending]) -> None:
+    """The repeat ends nothing, also when another session has the id by then."""
+    row = await open_session(store)
+    deed = Deed("ann", "r", "print", ((row.id, row.incarnation),))
+    assert await store.end(row, EndReason.DELETED, deed)
+    assert await store.recall("ann", "r") == deed
+    new = await open_session(store)
+    with pytest.raises(Repeated) as repeated:
+        await store.end(new, EndReason.DELETED, Deed("ann", "r", "print", ((new.id, new.incarnation),)))
+    assert repeated.value.deed == deed
+    assert await store.read("ann", "s") == new
+    assert len(told) == 1
+
+
+async def test_what_a_deed_made_may_end(store: SessionStore) -> None:
+    """The deed stays, and the ending tells which incarnation it was."""
+    birth = make_birth("a")
+    (row,) = await create(store, birth)
+    await store.end(row, EndReason.DELETED)
+    assert await store.recall("ann", "r") == deed_of(birth)
+    ending = await store.read("ann", "a")
+    assert isinstance(ending, Ending)
+    assert ending.incarnation == birth.incarnation
+
+
+async def test_a_deed_is_forgotten_after_its_time(store: SessionStore, clock: FakeClock) -> None:
+    """Ten minutes later the id is free; not before."""
+    if isinstance(store, RedisStore):
+        return  # there a key's time to live sees to it, which its own tests look at
+    await create(store, make_birth("a"))
+    clock.advance(DEED_SECONDS - 1)
+    assert await store.recall("ann", "r") is not None
+    clock.advance(1)
+    assert await store.recall("ann", "r") is None
+    await create(store, make_birth("b"))
+    assert await store.recall("ann", "r") is not None
