@@ -10,8 +10,8 @@ def find_library() -> Path | None:
 
 
 def shifted_clock(seconds: int) -> dict[str, str]:
-    """Environment of a program whose time of day is so much ahead; what measures durations stays as it is. Of what waits,
-    `time.sleep` alone does not work there."""
+    """Environment of a program whose time of day is so much ahead; what measures durations stays as it is. Of all
+    that waits, `time.sleep` alone does not work there."""
     if not seconds:
         return {}
     library = find_library()
