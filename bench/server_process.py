@@ -5,10 +5,11 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+CAROUSEL = (sys.executable, "-m", "carousel")
 _READY = re.compile(r"serving gRPC on (\S+), HTTP on (\S+) ")
 
 
@@ -29,10 +30,14 @@ class ServerProcess:
 
 @contextlib.contextmanager
 def serve(
-    bundle: Path, *options: str, log: Path | None = None, variables: Mapping[str, str] | None = None
+    bundle: Path,
+    *options: str,
+    log: Path | None = None,
+    variables: Mapping[str, str] | None = None,
+    program: Sequence[str] = CAROUSEL,
 ) -> Iterator[ServerProcess]:
     """The server of a bundle on free ports; `options` go onto its command line. Killed if it outlives the block."""
-    command = [sys.executable, "-m", "carousel", "serve", str(bundle), "--listen", "127.0.0.1:0"]
+    command = [*program, "serve", str(bundle), "--listen", "127.0.0.1:0"]
     command += ["--http", "127.0.0.1:0", *options]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("CAROUSEL_")}
     environment |= variables or {}

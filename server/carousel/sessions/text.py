@@ -80,6 +80,11 @@ class TextStream:
 def pending_bytes(tokenizer: Tokenizer, tail: bytes, ids: Sequence[int]) -> bytes:
     """The bytes of an unfinished character that stand at the end after `tail` and the tokens. Only the last few bytes
     are looked at: a first byte of a character is never inside another one."""
+    if not ids:
+        return tail
+    end = tokenizer.token_bytes(ids[-1])
+    if end and end[-1] < 0x80:
+        return b""  # no character goes on beyond an ASCII byte
     end = b""
     for index in reversed(ids):
         end = tokenizer.token_bytes(index) + end

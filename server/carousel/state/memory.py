@@ -132,9 +132,10 @@ class MemoryStore:
         if self._capacity.evicts:
             room = 0  # what grows beyond the bound is evicted by the next sweep
         elif room:
-            self._end_due_until_fits(owner, 0, room, now)
-            self._room.make(owner, 0, room)
-            self._room.change(owner, 0, room)
+            if self._room.is_short(owner, 0, room):
+                self._end_due_until_fits(owner, 0, room, now)
+                self._room.make(owner, 0, room)
+            self._room.bytes.change(owner, room)
         self._shelves[owner].entries.move_to_end(session_id)
         epoch = next(self._epochs)
         self._takes[epoch] = room
@@ -147,21 +148,22 @@ class MemoryStore:
         entry = shelf.entries.get(old.id) if shelf is not None else None
         if shelf is None or entry is None or (entry[INCARNATION], entry[REVISION]) != (old.incarnation, old.revision):
             raise SessionMoved(f"session {old.id} was changed while the turn ran")
-        parts = parts_of(entry)
+        parts, growth = parts_of(entry), 0
         for name in change.drop:
-            parts.pop(name, None)
-        parts.update(change.put)
+            growth -= len(parts.pop(name, b""))
+        for name, part in change.put.items():
+            growth += len(part) - len(parts.get(name, b""))
+            parts[name] = part
         now, key = self._clock(), entry[KEY]
         expires_at = min(now + self._lifetimes.idle, key[0] + self._lifetimes.absolute)
         row = Row(
             old.id, old.owner, old.incarnation, old.revision + 1, change.position, old.created_at, now, expires_at
         )
-        shelf.entries[old.id] = changed = make_entry(row, key, parts)
+        shelf.entries[old.id] = make_entry(row, key, parts)
         shelf.entries.move_to_end(old.id)
-        room = self._takes.get(held.epoch, 0)
-        if room:
+        if room := self._takes.get(held.epoch, 0):
             self._takes[held.epoch] = 0
-        self._room.change(old.owner, 0, weigh(changed) - weigh(entry) - room)
+        self._room.bytes.change(old.owner, growth - room)
         return row
 
     async def release(self, held: Held) -> None:
@@ -169,7 +171,7 @@ class MemoryStore:
         if room is None:
             return  # it was given back before
         owner, session_id = held.row.owner, held.row.id
-        self._room.change(owner, 0, -room)
+        self._room.bytes.change(owner, -room)
         count = self._held.pop((owner, session_id)) - 1
         if count:
             self._held[owner, session_id] = count

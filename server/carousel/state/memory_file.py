@@ -11,17 +11,35 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
 
 from carousel.errors import StoreInvalid
+from carousel.records import record
 from carousel.state.store import Deed, Parts, Row
 
 _MAGIC = b"CRSM\x02"
 _MAGICS = (b"CRSM\x01", _MAGIC)
 _RECORD = struct.Struct("<II")
-_LAST_MOMENT = 2.5e11  # the year 9892: what a time stamp on the wire can say
+_Moment = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+@record(frozen=True, slots=True)
+class _SessionRecord:
+    row: Row
+    parts: dict[str, Annotated[int, Field(ge=0)]]  # their sizes
+
+
+@record(frozen=True, slots=True)
+class _DeedRecord:
+    deed: Deed
+    at: _Moment
+
+
+_RECORDS: TypeAdapter[_SessionRecord | _DeedRecord] = TypeAdapter(_SessionRecord | _DeedRecord)
 
 
 def write_memory(path: Path, sessions: Iterable[tuple[Row, Parts]], deeds: Iterable[tuple[float, Deed]] = ()) -> None:
@@ -56,13 +74,12 @@ def read_memory(path: Path) -> tuple[list[tuple[Row, Parts]], list[tuple[float, 
         raise StoreInvalid(f"{path} is not a file of sessions")
     try:
         for facts, rest in _split(content):
-            if "deed" in facts:
-                deeds.append((_check(facts["at"], float), _make_deed(**facts["deed"])))
+            found = _RECORDS.validate_json(facts, strict=True)
+            if isinstance(found, _DeedRecord):
+                deeds.append((found.at, found.deed))
             else:
-                sessions.append((_make_row(facts["row"]), _cut(facts["parts"], rest)))
-        if len({(row.owner, row.id) for row, _ in sessions}) < len(sessions):
-            raise ValueError("a session is there twice")
-    except (ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
+                sessions.append((found.row, _cut(found.parts, rest)))
+    except (ValueError, struct.error) as error:
         raise StoreInvalid(f"{path} is damaged: {error}") from error
     return sessions, deeds
 
@@ -72,7 +89,7 @@ def _pack(facts: dict[str, Any], *parts: bytes) -> bytes:
     return _RECORD.pack(len(content), zlib.crc32(content)) + content
 
 
-def _split(content: bytes) -> Iterator[tuple[dict[str, Any], bytes]]:
+def _split(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     at = len(_MAGIC)
     while at < len(content):
         length, check = _RECORD.unpack_from(content, at)
@@ -80,36 +97,15 @@ def _split(content: bytes) -> Iterator[tuple[dict[str, Any], bytes]]:
         if len(record) != length or zlib.crc32(record) != check:
             raise ValueError("a record is cut off or altered")
         head, _, rest = record.partition(b"\n")
-        yield json.loads(head), rest
+        yield head, rest
         at += _RECORD.size + length
-
-
-def _make_row(facts: dict[str, Any]) -> Row:
-    row = Row(**facts)
-    for one in fields(row):
-        _check(getattr(row, one.name), one.type)
-    return row
-
-
-def _make_deed(*, targets: list[tuple[str, int]], **facts: str) -> Deed:
-    found = tuple((_check(session_id, str), _check(incarnation, int)) for session_id, incarnation in targets)
-    return Deed(targets=found, **{name: _check(value, str) for name, value in facts.items()})
 
 
 def _cut(sizes: dict[str, int], content: bytes) -> Parts:
     parts, start = {}, 0
-    for key, size in dict(sizes).items():
-        if not 0 <= _check(size, int) <= len(content) - start:
-            raise ValueError(f"part {key} has {size} bytes")
+    for key, size in sizes.items():
         parts[key] = content[start : start + size]
         start += size
+    if start > len(content):
+        raise ValueError("the parts of a session are cut off")
     return parts
-
-
-def _check(value: Any, kind: Any) -> Any:
-    """The value, which JSON could hold in any form. Raises TypeError or ValueError."""
-    if type(value) is not kind and not (kind is float and type(value) is int):
-        raise TypeError(f"{value!r} is no {kind.__name__}")
-    if (kind is float and not 0 <= value <= _LAST_MOMENT) or (kind is int and not -(2**63) <= value < 2**63):
-        raise ValueError(f"{value} is out of range")
-    return value

@@ -74,7 +74,7 @@ class Room:
             return bool(found)
 
         for bound in (*self._of_sessions, *self._of_bytes) if self._evicts else ():
-            if bound.is_owners or bound.used.total > bound.limit:
+            if bound.used.total > bound.limit:
                 bound.used.largest(bound.limit if bound.is_owners else 0, accept)
             if found:
                 return found[0]

@@ -44,7 +44,7 @@ def open_file(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
         else:
             _make(path)
         return _open_writer(path), _connect(path, "rw", query_only="ON")
-    except (OSError, sqlite3.Error, UnicodeDecodeError) as error:
+    except (OSError, sqlite3.Error) as error:
         raise StoreInvalid(f"{path} cannot be used: {error}") from error
 
 
@@ -107,7 +107,7 @@ def _check(path: Path) -> None:
             _check_format(path, read_format(connection))
             (found,) = connection.execute(f"PRAGMA quick_check{table}").fetchone()
             connection.execute("SELECT key, owner, num_bytes FROM sessions").fetchone()
-    except (sqlite3.Error, UnicodeDecodeError) as error:  # what the library says may quote what is damaged
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter from a name or a complaint that is no text
         raise StoreInvalid(f"{path} is damaged: {error}") from error
     if found != "ok":
         raise StoreInvalid(f"{path} is damaged: {' '.join(found.split())[:200]}")

@@ -57,6 +57,29 @@ async def test_looking_is_not_using(told: list[Ending], clock: FakeClock) -> Non
     assert [ending.id for ending in told] == ["a", "c"]
 
 
+async def test_the_end_of_a_turn_is_a_use(told: list[Ending], clock: FakeClock) -> None:
+    """Of two that were taken, the one that was committed to last goes last."""
+    store = await _make(told, clock, Capacity(2, 2**30, evicts=True))
+    await open_session(store, "a")
+    await open_session(store, "b")
+    held = [await take(store, name) for name in "ab"]
+    await store.commit(held[0], step(held[0], {}))
+    for one in held:
+        await store.release(one)
+    await open_session(store, "c")
+    assert [ending.id for ending in told] == ["b"]
+
+
+async def test_no_life_is_longer_than_the_absolute_one(told: list[Ending], clock: FakeClock) -> None:
+    """Also where the idle time is longer."""
+    store = await _make(told, clock, lifetimes=Lifetimes(idle=100.0, absolute=50.0))
+    assert (await open_session(store)).expires_at == NOW + 50
+    assert (await advance(store)).expires_at == NOW + 50
+    clock.advance(50)
+    assert await _sweep(store) == 1
+    assert [ending.reason for ending in told] == [EndReason.AGE]
+
+
 async def test_what_a_session_gains_counts(told: list[Ending], clock: FakeClock) -> None:
     """Bytes that turns add and drop are weighed, so that growth makes the next creation evict."""
     store = await _make(told, clock, TIGHT)
@@ -139,14 +162,16 @@ async def test_growth_beyond_a_bound_is_swept(told: list[Ending], clock: FakeClo
         for number in range(count):
             await store.create([make_birth(f"{owner} {number}", owner, {"x": bytes(1000)})])
     assert await _sweep(store) == 0
-    held = [await take(store, "ann 0"), await take(store, "ann 1")]
+    held = [await take(store, "ann 0"), await take(store, "ann 1", room=2**40)]  # no need for room where others go
     await store.commit(held[1], step(held[1], {"y": bytes(7000)}))
-    assert await _sweep(store) == 2
+    assert (await store.sweep(1), len(told)) == (1, 1)
+    assert await _sweep(store) == 1
     assert [ending.id for ending in told] == ["ann 2", "ann 3"]
     grown = await take(store, "bob 1", "bob")
     await store.commit(grown, step(grown, {"y": bytes(8500)}))
     for one in (*held, grown):
         await store.release(one)
+    assert store._room.bytes.total == 2 * 1700 + 7000 + 3 * 1700 + 8500
     assert await _sweep(store) == 3  # for bob's own bound, then of bob, who has most, then of ann, who has most then
     assert [ending.id for ending in told[2:]] == ["bob 0", "bob 2", "ann 0"]
     assert await _sweep(store) == 0
@@ -286,6 +311,28 @@ async def test_a_hold_whose_session_was_deleted_holds_no_namesake_for_ever(
     await store.release(late)
     assert await _sweep(store) == 1
     assert [ending.reason for ending in told] == [EndReason.DELETED, EndReason.IDLE]
+
+
+async def test_a_turn_outlives_its_session(told: list[Ending], clock: FakeClock) -> None:
+    """One that was held when its time came, and then deleted, is given back without a trace."""
+    store = await _make(told, clock)
+    row = await open_session(store)
+    held = await take(store)
+    clock.advance(600)
+    assert await _sweep(store) == 0
+    assert await store.end(row, EndReason.DELETED)
+    await store.release(held)
+    assert (store._overdue, store._held, len(told)) == (set(), {}, 1)
+
+
+async def test_namesakes_wait_for_their_time_once(told: list[Ending], clock: FakeClock) -> None:
+    """Of those made anew under ids that live, nothing is left of the former ones, all made at one moment."""
+    store = await _make(told, clock)
+    rows = [await open_session(store, str(number)) for number in range(100)]
+    for number in range(3_000):
+        await store.end(rows[number % 100], EndReason.DELETED)
+        rows[number % 100] = await open_session(store, str(number % 100))
+    assert len(store._expiries) <= 2 * 100 + 64
 
 
 async def test_two_sessions_of_one_request_have_two_ids(told: list[Ending], clock: FakeClock) -> None:

@@ -1,5 +1,9 @@
 """The file of sleeping sessions is whole or not there, and nothing that is not one is taken for it."""
 
+import json
+import struct
+import zlib
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -90,3 +94,30 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_memory(file, [(_row("b"), {}), (_row("c"), None)])  # type: ignore[list-item]
     assert file.read_bytes() == before
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"[" * 100_000 + b"]" * 100_000,
+        b"[]",
+        b'{"row": {}, "parts": {}}',
+        b'{"row": [], "parts": {}}',
+        json.dumps({"row": asdict(_row("a")) | {"revision": "x"}, "parts": {}}).encode(),
+        json.dumps({"row": asdict(_row("a")) | {"owner": 5}, "parts": {}}).encode(),
+        json.dumps({"row": asdict(_row("a")), "parts": []}).encode(),
+        json.dumps({"row": asdict(_row("a")), "parts": {"at/0": "x"}}).encode(),
+        json.dumps({"row": asdict(_row("a")), "parts": {"at/0": -1}}).encode(),
+        json.dumps({"row": asdict(_row("a")), "parts": {"at/0": 9}}).encode(),
+        b'{"deed": 5, "at": 1.0}',
+        b'{"deed": {"owner": 5, "request_id": "r", "fingerprint": "", "targets": []}, "at": 1.0}',
+        b'{"deed": {"owner": "a", "request_id": "r", "fingerprint": "", "targets": [["a"]]}, "at": 1.0}',
+    ],
+)
+def test_a_whole_record_that_says_nonsense_is_refused(tmp_path: Path, head: bytes) -> None:
+    """A checksum is no proof: what is no row, no size, no deed is StoreInvalid, whatever it is instead."""
+    content = head + b"\nrest"
+    file = tmp_path / "file"
+    file.write_bytes(b"CRSM\x02" + struct.pack("<II", len(content), zlib.crc32(content)) + content)
+    with pytest.raises(StoreInvalid, match="is damaged"):
+        read_memory(file)

@@ -109,6 +109,12 @@ def _scribble_old(path: Path) -> None:
     _alter(path)
 
 
+def _misspell(path: Path) -> None:
+    """A name in the schema that is no text."""
+    asyncio.run(_fill(path))
+    path.write_bytes(path.read_bytes().replace(b"TABLE parts", b"TABLE \xff\xfe\xff\xfe\xff"))
+
+
 def _alter(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[4096 : len(content)] = bytes(byte ^ 0x5A for byte in content[4096:])
@@ -131,6 +137,7 @@ async def _fill(path: Path) -> None:
         (_make_ancient, "format version 0, this server reads 2"),
         (_truncate, "is damaged"),
         (_scribble, "is damaged"),
+        (_misspell, "is damaged"),
         (_truncate_old, "is damaged"),
         (_scribble_old, "is damaged"),
     ],

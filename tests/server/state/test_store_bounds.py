@@ -220,3 +220,32 @@ async def test_endings_are_bounded_for_each_owner(open_store) -> None:  # type: 
     assert isinstance(await store.read("bob", "mine"), Ending)
     assert isinstance(await store.take("bob", "mine"), Ending)
     assert not isinstance(await store.take("bob", "mine"), Held)
+
+
+async def test_what_is_due_makes_room_for_a_turn_too(open_store, clock: FakeClock, told: list[Ending]) -> None:  # type: ignore[no-untyped-def]
+    """And for several new sessions at once: as many end as it takes."""
+    store = await open_store(9, 60_000, evicts=False)
+    for name in "abc":
+        await store.create([make_birth(name, parts={"large": bytes(15_000)})])
+    clock.advance(599)
+    await open_session(store, "live")
+    clock.advance(1)
+    held = await take(store, "live", room=40_000)
+    await store.commit(held, step(held, {"large": bytes(40_000)}, ("at/0",)))
+    await store.release(held)
+    assert {one.reason for one in told} == {EndReason.IDLE}
+    await flush(store)
+    clock.advance(599)
+    await store.create([make_birth(name) for name in "defghijk"])
+    assert await names(store) == {"live", *"defghijk"}
+
+
+async def test_who_has_just_his_share_makes_room_of_his_own(open_store, clock: FakeClock, told: list[Ending]) -> None:  # type: ignore[no-untyped-def]
+    """Or of who has more, but never of who has less."""
+    store = await open_store(6, 2**30, evicts=True)
+    for owner, count in (("cid", 1), ("bob", 2), ("ann", 3)):
+        for number in range(count):
+            await open_session(store, f"{owner}{number}", owner)
+            clock.advance(1)
+    await open_session(store, "more", "bob")
+    assert [one.owner for one in told] in (["bob"], ["ann"])

@@ -283,3 +283,13 @@ async def test_several_are_made_together_or_not_at_all(store: SessionStore, told
 def test_the_tests_clock_is_not_the_machines() -> None:
     """So that a store which asks the machine is found out."""
     assert NOW < 1_750_000_000
+
+
+async def test_what_is_undone_leaves_nothing(store: SessionStore, told: list[Ending]) -> None:
+    """Nobody is told, and not even an older ending of the id is known: the new session had taken its place."""
+    await store.end(await open_session(store), EndReason.DELETED)
+    assert len(told) == 1
+    assert await store.end(await open_session(store), EndReason.UNDONE)
+    assert await store.read("ann", "s") is None
+    assert await store.take("ann", "s") is None
+    assert (len(told), await store.num_live()) == (1, 0)

@@ -1,0 +1,31 @@
+"""What is remembered of owners, within bounds."""
+
+from carousel.state.remembered import Remembered
+
+
+def test_the_oldest_is_forgotten_first() -> None:
+    """An owner's own beyond his bound, anybody's beyond the bound of all; what is put again is new."""
+    remembered: Remembered[int] = Remembered(max_per_owner=3, max_in_all=5)
+    for number in range(3):
+        remembered.put("ann", f"a{number}", number)
+    remembered.put("ann", "a0", 10)
+    remembered.put("ann", "a3", 3)
+    assert remembered.items() == [2, 10, 3]
+    for number in range(3):
+        remembered.put("bob", f"b{number}", 20 + number)
+    assert remembered.items() == [10, 3, 20, 21, 22]
+    assert (remembered.oldest(), len(remembered)) == (10, 5)
+    assert (remembered.get("ann", "a0"), remembered.get("bob", "a0")) == (10, None)
+
+
+def test_an_owner_of_whom_nothing_is_remembered_costs_nothing() -> None:
+    """What is forgotten twice is forgotten once."""
+    remembered: Remembered[int] = Remembered(max_per_owner=3, max_in_all=5)
+    for number in range(100):
+        remembered.put(f"owner {number}", "x", number)
+    assert repr(remembered) == "Remembered(5 items of 5 owners)"
+    for number in range(100):
+        remembered.forget(f"owner {number}", "x")
+        remembered.forget(f"owner {number}", "x")
+    assert repr(remembered) == "Remembered(0 items of 0 owners)"
+    assert remembered.oldest() is None

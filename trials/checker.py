@@ -1,0 +1,86 @@
+"""Holds what clients were told against what must be true. Pure.
+
+lost: acknowledged, and not in the session. doubled: the session went further than anybody was told. different: another
+answer than a quiet server gives to the same turns.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from trials.histories import History, Line, Listing, Turn
+
+LIBRARY_KINDS = ("blocking", "asyncio")
+_GONE = ("SESSION_EXPIRED", "SESSION_EVICTED", "SESSION_NOT_FOUND", "SESSION_DELETED")
+
+
+def check(histories: Sequence[History]) -> Counter[str]:
+    """All but `different`, by name."""
+    totals: Counter[str] = Counter()
+    for history in histories:
+        totals["retries"] += history.num_retries
+        totals["turns"] += sum(len(line.turns) for line in history.lines)
+        totals["unfinished"] += bool(history.trouble)
+        totals["library_unfinished"] += bool(history.trouble) and history.kind in LIBRARY_KINDS
+        totals["ended_in_use"] += history.trouble_reason in _GONE
+        for line in history.lines:
+            totals += check_line(line)
+        for listing in history.listings:
+            totals += check_listing(listing)
+    return totals
+
+
+def check_line(line: Line) -> Counter[str]:
+    """The turns must lie end to end from 0 to the final position; those without an answer fill what is left open."""
+    totals: Counter[str] = Counter()
+    open_size = num_gaps = position = 0
+    for turn in _in_order(line.turns):
+        assert turn.position is not None
+        start = turn.position - turn.wish.size
+        totals["lost"] += start < position
+        num_gaps += start > position
+        open_size += max(0, start - position)
+        position = max(position, turn.position)
+    if line.final_position is not None:
+        totals["lost"] += line.final_position < position
+        num_gaps += line.final_position > position
+        open_size += max(0, line.final_position - position)
+        totals["lost"] += open_size < _size_without_answer(line)
+    if open_size > _size_without_answer(line):
+        totals["doubled"] += num_gaps
+    return totals
+
+
+def check_listing(listing: Listing) -> Counter[str]:
+    """Exactly the sessions that were made and not deleted, each where it was left."""
+    totals: Counter[str] = Counter()
+    for name in listing.expected.keys() | listing.listed.keys():
+        expected, listed = listing.expected.get(name, -1), listing.listed.get(name, -1)
+        totals["lost"] += listed < expected
+        totals["doubled"] += listed > expected
+    return totals
+
+
+def unbroken(line: Line) -> list[Turn]:
+    """The turns from the start on that lie end to end: what a quiet server can repeat."""
+    position = 0
+    turns: list[Turn] = []
+    for turn in _in_order(line.turns):
+        if turn.position != position + turn.wish.size:
+            break
+        position = turn.position
+        turns.append(turn)
+    return turns
+
+
+def count_different(turns: Sequence[Turn], repeated: Sequence[Turn]) -> int:
+    """Turns whose answers are not those of the quiet server."""
+    return sum(turn != other for turn, other in zip(turns, repeated, strict=True))
+
+
+def _in_order(turns: Sequence[Turn]) -> list[Turn]:
+    known = [turn for turn in turns if turn.position is not None]
+    return sorted(known, key=lambda turn: turn.position or 0)
+
+
+def _size_without_answer(line: Line) -> int:
+    return sum(turn.wish.size for turn in line.turns if turn.position is None)

@@ -1,0 +1,76 @@
+"""What clients ask for and what they are told: the words that the clients write and the checker reads."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Call = Literal["generate", "predict", "score"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a turn asks for. Equal wishes at equal points of equal sessions get equal answers."""
+
+    call: Call
+    ids: tuple[int, ...]
+    max_tokens: int  # of generate
+    seed: int
+
+    @property
+    def size(self) -> int:
+        """Tokens by which the turn moves its session: nothing here ends a generation early."""
+        return len(self.ids) + (self.max_tokens if self.call == "generate" else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A turn that the server said was applied. `position` is where it left the session; None when the server had
+    forgotten the answer (ANSWER_GONE)."""
+
+    wish: Wish
+    position: int | None
+    answer: tuple[float, ...]  # token ids or log-probabilities
+
+
+@dataclass(slots=True)
+class Line:
+    """The turns that lead to where one session stands, oldest first where turns do not overlap."""
+
+    turns: list[Turn] = field(default_factory=list)
+    final_position: int | None = None  # as it was asked for at the end; None: nobody could ask
+
+    @property
+    def size(self) -> int:
+        return sum(turn.wish.size for turn in self.turns)
+
+    def cut(self, position: int) -> "Line":
+        """The line up to a boundary, for a fork or after a rewind. Turns must be in order."""
+        return Line([turn for turn in self.turns if (turn.position or 0) <= position])
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The sessions of one owner, by id, with their positions: as they should be and as the server lists them."""
+
+    expected: Mapping[str, int]
+    listed: Mapping[str, int]
+
+
+@dataclass(slots=True)
+class History:
+    """What one client was told."""
+
+    kind: str
+    lines: list[Line] = field(default_factory=list)
+    listings: list[Listing] = field(default_factory=list)
+    num_retries: int = 0
+    trouble: str = ""  # why it could not go on
+    trouble_reason: str = ""  # the server's name for that
+
+
+def draw_wish(dice: random.Random, vocabulary_size: int) -> Wish:
+    """A short turn of any kind."""
+    call: Call = dice.choice(("generate", "generate", "predict", "score"))
+    ids = tuple(dice.randrange(2, vocabulary_size) for _ in range(dice.randint(1, 6)))
+    return Wish(call, ids, dice.randint(1, 12), dice.getrandbits(32))

@@ -1,0 +1,46 @@
+"""Who takes part in a chaos, and by which way he reaches the servers."""
+
+import random
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Protocol
+
+from trials.histories import History
+
+OWNER_KEY = "x-user"
+
+
+def draw_seed() -> int:
+    """Short enough to be printed and typed."""
+    return random.SystemRandom().randrange(100_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What all clients do."""
+
+    seed: int
+    num_turns: int  # of each session
+    vocabulary_size: int
+    pause_seconds: float  # between the turns of a session, on average
+    idle_seconds: float  # after which the servers end a session that nobody uses
+    num_owners: int = 2  # who choose the same session ids
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One client's way to the servers. Another owner's client may use the same session id."""
+
+    address: str
+    owner: str
+    session_id: str
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("x-session-id", self.session_id), (OWNER_KEY, self.owner))
+
+
+class ClientKind(Protocol):
+    """A client from its first call to its last. It never raises for what a server answers: the history has it."""
+
+    def __call__(self, way: Way, plan: Plan, dice: random.Random) -> Awaitable[History]: ...

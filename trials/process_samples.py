@@ -1,0 +1,28 @@
+"""What a process holds, as Linux says."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(slots=True)
+class Samples:
+    """Equally long lists: turns taken until then, and what the server held."""
+
+    turns: list[float] = field(default_factory=list)
+    resident_bytes: list[float] = field(default_factory=list)
+    open_files: list[float] = field(default_factory=list)
+
+
+async def sample_for_ever(pid: int, count_turns: Callable[[], int], samples: Samples, seconds: float = 1.0) -> None:
+    """Adds a sample each so many seconds, until cancelled. Raises FileNotFoundError when the process is gone."""
+    directory = Path(f"/proc/{pid}")
+    while True:
+        samples.turns.append(count_turns())
+        samples.resident_bytes.append(int((directory / "statm").read_text().split()[1]) * _PAGE_BYTES)
+        samples.open_files.append(len(list((directory / "fd").iterdir())))
+        await asyncio.sleep(seconds)
