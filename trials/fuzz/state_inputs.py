@@ -80,7 +80,7 @@ def spoil_snapshot(dice: random.Random, snapshot: bytes) -> bytes:
     """Accidents in any place, most often with a checksum that fits again."""
     content = bytearray(snapshot)
     if dice.random() < 0.5:  # the lengths and numbers of the head
-        at, size = dice.choice(((4, 1), (5, 2), (7, 2), (9, 1), (10, 2), (12, 2), (46, 8)))
+        at, size = dice.choice(((4, 1), (5, 2), (7, 2), (9, 1), (10, 2), (12, 1), (45, 8)))
         content[at : at + size] = (hostile_integer(dice) % 256**size).to_bytes(size, "little")
     spoiled = bytes(content) if dice.random() < 0.5 else mutate(bytes(content), dice)
     if dice.random() < 0.2:
