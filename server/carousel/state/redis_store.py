@@ -20,8 +20,9 @@ from carousel.state.recent import Recent
 from carousel.state.redis_deeds import Intent, RedisDeeds
 from carousel.state.redis_index import Entry, RedisIndex
 from carousel.state.redis_link import RedisLink
-from carousel.state.redis_rows import EPOCH, TOKENS, Key, flat, keys_of, read_ending, read_row, weigh
+from carousel.state.redis_rows import EPOCH, TOKENS, Key, flat, keys_of, mark_of, read_ending, read_row, weigh
 from carousel.state.store import (
+    DEED_SECONDS,
     Birth,
     Change,
     Deed,
@@ -114,13 +115,17 @@ class RedisStore:
         if deed is None:
             return await self._make_all(births)
         intent = await self._deeds.record(Intent(deed, tuple(births)))
-        if intent.deed != deed and (intent.deed.fingerprint != deed.fingerprint or await self._is_done(intent)):
+        is_ours = intent.deed == deed
+        if not is_ours and (intent.deed.fingerprint != deed.fingerprint or await self._is_done(intent)):
             raise Repeated(intent.deed)
         try:
-            return await self._make_all(intent.births)
+            rows = await self._make_all(intent.births, mark_ms=int(1000 * DEED_SECONDS))
         except (SessionExists, Overloaded):
             await self._deeds.forget(deed)
             raise
+        if is_ours and len(rows) == len(births):
+            return rows
+        raise Repeated(intent.deed)  # somebody had begun it, and it is done now
 
     async def recall(self, owner: str, request_id: str) -> Deed | None:
         intent = await self._deeds.find(owner, request_id)
@@ -225,15 +230,17 @@ class RedisStore:
     def _ending_ms(self) -> int:
         return int(1000 * self._timing.ending)
 
-    async def _make_all(self, births: Sequence[Birth]) -> list[Row]:
-        """All, or none when one of them is refused."""
+    async def _make_all(self, births: Sequence[Birth], mark_ms: int = 0) -> list[Row]:
+        """All, or none when one of them is refused. The rows of those that have not ended since."""
         owner, most = births[0].owner, self._owner_limits.max_sessions
         if most is not None and await self._index.count_owned(owner) + len(births) > most:
             text = f"{most} sessions of this caller are live already"
             raise Overloaded(text, limit="max_sessions_per_owner", retry_seconds=10.0)
         entries = [Entry.of(birth) for birth in births]
         created_at = await self._index.add(entries, min(self._lifetimes))
-        outcomes = await asyncio.gather(*(self._make(birth, created_at) for birth in births), return_exceptions=True)
+        outcomes = await asyncio.gather(
+            *(self._make(birth, created_at, mark_ms) for birth in births), return_exceptions=True
+        )
         failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
         if failures:
             made = [row for row in outcomes if isinstance(row, Row)]
@@ -244,33 +251,43 @@ class RedisStore:
             raise failures[0]
         return [row for row in outcomes if isinstance(row, Row)]
 
-    async def _make(self, birth: Birth, created_at: str) -> Row:
+    async def _make(self, birth: Birth, created_at: str, mark_ms: int) -> Row | None:
+        """None when it was made before and has ended."""
         key = (birth.owner, birth.id)
         facts = (str(birth.incarnation), secrets.token_hex(8), *self._lifetimes, self._ending_ms)
-        arguments = (*facts, created_at, birth.owner, birth.position, *flat(birth.parts))
+        arguments = (*facts, created_at, birth.owner, birth.position, mark_ms, *flat(birth.parts))
+        keys = (*keys_of(key), mark_of(key, birth.incarnation))
         while True:
-            work = self._link.call("create", keys_of(key), arguments, self._patience)
+            work = self._link.call("create", keys, arguments, self._patience)
             kind, *reply = await self._in_doubt("session", work)
             if kind == b"ok":
                 return read_row(birth.id, reply[0])
+            if kind == b"gone":
+                await self._index.remove(Entry.of(birth))
+                return None
             if kind == b"due":
                 await self.end(read_row(birth.id, reply[0]), EndReason.IDLE)
                 continue
             raise SessionExists(f"session {birth.id} exists already")
 
     async def _is_done(self, intent: Intent) -> bool:
-        """Whether all that the deed is for has come about. A session that is there, or was, has been made."""
+        """Whether all that the deed is for has come about: what it makes has its mark, what it ends is gone."""
+        owner = intent.deed.owner
         for session_id, incarnation in intent.deed.targets:
-            found = await self.read(intent.deed.owner, session_id)
-            is_it = found is not None and found.incarnation == incarnation
-            if is_it != bool(intent.births) and (intent.births or isinstance(found, Row)):
-                return False
+            if intent.births:
+                if not await self._link.execute("EXISTS", mark_of((owner, session_id), incarnation)):
+                    return False
+            else:
+                found = await self.read(owner, session_id)
+                if isinstance(found, Row) and found.incarnation == incarnation:
+                    return False
         return True
 
     async def _end(self, owner: str, session_id: str, incarnation: int, reason: EndReason, revision: int) -> bool:
         key = (owner, session_id)
         facts = (str(incarnation), reason.value, secrets.token_hex(8), self._ending_ms, self._lifetimes[1], revision)
-        was_there, *reply = await self._in_doubt("end", self._link.call("end", keys_of(key), facts, self._patience))
+        keys = (*keys_of(key), mark_of(key, incarnation))
+        was_there, *reply = await self._in_doubt("end", self._link.call("end", keys, facts, self._patience))
         if not was_there:
             return False
         self._recent.drop(key)

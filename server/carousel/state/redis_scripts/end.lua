@@ -1,4 +1,4 @@
--- A session's end; how it ended is known for a while, unless it was undone. KEYS: row, parts.
+-- A session's end; how it ended is known for a while, unless it was undone. KEYS: row, parts, mark of the incarnation.
 -- ARGV: incarnation, reason, token of the call, how long it is known (ms), lifetime (ms), revision.
 -- The clock ends only what nobody holds, what is due by the clock of Redis and what is as it was seen.
 local found = redis.call('HMGET', KEYS[1], 'incarnation', 'ending', 'end_token', 'expires_at', 'created_at', 'revision',
@@ -20,7 +20,7 @@ end
 redis.call('DEL', KEYS[2])  -- what frees comes first: after it Redis takes the other write, too, when it is out of memory
 local at = string.format('%.6f', now)
 if reason == 'undone' then
-  redis.call('DEL', KEYS[1])
+  redis.call('DEL', KEYS[1], KEYS[3])
   return {1, reason, at}
 end
 redis.call('HSET', KEYS[1], 'ending', reason, 'ended_at', at, 'end_token', ARGV[3])
