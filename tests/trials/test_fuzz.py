@@ -33,14 +33,14 @@ def fuzz_planted(fault: str, kind: str, num_inputs: int, tmp_path: Path) -> Repo
 def test_a_fault_of_a_decoder_is_found(fault: str, what: str, told: str, tmp_path: Path) -> None:
     """A decoder that raises, hangs or takes its process down is told with number and input, and those behind it are
     tried all the same."""
-    report = fuzz_planted(fault, "snapshots", 60, tmp_path)
+    report = fuzz_planted(fault, "snapshots", 10, tmp_path)
     assert report.findings
     assert {(one.what, one.kind) for one in report.findings} == {(what, "snapshots")}
     for one in report.findings:
         assert told in one.detail
         assert len(one.content) % 4 == FAULTY_REST
         assert (report.directory / f"snapshots-7-{one.numbers[0]}.hex").read_text() == one.content.hex()
-    assert report.num_inputs["snapshots"] == 60
+    assert report.num_inputs["snapshots"] == 10
 
 
 @pytest.mark.parametrize(
