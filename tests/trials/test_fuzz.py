@@ -8,6 +8,7 @@ import pytest
 from trials.fuzz.__main__ import FIXED_SEED, LEAST_OK, print_results
 from trials.fuzz.findings import CRASH, HANG, INTERNAL, Finding, Report
 from trials.fuzz.fuzzing import KINDS, Fuzz, run_fuzz
+from trials.fuzz.guiding import is_available
 from trials.fuzz.planted import EXIT_CODE, FAULTY_REST
 
 SHARE = 0.06
@@ -23,7 +24,16 @@ def test_a_short_fuzz_finds_nothing(tmp_path: Path) -> None:
 
 def fuzz_planted(fault: str, kind: str, num_inputs: int, tmp_path: Path) -> Report:
     planted = (sys.executable, "-m", "trials.fuzz.planted", fault)
-    fuzz = Fuzz(7, (kind,), 0, num_inputs, hang_seconds=3.0, server_command=planted, decoder_command=planted)
+    fuzz = Fuzz(
+        7,
+        (kind,),
+        0,
+        num_inputs,
+        hang_seconds=3.0,
+        server_command=planted,
+        decoder_command=planted,
+        guided_command=(*planted, "guided"),
+    )
     return run_fuzz(fuzz, tmp_path / "fuzz")
 
 
@@ -33,14 +43,14 @@ def fuzz_planted(fault: str, kind: str, num_inputs: int, tmp_path: Path) -> Repo
 def test_a_fault_of_a_decoder_is_found(fault: str, what: str, told: str, tmp_path: Path) -> None:
     """A decoder that raises, hangs or takes its process down is told with number and input, and those behind it are
     tried all the same."""
-    report = fuzz_planted(fault, "snapshots", 60, tmp_path)
+    report = fuzz_planted(fault, "snapshots", 10, tmp_path)
     assert report.findings
     assert {(one.what, one.kind) for one in report.findings} == {(what, "snapshots")}
     for one in report.findings:
         assert told in one.detail
         assert len(one.content) % 4 == FAULTY_REST
         assert (report.directory / f"snapshots-7-{one.numbers[0]}.hex").read_text() == one.content.hex()
-    assert report.num_inputs["snapshots"] == 60
+    assert report.num_inputs["snapshots"] == 10
 
 
 @pytest.mark.parametrize(
@@ -56,6 +66,17 @@ def test_a_fault_of_a_server_is_found(fault: str, what: str, told: str, tmp_path
     assert all(told in one.detail for one in report.findings)
     assert report.num_inputs["messages"] == 120
     assert report.codes["OK"] > 0
+
+
+@pytest.mark.skipif(not is_available(), reason="atheris has no wheel for this system")
+@pytest.mark.parametrize(("fault", "told"), [("raise", "KeyError"), ("exit", str(EXIT_CODE))])
+def test_a_fault_under_guidance_is_found(fault: str, told: str, tmp_path: Path) -> None:
+    """The child that follows coverage ends at the fault, and what it met there is kept."""
+    (finding,) = fuzz_planted(fault, "guided_snapshots", 20_000, tmp_path).findings
+    assert (finding.what, finding.kind) == (CRASH, "guided_snapshots")
+    assert told in finding.detail
+    if fault == "raise":  # an exit at once leaves no time to write
+        assert len(finding.content) % 4 == FAULTY_REST
 
 
 @pytest.mark.parametrize("what", [CRASH, HANG, INTERNAL])

@@ -61,7 +61,7 @@ def _draw(
         case _:
             _put_tokenizer(dice, files, facts, tokenizers)
     if dice.random() < 0.85 and isinstance(facts, dict):
-        _sign(facts, files)
+        sign(facts, files)
     if MANIFEST_FILE in files:
         files[MANIFEST_FILE] = json.dumps(facts).encode(errors="surrogatepass")
     return files
@@ -92,7 +92,7 @@ def _vocabulary(content: bytes) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _sign(facts: dict[str, Any], files: dict[str, bytes | None]) -> None:
+def sign(facts: dict[str, Any], files: dict[str, bytes | None]) -> None:
     """A manifest whose digests fit, as far as there are files."""
     listed = facts.get("files")
     if isinstance(listed, dict):

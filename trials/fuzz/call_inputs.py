@@ -21,15 +21,9 @@ OWNER = "u1"
 _FAR = 4e9  # when the sealed states expire
 _ON_STATES = ("ImportSession", "ImportSession", "Generate", "Predict", "Score")
 _NAMES = (*METHODS, "Generate", "Predict", "Score", "ForkSession", "RewindSession")
-_IN_ORDERS = ("Generate", "Predict", "Score", "CreateSession", "ForkSession", "RewindSession")
 _IN_ORDERS = (
-    *_IN_ORDERS,
-    "SaveCheckpoint",
-    "ExportSession",
-    "ImportSession",
-    "ListSessions",
-    "DeleteSession",
-    "GetHistory",
+    *("Generate", "Predict", "Score", "CreateSession", "ForkSession", "RewindSession", "SaveCheckpoint"),
+    *("ExportSession", "ImportSession", "ListSessions", "DeleteSession", "GetHistory"),
 )
 _TOKEN_TEXTS = ("nan ", "inf x", "-inf ", "1e999 x", "-1 \0", "1.8e9", " ", "1_0 a", "0x1p3 a", "\N{SUPERSCRIPT TWO} a")
 
@@ -90,9 +84,13 @@ def states(dice: random.Random, manifest: Manifest, has_owners: bool) -> Script:
             request.session_id = request.request_id = ""
         if dice.random() < 0.1:
             spoil(request, dice)
-        content = [request.SerializeToString()]
-        steps.append(Step(METHODS[name], lambda _, content=content: content, draw_fate(dice, METHODS[name])))
+        steps.append(_sure_step(METHODS[name], request, draw_fate(dice, METHODS[name])))
     return Script(tuple(steps), metadata, overlap=dice.random() < 0.2)
+
+
+def _sure_step(method: Method, request: Message, fate: Fate) -> Step:
+    content = [request.SerializeToString()]
+    return Step(method, lambda _: content, fate)
 
 
 def page_tokens(dice: random.Random, manifest: Manifest, has_owners: bool) -> Script:

@@ -9,6 +9,7 @@ from pathlib import Path
 from trials.fuzz.calling import GARBAGE, Player
 from trials.fuzz.decoding import run_decoder
 from trials.fuzz.findings import Report
+from trials.fuzz.guiding import is_available, run_guided
 from trials.fuzz.servers import PLANS, FuzzedServer
 from trials.fuzz.tiny_model import write_tiny_bundle
 
@@ -23,7 +24,10 @@ DECODED: Mapping[str, int] = {  # how many of each kind with one seed
     "settings": 5000,
 }
 CALLED: Mapping[str, int] = {"messages": 10_000, "states": 3500, "page_tokens": 3500, "orders": 2500, GARBAGE: 2500}
-KINDS: Mapping[str, int] = {**DECODED, **CALLED}
+GUIDED: Mapping[str, int] = dict.fromkeys(
+    ("guided_snapshots", "guided_memory_files", "guided_manifests") if is_available() else (), 20_000
+)
+KINDS: Mapping[str, int] = {**DECODED, **CALLED, **GUIDED}
 _PYTHON = (sys.executable, "-m")
 
 
@@ -40,6 +44,7 @@ class Fuzz:
     hang_seconds: float = 20.0
     server_command: Sequence[str] = (*_PYTHON, "carousel")
     decoder_command: Sequence[str] = (*_PYTHON, "trials.fuzz.decode_child")
+    guided_command: Sequence[str] = (*_PYTHON, "trials.fuzz.guided_child")
 
     def numbers(self, kind: str) -> range:
         count = int(KINDS[kind] * self.share) if self.num_inputs is None else self.num_inputs
@@ -67,6 +72,8 @@ def _decode(fuzz: Fuzz, bundle: Path, report: Report) -> None:
     for kind in fuzz.kinds:
         if kind in DECODED:
             run_decoder(fuzz.decoder_command, kind, bundle, report, fuzz.numbers(kind), fuzz.hang_seconds)
+        if kind in GUIDED:
+            run_guided(fuzz.guided_command, kind, bundle, report, len(fuzz.numbers(kind)))
 
 
 async def _call(fuzz: Fuzz, kinds: Sequence[str], index: int, bundle: Path, report: Report) -> None:

@@ -9,8 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from trials.fuzz import decode_child
-
 from carousel.bundle.tokenizer import Tokenizer
 from carousel.state.codec import SnapshotCodec
 from carousel.turns import Snapshot
@@ -23,17 +21,27 @@ _HOUR = 3600.0
 
 def main() -> None:
     fail = _FAULTS[sys.argv[1]]
-    plant(fail)
     sys.argv = ["carousel", *sys.argv[2:]]
-    if sys.argv[1] != "serve":
-        decode_child.main()
-        return
-    from carousel.cli.main import main as serve  # here, for the child need not wait for it
+    run = _find_program()
+    plant(fail)
+    run()
 
-    serve()
+
+def _find_program() -> Callable[[], None]:
+    match sys.argv[1]:
+        case "serve":
+            from carousel.cli.main import main as program
+        case "guided":
+            from trials.fuzz.guided_child import main as program
+
+            del sys.argv[1]
+        case _:
+            from trials.fuzz.decode_child import main as program
+    return program
 
 
 def plant(fail: Callable[[], None]) -> None:
+
     decode_ids, decode_snapshot = Tokenizer.decode, SnapshotCodec.decode
 
     def spell(self: Tokenizer, ids: Sequence[int]) -> str:

@@ -64,8 +64,8 @@ PLANS: Sequence[ServerPlan] = (
 
 
 class FuzzedServer:
-    """One server process after the other. `generation` counts those that are gone; `patience` is in seconds, for what is asked between
-    the inputs."""
+    """One server process after the other. `generation` counts those that are gone; `patience`, in seconds, is for what
+    is asked between the inputs."""
 
     def __init__(
         self, plan: ServerPlan, command: Sequence[str], bundle: Path, directory: Path, patience: float

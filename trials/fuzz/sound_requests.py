@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
@@ -37,7 +38,7 @@ def _input(dice: random.Random) -> types_pb2.Input:
     return types_pb2.Input(tokens=types_pb2.TokenIds(ids=ids))
 
 
-def _place(dice: random.Random) -> dict[str, str]:
+def _place(dice: random.Random) -> dict[str, Any]:
     """A session and perhaps a request id, or neither."""
     if dice.random() < 0.3:
         return {}
@@ -64,7 +65,7 @@ def _generate(dice: random.Random) -> Message:
     request.stop.extend(dice.choice(("\n", "th", "süß", "zzz")) for _ in range(dice.choice((0, 0, 1, 3))))
     request.stop_ids.extend(dice.randrange(256) for _ in range(dice.choice((0, 0, 1, 60))))
     request.num_log_probabilities = dice.choice((0, 0, 1, 5))
-    request.content = dice.randrange(4)
+    request.content = cast(wire.GenerateRequest.Content, dice.randrange(4))
     if dice.random() < 0.2:
         request.n = dice.choice((1, 2, 4))
     return request
@@ -150,7 +151,7 @@ def _reflect(dice: random.Random) -> Message:
             request.file_containing_symbol = dice.choice(("carousel.v1.Sessions", "carousel.v1.Input", "no.Symbol"))
         case _:
             request.all_extension_numbers_of_type = "carousel.v1.Input"
-    return request
+    return cast(Message, request)
 
 
 _RECIPES: Mapping[str, Callable[[random.Random], Message]] = {

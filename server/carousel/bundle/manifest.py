@@ -150,9 +150,9 @@ def _read_json(directory: Path) -> Mapping[str, Any]:
 
 def _read_verified(directory: Path, name: str, digest: str) -> bytes:
     path = directory / name
-    if Path(name).name != name or path.is_symlink():
-        raise BundleInvalid(f"{name}: a bundle's files lie in the bundle itself")
     try:
+        if Path(name).name != name or path.is_symlink():
+            raise BundleInvalid(f"{name}: a bundle's files lie in the bundle itself")
         content = path.read_bytes()
     except OSError as error:
         raise BundleInvalid(f"{name}: {error.strerror or error}") from error

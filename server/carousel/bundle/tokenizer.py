@@ -22,6 +22,7 @@ import tokenizers
 UNKNOWN = "<unk>"
 END_OF_LINE = "<eos>"
 FILE_NAME = "tokenizer.json"
+_UNHEARD_OF = "\U0010ffff"  # in no vocabulary: whoever cannot encode it would fail at some caller's text
 
 
 class TokenizerKind(enum.StrEnum):
@@ -44,7 +45,12 @@ class Tokenizer:
     def parse(cls, kind: TokenizerKind, content: bytes) -> "Tokenizer":
         """From the content of `tokenizer.json`. Raises ValueError with the reason when it is not one."""
         try:
-            return cls(kind, tokenizers.Tokenizer.from_buffer(content))
+            codec = tokenizers.Tokenizer.from_buffer(content)
+            missing = next((index for index in range(codec.get_vocab_size()) if codec.id_to_token(index) is None), None)
+            if missing is not None:
+                raise ValueError(f"no token has the id {missing}")
+            codec.encode(_UNHEARD_OF)
+            return cls(kind, codec)
         except Exception as error:  # the library raises bare Exception
             raise ValueError(f"{FILE_NAME} is not a tokenizer: {error}") from error
 

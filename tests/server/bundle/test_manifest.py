@@ -205,6 +205,15 @@ def test_facts_of_the_wrong_kind_are_refused(directory: Path, change: dict[str, 
         Bundle.load(directory)
 
 
+@pytest.mark.parametrize("name", ["x" * 256, "\u202e" * 300])
+def test_a_name_that_no_file_can_have_is_refused(directory: Path, name: str) -> None:
+    """Longer than a file system takes: BundleInvalid, as for a file that is not there."""
+    files = json.loads((directory / FILE_NAME).read_text())["files"]
+    forge(directory, files=files | {name: "0" * 64})
+    with pytest.raises(BundleInvalid, match="too long"):
+        Bundle.load(directory)
+
+
 @pytest.mark.parametrize("name", ["../outside", "sub/inside", "/etc/hostname", "..", ".", ""])
 def test_a_file_outside_the_bundle_is_refused(directory: Path, name: str) -> None:
     """Names that lead elsewhere are refused before anything is read from there."""

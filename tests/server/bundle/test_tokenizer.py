@@ -190,3 +190,22 @@ def test_flush_replaces_what_never_became_a_character() -> None:
     decoder = TextDecoder("日".encode()[:2])
     assert decoder.flush() == "\N{REPLACEMENT CHARACTER}"
     assert decoder.flush() == ""
+
+
+def parse(vocabulary: dict[str, int], unknown: str) -> Tokenizer:
+    codec = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=unknown))
+    codec.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return Tokenizer.parse(TokenizerKind.WORD, codec.to_str().encode())
+
+
+def test_a_vocabulary_with_a_gap_is_refused() -> None:
+    """Ids are 0 to size - 1, or text would become ids that the model does not know."""
+    assert parse({"<unk>": 0, "a": 1, "b": 2}, "<unk>").encode("b z") == [2, 0]
+    with pytest.raises(ValueError, match="no token has the id 2"):
+        parse({"<unk>": 0, "a": 1, "b": 3}, "<unk>")
+
+
+def test_a_vocabulary_that_cannot_say_what_it_does_not_know_is_refused() -> None:
+    """Found when it is read, not at the first caller's text with a new word."""
+    with pytest.raises(ValueError, match="not a tokenizer"):
+        parse({"a": 0, "b": 1}, "<unk>")

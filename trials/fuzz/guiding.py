@@ -1,0 +1,39 @@
+"""The parent of the children that are guided by coverage. Without atheris, which has no wheel for every system, the
+kinds are left out."""
+
+import importlib.util
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from trials.fuzz.findings import CRASH, HANG, Finding, Report
+
+_TIMED_OUT = 70  # libFuzzer's exit code
+_PATIENCE = 600.0
+
+
+def is_available() -> bool:
+    return importlib.util.find_spec("atheris") is not None
+
+
+def run_guided(command: Sequence[str], kind: str, bundle: Path, report: Report, num_runs: int) -> None:
+    """`command` runs `guided_child`. What it draws depends on the seed and on all inputs before."""
+    directory = report.directory / kind
+    directory.mkdir()
+    arguments = [*command, str(bundle), str(directory), str(report.seed), kind, str(num_runs)]
+    try:
+        done = subprocess.run(arguments, capture_output=True, timeout=_PATIENCE)
+        code, told = done.returncode, (done.stdout + done.stderr).decode(errors="replace").splitlines()
+    except subprocess.TimeoutExpired:
+        code, told = _TIMED_OUT, []
+    report.num_inputs[kind] += num_runs
+    if code:
+        failed = next(iter(directory.glob("failed-*")), None)
+        content = failed.read_bytes() if failed else b""
+        report.add(Finding(HANG if code == _TIMED_OUT else CRASH, kind, [0], _reason(told, code), content))
+
+
+def _reason(told: Sequence[str], code: int) -> str:
+    """The error's line, which stands behind the traceback, or whatever came last."""
+    named = [line for line in told if "Error" in line and not line.startswith((" ", "=="))]
+    return f"the child exited with {code}: {(named or list(told) or ['without a word'])[-1][:300]}"
