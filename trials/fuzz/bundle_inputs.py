@@ -10,16 +10,20 @@ from typing import Any
 
 from trials.fuzz.decoder import Decoder, Place
 from trials.fuzz.mutations import TEXTS, mutate, mutate_json
+from trials.fuzz.state_inputs import draw_snapshot, make_codec
 
-from carousel.bundle.manifest import CORE_FILE, HEAD_FILE, Bundle
+from carousel.bundle.manifest import CORE_FILE, HEAD_FILE, Bundle, Manifest
 from carousel.bundle.manifest import FILE_NAME as MANIFEST_FILE
 from carousel.bundle.tokenizer import FILE_NAME as TOKENIZER_FILE
-from carousel.bundle.tokenizer import TokenizerKind
+from carousel.bundle.tokenizer import Tokenizer, TokenizerKind
+from carousel.rpc.convert import from_manifest
+from carousel.settings import Settings
 from carousel_training.settings import VocabularySettings
 from carousel_training.vocabulary import learn_vocabulary
 
 _UNHASHED = ("name", "training", "digest")
 _SAMPLE = "the carousel turns and the horses rise\nund die Pferde fallen, süß\n"
+_MAX_TRIED = 2**20  # bytes of a state
 _TEXT = "The horses rest. \N{PILE OF POO} ü \0 <unk> <eos>\n"
 
 
@@ -118,16 +122,22 @@ def _load(content: bytes, target: Path) -> None:
         else:
             (target / name).write_bytes(base64.b64decode(packed))
     bundle = Bundle.load(target)
-    use_tokenizer(bundle)
+    _use_manifest(bundle.manifest)
+    _use_tokenizer(bundle.tokenizer)
 
 
-def use_tokenizer(bundle: Bundle) -> None:
+def _use_manifest(manifest: Manifest) -> None:
     """What is accepted at the start must serve afterwards."""
-    tokenizer = bundle.tokenizer
+    from_manifest(manifest, "cpu", Settings())
+    codec, noise = make_codec(manifest), random.Random(0)
+    if manifest.state.num_bytes < _MAX_TRIED:
+        codec.decode(codec.encode(draw_snapshot(noise, manifest)))
+
+
+def _use_tokenizer(tokenizer: Tokenizer) -> None:
     for text in (*TEXTS, _TEXT):
         ids = tokenizer.encode(text)
         assert all(0 <= index < tokenizer.size for index in ids)
         tokenizer.decode(ids)
     assert 0 <= tokenizer.start_id < tokenizer.size
     assert len(tokenizer.texts) == len(tokenizer.spellings) == tokenizer.size
-    bundle.manifest.state.initial(1)

@@ -3,6 +3,7 @@
 Names, shapes and types come from the bundle's manifest; nothing else in the house spells a tensor's name.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -27,6 +28,7 @@ class Rows(Protocol):
     def reshape(self, shape: tuple[int, int], /) -> Any: ...
 
 
+MAX_STATE_BYTES = 2**31 - 1  # of one sequence; what the wire can say
 StateBatch = tuple[Rows, ...]  # the same with a leading axis B
 
 
@@ -46,7 +48,7 @@ class StateTensor:
 
     @property
     def num_bytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,10 @@ class StateLayout:
     @classmethod
     def from_json(cls, items: Iterable[Mapping[str, Any]]) -> "StateLayout":
         """Raises KeyError, TypeError or ValueError for what describes no tensors."""
-        return cls(tuple(_read_tensor(item) for item in items))
+        layout = cls(tuple(_read_tensor(item) for item in items))
+        if layout.num_bytes > MAX_STATE_BYTES:
+            raise ValueError(f"a state of {layout.num_bytes} bytes; at most {MAX_STATE_BYTES}")
+        return layout
 
 
 def _read_tensor(item: Mapping[str, Any]) -> StateTensor:

@@ -21,6 +21,12 @@ FILE_NAME = "manifest.json"
 CORE_FILE = "core.onnx"
 HEAD_FILE = "head.onnx"
 SCHEMA_VERSION = 3  # 1: the head needed a target for each row; 2: it had no probabilities
+_MOST = {  # what the wire and a snapshot can say
+    "num_layers": 2**31 - 1,
+    "hidden_size": 2**16 - 1,
+    "vocabulary_size": 2**31 - 1,
+    "num_parameters": 2**63 - 1,
+}
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,11 @@ class Manifest:
             wanted = one.type if one.type in (int, str) else dict if one.name in ("files", "training") else object
             if not isinstance(getattr(self, one.name), wanted) or isinstance(getattr(self, one.name), bool):
                 raise TypeError(f"{one.name} is {getattr(self, one.name)!r}")
+        for text in (self.name, self.cell, self.precision, *(tensor.name for tensor in self.state.tensors)):
+            text.encode()  # half a surrogate pair, which JSON can hold, has no bytes
+        for name, most in _MOST.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} is {getattr(self, name)}, not from 1 to {most}")
         if not 0 <= self.start_id < self.vocabulary_size:
             raise ValueError(f"start_id is {self.start_id}, the vocabulary has {self.vocabulary_size} tokens")
 
