@@ -25,6 +25,7 @@ _MAGIC = b"CRSB"
 _VERSION = 1
 KEY_BYTES = 32
 MAX_USED_SEALS = 1_000_000
+_REPEAT_SECONDS = 300.0  # less than requests are remembered by stores, so that a late repeat is never a second use
 _MAX_FORGOTTEN = 64  # expired uses at each new one: they become fewer, and nobody waits for all of them
 
 _Hint = tuple[float, str]  # when a used state expires, its blob id
@@ -91,16 +92,20 @@ class UsedSeals:
     def __init__(self, max_used: int = MAX_USED_SEALS) -> None:
         self._max_used = max_used
         self._used: dict[str, tuple[_Hint, str]] = {}  # by blob id, with owners
+        self._requests: dict[str, tuple[bytes, float]] = {}  # by blob id: whose repeat may use it, and until when
         self._expiries: TidyHeap[_Hint] = TidyHeap()  # those of forgiven uses are cleared up bit by bit
         self._shares = Shares()
 
     def __repr__(self) -> str:
         return f"UsedSeals({len(self._used)} of {self._max_used})"
 
-    def note(self, opened: Opened, now: float) -> None:
-        """Raises StateRefused when it was used before."""
+    def note(self, opened: Opened, now: float, request: bytes = b"") -> None:
+        """Raises StateRefused when it was used before, but not by a repeat of a request that is not settled."""
         self._forget_expired(now)
         if opened.blob_id in self._used:
+            of_whom, until = self._requests.get(opened.blob_id, (b"", 0.0))
+            if request and request == of_whom and now < until:
+                return
             raise StateRefused("the sealed state was used before", why="replayed")
         share = self._shares.share(self._max_used, opened.owner)
         if len(self._used) >= self._max_used and self._shares.used(opened.owner) >= share:
@@ -110,6 +115,12 @@ class UsedSeals:
         self._used[opened.blob_id] = hint, opened.owner
         self._shares.change(opened.owner, 1)
         self._expiries.push(hint)
+        if request:
+            self._requests[opened.blob_id] = request, now + _REPEAT_SECONDS
+
+    def settle(self, opened: Opened) -> None:
+        """The request was carried out, and that is recorded: from now on no other use is a repeat."""
+        self._requests.pop(opened.blob_id, None)
 
     def forgive(self, opened: Opened) -> None:
         """Nothing came of its use and nothing of it was told, so it may be used again."""
@@ -127,6 +138,7 @@ class UsedSeals:
 
     def _drop(self, blob_id: str) -> None:
         _, owner = self._used.pop(blob_id)
+        self._requests.pop(blob_id, None)
         self._shares.change(owner, -1)
 
     def _renew(self, hint: _Hint) -> _Hint | None:
