@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import socket
-import struct
 import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 from tests.fakes import GatedModel
+from tests.server.hostile_peer import call_unread
 from tests.worlds import LIFETIMES, Plan, World, running_world
 
 from carousel.engine.scheduler import Bounds
@@ -569,32 +569,10 @@ async def test_health_follows_readiness() -> None:
         assert code is Code.NOT_FOUND
 
 
-def _watch_unread(address: str) -> socket.socket:
-    """A watch of health whose client has room for no answer (an initial window of 0 bytes)."""
-    host, _, port = address.rpartition(":")
-    connection = socket.create_connection((host, int(port)))
-    fields = b"\x83\x86" + b"".join(
-        b"\x00" + bytes([len(key)]) + key + bytes([len(value)]) + value
-        for key, value in (
-            (b":path", b"/grpc.health.v1.Health/Watch"),
-            (b":authority", b"x"),
-            (b"te", b"trailers"),
-            (b"content-type", b"application/grpc"),
-        )
-    )
-    connection.sendall(
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-        + b"\0\0\6\4\0\0\0\0\0" + struct.pack(">HI", 4, 0)  # SETTINGS_INITIAL_WINDOW_SIZE = 0
-        + struct.pack(">I", len(fields))[1:] + b"\1\4\0\0\0\1" + fields
-        + b"\0\0\5\0\1\0\0\0\1" + b"\0" * 5
-    )  # fmt: skip
-    return connection
-
-
 async def test_a_watcher_of_health_who_does_not_read_stops_nobody() -> None:
     """Statuses are set and told to others while somebody has left no room for his."""
     async with served() as house:
-        with _watch_unread(house.server.address):
+        with call_unread(house.server.address, b"grpc.health.v1.Health/Watch"):
             await asyncio.sleep(0.2)
             async with asyncio.timeout(5):
                 await house.server.set_ready(is_ready=False)
