@@ -108,7 +108,8 @@ async def test_a_sweep_that_saw_a_session_before_a_turn_does_not_end_it(shared_r
     async with opened(shared_redis, lifetimes=Lifetimes(idle=9.0, absolute=90.0)) as store:
         seen = await open_session(store)
         _run(shared_redis, "hset", "carousel2:{ann:s}:row", "expires_at", "1")
-        _run(shared_redis, "hset", "carousel2:{ann:s}:row", "lease_until", "99999999999999", "server", store._server)
+        lease = ("lease_until", "99999999999999", "server", store._leases._server)
+        _run(shared_redis, "hset", "carousel2:{ann:s}:row", *lease)
         held = await take(store)
         assert not await store.end(seen, EndReason.IDLE)
         await store.commit(held, step(held, {}))

@@ -61,7 +61,7 @@ def _run(server: RedisServer, *command: str) -> str:
 
 async def _stop_renewing(store: RedisStore) -> None:
     """As if the server were paused: it says nothing to Redis until its next call."""
-    (task,) = [task for task in store._tasks if task.get_name() == "keep-leases"]
+    (task,) = [task for task in store._work._beside if task.get_name() == "keep-leases"]
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
