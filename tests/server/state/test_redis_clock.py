@@ -5,7 +5,7 @@ import time
 
 import pytest
 from tests.server.state.conftest import QUICK, RedisServer, advance, make_birth, open_session, step, take
-from tests.server.state.test_redis_store import _run, opened
+from tests.server.state.redis_opening import opened, run_cli
 
 from carousel.state.redis_store import RedisStore
 from carousel.state.store import Ending, EndReason, Lifetimes, Row
@@ -15,7 +15,7 @@ SHORT = Lifetimes(idle=0.15, absolute=30.0)
 
 async def until_due(server: RedisServer, row: Row) -> None:
     """By the clock of Redis."""
-    while float(_run(server, "time").split()[0]) + 0.1 < row.expires_at:
+    while float(run_cli(server, "time").split()[0]) + 0.1 < row.expires_at:
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.2)
 
@@ -27,7 +27,7 @@ async def test_the_servers_clock_does_not_matter(
     """A server whose clock is ten minutes off writes the moments of Redis, ends nothing early and all in time."""
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + skew)
-    _run(shared_redis, "flushall")
+    run_cli(shared_redis, "flushall")
     async with opened(shared_redis, lifetimes=SHORT) as store:
         row = await open_session(store)
         assert abs(row.created_at - real()) < 5
@@ -44,7 +44,7 @@ async def test_the_servers_clock_does_not_matter(
 async def test_a_session_whose_time_has_come_ends_when_it_is_met(shared_redis: RedisServer, meet: str) -> None:
     """By whoever meets it; told once."""
     told: list[Ending] = []
-    _run(shared_redis, "flushall")
+    run_cli(shared_redis, "flushall")
     store = RedisStore(shared_redis.url, SHORT, timing=QUICK)
     await store.start(told.append)
     row = await open_session(store)
@@ -69,7 +69,7 @@ async def test_a_session_whose_time_has_come_ends_when_it_is_met(shared_redis: R
 async def test_an_age_that_is_reached_is_told_as_such(shared_redis: RedisServer) -> None:
     """However much the session was used."""
     told: list[Ending] = []
-    _run(shared_redis, "flushall")
+    run_cli(shared_redis, "flushall")
     store = RedisStore(shared_redis.url, Lifetimes(idle=9.0, absolute=0.2), timing=QUICK)
     await store.start(told.append)
     await open_session(store)
@@ -84,7 +84,7 @@ async def test_an_age_that_is_reached_is_told_as_such(shared_redis: RedisServer)
 async def test_a_session_in_use_is_not_ended_by_the_clock(shared_redis: RedisServer, sweeper: str) -> None:
     """Long past its time, under a renewed lease, whoever sweeps between any two steps; its change is applied, and its
     keys outlive it."""
-    _run(shared_redis, "flushall")
+    run_cli(shared_redis, "flushall")
     async with opened(shared_redis, lifetimes=SHORT) as one, opened(shared_redis, lifetimes=SHORT) as two:
         other = one if sweeper == "its own" else two
         await open_session(one)
@@ -93,7 +93,7 @@ async def test_a_session_in_use_is_not_ended_by_the_clock(shared_redis: RedisSer
             await asyncio.sleep(QUICK.lease / 4)
             assert await other.sweep(9) == 0
             assert isinstance(await other.read("ann", "s"), Row)
-        assert int(_run(shared_redis, "pttl", "carousel2:{ann:s}:row")) > 1000 * QUICK.ending
+        assert int(run_cli(shared_redis, "pttl", "carousel2:{ann:s}:row")) > 1000 * QUICK.ending
         assert await other.sweep(9) == 0
         row = await one.commit(held, step(held, {"at/1": b"1"}))
         assert await other.sweep(9) == 0
@@ -104,18 +104,18 @@ async def test_a_session_in_use_is_not_ended_by_the_clock(shared_redis: RedisSer
 
 async def test_a_sweep_that_saw_a_session_before_a_turn_does_not_end_it(shared_redis: RedisServer) -> None:
     """What was due when it was looked at and was used since, or is in use, stays."""
-    _run(shared_redis, "flushall")
+    run_cli(shared_redis, "flushall")
     async with opened(shared_redis, lifetimes=Lifetimes(idle=9.0, absolute=90.0)) as store:
         seen = await open_session(store)
-        _run(shared_redis, "hset", "carousel2:{ann:s}:row", "expires_at", "1")
+        run_cli(shared_redis, "hset", "carousel2:{ann:s}:row", "expires_at", "1")
         lease = ("lease_until", "99999999999999", "server", store._leases._server)
-        _run(shared_redis, "hset", "carousel2:{ann:s}:row", *lease)
+        run_cli(shared_redis, "hset", "carousel2:{ann:s}:row", *lease)
         held = await take(store)
         assert not await store.end(seen, EndReason.IDLE)
         await store.commit(held, step(held, {}))
         await store.release(held)
         assert not await store.end(seen, EndReason.IDLE)
-        _run(shared_redis, "hset", "carousel2:{ann:s}:row", "expires_at", "1")
+        run_cli(shared_redis, "hset", "carousel2:{ann:s}:row", "expires_at", "1")
         assert not await store.end(seen, EndReason.IDLE)  # another revision than was seen
         assert await store.sweep(9) == 0  # the index knows that it is not due yet
         assert isinstance(await store.read("ann", "s"), Ending)
@@ -123,7 +123,7 @@ async def test_a_sweep_that_saw_a_session_before_a_turn_does_not_end_it(shared_r
 
 async def test_many_are_swept_in_portions(shared_redis: RedisServer) -> None:
     """About as many as it is told at once."""
-    _run(shared_redis, "flushall")
+    run_cli(shared_redis, "flushall")
     async with opened(shared_redis, lifetimes=SHORT) as store:
         for number in range(5):
             rows = await store.create([make_birth(f"{number}-{n}") for n in range(10)])
