@@ -3,24 +3,28 @@
 import asyncio
 import contextlib
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 from tests.server.state.conftest import LONG, QUICK, RedisServer
 
 from carousel.state.redis_store import RedisStore, Timing
-from carousel.state.store import Lifetimes
+from carousel.state.store import Ending, Lifetimes
 
 SLOW = Timing(lease=30.0, time_out=0.5, patience=1.0, ending=60.0, place=30.0)
 
 
 @contextlib.asynccontextmanager
 async def opened(
-    server: RedisServer, timing: Timing = QUICK, lifetimes: Lifetimes = LONG, **options: Any
+    server: RedisServer,
+    timing: Timing = QUICK,
+    lifetimes: Lifetimes = LONG,
+    told: Callable[[Ending], None] = lambda _: None,
+    **options: Any,
 ) -> AsyncIterator[RedisStore]:
     store = RedisStore(server.url, lifetimes, timing=timing, **options)
-    await store.start(lambda _: None)
+    await store.start(told)
     try:
         yield store
     finally:
@@ -61,3 +65,9 @@ def lose_answers(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
         return [ConnectionResetError("lost")] * len(replies) if num_calls % 2 else replies
 
     monkeypatch.setattr(store._link, "_exchange", lose)
+
+
+def call_due(server: RedisServer) -> None:
+    """Let the index of expiries say that all sessions are to be looked at now."""
+    script = "for _, m in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do redis.call('ZADD', KEYS[1], 1, m) end"
+    run_cli(server, "eval", script, "1", "carousel2:expiries")

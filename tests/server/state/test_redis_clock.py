@@ -5,7 +5,8 @@ import time
 
 import pytest
 from tests.server.state.conftest import QUICK, RedisServer, advance, make_birth, open_session, step, take
-from tests.server.state.redis_opening import opened, run_cli
+from tests.server.state.redis_faults import Faults
+from tests.server.state.redis_opening import SLOW, call_due, lose_answers, opened, run_cli
 
 from carousel.state.redis_store import RedisStore
 from carousel.state.store import Ending, EndReason, Lifetimes, Row
@@ -131,3 +132,72 @@ async def test_many_are_swept_in_portions(shared_redis: RedisServer) -> None:
         assert await store.sweep(20) == 20
         assert await store.sweep(99) == 30
         assert await store.num_live() == 0
+
+
+@pytest.mark.parametrize("skew", [-600.0, 600.0])
+async def test_sweeps_between_any_two_steps_of_a_turn(
+    shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, skew: float
+) -> None:
+    """Another server, whose clock is ten minutes off, sweeps before and after each call of a turn that runs beyond the
+    session's time: the turn is applied, and the session lives. A turn that fails lets it go."""
+    run_cli(shared_redis, "flushall")
+    real = time.time
+    told: list[Ending] = []
+    async with opened(shared_redis, SLOW) as one, opened(shared_redis, told=told.append) as other:
+
+        async def sweep() -> None:
+            with monkeypatch.context() as patch:
+                patch.setattr(time, "time", lambda: real() + skew)
+                call_due(shared_redis)
+                await other.sweep(9)
+
+        await open_session(one)
+        faults = Faults(one)
+        faults.hook = sweep
+        for number in range(3):
+            held = await take(one)
+            run_cli(shared_redis, "hset", "carousel2:{ann:s}:row", "expires_at", "1")
+            changed = await one.commit(held, step(held, {"at": b"%d" % number}))
+            await one.release(held)
+            assert await other.read("ann", "s") == changed
+        assert told == []
+        held = await take(one)
+        run_cli(shared_redis, "hset", "carousel2:{ann:s}:row", "expires_at", "1")
+        await one.release(held)
+        assert [ending.reason for ending in told] == [EndReason.IDLE]
+        faults.hook = None
+
+
+async def test_used_sessions_do_not_hide_those_that_are_due(shared_redis: RedisServer) -> None:
+    """Many whose entries are old, since turns do not move them, stand before a few that are due: one sweep gets there,
+    and the entries say when they are to be looked at again."""
+    run_cli(shared_redis, "flushall")
+    async with opened(shared_redis) as store:
+        rows = await store.create([make_birth(f"{number:02}") for number in range(30)])
+        run_cli(shared_redis, "hset", "carousel2:{ann:28}:row", "expires_at", "1")
+        run_cli(shared_redis, "hset", "carousel2:{ann:29}:row", "expires_at", "1")
+        call_due(shared_redis)
+        assert await store.sweep(5) == 2
+        assert await store.sweep(5) == 0
+        assert await store.num_live() == 28
+        assert run_cli(shared_redis, "zcount", "carousel2:expiries", "-inf", str(rows[0].expires_at - 5)) == "0"
+
+
+async def test_an_end_is_told_once_although_its_answer_is_lost(
+    shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the sweep, by a reader and by request; to the server that ended it alone."""
+    run_cli(shared_redis, "flushall")
+    told: list[Ending] = []
+    others: list[Ending] = []
+    async with opened(shared_redis, told=told.append) as store, opened(shared_redis, told=others.append) as other:
+        rows = await store.create([make_birth(name) for name in "abc"])
+        lose_answers(store, monkeypatch)
+        run_cli(shared_redis, "hset", "carousel2:{ann:a}:row", "expires_at", "1")
+        call_due(shared_redis)
+        await asyncio.gather(store.sweep(9), other.sweep(9), store.read("ann", "a"), other.read("ann", "a"))
+        run_cli(shared_redis, "hset", "carousel2:{ann:b}:row", "expires_at", "1")
+        assert isinstance(await store.read("ann", "b"), Ending)
+        assert await store.end(rows[2], EndReason.DELETED)
+        assert sorted(ending.id for ending in told + others) == ["a", "b", "c"]
+        assert {ending.id for ending in told} >= {"b", "c"}

@@ -8,14 +8,17 @@ from tests.server.state.conftest import (
     QUICK,
     RedisServer,
     advance,
+    make_birth,
     open_session,
     step,
     take,
 )
+from tests.server.state.redis_faults import until_quiet
 from tests.server.state.redis_opening import SLOW, opened, run_cli, stop_renewing, two
 
 from carousel.errors import SessionMoved
-from carousel.state.redis_store import RedisStore
+from carousel.state.redis_store import RedisStore, Timing
+from carousel.state.store import Lifetimes, Row
 
 
 async def test_another_servers_turn_is_waited_for(shared_redis: RedisServer) -> None:
@@ -129,28 +132,124 @@ async def test_an_epoch_follows_the_clock_of_redis(shared_redis: RedisServer) ->
         await other.release(held)
 
 
-async def test_a_waiting_server_is_let_in_by_one_with_a_line_of_its_own(shared_redis: RedisServer) -> None:
-    """One server has turn after turn on a session; another's single turn comes after a few of them, not after all."""
-    async with two(shared_redis, SLOW) as (busy, other):
-        await open_session(busy)
-        num_before: list[int] = []
-
-        async def go_on() -> None:
-            while not num_before:
-                held = await take(busy)
-                await asyncio.sleep(0.002)
-                await busy.commit(held, step(held, {}))
-                await busy.release(held)
-
-        going = asyncio.create_task(go_on())
-        while (await other.read("ann", "s")).revision < 3:  # type: ignore[union-attr]
-            await asyncio.sleep(0.001)
-        held = await asyncio.wait_for(take(other), 10)
-        first = held.row.revision
-        await other.release(held)
-        for _ in range(3):  # and again
-            held = await asyncio.wait_for(take(other), 10)
+@pytest.mark.parametrize("num_busy", [1, 2])
+async def test_a_waiting_server_is_let_in_by_those_with_lines_of_their_own(
+    shared_redis: RedisServer, num_busy: int
+) -> None:
+    """Servers have turn after turn on a session; another's single turn comes when each of them had one more at most."""
+    async with contextlib.AsyncExitStack() as stack:
+        run_cli(shared_redis, "flushall")
+        other, *busy = [await stack.enter_async_context(opened(shared_redis, SLOW)) for _ in range(1 + num_busy)]
+        await open_session(other)
+        going = [asyncio.create_task(_go_on(store)) for store in busy]
+        for _ in range(4):
+            turn = asyncio.create_task(take(other))
+            while not turn.done() and other._leases._server not in await _line(other):
+                await asyncio.sleep(0)
+            at_most = (await _look(other)).revision + num_busy + 1  # one may be under way
+            held = await asyncio.wait_for(turn, 10)
+            assert held.row.revision <= at_most
             await other.release(held)
-        num_before.append(held.row.revision - first)
-        await going
-        assert num_before[0] < 1_000
+        for task in going:
+            task.cancel()
+        await asyncio.gather(*going, return_exceptions=True)
+
+
+async def _go_on(store: RedisStore) -> None:
+    while True:
+        held = await take(store)
+        await asyncio.sleep(0.002)
+        await store.commit(held, step(held, {}))
+        await store.release(held)
+
+
+async def _line(store: RedisStore) -> str:
+    return str((await store._link.execute("HGET", "carousel2:{ann:s}:row", "line") or b"").decode())
+
+
+async def _look(store: RedisStore) -> Row:
+    row = await store.read("ann", "s")
+    assert isinstance(row, Row)
+    return row
+
+
+async def test_who_waits_longest_is_next(shared_redis: RedisServer) -> None:
+    """Servers are let in as they came, also one that asks seldom by then."""
+    async with contextlib.AsyncExitStack() as stack:
+        run_cli(shared_redis, "flushall")
+        stores = [await stack.enter_async_context(opened(shared_redis, SLOW)) for _ in range(5)]
+        await open_session(stores[0])
+        held, order = await take(stores[0]), []
+
+        async def turn(store: RedisStore) -> None:
+            own = await take(store)
+            order.append(store)
+            await store.release(own)
+
+        turns = []
+        for store in stores[1:]:
+            turns.append(asyncio.create_task(turn(store)))
+            while store._leases._server not in await _line(stores[0]):
+                await asyncio.sleep(0)
+        await stores[0].release(held)
+        await asyncio.wait_for(asyncio.gather(*turns), 10)
+        assert order == stores[1:]
+        assert await _line(stores[0]) == ""
+
+
+async def test_who_gives_up_waiting_leaves_the_line(shared_redis: RedisServer) -> None:
+    """A session that is free does not wait for a turn that was cancelled, wherever that was."""
+    async with contextlib.AsyncExitStack() as stack:
+        run_cli(shared_redis, "flushall")
+        one, other, third = [await stack.enter_async_context(opened(shared_redis, SLOW)) for _ in range(3)]
+        await open_session(one)
+        for number in range(8):
+            held = await take(one)
+            waiting = asyncio.create_task(take(other))
+            if number % 2:  # otherwise while its first question is on its way
+                while other._leases._server not in await _line(one):
+                    await asyncio.sleep(0)
+            for _ in range(number):
+                await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            await one.release(held)
+            await third.release(await asyncio.wait_for(take(third), 5))
+            await until_quiet(other)
+            assert await _line(one) == ""
+
+
+async def test_who_stopped_asking_is_not_waited_for(shared_redis: RedisServer) -> None:
+    """A server that died in the line keeps its place for a moment only."""
+    timing = Timing(lease=30.0, time_out=0.5, patience=1.0, ending=60.0, place=0.3)
+    run_cli(shared_redis, "flushall")
+    async with opened(shared_redis, timing) as one:
+        await open_session(one)
+        held = await take(one)
+        now = int(1000 * float(run_cli(shared_redis, "time").split()[0]))
+        for until, is_waited_for in ((now + 60_000, True), (now - 60_000, False)):
+            run_cli(shared_redis, "hset", "carousel2:{ann:s}:row", "line", f"abcdef:{until}")
+            await one.release(held)
+            taking = asyncio.create_task(take(one))
+            await asyncio.wait([taking], timeout=0.2 if is_waited_for else 5)
+            assert taking.done() != is_waited_for
+            if not is_waited_for:
+                held = await taking
+                assert await _line(one) == f"abcdef:{until}"
+            taking.cancel()
+            await asyncio.gather(taking, return_exceptions=True)
+            await until_quiet(one)
+
+
+async def test_a_turn_does_not_lose_its_session_to_the_keys(shared_redis: RedisServer) -> None:
+    """It takes longer than the session and its ending would have been kept: the lease keeps the keys, too."""
+    timing = Timing(lease=0.2, time_out=0.5, patience=1.0, ending=0.1)
+    run_cli(shared_redis, "flushall")
+    async with opened(shared_redis, timing, Lifetimes(idle=0.2, absolute=0.4)) as store:
+        await store.create([make_birth(parts={"a": b"0"})])
+        held = await take(store)
+        for _ in range(9):
+            await asyncio.sleep(0.1)
+            assert int(run_cli(shared_redis, "exists", "carousel2:{ann:s}:row", "carousel2:{ann:s}:parts")) == 2
+        await store.commit(held, step(held, {"b": b"1"}))
+        assert int(run_cli(shared_redis, "hlen", "carousel2:{ann:s}:parts")) == 2

@@ -14,7 +14,9 @@ from tests.server.state.redis_opening import opened, run_cli, two
 
 from carousel.errors import Overloaded, SessionExists
 from carousel.shares import OwnerLimits
-from carousel.state.store import Birth, Durability, Ending, EndReason, Lifetimes
+from carousel.state.redis_deeds import Intent
+from carousel.state.redis_index import Entry
+from carousel.state.store import Birth, Deed, Durability, Ending, EndReason, Lifetimes
 
 
 async def test_servers_see_each_others_sessions(shared_redis: RedisServer) -> None:
@@ -127,3 +129,38 @@ async def test_a_limit_of_sessions_per_owner(shared_redis: RedisServer) -> None:
         await open_session(store, "b", "bob")
         await store.end(row, EndReason.DELETED)
         await open_session(store, "c")
+
+
+async def test_creations_at_once_do_not_pass_an_owners_limit(shared_redis: RedisServer) -> None:
+    """Places are given and counted in one step, whichever server asks; who has a place already needs no other one."""
+    run_cli(shared_redis, "flushall")
+    limits = OwnerLimits(max_sessions=5)
+    async with opened(shared_redis, owner_limits=limits) as one, opened(shared_redis, owner_limits=limits) as other:
+        works = [store.create([make_birth(f"{n}")]) for n, store in enumerate([one, other] * 10)]
+        outcomes = await asyncio.gather(*works, return_exceptions=True)
+        assert sum(isinstance(outcome, list) for outcome in outcomes) == 5
+        assert sum(isinstance(outcome, Overloaded) for outcome in outcomes) == 15
+        assert len(await one.list_owned("ann", (0.0, ""), 99)) == await other.num_live() == 5
+
+
+async def test_a_request_that_was_cut_off_at_the_limit_is_finished(shared_redis: RedisServer) -> None:
+    """The places of its sessions are its own."""
+    run_cli(shared_redis, "flushall")
+    async with opened(shared_redis, owner_limits=OwnerLimits(max_sessions=3)) as store:
+        births = [make_birth(name) for name in "abc"]
+        deed = Deed("ann", "r", "print", tuple((birth.id, birth.incarnation) for birth in births))
+        await store._deeds.record(Intent(deed, tuple(births)))
+        await store.create(births[:2])
+        await open_session(store, "x", "bob")
+        assert len(await store.create(births, deed)) == 3
+
+
+async def test_a_session_is_listed_where_it_was_made(shared_redis: RedisServer) -> None:
+    """The moment of the list is that of the row, also when the row was made later than its entry."""
+    async with two(shared_redis) as (store, _):
+        births = [make_birth(name) for name in "ab"]
+        for birth in births:
+            await store._index.add([Entry.of(birth)], 10_000)
+        rows = [(await store.create([birth]))[0] for birth in reversed(births)]
+        assert await store.list_owned("ann", (0.0, ""), 9) == rows[::-1]
+        assert await store.list_owned("ann", (rows[1].created_at, "a"), 9) == rows[:1]
