@@ -1,10 +1,8 @@
-"""What Redis is accepted: versions of the format, policies, passwords, clusters, TLS."""
+"""What Redis is accepted: versions of the format, policies, passwords, TLS."""
 
-import asyncio
 import datetime
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,17 +12,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.server.state.conftest import (
     LONG,
     QUICK,
-    RedisServer,
-    advance,
-    make_birth,
     open_session,
     run_redis,
 )
 from tests.server.state.redis_opening import opened, run_cli
 
-from carousel.errors import SessionExists, StoreInvalid, StoreUnavailable
+from carousel.errors import StoreInvalid, StoreUnavailable
 from carousel.state.redis_store import RedisStore
-from carousel.state.store import Deed, EndReason, Lifetimes, Repeated
 
 
 async def test_a_redis_that_drops_keys_is_refused(tmp_path: Path) -> None:
@@ -60,43 +54,6 @@ async def test_a_password_is_needed_and_not_told(tmp_path: Path) -> None:
             with pytest.raises(StoreInvalid) as refused:
                 await store.start(print)
             assert "wrong!" not in str(refused.value)
-
-
-async def test_a_cluster_works(tmp_path: Path) -> None:
-    """A server in cluster mode is found out; sessions of all slots, their lists and their ends work."""
-    with run_redis(tmp_path, "--cluster-enabled", "yes") as server:
-        run_cli(server, "cluster", "addslotsrange", "0", "16383")
-        await asyncio.to_thread(_wait_for_cluster, server)
-        async with opened(server) as store:
-            assert "RedisCluster" in type(store._link._client).__name__
-            for number in range(30):
-                await store.create([make_birth(str(number), parts={"x": b"1"})])
-                row = await advance(store, str(number))
-            assert [one.id for one in await store.list_owned("ann", (0.0, ""), 99)] == [str(n) for n in range(30)]
-            assert await store.end(row, EndReason.DELETED)
-            assert await store.num_live() == 29
-            births = [make_birth(name) for name in ("a", "b", "c")]  # in three slots
-            deed = Deed("ann", "r", "print", tuple((birth.id, birth.incarnation) for birth in births))
-            await store.create(births, deed)
-            again = [make_birth(name) for name in ("a", "b", "c")]
-            with pytest.raises(Repeated):
-                await store.create(again, Deed("ann", "r", "print", tuple((one.id, one.incarnation) for one in again)))
-            assert await store.recall("ann", "r") == deed
-            with pytest.raises(SessionExists):
-                await store.create([make_birth("d"), make_birth("a"), make_birth("e")])
-            assert [await store.read("ann", name) for name in "de"] == [None, None]
-        async with opened(server, lifetimes=Lifetimes(0.05, 9.0)) as store:
-            await open_session(store, "short")
-            await asyncio.sleep(0.06)  # until it is due by the clock of Redis
-            assert await store.sweep(99) == 1
-
-
-def _wait_for_cluster(server: RedisServer) -> None:
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
-        if "cluster_state:ok" in run_cli(server, "cluster", "info"):
-            return
-    raise AssertionError("the cluster did not come up")
 
 
 async def test_tls(tmp_path: Path) -> None:
