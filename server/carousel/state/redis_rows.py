@@ -17,11 +17,6 @@ def keys_of(key: Key) -> tuple[str, str]:
     return f"carousel2:{{{tag}}}:row", f"carousel2:{{{tag}}}:parts"
 
 
-def mark_of(key: Key, incarnation: int) -> str:
-    """Of what says that the incarnation was made, also when it has ended."""
-    return f"{keys_of(key)[0].removesuffix('row')}made:{incarnation}"
-
-
 def read_row(session_id: str, values: Any) -> Row:
     owner, incarnation, revision, position, created_at, updated_at, expires_at, *_ = values
     moments = (float(created_at), float(updated_at), float(expires_at))

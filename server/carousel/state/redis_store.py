@@ -25,7 +25,6 @@ from carousel.state.redis_terms import Terms
 from carousel.state.redis_terms import Timing as Timing
 from carousel.state.redis_work import RedisWork
 from carousel.state.store import (
-    DEED_SECONDS,
     Birth,
     Change,
     Deed,

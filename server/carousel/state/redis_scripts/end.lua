@@ -21,7 +21,7 @@ end
 redis.call('DEL', KEYS[2])  -- what frees comes first: after it Redis takes the other write, too, when it is out of memory
 local at = string.format('%.6f', now)
 if reason == 'undone' then
-  redis.call('DEL', KEYS[1], KEYS[3])
+  redis.call('DEL', KEYS[1])
   return {1, reason, at}
 end
 redis.call('HSET', KEYS[1], 'ending', reason, 'ended_at', at, 'end_token', ARGV[3])
