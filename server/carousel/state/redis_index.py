@@ -5,7 +5,6 @@ way round; whoever meets such an entry removes it. All moments are by the clock 
 """
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,26 +36,36 @@ class RedisIndex:
     def __init__(self, link: RedisLink) -> None:
         self._link = link
 
-    async def add(self, entries: Sequence[Entry], lives_ms: int) -> str:
-        """Of one owner; the moment, as it is to be written into the sessions."""
+    async def add(self, entries: Sequence[Entry], lives_ms: int) -> list[str]:
+        """Of one owner; of each the moment, as it is to be written into the session. What was added before, by another
+        server or for a try that failed, keeps its moment: pages of a list go by it, and by the session's."""
         found = await self._link.call("enlist", (_EXPIRIES,), (lives_ms, *map(_long, entries)))
-        now = str(found.decode())
+        now, key = str(found.decode()), _owned(entries[0].owner)
         members = {_short(entry): float(now) for entry in entries}
-        await self._link.run(lambda client: client.zadd(_owned(entries[0].owner), members))
-        return now
+        num_new = await self._link.run(lambda client: client.zadd(key, members, nx=True))
+        if num_new == len(entries):  # always, but for repeats
+            return [now] * len(entries)
+        scores = await asyncio.gather(*(self._link.execute("ZSCORE", key, member) for member in members))
+        return [now if score is None else f"{float(score):.6f}" for score in scores]
 
-    async def remove(self, entry: Entry) -> None:
-        """Never raises: what is left is met again."""
-        with contextlib.suppress(CarouselError):
+    async def remove(self, entry: Entry) -> bool:
+        """Never raises: what is left is met again. Whether it was done."""
+        try:
             await asyncio.gather(
                 self._link.run(lambda client: client.zrem(_owned(entry.owner), _short(entry))),
                 self._link.run(lambda client: client.zrem(_EXPIRIES, _long(entry))),
             )
+        except CarouselError:
+            return False
+        return True
 
-    async def postpone(self, entry: Entry, look_at: float) -> None:
-        """Never raises: it is looked at again soon otherwise."""
-        with contextlib.suppress(CarouselError):
+    async def postpone(self, entry: Entry, look_at: float) -> bool:
+        """Never raises: it is looked at again soon otherwise. Whether it was done."""
+        try:
             await self._link.run(lambda client: client.zadd(_EXPIRIES, {_long(entry): look_at}, xx=True))
+        except CarouselError:
+            return False
+        return True
 
     async def find_owned(self, owner: str, since: float, skip: int, count: int) -> list[Entry]:
         """In order of (created_at, id), from created_at on."""

@@ -8,6 +8,7 @@ configuration to say (appendonly, appendfsync, replicas).
 
 import asyncio
 import contextlib
+import enum
 import random
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
@@ -42,6 +43,16 @@ _YOUNG_SECONDS = 60.0  # an index entry without a session may be of one that is 
 _RECHECK_SECONDS = 1.0
 _CACHE_BYTES = 256 * 2**20
 _NO_LIMITS = OwnerLimits()
+_REFUSALS = (SessionExists, Overloaded)  # nothing was made
+
+
+class _Swept(enum.Enum):
+    """What became of an entry that a sweep met."""
+
+    ENDED = "ended"
+    LATER = "later"  # it is looked at again when it may be due
+    GONE = "gone"  # it was of no session
+    STAYS = "stays"  # Redis would not change it, so the next look meets it again
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +128,12 @@ class RedisStore:
         if intent.deed != deed and (intent.deed.fingerprint != deed.fingerprint or await self._is_done(intent)):
             raise Repeated(intent.deed)
         try:
-            return await self._make_all(intent.births)
-        except (SessionExists, Overloaded):
+            rows = await self._make_all(intent.births)
+        except _REFUSALS:
             await self._deeds.forget(deed)
             raise
+        await self._deeds.note_done(intent)
+        return rows
 
     async def recall(self, owner: str, request_id: str) -> Deed | None:
         intent = await self._deeds.find(owner, request_id)
@@ -184,7 +197,7 @@ class RedisStore:
         if deed is not None:
             intent = await self._deeds.record(Intent(deed))
             if intent.deed != deed:
-                if intent.deed.fingerprint == deed.fingerprint and not intent.births:
+                if intent.deed.fingerprint == deed.fingerprint and not (intent.births or intent.is_done):
                     for session_id, incarnation in intent.deed.targets:  # of a server that died before it was done
                         await self._end(row.owner, session_id, incarnation, reason, 0)
                 raise Repeated(intent.deed)
@@ -209,7 +222,9 @@ class RedisStore:
     async def sweep(self, count: int) -> int:
         now, entries = await self._index.find_due(count)
         found = await asyncio.gather(*(self._sweep_one(entry, now) for entry in entries))
-        return sum(found)
+        num_ended = found.count(_Swept.ENDED)
+        is_more = len(entries) == count and _Swept.STAYS not in found
+        return max(num_ended, int(is_more and count > 0))
 
     async def num_live(self) -> int:
         return await self._index.count()
@@ -232,15 +247,16 @@ class RedisStore:
             text = f"{most} sessions of this caller are live already"
             raise Overloaded(text, limit="max_sessions_per_owner", retry_seconds=10.0)
         entries = [Entry.of(birth) for birth in births]
-        created_at = await self._index.add(entries, min(self._lifetimes))
-        outcomes = await asyncio.gather(*(self._make(birth, created_at) for birth in births), return_exceptions=True)
+        moments = await self._index.add(entries, min(self._lifetimes))
+        outcomes = await asyncio.gather(*map(self._make, births, moments), return_exceptions=True)
         failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
         if failures:
             made = [row for row in outcomes if isinstance(row, Row)]
             for row in made:
                 with contextlib.suppress(CarouselError):
                     await self.end(row, EndReason.UNDONE)
-            await asyncio.gather(*(self._index.remove(entry) for entry in entries))
+            refused = [one for one, outcome in zip(entries, outcomes, strict=True) if isinstance(outcome, _REFUSALS)]
+            await asyncio.gather(*map(self._index.remove, refused))  # what is in doubt may yet be there
             raise failures[0]
         return [row for row in outcomes if isinstance(row, Row)]
 
@@ -259,7 +275,10 @@ class RedisStore:
             raise SessionExists(f"session {birth.id} exists already")
 
     async def _is_done(self, intent: Intent) -> bool:
-        """Whether all that the deed is for has come about. A session that is there, or was, has been made."""
+        """Whether all that the deed is for has come about. A session that is there, or was, has been made; that it was
+        is known for as long as its id has not been used again."""
+        if intent.is_done:
+            return True
         for session_id, incarnation in intent.deed.targets:
             found = await self.read(intent.deed.owner, session_id)
             is_it = found is not None and found.incarnation == incarnation
@@ -294,17 +313,16 @@ class RedisStore:
             for entry, row in zip(entries, found, strict=True)
         }
 
-    async def _sweep_one(self, entry: Entry, now: float) -> bool:
-        """Whether it was ended here. What was used since, or is in use, is looked at later."""
+    async def _sweep_one(self, entry: Entry, now: float) -> _Swept:
+        """What was used since, or is in use, is looked at later."""
         kind, *reply = await self._link.call("look", keys_of((entry.owner, entry.id))[:1], ())
         row = read_row(entry.id, reply[0]) if kind in (b"live", b"due") else None
         if row is None or row.incarnation != entry.incarnation:
-            await self._index.remove(entry)
-            return False
+            return _Swept.GONE if await self._index.remove(entry) else _Swept.STAYS
         if kind == b"due" and await self.end(row, EndReason.IDLE):
-            return True
-        await self._index.postpone(entry, max(row.expires_at, now + _RECHECK_SECONDS))
-        return False
+            return _Swept.ENDED
+        look_at = max(row.expires_at, now + _RECHECK_SECONDS)
+        return _Swept.LATER if await self._index.postpone(entry, look_at) else _Swept.STAYS
 
     async def _try_take(self, key: Key, known_token: str) -> Any:
         """Cancelled or not, the call runs to its end: a lease that nobody knows of would keep others waiting."""

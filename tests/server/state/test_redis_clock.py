@@ -7,6 +7,7 @@ import pytest
 from tests.server.state.conftest import QUICK, RedisServer, advance, make_birth, open_session, step, take
 from tests.server.state.test_redis_store import _run, opened
 
+from carousel.state.redis_index import Entry
 from carousel.state.redis_store import RedisStore
 from carousel.state.store import Ending, EndReason, Lifetimes, Row
 
@@ -130,3 +131,19 @@ async def test_many_are_swept_in_portions(shared_redis: RedisServer) -> None:
         assert await store.sweep(20) == 20
         assert await store.sweep(99) == 30
         assert await store.num_live() == 0
+
+
+async def test_sessions_that_were_used_do_not_hide_those_that_are_due(shared_redis: RedisServer) -> None:
+    """A sweep goes on to what is due however many before it were used since: it is 0 when there is nothing more."""
+    _run(shared_redis, "flushall")
+    async with opened(shared_redis) as store, opened(shared_redis, lifetimes=SHORT) as short:
+        used = [await open_session(store, f"used{number}") for number in range(30)]
+        for row in used:
+            assert await store._index.postpone(Entry.of(row), 1.0)  # as if it had been due then, but for its use
+        due = [await open_session(short, f"unused{number}") for number in range(5)]
+        await until_due(shared_redis, due[-1])
+        num_sweeps = 0
+        while await store.sweep(8):
+            num_sweeps += 1
+        assert 0 < num_sweeps < 9
+        assert await store.num_live() == 30

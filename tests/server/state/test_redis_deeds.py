@@ -1,13 +1,15 @@
 """A request whose server died in the middle is finished by its repeat, wherever that comes, and done once."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from tests.server.state.conftest import RedisServer, advance, make_birth, open_session
 from tests.server.state.test_redis_store import _run, opened, two
 
-from carousel.errors import StoreUnavailable
+from carousel.errors import SessionExists, StoreUnavailable
 from carousel.state.redis_deeds import Intent
+from carousel.state.redis_store import RedisStore
 from carousel.state.store import Birth, Deed, EndReason, Repeated, Row
 
 
@@ -92,12 +94,12 @@ async def test_a_creation_in_doubt_is_said_to_be(redis_server: RedisServer) -> N
         birth = make_birth()
         enlisted = store._index.add
 
-        async def add_and_lose(*arguments: object) -> str:
-            moment = await enlisted(*arguments)  # type: ignore[arg-type]
+        async def add_and_lose(*arguments: Any) -> list[str]:
+            moments = await enlisted(*arguments)
             redis_server.kill()
-            return moment
+            return moments
 
-        store._index.add = add_and_lose  # type: ignore[method-assign,assignment]
+        store._index.add = add_and_lose  # type: ignore[method-assign]
         with pytest.raises(StoreUnavailable) as refused:
             await store.create([birth], deed_of([birth]))
         assert refused.value.details == {"in_doubt": "true"}
@@ -106,3 +108,71 @@ async def test_a_creation_in_doubt_is_said_to_be(redis_server: RedisServer) -> N
         again = make_birth()
         (row,) = await store.create([again], deed_of([again]))
         assert row.incarnation == birth.incarnation
+
+
+async def _page_through(store: RedisStore, most: int) -> list[str]:
+    """The ids on pages of one, at most so many."""
+    ids: list[str] = []
+    after = (0.0, "")
+    while len(ids) < most and (rows := await store.list_owned("ann", after, 1)):
+        ids.append(rows[0].id)
+        after = (rows[0].created_at, rows[0].id)
+    return ids
+
+
+async def test_what_a_repeat_has_finished_is_listed_once(shared_redis: RedisServer) -> None:
+    """Pages go by the moment that a session was given first, so that they come to an end."""
+    _run(shared_redis, "flushall")
+    async with two(shared_redis) as (dead, other):
+        first = [make_birth(name) for name in "abc"]
+        await dead._deeds.record(Intent(deed_of(first), tuple(first)))
+        await dead.create(first[1:2])
+        again = [make_birth(name) for name in "abc"]
+        await other.create(again, deed_of(again))
+        assert sorted(await _page_through(other, 9)) == ["a", "b", "c"]
+
+
+async def test_what_two_servers_made_at_once_is_listed_once(shared_redis: RedisServer) -> None:
+    """A request and its repeat on another server, while the first still runs."""
+    _run(shared_redis, "flushall")
+    async with two(shared_redis) as servers:
+        for number in range(10):
+            sets = [[make_birth(f"{number}{name}") for name in "abc"] for _ in servers]
+            deeds = [Deed("ann", f"r{number}", "print", deed_of(births).targets) for births in sets]
+            works = (store.create(*one) for store, one in zip(servers, zip(sets, deeds, strict=True), strict=True))
+            await asyncio.gather(*works, return_exceptions=True)
+        ids = await _page_through(servers[0], 99)
+        assert len(ids) == len(set(ids)) == 30
+
+
+async def test_what_is_done_needs_no_states_any_more(shared_redis: RedisServer) -> None:
+    """A deed keeps the states of its sessions only until they are made; its time to live stays as it was."""
+    _run(shared_redis, "flushall")
+    async with opened(shared_redis) as store:
+        births = [make_birth(name, parts={"at/0": b"x" * 5_000}) for name in "ab"]
+        await store.create(births, deed_of(births))
+        (key,) = [key for key in _run(shared_redis, "keys", "*").split() if key.endswith(":deed")]
+        assert len(_run(shared_redis, "get", key)) < 500
+        assert 590_000 < int(_run(shared_redis, "pttl", key)) <= 600_000
+        assert await store.recall("ann", "r") == deed_of(births)
+
+
+async def test_a_creation_in_doubt_that_was_made_is_listed(shared_redis: RedisServer) -> None:
+    """Its entry stays when the answer is lost: else the session would live on and nobody would see or count it. Those
+    that were refused leave none."""
+    _run(shared_redis, "flushall")
+    async with opened(shared_redis) as store:
+        birth = make_birth()
+        make = store._make
+
+        async def make_and_lose(birth: Birth, created_at: str) -> Row:
+            await make(birth, created_at)
+            raise StoreUnavailable("the answer is lost")
+
+        store._make = make_and_lose  # type: ignore[method-assign]
+        with pytest.raises(StoreUnavailable):
+            await store.create([birth])
+        with pytest.raises(SessionExists):
+            await store.create([make_birth()])
+        assert [row.incarnation for row in await store.list_owned("ann", (0.0, ""), 9)] == [birth.incarnation]
+        assert await store.num_live() == 1
