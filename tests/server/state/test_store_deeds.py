@@ -119,3 +119,17 @@ async def test_a_deed_is_forgotten_after_its_time(store: SessionStore, clock: Fa
     assert await store.recall("ann", "r") is None
     await create(store, make_birth("b"))
     assert await store.recall("ann", "r") is not None
+
+
+async def test_what_was_made_and_ended_is_not_made_again(store: SessionStore) -> None:
+    """Also when its id was used again since, and that has ended as well: a late repeat of the first finds its deed."""
+    for request_id in "rq":
+        await create(store, make_birth("a"), request_id=request_id)
+        row = await store.read("ann", "a")
+        assert isinstance(row, Row)
+        assert await store.end(row, EndReason.DELETED)
+    for request_id in "rq":
+        assert await store.recall("ann", request_id) is not None
+        with pytest.raises(Repeated):
+            await create(store, make_birth("a"), request_id=request_id)
+    assert not isinstance(await store.read("ann", "a"), Row)
