@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
-from carousel.errors import CarouselError
 from carousel.state.redis_link import RedisLink
 from carousel.state.store import DEED_SECONDS, Birth, Deed, Parts
 
@@ -76,8 +75,6 @@ def _keys(deed: Deed) -> tuple[str]:
 
 def _write(intent: Intent) -> str:
     facts: dict[str, object] = {"fingerprint": intent.deed.fingerprint, "targets": intent.deed.targets}
-    if intent.is_done:
-        facts["is_done"] = True
     if intent.births:
         # What one request makes begins alike as a rule, so equal parts are written once.
         distinct: list[Parts] = []

@@ -5,6 +5,7 @@ way round; whoever meets such an entry removes it. All moments are by the clock 
 """
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain

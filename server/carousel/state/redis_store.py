@@ -42,16 +42,6 @@ _FORMAT = 2
 _YOUNG_SECONDS = 60.0  # an index entry without a session may be of one that is being made
 _CACHE_BYTES = 256 * 2**20
 _NO_LIMITS = OwnerLimits()
-_REFUSALS = (SessionExists, Overloaded)  # nothing was made
-
-
-class _Swept(enum.Enum):
-    """What became of an entry that a sweep met."""
-
-    ENDED = "ended"
-    LATER = "later"  # it is looked at again when it may be due
-    GONE = "gone"  # it was of no session
-    STAYS = "stays"  # Redis would not change it, so the next look meets it again
 
 
 class RedisStore:

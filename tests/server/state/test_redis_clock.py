@@ -8,7 +8,6 @@ from tests.server.state.conftest import QUICK, RedisServer, advance, make_birth,
 from tests.server.state.redis_faults import Faults
 from tests.server.state.redis_opening import SLOW, call_due, lose_answers, opened, run_cli
 
-from carousel.state.redis_index import Entry
 from carousel.state.redis_store import RedisStore
 from carousel.state.store import Ending, EndReason, Lifetimes, Row
 

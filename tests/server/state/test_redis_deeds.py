@@ -1,15 +1,13 @@
 """A request whose server died in the middle is finished by its repeat, wherever that comes, and done once."""
 
 import asyncio
-from typing import Any
 
 import pytest
 from tests.server.state.conftest import RedisServer, advance, make_birth, open_session
 from tests.server.state.redis_opening import opened, run_cli, two
 
-from carousel.errors import SessionExists, StoreUnavailable
+from carousel.errors import StoreUnavailable
 from carousel.state.redis_deeds import Intent
-from carousel.state.redis_store import RedisStore
 from carousel.state.store import Birth, Deed, EndReason, Repeated, Row
 
 
@@ -94,12 +92,12 @@ async def test_a_creation_in_doubt_is_said_to_be(redis_server: RedisServer) -> N
         birth = make_birth()
         enlisted = store._index.add
 
-        async def add_and_lose(*arguments: Any) -> list[str]:
-            moments = await enlisted(*arguments)
+        async def add_and_lose(*arguments: object) -> str:
+            moment = await enlisted(*arguments)  # type: ignore[arg-type]
             redis_server.kill()
-            return moments
+            return moment
 
-        store._index.add = add_and_lose  # type: ignore[method-assign]
+        store._index.add = add_and_lose  # type: ignore[method-assign,assignment]
         with pytest.raises(StoreUnavailable) as refused:
             await store.create([birth], deed_of([birth]))
         assert refused.value.details == {"in_doubt": "true"}

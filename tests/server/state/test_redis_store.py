@@ -164,3 +164,22 @@ async def test_a_session_is_listed_where_it_was_made(shared_redis: RedisServer) 
         rows = [(await store.create([birth]))[0] for birth in reversed(births)]
         assert await store.list_owned("ann", (0.0, ""), 9) == rows[::-1]
         assert await store.list_owned("ann", (rows[1].created_at, "a"), 9) == rows[:1]
+
+
+async def test_what_two_servers_made_at_once_is_listed_once(shared_redis: RedisServer) -> None:
+    """A request and its repeat on another server, while the first still runs: pages go by the moment that a session was
+    given first, and so come to an end."""
+    async with two(shared_redis) as servers:
+        for number in range(10):
+            sets = [[make_birth(f"{number}{name}") for name in "abc"] for _ in servers]
+            deeds = [
+                Deed("ann", f"r{number}", "print", tuple((b.id, b.incarnation) for b in births)) for births in sets
+            ]
+            works = (store.create(*one) for store, one in zip(servers, zip(sets, deeds, strict=True), strict=True))
+            await asyncio.gather(*works, return_exceptions=True)
+        ids: list[str] = []
+        after = (0.0, "")
+        while len(ids) < 99 and (rows := await servers[0].list_owned("ann", after, 1)):
+            ids.append(rows[0].id)
+            after = (rows[0].created_at, rows[0].id)
+        assert len(ids) == len(set(ids)) == 30
