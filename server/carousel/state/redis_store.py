@@ -194,14 +194,26 @@ class RedisStore:
             await self._give_back((held.row.owner, held.row.id), held.epoch)
 
     async def end(self, row: Row, reason: EndReason, deed: Deed | None = None) -> bool:
-        if deed is not None:
-            intent = await self._deeds.record(Intent(deed))
-            if intent.deed != deed:
-                if intent.deed.fingerprint == deed.fingerprint and not (intent.births or intent.is_done):
-                    for session_id, incarnation in intent.deed.targets:  # of a server that died before it was done
-                        await self._end(row.owner, session_id, incarnation, reason, 0)
-                raise Repeated(intent.deed)
+        if deed is None:
+            return await self._end(row.owner, row.id, row.incarnation, reason, row.revision)
+        try:
+            await self._record_end(deed, reason)
+        except Overloaded:  # Redis is out of memory: what frees some comes first
+            was_there = await self._end(row.owner, row.id, row.incarnation, reason, row.revision)
+            with contextlib.suppress(Overloaded):
+                await self._deeds.record(Intent(deed))
+            return was_there
         return await self._end(row.owner, row.id, row.incarnation, reason, row.revision)
+
+    async def _record_end(self, deed: Deed, reason: EndReason) -> None:
+        """Before it is done. Raises Repeated."""
+        intent = await self._deeds.record(Intent(deed))
+        if intent.deed == deed:
+            return
+        if intent.deed.fingerprint == deed.fingerprint and not (intent.births or intent.is_done):
+            for session_id, incarnation in intent.deed.targets:  # of a server that died before it was done
+                await self._end(deed.owner, session_id, incarnation, reason, 0)
+        raise Repeated(intent.deed)
 
     async def list_owned(self, owner: str, after: tuple[float, str], count: int) -> list[Row]:
         rows: list[Row] = []

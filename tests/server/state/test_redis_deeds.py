@@ -7,7 +7,7 @@ import pytest
 from tests.server.state.conftest import RedisServer, advance, make_birth, open_session
 from tests.server.state.test_redis_store import _run, opened, two
 
-from carousel.errors import SessionExists, StoreUnavailable
+from carousel.errors import Overloaded, SessionExists, StoreUnavailable
 from carousel.state.redis_deeds import Intent
 from carousel.state.redis_store import RedisStore
 from carousel.state.store import Birth, Deed, EndReason, Repeated, Row
@@ -176,3 +176,20 @@ async def test_a_creation_in_doubt_that_was_made_is_listed(shared_redis: RedisSe
             await store.create([make_birth()])
         assert [row.incarnation for row in await store.list_owned("ann", (0.0, ""), 9)] == [birth.incarnation]
         assert await store.num_live() == 1
+
+
+async def test_a_deletion_with_an_id_frees_memory_that_there_is_none_of(redis_server: RedisServer) -> None:
+    """Where Redis is out of memory, who deletes his session makes room, and his request is remembered with it."""
+    async with opened(redis_server) as store:
+        for number in range(30):
+            await store.create([make_birth(f"s{number}", parts={"at/0": b"x" * 100_000})])
+        _run(redis_server, "config", "set", "maxmemory", "3000000")
+        with pytest.raises(Overloaded):
+            await store.create([make_birth("more")])
+        for number in range(30):
+            row = await store.read("ann", f"s{number}")
+            assert isinstance(row, Row)
+            deed = Deed("ann", f"r{number}", "print", ((row.id, row.incarnation),))
+            assert await store.end(row, EndReason.DELETED, deed)
+        assert await store.recall("ann", "r29") is not None
+        await store.create([make_birth("more")])
