@@ -137,6 +137,7 @@ class MemoryStore:
                 self._room.make(owner, 0, room)
             self._room.bytes.change(owner, room)
         self._shelves[owner].entries.move_to_end(session_id)
+        self._room.touch(owner)
         epoch = next(self._epochs)
         self._takes[epoch] = room
         self._held[owner, session_id] = self._held.get((owner, session_id), 0) + 1

@@ -91,6 +91,7 @@ class Changes:
             raise SessionMoved(f"session {row.id} was changed while the turn ran")
         rows.change_parts(connection, key, change.put, change.drop)
         self._books.change(self._books.num_bytes, row.owner, num_bytes - weigh(held.parts))
+        self._books.touch(row.owner)
 
     def end(self, connection: sqlite3.Connection, row: Row, reason: EndReason, deed: Deed | None) -> Ending | None:
         now = self._clock()
