@@ -64,20 +64,27 @@ def open_turn(
 
 
 async def read_turn(call: Any, wish: Wish, give_up_after: int | None = None) -> Turn:
-    """Raises StreamCut after so many messages, and when the last message never comes."""
+    """Raises StreamCut after so many messages, and when the last message never comes. Otherwise the call is read to its
+    end, as its users do: cancelled just before, it costs a server of grpc.aio some 70 bytes for ever."""
     answer: list[float] = []
+    turn: Turn | None = None
     num_messages = 0
     try:
         async for message in call:
             answer += _read(message, wish)
-            if (position := _final_position(message, wish)) is not None:
-                return Turn(wish, position, tuple(answer))
             num_messages += 1
-            if num_messages == give_up_after:
+            if (position := _final_position(message, wish)) is not None:
+                turn = Turn(wish, position, tuple(answer))
+            elif num_messages == give_up_after:
                 break
-        raise StreamCut
+    except grpc.aio.AioRpcError:
+        if turn is None:
+            raise
     finally:
         call.cancel()
+    if turn is None:
+        raise StreamCut
+    return turn
 
 
 def _read(message: Any, wish: Wish) -> list[float]:
