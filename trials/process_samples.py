@@ -17,6 +17,12 @@ class Samples:
     resident_bytes: list[float] = field(default_factory=list)
     open_files: list[float] = field(default_factory=list)
 
+    def write(self, path: Path) -> None:
+        """As a table, a line each."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = zip(self.turns, self.resident_bytes, self.open_files, strict=True)
+        path.write_text("turns,resident_bytes,open_files\n" + "".join(f"{a},{b},{c}\n" for a, b, c in lines))
+
 
 async def sample_for_ever(pid: int, count_turns: Callable[[], int], samples: Samples, seconds: float = 1.0) -> None:
     """Adds a sample each so many seconds, until cancelled. Raises FileNotFoundError when the process is gone."""

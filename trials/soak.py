@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("stores", nargs="*", choices=[*STORES, []], help="default: all")
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=draw_seed())
+    parser.add_argument("--samples", type=Path, metavar="DIRECTORY", help="where each server's samples are written")
     parser.add_argument("--python", default=sys.executable, help="of the installation whose server is tried")
     given = parser.parse_args()
     print_machine()
@@ -55,6 +56,9 @@ def main() -> None:
         bundle = write_reference_bundle("small", Path(name))
         servers = SoakServers(bundle, SIZES["small"][2], Path(name), program_of(given.python))
         soaked = soak(servers, given.stores or STORES, 60 * given.minutes, given.seed)
+    if given.samples:
+        for one in soaked:
+            one.samples.write(given.samples / f"{one.store}.csv")
     sys.exit(0 if print_figures(soaked) else 1)
 
 

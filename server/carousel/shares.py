@@ -4,6 +4,7 @@ A share is the limit divided by the owners that are present. An owner alone may 
 something has run out and somebody else asks for it.
 """
 
+import itertools
 from collections.abc import Callable
 
 from carousel.records import record
@@ -21,15 +22,19 @@ class OwnerLimits:
     max_lanes: int | None = None
 
 
-_Hint = tuple[int, str]  # (-used, owner) as of some moment
+_Hint = tuple[int, int, str]  # (-used, number of the last touch, owner) as of some moment
+_MAX_RENEWED = 64  # hints of owners that were touched since; of more equals, one that was touched is taken
 
 
 class Shares:
-    """How much of one thing each owner uses. Finding the largest user costs a logarithm, not a walk over all."""
+    """How much of one thing each owner uses. Finding the largest user costs a logarithm, not a walk over all. Of those
+    who use as much, it is who was not touched for longest; whoever uses more is touched."""
 
     def __init__(self) -> None:
         self._used: dict[str, int] = {}
-        self._hints: dict[str, _Hint] = {}  # the good one of each owner in `_heap`: it never says less than he uses
+        self._touched: dict[str, int] = {}  # numbers of touches, by owner
+        self._touches = itertools.count()
+        self._hints: dict[str, _Hint] = {}  # the good one of each owner in `_heap`: it never comes too late in it
         self._heap: TidyHeap[_Hint] = TidyHeap()
         self.total = 0
 
@@ -52,11 +57,18 @@ class Shares:
         self.total += amount
         if used:
             self._used[owner] = used
+            if amount > 0:
+                self._touched[owner] = next(self._touches)
             if owner not in self._hints or used > -self._hints[owner][0]:
                 self._hint(owner, used)
         else:
-            del self._used[owner], self._hints[owner]
+            del self._used[owner], self._hints[owner], self._touched[owner]
         self._heap.tidy(len(self._hints), self._renew)
+
+    def touch(self, owner: str) -> None:
+        """He is active: among equals he comes last."""
+        if owner in self._used:
+            self._touched[owner] = next(self._touches)
 
     def share(self, limit: int, owner: str) -> float:
         """Of `limit`, for each owner present; `owner` counts as present."""
@@ -66,13 +78,16 @@ class Shares:
         """Of the owners that use more than `above`, the one that uses most and that is accepted; None if there is none.
         Asks about owners from the largest on."""
         asked: list[_Hint] = []
+        num_renewed = 0
         try:
             while (hint := self._heap.peek()) is not None and -hint[0] > above:
                 self._heap.pop()
-                owner = hint[1]
+                owner = hint[2]
                 if self._hints.get(owner) is not hint:
                     continue
-                if self._used[owner] < -hint[0]:
+                is_touched = self._touched[owner] > hint[1] and num_renewed < _MAX_RENEWED
+                if self._used[owner] < -hint[0] or is_touched:
+                    num_renewed += 1
                     self._hint(owner, self._used[owner])
                     continue
                 asked.append(hint)
@@ -88,8 +103,8 @@ class Shares:
         return sorted((one for one, used in self._used.items() if used > share), key=lambda one: -self._used[one])
 
     def _hint(self, owner: str, used: int) -> None:
-        self._hints[owner] = hint = (-used, owner)
+        self._hints[owner] = hint = (-used, self._touched[owner], owner)
         self._heap.push(hint)
 
     def _renew(self, hint: _Hint) -> _Hint | None:
-        return hint if self._hints.get(hint[1]) is hint else None
+        return hint if self._hints.get(hint[2]) is hint else None

@@ -8,11 +8,12 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY = 0, 1, 3, 4, 6, 7
 _END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
+_INITIAL_WINDOW_SIZE = 4
 _OK = b"\x88"  # ":status: 200" in HPACK's static table
 _GRPC = b"\x0f\x10\x10application/grpc"  # content-type, spelled out
 _HTML = b"\x0f\x10\x09text/html"
@@ -154,6 +155,19 @@ def _read(peer: socket.socket, length: int) -> bytes:
             raise EOFError
         data += part
     return data
+
+
+def call_unread(address: str, method: bytes, metadata: Mapping[bytes, bytes] | None = None) -> socket.socket:
+    """A call with an empty message whose client leaves no room for an answer: a window of 0 bytes."""
+    host, _, port = address.rpartition(":")
+    known = {b":path": b"/" + method, b":authority": b"x", b"te": b"trailers", b"content-type": b"application/grpc"}
+    fields = b"\x83\x86"  # POST, http
+    for key, value in {**known, **(metadata or {})}.items():
+        fields += b"\0" + bytes([len(key)]) + key + bytes([len(value)]) + value
+    connection = socket.create_connection((host, int(port)))
+    connection.sendall(_PREFACE + _frame(_SETTINGS, 0, 0, struct.pack(">HI", _INITIAL_WINDOW_SIZE, 0)))
+    connection.sendall(_frame(_HEADERS, _END_HEADERS, 1, fields) + _frame(_DATA, _END_STREAM, 1, b"\0" * 5))
+    return connection
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """Who uses how much, and who uses most."""
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
@@ -77,3 +79,33 @@ def test_those_above_a_share_are_named_the_largest_first() -> None:
     for owner, amount in (("a", 2), ("b", 5), ("c", 3), ("d", 4)):
         shares.change(owner, amount)
     assert shares.above(3) == ["b", "d"]
+
+
+def test_among_equals_it_is_who_was_not_touched_for_longest() -> None:
+    """Whatever they are called; whoever uses more comes first all the same, and a touch of nobody is nothing."""
+    shares = Shares()
+    for owner in "cba":
+        shares.change(owner, 2)
+    shares.touch("nobody")
+    assert shares.largest() == "c"
+    shares.touch("c")
+    assert shares.largest() == "b"
+    shares.change("c", 1)
+    assert shares.largest() == "c"
+    shares.change("c", -1)
+    assert shares.largest() == "b"
+    assert shares.largest(accept=lambda owner: owner != "b") == "a"
+    assert shares.largest(accept="c".__eq__) == "c"
+    assert shares.num_owners == 3
+
+
+def test_many_that_were_touched_are_not_all_looked_at() -> None:
+    """Of 100,000 equals that were all active, one is named as quickly as of few."""
+    shares = Shares()
+    for number in range(100_000):
+        shares.change(f"owner {number}", 1)
+    for number in range(100_000):
+        shares.touch(f"owner {number}")
+    started = time.perf_counter()
+    assert shares.largest() is not None
+    assert time.perf_counter() - started < 0.01

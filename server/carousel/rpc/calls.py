@@ -22,6 +22,7 @@ from carousel.rpc.streams import Place, StreamBounds, Streams
 
 Context: TypeAlias = grpc.aio.ServicerContext  # a name for annotations; grpc ships no types
 
+_UNREAD_SECONDS = 1.0  # after which a call whose message the client has not taken is idle
 _MAKE = frozenset({"CreateSession", "ImportSession"})
 _ONLY_READ = frozenset({"GetSession", "ListSessions", "GetHistory", "ExportSession"})
 
@@ -29,7 +30,7 @@ _ONLY_READ = frozenset({"GetSession", "ListSessions", "GetHistory", "ExportSessi
 class Call:
     """One call in progress. `facts` go into its log line: counts and codes, never text."""
 
-    __slots__ = ("_is_waiting", "_place", "_streams", "ended_by", "facts", "method", "owner", "request")
+    __slots__ = ("_is_waiting", "_place", "_streams", "ended_by", "facts", "is_writing", "method", "owner", "request")
 
     def __init__(self, method: str, request: Any) -> None:
         self.method = method
@@ -37,6 +38,7 @@ class Call:
         self.owner = ""
         self.ended_by: CarouselError | None = None  # why the server ended it, if it did
         self.facts: dict[str, Any] = {}
+        self.is_writing = False
         self._is_waiting = False
         self._streams: Streams | None = None
         self._place: Place | None = None
@@ -55,6 +57,24 @@ class Call:
     def take(self, streams: Streams, place: Place) -> None:
         """It has a place from now on."""
         self._streams, self._place = streams, place
+
+    async def write(self, context: Context, message: Any) -> None:
+        """One that goes out. While its client does not read, the call is idle, as one is whose client says nothing."""
+        unread = asyncio.get_running_loop().call_later(_UNREAD_SECONDS, self._rest)
+        self.is_writing = True
+        try:
+            await context.write(message)
+            self.is_writing = False
+        except grpc.aio.InternalError as error:  # the client has gone in the middle of it
+            raise asyncio.CancelledError from error
+        finally:
+            unread.cancel()
+            if self._streams is not None and self._place is not None:
+                self._streams.wake(self._place)
+
+    def _rest(self) -> None:
+        if self._streams is not None and self._place is not None:
+            self._streams.rest(self._place)
 
     def leave(self) -> None:
         if self._streams is not None and self._place is not None:
@@ -103,6 +123,8 @@ class Calls:
                 raise
             task.uncancel()
             code, refusal = self._refuse(method, call.ended_by), call.ended_by
+            if call.is_writing:
+                raise  # behind a message that the client does not take nothing can be sent, not even how the call ended
         except Exception as error:
             code, refusal = self._refuse(method, error), error
         finally:

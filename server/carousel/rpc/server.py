@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from carousel.errors import SettingsInvalid
+from carousel.rpc import health
 from carousel.rpc.reading import OthersMethods, OurMethods
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
@@ -37,7 +38,7 @@ class RpcServer:
         self, language_model: LanguageModelServicer, sessions: SessionsServicer, bounds: ConnectionBounds
     ) -> None:
         self._server = grpc.aio.server(options=_options(bounds))
-        self._health = health.aio.HealthServicer()
+        self._health = health.HealthServicer()
         ours, others = OurMethods(self._server), OthersMethods(self._server)
         language_model_pb2_grpc.add_LanguageModelServicer_to_server(language_model, ours)
         sessions_pb2_grpc.add_SessionsServicer_to_server(sessions, ours)
@@ -60,7 +61,7 @@ class RpcServer:
     async def set_ready(self, *, is_ready: bool) -> None:
         status = health_pb2.HealthCheckResponse.SERVING if is_ready else health_pb2.HealthCheckResponse.NOT_SERVING
         for service in ("", *_SERVICES):
-            await self._health.set(service, status)
+            self._health.set(service, status)
 
     async def stop(self, grace_seconds: float) -> None:
         """Stop accepting; calls still open after the grace are cancelled."""

@@ -41,7 +41,7 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
                     for part in convert.split_piece(piece):
                         response = convert.from_generation(part, request.content, self._sessions.tokenizer)
                         if response.ByteSize():
-                            await context.write(response)
+                            await call.write(context, response)
                     if piece.end is not None:
                         call.facts["num_input_tokens"] = piece.end.num_input_tokens
                         call.facts["num_generated_tokens"] = piece.end.num_generated_tokens
@@ -64,7 +64,7 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
                     prediction = await self._sessions.predict(replace(caller, state=caller.state or sealed), asked)
                     sealed = prediction.standing.state
                 call.facts["num_messages"] = call.facts.get("num_messages", 0) + 1
-                await context.write(convert.from_prediction(prediction, self._sessions.tokenizer))
+                await call.write(context, convert.from_prediction(prediction, self._sessions.tokenizer))
 
     async def Score(self, request: wire.ScoreRequest, context: Context) -> None:
         async with self._calls.answer("Score", context, request) as call:
@@ -75,7 +75,7 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
             async with aclosing(pieces):
                 async for piece in pieces:
                     for part in convert.split_scoring(piece):
-                        await context.write(convert.from_scoring(part))
+                        await call.write(context, convert.from_scoring(part))
                     if piece.totals is not None:
                         call.facts["num_input_tokens"] = piece.totals.num_tokens
 

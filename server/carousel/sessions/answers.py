@@ -92,7 +92,8 @@ def estimate_bytes(request: Request) -> int:
         case GenerationRequest():
             num_items = request.num_branches * (2 + request.max_tokens * (1 + request.num_log_probabilities))
         case ScoringRequest():
-            num_items = len(request.input)
+            # A text has no more tokens than bytes; it may have more than characters.
+            num_items = len(request.input.encode() if isinstance(request.input, str) else request.input)
     return _RECORD_BYTES + _ITEM_BYTES * num_items
 
 

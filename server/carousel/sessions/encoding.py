@@ -1,13 +1,13 @@
 """Text to tokens without holding the event loop up: short texts at once, long ones in a thread.
 
-The thread is one for all: long texts wait for each other, and nobody waits for them.
+The thread is one for all: long texts wait for each other, owner by owner, and nobody waits for them.
 """
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from carousel.bundle.tokenizer import Tokenizer
 from carousel.sessions import checks
+from carousel.sessions.fair_thread import FairThread
 from carousel.sessions.requests import Input
 
 _SHORT_CHARACTERS = 2_048  # about a millisecond
@@ -20,9 +20,9 @@ class Encoder:
         self._tokenizer = tokenizer
         self._limits = limits
         self._vocabulary_size = vocabulary_size
-        self._thread = ThreadPoolExecutor(1, "tokenizer")
+        self._thread = FairThread("tokenizer")
 
-    async def encode(self, given: Input) -> tuple[int, ...]:
+    async def encode(self, given: Input, owner: str = "") -> tuple[int, ...]:
         """Raises InvalidRequest for a text of too many bytes, too many tokens, or ids that there are not."""
         if not isinstance(given, str):
             checks.check_length(given, self._limits)
@@ -32,13 +32,13 @@ class Encoder:
         if len(given) <= _SHORT_CHARACTERS:
             ids = tuple(self._tokenizer.encode(given))
         else:
-            ids = await asyncio.get_running_loop().run_in_executor(self._thread, self._encode_long, given)
+            ids = await self._thread.run(owner, partial(self._encode_long, given))
         checks.check_length(ids, self._limits)
         return ids
 
     def close(self) -> None:
         """Without waiting for texts that nobody wants any more."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread.close()
 
     def _encode_long(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode_aside(text))

@@ -73,11 +73,10 @@ class Ledger:
         return Change(SnapshotCodec.position(snapshot), put, tuple(drop))
 
     def is_used(self, held: Held, request_id: str) -> bool:
-        """Whether the request was applied already."""
-        used = held.parts.get("used")
-        if used is None:
-            return self.find_answer(held, request_id) is not None
-        return _has(used, _digest(request_id))
+        """Whether the request was applied already. Its answer says so, too: answers may be kept for longer than ids,
+        and a session may have answers and no ids yet."""
+        is_known = _has(held.parts.get("used", b""), _digest(request_id))
+        return is_known or self.find_answer(held, request_id) is not None
 
     def find_answer(self, held: Held, request_id: str) -> bytes | None:
         """What that turn was answered; None if there is no answer, or no longer."""

@@ -210,23 +210,21 @@ class Lives:
         contents = fingerprint("import", blob, session_id)
         if done := await self._recall(owner, request_id, contents):
             return (await self._stand(done))[0]
-        opened = self.unseal(blob, owner)
-        try:
-            return (await self._make(owner, [session_id], opened.snapshot, request_id, contents))[0]
-        except (InvalidRequest, errors.SessionExists, errors.Overloaded):
-            self.forgive(opened)  # nothing was made; of any other end that is not certain
-            raise
+        opened = self.unseal(blob, owner, request_id.encode() + contents if request_id else b"")
+        work = self._import(owner, opened, session_id, request_id, contents)
+        return await (finish(work) if request_id else work)  # what can be repeated is settled when it is done
 
     def seal(self, snapshot: bytes, owner: str, ttl_seconds: float) -> bytes:
         return self._sealer.seal(snapshot, owner, self.clock() + ttl_seconds)
 
-    def unseal(self, blob: bytes, owner: str) -> Opened:
-        """A sealed state, checked and noted as used. Raises StateRefused or StateInvalid."""
+    def unseal(self, blob: bytes, owner: str, request: bytes = b"") -> Opened:
+        """A sealed state, checked and noted as used; until it is settled, a repeat of the request may use it. Raises
+        StateRefused or StateInvalid."""
         now = self.clock()
         opened = self._sealer.open(blob, owner, now)
         self.codec.decode(opened.snapshot)
         if self._used_seals is not None:
-            self._used_seals.note(opened, now)
+            self._used_seals.note(opened, now, request)
         return opened
 
     def forgive(self, opened: Opened) -> None:
@@ -248,11 +246,7 @@ class Lives:
         births = [self.ledger.open(one, owner, secrets.randbits(62), snapshot) for one in names]
         deed = _deed(owner, request_id, contents, [(birth.id, birth.incarnation) for birth in births])
         try:
-            rows = await self._create(births, deed)
-        except errors.Overloaded:
-            if not await self.store.sweep(_MAX_SWEPT):  # what is due makes room
-                raise
-            rows = await self._create(births, deed)
+            rows = await self._create_or_sweep(births, deed)
         except Repeated as repeated:
             check_same(repeated.deed, contents)
             return await self._stand(repeated.deed)
@@ -260,6 +254,25 @@ class Lives:
             self._metrics.session_created()
             self.hub.publish(SessionEvent(EventKind.CREATED, row.id, owner, row.created_at))
         return rows
+
+    async def _import(self, owner: str, opened: Opened, session_id: str, request_id: str, contents: bytes) -> Row:
+        try:
+            (row,) = await self._make(owner, [session_id], opened.snapshot, request_id, contents)
+        except (InvalidRequest, errors.SessionExists, errors.Overloaded):
+            self.forgive(opened)  # nothing was made; of any other end that is not certain
+            raise
+        if self._used_seals is not None:
+            self._used_seals.settle(opened)
+        return row
+
+    async def _create_or_sweep(self, births: Sequence[Birth], deed: Deed | None) -> list[Row]:
+        """What is due makes room."""
+        try:
+            return await self._create(births, deed)
+        except errors.Overloaded:
+            if not await self.store.sweep(_MAX_SWEPT):
+                raise
+        return await self._create(births, deed)
 
     async def _create(self, births: Sequence[Birth], deed: Deed | None) -> list[Row]:
         work = self.store.create(births, deed)

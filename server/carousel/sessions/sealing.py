@@ -7,7 +7,6 @@ seals, all keys open, so keys can be changed without a pause.
 """
 
 import hashlib
-import heapq
 import secrets
 import struct
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from carousel.errors import Overloaded, StateRefused
 from carousel.shares import Shares
+from carousel.tidy_heap import TidyHeap
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -25,6 +25,10 @@ _MAGIC = b"CRSB"
 _VERSION = 1
 KEY_BYTES = 32
 MAX_USED_SEALS = 1_000_000
+_REPEAT_SECONDS = 300.0  # less than requests are remembered by stores, so that a late repeat is never a second use
+_MAX_FORGOTTEN = 64  # expired uses at each new one: they become fewer, and nobody waits for all of them
+
+_Hint = tuple[float, str]  # when a used state expires, its blob id
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,36 +91,59 @@ class UsedSeals:
 
     def __init__(self, max_used: int = MAX_USED_SEALS) -> None:
         self._max_used = max_used
-        self._used: dict[str, Opened] = {}  # by blob id, without the snapshots
-        self._expiries: list[tuple[float, str]] = []  # a heap; those of forgiven uses stay in it
+        self._used: dict[str, tuple[_Hint, str]] = {}  # by blob id, with owners
+        self._requests: dict[str, tuple[bytes, float]] = {}  # by blob id: whose repeat may use it, and until when
+        self._expiries: TidyHeap[_Hint] = TidyHeap()  # those of forgiven uses are cleared up bit by bit
         self._shares = Shares()
 
     def __repr__(self) -> str:
         return f"UsedSeals({len(self._used)} of {self._max_used})"
 
-    def note(self, opened: Opened, now: float) -> None:
-        """Raises StateRefused when it was used before."""
-        while self._expiries and self._expiries[0][0] <= now:
-            self._drop(heapq.heappop(self._expiries)[1], now)
+    def note(self, opened: Opened, now: float, request: bytes = b"") -> None:
+        """Raises StateRefused when it was used before, but not by a repeat of a request that is not settled."""
+        self._forget_expired(now)
         if opened.blob_id in self._used:
+            of_whom, until = self._requests.get(opened.blob_id, (b"", 0.0))
+            if request and request == of_whom and now < until:
+                return
             raise StateRefused("the sealed state was used before", why="replayed")
         share = self._shares.share(self._max_used, opened.owner)
         if len(self._used) >= self._max_used and self._shares.used(opened.owner) >= share:
             text = f"{len(self._used)} used states are remembered already"
             raise Overloaded(text, limit="max_used_seals", retry_seconds=60.0)
-        self._used[opened.blob_id] = Opened(b"", opened.blob_id, opened.expires_at, opened.owner)
+        hint = (opened.expires_at, opened.blob_id)
+        self._used[opened.blob_id] = hint, opened.owner
         self._shares.change(opened.owner, 1)
-        heapq.heappush(self._expiries, (opened.expires_at, opened.blob_id))
+        self._expiries.push(hint)
+        if request:
+            self._requests[opened.blob_id] = request, now + _REPEAT_SECONDS
+
+    def settle(self, opened: Opened) -> None:
+        """The request was carried out, and that is recorded: from now on no other use is a repeat."""
+        self._requests.pop(opened.blob_id, None)
 
     def forgive(self, opened: Opened) -> None:
         """Nothing came of its use and nothing of it was told, so it may be used again."""
-        if self._used.pop(opened.blob_id, None) is not None:
-            self._shares.change(opened.owner, -1)
+        if opened.blob_id in self._used:
+            self._drop(opened.blob_id)
+            self._expiries.tidy(len(self._used), self._renew)
 
-    def _drop(self, blob_id: str, now: float) -> None:
-        used = self._used.get(blob_id)
-        if used is not None and used.expires_at <= now:
-            self.forgive(used)
+    def _forget_expired(self, now: float) -> None:
+        for _ in range(_MAX_FORGOTTEN):
+            hint = self._expiries.peek()
+            if hint is None or hint[0] > now:
+                return
+            if self._renew(self._expiries.pop()) is not None:
+                self._drop(hint[1])
+
+    def _drop(self, blob_id: str) -> None:
+        _, owner = self._used.pop(blob_id)
+        self._requests.pop(blob_id, None)
+        self._shares.change(owner, -1)
+
+    def _renew(self, hint: _Hint) -> _Hint | None:
+        good, _ = self._used.get(hint[1], (None, ""))
+        return hint if hint is good else None
 
 
 def _make_cipher(key: bytes) -> "ChaCha20Poly1305":

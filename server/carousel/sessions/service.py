@@ -81,7 +81,7 @@ class Sessions:
     async def tokenize(self, owner: str, text: str) -> tuple[int, ...]:
         """Raises InvalidRequest for more text or tokens than a request may have."""
         self._engine.check_open(owner)
-        return await self._encoder.encode(text)
+        return await self._encoder.encode(text, owner)
 
     def check_model(self, model: str) -> None:
         """Empty, the model's name and its digest are all right. Raises ModelNotFound."""
@@ -144,7 +144,7 @@ class Sessions:
 
     async def _encode(self, caller: Caller, given: requests.Input) -> tuple[int, ...]:
         check_caller(caller)
-        return await self._encoder.encode(given)
+        return await self._encoder.encode(given, caller.owner)
 
     async def _run_scoring(
         self, seat: Seat, ids: tuple[int, ...], request: ScoringRequest, owner: str

@@ -82,12 +82,11 @@ def pending_bytes(tokenizer: Tokenizer, tail: bytes, ids: Sequence[int]) -> byte
     are looked at: a first byte of a character is never inside another one."""
     if not ids:
         return tail
-    end = tokenizer.token_bytes(ids[-1])
-    if end and end[-1] < 0x80:
-        return b""  # no character goes on beyond an ASCII byte
     end = b""
     for index in reversed(ids):
         end = tokenizer.token_bytes(index) + end
+        if end and end[-1] < 0x80:
+            return b""  # no character goes on beyond an ASCII byte
         if len(end) >= _LONGEST_UNFINISHED:
             break
     else:

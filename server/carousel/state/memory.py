@@ -45,7 +45,7 @@ from carousel.tidy_heap import TidyHeap
 
 _Hint = tuple[float, Key, str]  # when a session is due at the earliest, its key, its owner: later if it was used since
 
-MAX_DEEDS = 100_000  # of all owners; beyond it the oldest are forgotten
+MAX_DEEDS = 100_000  # of all owners; beyond it the oldest of who has most are forgotten
 _HINTS_PER_END = 16  # a hint that has moved costs so much less than an end
 _MAX_MET = 256  # due sessions that a page of a list ends; it passes over the rest
 
@@ -137,6 +137,7 @@ class MemoryStore:
                 self._room.make(owner, 0, room)
             self._room.bytes.change(owner, room)
         self._shelves[owner].entries.move_to_end(session_id)
+        self._room.touch(owner)
         epoch = next(self._epochs)
         self._takes[epoch] = room
         self._held[owner, session_id] = self._held.get((owner, session_id), 0) + 1

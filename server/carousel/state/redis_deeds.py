@@ -1,22 +1,45 @@
 """What owners' requests did, in Redis, where one script reaches one session: written down before it is done, with all
-that is needed to finish it, so that a repeat after a crash finishes it and any other does nothing."""
+that is needed to finish it, so that a repeat after a crash finishes it and any other does nothing.
+
+What is written down is pending until all of it is done, or being undone until nothing of it is left; then it is done or
+removed. Each of these steps is taken by one server alone, however many carry the request out.
+"""
 
 import base64
+import enum
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 from urllib.parse import quote
 
 from carousel.state.redis_link import RedisLink
-from carousel.state.store import DEED_SECONDS, Birth, Deed
+from carousel.state.store import DEED_SECONDS, Birth, Deed, Parts
+
+_TOKEN_BYTES = 8
+
+
+class Stage(enum.StrEnum):
+    """How far a request has come; the first letter of what is written down."""
+
+    PENDING = "p"
+    UNDOING = "u"
+    DONE = "d"
 
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """A deed, and the sessions that it makes; none where it ends one."""
+    """A deed, and the sessions that it makes; none where it ends one, or where it is done."""
 
     deed: Deed
     births: tuple[Birth, ...] = ()
+    stage: Stage = Stage.PENDING
+    token: str = field(default_factory=lambda: secrets.token_hex(_TOKEN_BYTES))
+
+    @property
+    def head(self) -> str:
+        return self.stage + self.token
 
 
 class RedisDeeds:
@@ -26,37 +49,60 @@ class RedisDeeds:
         self._link = link
 
     async def record(self, intent: Intent) -> Intent:
-        """The first one under its id: this one, or one that was there."""
-        key, content = _key(intent.deed.owner, intent.deed.request_id), _write(intent)
-        await self._link.execute("SET", key, content, "NX", "PX", int(1000 * DEED_SECONDS))
-        return await self.find(intent.deed.owner, intent.deed.request_id) or intent
+        """The first one under its id: this very one, or one that was there."""
+        content = (intent.head + _write(intent)).encode()
+        frees = int(not intent.births)
+        found = await self._link.call("record", _keys(intent.deed), (content, int(1000 * DEED_SECONDS), frees))
+        return intent if found is None else _read(intent.deed.owner, intent.deed.request_id, found)
 
     async def find(self, owner: str, request_id: str) -> Intent | None:
-        content = await self._link.execute("GET", _key(owner, request_id))
+        (key,) = _keys(Deed(owner, request_id, "", ()))
+        content = await self._link.execute("GET", key)
         return _read(owner, request_id, content) if content is not None else None
 
-    async def forget(self, deed: Deed) -> None:
-        """Of a request that was refused: nothing came of it."""
-        await self._link.execute("DEL", _key(deed.owner, deed.request_id))
+    async def settle(self, intent: Intent, stage: Stage | None, patience_seconds: float) -> bool:
+        """Move it from the stage in which it was seen to the next, or remove it; whether it stands there now. What is
+        done keeps nothing but the deed."""
+        after = replace(intent, stage=stage, births=()) if stage is not None else None
+        content = _write(after) if after is not None and stage is Stage.DONE else ""
+        heads = (intent.head, after.head if after is not None else "")
+        return bool(await self._link.call("settle", _keys(intent.deed), (*heads, content), patience_seconds))
 
 
-def _key(owner: str, request_id: str) -> str:
-    return f"carousel2:{{{quote(owner, safe='')}:{quote(request_id, safe='')}}}:deed"
+def _keys(deed: Deed) -> tuple[str]:
+    return (f"carousel2:{{{quote(deed.owner, safe='')}:{quote(deed.request_id, safe='')}}}:deed",)
 
 
 def _write(intent: Intent) -> str:
     facts: dict[str, object] = {"fingerprint": intent.deed.fingerprint, "targets": intent.deed.targets}
     if intent.births:
-        facts["births"] = [[birth.id, birth.incarnation, birth.position] for birth in intent.births]
-        # All that one request makes begin alike, so their parts are written once.
-        facts["parts"] = {name: base64.b64encode(part).decode() for name, part in intent.births[0].parts.items()}
+        # What one request makes begins alike as a rule, so equal parts are written once.
+        distinct: list[Parts] = []
+        for birth in intent.births:
+            if birth.parts not in distinct:
+                distinct.append(birth.parts)
+        facts["parts"] = [_encode(parts) for parts in distinct]
+        facts["births"] = [
+            (birth.id, birth.incarnation, birth.position, distinct.index(birth.parts)) for birth in intent.births
+        ]
     return json.dumps(facts)
 
 
 def _read(owner: str, request_id: str, content: bytes) -> Intent:
-    facts = json.loads(content)
+    head = content[: 1 + 2 * _TOKEN_BYTES].decode()
+    facts: dict[str, Any] = json.loads(content[len(head) :])
     targets = tuple((session_id, incarnation) for session_id, incarnation in facts["targets"])
-    deed = Deed(owner, request_id, facts["fingerprint"], targets)
-    parts = {name: base64.b64decode(part) for name, part in facts.get("parts", {}).items()}
-    births: Sequence[tuple[str, int, int]] = facts.get("births", ())
-    return Intent(deed, tuple(Birth(name, owner, number, position, parts) for name, number, position in births))
+    parts = [_decode(one) for one in facts.get("parts", ())]
+    births = tuple(
+        Birth(session_id, owner, incarnation, position, parts[which])
+        for session_id, incarnation, position, which in facts.get("births", ())
+    )
+    return Intent(Deed(owner, request_id, facts["fingerprint"], targets), births, Stage(head[0]), head[1:])
+
+
+def _encode(parts: Parts) -> dict[str, str]:
+    return {name: base64.b64encode(part).decode() for name, part in parts.items()}
+
+
+def _decode(parts: Mapping[str, str]) -> Parts:
+    return {name: base64.b64decode(part) for name, part in parts.items()}

@@ -8,10 +8,11 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 from urllib.parse import quote
 
-from carousel.errors import CarouselError
+from carousel.errors import CarouselError, Overloaded
 from carousel.state.redis_link import RedisLink
 from carousel.state.store import Birth, Row
 
@@ -34,29 +35,43 @@ class Entry:
 class RedisIndex:
     """Two sorted sets: by owner and time of creation, by expiry."""
 
-    def __init__(self, link: RedisLink) -> None:
+    def __init__(self, link: RedisLink, max_owned: int | None) -> None:
         self._link = link
+        self._max_owned = max_owned
 
-    async def add(self, entries: Sequence[Entry], lives_ms: int) -> str:
-        """Of one owner; the moment, as it is to be written into the sessions."""
-        found = await self._link.call("enlist", (_EXPIRIES,), (lives_ms, *map(_long, entries)))
-        now = str(found.decode())
-        members = {_short(entry): float(now) for entry in entries}
-        await self._link.run(lambda client: client.zadd(_owned(entries[0].owner), members))
-        return now
+    async def add(self, entries: Sequence[Entry], lives_ms: int) -> list[str]:
+        """Of one owner. When each was made, as it is to be written into the session: now, unless it was there already.
+        Raises Overloaded when the owner has too many others."""
+        most = "" if self._max_owned is None else self._max_owned
+        arguments = (most, *map(_short, entries))
+        kind, *moments = await self._link.call("enlist", (_owned(entries[0].owner),), arguments)
+        if kind == b"full":
+            text = f"{self._max_owned} sessions of this caller are live already"
+            raise Overloaded(text, limit="max_sessions_per_owner", retry_seconds=10.0)
+        await self._link.call("schedule", (_EXPIRIES,), (lives_ms, *map(_long, entries)))
+        return [moment.decode() for moment in moments[0]]
 
-    async def remove(self, entry: Entry) -> None:
+    async def remove(self, entries: Sequence[Entry]) -> None:
         """Never raises: what is left is met again."""
-        with contextlib.suppress(CarouselError):
-            await asyncio.gather(
-                self._link.run(lambda client: client.zrem(_owned(entry.owner), _short(entry))),
-                self._link.run(lambda client: client.zrem(_EXPIRIES, _long(entry))),
-            )
+        if entries:
+            with contextlib.suppress(CarouselError):
+                owners = {entry.owner for entry in entries}
+                await asyncio.gather(
+                    self._link.execute("ZREM", _EXPIRIES, *map(_long, entries)),
+                    *(
+                        self._link.execute(
+                            "ZREM", _owned(owner), *(_short(one) for one in entries if one.owner == owner)
+                        )
+                        for owner in owners
+                    ),
+                )
 
-    async def postpone(self, entry: Entry, look_at: float) -> None:
-        """Never raises: it is looked at again soon otherwise."""
-        with contextlib.suppress(CarouselError):
-            await self._link.run(lambda client: client.zadd(_EXPIRIES, {_long(entry): look_at}, xx=True))
+    async def postpone(self, entries: Sequence[tuple[Entry, float]]) -> None:
+        """They are looked at again at these moments. Never raises: it is soon otherwise."""
+        if entries:
+            with contextlib.suppress(CarouselError):
+                arguments = chain.from_iterable((repr(look_at), _long(entry)) for entry, look_at in entries)
+                await self._link.call("postpone", (_EXPIRIES,), tuple(arguments))
 
     async def find_owned(self, owner: str, since: float, skip: int, count: int) -> list[Entry]:
         """In order of (created_at, id), from created_at on."""
@@ -79,9 +94,6 @@ class RedisIndex:
 
     async def count(self) -> int:
         return int(await self._link.run(lambda client: client.zcard(_EXPIRIES)))
-
-    async def count_owned(self, owner: str) -> int:
-        return int(await self._link.run(lambda client: client.zcard(_owned(owner))))
 
 
 def _owned(owner: str) -> str:

@@ -18,6 +18,7 @@ _OLDEST = 6
 _MAX_CONNECTIONS = 64
 _MAX_BATCH = 256
 _MAX_PAUSE_SECONDS = 0.25
+_OUT_OF_MEMORY = "command not allowed when used memory"  # Redis 6 gives scripts' errors no code of their own
 Argument = str | bytes | int | float
 
 
@@ -104,6 +105,17 @@ class RedisLink:
 
         return await self.run(attempt, patience_seconds)
 
+    async def change(
+        self, script: str, keys: Sequence[str], arguments: Sequence[Argument], patience_seconds: float
+    ) -> Any:
+        """A call that changes a session. Sent again while there is patience, it finds out whether it was carried out
+        before; StoreUnavailable is `in_doubt` after that."""
+        try:
+            return await self.call(script, keys, arguments, patience_seconds)
+        except StoreUnavailable as error:
+            text = f"{error}; whether the session was changed is not known"
+            raise StoreUnavailable(text, in_doubt="true") from error
+
     async def execute(self, *command: Argument) -> Any:
         """Raises StoreUnavailable after the second attempt."""
         return await self.run(lambda _: self._execute(*command))
@@ -118,13 +130,13 @@ class RedisLink:
             num_attempts += 1
             try:
                 return await attempt(self._client)
-            except errors.OutOfMemoryError as error:
-                refusal = "the session store is out of memory"
-                raise Overloaded(refusal, limit="redis_memory", retry_seconds=10.0) from error
             except self._passing as error:
                 if num_attempts >= 2 and time.monotonic() >= end:
                     raise StoreUnavailable(f"the session store does not answer: {error}") from error
             except errors.RedisError as error:
+                if _OUT_OF_MEMORY in str(error):
+                    refusal = "the session store is out of memory"
+                    raise Overloaded(refusal, limit="redis_memory", retry_seconds=10.0) from error
                 raise StoreUnavailable(f"the session store refuses: {error}") from error
             await asyncio.sleep(pause)
             pause = min(2 * pause, _MAX_PAUSE_SECONDS)

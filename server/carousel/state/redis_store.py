@@ -7,20 +7,23 @@ configuration to say (appendonly, appendfsync, replicas).
 """
 
 import asyncio
-import contextlib
-import random
 import secrets
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from carousel.errors import CarouselError, Overloaded, SessionExists, SessionMoved, StoreInvalid, StoreUnavailable
+from carousel.errors import SessionMoved, StoreInvalid, StoreUnavailable
 from carousel.shares import OwnerLimits
 from carousel.state.recent import Recent
+from carousel.state.redis_births import RedisBirths
 from carousel.state.redis_deeds import Intent, RedisDeeds
-from carousel.state.redis_index import Entry, RedisIndex
+from carousel.state.redis_endings import RedisEndings
+from carousel.state.redis_index import RedisIndex
+from carousel.state.redis_leases import RedisLeases
 from carousel.state.redis_link import RedisLink
 from carousel.state.redis_rows import EPOCH, TOKENS, Key, flat, keys_of, read_ending, read_row, weigh
+from carousel.state.redis_terms import Terms
+from carousel.state.redis_terms import Timing as Timing
+from carousel.state.redis_work import RedisWork
 from carousel.state.store import (
     Birth,
     Change,
@@ -36,22 +39,9 @@ from carousel.state.store import (
 )
 
 _FORMAT = 2
-_MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.005, 0.25
-_WAITING_MS = 1_000  # how long a server that waits for a session is let in first
 _YOUNG_SECONDS = 60.0  # an index entry without a session may be of one that is being made
-_RECHECK_SECONDS = 1.0
 _CACHE_BYTES = 256 * 2**20
 _NO_LIMITS = OwnerLimits()
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """How long things take, in seconds."""
-
-    lease: float = 10.0  # how long others wait for a server that does not answer
-    time_out: float = 2.0  # of one attempt
-    patience: float = 5.0  # how long a finished turn tries to be committed
-    ending: float = 3600.0  # how long an ending is remembered
 
 
 class RedisStore:
@@ -73,16 +63,16 @@ class RedisStore:
         owner_limits: OwnerLimits = _NO_LIMITS,
     ) -> None:
         """Raises StoreInvalid when the extra `redis` is not installed."""
-        self._timing = timing or Timing()
-        self._lifetimes = (int(1000 * lifetimes.idle), int(1000 * lifetimes.absolute))  # ms, as scripts take them
-        self._owner_limits = owner_limits
-        self._link = RedisLink(url, username, password, self._timing.time_out)
-        self._index = RedisIndex(self._link)
+        timing = timing or Timing()
+        self._terms = Terms.of(lifetimes, timing)
+        self._work = RedisWork()
+        self._link = RedisLink(url, username, password, timing.time_out)
+        self._index = RedisIndex(self._link, owner_limits.max_sessions)
         self._deeds = RedisDeeds(self._link)
-        self._server = secrets.token_hex(8)
+        self._endings = RedisEndings(self._link, self._index, self._terms, self._work, self._note_gone)
+        self._births = RedisBirths(self._link, self._index, self._deeds, self._endings, self._terms, self._work)
+        self._leases = RedisLeases(self._link, self._terms, self._work)
         self._recent: Recent[tuple[str, Parts]] = Recent(cache_bytes)  # parts, and the change that led to them
-        self._leases: dict[Key, int] = {}  # epochs
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._told: Callable[[Ending], None]
 
     def __repr__(self) -> str:
@@ -100,49 +90,31 @@ class RedisStore:
         except BaseException:
             await self._link.close()
             raise
-        self._spawn(self._keep_leases(), "keep-leases")
+        self._work.run_beside(self._leases.keep(), "keep-leases")
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(self._give_back(*lease) for lease in self._leases.items()))
+        await self._work.close()
+        await self._leases.close()
         await self._link.close()
         self._recent.clear()
 
     async def create(self, births: Sequence[Birth], deed: Deed | None = None) -> list[Row]:
         if deed is None:
-            return await self._make_all(births)
-        intent = await self._deeds.record(Intent(deed, tuple(births)))
-        if intent.deed != deed and (intent.deed.fingerprint != deed.fingerprint or await self._is_done(intent)):
-            raise Repeated(intent.deed)
-        try:
-            return await self._make_all(intent.births)
-        except (SessionExists, Overloaded):
-            await self._deeds.forget(deed)
-            raise
+            return await self._births.make(births)
+        return await self._work.finish(self._births.carry_out(births, deed), "create")
 
     async def recall(self, owner: str, request_id: str) -> Deed | None:
         intent = await self._deeds.find(owner, request_id)
-        return intent.deed if intent is not None and await self._is_done(intent) else None
+        return intent.deed if intent is not None and await self._births.is_done(intent) else None
 
     async def read(self, owner: str, session_id: str) -> Row | Ending | None:
-        while True:
-            kind, *reply = await self._link.call("look", keys_of((owner, session_id))[:1], ())
-            if kind == b"missing":
-                return None
-            if kind == b"ended":
-                return read_ending(session_id, reply[0])
-            row = read_row(session_id, reply[0])
-            if kind == b"live":
-                return row
-            await self.end(row, EndReason.IDLE)
+        return await self._endings.read((owner, session_id))
 
     async def take(self, owner: str, session_id: str, room: int = 0) -> Held | Ending | None:
-        key, pause = (owner, session_id), _MIN_PAUSE_SECONDS
+        key = (owner, session_id)
         while True:
             known = self._recent.get(key)
-            kind, *reply = await self._try_take(key, known[0] if known is not None else "")
+            kind, *reply = await self._leases.take(key, known[0] if known is not None else "")
             match kind:
                 case b"held":
                     return self._hold(key, reply[0], reply[1], known)
@@ -150,24 +122,21 @@ class RedisStore:
                     return read_ending(session_id, reply[0])
                 case b"missing":
                     return None
-                case b"due":
-                    await self.end(read_row(session_id, reply[0]), EndReason.IDLE)
                 case _:
-                    await asyncio.sleep(min(pause * random.uniform(0.5, 1), reply[0] / 1000))
-                    pause = min(2 * pause, _MAX_PAUSE_SECONDS)
+                    await self._endings.expire(read_row(session_id, reply[0]))
 
     async def commit(self, held: Held, change: Change) -> Row:
         key, token = (held.row.owner, held.row.id), secrets.token_hex(8)
         condition = (str(held.row.incarnation), held.row.revision, held.epoch, token)
-        parts = (len(change.drop), *change.drop, *flat(change.put))
-        arguments = (*condition, *self._lifetimes, self._ending_ms, change.position, *parts)
+        terms = (self._terms.idle, self._terms.absolute, self._terms.ending)
+        arguments = (*condition, *terms, change.position, len(change.drop), *change.drop, *flat(change.put))
         self._recent.drop(key)  # what is stored is not known until the answer is here
-        kind, *reply = await self._in_doubt("turn", self._link.call("commit", keys_of(key), arguments, self._patience))
+        kind, *reply = await self._link.change("commit", keys_of(key), arguments, self._terms.patience_seconds)
         if kind == b"forgotten":
             raise StoreUnavailable(
                 "the session has moved on far; whether the turn was stored is not known", in_doubt="true"
             )
-        self._forget(held)
+        self._leases.forget(key, held.epoch)
         if kind != b"ok":
             raise SessionMoved(f"session {held.row.id} was changed while the turn ran")
         dropped = set(change.drop)
@@ -176,40 +145,45 @@ class RedisStore:
         return read_row(held.row.id, reply[0])
 
     async def release(self, held: Held) -> None:
-        if self._leases.get((held.row.owner, held.row.id)) == held.epoch:
-            self._forget(held)
-            await self._give_back((held.row.owner, held.row.id), held.epoch)
+        key = (held.row.owner, held.row.id)
+        if self._leases.forget(key, held.epoch):
+            await self._leases.give_back(key, held.epoch)
 
     async def end(self, row: Row, reason: EndReason, deed: Deed | None = None) -> bool:
-        if deed is not None:
-            intent = await self._deeds.record(Intent(deed))
-            if intent.deed != deed:
-                if intent.deed.fingerprint == deed.fingerprint and not intent.births:
-                    for session_id, incarnation in intent.deed.targets:  # of a server that died before it was done
-                        await self._end(row.owner, session_id, incarnation, reason, 0)
-                raise Repeated(intent.deed)
-        return await self._end(row.owner, row.id, row.incarnation, reason, row.revision)
+        if reason in (EndReason.IDLE, EndReason.AGE):
+            return await self._endings.expire(row)
+        if deed is None:
+            return await self._endings.end((row.owner, row.id), row.incarnation, reason)
+        return await self._work.finish(self._end_once(row.owner, reason, deed), "end")
+
+    async def _record_end(self, deed: Deed, reason: EndReason) -> None:
+        """Before it is done. Raises Repeated."""
+        intent = await self._deeds.record(Intent(deed))
+        if intent.deed == deed:
+            return
+        if intent.deed.fingerprint == deed.fingerprint and not (intent.births or intent.is_done):
+            for session_id, incarnation in intent.deed.targets:  # of a server that died before it was done
+                await self._end(deed.owner, session_id, incarnation, reason, 0)
+        raise Repeated(intent.deed)
 
     async def list_owned(self, owner: str, after: tuple[float, str], count: int) -> list[Row]:
         rows: list[Row] = []
         num_seen = 0
         while len(rows) < count:
             entries = await self._index.find_owned(owner, after[0], num_seen, count)
-            alive = await self._match([entry for entry in entries if (entry.at, entry.id) > after])
+            alive = await self._endings.match([entry for entry in entries if (entry.at, entry.id) > after])
             rows += [row for row in alive.values() if row is not None]
             gone = [entry for entry, row in alive.items() if row is None]
             now = await self._index.now() if gone else 0.0
             stale = [entry for entry in gone if now > entry.at + _YOUNG_SECONDS]
-            await asyncio.gather(*(self._index.remove(entry) for entry in stale))
+            await self._index.remove(stale)
             num_seen += len(entries) - len(stale)
             if len(entries) < count:
                 break
         return rows[:count]
 
     async def sweep(self, count: int) -> int:
-        now, entries = await self._index.find_due(count)
-        found = await asyncio.gather(*(self._sweep_one(entry, now) for entry in entries))
-        return sum(found)
+        return await self._endings.sweep(count)
 
     async def num_live(self) -> int:
         return await self._index.count()
@@ -217,109 +191,17 @@ class RedisStore:
     def durable_position(self, row: Row) -> int:
         return row.position
 
-    @property
-    def _patience(self) -> float:
-        return self._timing.patience
-
-    @property
-    def _ending_ms(self) -> int:
-        return int(1000 * self._timing.ending)
-
-    async def _make_all(self, births: Sequence[Birth]) -> list[Row]:
-        """All, or none when one of them is refused."""
-        owner, most = births[0].owner, self._owner_limits.max_sessions
-        if most is not None and await self._index.count_owned(owner) + len(births) > most:
-            text = f"{most} sessions of this caller are live already"
-            raise Overloaded(text, limit="max_sessions_per_owner", retry_seconds=10.0)
-        entries = [Entry.of(birth) for birth in births]
-        created_at = await self._index.add(entries, min(self._lifetimes))
-        outcomes = await asyncio.gather(*(self._make(birth, created_at) for birth in births), return_exceptions=True)
-        failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-        if failures:
-            made = [row for row in outcomes if isinstance(row, Row)]
-            for row in made:
-                with contextlib.suppress(CarouselError):
-                    await self.end(row, EndReason.UNDONE)
-            await asyncio.gather(*(self._index.remove(entry) for entry in entries))
-            raise failures[0]
-        return [row for row in outcomes if isinstance(row, Row)]
-
-    async def _make(self, birth: Birth, created_at: str) -> Row:
-        key = (birth.owner, birth.id)
-        facts = (str(birth.incarnation), secrets.token_hex(8), *self._lifetimes, self._ending_ms)
-        arguments = (*facts, created_at, birth.owner, birth.position, *flat(birth.parts))
-        while True:
-            work = self._link.call("create", keys_of(key), arguments, self._patience)
-            kind, *reply = await self._in_doubt("session", work)
-            if kind == b"ok":
-                return read_row(birth.id, reply[0])
-            if kind == b"due":
-                await self.end(read_row(birth.id, reply[0]), EndReason.IDLE)
-                continue
-            raise SessionExists(f"session {birth.id} exists already")
-
-    async def _is_done(self, intent: Intent) -> bool:
-        """Whether all that the deed is for has come about. A session that is there, or was, has been made."""
-        for session_id, incarnation in intent.deed.targets:
-            found = await self.read(intent.deed.owner, session_id)
-            is_it = found is not None and found.incarnation == incarnation
-            if is_it != bool(intent.births) and (intent.births or isinstance(found, Row)):
-                return False
-        return True
-
-    async def _end(self, owner: str, session_id: str, incarnation: int, reason: EndReason, revision: int) -> bool:
-        key = (owner, session_id)
-        facts = (str(incarnation), reason.value, secrets.token_hex(8), self._ending_ms, self._lifetimes[1], revision)
-        was_there, *reply = await self._in_doubt("end", self._link.call("end", keys_of(key), facts, self._patience))
-        if not was_there:
-            return False
-        self._recent.drop(key)
-        await self._index.remove(Entry(session_id, incarnation, owner))
-        if reason is not EndReason.UNDONE:
-            self._told(Ending(session_id, owner, EndReason(reply[0].decode()), float(reply[1]), incarnation))
-        return True
-
-    async def _in_doubt(self, what: str, work: Coroutine[Any, Any, Any]) -> Any:
-        """The same call is sent again while there is patience, and finds out whether it was carried out before."""
-        try:
-            return await work
-        except StoreUnavailable as error:
-            raise StoreUnavailable(f"{error}; whether the {what} was stored is not known", in_doubt="true") from error
-
-    async def _match(self, entries: list[Entry]) -> dict[Entry, Row | None]:
-        """The sessions that the entries stand for; None where it is gone."""
-        found = await asyncio.gather(*(self.read(entry.owner, entry.id) for entry in entries))
-        return {
-            entry: row if isinstance(row, Row) and row.incarnation == entry.incarnation else None
-            for entry, row in zip(entries, found, strict=True)
-        }
-
-    async def _sweep_one(self, entry: Entry, now: float) -> bool:
-        """Whether it was ended here. What was used since, or is in use, is looked at later."""
-        kind, *reply = await self._link.call("look", keys_of((entry.owner, entry.id))[:1], ())
-        row = read_row(entry.id, reply[0]) if kind in (b"live", b"due") else None
-        if row is None or row.incarnation != entry.incarnation:
-            await self._index.remove(entry)
-            return False
-        if kind == b"due" and await self.end(row, EndReason.IDLE):
-            return True
-        await self._index.postpone(entry, max(row.expires_at, now + _RECHECK_SECONDS))
-        return False
-
-    async def _try_take(self, key: Key, known_token: str) -> Any:
-        """Cancelled or not, the call runs to its end: a lease that nobody knows of would keep others waiting."""
-        lease_ms = int(1000 * self._timing.lease)
-        arguments = (self._server, lease_ms, known_token, self._ending_ms, _WAITING_MS)
-        task = self._spawn(self._link.call("take", keys_of(key), arguments), "take")
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.add_done_callback(lambda done: self._drop_reply(key, done))
-            raise
-
-    def _drop_reply(self, key: Key, done: "asyncio.Task[Any]") -> None:
-        if not done.cancelled() and done.exception() is None and done.result()[0] == b"held":
-            self._spawn(self._give_back(key, int(done.result()[1][EPOCH])), "give-back")
+    async def _end_once(self, owner: str, reason: EndReason, deed: Deed) -> bool:
+        """Written down first; what another server wrote down and did not do is done here."""
+        mine = Intent(deed)
+        intent = await self._deeds.record(mine)
+        if intent.deed.fingerprint != deed.fingerprint or intent.births:
+            raise Repeated(intent.deed)
+        ends = (self._endings.end((owner, one), incarnation, reason) for one, incarnation in intent.deed.targets)
+        were_there = await asyncio.gather(*ends)
+        if intent.token != mine.token:
+            raise Repeated(intent.deed)
+        return any(were_there)
 
     def _hold(self, key: Key, values: Any, pairs: list[bytes], known: tuple[str, Parts] | None) -> Held:
         token = values[TOKENS][:16].decode()
@@ -328,36 +210,9 @@ class RedisStore:
         else:
             parts = {name.decode(): part for name, part in zip(pairs[::2], pairs[1::2], strict=True)}
             self._recent.put(key, (token, parts), weigh(parts))
-        held = Held(read_row(key[1], values), parts, int(values[EPOCH]))
-        self._leases[key] = held.epoch
-        return held
+        return Held(read_row(key[1], values), parts, int(values[EPOCH]))
 
-    def _forget(self, held: Held) -> None:
-        key = (held.row.owner, held.row.id)
-        if self._leases.get(key) == held.epoch:
-            del self._leases[key]
-
-    async def _give_back(self, key: Key, epoch: int) -> None:
-        with contextlib.suppress(CarouselError):  # the lease ends by itself
-            await self._link.call("release", keys_of(key)[:1], (epoch,))
-
-    async def _keep_leases(self) -> None:
-        while True:
-            await asyncio.sleep(self._timing.lease / 3)
-            await asyncio.gather(*(self._renew(*lease) for lease in list(self._leases.items())))
-
-    async def _renew(self, key: Key, epoch: int) -> None:
-        """A lease that is lost is not renewed again, and the turn's commit will be refused."""
-        try:
-            arguments = (epoch, int(1000 * self._timing.lease), self._ending_ms)
-            is_ours = await self._link.call("renew", keys_of(key), arguments)
-        except CarouselError:
-            return
-        if not is_ours and self._leases.get(key) == epoch:
-            del self._leases[key]
-
-    def _spawn(self, work: Coroutine[Any, Any, Any], name: str) -> "asyncio.Task[Any]":
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+    def _note_gone(self, key: Key, ending: Ending | None) -> None:
+        self._recent.drop(key)
+        if ending is not None:
+            self._told(ending)

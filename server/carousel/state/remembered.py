@@ -3,17 +3,21 @@
 import collections
 from typing import Generic, TypeVar
 
+from carousel.shares import Shares
+
 Item = TypeVar("Item")
 
 
 class Remembered(Generic[Item]):
-    """Items by owner and name. Beyond either bound the oldest goes: the owner's own, or that of all."""
+    """Items by owner and name. Beyond either bound the oldest goes: the owner's own, or that of who has most, so that
+    nobody's are pushed out by others who make many."""
 
     def __init__(self, max_per_owner: int, max_in_all: int) -> None:
         self._max_per_owner = max_per_owner
         self._max_in_all = max_in_all
         self._items: collections.OrderedDict[tuple[str, str], Item] = collections.OrderedDict()
         self._names: dict[str, collections.OrderedDict[str, None]] = {}
+        self._shares = Shares()
 
     def __repr__(self) -> str:
         return f"Remembered({len(self)} items of {len(self._names)} owners)"
@@ -30,16 +34,18 @@ class Remembered(Generic[Item]):
         self._items[owner, name] = item
         names = self._names.setdefault(owner, collections.OrderedDict())
         names[name] = None
+        self._shares.change(owner, 1)
         if len(names) > self._max_per_owner:
             self.forget(owner, next(iter(names)))
-        if len(self._items) > self._max_in_all:
-            self.forget(*next(iter(self._items)))
+        if len(self._items) > self._max_in_all and (largest := self._shares.largest()) is not None:
+            self.forget(largest, next(iter(self._names[largest])))
 
     def forget(self, owner: str, name: str) -> None:
         if self._items.pop((owner, name), None) is None:
             return
         names = self._names[owner]
         del names[name]
+        self._shares.change(owner, -1)
         if not names:
             del self._names[owner]
 

@@ -44,6 +44,11 @@ class Room:
         self.sessions.change(owner, num_sessions)
         self.bytes.change(owner, num_bytes)
 
+    def touch(self, owner: str) -> None:
+        """He uses a session: of owners that have as much, another one makes room."""
+        self.sessions.touch(owner)
+        self.bytes.touch(owner)
+
     def is_short(self, owner: str, num_sessions: int, num_bytes: int) -> bool:
         """Whether so much more of the owner's does not fit."""
         return self._find_short(owner, num_sessions, num_bytes) is not None

@@ -68,6 +68,12 @@ class Books:
         self._change(shares, owner, amount)
         self.journal.note(partial(self._change, shares, owner, -amount))
 
+    def touch(self, owner: str) -> None:
+        """He changes a session: of owners that have as much, another one makes room."""
+        with self._lock:
+            self.sessions.touch(owner)
+            self.num_bytes.touch(owner)
+
     def lacks(self, owner: str, sessions: int, num_bytes: int) -> str | None:
         """The limit that so much more would pass, the owner's own first."""
         with self._lock:

@@ -33,9 +33,9 @@ from carousel.state.store import (
     Row,
 )
 
-MAX_DEEDS = 1_000_000  # of all owners; beyond it the oldest are forgotten
+MAX_DEEDS = 1_000_000  # of all owners; beyond it the oldest of who has most are forgotten
 _SWEEP_SECONDS = 0.02  # how long turns may wait for one part of a sweep
-_NUM_PRUNED = 8  # deeds forgotten with each new one, so that they become fewer
+_NUM_PRUNED = 8  # deeds or endings forgotten with each new one, so that they become fewer
 
 
 @record(frozen=True, slots=True)
@@ -91,6 +91,7 @@ class Changes:
             raise SessionMoved(f"session {row.id} was changed while the turn ran")
         rows.change_parts(connection, key, change.put, change.drop)
         self._books.change(self._books.num_bytes, row.owner, num_bytes - weigh(held.parts))
+        self._books.touch(row.owner)
 
     def end(self, connection: sqlite3.Connection, row: Row, reason: EndReason, deed: Deed | None) -> Ending | None:
         now = self._clock()
@@ -228,13 +229,16 @@ class Changes:
     def _bound(
         self, connection: sqlite3.Connection, table: str, shares: Shares, owner: str, of_one: int, of_all: int
     ) -> None:
-        """Forget the oldest beyond what is kept."""
+        """Forget the oldest beyond what is kept: the owner's own, or those of who has most, so that nobody's are pushed
+        out by others who make many."""
         if (excess := shares.used(owner) - of_one) > 0:
-            for one in rows.delete_oldest(connection, table, excess, owner):
-                self._books.change(shares, one, -1)
-        if (excess := shares.total - of_all) > 0:
-            for one in rows.delete_oldest(connection, table, excess):
-                self._books.change(shares, one, -1)
+            self._forget(connection, table, shares, owner, excess)
+        if (excess := shares.total - of_all) > 0 and (largest := shares.largest()) is not None:
+            self._forget(connection, table, shares, largest, min(excess, _NUM_PRUNED))
+
+    def _forget(self, connection: sqlite3.Connection, table: str, shares: Shares, owner: str, count: int) -> None:
+        num_gone = rows.delete_oldest(connection, table, count, owner)
+        self._books.change(shares, owner, -num_gone)
 
     def _expiry(self, created_at: float, now: float) -> float:
         return min(created_at + self._lifetimes.absolute, now + self._lifetimes.idle)

@@ -149,12 +149,10 @@ def delete_deed(connection: sqlite3.Connection, owner: str, request_id: str) -> 
     return connection.execute("DELETE FROM deeds WHERE owner = ? AND request_id = ?", (owner, request_id)).rowcount > 0
 
 
-def delete_oldest(connection: sqlite3.Connection, table: str, count: int, owner: str | None = None) -> list[str]:
-    """Of endings or deeds, of one owner or of all. Whose they were."""
-    of_whom, values = ("", (count,)) if owner is None else ("WHERE owner = ?", (owner, count))
-    oldest = f"SELECT number FROM {table} {of_whom} ORDER BY number LIMIT ?"
-    query = f"DELETE FROM {table} WHERE number IN ({oldest}) RETURNING owner"
-    return [one for (one,) in connection.execute(query, values).fetchall()]
+def delete_oldest(connection: sqlite3.Connection, table: str, count: int, owner: str) -> int:
+    """Of the owner's endings or deeds. How many there were."""
+    oldest = f"SELECT number FROM {table} WHERE owner = ? ORDER BY number LIMIT ?"
+    return connection.execute(f"DELETE FROM {table} WHERE number IN ({oldest})", (owner, count)).rowcount
 
 
 def delete_deeds_before(connection: sqlite3.Connection, moment: float, count: int) -> list[str]:

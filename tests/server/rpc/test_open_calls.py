@@ -10,15 +10,17 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests.server.hostile_peer import call_unread
 from tests.server.rpc.desk import Desk, open_desk
 from tests.server.rpc.test_server import Wire, refusal, until
 
+from carousel.rpc import calls
 from carousel.rpc.streams import StreamBounds
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import language_model_pb2_grpc, sessions_pb2
 
 Code = grpc.StatusCode
-ANN, BOB = (("x-owner", "ann"),), (("x-owner", "bob"),)
+ANN, BOB, CID = (("x-owner", "ann"),), (("x-owner", "bob"),), (("x-owner", "cid"),)
 ENDLESS = wire.GenerateRequest(max_tokens=1001)
 
 
@@ -73,6 +75,37 @@ async def test_running_calls_are_not_closed() -> None:
         for stream in (his, *running):
             stream.cancel()
         await until(lambda: num_open(desk) == desk.sessions.num_running == 0)
+
+
+async def test_a_stream_that_nobody_reads_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its client has left no room for an answer: the call does not keep another owner out, and it ends."""
+    monkeypatch.setattr(calls, "_UNREAD_SECONDS", 0.05)
+    fields = {b"x-owner": b"ann"}
+    async with open_desk(StreamBounds(2), owner="x-owner") as desk:
+        with (
+            call_unread(desk.server.address, b"carousel.v1.LanguageModel/Generate", fields),
+            call_unread(desk.server.address, b"carousel.v1.LanguageModel/Predict", fields),
+        ):
+            await until(lambda: num_open(desk) == 2)
+            await asyncio.sleep(0.3)
+            streams = [await rest(desk, metadata) for metadata in (BOB, CID)]
+            await until(lambda: num_open(desk) == 2)
+            assert desk.sessions.num_running == 0
+            for stream in streams:
+                stream.cancel()
+        await until(lambda: num_open(desk) == 0)
+        assert desk.value("requests_total", method="Generate", code="RESOURCE_EXHAUSTED") == 1
+
+
+async def test_who_goes_while_he_is_written_to_has_cancelled() -> None:
+    """That is no error of the server's."""
+    async with open_desk() as desk:
+        unread = call_unread(desk.server.address, b"carousel.v1.LanguageModel/Predict")
+        await until(lambda: len(desk.sessions.seen) == 1)
+        await asyncio.sleep(0.1)
+        unread.close()
+        await until(lambda: num_open(desk) == 0)
+        assert desk.value("requests_total", method="Predict", code="CANCELLED") == 1
 
 
 async def test_a_stream_that_is_being_answered_is_not_idle() -> None:

@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 from tests.fakes import GatedModel
+from tests.server.hostile_peer import call_unread
 from tests.worlds import LIFETIMES, Plan, World, running_world
 
 from carousel.engine.scheduler import Bounds
@@ -23,6 +24,7 @@ from carousel.readiness import StoreHealth
 from carousel.rpc import convert
 from carousel.rpc.callers import Callers
 from carousel.rpc.calls import Calls
+from carousel.rpc.health import MAX_WATCHES
 from carousel.rpc.server import ConnectionBounds, RpcServer
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
@@ -565,6 +567,43 @@ async def test_health_follows_readiness() -> None:
                 assert (await health.Check(health_pb2.HealthCheckRequest(service=name))).status == status
         code, *_ = await _code_of(health.Check(health_pb2.HealthCheckRequest(service="other")))
         assert code is Code.NOT_FOUND
+
+
+async def test_a_watcher_of_health_who_does_not_read_stops_nobody() -> None:
+    """Statuses are set and told to others while somebody has left no room for his."""
+    async with served() as house:
+        with call_unread(house.server.address, b"grpc.health.v1.Health/Watch"):
+            await asyncio.sleep(0.2)
+            async with asyncio.timeout(5):
+                await house.server.set_ready(is_ready=False)
+            health = health_pb2_grpc.HealthStub(house.channel)
+            assert (await health.Check(health_pb2.HealthCheckRequest())).status == 2
+
+
+async def test_a_watcher_of_health_who_leaves_takes_nobody_along() -> None:
+    """The others hear of the next change."""
+    async with served() as house:
+        health = health_pb2_grpc.HealthStub(house.channel)
+        staying, leaving = (health.Watch(health_pb2.HealthCheckRequest()) for _ in range(2))
+        assert [(await staying.read()).status, (await leaving.read()).status] == [1, 1]
+        leaving.cancel()
+        await asyncio.sleep(0.1)
+        await house.server.set_ready(is_ready=False)
+        async with asyncio.timeout(5):
+            assert (await staying.read()).status == 2
+
+
+async def test_watches_of_health_are_bounded() -> None:
+    """A connection may have so many, the refusal says so, and one that ends makes room."""
+    async with served() as house:
+        health = health_pb2_grpc.HealthStub(house.channel)
+        watches = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(MAX_WATCHES)]
+        assert [(await watch.read()).status for watch in watches] == [1] * MAX_WATCHES
+        code, _, details = await refusal(health.Watch(health_pb2.HealthCheckRequest(), timeout=5))
+        assert (code, details["ErrorInfo"].metadata["limit"]) == (Code.RESOURCE_EXHAUSTED, "health_watches")
+        watches[0].cancel()
+        await asyncio.sleep(0.1)
+        assert (await health.Watch(health_pb2.HealthCheckRequest()).read()).status == 1
 
 
 async def _code_of(call: Any) -> tuple[grpc.StatusCode]:

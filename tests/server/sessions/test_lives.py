@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from tests.fakes import Fault, FaultyStore, ToyModel, same_snapshot
@@ -27,7 +27,7 @@ from carousel.sessions.events import EventKind, SessionEvent
 from carousel.sessions.lives import Point
 from carousel.sessions.requests import Caller, GenerationRequest, PredictionRequest, SamplingOptions
 from carousel.state.memory import MemoryStore
-from carousel.state.store import Capacity
+from carousel.state.store import Birth, Capacity, Deed, Row
 from carousel.turns import Snapshot
 
 NOW = Point()
@@ -632,6 +632,62 @@ async def test_a_repeated_import_uses_its_state_once() -> None:
         assert await world.lives.import_state("ann", blob, "", "r") == row
         with pytest.raises(StateRefused):
             await world.lives.import_state("ann", blob, "", "q")
+
+
+async def test_an_import_can_be_repeated_until_it_is_done() -> None:
+    """Where a state is good once: the repeat of an import that failed, or that still runs, gets the session; another
+    request, or the same id for another session, is refused all the while and afterwards."""
+    writing, may_write = asyncio.Event(), asyncio.Event()
+
+    async def pause(name: str) -> None:
+        if name == "create":
+            writing.set()
+            await may_write.wait()
+
+    plan = Plan(store=lambda clock: FaultyStore(MemoryStore(ROOMY, LIFETIMES, clock=clock), pause), replays_seals=False)
+    async with running_world(plan) as world:
+        assert isinstance(world.store, FaultyStore)
+        may_write.set()
+        await world.open()
+        blob, _ = await world.lives.export("ann", "s", NOW, 60)
+        world.store.faults[Fault.BEFORE_WRITE] = 1
+        with pytest.raises(StoreUnavailable):
+            await world.lives.import_state("ann", blob, "", "r")
+        may_write.clear()
+        first, second = (asyncio.ensure_future(world.lives.import_state("ann", blob, "", "r")) for _ in range(2))
+        await writing.wait()
+        for session_id, request_id in (("t", "r"), ("", "q"), ("", "")):
+            with pytest.raises(StateRefused):
+                await world.lives.import_state("ann", blob, session_id, request_id)
+        may_write.set()
+        assert await first == await second == await world.lives.import_state("ann", blob, "", "r")
+        await world.lives.delete("ann", (await first).id)
+        for request_id in ("q", ""):
+            with pytest.raises(StateRefused):
+                await world.lives.import_state("ann", blob, "", request_id)
+        assert await world.store.num_live() == 1
+
+
+async def test_a_repeat_that_waited_for_room_is_a_repeat() -> None:
+    """Two of one request find the store full, and what is due makes room: both get the session that one made."""
+
+    class FullTwice(FaultyStore):
+        num_full = 2
+
+        async def create(self, births: Sequence[Birth], deed: Deed | None = None) -> list[Row]:
+            if deed is not None and self.num_full:
+                self.num_full -= 1
+                raise Overloaded("full", limit="max_sessions", retry_seconds=1.0)
+            return await super().create(births, deed)
+
+        async def sweep(self, count: int) -> int:
+            await asyncio.sleep(0)
+            return 1
+
+    async with running_world(Plan(store=lambda clock: FullTwice(MemoryStore(ROOMY, LIFETIMES, clock=clock)))) as world:
+        calls = [world.lives.create("ann", "s", world.engine.start_snapshot, "r") for _ in range(2)]
+        one, other = await asyncio.gather(*calls)
+        assert one == other
 
 
 async def test_a_repeated_rewind_or_checkpoint_moves_nothing() -> None:

@@ -151,3 +151,29 @@ def test_used_seals_are_bounded_and_shared() -> None:
         with pytest.raises(StateRefused):
             seals.note(used(number), 0)
     seals.note(used(10, expires_at=30.0), 10.0)
+
+
+def test_forgiven_uses_leave_nothing_behind() -> None:
+    """One state, refused and forgiven over and over, takes no more memory each time: anybody could fill a server so."""
+    seals = UsedSeals()
+    for number in range(100):
+        seals.note(used(number, expires_at=1e9), 0)
+    for _ in range(5_000):
+        seals.note(used(-1, expires_at=1e9), 0)
+        seals.forgive(used(-1))
+    assert len(seals._expiries) < 500
+    for number in range(100):
+        with pytest.raises(StateRefused):
+            seals.note(used(number, expires_at=1e9), 0)
+
+
+def test_a_state_that_is_used_again_after_it_was_forgiven_is_forgotten_when_it_expires() -> None:
+    """Many that expire together are forgotten a part with each new use, until none is left."""
+    seals = UsedSeals()
+    for number in range(1_000):
+        seals.note(used(number), 0)
+        seals.forgive(used(number))
+        seals.note(used(number), 0)
+    for number in range(100):
+        seals.note(used(-1 - number, expires_at=30.0), 20.0)
+    assert repr(seals) == "UsedSeals(100 of 1000000)"

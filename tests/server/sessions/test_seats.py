@@ -342,6 +342,32 @@ async def test_the_oldest_ids_are_forgotten() -> None:
         assert await position(world) == 21
 
 
+async def test_an_answer_that_is_kept_for_longer_than_ids_is_given() -> None:
+    """As long as the answer is there the request is not applied again, however few ids are remembered."""
+    retention = replace(Plan().retention, max_request_ids=2, max_answers=4)
+    async with running_world(Plan(retention=retention)) as world:
+        await world.open()
+        for number in range(6):
+            await turn(world, replace(ANN, request_id=f"r{number}"), 1)
+        for number in range(2, 6):
+            assert (await turn(world, replace(ANN, request_id=f"r{number}"), 1)).replay
+        assert await position(world) == 6
+
+
+async def test_a_text_of_more_tokens_than_characters_has_its_answer_kept() -> None:
+    """The record of a rating is as long as its tokens, of which one character may have four."""
+    async with running_world(Plan(model=ToyModel(256), tokenizer=byte_tokenizer())) as world:
+        await world.open()
+        request = ScoringRequest("\N{GRINNING FACE}" * 120)
+        answers = []
+        for _ in range(2):
+            pieces = [piece async for piece in world.sessions.score(replace(ANN, request_id="r"), request)]
+            assert pieces[-1].totals is not None
+            answers.append([token for piece in pieces for token in piece.tokens])
+        assert answers[0] == answers[1]
+        assert len(answers[0]) == await position(world) == 480
+
+
 async def test_an_answer_too_large_to_keep_is_gone_and_not_applied_again() -> None:
     """The repeat is told so; a small answer beside it is kept."""
     async with running_world(Plan(retention=replace(Plan().retention, max_answer_bytes=1000))) as world:

@@ -489,3 +489,16 @@ async def _random_turn(
             async with contextlib.aclosing(pieces):
                 piece = await anext(pieces)
             return past if piece.end is None else oracle.greedy(past, ids, 1000)[1]  # on a slow machine it was all
+
+
+async def test_long_texts_of_one_owner_do_not_keep_anothers_waiting() -> None:
+    """A long text waits for one of another owner's at most, however many he has sent before."""
+    async with running_world(Plan(limits=Limits(100_000, 10))) as world:
+        done: list[str] = []
+
+        async def tokenize(owner: str) -> None:
+            await world.sessions.tokenize(owner, "ab" * 2_000)
+            done.append(owner)
+
+        await asyncio.gather(*(tokenize("mallory") for _ in range(20)), tokenize("bob"))
+        assert done.index("bob") <= 2

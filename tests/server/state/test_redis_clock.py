@@ -5,7 +5,8 @@ import time
 
 import pytest
 from tests.server.state.conftest import QUICK, RedisServer, advance, make_birth, open_session, step, take
-from tests.server.state.test_redis_store import _run, opened
+from tests.server.state.redis_faults import Faults
+from tests.server.state.redis_opening import SLOW, call_due, lose_answers, opened, run_cli
 
 from carousel.state.redis_store import RedisStore
 from carousel.state.store import Ending, EndReason, Lifetimes, Row
@@ -15,7 +16,7 @@ SHORT = Lifetimes(idle=0.15, absolute=30.0)
 
 async def until_due(server: RedisServer, row: Row) -> None:
     """By the clock of Redis."""
-    while float(_run(server, "time").split()[0]) + 0.1 < row.expires_at:
+    while float(run_cli(server, "time").split()[0]) + 0.1 < row.expires_at:
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.2)
 
@@ -27,7 +28,7 @@ async def test_the_servers_clock_does_not_matter(
     """A server whose clock is ten minutes off writes the moments of Redis, ends nothing early and all in time."""
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + skew)
-    _run(shared_redis, "flushall")
+    run_cli(shared_redis, "flushall")
     async with opened(shared_redis, lifetimes=SHORT) as store:
         row = await open_session(store)
         assert abs(row.created_at - real()) < 5
@@ -44,7 +45,7 @@ async def test_the_servers_clock_does_not_matter(
 async def test_a_session_whose_time_has_come_ends_when_it_is_met(shared_redis: RedisServer, meet: str) -> None:
     """By whoever meets it; told once."""
     told: list[Ending] = []
-    _run(shared_redis, "flushall")
+    run_cli(shared_redis, "flushall")
     store = RedisStore(shared_redis.url, SHORT, timing=QUICK)
     await store.start(told.append)
     row = await open_session(store)
@@ -69,7 +70,7 @@ async def test_a_session_whose_time_has_come_ends_when_it_is_met(shared_redis: R
 async def test_an_age_that_is_reached_is_told_as_such(shared_redis: RedisServer) -> None:
     """However much the session was used."""
     told: list[Ending] = []
-    _run(shared_redis, "flushall")
+    run_cli(shared_redis, "flushall")
     store = RedisStore(shared_redis.url, Lifetimes(idle=9.0, absolute=0.2), timing=QUICK)
     await store.start(told.append)
     await open_session(store)
@@ -84,7 +85,7 @@ async def test_an_age_that_is_reached_is_told_as_such(shared_redis: RedisServer)
 async def test_a_session_in_use_is_not_ended_by_the_clock(shared_redis: RedisServer, sweeper: str) -> None:
     """Long past its time, under a renewed lease, whoever sweeps between any two steps; its change is applied, and its
     keys outlive it."""
-    _run(shared_redis, "flushall")
+    run_cli(shared_redis, "flushall")
     async with opened(shared_redis, lifetimes=SHORT) as one, opened(shared_redis, lifetimes=SHORT) as two:
         other = one if sweeper == "its own" else two
         await open_session(one)
@@ -93,7 +94,7 @@ async def test_a_session_in_use_is_not_ended_by_the_clock(shared_redis: RedisSer
             await asyncio.sleep(QUICK.lease / 4)
             assert await other.sweep(9) == 0
             assert isinstance(await other.read("ann", "s"), Row)
-        assert int(_run(shared_redis, "pttl", "carousel2:{ann:s}:row")) > 1000 * QUICK.ending
+        assert int(run_cli(shared_redis, "pttl", "carousel2:{ann:s}:row")) > 1000 * QUICK.ending
         assert await other.sweep(9) == 0
         row = await one.commit(held, step(held, {"at/1": b"1"}))
         assert await other.sweep(9) == 0
@@ -104,17 +105,18 @@ async def test_a_session_in_use_is_not_ended_by_the_clock(shared_redis: RedisSer
 
 async def test_a_sweep_that_saw_a_session_before_a_turn_does_not_end_it(shared_redis: RedisServer) -> None:
     """What was due when it was looked at and was used since, or is in use, stays."""
-    _run(shared_redis, "flushall")
+    run_cli(shared_redis, "flushall")
     async with opened(shared_redis, lifetimes=Lifetimes(idle=9.0, absolute=90.0)) as store:
         seen = await open_session(store)
-        _run(shared_redis, "hset", "carousel2:{ann:s}:row", "expires_at", "1")
-        _run(shared_redis, "hset", "carousel2:{ann:s}:row", "lease_until", "99999999999999", "server", store._server)
+        run_cli(shared_redis, "hset", "carousel2:{ann:s}:row", "expires_at", "1")
+        lease = ("lease_until", "99999999999999", "server", store._leases._server)
+        run_cli(shared_redis, "hset", "carousel2:{ann:s}:row", *lease)
         held = await take(store)
         assert not await store.end(seen, EndReason.IDLE)
         await store.commit(held, step(held, {}))
         await store.release(held)
         assert not await store.end(seen, EndReason.IDLE)
-        _run(shared_redis, "hset", "carousel2:{ann:s}:row", "expires_at", "1")
+        run_cli(shared_redis, "hset", "carousel2:{ann:s}:row", "expires_at", "1")
         assert not await store.end(seen, EndReason.IDLE)  # another revision than was seen
         assert await store.sweep(9) == 0  # the index knows that it is not due yet
         assert isinstance(await store.read("ann", "s"), Ending)
@@ -122,7 +124,7 @@ async def test_a_sweep_that_saw_a_session_before_a_turn_does_not_end_it(shared_r
 
 async def test_many_are_swept_in_portions(shared_redis: RedisServer) -> None:
     """About as many as it is told at once."""
-    _run(shared_redis, "flushall")
+    run_cli(shared_redis, "flushall")
     async with opened(shared_redis, lifetimes=SHORT) as store:
         for number in range(5):
             rows = await store.create([make_birth(f"{number}-{n}") for n in range(10)])
@@ -130,3 +132,72 @@ async def test_many_are_swept_in_portions(shared_redis: RedisServer) -> None:
         assert await store.sweep(20) == 20
         assert await store.sweep(99) == 30
         assert await store.num_live() == 0
+
+
+@pytest.mark.parametrize("skew", [-600.0, 600.0])
+async def test_sweeps_between_any_two_steps_of_a_turn(
+    shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, skew: float
+) -> None:
+    """Another server, whose clock is ten minutes off, sweeps before and after each call of a turn that runs beyond the
+    session's time: the turn is applied, and the session lives. A turn that fails lets it go."""
+    run_cli(shared_redis, "flushall")
+    real = time.time
+    told: list[Ending] = []
+    async with opened(shared_redis, SLOW) as one, opened(shared_redis, told=told.append) as other:
+
+        async def sweep() -> None:
+            with monkeypatch.context() as patch:
+                patch.setattr(time, "time", lambda: real() + skew)
+                call_due(shared_redis)
+                await other.sweep(9)
+
+        await open_session(one)
+        faults = Faults(one)
+        faults.hook = sweep
+        for number in range(3):
+            held = await take(one)
+            run_cli(shared_redis, "hset", "carousel2:{ann:s}:row", "expires_at", "1")
+            changed = await one.commit(held, step(held, {"at": b"%d" % number}))
+            await one.release(held)
+            assert await other.read("ann", "s") == changed
+        assert told == []
+        held = await take(one)
+        run_cli(shared_redis, "hset", "carousel2:{ann:s}:row", "expires_at", "1")
+        await one.release(held)
+        assert [ending.reason for ending in told] == [EndReason.IDLE]
+        faults.hook = None
+
+
+async def test_used_sessions_do_not_hide_those_that_are_due(shared_redis: RedisServer) -> None:
+    """Many whose entries are old, since turns do not move them, stand before a few that are due: one sweep gets there,
+    and the entries say when they are to be looked at again."""
+    run_cli(shared_redis, "flushall")
+    async with opened(shared_redis) as store:
+        rows = await store.create([make_birth(f"{number:02}") for number in range(30)])
+        run_cli(shared_redis, "hset", "carousel2:{ann:28}:row", "expires_at", "1")
+        run_cli(shared_redis, "hset", "carousel2:{ann:29}:row", "expires_at", "1")
+        call_due(shared_redis)
+        assert await store.sweep(5) == 2
+        assert await store.sweep(5) == 0
+        assert await store.num_live() == 28
+        assert run_cli(shared_redis, "zcount", "carousel2:expiries", "-inf", str(rows[0].expires_at - 5)) == "0"
+
+
+async def test_an_end_is_told_once_although_its_answer_is_lost(
+    shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the sweep, by a reader and by request; to the server that ended it alone."""
+    run_cli(shared_redis, "flushall")
+    told: list[Ending] = []
+    others: list[Ending] = []
+    async with opened(shared_redis, told=told.append) as store, opened(shared_redis, told=others.append) as other:
+        rows = await store.create([make_birth(name) for name in "abc"])
+        lose_answers(store, monkeypatch)
+        run_cli(shared_redis, "hset", "carousel2:{ann:a}:row", "expires_at", "1")
+        call_due(shared_redis)
+        await asyncio.gather(store.sweep(9), other.sweep(9), store.read("ann", "a"), other.read("ann", "a"))
+        run_cli(shared_redis, "hset", "carousel2:{ann:b}:row", "expires_at", "1")
+        assert isinstance(await store.read("ann", "b"), Ending)
+        assert await store.end(rows[2], EndReason.DELETED)
+        assert sorted(ending.id for ending in told + others) == ["a", "b", "c"]
+        assert {ending.id for ending in told} >= {"b", "c"}

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from tests.server.state.conftest import RedisServer, advance, make_birth, open_session
-from tests.server.state.test_redis_store import _run, opened, two
+from tests.server.state.redis_opening import opened, run_cli, two
 
 from carousel.errors import StoreUnavailable
 from carousel.state.redis_deeds import Intent
@@ -74,16 +74,16 @@ async def test_a_repeat_beside_the_first_makes_the_same(shared_redis: RedisServe
 
 async def test_a_deed_lives_ten_minutes(shared_redis: RedisServer) -> None:
     """By a time to live of its key, in nasty owners' names too."""
-    _run(shared_redis, "flushall")
+    run_cli(shared_redis, "flushall")
     async with opened(shared_redis) as store:
         for owner in ("ann", "a:{b}\0", ""):
             birth = make_birth("s", owner)
             await store.create([birth], Deed(owner, "r", "print", ((birth.id, birth.incarnation),)))
             await advance(store, "s", owner)
             assert (await store.recall(owner, "r")) is not None
-        keys = [key for key in _run(shared_redis, "keys", "*").split() if key.endswith(":deed")]
+        keys = [key for key in run_cli(shared_redis, "keys", "*").split() if key.endswith(":deed")]
         assert len(keys) == 3
-        assert all(590_000 < int(_run(shared_redis, "pttl", key)) <= 600_000 for key in keys)
+        assert all(590_000 < int(run_cli(shared_redis, "pttl", key)) <= 600_000 for key in keys)
 
 
 async def test_a_creation_in_doubt_is_said_to_be(redis_server: RedisServer) -> None:
@@ -106,3 +106,72 @@ async def test_a_creation_in_doubt_is_said_to_be(redis_server: RedisServer) -> N
         again = make_birth()
         (row,) = await store.create([again], deed_of([again]))
         assert row.incarnation == birth.incarnation
+
+
+async def test_a_deed_stays_done_when_its_id_is_made_anew(shared_redis: RedisServer) -> None:
+    """What a request made was ended, and its id given to another session, which ends too: the repeat makes nothing."""
+    async with two(shared_redis) as (one, other):
+        birth, again = make_birth("a"), make_birth("a")
+        (row,) = await one.create([birth], deed_of([birth]))
+        await one.end(row, EndReason.DELETED)
+        new = await open_session(other, "a")
+        for is_there in (True, False):
+            assert await other.recall("ann", "r") == deed_of([birth])
+            with pytest.raises(Repeated):
+                await other.create([again], deed_of([again]))
+            found = await other.read("ann", "a")
+            assert found is not None
+            assert (isinstance(found, Row), found.incarnation) == (is_there, new.incarnation)
+            await other.end(new, EndReason.DELETED)
+
+
+async def test_what_was_made_and_ended_is_not_made_by_a_repeat(shared_redis: RedisServer) -> None:
+    """A server died before it said that all was done, and one of the sessions was deleted since."""
+    async with two(shared_redis) as (dead, other):
+        births = [make_birth(name) for name in "abc"]
+        await dead._deeds.record(Intent(deed_of(births), tuple(births)))
+        rows = await dead.create(births[:2])
+        await other.end(rows[0], EndReason.DELETED)
+        again = [make_birth(name) for name in "abc"]
+        with pytest.raises(Repeated) as repeated:
+            await other.create(again, deed_of(again))
+        assert repeated.value.deed == deed_of(births) == await other.recall("ann", "r")
+        assert not isinstance(await other.read("ann", "a"), Row)
+        assert [(await other.read("ann", birth.id)).incarnation for birth in births] == [  # type: ignore[union-attr]
+            birth.incarnation for birth in births
+        ]
+
+
+async def test_a_deed_that_is_done_costs_little(shared_redis: RedisServer) -> None:
+    """The states of its sessions are kept only until they are made, and for its ten minutes all the same."""
+    async with two(shared_redis) as (store, _):
+        births = [make_birth(name, parts={"at/0": bytes(100_000)}) for name in "abc"]
+        await store.create(births, deed_of(births))
+        key = "carousel2:{ann:r}:deed"
+        assert int(run_cli(shared_redis, "strlen", key)) < 300
+        assert 590_000 < int(run_cli(shared_redis, "pttl", key)) <= 600_000
+
+
+async def test_states_that_differ_are_written_down_each(shared_redis: RedisServer) -> None:
+    """A repeat that finishes the request gives every session its own."""
+    async with two(shared_redis) as (dead, other):
+        births = [make_birth(name, parts={"at/0": part}) for name, part in zip("abc", (b"x", b"y", b"x"), strict=True)]
+        await dead._deeds.record(Intent(deed_of(births), tuple(births)))
+        await other.create(births, deed_of(births))
+        parts = [(await other.take("ann", name)).parts["at/0"] for name in "abc"]  # type: ignore[union-attr]
+        assert parts == [b"x", b"y", b"x"]
+
+
+async def test_another_request_with_the_id_of_a_dead_one_is_told(shared_redis: RedisServer) -> None:
+    """A request id is bound to its contents from the moment it is written down; nothing is made or ended."""
+    async with two(shared_redis) as (dead, other):
+        births = [make_birth("a")]
+        await dead._deeds.record(Intent(deed_of(births), tuple(births)))
+        row = await open_session(other, "b")
+        others = Deed("ann", "r", "other print", (("b", row.incarnation),))
+        with pytest.raises(Repeated):
+            await other.create([make_birth("c")], others)
+        with pytest.raises(Repeated):
+            await other.end(row, EndReason.DELETED, others)
+        assert await other.read("ann", "b") == row
+        assert await other.num_live() == 1

@@ -4,7 +4,7 @@ from carousel.state.remembered import Remembered
 
 
 def test_the_oldest_is_forgotten_first() -> None:
-    """An owner's own beyond his bound, anybody's beyond the bound of all; what is put again is new."""
+    """An owner's own beyond his bound, those of who has most beyond the bound of all; what is put again is new."""
     remembered: Remembered[int] = Remembered(max_per_owner=3, max_in_all=5)
     for number in range(3):
         remembered.put("ann", f"a{number}", number)
@@ -29,3 +29,13 @@ def test_an_owner_of_whom_nothing_is_remembered_costs_nothing() -> None:
         remembered.forget(f"owner {number}", "x")
     assert repr(remembered) == "Remembered(0 items of 0 owners)"
     assert remembered.oldest() is None
+
+
+def test_nobody_pushes_out_what_is_remembered_of_others() -> None:
+    """However many owners there are that make many, whoever has fewer keeps his."""
+    remembered: Remembered[int] = Remembered(max_per_owner=30, max_in_all=50)
+    remembered.put("ann", "first", 1)
+    for number in range(200):
+        remembered.put(f"owner {number % 5}", f"{number}", number)
+        assert remembered.get("ann", "first") == 1
+    assert len(remembered) == 50

@@ -249,3 +249,21 @@ async def test_who_has_just_his_share_makes_room_of_his_own(open_store, clock: F
             clock.advance(1)
     await open_session(store, "more", "bob")
     assert [one.owner for one in told] in (["bob"], ["ann"])
+
+
+async def test_among_owners_of_as_much_the_one_unused_for_longest_makes_room(  # type: ignore[no-untyped-def]
+    open_store, clock: FakeClock, told: list[Ending]
+) -> None:
+    """Whatever they are called: neither who was active just now nor who came last loses the only session he has."""
+    store = await open_store(6, 2**20, evicts=True)
+    for owner in "abcdef":
+        await open_session(store, "s", owner)
+        clock.advance(1)
+    for owner in "ab":
+        await advance(store, "s", owner)
+        await flush(store)
+        clock.advance(1)
+    for number in range(6):
+        await open_session(store, "s", f"Z{number}")
+        clock.advance(1)
+    assert [one.owner for one in told] == ["c", "d", "e", "f", "a", "b"]

@@ -90,6 +90,24 @@ async def test_what_a_deed_made_may_end(store: SessionStore) -> None:
     assert ending.incarnation == birth.incarnation
 
 
+@pytest.mark.parametrize("is_alive", [True, False])
+async def test_a_late_repeat_does_not_make_what_came_and_went(store: SessionStore, *, is_alive: bool) -> None:
+    """What the request made has ended, and so has, or has not, another session that was made under its id since."""
+    birth = make_birth("a")
+    (row,) = await create(store, birth)
+    await store.end(row, EndReason.DELETED)
+    (namesake,) = await create(store, make_birth("a"), request_id="q")
+    if not is_alive:
+        await store.end(namesake, EndReason.DELETED)
+    with pytest.raises(Repeated) as repeated:
+        await create(store, make_birth("a"))
+    assert repeated.value.deed == deed_of(birth)
+    assert await store.recall("ann", "r") == deed_of(birth)
+    found = await store.read("ann", "a")
+    assert isinstance(found, Row if is_alive else Ending)
+    assert found.incarnation == namesake.incarnation
+
+
 async def test_a_deed_is_forgotten_after_its_time(store: SessionStore, clock: FakeClock) -> None:
     """Ten minutes later the id is free; not before."""
     if isinstance(store, RedisStore):
@@ -101,3 +119,17 @@ async def test_a_deed_is_forgotten_after_its_time(store: SessionStore, clock: Fa
     assert await store.recall("ann", "r") is None
     await create(store, make_birth("b"))
     assert await store.recall("ann", "r") is not None
+
+
+async def test_what_was_made_and_ended_is_not_made_again(store: SessionStore) -> None:
+    """Also when its id was used again since, and that has ended as well: a late repeat of the first finds its deed."""
+    for request_id in "rq":
+        await create(store, make_birth("a"), request_id=request_id)
+        row = await store.read("ann", "a")
+        assert isinstance(row, Row)
+        assert await store.end(row, EndReason.DELETED)
+    for request_id in "rq":
+        assert await store.recall("ann", request_id) is not None
+        with pytest.raises(Repeated):
+            await create(store, make_birth("a"), request_id=request_id)
+    assert not isinstance(await store.read("ann", "a"), Row)

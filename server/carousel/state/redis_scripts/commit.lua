@@ -13,13 +13,15 @@ if found[2] ~= ARGV[2] or found[3] ~= ARGV[3] then return {'moved'} end
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
 local expires_at = math.min(now + tonumber(ARGV[5]) / 1000, tonumber(found[6]) + tonumber(ARGV[6]) / 1000)
+-- What takes no memory comes first: after it Redis accepts the rest when it is out of memory, too. So a turn that was
+-- begun is never refused after it was streamed; new ones are, when they take their session.
+redis.call('HDEL', KEYS[1], 'lease_until')
+redis.call('PEXPIRE', KEYS[1], math.max(0, math.ceil((expires_at - now) * 1000)) + tonumber(ARGV[7]))
 local tokens = string.sub(ARGV[4] .. found[5], 1, 16 * 16)  -- of the latest sixteen changes
 redis.call('HSET', KEYS[1], 'tokens', tokens, 'revision', string.format('%.0f', tonumber(ARGV[2]) + 1), 'position', ARGV[8],
-  'updated_at', string.format('%.6f', now), 'expires_at', string.format('%.6f', expires_at), 'lease_until', '0')
+  'updated_at', string.format('%.6f', now), 'expires_at', string.format('%.6f', expires_at))
 local first = 10 + tonumber(ARGV[9])
 for i = 10, first - 1 do redis.call('HDEL', KEYS[2], ARGV[i]) end
 for i = first, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end
-local kept = math.max(0, math.ceil((expires_at - now) * 1000)) + tonumber(ARGV[7])
-redis.call('PEXPIRE', KEYS[1], kept)
-redis.call('PEXPIRE', KEYS[2], kept)
+redis.call('PEXPIRE', KEYS[2], math.max(0, math.ceil((expires_at - now) * 1000)) + tonumber(ARGV[7]))
 return {'ok', read()}

@@ -1,7 +1,15 @@
--- Entries for sessions that are about to be made; the moment by the clock of Redis. KEYS: expiries.
--- ARGV: how long they live (ms), members.
+-- Places among an owner's sessions, if there is room for those that have none yet; the moments of their entries, by the
+-- clock of Redis. KEYS: the owner's sessions. ARGV: how many there may be, or '', members.
+local num_new = 0
+for i = 2, #ARGV do
+  if not redis.call('ZSCORE', KEYS[1], ARGV[i]) then num_new = num_new + 1 end
+end
+if num_new > 0 and ARGV[1] ~= '' and redis.call('ZCARD', KEYS[1]) + num_new > tonumber(ARGV[1]) then return {'full'} end
 local clock = redis.call('TIME')
-local now = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
-local score = string.format('%.6f', now + tonumber(ARGV[1]) / 1000)
-for i = 2, #ARGV do redis.call('ZADD', KEYS[1], score, ARGV[i]) end
-return string.format('%.6f', now)
+local now = string.format('%.6f', tonumber(clock[1]) + tonumber(clock[2]) / 1000000)
+local moments = {}
+for i = 2, #ARGV do
+  redis.call('ZADD', KEYS[1], 'NX', now, ARGV[i])
+  moments[i - 1] = redis.call('ZSCORE', KEYS[1], ARGV[i])
+end
+return {'ok', moments}

@@ -5,6 +5,6 @@ if not values[2] then return {'missing'} end
 if values[8] then return {'ended', values} end
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
-local lease_until = tonumber(redis.call('HGET', KEYS[1], 'lease_until'))
+local lease_until = tonumber(redis.call('HGET', KEYS[1], 'lease_until') or 0)
 if tonumber(values[7]) <= now and lease_until <= now * 1000 then return {'due', values} end
 return {'live', values}

@@ -1,0 +1,65 @@
+"""The health service of gRPC. The one of `grpc_health` holds a lock while it writes to a watcher, and forgets all
+watchers of a service when one leaves: a stranger who does not read would stop whoever sets a status, and one who comes
+and goes would keep balancers from hearing of a drain."""
+
+import asyncio
+import collections
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+
+from carousel.errors import Overloaded
+from carousel.rpc.calls import Context
+from carousel.rpc.errors import to_status
+
+SERVICE_NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+MAX_WATCHES = 100  # of one connection: each stays open for as long as its client likes
+_RETRY_SECONDS = 1.0
+_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # which has no types
+    """Setting a status waits for nobody, and wakes watchers only when it changes."""
+
+    def __init__(self) -> None:
+        self._statuses: dict[str, int] = {}
+        self._changed = asyncio.Event()  # a new one after each change
+        self._num_watches: collections.Counter[str] = collections.Counter()  # by connection
+
+    def set(self, service: str, status: int) -> None:
+        if self._statuses.get(service) != status:
+            self._statuses[service] = status
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
+        status = self._statuses.get(request.service)
+        if status is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+        return health_pb2.HealthCheckResponse(status=status)
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
+        peer = context.peer()
+        if self._num_watches[peer] >= MAX_WATCHES:
+            text = f"{MAX_WATCHES} watches of this connection are open"
+            full = Overloaded(text, limit="health_watches", retry_seconds=_RETRY_SECONDS)
+            await context.abort_with_status(rpc_status.to_status(to_status(full)))
+        self._num_watches[peer] += 1
+        try:
+            await self._tell(request.service, context)
+        finally:
+            self._num_watches[peer] -= 1
+            if not self._num_watches[peer]:
+                del self._num_watches[peer]
+
+    async def _tell(self, service: str, context: Context) -> None:
+        """For ever: the status now, and after each change; who reads slowly misses those in between."""
+        told: int | None = None
+        while True:
+            changed = self._changed
+            status = self._statuses.get(service, _UNKNOWN)
+            if status != told:
+                await context.write(health_pb2.HealthCheckResponse(status=status))
+                told = status
+            await changed.wait()

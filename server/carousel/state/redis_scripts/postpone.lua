@@ -1,0 +1,7 @@
+-- When entries that are not due yet will be looked at again; also when Redis is out of memory. KEYS: expiries.
+-- ARGV: moments and members.
+for i = 1, #ARGV, 2 do
+  -- Removed first: after a write that frees, Redis accepts the one that does not.
+  if redis.call('ZREM', KEYS[1], ARGV[i + 1]) == 1 then redis.call('ZADD', KEYS[1], ARGV[i], ARGV[i + 1]) end
+end
+return 1

@@ -1,0 +1,68 @@
+"""Work that takes long: in what order owners get the thread, also when they go away."""
+
+import asyncio
+import threading
+from functools import partial
+
+from carousel.sessions.fair_thread import FairThread
+
+
+class Desk:
+    """A thread that is held by its first piece of work until `gate` is set; notes what ran."""
+
+    def __init__(self) -> None:
+        self.thread = FairThread("test")
+        self.gate = threading.Event()
+        self.has_begun = threading.Event()
+        self.ran: list[str] = []
+
+    async def hold(self) -> "asyncio.Task[None]":
+        held = asyncio.create_task(self.thread.run("mallory", self._hold))
+        await asyncio.to_thread(self.has_begun.wait, 10)
+        return held
+
+    def ask(self, owner: str, name: str) -> "asyncio.Task[None]":
+        return asyncio.create_task(self.thread.run(owner, partial(self.ran.append, name)))
+
+    def _hold(self) -> None:
+        self.has_begun.set()
+        assert self.gate.wait(10)
+
+
+async def test_owners_take_turns() -> None:
+    """Whoever asks for much waits for himself: another's work runs after one piece of his, in its own order."""
+    desk = Desk()
+    held = await desk.hold()
+    tasks = [desk.ask("mallory", f"m{number}") for number in range(4)]
+    tasks += [desk.ask("bob", "b0"), desk.ask("bob", "b1")]
+    await asyncio.sleep(0)
+    desk.gate.set()
+    await asyncio.gather(held, *tasks)
+    assert desk.ran == ["m0", "b0", "m1", "b1", "m2", "m3"]
+
+
+async def test_who_goes_away_keeps_nobody_waiting() -> None:
+    """Work that nobody wants any more is not done, whether it waits, is called just now, or runs."""
+    desk = Desk()
+    held = await desk.hold()
+    waits, called, last = desk.ask("ann", "a"), desk.ask("bob", "b"), desk.ask("cid", "c")
+    await asyncio.sleep(0)
+    waits.cancel()
+    held.cancel()  # while it runs: bob is called
+    await asyncio.sleep(0)
+    called.cancel()
+    desk.gate.set()
+    async with asyncio.timeout(10):
+        await asyncio.gather(held, waits, called, return_exceptions=True)
+        await last
+        await desk.ask("ann", "again")
+    assert desk.ran == ["c", "again"]
+
+
+async def test_work_that_fails_hands_the_thread_on() -> None:
+    """Its error is its caller's; the next one runs."""
+    desk = Desk()
+    failed = asyncio.create_task(desk.thread.run("ann", partial(int, "no number")))
+    await asyncio.gather(failed, desk.ask("bob", "b"), return_exceptions=True)
+    assert isinstance(failed.exception(), ValueError)
+    assert desk.ran == ["b"]

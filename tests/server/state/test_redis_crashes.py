@@ -1,0 +1,238 @@
+"""A server that dies, is cut off or is cancelled between any two of its calls to Redis leaves nothing half done that a
+repeat does not finish, and nothing half made where none comes."""
+
+import asyncio
+import contextlib
+import itertools
+
+import pytest
+from tests.server.state.conftest import RedisServer, advance, make_birth, open_session
+from tests.server.state.redis_faults import Faults, until_quiet
+from tests.server.state.redis_opening import opened, run_cli, two
+
+from carousel.errors import SessionExists, StoreUnavailable
+from carousel.state import redis_births
+from carousel.state.redis_store import RedisStore
+from carousel.state.store import Birth, Deed, Ending, EndReason, Repeated, Row
+
+EVER = 10**9
+
+
+@pytest.fixture
+def quick_undo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_births, "_PAUSE_SECONDS", 0.02)
+
+
+def deed_of(births: list[Birth], request_id: str) -> Deed:
+    return Deed("ann", request_id, "print", tuple((birth.id, birth.incarnation) for birth in births))
+
+
+def births_of(number: int, part: bytes = b"first") -> list[Birth]:
+    return [make_birth(f"{number}-{name}", parts={"at/0": part}, position=len(part)) for name in "abc"]
+
+
+async def who_lives(store: RedisStore, number: int) -> list[Row]:
+    found = [await store.read("ann", f"{number}-{name}") for name in "abc"]
+    assert not any(isinstance(one, Ending) for one in found)
+    return [one for one in found if isinstance(one, Row)]
+
+
+@pytest.mark.parametrize("is_carried_out", [False, True])
+async def test_a_creation_cut_off_anywhere_is_finished_by_its_repeat(
+    shared_redis: RedisServer, *, is_carried_out: bool
+) -> None:
+    """All three sessions are of one request, at one point; the deed names them; nothing else is left, and no more is
+    made by another repeat."""
+    run_cli(shared_redis, "flushall")
+    async with opened(shared_redis) as other:
+        for number in itertools.count():
+            is_dead = True
+            first, again = births_of(number), births_of(number, b"later one")
+            async with opened(shared_redis) as dead:
+                Faults(dead).lose(number, EVER, is_carried_out=is_carried_out)
+                try:
+                    await dead.create(first, deed_of(first, f"r{number}"))
+                    is_dead = False
+                except StoreUnavailable:
+                    pass
+            for _ in range(2):
+                try:
+                    rows = await other.create(again, deed_of(again, f"r{number}"))
+                except Repeated:
+                    rows = await who_lives(other, number)
+                assert len({row.position for row in rows}) == 1
+                assert rows == await who_lives(other, number)
+                deed = await other.recall("ann", f"r{number}")
+                assert deed is not None
+                assert deed.targets == tuple((row.id, row.incarnation) for row in rows)
+            assert len(await other.list_owned("ann", (0.0, ""), 999)) == 3 * (number + 1)
+            assert await other.num_live() == 3 * (number + 1)
+            if not is_dead:
+                break
+    assert number > 6
+
+
+@pytest.mark.parametrize("is_carried_out", [False, True])
+async def test_a_refused_creation_cut_off_anywhere_leaves_nothing(
+    shared_redis: RedisServer, *, is_carried_out: bool
+) -> None:
+    """One of its ids is taken: its repeat is refused as well, none of the others is there then, and the request's id is
+    free for another one."""
+    run_cli(shared_redis, "flushall")
+    async with opened(shared_redis) as other:
+        for number in itertools.count():
+            taken = await open_session(other, f"{number}-c")
+            first, again = births_of(number), births_of(number, b"later one")
+            async with opened(shared_redis) as dead:
+                faults = Faults(dead)
+                faults.lose(number, EVER, is_carried_out=is_carried_out)
+                with pytest.raises((SessionExists, StoreUnavailable)):
+                    await dead.create(first, deed_of(first, f"r{number}"))
+                is_dead = faults.num_calls > number
+            with pytest.raises(SessionExists):
+                await other.create(again, deed_of(again, f"r{number}"))
+            assert await who_lives(other, number) == [taken]
+            assert await other.recall("ann", f"r{number}") is None
+            assert await other.num_live() == 2 * number + 1
+            await other.create([free := make_birth(f"{number}-free")], deed_of([free], f"r{number}"))
+            if not is_dead:
+                break
+    assert number > 8
+
+
+@pytest.mark.parametrize("is_carried_out", [False, True])
+async def test_a_deletion_cut_off_anywhere_is_finished_by_its_repeat(
+    shared_redis: RedisServer, *, is_carried_out: bool
+) -> None:
+    """The session that was meant is gone and known to be deleted; one of the same id that is made then stays."""
+    async with two(shared_redis) as (other, _):
+        for number in itertools.count():
+            is_dead = True
+            row = await open_session(other, str(number))
+            async with opened(shared_redis) as dead:
+                Faults(dead).lose(number, EVER, is_carried_out=is_carried_out)
+                try:
+                    assert await dead.end(row, EndReason.DELETED, deed_of_end(row, number))
+                    is_dead = False
+                except StoreUnavailable:
+                    pass
+            with contextlib.suppress(Repeated):
+                await other.end(row, EndReason.DELETED, deed_of_end(row, number))
+            ending = await other.read("ann", str(number))
+            assert isinstance(ending, Ending)
+            assert (ending.reason, ending.incarnation) == (EndReason.DELETED, row.incarnation)
+            assert await other.recall("ann", f"r{number}") == deed_of_end(row, number)
+            new = await open_session(other, str(number))
+            with pytest.raises(Repeated):
+                await other.end(new, EndReason.DELETED, deed_of_end(new, number))
+            assert await other.read("ann", str(number)) == new
+            if not is_dead:
+                break
+    assert number >= 2
+
+
+def deed_of_end(row: Row, number: int) -> Deed:
+    return Deed("ann", f"r{number}", "print", ((row.id, row.incarnation),))
+
+
+@pytest.mark.parametrize("has_deed", [False, True])
+@pytest.mark.parametrize("is_carried_out", [False, True])
+@pytest.mark.usefixtures("quick_undo")
+async def test_an_unanswered_creation_is_whole_or_nothing(
+    shared_redis: RedisServer, *, has_deed: bool, is_carried_out: bool
+) -> None:
+    """Redis is silent for two calls, wherever that is: when it answers again all three sessions are there or none, and
+    the deed says which."""
+    run_cli(shared_redis, "flushall")
+    async with opened(shared_redis) as store, opened(shared_redis) as other:
+        faults = Faults(store)
+        for number in itertools.count():
+            births = births_of(number)
+            faults.lose(number, 2, is_carried_out=is_carried_out)
+            is_told = False
+            try:
+                await store.create(births, deed_of(births, f"r{number}") if has_deed else None)
+                is_told = True
+            except StoreUnavailable:
+                pass
+            num_calls = faults.num_calls
+            await until_quiet(store)
+            rows = await who_lives(other, number)
+            assert len(rows) in (0, 3)
+            if is_told:
+                assert len(rows) == 3
+            if has_deed:
+                assert (await other.recall("ann", f"r{number}") is not None) == bool(rows)
+            if num_calls <= number:
+                break
+    assert number > 4
+
+
+@pytest.mark.usefixtures("quick_undo")
+async def test_what_a_repeat_has_finished_is_not_undone(shared_redis: RedisServer) -> None:
+    """Although the server that was not answered would undo it, and comes back later."""
+    async with two(shared_redis) as (cut_off, other):
+        for number in range(4):  # record, enlist, schedule, and the first of the three
+            births, again = births_of(number), births_of(number)
+            faults = Faults(cut_off)
+            faults.lose(3 + number, EVER)
+            with pytest.raises(StoreUnavailable):
+                await cut_off.create(births, deed_of(births, f"r{number}"))
+            rows = await other.create(again, deed_of(again, f"r{number}"))
+            faults.lose(0, 0)
+            await until_quiet(cut_off)
+            assert await who_lives(other, number) == rows
+            assert await other.recall("ann", f"r{number}") == deed_of(births, f"r{number}")
+
+
+async def test_what_is_being_undone_is_not_taken_up(shared_redis: RedisServer) -> None:
+    """A server died while it undid a refused creation: a repeat finishes that first, and begins anew."""
+    async with two(shared_redis) as (dead, other):
+        first, again = births_of(0), births_of(0, b"later one")
+        intent = await dead._deeds.record(redis_births.Intent(deed_of(first, "r"), tuple(first)))
+        await dead.create(first[:2])
+        assert await dead._deeds.settle(intent, redis_births.Stage.UNDOING, 1.0)
+        assert await other.recall("ann", "r") is None
+        rows = await other.create(again, deed_of(again, "r"))
+        assert [row.incarnation for row in rows] == [birth.incarnation for birth in again]
+        assert not await dead._deeds.settle(intent, redis_births.Stage.DONE, 1.0)
+        assert await other.recall("ann", "r") == deed_of(again, "r")
+        assert await other.num_live() == 3
+
+
+async def test_who_is_used_is_not_undone(shared_redis: RedisServer) -> None:
+    """Of what nobody was told of, a session may have been used all the same."""
+    async with two(shared_redis) as (store, _):
+        used, unused = await open_session(store, "used"), await open_session(store, "unused")
+        row = await advance(store, "used")
+        for one in (used, unused):
+            await store._endings.undo(("ann", one.id), one.incarnation)
+        assert [await store.read("ann", name) for name in ("used", "unused")] == [row, None]
+
+
+@pytest.mark.parametrize("has_deed", [False, True])
+async def test_a_cancelled_creation_is_whole_or_nothing(shared_redis: RedisServer, *, has_deed: bool) -> None:
+    """Cancelled at any call: what can be repeated is finished, anything else is undone and leaves no ending."""
+    run_cli(shared_redis, "flushall")
+    async with opened(shared_redis) as store:
+        faults = Faults(store)
+        for number in itertools.count():
+            births = births_of(number)
+            creation = asyncio.create_task(store.create(births, deed_of(births, f"r{number}") if has_deed else None))
+            faults.lose(0, 0)
+
+            async def cancel(at: int = number, task: "asyncio.Task[list[Row]]" = creation) -> None:
+                if faults.num_calls > at:
+                    task.cancel()
+
+            faults.hook = cancel
+            (outcome,) = await asyncio.gather(creation, return_exceptions=True)
+            faults.hook = None
+            await until_quiet(store)
+            rows = await who_lives(store, number)
+            if not isinstance(outcome, asyncio.CancelledError):
+                assert rows == outcome
+                break
+            assert len(rows) == (3 if has_deed else 0)
+            assert (await store.recall("ann", f"r{number}") is not None) == has_deed
+    assert number >= 5
