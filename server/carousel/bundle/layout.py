@@ -87,7 +87,7 @@ class StateLayout:
 
     @classmethod
     def from_json(cls, items: Iterable[Mapping[str, Any]]) -> "StateLayout":
-        """Raises KeyError, TypeError or ValueError for what describes no tensors."""
+        """Raises KeyError, TypeError, ValueError or OverflowError for what describes no tensors."""
         layout = cls(tuple(_read_tensor(item) for item in items))
         if layout.num_bytes > MAX_STATE_BYTES:
             raise ValueError(f"a state of {layout.num_bytes} bytes; at most {MAX_STATE_BYTES}")

@@ -88,7 +88,7 @@ class Manifest:
             rest["tokenizer_kind"] = TokenizerKind(rest["tokenizer_kind"])
             manifest = cls(**rest)
             manifest._check_values()
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise BundleInvalid(f"{FILE_NAME} is not valid: {error}") from error
         if manifest.digest != facts.get("digest"):
             raise BundleInvalid(f"{FILE_NAME} was changed: its digest does not fit its contents")

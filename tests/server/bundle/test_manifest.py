@@ -202,6 +202,8 @@ def test_a_missing_or_unknown_key_is_named(directory: Path) -> None:
         {"num_parameters": 2**63},
         {"state": [{"name": "h", "shape": [2**29], "dtype": "float32", "initial": 0.0}]},
         {"state": [{"name": "h", "shape": [2**32, 2**32], "dtype": "float32", "initial": 0.0}]},
+        {"state": [{"name": "h", "shape": [4], "dtype": "float32", "initial": 10**400}]},
+        {"state": [{"name": "h", "shape": [float("inf")], "dtype": "float32", "initial": 0.0}]},
         {"training": 5},
         {"name": 5},
         {"cell": ["lstm"]},
