@@ -89,8 +89,12 @@ class RedisIndex:
     async def count(self) -> int:
         return int(await self._link.run(lambda client: client.zcard(_EXPIRIES)))
 
-    async def count_owned(self, owner: str) -> int:
-        return int(await self._link.run(lambda client: client.zcard(_owned(owner))))
+    async def count_others(self, entries: Sequence[Entry]) -> int:
+        """How many the owner of the entries has beside them."""
+        key = _owned(entries[0].owner)
+        calls = (self._link.execute("ZSCORE", key, _short(entry)) for entry in entries)
+        count, *scores = await asyncio.gather(self._link.execute("ZCARD", key), *calls)
+        return int(count) - sum(score is not None for score in scores)
 
 
 def _owned(owner: str) -> str:

@@ -254,11 +254,10 @@ class RedisStore:
 
     async def _make_all(self, births: Sequence[Birth]) -> list[Row]:
         """All, or none when one of them is refused."""
-        owner, most = births[0].owner, self._owner_limits.max_sessions
-        if most is not None and await self._index.count_owned(owner) + len(births) > most:
+        entries, most = [Entry.of(birth) for birth in births], self._owner_limits.max_sessions
+        if most is not None and await self._index.count_others(entries) + len(births) > most:
             text = f"{most} sessions of this caller are live already"
             raise Overloaded(text, limit="max_sessions_per_owner", retry_seconds=10.0)
-        entries = [Entry.of(birth) for birth in births]
         moments = await self._index.add(entries, min(self._lifetimes))
         outcomes = await asyncio.gather(*map(self._make, births, moments), return_exceptions=True)
         failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]

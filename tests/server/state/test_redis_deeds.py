@@ -8,7 +8,9 @@ from tests.server.state.conftest import RedisServer, advance, make_birth, open_s
 from tests.server.state.test_redis_store import _run, opened, two
 
 from carousel.errors import Overloaded, SessionExists, StoreUnavailable
+from carousel.shares import OwnerLimits
 from carousel.state.redis_deeds import Intent
+from carousel.state.redis_index import Entry
 from carousel.state.redis_store import RedisStore
 from carousel.state.store import Birth, Deed, EndReason, Repeated, Row
 
@@ -35,6 +37,20 @@ async def test_what_a_dead_server_left_half_made_is_finished(shared_redis: Redis
             assert held.parts == {"at/0": b"first"}  # type: ignore[union-attr]
         assert await other.recall("ann", "r") == deed_of(first)
         assert await other.num_live() == 3
+
+
+async def test_what_is_half_made_is_finished_at_the_owners_limit(shared_redis: RedisServer) -> None:
+    """What a request has made already does not stand in the way of the rest of it; one more is refused."""
+    _run(shared_redis, "flushall")
+    async with opened(shared_redis, owner_limits=OwnerLimits(max_sessions=3)) as store:
+        first = [make_birth(name) for name in "abc"]
+        await store._deeds.record(Intent(deed_of(first), tuple(first)))
+        await store._index.add([Entry.of(birth) for birth in first], 60_000)
+        await store._make(first[0], (await store._index.add([Entry.of(first[0])], 60_000))[0])
+        again = [make_birth(name) for name in "abc"]
+        assert len(await store.create(again, deed_of(again))) == 3
+        with pytest.raises(Overloaded):
+            await open_session(store, "d")
 
 
 async def test_a_deletion_that_was_written_down_is_carried_out(shared_redis: RedisServer) -> None:
