@@ -123,12 +123,12 @@ class RedisStore:
 
     async def create(self, births: Sequence[Birth], deed: Deed | None = None) -> list[Row]:
         if deed is None:
-            return await self._make_all(births)
+            return await self._make_all(births, is_recorded=False)
         intent = await self._deeds.record(Intent(deed, tuple(births)))
         if intent.deed != deed and (intent.deed.fingerprint != deed.fingerprint or await self._is_done(intent)):
             raise Repeated(intent.deed)
         try:
-            rows = await self._make_all(intent.births)
+            rows = await self._make_all(intent.births, is_recorded=True)
         except _REFUSALS:
             await self._deeds.forget(deed)
             raise
@@ -252,8 +252,9 @@ class RedisStore:
     def _ending_ms(self) -> int:
         return int(1000 * self._timing.ending)
 
-    async def _make_all(self, births: Sequence[Birth]) -> list[Row]:
-        """All, or none when one of them is refused."""
+    async def _make_all(self, births: Sequence[Birth], *, is_recorded: bool) -> list[Row]:
+        """All, or none when one of them is refused. Where one is in doubt and the deed is recorded, what is made stays:
+        a repeat finishes it, and may have done so already, on another server, and told its caller."""
         entries, most = [Entry.of(birth) for birth in births], self._owner_limits.max_sessions
         if most is not None and await self._index.count_others(entries) + len(births) > most:
             text = f"{most} sessions of this caller are live already"
@@ -261,6 +262,8 @@ class RedisStore:
         moments = await self._index.add(entries, min(self._lifetimes))
         outcomes = await asyncio.gather(*map(self._make, births, moments), return_exceptions=True)
         failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        if failures and is_recorded and not any(isinstance(failure, _REFUSALS) for failure in failures):
+            raise failures[0]
         if failures:
             made = [row for row in outcomes if isinstance(row, Row)]
             for row in made:
