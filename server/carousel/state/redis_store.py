@@ -156,16 +156,6 @@ class RedisStore:
             return await self._endings.end((row.owner, row.id), row.incarnation, reason)
         return await self._work.finish(self._end_once(row.owner, reason, deed), "end")
 
-    async def _record_end(self, deed: Deed, reason: EndReason) -> None:
-        """Before it is done. Raises Repeated."""
-        intent = await self._deeds.record(Intent(deed))
-        if intent.deed == deed:
-            return
-        if intent.deed.fingerprint == deed.fingerprint and not (intent.births or intent.is_done):
-            for session_id, incarnation in intent.deed.targets:  # of a server that died before it was done
-                await self._end(deed.owner, session_id, incarnation, reason, 0)
-        raise Repeated(intent.deed)
-
     async def list_owned(self, owner: str, after: tuple[float, str], count: int) -> list[Row]:
         rows: list[Row] = []
         num_seen = 0

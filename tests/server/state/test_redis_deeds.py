@@ -35,45 +35,6 @@ async def test_what_a_dead_server_left_half_made_is_finished(shared_redis: Redis
         assert await other.num_live() == 3
 
 
-async def test_what_a_repeat_has_made_is_not_undone(shared_redis: RedisServer) -> None:
-    """The first, whose write stays in doubt, leaves alone what its repeat on another server has made and told."""
-    async with two(shared_redis) as (first, other):
-        is_told = asyncio.Event()
-        make = first._make
-
-        async def make_or_lose(birth: Birth, created_at: str) -> Row:
-            if birth.id != "c":
-                return await make(birth, created_at)
-            await is_told.wait()
-            raise StoreUnavailable("no answer")
-
-        first._make = make_or_lose  # type: ignore[method-assign]
-        _run(shared_redis, "flushall")
-        births, again = ([make_birth(name) for name in "abc"] for _ in range(2))
-        creating = asyncio.ensure_future(first.create(births, deed_of(births)))
-        while await first.num_live() < 3:
-            await asyncio.sleep(0.01)
-        rows = await other.create(again, deed_of(again))
-        is_told.set()
-        with pytest.raises(StoreUnavailable):
-            await creating
-        assert [await other.read("ann", row.id) for row in rows] == rows
-
-
-async def test_what_is_half_made_is_finished_at_the_owners_limit(shared_redis: RedisServer) -> None:
-    """What a request has made already does not stand in the way of the rest of it; one more is refused."""
-    _run(shared_redis, "flushall")
-    async with opened(shared_redis, owner_limits=OwnerLimits(max_sessions=3)) as store:
-        first = [make_birth(name) for name in "abc"]
-        await store._deeds.record(Intent(deed_of(first), tuple(first)))
-        await store._index.add([Entry.of(birth) for birth in first], 60_000)
-        await store._make(first[0], (await store._index.add([Entry.of(first[0])], 60_000))[0])
-        again = [make_birth(name) for name in "abc"]
-        assert len(await store.create(again, deed_of(again))) == 3
-        with pytest.raises(Overloaded):
-            await open_session(store, "d")
-
-
 async def test_a_deletion_that_was_written_down_is_carried_out(shared_redis: RedisServer) -> None:
     """By its repeat, and to the session that was meant alone."""
     async with two(shared_redis) as (dead, other):
