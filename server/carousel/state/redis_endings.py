@@ -4,15 +4,17 @@ One script decides for each session, so that nothing that is used or held is end
 """
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable, Sequence
 
+from carousel.errors import CarouselError
 from carousel.state.redis_index import Entry, RedisIndex
 from carousel.state.redis_link import RedisLink
-from carousel.state.redis_rows import Key, keys_of, read_ending, read_row
+from carousel.state.redis_rows import Key, endings_key, keys_of, read_ending, read_row
 from carousel.state.redis_terms import Terms
 from carousel.state.redis_work import RedisWork
-from carousel.state.store import Ending, EndReason, Row
+from carousel.state.store import MAX_ENDINGS_PER_OWNER, Ending, EndReason, Row
 
 _RECHECK_SECONDS = 1.0  # of what is due and held
 _MAX_PORTIONS = 16  # that one sweep looks at when it finds nothing to end
@@ -102,4 +104,16 @@ class RedisEndings:
         ending = Ending(key[1], key[0], found, float(reply[1]), incarnation)
         self._gone(key, ending if found is not EndReason.UNDONE else None)
         await self._index.remove([Entry(key[1], incarnation, key[0])])
+        if found is not EndReason.UNDONE:
+            await self._bound(key, incarnation)
         return True
+
+    async def _bound(self, key: Key, incarnation: int) -> None:
+        """Of an owner's endings the oldest is forgotten beyond the bound. Never raises: all go in time anyhow."""
+        owner, session_id = key
+        with contextlib.suppress(CarouselError):
+            arguments = (f"{session_id}\0{incarnation}", MAX_ENDINGS_PER_OWNER, self._terms.ending)
+            oldest = await self._link.call("remember", (endings_key(owner),), arguments)
+            if oldest:
+                name, _, number = oldest.decode().partition("\0")
+                await self._link.call("forget", keys_of((owner, name))[:1], (number,))

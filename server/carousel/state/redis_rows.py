@@ -17,6 +17,11 @@ def keys_of(key: Key) -> tuple[str, str]:
     return f"carousel2:{{{tag}}}:row", f"carousel2:{{{tag}}}:parts"
 
 
+def endings_key(owner: str) -> str:
+    """Of the list of an owner's endings, oldest first."""
+    return f"carousel2:endings:{{{quote(owner, safe='')}}}"
+
+
 def read_row(session_id: str, values: Any) -> Row:
     owner, incarnation, revision, position, created_at, updated_at, expires_at, *_ = values
     moments = (float(created_at), float(updated_at), float(expires_at))

@@ -69,7 +69,8 @@ async def test_redis_keeps_what_ended_for_a_while(shared_redis: RedisServer) -> 
         assert 155_000 < _ttl(shared_redis, "carousel2:{ann:a}:parts") <= 160_000
         await store.end(row, EndReason.DELETED)
         assert 55_000 < _ttl(shared_redis, "carousel2:{ann:a}:row") <= 60_000
-        assert set(run_cli(shared_redis, "keys", "*").split()) == {"carousel2:{ann:a}:row", "carousel2:format"}
+        kept = {"carousel2:{ann:a}:row", "carousel2:endings:{ann}", "carousel2:format"}
+        assert set(run_cli(shared_redis, "keys", "*").split()) == kept
 
 
 def _ttl(server: RedisServer, key: str) -> int:
@@ -183,3 +184,18 @@ async def test_what_two_servers_made_at_once_is_listed_once(shared_redis: RedisS
             ids.append(rows[0].id)
             after = (rows[0].created_at, rows[0].id)
         assert len(ids) == len(set(ids)) == 30
+
+
+async def test_endings_are_bounded_for_each_owner(shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an owner's ended sessions the newest are remembered; one that was made anew meanwhile stays."""
+    monkeypatch.setattr("carousel.state.redis_endings.MAX_ENDINGS_PER_OWNER", 3)
+    run_cli(shared_redis, "flushall")
+    async with opened(shared_redis) as store:
+        await store.end(await open_session(store, "mine", "bob"), EndReason.DELETED)
+        for number in range(6):
+            await store.end(await open_session(store, str(number)), EndReason.DELETED)
+            if number == 2:
+                await open_session(store, "0")
+        found = [type(await store.read("ann", str(number))).__name__ for number in range(6)]
+        assert found == ["Row", "NoneType", "NoneType", "Ending", "Ending", "Ending"]
+        assert isinstance(await store.read("bob", "mine"), Ending)
