@@ -86,12 +86,11 @@ def pending_bytes(tokenizer: Tokenizer, tail: bytes, ids: Sequence[int]) -> byte
     end = tokenizer.token_bytes(ids[-1])
     if end and end[-1] < 0x80:
         return b""  # no character goes on beyond an ASCII byte
-    end = b""
-    for index in reversed(ids):
-        end = tokenizer.token_bytes(index) + end
+    for at in range(len(ids) - 2, -1, -1):
         if len(end) >= _LONGEST_UNFINISHED:
             break
-    else:
+        end = tokenizer.token_bytes(ids[at]) + end
+    if len(end) < _LONGEST_UNFINISHED:
         end = tail + end
     decoder = TextDecoder()
     decoder.push(end[-_LONGEST_UNFINISHED:])
