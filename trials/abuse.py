@@ -90,6 +90,8 @@ def abusing(address: str, name: str, *, is_honest: bool = False) -> Iterator[Non
         assert process.stdout is not None
         process.stdout.readline()
         yield
+        if process.poll() is not None:
+            raise RuntimeError(f"{name} ended by itself: nothing was measured beside it")
     finally:
         process.kill()
         process.communicate()

@@ -17,6 +17,7 @@ class StopFinder:
         self._tokenizer = tokenizer
         self._decoder = TextDecoder(tail)
         self._stops = tuple(stops)
+        self._longest = max(map(len, self._stops), default=0)
         self._held = ""  # the end of the text, with which a stop may begin
         self._num_settled = 0  # characters that no stop can claim
         self.settled: collections.deque[int] = collections.deque()  # the same after each token that nobody took yet
@@ -37,8 +38,8 @@ class StopFinder:
 
     def _first_claimed(self, text: str) -> int:
         """Where the longest end begins with which a stop begins. What was given up once is not looked at again, so
-        that a text costs each character's look at each stop and no more."""
-        at = 0
+        that a text costs each character's look at each stop and no more; nor is what is longer than any stop."""
+        at = max(0, len(text) - self._longest)
         while at < len(text) and not any(stop.startswith(text[at:]) for stop in self._stops):
             at += 1
         return at
@@ -82,14 +83,14 @@ def pending_bytes(tokenizer: Tokenizer, tail: bytes, ids: Sequence[int]) -> byte
     are looked at: a first byte of a character is never inside another one."""
     if not ids:
         return tail
-    end = b""
-    for index in reversed(ids):
-        end = tokenizer.token_bytes(index) + end
-        if end and end[-1] < 0x80:
-            return b""  # no character goes on beyond an ASCII byte
+    end = tokenizer.token_bytes(ids[-1])
+    if end and end[-1] < 0x80:
+        return b""  # no character goes on beyond an ASCII byte
+    for at in range(len(ids) - 2, -1, -1):
         if len(end) >= _LONGEST_UNFINISHED:
             break
-    else:
+        end = tokenizer.token_bytes(ids[at]) + end
+    if len(end) < _LONGEST_UNFINISHED:
         end = tail + end
     decoder = TextDecoder()
     decoder.push(end[-_LONGEST_UNFINISHED:])

@@ -269,3 +269,16 @@ def test_reading_costs_no_search() -> None:
     text = TextStream(BYTES, b"", finder)
     text.push_all(b"a sto")
     assert text.take() == "a "
+
+
+def test_long_tokens_cost_no_more_than_the_stops_are_long() -> None:
+    """A token of 4,000 letters takes no more looks than a stop has letters: what is longer is not compared."""
+    looks: list[str] = []
+
+    class Stop(str):
+        def startswith(self, *given: object) -> bool:
+            looks.append(str(given[0]))
+            return super().startswith(*given)  # type: ignore[arg-type]
+
+    StopFinder(Words(b"a" * 4_000), b"", [Stop("b" * 256)]).push(0)  # type: ignore[arg-type]
+    assert 0 < len(looks) <= 256
