@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+from dataclasses import replace
 
 import pytest
 from tests.server.state.conftest import (
+    LONG,
     QUICK,
     RedisServer,
     advance,
-    make_birth,
     open_session,
     step,
     take,
@@ -18,7 +19,7 @@ from tests.server.state.redis_opening import SLOW, opened, run_cli, stop_renewin
 
 from carousel.errors import SessionMoved
 from carousel.state.redis_store import RedisStore, Timing
-from carousel.state.store import Lifetimes, Row
+from carousel.state.store import Row
 
 
 async def test_another_servers_turn_is_waited_for(shared_redis: RedisServer) -> None:
@@ -57,11 +58,11 @@ async def test_servers_that_compete_lose_no_turn(shared_redis: RedisServer) -> N
 
 async def test_a_lease_lasts_as_long_as_the_turn(shared_redis: RedisServer) -> None:
     """A turn that takes several times the lease keeps its session and commits."""
-    async with two(shared_redis) as (one, other):
+    async with two(shared_redis, replace(QUICK, lease=1.0)) as (one, other):
         await open_session(one)
         held = await take(one)
         waiting = asyncio.create_task(take(other))
-        await asyncio.wait([waiting], timeout=4 * QUICK.lease)
+        await asyncio.wait([waiting], timeout=2.5)
         assert not waiting.done()
         changed = await one.commit(held, step(held, {}))
         assert (await waiting).row == changed
@@ -242,14 +243,23 @@ async def test_who_stopped_asking_is_not_waited_for(shared_redis: RedisServer) -
 
 
 async def test_a_turn_does_not_lose_its_session_to_the_keys(shared_redis: RedisServer) -> None:
-    """It takes longer than the session and its ending would have been kept: the lease keeps the keys, too."""
-    timing = Timing(lease=0.2, time_out=0.5, patience=1.0, ending=0.1)
-    run_cli(shared_redis, "flushall")
-    async with opened(shared_redis, timing, Lifetimes(idle=0.2, absolute=0.4)) as store:
-        await store.create([make_birth(parts={"a": b"0"})])
+    """The session, and even its ending, would have been forgotten before the turn is over: the take and each renewal
+    of the lease let the keys outlive the lease."""
+    keys = ("carousel2:{ann:s}:row", "carousel2:{ann:s}:parts")
+    kept_ms = 1000 * (SLOW.lease + SLOW.ending)
+    async with two(shared_redis, SLOW) as (store, _):
+        await open_session(store)
+        for key in keys:
+            run_cli(shared_redis, "pexpire", key, "20000")
         held = await take(store)
-        for _ in range(9):
-            await asyncio.sleep(0.1)
-            assert int(run_cli(shared_redis, "exists", "carousel2:{ann:s}:row", "carousel2:{ann:s}:parts")) == 2
-        await store.commit(held, step(held, {"b": b"1"}))
-        assert int(run_cli(shared_redis, "hlen", "carousel2:{ann:s}:parts")) == 2
+        assert all(int(run_cli(shared_redis, "pttl", key)) > kept_ms - 20_000 for key in keys)
+        for key in keys:
+            run_cli(shared_redis, "pexpire", key, "20000")
+        await store._leases._renew(("ann", "s"), held.epoch)
+        assert all(int(run_cli(shared_redis, "pttl", key)) > kept_ms - 20_000 for key in keys)
+        await store.commit(held, step(held, {"at/1": b"1"}))
+        assert all(int(run_cli(shared_redis, "pttl", key)) > 1000 * LONG.idle for key in keys)
+        held = await take(store)
+        await store._leases._renew(("ann", "s"), held.epoch)
+        assert all(int(run_cli(shared_redis, "pttl", key)) > 1000 * LONG.idle for key in keys)  # never shortened
+        await store.release(held)
