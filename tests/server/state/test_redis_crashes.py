@@ -185,6 +185,17 @@ async def test_what_a_repeat_has_finished_is_not_undone(shared_redis: RedisServe
             assert await other.recall("ann", f"r{number}") == deed_of(births, f"r{number}")
 
 
+async def test_what_was_recalled_is_not_undone(shared_redis: RedisServer) -> None:
+    """All was made, and its server has not said so: once somebody was told of it, it stays."""
+    async with two(shared_redis) as (cut_off, other):
+        births = births_of(0)
+        intent = await cut_off._deeds.record(redis_births.Intent(deed_of(births, "r"), tuple(births)))
+        rows = await cut_off.create(births)
+        assert await other.recall("ann", "r") == deed_of(births, "r")
+        assert not await cut_off._births._undo(births, intent)
+        assert await who_lives(other, 0) == rows
+
+
 async def test_what_is_being_undone_is_not_taken_up(shared_redis: RedisServer) -> None:
     """A server died while it undid a refused creation: a repeat finishes that first, and begins anew."""
     async with two(shared_redis) as (dead, other):
