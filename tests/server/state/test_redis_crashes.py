@@ -8,7 +8,7 @@ import itertools
 import pytest
 from tests.server.state.conftest import RedisServer, advance, make_birth, open_session
 from tests.server.state.redis_faults import Faults, until_quiet
-from tests.server.state.redis_opening import opened, run_cli, two
+from tests.server.state.redis_opening import call_due, opened, run_cli, two
 
 from carousel.errors import SessionExists, StoreUnavailable
 from carousel.state import redis_births
@@ -185,6 +185,17 @@ async def test_what_a_repeat_has_finished_is_not_undone(shared_redis: RedisServe
             assert await other.recall("ann", f"r{number}") == deed_of(births, f"r{number}")
 
 
+async def test_what_was_recalled_is_not_undone(shared_redis: RedisServer) -> None:
+    """All was made, and its server has not said so: once somebody was told of it, it stays."""
+    async with two(shared_redis) as (cut_off, other):
+        births = births_of(0)
+        intent = await cut_off._deeds.record(redis_births.Intent(deed_of(births, "r"), tuple(births)))
+        rows = await cut_off.create(births)
+        assert await other.recall("ann", "r") == deed_of(births, "r")
+        assert not await cut_off._births._undo(births, intent)
+        assert await who_lives(other, 0) == rows
+
+
 async def test_what_is_being_undone_is_not_taken_up(shared_redis: RedisServer) -> None:
     """A server died while it undid a refused creation: a repeat finishes that first, and begins anew."""
     async with two(shared_redis) as (dead, other):
@@ -236,3 +247,39 @@ async def test_a_cancelled_creation_is_whole_or_nothing(shared_redis: RedisServe
             assert len(rows) == (3 if has_deed else 0)
             assert (await store.recall("ann", f"r{number}") is not None) == has_deed
     assert number >= 5
+
+
+@pytest.mark.parametrize("way", ["request", "sweep"])
+async def test_a_cancelled_end_is_whole(shared_redis: RedisServer, way: str) -> None:
+    """Cancelled at any call, what was ended is told once and leaves no entry."""
+    told: list[Ending] = []
+    run_cli(shared_redis, "flushall")
+    async with opened(shared_redis, told=told.append) as store:
+        faults = Faults(store)
+        for number in itertools.count():
+            told.clear()
+            row = await open_session(store, f"{number}")
+            run_cli(shared_redis, "hset", f"carousel2:{{ann:{number}}}:row", "expires_at", "1")
+            call_due(shared_redis)
+            work = store.sweep(9) if way == "sweep" else store.end(row, EndReason.DELETED)
+            ending: asyncio.Task[object] = asyncio.create_task(work)
+            faults.lose(0, 0)
+
+            async def cancel(at: int = number, task: "asyncio.Task[object]" = ending) -> None:
+                if faults.num_calls > at:
+                    task.cancel()
+
+            faults.hook = cancel
+            (outcome,) = await asyncio.gather(ending, return_exceptions=True)
+            faults.hook = None
+            await until_quiet(store)
+            is_gone = run_cli(shared_redis, "hexists", f"carousel2:{{ann:{number}}}:row", "ending") == "1"
+            assert [one.incarnation for one in told] == [row.incarnation] * is_gone
+            if is_gone:
+                assert await store.num_live() == 0
+            else:
+                assert await store.end(row, EndReason.DELETED)
+            if not isinstance(outcome, asyncio.CancelledError):
+                assert is_gone
+                break
+    assert number >= 2

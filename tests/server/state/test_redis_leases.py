@@ -75,6 +75,8 @@ async def test_a_paused_server_cannot_overwrite(shared_redis: RedisServer) -> No
         late = await take(paused)
         await stop_renewing(paused)
         got = await asyncio.wait_for(take(other), 10)
+        await paused._leases._renew(("ann", "s"), late.epoch)  # what it has lost it keeps no longer
+        assert len(paused._leases) == 0
         with pytest.raises(SessionMoved):  # though the revision is still the one that it held
             await paused.commit(late, step(late, {"late": b"x"}))
         await paused.release(late)
@@ -218,6 +220,27 @@ async def test_who_gives_up_waiting_leaves_the_line(shared_redis: RedisServer) -
             await third.release(await asyncio.wait_for(take(third), 5))
             await until_quiet(other)
             assert await _line(one) == ""
+
+
+async def test_who_gives_up_waiting_leaves_the_places_of_others(shared_redis: RedisServer) -> None:
+    """Those who wait before and behind it keep their order."""
+    async with contextlib.AsyncExitStack() as stack:
+        run_cli(shared_redis, "flushall")
+        one, *others = [await stack.enter_async_context(opened(shared_redis, SLOW)) for _ in range(4)]
+        await open_session(one)
+        held, turns = await take(one), []
+        for store in others:
+            turns.append(asyncio.create_task(take(store)))
+            while store._leases._server not in await _line(one):
+                await asyncio.sleep(0)
+        turns[1].cancel()
+        await asyncio.gather(turns[1], return_exceptions=True)
+        await until_quiet(others[1])
+        servers = [place.split(":")[0] for place in (await _line(one)).split()]
+        assert servers == [others[0]._leases._server, others[2]._leases._server]
+        await one.release(held)
+        await others[0].release(await asyncio.wait_for(turns[0], 5))
+        await others[2].release(await asyncio.wait_for(turns[2], 5))
 
 
 async def test_who_stopped_asking_is_not_waited_for(shared_redis: RedisServer) -> None:

@@ -10,7 +10,7 @@ from tests.server.state.conftest import (
     open_session,
     take,
 )
-from tests.server.state.redis_opening import opened, run_cli, two
+from tests.server.state.redis_opening import call_due, opened, run_cli, two
 
 from carousel.errors import Overloaded, SessionExists
 from carousel.shares import OwnerLimits
@@ -199,3 +199,17 @@ async def test_endings_are_bounded_for_each_owner(shared_redis: RedisServer, mon
         found = [type(await store.read("ann", str(number))).__name__ for number in range(6)]
         assert found == ["Row", "NoneType", "NoneType", "Ending", "Ending", "Ending"]
         assert isinstance(await store.read("bob", "mine"), Ending)
+
+
+async def test_an_entry_of_a_namesake_is_removed(shared_redis: RedisServer) -> None:
+    """A server died after it ended a session and before it removed the entry; another session has the id by then."""
+    async with two(shared_redis) as (store, dead):
+        row = await open_session(store)
+        await store.end(row, EndReason.DELETED)
+        await dead._index.add([Entry.of(row)], 10_000)
+        await open_session(store)
+        assert await store.num_live() == 2
+        call_due(shared_redis)
+        assert await store.sweep(9) == 0
+        assert await store.num_live() == 1
+        assert int(run_cli(shared_redis, "zcard", "carousel2:owner:{ann}")) == 1

@@ -17,7 +17,7 @@ local lives = math.min(tonumber(ARGV[3]), tonumber(ARGV[4]))
 -- This write comes first: it is the one that Redis refuses when it is out of memory.
 redis.call('HSET', KEYS[1], 'incarnation', ARGV[1], 'tokens', ARGV[2], 'epoch', '0', 'owner', ARGV[7], 'revision', '0',
   'position', ARGV[8], 'created_at', ARGV[6], 'updated_at', ARGV[6], 'expires_at', string.format('%.6f', now + lives / 1000))
-redis.call('HDEL', KEYS[1], 'ending', 'ended_at', 'end_token', 'lease_until', 'line')
+redis.call('HDEL', KEYS[1], 'ending', 'ended_at', 'end_token')
 redis.call('DEL', KEYS[2])
 for i = 9, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end
 redis.call('PEXPIRE', KEYS[1], lives + tonumber(ARGV[5]))
