@@ -120,7 +120,7 @@ def _make_world(bundle: Bundle, engine: Engine, metrics: Metrics, max_sessions: 
     settings = Settings(max_sessions=max_sessions)
     lifetimes = Lifetimes(settings.session_idle_seconds, settings.session_lifetime_seconds)
     store = MemoryStore(Capacity(settings.max_sessions, 2**45, evicts=False), lifetimes)
-    lives = make_lives(settings, bundle, store, metrics)
+    lives = make_lives(settings, bundle, engine, store, metrics)
     seats = Seats(engine, bundle.tokenizer, lives, settings.seal_seconds)
     limits = Limits(settings.max_input_tokens, settings.max_generated_tokens)
     return World(lives, Sessions(bundle.manifest, bundle.tokenizer, engine, seats, limits, metrics))

@@ -66,7 +66,7 @@ async def _cost(bundle: Bundle, kind: "Kind", num_sessions: int) -> float:
     metrics = Metrics(CollectorRegistry())
     engine = Engine(OnnxModel(bundle), bundle.manifest.start_id, Bounds(), metrics)
     await engine.start()
-    lives = _make_lives(bundle, metrics)
+    lives = _make_lives(bundle, engine, metrics)
     await _talk(lives, "first", engine.start_snapshot, kind)
     before = resident_bytes()
     for number in range(num_sessions):
@@ -87,10 +87,10 @@ class Kind:
 KINDS = {"without": Kind(), "with": Kind(has_ids=True), "answered": Kind(has_ids=True, answer=b"x" * 300)}
 
 
-def _make_lives(bundle: Bundle, metrics: Metrics) -> Lives:
+def _make_lives(bundle: Bundle, engine: Engine, metrics: Metrics) -> Lives:
     settings = Settings()
     store = MemoryStore(Capacity(settings.max_sessions, 2**45, evicts=False), Lifetimes(1e6, 1e6))
-    return make_lives(settings, bundle, store, metrics)
+    return make_lives(settings, bundle, engine, store, metrics)
 
 
 async def _talk(lives: Lives, session_id: str, start: Snapshot, kind: Kind) -> None:

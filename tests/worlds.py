@@ -17,6 +17,8 @@ from carousel.sessions.events import EventHub
 from carousel.sessions.ledger import Ledger, Retention
 from carousel.sessions.lives import Lives
 from carousel.sessions.order import TurnOrder
+from carousel.sessions.resident import Kit
+from carousel.sessions.residents import Residents
 from carousel.sessions.sealing import Sealer
 from carousel.sessions.seats import Seats
 from carousel.sessions.service import Sessions
@@ -38,7 +40,7 @@ class Plan:
 
     model: ToyModel = field(default_factory=ToyModel)
     tokenizer: Tokenizer = field(default_factory=lambda: character_tokenizer(LETTERS))
-    bounds: Bounds = Bounds()
+    bounds: Bounds = Bounds(max_held_bytes=2**20)
     retention: Retention = Retention(max_turns=8, max_answers=4, max_answer_bytes=65_536)
     store: Callable[[Clock], SessionStore] = lambda clock: MemoryStore(ROOMY, LIFETIMES, clock=clock)
     now: float = 1_000_000.0
@@ -46,6 +48,7 @@ class Plan:
     replays_seals: bool = True
     limits: Limits = Limits(max_input_tokens=1000, max_generated_tokens=100_000, max_answer_items=10**9)
     max_turns_per_session: int = 8
+    holds_sessions: bool = True
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ async def running_world(plan: Plan | None = None) -> AsyncIterator[World]:
     engine = Engine(plan.model, 0, plan.bounds, metrics)
     manifest = make_manifest(plan)
     store = plan.store(clock)
-    lives = make_lives(plan, manifest, store, clock, metrics)
+    lives = make_lives(plan, manifest, engine, store, clock, metrics)
     seats = Seats(engine, plan.tokenizer, lives, seal_seconds=50)
     await store.start(lives.tell)
     await engine.start()
@@ -106,20 +109,30 @@ async def running_world(plan: Plan | None = None) -> AsyncIterator[World]:
         yield World(plan, clock, registry, metrics, engine, store, lives, seats, sessions, manifest)
     finally:
         sessions.close()
+        await lives.residents.leave_all()
         await engine.stop()
         await store.close()
 
 
-def make_lives(plan: Plan, manifest: Manifest, store: SessionStore, clock: FakeClock, metrics: Metrics) -> Lives:
+def make_lives(
+    plan: Plan, manifest: Manifest, engine: Engine, store: SessionStore, clock: FakeClock, metrics: Metrics
+) -> Lives:
+    ledger, order = Ledger(plan.retention), TurnOrder(plan.max_turns_per_session)
+    codec = SnapshotCodec(manifest.state, manifest.digest, manifest.hidden_size)
+
+    def make_kit() -> Kit:
+        return Kit(engine.columns, ledger, codec, plan.tokenizer, plan.bounds.penalty_window)
+
     return Lives(
         store,
-        Ledger(plan.retention),
-        SnapshotCodec(manifest.state, manifest.digest, manifest.hidden_size),
+        ledger,
+        codec,
         Sealer(plan.seal_keys, manifest.digest),
-        TurnOrder(plan.max_turns_per_session),
+        order,
         EventHub(),
         clock,
         metrics,
+        Residents(engine, make_kit, store, order, clock, is_enabled=plan.holds_sessions),
         replays_seals=plan.replays_seals,
     )
 

@@ -35,6 +35,8 @@ from carousel.sessions.events import EventHub
 from carousel.sessions.ledger import Ledger, Retention
 from carousel.sessions.lives import Lives
 from carousel.sessions.order import TurnOrder
+from carousel.sessions.resident import Kit
+from carousel.sessions.residents import Residents
 from carousel.sessions.sealing import Sealer
 from carousel.sessions.seats import Seats
 from carousel.sessions.service import Sessions
@@ -47,6 +49,8 @@ from carousel.tasks import running_task
 from carousel.web.app import WebServer, make_app
 
 _LAST_BYTES_SECONDS = 1.0
+_STAY_SECONDS = 0.25  # that a stream keeps a session which another server may want
+_HELD_BYTES = 2**26  # of the rows of sessions that streams hold
 _UNCOUNTED_STREAMS = 100  # of one connection: health, reflection, GetModel
 
 
@@ -80,7 +84,7 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
     model = _load_model(bundle, settings, metrics)
     engine = Engine(model, bundle.manifest.start_id, _bounds(settings), metrics, settings.token_delay_seconds)
     store = make_store(settings)
-    lives = make_lives(settings, bundle, store, metrics)
+    lives = make_lives(settings, bundle, engine, store, metrics)
     seats = Seats(engine, bundle.tokenizer, lives, settings.seal_seconds)
     sessions = Sessions(bundle.manifest, bundle.tokenizer, engine, seats, _limits(settings), metrics)
     health = StoreHealth(metrics.store_is_up)
@@ -108,6 +112,8 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
         stack.push_async_callback(rpc.stop, _LAST_BYTES_SECONDS)
         sweeping = partial(sweep, lives, health, metrics, tell_health)
         await stack.enter_async_context(running_task("sweep", sweeping, metrics.task_restarted))
+        stack.push_async_callback(lives.residents.leave_all)
+        await stack.enter_async_context(running_task("residents", lives.residents.run, metrics.task_restarted))
         readiness.is_serving = True
         await tell_health()
         log.info("ready", grpc=rpc.address, http=web.address, model=bundle.manifest.name, provider=model.provider)
@@ -191,6 +197,8 @@ def _bounds(settings: Settings) -> Bounds:
         penalty_window=settings.penalty_window,
         max_short_lanes=settings.max_short_lanes,
         owner_limits=settings.owner_limits,
+        max_held_bytes=_HELD_BYTES if "cuda" not in settings.providers else 0,  # not measured there
+        ring_size=settings.retained_turns + 2,
     )
 
 
@@ -217,7 +225,7 @@ def _connection_bounds(settings: Settings) -> ConnectionBounds:
     )
 
 
-def make_lives(settings: Settings, bundle: Bundle, store: SessionStore, metrics: Metrics) -> Lives:
+def make_lives(settings: Settings, bundle: Bundle, engine: Engine, store: SessionStore, metrics: Metrics) -> Lives:
     manifest = bundle.manifest
     retention = Retention(
         max_turns=settings.retained_turns,
@@ -225,15 +233,27 @@ def make_lives(settings: Settings, bundle: Bundle, store: SessionStore, metrics:
         max_answer_bytes=settings.max_answer_bytes,
         max_request_ids=settings.retained_request_ids,
     )
+    ledger, order = Ledger(retention), TurnOrder(settings.max_turns_per_session)
+    codec = SnapshotCodec(manifest.state, manifest.digest, manifest.hidden_size)
+    residents = Residents(
+        engine,
+        lambda: Kit(engine.columns, ledger, codec, bundle.tokenizer, settings.penalty_window),
+        store,
+        order,
+        time.time,
+        max_stay_seconds=_STAY_SECONDS if store.is_shared else None,
+        is_enabled=settings.when_full == "evict",
+    )
     return Lives(
         store,
-        Ledger(retention),
-        SnapshotCodec(manifest.state, manifest.digest, manifest.hidden_size),
+        ledger,
+        codec,
         Sealer([key.get_secret_value() for key in settings.seal_keys], manifest.digest),
-        TurnOrder(settings.max_turns_per_session),
+        order,
         EventHub(),
         time.time,
         metrics,
+        residents,
         replays_seals=settings.seal_replay == "allow",
         penalty_window=settings.penalty_window,
     )

@@ -50,6 +50,8 @@ class Metrics:
         self._generated = counter("generated_tokens", "Tokens generated.")
         self._step = histogram("step_seconds", "Duration of an engine step.", _STEP)
         self._lanes = histogram("step_lanes", "Lanes busy in an engine step.", _LANES)
+        self._held_turns = counter("held_turns", "Turns of sessions that streams hold.")
+        self._in_loop = gauge("steps_in_event_loop", "1 while steps of held sequences run in the event loop, else 0.")
         self._failures = counter("step_failures", "Engine steps in which the model raised.", "error")
         self._depth = gauge("queued_turns", "Turns waiting for a lane.")
         self._wait = histogram("queue_wait_seconds", "From the arrival of a turn to its lane.", _LATENCY)
@@ -95,6 +97,12 @@ class Metrics:
         self._lanes.observe(step.num_lanes)
         self._consumed.inc(step.num_tokens)
         self._depth.set(num_queued)
+
+    def held_turns_done(self, num_turns: int) -> None:
+        self._held_turns.inc(num_turns)
+
+    def steps_run_in_loop(self, is_in_loop: bool) -> None:
+        self._in_loop.set(is_in_loop)
 
     def step_failed(self, error: Exception) -> None:
         self._failures.labels(type(error).__name__).inc()

@@ -16,11 +16,14 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 from tests import bundles
+from tests.fakes import ToyModel
 
 from carousel import app, tasks
 from carousel.app import Running, running, serve
 from carousel.bundle.manifest import CORE_FILE, Bundle
+from carousel.engine.engine import Engine
 from carousel.engine.model import OnnxModel
+from carousel.engine.scheduler import Bounds
 from carousel.errors import BundleInvalid, ProviderUnavailable, SettingsInvalid, StoreUnavailable
 from carousel.metrics import Metrics
 from carousel.rpc.server import ConnectionBounds
@@ -333,6 +336,7 @@ def test_what_sessions_remember_is_set(bundle: Path) -> None:
         app.make_lives(
             Settings(retained_request_ids=31, retained_answers=3, retained_turns=5, penalty_window=window),
             Bundle.load(bundle),
+            Engine(ToyModel(), 0, Bounds(), Metrics(CollectorRegistry())),
             MemoryStore(Capacity(1, 1, evicts=True), Lifetimes(1, 1)),
             Metrics(CollectorRegistry()),
         )

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from carousel.engine.columns import Advances, Columns, Found, Waiter
 from carousel.engine.delivery import Pace, Ticket
 from carousel.engine.jobs import Job, Outcome, Step
 from carousel.engine.model import StepModel
 from carousel.engine.runner import Runner
 from carousel.engine.scheduler import Bounds, Delivery, Scheduler
 from carousel.engine.step_budget import StepSeconds
+from carousel.engine.step_place import StepPlace
 from carousel.errors import CarouselError, ModelFailed, ShuttingDown
 from carousel.metrics import Metrics
 from carousel.turns import Ended, Event, Snapshot, Turn
@@ -34,6 +36,16 @@ class _Entry:
     ticket: Ticket
     submitted_at: float
     has_spoken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Brought:
+    """What a step brought: events for jobs, rows for those that hold sequences; None when it failed."""
+
+    started: float
+    seconds: float
+    deliveries: list[Delivery]
+    found: Found | None
 
 
 class _Accepted:
@@ -56,7 +68,8 @@ class Engine:
     """Continuous batching over the lanes of one model. Belongs to the event loop that starts it.
 
     The scheduler is touched by the event loop and by the engine's thread, each holding `_changed`, which also wakes the
-    thread; nothing else is shared. `token_delay_seconds` is how long a token may wait for the next ones.
+    thread; nothing else is shared. Steps of held sequences alone run in the event loop while they are short enough; one
+    step runs at a time. `token_delay_seconds` is how long a token may wait for the next ones.
     """
 
     def __init__(
@@ -76,6 +89,9 @@ class Engine:
         self._clock = clock
         self._changed = threading.Condition()
         self._num_steps_ahead = 0  # run, and not received by the event loop yet
+        self._is_running = False  # a step, in either place
+        self._place = StepPlace()
+        self._num_advancing = 0  # tokens of held sequences that are not answered yet
         self._is_stopping = False
         self._is_waking = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
@@ -87,6 +103,7 @@ class Engine:
         self._loop: asyncio.AbstractEventLoop
         self._driving: asyncio.Future[None] | None = None
         self.start_snapshot: Snapshot  # of every fresh sequence
+        self.columns: Columns  # of sequences that are held between turns
 
     def __repr__(self) -> str:
         return f"Engine({self._scheduler!r})"
@@ -95,6 +112,8 @@ class Engine:
         """Warm the model up on the start token, which also gives the start snapshot, and begin to run steps."""
         self._loop = asyncio.get_running_loop()
         self.start_snapshot = await self._loop.run_in_executor(self._thread, self._consume_start)
+        bounds, hidden_size = self._scheduler.bounds, len(self.start_snapshot.hidden_H)
+        self.columns = Columns(self._model.layout, hidden_size, bounds.ring_size, bounds.max_held_bytes)
         self._is_idle.set()
         self._driving = self._loop.run_in_executor(self._thread, self._drive)
 
@@ -120,13 +139,26 @@ class Engine:
         """Queue a turn. The caller must cancel the ticket when it loses interest before the end."""
         with self._changed:
             job = self._scheduler.submit(turn, is_accepted=self._num_accepted > 0 and not self._is_over)
-        if not self._is_waking:
-            self._is_waking = True
-            self._loop.call_soon(self._wake)
+        self._wake_soon()
         ticket = Ticket(lambda: self._cancel(job))
         self._entries[job] = _Entry(ticket, self._clock())
         self._is_idle.clear()
         return ticket
+
+    def advance(self, owner: str, row: int, next_row: int, token_id: int, num_candidates: int, waiter: Waiter) -> None:
+        """Feed a sequence that stands in a row of `columns` one token. The waiter gets (ids, log-probabilities, whether
+        they are numbers), or an error, also when nobody looks at it any more; until then no other step may use the two
+        rows. Raises Overloaded."""
+        with self._changed:
+            self._scheduler.advances.add(owner, row, next_row, token_id, num_candidates, waiter)
+        self._num_advancing += 1
+        self._is_idle.clear()
+        self._wake_soon()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether new turns are let in."""
+        return not self._scheduler.is_closed
 
     async def follow(self, turn: Turn) -> AsyncGenerator[tuple[list[Event], Ended | None]]:
         """Run a turn; its events as they come, with the end when it is there. Close the iterator to give up."""
@@ -183,13 +215,7 @@ class Engine:
         """The engine's thread."""
         try:
             while (step := self._next_step()) is not None:
-                started = self._clock()
-                outcomes, parts = self._run(step)
-                seconds = self._clock() - started
-                with self._changed:
-                    deliveries = self._scheduler.commit(step, outcomes, parts)
-                    self._num_steps_ahead += 1
-                self._loop.call_soon_threadsafe(self._receive, step, started, seconds, deliveries)
+                self._loop.call_soon_threadsafe(self._receive, step, self._carry_out(step))
         except Exception as error:  # a defect of ours; nobody shall wait for ever because of it
             self._loop.call_soon_threadsafe(self._break, error)
             raise
@@ -198,30 +224,55 @@ class Engine:
         """What is to be done next, waiting for it; None when nothing shall be done any more."""
         with self._changed:
             while not self._is_stopping:
-                if self._num_steps_ahead < _MAX_STEPS_AHEAD and (step := self._scheduler.plan()) is not None:
+                if (step := self._plan()) is not None:
                     return step
                 self._changed.wait()
             return None
 
-    def _run(self, step: Step) -> tuple[list[Outcome], StepSeconds | None]:
-        """With how long its parts took, unless it failed."""
+    def _plan(self) -> Step | None:
+        """`_changed` is held. Whoever gets a step carries it out."""
+        if self._is_running or self._num_steps_ahead >= _MAX_STEPS_AHEAD:
+            return None
+        step = self._scheduler.plan()
+        self._is_running = step is not None
+        return step
+
+    def _carry_out(self, step: Step) -> _Brought:
+        """Run the step and commit it, in either place."""
+        started = self._clock()
+        outcomes, parts, found = self._run(step)
+        seconds = self._clock() - started
+        with self._changed:
+            deliveries = self._scheduler.commit(step, outcomes, parts)
+            self._num_steps_ahead += 1
+            self._is_running = False
+        return _Brought(started, seconds, deliveries, found)
+
+    def _run(self, step: Step) -> tuple[list[Outcome], StepSeconds | None, Found | None]:
+        """With how long the parts of the lanes' works took, unless it failed."""
         try:
-            return self._runner.run(step), self._runner.seconds
+            found = self.columns.run(self._model, step.advances) if step.advances else None
+            return (self._runner.run(step), self._runner.seconds, found) if step.works else ([], None, found)
         except Exception as error:
             self._metrics.step_failed(error)
-            return [Outcome(error=ModelFailed("the model failed to run")) for _ in step.works], None
+            return [Outcome(error=_failed_to_run()) for _ in step.works], None, None
 
-    def _receive(self, step: Step, started: float, seconds: float, deliveries: list[Delivery]) -> None:
+    def _receive(self, step: Step, brought: _Brought) -> None:
         """What a step brought, in the event loop."""
         with self._changed:
             if self._num_steps_ahead == _MAX_STEPS_AHEAD:
                 self._changed.notify()
             self._num_steps_ahead -= 1
-        self._metrics.step_done(seconds, step, self._scheduler.num_queued)
+        self._metrics.step_done(brought.seconds, step, self._scheduler.num_queued)
+        if step.advances is not None:
+            self._metrics.held_turns_done(len(step.advances))
+            self._answer(step.advances, brought.found)
+            if not step.works and self._place.note(brought.seconds):
+                self._metrics.steps_run_in_loop(self._place.is_in_loop)
         for job in step.admitted:
             if job in self._entries:
-                self._metrics.waited(started - self._entries[job].submitted_at)
-        for job, event in deliveries:
+                self._metrics.waited(brought.started - self._entries[job].submitted_at)
+        for job, event in brought.deliveries:
             entry = self._entries.get(job)
             if entry is None:
                 continue  # cancelled meanwhile
@@ -230,6 +281,17 @@ class Engine:
             if isinstance(event, _LAST):
                 self._forget(job)
         self._pace.release_due()
+
+    def _answer(self, advances: Advances, found: Found | None) -> None:
+        self._num_advancing -= len(advances)
+        for index, waiter in enumerate(advances.waiters):
+            if waiter.done():
+                continue
+            if found is None:
+                waiter.set_exception(_failed_to_run())
+            else:
+                waiter.set_result((found.ids_AK[index], found.log_probs_AK[index], found.is_finite_A[index]))
+        self._note_idle()
 
     def _break(self, error: Exception) -> None:
         self._metrics.step_failed(error)
@@ -243,16 +305,33 @@ class Engine:
         with self._changed:
             for job in entries:
                 self._scheduler.cancel(job)
+            waiters = self._scheduler.advances.clear()
             self._changed.notify()
+        self._num_advancing -= len(waiters)
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_exception(error)
         for entry in entries.values():
             self._pace.deliver(entry.ticket, error, is_first=False)
         self._note_idle()
+
+    def _wake_soon(self) -> None:
+        if not self._is_waking:
+            self._is_waking = True
+            self._loop.call_soon(self._wake)
 
     def _wake(self) -> None:
         """Once for all turns that came in the same round of the event loop, so that they share a step."""
         self._is_waking = False
         with self._changed:
-            self._changed.notify()
+            is_here = self._place.is_in_loop and not self._scheduler.has_turns
+            step = self._plan() if is_here else None
+            if step is None:
+                self._changed.notify()
+        if step is not None:
+            self._receive(step, self._carry_out(step))
+            if self._scheduler.advances.num_waiting:
+                self._wake_soon()
 
     def _cancel(self, job: Job) -> None:
         if job in self._entries:
@@ -266,7 +345,7 @@ class Engine:
         self._note_idle()
 
     def _note_idle(self) -> None:
-        if not self._entries and not self._num_accepted:
+        if not self._entries and not self._num_accepted and not self._num_advancing:
             self._is_idle.set()
 
     def _consume_start(self) -> Snapshot:
@@ -274,3 +353,7 @@ class Engine:
         hidden_BTH, state = self._model.core(ids_BT, np.ones(1, np.int32), self._model.layout.initial(1))
         self._model.candidates(hidden_BTH[:, 0], 1)
         return Snapshot(0, tuple(array[0].copy() for array in state), hidden_BTH[0, 0].copy())
+
+
+def _failed_to_run() -> ModelFailed:
+    return ModelFailed("the model failed to run")

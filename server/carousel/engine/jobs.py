@@ -4,6 +4,7 @@ import collections
 import enum
 from dataclasses import dataclass
 
+from carousel.engine.columns import Advances
 from carousel.errors import CarouselError
 from carousel.records import record
 from carousel.turns import Candidate, FinishReason, Generate, Snapshot, Turn
@@ -72,19 +73,22 @@ class Work:
 
 @record(frozen=True, slots=True)
 class Step:
-    """What one run of the model does. The lanes of `admitted` jobs take their snapshots first."""
+    """What one run of the model does: works of lanes, and tokens of held sequences, which are alike and stand in
+    columns. The lanes of `admitted` jobs take their snapshots first."""
 
     admitted: tuple[Job, ...]
     works: tuple[Work, ...]
     num_prompts: int = 0  # works that are chunks
+    advances: Advances | None = None
 
     @property
     def num_lanes(self) -> int:
-        return len(self.works)
+        return len(self.works) + (0 if self.advances is None else len(self.advances))
 
     @property
     def num_tokens(self) -> int:
-        return sum([len(work.ids) for work in self.works])
+        num_advances = 0 if self.advances is None else len(self.advances)
+        return sum([len(work.ids) for work in self.works], num_advances)
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ happen in these calls and in `submit` and `cancel`, one of them at a time, so no
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from carousel.engine.advance_line import AdvanceLine
 from carousel.engine.jobs import Ask, Job, Outcome, Step, Work
 from carousel.engine.line import Line, pushed_out
 from carousel.engine.step_budget import StepBudget, StepSeconds, StepShape
@@ -34,6 +35,8 @@ class Bounds:
     """How much runs at once. A step takes so many tokens of prompts, shared by the lanes that have more than one to
     feed; fewer while other lanes wait for their next token (`StepBudget`). `max_short_lanes` come on top of
     `max_lanes`, for turns that generate nothing and feed at most `max_chunk_tokens`: they need not wait for long ones.
+    Beside the lanes, a step takes one token each of up to `max_lanes` held sequences, whose rows, `ring_size` of each,
+    take at most `max_held_bytes`.
     """
 
     max_lanes: int = 64
@@ -43,6 +46,8 @@ class Bounds:
     max_chunk_tokens: int = 64
     penalty_window: int = 64
     owner_limits: OwnerLimits = OwnerLimits()
+    max_held_bytes: int = 0
+    ring_size: int = 10
 
 
 Delivery = tuple[Job, Event | CarouselError]
@@ -59,12 +64,14 @@ class Scheduler:
     _budget: StepBudget = field(default_factory=StepBudget)
     _undelivered: list[Delivery] = field(default_factory=list)  # to jobs that were pushed out of the line
     _num_submitted: int = 0
+    advances: AdvanceLine = field(init=False)
     _line: Line = field(init=False)
     _free: list[int] = field(init=False)
     _free_short: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
         bounds = self.bounds
+        self.advances = AdvanceLine(bounds.max_lanes, bounds.owner_limits)
         self._line = Line(bounds.max_queued_turns, bounds.owner_limits)
         self._free = list(range(bounds.max_lanes - 1, -1, -1))
         self._free_short = list(range(bounds.max_lanes + bounds.max_short_lanes - 1, bounds.max_lanes - 1, -1))
@@ -79,6 +86,11 @@ class Scheduler:
     @property
     def num_busy(self) -> int:
         return len(self._lanes)
+
+    @property
+    def has_turns(self) -> bool:
+        """In lanes, or waiting for one."""
+        return bool(self._lanes or self._line.num_queued or self._undelivered)
 
     def check_open(self, owner: str = "") -> None:
         """Raise what `submit` would raise now: ShuttingDown, or Overloaded when the owner's turns find no room."""
@@ -117,7 +129,8 @@ class Scheduler:
         prompts = [job for job in self._lanes.values() if job.num_left > 1]
         chunk = self._chunk_size(prompts) if prompts else 1
         works = tuple([self._plan_job(job, chunk) for job in self._lanes.values()])
-        return Step(admitted, works, len(prompts)) if works else None
+        advances = self.advances.take()
+        return Step(admitted, works, len(prompts), advances) if works or advances else None
 
     def commit(self, step: Step, outcomes: Sequence[Outcome], seconds: StepSeconds | None = None) -> list[Delivery]:
         """Move every job of the step on; outcomes[i] belongs to step.works[i]. `seconds` is how long they took."""

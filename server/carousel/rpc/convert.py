@@ -13,6 +13,7 @@ from carousel.bundle.tokenizer import TextDecoder, Tokenizer
 from carousel.sessions import requests
 from carousel.sessions.events import EventKind, SessionEvent
 from carousel.sessions.lives import History, Point
+from carousel.sessions.resident import Plain
 from carousel.settings import Settings
 from carousel.state.store import Row
 from carousel.turns import Candidate, FinishReason, Generated
@@ -100,6 +101,19 @@ def to_prediction(message: wire.PredictRequest) -> requests.PredictionRequest:
         word_prefix=message.word_prefix if has("word_prefix") else None,
         num_words=message.num_words if has("num_words") else default.num_words,
     )
+
+
+def to_plain(message: wire.PredictRequest) -> Plain | None:
+    """None where the message asks for more than one token's candidates."""
+    has, request = message.HasField, message.input
+    if request.WhichOneof("content") != "tokens" or message.state or has("word_prefix") or has("num_words"):
+        return None
+    ids = request.tokens.ids
+    if len(ids) != 1:
+        return None
+    num_candidates = message.k if has("k") else _DEFAULT_PREDICTION.num_candidates
+    expected = message.expected_position if has("expected_position") else None
+    return Plain(ids[0], num_candidates, message.request_id, expected)
 
 
 def to_scoring(message: wire.ScoreRequest) -> requests.ScoringRequest:

@@ -36,7 +36,10 @@ class OurMethods:
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, tolerant),))
 
     def _guard(self, method: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
-        return method._replace(request_deserializer=_tolerate(method.request_deserializer))
+        return method._replace(
+            request_deserializer=_tolerate(method.request_deserializer),
+            response_serializer=_pass_bytes(method.response_serializer),
+        )
 
 
 class OthersMethods(OurMethods):
@@ -56,6 +59,11 @@ def _tolerate(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
             return UNREADABLE
 
     return decode_or_mark
+
+
+def _pass_bytes(encode: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    """An answer may come as bytes already."""
+    return lambda message: message if type(message) is bytes else encode(message)
 
 
 def _refuse(answer: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:

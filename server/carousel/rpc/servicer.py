@@ -7,16 +7,16 @@ collector finds it, and would hold its lane until then.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import replace
 
 import grpc
 
 from carousel.rpc import convert, lengths
 from carousel.rpc.calls import Call, Calls, Context
+from carousel.rpc.prediction_bytes import PredictionBytes
 from carousel.rpc.reading import UNREADABLE, message_invalid
 from carousel.sessions import checks
+from carousel.sessions.conversation import Conversation
 from carousel.sessions.service import Sessions
-from carousel.turns import Snapshot
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import language_model_pb2_grpc
 
@@ -29,6 +29,7 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
         self._model = model
         self._limits = model.limits
         self._calls = calls
+        self._bytes = PredictionBytes(sessions.tokenizer)
 
     async def Generate(self, request: wire.GenerateRequest, context: Context) -> None:
         async with self._calls.answer("Generate", context, request) as call:
@@ -47,24 +48,25 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
                         call.facts["num_generated_tokens"] = piece.end.num_generated_tokens
 
     async def Predict(self, _requests: AsyncIterator[wire.PredictRequest], context: Context) -> None:
-        async with self._calls.answer("Predict", context) as call:
-            session_id: str | None = None  # of the first message
-            sealed = b""  # the last state, when the client brought one
-            carried: Snapshot | None = None  # the sequence of a stream that names no session and brings no state
+        async with self._calls.answer("Predict", context) as call, self._sessions.conversing(call.owner) as talk:
+            num_messages = 0
             while (request := await _read(call, context)) is not None:
-                if session_id is None:
+                if num_messages == 0:
                     self._sessions.check_model(request.model)
-                    session_id = request.session_id
-                lengths.check_input(request.input, self._limits)
-                caller = convert.to_caller(call.owner, request, session_id)
-                asked = convert.to_prediction(request)
-                if not session_id and not (sealed or caller.state):
-                    prediction, carried = await self._sessions.predict_unkept(carried, asked, caller)
-                else:
-                    prediction = await self._sessions.predict(replace(caller, state=caller.state or sealed), asked)
-                    sealed = prediction.standing.state
-                call.facts["num_messages"] = call.facts.get("num_messages", 0) + 1
-                await call.write(context, convert.from_prediction(prediction, self._sessions.tokenizer))
+                    talk.name(request.session_id)
+                await call.write(context, await self._predict(talk, call.owner, request))
+                num_messages += 1
+                call.facts["num_messages"] = num_messages
+
+    async def _predict(
+        self, talk: Conversation, owner: str, request: wire.PredictRequest
+    ) -> bytes | wire.PredictResponse:
+        plain = convert.to_plain(request)
+        if plain is not None and (named := await talk.answer_plain(plain)) is not None:
+            return self._bytes.encode(named)
+        lengths.check_input(request.input, self._limits)
+        prediction = await talk.answer(convert.to_prediction(request), convert.to_caller(owner, request, ""))
+        return convert.from_prediction(prediction, self._sessions.tokenizer)
 
     async def Score(self, request: wire.ScoreRequest, context: Context) -> None:
         async with self._calls.answer("Score", context, request) as call:

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from pydantic_core import to_json
 
 from carousel.records import record
+from carousel.sessions.ledger import Retention
 from carousel.sessions.requests import (
     GenerationEnd,
     GenerationRequest,
@@ -95,6 +96,11 @@ def estimate_bytes(request: Request) -> int:
             # A text has no more tokens than bytes; it may have more than characters.
             num_items = len(request.input.encode() if isinstance(request.input, str) else request.input)
     return _RECORD_BYTES + _ITEM_BYTES * num_items
+
+
+def answer_room(retention: Retention, request: Request) -> int:
+    """The most bytes that the record of its answer may have."""
+    return min(retention.max_answer_bytes, estimate_bytes(request))
 
 
 def write_record(record: Record) -> bytes:

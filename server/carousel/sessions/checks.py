@@ -1,10 +1,10 @@
-"""Is what a caller asks for within bounds? Each check raises InvalidRequest naming the field as the wire does."""
+"""Is what a caller asks for within bounds? The checks raise InvalidRequest naming the field as the wire does."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from carousel.errors import InvalidRequest
+from carousel.errors import InvalidRequest, PositionMismatch
 from carousel.sessions.requests import GenerationRequest, PredictionRequest, SamplingOptions, ScoringRequest
 
 MAX_STOPS = 16
@@ -75,6 +75,12 @@ def check_ids(field: str, ids: Sequence[int], vocabulary_size: int) -> None:
     if ids and not (min(ids) >= 0 and max(ids) < vocabulary_size):
         wrong = next(index for index in ids if not 0 <= index < vocabulary_size)
         raise InvalidRequest(field, f"token id {wrong} is not in the vocabulary of {vocabulary_size}")
+
+
+def check_position(position: int, expected_position: int | None) -> None:
+    """Raises PositionMismatch with the current one."""
+    if expected_position is not None and expected_position != position:
+        raise PositionMismatch(expected_position, position)
 
 
 def _check_sampling(sampling: SamplingOptions, vocabulary_size: int) -> None:

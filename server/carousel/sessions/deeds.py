@@ -15,9 +15,13 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 _ID_BYTES = 18
 
 
+def is_request_id(request_id: str) -> bool:
+    return _REQUEST_ID.fullmatch(request_id) is not None
+
+
 def check_request_id(request_id: str) -> None:
     """Empty is right: the request is not to be repeated. Raises InvalidRequest."""
-    if request_id and not _REQUEST_ID.fullmatch(request_id):
+    if request_id and not is_request_id(request_id):
         raise InvalidRequest("request_id", "must be 1 to 64 characters of A-Z a-z 0-9 . _ ~ -")
 
 

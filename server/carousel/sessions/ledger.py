@@ -1,8 +1,9 @@
 """A session's past as the parts of a store: which part is what, and how each event changes them. Pure functions.
 
 at/<revision>             the snapshot after that change; the row's own revision names the current one
+at/<revision>~<turn>      the one after a turn of several that the next change wrote together, but the last
 mark/<name>               a named checkpoint
-answer/<revision>/<id>    what the turn with that request id was answered
+answer/<revision>/<id>    what the turn with that request id was answered; <revision>~<turn> as above
 used                      8 bytes of each request id that was applied, newest last: far more than answers
 moves                     what the rewinds and checkpoints with request ids did: a `Move` each, as long as `used` has it
 """
@@ -10,7 +11,7 @@ moves                     what the rewinds and checkpoints with request ids did:
 import hashlib
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from carousel.errors import PositionUnknown
@@ -39,6 +40,14 @@ class Move:
 
     fingerprint: bytes  # of the request's contents, FINGERPRINT_BYTES
     position: int
+
+
+@record(frozen=True, slots=True)
+class Boundary:
+    """Where the nth of several turns left its session."""
+
+    number: int  # from 1
+    snapshot: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +81,38 @@ class Ledger:
             drop += answers[: max(0, len(answers) + 1 - self.retention.max_answers)]
         return Change(SnapshotCodec.position(snapshot), put, tuple(drop))
 
+    def advance_many(
+        self,
+        held: Held,
+        boundaries: Sequence[Boundary],
+        request_ids: Sequence[str],
+        answers: Sequence[tuple[int, str, bytes]],
+    ) -> Change:
+        """Several turns that each moved the session: their last boundaries, all their request ids, and the answers of
+        the last of these, with the turn's number and the id. An empty answer is not kept."""
+        revision, last = held.row.revision, boundaries[-1]
+        put = {_among(revision, one.number): one.snapshot for one in boundaries[:-1]}
+        put[_at(revision + 1)] = last.snapshot
+        kept = sorted(key for key in held.parts if key.startswith("at/"))
+        drop = kept[: max(0, len(kept) + len(boundaries) - self.retention.max_turns - 1)]
+        if request_ids:
+            put["used"] = self._use(held, *request_ids)
+            known = sorted(key for key in held.parts if key.startswith("answer/"))
+            drop += known[: max(0, len(known) + len(request_ids) - self.retention.max_answers)]
+        for number, request_id, answer in answers:
+            if answer:
+                turn = f"{revision + 1:012d}" if number == last.number else f"{revision:012d}~{number:04d}"
+                put[f"answer/{turn}/{request_id}"] = answer
+        return Change(SnapshotCodec.position(last.snapshot), put, tuple(drop))
+
     def is_used(self, held: Held, request_id: str) -> bool:
         """Whether the request was applied already. Its answer says so, too: answers may be kept for longer than ids,
         and a session may have answers and no ids yet."""
-        is_known = _has(held.parts.get("used", b""), _digest(request_id))
-        return is_known or self.find_answer(held, request_id) is not None
+        return self.is_remembered(held, request_id) or self.find_answer(held, request_id) is not None
+
+    def is_remembered(self, held: Held, request_id: str) -> bool:
+        """Whether the id is among those of the requests that were applied last."""
+        return _has(held.parts.get("used", b""), _digest(request_id))
 
     def find_answer(self, held: Held, request_id: str) -> bytes | None:
         """What that turn was answered; None if there is no answer, or no longer."""
@@ -132,13 +168,14 @@ class Ledger:
         marks = ((key.removeprefix("mark/"), part) for key, part in held.parts.items() if key.startswith("mark/"))
         return {name: SnapshotCodec.position(part) for name, part in sorted(marks)}
 
-    def _use(self, held: Held, request_id: str) -> bytes:
-        """The `used` part with this id as the newest. Where a session has none yet, its answers say what was used."""
+    def _use(self, held: Held, *request_ids: str) -> bytes:
+        """The `used` part with these ids as the newest. Where a session has none yet, its answers say what was used."""
         used = held.parts.get("used")
         if used is None:
             answers = sorted(key for key in held.parts if key.startswith("answer/"))
             used = b"".join(_digest(key.split("/", 2)[2]) for key in answers)
-        return (used + _digest(request_id))[-_DIGEST_BYTES * self.retention.max_request_ids :]
+        new = b"".join(map(_digest, request_ids))
+        return (used + new)[-_DIGEST_BYTES * self.retention.max_request_ids :]
 
 
 def _digest(request_id: str) -> bytes:
@@ -160,6 +197,11 @@ def _moves(held: Held) -> Iterator[tuple[bytes, Move]]:
 
 def _at(revision: int) -> str:
     return sys.intern(f"at/{revision:012d}")  # a million sessions share the keys of their first turns
+
+
+def _among(revision: int, number: int) -> str:
+    """Sorts after `_at(revision)` and before the next one."""
+    return sys.intern(f"at/{revision:012d}~{number:04d}")
 
 
 def _boundaries(held: Held) -> Iterator[tuple[str, bytes]]:

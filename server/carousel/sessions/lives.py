@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 from carousel import errors
 from carousel.errors import InvalidRequest, SessionMoved, StoreUnavailable
 from carousel.metrics import Metrics
+from carousel.sessions import checks
 from carousel.sessions.deeds import check_request_id, check_same, derive_id, fingerprint, used_otherwise
 from carousel.sessions.endurance import finish
 from carousel.sessions.events import EventHub, EventKind, SessionEvent
 from carousel.sessions.ledger import Ledger
 from carousel.sessions.order import TurnOrder
+from carousel.sessions.residents import Residents
 from carousel.sessions.sealing import Opened, Sealer, UsedSeals
 from carousel.state.codec import SnapshotCodec
 from carousel.state.store import Birth, Change, Deed, Ending, EndReason, Held, Repeated, Row, SessionStore
@@ -62,6 +64,7 @@ class Lives:
         hub: EventHub,
         clock: Callable[[], float],
         metrics: Metrics,
+        residents: Residents,
         *,
         replays_seals: bool,
         penalty_window: int = 64,
@@ -71,6 +74,7 @@ class Lives:
         self.codec = codec
         self.hub = hub
         self.clock = clock
+        self.residents = residents
         self.snapshot_bytes = codec.max_bytes(penalty_window)
         self._sealer = sealer
         self._order = order
@@ -81,6 +85,7 @@ class Lives:
         """A session has ended: for the store to call. Of what was undone nobody has heard."""
         if ending.reason is EndReason.UNDONE:
             return
+        self.residents.forget(ending)
         _, kind = _ENDINGS[ending.reason]
         self._metrics.session_ended(kind.value)
         self.hub.publish(SessionEvent(kind, ending.id, ending.owner, ending.at))
@@ -100,12 +105,13 @@ class Lives:
 
     async def get(self, owner: str, session_id: str) -> Row:
         """Raises SessionNotFound for an unknown id, and the SessionEnded of one that was."""
-        found = await self.store.read(owner, session_id) if _NAME.fullmatch(session_id) else None
+        found = await self._read(owner, session_id) if _NAME.fullmatch(session_id) else None
         if not isinstance(found, Row):
             raise _missing(found, session_id)
         return found
 
     async def list_owned(self, owner: str, after: tuple[float, str], count: int) -> Sequence[Row]:
+        await self.residents.leave_all(owner)
         return await self.store.list_owned(owner, after, count)
 
     async def delete(self, owner: str, session_id: str, request_id: str = "") -> None:
@@ -129,6 +135,7 @@ class Lives:
         if not _NAME.fullmatch(session_id):
             raise _missing(None, session_id)  # malformed ids never reach a store
         async with self._order.hold((owner, session_id)):
+            await self.residents.leave((owner, session_id))
             held = await self.store.take(owner, session_id, room)
             if not isinstance(held, Held):
                 raise _missing(held, session_id)
@@ -178,7 +185,7 @@ class Lives:
         """Go back to the point; what came after it is forgotten. A repeated request undoes nothing that came since."""
 
         def change(held: Held) -> Change:
-            check_position(held.row.position, expected_position)
+            checks.check_position(held.row.position, expected_position)
             return self.ledger.rewind(held, self.ledger.find(held, point.position, point.mark))
 
         contents = fingerprint("rewind", point.position, point.mark, expected_position)
@@ -234,8 +241,13 @@ class Lives:
 
     async def expire(self) -> None:
         """End the sessions whose time has come, and those beyond the store's capacity, in small portions."""
+        await self.residents.leave_due()
         while await self.store.sweep(_MAX_SWEPT):
             await asyncio.sleep(0)
+
+    async def _read(self, owner: str, session_id: str) -> Row | Ending | None:
+        await self.residents.leave((owner, session_id))
+        return await self.store.read(owner, session_id)
 
     async def _make(
         self, owner: str, ids: Sequence[str], snapshot: bytes, request_id: str, contents: bytes
@@ -266,11 +278,13 @@ class Lives:
         return row
 
     async def _create_or_sweep(self, births: Sequence[Birth], deed: Deed | None) -> list[Row]:
-        """What is due makes room."""
+        """What is due makes room, and what streams hold without using it."""
         try:
             return await self._create(births, deed)
         except errors.Overloaded:
-            if not await self.store.sweep(_MAX_SWEPT):
+            num_residents = len(self.residents)
+            await self.residents.leave_all()
+            if not await self.store.sweep(_MAX_SWEPT) and not num_residents:
                 raise
         return await self._create(births, deed)
 
@@ -319,7 +333,7 @@ class Lives:
         """The sessions that the deed made, as they are now. Raises how one ended, or SessionNotFound."""
         rows = []
         for session_id, incarnation in deed.targets:
-            found = await self.store.read(deed.owner, session_id)
+            found = await self._read(deed.owner, session_id)
             if found is None or found.incarnation != incarnation:
                 raise _missing(None, session_id)
             if isinstance(found, Ending):
@@ -347,9 +361,3 @@ def _missing(found: Ending | None, session_id: str) -> errors.CarouselError:
 def _check_name(field: str, name: str) -> None:
     if not _NAME.fullmatch(name):
         raise InvalidRequest(field, "must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ -")
-
-
-def check_position(position: int, expected_position: int | None) -> None:
-    """Raises PositionMismatch with the current one."""
-    if expected_position is not None and expected_position != position:
-        raise errors.PositionMismatch(expected_position, position)

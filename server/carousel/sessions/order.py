@@ -16,6 +16,10 @@ class TurnOrder:
         self._max_waiting = max_waiting
         self._locks: dict[Key, tuple[asyncio.Lock, int]] = {}  # with the number of holders and waiters
 
+    def is_held(self, key: Key) -> bool:
+        """Whether a turn holds the session or waits for it."""
+        return key in self._locks
+
     @contextlib.asynccontextmanager
     async def hold(self, key: Key) -> AsyncIterator[None]:
         """Raises Overloaded when `max_waiting` turns wait for this session already."""

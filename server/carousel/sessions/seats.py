@@ -16,15 +16,17 @@ from carousel.sessions.answers import (
     Answer,
     Record,
     Request,
+    answer_room,
     answered_position,
-    estimate_bytes,
     fingerprint,
     read_record,
     write_record,
 )
+from carousel.sessions.checks import check_position
 from carousel.sessions.deeds import check_request_id, used_otherwise
-from carousel.sessions.lives import Lives, check_position
+from carousel.sessions.lives import Lives
 from carousel.sessions.requests import Caller, Standing
+from carousel.sessions.residents import Residents
 from carousel.sessions.text import pending_bytes
 from carousel.state.store import Held
 from carousel.turns import Snapshot
@@ -63,6 +65,11 @@ class Seats:
         self._lives = lives
         self._seal_seconds = seal_seconds
 
+    @property
+    def residents(self) -> Residents:
+        """Those of its sequences that streams hold."""
+        return self._lives.residents
+
     @contextlib.asynccontextmanager
     async def take(self, caller: Caller, request: Request) -> AsyncIterator[Seat]:
         """The caller is checked by then. Raises SessionNotFound, SessionEnded, PositionMismatch, AnswerGone,
@@ -73,13 +80,11 @@ class Seats:
         elif not caller.session_id:
             yield Seat(self._engine.start_snapshot, False, None, Standing(0, 0), _forget)
         else:
-            max_answer_bytes = self._answer_room(request) if caller.request_id else 0
+            retention = self._lives.ledger.retention
+            max_answer_bytes = answer_room(retention, request) if caller.request_id else 0
             room = self._lives.snapshot_bytes + max_answer_bytes + _RECORD_BYTES
             async with self._lives.take(caller.owner, caller.session_id, room) as held:
                 yield self._seat(caller, held, fingerprint(request) if caller.request_id else "", max_answer_bytes)
-
-    def _answer_room(self, request: Request) -> int:
-        return min(self._lives.ledger.retention.max_answer_bytes, estimate_bytes(request))
 
     def _seat(self, caller: Caller, held: Held, mark: str, max_answer_bytes: int) -> Seat:
         replay = self._find_replay(caller, held, mark)

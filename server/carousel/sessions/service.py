@@ -4,9 +4,10 @@ A turn takes its session (one at a time), feeds and runs it on the engine, and s
 last piece is handed out. Whatever goes wrong before that leaves the session where it was.
 """
 
+import contextlib
 import secrets
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from carousel.metrics import Metrics
 from carousel.sessions import checks, requests
 from carousel.sessions.answers import GenerationAnswer, ScoringAnswer, ScoringRecord
 from carousel.sessions.branch import Branch, merge
+from carousel.sessions.conversation import Conversation
 from carousel.sessions.encoding import Encoder
 from carousel.sessions.requests import (
     Caller,
@@ -87,6 +89,15 @@ class Sessions:
         """Empty, the model's name and its digest are all right. Raises ModelNotFound."""
         if model not in ("", self.manifest.name, self._digest):
             raise ModelNotFound(f"there is no model {model}; this server holds {self.manifest.name}")
+
+    @contextlib.asynccontextmanager
+    async def conversing(self, owner: str) -> AsyncIterator[Conversation]:
+        """A Predict stream."""
+        talk = Conversation(self, self._seats.residents, owner, self.manifest.vocabulary_size)
+        try:
+            yield talk
+        finally:
+            await talk.close()
 
     async def generate(self, caller: Caller, request: GenerationRequest) -> AsyncGenerator[GenerationPiece]:
         """Pieces as they come, the last one of each branch with its end; branch 0 is what the session goes on from."""

@@ -55,6 +55,7 @@ class MemoryStore:
 
     durability = Durability.NONE
     is_immediate = True
+    is_shared = False
 
     def __init__(
         self,
@@ -136,11 +137,9 @@ class MemoryStore:
                 self._end_due_until_fits(owner, 0, room, now)
                 self._room.make(owner, 0, room)
             self._room.bytes.change(owner, room)
-        self._shelves[owner].entries.move_to_end(session_id)
-        self._room.touch(owner)
+        self.pin(owner, session_id)
         epoch = next(self._epochs)
         self._takes[epoch] = room
-        self._held[owner, session_id] = self._held.get((owner, session_id), 0) + 1
         return Held(row_of(owner, entry), parts_of(entry), epoch)
 
     async def commit(self, held: Held, change: Change) -> Row:
@@ -155,7 +154,7 @@ class MemoryStore:
         for name, part in change.put.items():
             growth += len(part) - len(parts.get(name, b""))
             parts[name] = part
-        now, key = self._clock(), entry[KEY]
+        now, key = self._clock() - change.age_seconds, entry[KEY]
         expires_at = min(now + self._lifetimes.idle, key[0] + self._lifetimes.absolute)
         row = Row(
             old.id, old.owner, old.incarnation, old.revision + 1, change.position, old.created_at, now, expires_at
@@ -171,13 +170,26 @@ class MemoryStore:
         room = self._takes.pop(held.epoch, None)
         if room is None:
             return  # it was given back before
-        owner, session_id = held.row.owner, held.row.id
-        self._room.bytes.change(owner, -room)
-        count = self._held.pop((owner, session_id)) - 1
+        self._room.bytes.change(held.row.owner, -room)
+        self.unpin(held.row.owner, held.row.id)
+
+    def pin(self, owner: str, session_id: str) -> bool:
+        shelf = self._shelves.get(owner)
+        if shelf is None or session_id not in shelf.entries:
+            return False
+        shelf.entries.move_to_end(session_id)
+        self._room.touch(owner)
+        key = (owner, session_id)
+        self._held[key] = self._held.get(key, 0) + 1
+        return True
+
+    def unpin(self, owner: str, session_id: str) -> None:
+        key = (owner, session_id)
+        count = self._held.pop(key) - 1
         if count:
-            self._held[owner, session_id] = count
-        elif (owner, session_id) in self._overdue:
-            self._overdue.discard((owner, session_id))
+            self._held[key] = count
+        elif key in self._overdue:
+            self._overdue.discard(key)
             entry = self._shelves[owner].entries[session_id]
             self._expiries.push((entry[EXPIRES_AT], entry[KEY], owner))
 

@@ -50,6 +50,7 @@ class RedisStore:
 
     durability = Durability.EACH_TURN
     is_immediate = False
+    is_shared = True
 
     def __init__(
         self,
@@ -148,6 +149,12 @@ class RedisStore:
         key = (held.row.owner, held.row.id)
         if self._leases.forget(key, held.epoch):
             await self._leases.give_back(key, held.epoch)
+
+    def pin(self, owner: str, session_id: str) -> bool:
+        raise NotImplementedError("this store is not immediate")
+
+    def unpin(self, owner: str, session_id: str) -> None:
+        raise NotImplementedError("this store is not immediate")
 
     async def end(self, row: Row, reason: EndReason, deed: Deed | None = None) -> bool:
         if reason in (EndReason.IDLE, EndReason.AGE):

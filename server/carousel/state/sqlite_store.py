@@ -62,6 +62,7 @@ class SqliteStore:
 
     durability = Durability.EACH_TURN
     is_immediate = False
+    is_shared = False
 
     def __init__(
         self,
@@ -178,6 +179,12 @@ class SqliteStore:
         if self._open is not None:
             self._open.holds.drop((row.owner, row.id), epoch)
             self._open.books.give_back(epoch)
+
+    def pin(self, owner: str, session_id: str) -> bool:
+        raise NotImplementedError("this store is not immediate")
+
+    def unpin(self, owner: str, session_id: str) -> None:
+        raise NotImplementedError("this store is not immediate")
 
     async def end(self, row: Row, reason: EndReason, deed: Deed | None = None) -> bool:
         store = self._opened()

@@ -95,6 +95,7 @@ class Change:
     position: int
     put: Parts
     drop: tuple[str, ...] = ()
+    age_seconds: float = 0.0  # how long ago it happened; a store that is not immediate need not look at it
 
 
 @record(frozen=True, slots=True)
@@ -142,6 +143,7 @@ class SessionStore(Protocol):
 
     durability: Durability
     is_immediate: bool  # its methods never wait, so nobody can be cancelled in the middle of one
+    is_shared: bool  # with other servers, who may want the sessions that this one holds
 
     async def start(self, told: Callable[[Ending], None]) -> None:
         """Open. `told` is called in the event loop once for each session that this server ends, whatever ended it.
@@ -180,6 +182,15 @@ class SessionStore(Protocol):
 
     async def release(self, held: Held) -> None:
         """Give back, after a commit or without one. Never raises."""
+        ...
+
+    def pin(self, owner: str, session_id: str) -> bool:
+        """Whether the session is there; then it is in use from now on, as if it were taken, until it is unpinned. For
+        immediate stores alone."""
+        ...
+
+    def unpin(self, owner: str, session_id: str) -> None:
+        """The opposite, also when the session has ended meanwhile."""
         ...
 
     async def end(self, row: Row, reason: EndReason, deed: Deed | None = None) -> bool:

@@ -65,6 +65,7 @@ class WriteBehind:
 
     durability = Durability.INTERVAL
     is_immediate = False
+    is_shared = False
 
     def __init__(self, inner: StoreBehind, interval_seconds: float, max_unwritten: int = _MAX_UNWRITTEN) -> None:
         self._inner = inner
@@ -164,6 +165,12 @@ class WriteBehind:
         found = self._unwritten.get((held.row.owner, held.row.id))
         if found is None or held.epoch not in (turn.epoch for turn in found.turns):
             await self._inner.release(held)
+
+    def pin(self, owner: str, session_id: str) -> bool:
+        raise NotImplementedError("this store is not immediate")
+
+    def unpin(self, owner: str, session_id: str) -> None:
+        raise NotImplementedError("this store is not immediate")
 
     async def end(self, row: Row, reason: EndReason, deed: Deed | None = None) -> bool:
         was_there = await self._inner.end(row, reason, deed)

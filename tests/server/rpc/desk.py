@@ -21,6 +21,7 @@ from carousel.rpc.server import ConnectionBounds, RpcServer
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
 from carousel.rpc.streams import StreamBounds
+from carousel.sessions.conversation import Conversation
 from carousel.sessions.events import EventHub
 from carousel.sessions.lives import History, Point
 from carousel.sessions.requests import (
@@ -35,6 +36,7 @@ from carousel.sessions.requests import (
     ScoringRequest,
     Standing,
 )
+from carousel.sessions.resident import Plain
 from carousel.settings import Settings
 from carousel.state.store import Row
 from carousel.turns import Candidate, FinishReason, Generated
@@ -78,6 +80,10 @@ class FakeSessions:
         finally:
             self.num_running -= 1
 
+    @contextlib.asynccontextmanager
+    async def conversing(self, owner: str) -> AsyncIterator[Conversation]:
+        yield Conversation(self, NoResidents(), owner, self.tokenizer.size)  # type: ignore[arg-type]
+
     async def predict(self, caller: Caller, request: PredictionRequest) -> Prediction:
         self._note(caller, request)
         return Prediction((Candidate(1, -0.5),), (), Standing(1, 1))
@@ -98,6 +104,13 @@ class FakeSessions:
     async def tokenize(self, owner: str, text: str) -> tuple[int, ...]:
         self._note(owner, text)
         return tuple(self.tokenizer.encode(text))
+
+
+class NoResidents:
+    """No stream holds anything."""
+
+    async def move_in(self, key: tuple[str, str], plain: Plain) -> tuple[None, None]:
+        return None, None
 
 
 class FakeLives:

@@ -1,0 +1,77 @@
+"""Held sequences' tokens that wait for a step: each owner's in a line of its own. Decisions only."""
+
+from carousel.engine.columns import Advances, Waiter
+from carousel.errors import Overloaded
+from carousel.shares import OwnerLimits
+
+_RETRY_SECONDS = 1.0
+
+
+class AdvanceLine:
+    """A step takes at most `max_rows`, as many of each owner as there is room for, whoever had none first: who has a
+    thousand waiting slows nobody who has one. A sequence has one token here at most."""
+
+    def __init__(self, max_rows: int, limits: OwnerLimits) -> None:
+        self._max_rows = max_rows
+        self._max_of_owner = limits.max_lanes or max_rows
+        self._max_waiting = limits.max_queued_turns
+        self._by_owner: dict[str, Advances] = {}  # who has waited for longest first
+        self.num_waiting = 0
+
+    def add(self, owner: str, row: int, next_row: int, token_id: int, num_candidates: int, waiter: Waiter) -> None:
+        """Raises Overloaded when the owner has as many waiting as he may."""
+        waiting = self._by_owner.get(owner)
+        if waiting is None:
+            waiting = self._by_owner[owner] = Advances()
+        elif self._max_waiting is not None and len(waiting) >= self._max_waiting:
+            text = f"{len(waiting)} turns of this caller are waiting already"
+            raise Overloaded(text, limit="max_queued_turns_per_owner", retry_seconds=_RETRY_SECONDS)
+        waiting.add(row, next_row, token_id, num_candidates, waiter)
+        self.num_waiting += 1
+
+    def take(self) -> Advances | None:
+        """Those that are fed now."""
+        if not self.num_waiting:
+            return None
+        taken = self._take_all() if len(self._by_owner) == 1 else self._take_shares()
+        self.num_waiting -= len(taken)
+        return taken
+
+    def clear(self) -> list[Waiter]:
+        """Nothing waits any more; who did."""
+        waiters = [waiter for waiting in self._by_owner.values() for waiter in waiting.waiters]
+        self._by_owner.clear()
+        self.num_waiting = 0
+        return waiters
+
+    def _take_all(self) -> Advances:
+        """Of the only owner."""
+        owner, waiting = next(iter(self._by_owner.items()))
+        count = min(self._max_rows, self._max_of_owner)
+        if len(waiting) <= count:
+            del self._by_owner[owner]
+            return waiting
+        taken = Advances()
+        self._move(owner, count, taken)
+        return taken
+
+    def _take_shares(self) -> Advances:
+        taken = Advances()
+        share = min(max(1, self._max_rows // len(self._by_owner)), self._max_of_owner)
+        owners = list(self._by_owner)
+        counts = {owner: min(share, len(self._by_owner[owner])) for owner in owners[: self._max_rows]}
+        num_left = self._max_rows - sum(counts.values())
+        for owner in counts:  # what the others leave
+            more = min(num_left, self._max_of_owner - counts[owner], len(self._by_owner[owner]) - counts[owner])
+            counts[owner] += more
+            num_left -= more
+        for owner, count in counts.items():
+            self._move(owner, count, taken)
+        return taken
+
+    def _move(self, owner: str, count: int, taken: Advances) -> None:
+        """The owner's first ones; the rest waits behind the other owners."""
+        waiting = self._by_owner.pop(owner)
+        taken.extend(waiting, 0, count)
+        if len(waiting) > count:
+            self._by_owner[owner] = waiting.without_first(count)

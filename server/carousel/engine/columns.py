@@ -1,0 +1,122 @@
+"""Rows of the sequences that are held between turns, in arrays: for each a ring of its last boundaries.
+
+A turn that feeds one token is a row in such a step, not an object: one gather, one run, one scatter for all of them. It
+reads the row where a sequence stands and writes the next one of its ring, so that nothing has happened until whoever
+holds the sequence moves on to that row. Legend: A rows of a step, K candidates, H hidden width.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from carousel.bundle.layout import Array, StateLayout
+from carousel.engine.model import StepModel
+from carousel.turns import Snapshot
+
+_MAX_SLOTS = 8192
+
+
+class Waiter(Protocol):
+    """Who gets the answer to one row, in the event loop. An asyncio.Future is one."""
+
+    def done(self) -> bool:
+        """Whether nobody waits any more."""
+        ...
+
+    def set_result(self, found: Any, /) -> None: ...
+
+    def set_exception(self, error: Exception, /) -> None: ...
+
+
+class Advances:
+    """Single tokens for held sequences, a column each of what a step must know of them."""
+
+    __slots__ = ("ids", "next_rows", "num_candidates", "rows", "waiters")
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []  # where each sequence stands
+        self.next_rows: list[int] = []  # where it will
+        self.ids: list[int] = []
+        self.num_candidates: list[int] = []
+        self.waiters: list[Waiter] = []
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def add(self, row: int, next_row: int, token_id: int, num_candidates: int, waiter: Waiter) -> None:
+        self.rows.append(row)
+        self.next_rows.append(next_row)
+        self.ids.append(token_id)
+        self.num_candidates.append(num_candidates)
+        self.waiters.append(waiter)
+
+    def extend(self, others: "Advances", start: int = 0, stop: int | None = None) -> None:
+        """Those of the others from `start` up to `stop`."""
+        for name in self.__slots__:
+            getattr(self, name).extend(getattr(others, name)[start:stop])
+
+    def without_first(self, count: int) -> "Advances":
+        rest = Advances()
+        rest.extend(self, count)
+        return rest
+
+
+class Found(NamedTuple):
+    """What a step found for its rows, in their order."""
+
+    ids_AK: Sequence[list[int]]
+    log_probs_AK: Sequence[list[float]]
+    is_finite_A: Sequence[bool]
+
+
+class Columns:
+    """The arrays, in as many slots of `ring_size` rows each as `max_bytes` hold. Memory that no slot has used is not
+    touched. The event loop loads and saves rows of slots that no step uses; steps use the others."""
+
+    def __init__(self, layout: StateLayout, hidden_size: int, ring_size: int, max_bytes: int) -> None:
+        self.ring_size = ring_size
+        self.slot_bytes = ring_size * (layout.num_bytes + 4 * hidden_size)
+        self.num_slots = min(_MAX_SLOTS, max_bytes // self.slot_bytes)
+        num_rows = self.num_slots * ring_size
+        self._state = tuple(np.zeros((num_rows, *one.shape), one.dtype) for one in layout.tensors)
+        self._hidden = np.zeros((num_rows, hidden_size), np.float32)
+        self._free = list(range(self.num_slots - 1, -1, -1))
+
+    def __repr__(self) -> str:
+        return f"Columns({self.num_slots - len(self._free)} of {self.num_slots} slots used)"
+
+    @property
+    def num_used(self) -> int:
+        return self.num_slots - len(self._free)
+
+    def take_slot(self) -> int | None:
+        """The first row of a slot, None when all are used."""
+        return self._free.pop() * self.ring_size if self._free else None
+
+    def give_slot(self, first_row: int) -> None:
+        """No step may use it any more."""
+        self._free.append(first_row // self.ring_size)
+
+    def load(self, row: int, snapshot: Snapshot) -> None:
+        for array, value in zip(self._state, snapshot.state, strict=True):
+            array[row] = value
+        self._hidden[row] = snapshot.hidden_H
+
+    def save(self, row: int) -> tuple[tuple[Array, ...], Array]:
+        """The opposite of `load`; views, good until the row is written again."""
+        return tuple(array[row] for array in self._state), self._hidden[row]
+
+    def run(self, model: StepModel, step: Advances) -> Found:
+        """Feed every row its token. The candidates of each are as many as the most that one wants."""
+        rows_A, next_A = np.array(step.rows), np.array(step.next_rows)
+        ids_A1 = np.array(step.ids, np.int64)[:, None]
+        hidden_A1H, after = model.core(ids_A1, np.ones(len(step), np.int32), tuple(s[rows_A] for s in self._state))
+        hidden_AH = np.asarray(hidden_A1H)[:, 0]
+        for array, rows in zip(self._state, after, strict=True):
+            array[next_A] = rows
+        self._hidden[next_A] = hidden_AH
+        found = model.candidates(hidden_AH, max(step.num_candidates))
+        log_probs_AK = found.log_probs_NK
+        is_finite_A = np.isfinite(log_probs_AK[:, 0]) & np.isfinite(hidden_AH).all(axis=1)
+        return Found(found.ids_NK.tolist(), log_probs_AK.tolist(), is_finite_A.tolist())

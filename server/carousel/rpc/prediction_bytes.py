@@ -1,0 +1,49 @@
+"""Answers of plain turns as bytes, put together from pieces that protobuf has made before.
+
+A candidate's id and text are always the same bytes; its log-probability and the position are what differs. The pieces
+of a token are made when it is first named.
+"""
+
+import struct
+from collections.abc import Sequence
+
+from carousel.bundle.tokenizer import Tokenizer
+from carousel.sessions.resident import Named
+from carousel.v1 import language_model_pb2 as wire
+
+_MARK = -1.5  # a log-probability whose bytes stand nowhere else beside a token's id and its text
+_MARK_BYTES = b"\x15" + struct.pack("<f", _MARK)  # with the field's tag
+
+
+class PredictionBytes:
+    """The bytes of a PredictResponse."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._pieces: dict[int, tuple[bytes, bytes]] = {}  # by token: what stands before the number, and after
+
+    def encode(self, named: Named) -> bytes:
+        pieces, parts = self._pieces, list[bytes]()
+        add = parts.append
+        packed, at = _pack(named.log_probabilities), 0
+        for index in named.ids:
+            before, after = pieces.get(index) or self._make(index)
+            add(before)
+            add(packed[at : at + 4])
+            add(after)
+            at += 4
+        rest = wire.PredictResponse(position=named.position, durable_position=named.durable_position)
+        add(rest.SerializeToString())
+        return b"".join(parts)
+
+    def _make(self, index: int) -> tuple[bytes, bytes]:
+        response = wire.PredictResponse()
+        response.candidates.add(id=index, log_probability=_MARK, text=self._tokenizer.texts[index])
+        before, mark, after = response.SerializeToString().partition(_MARK_BYTES)
+        assert mark
+        pieces = self._pieces[index] = (before + mark[:1], after)
+        return pieces
+
+
+def _pack(numbers: Sequence[float]) -> bytes:
+    return struct.pack(f"<{len(numbers)}f", *numbers)

@@ -1,0 +1,81 @@
+"""One Predict stream: what it carries from message to message, and the shortest way for each message.
+
+A stream that goes on on a session holds it, as a resident, and its plain messages stay there; everything else (words,
+several tokens, repeats, whoever else has come in between) goes the ordinary way, which takes the session first.
+"""
+
+from dataclasses import replace
+from typing import Protocol
+
+from carousel.sessions import checks
+from carousel.sessions.deeds import is_request_id
+from carousel.sessions.requests import Caller, Prediction, PredictionRequest
+from carousel.sessions.resident import Named, Plain, Resident
+from carousel.sessions.residents import Residents
+from carousel.turns import Snapshot
+
+
+class Predictor(Protocol):
+    """The ordinary way."""
+
+    async def predict(self, caller: Caller, request: PredictionRequest) -> Prediction: ...
+
+    async def predict_unkept(
+        self, start: Snapshot | None, request: PredictionRequest, caller: Caller
+    ) -> tuple[Prediction, Snapshot]: ...
+
+
+class Conversation:
+    """Of one owner. The first message says on which session, if on any. To be closed."""
+
+    def __init__(self, predictor: Predictor, residents: Residents, owner: str, vocabulary_size: int) -> None:
+        self._predictor = predictor
+        self._residents = residents
+        self._owner = owner
+        self._vocabulary_size = vocabulary_size
+        self._session_id = ""
+        self._sealed = b""  # the last state, when the client brought one
+        self._carried: Snapshot | None = None  # the sequence of a stream that names no session and brings no state
+        self._goes_on = False  # on a session, whose first turn has been done
+        self._resident: Resident | None = None
+
+    def name(self, session_id: str) -> None:
+        """The first message's."""
+        self._session_id = session_id
+
+    async def answer_plain(self, plain: Plain) -> Named | None:
+        """None: it did not happen, and is to go the ordinary way."""
+        if not self._goes_on:
+            return None
+        if not 0 <= plain.token_id < self._vocabulary_size or not 1 <= plain.num_candidates <= checks.MAX_CANDIDATES:
+            return None
+        if plain.request_id and not is_request_id(plain.request_id):
+            return None
+        if self._resident is None or self._resident.is_leaving:
+            self._resident, named = await self._residents.move_in((self._owner, self._session_id), plain)
+            return named
+        if not self._residents.may_take(self._resident, plain):
+            return None
+        return await self._residents.take_turn(self._resident, plain)
+
+    async def answer(self, request: PredictionRequest, given: Caller) -> Prediction:
+        """The ordinary way; `given` is as the message has it, the session apart."""
+        caller = replace(given, session_id=self._session_id)
+        if self._session_id:
+            if self._resident is not None:
+                self._resident.is_excused = True
+            prediction = await self._predictor.predict(caller, request)
+            self._goes_on = True
+            return prediction
+        if self._sealed or caller.state:
+            prediction = await self._predictor.predict(replace(caller, state=caller.state or self._sealed), request)
+            self._sealed = prediction.standing.state
+            return prediction
+        prediction, self._carried = await self._predictor.predict_unkept(self._carried, request, caller)
+        return prediction
+
+    async def close(self) -> None:
+        """Give the session back."""
+        if self._resident is not None and not self._resident.is_leaving:
+            self._resident.is_excused = True
+            await self._residents.leave(self._resident.key)

@@ -1,0 +1,255 @@
+"""Which sessions Predict streams hold, and how everybody else finds them as if nobody did.
+
+Whoever wants a session asks here first (`leave`): the turn that runs is waited for, what happened is written, the
+session is given back. A session that was wanted by others is not held for a second; one that is idle is given back
+soon, so that it expires in time; when the columns are full, the one that is idle for longest makes room.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from carousel.engine.columns import Columns
+from carousel.engine.engine import Engine
+from carousel.errors import CarouselError, Overloaded, SessionMoved, StateInvalid, StoreUnavailable
+from carousel.sessions import checks
+from carousel.sessions.endurance import finish
+from carousel.sessions.order import Key, TurnOrder
+from carousel.sessions.resident import Kit, Named, Plain, Resident
+from carousel.state.store import Ending, Held, SessionStore
+
+_IDLE_SECONDS = 0.25
+_MARGIN_SECONDS = 1.0  # before the time that the store knows: a turn is done by then
+_WANTED_SECONDS = 1.0
+_MAX_UNWRITTEN = 256  # turns of one session
+_MAX_LEAVING = 16  # that are written without a pause
+_NOT_TO_BE_HAD = (Overloaded, StateInvalid, StoreUnavailable)
+
+
+class Residents:
+    """In a store that is immediate, turns are written when a session leaves, and a resident is in use only while a turn
+    runs. In others each turn is written before its answer, and a resident stays taken, where other servers may want it
+    for `max_stay_seconds` at most."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        make_kit: Callable[[], Kit],
+        store: SessionStore,
+        order: TurnOrder,
+        clock: Callable[[], float],
+        *,
+        max_stay_seconds: float | None = None,
+        is_enabled: bool = True,
+    ) -> None:
+        self._engine = engine
+        self._make_kit = make_kit
+        self._store = store
+        self._order = order
+        self._clock = clock
+        self._max_stay_seconds = max_stay_seconds
+        self._is_enabled = is_enabled
+        self._kit: Kit | None = None
+        self._here: dict[Key, Resident] = {}  # idle for longest first
+        self._wanted: dict[Key, float] = {}  # by others, and when
+        self._gone: list[Resident] = []  # ended while they were here, to be cleared away
+
+    def __repr__(self) -> str:
+        return f"Residents({len(self._here)} here)"
+
+    def __len__(self) -> int:
+        return len(self._here)
+
+    def may_take(self, resident: Resident, plain: Plain) -> bool:
+        """Whether the resident can take the turn now: all else goes the ordinary way, and in order of arrival. Raises
+        PositionMismatch."""
+        return not (resident.is_busy or self._order.is_held(resident.key)) and self._fits(resident, plain)
+
+    async def take_turn(self, resident: Resident, plain: Plain) -> Named | None:
+        """None: it did not happen, and is to go the ordinary way. Raises ModelFailed, Overloaded, StoreUnavailable, or
+        ShuttingDown."""
+        is_lazy = self._store.is_immediate
+        if is_lazy and not self._store.pin(*resident.key):
+            return None
+        try:
+            resident.begin(plain, self._engine)
+            found = await resident.found()
+            if resident.is_leaving:  # it ended meanwhile
+                return None
+            named = resident.note(plain, found, self._clock())
+            return named if is_lazy else await finish(self._write(resident, named))
+        finally:
+            resident.finish()
+            self._touch(resident)
+            if is_lazy:
+                self._store.unpin(*resident.key)
+
+    async def move_in(self, key: Key, plain: Plain) -> tuple[Resident | None, Named | None]:
+        """Take the session for a stream, with the first turn, which has its place among the turns of others. None when
+        the session cannot be had just now, for whatever reason, or the turn did not happen."""
+        if not self._is_enabled or key in self._here or self._is_wanted(key) or self._order.is_held(key):
+            return None, None
+        async with self._order.hold(key):
+            resident = await self._take(key)
+            if resident is None or not self._fits(resident, plain):
+                return resident, None
+            return resident, await self.take_turn(resident, plain)
+
+    async def leave(self, key: Key) -> None:
+        """The session is in the store as if it had never been here. Whoever wants it has the next turn on it."""
+        resident = self._here.get(key)
+        if resident is not None:
+            if not resident.is_excused:
+                self._wanted[key] = _now()
+            await self._move_out(resident)
+
+    async def leave_all(self, owner: str | None = None) -> None:
+        """Those of an owner, or of all."""
+        await self._leave_some([one for key, one in self._here.items() if owner is None or key[0] == owner])
+
+    async def leave_due(self) -> None:
+        """Those whose time will soon have come, as far as the store knows."""
+        soon = self._clock() + 2 * _MARGIN_SECONDS
+        await self._leave_some([one for one in self._here.values() if one.held.row.expires_at <= soon])
+
+    def forget(self, ending: Ending) -> None:
+        """The session has ended: what is not written of it never happened."""
+        resident = self._here.get((ending.owner, ending.id))
+        if resident is None or resident.is_leaving:
+            return
+        if resident.held.row.incarnation == ending.incarnation:
+            self._gone.append(resident)
+            self._remove(resident)
+
+    async def run(self) -> None:
+        """For ever: give back what is idle, forget what was wanted long ago."""
+        while True:
+            await asyncio.sleep(_IDLE_SECONDS / 2)
+            await self.tidy()
+
+    async def tidy(self) -> None:
+        now = _now()
+        for key in [key for key, at in self._wanted.items() if at < now - _WANTED_SECONDS]:
+            del self._wanted[key]
+        await self._leave_some(
+            [one for one in self._here.values() if one.last_used < now - _IDLE_SECONDS and not one.is_busy]
+        )
+        await self.leave_due()
+        gone, self._gone = self._gone, []
+        for resident in gone:
+            await resident.rested()
+            await self._clear(resident)
+
+    def _is_wanted(self, key: Key) -> bool:
+        at = self._wanted.get(key)
+        return at is not None and _now() < at + _WANTED_SECONDS
+
+    def _fits(self, resident: Resident, plain: Plain) -> bool:
+        if (
+            resident.is_leaving
+            or (plain.request_id and resident.is_known(plain.request_id))
+            or self._clock() + _MARGIN_SECONDS >= resident.held.row.expires_at
+            or resident.num_turns >= _MAX_UNWRITTEN
+            or (self._max_stay_seconds is not None and _now() >= resident.came_at + self._max_stay_seconds)
+            or not self._engine.is_open
+        ):
+            return False
+        checks.check_position(resident.position, plain.expected_position)
+        return True
+
+    async def _take(self, key: Key) -> Resident | None:
+        kit = self._kit = self._kit or self._make_kit()
+        first_row = await self._find_slot(kit.columns)
+        if first_row is None:
+            return None
+        resident: Resident | None = None
+        try:
+            held = await self._store.take(*key)
+            if not isinstance(held, Held):
+                return None
+            try:
+                resident = Resident(kit, held, first_row, _now())
+            finally:
+                if resident is None or self._store.is_immediate:
+                    await self._store.release(held)
+        except _NOT_TO_BE_HAD:  # whoever asks in the ordinary way is told
+            return None
+        finally:
+            if resident is None:
+                kit.columns.give_slot(first_row)
+        self._here[key] = resident
+        return resident
+
+    async def _find_slot(self, columns: Columns) -> int | None:
+        first_row = columns.take_slot()
+        if first_row is None and await self._make_room():
+            first_row = columns.take_slot()
+        return first_row
+
+    async def _make_room(self) -> bool:
+        """Whether one could leave."""
+        resident = next((one for one in self._here.values() if not one.is_busy and not one.is_leaving), None)
+        if resident is not None:
+            await self._move_out(resident)
+        return resident is not None
+
+    async def _write(self, resident: Resident, named: Named) -> Named | None:
+        """None when the session is no longer what was held, and nothing was written."""
+        change = resident.change(self._clock())
+        try:
+            row = await self._store.commit(resident.held, change)
+        except CarouselError as error:
+            if not resident.is_leaving:
+                self._gone.append(resident)
+                self._remove(resident)
+            if isinstance(error, SessionMoved):
+                return None
+            raise
+        resident.written(row, change)
+        return named._replace(durable_position=self._store.durable_position(row))
+
+    async def _leave_some(self, residents: Iterable[Resident]) -> None:
+        for number, resident in enumerate(residents, 1):
+            await self._move_out(resident)
+            if number % _MAX_LEAVING == 0:
+                await asyncio.sleep(0)
+
+    async def _move_out(self, resident: Resident) -> None:
+        await resident.rested()
+        if resident.is_leaving:
+            await resident.left.wait()
+            return
+        resident.is_leaving = True
+        await finish(self._depart(resident)) if not self._store.is_immediate else await self._depart(resident)
+
+    async def _depart(self, resident: Resident) -> None:
+        try:
+            if resident.num_turns:
+                await self._store.commit(resident.held, resident.change(self._clock()))
+        except SessionMoved:
+            pass  # it has ended, and with it what is not written
+        finally:
+            self._remove(resident)
+            await self._clear(resident)
+
+    def _remove(self, resident: Resident) -> None:
+        resident.is_leaving = True
+        del self._here[resident.key]
+
+    async def _clear(self, resident: Resident) -> None:
+        """Nothing of it is in use any more."""
+        assert self._kit is not None
+        try:
+            if not self._store.is_immediate:
+                await self._store.release(resident.held)
+        finally:
+            self._kit.columns.give_slot(resident.first_row)
+            resident.left.set()
+
+    def _touch(self, resident: Resident) -> None:
+        resident.last_used = _now()
+        if self._here.get(resident.key) is resident:
+            self._here[resident.key] = self._here.pop(resident.key)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

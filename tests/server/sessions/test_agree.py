@@ -1,0 +1,321 @@
+"""Sessions that streams hold answer as those that are taken for every message: no difference in any answer, position,
+error or bit, whatever else callers do between, at once or by giving up.
+
+Two worlds are told the same: one holds, one takes. Where calls run at once, the second is told them one after the other
+in the order of their arrival; a call that was given up is told it only if it was applied, which its request id shows.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.fakes import same_snapshot
+from tests.server.state.conftest import run_redis
+from tests.worlds import Clock, Plan, World, running_world
+
+from carousel.engine.scheduler import Bounds
+from carousel.errors import CarouselError
+from carousel.sessions import residents
+from carousel.sessions.conversation import Conversation
+from carousel.sessions.ledger import Retention
+from carousel.sessions.lives import Point
+from carousel.sessions.requests import Caller, GenerationRequest, PredictionRequest, SamplingOptions, ScoringRequest
+from carousel.sessions.resident import Named, Plain
+from carousel.state.memory import MemoryStore
+from carousel.state.redis_store import RedisStore
+from carousel.state.sqlite_store import SqliteStore
+from carousel.state.store import Capacity, Lifetimes, SessionStore
+from carousel.state.write_behind import WriteBehind
+
+RETENTION = Retention(max_turns=3, max_answers=2, max_answer_bytes=65_536, max_request_ids=12)
+LIFETIMES = Lifetimes(idle=100, absolute=600)
+SESSIONS = ("a", "b", "c", "d")
+STREAMS = ("1", "2", "3", "4", "5")
+NUM_ROUNDS = 150
+Outcome = Any
+
+
+@dataclass(frozen=True)
+class Say:
+    """A message on a stream, which is opened on the session if it is not open."""
+
+    stream: str
+    session: str
+    ids: tuple[int, ...]
+    k: int
+    request_id: str
+    expects: str  # "", "right", "wrong"
+    words: bool = False
+
+
+@dataclass(frozen=True)
+class Other:
+    """Anything else that takes or changes a session."""
+
+    kind: str
+    session: str
+    number: int
+    request_id: str = ""
+
+
+Op = Say | Other
+
+
+@dataclass
+class Side:
+    """One of the two worlds, and the streams that are open there."""
+
+    world: World
+    streams: dict[str, tuple[str, Conversation]] = field(default_factory=dict)  # with the session of each
+
+    async def do(self, op: Op, position: int) -> Outcome:
+        try:
+            return await (self._say(op, position) if isinstance(op, Say) else self._do_other(op))
+        except CarouselError as error:
+            return type(error).__name__, str(error)
+
+    async def close(self, stream: str) -> None:
+        if (found := self.streams.pop(stream, None)) is not None:
+            await found[1].close()
+
+    async def _say(self, op: Say, position: int) -> Outcome:
+        if self.streams.get(op.stream, ("", None))[0] != op.session:
+            await self.close(op.stream)
+            talk = Conversation(self.world.sessions, self.world.lives.residents, "ann", 16)
+            talk.name(op.session)
+            self.streams[op.stream] = (op.session, talk)
+        expected = {"": None, "right": position, "wrong": position + 1}[op.expects]
+        talk = self.streams[op.stream][1]
+        try:
+            return await _converse(talk, op, expected)
+        except BaseException:
+            await self.close(op.stream)  # the call ends
+            raise
+
+    async def _do_other(self, op: Other) -> Outcome:
+        lives, sessions = self.world.lives, self.world.sessions
+        caller = Caller("ann", op.session, request_id=op.request_id)
+        match op.kind:
+            case "create":
+                return (await lives.create("ann", op.session, self.world.engine.start_snapshot)).position
+            case "delete":
+                return await lives.delete("ann", op.session)
+            case "get":
+                return (await lives.get("ann", op.session)).position
+            case "list":
+                return sorted((row.id, row.position) for row in await lives.list_owned("ann", (0.0, ""), 100))
+            case "history":
+                history = await lives.history("ann", op.session)
+                return history.positions, history.marks, history.row.position
+            case "mark":
+                return (await lives.mark("ann", op.session, f"m{op.number % 2}")).position
+            case "rewind":
+                at = (await lives.history("ann", op.session)).positions
+                point = Point(at[op.number % len(at)])
+                return (await lives.rewind("ann", op.session, point, None, op.request_id)).position
+            case "fork":
+                target = SESSIONS[op.number % len(SESSIONS)]
+                return [row.position for row in await lives.fork("ann", op.session, Point(), [target], 1)]
+            case "generate":
+                options = SamplingOptions(temperature=0.7, seed=op.number, repetition_penalty=1.3)
+                request = GenerationRequest((op.number % 16,), options, max_tokens=3)
+                (*_, last) = [one async for one in sessions.generate(caller, request)]
+                assert last.end is not None
+                return replace(last.end, standing=replace(last.end.standing, durable_position=0))  # a matter of moments
+            case _:
+                request = ScoringRequest((op.number % 16, 3))
+                (*_, end) = [one async for one in sessions.score(caller, request)]
+                assert end.totals is not None
+                return replace(end.totals, standing=replace(end.totals.standing, durable_position=0))
+
+
+async def _converse(talk: Conversation, op: Say, expected: int | None) -> Outcome:
+    """As the transport does it."""
+    named: Named | None = None
+    if len(op.ids) == 1 and not op.words:
+        named = await talk.answer_plain(Plain(op.ids[0], op.k, op.request_id, expected))
+    if named is not None:
+        return list(zip(named.ids, named.log_probabilities, strict=True)), named.position, False
+    request = PredictionRequest(op.ids, op.k, word_prefix="a" if op.words else None)
+    found = await talk.answer(request, Caller("ann", "", b"", op.request_id, expected))
+    candidates = [(one.id, one.log_probability) for one in found.candidates]
+    return candidates, found.standing.position, found.standing.is_replay
+
+
+class Pair:
+    """The two worlds in step."""
+
+    def __init__(self, seed: int, held: Side, taken: Side) -> None:
+        self.dice = random.Random(seed)
+        self.held = held
+        self.taken = taken
+        self.num_held_turns = 0
+        self._num_requests = 0
+
+    async def round(self) -> None:
+        dice = self.dice
+        what = dice.random()
+        if what < 0.75:
+            await self._talk([self._draw_say()])
+        elif what < 0.9:
+            await self._talk(self._draw_overlapping())
+        elif what < 0.95:
+            await self._pass_time(dice.choice([0, 1, 1, 1, 60, 101]))
+            await self._talk([Other("create", dice.choice(SESSIONS), 0)])
+        else:
+            stream = dice.choice(STREAMS)
+            await self.held.close(stream)
+            await self.taken.close(stream)
+        if dice.random() < 0.2:
+            await self.compare()
+
+    async def compare(self) -> None:
+        """Every session, bit for bit."""
+        for name in SESSIONS:
+            op = Other("history", name, 0)
+            assert await self.held.do(op, 0) == await self.taken.do(op, 0)
+            found = await self.held.world.store.read("ann", name)
+            if hasattr(found, "position"):
+                assert same_snapshot(await self.held.world.snapshot(name), await self.taken.world.snapshot(name))
+
+    async def _talk(self, ops: list[Op]) -> None:
+        """All at once in the one world, in order in the other."""
+        positions = [await self._position(op.session) for op in ops]
+        tasks = [asyncio.create_task(self.held.do(op, at)) for op, at in zip(ops, positions, strict=True)]
+        given_up = [self.dice.random() < 0.15 and isinstance(op, Say) and op.request_id != "" for op in ops]
+        for task, is_given_up in zip(tasks, given_up, strict=True):
+            if is_given_up:
+                for _ in range(self.dice.randrange(12)):
+                    await asyncio.sleep(0)
+                task.cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        for op, at, outcome in zip(ops, positions, outcomes, strict=True):
+            if isinstance(outcome, asyncio.CancelledError):
+                assert isinstance(op, Say)
+                if await self._is_applied(op):
+                    await self.taken.do(op, at)
+                await self.taken.close(op.stream)
+                continue
+            if isinstance(outcome, BaseException):
+                raise outcome
+            assert outcome == await self.taken.do(op, at), op
+
+    async def _is_applied(self, op: Say) -> bool:
+        """Whether the session knows the request, in the one world and not yet in the other."""
+        ledger = self.held.world.lives.ledger
+        if not isinstance(await self.held.do(Other("get", op.session, 0), 0), int):
+            return False
+        held = await self.held.world.hold(op.session)
+        return ledger.is_used(held, op.request_id)
+
+    async def _position(self, session: str) -> int:
+        found = await self.taken.do(Other("get", session, 0), 0)
+        return found if isinstance(found, int) else 0
+
+    async def _pass_time(self, seconds: float) -> None:
+        for side in (self.held, self.taken):
+            side.world.clock.now += seconds
+            await side.world.lives.expire()
+
+    def _draw_say(self, stream: str | None = None) -> Say:
+        dice = self.dice
+        stream = stream or dice.choice(STREAMS)
+        opened = self.held.streams.get(stream, ("", None))[0]
+        session = opened if opened and dice.random() < 0.9 else dice.choice(SESSIONS)
+        ids = (dice.randrange(16),) if dice.random() < 0.85 else tuple(dice.choices(range(16), k=dice.randrange(4)))
+        expects = dice.choice(["", "", "right", "right", "wrong"]) if dice.random() < 0.5 else ""
+        return Say(stream, session, ids, dice.choice([0, 1, 5, 10]), self._draw_id(), expects, dice.random() < 0.05)
+
+    def _draw_id(self) -> str:
+        """Mostly new ones, some of the last ones again."""
+        if self.dice.random() < 0.4:
+            return ""
+        if self.dice.random() < 0.85:
+            self._num_requests += 1
+        return f"r{max(1, self._num_requests - self.dice.choice([0, 0, 0, 1, 2, 5]))}"
+
+    def _draw_overlapping(self) -> list[Op]:
+        dice = self.dice
+        ops: list[Op] = [self._draw_say(stream) for stream in dice.sample(STREAMS, dice.randrange(1, 4))]
+        kinds = ["create", "delete", "list", "history", "mark", "rewind", "fork", "generate", "score"]
+        weights = [6, 1, 1, 2, 2, 3, 2, 3, 2]
+        if dice.random() < 0.5:
+            kind = dice.choices(kinds, weights)[0]
+            ops = [*ops, Other(kind, dice.choice(SESSIONS), dice.randrange(100))]
+        if any(isinstance(op, Other) and op.kind in ("delete", "list", "create", "fork", "rewind") for op in ops):
+            return ops[-1:]  # their place among others is not that of their arrival
+        return ops
+
+
+def _memory(directory: Path, url: str, clock: Clock) -> SessionStore:
+    return MemoryStore(Capacity(1000, 2**30, evicts=True), LIFETIMES, clock=clock)
+
+
+def _small_memory(directory: Path, url: str, clock: Clock) -> SessionStore:
+    return MemoryStore(Capacity(3, 2**30, evicts=True), LIFETIMES, clock=clock)
+
+
+def _sqlite(directory: Path, url: str, clock: Clock) -> SessionStore:
+    return SqliteStore(directory / "sessions.db", Capacity(1000, 2**30, evicts=True), LIFETIMES, clock=clock)
+
+
+def _write_behind(directory: Path, url: str, clock: Clock) -> SessionStore:
+    inner = SqliteStore(directory / "sessions.db", Capacity(1000, 2**30, evicts=True), LIFETIMES, clock=clock)
+    return WriteBehind(inner, 0.01)
+
+
+def _redis(directory: Path, url: str, clock: Clock) -> SessionStore:
+    database = 0 if directory.name == "held" else 1
+    return RedisStore(f"{url.removesuffix('/0')}/{database}", Lifetimes(10_000, 10_000))
+
+
+STORES: dict[str, Callable[[Path, str, Clock], SessionStore]] = {
+    "memory": _memory,
+    "small memory": _small_memory,
+    "sqlite": _sqlite,
+    "write behind": _write_behind,
+    "redis": _redis,
+}
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("kind", STORES)
+async def test_who_holds_answers_as_who_takes(
+    kind: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And some messages did stay with who holds, or nothing would be compared."""
+    monkeypatch.setattr(residents, "_WANTED_SECONDS", 0.0)
+    with contextlib.ExitStack() as stack:
+        url = stack.enter_context(run_redis(tmp_path)).url if kind == "redis" else ""
+        assert await _run(kind, seed, tmp_path, url) > NUM_ROUNDS // 10
+
+
+async def _run(kind: str, seed: int, directory: Path, url: str, num_rounds: int = NUM_ROUNDS) -> int:
+    """How many turns were taken by who holds."""
+    plans = []
+    for name in ("held", "taken"):
+        (directory / name).mkdir()
+
+        def make(clock: Clock, directory: Path = directory / name) -> SessionStore:
+            return STORES[kind](directory, url, clock)
+
+        plan = Plan(retention=RETENTION, store=make, bounds=Bounds(max_lanes=3, max_held_bytes=600, ring_size=5))
+        plans.append(replace(plan, holds_sessions=name == "held"))
+    async with running_world(plans[0]) as held, running_world(plans[1]) as taken:
+        pair = Pair(seed, Side(held), Side(taken))
+        for name in SESSIONS[:3]:
+            for side in (pair.held, pair.taken):
+                await side.do(Other("create", name, 0), 0)
+        for _ in range(num_rounds):
+            await pair.round()
+        await pair.compare()
+        for stream in STREAMS:
+            await pair.held.close(stream)
+            await pair.taken.close(stream)
+        assert held.engine.columns.num_used == 0
+        return int(held.value("held_turns_total"))
