@@ -8,16 +8,18 @@ in the order of their arrival; a call that was given up is told it only if it wa
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fakes import same_snapshot
+from tests.fakes import ToyModel, same_snapshot
 from tests.server.state.conftest import run_redis
 from tests.worlds import Clock, Plan, World, running_world
 
+from carousel.bundle.layout import Array, StateBatch
 from carousel.engine.scheduler import Bounds
 from carousel.errors import CarouselError
 from carousel.sessions import residents
@@ -25,11 +27,12 @@ from carousel.sessions.conversation import Conversation
 from carousel.sessions.ledger import Retention
 from carousel.sessions.lives import Point
 from carousel.sessions.requests import Caller, GenerationRequest, PredictionRequest, SamplingOptions, ScoringRequest
-from carousel.sessions.resident import Named, Plain
+from carousel.sessions.resident import Named, Plain, Resident
+from carousel.sessions.residents import Residents
 from carousel.state.memory import MemoryStore
 from carousel.state.redis_store import RedisStore
 from carousel.state.sqlite_store import SqliteStore
-from carousel.state.store import Capacity, Lifetimes, SessionStore
+from carousel.state.store import Capacity, Lifetimes, Row, SessionStore
 from carousel.state.write_behind import WriteBehind
 
 RETENTION = Retention(max_turns=3, max_answers=2, max_answer_bytes=65_536, max_request_ids=12)
@@ -38,6 +41,15 @@ SESSIONS = ("a", "b", "c", "d")
 STREAMS = ("1", "2", "3", "4", "5")
 NUM_ROUNDS = 150
 Outcome = Any
+
+
+class DawdlingModel(ToyModel):
+    """Some of its steps take a while."""
+
+    def core(self, ids_BT: Array, lengths_B: Array, state: StateBatch) -> tuple[Array, StateBatch]:
+        if len(self.steps) % 5 == 0:
+            time.sleep(0.001)
+        return super().core(ids_BT, lengths_B, state)
 
 
 @dataclass(frozen=True)
@@ -179,17 +191,22 @@ class Pair:
         for name in SESSIONS:
             op = Other("history", name, 0)
             assert await self.held.do(op, 0) == await self.taken.do(op, 0)
-            found = await self.held.world.store.read("ann", name)
-            if hasattr(found, "position"):
-                assert same_snapshot(await self.held.world.snapshot(name), await self.taken.world.snapshot(name))
+            if not isinstance(await self.taken.world.store.read("ann", name), Row):
+                continue
+            one, other = await self.held.world.hold(name), await self.taken.world.hold(name)
+            ledger, codec = self.held.world.lives.ledger, self.held.world.lives.codec
+            for position in ledger.positions(other):
+                pair = [codec.decode(ledger.find(held, position, "")) for held in (one, other)]
+                assert same_snapshot(*pair)
 
     async def _talk(self, ops: list[Op]) -> None:
         """All at once in the one world, in order in the other."""
         positions = [await self._position(op.session) for op in ops]
-        tasks = [asyncio.create_task(self.held.do(op, at)) for op, at in zip(ops, positions, strict=True)]
-        given_up = [self.dice.random() < 0.15 and isinstance(op, Say) and op.request_id != "" for op in ops]
-        for task, is_given_up in zip(tasks, given_up, strict=True):
-            if is_given_up:
+        tasks = []
+        for op, at in zip(ops, positions, strict=True):
+            task = asyncio.create_task(self.held.do(op, at))
+            tasks.append(task)
+            if self.dice.random() < 0.2 and isinstance(op, Say) and op.request_id:
                 for _ in range(self.dice.randrange(12)):
                     await asyncio.sleep(0)
                 task.cancel()
@@ -204,6 +221,15 @@ class Pair:
             if isinstance(outcome, BaseException):
                 raise outcome
             assert outcome == await self.taken.do(op, at), op
+            if len(ops) == 1 and isinstance(op, Say):
+                await self._check_written(op)
+
+    async def _check_written(self, op: Say) -> None:
+        """What was answered is in a store that outlives the server."""
+        store = self.held.world.store
+        if not store.is_immediate:
+            there, expected = [await side.world.store.read("ann", op.session) for side in (self.held, self.taken)]
+            assert getattr(there, "position", None) == getattr(expected, "position", None)
 
     async def _is_applied(self, op: Say) -> bool:
         """Whether the session knows the request, in the one world and not yet in the other."""
@@ -304,8 +330,10 @@ async def _run(kind: str, seed: int, directory: Path, url: str, num_rounds: int 
         def make(clock: Clock, directory: Path = directory / name) -> SessionStore:
             return STORES[kind](directory, url, clock)
 
-        plan = Plan(retention=RETENTION, store=make, bounds=Bounds(max_lanes=3, max_held_bytes=600, ring_size=5))
-        plans.append(replace(plan, holds_sessions=name == "held"))
+        bounds = Bounds(max_lanes=3, max_held_bytes=600, ring_size=5)
+        plans.append(
+            Plan(DawdlingModel(), retention=RETENTION, store=make, bounds=bounds, holds_sessions=name == "held")
+        )
     async with running_world(plans[0]) as held, running_world(plans[1]) as taken:
         pair = Pair(seed, Side(held), Side(taken))
         for name in SESSIONS[:3]:
@@ -319,3 +347,71 @@ async def _run(kind: str, seed: int, directory: Path, url: str, num_rounds: int 
             await pair.taken.close(stream)
         assert held.engine.columns.num_used == 0
         return int(held.value("held_turns_total"))
+
+
+def _reuse_early(patch: pytest.MonkeyPatch) -> None:
+    """A slot is free although its step still runs."""
+    patch.setattr(Resident, "finish", Resident._rest)
+
+
+def _lose_ids(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Resident, "is_known", lambda self, request_id: False)
+
+
+def _keep_stale(patch: pytest.MonkeyPatch) -> None:
+    """A boundary has the row before its own."""
+    row = Resident._row
+    patch.setattr(Resident, "_row", lambda self, place: row(self, place - (place < self._place)))
+
+
+def _apply_twice(patch: pytest.MonkeyPatch) -> None:
+    """A turn that happened goes the ordinary way as well."""
+
+    async def take_turn(self: Residents, resident: Resident, plain: Plain) -> None:
+        await real(self, resident, plain)
+
+    real = Residents.take_turn
+    patch.setattr(Residents, "take_turn", take_turn)
+
+
+def _answer_early(patch: pytest.MonkeyPatch) -> None:
+    """The write comes after the answer."""
+
+    async def write(self: Residents, resident: Resident, named: Named) -> Named:
+        writing.append(
+            asyncio.get_running_loop().call_later(0.05, lambda: asyncio.ensure_future(real(self, resident, named)))
+        )
+        return named
+
+    writing: list[object] = []
+    real = Residents._write
+    patch.setattr(Residents, "_write", write)
+
+
+MUTANTS = {
+    "a slot used anew too early": (_reuse_early, "memory"),
+    "a lost id": (_lose_ids, "memory"),
+    "a stale boundary": (_keep_stale, "memory"),
+    "a turn applied twice": (_apply_twice, "memory"),
+    "an answer before its write": (_answer_early, "sqlite"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", MUTANTS)
+async def test_a_planted_fault_is_found(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one of many seeds."""
+    monkeypatch.setattr(residents, "_WANTED_SECONDS", 0.0)
+    plant, kind = MUTANTS[name]
+    plant(monkeypatch)
+    found = None
+    for seed in range(40):
+        directory = tmp_path / str(seed)
+        directory.mkdir()
+        try:
+            async with asyncio.timeout(20):
+                await _run(kind, seed, directory, "")
+        except (AssertionError, TimeoutError, CarouselError) as error:
+            found = error
+            break
+    assert found is not None
