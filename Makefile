@@ -27,7 +27,7 @@ check: $(READY)   ## style, types, import law, stubs as generated, Dockerfile
 	$(BIN)/hadolint Dockerfile
 
 proto: $(READY)   ## stubs from the wire contract
-	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=server --pyi_out=server --grpc_python_out=server \
+	$(BIN)/python -m grpc_tools.protoc -I proto -I $(wildcard .venv/lib/python3*/site-packages) --python_out=server --pyi_out=server --grpc_python_out=server \
 	  proto/carousel/v1/*.proto
 
 bench: $(READY)   ## every measurement of serving, a JSON line each

@@ -42,6 +42,7 @@ class Metrics:
         )
         self._running = gauge("running_requests", "Calls in progress.", "method")
         self._refusals = counter("refusals", "Calls refused at a bound, by the bound's name.", "reason")
+        self._items = counter("refused_items", "Items of PredictMany that failed.", "method", "code")
         self._first_token = histogram("time_to_first_token_seconds", "From call to first generated token.", _LATENCY)
         self._between = histogram(
             "time_between_tokens_seconds", "Between generated tokens of one call, a mean a message.", _STEP
@@ -82,6 +83,9 @@ class Metrics:
 
     def refused(self, reason: str) -> None:
         self._refusals.labels(reason).inc()
+
+    def item_refused(self, method: str, code: str) -> None:
+        self._items.labels(method, code).inc()
 
     def tokens_generated(self, num_tokens: int, seconds: float, *, is_first: bool) -> None:
         """Tokens that share a message: `seconds` since the call for the first ones, since the last message for the

@@ -50,6 +50,12 @@ class Settings(BaseModel):
     reserved_streams: int = Field(
         64, ge=0, le=2**20, description="calls beyond max_streams, for owners that have less than their share of them"
     )
+    max_sequences_per_stream: Count = Field(
+        4096, description="sequences that are open at once on one PredictMany stream"
+    )
+    max_waiting_per_stream: Count = Field(
+        8192, description="requests of one PredictMany stream that are unanswered or unread; beyond it, it is not read"
+    )
     keepalive_seconds: Seconds = Field(20.0, description="a silent connection is asked so often whether it still lives")
     keepalive_timeout_seconds: Seconds = Field(20.0, description="a connection that does not answer so long is closed")
     max_chunk_tokens: Count = Field(64, description="most tokens of one prompt in a step")

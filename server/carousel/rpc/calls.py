@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import grpc
 import structlog
-from google.rpc import code_pb2
+from google.rpc import code_pb2, status_pb2
 from grpc_status import rpc_status
 
 from carousel.errors import CarouselError, Overloaded, ShuttingDown, StoreUnavailable
@@ -30,7 +30,18 @@ _ONLY_READ = frozenset({"GetSession", "ListSessions", "GetHistory", "ExportSessi
 class Call:
     """One call in progress. `facts` go into its log line: counts and codes, never text."""
 
-    __slots__ = ("_is_waiting", "_place", "_streams", "ended_by", "facts", "is_writing", "method", "owner", "request")
+    __slots__ = (
+        "_is_unread",
+        "_is_waiting",
+        "_place",
+        "_streams",
+        "_writes_since",
+        "ended_by",
+        "facts",
+        "method",
+        "owner",
+        "request",
+    )
 
     def __init__(self, method: str, request: Any) -> None:
         self.method = method
@@ -38,7 +49,8 @@ class Call:
         self.owner = ""
         self.ended_by: CarouselError | None = None  # why the server ended it, if it did
         self.facts: dict[str, Any] = {}
-        self.is_writing = False
+        self._writes_since: float | None = None
+        self._is_unread = False
         self._is_waiting = False
         self._streams: Streams | None = None
         self._place: Place | None = None
@@ -60,20 +72,28 @@ class Call:
 
     async def write(self, context: Context, message: Any) -> None:
         """One that goes out. While its client does not read, the call is idle, as one is whose client says nothing."""
-        unread = asyncio.get_running_loop().call_later(_UNREAD_SECONDS, self._rest)
-        self.is_writing = True
+        self._writes_since = time.monotonic()
         try:
             await context.write(message)
-            self.is_writing = False
+            self._writes_since = None
         except grpc.aio.InternalError as error:  # the client has gone in the middle of it
             raise asyncio.CancelledError from error
         finally:
-            unread.cancel()
-            if self._streams is not None and self._place is not None:
+            if self._is_unread and self._streams is not None and self._place is not None:
+                self._is_unread = False
                 self._streams.wake(self._place)
 
-    def _rest(self) -> None:
+    @property
+    def is_writing(self) -> bool:
+        return self._writes_since is not None
+
+    def look(self) -> None:
+        """Idle from now on if its client has not read for too long."""
+        since = self._writes_since
+        if since is None or since > time.monotonic() - _UNREAD_SECONDS or self._is_unread:
+            return
         if self._streams is not None and self._place is not None:
+            self._is_unread = True
             self._streams.rest(self._place)
 
     def leave(self) -> None:
@@ -93,7 +113,7 @@ class Calls:
         self._callers = callers
         self._metrics = metrics
         self._store = store
-        self._streams = Streams(bounds)
+        self._streams = Streams(bounds, self._look)
         self._open: dict[asyncio.Task[Any], Call] = {}
         self._is_finishing = False
         self._log = structlog.get_logger("carousel.calls")
@@ -137,6 +157,14 @@ class Calls:
         if refusal is not None:
             await context.abort_with_status(rpc_status.to_status(to_status(refusal)))
 
+    def refuse_item(self, method: str, request: Any, context: Context, error: Exception) -> status_pb2.Status:
+        """A part of a call that fails while the call goes on: counted and logged as a call is; what it is told."""
+        code = self._refuse(method, error)
+        self._metrics.item_refused(method, code)
+        why = facts.of_failure(request, context.peer(), error)
+        self._log.info("item", method=method, code=code, **why)
+        return to_status(error)
+
     async def finish(self, grace_seconds: float) -> None:
         """At shutdown, when all turns have ended: calls that wait for their client end with UNAVAILABLE at once, the
         others may send what they have for so long, new ones are refused."""
@@ -155,6 +183,10 @@ class Calls:
         if is_counted:
             full = Overloaded("calls ran short, and this one was idle", limit="max_streams", retry_seconds=1.0)
             call.take(self._streams, self._streams.enter(call.owner, lambda: self._end(task, full)))
+
+    def _look(self) -> None:
+        for call in self._open.values():
+            call.look()
 
     def _end_all(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
         for task in tasks:

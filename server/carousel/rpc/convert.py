@@ -238,6 +238,8 @@ def from_manifest(manifest: Manifest, provider: str, settings: Settings) -> wire
             max_input_bytes=settings.max_input_bytes,
             max_answer_items=settings.max_answer_items,
             max_stop_ids=settings.max_stop_ids,
+            max_sequences_per_stream=settings.max_sequences_per_stream,
+            max_waiting_per_stream=settings.max_waiting_per_stream,
         ),
         training_json=json.dumps(dict(manifest.training)),
     )

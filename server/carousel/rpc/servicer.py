@@ -7,15 +7,18 @@ collector finds it, and would hold its lane until then.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from typing import Any
 
 import grpc
+from google.rpc import status_pb2
 
 from carousel.rpc import convert, lengths
 from carousel.rpc.calls import Call, Calls, Context
+from carousel.rpc.many import Many, answer
 from carousel.rpc.prediction_bytes import PredictionBytes
 from carousel.rpc.reading import UNREADABLE, message_invalid
 from carousel.sessions import checks
-from carousel.sessions.conversation import Conversation
+from carousel.sessions.resident import Named
 from carousel.sessions.service import Sessions
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import language_model_pb2_grpc
@@ -29,7 +32,7 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
         self._model = model
         self._limits = model.limits
         self._calls = calls
-        self._bytes = PredictionBytes(sessions.tokenizer)
+        self._encoder = PredictionBytes(sessions.tokenizer)
 
     async def Generate(self, request: wire.GenerateRequest, context: Context) -> None:
         async with self._calls.answer("Generate", context, request) as call:
@@ -54,19 +57,30 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
                 if num_messages == 0:
                     self._sessions.check_model(request.model)
                     talk.name(request.session_id)
-                await call.write(context, await self._predict(talk, call.owner, request))
+                found = await answer(talk, request, self._limits, call.owner, self._sessions.tokenizer)
+                await call.write(context, self._encoder.encode(found) if isinstance(found, Named) else found)
                 num_messages += 1
                 call.facts["num_messages"] = num_messages
 
-    async def _predict(
-        self, talk: Conversation, owner: str, request: wire.PredictRequest
-    ) -> bytes | wire.PredictResponse:
-        plain = convert.to_plain(request)
-        if plain is not None and (named := await talk.answer_plain(plain)) is not None:
-            return self._bytes.encode(named)
-        lengths.check_input(request.input, self._limits)
-        prediction = await talk.answer(convert.to_prediction(request), convert.to_caller(owner, request, ""))
-        return convert.from_prediction(prediction, self._sessions.tokenizer)
+    async def PredictMany(self, _requests: AsyncIterator[wire.PredictManyRequest], context: Context) -> None:
+        async with self._calls.answer("PredictMany", context) as call:
+
+            def refuse(request: wire.PredictRequest, error: Exception) -> status_pb2.Status:
+                return self._calls.refuse_item("PredictMany", request, context, error)
+
+            many = Many(self._sessions, self._encoder, self._limits, call.owner, refuse)
+            writing = asyncio.create_task(_write_frames(many, call, context))
+            try:
+                while (request := await _read(call, context)) is not None:
+                    many.take(request)
+                    await many.has_room()
+                many.end()
+                await writing
+            finally:
+                writing.cancel()
+                await many.close()
+                await asyncio.gather(writing, return_exceptions=True)
+                call.facts["num_messages"] = many.num_answered
 
     async def Score(self, request: wire.ScoreRequest, context: Context) -> None:
         async with self._calls.answer("Score", context, request) as call:
@@ -107,10 +121,16 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
             return self._model
 
 
-async def _read(call: Call, context: Context) -> wire.PredictRequest | None:
+async def _write_frames(many: Many, call: Call, context: Context) -> None:
+    while (frame := await many.next_frame()) is not None:
+        await call.write(context, frame)
+        many.written(frame)
+
+
+async def _read(call: Call, context: Context) -> Any:
     """The client's next message, None when there are no more. Meanwhile the call is idle."""
     call.is_waiting = True
-    request: wire.PredictRequest = await context.read()
+    request = await context.read()
     call.is_waiting = False
     if request is grpc.aio.EOF:
         return None

@@ -32,8 +32,10 @@ class Streams:
     has less than his share gets the place that has been idle for longest of the owner furthest above his, or one of
     the reserve."""
 
-    def __init__(self, bounds: StreamBounds) -> None:
+    def __init__(self, bounds: StreamBounds, look: Callable[[], None] = lambda: None) -> None:
+        """`look` is called before an idle one is sought, so that it can still be said who is."""
         self._bounds = bounds
+        self._look = look
         self._shares = Shares()
         self._idle: dict[str, dict[Place, None]] = {}  # by owner, those idle for longest first
 
@@ -71,6 +73,7 @@ class Streams:
     def _make_room(self, owner: str) -> None:
         bounds, share = self._bounds, self._shares.share(self._bounds.max_streams, owner)
         if self._shares.used(owner) < share:
+            self._look()
             victim = self._idle_above(share)
             if victim is not None:
                 self.leave(victim)

@@ -7,11 +7,12 @@ several tokens, repeats, whoever else has come in between) goes the ordinary way
 from dataclasses import replace
 from typing import Protocol
 
+from carousel.errors import CarouselError
 from carousel.sessions import checks
 from carousel.sessions.deeds import is_request_id
 from carousel.sessions.requests import Caller, Prediction, PredictionRequest
 from carousel.sessions.resident import Named, Plain, Resident
-from carousel.sessions.residents import Residents
+from carousel.sessions.residents import Residents, Sink
 from carousel.turns import Snapshot
 
 
@@ -43,13 +44,20 @@ class Conversation:
         """The first message's."""
         self._session_id = session_id
 
+    def begin_plain(self, plain: Plain, sink: Sink) -> bool:
+        """Whether the sink will have the answer, or has it already, without anybody waiting."""
+        resident = self._resident
+        if resident is None or resident.is_leaving or not self._is_sound(plain):
+            return False
+        try:
+            return self._residents.may_take(resident, plain) and self._residents.begin_turn(resident, plain, sink)
+        except CarouselError as error:
+            sink.put(error)
+            return True
+
     async def answer_plain(self, plain: Plain) -> Named | None:
         """None: it did not happen, and is to go the ordinary way."""
-        if not self._goes_on:
-            return None
-        if not 0 <= plain.token_id < self._vocabulary_size or not 1 <= plain.num_candidates <= checks.MAX_CANDIDATES:
-            return None
-        if plain.request_id and not is_request_id(plain.request_id):
+        if not self._goes_on or not self._is_sound(plain):
             return None
         if self._resident is None or self._resident.is_leaving:
             self._resident, named = await self._residents.move_in((self._owner, self._session_id), plain)
@@ -73,6 +81,13 @@ class Conversation:
             return prediction
         prediction, self._carried = await self._predictor.predict_unkept(self._carried, request, caller)
         return prediction
+
+    def _is_sound(self, plain: Plain) -> bool:
+        return (
+            0 <= plain.token_id < self._vocabulary_size
+            and 1 <= plain.num_candidates <= checks.MAX_CANDIDATES
+            and (not plain.request_id or is_request_id(plain.request_id))
+        )
 
     async def close(self) -> None:
         """Give the session back."""

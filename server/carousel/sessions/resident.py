@@ -7,7 +7,7 @@ session, when it was idle for a moment, or when there is much of it.
 
 import asyncio
 import collections
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from carousel.bundle.tokenizer import Tokenizer
@@ -53,6 +53,9 @@ class Kit(NamedTuple):
     penalty_window: int
 
 
+Then = Callable[[Any, Exception | None], None]  # what was found, or why nothing was
+
+
 class _Answer(NamedTuple):
     number: int  # of the turn
     token_id: int
@@ -77,6 +80,7 @@ class Resident:
         "_rested",
         "_tail",
         "_tails",
+        "_then",
         "_waiter",
         "came_at",
         "held",
@@ -98,6 +102,7 @@ class Resident:
         self._first_row = first_row
         self._place = 0  # in the ring
         self._waiter: asyncio.Future[Any] | None = None
+        self._then: Then | None = None
         self._rested: asyncio.Future[None] | None = None
         self._delivered = True
         self.is_busy = False
@@ -136,12 +141,14 @@ class Resident:
             return True
         return self._kit.ledger.is_remembered(self.held, request_id)
 
-    def begin(self, plain: Plain, engine: Engine) -> None:
-        """A turn. `finish` must follow, whatever comes of it. Raises Overloaded."""
+    def begin(self, plain: Plain, engine: Engine, then: Then | None = None) -> None:
+        """A turn. `finish` must follow, whatever comes of it: `then` is told what was found, or `found` is awaited.
+        Raises Overloaded."""
         row, next_row = self._row(self._place), self._row(self._place + 1)
         engine.advance(self.key[0], row, next_row, plain.token_id, plain.num_candidates, self)
         self.is_busy, self._delivered = True, False
-        self._waiter = asyncio.get_running_loop().create_future()
+        self._then = then
+        self._waiter = asyncio.get_running_loop().create_future() if then is None else None
 
     async def found(self) -> tuple[list[int], list[float], bool]:
         """What the engine found. To be cancelled gives the turn up."""
@@ -215,6 +222,9 @@ class Resident:
 
     def _deliver(self, found: Any, error: Exception | None) -> None:
         self._delivered = True
+        if self._then is not None:
+            then, self._then = self._then, None
+            return then(found, error)
         waiter, self._waiter = self._waiter, None
         assert waiter is not None
         if waiter.done():

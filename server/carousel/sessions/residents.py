@@ -7,6 +7,7 @@ soon, so that it expires in time; when the columns are full, the one that is idl
 
 import asyncio
 from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 from carousel.engine.columns import Columns
 from carousel.engine.engine import Engine
@@ -23,6 +24,19 @@ _WANTED_SECONDS = 1.0
 _MAX_UNWRITTEN = 256  # turns of one session
 _MAX_LEAVING = 16  # that are written without a pause
 _NOT_TO_BE_HAD = (Overloaded, StateInvalid, StoreUnavailable)
+
+
+class Sink(Protocol):
+    """Where a turn's answer goes."""
+
+    @property
+    def is_over(self) -> bool:
+        """The answer is not wanted any more: the turn shall not happen."""
+        ...
+
+    def put(self, outcome: Named | Exception | None) -> None:
+        """None: it did not happen, and is to go the ordinary way."""
+        ...
 
 
 class Residents:
@@ -82,6 +96,36 @@ class Residents:
             self._touch(resident)
             if is_lazy:
                 self._store.unpin(*resident.key)
+
+    def begin_turn(self, resident: Resident, plain: Plain, sink: Sink) -> bool:
+        """The same without waiting, for streams of many sequences; False where turns are written before their answers.
+        Raises Overloaded."""
+        if not self._store.is_immediate or not self._store.pin(*resident.key):
+            return False
+
+        def end(found: Any, error: Exception | None) -> None:
+            sink.put(self._end_turn(resident, plain, found, error, is_wanted=not sink.is_over))
+
+        try:
+            resident.begin(plain, self._engine, end)
+        except Overloaded:
+            self._store.unpin(*resident.key)
+            raise
+        return True
+
+    def _end_turn(
+        self, resident: Resident, plain: Plain, found: Any, error: Exception | None, *, is_wanted: bool
+    ) -> Named | Exception | None:
+        try:
+            if error is not None or resident.is_leaving or not is_wanted:
+                return error
+            return resident.note(plain, found, self._clock())
+        except CarouselError as refusal:
+            return refusal
+        finally:
+            resident.finish()
+            self._touch(resident)
+            self._store.unpin(*resident.key)
 
     async def move_in(self, key: Key, plain: Plain) -> tuple[Resident | None, Named | None]:
         """Take the session for a stream, with the first turn, which has its place among the turns of others. None when

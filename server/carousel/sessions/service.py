@@ -90,10 +90,14 @@ class Sessions:
         if model not in ("", self.manifest.name, self._digest):
             raise ModelNotFound(f"there is no model {model}; this server holds {self.manifest.name}")
 
+    def converse(self, owner: str) -> Conversation:
+        """To be closed."""
+        return Conversation(self, self._seats.residents, owner, self.manifest.vocabulary_size)
+
     @contextlib.asynccontextmanager
     async def conversing(self, owner: str) -> AsyncIterator[Conversation]:
         """A Predict stream."""
-        talk = Conversation(self, self._seats.residents, owner, self.manifest.vocabulary_size)
+        talk = self.converse(owner)
         try:
             yield talk
         finally:

@@ -1,4 +1,5 @@
 from carousel.v1 import types_pb2 as _types_pb2
+from google.rpc import status_pb2 as _status_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -177,6 +178,36 @@ class Word(_message.Message):
     log_probability: float
     def __init__(self, text: _Optional[str] = ..., log_probability: _Optional[float] = ...) -> None: ...
 
+class PredictManyRequest(_message.Message):
+    __slots__ = ("items",)
+    class Item(_message.Message):
+        __slots__ = ("tag", "request", "close")
+        TAG_FIELD_NUMBER: _ClassVar[int]
+        REQUEST_FIELD_NUMBER: _ClassVar[int]
+        CLOSE_FIELD_NUMBER: _ClassVar[int]
+        tag: int
+        request: PredictRequest
+        close: bool
+        def __init__(self, tag: _Optional[int] = ..., request: _Optional[_Union[PredictRequest, _Mapping]] = ..., close: _Optional[bool] = ...) -> None: ...
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[PredictManyRequest.Item]
+    def __init__(self, items: _Optional[_Iterable[_Union[PredictManyRequest.Item, _Mapping]]] = ...) -> None: ...
+
+class PredictManyResponse(_message.Message):
+    __slots__ = ("items",)
+    class Item(_message.Message):
+        __slots__ = ("tag", "response", "status")
+        TAG_FIELD_NUMBER: _ClassVar[int]
+        RESPONSE_FIELD_NUMBER: _ClassVar[int]
+        STATUS_FIELD_NUMBER: _ClassVar[int]
+        tag: int
+        response: PredictResponse
+        status: _status_pb2.Status
+        def __init__(self, tag: _Optional[int] = ..., response: _Optional[_Union[PredictResponse, _Mapping]] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[PredictManyResponse.Item]
+    def __init__(self, items: _Optional[_Iterable[_Union[PredictManyResponse.Item, _Mapping]]] = ...) -> None: ...
+
 class ScoreRequest(_message.Message):
     __slots__ = ("session_id", "model", "input", "g", "request_id", "expected_position", "state")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -320,7 +351,7 @@ class Model(_message.Message):
     def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., cell: _Optional[str] = ..., num_layers: _Optional[int] = ..., hidden_size: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., num_parameters: _Optional[int] = ..., precision: _Optional[str] = ..., tokenizer: _Optional[str] = ..., state_bytes: _Optional[int] = ..., provider: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., training_json: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_input_tokens", "max_generated_tokens", "max_message_bytes", "penalty_window", "max_input_bytes", "max_answer_items", "max_stop_ids")
+    __slots__ = ("max_input_tokens", "max_generated_tokens", "max_message_bytes", "penalty_window", "max_input_bytes", "max_answer_items", "max_stop_ids", "max_sequences_per_stream", "max_waiting_per_stream")
     MAX_INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_GENERATED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -328,6 +359,8 @@ class Limits(_message.Message):
     MAX_INPUT_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_ANSWER_ITEMS_FIELD_NUMBER: _ClassVar[int]
     MAX_STOP_IDS_FIELD_NUMBER: _ClassVar[int]
+    MAX_SEQUENCES_PER_STREAM_FIELD_NUMBER: _ClassVar[int]
+    MAX_WAITING_PER_STREAM_FIELD_NUMBER: _ClassVar[int]
     max_input_tokens: int
     max_generated_tokens: int
     max_message_bytes: int
@@ -335,4 +368,6 @@ class Limits(_message.Message):
     max_input_bytes: int
     max_answer_items: int
     max_stop_ids: int
-    def __init__(self, max_input_tokens: _Optional[int] = ..., max_generated_tokens: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., penalty_window: _Optional[int] = ..., max_input_bytes: _Optional[int] = ..., max_answer_items: _Optional[int] = ..., max_stop_ids: _Optional[int] = ...) -> None: ...
+    max_sequences_per_stream: int
+    max_waiting_per_stream: int
+    def __init__(self, max_input_tokens: _Optional[int] = ..., max_generated_tokens: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., penalty_window: _Optional[int] = ..., max_input_bytes: _Optional[int] = ..., max_answer_items: _Optional[int] = ..., max_stop_ids: _Optional[int] = ..., max_sequences_per_stream: _Optional[int] = ..., max_waiting_per_stream: _Optional[int] = ...) -> None: ...

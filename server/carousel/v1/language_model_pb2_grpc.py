@@ -53,6 +53,11 @@ class LanguageModelStub:
                 request_serializer=carousel_dot_v1_dot_language__model__pb2.PredictRequest.SerializeToString,
                 response_deserializer=carousel_dot_v1_dot_language__model__pb2.PredictResponse.FromString,
                 _registered_method=True)
+        self.PredictMany = channel.stream_stream(
+                '/carousel.v1.LanguageModel/PredictMany',
+                request_serializer=carousel_dot_v1_dot_language__model__pb2.PredictManyRequest.SerializeToString,
+                response_deserializer=carousel_dot_v1_dot_language__model__pb2.PredictManyResponse.FromString,
+                _registered_method=True)
         self.Score = channel.unary_stream(
                 '/carousel.v1.LanguageModel/Score',
                 request_serializer=carousel_dot_v1_dot_language__model__pb2.ScoreRequest.SerializeToString,
@@ -107,6 +112,14 @@ class LanguageModelServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PredictMany(self, request_iterator, context):
+        """Many Predict streams on one: for clients that go on with hundreds of sequences at once. A frame holds items of any
+        of them, and so does an answer. How many sequences a stream may have, GetModel says.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Score(self, request, context):
         """Rates the input token by token: rescoring, anomaly detection. The last message carries `totals`.
         """
@@ -154,6 +167,11 @@ def add_LanguageModelServicer_to_server(servicer, server):
                     servicer.Predict,
                     request_deserializer=carousel_dot_v1_dot_language__model__pb2.PredictRequest.FromString,
                     response_serializer=carousel_dot_v1_dot_language__model__pb2.PredictResponse.SerializeToString,
+            ),
+            'PredictMany': grpc.stream_stream_rpc_method_handler(
+                    servicer.PredictMany,
+                    request_deserializer=carousel_dot_v1_dot_language__model__pb2.PredictManyRequest.FromString,
+                    response_serializer=carousel_dot_v1_dot_language__model__pb2.PredictManyResponse.SerializeToString,
             ),
             'Score': grpc.unary_stream_rpc_method_handler(
                     servicer.Score,
@@ -244,6 +262,33 @@ class LanguageModel:
             '/carousel.v1.LanguageModel/Predict',
             carousel_dot_v1_dot_language__model__pb2.PredictRequest.SerializeToString,
             carousel_dot_v1_dot_language__model__pb2.PredictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PredictMany(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/carousel.v1.LanguageModel/PredictMany',
+            carousel_dot_v1_dot_language__model__pb2.PredictManyRequest.SerializeToString,
+            carousel_dot_v1_dot_language__model__pb2.PredictManyResponse.FromString,
             options,
             channel_credentials,
             insecure,
