@@ -138,6 +138,20 @@ async def listing(abuser: Abuser) -> None:
             await abuser.sessions.ListSessions(request, metadata=abuser.metadata)
 
 
+async def watches(abuser: Abuser) -> None:
+    """As many as he gets, of sessions that come and go."""
+    calls = [
+        abuser.sessions.WatchSessions(sessions_pb2.WatchSessionsRequest(), metadata=abuser.metadata) for _ in range(100)
+    ]
+    await asyncio.gather(session_churn(abuser), *map(_drain, calls))
+
+
+async def _drain(call: grpc.aio.UnaryStreamCall) -> None:
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        async for _ in call:
+            pass
+
+
 ABUSES: dict[str, tuple[Callable[[Abuser], Awaitable[None]], int]] = {  # and its number of tasks
     "stop_ids": (stop_ids, 1),
     "many_stop_ids": (many_stop_ids, 16),
@@ -151,6 +165,7 @@ ABUSES: dict[str, tuple[Callable[[Abuser], Awaitable[None]], int]] = {  # and it
     "session_churn": (session_churn, 8),
     "session_flood": (session_flood, 8),
     "listing": (listing, 4),
+    "watches": (watches, 8),
 }
 
 

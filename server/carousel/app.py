@@ -231,7 +231,7 @@ def make_lives(settings: Settings, bundle: Bundle, store: SessionStore, metrics:
         SnapshotCodec(manifest.state, manifest.digest, manifest.hidden_size),
         Sealer([key.get_secret_value() for key in settings.seal_keys], manifest.digest),
         TurnOrder(settings.max_turns_per_session),
-        EventHub(),
+        EventHub(settings.owner_limits.max_watches),
         time.time,
         metrics,
         replays_seals=settings.seal_replay == "allow",

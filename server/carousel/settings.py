@@ -100,6 +100,9 @@ class Settings(BaseModel):
     max_streams_per_owner: Count | None = Field(None, description="calls of one owner that are open at once")
     max_queued_turns_per_owner: Count | None = Field(None, description="turns of one owner that wait for a lane")
     max_lanes_per_owner: Count | None = Field(None, description="turns of one owner that run at once")
+    max_watches_per_owner: Count = Field(
+        16, description="WatchSessions calls of one owner: each event goes out so often"
+    )
     unready_without_store: bool = Field(
         False, description="whether a server whose session store does not answer says that it is not ready"
     )
@@ -163,6 +166,7 @@ class Settings(BaseModel):
             max_calls=self.max_streams_per_owner,
             max_queued_turns=self.max_queued_turns_per_owner,
             max_lanes=self.max_lanes_per_owner,
+            max_watches=self.max_watches_per_owner,
         )
 
     @field_validator("listen", "http_listen")

@@ -21,7 +21,7 @@ from carousel import app, tasks
 from carousel.app import Running, running, serve
 from carousel.bundle.manifest import CORE_FILE, Bundle
 from carousel.engine.model import OnnxModel
-from carousel.errors import BundleInvalid, ProviderUnavailable, SettingsInvalid, StoreUnavailable
+from carousel.errors import BundleInvalid, Overloaded, ProviderUnavailable, SettingsInvalid, StoreUnavailable
 from carousel.metrics import Metrics
 from carousel.rpc.server import ConnectionBounds
 from carousel.rpc.streams import StreamBounds
@@ -328,10 +328,16 @@ def test_every_bound_of_calls_and_connections_reaches_its_place() -> None:
 
 
 def test_what_sessions_remember_is_set(bundle: Path) -> None:
-    """How many ids and answers, and how large snapshots may be for the penalty window."""
+    """How many ids and answers, how large snapshots may be for the penalty window, and how many may watch."""
     made = [
         app.make_lives(
-            Settings(retained_request_ids=31, retained_answers=3, retained_turns=5, penalty_window=window),
+            Settings(
+                retained_request_ids=31,
+                retained_answers=3,
+                retained_turns=5,
+                penalty_window=window,
+                max_watches_per_owner=1,
+            ),
             Bundle.load(bundle),
             MemoryStore(Capacity(1, 1, evicts=True), Lifetimes(1, 1)),
             Metrics(CollectorRegistry()),
@@ -341,6 +347,8 @@ def test_what_sessions_remember_is_set(bundle: Path) -> None:
     retention = made[0].ledger.retention
     assert (retention.max_request_ids, retention.max_answers, retention.max_turns) == (31, 3, 5)
     assert made[1].snapshot_bytes > made[0].snapshot_bytes
+    with made[0].hub.watch("ann"), pytest.raises(Overloaded, match="1 watches"), made[0].hub.watch("ann"):
+        pass
 
 
 async def test_helpers_that_are_threads_end_with_the_server(bundle: Path) -> None:

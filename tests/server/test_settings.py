@@ -82,6 +82,7 @@ def test_the_variables_of_others_are_left_alone() -> None:
         ("max_streams_per_owner", "0"),
         ("max_queued_turns_per_owner", "0"),
         ("max_lanes_per_owner", "0"),
+        ("max_watches_per_owner", "0"),
         ("unready_without_store", "perhaps"),
         ("slow_handler_seconds", "-1"),
         ("slow_handler_seconds", "nan"),
@@ -157,11 +158,11 @@ def test_the_owners_key_is_lowered(given: str, key: str) -> None:
 
 
 def test_an_owners_limits_are_one_object() -> None:
-    """None where nothing is set, each from its own setting."""
-    names = ("max_sessions", "max_session_bytes", "max_streams", "max_queued_turns", "max_lanes")
+    """Each from its own setting; where nothing is set, watches alone are bounded."""
+    names = ("max_sessions", "max_session_bytes", "max_streams", "max_queued_turns", "max_lanes", "max_watches")
     given = {f"{name}_per_owner": str(70_000 + number) for number, name in enumerate(names)}
-    assert read_settings({}, given).owner_limits == OwnerLimits(70_000, 70_001, 70_002, 70_003, 70_004)
-    assert Settings().owner_limits == OwnerLimits()
+    assert read_settings({}, given).owner_limits == OwnerLimits(70_000, 70_001, 70_002, 70_003, 70_004, 70_005)
+    assert Settings().owner_limits == OwnerLimits(max_watches=16)
 
 
 def test_a_vanished_peer_is_noticed_within_a_minute() -> None:

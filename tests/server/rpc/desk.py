@@ -104,7 +104,7 @@ class FakeLives:
     """Rows by owner and id. `raises` and `seen` as above."""
 
     def __init__(self) -> None:
-        self.hub = EventHub()
+        self.hub = EventHub(max_watches_per_owner=2)
         self.rows: dict[tuple[str, str], Row] = {}
         self.raises: Exception | None = None
         self.seen: list[Any] = []
