@@ -71,6 +71,14 @@ async def long_text(abuser: Abuser) -> None:
         await abuser.generate(input=types_pb2.Input(text=text), max_tokens=0)
 
 
+async def long_ids(abuser: Abuser) -> None:
+    """As many as may be turned into text."""
+    request = wire.DetokenizeRequest(ids=[abuser.dice.randrange(2, 2000) for _ in range(65_536)])
+    while True:
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await abuser.model.Detokenize(request, metadata=abuser.metadata)
+
+
 async def huge_answer(abuser: Abuser) -> None:
     """Sixteen continuations of 16,384 tokens with 64 candidates each, to be remembered."""
     await _open(abuser, "huge")
@@ -157,6 +165,7 @@ ABUSES: dict[str, tuple[Callable[[Abuser], Awaitable[None]], int]] = {  # and it
     "many_stop_ids": (many_stop_ids, 16),
     "huge_text": (huge_text, 2),
     "long_text": (long_text, 2),
+    "long_ids": (long_ids, 4),
     "huge_answer": (huge_answer, 1),
     "wide_answer": (wide_answer, 4),
     "idle_streams": (idle_streams, 18),

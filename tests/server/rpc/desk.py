@@ -99,6 +99,10 @@ class FakeSessions:
         self._note(owner, text)
         return tuple(self.tokenizer.encode(text))
 
+    async def detokenize(self, owner: str, ids: Sequence[int]) -> str:
+        self._note(owner, tuple(ids))
+        return self.tokenizer.decode(ids)
+
 
 class FakeLives:
     """Rows by owner and id. `raises` and `seen` as above."""
