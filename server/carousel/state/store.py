@@ -155,7 +155,7 @@ class SessionStore(Protocol):
     async def create(self, births: Sequence[Birth], deed: Deed | None = None) -> list[Row]:
         """New sessions of one owner, with the deed. All or none; a store on several machines undoes what it has made
         when it fails, or leaves it to the repeat of what is recorded. Raises SessionExists, Overloaded when there is no
-        room, or Repeated."""
+        room, or Repeated: also when what the deed made has ended since and its ids were used again."""
         ...
 
     async def recall(self, owner: str, request_id: str) -> Deed | None:
