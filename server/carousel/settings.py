@@ -38,9 +38,9 @@ class Settings(BaseModel):
     listen: str = Field("127.0.0.1:50051", description="gRPC address; port 0 takes a free one")
     http_listen: str = Field("127.0.0.1:9090", description="address of /metrics, /healthz and /readyz")
     providers: tuple[Provider, ...] = Field(("cpu",), description="execution providers in order: cuda,cpu")
-    num_threads: int = Field(1, ge=0, description="threads of one model step; 0 lets onnxruntime choose")
+    num_threads: int = Field(1, ge=0, le=1024, description="threads of one model step; 0 lets onnxruntime choose")
 
-    max_lanes: Count = Field(64, description="turns that run at once")
+    max_lanes: int = Field(64, ge=1, le=2**16, description="turns that run at once")
     max_short_lanes: int = Field(
         8, ge=0, le=4096, description="lanes beyond max_lanes for turns that generate nothing and feed at most a chunk"
     )

@@ -36,6 +36,11 @@ def test_the_variables_of_others_are_left_alone() -> None:
         ("max_lane", "1"),
         ("max_lanes", "0"),
         ("max_lanes", "-1"),
+        ("max_lanes", "65537"),
+        ("max_lanes", "2000000000"),
+        ("num_threads", "1025"),
+        ("num_threads", "-1"),
+        ("max_short_lanes", "4097"),
         ("max_lanes", "many"),
         ("max_lanes", "1.5"),
         ("max_input_tokens", "3000000000"),
@@ -98,6 +103,14 @@ def test_a_bad_setting_is_named(source: str, name: str, value: str) -> None:
     environ = {f"CAROUSEL_{name.upper()}": value} if source == "environment" else {}
     with pytest.raises(SettingsInvalid, match=name):
         read_settings(environ, {} if environ else {name: value})
+
+
+def test_what_is_made_at_the_start_is_bounded_in_a_sentence() -> None:
+    """Lanes and threads: the largest that is allowed is told, and is allowed."""
+    for name, most in (("max_lanes", 65_536), ("max_short_lanes", 4_096), ("num_threads", 1_024)):
+        assert getattr(read_settings({}, {name: str(most)}), name) == most
+        with pytest.raises(SettingsInvalid, match=f"^{name}: Input should be less than or equal to {most}$"):
+            read_settings({}, {name: "2000000000"})
 
 
 def test_every_bad_setting_is_named_at_once() -> None:
