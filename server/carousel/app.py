@@ -47,7 +47,7 @@ from carousel.tasks import running_task
 from carousel.web.app import WebServer, make_app
 
 _LAST_BYTES_SECONDS = 1.0
-_UNCOUNTED_STREAMS = 100  # of one connection: health, reflection, GetModel
+_UNCOUNTED_STREAMS = 20  # of one connection, beside watches of health: reflection, GetModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +211,13 @@ def _stream_bounds(settings: Settings) -> StreamBounds:
 def _connection_bounds(settings: Settings) -> ConnectionBounds:
     return ConnectionBounds(
         max_message_bytes=settings.max_message_bytes,
-        max_streams=settings.max_streams + settings.reserved_streams + _UNCOUNTED_STREAMS,
+        max_streams=settings.max_streams + settings.reserved_streams + settings.max_health_watches + _UNCOUNTED_STREAMS,
         keepalive_seconds=settings.keepalive_seconds,
         keepalive_timeout_seconds=settings.keepalive_timeout_seconds,
+        max_connections=settings.max_connections,
+        handshake_seconds=settings.handshake_seconds,
+        idle_seconds=settings.connection_idle_seconds,
+        max_health_watches=settings.max_health_watches,
     )
 
 

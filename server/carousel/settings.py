@@ -52,6 +52,10 @@ class Settings(BaseModel):
     )
     keepalive_seconds: Seconds = Field(20.0, description="a silent connection is asked so often whether it still lives")
     keepalive_timeout_seconds: Seconds = Field(20.0, description="a connection that does not answer so long is closed")
+    max_connections: Count = Field(4096, description="connections open at once; beyond it they are closed at once")
+    handshake_seconds: Seconds = Field(20.0, description="a connection that does not begin HTTP/2 so long is closed")
+    connection_idle_seconds: Seconds = Field(600.0, description="a connection without a call for so long is closed")
+    max_health_watches: Count = Field(100, description="watches of gRPC health that one connection may have open")
     max_chunk_tokens: Count = Field(64, description="most tokens of one prompt in a step")
     max_prompt_tokens_per_step: Count = Field(1024, description="most prompt tokens in a step, all lanes together")
     token_delay_seconds: float = Field(

@@ -319,9 +319,13 @@ def test_every_bound_of_calls_and_connections_reaches_its_place() -> None:
         max_lanes=22,
         max_short_lanes=23,
         max_lanes_per_owner=24,
+        max_connections=25,
+        handshake_seconds=26,
+        connection_idle_seconds=27,
+        max_health_watches=28,
     )
     assert app._stream_bounds(settings) == StreamBounds(11, 12, 13)
-    assert app._connection_bounds(settings) == ConnectionBounds(14, 123, 15, 16)
+    assert app._connection_bounds(settings) == ConnectionBounds(14, 11 + 12 + 28 + 20, 15, 16, 25, 26, 27, 28)
     assert app._limits(settings) == Limits(17, 18, 19, 20, 21)
     bounds = app._bounds(settings)
     assert (bounds.max_lanes, bounds.max_short_lanes, bounds.owner_limits) == (22, 23, settings.owner_limits)
