@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import random
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import grpc
 import uvloop
@@ -34,7 +35,7 @@ class Abuser:
         self.number = number
         self.dice = random.Random(number)
 
-    async def generate(self, **fields: object) -> None:
+    async def generate(self, **fields: Any) -> None:
         """To the end; what is refused is followed by a pause."""
         try:
             async for _ in self.model.Generate(wire.GenerateRequest(**fields), metadata=self.metadata):
