@@ -15,8 +15,9 @@ Parts = Mapping[str, bytes]
 
 DEED_SECONDS = 600.0  # how long a request that made or ended sessions is remembered
 MAX_DEEDS_PER_OWNER = 10_000
+MAX_DEEDS = 100_000  # of all owners; beyond it the oldest of who has most are forgotten
 MAX_ENDINGS_PER_OWNER = 1_000
-MAX_ENDINGS = 100_000  # of all owners; beyond it the oldest of who has most are forgotten
+MAX_ENDINGS = 100_000  # likewise
 
 
 class EndReason(enum.StrEnum):

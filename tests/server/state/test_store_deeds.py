@@ -10,8 +10,9 @@ from tests.worlds import Plan, make_lives, make_manifest
 
 from carousel.errors import SessionDeleted, SessionEnded, SessionExists
 from carousel.metrics import Metrics
+from carousel.state import memory, sqlite_changes
 from carousel.state.redis_store import RedisStore
-from carousel.state.store import DEED_SECONDS, Birth, Deed, Ending, EndReason, Repeated, Row, SessionStore
+from carousel.state.store import DEED_SECONDS, MAX_DEEDS, Birth, Deed, Ending, EndReason, Repeated, Row, SessionStore
 
 
 def deed_of(*births: Birth, request_id: str = "r", contents: str = "print") -> Deed:
@@ -136,6 +137,11 @@ async def test_a_repeat_is_told_how_what_it_made_has_ended(store: SessionStore, 
             await lives.delete("ann", "a")
     with pytest.raises(SessionDeleted):
         await make("q")
+
+
+def test_all_stores_remember_as_many_deeds() -> None:
+    """That write them down themselves: Redis forgets by time alone."""
+    assert memory.MAX_DEEDS == sqlite_changes.MAX_DEEDS == MAX_DEEDS
 
 
 async def test_a_deed_is_forgotten_after_its_time(store: SessionStore, clock: FakeClock) -> None:
