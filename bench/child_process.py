@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 PAUSE_SECONDS = 7.0  # beyond the lease of a session store
@@ -79,3 +80,16 @@ def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [bound.getsockname()[1] for bound in sockets]
+
+
+@contextlib.contextmanager
+def running_redis(directory: Path) -> Iterator[str]:
+    """Its URL. It writes before it answers, as the deployment's does."""
+    (port,) = free_ports(1)
+    redis = Process(redis_command(port, directory), port)
+    redis.start()
+    try:
+        redis.wait_until_listening()
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        redis.end()

@@ -14,10 +14,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from bench.child_process import Process, find_program, free_ports, redis_command
+from bench.child_process import find_program, running_redis
 from bench.reference_models import write_reference_bundle
 from bench.report import percentile, print_figure, print_machine
 from bench.server_process import serve
@@ -51,7 +51,7 @@ def measure_durability(bundle: Path, directory: Path, num_rounds: int) -> None:
     stores = {"memory": "memory", "sqlite": f"sqlite:{directory / 'sessions.db'}"}
     with contextlib.ExitStack() as stack:
         if find_program("redis-server"):
-            stores["redis"] = stack.enter_context(_running_redis(directory))
+            stores["redis"] = stack.enter_context(running_redis(directory))
         servers = {name: stack.enter_context(serve(bundle, "--set", f"store={at}")) for name, at in stores.items()}
         speeds: dict[str, list[float]] = {name: [] for name in stores}
         turns: dict[str, list[float]] = {name: [] for name in stores}
@@ -101,19 +101,6 @@ def _median_seconds(operation: Callable[[], object]) -> float:
         operation()
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds)
-
-
-@contextlib.contextmanager
-def _running_redis(directory: Path) -> Iterator[str]:
-    """Its URL. It writes before it answers, as the deployment's does."""
-    (port,) = free_ports(1)
-    redis = Process(redis_command(port, directory), port)
-    redis.start()
-    try:
-        redis.wait_until_listening()
-        yield f"redis://127.0.0.1:{port}/0"
-    finally:
-        redis.end()
 
 
 if __name__ == "__main__":

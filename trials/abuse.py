@@ -4,13 +4,17 @@
 
 `abuse.<name>.p99_ratio`: the 99th percentile of the modest caller's Predict beside the abuse. Where the server refuses
 the abuse, it is held against an idle server; where what is asked is admissible, against the same load from many
-callers who each ask for a part.
+callers who each ask for a part. That is measured directly before and directly after; the mean of both counts.
+
+`waited`: seconds that the server's threads were ready to run and had no processor meanwhile, all together. Where that
+is much, the machine was slow, not the server.
 """
 
 import argparse
 import contextlib
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,8 +24,9 @@ from pathlib import Path
 
 from bench.reference_models import write_reference_bundle
 from bench.report import percentile, print_figure, print_machine
-from bench.server_process import serve
+from bench.server_process import ServerProcess, serve
 from trials.abuses import ABUSES, OWNER_KEY
+from trials.process_samples import waited_seconds
 
 REFUSED = {"stop_ids", "huge_text", "long_text", "huge_answer", "idle_streams"}
 AT_MOST = 3.0
@@ -36,6 +41,7 @@ class Felt:
     p99: float
     num_round_trips: int
     failures: list[str]
+    waited: float  # by the server's threads, for a processor, in seconds
 
 
 def main() -> None:
@@ -52,20 +58,14 @@ def main() -> None:
 
 def measure(bundle: Path, name: str, seconds: float) -> bool:
     """Prints the figures of one abuse; whether the modest caller was served as he should be."""
-    with serve(bundle, *_OPTIONS) as server:
-        feel(server.grpc_address, 1.0)  # warm
-        if name in REFUSED:
-            before = feel(server.grpc_address, seconds)
-        else:
-            with abusing(server.grpc_address, name, is_honest=True):
-                before = feel(server.grpc_address, seconds)
-    with serve(bundle, *_OPTIONS) as server:
-        feel(server.grpc_address, 1.0)
-        with abusing(server.grpc_address, name):
-            beside = feel(server.grpc_address, seconds)
-    ratio = beside.p99 / before.p99
-    print_figure(f"abuse.{name}.p99_before", 1e3 * before.p99, "ms")
-    print_figure(f"abuse.{name}.p99_beside", 1e3 * beside.p99, "ms")
+    before = feel_without(bundle, name, seconds)
+    beside = feel_beside(bundle, name, seconds)
+    after = feel_without(bundle, name, seconds)
+    for moment, felt in (("before", before), ("beside", beside), ("after", after)):
+        print_figure(f"abuse.{name}.p50_{moment}", 1e3 * felt.p50, "ms")
+        print_figure(f"abuse.{name}.p99_{moment}", 1e3 * felt.p99, "ms")
+        print_figure(f"abuse.{name}.waited_{moment}", felt.waited, "s")
+    ratio = slow_down(before, beside, after)
     print_figure(f"abuse.{name}.p99_ratio", ratio, "ratio", at_most=AT_MOST)
     print_figure(f"abuse.{name}.failures", len(beside.failures), "count", at_most=0)
     for failure in beside.failures[:3]:
@@ -73,12 +73,37 @@ def measure(bundle: Path, name: str, seconds: float) -> bool:
     return ratio <= AT_MOST and not beside.failures
 
 
-def feel(address: str, seconds: float) -> Felt:
+def slow_down(before: Felt, beside: Felt, after: Felt) -> float:
+    """How often the mean of the 99th percentiles before and after goes into the one beside the abuse."""
+    return beside.p99 / statistics.mean((before.p99, after.p99))
+
+
+def feel_without(bundle: Path, name: str, seconds: float) -> Felt:
+    """What the abuse is held against: quiet, or the same load from honest callers."""
+    with serve(bundle, *_OPTIONS) as server:
+        feel(server, 1.0)  # warm
+        if name in REFUSED:
+            return feel(server, seconds)
+        with abusing(server.grpc_address, name, is_honest=True):
+            return feel(server, seconds)
+
+
+def feel_beside(bundle: Path, name: str, seconds: float) -> Felt:
+    with serve(bundle, *_OPTIONS) as server:
+        feel(server, 1.0)
+        with abusing(server.grpc_address, name):
+            return feel(server, seconds)
+
+
+def feel(server: ServerProcess, seconds: float) -> Felt:
     """The modest caller in a process of its own."""
-    command = [sys.executable, "-m", "trials.victim", address, str(seconds)]
+    command = [sys.executable, "-m", "trials.victim", server.grpc_address, str(seconds)]
+    directory = Path(f"/proc/{server.process.pid}")
+    waited = waited_seconds(directory)
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    waited = waited_seconds(directory) - waited
     times = found["round_trips"] or [float("inf")]
-    return Felt(percentile(times, 0.5), percentile(times, 0.99), len(found["round_trips"]), found["failures"])
+    return Felt(percentile(times, 0.5), percentile(times, 0.99), len(found["round_trips"]), found["failures"], waited)
 
 
 @contextlib.contextmanager

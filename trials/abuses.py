@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import random
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import grpc
 import uvloop
@@ -34,7 +35,7 @@ class Abuser:
         self.number = number
         self.dice = random.Random(number)
 
-    async def generate(self, **fields: object) -> None:
+    async def generate(self, **fields: Any) -> None:
         """To the end; what is refused is followed by a pause."""
         try:
             async for _ in self.model.Generate(wire.GenerateRequest(**fields), metadata=self.metadata):
@@ -69,6 +70,14 @@ async def long_text(abuser: Abuser) -> None:
     text = "the wheel turns " * 32_000
     while True:
         await abuser.generate(input=types_pb2.Input(text=text), max_tokens=0)
+
+
+async def long_ids(abuser: Abuser) -> None:
+    """As many as may be turned into text."""
+    request = wire.DetokenizeRequest(ids=[abuser.dice.randrange(2, 2000) for _ in range(65_536)])
+    while True:
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await abuser.model.Detokenize(request, metadata=abuser.metadata)
 
 
 async def huge_answer(abuser: Abuser) -> None:
@@ -138,11 +147,26 @@ async def listing(abuser: Abuser) -> None:
             await abuser.sessions.ListSessions(request, metadata=abuser.metadata)
 
 
+async def watches(abuser: Abuser) -> None:
+    """As many as he gets, of sessions that come and go."""
+    calls = [
+        abuser.sessions.WatchSessions(sessions_pb2.WatchSessionsRequest(), metadata=abuser.metadata) for _ in range(100)
+    ]
+    await asyncio.gather(session_churn(abuser), *map(_drain, calls))
+
+
+async def _drain(call: grpc.aio.UnaryStreamCall) -> None:
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        async for _ in call:
+            pass
+
+
 ABUSES: dict[str, tuple[Callable[[Abuser], Awaitable[None]], int]] = {  # and its number of tasks
     "stop_ids": (stop_ids, 1),
     "many_stop_ids": (many_stop_ids, 16),
     "huge_text": (huge_text, 2),
     "long_text": (long_text, 2),
+    "long_ids": (long_ids, 4),
     "huge_answer": (huge_answer, 1),
     "wide_answer": (wide_answer, 4),
     "idle_streams": (idle_streams, 18),
@@ -151,6 +175,7 @@ ABUSES: dict[str, tuple[Callable[[Abuser], Awaitable[None]], int]] = {  # and it
     "session_churn": (session_churn, 8),
     "session_flood": (session_flood, 8),
     "listing": (listing, 4),
+    "watches": (watches, 8),
 }
 
 

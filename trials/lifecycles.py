@@ -15,7 +15,7 @@ from carousel.v1 import sessions_pb2 as pb
 _TURNS_A_ROUND = 10
 _NUM_CHILDREN = 2
 _SESSION = "the-only-one"  # every owner calls his so
-_ENDINGS = ("SESSION_DELETED", "SESSION_NOT_FOUND")  # the later life under the same id may hide how the first one ended
+_ENDED = "SESSION_ENDED"  # of the later life under the same id nothing is told
 
 
 async def run_lifecycles(way: Way, plan: Plan, dice: random.Random) -> History:
@@ -28,9 +28,13 @@ async def run_lifecycles(way: Way, plan: Plan, dice: random.Random) -> History:
         try:
             for _ in range(max(1, plan.num_turns // _TURNS_A_ROUND)):
                 await life.go_round()
-        except (grpc.aio.AioRpcError, TimeoutError) as error:
+        except (grpc.aio.AioRpcError, TimeoutError, WrongAnswer) as error:
             client.note_trouble(error, life.line)
     return history
+
+
+class WrongAnswer(Exception):
+    """A call was answered that had to be refused."""
 
 
 class _Life:
@@ -93,9 +97,10 @@ class _Life:
         await self._turn(_SESSION)
         await self._ask("DeleteSession", delete)
         try:
-            await self._ask("CreateSession", create)
+            made = await self._ask("CreateSession", create)
+            raise WrongAnswer(f"the late repeat of a creation got {made.session_id} at {made.position}")
         except grpc.aio.AioRpcError as error:
-            if error_info(error).reason not in _ENDINGS:
+            if error_info(error).reason != _ENDED:
                 raise
         await self._turn(_SESSION)
 

@@ -1,6 +1,7 @@
 """What a process holds, as Linux says."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +23,16 @@ class Samples:
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = zip(self.turns, self.resident_bytes, self.open_files, strict=True)
         path.write_text("turns,resident_bytes,open_files\n" + "".join(f"{a},{b},{c}\n" for a, b, c in lines))
+
+
+def waited_seconds(directory: Path) -> float:
+    """How long the threads of the process in `directory` (/proc/PID) were ready to run and waited for a processor, all
+    together, since they began."""
+    nanoseconds = 0
+    for thread in (directory / "task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            nanoseconds += int((thread / "schedstat").read_text().split()[1])
+    return nanoseconds / 1e9
 
 
 async def sample_for_ever(pid: int, count_turns: Callable[[], int], samples: Samples, seconds: float = 1.0) -> None:

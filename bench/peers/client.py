@@ -146,10 +146,12 @@ def run(arguments: list[str]) -> None:
     """On uvloop where it is installed, whichever server it is."""
     command, pattern, address, num_sequences, amount = arguments
     try:
-        from uvloop import new_event_loop
+        import uvloop
+
+        make_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
     except ImportError:
-        from asyncio import new_event_loop
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        make_loop = asyncio.new_event_loop
+    with asyncio.Runner(loop_factory=make_loop) as runner:
         runner.run(main(command, pattern, address, int(num_sequences), float(amount)))
 
 

@@ -51,7 +51,7 @@ from carousel.web.app import WebServer, make_app
 _LAST_BYTES_SECONDS = 1.0
 _STAY_SECONDS = 0.25  # that a stream keeps a session which another server may want
 _HELD_BYTES = 2**26  # of the rows of sessions that streams hold
-_UNCOUNTED_STREAMS = 100  # of one connection: health, reflection, GetModel
+_UNCOUNTED_STREAMS = 20  # of one connection, beside watches of health: reflection, GetModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,9 +219,13 @@ def _stream_bounds(settings: Settings) -> StreamBounds:
 def _connection_bounds(settings: Settings) -> ConnectionBounds:
     return ConnectionBounds(
         max_message_bytes=settings.max_message_bytes,
-        max_streams=settings.max_streams + settings.reserved_streams + _UNCOUNTED_STREAMS,
+        max_streams=settings.max_streams + settings.reserved_streams + settings.max_health_watches + _UNCOUNTED_STREAMS,
         keepalive_seconds=settings.keepalive_seconds,
         keepalive_timeout_seconds=settings.keepalive_timeout_seconds,
+        max_connections=settings.max_connections,
+        handshake_seconds=settings.handshake_seconds,
+        idle_seconds=settings.connection_idle_seconds,
+        max_health_watches=settings.max_health_watches,
     )
 
 
@@ -250,7 +254,7 @@ def make_lives(settings: Settings, bundle: Bundle, engine: Engine, store: Sessio
         codec,
         Sealer([key.get_secret_value() for key in settings.seal_keys], manifest.digest),
         order,
-        EventHub(),
+        EventHub(settings.owner_limits.max_watches),
         time.time,
         metrics,
         residents,

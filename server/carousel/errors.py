@@ -49,7 +49,8 @@ class SessionExists(CarouselError):
 
 
 class SessionEnded(CarouselError):
-    """The session was there. `details` say how it ended (`ending`) and when (`ended_at`, seconds since the epoch)."""
+    """The session was there. `details` say how it ended (`ending`) and when (`ended_at`, seconds since the epoch) where
+    that is known: a store remembers one ending of an id, that of its last session."""
 
     reason = "SESSION_ENDED"
 

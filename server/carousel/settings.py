@@ -38,9 +38,9 @@ class Settings(BaseModel):
     listen: str = Field("127.0.0.1:50051", description="gRPC address; port 0 takes a free one")
     http_listen: str = Field("127.0.0.1:9090", description="address of /metrics, /healthz and /readyz")
     providers: tuple[Provider, ...] = Field(("cpu",), description="execution providers in order: cuda,cpu")
-    num_threads: int = Field(1, ge=0, description="threads of one model step; 0 lets onnxruntime choose")
+    num_threads: int = Field(1, ge=0, le=1024, description="threads of one model step; 0 lets onnxruntime choose")
 
-    max_lanes: Count = Field(64, description="turns that run at once")
+    max_lanes: int = Field(64, ge=1, le=2**16, description="turns that run at once")
     max_short_lanes: int = Field(
         8, ge=0, le=4096, description="lanes beyond max_lanes for turns that generate nothing and feed at most a chunk"
     )
@@ -58,6 +58,10 @@ class Settings(BaseModel):
     )
     keepalive_seconds: Seconds = Field(20.0, description="a silent connection is asked so often whether it still lives")
     keepalive_timeout_seconds: Seconds = Field(20.0, description="a connection that does not answer so long is closed")
+    max_connections: Count = Field(4096, description="connections open at once; beyond it they are closed at once")
+    handshake_seconds: Seconds = Field(20.0, description="a connection that does not begin HTTP/2 so long is closed")
+    connection_idle_seconds: Seconds = Field(600.0, description="a connection without a call for so long is closed")
+    max_health_watches: Count = Field(100, description="watches of gRPC health that one connection may have open")
     max_chunk_tokens: Count = Field(64, description="most tokens of one prompt in a step")
     max_prompt_tokens_per_step: Count = Field(1024, description="most prompt tokens in a step, all lanes together")
     token_delay_seconds: float = Field(
@@ -106,6 +110,9 @@ class Settings(BaseModel):
     max_streams_per_owner: Count | None = Field(None, description="calls of one owner that are open at once")
     max_queued_turns_per_owner: Count | None = Field(None, description="turns of one owner that wait for a lane")
     max_lanes_per_owner: Count | None = Field(None, description="turns of one owner that run at once")
+    max_watches_per_owner: Count = Field(
+        16, description="WatchSessions calls of one owner: each event goes out so often"
+    )
     unready_without_store: bool = Field(
         False, description="whether a server whose session store does not answer says that it is not ready"
     )
@@ -169,6 +176,7 @@ class Settings(BaseModel):
             max_calls=self.max_streams_per_owner,
             max_queued_turns=self.max_queued_turns_per_owner,
             max_lanes=self.max_lanes_per_owner,
+            max_watches=self.max_watches_per_owner,
         )
 
     @field_validator("listen", "http_listen")

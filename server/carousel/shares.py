@@ -20,6 +20,7 @@ class OwnerLimits:
     max_calls: int | None = None  # open at once
     max_queued_turns: int | None = None
     max_lanes: int | None = None
+    max_watches: int | None = None  # of the events of his sessions
 
 
 _Hint = tuple[int, int, str]  # (-used, number of the last touch, owner) as of some moment

@@ -24,7 +24,7 @@ from carousel.bundle.manifest import CORE_FILE, Bundle
 from carousel.engine.engine import Engine
 from carousel.engine.model import OnnxModel
 from carousel.engine.scheduler import Bounds
-from carousel.errors import BundleInvalid, ProviderUnavailable, SettingsInvalid, StoreUnavailable
+from carousel.errors import BundleInvalid, Overloaded, ProviderUnavailable, SettingsInvalid, StoreUnavailable
 from carousel.metrics import Metrics
 from carousel.rpc.server import ConnectionBounds
 from carousel.rpc.streams import StreamBounds
@@ -322,19 +322,29 @@ def test_every_bound_of_calls_and_connections_reaches_its_place() -> None:
         max_lanes=22,
         max_short_lanes=23,
         max_lanes_per_owner=24,
+        max_connections=25,
+        handshake_seconds=26,
+        connection_idle_seconds=27,
+        max_health_watches=28,
     )
     assert app._stream_bounds(settings) == StreamBounds(11, 12, 13)
-    assert app._connection_bounds(settings) == ConnectionBounds(14, 123, 15, 16)
+    assert app._connection_bounds(settings) == ConnectionBounds(14, 11 + 12 + 28 + 20, 15, 16, 25, 26, 27, 28)
     assert app._limits(settings) == Limits(17, 18, 19, 20, 21)
     bounds = app._bounds(settings)
     assert (bounds.max_lanes, bounds.max_short_lanes, bounds.owner_limits) == (22, 23, settings.owner_limits)
 
 
 def test_what_sessions_remember_is_set(bundle: Path) -> None:
-    """How many ids and answers, and how large snapshots may be for the penalty window."""
+    """How many ids and answers, how large snapshots may be for the penalty window, and how many may watch."""
     made = [
         app.make_lives(
-            Settings(retained_request_ids=31, retained_answers=3, retained_turns=5, penalty_window=window),
+            Settings(
+                retained_request_ids=31,
+                retained_answers=3,
+                retained_turns=5,
+                penalty_window=window,
+                max_watches_per_owner=1,
+            ),
             Bundle.load(bundle),
             Engine(ToyModel(), 0, Bounds(), Metrics(CollectorRegistry())),
             MemoryStore(Capacity(1, 1, evicts=True), Lifetimes(1, 1)),
@@ -345,6 +355,8 @@ def test_what_sessions_remember_is_set(bundle: Path) -> None:
     retention = made[0].ledger.retention
     assert (retention.max_request_ids, retention.max_answers, retention.max_turns) == (31, 3, 5)
     assert made[1].snapshot_bytes > made[0].snapshot_bytes
+    with made[0].hub.watch("ann"), pytest.raises(Overloaded, match="1 watches"), made[0].hub.watch("ann"):
+        pass
 
 
 async def test_helpers_that_are_threads_end_with_the_server(bundle: Path) -> None:

@@ -36,6 +36,11 @@ def test_the_variables_of_others_are_left_alone() -> None:
         ("max_lane", "1"),
         ("max_lanes", "0"),
         ("max_lanes", "-1"),
+        ("max_lanes", "65537"),
+        ("max_lanes", "2000000000"),
+        ("num_threads", "1025"),
+        ("num_threads", "-1"),
+        ("max_short_lanes", "4097"),
         ("max_lanes", "many"),
         ("max_lanes", "1.5"),
         ("max_input_tokens", "3000000000"),
@@ -73,6 +78,10 @@ def test_the_variables_of_others_are_left_alone() -> None:
         ("reserved_streams", "-1"),
         ("keepalive_seconds", "0"),
         ("keepalive_timeout_seconds", "0"),
+        ("max_connections", "0"),
+        ("handshake_seconds", "0"),
+        ("connection_idle_seconds", "0"),
+        ("max_health_watches", "0"),
         ("max_input_bytes", "0"),
         ("max_answer_items", "0"),
         ("max_stop_ids", "0"),
@@ -82,6 +91,7 @@ def test_the_variables_of_others_are_left_alone() -> None:
         ("max_streams_per_owner", "0"),
         ("max_queued_turns_per_owner", "0"),
         ("max_lanes_per_owner", "0"),
+        ("max_watches_per_owner", "0"),
         ("unready_without_store", "perhaps"),
         ("slow_handler_seconds", "-1"),
         ("slow_handler_seconds", "nan"),
@@ -97,6 +107,14 @@ def test_a_bad_setting_is_named(source: str, name: str, value: str) -> None:
     environ = {f"CAROUSEL_{name.upper()}": value} if source == "environment" else {}
     with pytest.raises(SettingsInvalid, match=name):
         read_settings(environ, {} if environ else {name: value})
+
+
+def test_what_is_made_at_the_start_is_bounded_in_a_sentence() -> None:
+    """Lanes and threads: the largest that is allowed is told, and is allowed."""
+    for name, most in (("max_lanes", 65_536), ("max_short_lanes", 4_096), ("num_threads", 1_024)):
+        assert getattr(read_settings({}, {name: str(most)}), name) == most
+        with pytest.raises(SettingsInvalid, match=f"^{name}: Input should be less than or equal to {most}$"):
+            read_settings({}, {name: "2000000000"})
 
 
 def test_every_bad_setting_is_named_at_once() -> None:
@@ -157,11 +175,11 @@ def test_the_owners_key_is_lowered(given: str, key: str) -> None:
 
 
 def test_an_owners_limits_are_one_object() -> None:
-    """None where nothing is set, each from its own setting."""
-    names = ("max_sessions", "max_session_bytes", "max_streams", "max_queued_turns", "max_lanes")
+    """Each from its own setting; where nothing is set, watches alone are bounded."""
+    names = ("max_sessions", "max_session_bytes", "max_streams", "max_queued_turns", "max_lanes", "max_watches")
     given = {f"{name}_per_owner": str(70_000 + number) for number, name in enumerate(names)}
-    assert read_settings({}, given).owner_limits == OwnerLimits(70_000, 70_001, 70_002, 70_003, 70_004)
-    assert Settings().owner_limits == OwnerLimits()
+    assert read_settings({}, given).owner_limits == OwnerLimits(70_000, 70_001, 70_002, 70_003, 70_004, 70_005)
+    assert Settings().owner_limits == OwnerLimits(max_watches=16)
 
 
 def test_a_vanished_peer_is_noticed_within_a_minute() -> None:

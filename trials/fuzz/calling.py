@@ -18,7 +18,6 @@ from carousel.bundle.manifest import Manifest
 GARBAGE = "garbage"
 _BATCH = 250
 _WORKERS = 8
-_EXIT_SECONDS = 0.2  # until an exit is known
 _OURS = "Internal error from Core"  # the client's own library: the call had ended while a message was written
 _FORBIDDEN = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 
@@ -110,10 +109,9 @@ class Player:
         self, played: _Input, step: Step, contents: Sequence[bytes], code: grpc.StatusCode, details: str
     ) -> None:
         """Raises ConnectionError when it is the server's exit that ended the call."""
-        if code is grpc.StatusCode.UNAVAILABLE:
-            await asyncio.sleep(_EXIT_SECONDS)
-            if self._server.exit_code is not None:
-                raise ConnectionError("the server is gone")
+        is_current = played.generation == self._server.generation
+        if code is grpc.StatusCode.UNAVAILABLE and is_current and await self._server.has_exited():
+            raise ConnectionError("the server is gone")
         if played.generation != self._server.generation:
             return  # the server went in the meantime, for whatever reason: that is told already
         self._report.codes["ENDED" if details == _OURS else code.name] += 1
@@ -126,12 +124,12 @@ class Player:
         async with self._mending:
             if played.generation != self._server.generation:
                 return
-            if what == CRASH:
-                await asyncio.sleep(_EXIT_SECONDS)
-                if self._server.exit_code is not None:
-                    detail = f"the server exited with {self._server.exit_code}, see {self._server.log}"
-                    self._report.add(Finding(CRASH, played.kind, sorted(self._under_way), detail))
-                    await self._server.restart()
+            if self._server.exit_code is not None or (what == CRASH and await self._server.has_exited()):
+                detail = f"the server exited with {self._server.exit_code}, see {self._server.log}"
+                self._report.add(Finding(CRASH, played.kind, sorted(self._under_way), detail))
+                await self._server.restart()
+            elif what == CRASH:
+                return  # one connection broke, which a server may do to garbage
             elif await self._server.responds():
                 self._report.add(Finding(HANG, played.kind, [played.number], f"no end in {self._hang_seconds} s"))
             else:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from trials.fuzz.call_inputs import OWNER, OWNER_METADATA
 from trials.fuzz.sound_requests import MARKS, POOL
 from trials.fuzz.state_inputs import KEY_TEXT
@@ -18,6 +19,7 @@ from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc, types_pb2
 
 _READY = re.compile(r"serving gRPC on (\S+), HTTP on (\S+) ")
+_ANEW = (("grpc.use_local_subchannel_pool", 1),)  # a connection of its own
 _SMALL = {
     "seal_keys": KEY_TEXT,
     "max_generated_tokens": "256",
@@ -86,6 +88,25 @@ class FuzzedServer:
     @property
     def exit_code(self) -> int | None:
         return self._process.returncode if self._process is not None else None
+
+    async def has_exited(self) -> bool:
+        """For whoever met a broken connection: awaited until the process has ended, or answers on a fresh connection.
+        No, if it does neither within the patience."""
+        assert self._process is not None
+        events = [asyncio.ensure_future(self._process.wait()), asyncio.ensure_future(self._answer_anew())]
+        try:
+            await asyncio.wait(events, timeout=self._patience, return_when=asyncio.FIRST_COMPLETED)
+            return self.exit_code is not None
+        finally:
+            for event in events:
+                event.cancel()
+            await asyncio.gather(*events, return_exceptions=True)
+
+    async def _answer_anew(self) -> None:
+        """Comes back when it does: nothing of a process that is ending is answered."""
+        async with grpc.aio.insecure_channel(self.grpc_address, _ANEW) as channel:
+            request = health_pb2.HealthCheckRequest()
+            await health_pb2_grpc.HealthStub(channel).Check(request, wait_for_ready=True)
 
     async def start(self) -> None:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("CAROUSEL_")}

@@ -39,7 +39,7 @@ class Tokenizer:
         self.kind = kind
         self._codec = codec
         self.size = codec.get_vocab_size()
-        self._bytes = [self._spell(codec.id_to_token(index) or "") for index in range(self.size)]
+        self._bytes = [self._spell_token(codec.id_to_token(index) or "") for index in range(self.size)]
 
     @classmethod
     def parse(cls, kind: TokenizerKind, content: bytes) -> "Tokenizer":
@@ -81,7 +81,11 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Bytes that are not UTF-8 become U+FFFD."""
-        return b"".join(self._bytes[index] for index in ids).decode("utf-8", errors="replace")
+        return self.spell(ids).decode("utf-8", errors="replace")
+
+    def spell(self, ids: Iterable[int]) -> bytes:
+        """The bytes of these tokens in a row."""
+        return b"".join([self._bytes[index] for index in ids])
 
     def token_bytes(self, index: int) -> bytes:
         return self._bytes[index]
@@ -96,7 +100,7 @@ class Tokenizer:
         """The bytes of every token, by id."""
         return tuple(self._bytes)
 
-    def _spell(self, token: str) -> bytes:
+    def _spell_token(self, token: str) -> bytes:
         match self.kind:
             case TokenizerKind.BYTE | TokenizerKind.BPE:
                 return bytes(_BYTES_OF_ALPHABET[letter] for letter in token)

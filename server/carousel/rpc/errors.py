@@ -14,6 +14,7 @@ CODES: dict[type[errors.CarouselError], int] = {
     errors.SessionNotFound: code_pb2.NOT_FOUND,
     errors.ModelNotFound: code_pb2.NOT_FOUND,
     errors.SessionExists: code_pb2.ALREADY_EXISTS,
+    errors.SessionEnded: code_pb2.NOT_FOUND,
     errors.SessionExpired: code_pb2.FAILED_PRECONDITION,
     errors.SessionEvicted: code_pb2.FAILED_PRECONDITION,
     errors.SessionDeleted: code_pb2.NOT_FOUND,

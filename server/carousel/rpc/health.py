@@ -14,7 +14,6 @@ from carousel.rpc.calls import Context
 from carousel.rpc.errors import to_status
 
 SERVICE_NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-MAX_WATCHES = 100  # of one connection: each stays open for as long as its client likes
 _RETRY_SECONDS = 1.0
 _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
@@ -22,7 +21,9 @@ _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # which has no types
     """Setting a status waits for nobody, and wakes watchers only when it changes."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_watches: int) -> None:
+        """`max_watches` are of one connection: each stays open for as long as its client likes."""
+        self._max_watches = max_watches
         self._statuses: dict[str, int] = {}
         self._changed = asyncio.Event()  # a new one after each change
         self._num_watches: collections.Counter[str] = collections.Counter()  # by connection
@@ -41,9 +42,9 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # w
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
         peer = context.peer()
-        if self._num_watches[peer] >= MAX_WATCHES:
-            text = f"{MAX_WATCHES} watches of this connection are open"
-            full = Overloaded(text, limit="health_watches", retry_seconds=_RETRY_SECONDS)
+        if self._num_watches[peer] >= self._max_watches:
+            text = f"{self._max_watches} watches of this connection are open"
+            full = Overloaded(text, limit="max_health_watches", retry_seconds=_RETRY_SECONDS)
             await context.abort_with_status(rpc_status.to_status(to_status(full)))
         self._num_watches[peer] += 1
         try:

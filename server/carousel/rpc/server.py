@@ -23,12 +23,17 @@ _MOST = 2**31 - 1  # that an option can say
 
 @dataclass(frozen=True, slots=True)
 class ConnectionBounds:
-    """What a connection may bring, and how it is found out that nobody is at its other end any more."""
+    """How many connections there may be, what each may bring, and how it is found out that nobody is at its other end
+    any more, or nobody who wants anything."""
 
     max_message_bytes: int
     max_streams: int = 2**20  # of one connection; HTTP/2 makes its client wait beyond
     keepalive_seconds: float = 20.0  # a silent connection is asked so often
     keepalive_timeout_seconds: float = 20.0  # and is closed when it does not answer so long
+    max_connections: int = 4096
+    handshake_seconds: float = 20.0  # until HTTP/2 has begun
+    idle_seconds: float = 600.0  # without a call
+    max_health_watches: int = 100  # of one connection
 
 
 class RpcServer:
@@ -38,7 +43,7 @@ class RpcServer:
         self, language_model: LanguageModelServicer, sessions: SessionsServicer, bounds: ConnectionBounds
     ) -> None:
         self._server = grpc.aio.server(options=_options(bounds))
-        self._health = health.HealthServicer()
+        self._health = health.HealthServicer(bounds.max_health_watches)
         ours, others = OurMethods(self._server), OthersMethods(self._server)
         language_model_pb2_grpc.add_LanguageModelServicer_to_server(language_model, ours)
         sessions_pb2_grpc.add_SessionsServicer_to_server(sessions, ours)
@@ -73,10 +78,17 @@ def _options(bounds: ConnectionBounds) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", bounds.max_message_bytes),
         ("grpc.max_concurrent_streams", min(bounds.max_streams, _MOST)),
         ("grpc.so_reuseport", 0),  # a second server on the port is a mistake, not a share of its calls
-        ("grpc.keepalive_time_ms", min(int(bounds.keepalive_seconds * 1000), _MOST)),
-        ("grpc.keepalive_timeout_ms", min(int(bounds.keepalive_timeout_seconds * 1000), _MOST)),
+        ("grpc.max_allowed_incoming_connections", bounds.max_connections),
+        ("grpc.server_handshake_timeout_ms", _milliseconds(bounds.handshake_seconds)),
+        ("grpc.max_connection_idle_ms", _milliseconds(bounds.idle_seconds)),
+        ("grpc.keepalive_time_ms", _milliseconds(bounds.keepalive_seconds)),
+        ("grpc.keepalive_timeout_ms", _milliseconds(bounds.keepalive_timeout_seconds)),
         # Beside a ping that is out for another reason none is sent for keepalive, and that one may take a minute.
-        ("grpc.http2.ping_timeout_ms", min(int(bounds.keepalive_timeout_seconds * 1000), _MOST)),
+        ("grpc.http2.ping_timeout_ms", _milliseconds(bounds.keepalive_timeout_seconds)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ]
+
+
+def _milliseconds(seconds: float) -> int:
+    return min(int(seconds * 1000), _MOST)

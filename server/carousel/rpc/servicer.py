@@ -17,7 +17,6 @@ from carousel.rpc.calls import Call, Calls, Context
 from carousel.rpc.many import Many, answer
 from carousel.rpc.prediction_bytes import PredictionBytes
 from carousel.rpc.reading import UNREADABLE, message_invalid
-from carousel.sessions import checks
 from carousel.sessions.resident import Named
 from carousel.sessions.service import Sessions
 from carousel.v1 import language_model_pb2 as wire
@@ -105,11 +104,10 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
             return response
 
     async def Detokenize(self, request: wire.DetokenizeRequest, context: Context) -> wire.DetokenizeResponse:
-        async with self._calls.answer("Detokenize", context, request):
+        async with self._calls.answer("Detokenize", context, request) as call:
             self._sessions.check_model(request.model)
             lengths.check_ids("ids", request.ids, self._limits)
-            checks.check_ids("ids", request.ids, self._sessions.tokenizer.size)
-            return wire.DetokenizeResponse(text=self._sessions.tokenizer.decode(request.ids))
+            return wire.DetokenizeResponse(text=await self._sessions.detokenize(call.owner, request.ids))
 
     async def ListModels(self, request: wire.ListModelsRequest, context: Context) -> wire.ListModelsResponse:
         async with self._calls.answer("ListModels", context, request, is_counted=False):

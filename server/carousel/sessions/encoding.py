@@ -1,8 +1,9 @@
-"""Text to tokens without holding the event loop up: short texts at once, long ones in a thread.
+"""Text to tokens and back without holding the event loop up: short ones at once, long ones in a thread.
 
 The thread is one for all: long texts wait for each other, owner by owner, and nobody waits for them.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 from carousel.bundle.tokenizer import Tokenizer
@@ -11,6 +12,7 @@ from carousel.sessions.fair_thread import FairThread
 from carousel.sessions.requests import Input
 
 _SHORT_CHARACTERS = 2_048  # about a millisecond
+_IDS_PER_SLICE = 2_048  # a tenth of a millisecond, in which the event loop may wait
 
 
 class Encoder:
@@ -36,9 +38,22 @@ class Encoder:
         checks.check_length(ids, self._limits)
         return ids
 
+    async def decode(self, ids: Sequence[int], owner: str = "") -> str:
+        """Raises InvalidRequest for ids that there are not. The ids must not change meanwhile."""
+        if len(ids) <= _IDS_PER_SLICE:
+            checks.check_ids("ids", ids, self._vocabulary_size)
+            return self._tokenizer.decode(ids)
+        slices = (partial(self._spell_slice, ids, first) for first in range(0, len(ids), _IDS_PER_SLICE))
+        return b"".join(await self._thread.run_parts(owner, slices)).decode(errors="replace")
+
     def close(self) -> None:
         """Without waiting for texts that nobody wants any more."""
         self._thread.close()
+
+    def _spell_slice(self, ids: Sequence[int], first: int) -> bytes:
+        part = ids[first : first + _IDS_PER_SLICE]
+        checks.check_ids("ids", part, self._vocabulary_size)
+        return self._tokenizer.spell(part)
 
     def _encode_long(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode_aside(text))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from carousel.errors import Overloaded
 
 _MAX_BEHIND = 10_000
+_RETRY_SECONDS = 1.0
 _WOKEN_AT_ONCE = 32  # each writes a message, 50 microseconds of the event loop
 
 
@@ -32,7 +33,8 @@ class EventHub:
     """Hands every event to the watchers of its owner. Publishing costs the same for one watcher and for a thousand:
     the owner's watchers read one list, each from where he stands, and are woken a few at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_watches_per_owner: int | None = None) -> None:
+        self._max_watches = max_watches_per_owner
         self._boards: dict[str, _Board] = {}  # of owners that somebody watches
 
     def publish(self, event: SessionEvent) -> None:
@@ -42,8 +44,12 @@ class EventHub:
 
     @contextlib.contextmanager
     def watch(self, owner: str) -> Iterator[AsyncIterator[SessionEvent]]:
-        """Events from now on. Reading raises Overloaded once the reader has missed some."""
+        """Events from now on. Raises Overloaded when the owner has as many watchers as he may; so does reading, once
+        the reader has missed some."""
         board = self._boards.setdefault(owner, _Board())
+        if self._max_watches is not None and board.num_watchers >= self._max_watches:
+            text = f"{board.num_watchers} watches of yours are open"
+            raise Overloaded(text, limit="max_watches_per_owner", retry_seconds=_RETRY_SECONDS)
         board.num_watchers += 1
         try:
             yield board.read(board.end)

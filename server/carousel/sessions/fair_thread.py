@@ -2,7 +2,7 @@
 
 import asyncio
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -19,11 +19,16 @@ class FairThread:
         self._is_busy = False
 
     async def run(self, owner: str, work: Callable[[], Value]) -> Value:
+        (value,) = await self.run_parts(owner, (work,))
+        return value
+
+    async def run_parts(self, owner: str, parts: Iterable[Callable[[], Value]]) -> list[Value]:
+        """One piece of work that keeps Python's lock: between its parts the event loop gets it."""
         if self._is_busy:
             await self._wait(owner)
         self._is_busy = True
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            return [await asyncio.get_running_loop().run_in_executor(self._thread, part) for part in parts]
         finally:
             self._call_next()
 

@@ -330,12 +330,13 @@ class Lives:
         return deed
 
     async def _stand(self, deed: Deed) -> list[Row]:
-        """The sessions that the deed made, as they are now. Raises how one ended, or SessionNotFound."""
+        """The sessions that the deed made, as they are now. Raises how one ended, or a bare SessionEnded where that is
+        not known any more: its id may have been used again since."""
         rows = []
         for session_id, incarnation in deed.targets:
             found = await self._read(deed.owner, session_id)
             if found is None or found.incarnation != incarnation:
-                raise _missing(None, session_id)
+                raise errors.SessionEnded(f"the session {session_id} that the request made has ended")
             if isinstance(found, Ending):
                 raise _missing(found, session_id)
             rows.append(found)

@@ -77,13 +77,18 @@ class Sessions:
         return self._engine.start_snapshot
 
     def close(self) -> None:
-        """Let go of the thread that tokenizes."""
+        """Let go of the thread for long texts."""
         self._encoder.close()
 
     async def tokenize(self, owner: str, text: str) -> tuple[int, ...]:
         """Raises InvalidRequest for more text or tokens than a request may have."""
         self._engine.check_open(owner)
         return await self._encoder.encode(text, owner)
+
+    async def detokenize(self, owner: str, ids: Sequence[int]) -> str:
+        """Raises InvalidRequest for ids that are not in the vocabulary."""
+        self._engine.check_open(owner)
+        return await self._encoder.decode(ids, owner)
 
     def check_model(self, model: str) -> None:
         """Empty, the model's name and its digest are all right. Raises ModelNotFound."""

@@ -25,6 +25,7 @@ from carousel.state.shelf import (
 )
 from carousel.state.store import (
     DEED_SECONDS,
+    MAX_DEEDS,
     MAX_DEEDS_PER_OWNER,
     MAX_ENDINGS,
     MAX_ENDINGS_PER_OWNER,
@@ -45,7 +46,6 @@ from carousel.tidy_heap import TidyHeap
 
 _Hint = tuple[float, Key, str]  # when a session is due at the earliest, its key, its owner: later if it was used since
 
-MAX_DEEDS = 100_000  # of all owners; beyond it the oldest of who has most are forgotten
 _HINTS_PER_END = 16  # a hint that has moved costs so much less than an end
 _MAX_MET = 256  # due sessions that a page of a list ends; it passes over the rest
 

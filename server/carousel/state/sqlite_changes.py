@@ -18,6 +18,7 @@ from carousel.state.sqlite_holds import Holds, Key
 from carousel.state.sqlite_rows import Found
 from carousel.state.store import (
     DEED_SECONDS,
+    MAX_DEEDS,
     MAX_DEEDS_PER_OWNER,
     MAX_ENDINGS,
     MAX_ENDINGS_PER_OWNER,
@@ -33,7 +34,6 @@ from carousel.state.store import (
     Row,
 )
 
-MAX_DEEDS = 1_000_000  # of all owners; beyond it the oldest of who has most are forgotten
 _SWEEP_SECONDS = 0.02  # how long turns may wait for one part of a sweep
 _NUM_PRUNED = 8  # deeds or endings forgotten with each new one, so that they become fewer
 

@@ -15,8 +15,9 @@ Parts = Mapping[str, bytes]
 
 DEED_SECONDS = 600.0  # how long a request that made or ended sessions is remembered
 MAX_DEEDS_PER_OWNER = 10_000
+MAX_DEEDS = 100_000  # of all owners; beyond it the oldest of who has most are forgotten
 MAX_ENDINGS_PER_OWNER = 1_000
-MAX_ENDINGS = 100_000  # of all owners; beyond it the oldest of who has most are forgotten
+MAX_ENDINGS = 100_000  # likewise
 
 
 class EndReason(enum.StrEnum):
@@ -157,7 +158,7 @@ class SessionStore(Protocol):
     async def create(self, births: Sequence[Birth], deed: Deed | None = None) -> list[Row]:
         """New sessions of one owner, with the deed. All or none; a store on several machines undoes what it has made
         when it fails, or leaves it to the repeat of what is recorded. Raises SessionExists, Overloaded when there is no
-        room, or Repeated."""
+        room, or Repeated: also when what the deed made has ended since and its ids were used again."""
         ...
 
     async def recall(self, owner: str, request_id: str) -> Deed | None:

@@ -105,6 +105,10 @@ class FakeSessions:
         self._note(owner, text)
         return tuple(self.tokenizer.encode(text))
 
+    async def detokenize(self, owner: str, ids: Sequence[int]) -> str:
+        self._note(owner, tuple(ids))
+        return self.tokenizer.decode(ids)
+
 
 class NoResidents:
     """No stream holds anything."""
@@ -117,7 +121,7 @@ class FakeLives:
     """Rows by owner and id. `raises` and `seen` as above."""
 
     def __init__(self) -> None:
-        self.hub = EventHub()
+        self.hub = EventHub(max_watches_per_owner=2)
         self.rows: dict[tuple[str, str], Row] = {}
         self.raises: Exception | None = None
         self.seen: list[Any] = []

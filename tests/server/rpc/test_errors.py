@@ -13,7 +13,6 @@ NEVER_MET = {
     errors.ProviderUnavailable,
     errors.SettingsInvalid,
     errors.StoreInvalid,  # these four end the start
-    errors.SessionEnded,  # one of its kinds is raised
 }
 EXAMPLES = [
     (errors.InvalidRequest("top_k", "no"), "INVALID_ARGUMENT"),
@@ -22,6 +21,7 @@ EXAMPLES = [
     (errors.SessionNotFound("no"), "NOT_FOUND"),
     (errors.ModelNotFound("no"), "NOT_FOUND"),
     (errors.SessionExists("no"), "ALREADY_EXISTS"),
+    (errors.SessionEnded("no"), "NOT_FOUND"),
     (errors.SessionExpired("no", ending="idle", ended_at="1.000"), "FAILED_PRECONDITION"),
     (errors.SessionEvicted("no", ending="evicted", ended_at="1.000"), "FAILED_PRECONDITION"),
     (errors.SessionDeleted("no", ending="deleted", ended_at="1.000"), "NOT_FOUND"),

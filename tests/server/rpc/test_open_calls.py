@@ -62,6 +62,23 @@ async def test_a_watch_is_idle() -> None:
         assert (await refusal(watching.read()))[0] is Code.RESOURCE_EXHAUSTED
 
 
+async def test_one_owners_watches_are_bounded_by_name() -> None:
+    """Beyond max_watches_per_owner he is refused and his place among the calls is free again; another is not."""
+    async with open_desk(StreamBounds(10), owner="x-owner") as desk:
+        watches = [desk.life.WatchSessions(sessions_pb2.WatchSessionsRequest(), metadata=ANN) for _ in range(2)]
+        for watch in watches:
+            await watch.initial_metadata()
+        third = desk.life.WatchSessions(sessions_pb2.WatchSessionsRequest(), metadata=ANN, timeout=5)
+        code, _, details = await refusal(third.read())
+        assert (code, details["ErrorInfo"].metadata["limit"]) == (Code.RESOURCE_EXHAUSTED, "max_watches_per_owner")
+        assert num_open(desk) == 2
+        his = desk.life.WatchSessions(sessions_pb2.WatchSessionsRequest(), metadata=BOB)
+        await his.initial_metadata()
+        for watch in (his, *watches):
+            watch.cancel()
+        await until(lambda: num_open(desk) == 0)
+
+
 async def test_running_calls_are_not_closed() -> None:
     """The newcomer gets a place of the reserve, and beyond it is refused; nobody's generation ends."""
     async with open_desk(StreamBounds(2, 1), owner="x-owner") as desk:
@@ -161,7 +178,7 @@ async def test_who_is_not_named_once_is_unauthenticated(metadata: Any) -> None:
         for call in (
             desk.model.GetModel(wire.GetModelRequest(), metadata=metadata),
             desk.model.Generate(wire.GenerateRequest(), metadata=metadata),
-            desk.model.Predict(iter([wire.PredictRequest()]), metadata=metadata),
+            desk.model.Predict(metadata=metadata),  # and says nothing: grpc fails a message that meets the refusal
             desk.life.ListSessions(sessions_pb2.ListSessionsRequest(), metadata=metadata),
         ):
             code, _, details = await refusal(call)

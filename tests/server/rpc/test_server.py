@@ -24,7 +24,6 @@ from carousel.readiness import StoreHealth
 from carousel.rpc import convert
 from carousel.rpc.callers import Callers
 from carousel.rpc.calls import Calls
-from carousel.rpc.health import MAX_WATCHES
 from carousel.rpc.server import ConnectionBounds, RpcServer
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
@@ -40,6 +39,7 @@ Code = grpc.StatusCode
 GREEDY = wire.Sampling(temperature=0, seed=1)
 LONG = Limits(max_input_tokens=1000, max_generated_tokens=100_000, max_answer_items=10**7)
 _MAX_MESSAGE_BYTES = 200_000
+_ANEW = (("grpc.use_local_subchannel_pool", 1),)  # a connection of its own
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,10 @@ class House:
 
 
 @contextlib.asynccontextmanager
-async def served(plan: Plan | None = None, *, max_streams: int = 100, owner: str = "") -> AsyncIterator[House]:
+async def served(
+    plan: Plan | None = None, *, max_streams: int = 100, owner: str = "", **bounds: Any
+) -> AsyncIterator[House]:
+    """`bounds` are those of connections."""
     async with running_world(plan or Plan(model=GatedModel(), limits=LONG)) as world:
         health = StoreHealth(world.metrics.store_is_up)
         calls = Calls(StreamBounds(max_streams), Callers(owner), world.metrics, health)
@@ -69,7 +72,7 @@ async def served(plan: Plan | None = None, *, max_streams: int = 100, owner: str
             LanguageModelServicer(world.sessions, description, calls),
             SessionsServicer(world.sessions, world.lives, calls),
         )
-        server = RpcServer(*services, ConnectionBounds(_MAX_MESSAGE_BYTES))
+        server = RpcServer(*services, ConnectionBounds(_MAX_MESSAGE_BYTES, **bounds))
         await server.start("127.0.0.1:0")
         await server.set_ready(is_ready=True)
         try:
@@ -595,15 +598,68 @@ async def test_a_watcher_of_health_who_leaves_takes_nobody_along() -> None:
 
 async def test_watches_of_health_are_bounded() -> None:
     """A connection may have so many, the refusal says so, and one that ends makes room."""
-    async with served() as house:
+    async with served(max_health_watches=3) as house:
         health = health_pb2_grpc.HealthStub(house.channel)
-        watches = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(MAX_WATCHES)]
-        assert [(await watch.read()).status for watch in watches] == [1] * MAX_WATCHES
+        watches = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(3)]
+        assert [(await watch.read()).status for watch in watches] == [1] * 3
         code, _, details = await refusal(health.Watch(health_pb2.HealthCheckRequest(), timeout=5))
-        assert (code, details["ErrorInfo"].metadata["limit"]) == (Code.RESOURCE_EXHAUSTED, "health_watches")
+        assert (code, details["ErrorInfo"].metadata["limit"]) == (Code.RESOURCE_EXHAUSTED, "max_health_watches")
         watches[0].cancel()
         await asyncio.sleep(0.1)
         assert (await health.Watch(health_pb2.HealthCheckRequest()).read()).status == 1
+
+
+async def _hear(address: str) -> bytes:
+    """All that the server says to a connection that says nothing, until it closes that."""
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        async with asyncio.timeout(10):
+            return await reader.read()
+    finally:
+        writer.close()
+
+
+async def test_a_connection_that_does_not_begin_is_closed() -> None:
+    """It says nothing, not even that it speaks HTTP/2."""
+    async with served(handshake_seconds=0.2) as house:
+        assert await _hear(house.server.address)  # what a server begins with, and then the end
+
+
+async def test_connections_are_bounded() -> None:
+    """One too many is closed at once, those that are open go on, and one that ends makes room."""
+    async with served(max_connections=2) as house:
+        health = health_pb2_grpc.HealthStub(house.channel)
+        watch = health.Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == 1
+        host, _, port = house.server.address.rpartition(":")
+        _, second = await asyncio.open_connection(host, int(port))
+        with contextlib.suppress(ConnectionResetError):
+            assert await _hear(house.server.address) == b""
+        assert (await health.Check(health_pb2.HealthCheckRequest())).status == 1
+        second.close()
+        async with grpc.aio.insecure_channel(house.server.address, _ANEW) as channel:
+            again = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=10
+            )
+            assert (await again).status == 1
+
+
+async def test_a_connection_without_calls_is_closed_and_made_anew() -> None:
+    """Its client notices nothing: the next call connects again. One with a call stays."""
+    async with served(idle_seconds=0.2) as house, grpc.aio.insecure_channel(house.server.address, _ANEW) as busy:
+        watch = health_pb2_grpc.HealthStub(busy).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == 1
+        health = health_pb2_grpc.HealthStub(house.channel)
+        assert (await health.Check(health_pb2.HealthCheckRequest())).status == 1
+        async with asyncio.timeout(10):
+            state = house.channel.get_state()
+            while state is grpc.ChannelConnectivity.READY:
+                await house.channel.wait_for_state_change(state)
+                state = house.channel.get_state()
+        assert (await health.Check(health_pb2.HealthCheckRequest())).status == 1
+        await house.server.set_ready(is_ready=False)
+        assert (await watch.read()).status == 2
 
 
 async def _code_of(call: Any) -> tuple[grpc.StatusCode]:

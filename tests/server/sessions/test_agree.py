@@ -44,10 +44,14 @@ Outcome = Any
 
 
 class DawdlingModel(ToyModel):
-    """Some of its steps take a while."""
+    """Every so many of its steps takes a while."""
+
+    def __init__(self, every: int) -> None:
+        super().__init__()
+        self._every = every
 
     def core(self, ids_BT: Array, lengths_B: Array, state: StateBatch) -> tuple[Array, StateBatch]:
-        if len(self.steps) % 5 == 0:
+        if len(self.steps) % self._every == 0:
             time.sleep(0.001)
         return super().core(ids_BT, lengths_B, state)
 
@@ -321,7 +325,7 @@ async def test_who_holds_answers_as_who_takes(
         assert await _run(kind, seed, tmp_path, url) > NUM_ROUNDS // 10
 
 
-async def _run(kind: str, seed: int, directory: Path, url: str, num_rounds: int = NUM_ROUNDS) -> int:
+async def _run(kind: str, seed: int, directory: Path, url: str, *, max_turns: int = 3, dawdles_every: int = 5) -> int:
     """How many turns were taken by who holds."""
     plans = []
     for name in ("held", "taken"):
@@ -330,16 +334,16 @@ async def _run(kind: str, seed: int, directory: Path, url: str, num_rounds: int 
         def make(clock: Clock, directory: Path = directory / name) -> SessionStore:
             return STORES[kind](directory, url, clock)
 
-        bounds = Bounds(max_lanes=3, max_held_bytes=600, ring_size=5)
-        plans.append(
-            Plan(DawdlingModel(), retention=RETENTION, store=make, bounds=bounds, holds_sessions=name == "held")
-        )
+        bounds = Bounds(max_lanes=3, max_held_bytes=600, ring_size=max_turns + 2)
+        retention = replace(RETENTION, max_turns=max_turns)
+        model = DawdlingModel(dawdles_every)
+        plans.append(Plan(model, retention=retention, store=make, bounds=bounds, holds_sessions=name == "held"))
     async with running_world(plans[0]) as held, running_world(plans[1]) as taken:
         pair = Pair(seed, Side(held), Side(taken))
         for name in SESSIONS[:3]:
             for side in (pair.held, pair.taken):
                 await side.do(Other("create", name, 0), 0)
-        for _ in range(num_rounds):
+        for _ in range(NUM_ROUNDS):
             await pair.round()
         await pair.compare()
         for stream in STREAMS:
@@ -409,8 +413,8 @@ async def test_a_planted_fault_is_found(name: str, tmp_path: Path, monkeypatch: 
         directory = tmp_path / str(seed)
         directory.mkdir()
         try:
-            async with asyncio.timeout(20):
-                await _run(kind, seed, directory, "")
+            async with asyncio.timeout(5):
+                await _run(kind, seed, directory, "", max_turns=1, dawdles_every=1)
         except (AssertionError, TimeoutError, CarouselError) as error:
             found = error
             break

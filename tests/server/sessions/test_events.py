@@ -68,6 +68,22 @@ async def test_a_watcher_that_missed_events_is_told(
         assert [*found, await anext(heard)] == [event(number) for number in range(4)]
 
 
+async def test_an_owners_watchers_are_bounded() -> None:
+    """Beyond the bound he is refused by the setting's name, another owner is not, and one that leaves makes room."""
+    hub = EventHub(max_watches_per_owner=2)
+    with hub.watch("ann") as first:
+        with hub.watch("ann"):
+            with pytest.raises(Overloaded) as refused, hub.watch("ann"):
+                pass
+            assert refused.value.limit == "max_watches_per_owner"
+            with hub.watch("bob"):
+                pass
+        with hub.watch("ann") as again:
+            hub.publish(event(1))
+            assert [await anext(first), await anext(again)] == [event(1)] * 2
+    assert hub._boards == {}
+
+
 async def test_a_slow_watcher_does_not_hold_up_a_quick_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who keeps up hears all; only who stays behind misses some."""
     monkeypatch.setattr(events, "_MAX_BEHIND", 3)

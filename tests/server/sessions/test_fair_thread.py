@@ -41,6 +41,16 @@ async def test_owners_take_turns() -> None:
     assert desk.ran == ["m0", "b0", "m1", "b1", "m2", "m3"]
 
 
+async def test_work_in_parts_keeps_its_turn() -> None:
+    """Parts run in order, with nobody else's between, and give what each has given."""
+    desk = Desk()
+    parts = [partial(divmod, number, 2) for number in range(3)]
+    ann = asyncio.create_task(desk.thread.run_parts("ann", [*parts, partial(desk.ran.append, "a")]))
+    await asyncio.gather(ann, desk.ask("bob", "b"))
+    assert await ann == [(0, 0), (0, 1), (1, 0), None]
+    assert desk.ran == ["a", "b"]
+
+
 async def test_who_goes_away_keeps_nobody_waiting() -> None:
     """Work that nobody wants any more is not done, whether it waits, is called just now, or runs."""
     desk = Desk()

@@ -175,6 +175,29 @@ async def test_the_clock_ends_no_session_in_use(seconds: int) -> None:
             assert await position(world) == 1
 
 
+async def test_a_session_whose_turns_are_all_cancelled_is_idle() -> None:
+    """A cancelled turn changes nothing, and so not when the session expires either."""
+    async with running_world() as world:
+        session = await world.open()
+        for _ in range(4):
+            begun = asyncio.Event()
+
+            async def hold(begun: asyncio.Event) -> None:
+                async with world.seats.take(ANN, ASKED):
+                    begun.set()
+                    await asyncio.Event().wait()
+
+            task = asyncio.create_task(hold(begun))
+            await begun.wait()
+            world.clock.advance(24)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            assert await world.lives.get("ann", "s") == session
+        world.clock.advance(4)
+        with pytest.raises(SessionExpired):
+            await world.lives.get("ann", "s")
+
+
 async def test_a_session_made_anew_is_not_touched_by_an_old_turn() -> None:
     """A turn that began on the session of that name before it was deleted and made again cannot be saved."""
     async with running_world() as world:

@@ -25,6 +25,7 @@ from carousel.errors import (
     ShuttingDown,
 )
 from carousel.sessions.checks import Limits
+from carousel.sessions.encoding import Encoder
 from carousel.sessions.requests import (
     Caller,
     GenerationEnd,
@@ -298,6 +299,8 @@ async def test_overload_and_shutdown_are_told_before_anything_is_looked_at() -> 
             await world.sessions.predict(nobody, PredictionRequest("a" * 100_000))
         with pytest.raises(Overloaded):
             await world.sessions.tokenize("ann", "a")
+        with pytest.raises(Overloaded):
+            await world.sessions.detokenize("ann", [1])
         for ticket in tickets:
             ticket.cancel()
         model.gate.set()
@@ -345,6 +348,49 @@ async def test_a_long_text_is_tokenized_beside_the_event_loop() -> None:
             num_rounds += 1
         assert num_rounds > 3
         assert list(await tokenizing) == world.plan.tokenizer.encode(text)
+
+
+async def test_a_long_list_of_ids_is_turned_into_text_beside_the_event_loop() -> None:
+    """The text is that of a short list's way, also where a character's bytes meet the end of a slice; the loop turns
+    again and again meanwhile."""
+    async with running_world() as world:
+        ids = [number % 3 + 1 for number in range(40_001)]
+        turning = asyncio.create_task(world.sessions.detokenize("ann", ids))
+        num_rounds = 0
+        while not turning.done():
+            await asyncio.sleep(0)
+            num_rounds += 1
+        assert num_rounds > 40_000 // 2_048
+        assert await turning == world.plan.tokenizer.decode(ids)
+
+
+async def test_bytes_of_one_character_may_lie_in_two_slices() -> None:
+    """As they do where tokens are bytes."""
+    encoder = Encoder(byte_tokenizer(), Limits(10**6, 9), 256)
+    text = "日本" * 2_000
+    assert await encoder.decode(list(text.encode())) == text
+    encoder.close()
+
+
+@pytest.mark.parametrize("num_good", [0, 5_000])
+async def test_ids_that_there_are_not_have_no_text(num_good: int) -> None:
+    """However far behind in the list."""
+    async with running_world() as world:
+        with pytest.raises(InvalidRequest, match="^ids: token id 99 "):
+            await world.sessions.detokenize("ann", [*([1] * num_good), 99])
+
+
+async def test_long_lists_of_owners_take_turns() -> None:
+    """Whoever asks for much waits for himself."""
+    async with running_world() as world:
+        done: list[str] = []
+
+        async def ask(owner: str) -> None:
+            await world.sessions.detokenize(owner, [1] * 5_000)
+            done.append(owner)
+
+        await asyncio.gather(*map(ask, ["mallory"] * 4 + ["bob"]))
+        assert done.index("bob") == 2  # after the one that ran, and the one that came before him
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,34 @@ async def test_what_was_made_and_ended_is_not_made_by_a_repeat(shared_redis: Red
         ]
 
 
+@pytest.mark.parametrize("num_namesakes", [1, 16])
+async def test_what_was_made_and_ended_is_told_from_its_namesakes(
+    shared_redis: RedisServer, num_namesakes: int
+) -> None:
+    """A server died before it said that all was done; what it made was deleted since, and its id used again."""
+    async with two(shared_redis) as (dead, other):
+        birth, again = make_birth("a"), make_birth("a")
+        await dead._deeds.record(Intent(deed_of([birth]), (birth,)))
+        (row,) = await dead.create([birth])
+        for _ in range(num_namesakes):
+            await other.end(row, EndReason.DELETED)
+            row = await open_session(other, "a")
+        with pytest.raises(Repeated) as repeated:
+            await other.create([again], deed_of([again]))
+        assert repeated.value.deed == deed_of([birth]) == await other.recall("ann", "r")
+        assert await other.read("ann", "a") == row
+
+
+async def test_what_is_known_of_namesakes_is_bounded(shared_redis: RedisServer) -> None:
+    """An id that is used again and again costs no more and no more."""
+    async with two(shared_redis) as (store, _):
+        for _ in range(30):
+            row = await open_session(store, "a")
+            await store.end(row, EndReason.DELETED)
+        past = run_cli(shared_redis, "hget", "carousel2:{ann:a}:row", "past")
+        assert len(past.split()) == 16
+
+
 async def test_a_deed_that_is_done_costs_little(shared_redis: RedisServer) -> None:
     """The states of its sessions are kept only until they are made, and for its ten minutes all the same."""
     async with two(shared_redis) as (store, _):

@@ -40,7 +40,8 @@ def test_every_bound_reaches_the_store(store: str, default_bytes: int, when_full
     made = make_store(settings)
     assert isinstance(made, MemoryStore | SqliteStore)
     assert made._lifetimes == Lifetimes(idle=11, absolute=12)
-    assert made._capacity == Capacity(13, default_bytes, when_full == "evict", OwnerLimits(max_sessions=14))
+    limits = OwnerLimits(max_sessions=14, max_watches=16)
+    assert made._capacity == Capacity(13, default_bytes, when_full == "evict", limits)
     wide = make_store(settings.model_copy(update={"max_session_bytes": 2**20}))
     assert isinstance(wide, MemoryStore | SqliteStore)
     assert wide._capacity.max_bytes == 2**20

@@ -293,3 +293,12 @@ async def test_what_is_undone_leaves_nothing(store: SessionStore, told: list[End
     assert await store.read("ann", "s") is None
     assert await store.take("ann", "s") is None
     assert (len(told), await store.num_live()) == (1, 0)
+
+
+async def test_a_turn_that_commits_nothing_leaves_the_row_as_it_was(store: SessionStore) -> None:
+    """Also the moment when it expires: a turn that was given up is no use of the session."""
+    row = await open_session(store)
+    for _ in range(3):
+        held = await take(store)
+        await store.release(held)
+        assert await store.read("ann", "s") == row

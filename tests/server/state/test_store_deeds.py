@@ -3,12 +3,16 @@
 import asyncio
 
 import pytest
-from tests.fakes import FakeClock
+from prometheus_client import CollectorRegistry
+from tests.fakes import FakeClock, SlowOracle
 from tests.server.state.conftest import advance, make_birth, open_session, take
+from tests.worlds import Plan, make_lives, make_manifest
 
-from carousel.errors import SessionExists
+from carousel.errors import SessionDeleted, SessionEnded, SessionExists
+from carousel.metrics import Metrics
+from carousel.state import memory, sqlite_changes
 from carousel.state.redis_store import RedisStore
-from carousel.state.store import DEED_SECONDS, Birth, Deed, Ending, EndReason, Repeated, Row, SessionStore
+from carousel.state.store import DEED_SECONDS, MAX_DEEDS, Birth, Deed, Ending, EndReason, Repeated, Row, SessionStore
 
 
 def deed_of(*births: Birth, request_id: str = "r", contents: str = "print") -> Deed:
@@ -106,6 +110,38 @@ async def test_a_late_repeat_does_not_make_what_came_and_went(store: SessionStor
     found = await store.read("ann", "a")
     assert isinstance(found, Row if is_alive else Ending)
     assert found.incarnation == namesake.incarnation
+
+
+async def test_a_repeat_is_told_how_what_it_made_has_ended(store: SessionStore, clock: FakeClock) -> None:
+    """As long as that is known. A session that was made under the id since is another request's: the repeat gets
+    neither that nor its ending, and changes nothing."""
+    plan = Plan()
+    lives = make_lives(plan, make_manifest(plan), store, clock, Metrics(CollectorRegistry()))
+    start = SlowOracle(plan.model).start()
+
+    async def make(request_id: str) -> Row:
+        return await lives.create("ann", "a", start, request_id)
+
+    first = await make("r")
+    assert await make("r") == first
+    await lives.delete("ann", "a")
+    with pytest.raises(SessionDeleted):
+        await make("r")
+    namesake = await make("q")
+    for is_alive in (True, False):
+        with pytest.raises(SessionEnded) as ended:
+            await make("r")
+        assert (ended.value.reason, ended.value.details) == ("SESSION_ENDED", {})
+        if is_alive:
+            assert await make("q") == namesake == await lives.get("ann", "a")
+            await lives.delete("ann", "a")
+    with pytest.raises(SessionDeleted):
+        await make("q")
+
+
+def test_all_stores_remember_as_many_deeds() -> None:
+    """That write them down themselves: Redis forgets by time alone."""
+    assert memory.MAX_DEEDS == sqlite_changes.MAX_DEEDS == MAX_DEEDS
 
 
 async def test_a_deed_is_forgotten_after_its_time(store: SessionStore, clock: FakeClock) -> None:
