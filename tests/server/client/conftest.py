@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.server.fake_service import FakeService, serve_fake
 
-from carousel.client import AsyncClient, AsyncSession, Client, Session
+from carousel.client import AsyncClient, Client
 
 
 @pytest.fixture
@@ -55,7 +55,6 @@ class Either:
 
     def __init__(self, address: str, *, is_async: bool) -> None:
         self.meanwhile: list[Callable[[], Any]] = []
-        self._of_session: Any = AsyncSession if is_async else Session
         self.client: Any = (
             AsyncClient(address, timeout_seconds=20, sleep=self._sleep_later)
             if is_async
@@ -68,7 +67,7 @@ class Either:
         return self.find(made.session_id, made.position)
 
     def find(self, session_id: str, position: int | None = None) -> Any:
-        return self._of_session(self.client, session_id, position=position)
+        return self.client.open_session(session_id, position=position)
 
     def _sleep(self, seconds: float) -> None:
         if self.meanwhile:

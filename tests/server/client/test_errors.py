@@ -10,9 +10,9 @@ from tests.server.client.conftest import Naps
 from tests.server.fake_service import FakeService, Mishap
 from tests.server.hostile_peer import TRICKS, serve_hostile
 
-from carousel.client import AsyncClient, AsyncSession, Client, ServerError, ServerUnreachable, Session
-from carousel.client.errors import read_error
-from carousel.client.retries import is_repeatable
+from carousel.client import AsyncClient, Client, ServerError, ServerUnreachable
+from carousel.client.core.errors import read_error
+from carousel.client.core.retries import is_repeatable
 
 FAILURES = [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK]
 BROKEN = {"UNAVAILABLE", "UNKNOWN", "INTERNAL", "CANCELLED"}
@@ -159,7 +159,7 @@ def test_a_hostile_connection_is_a_broken_one(fake: tuple[str, FakeService], nap
     with Client(address) as direct:
         direct.create_session("mine")
     with serve_hostile(address, [trick] * 2) as peer, Client(peer.address, sleep=naps, timeout_seconds=60) as client:
-        session = Session(client, "mine", position=0)
+        session = client.open_session("mine", position=0)
         assert session.feed("ab") == 2
         assert session.predict("c").position == 3
         assert client.rewind_session("mine", position=2).position == 2
@@ -177,7 +177,7 @@ async def test_a_hostile_connection_is_a_broken_one_for_asyncio_too(
         await direct.create_session("mine")
     with serve_hostile(address, [trick] * 2) as peer:
         async with AsyncClient(peer.address, sleep=naps.later, timeout_seconds=60) as client:
-            session = AsyncSession(client, "mine", position=0)
+            session = client.open_session("mine", position=0)
             assert (await session.predict("c")).position == 1
             assert await session.feed("ab") == 3
             assert (await client.rewind_session("mine", position=1)).position == 1

@@ -1,18 +1,13 @@
 """Turns that their caller gives up, and streams that fail: nothing stays open behind them."""
 
 import asyncio
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from tests.server.client.conftest import Either, done, leave
 from tests.server.fake_service import HANG, WAIT, FakeService, Mishap
 
-from carousel.client import AsyncClient, Client, Predictor, ServerError, SessionPredictor, Stream
-from carousel.client.blocking_transport import Repeat
-from carousel.client.position import KnownPosition
-from carousel.client.retries import Attempts, Retries
-from carousel.client.session_turns import SessionTurns
+from carousel.client import AsyncClient, Client, ServerError, Stream
 
 
 async def test_a_closed_stream_is_given_up(either: Either, service: FakeService) -> None:
@@ -157,48 +152,10 @@ async def test_no_reader_is_left_behind(fake: tuple[str, FakeService]) -> None:
             with pytest.raises(KeyError):
                 await _ask_and_raise(start())
             names = [task.get_coro().__qualname__ for task in asyncio.all_tasks()]  # type: ignore[union-attr]
-            assert "read_message" not in names
+            assert "_read" not in names
 
 
 async def _ask_and_raise(asker: Any) -> None:
     async with asker as predict:
         await predict("a")
         raise KeyError
-
-
-class _Broken:
-    """A stream whose first answer fails, or that ends without one."""
-
-    def __init__(self, requests: Iterator[Any], error: ServerError | None) -> None:
-        self.requests = requests
-        self.error = error
-        self.is_closed = False
-
-    def __next__(self) -> Any:
-        if self.error is not None:
-            raise self.error
-        raise StopIteration
-
-    def close(self) -> None:
-        self.is_closed = True
-
-
-@pytest.mark.parametrize("error", [None, ServerError("no", code="INTERNAL")])
-@pytest.mark.parametrize("has_session", [False, True])
-def test_a_failed_stream_of_questions_is_ended(error: ServerError | None, has_session: bool) -> None:
-    """Whoever reads the questions comes to their end, and the call is cancelled: no thread is left waiting."""
-    streams: list[_Broken] = []
-
-    def start(requests: Iterator[Any], *options: Any) -> Any:
-        streams.append(_Broken(requests, error))
-        return streams[-1]
-
-    explain: Callable[[Any], ServerError] = lambda failed: failed  # noqa: E731
-    repeat = Repeat(Attempts(Retries(max_attempts=2), None), {}, lambda seconds: None, explain)
-    turns = SessionTurns("mine", KnownPosition(0))
-    predict: Any = SessionPredictor(turns, repeat, start) if has_session else Predictor(start)
-    with pytest.raises(ServerError):
-        predict("a")
-    assert len(streams) == (2 if has_session and error is None else 1)
-    assert [len(list(stream.requests)) for stream in streams] == [1] * len(streams)
-    assert all(stream.is_closed for stream in streams)

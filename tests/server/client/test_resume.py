@@ -20,7 +20,7 @@ from carousel.client import (
     ScoreTotals,
     ServerError,
 )
-from carousel.client.resume import GenerationResume, ScoringResume
+from carousel.client.core.resume import GenerationResume, ScoringResume
 
 END = Finished("length", "", 9, 1, 5, 0)
 

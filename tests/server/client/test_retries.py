@@ -5,7 +5,7 @@ from tests.server.client.conftest import Either, done, leave
 from tests.server.fake_service import FakeService, Mishap
 
 from carousel.client import Retries, ServerError
-from carousel.client.retries import Attempts
+from carousel.client.core.retries import Attempts
 
 
 def test_attempts_share_the_callers_time() -> None:

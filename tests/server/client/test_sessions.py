@@ -15,7 +15,6 @@ from carousel.client import (
     Retries,
     ServerError,
     ServerUnreachable,
-    Session,
 )
 from carousel.errors import (
     AnswerGone,
@@ -61,7 +60,7 @@ def test_what_the_caller_sets_stays(client: Client, service: FakeService) -> Non
 def test_a_session_found_again_expects_nothing_at_first(client: Client, service: FakeService) -> None:
     """Its first answer tells where it stands, and so does `get`."""
     client.create_session("old")
-    found, other = Session(client, "old"), Session(client, "old")
+    found, other = client.open_session("old"), client.open_session("old")
     assert found.position is None
     found.feed("abc")
     assert not service.requests[0].HasField("expected_position")

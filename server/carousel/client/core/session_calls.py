@@ -9,9 +9,9 @@ from typing import Any
 
 from google.protobuf import duration_pb2
 
-from carousel.client import answers
-from carousel.client.calls import Call, identify
-from carousel.client.results import History, SessionEvent, SessionInfo
+from carousel.client.core import answers
+from carousel.client.core.calls import Call, identify
+from carousel.client.core.results import History, SessionEvent, SessionInfo
 from carousel.v1 import sessions_pb2, sessions_pb2_grpc
 
 _SESSIONS = sessions_pb2_grpc.SessionsStub

@@ -11,9 +11,9 @@ from typing import Any, Generic, TypeVar
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from carousel.client import answers
-from carousel.client.options import CallOptions, Metadata, Prompt
-from carousel.client.results import ModelInfo, Piece, Prediction, ScorePiece, Token
+from carousel.client.core import answers
+from carousel.client.core.options import Prompt
+from carousel.client.core.results import ModelInfo, Piece, Prediction, ScorePiece, Token
 from carousel.v1 import language_model_pb2 as lm
 from carousel.v1 import language_model_pb2_grpc, types_pb2
 
@@ -22,10 +22,6 @@ Answer = TypeVar("Answer", covariant=True)
 _MODELS = language_model_pb2_grpc.LanguageModelStub
 _SAMPLING = frozenset(field.name for field in lm.Sampling.DESCRIPTOR.fields)
 _CONTENTS = {name: lm.GenerateRequest.Content.Value(f"CONTENT_{name.upper()}") for name in ("text", "ids", "both")}
-CHANNEL_OPTIONS = (  # look for a server that went away soon, and often: the library's own pauses grow to two minutes
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,28 +33,6 @@ class Call(Generic[Answer]):
     request: Any
     parse: Callable[[Any], Answer]
     session_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """Where calls go and what each carries."""
-
-    address: str
-    timeout_seconds: float | None = None
-    metadata: Metadata = ()
-
-    def timeout(self, options: CallOptions) -> float | None:
-        return options.get("timeout_seconds", self.timeout_seconds)
-
-    def arguments(self, call: Call[Any], options: CallOptions) -> dict[str, Any]:
-        """What to give to the stub's method beside the request. Raises TypeError for an unknown option."""
-        if unknown := options.keys() - CallOptions.__annotations__.keys():
-            raise TypeError(f"unknown option {', '.join(sorted(unknown))}")
-        metadata = (*self.metadata, *options.get("metadata", ()))
-        # A hint for load balancers; an id that no header can carry is for the server to refuse.
-        if call.session_id and call.session_id.isascii() and call.session_id.isprintable():
-            metadata = (*metadata, ("x-session-id", call.session_id))
-        return {"timeout": self.timeout(options), "metadata": metadata}
 
 
 def identify(wishes: dict[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from carousel.client.errors import ServerError
-from carousel.client.options import CallOptions
+from carousel.client.core.errors import ServerError
+from carousel.client.core.options import CallOptions
 
 
 @dataclass(frozen=True, slots=True)

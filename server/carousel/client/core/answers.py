@@ -6,7 +6,7 @@ from dataclasses import fields
 from datetime import UTC
 from typing import Any
 
-from carousel.client.results import (
+from carousel.client.core.results import (
     Candidate,
     Finished,
     GeneratedToken,

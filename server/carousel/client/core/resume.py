@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
-from carousel.client.errors import AnswerChanged
-from carousel.client.results import Finished, GeneratedToken, Piece, Prediction, ScoredToken, ScorePiece
+from carousel.client.core.errors import AnswerChanged
+from carousel.client.core.results import Finished, GeneratedToken, Piece, Prediction, ScoredToken, ScorePiece
 
 Answer = TypeVar("Answer")
 Items = TypeVar("Items", bound=Sequence[object])

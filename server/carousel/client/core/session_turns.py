@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
-from carousel.client import calls
-from carousel.client.calls import Call, identify
-from carousel.client.errors import AnswerChanged, ServerError
-from carousel.client.options import Prompt
-from carousel.client.position import KnownPosition, OpenTurn
-from carousel.client.results import Piece, Prediction, ScorePiece, SessionInfo
-from carousel.client.resume import GenerationResume, PredictionResume, Resume, ScoringResume
+from carousel.client.core import calls
+from carousel.client.core.calls import Call, identify
+from carousel.client.core.errors import AnswerChanged, ServerError
+from carousel.client.core.options import Prompt
+from carousel.client.core.position import KnownPosition, OpenTurn
+from carousel.client.core.results import Piece, Prediction, ScorePiece, SessionInfo
+from carousel.client.core.resume import GenerationResume, PredictionResume, Resume, ScoringResume
 
 Answer = TypeVar("Answer")
 

@@ -1,23 +1,19 @@
-"""The blocking client. Any number of threads may share one; a stream or a predictor belongs to one thread at a time.
+# Generated from server/carousel/client/_async/client.py by `make client`: change that file, not this one.
+"""A client of one server: which calls there are. `transport` makes them, `core/calls.py` says what they carry."""
 
-It says which calls there are; how they are made is in `blocking_transport`, what they carry in `calls`.
-"""
-
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, Self, Unpack
 
-import grpc
-
-from carousel.client import calls, session_calls
-from carousel.client.blocking_predictor import Predictor
-from carousel.client.blocking_session import Session
-from carousel.client.blocking_transport import Stream, Transport
-from carousel.client.calls import CHANNEL_OPTIONS, Connection
-from carousel.client.errors import ServerError
-from carousel.client.options import (
+from carousel.client._sync.predictor import Predictor
+from carousel.client._sync.session import Session
+from carousel.client._sync.streams import Stream
+from carousel.client._sync.transport import Transport
+from carousel.client.core import calls, session_calls
+from carousel.client.core.connection import Connection
+from carousel.client.core.errors import ServerError
+from carousel.client.core.options import (
     CallOptions,
     ChangeOptions,
     GenerateOptions,
@@ -28,7 +24,7 @@ from carousel.client.options import (
     TurnOptions,
     split_options,
 )
-from carousel.client.results import (
+from carousel.client.core.results import (
     History,
     ModelInfo,
     Piece,
@@ -38,7 +34,8 @@ from carousel.client.results import (
     SessionInfo,
     Token,
 )
-from carousel.client.retries import Retries
+from carousel.client.core.retries import Retries
+from carousel.client.wires.blocking import GrpcWire, Sleep, sleep
 
 
 class Client:
@@ -46,7 +43,10 @@ class Client:
 
     `timeout_seconds` and `metadata` hold for every call unless a call brings its own. `prompt` is text or token ids.
     The calls here are made once, but for those that make, move and end sessions: these carry ids and, like all those of
-    a `Session`, are repeated as `retries` say.
+    a session, are repeated as `retries` say.
+
+    For asyncio: make it, use it and close it on one running event loop. Of the blocking kind, any number of threads may
+    share one; a stream or a predictor belongs to one thread at a time.
     """
 
     def __init__(
@@ -57,20 +57,15 @@ class Client:
         timeout_seconds: float | None = None,
         metadata: Metadata = (),
         retries: Retries | None = None,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Sleep = sleep,
     ) -> None:
         """`credentials` are grpc.ChannelCredentials; without them the connection is not encrypted."""
         self._address = address
-        channel = (
-            grpc.secure_channel(address, credentials, CHANNEL_OPTIONS)
-            if credentials
-            else grpc.insecure_channel(address, CHANNEL_OPTIONS)
-        )
-        connection = Connection(address, timeout_seconds, metadata)
-        self.transport = Transport(channel, connection, retries or Retries(), sleep)
+        connection = Connection(address, credentials, timeout_seconds, metadata)
+        self._transport = Transport(GrpcWire(connection), connection, retries or Retries(), sleep)
 
     def __repr__(self) -> str:
-        return f"Client({self._address!r})"
+        return f"{type(self).__name__}({self._address!r})"
 
     def __enter__(self) -> Self:
         return self
@@ -80,24 +75,24 @@ class Client:
 
     def close(self) -> None:
         """Cancels the calls that are still open."""
-        self.transport.close()
+        self._transport.close()
 
     def generate(
         self, prompt: Prompt = "", *, session_id: str = "", model: str = "", **options: Unpack[GenerateOptions]
     ) -> Stream[Piece]:
         """Feed `prompt`, then generate. A session moves on only when the stream is read to its end."""
         wishes, of_call = split_options(options, GenerateOptions)
-        return self.transport.stream(calls.generate(prompt, session_id, model, wishes), of_call)
+        return self._transport.stream(calls.generate(prompt, session_id, model, wishes), of_call)
 
     def predictor(self, *, session_id: str = "", model: str = "", **options: Unpack[CallOptions]) -> Predictor:
         """Without a session, the sequence lives as long as the predictor."""
         call = calls.predict(session_id)
-        return Predictor(lambda requests: self.transport.stream(call, options, requests), session_id, model)
+        return Predictor(self._transport.line(call, options), call.parse, (session_id, model))
 
     def predict(
         self, prompt: Prompt = "", *, session_id: str = "", model: str = "", **options: Unpack[PredictOptions]
     ) -> Prediction:
-        """Feed `prompt` and name what may follow, as `Predictor` does, once."""
+        """Feed `prompt` and name what may follow, as a predictor does, once."""
         wishes, of_call = split_options(options, PredictOptions)
         with self.predictor(session_id=session_id, model=model, **of_call) as predict:
             return predict(prompt, **PredictWishes(**wishes))  # type: ignore[typeddict-item]
@@ -113,44 +108,45 @@ class Client:
     ) -> Stream[ScorePiece]:
         """Rate `prompt` token by token; a token is a hit when it is among the `top_g` likeliest."""
         wishes, of_call = split_options(options, TurnOptions)
-        return self.transport.stream(calls.score(prompt, session_id, model, top_g, wishes), of_call)
+        return self._transport.stream(calls.score(prompt, session_id, model, top_g, wishes), of_call)
 
     def tokenize(self, text: str, *, model: str = "", **options: Unpack[CallOptions]) -> tuple[Token, ...]:
-        return self.transport.ask(calls.tokenize(text, model), options)
+        return self._transport.ask(calls.tokenize(text, model), options)
 
     def detokenize(self, ids: Iterable[int], *, model: str = "", **options: Unpack[CallOptions]) -> str:
-        return self.transport.ask(calls.detokenize(ids, model), options)
+        return self._transport.ask(calls.detokenize(ids, model), options)
 
     def models(self, **options: Unpack[CallOptions]) -> tuple[ModelInfo, ...]:
-        return self.transport.ask(calls.models(), options)
+        return self._transport.ask(calls.models(), options)
 
     def model(self, name: str = "", **options: Unpack[CallOptions]) -> ModelInfo:
-        return self.transport.ask(calls.model(name), options)
+        return self._transport.ask(calls.model(name), options)
 
     def is_serving(self, service: str = "", **options: Unpack[CallOptions]) -> bool:
         """Whether the server says that it is ready for calls."""
-        return self.transport.ask(calls.health(service), options)
+        return self._transport.ask(calls.health(service), options)
 
     def create_session(self, session_id: str = "", *, model: str = "", **options: Unpack[ChangeOptions]) -> SessionInfo:
         """Without an id, the server makes one that nobody can guess."""
         wishes, of_call = split_options(options, ChangeOptions)
-        return self.transport.ask_safely(session_calls.create_session(session_id, model, wishes), of_call)
+        return self._transport.ask_safely(session_calls.create_session(session_id, model, wishes), of_call)
 
     def get_session(self, session_id: str, **options: Unpack[CallOptions]) -> SessionInfo:
-        return self.transport.ask(session_calls.get_session(session_id), options)
+        return self._transport.ask(session_calls.get_session(session_id), options)
 
     def list_sessions(self, **options: Unpack[CallOptions]) -> Iterator[SessionInfo]:
         """Oldest first; pages are fetched as they are needed."""
         page_token = ""
         while True:
-            page, page_token = self.transport.ask(session_calls.list_sessions(page_token), options)
-            yield from page
+            page, page_token = self._transport.ask(session_calls.list_sessions(page_token), options)
+            for session in page:
+                yield session
             if not page_token:
                 return
 
     def delete_session(self, session_id: str, **options: Unpack[ChangeOptions]) -> None:
         wishes, of_call = split_options(options, ChangeOptions)
-        self.transport.ask_safely(session_calls.delete_session(session_id, wishes), of_call)
+        self._transport.ask_safely(session_calls.delete_session(session_id, wishes), of_call)
 
     def fork_session(
         self,
@@ -165,7 +161,7 @@ class Client:
         """New sessions that stand where this one stands or, at a position or checkpoint, stood."""
         wishes, of_call = split_options(options, ChangeOptions)
         call = session_calls.fork_session(session_id, position, checkpoint, count, new_ids, wishes)
-        return self.transport.ask_safely(call, of_call)
+        return self._transport.ask_safely(call, of_call)
 
     def rewind_session(
         self,
@@ -179,14 +175,14 @@ class Client:
         """Go back; what came after is forgotten."""
         wishes, of_call = split_options(options, ChangeOptions)
         call = session_calls.rewind_session(session_id, position, checkpoint, expected_position, wishes)
-        return self.transport.ask_safely(call, of_call)
+        return self._transport.ask_safely(call, of_call)
 
     def save_checkpoint(self, session_id: str, name: str, **options: Unpack[ChangeOptions]) -> SessionInfo:
         wishes, of_call = split_options(options, ChangeOptions)
-        return self.transport.ask_safely(session_calls.save_checkpoint(session_id, name, wishes), of_call)
+        return self._transport.ask_safely(session_calls.save_checkpoint(session_id, name, wishes), of_call)
 
     def get_history(self, session_id: str, **options: Unpack[CallOptions]) -> History:
-        return self.transport.ask(session_calls.get_history(session_id), options)
+        return self._transport.ask(session_calls.get_history(session_id), options)
 
     def export_session(
         self,
@@ -198,16 +194,16 @@ class Client:
         **options: Unpack[CallOptions],
     ) -> bytes:
         """The state, sealed for this caller, this model and servers with the same keys, and good for `ttl` (a day)."""
-        return self.transport.ask(session_calls.export_session(session_id, ttl, position, checkpoint), options)
+        return self._transport.ask(session_calls.export_session(session_id, ttl, position, checkpoint), options)
 
     def import_session(self, state: bytes, session_id: str = "", **options: Unpack[ChangeOptions]) -> SessionInfo:
         """A new session from a sealed state."""
         wishes, of_call = split_options(options, ChangeOptions)
-        return self.transport.ask_safely(session_calls.import_session(state, session_id, wishes), of_call)
+        return self._transport.ask_safely(session_calls.import_session(state, session_id, wishes), of_call)
 
     def watch(self, **options: Unpack[CallOptions]) -> Stream[SessionEvent]:
         """What happens to the caller's sessions from now on; waits until the server is listening to them."""
-        return self.transport.stream(session_calls.watch_sessions(), options).wait_until_open()
+        return self._transport.stream(session_calls.watch_sessions(), options).wait_until_open()
 
     @contextmanager
     def session(
@@ -215,10 +211,15 @@ class Client:
     ) -> Iterator[Session]:
         """A new session, deleted at the end unless `keep`. The options are its creation's."""
         made = self.create_session(session_id, model=model, **options)
-        session = Session(self, made.session_id, position=made.position)
+        session = self.open_session(made.session_id, position=made.position)
         try:
             yield session
         finally:
             if not keep:
                 with suppress(ServerError):  # gone already, or it will expire
                     session.delete()
+
+    def open_session(self, session_id: str, *, position: int | None = None) -> Session:
+        """One that is there already, whoever made it; asks nobody. `position` is where it stands, if that is known;
+        otherwise its first answer tells."""
+        return Session(self._transport, session_id, position=position)
