@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-BLOCKING := server/carousel/client/_sync
+BLOCKING := server/carousel/client/_sync tests/server/client/_sync
 
 .PHONY: demo test check proto client bench chaos fuzz soak image
 

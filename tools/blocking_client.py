@@ -7,14 +7,13 @@ from pathlib import Path
 
 import unasync
 
-FOLDERS = (Path("server/carousel/client"),)
+FOLDERS = (Path("server/carousel/client"), Path("tests/server/client"))
 WORDS = {  # beside those that unasync knows: whole names and whole strings
     "AsyncClient": "Client",
     "AsyncPredictor": "Predictor",
     "AsyncSession": "Session",
     "AsyncSessionPredictor": "SessionPredictor",
     "AsyncStream": "Stream",
-    "Awaitable": "Returned",
     "_async": "_sync",
     "aio": "blocking",
     "anext": "next",

@@ -1,8 +1,6 @@
 """When a call is made again, and after how long."""
 
 import pytest
-from tests.server.client.conftest import Either, done, leave
-from tests.server.fake_service import FakeService, Mishap
 
 from carousel.client import Retries, ServerError
 from carousel.client.core.retries import Attempts
@@ -27,17 +25,6 @@ def test_pauses_grow_to_their_bound() -> None:
     gone = ServerError("gone", code="UNAVAILABLE")
     assert [attempts.pause_after(gone) for _ in range(7)] == [0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 1.5]
     assert attempts.limit({}) == {}
-
-
-async def test_an_answered_question_starts_the_count_anew(either: Either, service: FakeService) -> None:
-    """A predictor that stays open lives through any number of failures, as long as it gets answers in between."""
-    session = await either.start()
-    predictor = session.predictor()
-    for number in range(3):
-        service.mishaps = [Mishap()] * 4
-        assert (await done(predictor("a", k=1))).position == number + 1
-    await leave(predictor)
-    assert len(service.requests) == 15
 
 
 @pytest.mark.parametrize("wrong", [{"max_attempts": 0}, {"first_seconds": 0.0}, {"first_seconds": 5.0}])

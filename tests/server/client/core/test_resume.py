@@ -6,19 +6,15 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.server.fake_service import FakeService, Mishap
 
 from carousel.client import (
     AnswerChanged,
-    AsyncClient,
-    Client,
     Finished,
     GeneratedToken,
     Piece,
     ScoredToken,
     ScorePiece,
     ScoreTotals,
-    ServerError,
 )
 from carousel.client.core.resume import GenerationResume, ScoringResume
 
@@ -178,40 +174,3 @@ def test_another_rating_is_refused(again: ScorePiece) -> None:
     with pytest.raises(AnswerChanged):
         resume.take(again)
     assert resume.position is None
-
-
-def test_a_stream_is_never_spliced(patient: Client, service: FakeService) -> None:
-    """Somebody else moved the session before the repeat ran: an error instead of two texts in one, made once; whether
-    the turn was applied is unknown."""
-    with patient.session() as session:
-        service.mishaps = [Mishap(2)]
-        stream = session.generate("a", max_tokens=4)
-        assert [next(stream).text, next(stream).text] == ["b", "c"]
-        service.shift = 1
-        with pytest.raises(AnswerChanged, match="answered differently"):
-            next(stream)
-        assert session.position is None
-        assert len(service.requests) == 2
-        with pytest.raises(ServerError) as caught:
-            next(stream)
-        assert caught.value.code == "CANCELLED"
-        assert session.get().position == session.position
-
-
-async def test_an_async_stream_is_never_spliced(fake: tuple[str, FakeService]) -> None:
-    """The same for the asyncio client."""
-
-    async def rest(_: float) -> None:
-        fake[1].shift = 1
-
-    async with AsyncClient(fake[0], sleep=rest) as client, client.session() as session:
-        fake[1].mishaps = [Mishap(2)]
-        stream = session.generate("a", max_tokens=4)
-        assert [(await anext(stream)).text, (await anext(stream)).text] == ["b", "c"]
-        with pytest.raises(AnswerChanged):
-            await anext(stream)
-        with pytest.raises(ServerError) as caught:
-            await anext(stream)
-        assert caught.value.code == "CANCELLED"
-        assert session.position is None
-        assert len(fake[1].requests) == 2

@@ -6,11 +6,8 @@ import grpc
 import pytest
 from google.protobuf import any_pb2, duration_pb2, message
 from google.rpc import error_details_pb2, status_pb2
-from tests.server.client.conftest import Naps
-from tests.server.fake_service import FakeService, Mishap
-from tests.server.hostile_peer import TRICKS, serve_hostile
 
-from carousel.client import AsyncClient, Client, ServerError, ServerUnreachable
+from carousel.client import ServerError, ServerUnreachable
 from carousel.client.core.errors import read_error
 from carousel.client.core.retries import is_repeatable
 
@@ -115,71 +112,3 @@ def test_what_this_side_ended_is_not_broken() -> None:
 def test_details_that_cannot_be_believed_do_not_count(attached: bytes) -> None:
     """Bytes that are no message, inside or outside, or that contradict the status."""
     assert isinstance(read_error(Failed(grpc.StatusCode.INTERNAL, attached), "here:1"), ServerUnreachable)
-
-
-@pytest.mark.parametrize("code", sorted(BROKEN))
-async def test_bare_codes_of_broken_connections_are_repeated(
-    patient: Client, service: FakeService, fake: tuple[str, FakeService], naps: Naps, code: str
-) -> None:
-    """Through the library, for turns, predictions and changes of both clients."""
-    broken = Mishap(error=grpc.StatusCode[code])
-    with patient.session() as session:
-        service.mishaps = [broken, None, broken, None, broken, None]
-        assert [session.feed("a"), session.predict("b").position, session.checkpoint("c")] == [1, 2, 2]
-    async with AsyncClient(fake[0], sleep=naps.later) as client, client.session() as other:
-        service.mishaps = [broken, None, broken, None, broken, None]
-        assert [await other.feed("a"), (await other.predict("b")).position, await other.checkpoint("c")] == [1, 2, 2]
-    assert len(naps.seconds) == 6
-
-
-@pytest.mark.parametrize("code", [code for code in FAILURES if code.name not in BROKEN])
-async def test_other_bare_codes_are_final(
-    patient: Client, service: FakeService, fake: tuple[str, FakeService], naps: Naps, code: grpc.StatusCode
-) -> None:
-    """For the same calls; they are made once."""
-    with patient.session() as session:
-        for ask in (session.feed, session.predict, session.checkpoint):
-            service.mishaps = [Mishap(error=code)]
-            with pytest.raises(ServerError) as caught:
-                ask("a")
-            assert caught.value.code == code.name
-    async with AsyncClient(fake[0], sleep=naps.later) as client, client.session() as other:
-        for ask_too in (other.feed, other.predict, other.checkpoint):
-            service.mishaps = [Mishap(error=code)]
-            with pytest.raises(ServerError) as caught:
-                await ask_too("a")
-            assert caught.value.code == code.name
-    assert naps.seconds == []
-
-
-@pytest.mark.parametrize("trick", TRICKS)
-def test_a_hostile_connection_is_a_broken_one(fake: tuple[str, FakeService], naps: Naps, trick: str) -> None:
-    """However the peer breaks the calls: turn, prediction and change are done once, by the next connections."""
-    address, service = fake
-    with Client(address) as direct:
-        direct.create_session("mine")
-    with serve_hostile(address, [trick] * 2) as peer, Client(peer.address, sleep=naps, timeout_seconds=60) as client:
-        session = client.open_session("mine", position=0)
-        assert session.feed("ab") == 2
-        assert session.predict("c").position == 3
-        assert client.rewind_session("mine", position=2).position == 2
-        assert peer.played == [trick] * 2
-    assert service.positions == {"mine": 2}
-
-
-@pytest.mark.parametrize("trick", TRICKS)
-async def test_a_hostile_connection_is_a_broken_one_for_asyncio_too(
-    fake: tuple[str, FakeService], naps: Naps, trick: str
-) -> None:
-    """The same, and a prediction's stream meets the trick as well."""
-    address, service = fake
-    async with AsyncClient(address) as direct:
-        await direct.create_session("mine")
-    with serve_hostile(address, [trick] * 2) as peer:
-        async with AsyncClient(peer.address, sleep=naps.later, timeout_seconds=60) as client:
-            session = client.open_session("mine", position=0)
-            assert (await session.predict("c")).position == 1
-            assert await session.feed("ab") == 3
-            assert (await client.rewind_session("mine", position=1)).position == 1
-        assert peer.played == [trick] * 2
-    assert service.positions == {"mine": 1}

@@ -1,4 +1,5 @@
-"""Every argument of every call arrives, from both clients: nothing that a caller says is dropped on the way."""
+# Generated from tests/server/client/_async/test_arguments.py by `make client`: change that file, not this one.
+"""Every argument of every call arrives: nothing that a caller says is dropped on the way."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -8,10 +9,10 @@ from typing import Any
 import pytest
 from google.protobuf import duration_pb2
 from grpc_health.v1 import health_pb2
-from tests.server.client.conftest import Either, done, read
+from tests.server.client._sync.conftest import read
 from tests.server.fake_service import FakeService
 
-from carousel.client import ServerError
+from carousel.client import Client, ServerError, Session
 from carousel.v1 import language_model_pb2 as lm
 from carousel.v1 import sessions_pb2, types_pb2
 
@@ -148,30 +149,31 @@ OF_SESSION: dict[str, tuple[Ask, Any]] = {
 }
 
 
+@pytest.fixture
+def past(session: Session) -> None:
+    """What the calls ask for is there."""
+    session.feed("abc")
+    session.checkpoint("here")
+
+
+@pytest.mark.usefixtures("past")
 @pytest.mark.parametrize("name", BY_ID)
-async def test_a_calls_arguments_arrive(either: Either, service: FakeService, name: str) -> None:
+def test_a_calls_arguments_arrive(client: Client, service: FakeService, name: str) -> None:
     """The request, the caller's own time and his metadata, also with a refusal for an answer."""
-    await _prepare(either)
     ask, wanted = BY_ID[name]
     with suppress(ServerError):
-        await done(ask(either.client, **BESIDE))
+        ask(client, **BESIDE)
     _check(service, wanted)
 
 
+@pytest.mark.usefixtures("past")
 @pytest.mark.parametrize("name", OF_SESSION)
-async def test_a_sessions_arguments_arrive(either: Either, service: FakeService, name: str) -> None:
+def test_a_sessions_arguments_arrive(client: Client, service: FakeService, name: str) -> None:
     """As by id; the caller's own id and expectation win over the session's."""
-    await _prepare(either)
     ask, wanted = OF_SESSION[name]
     with suppress(ServerError):
-        await done(ask(either.find("mine", 3), **BESIDE))
+        ask(client.open_session("mine", position=3), **BESIDE)
     _check(service, wanted)
-
-
-async def _prepare(either: Either) -> None:
-    session = await either.start()
-    await done(session.feed("abc"))
-    await done(session.checkpoint("here"))
 
 
 def _check(service: FakeService, wanted: Any) -> None:
@@ -187,9 +189,11 @@ def _check(service: FakeService, wanted: Any) -> None:
     assert 5 < last.seconds_left < 16  # the client's own is 20
 
 
-async def test_the_clients_time_holds_where_a_call_brings_none(either: Either, service: FakeService) -> None:
+def test_the_clients_time_holds_where_a_call_brings_none(
+    client: Client, session: Session, service: FakeService
+) -> None:
     """Also for the creation of a session, and for one that was found."""
-    session = await either.start()
-    await done(session.feed("a"))
-    await done(either.client.models())
+    session.feed("a")
+    client.models()
+    assert len(service.seen) == 3
     assert all(one.seconds_left is not None and 16 < one.seconds_left < 21 for one in service.seen)
