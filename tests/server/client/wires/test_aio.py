@@ -3,12 +3,18 @@
 import asyncio
 import gc
 from collections.abc import Coroutine
+from types import SimpleNamespace
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 from tests.server.fake_service import HANG, WAIT, FakeService, Mishap
 
 from carousel.client import AsyncClient, ServerError
+from carousel.client.core.calls import Call
+from carousel.client.core.connection import Connection
+from carousel.client.wires.aio import GrpcWire
 
 
 async def _cancel(reading: Coroutine[Any, Any, Any], when: asyncio.Event | None = None) -> None:
@@ -141,3 +147,70 @@ async def test_a_closed_client_fails_a_question_that_stays_unasked(fake: tuple[s
     with pytest.raises(ServerError) as caught:
         await predict("a")
     assert caught.value.code == "CANCELLED"
+
+
+async def test_a_closed_client_makes_no_further_calls(address: str) -> None:
+    """Its connection is closed too."""
+    client = AsyncClient(address)
+    await client.models()
+    await client.close()
+    with pytest.raises(grpc.aio.UsageError):
+        await client.models()
+
+
+class _Open:
+    """A call that stays open until somebody ends it; `events` say how it did. Nothing can be written on it."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self._is_over = asyncio.Event()
+
+    async def read(self) -> Any:
+        try:
+            await self._is_over.wait()
+        finally:
+            self.events.append("read")
+        return grpc.aio.EOF
+
+    async def write(self, request: Any) -> None:
+        raise grpc.aio.AioRpcError(grpc.StatusCode.NOT_FOUND, grpc.aio.Metadata(), grpc.aio.Metadata(), "no")
+
+    async def done_writing(self) -> None:
+        self.events.append("done writing")
+        self._is_over.set()
+
+    def cancel(self) -> None:
+        self.events.append("cancelled")
+        self._is_over.set()
+
+
+async def _line_on(under: _Open) -> Any:
+    call: Call[Any] = Call(lambda channel: SimpleNamespace(Ask=lambda **_: under), "Ask", None, lambda answer: answer)
+    line = GrpcWire(Connection("here:1")).line(call, {})
+    await asyncio.sleep(0)  # it reads
+    return line
+
+
+async def test_a_line_that_fails_is_ended() -> None:
+    """A question that cannot be written: the call is cancelled, and its reader has ended."""
+    under = _Open()
+    line = await _line_on(under)
+    with pytest.raises(ServerError, match="no"):
+        await line.exchange("question")
+    assert under.events == ["cancelled", "read"]
+
+
+async def test_a_line_ends_in_order() -> None:
+    """The server's end is read before the call is cancelled, which changes nothing then."""
+    under = _Open()
+    await (await _line_on(under)).end(is_orderly=True)
+    assert under.events == ["done writing", "read", "cancelled"]
+
+
+async def test_a_line_is_dropped_without_waiting() -> None:
+    """The call is cancelled now, the reader soon."""
+    under = _Open()
+    (await _line_on(under)).drop()
+    assert under.events == ["cancelled"]
+    await asyncio.sleep(0)
+    assert under.events == ["cancelled", "read"]
