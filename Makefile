@@ -1,8 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+BLOCKING := server/carousel/client/_sync tests/server/client/_sync
 
-.PHONY: demo test check proto bench chaos fuzz soak image
+.PHONY: demo test check proto client bench chaos fuzz soak image
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -17,18 +18,24 @@ demo: $(READY)    ## train, export, serve and stream
 test: $(READY)
 	$(BIN)/pytest
 
-check: $(READY)   ## style, types, import law, stubs as generated, Dockerfile
+check: $(READY)   ## style, types, import law, stubs and blocking client as generated, Dockerfile
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(MAKE) --no-print-directory proto
 	git diff --exit-code -- server/carousel/v1
+	$(MAKE) --no-print-directory client
+	git diff --exit-code -- $(BLOCKING)
+	test -z "$$(git ls-files --others --exclude-standard -- $(BLOCKING))"
 	$(BIN)/hadolint Dockerfile
 
 proto: $(READY)   ## stubs from the wire contract
 	$(BIN)/python -m grpc_tools.protoc -I proto -I $(wildcard .venv/lib/python3*/site-packages) --python_out=server --pyi_out=server --grpc_python_out=server \
 	  proto/carousel/v1/*.proto
+
+client: $(READY)  ## the blocking client and its tests from the asyncio ones
+	$(BIN)/python -m tools.blocking_client
 
 bench: $(READY)   ## every measurement of serving, a JSON line each
 	$(BIN)/python -m bench

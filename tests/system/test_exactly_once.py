@@ -144,7 +144,7 @@ def test_an_unexpected_position_is_refused_with_the_current_one(client: Client) 
 def test_two_holders_of_a_session_do_not_overwrite_each_other(client: Client) -> None:
     """The one who did not know of the other's turn is told so, and goes on from there when he has looked."""
     with client.session() as session:
-        other = Session(client, session.session_id, position=0)
+        other = client.open_session(session.session_id, position=0)
         other.feed("The ")
         assert _failure(lambda: session.feed("A ")).position == 4
         session.get()
@@ -271,7 +271,7 @@ def test_a_session_moves_between_servers(bundle: Path, sealing: ServerProcess) -
         with here.session() as session:
             session.feed("The carousel ")
             state = session.export()
-            moved = Session(there, there.import_session(state, "moved").session_id)
+            moved = there.open_session(there.import_session(state, "moved").session_id)
             expected = list(session.generate(max_tokens=40, **SAMPLED))
             assert _ids(moved.generate(max_tokens=40, **SAMPLED)) == _ids(expected)
             assert moved.get().position == session.get().position == 53
@@ -332,7 +332,7 @@ def test_a_client_that_keeps_its_state_gets_what_a_session_gets(sealing: ServerP
             assert first.candidates == kept(" and").candidates
             assert second.candidates == kept(" the").candidates
         assert second.position == session.get().position == 23
-        assert Session(client, client.import_session(second.state).session_id).get().position == 23
+        assert client.open_session(client.import_session(second.state).session_id).get().position == 23
         error = _failure(lambda: list(client.generate(state=second.state, session_id=session.session_id)))
         assert [violation.field for violation in error.violations] == ["state"]
 
@@ -395,7 +395,7 @@ def test_a_connection_that_breaks_costs_and_doubles_nothing(server: ServerProces
     limits = [300, 400, 600, 500, 200, 700, 350, 800]
     with client.session() as session, client.session() as quiet, _cut_off(server.grpc_address, limits) as (way, made):
         with Client(way, retries=Retries(first_seconds=0.01), timeout_seconds=60) as shaky:
-            held = Session(shaky, session.session_id, position=0)
+            held = shaky.open_session(session.session_id, position=0)
             for turn in range(6):
                 options = {"max_tokens": 60, "temperature": 0.9, "seed": turn, "n": 1 + turn % 2}
                 pieces = list(held.generate("The horses ", **options))

@@ -7,17 +7,24 @@ It needs grpc and the wire contract alone: it knows no model, no arrays and noth
             print(piece.text, end="")
 """
 
-from carousel.client.aio import AsyncClient
-from carousel.client.aio_predictor import AsyncPredictor, AsyncSessionPredictor
-from carousel.client.aio_session import AsyncSession
-from carousel.client.aio_transport import AsyncStream
-from carousel.client.blocking import Client
-from carousel.client.blocking_predictor import Predictor, SessionPredictor
-from carousel.client.blocking_session import Session
-from carousel.client.blocking_transport import Stream
-from carousel.client.errors import AnswerChanged, FieldViolation, ServerError, ServerUnreachable
-from carousel.client.options import CallOptions, ChangeOptions, GenerateOptions, PredictOptions, Prompt, TurnOptions
-from carousel.client.results import (
+from carousel.client._async.client import AsyncClient
+from carousel.client._async.predictor import AsyncPredictor, AsyncSessionPredictor
+from carousel.client._async.session import AsyncSession
+from carousel.client._async.streams import AsyncStream
+from carousel.client._sync.client import Client
+from carousel.client._sync.predictor import Predictor, SessionPredictor
+from carousel.client._sync.session import Session
+from carousel.client._sync.streams import Stream
+from carousel.client.core.errors import AnswerChanged, FieldViolation, ServerError, ServerUnreachable
+from carousel.client.core.options import (
+    CallOptions,
+    ChangeOptions,
+    GenerateOptions,
+    PredictOptions,
+    Prompt,
+    TurnOptions,
+)
+from carousel.client.core.results import (
     Candidate,
     Finished,
     GeneratedToken,
@@ -34,7 +41,7 @@ from carousel.client.results import (
     Token,
     Word,
 )
-from carousel.client.retries import Retries
+from carousel.client.core.retries import Retries
 
 __all__ = [
     "AnswerChanged",

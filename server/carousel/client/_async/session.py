@@ -1,0 +1,156 @@
+"""A session as its user holds it: turns that happen exactly once, and moves through its past."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Unpack
+
+from carousel.client._async.predictor import AsyncSessionPredictor
+from carousel.client._async.streams import AsyncStream
+from carousel.client._async.transport import Transport
+from carousel.client.core import calls, session_calls
+from carousel.client.core.calls import Call
+from carousel.client.core.errors import ended_early
+from carousel.client.core.options import (
+    CallOptions,
+    ChangeOptions,
+    GenerateOptions,
+    PredictOptions,
+    PredictWishes,
+    Prompt,
+    TurnOptions,
+    split_options,
+)
+from carousel.client.core.position import KnownPosition
+from carousel.client.core.results import History, Piece, Prediction, ScorePiece, SessionInfo
+from carousel.client.core.session_turns import SessionTurns
+
+
+class AsyncSession:
+    """One conversation: every call continues where the last one ended. The client's `session` makes one, its
+    `open_session` goes on with one.
+
+    Each turn carries an id and the position that the session is expected at. When the server is away or overloaded, or
+    the connection breaks, the turn is asked for again, as the client's `retries` say, and is applied once all the same;
+    a stream goes on where it stopped. Raises ServerError with reason POSITION_MISMATCH when the session is not where
+    its last answer left it: somebody else advanced it, or a turn that failed here was applied after all. `get` goes on
+    from where it is. With reason ANSWER_GONE the turn was applied, and its answer is no longer kept; the session knows
+    where it stands, and goes on. AnswerChanged: a repeat was answered differently.
+    """
+
+    def __init__(self, transport: Transport, session_id: str, *, position: int | None = None) -> None:
+        """`position` is where it stands, if that is known; otherwise the first answer tells."""
+        self._transport = transport
+        self._turns = SessionTurns(session_id, KnownPosition(position))
+        self.session_id = session_id
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.session_id!r})"
+
+    @property
+    def position(self) -> int | None:
+        """After the last answer; None while that is not known."""
+        return self._turns.known.value
+
+    async def feed(self, prompt: Prompt, **options: Unpack[TurnOptions]) -> int:
+        """Let the model read `prompt`. Returns the new position."""
+        finished = None
+        async for piece in self.generate(prompt, max_tokens=0, **options):
+            finished = piece.finished
+        if finished is None:
+            raise ended_early()
+        return finished.position
+
+    def generate(self, prompt: Prompt = "", **options: Unpack[GenerateOptions]) -> AsyncStream[Piece]:
+        """As the client's, each token and each character once. The session moves on when the stream is read to its
+        end; of a stream that is given up before, it may or may not."""
+        wishes, of_call = split_options(options, GenerateOptions)
+        return self._transport.follow(self._turns.generate(prompt, wishes), of_call)
+
+    def predictor(self, **options: Unpack[CallOptions]) -> AsyncSessionPredictor:
+        _, of_call = split_options(options, CallOptions)
+        call = calls.predict(self.session_id)
+        repeat = self._transport.repeat(of_call)
+        return AsyncSessionPredictor(self._turns, repeat, lambda left: self._transport.line(call, left))
+
+    async def predict(self, prompt: Prompt = "", **options: Unpack[PredictOptions]) -> Prediction:
+        """Feed `prompt` and name what may follow, as a predictor does, once."""
+        wishes, of_call = split_options(options, PredictOptions)
+        async with self.predictor(**of_call) as predict:
+            return await predict(prompt, **PredictWishes(**wishes))  # type: ignore[typeddict-item]
+
+    def score(
+        self, prompt: Prompt, *, top_g: int | None = None, **options: Unpack[TurnOptions]
+    ) -> AsyncStream[ScorePiece]:
+        """As the client's, each token once."""
+        wishes, of_call = split_options(options, TurnOptions)
+        return self._transport.follow(self._turns.score(prompt, top_g, wishes), of_call)
+
+    async def fork(
+        self,
+        count: int | None = None,
+        *,
+        position: int | None = None,
+        checkpoint: str = "",
+        new_ids: Sequence[str] = (),
+        **options: Unpack[ChangeOptions],
+    ) -> list["AsyncSession"]:
+        """New sessions that stand where this one stands or, at a position or checkpoint, stood. Default: one, or as
+        many as ids are given."""
+        wishes, of_call = split_options(options, ChangeOptions)
+        call = session_calls.fork_session(self.session_id, position, checkpoint, count, new_ids, wishes)
+        made = await self._transport.ask_safely(call, of_call)
+        return [AsyncSession(self._transport, one.session_id, position=one.position) for one in made]
+
+    async def rewind(
+        self,
+        *,
+        position: int | None = None,
+        checkpoint: str = "",
+        expected_position: int | None = None,
+        **options: Unpack[ChangeOptions],
+    ) -> int:
+        """Go back; what came after is forgotten. Returns the position."""
+        wishes, of_call = split_options(options, ChangeOptions)
+        call = session_calls.rewind_session(self.session_id, position, checkpoint, expected_position, wishes)
+        with self._turns.move() as succeed:
+            info = await self._transport.ask_safely(call, of_call)
+            succeed(info)
+        return info.position
+
+    async def checkpoint(self, name: str, **options: Unpack[ChangeOptions]) -> int:
+        """Keep the current position under a name. Returns it."""
+        wishes, of_call = split_options(options, ChangeOptions)
+        call = session_calls.save_checkpoint(self.session_id, name, wishes)
+        info = await self._look(call, of_call)
+        return info.position
+
+    async def history(self, **options: Unpack[CallOptions]) -> History:
+        """Where `rewind` and `fork` can go."""
+        return await self._transport.ask_safely(session_calls.get_history(self.session_id), options)
+
+    async def export(
+        self,
+        ttl: timedelta | None = None,
+        *,
+        position: int | None = None,
+        checkpoint: str = "",
+        **options: Unpack[CallOptions],
+    ) -> bytes:
+        """The state, sealed; good for `ttl`, by default a day. The client's `import_session` takes it."""
+        call = session_calls.export_session(self.session_id, ttl, position, checkpoint)
+        return await self._transport.ask_safely(call, options)
+
+    async def get(self, **options: Unpack[CallOptions]) -> SessionInfo:
+        """The session as it is; the next turn expects it there."""
+        return await self._look(session_calls.get_session(self.session_id), options)
+
+    async def delete(self, **options: Unpack[ChangeOptions]) -> None:
+        wishes, of_call = split_options(options, ChangeOptions)
+        await self._transport.ask_safely(session_calls.delete_session(self.session_id, wishes), of_call)
+
+    async def _look(self, call: Call[SessionInfo], options: CallOptions) -> SessionInfo:
+        """A call that moves nothing and tells where the session stands."""
+        looked = self._turns.known.look()
+        info = await self._transport.ask_safely(call, options)
+        self._turns.known.learn(info.position, looked)
+        return info

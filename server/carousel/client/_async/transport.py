@@ -1,0 +1,55 @@
+"""How calls are made: once, or again while that is safe. Knows neither what they carry nor what a session is."""
+
+from typing import TypeVar
+
+from carousel.client._async.repeat import Repeat
+from carousel.client._async.streams import AsyncStream, TurnStream
+from carousel.client._async.wire import Line, Wire
+from carousel.client.core.calls import Call
+from carousel.client.core.connection import Connection
+from carousel.client.core.errors import ServerError
+from carousel.client.core.options import CallOptions
+from carousel.client.core.results import Prediction
+from carousel.client.core.retries import Attempts, Retries
+from carousel.client.core.session_turns import SafeTurn
+from carousel.client.wires.aio import Sleep
+
+Answer = TypeVar("Answer")
+
+
+class Transport:
+    """A wire, and what every call over it has in common."""
+
+    def __init__(self, wire: Wire, connection: Connection, retries: Retries, sleep: Sleep) -> None:
+        self._wire = wire
+        self._connection = connection
+        self._retries = retries
+        self._sleep = sleep
+
+    async def close(self) -> None:
+        await self._wire.close()
+
+    async def ask(self, call: Call[Answer], options: CallOptions) -> Answer:
+        return call.parse(await self._wire.ask(call, options))
+
+    async def ask_safely(self, call: Call[Answer], options: CallOptions) -> Answer:
+        """Again while that may help. For calls that do no harm when they are made twice."""
+        repeat = self.repeat(options)
+        while True:
+            try:
+                return await self.ask(call, repeat.options)
+            except ServerError as error:
+                await repeat.pause_after(error)
+
+    def stream(self, call: Call[Answer], options: CallOptions) -> AsyncStream[Answer]:
+        return AsyncStream(self._wire.stream(call, options), call.parse)
+
+    def follow(self, turn: SafeTurn[Answer], options: CallOptions) -> AsyncStream[Answer]:
+        return TurnStream(turn, self.repeat(options), lambda left: self._wire.stream(turn.call, left))
+
+    def line(self, call: Call[Prediction], options: CallOptions) -> Line:
+        """For a predictor's questions."""
+        return self._wire.line(call, options)
+
+    def repeat(self, options: CallOptions) -> Repeat:
+        return Repeat(Attempts(self._retries, self._connection.timeout(options)), options, self._sleep)

@@ -1,0 +1,88 @@
+# Generated from server/carousel/client/_async/predictor.py by `make client`: change that file, not this one.
+"""Predictions over a line that stays open: on a sequence of its own, or on a session's."""
+
+from collections.abc import Callable
+from typing import Any, Self, Unpack
+
+from carousel.client._sync.repeat import Repeat
+from carousel.client._sync.wire import Line
+from carousel.client.core import calls
+from carousel.client.core.errors import ServerError
+from carousel.client.core.options import CallOptions, PredictWishes, Prompt, split_options
+from carousel.client.core.results import Prediction
+from carousel.client.core.session_turns import SafeTurn, SessionTurns
+
+
+class Predictor:
+    """Predictions on one sequence, over one stream. Use it as a context manager, which ends the stream."""
+
+    def __init__(self, line: Line, parse: Callable[[Any], Prediction], where: tuple[str, str]) -> None:
+        """`where` is session id and model."""
+        self._line = line
+        self._parse = parse
+        self._where = where
+
+    def __call__(self, prompt: Prompt = "", **wishes: Unpack[PredictWishes]) -> Prediction:
+        """Feed `prompt` and name what may follow: k tokens, and words that begin with `word_prefix`, which is not fed.
+
+        Raises ServerError; the stream is over then.
+        """
+        wanted, _ = split_options(wishes, PredictWishes)
+        return self._parse(self._line.exchange(calls.predict_request(prompt, *self._where, wanted)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
+        self._line.end(is_orderly=kind is None)
+
+
+class SessionPredictor:
+    """Predictions on a session. When the stream breaks, another one is opened and the question is put again."""
+
+    def __init__(self, turns: SessionTurns, repeat: Repeat, start: Callable[[CallOptions], Line]) -> None:
+        self._turns = turns
+        self._repeat = repeat
+        self._start = start
+        self._line: Line | None = start(repeat.options)
+
+    def __call__(self, prompt: Prompt = "", **wishes: Unpack[PredictWishes]) -> Prediction:
+        """As a plain predictor does; the session moves on once, however often the question has to be put."""
+        wanted, _ = split_options(wishes, PredictWishes)
+        turn = self._turns.predict(prompt, wanted)
+        try:
+            return self._ask(turn)
+        except BaseException:  # cancelled or interrupted; after a failure this changes nothing
+            turn.give_up()
+            line, self._line = self._line, None
+            if line is not None:
+                line.drop()
+            raise
+
+    def _ask(self, turn: SafeTurn[Prediction]) -> Prediction:
+        while True:
+            try:
+                self._line = self._line or self._start(self._repeat.options)
+                prediction = turn.call.parse(self._line.exchange(turn.call.request))
+            except ServerError as error:
+                self._line = None
+                self._pause_after(error, turn)
+            else:
+                turn.take(prediction)
+                self._repeat.attempts.note_progress()
+                return prediction
+
+    def _pause_after(self, error: ServerError, turn: SafeTurn[Prediction]) -> None:
+        try:
+            if not turn.is_overtaken(error):
+                self._repeat.pause_after(error)
+        except ServerError:
+            turn.fail(error)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
+        if self._line is not None:
+            self._line.end(is_orderly=kind is None)

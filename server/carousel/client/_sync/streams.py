@@ -1,0 +1,102 @@
+# Generated from server/carousel/client/_async/streams.py by `make client`: change that file, not this one.
+"""Answers as they come: of a plain call, or of a session's turn, which outlives a broken connection."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, Self, TypeVar
+
+from carousel.client._sync.repeat import Repeat
+from carousel.client._sync.wire import Answers
+from carousel.client.core.errors import ServerError, ended_early
+from carousel.client.core.options import CallOptions
+from carousel.client.core.session_turns import SafeTurn
+
+Answer = TypeVar("Answer")
+
+
+class Stream(Generic[Answer]):
+    """Answers as they come. Closing it, or dropping it before its last answer, cancels the call."""
+
+    def __init__(self, answers: Answers, parse: Callable[[Any], Answer]) -> None:
+        self._answers = answers
+        self._parse = parse
+
+    def __iter__(self) -> Iterator[Answer]:
+        return self
+
+    def __next__(self) -> Answer:
+        message = self._answers.read()
+        if message is None:
+            raise StopIteration
+        return self._parse(message)
+
+    def wait_until_open(self) -> Self:
+        """Until the server has answered for the first time, or failed: reading tells which."""
+        self._answers.wait_until_open()
+        return self
+
+    def close(self) -> None:
+        self._answers.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+
+class TurnStream(Stream[Answer]):
+    """The answers of a session's turn. When the stream breaks, it is asked for again and goes on where it stopped."""
+
+    def __init__(self, turn: SafeTurn[Answer], repeat: Repeat, start: Callable[[CallOptions], Answers]) -> None:
+        super().__init__(start(repeat.options), turn.call.parse)
+        self._turn = turn
+        self._repeat = repeat
+        self._start = start
+        self._new: deque[Answer] = deque()  # read, and not yet handed on
+
+    def __next__(self) -> Answer:
+        try:
+            return self._read_new()
+        except BaseException:  # cancelled or interrupted; after an end or a failure this changes nothing
+            self.close()
+            raise
+
+    def _read_new(self) -> Answer:
+        while not self._new:
+            try:
+                answer = self._read()
+            except ServerError as error:
+                self._begin_again(error)
+            else:
+                self._new.extend(self._turn.take(answer))
+                if self._new:
+                    self._repeat.attempts.note_progress()
+        return self._new.popleft()
+
+    def _read(self) -> Answer:
+        try:
+            return super().__next__()
+        except StopIteration:
+            if self._turn.is_done:
+                raise
+            raise ended_early() from None
+        except ServerError:
+            if self._turn.is_done:  # the last answer is here; how the connection ended is of no interest
+                raise StopIteration from None
+            raise
+
+    def _begin_again(self, error: ServerError) -> None:
+        try:
+            if not self._turn.is_overtaken(error):
+                self._repeat.pause_after(error)
+        except ServerError:
+            self._turn.fail(error)
+            raise
+        self._turn.restart()
+        self._answers = self._start(self._repeat.options)
+
+    def close(self) -> None:
+        """Before the last answer, whether the turn was applied is not known."""
+        self._turn.give_up()
+        super().close()

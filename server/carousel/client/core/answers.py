@@ -1,0 +1,132 @@
+"""Answers of the wire contract as the client's own values. Functions only; they know no request and no transport."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import fields
+from datetime import UTC
+from typing import Any
+
+from carousel.client.core.results import (
+    Candidate,
+    Finished,
+    GeneratedToken,
+    History,
+    Limits,
+    ModelInfo,
+    Piece,
+    Prediction,
+    ScoredToken,
+    ScorePiece,
+    ScoreTotals,
+    SessionEvent,
+    SessionInfo,
+    Token,
+    Word,
+)
+from carousel.v1 import language_model_pb2 as lm
+from carousel.v1 import sessions_pb2
+
+
+def piece(answer: lm.GenerateResponse) -> Piece:
+    tokens = tuple(
+        GeneratedToken(
+            token.id,
+            token.log_probability if token.HasField("log_probability") else None,
+            _candidates(token.candidates),
+        )
+        for token in answer.tokens
+    )
+    finished = _finished(answer.finished) if answer.HasField("finished") else None
+    return Piece(answer.text, tokens, finished, answer.branch)
+
+
+def prediction(answer: lm.PredictResponse) -> Prediction:
+    words = tuple(Word(word.text, word.log_probability) for word in answer.words)
+    return Prediction(
+        _candidates(answer.candidates),
+        words,
+        answer.position,
+        durable_position=answer.durable_position,
+        state=answer.state,
+        is_replay=answer.is_replay,
+    )
+
+
+def score_piece(answer: lm.ScoreResponse) -> ScorePiece:
+    tokens = tuple(
+        ScoredToken(token.id, token.log_probability, token.rank, token.is_hit, token.text) for token in answer.tokens
+    )
+    return ScorePiece(tokens, _totals(answer.totals) if answer.HasField("totals") else None)
+
+
+def tokens(answer: lm.TokenizeResponse) -> tuple[Token, ...]:
+    return tuple(Token(token.id, token.text) for token in answer.tokens)
+
+
+def model(message: lm.Model) -> ModelInfo:
+    limits = Limits(**{field.name: getattr(message.limits, field.name) for field in fields(Limits)})
+    names = [field.name for field in fields(ModelInfo) if field.name not in ("limits", "training")]
+    training = json.loads(message.training_json or "{}")
+    return ModelInfo(**{name: getattr(message, name) for name in names}, limits=limits, training=training)
+
+
+def session(message: sessions_pb2.Session) -> SessionInfo:
+    return SessionInfo(
+        message.session_id,
+        message.model,
+        message.model_digest,
+        message.position,
+        message.create_time.ToDatetime(tzinfo=UTC),
+        message.update_time.ToDatetime(tzinfo=UTC),
+        message.expire_time.ToDatetime(tzinfo=UTC),
+        message.durable_position,
+    )
+
+
+def session_page(answer: sessions_pb2.ListSessionsResponse) -> tuple[list[SessionInfo], str]:
+    return [session(one) for one in answer.sessions], answer.next_page_token
+
+
+def history(message: sessions_pb2.History) -> History:
+    return History(session(message.session), tuple(message.positions), dict(message.checkpoints))
+
+
+def event(message: sessions_pb2.SessionEvent) -> SessionEvent:
+    kind = _name(sessions_pb2.SessionEvent.Kind, message.kind, "KIND_")
+    return SessionEvent(kind, message.session_id, message.time.ToDatetime(tzinfo=UTC))
+
+
+def _candidates(messages: Iterable[Any]) -> tuple[Candidate, ...]:
+    return tuple(Candidate(one.id, one.log_probability, one.text) for one in messages)
+
+
+def _finished(message: lm.Finished) -> Finished:
+    return Finished(
+        _name(lm.Finished.Reason, message.reason, "REASON_"),
+        message.stop,
+        message.position,
+        message.num_input_tokens,
+        message.num_generated_tokens,
+        message.seed,
+        durable_position=message.durable_position,
+        state=message.state,
+        is_replay=message.is_replay,
+    )
+
+
+def _totals(message: lm.ScoreTotals) -> ScoreTotals:
+    return ScoreTotals(
+        message.num_tokens,
+        message.log_probability,
+        message.perplexity,
+        message.num_hits,
+        message.position,
+        durable_position=message.durable_position,
+        state=message.state,
+        is_replay=message.is_replay,
+    )
+
+
+def _name(names: Any, value: int, prefix: str) -> str:
+    """A value that this client does not know yet is `unspecified`."""
+    return str(names.Name(value if value in names.values() else 0)).removeprefix(prefix).lower()

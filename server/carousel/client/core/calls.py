@@ -1,0 +1,104 @@
+"""Every call of the wire contract as a value: what to send, where, and how to read the answer.
+
+The blocking and the asyncio client both run these, so requests are made here and in `session_calls` alone, and read in
+`answers`.
+"""
+
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from carousel.client.core import answers
+from carousel.client.core.options import Prompt
+from carousel.client.core.results import ModelInfo, Piece, Prediction, ScorePiece, Token
+from carousel.v1 import language_model_pb2 as lm
+from carousel.v1 import language_model_pb2_grpc, types_pb2
+
+Answer = TypeVar("Answer", covariant=True)
+
+_MODELS = language_model_pb2_grpc.LanguageModelStub
+_SAMPLING = frozenset(field.name for field in lm.Sampling.DESCRIPTOR.fields)
+_CONTENTS = {name: lm.GenerateRequest.Content.Value(f"CONTENT_{name.upper()}") for name in ("text", "ids", "both")}
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Answer]):
+    """One call, not yet made. `request` is None where the caller sends a stream."""
+
+    stub: Callable[[Any], Any]
+    method: str
+    request: Any
+    parse: Callable[[Any], Answer]
+    session_id: str = ""
+
+
+def identify(wishes: dict[str, Any]) -> dict[str, Any]:
+    """With a `request_id`: the caller's own, or a fresh one. A call is repeated as it is, so that it keeps its id."""
+    return wishes | {"request_id": wishes.get("request_id") or str(uuid.uuid4())}
+
+
+def generate(prompt: Prompt, session_id: str, model: str, wishes: dict[str, Any]) -> Call[Piece]:
+    """`wishes` as `split_options` gives them."""
+    sampling = {key: value for key, value in wishes.items() if key in _SAMPLING}
+    rest = {key: value for key, value in wishes.items() if key not in _SAMPLING}
+    if isinstance(stop := rest.get("stop"), str):
+        rest["stop"] = [stop]
+    if "content" in rest:
+        rest["content"] = _content(rest["content"])
+    request = lm.GenerateRequest(
+        session_id=session_id, model=model, input=_input(prompt), sampling=lm.Sampling(**sampling), **rest
+    )
+    return Call(_MODELS, "Generate", request, answers.piece, session_id)
+
+
+def predict(session_id: str) -> Call[Prediction]:
+    """The stream; what is sent on it is made by `predict_request`."""
+    return Call(_MODELS, "Predict", None, answers.prediction, session_id)
+
+
+def predict_request(prompt: Prompt, session_id: str, model: str, wishes: dict[str, Any]) -> Any:
+    return lm.PredictRequest(session_id=session_id, model=model, input=_input(prompt), **wishes)
+
+
+def score(prompt: Prompt, session_id: str, model: str, top_g: int | None, wishes: dict[str, Any]) -> Call[ScorePiece]:
+    request = lm.ScoreRequest(session_id=session_id, model=model, input=_input(prompt), g=top_g, **wishes)
+    return Call(_MODELS, "Score", request, answers.score_piece, session_id)
+
+
+def tokenize(text: str, model: str) -> Call[tuple[Token, ...]]:
+    return Call(_MODELS, "Tokenize", lm.TokenizeRequest(model=model, text=text), answers.tokens)
+
+
+def detokenize(ids: Iterable[int], model: str) -> Call[str]:
+    return Call(_MODELS, "Detokenize", lm.DetokenizeRequest(model=model, ids=ids), lambda answer: str(answer.text))
+
+
+def models() -> Call[tuple[ModelInfo, ...]]:
+    return Call(_MODELS, "ListModels", lm.ListModelsRequest(), lambda answer: tuple(map(answers.model, answer.models)))
+
+
+def model(name: str) -> Call[ModelInfo]:
+    return Call(_MODELS, "GetModel", lm.GetModelRequest(model=name), answers.model)
+
+
+def health(service: str) -> Call[bool]:
+    serving = health_pb2.HealthCheckResponse.SERVING
+    request = health_pb2.HealthCheckRequest(service=service)
+    return Call(health_pb2_grpc.HealthStub, "Check", request, lambda answer: bool(answer.status == serving))
+
+
+def _input(prompt: Prompt) -> types_pb2.Input:
+    if not prompt:
+        return types_pb2.Input()
+    if isinstance(prompt, str):
+        return types_pb2.Input(text=prompt)
+    return types_pb2.Input(tokens=types_pb2.TokenIds(ids=prompt))
+
+
+def _content(name: str) -> Any:
+    if name not in _CONTENTS:
+        raise ValueError(f"content: must be one of {', '.join(_CONTENTS)}, not {name!r}")
+    return _CONTENTS[name]

@@ -1,0 +1,80 @@
+"""When a call may be made again, and after how long. Pure: it is told the time and sleeps nowhere.
+
+A call is repeated after failures that say "not done, try again" or leave in doubt whether it was done; the caller of
+this module sees to it that a repeat does no harm.
+"""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from carousel.client.core.errors import ServerError
+from carousel.client.core.options import CallOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How often and how fast. The pause doubles from `first_seconds` to `max_seconds`; a random half of it is left out,
+    so that the clients of a server that went away do not return at the same moment. As it stands here, a server may be
+    away for about ten seconds."""
+
+    max_attempts: int = 10  # in a row without anything new; 1 never repeats
+    first_seconds: float = 0.1
+    max_seconds: float = 3.0
+
+    def __post_init__(self) -> None:
+        if self.max_attempts < 1:
+            raise ValueError(f"max_attempts: must be at least 1, not {self.max_attempts}")
+        if not 0 < self.first_seconds <= self.max_seconds:
+            raise ValueError("first_seconds: must be above 0 and at most max_seconds")
+
+
+class Attempts:
+    """The attempts at one call, and the caller's time for all of them together."""
+
+    def __init__(
+        self,
+        retries: Retries,
+        timeout_seconds: float | None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        draw: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._retries = retries
+        self._clock = clock
+        self._draw = draw
+        self._ends_at = None if timeout_seconds is None else clock() + timeout_seconds
+        self._num_failed = 0
+
+    def limit(self, options: CallOptions) -> CallOptions:
+        """The call's options with the time that is left."""
+        if self._ends_at is None:
+            return options
+        return CallOptions(**options | {"timeout_seconds": max(0.0, self._ends_at - self._clock())})
+
+    def note_progress(self) -> None:
+        """Something new has arrived: what failed before no longer counts."""
+        self._num_failed = 0
+
+    def pause_after(self, error: ServerError) -> float:
+        """Seconds to wait before the next attempt. Raises `error` when there shall be none."""
+        self._num_failed += 1
+        if not is_repeatable(error) or self._num_failed >= self._retries.max_attempts:
+            raise error
+        pause = min(self._retries.max_seconds, self._retries.first_seconds * 2 ** (self._num_failed - 1))
+        seconds = self._draw(pause / 2, pause) + (error.retry_after_seconds or 0.0)
+        if self._ends_at is not None and self._clock() + seconds >= self._ends_at:
+            raise error
+        return seconds
+
+
+def is_repeatable(error: ServerError) -> bool:
+    """Whether the same request may succeed later: the server was away, somebody was faster, or it had too much to do.
+
+    OK is a stream that ended without its last message. Only the server itself can say that its load will pass: without
+    its reason, RESOURCE_EXHAUSTED is a quota, or a message too large.
+    """
+    if error.code == "RESOURCE_EXHAUSTED":
+        return error.retry_after_seconds is not None
+    return error.code in ("UNAVAILABLE", "OK") or error.reason == "SESSION_MOVED"

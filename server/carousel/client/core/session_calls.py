@@ -1,0 +1,110 @@
+"""The calls that make, move, describe and end sessions, as values; the other half of `calls`.
+
+Those that change something carry a request id, so that they do no harm when they are made twice.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from google.protobuf import duration_pb2
+
+from carousel.client.core import answers
+from carousel.client.core.calls import Call, identify
+from carousel.client.core.results import History, SessionEvent, SessionInfo
+from carousel.v1 import sessions_pb2, sessions_pb2_grpc
+
+_SESSIONS = sessions_pb2_grpc.SessionsStub
+_PAGE_SIZE = 500
+
+
+def create_session(session_id: str, model: str, wishes: dict[str, Any]) -> Call[SessionInfo]:
+    """`wishes` here and below: a `request_id`, if the caller has one of his own."""
+    request = sessions_pb2.CreateSessionRequest(session_id=session_id, model=model, **identify(wishes))
+    return Call(_SESSIONS, "CreateSession", request, answers.session, session_id)
+
+
+def get_session(session_id: str) -> Call[SessionInfo]:
+    request = sessions_pb2.GetSessionRequest(session_id=session_id)
+    return Call(_SESSIONS, "GetSession", request, answers.session, session_id)
+
+
+def list_sessions(page_token: str) -> Call[tuple[list[SessionInfo], str]]:
+    """A page and the token of the next one, empty on the last."""
+    request = sessions_pb2.ListSessionsRequest(page_size=_PAGE_SIZE, page_token=page_token)
+    return Call(_SESSIONS, "ListSessions", request, answers.session_page)
+
+
+def delete_session(session_id: str, wishes: dict[str, Any]) -> Call[None]:
+    request = sessions_pb2.DeleteSessionRequest(session_id=session_id, **identify(wishes))
+    return Call(_SESSIONS, "DeleteSession", request, lambda answer: None, session_id)
+
+
+def fork_session(
+    session_id: str,
+    position: int | None,
+    checkpoint: str,
+    count: int | None,
+    new_ids: Sequence[str],
+    wishes: dict[str, Any],
+) -> Call[list[SessionInfo]]:
+    request = sessions_pb2.ForkSessionRequest(
+        session_id=session_id,
+        point=_point(position, checkpoint),
+        count=count,
+        new_session_ids=new_ids,
+        **identify(wishes),
+    )
+    parse = lambda answer: [answers.session(one) for one in answer.sessions]  # noqa: E731
+    return Call(_SESSIONS, "ForkSession", request, parse, session_id)
+
+
+def rewind_session(
+    session_id: str,
+    position: int | None,
+    checkpoint: str,
+    expected_position: int | None,
+    wishes: dict[str, Any],
+) -> Call[SessionInfo]:
+    request = sessions_pb2.RewindSessionRequest(
+        session_id=session_id,
+        point=_point(position, checkpoint),
+        expected_position=expected_position,
+        **identify(wishes),
+    )
+    return Call(_SESSIONS, "RewindSession", request, answers.session, session_id)
+
+
+def save_checkpoint(session_id: str, name: str, wishes: dict[str, Any]) -> Call[SessionInfo]:
+    request = sessions_pb2.SaveCheckpointRequest(session_id=session_id, checkpoint=name, **identify(wishes))
+    return Call(_SESSIONS, "SaveCheckpoint", request, answers.session, session_id)
+
+
+def get_history(session_id: str) -> Call[History]:
+    request = sessions_pb2.GetHistoryRequest(session_id=session_id)
+    return Call(_SESSIONS, "GetHistory", request, answers.history, session_id)
+
+
+def export_session(session_id: str, ttl: timedelta | None, position: int | None, checkpoint: str) -> Call[bytes]:
+    request = sessions_pb2.ExportSessionRequest(session_id=session_id, point=_point(position, checkpoint))
+    if ttl is not None:
+        duration = duration_pb2.Duration()
+        duration.FromTimedelta(ttl)
+        request.ttl.CopyFrom(duration)
+    return Call(_SESSIONS, "ExportSession", request, lambda answer: bytes(answer.state), session_id)
+
+
+def import_session(state: bytes, session_id: str, wishes: dict[str, Any]) -> Call[SessionInfo]:
+    request = sessions_pb2.ImportSessionRequest(state=state, session_id=session_id, **identify(wishes))
+    return Call(_SESSIONS, "ImportSession", request, answers.session, session_id)
+
+
+def watch_sessions() -> Call[SessionEvent]:
+    return Call(_SESSIONS, "WatchSessions", sessions_pb2.WatchSessionsRequest(), answers.event)
+
+
+def _point(position: int | None, checkpoint: str) -> sessions_pb2.Point:
+    """Neither: now."""
+    if position is not None and checkpoint:
+        raise ValueError("either a position or a checkpoint, not both")
+    return sessions_pb2.Point(checkpoint=checkpoint) if checkpoint else sessions_pb2.Point(position=position)

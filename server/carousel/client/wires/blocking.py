@@ -1,0 +1,107 @@
+"""The blocking client's wire, over grpc. `_sync/wire.py` says what it keeps to; `aio` is its twin."""
+
+import queue
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import grpc
+
+from carousel.client.core.calls import Call
+from carousel.client.core.connection import CHANNEL_OPTIONS, Connection
+from carousel.client.core.errors import ServerError, ended_early, read_error
+from carousel.client.core.options import CallOptions
+
+Sleep = Callable[[float], None]
+sleep: Sleep = time.sleep
+
+
+class GrpcWire:
+    """Threads may share it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._channel = (
+            grpc.secure_channel(connection.address, connection.credentials, CHANNEL_OPTIONS)
+            if connection.credentials
+            else grpc.insecure_channel(connection.address, CHANNEL_OPTIONS)
+        )
+        self._is_closed = False
+
+    def close(self) -> None:
+        self._is_closed = True
+        self._channel.close()
+
+    def ask(self, call: Call[Any], options: CallOptions) -> Any:
+        try:
+            return self._start(call, options, call.request)
+        except grpc.RpcError as error:
+            raise self._explain(error) from error
+
+    def stream(self, call: Call[Any], options: CallOptions) -> "_Answers":
+        return _Answers(self._start(call, options, call.request), self._explain)
+
+    def line(self, call: Call[Any], options: CallOptions) -> "_Line":
+        requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        started = self._start(call, options, iter(requests.get, None))
+        return _Line(requests, _Answers(started, self._explain))
+
+    def _start(self, call: Call[Any], options: CallOptions, request: Any) -> Any:
+        """The library's own answer: a message, or what messages come from."""
+        method = getattr(call.stub(self._channel), call.method)
+        return method(request, **self._connection.arguments(call, options))
+
+    def _explain(self, error: Any) -> ServerError:
+        """What the failed call's error means; a cancelled call is this side's doing or the connection's."""
+        return read_error(error, self._connection.address, is_ours=self._is_closed or error.cancelled())
+
+
+class _Answers:
+    def __init__(self, call: Any, explain: Callable[[Any], ServerError]) -> None:
+        """`explain` reads a failed call's error."""
+        self._call = call
+        self._explain = explain
+
+    def read(self) -> Any:
+        try:
+            return next(self._call, None)
+        except grpc.RpcError as error:
+            raise self._explain(error) from error
+        except KeyboardInterrupt:
+            self._call.cancel()
+            raise
+
+    def wait_until_open(self) -> None:
+        self._call.initial_metadata()
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+
+class _Line:
+    def __init__(self, requests: queue.SimpleQueue[Any], answers: _Answers) -> None:
+        """`requests` are read by a thread of the library's until None is among them."""
+        self._requests = requests
+        self._answers = answers
+
+    def exchange(self, request: Any) -> Any:
+        self._requests.put(request)
+        try:
+            message = self._answers.read()
+            if message is None:
+                raise ended_early()
+        except ServerError:
+            self.drop()
+            raise
+        return message
+
+    def end(self, *, is_orderly: bool) -> None:
+        self._requests.put(None)
+        if is_orderly:
+            with suppress(ServerError):
+                self._answers.read()
+        self._answers.cancel()
+
+    def drop(self) -> None:
+        self.end(is_orderly=False)

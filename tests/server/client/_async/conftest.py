@@ -1,0 +1,44 @@
+"""A client of the tiny server, and a session of it."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from carousel.client import AsyncClient, AsyncSession
+
+
+class Naps:
+    """What a client does instead of waiting before a repeat: count, and do the next of `meanwhile`."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.meanwhile: list[Callable[[], Any]] = []
+
+    async def __call__(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+        if self.meanwhile:
+            await self.meanwhile.pop(0)()
+
+
+@pytest.fixture
+def naps() -> Naps:
+    return Naps()
+
+
+@pytest.fixture
+async def client(address: str, naps: Naps) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(address, timeout_seconds=20, sleep=naps) as client:
+        yield client
+
+
+@pytest.fixture
+async def session(client: AsyncClient) -> AsyncSession:
+    """It is called mine."""
+    made = await client.create_session("mine")
+    return client.open_session(made.session_id, position=made.position)
+
+
+async def read(stream: Any) -> list[Any]:
+    """All that it brings."""
+    return [answer async for answer in stream]

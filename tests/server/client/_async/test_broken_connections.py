@@ -1,0 +1,57 @@
+"""Calls that break on the way: by the code alone, and by the peer's tricks on the socket."""
+
+import grpc
+import pytest
+from tests.server.client._async.conftest import Naps
+from tests.server.fake_service import FakeService, Mishap
+from tests.server.hostile_peer import TRICKS, serve_hostile
+
+from carousel.client import AsyncClient, AsyncSession, ServerError
+
+BROKEN = ["CANCELLED", "INTERNAL", "UNAVAILABLE", "UNKNOWN"]
+FINAL = [code for code in grpc.StatusCode if code.name not in ("OK", *BROKEN)]
+
+
+@pytest.mark.parametrize("code", BROKEN)
+async def test_bare_codes_of_broken_connections_are_repeated(
+    session: AsyncSession, service: FakeService, naps: Naps, code: str
+) -> None:
+    """Through the library, for turns, predictions and changes."""
+    broken = Mishap(error=grpc.StatusCode[code])
+    service.mishaps = [broken, None, broken, None, broken, None]
+    assert await session.feed("a") == 1
+    assert (await session.predict("b")).position == 2
+    assert await session.checkpoint("c") == 2
+    assert len(naps.seconds) == 3
+
+
+@pytest.mark.parametrize("code", FINAL)
+async def test_other_bare_codes_are_final(
+    session: AsyncSession, service: FakeService, naps: Naps, code: grpc.StatusCode
+) -> None:
+    """For the same calls; they are made once."""
+    for ask in (session.feed, session.predict, session.checkpoint):
+        service.mishaps = [Mishap(error=code)]
+        with pytest.raises(ServerError) as caught:
+            await ask("a")
+        assert caught.value.code == code.name
+    assert naps.seconds == []
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+@pytest.mark.parametrize("turns", [("feed", "predict"), ("predict", "feed")])
+async def test_a_hostile_connection_is_a_broken_one(
+    client: AsyncClient, address: str, service: FakeService, naps: Naps, trick: str, turns: tuple[str, str]
+) -> None:
+    """However the peer breaks the calls, a stream's or a prediction's first: turns and change are done once, by the
+    next connections."""
+    await client.create_session("mine")
+    with serve_hostile(address, [trick] * 2) as peer:
+        async with AsyncClient(peer.address, sleep=naps, timeout_seconds=60) as shaky:
+            session = shaky.open_session("mine", position=0)
+            for number, turn in enumerate(turns):
+                await getattr(session, turn)("a")
+                assert session.position == number + 1
+            assert (await shaky.rewind_session("mine", position=1)).position == 1
+        assert peer.played == [trick] * 2
+    assert service.positions == {"mine": 1}

@@ -1,0 +1,129 @@
+"""Over a wire that plays by script: ends that come too early, failures too late, the caller's time, what is stopped."""
+
+from typing import Any
+
+import pytest
+from tests.server.client._async.conftest import Naps, read
+
+from carousel.client import Retries, ServerError, ServerUnreachable
+from carousel.client._async.session import AsyncSession
+from carousel.client._async.transport import Transport
+from carousel.client.core import calls
+from carousel.client.core.connection import Connection
+from carousel.client.core.options import CallOptions
+from carousel.v1 import language_model_pb2 as lm
+from carousel.v1 import sessions_pb2
+
+TOKEN = lm.GenerateResponse(text="b", tokens=[lm.GeneratedToken(id=98)])
+END = lm.GenerateResponse(finished=lm.Finished(position=2))
+GONE = ServerUnreachable("here:1", "gone")
+
+
+class Stopped(BaseException):
+    """What is no failure of the call: a cancelled task, or Ctrl-C."""
+
+
+class Script:
+    """A wire, its answers and its line in one. Each call plays the next list: messages, or what is raised."""
+
+    def __init__(self, *plays: list[Any]) -> None:
+        self.plays = list(plays)
+        self.options: list[CallOptions] = []
+        self.is_dropped = False
+        self._playing: list[Any] = []
+
+    def stream(self, call: Any, options: CallOptions) -> "Script":
+        self.options.append(options)
+        self._playing = self.plays.pop(0)
+        return self
+
+    line = stream
+
+    async def ask(self, call: Any, options: CallOptions) -> Any:
+        return await self.stream(call, options).read()
+
+    async def read(self) -> Any:
+        message = self._playing.pop(0) if self._playing else None
+        if isinstance(message, BaseException):
+            raise message
+        return message
+
+    async def exchange(self, request: Any) -> Any:
+        return await self.read()
+
+    async def wait_until_open(self) -> None:
+        """It is."""
+
+    def cancel(self) -> None:
+        """Nothing runs."""
+
+    async def end(self, *, is_orderly: bool) -> None:
+        """In order or not."""
+
+    def drop(self) -> None:
+        self.is_dropped = True
+
+    async def close(self) -> None:
+        """It never was open."""
+
+
+def _transport(script: Script, naps: Naps) -> Transport:
+    return Transport(script, Connection("here:1", timeout_seconds=20), Retries(), naps)
+
+
+def _session(script: Script, naps: Naps) -> AsyncSession:
+    return AsyncSession(_transport(script, naps), "mine", position=0)
+
+
+async def test_an_end_without_a_last_answer_is_a_failure(naps: Naps) -> None:
+    """The server ended the stream in order, but too early: the turn is asked for again."""
+    script = Script([TOKEN], [TOKEN, END])
+    pieces = await read(_session(script, naps).generate("a"))
+    assert [piece.text for piece in pieces] == ["b", ""]
+    assert (script.plays, len(naps.seconds)) == ([], 1)
+
+
+async def test_a_failure_after_the_last_answer_is_none(naps: Naps) -> None:
+    """However the connection ended, the turn is done."""
+    script = Script([TOKEN, END, GONE])
+    session = _session(script, naps)
+    assert len(await read(session.generate("a"))) == 2
+    assert (session.position, naps.seconds) == (2, [])
+
+
+@pytest.mark.parametrize("has_own", [False, True])
+async def test_each_attempt_gets_what_is_left_of_the_callers_time(naps: Naps, has_own: bool) -> None:
+    """The client's or the call's own: for a turn, a question and a plain call that is safe to repeat."""
+    options = CallOptions(timeout_seconds=10) if has_own else CallOptions()
+    answer = lm.PredictResponse(position=1)
+    script = Script([GONE], [END], [GONE], [answer], [GONE], [lm.ListModelsResponse()])
+    session = _session(script, naps)
+    await read(session.generate("a", **options))
+    await session.predict("a", **options)
+    await _transport(script, naps).ask_safely(calls.models(), options)
+    left = [one["timeout_seconds"] for one in script.options]
+    assert all(seconds is not None and 5 < seconds <= (10 if has_own else 20) for seconds in left)
+    assert [first > second for first, second in zip(left[::2], left[1::2], strict=True)] == [True] * 3  # type: ignore[operator]
+
+
+async def test_a_question_that_is_stopped_takes_its_line_along(naps: Naps) -> None:
+    """Its answer would be taken for the next one's. It no longer counts, though its error still holds it."""
+    script = Script([Stopped()], [sessions_pb2.Session(position=4)], [lm.PredictResponse(position=5)])
+    session = _session(script, naps)
+    predict = session.predictor()
+    with pytest.raises(Stopped) as caught:
+        await predict("a")
+    assert script.is_dropped
+    assert session.position is None
+    assert (await session.get()).position == session.position == 4
+    assert (await predict("a")).position == 5
+    assert caught.tb is not None
+
+
+async def test_a_question_that_is_refused_leaves_the_position(naps: Naps) -> None:
+    """The answer was no; the session is expected where it was."""
+    script = Script([ServerError("no", code="INTERNAL", reason="MODEL_FAILED")])
+    session = _session(script, naps)
+    with pytest.raises(ServerError, match="no"):
+        await session.predict("a")
+    assert session.position == 0

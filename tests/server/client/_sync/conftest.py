@@ -1,0 +1,45 @@
+# Generated from tests/server/client/_async/conftest.py by `make client`: change that file, not this one.
+"""A client of the tiny server, and a session of it."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from carousel.client import Client, Session
+
+
+class Naps:
+    """What a client does instead of waiting before a repeat: count, and do the next of `meanwhile`."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.meanwhile: list[Callable[[], Any]] = []
+
+    def __call__(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+        if self.meanwhile:
+            self.meanwhile.pop(0)()
+
+
+@pytest.fixture
+def naps() -> Naps:
+    return Naps()
+
+
+@pytest.fixture
+def client(address: str, naps: Naps) -> Iterator[Client]:
+    with Client(address, timeout_seconds=20, sleep=naps) as client:
+        yield client
+
+
+@pytest.fixture
+def session(client: Client) -> Session:
+    """It is called mine."""
+    made = client.create_session("mine")
+    return client.open_session(made.session_id, position=made.position)
+
+
+def read(stream: Any) -> list[Any]:
+    """All that it brings."""
+    return [answer for answer in stream]

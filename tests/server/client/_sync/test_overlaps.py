@@ -1,0 +1,78 @@
+# Generated from tests/server/client/_async/test_overlaps.py by `make client`: change that file, not this one.
+"""Turns that overlap on one session: each happens once, whatever the connection does."""
+
+from collections.abc import Sequence
+
+import pytest
+from tests.server.client._sync.conftest import Naps, read
+from tests.server.client.running.blocking import Meeting, Running
+from tests.server.fake_service import OVERLOADED, FakeService, Mishap
+
+from carousel.client import Client, Prediction, ServerError, Session
+
+NUM = 8  # one runs, seven wait
+LOST = Mishap(is_applied=True)
+
+
+@pytest.mark.parametrize("retained", [4, NUM])
+def test_overlapping_predictions_happen_once(address: str, service: FakeService, retained: int) -> None:
+    """The connection breaks when all are applied, and all are asked for again."""
+    until_all_are_lost = Meeting(NUM).wait
+    with Client(address, sleep=until_all_are_lost) as client, client.session("mine", keep=True) as session:
+        service.retained_answers, service.mishaps = retained, [LOST] * NUM
+        asked = [Running(lambda: session.predict("x", k=1)) for _ in range(NUM)]
+        _check([one.outcome() for one in asked], retained, service)
+        assert session.position is None
+        assert (session.get()).position == session.position == NUM
+
+
+def _check(answers: Sequence[Prediction | BaseException], retained: int, service: FakeService) -> None:
+    """Each call has its own answer, or is told that it is gone; nothing was applied twice."""
+    assert service.positions == {"mine": NUM}
+    assert len({request.request_id for request in service.requests}) == NUM
+    told = [answer.position for answer in answers if isinstance(answer, Prediction)]
+    gone = [answer.reason for answer in answers if isinstance(answer, ServerError)]
+    assert sorted(told) == list(range(NUM - retained + 1, NUM + 1))
+    assert gone == ["ANSWER_GONE"] * (NUM - retained)
+
+
+@pytest.mark.parametrize("turn", ["feed", "predict", "score"])
+def test_a_turn_that_was_overtaken_goes_on_after_the_other(
+    session: Session, service: FakeService, naps: Naps, turn: str
+) -> None:
+    """It was refused for load and another turn of this session came first: no expectation was meant by that order."""
+    turns = {"feed": session.feed, "predict": session.predict, "score": lambda text: read(session.score(text))}
+    service.mishaps = [Mishap(error=OVERLOADED)]
+    naps.meanwhile = [lambda: session.feed("b")]
+    turns[turn]("a")
+    assert service.positions == {"mine": 2}
+    expected = [request.HasField("expected_position") for request in service.requests]
+    assert expected == [True, False, True, False]
+    assert len({request.request_id for request in service.requests}) == 2
+    assert session.position is None
+
+
+@pytest.mark.parametrize("turn", ["feed", "predict"])
+def test_an_overtaken_turn_in_doubt_is_not_asked_for_again(
+    session: Session, service: FakeService, naps: Naps, turn: str
+) -> None:
+    """Its answer was lost and nothing remembers it: it may have been applied, so that the refusal counts."""
+    service.mishaps = [LOST]
+
+    def overtake() -> None:
+        session.feed("b")
+        service.forget_answers(with_ids=True)
+
+    naps.meanwhile = [overtake]
+    with pytest.raises(ServerError) as caught:
+        getattr(session, turn)("a")
+    assert (caught.value.reason, caught.value.position) == ("POSITION_MISMATCH", 2)
+
+
+def test_the_callers_own_expectation_stays(session: Session, service: FakeService, naps: Naps) -> None:
+    """Whoever says where the session must stand is told when it does not."""
+    service.mishaps = [Mishap(error=OVERLOADED)]
+    naps.meanwhile = [lambda: session.feed("b")]
+    with pytest.raises(ServerError) as caught:
+        session.feed("a", expected_position=0)
+    assert caught.value.reason == "POSITION_MISMATCH"

@@ -1,0 +1,120 @@
+# Generated from tests/server/client/_async/test_streams.py by `make client`: change that file, not this one.
+"""Answers come as the server sends them, and a stream that is left is left by the server too."""
+
+import pytest
+from tests.server.client._sync.conftest import read
+from tests.server.client.running.blocking import Running, happens
+from tests.server.fake_service import HANG, FakeService
+
+from carousel.client import Client, ServerError
+
+
+def test_generate_streams_pieces_and_marks_the_last(client: Client) -> None:
+    """Every message becomes a piece, and only the last one says how it ended."""
+    pieces = read(client.generate("a", max_tokens=3, seed=7))
+    assert "".join(piece.text for piece in pieces) == "bcd"
+    assert [token.id for piece in pieces for token in piece.tokens] == [98, 99, 100]
+    assert [piece.finished is None for piece in pieces] == [True, True, True, False]
+    finished = pieces[-1].finished
+    assert finished is not None
+    assert (finished.reason, finished.position, finished.num_generated_tokens, finished.seed) == ("length", 4, 3, 7)
+
+
+def test_every_generation_option_arrives(client: Client, service: FakeService) -> None:
+    """What the caller asks for is on the wire under the contract's names; None leaves the server's default."""
+    sampling = {"temperature": 0.5, "top_k": 3, "top_p": 0.75, "min_p": 0.25, "seed": 2**63}
+    penalties = {"repetition_penalty": 1.5, "presence_penalty": 0.5, "frequency_penalty": -0.5}
+    rest = {"stop": "\n", "stop_ids": [1, 2], "num_log_probabilities": 4, "content": "ids", "max_tokens": None}
+    read(client.generate([1, 2], model="counter", **sampling, **penalties, logit_bias={5: -1.0}, **rest))  # type: ignore[arg-type]
+    request = service.requests[-1]
+    for name, value in (sampling | penalties).items():
+        assert getattr(request.sampling, name) == value
+    assert dict(request.sampling.logit_bias) == {5: -1.0}
+    assert list(request.stop) == ["\n"]
+    assert list(request.stop_ids) == [1, 2]
+    assert request.num_log_probabilities == 4
+    assert request.content == request.CONTENT_IDS
+    assert not request.HasField("max_tokens")
+    assert list(request.input.tokens.ids) == [1, 2]
+    assert request.model == "counter"
+
+
+def test_score_gives_tokens_and_then_totals(client: Client) -> None:
+    """Tokens come as they are rated; the totals are in the last piece alone."""
+    pieces = read(client.score("ab", top_g=97))
+    tokens = [token for piece in pieces for token in piece.tokens]
+    assert [(token.text, token.rank, token.is_hit) for token in tokens] == [("a", 97, True), ("b", 98, False)]
+    assert [piece.totals is None for piece in pieces] == [True, True, False]
+    assert pieces[-1].totals is not None
+    assert (pieces[-1].totals.num_tokens, pieces[-1].totals.num_hits) == (2, 1)
+
+
+def test_a_state_goes_with_the_request_and_comes_back(client: Client, service: FakeService) -> None:
+    """For a client that keeps its own; a predictor's stream goes on from its last one by itself."""
+    pieces = read(client.generate("a", max_tokens=1, state=b"s"))
+    end = pieces[-1].finished
+    assert end is not None
+    assert end.state == b"sa"
+    assert (client.predict("b", state=end.state)).state == b"sa+"
+    assert service.requests[-1].state == b"sa"
+    read(client.score("c", state=b"s"))
+    assert service.requests[-1].state == b"s"
+
+
+def test_events_are_watched(client: Client) -> None:
+    """A kind that this client does not know yet has no name."""
+    client.create_session("mine")
+    with client.watch() as events:
+        seen = read(events)
+    assert [(event.kind, event.session_id) for event in seen] == [("created", "mine"), ("unspecified", "later")]
+    assert seen[0].time.isoformat() == "2023-11-14T22:13:20+00:00"
+
+
+@pytest.mark.parametrize("end", ["close", "drop"])
+def test_leaving_a_stream_cancels_the_call(client: Client, service: FakeService, end: str) -> None:
+    """Closed or simply dropped, the server stops working on it."""
+    stream = client.generate(HANG)
+    assert (next(stream)).text == "h"
+    if end == "close":
+        stream.close()
+    del stream
+    assert happens(service.is_cancelled)
+
+
+def test_a_timeout_ends_a_call(client: Client, service: FakeService) -> None:
+    """The call's own timeout wins over the client's and holds for the whole stream."""
+    with pytest.raises(ServerError) as caught:
+        read(client.generate(HANG, timeout_seconds=0.2))
+    assert caught.value.code == "DEADLINE_EXCEEDED"
+    assert happens(service.is_cancelled)
+
+
+def test_closing_the_client_ends_what_is_open(address: str) -> None:
+    """A stream on a closed client fails as cancelled; it does not hang."""
+    with Client(address) as client:
+        stream = client.generate(HANG)
+        next(stream)
+    with pytest.raises(ServerError) as caught:
+        next(stream)
+    assert caught.value.code == "CANCELLED"
+
+
+def test_a_reader_that_waits_is_told_of_the_clients_end(address: str) -> None:
+    """As of a failed call; who reads is not himself cancelled."""
+    with Client(address) as client:
+        stream = client.generate(HANG)
+        next(stream)
+        reading = Running(lambda: next(stream))
+    with pytest.raises(ServerError) as caught:
+        reading.result()
+    assert caught.value.code == "CANCELLED"
+
+
+def test_streams_at_once_do_not_mix(client: Client) -> None:
+    """Whoever shares a client gets his own."""
+    running = {
+        prompt: Running(lambda prompt=prompt: read(client.generate(prompt, max_tokens=5)))  # type: ignore[misc]
+        for prompt in "adg"
+    }
+    for prompt, text in {"a": "bcdef", "d": "efghi", "g": "hijkl"}.items():
+        assert "".join(piece.text for piece in running[prompt].result()) == text

@@ -1,0 +1,216 @@
+"""What asyncio alone knows, tasks that are cancelled or left alone, ends calls and turns and leaves nothing behind."""
+
+import asyncio
+import gc
+from collections.abc import Coroutine
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from tests.server.fake_service import HANG, WAIT, FakeService, Mishap
+
+from carousel.client import AsyncClient, ServerError
+from carousel.client.core.calls import Call
+from carousel.client.core.connection import Connection
+from carousel.client.wires.aio import GrpcWire
+
+
+async def _cancel(reading: Coroutine[Any, Any, Any], when: asyncio.Event | None = None) -> None:
+    reader = asyncio.create_task(reading)
+    if when is None:
+        await asyncio.sleep(0)
+    else:
+        await when.wait()
+    reader.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reader
+
+
+async def _cancel_while_waiting(asking: Coroutine[Any, Any, Any], service: FakeService) -> None:
+    asked = asyncio.create_task(asking)
+    await asyncio.to_thread(service.is_waiting.wait, 10)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+
+
+async def test_a_cancelled_reader_cancels_its_call(fake: tuple[str, FakeService]) -> None:
+    """The server stops working on it."""
+    address, service = fake
+    async with AsyncClient(address) as client:
+        stream = client.generate(HANG)
+        assert (await anext(stream)).text == "h"
+        await _cancel(anext(stream))
+        assert await asyncio.to_thread(service.is_cancelled.wait, 10)
+
+
+async def test_a_cancelled_prediction_ends_its_stream(fake: tuple[str, FakeService]) -> None:
+    """The task that asks is cancelled, and so is the call."""
+    address, service = fake
+    async with AsyncClient(address) as client:
+        async with client.predictor() as predict:
+            await predict(HANG)
+            await _cancel_while_waiting(predict(WAIT), service)
+        assert await asyncio.to_thread(service.is_cancelled.wait, 10)
+
+
+async def test_a_reader_that_is_cancelled_gives_its_turn_up(fake: tuple[str, FakeService]) -> None:
+    """While it waits for an answer: whether the turn was applied is unknown until somebody asks."""
+    async with AsyncClient(fake[0]) as client, client.session() as session:
+        stream = session.generate(HANG)
+        await anext(stream)
+        await _cancel(anext(stream))
+        assert session.position is None
+        assert (await session.get()).position == session.position == 0
+        fake[1].is_cancelled.set()
+        del stream
+
+
+async def test_a_reader_that_is_cancelled_before_a_repeat_gives_its_turn_up(fake: tuple[str, FakeService]) -> None:
+    """While it waits to ask again."""
+    is_resting = asyncio.Event()
+
+    async def rest(seconds: float) -> None:
+        is_resting.set()
+        await asyncio.Event().wait()
+
+    async with AsyncClient(fake[0], sleep=rest) as client, client.session() as session:
+        fake[1].mishaps = [Mishap()]
+        stream = session.generate("a")
+        await _cancel(anext(stream), is_resting)
+        assert (await session.get()).position == session.position == 0
+        del stream
+
+
+async def test_a_cancelled_question_is_not_left_on_its_stream(fake: tuple[str, FakeService]) -> None:
+    """The turn no longer counts, and whether it was applied is unknown until somebody asks."""
+    address, service = fake
+    async with AsyncClient(address) as client, client.session() as session, session.predictor() as predict:
+        await predict("a", k=1)
+        await _cancel_while_waiting(predict(WAIT), service)
+        assert session.position is None
+        assert (await session.get()).position == session.position == 1
+        service.is_cancelled.set()
+
+
+async def test_a_cancelled_question_leaves_no_expectation(fake: tuple[str, FakeService]) -> None:
+    """Whether it was applied is unknown; the next one is put on a new stream."""
+    address, service = fake
+    async with AsyncClient(address) as client, client.session() as session, session.predictor() as predict:
+        await predict("a", k=1)
+        await _cancel_while_waiting(predict(WAIT), service)
+        service.is_cancelled.set()
+        assert (await predict("b", k=1)).position in (2, 6)
+
+
+async def test_no_reader_is_left_behind(fake: tuple[str, FakeService]) -> None:
+    """However a stream of questions ends, the task that reads it has ended too."""
+
+    async def ask_and_raise(asker: Any) -> None:
+        async with asker as predict:
+            await predict("a")
+            raise KeyError
+
+    async with AsyncClient(fake[0]) as client, client.session() as session:
+        before = asyncio.all_tasks()
+        for start in (client.predictor, session.predictor):
+            with pytest.raises(KeyError):
+                await ask_and_raise(start())
+            assert [repr(task) for task in asyncio.all_tasks() - before if "_read" in repr(task)] == []
+
+
+@pytest.mark.parametrize("has_session", [False, True])
+async def test_a_failure_that_nobody_asks_about_is_no_news(fake: tuple[str, FakeService], has_session: bool) -> None:
+    """A stream of questions that is left alone reads on, and its end is not logged as an exception never retrieved."""
+    logged: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: logged.append(context))
+
+    async def leave_alone() -> None:
+        async with AsyncClient(fake[0]) as client, client.session() as session:
+            predict = session.predictor() if has_session else client.predictor()
+            await predict("a")
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:  # the reader ends too
+            await asyncio.wait(others)
+
+    await leave_alone()
+    gc.collect()
+    assert logged == []
+
+
+async def test_a_closed_client_fails_a_question_that_stays_unasked(fake: tuple[str, FakeService]) -> None:
+    """Its failure is kept for who asks after all."""
+    client = AsyncClient(fake[0])
+    predict = client.predictor()
+    await client.close()
+    with pytest.raises(ServerError) as caught:
+        await predict("a")
+    assert caught.value.code == "CANCELLED"
+
+
+async def test_a_closed_client_makes_no_further_calls(address: str) -> None:
+    """Its connection is closed too."""
+    client = AsyncClient(address)
+    await client.models()
+    await client.close()
+    with pytest.raises(grpc.aio.UsageError):
+        await client.models()
+
+
+class _Open:
+    """A call that stays open until somebody ends it; `events` say how it did. Nothing can be written on it."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self._is_over = asyncio.Event()
+
+    async def read(self) -> Any:
+        try:
+            await self._is_over.wait()
+        finally:
+            self.events.append("read")
+        return grpc.aio.EOF
+
+    async def write(self, request: Any) -> None:
+        raise grpc.aio.AioRpcError(grpc.StatusCode.NOT_FOUND, grpc.aio.Metadata(), grpc.aio.Metadata(), "no")
+
+    async def done_writing(self) -> None:
+        self.events.append("done writing")
+        self._is_over.set()
+
+    def cancel(self) -> None:
+        self.events.append("cancelled")
+        self._is_over.set()
+
+
+async def _line_on(under: _Open) -> Any:
+    call: Call[Any] = Call(lambda channel: SimpleNamespace(Ask=lambda **_: under), "Ask", None, lambda answer: answer)
+    line = GrpcWire(Connection("here:1")).line(call, {})
+    await asyncio.sleep(0)  # it reads
+    return line
+
+
+async def test_a_line_that_fails_is_ended() -> None:
+    """A question that cannot be written: the call is cancelled, and its reader has ended."""
+    under = _Open()
+    line = await _line_on(under)
+    with pytest.raises(ServerError, match="no"):
+        await line.exchange("question")
+    assert under.events == ["cancelled", "read"]
+
+
+async def test_a_line_ends_in_order() -> None:
+    """The server's end is read before the call is cancelled, which changes nothing then."""
+    under = _Open()
+    await (await _line_on(under)).end(is_orderly=True)
+    assert under.events == ["done writing", "read", "cancelled"]
+
+
+async def test_a_line_is_dropped_without_waiting() -> None:
+    """The call is cancelled now, the reader soon."""
+    under = _Open()
+    (await _line_on(under)).drop()
+    assert under.events == ["cancelled"]
+    await asyncio.sleep(0)
+    assert under.events == ["cancelled", "read"]

@@ -1,0 +1,107 @@
+"""What threads alone know, Ctrl-C and readers of their own, ends calls and turns and leaves nothing behind."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+from tests.server.fake_service import FakeService, Mishap
+
+from carousel.client import Client, ServerError, Stream
+from carousel.client.core.calls import Call
+from carousel.client.core.connection import Connection
+from carousel.client.wires.blocking import GrpcWire
+
+
+def _interrupt(seconds: float) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("turn", ["generate", "predict"])
+def test_an_interrupted_turn_is_given_up(address: str, service: FakeService, turn: str) -> None:
+    """By the user's Ctrl-C, here in the pause before a repeat: it no longer counts, though its error still holds it."""
+    with Client(address, sleep=_interrupt) as client, client.session() as session:
+        asks = {"generate": lambda: session.generate("a"), "predict": lambda: session.predictor()}
+        service.mishaps = [Mishap()]
+        stream = asks[turn]()
+        with pytest.raises(KeyboardInterrupt) as caught:
+            next(stream) if isinstance(stream, Stream) else stream("a")
+        assert session.position is None
+        assert session.get().position == session.position == 0
+        assert caught.tb is not None
+
+
+def test_an_interrupted_rewind_is_given_up(address: str, service: FakeService) -> None:
+    """The same, though it is no turn: whether it was done is unknown."""
+    with Client(address, sleep=_interrupt) as client, client.session() as session:
+        service.mishaps = [Mishap()]
+        with pytest.raises(KeyboardInterrupt) as caught:
+            session.rewind(position=0)
+        assert session.position is None
+        assert session.get().position == session.position == 0
+        assert caught.tb is not None
+
+
+class _Broken:
+    """A call whose first message fails, or that ends without one."""
+
+    def __init__(self, requests: Iterator[Any], error: BaseException | None) -> None:
+        self.requests = requests
+        self.error = error
+        self.is_cancelled = False
+
+    def __next__(self) -> Any:
+        raise StopIteration if self.error is None else self.error
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+
+class _Refused(grpc.RpcError):
+    """As grpc shows a call that has failed."""
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.INTERNAL
+
+    def details(self) -> str:
+        return "no"
+
+    def trailing_metadata(self) -> None:
+        return None
+
+    def cancelled(self) -> bool:
+        return False
+
+
+def _ask_on(error: BaseException | None) -> tuple[Any, _Broken]:
+    """A line, and the call under it that will break."""
+    calls: list[_Broken] = []
+
+    def start(requests: Iterator[Any], **arguments: Any) -> _Broken:
+        calls.append(_Broken(requests, error))
+        return calls[-1]
+
+    call: Call[Any] = Call(lambda channel: SimpleNamespace(Ask=start), "Ask", None, lambda answer: answer)
+    line = GrpcWire(Connection("here:1")).line(call, {})
+    return line, calls[0]
+
+
+@pytest.mark.parametrize("error", [None, _Refused()])
+def test_a_line_that_fails_is_ended(error: grpc.RpcError | None) -> None:
+    """Whoever reads the questions comes to their end, and the call is cancelled: no thread is left waiting."""
+    line, call = _ask_on(error)
+    with pytest.raises(ServerError):
+        line.exchange("question")
+    assert list(call.requests) == ["question"]
+    assert call.is_cancelled
+
+
+def test_an_interrupted_question_is_not_left_on_its_line() -> None:
+    """Its call is cancelled at once; the line's end ends the questions."""
+    line, call = _ask_on(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        line.exchange("question")
+    assert call.is_cancelled
+    line.end(is_orderly=False)
+    assert list(call.requests) == ["question"]
