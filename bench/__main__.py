@@ -10,7 +10,7 @@ import argparse
 import subprocess
 import sys
 
-MODULES = ("generation", "interactive", "prompts", "int8", "growth", "request_ids", "start", "sessions")
+MODULES = ("generation", "predict", "interactive", "prompts", "int8", "growth", "request_ids", "start", "sessions")
 
 
 def main() -> None:

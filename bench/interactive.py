@@ -1,5 +1,5 @@
-"""A token in, ten candidates out, again and again: against a bare echo of the same messages, in one run. And what one
-stream feels while others generate, or while a long prompt is fed.
+"""What one stream feels: a token in, ten candidates out, again and again, against a bare echo of the same messages in
+one run; and while others generate, or while a long prompt is fed.
 
     python -m bench.interactive [--quick]
 """
@@ -8,21 +8,17 @@ import argparse
 import itertools
 import statistics
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from bench.echo_server import echo_server
 from bench.load import put_load
 from bench.load_client import Load
+from bench.raw_steps import step_seconds
 from bench.reference_models import write_reference_bundle
 from bench.report import percentile, print_figure, print_machine
 from bench.server_process import serve
-
-from carousel.bundle.manifest import Bundle
-from carousel.engine.model import OnnxModel
 
 NUM_SESSIONS = 64
 NUM_CANDIDATES = 10
@@ -37,30 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_machine()
     with tempfile.TemporaryDirectory() as directory:
         small = write_reference_bundle("small", Path(directory), "float32")
-        _measure_messages(small, num_rounds, 300 if given.quick else 1000)
         _measure_round_trip(small, num_rounds, 2000 if given.quick else 5000)
         medium = write_reference_bundle("medium", Path(directory), "float32")
         _measure_company(medium, num_rounds, 60 if given.quick else 200)
 
 
-def _measure_messages(bundle: Path, num_rounds: int, num_messages: int) -> None:
-    """Messages per second over the echo's, with 64 sessions on one connection and on 64."""
-    with serve(bundle, "--threads", "1") as server, echo_server() as echo:
-        for name, num_connections in (("one_connection", 1), ("many_connections", NUM_SESSIONS)):
-            predict = Load("predict", NUM_SESSIONS, num_connections, num_messages)
-            shares, speeds = [], []
-            for _ in range(num_rounds):
-                found = put_load(server.grpc_address, predict)
-                bare = replace(predict, kind="echo", response_bytes=found["response_bytes"])
-                speeds.append(_messages_per_second(found["seconds"]))
-                shares.append(speeds[-1] / _messages_per_second(put_load(echo, bare)["seconds"]))
-            print_figure(f"predict.small.{name}.messages", statistics.median(speeds), "messages/s")
-            print_figure(f"predict.small.{name}", statistics.median(shares), "ratio", at_least=0.6)
-
-
 def _measure_round_trip(bundle: Path, num_rounds: int, num_messages: int) -> None:
     """One session: the median round trip over what echo, arithmetic and 0.15 ms would take."""
-    step = _step_seconds(bundle, 1)
+    step = step_seconds(bundle, 1)
     ratios, medians, floors = [], [], []
     with serve(bundle, "--threads", "1") as server, echo_server() as echo:
         for _ in range(num_rounds):
@@ -73,7 +53,7 @@ def _measure_round_trip(bundle: Path, num_rounds: int, num_messages: int) -> Non
     print_figure("latency.small.predict_p50", 1e3 * statistics.median(medians), "ms")
     print_figure("latency.small.echo_p50", 1e3 * statistics.median(floors), "ms")
     print_figure("latency.small.raw_step", 1e3 * step, "ms")
-    print_figure("latency.small.predict_over_floor", statistics.median(ratios), "ratio", at_most=1.0)
+    print_figure("latency.small.predict_over_floor", statistics.median(ratios), "ratio", at_most=1.15)
 
 
 def _measure_company(bundle: Path, num_rounds: int, num_tokens: int) -> None:
@@ -81,7 +61,7 @@ def _measure_company(bundle: Path, num_rounds: int, num_tokens: int) -> None:
     over_step, over_calm = [], []
     with serve(bundle, "--threads", "1") as server:
         for _ in range(num_rounds):
-            step = _step_seconds(bundle, NUM_SESSIONS)
+            step = step_seconds(bundle, NUM_SESSIONS)
             load = Load("generate", NUM_SESSIONS, num_tokens=num_tokens)
             calm = percentile(_gaps(put_load(server.grpc_address, load)), 0.99)
             disturbed = put_load(server.grpc_address, replace(load, prompt_tokens=LONG_PROMPT))
@@ -90,24 +70,6 @@ def _measure_company(bundle: Path, num_rounds: int, num_tokens: int) -> None:
     print_figure("latency.medium.raw_step", 1e3 * step, "ms")
     print_figure("latency.medium.p99_over_step", statistics.median(over_step), "ratio", at_most=2.5)
     print_figure("latency.medium.prompt_interference", statistics.median(over_calm), "ratio", at_most=2.0)
-
-
-def _step_seconds(bundle: Path, num_rows: int) -> float:
-    """The median step of the bare graphs with the likeliest candidates, one thread."""
-    model = OnnxModel(Bundle.load(bundle))
-    ids_B1, lengths_B = np.full((num_rows, 1), 5), np.ones(num_rows, np.int32)
-    state, seconds = model.layout.initial(num_rows), []
-    for _ in range(200 if num_rows == 1 else 40):
-        started = time.perf_counter()
-        hidden_B1H, state = model.core(ids_B1, lengths_B, state)
-        model.candidates(hidden_B1H[:, 0], NUM_CANDIDATES)
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
-
-
-def _messages_per_second(seconds: list[list[float]]) -> float:
-    num_messages = sum(len(stream) - 1 for stream in seconds)
-    return num_messages / (max(stream[-1] for stream in seconds) - min(stream[0] for stream in seconds))
 
 
 def _gaps(times: list[list[float]]) -> list[float]:

@@ -9,6 +9,7 @@ candidates and sends the likeliest, on a session each; `echo` does the same with
 import asyncio
 import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -38,7 +39,7 @@ class Load:
     temperature: float = 0.0
     top_p: float = 1.0
     prompt_tokens: int = 1
-    request_bytes: int = 12
+    request_bytes: int = 50
     response_bytes: int = 250
 
 
@@ -93,11 +94,16 @@ async def _predict(channels: list[grpc.aio.Channel], load: Load) -> dict[str, ob
         sessions = sessions_pb2_grpc.SessionsStub(channel)
         await sessions.CreateSession(sessions_pb2.CreateSessionRequest(session_id=session_id))
         call = language_model_pb2_grpc.LanguageModelStub(channel).Predict()
-        first = wire.PredictRequest(session_id=session_id, input=_tokens(2 + number))
+        first = wire.PredictRequest(session_id=session_id, input=_tokens(2 + number), request_id=_new_id())
 
         async def step(last: wire.PredictResponse | None) -> wire.PredictResponse:
-            await call.write(first if last is None else wire.PredictRequest(input=_tokens(last.candidates[0].id)))
-            sizes.append(0 if last is None else last.ByteSize())
+            if last is None:
+                await call.write(first)
+            else:
+                token_id, position = last.candidates[0].id, last.position
+                request = wire.PredictRequest(input=_tokens(token_id), request_id=_new_id(), expected_position=position)
+                await call.write(request)
+                sizes.append(last.ByteSize())
             response: wire.PredictResponse = await call.read()
             return response
 
@@ -106,7 +112,7 @@ async def _predict(channels: list[grpc.aio.Channel], load: Load) -> dict[str, ob
     sizes: list[int] = []
     gate = asyncio.Barrier(load.num_streams)
     seconds = await _at_once(converse, channels, load)
-    return {"seconds": seconds, "response_bytes": sum(sizes) // max(1, sum(size > 0 for size in sizes))}
+    return {"seconds": seconds, "response_bytes": sum(sizes) // max(1, len(sizes))}
 
 
 async def _echo(channels: list[grpc.aio.Channel], load: Load) -> dict[str, object]:
@@ -146,6 +152,11 @@ async def _ping_pong(
         last = await step(last)
         times.append(time.perf_counter())
     return times
+
+
+def _new_id() -> str:
+    """As our library makes them."""
+    return os.urandom(16).hex()
 
 
 def _tokens(*ids: int) -> types_pb2.Input:

@@ -29,11 +29,12 @@ class AdvanceLine:
         waiting.add(row, next_row, token_id, num_candidates, waiter)
         self.num_waiting += 1
 
-    def take(self) -> Advances | None:
-        """Those that are fed now."""
+    def take(self, max_rows: int | None = None) -> Advances | None:
+        """Those that are fed now; `max_rows` lowers the bound."""
         if not self.num_waiting:
             return None
-        taken = self._take_all() if len(self._by_owner) == 1 else self._take_shares()
+        count = self._max_rows if max_rows is None else min(max_rows, self._max_rows)
+        taken = self._take_first(count) if len(self._by_owner) == 1 else self._take_shares(count)
         self.num_waiting -= len(taken)
         return taken
 
@@ -44,10 +45,10 @@ class AdvanceLine:
         self.num_waiting = 0
         return waiters
 
-    def _take_all(self) -> Advances:
+    def _take_first(self, count: int) -> Advances:
         """Of the only owner."""
         owner, waiting = next(iter(self._by_owner.items()))
-        count = min(self._max_rows, self._max_of_owner)
+        count = min(count, self._max_of_owner)
         if len(waiting) <= count:
             del self._by_owner[owner]
             return waiting
@@ -55,18 +56,18 @@ class AdvanceLine:
         self._move(owner, count, taken)
         return taken
 
-    def _take_shares(self) -> Advances:
+    def _take_shares(self, count: int) -> Advances:
         taken = Advances()
-        share = min(max(1, self._max_rows // len(self._by_owner)), self._max_of_owner)
+        share = min(max(1, count // len(self._by_owner)), self._max_of_owner)
         owners = list(self._by_owner)
-        counts = {owner: min(share, len(self._by_owner[owner])) for owner in owners[: self._max_rows]}
-        num_left = self._max_rows - sum(counts.values())
+        counts = {owner: min(share, len(self._by_owner[owner])) for owner in owners[:count]}
+        num_left = count - sum(counts.values())
         for owner in counts:  # what the others leave
             more = min(num_left, self._max_of_owner - counts[owner], len(self._by_owner[owner]) - counts[owner])
             counts[owner] += more
             num_left -= more
-        for owner, count in counts.items():
-            self._move(owner, count, taken)
+        for owner, num_taken in counts.items():
+            self._move(owner, num_taken, taken)
         return taken
 
     def _move(self, owner: str, count: int, taken: Advances) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -90,7 +91,7 @@ class Engine:
         self._changed = threading.Condition()
         self._num_steps_ahead = 0  # run, and not received by the event loop yet
         self._is_running = False  # a step, in either place
-        self._place = StepPlace()
+        self._place = StepPlace(bounds.max_lanes)
         self._num_advancing = 0  # tokens of held sequences that are not answered yet
         self._is_stopping = False
         self._is_waking = False
@@ -154,6 +155,10 @@ class Engine:
         self._num_advancing += 1
         self._is_idle.clear()
         self._wake_soon()
+
+    def create_future(self) -> "asyncio.Future[Any]":
+        """Of the engine's loop. To ask for the running one costs a system call."""
+        return self._loop.create_future()
 
     @property
     def is_open(self) -> bool:
@@ -229,11 +234,11 @@ class Engine:
                 self._changed.wait()
             return None
 
-    def _plan(self) -> Step | None:
+    def _plan(self, max_advances: int | None = None) -> Step | None:
         """`_changed` is held. Whoever gets a step carries it out."""
         if self._is_running or self._num_steps_ahead >= _MAX_STEPS_AHEAD:
             return None
-        step = self._scheduler.plan()
+        step = self._scheduler.plan(max_advances)
         self._is_running = step is not None
         return step
 
@@ -267,7 +272,7 @@ class Engine:
         if step.advances is not None:
             self._metrics.held_turns_done(len(step.advances))
             self._answer(step.advances, brought.found)
-            if not step.works and self._place.note(brought.seconds):
+            if not step.works and self._place.note(brought.seconds, len(step.advances)):
                 self._metrics.steps_run_in_loop(self._place.is_in_loop)
         for job in step.admitted:
             if job in self._entries:
@@ -325,7 +330,7 @@ class Engine:
         self._is_waking = False
         with self._changed:
             is_here = self._place.is_in_loop and not self._scheduler.has_turns
-            step = self._plan() if is_here else None
+            step = self._plan(self._place.max_rows) if is_here else None
             if step is None:
                 self._changed.notify()
         if step is not None:

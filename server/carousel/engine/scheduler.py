@@ -121,15 +121,16 @@ class Scheduler:
     def close(self) -> None:
         self.is_closed = True
 
-    def plan(self) -> Step | None:
-        """Admit what fits and divide the step among the lanes. None when nothing is to be done."""
+    def plan(self, max_advances: int | None = None) -> Step | None:
+        """Admit what fits and divide the step among the lanes; at most so many held sequences, up to `max_lanes`. None
+        when nothing is to be done."""
         for job in [job for job in self._lanes.values() if job.is_cancelled]:
             self._retire(job)
         admitted = tuple(self._admit_waiting()) if self._line.num_queued else ()
         prompts = [job for job in self._lanes.values() if job.num_left > 1]
         chunk = self._chunk_size(prompts) if prompts else 1
         works = tuple([self._plan_job(job, chunk) for job in self._lanes.values()])
-        advances = self.advances.take()
+        advances = self.advances.take(max_advances)
         return Step(admitted, works, len(prompts), advances) if works or advances else None
 
     def commit(self, step: Step, outcomes: Sequence[Outcome], seconds: StepSeconds | None = None) -> list[Delivery]:

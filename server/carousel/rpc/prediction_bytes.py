@@ -4,6 +4,7 @@ A candidate's id and text are always the same bytes; its log-probability and the
 of a token are made when it is first named.
 """
 
+import functools
 import struct
 from collections.abc import Sequence
 
@@ -23,7 +24,8 @@ class PredictionBytes:
         self._pieces: dict[int, tuple[bytes, bytes]] = {}  # by token: what stands before the number, and after
 
     def encode(self, named: Named) -> bytes:
-        pieces, parts = self._pieces, list[bytes]()
+        pieces: dict[int, tuple[bytes, bytes]] = self._pieces
+        parts: list[bytes] = []
         add = parts.append
         packed, at = _pack(named.log_probabilities), 0
         for index in named.ids:
@@ -46,4 +48,9 @@ class PredictionBytes:
 
 
 def _pack(numbers: Sequence[float]) -> bytes:
-    return struct.pack(f"<{len(numbers)}f", *numbers)
+    return _floats(len(numbers)).pack(*numbers)
+
+
+@functools.cache
+def _floats(count: int) -> struct.Struct:
+    return struct.Struct(f"<{count}f")

@@ -96,7 +96,7 @@ class Resident:
     )
 
     def __init__(self, kit: Kit, held: Held, first_row: int, now: float) -> None:
-        """`now` is of the loop's clock."""
+        """`now` is of the monotonic clock."""
         self._kit = kit
         self.key = (held.row.owner, held.row.id)
         self._first_row = first_row
@@ -148,7 +148,7 @@ class Resident:
         engine.advance(self.key[0], row, next_row, plain.token_id, plain.num_candidates, self)
         self.is_busy, self._delivered = True, False
         self._then = then
-        self._waiter = asyncio.get_running_loop().create_future() if then is None else None
+        self._waiter = engine.create_future() if then is None else None
 
     async def found(self) -> tuple[list[int], list[float], bool]:
         """What the engine found. To be cancelled gives the turn up."""

@@ -6,6 +6,7 @@ soon, so that it expires in time; when the columns are full, the one that is idl
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
@@ -143,7 +144,7 @@ class Residents:
         resident = self._here.get(key)
         if resident is not None:
             if not resident.is_excused:
-                self._wanted[key] = _now()
+                self._wanted[key] = time.monotonic()
             await self._move_out(resident)
 
     async def leave_all(self, owner: str | None = None) -> None:
@@ -171,7 +172,7 @@ class Residents:
             await self.tidy()
 
     async def tidy(self) -> None:
-        now = _now()
+        now = time.monotonic()
         for key in [key for key, at in self._wanted.items() if at < now - _WANTED_SECONDS]:
             del self._wanted[key]
         await self._leave_some(
@@ -185,7 +186,7 @@ class Residents:
 
     def _is_wanted(self, key: Key) -> bool:
         at = self._wanted.get(key)
-        return at is not None and _now() < at + _WANTED_SECONDS
+        return at is not None and time.monotonic() < at + _WANTED_SECONDS
 
     def _fits(self, resident: Resident, plain: Plain) -> bool:
         if (
@@ -193,7 +194,7 @@ class Residents:
             or (plain.request_id and resident.is_known(plain.request_id))
             or self._clock() + _MARGIN_SECONDS >= resident.held.row.expires_at
             or resident.num_turns >= _MAX_UNWRITTEN
-            or (self._max_stay_seconds is not None and _now() >= resident.came_at + self._max_stay_seconds)
+            or (self._max_stay_seconds is not None and time.monotonic() >= resident.came_at + self._max_stay_seconds)
             or not self._engine.is_open
         ):
             return False
@@ -211,7 +212,7 @@ class Residents:
             if not isinstance(held, Held):
                 return None
             try:
-                resident = Resident(kit, held, first_row, _now())
+                resident = Resident(kit, held, first_row, time.monotonic())
             finally:
                 if resident is None or self._store.is_immediate:
                     await self._store.release(held)
@@ -290,10 +291,6 @@ class Residents:
             resident.left.set()
 
     def _touch(self, resident: Resident) -> None:
-        resident.last_used = _now()
+        resident.last_used = time.monotonic()
         if self._here.get(resident.key) is resident:
             self._here[resident.key] = self._here.pop(resident.key)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
