@@ -68,7 +68,7 @@ class _Accepted:
 class Engine:
     """Continuous batching over the lanes of one model. Belongs to the event loop that starts it.
 
-    The scheduler is touched by the event loop and by the engine's thread, each holding `_changed`, which also wakes the
+    The scheduler is touched by the event loop and by the engine's thread, each holding `_lock`; `_changed` wakes the
     thread; nothing else is shared. Steps of held sequences alone run in the event loop while they are short enough; one
     step runs at a time. `token_delay_seconds` is how long a token may wait for the next ones.
     """
@@ -88,7 +88,8 @@ class Engine:
         self._scheduler = Scheduler(bounds)
         self._runner = Runner(model, clock)
         self._clock = clock
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._num_steps_ahead = 0  # run, and not received by the event loop yet
         self._is_running = False  # a step, in either place
         self._place = StepPlace(bounds.max_lanes)
@@ -138,7 +139,7 @@ class Engine:
 
     def submit(self, turn: Turn) -> Ticket:
         """Queue a turn. The caller must cancel the ticket when it loses interest before the end."""
-        with self._changed:
+        with self._lock:
             job = self._scheduler.submit(turn, is_accepted=self._num_accepted > 0 and not self._is_over)
         self._wake_soon()
         ticket = Ticket(lambda: self._cancel(job))
@@ -150,7 +151,7 @@ class Engine:
         """Feed a sequence that stands in a row of `columns` one token. The waiter gets (ids, log-probabilities, whether
         they are numbers), or an error, also when nobody looks at it any more; until then no other step may use the two
         rows. Raises Overloaded."""
-        with self._changed:
+        with self._lock:
             self._scheduler.advances.add(owner, row, next_row, token_id, num_candidates, waiter)
         self._num_advancing += 1
         self._is_idle.clear()
@@ -209,7 +210,7 @@ class Engine:
         """End what is left and the thread. The step that runs now is waited for."""
         self._scheduler.close()
         self._end_all(ShuttingDown("the server is shutting down"))
-        with self._changed:
+        with self._lock:
             self._is_stopping = True
             self._changed.notify()
         if self._driving is not None:
@@ -227,7 +228,7 @@ class Engine:
 
     def _next_step(self) -> Step | None:
         """What is to be done next, waiting for it; None when nothing shall be done any more."""
-        with self._changed:
+        with self._lock:
             while not self._is_stopping:
                 if (step := self._plan()) is not None:
                     return step
@@ -235,7 +236,7 @@ class Engine:
             return None
 
     def _plan(self, max_advances: int | None = None) -> Step | None:
-        """`_changed` is held. Whoever gets a step carries it out."""
+        """`_lock` is held. Whoever gets a step carries it out."""
         if self._is_running or self._num_steps_ahead >= _MAX_STEPS_AHEAD:
             return None
         step = self._scheduler.plan(max_advances)
@@ -247,7 +248,7 @@ class Engine:
         started = self._clock()
         outcomes, parts, found = self._run(step)
         seconds = self._clock() - started
-        with self._changed:
+        with self._lock:
             deliveries = self._scheduler.commit(step, outcomes, parts)
             self._num_steps_ahead += 1
             self._is_running = False
@@ -264,16 +265,12 @@ class Engine:
 
     def _receive(self, step: Step, brought: _Brought) -> None:
         """What a step brought, in the event loop."""
-        with self._changed:
+        with self._lock:
             if self._num_steps_ahead == _MAX_STEPS_AHEAD:
                 self._changed.notify()
             self._num_steps_ahead -= 1
-        self._metrics.step_done(brought.seconds, step, self._scheduler.num_queued)
         if step.advances is not None:
-            self._metrics.held_turns_done(len(step.advances))
             self._answer(step.advances, brought.found)
-            if not step.works and self._place.note(brought.seconds, len(step.advances)):
-                self._metrics.steps_run_in_loop(self._place.is_in_loop)
         for job in step.admitted:
             if job in self._entries:
                 self._metrics.waited(brought.started - self._entries[job].submitted_at)
@@ -286,6 +283,14 @@ class Engine:
             if isinstance(event, _LAST):
                 self._forget(job)
         self._pace.release_due()
+        self._loop.call_soon(self._note, step, brought.seconds)  # after those who wait for it
+
+    def _note(self, step: Step, seconds: float) -> None:
+        self._metrics.step_done(seconds, step, self._scheduler.num_queued)
+        if step.advances is not None:
+            self._metrics.held_turns_done(len(step.advances))
+            if not step.works and self._place.note(seconds, len(step.advances)):
+                self._metrics.steps_run_in_loop(self._place.is_in_loop)
 
     def _answer(self, advances: Advances, found: Found | None) -> None:
         self._num_advancing -= len(advances)
@@ -307,7 +312,7 @@ class Engine:
         """And let nothing in any more, whoever it belongs to."""
         self._is_over = True
         entries, self._entries = self._entries, {}
-        with self._changed:
+        with self._lock:
             for job in entries:
                 self._scheduler.cancel(job)
             waiters = self._scheduler.advances.clear()
@@ -328,7 +333,7 @@ class Engine:
     def _wake(self) -> None:
         """Once for all turns that came in the same round of the event loop, so that they share a step."""
         self._is_waking = False
-        with self._changed:
+        with self._lock:
             is_here = self._place.is_in_loop and not self._scheduler.has_turns
             step = self._plan(self._place.max_rows) if is_here else None
             if step is None:
@@ -341,7 +346,7 @@ class Engine:
     def _cancel(self, job: Job) -> None:
         if job in self._entries:
             self._forget(job)
-            with self._changed:
+            with self._lock:
                 self._scheduler.cancel(job)
                 self._changed.notify()  # so that its lane is freed although nothing else may be running
 
