@@ -16,6 +16,7 @@ import numpy as np
 
 from carousel.engine.columns import Advances, Columns, Found, Waiter
 from carousel.engine.delivery import Pace, Ticket
+from carousel.engine.gathering import Gathering
 from carousel.engine.jobs import Job, Outcome, Step
 from carousel.engine.model import StepModel
 from carousel.engine.runner import Runner
@@ -93,6 +94,7 @@ class Engine:
         self._num_steps_ahead = 0  # run, and not received by the event loop yet
         self._is_running = False  # a step, in either place
         self._place = StepPlace(bounds.max_lanes)
+        self._gathering = Gathering()
         self._num_advancing = 0  # tokens of held sequences that are not answered yet
         self._is_stopping = False
         self._is_waking = False
@@ -230,10 +232,19 @@ class Engine:
         """What is to be done next, waiting for it; None when nothing shall be done any more."""
         with self._lock:
             while not self._is_stopping:
+                if (seconds := self._seconds_to_gather()) > 0:
+                    self._changed.wait(seconds)
+                    continue
                 if (step := self._plan()) is not None:
                     return step
                 self._changed.wait()
             return None
+
+    def _seconds_to_gather(self) -> float:
+        """`_lock` is held. Those who have lanes are never kept waiting."""
+        if self._is_running or self._scheduler.has_turns:
+            return 0.0
+        return self._gathering.seconds_left(self._clock(), self._scheduler.advances.num_waiting)
 
     def _plan(self, max_advances: int | None = None) -> Step | None:
         """`_lock` is held. Whoever gets a step carries it out."""
@@ -247,9 +258,12 @@ class Engine:
         """Run the step and commit it, in either place."""
         started = self._clock()
         outcomes, parts, found = self._run(step)
-        seconds = self._clock() - started
+        ended = self._clock()
+        seconds = ended - started
         with self._lock:
             deliveries = self._scheduler.commit(step, outcomes, parts)
+            if step.advances is not None and not step.works:
+                self._gathering.note(seconds, ended, len(step.advances), self._scheduler.advances.num_waiting)
             self._num_steps_ahead += 1
             self._is_running = False
         return _Brought(started, seconds, deliveries, found)
