@@ -8,6 +8,7 @@ from tests.fakes import FakeClock, SlowOracle
 from tests.server.state.conftest import advance, make_birth, open_session, take
 from tests.worlds import Plan, make_lives, make_manifest
 
+from carousel.engine.engine import Engine
 from carousel.errors import SessionDeleted, SessionEnded, SessionExists
 from carousel.metrics import Metrics
 from carousel.state import memory, sqlite_changes
@@ -116,7 +117,9 @@ async def test_a_repeat_is_told_how_what_it_made_has_ended(store: SessionStore, 
     """As long as that is known. A session that was made under the id since is another request's: the repeat gets
     neither that nor its ending, and changes nothing."""
     plan = Plan()
-    lives = make_lives(plan, make_manifest(plan), store, clock, Metrics(CollectorRegistry()))
+    metrics = Metrics(CollectorRegistry())
+    engine = Engine(plan.model, 0, plan.bounds, metrics)
+    lives = make_lives(plan, make_manifest(plan), engine, store, clock, metrics)
     start = SlowOracle(plan.model).start()
 
     async def make(request_id: str) -> Row:
