@@ -118,11 +118,10 @@ def change_parts(connection: sqlite3.Connection, key: int, put: Parts, drop: Ite
     """What goes gives its place in the file to what comes, so that fewer pages are written."""
     left = [name for name in drop if name not in put]
     for name, content in put.items():
-        if left and "/" in name:  # others are the same parts again and again
-            moved = (name, content, key, left.pop())
-            if connection.execute(_MOVE_PART, moved).rowcount:
-                continue
-        connection.execute("INSERT OR REPLACE INTO parts VALUES (?, ?, ?)", (key, name, content))
+        is_numbered = "/" in name  # others are the same parts again and again
+        old = name if not is_numbered or not left else left.pop()
+        if not connection.execute(_MOVE_PART, (name, content, key, old)).rowcount:
+            connection.execute("INSERT INTO parts VALUES (?, ?, ?)", (key, name, content))
     connection.executemany("DELETE FROM parts WHERE session = ? AND name = ?", ((key, name) for name in left))
 
 
