@@ -89,7 +89,8 @@ class Engine:
         self._clock = clock
         self._changed = threading.Condition()
         self._num_steps_ahead = 0  # run, and not received by the event loop yet
-        self._is_running = False  # a step, in either place
+        self._running: Step | None = None  # in either place
+        self._defect: Exception | None = None  # of ours, that ended the event loop's step
         self._place = StepPlace()
         self._num_advancing = 0  # tokens of held sequences that are not answered yet
         self._is_stopping = False
@@ -224,6 +225,8 @@ class Engine:
         """What is to be done next, waiting for it; None when nothing shall be done any more."""
         with self._changed:
             while not self._is_stopping:
+                if self._defect is not None:
+                    raise self._defect
                 if (step := self._plan()) is not None:
                     return step
                 self._changed.wait()
@@ -231,11 +234,10 @@ class Engine:
 
     def _plan(self) -> Step | None:
         """`_changed` is held. Whoever gets a step carries it out."""
-        if self._is_running or self._num_steps_ahead >= _MAX_STEPS_AHEAD:
-            return None
-        step = self._scheduler.plan()
-        self._is_running = step is not None
-        return step
+        if self._running is None and self._num_steps_ahead < _MAX_STEPS_AHEAD:
+            self._running = self._scheduler.plan()
+            return self._running
+        return None
 
     def _carry_out(self, step: Step) -> _Brought:
         """Run the step and commit it, in either place."""
@@ -245,7 +247,7 @@ class Engine:
         with self._changed:
             deliveries = self._scheduler.commit(step, outcomes, parts)
             self._num_steps_ahead += 1
-            self._is_running = False
+            self._running = None
         return _Brought(started, seconds, deliveries, found)
 
     def _run(self, step: Step) -> tuple[list[Outcome], StepSeconds | None, Found | None]:
@@ -287,16 +289,21 @@ class Engine:
         for index, waiter in enumerate(advances.waiters):
             if waiter.done():
                 continue
-            if found is None:
-                waiter.set_exception(_failed_to_run())
-            else:
-                waiter.set_result((found.ids_AK[index], found.log_probs_AK[index], found.is_finite_A[index]))
+            try:
+                if found is None:
+                    waiter.set_exception(_failed_to_run())
+                else:
+                    waiter.set_result((found.ids_AK[index], found.log_probs_AK[index], found.is_finite_A[index]))
+            except Exception as error:  # a defect of ours; the others shall have their answers
+                self._loop.call_exception_handler({"message": "a held turn was not delivered", "exception": error})
         self._note_idle()
 
     def _break(self, error: Exception) -> None:
         self._metrics.step_failed(error)
         self._scheduler.close()
         self._end_all(ModelFailed("the engine failed"))
+        if self._running is not None and self._running.advances is not None:
+            self._answer(self._running.advances, None)
 
     def _end_all(self, error: CarouselError) -> None:
         """And let nothing in any more, whoever it belongs to."""
@@ -329,9 +336,19 @@ class Engine:
             if step is None:
                 self._changed.notify()
         if step is not None:
-            self._receive(step, self._carry_out(step))
-            if self._scheduler.advances.num_waiting:
-                self._wake_soon()
+            self._run_here(step)
+
+    def _run_here(self, step: Step) -> None:
+        try:
+            brought = self._carry_out(step)
+        except Exception as error:  # the thread ends with it, as with one of its own
+            with self._changed:
+                self._defect = error
+                self._changed.notify()
+            return
+        self._receive(step, brought)
+        if self._scheduler.advances.num_waiting:
+            self._wake_soon()
 
     def _cancel(self, job: Job) -> None:
         if job in self._entries:

@@ -120,7 +120,7 @@ class Residents:
             if error is not None or resident.is_leaving or not is_wanted:
                 return error
             return resident.note(plain, found, self._clock())
-        except CarouselError as refusal:
+        except Exception as refusal:
             return refusal
         finally:
             resident.finish()
