@@ -73,6 +73,11 @@ class Residents:
     def __len__(self) -> int:
         return len(self._here)
 
+    @property
+    def num_slots(self) -> int:
+        """That are in use: of those that are here, and of those that have not quite left."""
+        return 0 if self._kit is None else self._kit.columns.num_used
+
     def may_take(self, resident: Resident, plain: Plain) -> bool:
         """Whether the resident can take the turn now: all else goes the ordinary way, and in order of arrival. Raises
         PositionMismatch."""
