@@ -16,6 +16,7 @@ from carousel.errors import Overloaded
 from carousel.rpc import convert, lengths
 from carousel.rpc.prediction_bytes import PredictionBytes
 from carousel.sessions.conversation import Conversation
+from carousel.sessions.endurance import finish
 from carousel.sessions.resident import Named
 from carousel.sessions.service import Sessions
 from carousel.v1 import language_model_pb2 as wire
@@ -23,7 +24,8 @@ from carousel.v1 import language_model_pb2 as wire
 Refuse = Callable[[wire.PredictRequest, Exception], status_pb2.Status]  # counts and logs it
 _MAX_ITEMS_PER_FRAME = 1024
 _MAX_FRAME_BYTES = 2**20  # but one answer may be larger; clients accept 4 MiB unless told otherwise
-_ITEMS_PER_SLICE = 256  # of a frame, taken without a pause
+_ITEMS_PER_SLICE = 64  # of a frame, taken without a pause
+_CLOSED_PER_SLICE = 16  # sequences; each may have much to write
 
 
 class _Frame:
@@ -154,11 +156,10 @@ class Many:
         self._leave(len(frame.items))
 
     async def close(self) -> None:
-        """Every sequence is over."""
-        for tag in list(self._sequences):
-            self._close(tag)
-        if self._closing:
-            await asyncio.wait(self._closing)
+        """Every sequence is over, also when the caller is cancelled again."""
+        for sequence in self._sequences.values():
+            sequence.is_over = True
+        await finish(self._close_all())
 
     def _ask(self, tag: int, item: _Item) -> None:
         if not self.num_waiting:
@@ -180,6 +181,14 @@ class Many:
             task = asyncio.create_task(sequence.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+    async def _close_all(self) -> None:
+        for number, tag in enumerate(list(self._sequences), 1):
+            self._close(tag)
+            if number % _CLOSED_PER_SLICE == 0:
+                await asyncio.sleep(0)
+        if self._closing:
+            await asyncio.wait(self._closing)
 
     def _leave(self, num_items: int) -> None:
         self.num_waiting -= num_items
@@ -255,7 +264,7 @@ class _Sequence:
 
     async def _work(self) -> None:
         try:
-            while self._waiting:
+            while self._waiting and not self.is_over:
                 item = self._waiting.popleft()
                 try:
                     answer = await self._answer(item.request)

@@ -2,6 +2,7 @@
 nothing of them is left when the stream is over."""
 
 import asyncio
+import itertools
 import random
 import time
 from typing import Any
@@ -13,11 +14,14 @@ import structlog
 from google.rpc import code_pb2, error_details_pb2
 from tests.fakes import GatedModel, ToyModel
 from tests.server.rpc.served_world import SECONDS, ServedWorld, ask, end, serving, until
-from tests.worlds import Plan
+from tests.worlds import LIFETIMES, Clock, Plan
 
 from carousel.bundle.layout import Array, StateBatch
+from carousel.engine.scheduler import Bounds
 from carousel.rpc.many import _Frame
 from carousel.rpc.streams import StreamBounds
+from carousel.state.memory import MemoryStore
+from carousel.state.store import Capacity
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import sessions_pb2
 
@@ -250,6 +254,31 @@ async def test_cancelling_the_stream_gives_all_up(num_before: int) -> None:
         assert [await position(served, name) for name in "abcdef"] == [num_before] * 6
         await until(lambda: len(asyncio.all_tasks()) <= len(tasks))
         assert served.world.value("requests_total", method="PredictMany", code="CANCELLED") == 1
+
+
+async def test_the_end_of_many_sequences_holds_nobody_up() -> None:
+    """They are written a few at a time, and nothing is begun on any of them meanwhile."""
+    plan = Plan(bounds=Bounds(max_held_bytes=2**22), store=_roomy_memory)
+    async with serving(plan) as served:
+        names = [f"s{number}" for number in range(200)]
+        await open_sessions(served, *names)
+        stream = served.many()
+        for _ in range(2):
+            await stream.send(*[ask(tag, 1, session_id=name) for tag, name in enumerate(names)])
+            await stream.receive(200)
+        await stream.call.done_writing()
+        left = {served.num_slots}
+        async with asyncio.timeout(SECONDS):
+            while served.num_slots:
+                await asyncio.sleep(0)
+                left.add(served.num_slots)
+        steps = sorted(left)
+        assert max(later - earlier for earlier, later in itertools.pairwise(steps)) <= 32
+        await served.until_idle()
+
+
+def _roomy_memory(clock: Clock) -> MemoryStore:
+    return MemoryStore(Capacity(1000, 2**30, evicts=True), LIFETIMES, clock=clock)
 
 
 async def test_sealed_states_go_from_item_to_item() -> None:

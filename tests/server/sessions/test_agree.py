@@ -318,6 +318,8 @@ class Pair:
     def _draw_overlapping(self) -> list[Op]:
         dice = self.dice
         ops: list[Op] = [self._draw_say(stream) for stream in dice.sample(STREAMS, dice.randrange(1, 4))]
+        ids = [op.request_id for op in ops]  # which of two with one id was applied, nobody could tell
+        ops = [op for number, op in enumerate(ops) if not op.request_id or ids.index(op.request_id) == number]
         kinds = ["create", "delete", "list", "history", "mark", "rewind", "fork", "generate", "score"]
         weights = [6, 1, 1, 2, 2, 3, 2, 3, 2]
         if dice.random() < 0.5:
