@@ -249,6 +249,10 @@ class Pair:
 
     async def _talk(self, ops: list[Op]) -> None:
         """All at once in the one world, in order in the other."""
+        for op in ops:
+            if isinstance(op, Say) and self.held.streams.get(op.stream, (op.session, None))[0] != op.session:
+                await self.held.close(op.stream)  # which takes a while, in which a later call would arrive first
+                await self.taken.close(op.stream)
         positions = [await self._position(op.session) for op in ops]
         tasks = []
         for op, at in zip(ops, positions, strict=True):
