@@ -171,6 +171,7 @@ class FaultyStore:
         self.inner = inner
         self.durability = inner.durability
         self.is_immediate = False
+        self.is_shared = inner.is_shared
         self.faults: collections.Counter[Fault] = collections.Counter()
         self.pause = pause
         self.log: list[str] = []

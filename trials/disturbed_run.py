@@ -17,6 +17,7 @@ from trials.lifecycles import run_lifecycles
 from trials.overlapping import run_overlapping
 from trials.plans import ClientKind, Plan, Way
 from trials.replay import replay
+from trials.shared_streams import run_shared
 from trials.stepwise import run_forgetful, run_stepwise
 from trials.worlds import Replica, World
 
@@ -26,6 +27,7 @@ KINDS: dict[str, ClientKind] = {
     "asyncio": run_asyncio,
     "overlapping": run_overlapping,
     "lifecycles": run_lifecycles,
+    "shared": run_shared,
     "forgetful": run_forgetful,
 }
 SECONDS_BETWEEN = (2.0, 5.0)

@@ -20,7 +20,7 @@ _OPTIONS = (
 )
 _TEMPERATURE = 0.9
 _NUM_CANDIDATES = 3
-_REPEATED_REASONS = {"OVERLOADED", "SESSION_MOVED", "STORE_UNAVAILABLE", "SHUTTING_DOWN"}
+REPEATED_REASONS = {"OVERLOADED", "SESSION_MOVED", "STORE_UNAVAILABLE", "SHUTTING_DOWN"}
 _BROKEN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
 _OURS = {grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED}
 
@@ -55,12 +55,24 @@ def open_turn(
         case "generate":
             sampling = lm.Sampling(temperature=_TEMPERATURE, seed=wish.seed)
             content = lm.GenerateRequest.CONTENT_IDS
-            request = lm.GenerateRequest(**given, sampling=sampling, max_tokens=wish.max_tokens, content=content)
-            return stubs.models.Generate(request, **how)
+            generate = lm.GenerateRequest(**given, sampling=sampling, max_tokens=wish.max_tokens, content=content)
+            return stubs.models.Generate(generate, **how)
         case "score":
             return stubs.models.Score(lm.ScoreRequest(**given), **how)
         case "predict":
-            return stubs.models.Predict(iter([lm.PredictRequest(**given, k=_NUM_CANDIDATES)]), **how)
+            request = predict_request(wish, session_id, request_id, expected_position)
+            return stubs.models.Predict(iter([request]), **how)
+
+
+def predict_request(wish: Wish, session_id: str, request_id: str, expected_position: int | None) -> lm.PredictRequest:
+    given = types_pb2.Input(tokens=types_pb2.TokenIds(ids=wish.ids))
+    return lm.PredictRequest(
+        session_id=session_id,
+        request_id=request_id,
+        expected_position=expected_position,
+        input=given,
+        k=_NUM_CANDIDATES,
+    )
 
 
 async def read_turn(call: Any, wish: Wish, give_up_after: int | None = None) -> Turn:
@@ -94,7 +106,11 @@ def _read(message: Any, wish: Wish) -> list[float]:
         case "score":
             return [token.log_probability for token in message.tokens]
         case "predict":
-            return [value for one in message.candidates for value in (one.id, one.log_probability)]
+            return read_prediction(message)
+
+
+def read_prediction(message: lm.PredictResponse) -> list[float]:
+    return [value for one in message.candidates for value in (one.id, one.log_probability)]
 
 
 def _final_position(message: Any, wish: Wish) -> int | None:
@@ -125,4 +141,4 @@ def may_repeat(error: grpc.RpcError) -> bool:
     if error.code() in _OURS:
         return True
     reason = error_info(error).reason
-    return reason in _REPEATED_REASONS if reason else error.code() in _BROKEN
+    return reason in REPEATED_REASONS if reason else error.code() in _BROKEN

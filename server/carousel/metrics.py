@@ -52,6 +52,7 @@ class Metrics:
         self._step = histogram("step_seconds", "Duration of an engine step.", _STEP)
         self._lanes = histogram("step_lanes", "Lanes busy in an engine step.", _LANES)
         self._held_turns = counter("held_turns", "Turns of sessions that streams hold.")
+        self._held = gauge("held_sessions", "Sessions that streams hold now, and those that are just being given back.")
         self._in_loop = gauge("steps_in_event_loop", "1 while steps of held sequences run in the event loop, else 0.")
         self._failures = counter("step_failures", "Engine steps in which the model raised.", "error")
         self._depth = gauge("queued_turns", "Turns waiting for a lane.")
@@ -104,6 +105,9 @@ class Metrics:
 
     def held_turns_done(self, num_turns: int) -> None:
         self._held_turns.inc(num_turns)
+
+    def num_held_sessions(self, num_held: int) -> None:
+        self._held.set(num_held)
 
     def steps_run_in_loop(self, is_in_loop: bool) -> None:
         self._in_loop.set(is_in_loop)

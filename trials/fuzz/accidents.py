@@ -33,12 +33,23 @@ def _spoil_field(message: Message, field: FieldDescriptor, dice: random.Random) 
     elif field.is_repeated:
         if dice.random() < 0.5:
             del held[:]
+        if field.message_type is not None:
+            _spoil_messages(held, dice)
+            return
         held.extend(_draw(field, dice) for _ in range(dice.choice(_MANY)))
     elif field.message_type is not None:
         held.SetInParent()
         spoil(held, dice)
     else:
         setattr(message, field.name, _draw(field, dice))
+
+
+def _spoil_messages(held: Any, dice: random.Random) -> None:
+    """Those that are there, or empty ones, some of them spoiled."""
+    for _ in range(dice.choice(_MANY)):
+        held.add()
+    for message in dice.sample(list(held), min(len(held), 3)):
+        spoil(message, dice)
 
 
 def _spoil_map(held: Any, field: FieldDescriptor, dice: random.Random) -> None:

@@ -20,9 +20,19 @@ OWNER_METADATA = "x-user"
 OWNER = "u1"
 _FAR = 4e9  # when the sealed states expire
 _ON_STATES = ("ImportSession", "ImportSession", "Generate", "Predict", "Score")
-_NAMES = (*METHODS, "Generate", "Predict", "Score", "ForkSession", "RewindSession")
+_NAMES = (*METHODS, "Generate", "Predict", "PredictMany", "Score", "ForkSession", "RewindSession")
 _IN_ORDERS = (
-    *("Generate", "Predict", "Score", "CreateSession", "ForkSession", "RewindSession", "SaveCheckpoint"),
+    *(
+        "Generate",
+        "Predict",
+        "PredictMany",
+        "PredictMany",
+        "Score",
+        "CreateSession",
+        "ForkSession",
+        "RewindSession",
+        "SaveCheckpoint",
+    ),
     *("ExportSession", "ImportSession", "ListSessions", "DeleteSession", "GetHistory"),
 )
 _TOKEN_TEXTS = ("nan ", "inf x", "-inf ", "1e999 x", "-1 \0", "1.8e9", " ", "1_0 a", "0x1p3 a", "\N{SUPERSCRIPT TWO} a")
@@ -125,17 +135,28 @@ def orders(dice: random.Random, manifest: Manifest, has_owners: bool) -> Script:
 def _order_step(dice: random.Random, sessions: Sequence[str]) -> Step:
     method = METHODS[dice.choice(_IN_ORDERS)]
     request: Any = draw_request(dice, method.name)
-    if getattr(request, "session_id", "") in POOL:
-        request.session_id = dice.choice(sessions)
+    for part in _parts(request):
+        if getattr(part, "session_id", "") in POOL:
+            part.session_id = dice.choice(sessions)
     heeds_memory = dice.random() < 0.7
     fate = draw_fate(dice, method) if dice.random() < 0.6 else Fate()
-    return Step(method, lambda memory: [_from_memory(request, memory, heeds_memory).SerializeToString()], fate)
+
+    def make(memory: Memory) -> Sequence[bytes]:
+        if heeds_memory:
+            for part in _parts(request):
+                _heed(part, memory)
+        return [request.SerializeToString()]
+
+    return Step(method, make, fate)
 
 
-def _from_memory(request: Any, memory: Memory, heeds_memory: bool) -> Message:
-    """The request with what the calls before it have taught: the position, a state, a page."""
-    if not heeds_memory:
-        return request  # type: ignore[no-any-return]
+def _parts(request: Any) -> Sequence[Any]:
+    """Those of a frame, else the request itself."""
+    return [item.request for item in request.items] if request.DESCRIPTOR.name == "PredictManyRequest" else [request]
+
+
+def _heed(request: Any, memory: Memory) -> None:
+    """Say what the calls before have taught: the position, a state, a page."""
     fields = request.DESCRIPTOR.fields_by_name
     if "expected_position" in fields and request.session_id in memory.positions:
         request.expected_position = memory.positions[request.session_id]
@@ -143,7 +164,6 @@ def _from_memory(request: Any, memory: Memory, heeds_memory: bool) -> Message:
         request.page_token = memory.page_token
     if request.DESCRIPTOR.name == "ImportSessionRequest" or ("state" in fields and not request.session_id):
         request.state = memory.state
-    return request  # type: ignore[no-any-return]
 
 
 CALLS: Mapping[str, Callable[[random.Random, Manifest, bool], Script]] = {

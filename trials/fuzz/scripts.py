@@ -4,8 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from google.protobuf.message import DecodeError
+from google.rpc import code_pb2
 from trials.fuzz.methods import Method
 
+FORBIDDEN_ITEMS = (code_pb2.INTERNAL, code_pb2.UNKNOWN)
 Metadata = Sequence[tuple[str, str | bytes]]
 
 
@@ -24,6 +26,7 @@ class Memory:
     positions: dict[str, int] = field(default_factory=dict)  # by session
     state: bytes = b""
     page_token: str = ""
+    failed_items: list[str] = field(default_factory=list)  # statuses in frames that a server must not give
 
     def note(self, method: Method, content: bytes, answered: bytes) -> None:
         """Whichever fields the answer has."""
@@ -32,6 +35,9 @@ class Memory:
             if getattr(part, "position", 0):
                 self.positions[_session_id(method, content)] = part.position  # type: ignore[union-attr]
             self.state = getattr(part, "state", b"") or self.state
+        for item in getattr(answer, "items", ()):
+            if item.status.code in FORBIDDEN_ITEMS:
+                self.failed_items.append(f"{item.status.code}: {item.status.message}")
         self.page_token = getattr(answer, "next_page_token", "") or self.page_token
 
 

@@ -79,6 +79,23 @@ def _predict(dice: random.Random) -> Message:
     return request
 
 
+def _predict_many(dice: random.Random) -> Message:
+    """A few tags that come again, most items plain; some are closed, some are nothing."""
+    request = wire.PredictManyRequest()
+    tags = (0, 1, 2, dice.getrandbits(64))
+    for _ in range(dice.choice((0, 1, 3, 8, 40))):
+        item = request.items.add(tag=dice.choice(tags))
+        if dice.random() < 0.1:
+            item.close = True
+        elif dice.random() < 0.3:
+            item.request.CopyFrom(cast(wire.PredictRequest, _predict(dice)))
+        elif dice.random() < 0.95:
+            item.request.input.tokens.ids.append(dice.randrange(256))
+            item.request.session_id = dice.choice(POOL)
+            item.request.request_id = draw_request_id(dice)
+    return request
+
+
 def _score(dice: random.Random) -> Message:
     return wire.ScoreRequest(input=_input(dice), g=dice.choice((1, 10, 256)), **_place(dice))
 
@@ -157,6 +174,7 @@ def _reflect(dice: random.Random) -> Message:
 _RECIPES: Mapping[str, Callable[[random.Random], Message]] = {
     "Generate": _generate,
     "Predict": _predict,
+    "PredictMany": _predict_many,
     "Score": _score,
     "Tokenize": lambda dice: wire.TokenizeRequest(text=dice.choice(_TEXTS)),
     "Detokenize": _detokenize,

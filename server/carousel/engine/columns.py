@@ -118,5 +118,5 @@ class Columns:
         self._hidden[next_A] = hidden_AH
         found = model.candidates(hidden_AH, max(step.num_candidates))
         log_probs_AK = found.log_probs_NK
-        is_finite_A = np.isfinite(log_probs_AK[:, 0])  # of a hidden vector that is broken no logit is a number
+        is_finite_A = np.isfinite(hidden_AH.sum(axis=1) + log_probs_AK[:, 0])  # one that is none makes the sum none
         return Found(found.ids_NK.tolist(), log_probs_AK.tolist(), is_finite_A.tolist())

@@ -6,6 +6,7 @@ token above all. Belongs to one event loop.
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from carousel.errors import CarouselError
 from carousel.turns import Event, Generated
@@ -43,6 +44,15 @@ class Ticket:
         self._is_due = bool(self._arrived) or self._error is not None
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+@dataclass(slots=True)
+class Entry:
+    """A turn that has not ended yet, as the event loop knows it."""
+
+    ticket: Ticket
+    submitted_at: float
+    has_spoken: bool = False
 
 
 class Pace:

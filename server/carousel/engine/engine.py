@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from carousel.engine.columns import Advances, Columns, Found, Waiter
-from carousel.engine.delivery import Pace, Ticket
+from carousel.engine.delivery import Entry, Pace, Ticket
 from carousel.engine.gathering import Gathering
 from carousel.engine.jobs import Job, Outcome, Step
 from carousel.engine.model import StepModel
@@ -29,15 +29,6 @@ from carousel.turns import Ended, Event, Snapshot, Turn
 
 _LAST = (Ended, CarouselError)
 _MAX_STEPS_AHEAD = 16  # of the event loop, which else could fall behind without end where steps are very short
-
-
-@dataclass(slots=True)
-class _Entry:
-    """A turn that has not ended yet, as the event loop knows it."""
-
-    ticket: Ticket
-    submitted_at: float
-    has_spoken: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +83,15 @@ class Engine:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._num_steps_ahead = 0  # run, and not received by the event loop yet
-        self._is_running = False  # a step, in either place
+        self._running: Step | None = None  # in either place
+        self._defect: Exception | None = None  # of ours, that ended the event loop's step
         self._place = StepPlace(bounds.max_lanes)
         self._gathering = Gathering()
         self._num_advancing = 0  # tokens of held sequences that are not answered yet
         self._is_stopping = False
         self._is_waking = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
-        self._entries: dict[Job, _Entry] = {}
+        self._entries: dict[Job, Entry] = {}
         self._pace = Pace(token_delay_seconds)
         self._num_accepted = 0  # requests whose turns are let in also while new ones are refused
         self._is_over = False  # nothing is let in any more
@@ -145,7 +137,7 @@ class Engine:
             job = self._scheduler.submit(turn, is_accepted=self._num_accepted > 0 and not self._is_over)
         self._wake_soon()
         ticket = Ticket(lambda: self._cancel(job))
-        self._entries[job] = _Entry(ticket, self._clock())
+        self._entries[job] = Entry(ticket, self._clock())
         self._is_idle.clear()
         return ticket
 
@@ -232,6 +224,8 @@ class Engine:
         """What is to be done next, waiting for it; None when nothing shall be done any more."""
         with self._lock:
             while not self._is_stopping:
+                if self._defect is not None:
+                    raise self._defect
                 if (seconds := self._seconds_to_gather()) > 0:
                     self._changed.wait(seconds)
                     continue
@@ -242,17 +236,16 @@ class Engine:
 
     def _seconds_to_gather(self) -> float:
         """`_lock` is held. Those who have lanes are never kept waiting."""
-        if self._is_running or self._scheduler.has_turns:
+        if self._running is not None or self._scheduler.has_turns:
             return 0.0
         return self._gathering.seconds_left(self._clock(), self._scheduler.advances.num_waiting)
 
     def _plan(self, max_advances: int | None = None) -> Step | None:
         """`_lock` is held. Whoever gets a step carries it out."""
-        if self._is_running or self._num_steps_ahead >= _MAX_STEPS_AHEAD:
-            return None
-        step = self._scheduler.plan(max_advances)
-        self._is_running = step is not None
-        return step
+        if self._running is None and self._num_steps_ahead < _MAX_STEPS_AHEAD:
+            self._running = self._scheduler.plan(max_advances)
+            return self._running
+        return None
 
     def _carry_out(self, step: Step) -> _Brought:
         """Run the step and commit it, in either place."""
@@ -265,7 +258,7 @@ class Engine:
             if step.advances is not None and not step.works:
                 self._gathering.note(seconds, ended, len(step.advances), self._scheduler.advances.num_waiting)
             self._num_steps_ahead += 1
-            self._is_running = False
+            self._running = None
         return _Brought(started, seconds, deliveries, found)
 
     def _run(self, step: Step) -> tuple[list[Outcome], StepSeconds | None, Found | None]:
@@ -311,16 +304,21 @@ class Engine:
         for index, waiter in enumerate(advances.waiters):
             if waiter.done():
                 continue
-            if found is None:
-                waiter.set_exception(_failed_to_run())
-            else:
-                waiter.set_result((found.ids_AK[index], found.log_probs_AK[index], found.is_finite_A[index]))
+            try:
+                if found is None:
+                    waiter.set_exception(_failed_to_run())
+                else:
+                    waiter.set_result((found.ids_AK[index], found.log_probs_AK[index], found.is_finite_A[index]))
+            except Exception as error:  # a defect of ours; the others shall have their answers
+                self._loop.call_exception_handler({"message": "a held turn was not delivered", "exception": error})
         self._note_idle()
 
     def _break(self, error: Exception) -> None:
         self._metrics.step_failed(error)
         self._scheduler.close()
         self._end_all(ModelFailed("the engine failed"))
+        if self._running is not None and self._running.advances is not None:
+            self._answer(self._running.advances, None)
 
     def _end_all(self, error: CarouselError) -> None:
         """And let nothing in any more, whoever it belongs to."""
@@ -353,9 +351,19 @@ class Engine:
             if step is None:
                 self._changed.notify()
         if step is not None:
-            self._receive(step, self._carry_out(step))
-            if self._scheduler.advances.num_waiting:
-                self._wake_soon()
+            self._run_here(step)
+
+    def _run_here(self, step: Step) -> None:
+        try:
+            brought = self._carry_out(step)
+        except Exception as error:  # the thread ends with it, as with one of its own
+            with self._lock:
+                self._defect = error
+                self._changed.notify()
+            return
+        self._receive(step, brought)
+        if self._scheduler.advances.num_waiting:
+            self._wake_soon()
 
     def _cancel(self, job: Job) -> None:
         if job in self._entries:

@@ -22,6 +22,7 @@ from carousel.rpc.streams import Place, StreamBounds, Streams
 
 Context: TypeAlias = grpc.aio.ServicerContext  # a name for annotations; grpc ships no types
 
+_LOOK_SECONDS = 0.05  # from one look at who is idle to the next, at shutdown
 _UNREAD_SECONDS = 1.0  # after which a call whose message the client has not taken is idle
 _MAKE = frozenset({"CreateSession", "ImportSession"})
 _ONLY_READ = frozenset({"GetSession", "ListSessions", "GetHistory", "ExportSession"})
@@ -167,11 +168,12 @@ class Calls:
 
     async def finish(self, grace_seconds: float) -> None:
         """At shutdown, when all turns have ended: calls that wait for their client end with UNAVAILABLE at once, the
-        others may send what they have for so long, new ones are refused."""
+        others may send what they have for so long, and end when they have; new ones are refused."""
         self._is_finishing = True
-        self._end_all([task for task, call in self._open.items() if call.is_waiting])
-        if self._open:
-            await asyncio.wait(self._open, timeout=grace_seconds)
+        deadline = time.monotonic() + grace_seconds
+        while self._open and (left := deadline - time.monotonic()) > 0:
+            self._end_all([task for task, call in self._open.items() if call.is_waiting])
+            await asyncio.wait(self._open, timeout=min(left, _LOOK_SECONDS))
         self._end_all(list(self._open))
 
     def _admit(self, call: Call, task: "asyncio.Task[Any]", context: Context, is_counted: bool) -> None:

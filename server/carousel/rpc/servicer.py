@@ -52,7 +52,7 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
     async def Predict(self, _requests: AsyncIterator[wire.PredictRequest], context: Context) -> None:
         async with self._calls.answer("Predict", context) as call, self._sessions.conversing(call.owner) as talk:
             num_messages = 0
-            while (request := await _read(call, context)) is not None:
+            while (request := await _wait_for(call, context)) is not None:
                 if num_messages == 0:
                     self._sessions.check_model(request.model)
                     talk.name(request.session_id)
@@ -67,12 +67,14 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
             def refuse(request: wire.PredictRequest, error: Exception) -> status_pb2.Status:
                 return self._calls.refuse_item("PredictMany", request, context, error)
 
-            many = Many(self._sessions, self._encoder, self._limits, call.owner, refuse)
+            def rest(is_resting: bool) -> None:
+                call.is_waiting = is_resting
+
+            many = Many(self._sessions, self._encoder, self._limits, call.owner, refuse, rest)
             writing = asyncio.create_task(_write_frames(many, call, context))
             try:
                 while (request := await _read(call, context)) is not None:
-                    many.take(request)
-                    await many.has_room()
+                    await many.take(request)
                 many.end()
                 await writing
             finally:
@@ -125,11 +127,17 @@ async def _write_frames(many: Many, call: Call, context: Context) -> None:
         many.written(frame)
 
 
-async def _read(call: Call, context: Context) -> Any:
+async def _wait_for(call: Call, context: Context) -> Any:
     """The client's next message, None when there are no more. Meanwhile the call is idle."""
     call.is_waiting = True
+    try:
+        return await _read(call, context)
+    finally:
+        call.is_waiting = False
+
+
+async def _read(call: Call, context: Context) -> Any:
     request = await context.read()
-    call.is_waiting = False
     if request is grpc.aio.EOF:
         return None
     if request is UNREADABLE:

@@ -70,9 +70,7 @@ class Conversation:
         """The ordinary way; `given` is as the message has it, the session apart."""
         caller = replace(given, session_id=self._session_id)
         if self._session_id:
-            if self._resident is not None:
-                self._resident.is_excused = True
-            prediction = await self._predictor.predict(caller, request)
+            prediction = await self._predict_on_session(caller, request)
             self._goes_on = True
             return prediction
         if self._sealed or caller.state:
@@ -81,6 +79,16 @@ class Conversation:
             return prediction
         prediction, self._carried = await self._predictor.predict_unkept(self._carried, request, caller)
         return prediction
+
+    async def _predict_on_session(self, caller: Caller, request: PredictionRequest) -> Prediction:
+        resident = self._resident
+        if resident is None:
+            return await self._predictor.predict(caller, request)
+        resident.is_excused = True
+        try:
+            return await self._predictor.predict(caller, request)
+        finally:
+            resident.is_excused = False
 
     def _is_sound(self, plain: Plain) -> bool:
         return (

@@ -278,13 +278,15 @@ class Lives:
         return row
 
     async def _create_or_sweep(self, births: Sequence[Birth], deed: Deed | None) -> list[Row]:
-        """What is due makes room, and what streams hold without using it."""
+        """What is due makes room, and what streams hold without using it, where that keeps it in use."""
         try:
             return await self._create(births, deed)
-        except errors.Overloaded:
-            num_residents = len(self.residents)
-            await self.residents.leave_all()
-            if not await self.store.sweep(_MAX_SWEPT) and not num_residents:
+        except errors.Overloaded as refusal:
+            has_left = False
+            if not self.store.is_immediate:
+                owner = births[0].owner if births and refusal.limit.endswith("_per_owner") else None
+                has_left = await self.residents.leave_all(owner)
+            if not await self.store.sweep(_MAX_SWEPT) and not has_left:
                 raise
         return await self._create(births, deed)
 

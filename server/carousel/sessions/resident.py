@@ -84,6 +84,7 @@ class Resident:
         "_waiter",
         "came_at",
         "held",
+        "is_awaited",
         "is_busy",
         "is_excused",
         "is_leaving",
@@ -106,6 +107,7 @@ class Resident:
         self._rested: asyncio.Future[None] | None = None
         self._delivered = True
         self.is_busy = False
+        self.is_awaited = False  # somebody waits for it to leave: no turn is begun before that
         self.is_leaving = False  # nothing may be begun any more
         self.is_excused = False  # the stream that holds it wants it itself, in the ordinary way
         self.left = asyncio.Event()  # it is in the store again

@@ -66,13 +66,18 @@ class Residents:
         self._kit: Kit | None = None
         self._here: dict[Key, Resident] = {}  # idle for longest first
         self._wanted: dict[Key, float] = {}  # by others, and when
-        self._gone: list[Resident] = []  # ended while they were here, to be cleared away
+        self._gone: dict[Resident, None] = {}  # ended while they were here, to be cleared away
 
     def __repr__(self) -> str:
         return f"Residents({len(self._here)} here)"
 
     def __len__(self) -> int:
         return len(self._here)
+
+    @property
+    def num_slots(self) -> int:
+        """That are in use: of those that are here, and of those that have not quite left."""
+        return 0 if self._kit is None else self._kit.columns.num_used
 
     def may_take(self, resident: Resident, plain: Plain) -> bool:
         """Whether the resident can take the turn now: all else goes the ordinary way, and in order of arrival. Raises
@@ -121,7 +126,7 @@ class Residents:
             if error is not None or resident.is_leaving or not is_wanted:
                 return error
             return resident.note(plain, found, self._clock())
-        except CarouselError as refusal:
+        except Exception as refusal:
             return refusal
         finally:
             resident.finish()
@@ -135,9 +140,14 @@ class Residents:
             return None, None
         async with self._order.hold(key):
             resident = await self._take(key)
-            if resident is None or not self._fits(resident, plain):
-                return resident, None
-            return resident, await self.take_turn(resident, plain)
+            try:
+                if resident is None or not self._fits(resident, plain):
+                    return resident, None
+                return resident, await self.take_turn(resident, plain)
+            except BaseException:  # the stream does not know it
+                if resident is not None:
+                    await self._move_out(resident)
+                raise
 
     async def leave(self, key: Key) -> None:
         """The session is in the store as if it had never been here. Whoever wants it has the next turn on it."""
@@ -147,9 +157,11 @@ class Residents:
                 self._wanted[key] = time.monotonic()
             await self._move_out(resident)
 
-    async def leave_all(self, owner: str | None = None) -> None:
-        """Those of an owner, or of all."""
-        await self._leave_some([one for key, one in self._here.items() if owner is None or key[0] == owner])
+    async def leave_all(self, owner: str | None = None) -> bool:
+        """Those of an owner, or of all; whether there were any."""
+        found = [one for key, one in self._here.items() if owner is None or key[0] == owner]
+        await self._leave_some(found)
+        return bool(found)
 
     async def leave_due(self) -> None:
         """Those whose time will soon have come, as far as the store knows."""
@@ -162,7 +174,7 @@ class Residents:
         if resident is None or resident.is_leaving:
             return
         if resident.held.row.incarnation == ending.incarnation:
-            self._gone.append(resident)
+            self._gone[resident] = None
             self._remove(resident)
 
     async def run(self) -> None:
@@ -179,10 +191,7 @@ class Residents:
             [one for one in self._here.values() if one.last_used < now - _IDLE_SECONDS and not one.is_busy]
         )
         await self.leave_due()
-        gone, self._gone = self._gone, []
-        for resident in gone:
-            await resident.rested()
-            await self._clear(resident)
+        await self._leave_some(list(self._gone))
 
     def _is_wanted(self, key: Key) -> bool:
         at = self._wanted.get(key)
@@ -191,6 +200,7 @@ class Residents:
     def _fits(self, resident: Resident, plain: Plain) -> bool:
         if (
             resident.is_leaving
+            or resident.is_awaited
             or (plain.request_id and resident.is_known(plain.request_id))
             or self._clock() + _MARGIN_SECONDS >= resident.held.row.expires_at
             or resident.num_turns >= _MAX_UNWRITTEN
@@ -244,7 +254,7 @@ class Residents:
             row = await self._store.commit(resident.held, change)
         except CarouselError as error:
             if not resident.is_leaving:
-                self._gone.append(resident)
+                self._gone[resident] = None
                 self._remove(resident)
             if isinstance(error, SessionMoved):
                 return None
@@ -259,12 +269,18 @@ class Residents:
                 await asyncio.sleep(0)
 
     async def _move_out(self, resident: Resident) -> None:
+        resident.is_awaited = True
         await resident.rested()
-        if resident.is_leaving:
+        if resident in self._gone:
+            del self._gone[resident]
+            work = self._clear(resident)
+        elif resident.is_leaving:  # somebody else sees to it
             await resident.left.wait()
             return
-        resident.is_leaving = True
-        await finish(self._depart(resident)) if not self._store.is_immediate else await self._depart(resident)
+        else:
+            resident.is_leaving = True
+            work = self._depart(resident)
+        await (work if self._store.is_immediate else finish(work))
 
     async def _depart(self, resident: Resident) -> None:
         try:

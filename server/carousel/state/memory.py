@@ -160,7 +160,8 @@ class MemoryStore:
             old.id, old.owner, old.incarnation, old.revision + 1, change.position, old.created_at, now, expires_at
         )
         shelf.entries[old.id] = make_entry(row, key, parts)
-        shelf.entries.move_to_end(old.id)
+        if held.epoch in self._takes:  # else it was used when it was pinned, maybe long ago
+            shelf.entries.move_to_end(old.id)
         if room := self._takes.get(held.epoch, 0):
             self._takes[held.epoch] = 0
         self._room.bytes.change(old.owner, growth - room)

@@ -176,6 +176,28 @@ async def test_finish_ends_waiting_calls_at_once_and_lets_the_others_send() -> N
     assert (desk.count("OK"), desk.count("UNAVAILABLE"), desk.num_running) == (1, 2, 0)
 
 
+async def test_a_call_that_comes_to_wait_while_others_finish_ends_then() -> None:
+    """Not at the end of the grace."""
+    desk = Desk()
+    is_answered = asyncio.Event()
+
+    async def handle() -> None:
+        async with desk.calls.answer("Predict", FakeContext()) as call:
+            await is_answered.wait()
+            call.is_waiting = True
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(handle())
+    await asyncio.sleep(0)
+    finishing = asyncio.create_task(desk.calls.finish(15))
+    await asyncio.sleep(0)
+    is_answered.set()
+    async with asyncio.timeout(5):
+        await finishing
+        with pytest.raises(Aborted):
+            await task
+
+
 async def refuse(
     desk: Desk, error: Exception | None, request: Any = None, *metadata: tuple[str, str]
 ) -> dict[str, Any]:

@@ -1,15 +1,18 @@
 """A session's past as parts: what a rewind finds is what was there, and nothing grows beyond its bound."""
 
 import hashlib
+import itertools
 import random
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from carousel.bundle.layout import StateLayout, StateTensor
 from carousel.errors import PositionUnknown
-from carousel.sessions.ledger import Ledger, Move, Retention
+from carousel.sessions.ledger import Boundary, Ledger, Move, Retention
 from carousel.state.codec import SnapshotCodec
 from carousel.state.store import Change, Held, Row
 from carousel.turns import Snapshot
@@ -229,3 +232,89 @@ def test_a_change_is_not_applied_to_what_is_held() -> None:
     LEDGER.rewind(held, at(0))
     LEDGER.mark(held, "c")
     assert (held.row, dict(held.parts)) == before
+
+
+Turns = list[tuple[str, bytes]]  # request id and answer of each turn
+
+
+def advanced_at_once(held: Held, turns: Turns) -> Held:
+    """As a held session is written: the last boundaries, all ids, the answers of the last of these."""
+    first = held.row.position
+    numbers = range(1, len(turns) + 1)[-RETENTION.max_turns - 1 :]
+    boundaries = [Boundary(number, at(first + number)) for number in numbers]
+    named = [(number, name, answer) for number, (name, answer) in enumerate(turns, 1) if name]
+    change = LEDGER.advance_many(
+        held,
+        boundaries,
+        [name for _, name, _ in named],
+        named[-RETENTION.max_answers :] if RETENTION.max_answers else [],
+    )
+    return apply(held, change)
+
+
+def advanced_one_by_one(held: Held, turns: Turns) -> Held:
+    for name, answer in turns:
+        held = advanced(held, held.row.position + 1, name, answer)
+    return held
+
+
+def seen(held: Held, names: list[str]) -> object:
+    """All that one can find out about a session's past."""
+    answers = {name: LEDGER.find_answer(held, name) for name in names}
+    used = {name: LEDGER.is_used(held, name) for name in names}
+    boundaries = {position: LEDGER.find(held, position, "") for position in LEDGER.positions(held)}
+    return LEDGER.current(held), boundaries, LEDGER.marks(held), answers, used, len(held.parts)
+
+
+EVENT = st.integers(1, 12) | st.sampled_from(["mark", "rewind"])
+
+
+@given(st.lists(st.tuples(EVENT, st.integers(0, 2)), max_size=12))
+def test_turns_that_are_written_together_are_as_many_turns(events: list[tuple[int | str, int]]) -> None:
+    """Whatever lies between: the same boundaries, answers, ids and checkpoints, and as many parts."""
+    one, other, names = opened(), opened(), list[str]()
+    for event, share in events:
+        if isinstance(event, int):
+            turns: Turns = []
+            for _ in range(event):
+                name = f"r{len(names)}" if len(names) % 3 >= share else ""
+                names.append(name)
+                turns.append((name, name.encode()))
+            one, other = advanced_one_by_one(one, turns), advanced_at_once(other, turns)
+        elif event == "mark":
+            one, other = apply(one, LEDGER.mark(one, f"m{share}")), apply(other, LEDGER.mark(other, f"m{share}"))
+        else:
+            position = LEDGER.positions(one)[share % len(LEDGER.positions(one))]
+            one, other = (apply(held, LEDGER.rewind(held, LEDGER.find(held, position, ""))) for held in (one, other))
+        assert seen(one, names) == seen(other, names)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=12), st.lists(st.booleans(), max_size=12))
+def test_answers_that_are_not_kept_cost_the_last_ones_none(before: list[bool], together: list[bool]) -> None:
+    """Of the last `max_answers` requests every answer that was kept is found, and none that turns one by one lack."""
+    count = itertools.count()
+
+    def make(kept: list[bool]) -> Turns:
+        return [(f"r{next(count)}", b"fits" if is_kept else b"") for is_kept in kept]
+
+    held = advanced_one_by_one(opened(), make(before))
+    turns = make(together)
+    if not turns:
+        return
+    one, other = advanced_one_by_one(held, turns), advanced_at_once(held, turns)
+    for number in range(len(before) + len(together)):
+        answer = LEDGER.find_answer(other, f"r{number}")
+        assert answer in (None, LEDGER.find_answer(one, f"r{number}"))
+    for name, answer in turns[-RETENTION.max_answers :]:
+        assert (LEDGER.find_answer(other, name) or b"") == answer
+
+
+def test_keys_of_turns_that_were_written_together_stand_in_order() -> None:
+    """Among those of others, before and after; what cuts keys by their order cuts the oldest."""
+    held = advanced_one_by_one(opened(), [("a", b"1")])
+    held = advanced_at_once(held, [("b", b"2"), ("c", b"3")])
+    held = advanced_one_by_one(held, [("d", b"4")])
+    boundaries = sorted(key for key in held.parts if key.startswith("at/"))
+    assert [SnapshotCodec.position(held.parts[key]) for key in boundaries] == [1, 2, 3, 4]
+    answers = sorted(key for key in held.parts if key.startswith("answer/"))
+    assert [held.parts[key] for key in answers] == [b"3", b"4"]

@@ -14,10 +14,12 @@ from carousel.sessions.sweep import sweep
 
 
 class FakeLives:
-    """Seven sessions; `raises` is raised where it says."""
+    """Seven sessions, of which streams hold three; `raises` is raised where it says."""
 
     def __init__(self) -> None:
         self.store: Any = self
+        self.residents: Any = self
+        self.num_slots = 3
         self.num_expired = 0
         self.raises: dict[str, Exception] = {}
 
@@ -65,6 +67,7 @@ async def test_what_is_due_ends_and_the_rest_is_counted(monkeypatch: pytest.Monk
     await sweeping.run({}, {})
     assert sweeping.lives.num_expired == 2
     assert sweeping.registry.get_sample_value("carousel_live_sessions") == 7
+    assert sweeping.registry.get_sample_value("carousel_held_sessions") == 3
     assert sweeping.seen == [True, True]
 
 

@@ -1,0 +1,87 @@
+"""A thousand streams of one owner that hold their sessions keep another owner's one no longer than a step or two.
+Counted in steps of the model, not in time."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from tests.fakes import ToyModel
+from tests.worlds import LIFETIMES, Plan, World, running_world
+
+from carousel.engine.scheduler import Bounds
+from carousel.sessions.conversation import Conversation
+from carousel.sessions.requests import Caller, PredictionRequest
+from carousel.sessions.resident import Named, Plain
+from carousel.state.memory import MemoryStore
+from carousel.state.store import Capacity
+
+NUM_STREAMS = 1000
+STEPS_AHEAD = 16  # that the engine's thread may be, of the event loop
+
+
+class Stream:
+    """Asks again as soon as it is answered, as a sequence of a PredictMany stream does."""
+
+    is_over = False  # nobody closes it
+
+    def __init__(self, world: World, owner: str, name: str) -> None:
+        self._world = world
+        self._owner = owner
+        self.talk = Conversation(world.sessions, world.lives.residents, owner, 16)
+        self.talk.name(name)
+        self.num_answers = 0
+        self.answered = asyncio.Event()
+        self.goes_on = False
+
+    async def start(self) -> None:
+        """Until it holds its session."""
+        await self.talk.answer(PredictionRequest((1,), 1), Caller(self._owner))
+        assert await self.talk.answer_plain(Plain(1, 1)) is not None
+
+    def ask(self) -> None:
+        assert self.talk.begin_plain(Plain(self.num_answers % 16, 1), self)
+
+    def put(self, outcome: Named | Exception | None) -> None:
+        assert isinstance(outcome, Named)
+        self.num_answers += 1
+        self.answered.set()
+        if self.goes_on:
+            self.ask()
+
+
+@pytest.mark.parametrize("in_loop", [False, True])
+async def test_a_thousand_holds_do_not_slow_one(in_loop: bool) -> None:
+    """And each of the thousand is answered as often as the others."""
+    model = ToyModel()
+
+    def make(clock: Any) -> MemoryStore:
+        return MemoryStore(Capacity(2000, 2**30, evicts=True), LIFETIMES, clock=clock)
+
+    async with running_world(Plan(model, bounds=Bounds(max_lanes=64, max_held_bytes=2**22), store=make)) as world:
+        greedy = []
+        for number in range(NUM_STREAMS):
+            await world.open(f"s{number}")
+            greedy.append(Stream(world, "ann", f"s{number}"))
+            await greedy[-1].start()
+        await world.open("his", "bob")
+        modest = Stream(world, "bob", "his")
+        await modest.start()
+        assert len(world.lives.residents) == NUM_STREAMS + 1
+        world.engine._place.max_rows = 2**10 if in_loop else 0
+        for stream in greedy:
+            stream.goes_on = True
+            stream.ask()
+        await asyncio.sleep(0)
+        steps = []
+        for _ in range(20):
+            before = len(model.steps)
+            modest.answered.clear()
+            modest.ask()
+            await modest.answered.wait()
+            steps.append(len(model.steps) - before)
+        for stream in greedy:
+            stream.goes_on = False
+        await world.engine.drain(20)
+        assert max(steps) <= (2 if in_loop else 2 + STEPS_AHEAD)
+        counts = [stream.num_answers for stream in greedy]
+        assert max(counts) - min(counts) <= 1
