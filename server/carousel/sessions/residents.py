@@ -19,6 +19,7 @@ from carousel.sessions.order import Key, TurnOrder
 from carousel.sessions.resident import Kit, Named, Plain, Resident
 from carousel.state.store import Ending, Held, SessionStore
 
+_now = time.monotonic
 _IDLE_SECONDS = 0.25
 _MARGIN_SECONDS = 1.0  # before the time that the store knows: a turn is done by then
 _WANTED_SECONDS = 1.0
@@ -154,7 +155,7 @@ class Residents:
         resident = self._here.get(key)
         if resident is not None:
             if not resident.is_excused:
-                self._wanted[key] = time.monotonic()
+                self._wanted[key] = _now()
             await self._move_out(resident)
 
     async def leave_all(self, owner: str | None = None) -> bool:
@@ -184,7 +185,7 @@ class Residents:
             await self.tidy()
 
     async def tidy(self) -> None:
-        now = time.monotonic()
+        now = _now()
         for key in [key for key, at in self._wanted.items() if at < now - _WANTED_SECONDS]:
             del self._wanted[key]
         await self._leave_some(
@@ -195,7 +196,7 @@ class Residents:
 
     def _is_wanted(self, key: Key) -> bool:
         at = self._wanted.get(key)
-        return at is not None and time.monotonic() < at + _WANTED_SECONDS
+        return at is not None and _now() < at + _WANTED_SECONDS
 
     def _fits(self, resident: Resident, plain: Plain) -> bool:
         if (
@@ -204,7 +205,7 @@ class Residents:
             or (plain.request_id and resident.is_known(plain.request_id))
             or self._clock() + _MARGIN_SECONDS >= resident.held.row.expires_at
             or resident.num_turns >= _MAX_UNWRITTEN
-            or (self._max_stay_seconds is not None and time.monotonic() >= resident.came_at + self._max_stay_seconds)
+            or (self._max_stay_seconds is not None and _now() >= resident.came_at + self._max_stay_seconds)
             or not self._engine.is_open
         ):
             return False
@@ -222,7 +223,7 @@ class Residents:
             if not isinstance(held, Held):
                 return None
             try:
-                resident = Resident(kit, held, first_row, time.monotonic())
+                resident = Resident(kit, held, first_row, _now())
             finally:
                 if resident is None or self._store.is_immediate:
                     await self._store.release(held)
@@ -307,6 +308,6 @@ class Residents:
             resident.left.set()
 
     def _touch(self, resident: Resident) -> None:
-        resident.last_used = time.monotonic()
+        resident.last_used = _now()
         if self._here.get(resident.key) is resident:
             self._here[resident.key] = self._here.pop(resident.key)
