@@ -10,7 +10,19 @@ import argparse
 import subprocess
 import sys
 
-MODULES = ("generation", "predict", "interactive", "prompts", "int8", "growth", "request_ids", "start", "sessions")
+MODULES = (
+    "generation",
+    "predict",
+    "ladder",
+    "crossings",
+    "interactive",
+    "prompts",
+    "int8",
+    "growth",
+    "request_ids",
+    "start",
+    "sessions",
+)
 
 
 def main() -> None:

@@ -32,15 +32,22 @@ async def _serve() -> None:
 
 
 @contextlib.contextmanager
-def echo_server() -> Iterator[str]:
-    """The address of one that runs in a process of its own."""
+def echo_process() -> Iterator[tuple[str, int]]:
+    """Address and process id of one in a process of its own."""
     command = [sys.executable, "-m", "bench.echo_server"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            yield process.stdout.readline().strip()
+            yield process.stdout.readline().strip(), process.pid
         finally:
             process.kill()
+
+
+@contextlib.contextmanager
+def echo_server() -> Iterator[str]:
+    """The address alone."""
+    with echo_process() as (address, _):
+        yield address
 
 
 if __name__ == "__main__":

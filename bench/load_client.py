@@ -3,7 +3,8 @@
     python -m bench.load_client ADDRESS '{"kind": "generate", "num_streams": 64, ...}'
 
 `generate` lets the server generate and gives the arrival times of tokens; `predict` sends a token, waits for the
-candidates and sends the likeliest, on a session each; `echo` does the same with plain bytes against `echo_server.py`.
+candidates and sends the likeliest, on a session each; `many` does so for all of them on a few PredictMany streams;
+`echo` exchanges plain bytes with `echo_server.py`. From their common start on the client's own processor time counts.
 """
 
 import asyncio
@@ -41,12 +42,14 @@ class Load:
     prompt_tokens: int = 1
     request_bytes: int = 50
     response_bytes: int = 250
+    has_session: bool = True  # of `predict`; else the stream carries the state
+    num_shared_streams: int = 2  # of `many`
 
 
 async def main(address: str, load: Load) -> None:
     channels = [grpc.aio.insecure_channel(address, _OPTIONS) for _ in range(load.num_connections)]
     try:
-        runs = {"generate": _generate, "predict": _predict, "echo": _echo}
+        runs = {"generate": _generate, "predict": _predict, "many": _many, "echo": _echo}
         print(json.dumps(await runs[load.kind](channels, load)))
     finally:
         await asyncio.gather(*(channel.close() for channel in channels))
@@ -90,29 +93,86 @@ async def _feed(channel: grpc.aio.Channel, num_tokens: int) -> None:
 
 async def _predict(channels: list[grpc.aio.Channel], load: Load) -> dict[str, object]:
     async def converse(number: int, channel: grpc.aio.Channel) -> list[float]:
-        session_id = f"bench-{time.time_ns()}-{number}"
-        sessions = sessions_pb2_grpc.SessionsStub(channel)
-        await sessions.CreateSession(sessions_pb2.CreateSessionRequest(session_id=session_id))
+        session_id = await _create_session(channel, number) if load.has_session else ""
         call = language_model_pb2_grpc.LanguageModelStub(channel).Predict()
-        first = wire.PredictRequest(session_id=session_id, input=_tokens(2 + number), request_id=_new_id())
 
         async def step(last: wire.PredictResponse | None) -> wire.PredictResponse:
-            if last is None:
-                await call.write(first)
-            else:
-                token_id, position = last.candidates[0].id, last.position
-                request = wire.PredictRequest(input=_tokens(token_id), request_id=_new_id(), expected_position=position)
-                await call.write(request)
+            if last is not None:
                 sizes.append(last.ByteSize())
+            if load.has_session:
+                request = _next_request(session_id, number, last)
+            else:
+                request = wire.PredictRequest(input=_tokens(2 + number if last is None else last.candidates[0].id))
+            await call.write(request)
             response: wire.PredictResponse = await call.read()
             return response
 
         return await _ping_pong(step, load.num_tokens, gate)
 
     sizes: list[int] = []
-    gate = asyncio.Barrier(load.num_streams)
+    gate = _Gate(load.num_streams)
     seconds = await _at_once(converse, channels, load)
-    return {"seconds": seconds, "response_bytes": sum(sizes) // max(1, len(sizes))}
+    return {"seconds": seconds, "response_bytes": sum(sizes) // max(1, len(sizes))} | gate.facts()
+
+
+async def _many(channels: list[grpc.aio.Channel], load: Load) -> dict[str, object]:
+    """A sequence's next request goes out in the frame that follows the one with its answer."""
+
+    async def converse(first: int, channel: grpc.aio.Channel) -> list[list[float]]:
+        numbers = range(first, load.num_streams, load.num_shared_streams)
+        ids = {number: await _create_session(channel, number) for number in numbers}
+        call = language_model_pb2_grpc.LanguageModelStub(channel).PredictMany()
+        last: dict[int, wire.PredictResponse | None] = dict.fromkeys(numbers)
+        await _exchange_frames(call, ids, last, WARM_UP_MESSAGES)
+        await gate.wait()
+        times = await _exchange_frames(call, ids, last, load.num_tokens)
+        sizes.extend(answer.ByteSize() for answer in last.values() if answer is not None)
+        return list(times.values())
+
+    sizes: list[int] = []
+    gate = _Gate(load.num_shared_streams)
+    pairs = zip(range(load.num_shared_streams), itertools.cycle(channels), strict=False)
+    streams = await asyncio.gather(*(converse(first, channel) for first, channel in pairs))
+    seconds = [times for stream in streams for times in stream]
+    return {"seconds": seconds, "response_bytes": sum(sizes) // len(sizes)} | gate.facts()
+
+
+async def _exchange_frames(
+    call: grpc.aio.StreamStreamCall, ids: dict[int, str], last: dict[int, wire.PredictResponse | None], num_each: int
+) -> dict[int, list[float]]:
+    """When each sequence's answers came, the start in front; `last` are their latest ones."""
+    times = {number: [time.perf_counter()] for number in ids}
+    due, num_left = list(ids), num_each * len(ids)
+    while num_left:
+        if due:
+            frame = wire.PredictManyRequest()
+            for number in due:
+                frame.items.add(tag=number, request=_next_request(ids[number], number, last[number]))
+            await call.write(frame)
+        items = (await call.read()).items
+        now = time.perf_counter()
+        for item in items:
+            if not item.HasField("response"):
+                raise RuntimeError(f"sequence {item.tag}: {item.status.message}")
+            last[item.tag] = item.response
+            times[item.tag].append(now)
+        due = [item.tag for item in items if len(times[item.tag]) <= num_each]
+        num_left -= len(items)
+    return times
+
+
+async def _create_session(channel: grpc.aio.Channel, number: int) -> str:
+    session_id = f"bench-{time.time_ns()}-{number}"
+    request = sessions_pb2.CreateSessionRequest(session_id=session_id)
+    await sessions_pb2_grpc.SessionsStub(channel).CreateSession(request)
+    return session_id
+
+
+def _next_request(session_id: str, number: int, last: wire.PredictResponse | None) -> wire.PredictRequest:
+    if last is None:
+        return wire.PredictRequest(session_id=session_id, input=_tokens(2 + number), request_id=_new_id())
+    token_id, position = last.candidates[0].id, last.position
+    return wire.PredictRequest(input=_tokens(token_id), request_id=_new_id(), expected_position=position)
 
 
 async def _echo(channels: list[grpc.aio.Channel], load: Load) -> dict[str, object]:
@@ -128,8 +188,23 @@ async def _echo(channels: list[grpc.aio.Channel], load: Load) -> dict[str, objec
 
         return await _ping_pong(step, load.num_tokens, gate)
 
-    gate = asyncio.Barrier(load.num_streams)
-    return {"seconds": await _at_once(converse, channels, load)}
+    gate = _Gate(load.num_streams)
+    return {"seconds": await _at_once(converse, channels, load)} | gate.facts()
+
+
+class _Gate:
+    """Where all streams start together, once warm."""
+
+    def __init__(self, num_streams: int) -> None:
+        self._barrier = asyncio.Barrier(num_streams)
+        self._since = 0.0
+
+    async def wait(self) -> None:
+        if await self._barrier.wait() == 0:  # one of them
+            self._since = time.process_time()
+
+    def facts(self) -> dict[str, object]:
+        return {"client_seconds": time.process_time() - self._since}
 
 
 async def _at_once(
@@ -140,7 +215,7 @@ async def _at_once(
 
 
 async def _ping_pong(
-    step: Callable[[Message | None], Awaitable[Message]], num_messages: int, gate: asyncio.Barrier
+    step: Callable[[Message | None], Awaitable[Message]], num_messages: int, gate: "_Gate"
 ) -> list[float]:
     """When each answer came, the start in front; all streams start together, once warm."""
     last: Message | None = None

@@ -21,7 +21,7 @@ from bench.server_process import serve
 
 PEERS = {"triton": triton, "mlserver": mlserver}
 NUM_THREADS = {"small": 1, "medium": 2}
-PATTERNS = {"predict": "predict", "predict_session": "predict_session", "generate": "generate"}
+PATTERNS = {one: one for one in ("predict", "predict_session", "predict_many", "predict_many_session", "generate")}
 
 
 def main() -> None:

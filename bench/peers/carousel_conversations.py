@@ -1,40 +1,44 @@
-"""Conversations with our server: a Predict stream, alone or on a session, and generation on the server's side.
+"""Conversations with our server: predictions on a stream, alone or on a session, and generation on the server's side.
 
 Messages are made once and changed in place, for every server alike, so that clients cost as little as they can.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from typing import Any
 
 import grpc
-from bench.peers.conversation import NUM_CANDIDATES, exchange
+from bench.peers.conversation import NUM_CANDIDATES, Conversation, ServerFailed
+from bench.peers.lines import Apart, Line, OwnStream, SharedStream, Together
 
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc, types_pb2
 
+_NUM_SHARED_STREAMS = 2  # so that server and client overlap
+
 
 class CarouselPredict:
-    """A Predict stream that carries the state."""
+    """A sequence whose state its line carries."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._call = language_model_pb2_grpc.LanguageModelStub(channel).Predict()
+    def __init__(self, line: Line) -> None:
+        self._line = line
         tokens = types_pb2.TokenIds(ids=[0])
         self._request = wire.PredictRequest(input=types_pb2.Input(tokens=tokens), k=NUM_CANDIDATES)
         self._ids = self._request.input.tokens.ids
 
     async def step(self, token: int) -> Sequence[int]:
         self._ids[0] = token
-        response = await exchange(self._call, self._request)
+        response = await self._line.ask(self._request)
         return [candidate.id for candidate in response.candidates]
 
     async def close(self) -> None:
-        await self._call.done_writing()
+        await self._line.close()
 
 
 class CarouselSession(CarouselPredict):
-    """A Predict stream on a session, which the server keeps up to date after every message."""
+    """The same on a session, which the server keeps up to date after every message."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        super().__init__(channel)
+    def __init__(self, line: Line, channel: grpc.aio.Channel) -> None:
+        super().__init__(line)
         self._sessions = sessions_pb2_grpc.SessionsStub(channel)
         self._session_id = ""
 
@@ -50,6 +54,37 @@ class CarouselSession(CarouselPredict):
     async def close(self) -> None:
         await super().close()
         await self._sessions.DeleteSession(sessions_pb2.DeleteSessionRequest(session_id=self._session_id))
+
+
+def apart(channel: grpc.aio.Channel, *, has_sessions: bool) -> Apart:
+    """A Predict stream for each sequence."""
+    stub = language_model_pb2_grpc.LanguageModelStub(channel)
+
+    def start() -> Conversation:
+        line = OwnStream(stub.Predict())
+        return CarouselSession(line, channel) if has_sessions else CarouselPredict(line)
+
+    return Apart(start)
+
+
+def together(channel: grpc.aio.Channel, *, has_sessions: bool) -> Together:
+    """Two PredictMany streams for all sequences."""
+    stub = language_model_pb2_grpc.LanguageModelStub(channel)
+    streams = [SharedStream(stub.PredictMany(), _pack, _unpack) for _ in range(_NUM_SHARED_STREAMS)]
+    return Together(streams, lambda line: CarouselSession(line, channel) if has_sessions else CarouselPredict(line))
+
+
+def _pack(asked: list[tuple[int, Any]]) -> Iterable[wire.PredictManyRequest]:
+    """One frame."""
+    frame = wire.PredictManyRequest()
+    for tag, request in asked:
+        frame.items.add(tag=tag, request=request)
+    return [frame] if asked else []
+
+
+def _unpack(frame: wire.PredictManyResponse) -> Iterator[tuple[int, Any]]:
+    for item in frame.items:
+        yield item.tag, item.response if item.HasField("response") else ServerFailed(item.status.message)
 
 
 async def generate(channel: grpc.aio.Channel, token: int, num_tokens: int) -> AsyncGenerator[list[int], None]:

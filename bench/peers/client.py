@@ -13,26 +13,32 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import grpc
-from bench.peers.carousel_conversations import CarouselPredict, CarouselSession, generate
-from bench.peers.conversation import Conversation
-from bench.peers.peer_conversations import MLServerUnary, TritonStream, TritonUnary
+from bench.peers.carousel_conversations import apart, generate, together
+from bench.peers.conversation import Conversation, Way
+from bench.peers.lines import Apart
+from bench.peers.peer_conversations import MLServerUnary, TritonUnary, triton_apart, triton_together
 from bench.report import percentile
 
 START_SECONDS = 30.0  # that a server may take to come back
 WARM_UP_SECONDS = 1.0
 MAX_GENERATED = 16_384  # our server's default limit for one call
 GENERATE = "generate"
-CONVERSATIONS: dict[str, Callable[[grpc.aio.Channel], Conversation]] = {
-    "predict": CarouselPredict,
-    "predict_session": CarouselSession,
-    "triton_stream": TritonStream,
-    "triton_unary": TritonUnary,
-    "mlserver_unary": MLServerUnary,
+WAYS: dict[str, Callable[[grpc.aio.Channel], Way]] = {
+    "predict": partial(apart, has_sessions=False),
+    "predict_session": partial(apart, has_sessions=True),
+    "predict_many": partial(together, has_sessions=False),
+    "predict_many_session": partial(together, has_sessions=True),
+    "triton_stream": triton_apart,
+    "triton_many_1": partial(triton_together, num_streams=1),
+    "triton_many_2": partial(triton_together, num_streams=2),
+    "triton_unary": lambda channel: Apart(partial(TritonUnary, channel)),
+    "mlserver_unary": lambda channel: Apart(partial(MLServerUnary, channel)),
 }
 
 
@@ -68,10 +74,8 @@ async def trace(channel: grpc.aio.Channel, pattern: str, num_sequences: int, num
     """Answers of each sequence, all at once: candidates likeliest first; of generation, the token alone."""
     if pattern == GENERATE:
         return await asyncio.gather(*(_trace_generation(channel, n, num_tokens) for n in range(num_sequences)))
-    started = [await _start(channel, pattern, number) for number in range(num_sequences)]
-    answers = await asyncio.gather(*(_trace_steps(one, candidates, num_tokens) for one, candidates in started))
-    await asyncio.gather(*(conversation.close() for conversation, _ in started))
-    return answers
+    async with _started(channel, pattern, num_sequences) as started:
+        return await asyncio.gather(*(_trace_steps(one, candidates, num_tokens) for one, candidates in started))
 
 
 async def measure(channel: grpc.aio.Channel, pattern: str, num_sequences: int, seconds: float) -> dict[str, float]:
@@ -80,17 +84,26 @@ async def measure(channel: grpc.aio.Channel, pattern: str, num_sequences: int, s
         window = _open_window(seconds)
         await asyncio.gather(*(_generate(channel, number, window) for number in range(num_sequences)))
         return window.as_json()
-    started = [await _start(channel, pattern, number) for number in range(num_sequences)]
-    window = _open_window(seconds)
-    await asyncio.gather(*(_converse(conversation, candidates[0], window) for conversation, candidates in started))
-    await asyncio.gather(*(conversation.close() for conversation, _ in started))
+    async with _started(channel, pattern, num_sequences) as started:
+        window = _open_window(seconds)
+        await asyncio.gather(*(_converse(conversation, candidates[0], window) for conversation, candidates in started))
     return window.as_json()
 
 
-async def _start(channel: grpc.aio.Channel, pattern: str, number: int) -> tuple[Conversation, list[int]]:
-    """One after the other: Triton 2.51 crashes when many streams begin together."""
-    conversation = CONVERSATIONS[pattern](channel)
-    return conversation, list(await conversation.step(first_token(number)))
+@contextlib.asynccontextmanager
+async def _started(
+    channel: grpc.aio.Channel, pattern: str, num_sequences: int
+) -> AsyncIterator[list[tuple[Conversation, list[int]]]]:
+    """Conversations with their first candidates, one after the other: Triton 2.51 crashes when many streams begin
+    together."""
+    way = WAYS[pattern](channel)
+    started = []
+    for number in range(num_sequences):
+        conversation = way.open()
+        started.append((conversation, list(await conversation.step(first_token(number)))))
+    yield started
+    await asyncio.gather(*(conversation.close() for conversation, _ in started))
+    await way.close()
 
 
 async def _trace_steps(conversation: Conversation, candidates: list[int], num_tokens: int) -> list[list[int]]:

@@ -25,9 +25,18 @@ class Conversation(Protocol):
         """Frees what the server keeps."""
 
 
-async def exchange(call: Any, request: Any) -> Any:
-    """One message each way. Raises ServerFailed when the stream has ended instead."""
-    await call.write(request)
+class Way(Protocol):
+    """How conversations reach a server, whether each by itself or together."""
+
+    def open(self) -> Conversation:
+        """Another one."""
+
+    async def close(self) -> None:
+        """After all of them."""
+
+
+async def read(call: Any) -> Any:
+    """The stream's next message. Raises ServerFailed when it has ended instead."""
     response = await call.read()
     if response is grpc.aio.EOF:
         raise ServerFailed(f"{await call.code()}: {await call.details()}")

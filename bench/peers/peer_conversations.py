@@ -2,11 +2,12 @@
 
 import secrets
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grpc
-from bench.peers.conversation import NUM_CANDIDATES, TIMEOUT_SECONDS, ServerFailed, exchange
+from bench.peers.conversation import NUM_CANDIDATES, TIMEOUT_SECONDS, ServerFailed
+from bench.peers.lines import Apart, Line, OwnStream, SharedStream, Together
 
 _SERVICE = "/inference.GRPCInferenceService"
 _START, _END = 1, 2  # flags in MLServer's tensor
@@ -52,27 +53,48 @@ class TritonUnary:
 
 
 class TritonStream:
-    """A ModelStreamInfer stream for each sequence."""
+    """Requests on a ModelStreamInfer stream, its own or one that others share."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        messages = _messages()
-        open_stream = channel.stream_stream(
-            f"{_SERVICE}/ModelStreamInfer",
-            request_serializer=messages.InferRequest.SerializeToString,
-            response_deserializer=messages.StreamInferResponse.FromString,
-        )
-        self._call = open_stream()
+    def __init__(self, line: Line) -> None:
+        self._line = line
         self._turns = _TritonTurns()
 
     async def step(self, token: int) -> Sequence[int]:
-        response = await exchange(self._call, self._turns.feed(token))
-        if response.error_message:
-            raise ServerFailed(response.error_message)
-        return self._turns.read(response.infer_response)
+        return self._turns.read(await self._ask(self._turns.feed(token)))
 
     async def close(self) -> None:
-        await exchange(self._call, self._turns.end())
-        await self._call.done_writing()
+        await self._ask(self._turns.end())
+        await self._line.close()
+
+    async def _ask(self, request: Any) -> Any:
+        response = await self._line.ask(request)
+        if response.error_message:
+            raise ServerFailed(response.error_message)
+        return response.infer_response
+
+
+def triton_apart(channel: grpc.aio.Channel) -> Apart:
+    """A stream for each sequence."""
+    return Apart(lambda: TritonStream(OwnStream(_open_stream(channel))))
+
+
+def triton_together(channel: grpc.aio.Channel, num_streams: int) -> Together:
+    """So many streams for all sequences."""
+    streams = [SharedStream(_open_stream(channel), _number, _find_number) for _ in range(num_streams)]
+    return Together(streams, TritonStream)
+
+
+def _number(asked: list[tuple[int, Any]]) -> Iterator[Any]:
+    """A message for each request: the protocol has no frames."""
+    for tag, request in asked:
+        request.id = str(tag)
+        yield request
+
+
+def _find_number(response: Any) -> Iterator[tuple[int, Any]]:
+    if not response.infer_response.id:
+        raise ServerFailed(response.error_message or "an answer without an id")
+    yield int(response.infer_response.id), response
 
 
 class MLServerUnary:
@@ -93,6 +115,15 @@ class MLServerUnary:
     async def close(self) -> None:
         self._flags = _END
         await self.step(0)
+
+
+def _open_stream(channel: grpc.aio.Channel) -> Any:
+    messages = _messages()
+    return channel.stream_stream(
+        f"{_SERVICE}/ModelStreamInfer",
+        request_serializer=messages.InferRequest.SerializeToString,
+        response_deserializer=messages.StreamInferResponse.FromString,
+    )()
 
 
 def _messages() -> Any:

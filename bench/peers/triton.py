@@ -15,7 +15,12 @@ from bench.peers.conversation import NUM_CANDIDATES
 from bench.peers.environments import ONNXRUNTIME, PeerUnavailable, prepare_environment, running, site_packages
 
 NAME = "triton_python"
-PATTERNS = {"stream": "triton_stream", "unary": "triton_unary"}
+PATTERNS = {
+    "stream": "triton_stream",
+    "unary": "triton_unary",
+    "many_1": "triton_many_1",
+    "many_2": "triton_many_2",
+}
 _STUB = "triton_python_backend_stub"
 _INSIDE = Path(__file__).parent / "inside"
 _CONFIGURATION = """

@@ -1,5 +1,6 @@
 """The comparison with other servers: golden answers, the client's conversations, and what the figures say."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -14,6 +15,7 @@ import grpc
 import numpy as np
 import pytest
 from bench.child_process import free_ports
+from bench.peers.carousel_conversations import together
 from bench.peers.client import Window, first_token, trace
 from bench.peers.contest import Speed, Timings
 from bench.peers.conversation import NUM_CANDIDATES, ServerFailed
@@ -21,7 +23,7 @@ from bench.peers.environments import PeerUnavailable, running
 from bench.peers.figures import print_ratios, print_timings
 from bench.peers.golden import NUM_SEQUENCES, NUM_TOKENS, Answers, find_difference, golden_answers
 from bench.peers.inside.graph_steps import Sequences
-from bench.peers.peer_conversations import TritonStream
+from bench.peers.peer_conversations import triton_apart, triton_together
 from bench.server_process import serve
 from tests.bundles import write_bundle
 
@@ -97,7 +99,7 @@ def test_short_and_empty_answers_are_wrong(golden: Answers) -> None:
     assert find_difference([one[:-1] for one in golden], golden) == "sequence 0 has 23 answers instead of 24"
 
 
-@pytest.mark.parametrize("pattern", ["predict", "predict_session", "generate"])
+@pytest.mark.parametrize("pattern", ["predict", "predict_session", "predict_many", "predict_many_session", "generate"])
 async def test_our_server_answers_golden(carousel: str, golden: Answers, pattern: str) -> None:
     """Every way in which our server is timed reproduces raw onnxruntime."""
     async with grpc.aio.insecure_channel(carousel) as channel:
@@ -121,7 +123,7 @@ class FakePeer:
             given = request.parameters
             starts, ends = (name in given and given[name].bool_param for name in ("sequence_start", "sequence_end"))
             flags = given["sequence_id"].int64_param, starts, ends
-        return MESSAGES.InferResponse(raw_output_contents=[self._step(*flags, int(values[-1]))])
+        return MESSAGES.InferResponse(id=request.id, raw_output_contents=[self._step(*flags, int(values[-1]))])
 
     def _step(self, sequence: int, starts: bool, ends: bool, token: int) -> bytes:
         if starts == (sequence in self.live):
@@ -165,7 +167,9 @@ async def peer(bundle: Path) -> AsyncIterator[tuple[FakePeer, grpc.aio.Channel]]
     await server.stop(None)
 
 
-@pytest.mark.parametrize("pattern", ["triton_unary", "triton_stream", "mlserver_unary"])
+@pytest.mark.parametrize(
+    "pattern", ["triton_unary", "triton_stream", "triton_many_1", "triton_many_2", "mlserver_unary"]
+)
 async def test_peers_are_asked_rightly(peer: tuple[FakePeer, grpc.aio.Channel], golden: Answers, pattern: str) -> None:
     """Each sequence starts once, keeps its id, is fed its own tokens, and is ended."""
     fake, channel = peer
@@ -177,11 +181,39 @@ async def test_peers_are_asked_rightly(peer: tuple[FakePeer, grpc.aio.Channel], 
 async def test_an_error_in_the_stream_is_raised(peer: tuple[FakePeer, grpc.aio.Channel]) -> None:
     """Triton reports a failed request inside its stream; that is no answer."""
     fake, channel = peer
-    conversation = TritonStream(channel)
+    conversation = triton_apart(channel).open()
     await conversation.step(2)
     fake.live.clear()
     with pytest.raises(ServerFailed, match="sequence_start"):
         await conversation.step(3)
+
+
+async def test_a_shared_stream_that_fails_fails_all(peer: tuple[FakePeer, grpc.aio.Channel]) -> None:
+    """Nobody waits for an answer that cannot come, and nobody asks again."""
+    fake, channel = peer
+    way = triton_together(channel, num_streams=1)
+    conversations = [way.open(), way.open()]
+    for conversation in conversations:
+        await conversation.step(2)
+    fake.live.clear()
+    outcomes = await asyncio.gather(*(one.step(3) for one in conversations), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [ServerFailed, ServerFailed]
+    with pytest.raises(ServerFailed, match="sequence_start"):
+        await conversations[0].step(3)
+    await way.close()
+
+
+async def test_a_refused_sequence_fails_alone(carousel: str) -> None:
+    """An item's status is an error of its sequence; the others on the stream go on."""
+    async with grpc.aio.insecure_channel(carousel) as channel:
+        way = together(channel, has_sessions=False)
+        conversations = [way.open() for _ in range(4)]
+        for conversation in conversations:
+            await conversation.step(2)
+        with pytest.raises(ServerFailed, match="vocabulary"):
+            await conversations[0].step(10**6)
+        assert await conversations[2].step(2)
+        await way.close()
 
 
 def test_only_what_ends_in_the_window_counts() -> None:
@@ -197,6 +229,29 @@ def read_figures(text: str) -> dict[str, tuple[float, bool | None]]:
     return {line["name"]: (line["value"], line["holds"]) for line in lines}
 
 
+def make_timings(speeds: dict[tuple[str, str], list[float]]) -> Timings:
+    return Timings({key: {64: [Speed(one, 1.0, 2.0) for one in many]} for key, many in speeds.items()}, [1000.0] * 3)
+
+
+def test_shared_streams_stand_beside_shared_streams(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each of ours over the peer's fastest pattern of its kind; where the peer has none, there is no ratio."""
+    speeds = {
+        ("carousel", "predict"): [100.0] * 3,
+        ("carousel", "predict_many"): [900.0] * 3,
+        ("triton_python", "stream"): [50.0] * 3,
+        ("triton_python", "many_1"): [300.0, 600.0, 300.0],
+        ("triton_python", "many_2"): [100.0, 100.0, 450.0],
+        ("mlserver", "unary"): [10.0] * 3,
+    }
+    print_ratios("small", make_timings(speeds))
+    figures = read_figures(capsys.readouterr().out)
+    assert figures["peer.triton_python.predict_64"] == (2.0, True)
+    assert figures["peer.triton_python.predict_many_64"] == (2.0, True)
+    assert figures["peer.mlserver.predict_64"] == (10.0, None)
+    assert "peer.mlserver.predict_many_64" not in figures
+    assert figures["peer.triton_python.small.over_raw"] == (0.45, None)
+
+
 def test_ratios_are_taken_within_rounds(capsys: pytest.CaptureFixture[str]) -> None:
     """Against the peer's fastest pattern of the round; an aim belongs to one size."""
     speeds = {
@@ -205,7 +260,7 @@ def test_ratios_are_taken_within_rounds(capsys: pytest.CaptureFixture[str]) -> N
         ("triton_python", "stream"): [100.0, 100.0, 100.0],
         ("triton_python", "unary"): [50.0, 200.0, 50.0],
     }
-    timings = Timings({key: {64: [Speed(one, 1.0, 2.0) for one in many]} for key, many in speeds.items()}, [1000.0] * 3)
+    timings = make_timings(speeds)
     print_timings("small", timings)
     print_ratios("small", timings)
     figures = read_figures(capsys.readouterr().out)
