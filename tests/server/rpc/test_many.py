@@ -2,6 +2,7 @@
 nothing of them is left when the stream is over."""
 
 import asyncio
+import contextlib
 import itertools
 import random
 import time
@@ -359,6 +360,26 @@ async def test_a_frame_that_cannot_be_read_ends_the_stream() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await raw.read()
         assert error.value.code() is Code.INVALID_ARGUMENT
+        await served.until_idle()
+
+
+@pytest.mark.parametrize("num_items", [1, 2, 3, 60, 600])
+async def test_a_stream_that_fails_while_it_is_written_to_is_told_why(num_items: int) -> None:
+    """After the answers that were made: beside one that is on its way, the first above all, no status can be sent."""
+    async with serving(max_sequences_per_stream=1) as served:
+        items = [ask(tag) for tag in range(num_items)]
+        frames = [wire.PredictManyRequest(items=items).SerializeToString(), b"", b"\xff\xff"]
+
+        async def run() -> grpc.StatusCode:
+            raw = served.channel.stream_stream("/carousel.v1.LanguageModel/PredictMany")(frames)
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                async for _ in raw:
+                    pass
+            return await raw.code()
+
+        async with asyncio.timeout(SECONDS):
+            for _ in range(10):
+                assert set(await asyncio.gather(*(run() for _ in range(4)))) == {Code.INVALID_ARGUMENT}
         await served.until_idle()
 
 
