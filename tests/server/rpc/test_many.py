@@ -317,6 +317,36 @@ async def test_a_repeat_is_answered_from_the_record() -> None:
         assert await stream.finish() is Code.OK
 
 
+async def test_tags_of_one_session_take_turns() -> None:
+    """Each request is applied once, wherever it came from, and each tag's in their order."""
+    async with serving() as served:
+        await open_sessions(served, "a")
+        stream = served.many()
+        for _ in range(20):
+            await stream.send(*[ask(tag, tag, session_id="a") for tag in range(5)])
+        await stream.receive(100)
+        positions = [[one.position for one in stream.answers[tag]] for tag in range(5)]
+        assert sorted(itertools.chain(*positions)) == list(range(1, 101))
+        assert all(ordered == sorted(ordered) for ordered in positions)
+        assert await stream.finish() is Code.OK
+        await served.until_idle()
+
+
+async def test_one_request_on_two_tags_is_applied_once() -> None:
+    """Also while the first is still running: the other is its repeat."""
+    async with serving() as served:
+        await open_sessions(served, "a")
+        stream = served.many()
+        for number in range(10):
+            await stream.send(*[ask(tag, 3, session_id="a", request_id=f"r{number}") for tag in range(3)])
+            await stream.receive(3)
+            answers = [stream.answers[tag][-1] for tag in range(3)]
+            assert {one.position for one in answers} == {number + 1}
+            assert sorted(one.is_replay for one in answers) == [False, True, True]
+            assert len({tuple(c.log_probability for c in one.candidates) for one in answers}) == 1
+        assert await stream.finish() is Code.OK
+
+
 async def test_sequences_of_a_stream_are_bounded() -> None:
     """What is beyond is refused by itself; closing one makes room."""
     async with serving(max_sequences_per_stream=2) as served:
