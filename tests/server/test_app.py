@@ -1,9 +1,11 @@
 """The application as a whole, in this process: from a bundle on disk to answers on a port, and down again in order."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -390,3 +392,70 @@ async def test_who_is_not_named_is_refused_by_the_whole(bundle: Path) -> None:
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await stub.CreateSession(made, metadata=metadata)
             assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def plain(tag: int, token: int, session_id: str) -> wire.PredictManyRequest.Item:
+    given = types_pb2.Input(tokens=types_pb2.TokenIds(ids=[token]))
+    return wire.PredictManyRequest.Item(tag=tag, request=wire.PredictRequest(session_id=session_id, input=given))
+
+
+@pytest.mark.parametrize(("when_full", "num_held"), [("evict", 3), ("refuse", 0)])
+async def test_streams_hold_sessions_where_room_need_not_be_set_aside(
+    when_full: str, num_held: int, bundle: Path
+) -> None:
+    """While they are active; idle ones are given back without anybody asking."""
+    settings = Settings(**LOCAL, when_full=when_full)  # type: ignore[arg-type]
+    async with running(bundle, settings) as server, grpc.aio.insecure_channel(server.grpc_address) as channel:
+        for number in range(3):
+            await sessions_pb2_grpc.SessionsStub(channel).CreateSession(
+                sessions_pb2.CreateSessionRequest(session_id=f"s{number}")
+            )
+        stream = language_model_pb2_grpc.LanguageModelStub(channel).PredictMany()
+        for token in range(3):
+            await stream.write(wire.PredictManyRequest(items=[plain(tag, token, f"s{tag}") for tag in range(3)]))
+            num_answers = 0
+            while num_answers < 3:
+                num_answers += len((await stream.read()).items)
+        assert server.engine.columns.num_used == num_held
+        async with asyncio.timeout(5):
+            while server.engine.columns.num_used:
+                await asyncio.sleep(0.02)
+        stream.cancel()
+
+
+async def test_a_drain_amid_many_sequences_loses_nothing(bundle: Path, tmp_path: Path) -> None:
+    """Each item has its answer or UNAVAILABLE, or the stream ends so; what was answered sleeps in the file."""
+    settings = Settings(**LOCAL, memory_file=str(tmp_path / "sessions"), drain_seconds=5)  # type: ignore[arg-type]
+    told = dict.fromkeys(range(20), 0)
+
+    async def talk(stream: Any) -> None:
+        await stream.write(wire.PredictManyRequest(items=[plain(tag, 1, f"s{tag}") for tag in told]))
+        while (frame := await stream.read()) is not grpc.aio.EOF:
+            again = []
+            for item in frame.items:
+                if item.HasField("response"):
+                    told[item.tag] = item.response.position
+                    again.append(plain(item.tag, 2, ""))
+                else:
+                    assert item.status.code == grpc.StatusCode.UNAVAILABLE.value[0]
+            await stream.write(wire.PredictManyRequest(items=again))
+
+    async with contextlib.AsyncExitStack() as stack:
+        async with running(bundle, settings) as server:
+            channel = await stack.enter_async_context(grpc.aio.insecure_channel(server.grpc_address))
+            sessions = sessions_pb2_grpc.SessionsStub(channel)
+            for number in told:
+                await sessions.CreateSession(sessions_pb2.CreateSessionRequest(session_id=f"s{number}"))
+            stream = language_model_pb2_grpc.LanguageModelStub(channel).PredictMany()
+            talking = asyncio.create_task(talk(stream))
+            await asyncio.sleep(0.3)
+            started = time.monotonic()
+        assert time.monotonic() < started + 4
+        await asyncio.gather(talking, return_exceptions=True)
+        assert await stream.code() is grpc.StatusCode.UNAVAILABLE
+    assert min(told.values()) > 1
+    async with running(bundle, settings) as server:
+        for number, position in told.items():
+            row = await server.store.read("", f"s{number}")
+            assert isinstance(row, Row)
+            assert row.position >= position

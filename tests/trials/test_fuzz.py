@@ -55,7 +55,7 @@ def test_a_fault_of_a_decoder_is_found(fault: str, what: str, told: str, tmp_pat
 
 @pytest.mark.parametrize(
     ("fault", "what", "told"),
-    [("raise", INTERNAL, "Detokenize is answered"), ("hang", HANG, "not respond"), ("exit", CRASH, str(EXIT_CODE))],
+    [("raise", INTERNAL, "is answered"), ("hang", HANG, "not respond"), ("exit", CRASH, str(EXIT_CODE))],
 )
 def test_a_fault_of_a_server_is_found(fault: str, what: str, told: str, tmp_path: Path) -> None:
     """A server that fails, stops or exits at some call is told with the calls under way, and the next inputs go to a

@@ -102,8 +102,9 @@ class Player:
                     await _read(call, step, memory, contents[0] if len(contents) == 1 else b"")
             call.cancel()
             await self._judge(played, step, contents, await call.code(), await call.details())
-            while memory.failed_items:
-                detail = f"an item of {step.method.name} is answered {memory.failed_items.pop()}"
+            if memory.failed_items:
+                detail = f"an item of {step.method.name} is answered {memory.failed_items[0]}"
+                memory.failed_items.clear()
                 self._report.add(Finding(INTERNAL, played.kind, [played.number], detail, b"".join(contents)))
         finally:
             call.cancel()

@@ -77,6 +77,11 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
                     await many.take(request)
                 many.end()
                 await writing
+            except Exception:  # answers go out first: beside a message on its way no status can be sent
+                await many.close()
+                many.end()
+                await writing
+                raise
             finally:
                 writing.cancel()
                 await many.close()

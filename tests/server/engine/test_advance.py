@@ -98,10 +98,23 @@ async def test_turns_and_held_sequences_share_steps(in_loop: bool) -> None:
             assert events == alone[0][0]
 
 
+class Noting(ToyModel):
+    """Notes in which of its steps token 15 was fed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: list[int] = []
+
+    def core(self, ids_BT: Array, lengths_B: Array, state: StateBatch) -> tuple[Array, StateBatch]:
+        if 15 in ids_BT:
+            self.noted.append(len(self.steps))
+        return super().core(ids_BT, lengths_B, state)
+
+
 @pytest.mark.parametrize("in_loop", [False, True])
 async def test_one_among_a_thousand_is_in_the_next_step(in_loop: bool) -> None:
     """The others' owner asks again as soon as he is answered; counted in steps, not in time."""
-    model = ToyModel()
+    model = Noting()
     async with started(model, in_loop=in_loop, max_lanes=64) as engine:
         stopped = False
 
@@ -115,17 +128,16 @@ async def test_one_among_a_thousand_is_in_the_next_step(in_loop: bool) -> None:
         greedy = [asyncio.create_task(keep_asking()) for _ in range(1000)]
         await asyncio.sleep(0)
         modest, steps = Held(engine, "bob"), []
-        for token in range(20):
+        for _ in range(20):
             before = len(model.steps)
-            await modest.feed(token % 16)
-            steps.append(len(model.steps) - before)
+            await modest.feed(15)
+            steps.append(model.noted[-1] - before)
         stopped = True
         counts = await asyncio.gather(*greedy)
-        assert max(steps) <= 1 + 1 + _STEPS_UNSEEN * (not in_loop)
+        assert max(steps) <= (
+            2 if in_loop else 8
+        )  # one that runs, one that is planned; the thread does not wait for us
         assert max(counts) - min(counts) <= 1  # and each of the thousand has its turn
-
-
-_STEPS_UNSEEN = 16  # that the thread may be ahead of the event loop
 
 
 class Failing(ToyModel):

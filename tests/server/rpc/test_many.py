@@ -2,6 +2,7 @@
 nothing of them is left when the stream is over."""
 
 import asyncio
+import contextlib
 import itertools
 import random
 import time
@@ -316,6 +317,36 @@ async def test_a_repeat_is_answered_from_the_record() -> None:
         assert await stream.finish() is Code.OK
 
 
+async def test_tags_of_one_session_take_turns() -> None:
+    """Each request is applied once, wherever it came from, and each tag's in their order."""
+    async with serving() as served:
+        await open_sessions(served, "a")
+        stream = served.many()
+        for _ in range(20):
+            await stream.send(*[ask(tag, tag, session_id="a") for tag in range(5)])
+        await stream.receive(100)
+        positions = [[one.position for one in stream.answers[tag]] for tag in range(5)]
+        assert sorted(itertools.chain(*positions)) == list(range(1, 101))
+        assert all(ordered == sorted(ordered) for ordered in positions)
+        assert await stream.finish() is Code.OK
+        await served.until_idle()
+
+
+async def test_one_request_on_two_tags_is_applied_once() -> None:
+    """Also while the first is still running: the other is its repeat."""
+    async with serving() as served:
+        await open_sessions(served, "a")
+        stream = served.many()
+        for number in range(10):
+            await stream.send(*[ask(tag, 3, session_id="a", request_id=f"r{number}") for tag in range(3)])
+            await stream.receive(3)
+            answers = [stream.answers[tag][-1] for tag in range(3)]
+            assert {one.position for one in answers} == {number + 1}
+            assert sorted(one.is_replay for one in answers) == [False, True, True]
+            assert len({tuple(c.log_probability for c in one.candidates) for one in answers}) == 1
+        assert await stream.finish() is Code.OK
+
+
 async def test_sequences_of_a_stream_are_bounded() -> None:
     """What is beyond is refused by itself; closing one makes room."""
     async with serving(max_sequences_per_stream=2) as served:
@@ -359,6 +390,26 @@ async def test_a_frame_that_cannot_be_read_ends_the_stream() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await raw.read()
         assert error.value.code() is Code.INVALID_ARGUMENT
+        await served.until_idle()
+
+
+@pytest.mark.parametrize("num_items", [1, 2, 3, 60, 600])
+async def test_a_stream_that_fails_while_it_is_written_to_is_told_why(num_items: int) -> None:
+    """After the answers that were made: beside one that is on its way, the first above all, no status can be sent."""
+    async with serving(max_sequences_per_stream=1) as served:
+        items = [ask(tag) for tag in range(num_items)]
+        frames = [wire.PredictManyRequest(items=items).SerializeToString(), b"", b"\xff\xff"]
+
+        async def run() -> grpc.StatusCode:
+            raw = served.channel.stream_stream("/carousel.v1.LanguageModel/PredictMany")(frames)
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                async for _ in raw:
+                    pass
+            return await raw.code()
+
+        async with asyncio.timeout(SECONDS):
+            for _ in range(10):
+                assert set(await asyncio.gather(*(run() for _ in range(4)))) == {Code.INVALID_ARGUMENT}
         await served.until_idle()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.fakes import GatedModel, same_snapshot
-from tests.server.sessions.test_agree import run_pair
+from tests.server.sessions.pairs import run_pair
 from tests.worlds import Plan, World, running_world
 
 from carousel.engine.scheduler import Bounds
