@@ -12,6 +12,7 @@ from carousel.bundle.tokenizer import Tokenizer
 from carousel.engine.engine import Engine
 from carousel.engine.scheduler import Bounds
 from carousel.metrics import Metrics
+from carousel.sessions.carried import CarriedSequences
 from carousel.sessions.checks import Limits
 from carousel.sessions.events import EventHub
 from carousel.sessions.ledger import Ledger, Retention
@@ -110,6 +111,7 @@ async def running_world(plan: Plan | None = None) -> AsyncIterator[World]:
     finally:
         sessions.close()
         await lives.residents.leave_all()
+        await lives.carried.residents.leave_all()
         await engine.stop()
         await store.close()
 
@@ -133,6 +135,7 @@ def make_lives(
         clock,
         metrics,
         Residents(engine, make_kit, store, order, clock, is_enabled=plan.holds_sessions),
+        CarriedSequences(engine, make_kit, codec, clock),
         replays_seals=plan.replays_seals,
     )
 

@@ -30,6 +30,7 @@ from carousel.rpc.server import ConnectionBounds, RpcServer
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
 from carousel.rpc.streams import StreamBounds
+from carousel.sessions.carried import CarriedSequences
 from carousel.sessions.checks import Limits
 from carousel.sessions.events import EventHub
 from carousel.sessions.ledger import Ledger, Retention
@@ -114,6 +115,8 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
         await stack.enter_async_context(running_task("sweep", sweeping, metrics.task_restarted))
         stack.push_async_callback(lives.residents.leave_all)
         await stack.enter_async_context(running_task("residents", lives.residents.run, metrics.task_restarted))
+        stack.push_async_callback(lives.carried.residents.leave_all)
+        await stack.enter_async_context(running_task("carried", lives.carried.residents.run, metrics.task_restarted))
         readiness.is_serving = True
         await tell_health()
         log.info("ready", grpc=rpc.address, http=web.address, model=bundle.manifest.name, provider=model.provider)
@@ -239,9 +242,13 @@ def make_lives(settings: Settings, bundle: Bundle, engine: Engine, store: Sessio
     )
     ledger, order = Ledger(retention), TurnOrder(settings.max_turns_per_session)
     codec = SnapshotCodec(manifest.state, manifest.digest, manifest.hidden_size)
+
+    def make_kit() -> Kit:
+        return Kit(engine.columns, ledger, codec, bundle.tokenizer, settings.penalty_window)
+
     residents = Residents(
         engine,
-        lambda: Kit(engine.columns, ledger, codec, bundle.tokenizer, settings.penalty_window),
+        make_kit,
         store,
         order,
         time.time,
@@ -258,6 +265,7 @@ def make_lives(settings: Settings, bundle: Bundle, engine: Engine, store: Sessio
         time.time,
         metrics,
         residents,
+        CarriedSequences(engine, make_kit, codec, time.time),
         replays_seals=settings.seal_replay == "allow",
         penalty_window=settings.penalty_window,
     )

@@ -1,7 +1,8 @@
 """One Predict stream: what it carries from message to message, and the shortest way for each message.
 
 A stream that goes on on a session holds it, as a resident, and its plain messages stay there; everything else (words,
-several tokens, repeats, whoever else has come in between) goes the ordinary way, which takes the session first.
+several tokens, repeats, whoever else has come in between) goes the ordinary way, which takes the session first. What a
+stream without a session carries is held in the same way.
 """
 
 from dataclasses import replace
@@ -9,7 +10,9 @@ from typing import Protocol
 
 from carousel.errors import CarouselError
 from carousel.sessions import checks
+from carousel.sessions.carried import CarriedSequences
 from carousel.sessions.deeds import is_request_id
+from carousel.sessions.order import Key
 from carousel.sessions.requests import Caller, Prediction, PredictionRequest
 from carousel.sessions.resident import Named, Plain, Resident
 from carousel.sessions.residents import Residents, Sink
@@ -29,20 +32,26 @@ class Predictor(Protocol):
 class Conversation:
     """Of one owner. The first message says on which session, if on any. To be closed."""
 
-    def __init__(self, predictor: Predictor, residents: Residents, owner: str, vocabulary_size: int) -> None:
+    def __init__(
+        self, predictor: Predictor, residents: Residents, carried: CarriedSequences, owner: str, vocabulary_size: int
+    ) -> None:
         self._predictor = predictor
-        self._residents = residents
+        self._residents = residents  # of sessions, or of what streams carry
+        self._carrying = carried
         self._owner = owner
         self._vocabulary_size = vocabulary_size
         self._session_id = ""
         self._sealed = b""  # the last state, when the client brought one
         self._carried: Snapshot | None = None  # the sequence of a stream that names no session and brings no state
-        self._goes_on = False  # on a session, whose first turn has been done
+        self._kept: Key | None = None  # under which that is kept among the carried ones instead
+        self._goes_on = False  # on a session, whose first turn has been done, or on what is carried
         self._resident: Resident | None = None
 
     def name(self, session_id: str) -> None:
         """The first message's."""
         self._session_id = session_id
+        if not session_id:
+            self._residents = self._carrying.residents
 
     def begin_plain(self, plain: Plain, sink: Sink) -> bool:
         """Whether the sink will have the answer, or has it already, without anybody waiting."""
@@ -57,10 +66,10 @@ class Conversation:
 
     async def answer_plain(self, plain: Plain) -> Named | None:
         """None: it did not happen, and is to go the ordinary way."""
-        if not self._goes_on or not self._is_sound(plain):
+        if not self._goes_on or not self._residents.is_enabled or not self._is_sound(plain):
             return None
         if self._resident is None or self._resident.is_leaving:
-            self._resident, named = await self._residents.move_in((self._owner, self._session_id), plain)
+            self._resident, named = await self._residents.move_in(await self._key(), plain)
             return named
         if not self._residents.may_take(self._resident, plain):
             return None
@@ -74,10 +83,13 @@ class Conversation:
             self._goes_on = True
             return prediction
         if self._sealed or caller.state:
+            self._goes_on = False
             prediction = await self._predictor.predict(replace(caller, state=caller.state or self._sealed), request)
             self._sealed = prediction.standing.state
             return prediction
+        await self._fetch()
         prediction, self._carried = await self._predictor.predict_unkept(self._carried, request, caller)
+        self._goes_on = True
         return prediction
 
     async def _predict_on_session(self, caller: Caller, request: PredictionRequest) -> Prediction:
@@ -90,7 +102,23 @@ class Conversation:
         finally:
             resident.is_excused = False
 
+    async def _key(self) -> Key:
+        if self._session_id:
+            return self._owner, self._session_id
+        if self._kept is None:
+            assert self._carried is not None
+            self._kept = await self._carrying.keep(self._owner, self._carried)
+        return self._kept
+
+    async def _fetch(self) -> None:
+        """What is carried, for the ordinary way."""
+        if self._kept is not None:
+            kept, self._kept, self._resident = self._kept, None, None
+            self._carried = await self._carrying.fetch(kept)
+
     def _is_sound(self, plain: Plain) -> bool:
+        if not self._session_id and (plain.request_id or plain.expected_position is not None):
+            return False  # it will be refused
         return (
             0 <= plain.token_id < self._vocabulary_size
             and 1 <= plain.num_candidates <= checks.MAX_CANDIDATES
@@ -102,3 +130,6 @@ class Conversation:
         if self._resident is not None and not self._resident.is_leaving:
             self._resident.is_excused = True
             await self._residents.leave(self._resident.key)
+        if self._kept is not None:
+            kept, self._kept = self._kept, None
+            await self._carrying.drop(kept)

@@ -11,6 +11,7 @@ from carousel import errors
 from carousel.errors import InvalidRequest, SessionMoved, StoreUnavailable
 from carousel.metrics import Metrics
 from carousel.sessions import checks
+from carousel.sessions.carried import CarriedSequences
 from carousel.sessions.deeds import check_request_id, check_same, derive_id, fingerprint, used_otherwise
 from carousel.sessions.endurance import finish
 from carousel.sessions.events import EventHub, EventKind, SessionEvent
@@ -65,6 +66,7 @@ class Lives:
         clock: Callable[[], float],
         metrics: Metrics,
         residents: Residents,
+        carried: CarriedSequences,
         *,
         replays_seals: bool,
         penalty_window: int = 64,
@@ -75,6 +77,7 @@ class Lives:
         self.hub = hub
         self.clock = clock
         self.residents = residents
+        self.carried = carried
         self.snapshot_bytes = codec.max_bytes(penalty_window)
         self._sealer = sealer
         self._order = order

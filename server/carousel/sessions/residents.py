@@ -76,9 +76,14 @@ class Residents:
         return len(self._here)
 
     @property
+    def is_enabled(self) -> bool:
+        """Whether anything can be held."""
+        return self._is_enabled and self._engine.columns.num_slots > 0
+
+    @property
     def num_slots(self) -> int:
-        """That are in use: of those that are here, and of those that have not quite left."""
-        return 0 if self._kit is None else self._kit.columns.num_used
+        """That are in use: of those that are here, of those that have not quite left, and of what streams carry."""
+        return self._engine.columns.num_used
 
     def may_take(self, resident: Resident, plain: Plain) -> bool:
         """Whether the resident can take the turn now: all else goes the ordinary way, and in order of arrival. Raises
@@ -137,7 +142,7 @@ class Residents:
     async def move_in(self, key: Key, plain: Plain) -> tuple[Resident | None, Named | None]:
         """Take the session for a stream, with the first turn, which has its place among the turns of others. None when
         the session cannot be had just now, for whatever reason, or the turn did not happen."""
-        if not self._is_enabled or key in self._here or self._is_wanted(key) or self._order.is_held(key):
+        if not self.is_enabled or key in self._here or self._is_wanted(key) or self._order.is_held(key):
             return None, None
         async with self._order.hold(key):
             resident = await self._take(key)

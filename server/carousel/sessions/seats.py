@@ -22,6 +22,7 @@ from carousel.sessions.answers import (
     read_record,
     write_record,
 )
+from carousel.sessions.carried import CarriedSequences
 from carousel.sessions.checks import check_position
 from carousel.sessions.deeds import check_request_id, used_otherwise
 from carousel.sessions.lives import Lives
@@ -69,6 +70,11 @@ class Seats:
     def residents(self) -> Residents:
         """Those of its sequences that streams hold."""
         return self._lives.residents
+
+    @property
+    def carried(self) -> CarriedSequences:
+        """What streams carry without a session."""
+        return self._lives.carried
 
     @contextlib.asynccontextmanager
     async def take(self, caller: Caller, request: Request) -> AsyncIterator[Seat]:

@@ -97,7 +97,8 @@ class Sessions:
 
     def converse(self, owner: str) -> Conversation:
         """To be closed."""
-        return Conversation(self, self._seats.residents, owner, self.manifest.vocabulary_size)
+        seats = self._seats
+        return Conversation(self, seats.residents, seats.carried, owner, self.manifest.vocabulary_size)
 
     @contextlib.asynccontextmanager
     async def conversing(self, owner: str) -> AsyncIterator[Conversation]:

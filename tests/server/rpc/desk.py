@@ -82,7 +82,7 @@ class FakeSessions:
 
     @contextlib.asynccontextmanager
     async def conversing(self, owner: str) -> AsyncIterator[Conversation]:
-        yield Conversation(self, NoResidents(), owner, self.tokenizer.size)  # type: ignore[arg-type]
+        yield Conversation(self, NoResidents(), NoResidents(), owner, self.tokenizer.size)  # type: ignore[arg-type]
 
     async def predict(self, caller: Caller, request: PredictionRequest) -> Prediction:
         self._note(caller, request)
@@ -111,7 +111,13 @@ class FakeSessions:
 
 
 class NoResidents:
-    """No stream holds anything."""
+    """No stream holds anything, of sessions or of what it carries."""
+
+    is_enabled = False
+
+    @property
+    def residents(self) -> "NoResidents":
+        return self
 
     async def move_in(self, key: tuple[str, str], plain: Plain) -> tuple[None, None]:
         return None, None

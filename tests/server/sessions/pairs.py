@@ -21,7 +21,6 @@ from carousel.bundle.layout import Array, StateBatch
 from carousel.engine.scheduler import Bounds
 from carousel.errors import CarouselError
 from carousel.sessions import residents
-from carousel.sessions.conversation import Conversation
 from carousel.sessions.ledger import Retention
 from carousel.sessions.lives import Point
 from carousel.sessions.requests import Caller, GenerationRequest, PredictionRequest, SamplingOptions, ScoringRequest
@@ -157,7 +156,7 @@ class Talk:
     def __init__(self, world: World, session: str, *, is_many: bool) -> None:
         self.is_many = is_many
         self.is_over = False
-        self._talk = Conversation(world.sessions, world.lives.residents, "ann", 16)
+        self._talk = world.sessions.converse("ann")
         self._talk.name(session)
         self._answer: asyncio.Future[Named | Exception | None] | None = None
 

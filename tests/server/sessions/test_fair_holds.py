@@ -10,7 +10,6 @@ from tests.worlds import LIFETIMES, Plan, World, running_world
 
 from carousel.bundle.layout import Array, StateBatch
 from carousel.engine.scheduler import Bounds
-from carousel.sessions.conversation import Conversation
 from carousel.sessions.requests import Caller, PredictionRequest
 from carousel.sessions.resident import Named, Plain
 from carousel.state.memory import MemoryStore
@@ -41,7 +40,7 @@ class Stream:
     def __init__(self, world: World, owner: str, name: str) -> None:
         self._world = world
         self._owner = owner
-        self.talk = Conversation(world.sessions, world.lives.residents, owner, 16)
+        self.talk = world.sessions.converse(owner)
         self.talk.name(name)
         self.num_answers = 0
         self.answered = asyncio.Event()

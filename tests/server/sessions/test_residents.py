@@ -14,7 +14,6 @@ from tests.worlds import LIFETIMES, Clock, Plan, World, running_world
 from carousel.engine.scheduler import Bounds
 from carousel.errors import Overloaded, PositionMismatch, SessionDeleted, SessionEvicted, SessionExpired
 from carousel.sessions import residents
-from carousel.sessions.conversation import Conversation
 from carousel.sessions.lives import Point
 from carousel.sessions.requests import Caller, PredictionRequest
 from carousel.sessions.resident import Named, Plain
@@ -30,7 +29,7 @@ class Stream:
     """As the transport speaks for a client."""
 
     def __init__(self, world: World, session: str, owner: str = "ann") -> None:
-        self.talk = Conversation(world.sessions, world.lives.residents, owner, 16)
+        self.talk = world.sessions.converse(owner)
         self.talk.name(session)
         self._owner = owner
 

@@ -1,0 +1,56 @@
+"""Sequences that streams carry and nobody keeps, held in the engine's columns as sessions are.
+
+Each is a session of a store of its own that nobody else sees, with no past: it begins where the ordinary way has left
+it, and is handed back to that when a message is not plain.
+"""
+
+import itertools
+from collections.abc import Callable
+
+from carousel.engine.engine import Engine
+from carousel.sessions.ledger import Ledger, Retention
+from carousel.sessions.order import Key, TurnOrder
+from carousel.sessions.resident import Kit
+from carousel.sessions.residents import Residents
+from carousel.state.codec import SnapshotCodec
+from carousel.state.memory import MemoryStore
+from carousel.state.store import Capacity, EndReason, Held, Lifetimes
+from carousel.turns import Snapshot
+
+_NO_PAST = Retention(max_turns=0, max_answers=0, max_answer_bytes=0)
+_FOR_EVER = Lifetimes(idle=1e9, absolute=1e9)  # streams end, and with them what they carry
+_ALL = Capacity(2**40, 2**60, evicts=False)
+
+
+class CarriedSequences:
+    """By key. Whoever keeps one fetches or drops it."""
+
+    def __init__(
+        self, engine: Engine, make_kit: Callable[[], Kit], codec: SnapshotCodec, clock: Callable[[], float]
+    ) -> None:
+        self._ledger = Ledger(_NO_PAST)
+        self._codec = codec
+        self._store = MemoryStore(_ALL, _FOR_EVER, clock=clock)
+        self._numbers = itertools.count()
+        order = TurnOrder(max_waiting=0)
+        self.residents = Residents(engine, lambda: make_kit()._replace(ledger=self._ledger), self._store, order, clock)
+
+    def __repr__(self) -> str:
+        return f"CarriedSequences({self._store!r})"
+
+    async def keep(self, owner: str, snapshot: Snapshot) -> Key:
+        birth = self._ledger.open(str(next(self._numbers)), owner, 0, self._codec.encode(snapshot))
+        await self._store.create([birth])
+        return owner, birth.id
+
+    async def fetch(self, key: Key) -> Snapshot:
+        """Where it stands; it is not kept here any more."""
+        await self.residents.leave(key)
+        held = await self._store.take(*key)
+        assert isinstance(held, Held)
+        await self._store.release(held)
+        await self._store.end(held.row, EndReason.UNDONE)
+        return self._codec.decode(self._ledger.current(held))
+
+    async def drop(self, key: Key) -> None:
+        await self.fetch(key)
