@@ -7,6 +7,7 @@ the session itself.
 import base64
 import hashlib
 import re
+import secrets
 
 from carousel.errors import InvalidRequest
 from carousel.state.store import Deed
@@ -43,5 +44,15 @@ def used_otherwise() -> InvalidRequest:
 def derive_id(owner: str, request_id: str, number: int) -> str:
     """The id of the session that the owner's request makes as its nth: whichever server carries it out, the same."""
     content = "\0".join((owner, request_id, str(number))).encode()
-    digest = hashlib.blake2b(content, digest_size=_ID_BYTES, person=b"carousel session").digest()
-    return base64.urlsafe_b64encode(digest).decode()
+    return _spell(hashlib.blake2b(content, digest_size=_ID_BYTES, person=b"carousel session").digest())
+
+
+def draw_id() -> str:
+    """An id that nobody can guess."""
+    return _spell(secrets.token_bytes(_ID_BYTES))
+
+
+def _spell(content: bytes) -> str:
+    """Never beginning with a dash, which a command line takes for an option."""
+    text = base64.urlsafe_b64encode(content).decode()
+    return f"_{text[1:]}" if text.startswith("-") else text

@@ -12,7 +12,7 @@ from carousel.errors import InvalidRequest, SessionMoved, StoreUnavailable
 from carousel.metrics import Metrics
 from carousel.sessions import checks
 from carousel.sessions.carried import CarriedSequences
-from carousel.sessions.deeds import check_request_id, check_same, derive_id, fingerprint, used_otherwise
+from carousel.sessions.deeds import check_request_id, check_same, derive_id, draw_id, fingerprint, used_otherwise
 from carousel.sessions.endurance import finish
 from carousel.sessions.events import EventHub, EventKind, SessionEvent
 from carousel.sessions.ledger import Ledger
@@ -353,7 +353,7 @@ def _deed(owner: str, request_id: str, contents: bytes, targets: Sequence[tuple[
 
 
 def _new_id(owner: str, request_id: str, number: int) -> str:
-    return derive_id(owner, request_id, number) if request_id else secrets.token_urlsafe(18)
+    return derive_id(owner, request_id, number) if request_id else draw_id()
 
 
 def _missing(found: Ending | None, session_id: str) -> errors.CarouselError:

@@ -23,6 +23,7 @@ from carousel.errors import (
     StateRefused,
     StoreUnavailable,
 )
+from carousel.sessions import deeds
 from carousel.sessions.events import EventKind, SessionEvent
 from carousel.sessions.lives import Point
 from carousel.sessions.requests import Caller, GenerationRequest, PredictionRequest, SamplingOptions
@@ -783,3 +784,12 @@ async def test_a_state_stays_used_when_an_import_is_in_doubt() -> None:
         with pytest.raises(asyncio.CancelledError):
             await importing
         await _refused(world, blob, "replayed")
+
+
+def test_made_ids_are_no_options_of_a_command_line() -> None:
+    """One in sixty-four would begin with a dash."""
+    derived = [deeds.derive_id("ann", "r", number) for number in range(1000)]
+    drawn = [deeds.draw_id() for _ in range(1000)]
+    assert not [one for one in (*derived, *drawn) if one.startswith("-")]
+    assert len({*derived, *drawn}) == 2000
+    assert all(len(one) == 24 for one in (*derived, *drawn))
