@@ -3,7 +3,8 @@
     python -m bench.load_client ADDRESS '{"kind": "generate", "num_streams": 64, ...}'
 
 `generate` lets the server generate and gives the arrival times of tokens; `predict` sends a token, waits for the
-candidates and sends the likeliest, on a session each; `echo` does the same with plain bytes against `echo_server.py`.
+candidates and sends the likeliest, on a session each; `multiplexed` does so through one client of our library, with a
+predictor each; `echo` does the same with plain bytes against `echo_server.py`.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from typing import TypeVar
 import grpc
 import uvloop
 
+from carousel.client import AsyncClient, Prediction
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc, types_pb2
 
@@ -44,6 +46,9 @@ class Load:
 
 
 async def main(address: str, load: Load) -> None:
+    if load.kind == "multiplexed":
+        print(json.dumps(await _multiplexed(address, load)))
+        return
     channels = [grpc.aio.insecure_channel(address, _OPTIONS) for _ in range(load.num_connections)]
     try:
         runs = {"generate": _generate, "predict": _predict, "echo": _echo}
@@ -113,6 +118,36 @@ async def _predict(channels: list[grpc.aio.Channel], load: Load) -> dict[str, ob
     gate = asyncio.Barrier(load.num_streams)
     seconds = await _at_once(converse, channels, load)
     return {"seconds": seconds, "response_bytes": sum(sizes) // max(1, len(sizes))}
+
+
+async def _multiplexed(address: str, load: Load) -> dict[str, object]:
+    """Also the processor time that this process takes for all of it."""
+    client, gate, before = AsyncClient(address), asyncio.Barrier(load.num_streams), time.process_time()
+    answers: dict[int, Prediction] = {}
+
+    async def converse(number: int) -> list[float]:
+        session_id = f"bench-{time.time_ns()}-{number}"
+        async with client.session(session_id, keep=True) as session, session.predictor() as predict:
+
+            async def step(last: Prediction | None) -> Prediction:
+                answers[number] = await predict([2 + number if last is None else last.candidates[0].id])
+                return answers[number]
+
+            return await _ping_pong(step, load.num_tokens, gate)
+
+    async with client:
+        seconds = list(await asyncio.gather(*(converse(number) for number in range(load.num_streams))))
+    response_bytes = sum(map(_answer_bytes, answers.values())) // len(answers)
+    processor_seconds = time.process_time() - before
+    return {"seconds": seconds, "response_bytes": response_bytes, "processor_seconds": processor_seconds}
+
+
+def _answer_bytes(answer: Prediction) -> int:
+    """As it came over the wire."""
+    candidates = [
+        types_pb2.Candidate(id=one.id, log_probability=one.log_probability, text=one.text) for one in answer.candidates
+    ]
+    return wire.PredictResponse(candidates=candidates, position=answer.position).ByteSize()
 
 
 async def _echo(channels: list[grpc.aio.Channel], load: Load) -> dict[str, object]:

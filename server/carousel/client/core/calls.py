@@ -63,6 +63,11 @@ def predict_request(prompt: Prompt, session_id: str, model: str, wishes: dict[st
     return lm.PredictRequest(session_id=session_id, model=model, input=_input(prompt), **wishes)
 
 
+def predict_many() -> Call[Any]:
+    """A stream that carries the messages of many; whose they are, each says itself."""
+    return Call(_MODELS, "PredictMany", None, lambda answer: answer)
+
+
 def score(prompt: Prompt, session_id: str, model: str, top_g: int | None, wishes: dict[str, Any]) -> Call[ScorePiece]:
     request = lm.ScoreRequest(session_id=session_id, model=model, input=_input(prompt), g=top_g, **wishes)
     return Call(_MODELS, "Score", request, answers.score_piece, session_id)

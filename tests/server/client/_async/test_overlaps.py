@@ -8,16 +8,20 @@ from tests.server.client.running.aio import Meeting, Running
 from tests.server.fake_service import OVERLOADED, FakeService, Mishap
 
 from carousel.client import AsyncClient, AsyncSession, Prediction, ServerError
+from carousel.client.wires.aio import WireOptions
 
 NUM = 8  # one runs, seven wait
 LOST = Mishap(is_applied=True)
 
 
 @pytest.mark.parametrize("retained", [4, NUM])
-async def test_overlapping_predictions_happen_once(address: str, service: FakeService, retained: int) -> None:
+async def test_overlapping_predictions_happen_once(
+    address: str, service: FakeService, of_wire: WireOptions, retained: int
+) -> None:
     """The connection breaks when all are applied, and all are asked for again."""
     until_all_are_lost = Meeting(NUM).wait
-    async with AsyncClient(address, sleep=until_all_are_lost) as client, client.session("mine", keep=True) as session:
+    shaky = AsyncClient(address, sleep=until_all_are_lost, **of_wire)
+    async with shaky as client, client.session("mine", keep=True) as session:
         service.retained_answers, service.mishaps = retained, [LOST] * NUM
         asked = [Running(lambda: session.predict("x", k=1)) for _ in range(NUM)]
         _check([await one.outcome() for one in asked], retained, service)

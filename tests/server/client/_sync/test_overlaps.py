@@ -9,16 +9,20 @@ from tests.server.client.running.blocking import Meeting, Running
 from tests.server.fake_service import OVERLOADED, FakeService, Mishap
 
 from carousel.client import Client, Prediction, ServerError, Session
+from carousel.client.wires.blocking import WireOptions
 
 NUM = 8  # one runs, seven wait
 LOST = Mishap(is_applied=True)
 
 
 @pytest.mark.parametrize("retained", [4, NUM])
-def test_overlapping_predictions_happen_once(address: str, service: FakeService, retained: int) -> None:
+def test_overlapping_predictions_happen_once(
+    address: str, service: FakeService, of_wire: WireOptions, retained: int
+) -> None:
     """The connection breaks when all are applied, and all are asked for again."""
     until_all_are_lost = Meeting(NUM).wait
-    with Client(address, sleep=until_all_are_lost) as client, client.session("mine", keep=True) as session:
+    shaky = Client(address, sleep=until_all_are_lost, **of_wire)
+    with shaky as client, client.session("mine", keep=True) as session:
         service.retained_answers, service.mishaps = retained, [LOST] * NUM
         asked = [Running(lambda: session.predict("x", k=1)) for _ in range(NUM)]
         _check([one.outcome() for one in asked], retained, service)
