@@ -195,4 +195,4 @@ class SharedLine:
 
     def _give_up(self, failure: ServerError) -> None:
         self._leave()
-        self._failure = self._failure or failure
+        self._failure = failure

@@ -190,6 +190,18 @@ async def test_a_broken_stream_is_opened_anew_under_its_name(address: str, servi
     assert first.metadata["x-session-id"] == second.metadata["x-session-id"]
 
 
+async def test_a_sequence_that_the_server_carried_is_not_begun_elsewhere(
+    client: AsyncClient, service: FakeService
+) -> None:
+    """Whatever its stream ends with: what it was fed is lost, and its user must know."""
+    predict = client.predictor()
+    await predict("a")
+    service.mishaps = [Mishap(error=grpc.StatusCode.UNIMPLEMENTED)]
+    with pytest.raises(ServerError) as caught:
+        await predict("b")
+    assert caught.value.code == "UNIMPLEMENTED"
+
+
 async def test_garbage_for_an_answer_is_an_error() -> None:
     """The stream is over, as one without a last message."""
     garbage = grpc.method_handlers_generic_handler(
