@@ -114,12 +114,12 @@ class SharedLine:
         self, lines: SharedLines, call: Call[Any], options: CallOptions, timeout_seconds: float | None
     ) -> None:
         """The time runs from here, as a call's."""
+        self._stream: SharedStream | None = None
+        self._sequence: Sequence | None = None
         self._lines = lines
         self._call = call
         self._options = options
         self._ends_at = None if timeout_seconds is None else asyncio.get_running_loop().time() + timeout_seconds
-        self._stream: SharedStream | None = None
-        self._sequence: Sequence | None = None
         self._is_answered = False  # once at least: the server may carry something for it
         self._own: Any = None  # the line that it goes on with where it cannot share
         self._failure: ServerError | None = None

@@ -87,9 +87,11 @@ class SharedStream:
             timer.cancel()
 
     def close(self, sequence: Sequence) -> None:
-        """The sequence is over, answered or not."""
+        """The sequence is over. Whoever still waits for an answer is told so."""
         if self._sequences.pop(sequence.tag, None) is None:
             return
+        if sequence.answer is not None and not sequence.answer.done():
+            sequence.answer.set_exception(cancelled())
         self._waiting.pop(sequence.tag, None)
         if sequence.is_known and self.failure is None:
             self._send(sequence.tag, None)

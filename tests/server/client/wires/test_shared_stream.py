@@ -237,6 +237,14 @@ async def test_a_question_has_its_own_time(stream: SharedStream) -> None:
     assert not other.done()
 
 
+async def test_a_sequence_that_is_closed_keeps_nobody_waiting(stream: SharedStream) -> None:
+    """Whoever closes it."""
+    sequence, asked = ask(stream)
+    await settle()
+    stream.close(sequence)
+    assert (await outcomes(asked))[0].code == "CANCELLED"
+
+
 async def test_a_sequence_has_one_question_at_a_time(stream: SharedStream) -> None:
     """A second one would be taken for the answer's."""
     sequence, _ = ask(stream)
