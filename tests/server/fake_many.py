@@ -16,6 +16,7 @@ from carousel.rpc.errors import to_status
 from carousel.v1 import language_model_pb2 as lm
 
 TOO_MANY = Overloaded("sequences are open", limit="max_sequences_per_stream", retry_seconds=1.0)
+_END = object()  # among answers: the stream's
 Predict = Callable[[Iterator[Any], Any], Iterator[Any]]
 
 
@@ -72,7 +73,9 @@ class FakeMany:
         while not self._is_ended and (self._num_due or not self._is_read):
             if not self._num_due and self._broken is not None:
                 self._context.abort(*self._broken.args)
-            if (item := self._answers.get()) is not None:
+            if (item := self._answers.get()) is _END:
+                return
+            if item is not None:
                 self._num_due -= 1
                 if self._broken is None or item.WhichOneof("outcome"):
                     yield lm.PredictManyResponse(items=[item])
@@ -111,7 +114,7 @@ class FakeMany:
                 for response in self._predict(iter(tag), tag):
                     self._answers.put(lm.PredictManyResponse.Item(tag=number, response=response))
                 if not tag.is_over:
-                    self._end()
+                    self._answers.put(_END)
                 return
             except Refused as refused:
                 item = lm.PredictManyResponse.Item(tag=number)
