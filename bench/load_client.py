@@ -3,8 +3,9 @@
     python -m bench.load_client ADDRESS '{"kind": "generate", "num_streams": 64, ...}'
 
 `generate` lets the server generate and gives the arrival times of tokens; `predict` sends a token, waits for the
-candidates and sends the likeliest, on a session each; `many` does so for all of them on a few PredictMany streams;
-`echo` exchanges plain bytes with `echo_server.py`. From their common start on the client's own processor time counts.
+candidates and sends the likeliest, on a session each; `many` does so for all of them on a few PredictMany streams,
+`multiplexed` through one client of our library, with a predictor each; `echo` exchanges plain bytes with
+`echo_server.py`. From their common start on the client's own processor time counts.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from typing import TypeVar
 import grpc
 import uvloop
 
+from carousel.client import AsyncClient, Prediction
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc, types_pb2
 
@@ -47,6 +49,9 @@ class Load:
 
 
 async def main(address: str, load: Load) -> None:
+    if load.kind == "multiplexed":
+        print(json.dumps(await _multiplexed(address, load)))
+        return
     channels = [grpc.aio.insecure_channel(address, _OPTIONS) for _ in range(load.num_connections)]
     try:
         runs = {"generate": _generate, "predict": _predict, "many": _many, "echo": _echo}
@@ -173,6 +178,34 @@ def _next_request(session_id: str, number: int, last: wire.PredictResponse | Non
         return wire.PredictRequest(session_id=session_id, input=_tokens(2 + number), request_id=_new_id())
     token_id, position = last.candidates[0].id, last.position
     return wire.PredictRequest(input=_tokens(token_id), request_id=_new_id(), expected_position=position)
+
+
+async def _multiplexed(address: str, load: Load) -> dict[str, object]:
+    client, gate = AsyncClient(address), _Gate(load.num_streams)
+    answers: dict[int, Prediction] = {}
+
+    async def converse(number: int) -> list[float]:
+        session_id = f"bench-{time.time_ns()}-{number}"
+        async with client.session(session_id, keep=True) as session, session.predictor() as predict:
+
+            async def step(last: Prediction | None) -> Prediction:
+                answers[number] = await predict([2 + number if last is None else last.candidates[0].id])
+                return answers[number]
+
+            return await _ping_pong(step, load.num_tokens, gate)
+
+    async with client:
+        seconds = list(await asyncio.gather(*(converse(number) for number in range(load.num_streams))))
+    response_bytes = sum(map(_answer_bytes, answers.values())) // len(answers)
+    return {"seconds": seconds, "response_bytes": response_bytes} | gate.facts()
+
+
+def _answer_bytes(answer: Prediction) -> int:
+    """As it came over the wire."""
+    candidates = [
+        types_pb2.Candidate(id=one.id, log_probability=one.log_probability, text=one.text) for one in answer.candidates
+    ]
+    return wire.PredictResponse(candidates=candidates, position=answer.position).ByteSize()
 
 
 async def _echo(channels: list[grpc.aio.Channel], load: Load) -> dict[str, object]:

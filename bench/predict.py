@@ -78,11 +78,12 @@ def measure_stores(bundle: Path, directory: Path, num_rounds: int, num_messages:
 
 def measure(server: ServerProcess, echo: str, case: Case, num_rounds: int, bare: Load) -> None:
     """Served and echo in turn. The echo has a stream for each of at most as many sessions as `bare` has."""
-    speeds, shares, seconds = [], [], 0.0
+    speeds, shares, seconds, of_client = [], [], 0.0, 0.0
     for _ in range(num_rounds):
         before = processor_seconds(server.process.pid)
         found = put_load(server.grpc_address, case.load)
         seconds += processor_seconds(server.process.pid) - before
+        of_client += found.get("processor_seconds", 0.0)
         floor = replace(bare, kind="echo", response_bytes=found["response_bytes"])
         floor = replace(floor, num_connections=case.load.num_connections)
         speeds.append(messages_per_second(found["seconds"]))
@@ -91,6 +92,8 @@ def measure(server: ServerProcess, echo: str, case: Case, num_rounds: int, bare:
     name = f"predict.small.{case.name}"
     print_figure(f"{name}.messages", statistics.median(speeds), "messages/s")
     print_figure(f"{name}.server", 1e6 * seconds / num_messages, "us")
+    if of_client:
+        print_figure(f"{name}.client", 1e6 * of_client / num_messages, "us")
     print_figure(name, statistics.median(shares), "ratio", at_least=case.at_least)
 
 

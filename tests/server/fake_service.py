@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from tests.server.fake_many import FakeMany
 from tests.server.fake_sessions import BROKEN, FakeSessions, Kept, Mishap, abort
 from tests.server.seen import Record, Seen
 
@@ -56,7 +57,9 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, FakeSessions):
         self.may_answer = threading.Event()  # cleared: GetModel waits, and says so
         self.may_answer.set()
         self.is_holding = threading.Event()
-        self.num_orderly_ends = 0  # of streams of questions
+        self.is_ended = threading.Event()  # a sequence of questions has been, in order
+        self.knows_many = True  # that there is PredictMany
+        self.max_sequences = 1000  # of one such stream
         self.shift = 0  # by which generation counts from elsewhere, as from another state
         self.num_overloads = 0  # answers of that kind to give before Score works
 
@@ -104,7 +107,12 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, FakeSessions):
                 yield from self._answer(request, session, [_predict(request, position)], position, context)
             if request.input.text == "end":
                 return
-        self.num_orderly_ends += 1
+        self.is_ended.set()
+
+    def PredictMany(self, request_iterator: Any, context: Any) -> Iterator[Any]:
+        if not self.knows_many:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+        yield from FakeMany(self.Predict, self.max_sequences, context).run(request_iterator)
 
     def Score(self, request: Any, context: Any) -> Iterator[Any]:
         if self.num_overloads:

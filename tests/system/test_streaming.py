@@ -1,14 +1,16 @@
 """What a client gets over the wire from a trained, exported and served model."""
 
 import asyncio
+import contextlib
 from pathlib import Path
+from typing import Any
 
 import grpc
 import torch
 from bench.server_process import ServerProcess
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from carousel.client import AsyncClient, Client
+from carousel.client import AsyncClient, Client, Prediction
 from carousel_training.checkpoint import load_model
 
 PARTS = ["The carousel ", "turns and the ", "horses "]
@@ -129,3 +131,27 @@ def test_the_api_describes_itself(server: ServerProcess) -> None:
         assert {"carousel.v1.LanguageModel", "carousel.v1.Sessions", "grpc.health.v1.Health"} <= services
         file = database.FindFileContainingSymbol("carousel.v1.LanguageModel")
         assert "Generate" in {method.name for service in file.service for method in service.method}
+
+
+async def test_conversations_on_shared_streams_equal_those_on_their_own(server: ServerProcess) -> None:
+    """Twenty sessions and twenty sequences without one, token by token: candidates and positions to the bit."""
+
+    async def converse(predictors: list[Any]) -> list[list[Prediction]]:
+        async def follow(predict: Any, first: int) -> list[Prediction]:
+            answers = [await predict([first], k=3)]
+            for _ in range(6):
+                answers.append(await predict([answers[-1].candidates[-1].id], k=3))
+            return answers
+
+        return await asyncio.gather(*(follow(predict, 97 + number) for number, predict in enumerate(predictors)))
+
+    found = []
+    for shares_streams in (True, False):
+        async with AsyncClient(server.grpc_address, shares_streams=shares_streams) as client:
+            sessions = [client.open_session((await client.create_session()).session_id) for _ in range(20)]
+            predictors = [*(one.predictor() for one in sessions), *(client.predictor() for _ in range(20))]
+            async with contextlib.AsyncExitStack() as stack:
+                entered = [await stack.enter_async_context(one) for one in predictors]
+                found.append(await converse(entered))
+            assert [(await one.get()).position for one in sessions] == [7] * 20
+    assert found[0] == found[1]

@@ -35,7 +35,7 @@ from carousel.client.core.results import (
     Token,
 )
 from carousel.client.core.retries import Retries
-from carousel.client.wires.blocking import GrpcWire, Sleep, sleep
+from carousel.client.wires.blocking import GrpcWire, Sleep, WireOptions, sleep
 
 
 class Client:
@@ -58,11 +58,13 @@ class Client:
         metadata: Metadata = (),
         retries: Retries | None = None,
         sleep: Sleep = sleep,
+        **of_wire: Unpack[WireOptions],
     ) -> None:
-        """`credentials` are grpc.ChannelCredentials; without them the connection is not encrypted."""
+        """`credentials` are grpc.ChannelCredentials; without them the connection is not encrypted. `of_wire` is what
+        this kind of client alone can be told: `WireOptions` says what."""
         self._address = address
         connection = Connection(address, credentials, timeout_seconds, metadata)
-        self._transport = Transport(GrpcWire(connection), connection, retries or Retries(), sleep)
+        self._transport = Transport(GrpcWire(connection, **of_wire), connection, retries or Retries(), sleep)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._address!r})"

@@ -1,5 +1,6 @@
 """Answers of the wire contract as the client's own values. Functions only; they know no request and no transport."""
 
+import functools
 import json
 from collections.abc import Iterable
 from dataclasses import fields
@@ -26,6 +27,8 @@ from carousel.client.core.results import (
 from carousel.v1 import language_model_pb2 as lm
 from carousel.v1 import sessions_pb2
 
+_make_candidate = functools.partial(tuple.__new__, Candidate)  # without a call of Python's: an answer has many
+
 
 def piece(answer: lm.GenerateResponse) -> Piece:
     tokens = tuple(
@@ -41,7 +44,7 @@ def piece(answer: lm.GenerateResponse) -> Piece:
 
 
 def prediction(answer: lm.PredictResponse) -> Prediction:
-    words = tuple(Word(word.text, word.log_probability) for word in answer.words)
+    words = tuple([Word(word.text, word.log_probability) for word in answer.words])
     return Prediction(
         _candidates(answer.candidates),
         words,
@@ -97,7 +100,7 @@ def event(message: sessions_pb2.SessionEvent) -> SessionEvent:
 
 
 def _candidates(messages: Iterable[Any]) -> tuple[Candidate, ...]:
-    return tuple(Candidate(one.id, one.log_probability, one.text) for one in messages)
+    return tuple([_make_candidate((one.id, one.log_probability, one.text)) for one in messages])
 
 
 def _finished(message: lm.Finished) -> Finished:

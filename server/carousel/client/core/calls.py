@@ -4,7 +4,8 @@ The blocking and the asyncio client both run these, so requests are made here an
 `answers`.
 """
 
-import uuid
+import functools
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -37,7 +38,7 @@ class Call(Generic[Answer]):
 
 def identify(wishes: dict[str, Any]) -> dict[str, Any]:
     """With a `request_id`: the caller's own, or a fresh one. A call is repeated as it is, so that it keeps its id."""
-    return wishes | {"request_id": wishes.get("request_id") or str(uuid.uuid4())}
+    return wishes | {"request_id": wishes.get("request_id") or _fresh_id()}
 
 
 def generate(prompt: Prompt, session_id: str, model: str, wishes: dict[str, Any]) -> Call[Piece]:
@@ -54,13 +55,25 @@ def generate(prompt: Prompt, session_id: str, model: str, wishes: dict[str, Any]
     return Call(_MODELS, "Generate", request, answers.piece, session_id)
 
 
-def predict(session_id: str) -> Call[Prediction]:
-    """The stream; what is sent on it is made by `predict_request`."""
-    return Call(_MODELS, "Predict", None, answers.prediction, session_id)
+def predict(session_id: str, request: Any = None) -> Call[Prediction]:
+    """The stream, or one message on it, which `predict_request` makes."""
+    return Call(_MODELS, "Predict", request, answers.prediction, session_id)
 
 
 def predict_request(prompt: Prompt, session_id: str, model: str, wishes: dict[str, Any]) -> Any:
-    return lm.PredictRequest(session_id=session_id, model=model, input=_input(prompt), **wishes)
+    request = lm.PredictRequest(session_id=session_id, model=model, **wishes)
+    if not prompt:
+        request.input.SetInParent()
+    elif isinstance(prompt, str):
+        request.input.text = prompt
+    else:
+        request.input.tokens.ids.extend(prompt)
+    return request
+
+
+def predict_many() -> Call[Any]:
+    """A stream that carries the messages of many; whose they are, each says itself."""
+    return Call(_MODELS, "PredictMany", None, lambda answer: answer)
 
 
 def score(prompt: Prompt, session_id: str, model: str, top_g: int | None, wishes: dict[str, Any]) -> Call[ScorePiece]:
@@ -88,6 +101,24 @@ def health(service: str) -> Call[bool]:
     serving = health_pb2.HealthCheckResponse.SERVING
     request = health_pb2.HealthCheckRequest(service=service)
     return Call(health_pb2_grpc.HealthStub, "Check", request, lambda answer: bool(answer.status == serving))
+
+
+def _fresh_id() -> str:
+    """A random UUID, drawn many at a time: each draw is a system call."""
+    spare = _spare_ids()
+    while not spare:
+        drawn = os.urandom(16 * 256).hex()
+        for one in (drawn[at : at + 32] for at in range(0, len(drawn), 32)):
+            spare.append(f"{one[:12]}4{one[13:16]}a{one[17:]}")
+    return spare.pop()
+
+
+@functools.cache
+def _spare_ids() -> list[str]:
+    """Of this process: a fork has none of its parent's."""
+    spare: list[str] = []
+    os.register_at_fork(after_in_child=spare.clear)
+    return spare
 
 
 def _input(prompt: Prompt) -> types_pb2.Input:

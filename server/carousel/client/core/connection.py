@@ -24,12 +24,13 @@ class Connection:
     def timeout(self, options: CallOptions) -> float | None:
         return options.get("timeout_seconds", self.timeout_seconds)
 
-    def arguments(self, call: Call[Any], options: CallOptions) -> dict[str, Any]:
-        """What to give to the stub's method beside the request. Raises TypeError for an unknown option."""
+    def arguments(self, call: Call[Any], options: CallOptions, home: str = "") -> dict[str, Any]:
+        """What to give to the stub's method beside the request. `home` is a name to balance by, instead of the
+        session's. Raises TypeError for an unknown option."""
         if unknown := options.keys() - CallOptions.__annotations__.keys():
             raise TypeError(f"unknown option {', '.join(sorted(unknown))}")
         metadata = (*self.metadata, *options.get("metadata", ()))
         # A hint for load balancers; an id that no header can carry is for the server to refuse.
-        if call.session_id and call.session_id.isascii() and call.session_id.isprintable():
-            metadata = (*metadata, ("x-session-id", call.session_id))
+        if (hint := home or call.session_id) and hint.isascii() and hint.isprintable():
+            metadata = (*metadata, ("x-session-id", hint))
         return {"timeout": self.timeout(options), "metadata": metadata}

@@ -4,11 +4,12 @@ Texts decide nothing. The server attaches its ErrorInfo to every failure; one th
 connection, from what stands between, or from this side of it, and its code says which.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import grpc
 from google.protobuf import message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
@@ -17,6 +18,7 @@ from carousel.errors import CarouselError
 
 _DOMAIN = "carousel"
 _BROKEN = ("UNAVAILABLE", "UNKNOWN", "INTERNAL", "CANCELLED")  # without ErrorInfo: nobody has answered
+_CODES = {code.value[0]: code.name for code in grpc.StatusCode if code is not grpc.StatusCode.OK}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +93,23 @@ def read_error(call: Any, address: str, *, is_ours: bool = False) -> ServerError
 
     `is_ours` says that this side ended it.
     """
-    code, text = call.code().name, call.details() or "no message"
-    attached = _read_details(call)
-    info = attached.get("ErrorInfo")
+    try:
+        status = rpc_status.from_call(call)
+    except (ValueError, message.DecodeError):  # cannot be read, or contradicts the call's own
+        status = None
+    attached = _read_details(() if status is None else status.details)
+    return _explain(call.code().name, call.details(), attached, address, is_ours=is_ours)
+
+
+def read_status(status: Any, address: str) -> ServerError:
+    """The error that one of many on a stream is answered with: a google.rpc.Status, as a call of its own would have
+    ended."""
+    code = _CODES.get(status.code, "UNKNOWN")
+    return _explain(code, status.message, _read_details(status.details), address, is_ours=False)
+
+
+def _explain(code: str, text: str | None, attached: dict[str, Any], address: str, *, is_ours: bool) -> ServerError:
+    text, info = text or "no message", attached.get("ErrorInfo")
     if info is None:
         is_broken = code in _BROKEN and not (is_ours and code == "CANCELLED")
         return ServerUnreachable(address, text) if is_broken else ServerError(text, code=code)
@@ -113,23 +129,33 @@ def ended_early() -> ServerError:
     return ServerError("the server ended the stream before its last message", code="OK")
 
 
+def expired() -> ServerError:
+    """For a question whose time is over before its answer."""
+    return ServerError("Deadline Exceeded", code="DEADLINE_EXCEEDED")
+
+
 def cancelled() -> ServerError:
     """For a call that this side has ended."""
     return ServerError("the call was cancelled", code="CANCELLED")
 
 
-def _read_details(call: Any) -> dict[str, Any]:
-    """The attached messages by name, ErrorInfo only when it is our server's; none when they are missing, cannot be read
-    or contradict the call's status."""
+def again(error: ServerError) -> ServerError:
+    """An equal one, for another caller: each has the traceback of its own."""
+    made = type(error).__new__(type(error), *error.args)
+    made.__dict__.update(error.__dict__)
+    return made
+
+
+def _read_details(details: Iterable[Any]) -> dict[str, Any]:
+    """The attached messages by name, ErrorInfo only when it is our server's; none when they cannot be read."""
     kinds = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
     found: dict[str, Any] = {}
     try:
-        status = rpc_status.from_call(call)
-        for packed in status.details if status is not None else ():
+        for packed in details:
             for kind in kinds:
                 if packed.Is(kind.DESCRIPTOR):
                     found[kind.DESCRIPTOR.name] = kind.FromString(packed.value)
-    except (ValueError, message.DecodeError):
+    except message.DecodeError:
         return {}
     if "ErrorInfo" in found and found["ErrorInfo"].domain != _DOMAIN:
         return {}

@@ -71,6 +71,8 @@ def split_options(options: Mapping[str, Any], kind: type) -> tuple[dict[str, Any
 
     `kind` is the TypedDict that says what there is. Raises TypeError for an unknown option.
     """
+    if not options:
+        return {}, CallOptions()
     if unknown := options.keys() - kind.__annotations__.keys():
         raise TypeError(f"unknown option {', '.join(sorted(unknown))}")
     of_call = CallOptions()

@@ -25,7 +25,7 @@ class KnownPosition:
 
     def __init__(self, position: int | None) -> None:
         self._position = position
-        self._open: weakref.WeakSet[OpenTurn] = weakref.WeakSet()
+        self._open: list[weakref.ref[OpenTurn]] = []
         self._num_begun = 0
         self._lock = threading.Lock()
 
@@ -35,11 +35,11 @@ class KnownPosition:
 
     def begin(self) -> OpenTurn:
         with self._lock:
-            others = list(self._open)
+            others = [turn for one in self._open if (turn := one()) is not None]
             for other in others:
                 other.is_alone = False
             turn = OpenTurn(None if others else self._position, is_alone=not others)
-            self._open.add(turn)
+            self._open.append(weakref.ref(turn))
             self._num_begun += 1
             self._position = None
             return turn
@@ -58,16 +58,21 @@ class KnownPosition:
     def look(self) -> int | None:
         """Before a question outside any turn: what to hand to `learn` with its answer."""
         with self._lock:
-            return None if self._open else self._num_begun
+            return None if self._is_any_open() else self._num_begun
 
     def learn(self, position: int, looked: int | None) -> None:
         """From an answer outside any turn; a turn since the question makes it an old one."""
         with self._lock:
-            if looked == self._num_begun and not self._open:
+            if looked == self._num_begun and not self._is_any_open():
                 self._position = position
 
     def _end(self, turn: OpenTurn, position: int | None) -> None:
         with self._lock:
-            if turn in self._open and turn.is_alone:
+            rest = [one for one in self._open if one() not in (turn, None)]
+            is_open = any(one() is turn for one in self._open)
+            self._open = rest
+            if is_open and turn.is_alone:
                 self._position = position
-            self._open.discard(turn)
+
+    def _is_any_open(self) -> bool:
+        return any(one() is not None for one in self._open)

@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A token that may come next; the probability is the model's own, before sampling options."""
+class Candidate(NamedTuple):
+    """A token that may come next; the probability is the model's own, before sampling options. A tuple, since answers
+    have many."""
 
     id: int
     log_probability: float  # nats

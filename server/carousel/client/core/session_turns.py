@@ -5,7 +5,7 @@ repeated without being applied twice. The blocking and the asyncio session share
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from carousel.client.core import calls
@@ -87,8 +87,7 @@ class SessionTurns:
         """One message of a prediction stream."""
 
         def make(guarded: dict[str, Any]) -> Call[Prediction]:
-            request = calls.predict_request(prompt, self._session_id, "", guarded)
-            return replace(calls.predict(self._session_id), request=request)
+            return calls.predict(self._session_id, calls.predict_request(prompt, self._session_id, "", guarded))
 
         return self._begin(make, wishes, PredictionResume())
 

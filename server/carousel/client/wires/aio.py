@@ -4,24 +4,37 @@ import asyncio
 import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypedDict
 
 import grpc
 import grpc.aio
 
+from carousel.client.core import calls
 from carousel.client.core.calls import Call
 from carousel.client.core.connection import CHANNEL_OPTIONS, Connection
-from carousel.client.core.errors import ServerError, cancelled, ended_early, read_error
+from carousel.client.core.errors import ServerError, ended_early
 from carousel.client.core.options import CallOptions
+from carousel.client.wires.aio_messages import read, receive, write
+from carousel.client.wires.shared_lines import SharedLine, SharedLines
 
 Sleep = Callable[[float], Awaitable[None]]
 sleep: Sleep = asyncio.sleep
 
 
+class WireOptions(TypedDict, total=False):
+    """What the asyncio client can be told beside what both kinds can.
+
+    `shares_streams`, unless it is False: predictors have their questions carried by a few streams together. Those that
+    bring metadata have streams of their own, as all have where the server does not know better.
+    """
+
+    shares_streams: bool
+
+
 class GrpcWire:
     """It belongs to the event loop that runs when it is made."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, shares_streams: bool = True) -> None:
         self._connection = connection
         self._channel = (
             grpc.aio.secure_channel(connection.address, connection.credentials, CHANNEL_OPTIONS)
@@ -29,26 +42,39 @@ class GrpcWire:
             else grpc.aio.insecure_channel(connection.address, CHANNEL_OPTIONS)
         )
         self._open: weakref.WeakSet[Any] = weakref.WeakSet()  # calls; closing the channel leaves some of them hanging
+        self._shared = SharedLines(self._start_shared, self._line, connection) if shares_streams else None
 
     async def close(self) -> None:
+        if self._shared is not None:
+            await self._shared.close()
         for call in list(self._open):
             call.cancel()
         await self._channel.close()
 
     async def ask(self, call: Call[Any], options: CallOptions) -> Any:
-        return await _receive(self._start(call, options), self._connection.address)
+        return await receive(self._start(call, options), self._connection.address)
 
     def stream(self, call: Call[Any], options: CallOptions) -> "_Answers":
         return _Answers(self._start(call, options), self._connection.address)
 
-    def line(self, call: Call[Any], options: CallOptions) -> "_Line":
+    def line(self, call: Call[Any], options: CallOptions) -> "SharedLine | _Line":
+        is_shared = self._shared is not None and not options.get("metadata")
+        return self._shared.line(call, options) if self._shared and is_shared else self._line(call, options)
+
+    def _line(self, call: Call[Any], options: CallOptions) -> "_Line":
         return _Line(self._start(call, options), self._connection.address)
 
-    def _start(self, call: Call[Any], options: CallOptions) -> Any:
+    def _start_shared(self, home: str) -> Any:
+        """It lives as long as it can; what it carries has times of its own."""
+        return self._start(calls.predict_many(), CallOptions(timeout_seconds=None), home)
+
+    def _start(self, call: Call[Any], options: CallOptions, home: str = "") -> Any:
         """The library's own call. One whose `request` is None waits for somebody to write."""
+        if call.session_id and self._shared is not None:
+            home = self._shared.home(call.session_id)
         method = getattr(call.stub(self._channel), call.method)
         request = () if call.request is None else (call.request,)
-        started = method(*request, **self._connection.arguments(call, options))
+        started = method(*request, **self._connection.arguments(call, options, home))
         self._open.add(started)
         return started
 
@@ -59,7 +85,7 @@ class _Answers:
         self._address = address
 
     async def read(self) -> Any:
-        return await _read(self._call, self._address)
+        return await read(self._call, self._address)
 
     async def wait_until_open(self) -> None:
         await asyncio.gather(self._call.initial_metadata(), return_exceptions=True)
@@ -69,6 +95,8 @@ class _Answers:
 
 
 class _Line:
+    """A call of its own."""
+
     def __init__(self, call: Any, address: str) -> None:
         self._call = call
         self._address = address
@@ -95,7 +123,7 @@ class _Line:
 
     async def _exchange(self, request: Any) -> Any:
         if not self._reading.done():
-            await self._write(request)
+            await write(self._call, request, self._address)
         message = await self._reading
         if message is None:
             raise ended_early()
@@ -103,46 +131,13 @@ class _Line:
         return message
 
     def _read_next(self) -> asyncio.Task[Any]:
-        """Always reading: grpc.aio learns of the call's end, and of its error, only while it reads."""
-        reading = asyncio.create_task(_read(self._call, self._address))
+        """Always reading."""
+        reading = asyncio.create_task(read(self._call, self._address))
         reading.add_done_callback(_note_failure)
         return reading
-
-    async def _write(self, request: Any) -> None:
-        try:
-            await self._call.write(request)
-        except asyncio.InvalidStateError:
-            pass  # the call has ended meanwhile, and the reader will say how
-        except grpc.RpcError as error:
-            failure = read_error(error, self._address)
-            is_hidden = error.code() is grpc.StatusCode.INTERNAL and not failure.reason
-            raise (ended_early() if is_hidden else failure) from error  # grpc.aio hides how the call ended
 
 
 def _note_failure(reading: asyncio.Task[Any]) -> None:
     """Whoever asks next is told; when nobody asks any more, it is no news that asyncio should log."""
     if not reading.cancelled():
         reading.exception()
-
-
-async def _read(call: Any, address: str) -> Any:
-    """A call's next message; None at its end."""
-    message = await _receive(call.read(), address)
-    return None if message is grpc.aio.EOF else message
-
-
-async def _receive(answer: Awaitable[Any], address: str) -> Any:
-    try:
-        return await answer
-    except grpc.RpcError as error:
-        raise read_error(error, address) from error
-    except asyncio.CancelledError:
-        if _is_task_cancelled():
-            raise
-        raise cancelled() from None
-
-
-def _is_task_cancelled() -> bool:
-    """Asked after a CancelledError: grpc.aio raises one also when the call alone was cancelled, not its reader."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

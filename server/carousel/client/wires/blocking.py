@@ -4,7 +4,7 @@ import queue
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypedDict
 
 import grpc
 
@@ -15,6 +15,10 @@ from carousel.client.core.options import CallOptions
 
 Sleep = Callable[[float], None]
 sleep: Sleep = time.sleep
+
+
+class WireOptions(TypedDict):
+    """What the blocking client can be told beside what both kinds can: nothing."""
 
 
 class GrpcWire:

@@ -4,8 +4,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from tests.server.client.running.aio import WIRES
 
 from carousel.client import AsyncClient, AsyncSession
+from carousel.client.wires.aio import WireOptions
 
 
 class Naps:
@@ -26,9 +28,16 @@ def naps() -> Naps:
     return Naps()
 
 
+@pytest.fixture(params=WIRES, ids=str)
+def of_wire(request: pytest.FixtureRequest) -> WireOptions:
+    """What the client is told about its wire."""
+    options: WireOptions = request.param
+    return options
+
+
 @pytest.fixture
-async def client(address: str, naps: Naps) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(address, timeout_seconds=20, sleep=naps) as client:
+async def client(address: str, naps: Naps, of_wire: WireOptions) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(address, timeout_seconds=20, sleep=naps, **of_wire) as client:
         yield client
 
 

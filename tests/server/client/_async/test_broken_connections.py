@@ -7,6 +7,7 @@ from tests.server.fake_service import FakeService, Mishap
 from tests.server.hostile_peer import TRICKS, serve_hostile
 
 from carousel.client import AsyncClient, AsyncSession, ServerError
+from carousel.client.wires.aio import WireOptions
 
 BROKEN = ["CANCELLED", "INTERNAL", "UNAVAILABLE", "UNKNOWN"]
 FINAL = [code for code in grpc.StatusCode if code.name not in ("OK", *BROKEN)]
@@ -31,7 +32,7 @@ async def test_other_bare_codes_are_final(
 ) -> None:
     """For the same calls; they are made once."""
     for ask in (session.feed, session.predict, session.checkpoint):
-        service.mishaps = [Mishap(error=code)]
+        service.mishaps = [Mishap(error=code)] * 2  # a call of its own is refused likewise
         with pytest.raises(ServerError) as caught:
             await ask("a")
         assert caught.value.code == code.name
@@ -41,13 +42,19 @@ async def test_other_bare_codes_are_final(
 @pytest.mark.parametrize("trick", TRICKS)
 @pytest.mark.parametrize("turns", [("feed", "predict"), ("predict", "feed")])
 async def test_a_hostile_connection_is_a_broken_one(
-    client: AsyncClient, address: str, service: FakeService, naps: Naps, trick: str, turns: tuple[str, str]
+    client: AsyncClient,
+    address: str,
+    service: FakeService,
+    naps: Naps,
+    of_wire: WireOptions,
+    trick: str,
+    turns: tuple[str, str],
 ) -> None:
     """However the peer breaks the calls, a stream's or a prediction's first: turns and change are done once, by the
     next connections."""
     await client.create_session("mine")
     with serve_hostile(address, [trick] * 2) as peer:
-        async with AsyncClient(peer.address, sleep=naps, timeout_seconds=60) as shaky:
+        async with AsyncClient(peer.address, sleep=naps, timeout_seconds=60, **of_wire) as shaky:
             session = shaky.open_session("mine", position=0)
             for number, turn in enumerate(turns):
                 await getattr(session, turn)("a")

@@ -1,28 +1,56 @@
 """Turns that overlap on one session: each happens once, whatever the connection does."""
 
+import functools
+import random
 from collections.abc import Sequence
 
 import pytest
 from tests.server.client._async.conftest import Naps, read
 from tests.server.client.running.aio import Meeting, Running
-from tests.server.fake_service import OVERLOADED, FakeService, Mishap
+from tests.server.fake_service import OVERLOADED, STOPPING, FakeService, Mishap
 
 from carousel.client import AsyncClient, AsyncSession, Prediction, ServerError
+from carousel.client.wires.aio import WireOptions
 
 NUM = 8  # one runs, seven wait
 LOST = Mishap(is_applied=True)
 
 
 @pytest.mark.parametrize("retained", [4, NUM])
-async def test_overlapping_predictions_happen_once(address: str, service: FakeService, retained: int) -> None:
+async def test_overlapping_predictions_happen_once(
+    address: str, service: FakeService, of_wire: WireOptions, retained: int
+) -> None:
     """The connection breaks when all are applied, and all are asked for again."""
     until_all_are_lost = Meeting(NUM).wait
-    async with AsyncClient(address, sleep=until_all_are_lost) as client, client.session("mine", keep=True) as session:
+    shaky = AsyncClient(address, sleep=until_all_are_lost, **of_wire)
+    async with shaky as client, client.session("mine", keep=True) as session:
         service.retained_answers, service.mishaps = retained, [LOST] * NUM
         asked = [Running(lambda: session.predict("x", k=1)) for _ in range(NUM)]
         _check([await one.outcome() for one in asked], retained, service)
         assert session.position is None
         assert (await session.get()).position == session.position == NUM
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_conversations_side_by_side_survive_what_breaks_between(
+    client: AsyncClient, service: FakeService, seed: int
+) -> None:
+    """Lost questions, lost answers, refusals for load and a server that stops: every turn of every session is there
+    once, in its order, whoever shares a stream with whom."""
+    chosen = random.Random(seed)
+    kinds = [Mishap(), LOST, Mishap(error=OVERLOADED), Mishap(error=STOPPING), *[None] * 8]
+    sessions = [client.open_session((await client.create_session()).session_id, position=0) for _ in range(NUM)]
+    service.mishaps = chosen.choices(kinds, k=60)
+
+    async def converse(session: AsyncSession) -> list[int]:
+        async with session.predictor() as predict:
+            return [(await predict("x" * length, k=1)).position for length in (1, 2, 3, 4, 5)]
+
+    asked = [Running(functools.partial(converse, session)) for session in sessions]
+    assert [await one.result() for one in asked] == [[1, 3, 6, 10, 15]] * NUM
+    assert list(service.positions.values()) == [15] * NUM
+    applied = [len(session.applied) for session in service.kept.values()]
+    assert applied == [5] * NUM
 
 
 def _check(answers: Sequence[Prediction | BaseException], retained: int, service: FakeService) -> None:

@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from tests.server.client.running.blocking import WIRES
 
 from carousel.client import Client, Session
+from carousel.client.wires.blocking import WireOptions
 
 
 class Naps:
@@ -27,9 +29,16 @@ def naps() -> Naps:
     return Naps()
 
 
+@pytest.fixture(params=WIRES, ids=str)
+def of_wire(request: pytest.FixtureRequest) -> WireOptions:
+    """What the client is told about its wire."""
+    options: WireOptions = request.param
+    return options
+
+
 @pytest.fixture
-def client(address: str, naps: Naps) -> Iterator[Client]:
-    with Client(address, timeout_seconds=20, sleep=naps) as client:
+def client(address: str, naps: Naps, of_wire: WireOptions) -> Iterator[Client]:
+    with Client(address, timeout_seconds=20, sleep=naps, **of_wire) as client:
         yield client
 
 

@@ -8,6 +8,7 @@ from tests.server.fake_service import FakeService, Mishap
 from tests.server.hostile_peer import TRICKS, serve_hostile
 
 from carousel.client import Client, ServerError, Session
+from carousel.client.wires.blocking import WireOptions
 
 BROKEN = ["CANCELLED", "INTERNAL", "UNAVAILABLE", "UNKNOWN"]
 FINAL = [code for code in grpc.StatusCode if code.name not in ("OK", *BROKEN)]
@@ -30,7 +31,7 @@ def test_bare_codes_of_broken_connections_are_repeated(
 def test_other_bare_codes_are_final(session: Session, service: FakeService, naps: Naps, code: grpc.StatusCode) -> None:
     """For the same calls; they are made once."""
     for ask in (session.feed, session.predict, session.checkpoint):
-        service.mishaps = [Mishap(error=code)]
+        service.mishaps = [Mishap(error=code)] * 2  # a call of its own is refused likewise
         with pytest.raises(ServerError) as caught:
             ask("a")
         assert caught.value.code == code.name
@@ -40,13 +41,19 @@ def test_other_bare_codes_are_final(session: Session, service: FakeService, naps
 @pytest.mark.parametrize("trick", TRICKS)
 @pytest.mark.parametrize("turns", [("feed", "predict"), ("predict", "feed")])
 def test_a_hostile_connection_is_a_broken_one(
-    client: Client, address: str, service: FakeService, naps: Naps, trick: str, turns: tuple[str, str]
+    client: Client,
+    address: str,
+    service: FakeService,
+    naps: Naps,
+    of_wire: WireOptions,
+    trick: str,
+    turns: tuple[str, str],
 ) -> None:
     """However the peer breaks the calls, a stream's or a prediction's first: turns and change are done once, by the
     next connections."""
     client.create_session("mine")
     with serve_hostile(address, [trick] * 2) as peer:
-        with Client(peer.address, sleep=naps, timeout_seconds=60) as shaky:
+        with Client(peer.address, sleep=naps, timeout_seconds=60, **of_wire) as shaky:
             session = shaky.open_session("mine", position=0)
             for number, turn in enumerate(turns):
                 getattr(session, turn)("a")

@@ -5,6 +5,9 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from carousel.client.wires.aio import WireOptions
+
+WIRES = [WireOptions(), WireOptions(shares_streams=False)]  # over which the same must hold
 SECONDS = 20  # after which what does not end has failed
 
 

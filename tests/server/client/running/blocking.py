@@ -5,6 +5,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from carousel.client.wires.blocking import WireOptions
+
+WIRES = [WireOptions()]  # there is but one
 SECONDS = 20  # after which what does not end has failed
 
 

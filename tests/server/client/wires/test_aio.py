@@ -9,12 +9,19 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from tests.server.client.running.aio import WIRES
 from tests.server.fake_service import HANG, WAIT, FakeService, Mishap
 
 from carousel.client import AsyncClient, ServerError
 from carousel.client.core.calls import Call
 from carousel.client.core.connection import Connection
-from carousel.client.wires.aio import GrpcWire
+from carousel.client.wires.aio import GrpcWire, WireOptions
+
+
+@pytest.fixture(params=WIRES, ids=str)
+def of_wire(request: pytest.FixtureRequest) -> WireOptions:
+    options: WireOptions = request.param
+    return options
 
 
 async def _cancel(reading: Coroutine[Any, Any, Any], when: asyncio.Event | None = None) -> None:
@@ -46,10 +53,10 @@ async def test_a_cancelled_reader_cancels_its_call(fake: tuple[str, FakeService]
         assert await asyncio.to_thread(service.is_cancelled.wait, 10)
 
 
-async def test_a_cancelled_prediction_ends_its_stream(fake: tuple[str, FakeService]) -> None:
+async def test_a_cancelled_prediction_ends_its_stream(fake: tuple[str, FakeService], of_wire: WireOptions) -> None:
     """The task that asks is cancelled, and so is the call."""
     address, service = fake
-    async with AsyncClient(address) as client:
+    async with AsyncClient(address, **of_wire) as client:
         async with client.predictor() as predict:
             await predict(HANG)
             await _cancel_while_waiting(predict(WAIT), service)
@@ -84,10 +91,12 @@ async def test_a_reader_that_is_cancelled_before_a_repeat_gives_its_turn_up(fake
         del stream
 
 
-async def test_a_cancelled_question_is_not_left_on_its_stream(fake: tuple[str, FakeService]) -> None:
+async def test_a_cancelled_question_is_not_left_on_its_stream(
+    fake: tuple[str, FakeService], of_wire: WireOptions
+) -> None:
     """The turn no longer counts, and whether it was applied is unknown until somebody asks."""
     address, service = fake
-    async with AsyncClient(address) as client, client.session() as session, session.predictor() as predict:
+    async with AsyncClient(address, **of_wire) as client, client.session() as session, session.predictor() as predict:
         await predict("a", k=1)
         await _cancel_while_waiting(predict(WAIT), service)
         assert session.position is None
@@ -95,10 +104,10 @@ async def test_a_cancelled_question_is_not_left_on_its_stream(fake: tuple[str, F
         service.is_cancelled.set()
 
 
-async def test_a_cancelled_question_leaves_no_expectation(fake: tuple[str, FakeService]) -> None:
+async def test_a_cancelled_question_leaves_no_expectation(fake: tuple[str, FakeService], of_wire: WireOptions) -> None:
     """Whether it was applied is unknown; the next one is put on a new stream."""
     address, service = fake
-    async with AsyncClient(address) as client, client.session() as session, session.predictor() as predict:
+    async with AsyncClient(address, **of_wire) as client, client.session() as session, session.predictor() as predict:
         await predict("a", k=1)
         await _cancel_while_waiting(predict(WAIT), service)
         service.is_cancelled.set()
@@ -113,7 +122,7 @@ async def test_no_reader_is_left_behind(fake: tuple[str, FakeService]) -> None:
             await predict("a")
             raise KeyError
 
-    async with AsyncClient(fake[0]) as client, client.session() as session:
+    async with AsyncClient(fake[0], shares_streams=False) as client, client.session() as session:
         before = asyncio.all_tasks()
         for start in (client.predictor, session.predictor):
             with pytest.raises(KeyError):
@@ -122,13 +131,15 @@ async def test_no_reader_is_left_behind(fake: tuple[str, FakeService]) -> None:
 
 
 @pytest.mark.parametrize("has_session", [False, True])
-async def test_a_failure_that_nobody_asks_about_is_no_news(fake: tuple[str, FakeService], has_session: bool) -> None:
+async def test_a_failure_that_nobody_asks_about_is_no_news(
+    fake: tuple[str, FakeService], of_wire: WireOptions, has_session: bool
+) -> None:
     """A stream of questions that is left alone reads on, and its end is not logged as an exception never retrieved."""
     logged: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: logged.append(context))
 
     async def leave_alone() -> None:
-        async with AsyncClient(fake[0]) as client, client.session() as session:
+        async with AsyncClient(fake[0], **of_wire) as client, client.session() as session:
             predict = session.predictor() if has_session else client.predictor()
             await predict("a")
         while others := asyncio.all_tasks() - {asyncio.current_task()}:  # the reader ends too
@@ -139,9 +150,11 @@ async def test_a_failure_that_nobody_asks_about_is_no_news(fake: tuple[str, Fake
     assert logged == []
 
 
-async def test_a_closed_client_fails_a_question_that_stays_unasked(fake: tuple[str, FakeService]) -> None:
+async def test_a_closed_client_fails_a_question_that_stays_unasked(
+    fake: tuple[str, FakeService], of_wire: WireOptions
+) -> None:
     """Its failure is kept for who asks after all."""
-    client = AsyncClient(fake[0])
+    client = AsyncClient(fake[0], **of_wire)
     predict = client.predictor()
     await client.close()
     with pytest.raises(ServerError) as caught:
@@ -186,7 +199,7 @@ class _Open:
 
 async def _line_on(under: _Open) -> Any:
     call: Call[Any] = Call(lambda channel: SimpleNamespace(Ask=lambda **_: under), "Ask", None, lambda answer: answer)
-    line = GrpcWire(Connection("here:1")).line(call, {})
+    line = GrpcWire(Connection("here:1"), shares_streams=False).line(call, {})
     await asyncio.sleep(0)  # it reads
     return line
 

@@ -1,0 +1,232 @@
+"""Predictors that share streams: where they live, what happens around them, and that they do not touch each other."""
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from tests.server.fake_service import STOPPING, WAIT, FakeService, Mishap
+
+from carousel.client import AsyncClient, AsyncPredictor, Retries, ServerError
+from carousel.client.wires.shared_stream import LARGE_BYTES
+
+
+@pytest.fixture
+async def client(address: str) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(address, sleep=_never) as client:
+        yield client
+
+
+async def _never(seconds: float) -> None:
+    raise AssertionError("nothing is repeated here")
+
+
+async def _at_once(seconds: float) -> None:
+    """A pause of no time."""
+
+
+def _calls(service: FakeService, method: str) -> list[Any]:
+    return [one for one in service.seen if one.method == method]
+
+
+async def _open(client: AsyncClient, stack: contextlib.AsyncExitStack, num: int) -> list[AsyncPredictor]:
+    return [await stack.enter_async_context(client.predictor()) for _ in range(num)]
+
+
+async def test_predictors_share_two_streams(client: AsyncClient, service: FakeService) -> None:
+    """However many they are, and whether they have sessions or not; each goes on with its own sequence."""
+    async with contextlib.AsyncExitStack() as stack:
+        predictors = await _open(client, stack, 9)
+        for length in (1, 2):
+            answers = await asyncio.gather(*(predict("a" * (one + 1)) for one, predict in enumerate(predictors)))
+            assert [answer.position for answer in answers] == [(one + 1) * length for one in range(9)]
+        async with client.session() as session:
+            assert (await session.predict("abc")).position == 3
+    names = [call.metadata["x-session-id"] for call in _calls(service, "PredictMany")]
+    assert len(names) == len(set(names)) == 2
+    assert _calls(service, "Predict") == []
+
+
+@pytest.mark.parametrize("has_metadata", [False, True])
+async def test_some_have_streams_of_their_own(address: str, service: FakeService, has_metadata: bool) -> None:
+    """Those of a client that is told so, and those that bring metadata: a stream has but its own."""
+    async with AsyncClient(address, shares_streams=has_metadata) as client:
+        await client.predict("a", metadata=[("mark", "m")] if has_metadata else [])
+    assert [call.method for call in service.seen] == ["Predict"]
+
+
+async def test_a_server_that_knows_no_shared_streams_is_asked_on_single_ones(
+    client: AsyncClient, service: FakeService
+) -> None:
+    """For good, and nobody notices."""
+    service.knows_many = False
+    async with contextlib.AsyncExitStack() as stack:
+        predictors = await _open(client, stack, 5)
+        answers = await asyncio.gather(*(predict("a") for predict in predictors))
+        answers += [await predict("a") for predict in predictors]
+        assert [answer.position for answer in answers] == [1] * 5 + [2] * 5
+        num_tried = len(_calls(service, "PredictMany"))
+        assert (await client.predict("a")).position == 1
+    assert (num_tried, len(_calls(service, "PredictMany"))) == (2, 2)
+    assert len(_calls(service, "Predict")) == 6
+
+
+async def test_a_full_stream_gets_company(client: AsyncClient, service: FakeService) -> None:
+    """The server says how many sequences it may have; those beyond are asked for on further ones, at once."""
+    service.max_sequences = 3
+    async with contextlib.AsyncExitStack() as stack:
+        predictors = await _open(client, stack, 20)
+        for position in (1, 2):
+            answers = await asyncio.gather(*(predict("a") for predict in predictors))
+            assert [answer.position for answer in answers] == [position] * 20
+    assert 7 <= len(_calls(service, "PredictMany")) <= 9
+
+
+async def test_a_server_that_takes_no_sequence_at_all_says_so(client: AsyncClient, service: FakeService) -> None:
+    """Its word is the answer; it is not asked again and again."""
+    service.max_sequences = 0
+    with pytest.raises(ServerError) as caught:
+        await client.predict("a")
+    assert caught.value.details["limit"] == "max_sequences_per_stream"
+
+
+async def test_calls_on_a_session_go_where_its_stream_goes(client: AsyncClient, service: FakeService) -> None:
+    """A balancer sends them to the server that has the session; another session's are not concerned."""
+    async with client.session("mine") as session, client.session("other") as other:
+        await session.predict("a")
+        (stream,) = _calls(service, "PredictMany")
+        await session.feed("b")
+        await session.checkpoint("here")
+        await client.rewind_session("mine", position=1)
+        await other.get()
+    names = [call.metadata["x-session-id"] for call in service.seen]
+    home = stream.metadata["x-session-id"]
+    assert names == ["mine", "other", home, home, home, home, "other", "other", home]
+
+
+async def test_a_session_stays_on_its_stream(client: AsyncClient, service: FakeService) -> None:
+    """Its next predictor takes the same place, though the other stream has less on it."""
+    async with client.session("mine") as session, contextlib.AsyncExitStack() as stack:
+        await session.predict("a")
+        for predict in await _open(client, stack, 1):
+            await predict("a")
+        await session.predict("b")
+        await session.predict("c")
+    assert len(_calls(service, "PredictMany")) == 1
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "late"])
+async def test_a_question_given_up_leaves_the_others_alone(
+    client: AsyncClient, service: FakeService, ending: str
+) -> None:
+    """Cancelled, or out of time: its tag alone is closed, and the stream goes on."""
+    async with contextlib.AsyncExitStack() as stack:
+        predictors = await _open(client, stack, 4)
+        await asyncio.gather(*(predict("a") for predict in predictors))
+        given_up = client.predictor(timeout_seconds=None if ending == "cancelled" else 0.3)
+        asked = asyncio.ensure_future(given_up(WAIT))
+        assert await asyncio.to_thread(service.is_waiting.wait, 10)
+        if ending == "cancelled":
+            asked.cancel()
+        (outcome,) = await asyncio.gather(asked, return_exceptions=True)
+        assert isinstance(outcome, ServerError if ending == "late" else asyncio.CancelledError)
+        service.is_cancelled.set()
+        answers = await asyncio.gather(*(predict("b") for predict in predictors))
+        assert [answer.position for answer in answers] == [2] * 4
+        with pytest.raises(ServerError, match="Deadline" if ending == "late" else "cancelled"):
+            await given_up("c")
+    assert len(_calls(service, "PredictMany")) == 2
+
+
+async def test_a_predictor_that_is_dropped_ends_its_sequence(client: AsyncClient, service: FakeService) -> None:
+    """Nobody has ended it: the stream would carry it for ever."""
+
+    async def ask_and_forget() -> None:
+        await client.predictor()("a")
+
+    await ask_and_forget()
+    gc.collect()
+    assert await asyncio.to_thread(service.is_ended.wait, 10)
+
+
+async def test_a_large_question_has_a_stream_of_its_own(client: AsyncClient, service: FakeService) -> None:
+    """One that the server may refuse to read shall not take others along. A session goes on there; a sequence that the
+    shared stream carries has to stay."""
+    large = "a" * (LARGE_BYTES + 1)
+    async with client.session("mine") as session, session.predictor() as predict:
+        assert [(await predict(text)).position for text in ("a", large, "b")] == [1, 2 + LARGE_BYTES, 3 + LARGE_BYTES]
+    assert len(_calls(service, "Predict")) == 1
+    async with client.predictor() as plain:
+        assert [(await plain(text)).position for text in ("a", large)] == [1, 2 + LARGE_BYTES]
+    assert len(_calls(service, "Predict")) == 1
+
+
+async def test_a_server_that_is_going_gets_no_further_sequences(address: str, service: FakeService) -> None:
+    """The repeat is put on another stream, which a balancer brings to another server, under the same name."""
+    async with AsyncClient(address, sleep=_at_once) as client, client.session("mine") as session:
+        await session.predict("a")
+        service.mishaps = [Mishap(error=STOPPING)]
+        assert (await session.predict("b")).position == 2
+    first, second = _calls(service, "PredictMany")
+    assert first.metadata["x-session-id"] == second.metadata["x-session-id"]
+
+
+async def test_a_broken_stream_is_opened_anew_under_its_name(address: str, service: FakeService) -> None:
+    """Sessions go on; a sequence that it carried is over, and says so as often as it is asked."""
+    async with AsyncClient(address, sleep=_at_once) as client, client.session("mine") as session:
+        predict = client.predictor()
+        await predict("a")
+        service.mishaps = [Mishap()]
+        for _ in range(2):
+            with pytest.raises(ServerError) as caught:
+                await predict("b")
+            assert caught.value.code == "UNAVAILABLE"
+        assert (await session.predict("c")).position == 1
+    first, second = _calls(service, "PredictMany")
+    assert first.metadata["x-session-id"] == second.metadata["x-session-id"]
+
+
+async def test_a_sequence_that_the_server_carried_is_not_begun_elsewhere(
+    client: AsyncClient, service: FakeService
+) -> None:
+    """Whatever its stream ends with: what it was fed is lost, and its user must know."""
+    predict = client.predictor()
+    await predict("a")
+    service.mishaps = [Mishap(error=grpc.StatusCode.UNIMPLEMENTED)]
+    with pytest.raises(ServerError) as caught:
+        await predict("b")
+    assert caught.value.code == "UNIMPLEMENTED"
+
+
+async def test_garbage_for_an_answer_is_an_error() -> None:
+    """The stream is over, as one without a last message."""
+    garbage = grpc.method_handlers_generic_handler(
+        "carousel.v1.LanguageModel",
+        {"PredictMany": grpc.stream_stream_rpc_method_handler(lambda requests, context: iter([b"\xff" * 9]))},
+    )
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers([garbage])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with AsyncClient(f"127.0.0.1:{port}") as client:
+            with pytest.raises(ServerError, match="ended the stream"):
+                await client.predict("a")
+    finally:
+        await server.stop(None)
+
+
+async def test_a_closed_client_leaves_no_task(address: str, service: FakeService) -> None:
+    """And the server hears an end in order."""
+    before = asyncio.all_tasks()
+    client = AsyncClient(address, retries=Retries(max_attempts=1))
+    predict = client.predictor()
+    await predict("a")
+    await client.close()
+    assert [task for task in asyncio.all_tasks() - before if "Shared" in repr(task)] == []
+    with pytest.raises(ServerError, match="cancelled"):
+        await client.predictor()("a")
