@@ -8,13 +8,13 @@ given up is told it only if it was applied, which its request id shows.
 import asyncio
 import random
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.fakes import ToyModel, same_snapshot
+from tests.server.sessions.paired_stores import STORES
 from tests.worlds import Clock, Plan, World, running_world
 
 from carousel.bundle.layout import Array, StateBatch
@@ -25,31 +25,24 @@ from carousel.sessions.ledger import Retention
 from carousel.sessions.lives import Point
 from carousel.sessions.requests import Caller, GenerationRequest, PredictionRequest, SamplingOptions, ScoringRequest
 from carousel.sessions.resident import Named, Plain
-from carousel.state.memory import MemoryStore
-from carousel.state.redis_store import RedisStore
-from carousel.state.sqlite_store import SqliteStore
-from carousel.state.store import Capacity, Lifetimes, Row, SessionStore
-from carousel.state.write_behind import WriteBehind
+from carousel.state.store import Row, SessionStore
 
 RETENTION = Retention(max_turns=3, max_answers=2, max_answer_bytes=65_536, max_request_ids=12)
-LIFETIMES = Lifetimes(idle=100, absolute=600)
 SESSIONS = ("a", "b", "c", "d")
 STREAMS = ("1", "2", "3", "4", "5", "6")
 MANY_STREAMS = ("5", "6")  # that are tags of PredictMany
 NUM_ROUNDS = 150
+NUM_SLOTS = 3
+ROW_BYTES = 4 * 4 + 8 + 4 * 4  # of the toy model: state, count, hidden vector
 Outcome = Any
 
 
 class DawdlingModel(ToyModel):
-    """Every so many of its steps takes a while."""
-
-    def __init__(self, every: int) -> None:
-        super().__init__()
-        self._every = every
+    """Some of its steps take a while."""
 
     def core(self, ids_BT: Array, lengths_B: Array, state: StateBatch) -> tuple[Array, StateBatch]:
-        if len(self.steps) % self._every == 0:
-            time.sleep(0.001)
+        if len(self.steps) % 3 == 0:
+            time.sleep(0.002)
         return super().core(ids_BT, lengths_B, state)
 
 
@@ -207,8 +200,10 @@ class Pair:
     async def round(self) -> None:
         dice = self.dice
         what = dice.random()
-        if what < 0.75:
+        if what < 0.6:
             await self._talk([self._draw_say()])
+        elif what < 0.75:
+            await self._talk_on(dice.choice(STREAMS))
         elif what < 0.9:
             await self._talk(self._draw_overlapping())
         elif what < 0.95:
@@ -247,7 +242,16 @@ class Pair:
                 pair = [codec.decode(ledger.find(held, position, "")) for held in (one, other)]
                 assert same_snapshot(*pair)
 
-    async def _talk(self, ops: list[Op]) -> None:
+    async def _talk_on(self, stream: str) -> None:
+        """Long enough for the ring to come round; in the end somebody else comes, whoever is cut off."""
+        for _ in range(self.dice.randrange(2, 8)):
+            if (said := self._draw_say(stream)).session == self.held.streams.get(stream, (said.session, None))[0]:
+                await self._talk([said])
+        others = [one for one in STREAMS if one != stream]
+        pair: list[Op] = [self._draw_say(stream), self._draw_say(self.dice.choice(others))]
+        await self._talk(_told_apart(pair), share_cut=0.6)
+
+    async def _talk(self, ops: list[Op], share_cut: float = 0.2) -> None:
         """All at once in the one world, in order in the other."""
         for op in ops:
             if isinstance(op, Say) and self.held.streams.get(op.stream, (op.session, None))[0] != op.session:
@@ -258,7 +262,7 @@ class Pair:
         for op, at in zip(ops, positions, strict=True):
             task = asyncio.create_task(self.held.do(op, at))
             tasks.append(task)
-            if self.dice.random() < 0.2 and isinstance(op, Say) and op.request_id:
+            if self.dice.random() < share_cut and isinstance(op, Say) and op.request_id:
                 for _ in range(self.dice.randrange(12)):
                     await asyncio.sleep(0)
                 task.cancel()
@@ -322,8 +326,7 @@ class Pair:
     def _draw_overlapping(self) -> list[Op]:
         dice = self.dice
         ops: list[Op] = [self._draw_say(stream) for stream in dice.sample(STREAMS, dice.randrange(1, 4))]
-        ids = [op.request_id for op in ops]  # which of two with one id was applied, nobody could tell
-        ops = [op for number, op in enumerate(ops) if not op.request_id or ids.index(op.request_id) == number]
+        ops = _told_apart(ops)
         kinds = ["create", "delete", "list", "history", "mark", "rewind", "fork", "generate", "score"]
         weights = [6, 1, 1, 2, 2, 3, 2, 3, 2]
         if dice.random() < 0.5:
@@ -334,41 +337,17 @@ class Pair:
         return ops
 
 
-def _memory(directory: Path, url: str, clock: Clock) -> SessionStore:
-    return MemoryStore(Capacity(1000, 2**30, evicts=True), LIFETIMES, clock=clock)
+def _told_apart(ops: list[Op]) -> list[Op]:
+    """Without a second one of a request id: which of two was applied, nobody could tell."""
+    ids = [op.request_id for op in ops]
+    return [op for number, op in enumerate(ops) if not op.request_id or ids.index(op.request_id) == number]
 
 
-def _small_memory(directory: Path, url: str, clock: Clock) -> SessionStore:
-    return MemoryStore(Capacity(3, 2**30, evicts=True), LIFETIMES, clock=clock)
-
-
-def _sqlite(directory: Path, url: str, clock: Clock) -> SessionStore:
-    return SqliteStore(directory / "sessions.db", Capacity(1000, 2**30, evicts=True), LIFETIMES, clock=clock)
-
-
-def _write_behind(directory: Path, url: str, clock: Clock) -> SessionStore:
-    inner = SqliteStore(directory / "sessions.db", Capacity(1000, 2**30, evicts=True), LIFETIMES, clock=clock)
-    return WriteBehind(inner, 0.01)
-
-
-def _redis(directory: Path, url: str, clock: Clock) -> SessionStore:
-    database = 0 if directory.name == "held" else 1
-    return RedisStore(f"{url.removesuffix('/0')}/{database}", Lifetimes(10_000, 10_000))
-
-
-STORES: dict[str, Callable[[Path, str, Clock], SessionStore]] = {
-    "memory": _memory,
-    "small memory": _small_memory,
-    "sqlite": _sqlite,
-    "write behind": _write_behind,
-    "redis": _redis,
-}
-
-
-async def run_pair(
-    kind: str, seed: int, directory: Path, url: str, *, max_turns: int = 3, dawdles_every: int = 5
-) -> int:
+async def run_pair(kind: str, seed: int, directory: Path, url: str) -> int:
     """How many turns were taken by who holds."""
+    retention = replace(RETENTION, max_turns=1 + seed % 3)
+    ring_size = retention.max_turns + 2
+    bounds = Bounds(max_lanes=3, max_held_bytes=NUM_SLOTS * ring_size * ROW_BYTES, ring_size=ring_size)
     plans = []
     for name in ("held", "taken"):
         (directory / name).mkdir()
@@ -376,9 +355,7 @@ async def run_pair(
         def make(clock: Clock, directory: Path = directory / name) -> SessionStore:
             return STORES[kind](directory, url, clock)
 
-        bounds = Bounds(max_lanes=3, max_held_bytes=600, ring_size=max_turns + 2)
-        retention = replace(RETENTION, max_turns=max_turns)
-        model = DawdlingModel(dawdles_every)
+        model = DawdlingModel() if name == "held" else ToyModel()
         plans.append(Plan(model, retention=retention, store=make, bounds=bounds, holds_sessions=name == "held"))
     async with running_world(plans[0]) as held, running_world(plans[1]) as taken:
         pair = Pair(seed, Side(held), Side(taken), evicts=kind == "small memory")

@@ -6,7 +6,8 @@ import contextlib
 from pathlib import Path
 
 import pytest
-from tests.server.sessions.pairs import NUM_ROUNDS, STORES, run_pair
+from tests.server.sessions.paired_stores import STORES
+from tests.server.sessions.pairs import NUM_ROUNDS, run_pair
 from tests.server.state.conftest import run_redis
 
 from carousel.sessions import residents

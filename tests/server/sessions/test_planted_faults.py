@@ -132,7 +132,7 @@ async def test_a_planted_fault_is_found(name: str, tmp_path: Path, monkeypatch: 
         directory.mkdir()
         try:
             async with asyncio.timeout(5):
-                await run_pair(kind, seed, directory, "", max_turns=1, dawdles_every=1)
+                await run_pair(kind, seed, directory, "")
         except (AssertionError, TimeoutError, CarouselError) as error:
             found = error
             break
