@@ -9,6 +9,7 @@ from typing import Any
 from unittest import mock
 
 import grpc
+from google.rpc import error_details_pb2
 from tests.server.rpc.desk import MAX_MESSAGE_BYTES
 from tests.worlds import Plan, World, running_world
 
@@ -24,7 +25,7 @@ from carousel.rpc.streams import StreamBounds
 from carousel.settings import Settings
 from carousel.tasks import running_task
 from carousel.v1 import language_model_pb2 as wire
-from carousel.v1 import language_model_pb2_grpc, sessions_pb2_grpc
+from carousel.v1 import language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 
 SECONDS = 20.0
 
@@ -154,3 +155,18 @@ async def until(is_so: Any) -> None:
     async with asyncio.timeout(SECONDS):
         while not is_so():
             await asyncio.sleep(0.01)
+
+
+async def open_sessions(served: ServedWorld, *names: str) -> None:
+    for name in names:
+        await served.world.open(name, "")
+
+
+async def position(served: ServedWorld, name: str) -> int:
+    return int((await served.life.GetSession(sessions_pb2.GetSessionRequest(session_id=name))).position)
+
+
+def reason(status: Any) -> str:
+    info = error_details_pb2.ErrorInfo()
+    status.details[0].Unpack(info)
+    return str(info.reason)
