@@ -7,7 +7,7 @@ written: it ends no such session by the clock or for room.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from carousel.errors import CarouselError, Overloaded, SessionMoved, StoreUnavailable
@@ -180,7 +180,8 @@ class WriteBehind:
 
     async def list_owned(self, owner: str, after: tuple[float, str], count: int) -> list[Row]:
         await self._write_due(key for key in self._unwritten if key[0] == owner)
-        return [self._newest(row) for row in await self._inner.list_owned(owner, after, count)]
+        before = dict(self._unwritten)  # what is written meanwhile was perhaps read before that
+        return [self._newest(row, before) for row in await self._inner.list_owned(owner, after, count)]
 
     async def sweep(self, count: int) -> int:
         num_ended = await self._inner.sweep(count)
@@ -226,9 +227,13 @@ class WriteBehind:
             if key not in self._unwritten and num_written == self._num_written:
                 return row
 
-    def _newest(self, row: Row) -> Row:
-        found = self._unwritten.get((row.owner, row.id))
-        return found.current.row if found is not None else row
+    def _newest(self, row: Row, before: Mapping[_Key, _Unwritten]) -> Row:
+        key = (row.owner, row.id)
+        for found in (self._unwritten.get(key), before.get(key)):
+            if found is None or found.current.row.incarnation != row.incarnation:
+                continue
+            return found.current.row if found.current.row.revision >= row.revision else row
+        return row
 
     async def _flush(self) -> None:
         async with self._flushing:

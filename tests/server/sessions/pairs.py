@@ -276,7 +276,8 @@ class Pair:
                 continue
             if isinstance(outcome, BaseException):
                 raise outcome
-            assert outcome == await self.taken.do(op, at), op
+            expected = await self.taken.do(op, at)
+            assert outcome == expected, f"{op}: {outcome} is not {expected}"
             if len(ops) == 1 and isinstance(op, Say):
                 await self._check_written(op)
         if self._evicts and (len(ops) > 1 or any(isinstance(one, BaseException) for one in outcomes)):

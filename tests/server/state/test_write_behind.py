@@ -153,6 +153,25 @@ async def test_a_slow_look_at_the_store_behind_is_not_trusted(
     await store.close()
 
 
+async def test_a_list_that_was_read_before_a_write_is_as_new(
+    inner: GatedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although nothing is unwritten any more when it comes."""
+    store = await start_behind(inner)
+    await store.create([make_birth()])
+    row = await advance(store)
+    real = inner.list_owned
+
+    async def list_slowly(owner: str, after: tuple[float, str], count: int) -> list[Row]:
+        rows = await real(owner, after, count)
+        await store.flush()
+        return rows
+
+    monkeypatch.setattr(inner, "list_owned", list_slowly)
+    assert await store.list_owned("ann", (0.0, ""), 9) == [row]
+    await store.close()
+
+
 async def test_a_write_that_fails_stops_acknowledging(inner: GatedStore) -> None:
     """Turns are refused until the store behind writes again, so that a crash never takes more than was stated."""
     store = await start_behind(inner)
