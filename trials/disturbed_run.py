@@ -73,11 +73,10 @@ async def _disturb(world: World, plan: Plan, crowd: Mapping[str, int]) -> tuple[
 
 async def run_clients(addresses: Sequence[str], plan: Plan, crowd: Mapping[str, int]) -> list[History]:
     """`crowd` says how many clients of each kind. All owners choose the same ids; addresses take turns."""
-    loop = asyncio.get_running_loop()
-    with ThreadPoolExecutor(max_workers=crowd.get("blocking", 0) + 8) as threads:
-        loop.set_default_executor(threads)
-        ways = _ways(addresses, plan, crowd)
-        return await asyncio.gather(*(_run_client(kind, way, plan) for kind, way in ways))
+    threads = ThreadPoolExecutor(max_workers=crowd.get("blocking", 0) + 8)
+    asyncio.get_running_loop().set_default_executor(threads)  # which the disturbances use too, as long as the loop runs
+    ways = _ways(addresses, plan, crowd)
+    return await asyncio.gather(*(_run_client(kind, way, plan) for kind, way in ways))
 
 
 def _ways(addresses: Sequence[str], plan: Plan, crowd: Mapping[str, int]) -> Iterator[tuple[str, Way]]:
