@@ -59,10 +59,11 @@ class SharedStream:
     async def ask(self, tag: int, request: lm.PredictRequest) -> lm.PredictResponse:
         """Raises StreamCut or AioRpcError, as a call of its own does."""
         answer: asyncio.Future[lm.PredictResponse] = asyncio.get_running_loop().create_future()
+        answer.add_done_callback(_look_at)
         self._waiting[tag] = answer
         try:
-            await self._write(lm.PredictManyRequest.Item(tag=tag, request=request))
             async with asyncio.timeout(_PATIENCE_SECONDS):
+                await self._write(lm.PredictManyRequest.Item(tag=tag, request=request))
                 return await answer
         except (TimeoutError, asyncio.InvalidStateError) as error:
             raise StreamCut from error
@@ -71,7 +72,9 @@ class SharedStream:
 
     async def close_tag(self, tag: int) -> None:
         """Whatever of it is not answered is given up."""
-        await self._write(lm.PredictManyRequest.Item(tag=tag, close=True))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                await self._write(lm.PredictManyRequest.Item(tag=tag, close=True))
 
     def cut(self) -> None:
         """As a connection that breaks."""
@@ -166,6 +169,12 @@ class _Sequence:
                 return Turn(wish, None, ())
             raise
         return Turn(wish, int(answer.position), tuple(read_prediction(answer)))
+
+
+def _look_at(answer: "asyncio.Future[lm.PredictResponse]") -> None:
+    """Whoever waited for it may have given up."""
+    if not answer.cancelled():
+        answer.exception()
 
 
 def _error_of(status: Any) -> Exception:
