@@ -86,7 +86,7 @@ class Engine:
         self._running: Step | None = None  # in either place
         self._defect: Exception | None = None  # of ours, that ended the event loop's step
         self._place = StepPlace(bounds.max_lanes)
-        self._gathering = Gathering()
+        self._gathering = Gathering(bounds.max_lanes)
         self._num_advancing = 0  # tokens of held sequences that are not answered yet
         self._is_stopping = False
         self._is_waking = False

@@ -13,7 +13,9 @@ _MAX_SHARE, _MIN_SHARE = 0.5, 0.005  # of a step
 class Gathering:
     """Times are seconds of one clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_rows: int) -> None:
+        """`max_rows` is the most of a step: nobody waits for more."""
+        self._max_rows = max_rows
         self._step_seconds = 0.0
         self._ended_at = 0.0
         self._num_expected = 0
@@ -23,7 +25,7 @@ class Gathering:
     def note(self, seconds: float, ended_at: float, num_rows: int, num_waiting: int) -> None:
         """A step of held sequences alone has ended, and so many wait."""
         self._step_seconds, self._ended_at = seconds, ended_at
-        self._num_expected = max(num_rows + num_waiting, int(0.8 * self._num_expected))
+        self._num_expected = min(self._max_rows, max(num_rows + num_waiting, int(0.8 * self._num_expected)))
 
     def seconds_left(self, now: float, num_waiting: int) -> float:
         """How long to wait at the most for more than those that wait now; 0: go."""

@@ -56,7 +56,7 @@ class Conversation:
     def begin_plain(self, plain: Plain, sink: Sink) -> bool:
         """Whether the sink will have the answer, or has it already, without anybody waiting."""
         resident = self._resident
-        if resident is None or resident.is_leaving or not self._is_sound(plain):
+        if resident is None or resident.is_leaving or not self._goes_on or not self._is_sound(plain):
             return False
         try:
             return self._residents.may_take(resident, plain) and self._residents.begin_turn(resident, plain, sink)
@@ -84,6 +84,8 @@ class Conversation:
             return prediction
         if self._sealed or caller.state:
             self._goes_on = False
+            await self._fetch()
+            self._carried = None
             prediction = await self._predictor.predict(replace(caller, state=caller.state or self._sealed), request)
             self._sealed = prediction.standing.state
             return prediction
@@ -108,13 +110,14 @@ class Conversation:
         if self._kept is None:
             assert self._carried is not None
             self._kept = await self._carrying.keep(self._owner, self._carried)
+            self._carried = None
         return self._kept
 
     async def _fetch(self) -> None:
         """What is carried, for the ordinary way."""
         if self._kept is not None:
-            kept, self._kept, self._resident = self._kept, None, None
-            self._carried = await self._carrying.fetch(kept)
+            self._carried = await self._carrying.fetch(self._kept)
+            self._kept = self._resident = None
 
     def _is_sound(self, plain: Plain) -> bool:
         if not self._session_id and (plain.request_id or plain.expected_position is not None):

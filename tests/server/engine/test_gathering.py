@@ -3,11 +3,12 @@
 from carousel.engine.gathering import Gathering
 
 STEP = 0.020
+MOST = 64
 
 
 def gathering(num_rows: int = 49, num_waiting: int = 15, seconds: float = STEP) -> Gathering:
     """After a step of so many rows that ended at 0, while others waited."""
-    made = Gathering()
+    made = Gathering(MOST)
     made.note(seconds, 0.0, num_rows, num_waiting)
     return made
 
@@ -19,6 +20,13 @@ def test_the_few_wait_for_the_many() -> None:
     assert one.seconds_left(0.004, 40) > 0
     assert one.seconds_left(0.005, 64) == 0
     assert gathering().seconds_left(STEP / 2, 15) == 0
+
+
+def test_a_step_that_is_full_waits_for_nobody() -> None:
+    """However many more there are."""
+    one = gathering(64, 1000)
+    assert one.seconds_left(0.0, 64) == 0
+    assert one.seconds_left(0.0, 63) > 0
 
 
 def test_nobody_waits_in_vain() -> None:

@@ -12,10 +12,19 @@ from carousel.errors import InvalidRequest
 from carousel.sessions.conversation import Conversation
 from carousel.sessions.lives import Point
 from carousel.sessions.requests import Caller, PredictionRequest
-from carousel.sessions.resident import Plain
+from carousel.sessions.resident import Named, Plain
 
 Answer = tuple[list[tuple[int, float]], int]
 NOW = Point()
+
+
+class NoSink:
+    """Nothing may come."""
+
+    is_over = False
+
+    def put(self, outcome: Named | Exception | None) -> None:
+        raise AssertionError(outcome)
 
 
 async def say(talk: Conversation, ids: tuple[int, ...], *, has_words: bool = False) -> Answer:
@@ -86,6 +95,7 @@ async def test_a_sealed_state_takes_the_place_of_what_was_carried() -> None:
         first = await talk.answer(PredictionRequest((3,), 5), Caller("ann", state=sealed))
         assert first.standing.position == 1
         assert await talk.answer_plain(Plain(3, 5)) is None
+        assert not talk.begin_plain(Plain(3, 5), NoSink())
         second = await talk.answer(PredictionRequest((3,), 5), Caller("ann"))
         assert (second.standing.position, second.standing.state != b"") == (2, True)
         await talk.close()
