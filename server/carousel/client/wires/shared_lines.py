@@ -86,7 +86,7 @@ class SharedLines:
         if error.code == "UNIMPLEMENTED" and not error.reason:
             self.is_of_use = False
             return True
-        if error.code == "UNAVAILABLE" and error.reason:
+        if error.reason == "SHUTTING_DOWN":
             stream.leave()
         if error.details.get("limit") != _BOUND or stream.num_open <= 1:
             return False
