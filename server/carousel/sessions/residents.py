@@ -8,7 +8,7 @@ soon, so that it expires in time; when the columns are full, the one that is idl
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from carousel.engine.columns import Columns
 from carousel.engine.engine import Engine
@@ -17,7 +17,7 @@ from carousel.sessions import checks
 from carousel.sessions.endurance import finish
 from carousel.sessions.order import Key, TurnOrder
 from carousel.sessions.resident import Kit, Named, Plain, Resident
-from carousel.state.store import Ending, Held, SessionStore
+from carousel.state.store import Ending, Held, ImmediateStore, SessionStore
 
 _now = time.monotonic
 _IDLE_SECONDS = 0.25
@@ -60,6 +60,7 @@ class Residents:
         self._engine = engine
         self._make_kit = make_kit
         self._store = store
+        self._immediate = cast(ImmediateStore, store) if store.is_immediate else None
         self._order = order
         self._clock = clock
         self._max_stay_seconds = max_stay_seconds
@@ -93,8 +94,8 @@ class Residents:
     async def take_turn(self, resident: Resident, plain: Plain) -> Named | None:
         """None: it did not happen, and is to go the ordinary way. Raises ModelFailed, Overloaded, StoreUnavailable, or
         ShuttingDown."""
-        is_lazy = self._store.is_immediate
-        if is_lazy and not self._store.pin(*resident.key):
+        lazy = self._immediate
+        if lazy is not None and not lazy.pin(*resident.key):
             return None
         try:
             resident.begin(plain, self._engine)
@@ -102,26 +103,31 @@ class Residents:
             if resident.is_leaving:  # it ended meanwhile
                 return None
             named = resident.note(plain, found, self._clock())
-            return named if is_lazy else await finish(self._write(resident, named))
+            return named if lazy is not None else await finish(self._write(resident, named))
         finally:
             resident.finish()
             self._touch(resident)
-            if is_lazy:
-                self._store.unpin(*resident.key)
+            if lazy is not None:
+                lazy.unpin(*resident.key)
 
     def begin_turn(self, resident: Resident, plain: Plain, sink: Sink) -> bool:
         """The same without waiting, for streams of many sequences; False where turns are written before their answers.
         Raises Overloaded."""
-        if not self._store.is_immediate or not self._store.pin(*resident.key):
+        lazy = self._immediate
+        if lazy is None or not lazy.pin(*resident.key):
             return False
 
         def end(found: Any, error: Exception | None) -> None:
-            sink.put(self._end_turn(resident, plain, found, error, is_wanted=not sink.is_over))
+            try:
+                outcome = self._end_turn(resident, plain, found, error, is_wanted=not sink.is_over)
+            finally:
+                lazy.unpin(*resident.key)
+            sink.put(outcome)
 
         try:
             resident.begin(plain, self._engine, end)
         except Overloaded:
-            self._store.unpin(*resident.key)
+            lazy.unpin(*resident.key)
             raise
         return True
 
@@ -137,7 +143,6 @@ class Residents:
         finally:
             resident.finish()
             self._touch(resident)
-            self._store.unpin(*resident.key)
 
     async def move_in(self, key: Key, plain: Plain) -> tuple[Resident | None, Named | None]:
         """Take the session for a stream, with the first turn, which has its place among the turns of others. None when

@@ -150,12 +150,6 @@ class RedisStore:
         if self._leases.forget(key, held.epoch):
             await self._leases.give_back(key, held.epoch)
 
-    def pin(self, owner: str, session_id: str) -> bool:
-        raise NotImplementedError("this store is not immediate")
-
-    def unpin(self, owner: str, session_id: str) -> None:
-        raise NotImplementedError("this store is not immediate")
-
     async def end(self, row: Row, reason: EndReason, deed: Deed | None = None) -> bool:
         if reason in (EndReason.IDLE, EndReason.AGE):
             return await self._endings.expire(row)

@@ -180,12 +180,6 @@ class SqliteStore:
             self._open.holds.drop((row.owner, row.id), epoch)
             self._open.books.give_back(epoch)
 
-    def pin(self, owner: str, session_id: str) -> bool:
-        raise NotImplementedError("this store is not immediate")
-
-    def unpin(self, owner: str, session_id: str) -> None:
-        raise NotImplementedError("this store is not immediate")
-
     async def end(self, row: Row, reason: EndReason, deed: Deed | None = None) -> bool:
         store = self._opened()
         ended = await store.writer.write(

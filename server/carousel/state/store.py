@@ -185,15 +185,6 @@ class SessionStore(Protocol):
         """Give back, after a commit or without one. Never raises."""
         ...
 
-    def pin(self, owner: str, session_id: str) -> bool:
-        """Whether the session is there; then it is in use from now on, as if it were taken, until it is unpinned. For
-        immediate stores alone."""
-        ...
-
-    def unpin(self, owner: str, session_id: str) -> None:
-        """The opposite, also when the session has ended meanwhile."""
-        ...
-
     async def end(self, row: Row, reason: EndReason, deed: Deed | None = None) -> bool:
         """Remove this incarnation, held or not, parts and all, and record the deed; whether it was there. Raises
         Repeated."""
@@ -213,4 +204,16 @@ class SessionStore(Protocol):
     def durable_position(self, row: Row) -> int:
         """Where a crash of the server now would leave the session that stands at `row`; 0 if it would be gone. Never
         beyond what is durable of the line that leads to `row`."""
+        ...
+
+
+class ImmediateStore(SessionStore, Protocol):
+    """One whose methods never wait: it can hold a session without a take."""
+
+    def pin(self, owner: str, session_id: str) -> bool:
+        """Whether the session is there; then it is in use from now on, as if it were taken, until it is unpinned."""
+        ...
+
+    def unpin(self, owner: str, session_id: str) -> None:
+        """The opposite, also when the session has ended meanwhile."""
         ...

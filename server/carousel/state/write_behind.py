@@ -166,12 +166,6 @@ class WriteBehind:
         if found is None or held.epoch not in (turn.epoch for turn in found.turns):
             await self._inner.release(held)
 
-    def pin(self, owner: str, session_id: str) -> bool:
-        raise NotImplementedError("this store is not immediate")
-
-    def unpin(self, owner: str, session_id: str) -> None:
-        raise NotImplementedError("this store is not immediate")
-
     async def end(self, row: Row, reason: EndReason, deed: Deed | None = None) -> bool:
         was_there = await self._inner.end(row, reason, deed)
         if was_there:
