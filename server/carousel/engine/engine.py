@@ -346,7 +346,8 @@ class Engine:
         """Once for all turns that came in the same round of the event loop, so that they share a step."""
         self._is_waking = False
         with self._lock:
-            is_here = self._place.is_in_loop and not self._scheduler.has_turns
+            is_thread_ahead = self._num_steps_ahead > 0  # answers come in the order of their steps
+            is_here = self._place.is_in_loop and not self._scheduler.has_turns and not is_thread_ahead
             step = self._plan(self._place.max_rows) if is_here else None
             if step is None:
                 self._changed.notify()

@@ -3,6 +3,8 @@ answered once, whatever fails, drains or stops, and nobody's thousand keep anoth
 
 import asyncio
 import contextlib
+import threading
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -279,3 +281,31 @@ async def test_turns_take_the_place_of_steps_in_the_event_loop() -> None:
                 await engine.finish(Turn(engine.start_snapshot, (1, 2), Predict(1)))
                 for _ in range(3):
                     await sequence.feed(2)
+
+
+async def test_a_step_in_the_event_loop_is_not_answered_before_one_of_the_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also when steps begin to run in the loop while it has not received what the thread ran."""
+    model, answered, slow_to_plan = GatedModel(), list[str](), threading.Event()
+    async with started(model) as engine:
+        next_step = engine._next_step
+
+        def plan_late() -> Any:
+            assert slow_to_plan.wait(20)
+            return next_step()
+
+        model.close()
+        waiters = {"first": Held(engine).feed(1)}
+        await model.until_held()
+        monkeypatch.setattr(engine, "_next_step", plan_late)
+        engine._place.max_rows = 2**10
+        waiters["second"] = Held(engine).feed(2)
+        for name, waiter in waiters.items():
+            waiter.add_done_callback(lambda _, name=name: answered.append(name))
+        model.gate.set()
+        while not engine._num_steps_ahead:
+            time.sleep(1e-4)  # the loop stands still, and cannot receive the step
+        asyncio.get_running_loop().call_later(0.01, slow_to_plan.set)
+        await asyncio.gather(*waiters.values())
+        assert answered == ["first", "second"]
