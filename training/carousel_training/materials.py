@@ -14,6 +14,7 @@ from carousel_training.evaluate import EvaluationText, measure_tokens
 from carousel_training.model import ModelConfig, RecurrentLM
 from carousel_training.precision import Compute
 from carousel_training.randomness import seed_generators
+from carousel_training.repeats import share_repeated
 from carousel_training.sampled_softmax import NegativeSampler
 from carousel_training.settings import Settings
 from carousel_training.trainer import Trainer
@@ -28,6 +29,7 @@ class Materials:
     corpus: Corpus
     tokenizer: Tokenizer
     trainer: Trainer
+    share_leaked: float
     valid: EvaluationText
     test: EvaluationText | None
 
@@ -40,7 +42,7 @@ def make_materials(settings: Settings, tokenizer: Tokenizer | None = None) -> Ma
     trainer = _build_trainer(settings, corpus.train, tokenizer, compute)
     valid = _prepare(settings, corpus.valid, tokenizer, compute)
     test = _prepare(settings, corpus.test, tokenizer, compute) if corpus.test else None
-    return Materials(settings, corpus, tokenizer, trainer, valid, test)
+    return Materials(settings, corpus, share_repeated(corpus.train, corpus.valid), tokenizer, trainer, valid, test)
 
 
 def _build_trainer(settings: Settings, text: str, tokenizer: Tokenizer, compute: Compute) -> Trainer:

@@ -166,6 +166,7 @@ class Run:
             "corpus_sha256": materials.corpus.digest,
             "corpus_bytes": materials.corpus.num_bytes,
             "tokens_seen": materials.trainer.num_tokens,
+            "corpus_share_leaked": materials.share_leaked,
             "steps": materials.trainer.step,
             "wall_seconds": round(progress.elapsed_seconds, 1),
             "validation": None if self._last_quality is None else self._last_quality.as_json(),
