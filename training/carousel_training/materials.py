@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from carousel.bundle.tokenizer import Tokenizer
-from carousel_training.batches import EvaluationBatches, LanePlan, TrainingBatches
+from carousel_training.batches import Chances, EvaluationBatches, LanePlan, TrainingBatches
 from carousel_training.corpus import Corpus, read_corpus
 from carousel_training.evaluate import EvaluationText, measure_tokens
 from carousel_training.model import ModelConfig, RecurrentLM
@@ -47,8 +47,8 @@ def make_materials(settings: Settings, tokenizer: Tokenizer | None = None) -> Ma
 
 def _build_trainer(settings: Settings, text: str, tokenizer: Tokenizer, compute: Compute) -> Trainer:
     ids_N = torch.from_numpy(encode_text(tokenizer, text)).to(compute.device)
-    plan = LanePlan(settings.batch.num_lanes, settings.batch.segment, settings.seed)
-    batches = TrainingBatches(ids_N, plan)
+    plan = LanePlan(settings.batch.num_lanes, settings.batch.segment)
+    batches = TrainingBatches(ids_N, tokenizer.start_id, plan, Chances(settings.seed, settings.batch.fresh))
     seed_generators(settings.seed)
     model = RecurrentLM(ModelConfig.from_settings(settings.model, tokenizer.size)).to(compute.device)
     return Trainer(model, batches, settings.optimizer, compute, _build_sampler(settings, batches, tokenizer.size))
@@ -62,6 +62,6 @@ def _build_sampler(settings: Settings, batches: TrainingBatches, vocabulary_size
 
 def _prepare(settings: Settings, text: str, tokenizer: Tokenizer, compute: Compute) -> EvaluationText:
     ids = encode_text(tokenizer, text)
-    plan = LanePlan(settings.evaluation.num_lanes, settings.batch.segment, settings.seed)
+    plan = LanePlan(settings.evaluation.num_lanes, settings.batch.segment)
     batches = EvaluationBatches(torch.from_numpy(ids).to(compute.device), tokenizer.start_id, plan)
     return EvaluationText(batches, measure_tokens(tokenizer, text, ids.tolist()))

@@ -151,10 +151,13 @@ class OptimizerSettings(Section):
 
 
 class BatchSettings(Section):
-    """Truncated back-propagation: `num_lanes` contiguous texts side by side, cut after every `segment` tokens."""
+    """Truncated back-propagation: `num_lanes` contiguous texts side by side, cut after every `segment` tokens. With the
+    chance `fresh` a lane begins a segment afresh, from the initial state and the start token, as a session does.
+    """
 
     num_lanes: Count = 32
     segment: Count = 64
+    fresh: Fraction = 1 / 16
 
 
 class BudgetSettings(Section):

@@ -92,3 +92,11 @@ def vectors(parts: tuple[str, ...], shape: StackShape) -> StateLayout:
     """The layout of most cells: per layer one float32 [H] for each part, such as h_0, c_0, h_1, c_1."""
     size, layers = (shape.hidden_size,), range(shape.num_layers)
     return StateLayout(tuple(StateTensor(f"{part}_{layer}", size, "float32") for layer in layers for part in parts))
+def start_afresh(state: State, initial: State, is_fresh_B: torch.Tensor) -> State:
+    """`initial` in the lanes that begin afresh, `state` in the others."""
+    return tuple(
+        torch.where(is_fresh_B.view(-1, *[1] * (carried.dim() - 1)), first, carried)
+        for carried, first in zip(state, initial, strict=True)
+    )
+
+
