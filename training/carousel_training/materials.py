@@ -23,7 +23,9 @@ from carousel_training.vocabulary import encode_text, learn_vocabulary
 
 @dataclass(frozen=True, slots=True)
 class Materials:
-    """What a run is made from; all of it is the same when it is made again."""
+    """What a run is made from; all of it is the same when it is made again. The precision is no longer `auto`: a run
+    that goes on elsewhere keeps the one that it began with. `share_leaked` of the validation text stands word for word
+    in the training text."""
 
     settings: Settings
     corpus: Corpus
@@ -37,6 +39,7 @@ class Materials:
 def make_materials(settings: Settings, tokenizer: Tokenizer | None = None) -> Materials:
     """Read, encode and build; without a tokenizer one is learned from the training text. Raises TrainingError."""
     compute = Compute.choose(settings.compute)
+    settings = settings.model_copy(update={"compute": compute.resolved(settings.compute)})
     corpus = read_corpus(settings.corpus)
     tokenizer = tokenizer or learn_vocabulary(corpus.train, settings.vocabulary)
     trainer = _build_trainer(settings, corpus.train, tokenizer, compute)
