@@ -29,9 +29,9 @@ class Materials:
 
     settings: Settings
     corpus: Corpus
+    share_leaked: float
     tokenizer: Tokenizer
     trainer: Trainer
-    share_leaked: float
     valid: EvaluationText
     test: EvaluationText | None
 
@@ -54,6 +54,7 @@ def _build_trainer(settings: Settings, text: str, tokenizer: Tokenizer, compute:
     batches = TrainingBatches(ids_N, tokenizer.start_id, plan, Chances(settings.seed, settings.batch.fresh))
     seed_generators(settings.seed)
     model = RecurrentLM(ModelConfig.from_settings(settings.model, tokenizer.size)).to(compute.device)
+    model.begin_with_counts(batches.count_tokens(tokenizer.size))
     return Trainer(model, batches, settings.optimizer, compute, _build_sampler(settings, batches, tokenizer.size))
 
 

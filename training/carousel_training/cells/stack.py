@@ -65,7 +65,13 @@ class RecurrentStack(nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.parameters())
+        """Those that are trained and that some output depends on."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad) - self.num_dead
+
+    @property
+    def num_dead(self) -> int:
+        """Trained values that no output depends on, since the cell masks them."""
+        return 0
 
     def initial_state(self, num_lanes: int, device: torch.device) -> State:
         """The state before any token."""
@@ -88,10 +94,6 @@ class RecurrentStack(nn.Module):
         raise NotImplementedError
 
 
-def vectors(parts: tuple[str, ...], shape: StackShape) -> StateLayout:
-    """The layout of most cells: per layer one float32 [H] for each part, such as h_0, c_0, h_1, c_1."""
-    size, layers = (shape.hidden_size,), range(shape.num_layers)
-    return StateLayout(tuple(StateTensor(f"{part}_{layer}", size, "float32") for layer in layers for part in parts))
 def start_afresh(state: State, initial: State, is_fresh_B: torch.Tensor) -> State:
     """`initial` in the lanes that begin afresh, `state` in the others."""
     return tuple(
@@ -100,3 +102,7 @@ def start_afresh(state: State, initial: State, is_fresh_B: torch.Tensor) -> Stat
     )
 
 
+def vectors(parts: tuple[str, ...], shape: StackShape) -> StateLayout:
+    """The layout of most cells: per layer one float32 [H] for each part, such as h_0, c_0, h_1, c_1."""
+    size, layers = (shape.hidden_size,), range(shape.num_layers)
+    return StateLayout(tuple(StateTensor(f"{part}_{layer}", size, "float32") for layer in layers for part in parts))
