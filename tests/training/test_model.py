@@ -32,13 +32,13 @@ def test_a_tied_output_shares_the_matrix() -> None:
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_inputs_have_unit_scale_and_logits_are_small(tied: bool) -> None:
-    """Whether or not the matrix of the inputs is that of the logits too."""
+    """A matrix that is that of the logits too begins between the scales of both."""
     torch.manual_seed(0)
     model = RecurrentLM(ModelConfig(500, "lstm", 1, 64, 64, tied, dropout=0.0))
     ids_SB = torch.randint(500, (20, 30))
     x_SBE = model.embed(ids_SB)
     torch.testing.assert_close(x_SBE, model.input_table[ids_SB])
-    assert x_SBE.square().mean().sqrt().item() == pytest.approx(1.0, abs=0.05)
+    assert x_SBE.square().mean().sqrt().item() == pytest.approx(64**-0.25 if tied else 1.0, rel=0.05)
     logits_BTV, _ = model(torch.randint(500, (4, 20)), model.initial_state(4))
     assert 0.05 < logits_BTV.std().item() < 0.5
 
