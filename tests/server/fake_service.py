@@ -38,7 +38,7 @@ MODEL = lm.Model(
     cell="lstm",
     num_parameters=12_345,
     tokenizer="byte",
-    limits=lm.Limits(max_input_tokens=16, max_message_bytes=1 << 20, max_generated_tokens=64),
+    limits=lm.Limits(max_input_tokens=16, max_generated_tokens=64),
     training_json='{"corpus": "numbers"}',
 )
 
@@ -59,7 +59,9 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, FakeSessions):
         self.is_holding = threading.Event()
         self.is_ended = threading.Event()  # a sequence of questions has been, in order
         self.knows_many = True  # that there is PredictMany
-        self.max_sequences = 1000  # of one such stream
+        self.knows_itself = True  # that there is GetModel
+        self.max_sequences = 1000  # of one such stream, as GetModel says too
+        self.max_message_bytes = 0  # as GetModel says; what is read is the server's affair
         self.shift = 0  # by which generation counts from elsewhere, as from another state
         self.num_overloads = 0  # answers of that kind to give before Score works
 
@@ -143,12 +145,21 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, FakeSessions):
 
     def ListModels(self, request: Any, context: Any) -> Any:
         self.metadata.append(dict(context.invocation_metadata()))
-        return lm.ListModelsResponse(models=[MODEL])
+        return lm.ListModelsResponse(models=[self._describe()])
 
     def GetModel(self, request: Any, context: Any) -> Any:
         self.is_holding.set()
         self.may_answer.wait()
-        return MODEL
+        if not self.knows_itself:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+        return self._describe()
+
+    def _describe(self) -> Any:
+        model = lm.Model()
+        model.CopyFrom(MODEL)
+        model.limits.max_message_bytes = self.max_message_bytes
+        model.limits.max_sequences_per_stream = self.max_sequences
+        return model
 
     def _answer(
         self, request: Any, session: Kept | None, answers: list[Any], position: int, context: Any
@@ -202,12 +213,14 @@ def _given(given: Any) -> list[int]:
 
 
 @contextlib.contextmanager
-def serve_fake() -> Iterator[tuple[str, FakeService, health.HealthServicer]]:
-    """Address, the service, and its health for the test to set."""
+def serve_fake(max_message_bytes: int = 1 << 20) -> Iterator[tuple[str, FakeService, health.HealthServicer]]:
+    """Address, the service, and its health for the test to set. Larger messages are not read."""
     service, well = FakeService(), health.HealthServicer()
     well.set("", health_pb2.HealthCheckResponse.SERVING)
     with ThreadPoolExecutor(32) as pool:
-        server = grpc.server(pool, interceptors=[Record(service.seen.append)])
+        options = [("grpc.max_receive_message_length", max_message_bytes)]
+        server = grpc.server(pool, interceptors=[Record(service.seen.append)], options=options)
+        service.max_message_bytes = max_message_bytes
         language_model_pb2_grpc.add_LanguageModelServicer_to_server(service, server)
         sessions_pb2_grpc.add_SessionsServicer_to_server(service, server)
         health_pb2_grpc.add_HealthServicer_to_server(well, server)

@@ -43,7 +43,7 @@ class Client:
 
     `timeout_seconds` and `metadata` hold for every call unless a call brings its own. `prompt` is text or token ids.
     The calls here are made once, but for those that make, move and end sessions: these carry ids and, like all those of
-    a session, are repeated as `retries` say.
+    a session, are repeated as `retries` say. So is a prediction that the server had no time for.
 
     For asyncio: make it, use it and close it on one running event loop. Of the blocking kind, any number of threads may
     share one; a stream or a predictor belongs to one thread at a time.
@@ -89,7 +89,8 @@ class Client:
     def predictor(self, *, session_id: str = "", model: str = "", **options: Unpack[CallOptions]) -> Predictor:
         """Without a session, the sequence lives as long as the predictor."""
         call = calls.predict(session_id)
-        return Predictor(self._transport.line(call, options), call.parse, (session_id, model))
+        repeat = self._transport.repeat(options)
+        return Predictor(repeat, lambda left: self._transport.line(call, left), call.parse, (session_id, model))
 
     def predict(
         self, prompt: Prompt = "", *, session_id: str = "", model: str = "", **options: Unpack[PredictOptions]

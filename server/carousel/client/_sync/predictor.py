@@ -7,28 +7,66 @@ from typing import Any, Self, Unpack
 from carousel.client._sync.repeat import Repeat
 from carousel.client._sync.wire import Line
 from carousel.client.core import calls
+from carousel.client.core.door import Door
 from carousel.client.core.errors import ServerError
 from carousel.client.core.options import CallOptions, PredictWishes, Prompt, split_options
 from carousel.client.core.results import Prediction
+from carousel.client.core.retries import is_refused_for_load
 from carousel.client.core.session_turns import SafeTurn, SessionTurns
 
 
 class Predictor:
-    """Predictions on one sequence, over one stream. Use it as a context manager, which ends the stream."""
+    """Predictions on one sequence, over one stream. Use it as a context manager, which ends the stream.
 
-    def __init__(self, line: Line, parse: Callable[[Any], Prediction], where: tuple[str, str]) -> None:
+    It is asked one question at a time: another one meanwhile raises RuntimeError, and the first does not notice.
+    """
+
+    def __init__(
+        self,
+        repeat: Repeat,
+        start: Callable[[CallOptions], Line],
+        parse: Callable[[Any], Prediction],
+        where: tuple[str, str],
+    ) -> None:
         """`where` is session id and model."""
-        self._line = line
+        self._repeat = repeat
+        self._start = start
         self._parse = parse
         self._where = where
+        self._line = start(repeat.options)
+        self._is_carried = False  # the line has a sequence of its own, and it has begun
+        self._door = Door()
 
     def __call__(self, prompt: Prompt = "", **wishes: Unpack[PredictWishes]) -> Prediction:
         """Feed `prompt` and name what may follow: k tokens, and words that begin with `word_prefix`, which is not fed.
 
-        Raises ServerError; the stream is over then.
+        Raises ServerError; the stream is over then. A question that the server had no time for is put again before, as
+        the client's `retries` say, unless a sequence of its own went with the stream.
         """
         wanted, _ = split_options(wishes, PredictWishes)
-        return self._parse(self._line.exchange(calls.predict_request(prompt, *self._where, wanted)))
+        request = calls.predict_request(prompt, *self._where, wanted)
+        with self._door:
+            try:
+                answer = self._parse(self._ask(request))
+            except BaseException:
+                self._line.drop()
+                raise
+        self._is_carried = not self._where[0]
+        return answer
+
+    def _ask(self, request: Any) -> Any:
+        while True:
+            try:
+                answer = self._line.exchange(request)
+            except ServerError as error:
+                if not is_refused_for_load(error) or (self._is_carried and self._line.is_over):
+                    raise
+                self._repeat.pause_after(error)
+                if self._line.is_over:
+                    self._line = self._start(self._repeat.options)
+            else:
+                self._repeat.attempts.note_progress()
+                return answer
 
     def __enter__(self) -> Self:
         return self
@@ -38,26 +76,31 @@ class Predictor:
 
 
 class SessionPredictor:
-    """Predictions on a session. When the stream breaks, another one is opened and the question is put again."""
+    """Predictions on a session. When the stream breaks, another one is opened and the question is put again.
+
+    It is asked one question at a time, as a plain one; predictors of the same session do not mind each other.
+    """
 
     def __init__(self, turns: SessionTurns, repeat: Repeat, start: Callable[[CallOptions], Line]) -> None:
         self._turns = turns
         self._repeat = repeat
         self._start = start
         self._line: Line | None = start(repeat.options)
+        self._door = Door()
 
     def __call__(self, prompt: Prompt = "", **wishes: Unpack[PredictWishes]) -> Prediction:
         """As a plain predictor does; the session moves on once, however often the question has to be put."""
         wanted, _ = split_options(wishes, PredictWishes)
-        turn = self._turns.predict(prompt, wanted)
-        try:
-            return self._ask(turn)
-        except BaseException:  # cancelled or interrupted; after a failure this changes nothing
-            turn.give_up()
-            line, self._line = self._line, None
-            if line is not None:
-                line.drop()
-            raise
+        with self._door:
+            turn = self._turns.predict(prompt, wanted)
+            try:
+                return self._ask(turn)
+            except BaseException:  # cancelled or interrupted; after a failure this changes nothing
+                turn.give_up()
+                line, self._line = self._line, None
+                if line is not None:
+                    line.drop()
+                raise
 
     def _ask(self, turn: SafeTurn[Prediction]) -> Prediction:
         while True:
@@ -65,7 +108,8 @@ class SessionPredictor:
                 self._line = self._line or self._start(self._repeat.options)
                 prediction = turn.call.parse(self._line.exchange(turn.call.request))
             except ServerError as error:
-                self._line = None
+                if self._line is not None and self._line.is_over:
+                    self._line = None
                 self._pause_after(error, turn)
             else:
                 turn.take(prediction)

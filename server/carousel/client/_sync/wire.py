@@ -31,8 +31,14 @@ class Line(Protocol):
     """A request, its answer, the next request: one at a time, all on one sequence. Whether it has a call of its own is
     its own affair."""
 
+    @property
+    def is_over(self) -> bool:
+        """Nothing more can be asked."""
+        ...
+
     def exchange(self, request: Any) -> Any:
-        """The answer. Raises ServerError; the line is over then, nothing of it is left open, and it fails again."""
+        """The answer. Raises ServerError; the line is over then, nothing of it is left open, and it fails again. It may
+        not be over after a refusal for load: then its sequence is as it was, and the question can be put again."""
         ...
 
     def end(self, *, is_orderly: bool) -> None:

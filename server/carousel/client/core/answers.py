@@ -2,6 +2,7 @@
 
 import functools
 import json
+import operator
 from collections.abc import Iterable
 from dataclasses import fields
 from datetime import UTC
@@ -27,7 +28,11 @@ from carousel.client.core.results import (
 from carousel.v1 import language_model_pb2 as lm
 from carousel.v1 import sessions_pb2
 
-_make_candidate = functools.partial(tuple.__new__, Candidate)  # without a call of Python's: an answer has many
+# Without a step of Python's for each: an answer has many candidates, and a keyboard asks for many answers.
+_make_candidate = functools.partial(tuple.__new__, Candidate)
+_read_candidate = operator.attrgetter(*Candidate._fields)
+_make_prediction = functools.partial(tuple.__new__, Prediction)
+_read_prediction = operator.attrgetter(*Prediction._fields[2:])
 
 
 def piece(answer: lm.GenerateResponse) -> Piece:
@@ -45,14 +50,7 @@ def piece(answer: lm.GenerateResponse) -> Piece:
 
 def prediction(answer: lm.PredictResponse) -> Prediction:
     words = tuple([Word(word.text, word.log_probability) for word in answer.words])
-    return Prediction(
-        _candidates(answer.candidates),
-        words,
-        answer.position,
-        durable_position=answer.durable_position,
-        state=answer.state,
-        is_replay=answer.is_replay,
-    )
+    return _make_prediction((_candidates(answer.candidates), words, *_read_prediction(answer)))
 
 
 def score_piece(answer: lm.ScoreResponse) -> ScorePiece:
@@ -100,7 +98,7 @@ def event(message: sessions_pb2.SessionEvent) -> SessionEvent:
 
 
 def _candidates(messages: Iterable[Any]) -> tuple[Candidate, ...]:
-    return tuple([_make_candidate((one.id, one.log_probability, one.text)) for one in messages])
+    return tuple(map(_make_candidate, map(_read_candidate, messages)))
 
 
 def _finished(message: lm.Finished) -> Finished:

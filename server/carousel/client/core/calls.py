@@ -7,8 +7,7 @@ The blocking and the asyncio client both run these, so requests are made here an
 import functools
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -25,8 +24,7 @@ _SAMPLING = frozenset(field.name for field in lm.Sampling.DESCRIPTOR.fields)
 _CONTENTS = {name: lm.GenerateRequest.Content.Value(f"CONTENT_{name.upper()}") for name in ("text", "ids", "both")}
 
 
-@dataclass(frozen=True, slots=True)
-class Call(Generic[Answer]):
+class Call(NamedTuple, Generic[Answer]):
     """One call, not yet made. `request` is None where the caller sends a stream."""
 
     stub: Callable[[Any], Any]
@@ -38,7 +36,7 @@ class Call(Generic[Answer]):
 
 def identify(wishes: dict[str, Any]) -> dict[str, Any]:
     """With a `request_id`: the caller's own, or a fresh one. A call is repeated as it is, so that it keeps its id."""
-    return wishes | {"request_id": wishes.get("request_id") or _fresh_id()}
+    return {**wishes, "request_id": wishes.get("request_id") or _fresh_id()}
 
 
 def generate(prompt: Prompt, session_id: str, model: str, wishes: dict[str, Any]) -> Call[Piece]:

@@ -134,6 +134,18 @@ def expired() -> ServerError:
     return ServerError("Deadline Exceeded", code="DEADLINE_EXCEEDED")
 
 
+def too_large(num_bytes: int, max_bytes: int) -> ServerError:
+    """For a question that the server would not read."""
+    return ServerError(
+        f"the question has {num_bytes} bytes, and the server reads {max_bytes}", code="RESOURCE_EXHAUSTED"
+    )
+
+
+def broken_here(error: BaseException) -> ServerError:
+    """For what waits for an answer on a stream that has failed on this side, in a way that nobody foresaw."""
+    return ServerError(f"the stream failed on this side: {error!r}", code="INTERNAL")
+
+
 def cancelled() -> ServerError:
     """For a call that this side has ended."""
     return ServerError("the call was cancelled", code="CANCELLED")

@@ -13,11 +13,12 @@ import weakref
 class OpenTurn:
     """A turn that has begun. One that is dropped counts as given up."""
 
-    __slots__ = ("__weakref__", "expected_position", "is_alone")
+    __slots__ = ("__weakref__", "expected_position", "is_alone", "is_over")
 
     def __init__(self, expected_position: int | None, *, is_alone: bool) -> None:
         self.expected_position = expected_position
         self.is_alone = is_alone
+        self.is_over = False
 
 
 class KnownPosition:
@@ -25,7 +26,7 @@ class KnownPosition:
 
     def __init__(self, position: int | None) -> None:
         self._position = position
-        self._open: list[weakref.ref[OpenTurn]] = []
+        self._open: list[weakref.ref[OpenTurn]] = []  # and those that have ended since the last one began
         self._num_begun = 0
         self._lock = threading.Lock()
 
@@ -35,10 +36,11 @@ class KnownPosition:
 
     def begin(self) -> OpenTurn:
         with self._lock:
-            others = [turn for one in self._open if (turn := one()) is not None]
-            for other in others:
-                other.is_alone = False
-            turn = OpenTurn(None if others else self._position, is_alone=not others)
+            self._open = self._find_open()
+            for one in self._open:
+                if (other := one()) is not None:
+                    other.is_alone = False
+            turn = OpenTurn(None if self._open else self._position, is_alone=not self._open)
             self._open.append(weakref.ref(turn))
             self._num_begun += 1
             self._position = None
@@ -58,21 +60,21 @@ class KnownPosition:
     def look(self) -> int | None:
         """Before a question outside any turn: what to hand to `learn` with its answer."""
         with self._lock:
-            return None if self._is_any_open() else self._num_begun
+            return None if self._find_open() else self._num_begun
 
     def learn(self, position: int, looked: int | None) -> None:
         """From an answer outside any turn; a turn since the question makes it an old one."""
         with self._lock:
-            if looked == self._num_begun and not self._is_any_open():
+            if looked == self._num_begun and not self._find_open():
                 self._position = position
 
     def _end(self, turn: OpenTurn, position: int | None) -> None:
         with self._lock:
-            rest = [one for one in self._open if one() not in (turn, None)]
-            is_open = any(one() is turn for one in self._open)
-            self._open = rest
-            if is_open and turn.is_alone:
+            if turn.is_over:
+                return
+            turn.is_over = True
+            if turn.is_alone:
                 self._position = position
 
-    def _is_any_open(self) -> bool:
-        return any(one() is not None for one in self._open)
+    def _find_open(self) -> list[weakref.ref[OpenTurn]]:
+        return [one for one in self._open if (turn := one()) is not None and not turn.is_over]

@@ -64,9 +64,9 @@ class Word:
         return math.exp(self.log_probability)
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """The likeliest next tokens, and words when a prefix was given, likeliest first."""
+class Prediction(NamedTuple):
+    """The likeliest next tokens, and words when a prefix was given, likeliest first. A tuple, since each key that is
+    hit makes one."""
 
     candidates: tuple[Candidate, ...]
     words: tuple[Word, ...]
@@ -154,6 +154,8 @@ class Limits:
     max_input_bytes: int  # of text
     max_answer_items: int  # n x max_tokens x (1 + num_log_probabilities)
     max_stop_ids: int
+    max_sequences_per_stream: int  # of PredictMany
+    max_waiting_per_stream: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,6 +194,8 @@ class ScoringResume:
 class PredictionResume:
     """A prediction is one answer."""
 
+    __slots__ = ("position",)
+
     def __init__(self) -> None:
         self.position: int | None = None
 

@@ -76,5 +76,10 @@ def is_repeatable(error: ServerError) -> bool:
     its reason, RESOURCE_EXHAUSTED is a quota, or a message too large.
     """
     if error.code == "RESOURCE_EXHAUSTED":
-        return error.retry_after_seconds is not None
+        return is_refused_for_load(error)
     return error.code in ("UNAVAILABLE", "OK") or error.reason == "SESSION_MOVED"
+
+
+def is_refused_for_load(error: ServerError) -> bool:
+    """The server has done nothing of it, and says when it may have the time."""
+    return error.code == "RESOURCE_EXHAUSTED" and error.retry_after_seconds is not None

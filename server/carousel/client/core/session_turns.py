@@ -85,10 +85,9 @@ class SessionTurns:
 
     def predict(self, prompt: Prompt, wishes: dict[str, Any]) -> SafeTurn[Prediction]:
         """One message of a prediction stream."""
-
-        def make(guarded: dict[str, Any]) -> Call[Prediction]:
-            return calls.predict(self._session_id, calls.predict_request(prompt, self._session_id, "", guarded))
-
+        make = lambda guarded: calls.predict(  # noqa: E731
+            self._session_id, calls.predict_request(prompt, self._session_id, "", guarded)
+        )
         return self._begin(make, wishes, PredictionResume())
 
     @contextmanager
@@ -107,9 +106,11 @@ class SessionTurns:
         self, make: Callable[[dict[str, Any]], Call[Answer]], wishes: dict[str, Any], resume: Resume[Answer]
     ) -> SafeTurn[Answer]:
         turn = self.known.begin()
-        guard = {} if turn.expected_position is None else {"expected_position": turn.expected_position}
         try:
-            call = make(guard | identify(wishes))
+            guarded = identify(wishes)
+            if turn.expected_position is not None:
+                guarded.setdefault("expected_position", turn.expected_position)
+            call = make(guarded)
             return SafeTurn(call, resume, self.known, turn, "expected_position" not in wishes)
         except BaseException:  # it cannot even be said on the wire
             self.known.fail(turn)

@@ -12,13 +12,15 @@ import grpc.aio
 from carousel.client.core import calls
 from carousel.client.core.calls import Call
 from carousel.client.core.connection import CHANNEL_OPTIONS, Connection
-from carousel.client.core.errors import ServerError, ended_early
+from carousel.client.core.errors import ServerError, again, cancelled, ended_early
 from carousel.client.core.options import CallOptions
 from carousel.client.wires.aio_messages import read, receive, write
-from carousel.client.wires.shared_lines import SharedLine, SharedLines
+from carousel.client.wires.shared_lines import SharedLine
+from carousel.client.wires.shared_places import SharedPlaces
 
 Sleep = Callable[[float], Awaitable[None]]
 sleep: Sleep = asyncio.sleep
+_LIMITS_SECONDS = 5.0  # that a server has to say what it can carry
 
 
 class WireOptions(TypedDict, total=False):
@@ -42,14 +44,17 @@ class GrpcWire:
             else grpc.aio.insecure_channel(connection.address, CHANNEL_OPTIONS)
         )
         self._open: weakref.WeakSet[Any] = weakref.WeakSet()  # calls; closing the channel leaves some of them hanging
-        self._shared = SharedLines(self._start_shared, self._line, connection) if shares_streams else None
+        places = SharedPlaces(self._start_shared, self._ask_limits, connection.address)
+        self._places = places if shares_streams else None
 
     async def close(self) -> None:
-        if self._shared is not None:
-            await self._shared.close()
-        for call in list(self._open):
-            call.cancel()
-        await self._channel.close()
+        try:
+            if self._places is not None:
+                await self._places.close()
+        finally:
+            for call in list(self._open):
+                call.cancel()
+            await self._channel.close()
 
     async def ask(self, call: Call[Any], options: CallOptions) -> Any:
         return await receive(self._start(call, options), self._connection.address)
@@ -58,8 +63,11 @@ class GrpcWire:
         return _Answers(self._start(call, options), self._connection.address)
 
     def line(self, call: Call[Any], options: CallOptions) -> "SharedLine | _Line":
-        is_shared = self._shared is not None and not options.get("metadata")
-        return self._shared.line(call, options) if self._shared and is_shared else self._line(call, options)
+        """Raises TypeError for an unknown option."""
+        if self._places is None or options.get("metadata"):
+            return self._line(call, options)
+        self._connection.arguments(call, options)
+        return SharedLine(self._places, self._line, call, options, self._connection.timeout(options))
 
     def _line(self, call: Call[Any], options: CallOptions) -> "_Line":
         return _Line(self._start(call, options), self._connection.address)
@@ -68,10 +76,14 @@ class GrpcWire:
         """It lives as long as it can; what it carries has times of its own."""
         return self._start(calls.predict_many(), CallOptions(timeout_seconds=None), home)
 
+    async def _ask_limits(self, home: str) -> Any:
+        asked = self._start(calls.model(""), CallOptions(timeout_seconds=_LIMITS_SECONDS), home)
+        return (await receive(asked, self._connection.address)).limits
+
     def _start(self, call: Call[Any], options: CallOptions, home: str = "") -> Any:
         """The library's own call. One whose `request` is None waits for somebody to write."""
-        if call.session_id and self._shared is not None:
-            home = self._shared.home(call.session_id)
+        if call.session_id and self._places is not None:
+            home = self._places.home(call.session_id)
         method = getattr(call.stub(self._channel), call.method)
         request = () if call.request is None else (call.request,)
         started = method(*request, **self._connection.arguments(call, options, home))
@@ -101,15 +113,27 @@ class _Line:
         self._call = call
         self._address = address
         self._reading = self._read_next()
+        self._failure: ServerError | None = None
+
+    @property
+    def is_over(self) -> bool:
+        return self._failure is not None
 
     async def exchange(self, request: Any) -> Any:
+        if self._failure is not None:
+            raise again(self._failure)
         try:
             return await self._exchange(request)
-        except ServerError:
+        except ServerError as error:
+            self._failure = error
             await self.end(is_orderly=False)
+            raise
+        except BaseException:
+            self.drop()
             raise
 
     async def end(self, *, is_orderly: bool) -> None:
+        self._failure = self._failure or cancelled()
         if is_orderly and not self._reading.done():
             with suppress(asyncio.InvalidStateError, grpc.RpcError):
                 await self._call.done_writing()
@@ -118,6 +142,7 @@ class _Line:
         await asyncio.gather(self._reading, return_exceptions=True)
 
     def drop(self) -> None:
+        self._failure = self._failure or cancelled()
         self._reading.cancel()
         self._call.cancel()
 

@@ -88,6 +88,7 @@ class _Line:
         """`requests` are read by a thread of the library's until None is among them."""
         self._requests = requests
         self._answers = answers
+        self.is_over = False
 
     def exchange(self, request: Any) -> Any:
         self._requests.put(request)
@@ -95,12 +96,13 @@ class _Line:
             message = self._answers.read()
             if message is None:
                 raise ended_early()
-        except ServerError:
+        except BaseException:
             self.drop()
             raise
         return message
 
     def end(self, *, is_orderly: bool) -> None:
+        self.is_over = True
         self._requests.put(None)
         if is_orderly:
             with suppress(ServerError):

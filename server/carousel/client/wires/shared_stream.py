@@ -1,7 +1,8 @@
 """One PredictMany stream of the asyncio client: questions of many sequences go out in frames, their answers come back.
 
 It has two tasks, whatever it carries. The writer puts all that was asked meanwhile into its next frame, so that
-questions of one tick of the event loop travel together; the reader hands a frame's answers out in one pass.
+questions of one tick of the event loop travel together; the reader hands a frame's answers out in one pass. However one
+of them ends, the stream has ended.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from carousel.client.core.errors import (
     ServerError,
     ServerUnreachable,
     again,
+    broken_here,
     cancelled,
     ended_early,
     expired,
@@ -22,8 +24,8 @@ from carousel.client.core.errors import (
 from carousel.client.wires.aio_messages import read, write
 from carousel.v1 import language_model_pb2 as wire
 
-_MAX_ITEMS, _MAX_BYTES = 1024, 512 * 1024  # of a frame; a larger question has one for itself
-LARGE_BYTES = 64 * 1024  # of a question that the server may refuse to read at all, and with it the stream
+_MAX_ITEMS = 1024  # of a frame
+ITEM_BYTES = 32  # that an item takes at most beside its question
 _END_SECONDS = 1.0  # that a server has to end a stream on which nothing is due
 
 
@@ -41,21 +43,24 @@ class Sequence:
 
 class SharedStream:
     """`failure` is what the stream has ended with. A stream that `is_leaving` begins nothing new, and ends
-    with its last sequence."""
+    with its last sequence. `largest_frame` is what was sent at most, in bytes."""
 
-    def __init__(self, call: Any, address: str) -> None:
-        """`call` has just been started, on the event loop that runs."""
+    def __init__(self, call: Any, address: str, max_frame_bytes: int) -> None:
+        """`call` has just been started, on the event loop that runs. A larger question has a frame for itself."""
         self._call = call
         self._address = address
+        self.max_frame_bytes = max_frame_bytes
         self.loop = asyncio.get_running_loop()
         self.failure: ServerError | None = None
+        self.largest_frame = 0
         self.is_leaving = False
-        self._is_cut = False  # by a question that was too large
         self._sequences: dict[int, Sequence] = {}
         self._last_tag = 0
         self._waiting: dict[int, Any] = {}  # what goes out next: a tag's question, or None for its end
         self._rest: asyncio.Future[None] | None = None  # the writer's
         self._tasks = (asyncio.create_task(self._read_on()), asyncio.create_task(self._write_on()))
+        for task in self._tasks:
+            task.add_done_callback(self._note_end)
 
     def __repr__(self) -> str:
         return f"SharedStream({len(self._sequences)} sequences, {len(self._waiting)} items waiting)"
@@ -64,27 +69,30 @@ class SharedStream:
     def num_open(self) -> int:
         return len(self._sequences)
 
+    @property
+    def is_cut(self) -> bool:
+        """It failed as after a message that was too large to be read, or for a quota: nobody has said which."""
+        return self.failure is not None and self.failure.code == "RESOURCE_EXHAUSTED" and not self.failure.reason
+
     def begin(self) -> Sequence:
         self._last_tag += 1
         sequence = self._sequences[self._last_tag] = Sequence(self._last_tag)
         return sequence
 
-    async def ask(self, sequence: Sequence, request: Any, num_bytes: int, ends_at: float | None) -> Any:
-        """The answer, or what the question is refused with. `ends_at` is in the event loop's time."""
+    def ask(self, sequence: Sequence, request: Any, num_bytes: int, ends_at: float | None) -> asyncio.Future[Any]:
+        """The answer, or what the question is refused with. `ends_at` is in the event loop's time. Raises ServerError
+        when the stream has ended."""
         if sequence.answer is not None:
-            raise RuntimeError("a predictor is asked one question at a time")
-        sequence.num_bytes = num_bytes
+            raise RuntimeError("a sequence is asked one question at a time")
         if self.failure is not None:
-            raise self._failure_of(sequence)
+            raise again(self.failure)
+        sequence.num_bytes = num_bytes
         answer = sequence.answer = self.loop.create_future()
         self._send(sequence.tag, request)
-        if ends_at is None:
-            return await answer
-        timer = self.loop.call_at(ends_at, _expire, answer)
-        try:
-            return await answer
-        finally:
-            timer.cancel()
+        if ends_at is not None:
+            timer = self.loop.call_at(ends_at, _expire, answer)
+            answer.add_done_callback(lambda _: timer.cancel())
+        return answer
 
     def close(self, sequence: Sequence) -> None:
         """The sequence is over. Whoever still waits for an answer is told so."""
@@ -104,15 +112,29 @@ class SharedStream:
         if not self._sequences:
             self._wake()
 
+    def abandon(self, failure: ServerError) -> None:
+        """It ends here and now, for all that it carries; the first to say so says why."""
+        if self.failure is not None:
+            return
+        self.failure = failure
+        for sequence in self._sequences.values():
+            if sequence.answer is not None and not sequence.answer.done():
+                sequence.answer.set_exception(again(failure))
+        self._waiting.clear()
+        self._call.cancel()
+        for task in self._tasks:
+            task.cancel()
+
     async def end(self) -> None:
         """Where an answer is due, nobody waits for it."""
-        if all(one.answer is None for one in self._sequences.values()):
-            for sequence in list(self._sequences.values()):
-                self.close(sequence)
-            self.leave()
-            await asyncio.wait(self._tasks, timeout=_END_SECONDS)
-        self._fail(cancelled())
-        self._call.cancel()
+        try:
+            if all(one.answer is None for one in self._sequences.values()):
+                for sequence in list(self._sequences.values()):
+                    self.close(sequence)
+                self.leave()
+                await asyncio.wait(self._tasks, timeout=_END_SECONDS)
+        finally:
+            self.abandon(cancelled())
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _send(self, tag: int, request: Any) -> None:
@@ -126,18 +148,14 @@ class SharedStream:
             rest.set_result(None)
 
     async def _write_on(self) -> None:
-        try:
-            while self.failure is None:
-                if self._waiting:
-                    await write(self._call, self._next_frame(), self._address)
-                elif self.is_leaving and not self._sequences:
-                    return await self._finish()
-                else:
-                    self._rest = self.loop.create_future()
-                    await self._rest
-        except ServerError as error:
-            self._fail(error)
-            self._call.cancel()
+        while True:
+            if self._waiting:
+                await write(self._call, self._next_frame(), self._address)
+            elif self.is_leaving and not self._sequences:
+                return await self._finish()
+            else:
+                self._rest = self.loop.create_future()
+                await self._rest
 
     async def _finish(self) -> None:
         with suppress(asyncio.InvalidStateError, grpc.RpcError):  # it has ended already, and the reader says how
@@ -148,17 +166,18 @@ class SharedStream:
         frame = wire.PredictManyRequest()
         add, num_items, num_bytes = frame.items.add, 0, 0
         for tag, request in self._waiting.items():
-            if request is not None:
-                sequence = self._sequences[tag]
-                num_bytes += sequence.num_bytes
-            if num_items and (num_items == _MAX_ITEMS or num_bytes > _MAX_BYTES):
+            sequence = None if request is None else self._sequences[tag]
+            more = ITEM_BYTES + (0 if sequence is None else sequence.num_bytes)
+            if num_items and (num_items == _MAX_ITEMS or num_bytes + more > self.max_frame_bytes):
                 break
             num_items += 1
-            if request is None:
+            num_bytes += more
+            if sequence is None:
                 add(tag=tag, close=True)
             else:
                 sequence.is_known = True
                 add(tag=tag).request.CopyFrom(request)
+        self.largest_frame = max(self.largest_frame, num_bytes)
         if num_items == len(self._waiting):
             self._waiting.clear()
         else:
@@ -167,16 +186,9 @@ class SharedStream:
         return frame
 
     async def _read_on(self) -> None:
-        failure = cancelled()
-        try:
-            while (frame := await read(self._call, self._address)) is not None:
-                self._take(frame)
-            failure = ended_early()
-        except ServerError as error:
-            failure = error
-        finally:
-            self._fail(failure)
-            self._call.cancel()
+        while (frame := await read(self._call, self._address)) is not None:
+            self._take(frame)
+        raise ended_early()
 
     def _take(self, frame: Any) -> None:
         """Raises ServerUnreachable for what nobody asked: the peer cannot be understood, whatever it sends next."""
@@ -200,25 +212,13 @@ class SharedStream:
     def _misunderstood(self) -> ServerError:
         return ServerUnreachable(self._address, "what it sends answers no question")
 
-    def _fail(self, failure: ServerError) -> None:
-        """Ends everything; the first to say so says why."""
-        if self.failure is not None:
-            return
-        self.failure = failure
-        is_too_large = failure.code == "RESOURCE_EXHAUSTED" and not failure.reason
-        self._is_cut = is_too_large and any(one.num_bytes > LARGE_BYTES for one in self._sequences.values())
-        for sequence in self._sequences.values():
-            if sequence.answer is not None and not sequence.answer.done():
-                sequence.answer.set_exception(self._failure_of(sequence))
-        self._waiting.clear()
-        self._wake()
-
-    def _failure_of(self, sequence: Sequence) -> ServerError:
-        """A message too large to be read ends the stream for all others too: for them, it broke."""
-        assert self.failure is not None
-        if self._is_cut and sequence.num_bytes <= LARGE_BYTES:
-            return ServerUnreachable(self._address, str(self.failure))
-        return again(self.failure)
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        """Of the reader or the writer. A writer that is done as it should be leaves the last word to the reader."""
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled():
+            self.abandon(cancelled())
+        elif error is not None:
+            self.abandon(error if isinstance(error, ServerError) else broken_here(error))
 
 
 def _expire(answer: asyncio.Future[Any]) -> None:

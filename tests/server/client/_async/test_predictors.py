@@ -3,10 +3,12 @@
 from typing import Any
 
 import pytest
-from tests.server.client.running.aio import happens
-from tests.server.fake_service import FakeService
+from tests.server.client._async.conftest import Naps
+from tests.server.client.running.aio import Running, happens
+from tests.server.fake_service import OVERLOADED, WAIT, FakeService, Mishap
 
-from carousel.client import AsyncClient, AsyncSession, ServerError
+from carousel.client import AsyncClient, AsyncSession, Retries, ServerError
+from carousel.client.wires.aio import WireOptions
 
 
 async def test_the_predictor_asks_over_one_stream(client: AsyncClient, service: FakeService) -> None:
@@ -48,3 +50,72 @@ async def test_a_stream_of_questions_ends_in_order(
     async with asker as predict:
         await predict("a")
     assert await happens(service.is_ended)
+
+
+@pytest.mark.parametrize("has_session", [False, True])
+async def test_a_predictor_is_asked_one_question_at_a_time(
+    client: AsyncClient, session: AsyncSession, service: FakeService, has_session: bool
+) -> None:
+    """A second one is refused, and neither the first nor the next one notices."""
+    asker: Any = session.predictor() if has_session else client.predictor()
+    async with asker as predict:
+        first = Running(lambda: predict(WAIT))
+        assert await happens(service.is_waiting)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="one question at a time"):
+                await predict("b")
+        service.is_cancelled.set()
+        assert (await first.result()).position == len(WAIT)
+        assert (await predict("c")).position == len(WAIT) + 1
+
+
+@pytest.mark.parametrize("num_refused", [1, 5])
+async def test_a_first_question_is_put_again_while_the_server_is_busy(
+    client: AsyncClient, service: FakeService, naps: Naps, num_refused: int
+) -> None:
+    """After the pause that the server asks for: nothing was done, so that nothing is done twice."""
+    service.mishaps = [Mishap(error=OVERLOADED)] * num_refused
+    async with client.predictor() as predict:
+        assert (await predict("ab")).position == 2
+        assert (await predict("c")).position == 3
+    assert len(naps.seconds) == num_refused
+    assert min(naps.seconds) > 0.25
+
+
+async def test_a_question_on_a_session_is_put_again_at_any_time(
+    client: AsyncClient, session: AsyncSession, service: FakeService, naps: Naps
+) -> None:
+    """Also without an id: the session is where it was."""
+    async with client.predictor(session_id="mine") as predict:
+        assert (await predict("a")).position == 1
+        service.mishaps = [Mishap(error=OVERLOADED)] * 2
+        assert (await predict("b")).position == 2
+    assert len(naps.seconds) == 2
+
+
+async def test_a_busy_server_is_not_asked_for_ever(
+    address: str, service: FakeService, naps: Naps, of_wire: WireOptions
+) -> None:
+    """As often as the client's retries say; then the predictor is over."""
+    service.mishaps = [Mishap(error=OVERLOADED)] * 9
+    async with (
+        AsyncClient(address, retries=Retries(max_attempts=3), sleep=naps, **of_wire) as client,
+        client.predictor() as predict,
+    ):
+        for _ in range(2):
+            with pytest.raises(ServerError) as caught:
+                await predict("a")
+        assert caught.value.code in ("RESOURCE_EXHAUSTED", "CANCELLED")
+    assert len(naps.seconds) == 2
+    assert len(service.mishaps) == 6
+
+
+async def test_a_question_that_waits_for_its_turn_has_its_time(
+    client: AsyncClient, service: FakeService, naps: Naps
+) -> None:
+    """A pause that does not fit into it is not begun."""
+    service.mishaps = [Mishap(error=OVERLOADED)] * 9
+    with pytest.raises(ServerError) as caught:
+        await client.predict("a", timeout_seconds=0.2)
+    assert caught.value.reason == "OVERLOADED"
+    assert naps.seconds == []

@@ -4,10 +4,12 @@
 from typing import Any
 
 import pytest
-from tests.server.client.running.blocking import happens
-from tests.server.fake_service import FakeService
+from tests.server.client._sync.conftest import Naps
+from tests.server.client.running.blocking import Running, happens
+from tests.server.fake_service import OVERLOADED, WAIT, FakeService, Mishap
 
-from carousel.client import Client, ServerError, Session
+from carousel.client import Client, Retries, ServerError, Session
+from carousel.client.wires.blocking import WireOptions
 
 
 def test_the_predictor_asks_over_one_stream(client: Client, service: FakeService) -> None:
@@ -49,3 +51,70 @@ def test_a_stream_of_questions_ends_in_order(
     with asker as predict:
         predict("a")
     assert happens(service.is_ended)
+
+
+@pytest.mark.parametrize("has_session", [False, True])
+def test_a_predictor_is_asked_one_question_at_a_time(
+    client: Client, session: Session, service: FakeService, has_session: bool
+) -> None:
+    """A second one is refused, and neither the first nor the next one notices."""
+    asker: Any = session.predictor() if has_session else client.predictor()
+    with asker as predict:
+        first = Running(lambda: predict(WAIT))
+        assert happens(service.is_waiting)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="one question at a time"):
+                predict("b")
+        service.is_cancelled.set()
+        assert (first.result()).position == len(WAIT)
+        assert (predict("c")).position == len(WAIT) + 1
+
+
+@pytest.mark.parametrize("num_refused", [1, 5])
+def test_a_first_question_is_put_again_while_the_server_is_busy(
+    client: Client, service: FakeService, naps: Naps, num_refused: int
+) -> None:
+    """After the pause that the server asks for: nothing was done, so that nothing is done twice."""
+    service.mishaps = [Mishap(error=OVERLOADED)] * num_refused
+    with client.predictor() as predict:
+        assert (predict("ab")).position == 2
+        assert (predict("c")).position == 3
+    assert len(naps.seconds) == num_refused
+    assert min(naps.seconds) > 0.25
+
+
+def test_a_question_on_a_session_is_put_again_at_any_time(
+    client: Client, session: Session, service: FakeService, naps: Naps
+) -> None:
+    """Also without an id: the session is where it was."""
+    with client.predictor(session_id="mine") as predict:
+        assert (predict("a")).position == 1
+        service.mishaps = [Mishap(error=OVERLOADED)] * 2
+        assert (predict("b")).position == 2
+    assert len(naps.seconds) == 2
+
+
+def test_a_busy_server_is_not_asked_for_ever(
+    address: str, service: FakeService, naps: Naps, of_wire: WireOptions
+) -> None:
+    """As often as the client's retries say; then the predictor is over."""
+    service.mishaps = [Mishap(error=OVERLOADED)] * 9
+    with (
+        Client(address, retries=Retries(max_attempts=3), sleep=naps, **of_wire) as client,
+        client.predictor() as predict,
+    ):
+        for _ in range(2):
+            with pytest.raises(ServerError) as caught:
+                predict("a")
+        assert caught.value.code in ("RESOURCE_EXHAUSTED", "CANCELLED")
+    assert len(naps.seconds) == 2
+    assert len(service.mishaps) == 6
+
+
+def test_a_question_that_waits_for_its_turn_has_its_time(client: Client, service: FakeService, naps: Naps) -> None:
+    """A pause that does not fit into it is not begun."""
+    service.mishaps = [Mishap(error=OVERLOADED)] * 9
+    with pytest.raises(ServerError) as caught:
+        client.predict("a", timeout_seconds=0.2)
+    assert caught.value.reason == "OVERLOADED"
+    assert naps.seconds == []

@@ -31,6 +31,7 @@ class Script:
         self.plays = list(plays)
         self.options: list[CallOptions] = []
         self.is_dropped = False
+        self.is_over = True  # after a failure
         self._playing: list[Any] = []
 
     def stream(self, call: Any, options: CallOptions) -> "Script":

@@ -9,10 +9,11 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from tests.server.fake_many import TOO_MANY
 from tests.server.fake_service import STOPPING, WAIT, FakeService, Mishap
 
-from carousel.client import AsyncClient, AsyncPredictor, Retries, ServerError
-from carousel.client.wires.shared_stream import LARGE_BYTES
+from carousel.client import AsyncClient, AsyncPredictor, Retries, ServerError, ServerUnreachable
+from carousel.client.wires.shared_places import MAX_FRAME_BYTES
 
 
 @pytest.fixture
@@ -84,14 +85,50 @@ async def test_a_full_stream_gets_company(client: AsyncClient, service: FakeServ
             answers = await asyncio.gather(*(predict("a") for predict in predictors))
             assert [answer.position for answer in answers] == [position] * 20
     assert 7 <= len(_calls(service, "PredictMany")) <= 9
+    assert len(_calls(service, "GetModel")) == 1
 
 
-async def test_a_server_that_takes_no_sequence_at_all_says_so(client: AsyncClient, service: FakeService) -> None:
-    """Its word is the answer; it is not asked again and again."""
+async def test_a_refusal_that_the_server_does_not_explain_teaches_nothing(
+    client: AsyncClient, service: FakeService
+) -> None:
+    """It says that a stream carries a thousand, and refuses one: others find the two streams open as before."""
+    service.mishaps = [Mishap(error=TOO_MANY)] * 3
+    async with contextlib.AsyncExitStack() as stack:
+        predictors = await _open(client, stack, 30)
+        answers = await asyncio.gather(*(predict("a") for predict in predictors))
+        assert [answer.position for answer in answers] == [1] * 30
+    assert len(_calls(service, "PredictMany")) == 2
+
+
+async def test_bounds_are_forgotten_with_the_server_that_had_them(client: AsyncClient, service: FakeService) -> None:
+    """When all streams have broken, another server may be there, which carries more."""
+    service.max_sequences = 2
+    async with contextlib.AsyncExitStack() as stack:
+        predictors = await _open(client, stack, 10)
+        await asyncio.gather(*(predict("a") for predict in predictors))
+        assert len(_calls(service, "PredictMany")) == 5
+        service.max_sequences, service.mishaps = 1000, [Mishap()] * 10
+        outcomes = await asyncio.gather(*(predict("a") for predict in predictors), return_exceptions=True)
+        assert all(isinstance(outcome, ServerError) for outcome in outcomes)
+        await asyncio.gather(*(predict("a") for predict in await _open(client, stack, 50)))
+    assert len(_calls(service, "PredictMany")) <= 10
+    assert len(_calls(service, "GetModel")) == 1
+
+
+async def test_a_server_that_takes_no_sequence_at_all_says_so(address: str, service: FakeService) -> None:
+    """It is asked again as its refusal says, and no more often than any call."""
     service.max_sequences = 0
-    with pytest.raises(ServerError) as caught:
-        await client.predict("a")
+    naps: list[float] = []
+
+    async def nap(seconds: float) -> None:
+        naps.append(seconds)
+
+    async with AsyncClient(address, retries=Retries(max_attempts=3), sleep=nap) as client:
+        with pytest.raises(ServerError) as caught:
+            await client.predict("a")
     assert caught.value.details["limit"] == "max_sequences_per_stream"
+    assert len(naps) == 2
+    assert min(naps) >= 1.0
 
 
 async def test_calls_on_a_session_go_where_its_stream_goes(client: AsyncClient, service: FakeService) -> None:
@@ -156,12 +193,16 @@ async def test_a_predictor_that_is_dropped_ends_its_sequence(client: AsyncClient
 async def test_a_large_question_has_a_stream_of_its_own(client: AsyncClient, service: FakeService) -> None:
     """One that the server may refuse to read shall not take others along. A session goes on there; a sequence that the
     shared stream carries has to stay."""
-    large = "a" * (LARGE_BYTES + 1)
+    large = "a" * (MAX_FRAME_BYTES + 1)
     async with client.session("mine") as session, session.predictor() as predict:
-        assert [(await predict(text)).position for text in ("a", large, "b")] == [1, 2 + LARGE_BYTES, 3 + LARGE_BYTES]
+        assert [(await predict(text)).position for text in ("a", large, "b")] == [
+            1,
+            2 + MAX_FRAME_BYTES,
+            3 + MAX_FRAME_BYTES,
+        ]
     assert len(_calls(service, "Predict")) == 1
     async with client.predictor() as plain:
-        assert [(await plain(text)).position for text in ("a", large)] == [1, 2 + LARGE_BYTES]
+        assert [(await plain(text)).position for text in ("a", large)] == [1, 2 + MAX_FRAME_BYTES]
     assert len(_calls(service, "Predict")) == 1
 
 
@@ -173,6 +214,57 @@ async def test_a_server_that_is_going_gets_no_further_sequences(address: str, se
         assert (await session.predict("b")).position == 2
     first, second = _calls(service, "PredictMany")
     assert first.metadata["x-session-id"] == second.metadata["x-session-id"]
+
+
+async def test_a_server_that_is_always_going_gets_no_more_than_two_streams_a_place(
+    address: str, service: FakeService
+) -> None:
+    """Whatever it says, item by item: one that has given way to another, and this to a third, is ended."""
+    async with AsyncClient(address, sleep=_at_once) as client, contextlib.AsyncExitStack() as stack:
+        idle = await _open(client, stack, 4)
+        await asyncio.gather(*(predict("a") for predict in idle))
+        sessions = [await stack.enter_async_context(client.session()) for _ in range(6)]
+        for _ in range(5):
+            service.mishaps = [Mishap(error=STOPPING)] * 6
+            await asyncio.gather(*(session.predict("a") for session in sessions))
+        assert {session.position for session in sessions} == {5}
+        for predict in idle:
+            with pytest.raises(ServerUnreachable, match="so is its successor"):
+                await predict("b")
+        assert len([task for task in asyncio.all_tasks() if "SharedStream._read_on" in repr(task)]) <= 4
+
+
+async def test_a_server_that_is_going_answers_what_it_has(client: AsyncClient, service: FakeService) -> None:
+    """Sequences on its stream stay where they are; their questions are answered though others are refused."""
+    async with contextlib.AsyncExitStack() as stack:
+        predictors = await _open(client, stack, 4)
+        await asyncio.gather(*(predict("a") for predict in predictors))
+        service.mishaps = [Mishap(error=STOPPING)]
+        with pytest.raises(ServerError) as caught:
+            await predictors[0]("b")
+        assert caught.value.reason == "SHUTTING_DOWN"
+        answers = await asyncio.gather(*(predict("b") for predict in predictors[1:]))
+        assert [answer.position for answer in answers] == [2] * 3
+    assert len(_calls(service, "PredictMany")) == 2
+
+
+async def test_a_session_in_use_keeps_its_place(client: AsyncClient, service: FakeService) -> None:
+    """However many other sessions come and go: its calls go under one name."""
+    assert client._transport._wire._places is not None  # type: ignore[attr-defined]
+    homes = client._transport._wire._places._homes  # type: ignore[attr-defined]
+    homes._max_resting = 2
+    async with client.session("mine") as session, client.session("busy") as busy:
+        await session.predict("a")
+        async with busy.predictor() as predict:
+            for number in range(9):
+                await predict("a")
+                await session.get()
+                await client.predict("a", session_id=(await client.create_session(f"other-{number}")).session_id)
+            await busy.get()
+    names = [call.metadata["x-session-id"] for call in service.seen if call.method == "GetSession"]
+    home = next(call.metadata["x-session-id"] for call in service.seen if call.method == "PredictMany")
+    assert names[:9] == [home] * 9
+    assert names[9] != "busy"
 
 
 async def test_a_broken_stream_is_opened_anew_under_its_name(address: str, service: FakeService) -> None:

@@ -9,12 +9,13 @@ import grpc.aio
 import pytest
 
 from carousel.client import ServerError, ServerUnreachable
-from carousel.client.wires.shared_stream import LARGE_BYTES, Sequence, SharedStream
+from carousel.client.wires.shared_stream import ITEM_BYTES, Sequence, SharedStream
 from carousel.errors import InvalidRequest, Overloaded
 from carousel.rpc.errors import to_status
 from carousel.v1 import language_model_pb2 as lm
 
 Item = lm.PredictManyResponse.Item
+MAX_FRAME_BYTES = 10_000
 
 
 class Script:
@@ -59,7 +60,7 @@ def script() -> Script:
 
 @pytest.fixture
 async def stream(script: Script) -> AsyncIterator[SharedStream]:
-    stream = SharedStream(script, "here:1")
+    stream = SharedStream(script, "here:1", MAX_FRAME_BYTES)
     yield stream
     await stream.end()
 
@@ -67,7 +68,11 @@ async def stream(script: Script) -> AsyncIterator[SharedStream]:
 def ask(stream: SharedStream, text: str = "a", ends_at: float | None = None) -> tuple[Sequence, asyncio.Task[Any]]:
     """A sequence's first question, on its way."""
     sequence, request = stream.begin(), lm.PredictRequest(input={"text": text})
-    return sequence, asyncio.ensure_future(stream.ask(sequence, request, request.ByteSize(), ends_at))
+
+    async def wait() -> Any:
+        return await stream.ask(sequence, request, request.ByteSize(), ends_at)
+
+    return sequence, asyncio.ensure_future(wait())
 
 
 async def outcomes(*asked: asyncio.Task[Any]) -> list[Any]:
@@ -181,29 +186,102 @@ async def test_a_write_that_fails_ends_the_stream(stream: SharedStream, script: 
     assert (error.code, script.events[0]) == ("OK", "cancelled")
 
 
-async def test_a_message_too_large_to_be_read_is_its_senders_fault(stream: SharedStream, script: Script) -> None:
-    """It ends the stream; the others may ask again elsewhere, also those that had nothing out."""
-    (idle, _), (_, small), (_, large) = ask(stream), ask(stream), ask(stream, "a" * LARGE_BYTES)
+async def test_a_stream_that_is_cut_says_how_much_it_sent(stream: SharedStream, script: Script) -> None:
+    """Frames, that is. Whether one was too large to be read, or a quota is used up, is for others to find out."""
+    asked = [ask(stream, "a" * size)[1] for size in (1, 500, 20)]
     await settle()
-    script.answer(right(1))
+    asked.append(ask(stream)[1])
     await settle()
+    assert script.written[0].ByteSize() <= stream.largest_frame <= 600 + 3 * ITEM_BYTES
     script.answers.put_nowait(broken(grpc.StatusCode.RESOURCE_EXHAUSTED))
-    of_small, of_large = await outcomes(small, large)
-    assert (of_small.code, of_large.code) == ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
-    with pytest.raises(ServerUnreachable):
-        await stream.ask(idle, lm.PredictRequest(), 0, None)
+    assert {error.code for error in await outcomes(*asked)} == {"RESOURCE_EXHAUSTED"}
+    assert stream.is_cut
 
 
 async def test_frames_are_bounded(stream: SharedStream, script: Script) -> None:
-    """In items and in bytes; what is larger by itself goes alone."""
+    """In items and in bytes, ends of sequences included; what is larger by itself goes alone."""
+    stream.max_frame_bytes = 60_000
     asked = [ask(stream)[1] for _ in range(2500)]
     await settle()
     assert [len(frame.items) for frame in script.written] == [1024, 1024, 452]
-    asked += [ask(stream, "a" * size)[1] for size in (600_000, 60_000, *[100_000] * 6)]
+    stream.max_frame_bytes = MAX_FRAME_BYTES
+    asked += [ask(stream, "a" * size)[1] for size in (60_000, 6_000, *[1_000] * 11)]
     await settle()
-    assert [len(frame.items) for frame in script.written[3:]] == [1, 5, 2]
+    assert [len(frame.items) for frame in script.written[3:]] == [1, 4, 8]
     await stream.end()
     assert {error.code for error in await outcomes(*asked)} == {"CANCELLED"}
+
+
+@pytest.mark.parametrize("max_frame_bytes", [100, 1_000])
+async def test_a_frame_is_never_larger_than_it_may_be(
+    stream: SharedStream, script: Script, max_frame_bytes: int
+) -> None:
+    """On the wire, whatever the tags are and whatever else is in it, but for what is alone in it."""
+    stream.max_frame_bytes, stream._last_tag = max_frame_bytes, 2**60
+    open_ones = [ask(stream, "b" * 40) for _ in range(30)]
+    await settle()
+    for sequence, _ in open_ones:
+        stream.close(sequence)
+    [ask(stream, "a" * size) for size in range(max_frame_bytes - ITEM_BYTES)]
+    await settle()
+    assert sum(len(frame.items) for frame in script.written) == 60 + max_frame_bytes - ITEM_BYTES
+    assert max(frame.ByteSize() for frame in script.written) <= max_frame_bytes
+
+
+@pytest.mark.parametrize(
+    "failure", [ValueError("no such frame"), grpc.aio.UsageError("closed"), MemoryError()], ids=repr
+)
+@pytest.mark.parametrize("is_writer", [True, False], ids=["writer", "reader"])
+async def test_a_failure_that_nobody_foresaw_ends_the_stream(
+    stream: SharedStream, script: Script, failure: Exception, is_writer: bool
+) -> None:
+    """In the writer as in the reader: who waits hears of it, and so does who asks later."""
+    script.may_write.clear()
+    (_, first), (_, second) = ask(stream), ask(stream)
+    await settle()
+    if is_writer:
+        script.failure = failure
+        script.may_write.set()
+    else:
+        script.answers.put_nowait(failure)
+    errors = [*await outcomes(first, second), *await outcomes(ask(stream)[1])]
+    assert [error.code for error in errors] == ["INTERNAL"] * 3
+    assert type(failure).__name__ in str(errors[0])
+    assert "cancelled" in script.events
+
+
+@pytest.mark.parametrize("name", ["_read_on", "_write_on"])
+@pytest.mark.parametrize("is_early", [True, False], ids=["before it runs", "while it waits"])
+async def test_a_cancelled_task_ends_the_stream(script: Script, name: str, is_early: bool) -> None:
+    """Whoever cancels all tasks of an event loop leaves nobody waiting."""
+    stream = SharedStream(script, "here:1", MAX_FRAME_BYTES)
+    if not is_early:
+        await settle()
+    _, asked = ask(stream)
+    if not is_early:
+        await settle()
+    (task,) = [task for task in asyncio.all_tasks() if name in repr(task)]
+    task.cancel()
+    (error,) = await outcomes(asked)
+    assert error.code == "CANCELLED"
+    assert stream.failure is not None
+    await stream.end()
+
+
+async def test_an_end_that_is_cancelled_is_an_end(stream: SharedStream, script: Script) -> None:
+    """Nothing is left open, though there was no time for good order."""
+    script.may_write.clear()
+    sequence, asked = ask(stream)
+    await settle()
+    script.answer(right(1))
+    await asked
+    ending = asyncio.ensure_future(stream.end())
+    await settle()
+    assert stream.failure is None
+    ending.cancel()
+    await outcomes(ending)
+    assert stream.failure is not None
+    assert "cancelled" in script.events
 
 
 async def test_what_nobody_has_sent_need_not_be_closed(stream: SharedStream, script: Script) -> None:
@@ -250,7 +328,7 @@ async def test_a_sequence_has_one_question_at_a_time(stream: SharedStream) -> No
     sequence, _ = ask(stream)
     await settle()
     with pytest.raises(RuntimeError, match="one question"):
-        await stream.ask(sequence, lm.PredictRequest(), 0, None)
+        stream.ask(sequence, lm.PredictRequest(), 0, None)
 
 
 async def test_a_stream_on_which_nothing_is_due_ends_in_order(stream: SharedStream, script: Script) -> None:
@@ -293,5 +371,5 @@ async def test_a_failed_stream_says_so_in_order(stream: SharedStream, script: Sc
     await settle()
     await stream.end()
     with pytest.raises(ServerError) as caught:
-        await stream.ask(stream.begin(), lm.PredictRequest(), 0, None)
+        stream.ask(stream.begin(), lm.PredictRequest(), 0, None)
     assert caught.value.code == "UNAUTHENTICATED"

@@ -1,0 +1,146 @@
+"""Where the sequences of an asyncio client live: which stream each one shares, and what streams may carry.
+
+A place is a name to balance by and the stream that is open under it. All calls on the sessions of a place go under its
+name, so that a balancer brings them to the server that holds these sessions.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from carousel.client.core.errors import ServerError, ServerUnreachable, cancelled
+from carousel.client.wires.homes import Homes
+from carousel.client.wires.shared_stream import Sequence, SharedStream
+
+MAX_FRAME_BYTES = 16 * 1024  # so that nearly every server reads it, and nothing waits long behind it
+_NUM_PLACES = 2  # so that client and server overlap
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Of a stream. None is what the server has not been asked yet, or does not say."""
+
+    max_frame_bytes: int = MAX_FRAME_BYTES
+    max_message_bytes: int | None = None
+    max_sequences: int | None = None
+
+
+class _Place:
+    def __init__(self) -> None:
+        self.name = secrets.token_hex(16)
+        self.stream: SharedStream | None = None
+        self.left: SharedStream | None = None  # the one before, whose server is going
+
+    @property
+    def is_usable(self) -> bool:
+        return self.stream is not None and self.stream.failure is None and not self.stream.is_leaving
+
+    @property
+    def num_open(self) -> int:
+        return self.stream.num_open if self.is_usable and self.stream is not None else 0
+
+
+@dataclass(eq=False, slots=True)
+class Seat:
+    """Of one sequence. `bounds` is what was known when it was taken."""
+
+    session_id: str
+    place: _Place
+    stream: SharedStream
+    sequence: Sequence
+    bounds: Bounds
+
+
+class SharedPlaces:
+    """Of one client. `is_of_use` until a server says that it knows no such streams."""
+
+    def __init__(self, start: Callable[[str], Any], ask_limits: Callable[[str], Awaitable[Any]], address: str) -> None:
+        """`start` starts a stream under a name; `ask_limits` asks for the wire's Limits of the server that has it."""
+        self._start = start
+        self._ask_limits = ask_limits
+        self.address = address
+        self._places = [_Place() for _ in range(_NUM_PLACES)]
+        self._homes: Homes[_Place] = Homes()
+        self._streams: set[SharedStream] = set()  # all that have not failed, those that are left too
+        self._asking: asyncio.Task[None] | None = None
+        self._is_closed = False
+        self.bounds = Bounds()
+        self.is_of_use = True
+
+    def home(self, session_id: str) -> str:
+        """The name under which calls on the session go; empty when it has no place here."""
+        place = self._homes.find(session_id) if self.is_of_use else None
+        return "" if place is None else place.name
+
+    def take_seat(self, session_id: str) -> Seat:
+        """On a stream with room, opened if need be: the session's own, or the one with the least on it."""
+        if self._is_closed:
+            raise cancelled()
+        place = self._homes.find(session_id) if session_id else None
+        if place is None or not self._has_room(place):
+            place = min(self._places, key=lambda one: one.num_open)
+            if not self._has_room(place):
+                self._places.append(place := _Place())
+        stream = self._open(place)
+        if session_id:
+            self._homes.enter(session_id, place)
+        return Seat(session_id, place, stream, stream.begin(), self.bounds)
+
+    def leave_seat(self, seat: Seat) -> None:
+        """Once. The sequence is over."""
+        seat.stream.close(seat.sequence)
+        if seat.session_id:
+            self._homes.leave(seat.session_id)
+
+    def leave_stream(self, seat: Seat) -> None:
+        """Its server is going: it begins nothing new, and gives way to another one. A place waits for one such stream;
+        when that one has a successor that goes too, what it still carries is not answered any more."""
+        if seat.stream.is_leaving or seat.stream is not seat.place.stream:
+            return
+        if seat.place.left is not None:
+            seat.place.left.abandon(ServerUnreachable(self.address, "it is shutting down, and so is its successor"))
+        seat.place.left = seat.stream
+        seat.stream.leave()
+
+    async def learn(self, seat: Seat, ends_at: float | None) -> None:
+        """Ask the server for its bounds, unless that was done since the seat was taken. When it does not say, nothing
+        is known. Returns at `ends_at`, in the event loop's time, at the latest."""
+        if self._is_closed or self.bounds is not seat.bounds:
+            return
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._learn(seat.place.name))
+        seconds = None if ends_at is None else max(0.0, ends_at - seat.stream.loop.time())
+        await asyncio.wait([self._asking], timeout=seconds)
+
+    async def close(self) -> None:
+        """What is due is answered no more; streams on which nothing is end in order."""
+        self._is_closed = True
+        if self._asking is not None:
+            self._asking.cancel()
+        await asyncio.gather(*(stream.end() for stream in self._streams))
+
+    async def _learn(self, name: str) -> None:
+        try:
+            limits = await self._ask_limits(name)
+            max_bytes, max_sequences = limits.max_message_bytes or None, limits.max_sequences_per_stream or None
+            self.bounds = Bounds(min(MAX_FRAME_BYTES, max_bytes or MAX_FRAME_BYTES), max_bytes, max_sequences)
+        except ServerError:
+            self.bounds = Bounds()
+        for stream in self._streams:
+            stream.max_frame_bytes = self.bounds.max_frame_bytes
+
+    def _open(self, place: _Place) -> SharedStream:
+        """The place's stream. When all have broken, the server may be another one, and nothing is known of it."""
+        if place.stream is not None and place.is_usable:
+            return place.stream
+        has_broken = place.stream is not None and place.stream.failure is not None and not place.stream.is_cut
+        if has_broken and not any(one.is_usable for one in self._places):
+            self.bounds = Bounds()
+        place.stream = SharedStream(self._start(place.name), self.address, self.bounds.max_frame_bytes)
+        self._streams = {one for one in self._streams if one.failure is None} | {place.stream}
+        return place.stream
+
+    def _has_room(self, place: _Place) -> bool:
+        return self.bounds.max_sequences is None or place.num_open < self.bounds.max_sequences
