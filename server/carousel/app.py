@@ -50,7 +50,6 @@ from carousel.tasks import running_task
 from carousel.web.app import WebServer, make_app
 
 _LAST_BYTES_SECONDS = 1.0
-_STAY_SECONDS = 0.25  # that a stream keeps a session which another server may want
 _HELD_BYTES = 2**26  # of the rows of sessions that streams hold
 _UNCOUNTED_STREAMS = 20  # of one connection, beside watches of health: reflection, GetModel
 
@@ -252,7 +251,6 @@ def make_lives(settings: Settings, bundle: Bundle, engine: Engine, store: Sessio
         store,
         order,
         time.time,
-        max_stay_seconds=_STAY_SECONDS if store.is_shared else None,
         is_enabled=settings.when_full == "evict",
     )
     return Lives(

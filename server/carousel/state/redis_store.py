@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from carousel.errors import SessionMoved, StoreInvalid, StoreUnavailable
+from carousel.errors import CarouselError, SessionMoved, StoreInvalid, StoreUnavailable
 from carousel.shares import OwnerLimits
 from carousel.state.recent import Recent
 from carousel.state.redis_births import RedisBirths
@@ -144,6 +144,15 @@ class RedisStore:
         kept = {name: part for name, part in held.parts.items() if name not in dropped} | dict(change.put)
         self._recent.put(key, (token, kept), weigh(kept))
         return read_row(held.row.id, reply[0])
+
+    async def commit_all(self, changes: Sequence[tuple[Held, Change]]) -> list[Row | CarouselError]:
+        return await asyncio.gather(*(self._try(held, change) for held, change in changes))
+
+    async def _try(self, held: Held, change: Change) -> Row | CarouselError:
+        try:
+            return await self.commit(held, change)
+        except CarouselError as error:
+            return error
 
     async def release(self, held: Held) -> None:
         key = (held.row.owner, held.row.id)

@@ -67,11 +67,11 @@ class Changes:
         self._lifetimes = lifetimes
         self._clock = clock
 
-    def next_row(self, row: Row, position: int) -> Row:
-        """As it stands after a change now."""
-        now = self._clock()
-        expires_at = self._expiry(row.created_at, now)
-        return Row(row.id, row.owner, row.incarnation, row.revision + 1, position, row.created_at, now, expires_at)
+    def next_row(self, row: Row, change: Change) -> Row:
+        """As it stands after the change."""
+        at, created_at = self._clock() - change.age_seconds, row.created_at
+        expires_at = self._expiry(created_at, at)
+        return Row(row.id, row.owner, row.incarnation, row.revision + 1, change.position, created_at, at, expires_at)
 
     def create(self, connection: sqlite3.Connection, births: Sequence[Birth], deed: Deed | None) -> Made:
         now = self._clock()
@@ -85,11 +85,13 @@ class Changes:
             self._record(connection, deed, now)
         return Made(made, endings)
 
-    def apply(self, connection: sqlite3.Connection, held: Held, row: Row, change: Change, num_bytes: int) -> None:
+    def apply(
+        self, connection: sqlite3.Connection, held: Held, row: Row, put: Parts, drop: Sequence[str], num_bytes: int
+    ) -> None:
         key = rows.update_session(connection, held.row, row, num_bytes)
         if key is None:
             raise SessionMoved(f"session {row.id} was changed while the turn ran")
-        rows.change_parts(connection, key, change.put, change.drop)
+        rows.change_parts(connection, key, put, drop)
         self._books.change(self._books.num_bytes, row.owner, num_bytes - weigh(held.parts))
         self._books.touch(row.owner)
 

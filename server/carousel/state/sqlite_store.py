@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from carousel.errors import Overloaded, StoreInvalid, StoreUnavailable
+from carousel.errors import CarouselError, Overloaded, SessionMoved, StoreInvalid, StoreUnavailable
 from carousel.state import sqlite_rows as rows
 from carousel.state.group_commit import GroupCommit
 from carousel.state.recent import Recent
@@ -33,6 +33,7 @@ from carousel.state.store import (
     EndReason,
     Held,
     Lifetimes,
+    Parts,
     Row,
 )
 
@@ -54,8 +55,27 @@ class _Open:
     told: Callable[[Ending], None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Write:
+    """A change, and what the session is after it."""
+
+    held: Held
+    put: Parts
+    drop: tuple[str, ...]
+    row: Row
+    parts: Parts
+    num_bytes: int
+
+    @classmethod
+    def of(cls, held: Held, change: Change, row: Row) -> "_Write":
+        dropped = set(change.drop)
+        put = dict(change.put)
+        parts = {name: part for name, part in held.parts.items() if name not in dropped} | put
+        return cls(held, put, change.drop, row, parts, weigh(parts))
+
+
 class SqliteStore:
-    """A SessionStore. Of an owner's sessions that no turn holds, the one that was changed longest ago is evicted first.
+    """A GroupStore. Of an owner's sessions that no turn holds, the one that was changed longest ago is evicted first.
 
     `take` is told in the epoch which hold it is: a release gives that one back, however often it is called.
     """
@@ -150,26 +170,26 @@ class SqliteStore:
                 store.holds.drop(key, number)
 
     async def commit(self, held: Held, change: Change) -> Row:
-        return await self.write(held, change, self.next_row(held.row, change.position))
+        return await self.write(held, change, self.next_row(held.row, change))
 
-    def next_row(self, row: Row, position: int) -> Row:
-        """As it stands after a change now, by this store's clock and lifetimes."""
-        return self._opened().changes.next_row(row, position)
+    def next_row(self, row: Row, change: Change) -> Row:
+        """As it stands after the change, by this store's clock and lifetimes."""
+        return self._opened().changes.next_row(row, change)
 
     async def write(self, held: Held, change: Change, row: Row) -> Row:
         """As `commit`; the row is what the session is to stand at, several changes later it may be."""
-        store = self._opened()
-        dropped = set(change.drop)
-        parts = {name: part for name, part in held.parts.items() if name not in dropped} | dict(change.put)
-        copy = Change(change.position, dict(change.put), change.drop)
-        num_bytes = weigh(parts)
-
-        def then(_: None) -> None:
-            self._recent.put((row.owner, row.id), Held(row, parts), num_bytes)
-            store.books.give_back(held.epoch)
-
-        await store.writer.write(lambda writing: store.changes.apply(writing, held, row, copy, num_bytes), then)
+        (outcome,) = await self._write([_Write.of(held, change, row)])
+        if isinstance(outcome, CarouselError):
+            raise outcome
         return row
+
+    async def commit_all(self, changes: Sequence[tuple[Held, Change]]) -> list[Row | CarouselError]:
+        try:
+            return await self._write(
+                [_Write.of(held, change, self.next_row(held.row, change)) for held, change in changes]
+            )
+        except CarouselError as error:
+            return [error] * len(changes)
 
     async def release(self, held: Held) -> None:
         self.let_go(held.row, held.epoch)
@@ -206,6 +226,18 @@ class SqliteStore:
 
     def durable_position(self, row: Row) -> int:
         return row.position
+
+    async def _write(self, writes: Sequence[_Write]) -> list[Row | CarouselError]:
+        """In one transaction, each or its refusal. Raises StoreUnavailable."""
+        store = self._opened()
+
+        def then(outcomes: list[Row | CarouselError]) -> None:
+            for one, outcome in zip(writes, outcomes, strict=True):
+                if outcome is one.row:
+                    self._recent.put((one.row.owner, one.row.id), Held(one.row, one.parts), one.num_bytes)
+                    store.books.give_back(one.held.epoch)
+
+        return await store.writer.write(lambda writing: [_attempt(store, writing, one) for one in writes], then)
 
     async def _sweep(self, store: _Open, count: int) -> int:
         num_ended, is_more = 0, True
@@ -269,6 +301,14 @@ class SqliteStore:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _attempt(store: _Open, writing: sqlite3.Connection, one: _Write) -> Row | CarouselError:
+    try:
+        store.changes.apply(writing, one.held, one.row, one.put, one.drop, one.num_bytes)
+    except SessionMoved as error:
+        return error
+    return one.row
 
 
 def _open_file(path: Path, books: Books) -> tuple[sqlite3.Connection, sqlite3.Connection]:

@@ -5,9 +5,10 @@ It has the clock: it writes every moment of a row, and decides alone whose time 
 """
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
+from carousel.errors import CarouselError
 from carousel.records import record
 from carousel.shares import OwnerLimits
 
@@ -96,7 +97,7 @@ class Change:
     position: int
     put: Parts
     drop: tuple[str, ...] = ()
-    age_seconds: float = 0.0  # how long ago it happened; a store that is not immediate need not look at it
+    age_seconds: float = 0.0  # how long ago it happened; a store that writes before it acknowledges need not look at it
 
 
 @record(frozen=True, slots=True)
@@ -216,4 +217,30 @@ class ImmediateStore(SessionStore, Protocol):
 
     def unpin(self, owner: str, session_id: str) -> None:
         """The opposite, also when the session has ended meanwhile."""
+        ...
+
+
+class GroupStore(SessionStore, Protocol):
+    """One that writes before it acknowledges, several sessions together at little more than the cost of one."""
+
+    async def commit_all(self, changes: Sequence[tuple[Held, Change]]) -> list[Row | CarouselError]:
+        """As `commit` of each, of different sessions: the rows, or what `commit` would raise, in their order."""
+        ...
+
+
+class LaterStore(SessionStore, Protocol):
+    """One that acknowledges first and writes later, all that it knows at once: it may be told as late as just before
+    that, of sessions that are held."""
+
+    def settle_with(self, settle: Callable[[], Awaitable[None]]) -> None:
+        """`settle` is called before each write: then everything that was acknowledged is to be noted."""
+        ...
+
+    def check_open(self) -> None:
+        """Raises StoreUnavailable as `commit` would, since a write has failed: nothing may be acknowledged."""
+        ...
+
+    def note(self, held: Held, change: Change) -> Row:
+        """As `commit`, without waiting and whether or not the last write failed, for whoever has had the session for
+        himself since he took it. Raises SessionMoved."""
         ...

@@ -40,11 +40,19 @@ async def resting(plan: Plan | None = None) -> AsyncIterator[tuple[World, Reside
 
 
 async def take(world: World, resident: Resident, plain: Plain) -> Any:
-    resident.begin(plain, world.engine)
-    try:
-        return resident.note(plain, await resident.found(), world.clock.now)
-    finally:
-        resident.finish()
+    ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def then(found: Any, error: Exception | None) -> None:
+        try:
+            if not ended.done():
+                ended.set_result(resident.note(plain, found, world.clock.now))
+        except ModelFailed as error:
+            ended.set_exception(error)
+        finally:
+            resident.finish()
+
+    resident.begin(plain, world.engine, then)
+    return await ended
 
 
 def applied(held: Held, change: Change) -> Held:
