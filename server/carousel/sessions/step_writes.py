@@ -8,7 +8,6 @@ from typing import NamedTuple
 from carousel.sessions.resident import Named, Resident, Sink
 from carousel.state.store import Change, GroupStore, Held, Row
 
-
 _NOTHING = Change(0, {})
 
 
