@@ -1,4 +1,4 @@
-"""Turns of held sessions of which a store that writes later is told late: they go with its next write, or not at all."""
+"""Turns of held sessions of which a store that writes later is told late: they go with its next write, or never."""
 
 from pathlib import Path
 
