@@ -36,6 +36,7 @@ from carousel.sessions.events import EventHub
 from carousel.sessions.ledger import Ledger, Retention
 from carousel.sessions.lives import Lives
 from carousel.sessions.order import TurnOrder
+from carousel.sessions.recovery import recover
 from carousel.sessions.resident import Kit
 from carousel.sessions.residents import Residents
 from carousel.sessions.sealing import Sealer
@@ -103,6 +104,7 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
         await stack.enter_async_context(running_task("loop_watch", watch.run, metrics.task_restarted))
         await store.start(lives.tell)
         stack.push_async_callback(store.close)
+        await recover(store, lives.ledger, lives.clock())
         stack.callback(sessions.close)
         stack.push_async_callback(engine.stop)
         await engine.start()

@@ -67,7 +67,22 @@ class Kit(NamedTuple):
     penalty_window: int
 
 
+Found = tuple[Sequence[int], Sequence[float], bool]  # likeliest ids, their log-probabilities, whether all is finite
 Then = Callable[[Any, Exception | None], None]  # what was found, or why nothing was
+
+
+class LoggedTurn(NamedTuple):
+    """One that moved a session by one token."""
+
+    owner: str
+    session_id: str
+    request_id: str
+    snapshot: bytes  # after it
+    answer: bytes  # its record, if it has a request id
+    incarnation: int
+    revision: int  # of the session as it was last noted
+    number: int  # of the turn since, from 1
+    at: float  # by the sessions' clock
 
 
 class _Answer(NamedTuple):
@@ -104,6 +119,7 @@ class Resident:
         "is_busy",
         "is_excused",
         "is_leaving",
+        "is_logging",
         "key",
         "last_used",
         "left",
@@ -124,6 +140,7 @@ class Resident:
         self.is_awaited = False  # somebody waits for it to leave: no turn is begun before that
         self.is_leaving = False  # nothing may be begun any more
         self.is_excused = False  # the stream that holds it wants it itself, in the ordinary way
+        self.is_logging = False  # a turn is on its way to the log, after the state and number that it says there
         self.left = asyncio.Event()  # it is in the store again
         self.last_used = now
         self.used_at = 0.0  # of the sessions' clock
@@ -178,23 +195,41 @@ class Resident:
                 self._rested = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._rested)
 
-    def note(self, plain: Plain, found: tuple[list[int], list[float], bool], now: float) -> Named:
-        """The turn has happened. Raises ModelFailed, and then it has not."""
-        ids, log_probabilities, is_finite = found
-        if not is_finite:
-            raise ModelFailed("the model produced a value that is not a number")
-        if len(ids) > plain.num_candidates:
-            ids, log_probabilities = ids[: plain.num_candidates], log_probabilities[: plain.num_candidates]
+    def note(self, plain: Plain, found: Found, now: float) -> Named:
+        """The turn has happened."""
+        ids, log_probabilities, _ = found
         self._place += 1
         self.num_turns += 1
         self.position += 1
         self.used_at = now
         self._recent.append(plain.token_id)
-        self._note_tail(plain.token_id)
+        self._tail = self._next_tail(plain.token_id)
+        if self._tail:
+            self._tails[self.num_turns] = self._tail
         if plain.request_id:
             self._request_ids[plain.request_id] = None
             self._note_answer(_Answer(self.num_turns, plain, ids, log_probabilities, self.position))
         return Named(ids, log_probabilities, self.position, 0)
+
+    def sketch(self, plain: Plain, found: Found, now: float) -> LoggedTurn:
+        """The turn as it will have happened."""
+        kit, row = self._kit, self.held.row
+        state, hidden_H = kit.columns.save(self._row(self._place + 1))
+        window = kit.penalty_window
+        recent = (*self._recent, plain.token_id)[-window:] if window else ()
+        snapshot = Snapshot(self.position + 1, state, hidden_H, recent, self._next_tail(plain.token_id))
+        answer = _Answer(0, plain, found[0], found[1], self.position + 1).record() if plain.request_id else b""
+        return LoggedTurn(
+            row.owner,
+            row.id,
+            plain.request_id,
+            kit.codec.encode(snapshot),
+            answer,
+            row.incarnation,
+            row.revision,
+            self.num_turns + 1,
+            now,
+        )
 
     def change(self, now: float) -> Change:
         """All turns since the session was last written, as one change."""
@@ -245,12 +280,11 @@ class Resident:
         if longest <= retention.max_answer_bytes or len(answer.record()) <= retention.max_answer_bytes:
             self._answers.append(answer)
 
-    def _note_tail(self, token_id: int) -> None:
+    def _next_tail(self, token_id: int) -> bytes:
         spelling = self._kit.tokenizer.token_bytes(token_id)
-        if self._tail or not spelling or spelling[-1] >= 0x80:
-            self._tail = pending_bytes(self._kit.tokenizer, self._tail, (token_id,))
-            if self._tail:
-                self._tails[self.num_turns] = self._tail
+        if not self._tail and spelling and spelling[-1] < 0x80:
+            return b""
+        return pending_bytes(self._kit.tokenizer, self._tail, (token_id,))
 
     def _snapshot(self, number: int) -> Snapshot:
         """After the turn of that number."""
@@ -259,3 +293,13 @@ class Resident:
         end = len(self._recent) - back
         recent = tuple(self._recent[max(0, end - window) : end]) if window else ()
         return Snapshot(self.position - back, state, hidden_H, recent, self._tails.get(number, b""))
+
+
+def checked(plain: Plain, found: Found) -> Found:
+    """As many candidates as are wanted. Raises ModelFailed."""
+    ids, log_probabilities, is_finite = found
+    if not is_finite:
+        raise ModelFailed("the model produced a value that is not a number")
+    if len(ids) <= plain.num_candidates:
+        return found
+    return ids[: plain.num_candidates], log_probabilities[: plain.num_candidates], is_finite

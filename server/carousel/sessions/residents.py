@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from carousel.engine.columns import Columns
 from carousel.engine.engine import Engine
@@ -17,16 +17,17 @@ from carousel.errors import Overloaded, SessionMoved, StateInvalid, StoreUnavail
 from carousel.sessions import checks
 from carousel.sessions.endurance import finish
 from carousel.sessions.order import Key, TurnOrder
-from carousel.sessions.resident import Kit, Named, Plain, Resident, Sink
+from carousel.sessions.resident import Kit, Named, Plain, Resident, Sink, checked
 from carousel.sessions.step_writes import Noted, StepWrites
+from carousel.sessions.turn_log import Drafted, TurnLog
 from carousel.state.store import (
     Change,
-    Durability,
     Ending,
     GroupStore,
     Held,
     ImmediateStore,
     LaterStore,
+    LogStore,
     Row,
     SessionStore,
 )
@@ -81,14 +82,19 @@ class Residents:
         self._store = store
         self._immediate: ImmediateStore | None = None
         self._later: LaterStore | None = None
+        self._log: TurnLog | None = None
         self._writes: StepWrites | None = None
-        if store.is_immediate:
-            self._immediate = cast(ImmediateStore, store)
-        elif store.durability is Durability.INTERVAL:
-            self._later = cast(LaterStore, store)
-            self._later.settle_with(self.settle)
+        if isinstance(store, ImmediateStore):
+            self._immediate = store
+        elif isinstance(store, LaterStore):
+            self._later = store
+            store.settle_with(self.settle)
+            if isinstance(store, LogStore):
+                self._log = TurnLog(store, clock, self._logged, self._refused)
+        elif isinstance(store, GroupStore):
+            self._writes = StepWrites(store, clock, self._written)
         else:
-            self._writes = StepWrites(cast(GroupStore, store), clock, self._written)
+            is_enabled = False
         self._order = order
         self._clock = clock
         self._is_enabled = is_enabled
@@ -140,8 +146,11 @@ class Residents:
         outcome: Named | Exception | None = error
         try:
             if error is None and not resident.is_leaving and not sink.is_over:
+                found = checked(plain, found)
                 if self._later is not None:
                     self._later.check_open()
+                if self._log is not None:
+                    return self._log.add(Drafted(resident, plain, found, sink))
                 named = outcome = resident.note(plain, found, self._clock())
                 if self._writes is not None:
                     return self._writes.add(Noted(resident, named, sink))
@@ -153,6 +162,20 @@ class Residents:
             self._immediate.unpin(*resident.key)
         self._rest(resident)
         sink.put(outcome)
+
+    def _logged(self, drafted: Drafted, now: float) -> None:
+        """A turn that had to be in the log first has happened, unless its session has ended meanwhile."""
+        resident, plain, found, sink = drafted
+        named: Named | None = None
+        if not resident.is_leaving:
+            named = resident.note(plain, found, now)
+            named = named.durable_to(named.position)
+        self._rest(resident)
+        sink.put(named)
+
+    def _refused(self, drafted: Drafted, error: Exception) -> None:
+        self._rest(drafted.resident)
+        drafted.sink.put(error)
 
     def _written(self, noted: Noted, change: Change, outcome: Row | Exception) -> None:
         """What became of a turn that has to be in the store before its answer."""
@@ -179,6 +202,8 @@ class Residents:
     async def settle(self) -> None:
         """The store is told what happened until now."""
         for number, resident in enumerate(list(self._here.values()), 1):
+            if self._log is not None:
+                await self._log.until_told(resident)
             if resident.num_turns and self._here.get(resident.key) is resident:
                 self._tell(resident)
             if number % _MAX_LEAVING == 0:

@@ -1,11 +1,11 @@
-"""The turns of one step, written together before any of them is answered: one hand-over to the store, one that comes
+"""The turns of one step, committed together before any of them is answered: one hand-over to the store, one that comes
 back."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from carousel.sessions.resident import Named, Resident, Sink
+from carousel.sessions.rounds import Rounds
 from carousel.state.store import Change, GroupStore, Held, Row
 
 _NOTHING = Change(0, {})
@@ -20,8 +20,7 @@ class Noted(NamedTuple):
 
 
 class StepWrites:
-    """Turns that are noted in one round of the event loop go together. A turn is written although whoever asked has
-    gone: its resident rests when that is done. `written` is told of each what became of it."""
+    """`written` is told of each turn what became of it. A turn is written although whoever asked has gone."""
 
     def __init__(
         self,
@@ -32,22 +31,13 @@ class StepWrites:
         self._store = store
         self._clock = clock
         self._written = written
-        self._noted: list[Noted] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._rounds = Rounds(self._write, "step-writes")
 
     def __repr__(self) -> str:
-        return f"StepWrites({len(self._noted)} turns to write, {len(self._tasks)} writes running)"
+        return f"StepWrites({self._rounds!r})"
 
     def add(self, noted: Noted) -> None:
-        self._noted.append(noted)
-        if len(self._noted) == 1:
-            asyncio.get_running_loop().call_soon(self._begin)
-
-    def _begin(self) -> None:
-        noted, self._noted = self._noted, []
-        task = asyncio.create_task(self._write(noted), name="step-writes")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._rounds.add(noted)
 
     async def _write(self, noted: Sequence[Noted]) -> None:
         now, changes = self._clock(), list[tuple[Held, Change]]()

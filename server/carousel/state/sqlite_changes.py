@@ -85,13 +85,11 @@ class Changes:
             self._record(connection, deed, now)
         return Made(made, endings)
 
-    def apply(
-        self, connection: sqlite3.Connection, held: Held, row: Row, put: Parts, drop: Sequence[str], num_bytes: int
-    ) -> None:
+    def apply(self, connection: sqlite3.Connection, held: Held, row: Row, change: Change, num_bytes: int) -> None:
         key = rows.update_session(connection, held.row, row, num_bytes)
         if key is None:
             raise SessionMoved(f"session {row.id} was changed while the turn ran")
-        rows.change_parts(connection, key, put, drop)
+        rows.change_parts(connection, key, change.put, change.drop)
         self._books.change(self._books.num_bytes, row.owner, num_bytes - weigh(held.parts))
         self._books.touch(row.owner)
 

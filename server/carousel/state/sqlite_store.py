@@ -4,17 +4,18 @@ Parts are rows, so a turn writes its own snapshot and not the session's past. Wh
 """
 
 import asyncio
+import itertools
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from carousel.errors import CarouselError, Overloaded, SessionMoved, StoreInvalid, StoreUnavailable
+from carousel.errors import Overloaded, StoreInvalid, StoreUnavailable
 from carousel.state import sqlite_rows as rows
 from carousel.state.group_commit import GroupCommit
 from carousel.state.recent import Recent
@@ -33,7 +34,6 @@ from carousel.state.store import (
     EndReason,
     Held,
     Lifetimes,
-    Parts,
     Row,
 )
 
@@ -52,30 +52,12 @@ class _Open:
     holds: Holds
     books: Books
     changes: Changes
+    numbers: Iterator[int]  # of entries of the turn log
     told: Callable[[Ending], None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Write:
-    """A change, and what the session is after it."""
-
-    held: Held
-    put: Parts
-    drop: tuple[str, ...]
-    row: Row
-    parts: Parts
-    num_bytes: int
-
-    @classmethod
-    def of(cls, held: Held, change: Change, row: Row) -> "_Write":
-        dropped = set(change.drop)
-        put = dict(change.put)
-        parts = {name: part for name, part in held.parts.items() if name not in dropped} | put
-        return cls(held, put, change.drop, row, parts, weigh(parts))
-
-
 class SqliteStore:
-    """A GroupStore. Of an owner's sessions that no turn holds, the one that was changed longest ago is evicted first.
+    """A SessionStore. Of an owner's sessions that no turn holds, the one that was changed longest ago is evicted first.
 
     `take` is told in the epoch which hold it is: a release gives that one back, however often it is called.
     """
@@ -109,14 +91,14 @@ class SqliteStore:
         journal, holds = Journal(), Holds()
         books = Books(self._capacity, journal)
         try:
-            writing, reader = await asyncio.to_thread(_open_file, self._path, books)
+            writing, reader, last = await asyncio.to_thread(_open_file, self._path, books)
         except BaseException:
             self._unlock()
             raise
         writer = GroupCommit(writing, journal.settle, self._recent.clear)
         reading = ThreadPoolExecutor(1, "store-reader")
         changes = Changes(holds, books, self._lifetimes, self.clock)
-        self._open = _Open(writer, reader, reading, holds, books, changes, told)
+        self._open = _Open(writer, reader, reading, holds, books, changes, itertools.count(last + 1), told)
 
     async def close(self) -> None:
         closing, self._open = self._open, None  # from now on calls are refused
@@ -178,18 +160,33 @@ class SqliteStore:
 
     async def write(self, held: Held, change: Change, row: Row) -> Row:
         """As `commit`; the row is what the session is to stand at, several changes later it may be."""
-        (outcome,) = await self._write([_Write.of(held, change, row)])
-        if isinstance(outcome, CarouselError):
-            raise outcome
+        store = self._opened()
+        dropped = set(change.drop)
+        parts = {name: part for name, part in held.parts.items() if name not in dropped} | dict(change.put)
+        copy = Change(change.position, dict(change.put), change.drop)
+        num_bytes = weigh(parts)
+
+        def then(_: None) -> None:
+            self._recent.put((row.owner, row.id), Held(row, parts), num_bytes)
+            store.books.give_back(held.epoch)
+
+        await store.writer.write(lambda writing: store.changes.apply(writing, held, row, copy, num_bytes), then)
         return row
 
-    async def commit_all(self, changes: Sequence[tuple[Held, Change]]) -> list[Row | CarouselError]:
-        try:
-            return await self._write(
-                [_Write.of(held, change, self.next_row(held.row, change)) for held, change in changes]
-            )
-        except CarouselError as error:
-            return [error] * len(changes)
+    async def append(self, entry: bytes, then: Callable[[int], None]) -> None:
+        """To the turn log: once it is on disk, `then` is told its number, which is higher than that of any before it
+        since the start. Nobody reads the log before the next start."""
+        store = self._opened()
+        number = next(store.numbers)
+        await store.writer.write(lambda writing: rows.insert_entry(writing, number, entry), lambda _: then(number))
+
+    async def read_log(self) -> list[bytes]:
+        """What was appended and not trimmed before this start, in its order."""
+        return await self._read(rows.find_entries)
+
+    async def trim(self, number: int) -> None:
+        """Forget the entries up to this one."""
+        await self._opened().writer.write(lambda writing: rows.delete_entries(writing, number), _ignore)
 
     async def release(self, held: Held) -> None:
         self.let_go(held.row, held.epoch)
@@ -226,18 +223,6 @@ class SqliteStore:
 
     def durable_position(self, row: Row) -> int:
         return row.position
-
-    async def _write(self, writes: Sequence[_Write]) -> list[Row | CarouselError]:
-        """In one transaction, each or its refusal. Raises StoreUnavailable."""
-        store = self._opened()
-
-        def then(outcomes: list[Row | CarouselError]) -> None:
-            for one, outcome in zip(writes, outcomes, strict=True):
-                if outcome is one.row:
-                    self._recent.put((one.row.owner, one.row.id), Held(one.row, one.parts), one.num_bytes)
-                    store.books.give_back(one.held.epoch)
-
-        return await store.writer.write(lambda writing: [_attempt(store, writing, one) for one in writes], then)
 
     async def _sweep(self, store: _Open, count: int) -> int:
         num_ended, is_more = 0, True
@@ -303,20 +288,17 @@ class SqliteStore:
             self._lock = None
 
 
-def _attempt(store: _Open, writing: sqlite3.Connection, one: _Write) -> Row | CarouselError:
-    try:
-        store.changes.apply(writing, one.held, one.row, one.put, one.drop, one.num_bytes)
-    except SessionMoved as error:
-        return error
-    return one.row
+def _ignore(_: None) -> None:
+    """Nobody is told."""
 
 
-def _open_file(path: Path, books: Books) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+def _open_file(path: Path, books: Books) -> tuple[sqlite3.Connection, sqlite3.Connection, int]:
+    """Connections that write and read, and the last number in the turn log."""
     writing, reader = open_file(path)
     try:
         books.load(reader)
+        return writing, reader, rows.find_last_entry(reader)
     except sqlite3.Error as error:
         writing.close()
         reader.close()
         raise StoreInvalid(f"{path} is damaged: {error}") from error
-    return writing, reader

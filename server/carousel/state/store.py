@@ -6,7 +6,7 @@ It has the clock: it writes every moment of a row, and decides alone whose time 
 
 import enum
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from carousel.errors import CarouselError
 from carousel.records import record
@@ -208,6 +208,7 @@ class SessionStore(Protocol):
         ...
 
 
+@runtime_checkable
 class ImmediateStore(SessionStore, Protocol):
     """One whose methods never wait: it can hold a session without a take."""
 
@@ -220,6 +221,7 @@ class ImmediateStore(SessionStore, Protocol):
         ...
 
 
+@runtime_checkable
 class GroupStore(SessionStore, Protocol):
     """One that writes before it acknowledges, several sessions together at little more than the cost of one."""
 
@@ -228,6 +230,7 @@ class GroupStore(SessionStore, Protocol):
         ...
 
 
+@runtime_checkable
 class LaterStore(SessionStore, Protocol):
     """One that acknowledges first and writes later, all that it knows at once: it may be told as late as just before
     that, of sessions that are held."""
@@ -243,4 +246,18 @@ class LaterStore(SessionStore, Protocol):
     def note(self, held: Held, change: Change) -> Row:
         """As `commit`, without waiting and whether or not the last write failed, for whoever has had the session for
         himself since he took it. Raises SessionMoved."""
+        ...
+
+    async def recover(self, replay: Callable[[Sequence[bytes]], Awaitable[None]]) -> None:
+        """After the start: if a crash has left a log of turns, `replay` notes what its entries say."""
+        ...
+
+
+@runtime_checkable
+class LogStore(LaterStore, Protocol):
+    """One that has a log as well: what a crash must not take before it is noted is appended first."""
+
+    async def append(self, entry: bytes, then: Callable[[], None]) -> None:
+        """`then` is called in the loop once the entry is durable, in the order of the calls, also when the caller is
+        cancelled; its turns are to be noted at the next write after that. Raises StoreUnavailable."""
         ...

@@ -7,8 +7,8 @@ written: it ends no such session by the clock or for room.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from carousel.errors import CarouselError, Overloaded, SessionMoved, StoreUnavailable
 from carousel.records import record
@@ -24,6 +24,7 @@ from carousel.state.store import (
     SessionStore,
 )
 
+_EVERYTHING = 2**63 - 1
 _MAX_UNWRITTEN = 4096  # sessions; beyond it turns wait for the store behind
 _Key = tuple[str, str]  # owner, session id
 
@@ -45,6 +46,14 @@ class StoreBehind(SessionStore, Protocol):
         """As `release`, at once."""
         ...
 
+    async def read_log(self) -> Sequence[bytes]:
+        """What a crash has left of a log of turns (`write_ahead.py`), in its order."""
+        ...
+
+    async def trim(self, number: int) -> None:
+        """Forget the entries of that log up to this one."""
+        ...
+
 
 @record(frozen=True, slots=True)
 class _Turn:
@@ -60,7 +69,7 @@ class _Unwritten:
 
 
 class WriteBehind:
-    """A SessionStore. A crash takes at most what was committed within the interval and the write after it: when a write
+    """A LaterStore. A crash takes at most what was committed within the interval and the write after it: when a write
     fails, further commits are refused until one has succeeded."""
 
     durability = Durability.INTERVAL
@@ -111,11 +120,14 @@ class WriteBehind:
     async def flush(self) -> None:
         """Write what was acknowledged before the call. Raises StoreUnavailable; what is unwritten then stays so. It
         goes on when the caller is cancelled: of a write that was given up nobody would know whether it was done."""
-        task = asyncio.create_task(self._flush(), name="write-behind-flush")
-        self._flushes.add(task)
-        task.add_done_callback(self._flushes.discard)
-        task.add_done_callback(_look_at)
-        await asyncio.shield(task)
+        await asyncio.shield(self._begin(self._flush()))
+
+    async def recover(self, replay: Callable[[Sequence[bytes]], Awaitable[None]]) -> None:
+        entries = await self._inner.read_log()
+        if entries:
+            await replay(entries)
+            await self.flush()
+            await self._inner.trim(_EVERYTHING)
 
     async def create(self, births: Sequence[Birth], deed: Deed | None = None) -> list[Row]:
         await self._write_due([(birth.owner, birth.id) for birth in births])
@@ -161,7 +173,7 @@ class WriteBehind:
         row = await self._read_current(key)  # nothing is awaited from here on
         if not isinstance(row, Row) or not _is_same(row, held.row):
             raise _moved(held.row)
-        self._stale |= self._in_use.get(key, set()) - {held.epoch}
+        self._supersede(key, held.epoch)
         return self._note(key, held, change)
 
     def note(self, held: Held, change: Change) -> Row:
@@ -251,15 +263,32 @@ class WriteBehind:
             return found.current.row if found.current.row.revision >= row.revision else row
         return row
 
+    def _begin(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """A write that goes on to its end; `close` waits for it."""
+        task = asyncio.create_task(work, name="write-behind-flush")
+        self._flushes.add(task)
+        task.add_done_callback(self._flushes.discard)
+        task.add_done_callback(_look_at)
+        return task
+
     async def _flush(self) -> None:
         async with self._flushing:
-            await self._settle()
-            waiting = list(self._unwritten.items())
-            outcomes = await asyncio.gather(*(self._write(*one) for one in waiting), return_exceptions=True)
-            failures = [outcome for outcome in outcomes if outcome is not None]
-            self._is_failing = bool(failures)
-            if failures:
-                raise failures[0]
+            await self._write_all()
+
+    async def _write_all(self) -> None:
+        """Nobody else writes meanwhile."""
+        await self._settle()
+        waiting = list(self._unwritten.items())
+        outcomes = await asyncio.gather(*(self._write(*one) for one in waiting), return_exceptions=True)
+        failures = [outcome for outcome in outcomes if outcome is not None]
+        self._is_failing = bool(failures)
+        if failures:
+            raise failures[0]
+
+    async def _flush_one(self, key: _Key) -> None:
+        async with self._flushing:
+            if (unwritten := self._unwritten.get(key)) is not None:
+                await self._write(key, unwritten)
 
     async def _write(self, key: _Key, unwritten: _Unwritten) -> None:
         base, current = unwritten.base, unwritten.current
@@ -298,6 +327,10 @@ class WriteBehind:
         for turn in turns:
             if turn.epoch not in in_use:
                 self._inner.let_go(row, turn.epoch)
+
+    def _supersede(self, key: _Key, epoch: int) -> None:
+        """The session is changed under that hold: what others hold of it is stale."""
+        self._stale |= self._in_use.get(key, set()) - {epoch}
 
     def _leave(self, key: _Key, epoch: int) -> None:
         in_use = self._in_use.get(key, set())

@@ -18,7 +18,7 @@ from carousel.sessions.ledger import Retention
 from carousel.sessions.requests import Caller, PredictionRequest
 from carousel.sessions.resident import Named, Plain, Resident
 from carousel.sessions.residents import Residents
-from carousel.sessions.step_writes import Noted, StepWrites
+from carousel.sessions.turn_log import Drafted, TurnLog
 
 ROW_BYTES = 40  # of the toy model: four units, a count, the hidden vector
 
@@ -55,12 +55,14 @@ def _apply_twice(patch: pytest.MonkeyPatch) -> None:
 def _answer_early(patch: pytest.MonkeyPatch) -> None:
     """The write comes after the answer."""
 
-    def add(self: StepWrites, noted: Noted) -> None:
-        noted.sink.put(noted.named)
-        asyncio.get_running_loop().call_later(0.05, real, self, noted._replace(sink=Deaf()))
+    def add(self: TurnLog, drafted: Drafted) -> None:
+        ids, log_probabilities, _ = drafted.found
+        position = drafted.resident.position + 1
+        drafted.sink.put(Named(ids, log_probabilities, position, position))
+        asyncio.get_running_loop().call_later(0.05, real, self, drafted._replace(sink=Deaf()))
 
-    real = StepWrites.add
-    patch.setattr(StepWrites, "add", add)
+    real = TurnLog.add
+    patch.setattr(TurnLog, "add", add)
 
 
 class Deaf:

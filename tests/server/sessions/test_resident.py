@@ -15,7 +15,7 @@ from carousel.engine.scheduler import Bounds
 from carousel.errors import ModelFailed
 from carousel.sessions.ledger import Retention
 from carousel.sessions.requests import Caller, PredictionRequest
-from carousel.sessions.resident import Kit, Plain, Resident
+from carousel.sessions.resident import Kit, Plain, Resident, checked
 from carousel.state.store import Change, Held
 
 TEXT = "a\u00e9\u4e00\U0001f600b\u00e9".encode() + b"\xff\xe4z\xf0\x9f"
@@ -41,7 +41,7 @@ async def take(world: World, resident: Resident, plain: Plain) -> Any:
     def then(found: Any, error: Exception | None) -> None:
         try:
             if not ended.done():
-                ended.set_result(resident.note(plain, found, world.clock.now))
+                ended.set_result(resident.note(plain, checked(plain, found), world.clock.now))
         except ModelFailed as error:
             ended.set_exception(error)
         finally:
