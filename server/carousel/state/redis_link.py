@@ -167,6 +167,8 @@ class RedisLink:
             return error
 
     async def _execute(self, *command: Argument) -> Any:
+        if self._is_cluster:
+            return await self._client.execute_command(*command)
         (outcome,) = await self._execute_all([command])
         if isinstance(outcome, Exception):
             raise outcome
@@ -176,8 +178,8 @@ class RedisLink:
         """Replies or exceptions, in order. Commands of the same moment travel together: one connection carries what
         many turns ask."""
         if self._is_cluster:
-            sent = (self._client.execute_command(*command) for command in commands)
-            return await asyncio.gather(*sent, return_exceptions=True)
+            batches = (commands[first : first + _MAX_BATCH] for first in range(0, len(commands), _MAX_BATCH))
+            return [outcome for batch in batches for outcome in await self._exchange(batch)]
         replies: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         self._waiting.append((commands, replies))
         if self._sender is None:
@@ -210,13 +212,17 @@ class RedisLink:
     async def _exchange(self, commands: Sequence[_Command]) -> list[Any]:
         """Replies or exceptions, in order."""
         try:
-            async with self._client.pipeline(transaction=False) as pipeline:
+            async with self._pipeline() as pipeline:
                 for command in commands:
                     pipeline.execute_command(*command)
                 replies: list[Any] = await pipeline.execute(raise_on_error=False)
                 return replies
         except Exception as error:
             return [error] * len(commands)
+
+    def _pipeline(self) -> Any:
+        """That of a cluster sends to each machine what is for it."""
+        return self._client.pipeline() if self._is_cluster else self._client.pipeline(transaction=False)
 
     def _connect(self) -> Any:
         module = self._redis.asyncio

@@ -231,7 +231,7 @@ async def test_a_turn_that_was_logged_and_refused_gives_way_to_the_next(tmp_path
 
 
 async def test_a_write_waits_for_a_turn_on_its_way_to_the_log(tmp_path: Path) -> None:
-    """What the entry says of its session must be true when it is there: else the turn would be lost or counted twice."""
+    """What the entry says of its session must be true when it is there: else the turn would be lost or come twice."""
     async with logging(tmp_path) as it:
         stream = await it.stream()
         await stream.say(3)

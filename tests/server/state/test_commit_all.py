@@ -1,25 +1,32 @@
 """Changes of many sessions that are committed together: each is applied or refused for itself, before it is told."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import cast
 
 import pytest
-from tests.server.state.conftest import WIDE, RedisServer, advance, make_birth, make_store, step, take
+from tests.server.state.conftest import LONG, QUICK, RedisServer, advance, make_birth, make_store, step, take
 from tests.server.state.redis_opening import lose_answers, run_cli
+from tests.server.state.test_redis_cluster import clustered
 
 from carousel.errors import SessionMoved, StoreUnavailable
 from carousel.state.redis_store import RedisStore
 from carousel.state.store import EndReason, GroupStore, Held, Row
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["redis", "cluster"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[GroupStore]:
-    made = cast(GroupStore, make_store(request.param, request, tmp_path, WIDE))
-    await made.start(lambda _: None)
-    yield made
-    await made.close()
+    async with contextlib.AsyncExitStack() as stack:
+        if request.param == "redis":
+            made = make_store("redis", request, tmp_path)
+        else:
+            nodes = await stack.enter_async_context(clustered(tmp_path, 2))
+            made = RedisStore(nodes[0].url, LONG, timing=QUICK)
+        assert isinstance(made, GroupStore)
+        await made.start(lambda _: None)
+        stack.push_async_callback(made.close)
+        yield made
 
 
 async def held_sessions(store: GroupStore, count: int) -> list[Held]:
