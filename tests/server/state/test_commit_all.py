@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.server.state.conftest import LONG, QUICK, RedisServer, advance, make_birth, make_store, step, take
+from tests.server.state.conftest import LONG, RedisServer, advance, make_birth, make_store, step, take
 from tests.server.state.redis_opening import lose_answers, run_cli
 from tests.server.state.test_redis_cluster import clustered
 
 from carousel.errors import SessionMoved, StoreUnavailable
-from carousel.state.redis_store import RedisStore
+from carousel.state.redis_store import RedisStore, Timing
 from carousel.state.store import EndReason, GroupStore, Held, Row
 
 
@@ -22,7 +22,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
             made = make_store("redis", request, tmp_path)
         else:
             nodes = await stack.enter_async_context(clustered(tmp_path, 2))
-            made = RedisStore(nodes[0].url, LONG, timing=QUICK)
+            made = RedisStore(nodes[0].url, LONG, timing=Timing(time_out=20.0))
         assert isinstance(made, GroupStore)
         await made.start(lambda _: None)
         stack.push_async_callback(made.close)
