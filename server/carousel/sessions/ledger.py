@@ -78,7 +78,7 @@ class Ledger:
             answers = self.answer_keys(held)
             if 0 < len(answer) <= self.retention.max_answer_bytes:
                 put[f"answer/{held.row.revision + 1:012d}/{request_id}"] = answer
-            drop += answers[: self.num_dropped(answers)]
+            drop += answers[: self.num_dropped(len(answers))]
         return Change(SnapshotCodec.position(snapshot), put, tuple(drop))
 
     def advance_many(
@@ -108,10 +108,10 @@ class Ledger:
         """Oldest first."""
         return sorted([key for key in held.parts if key.startswith("answer/")])
 
-    def num_dropped(self, answers: Sequence[object]) -> int:
-        """How many of these are dropped, oldest first, when one more turn is answered, whether or not its own answer is
-        kept."""
-        return max(0, len(answers) + 1 - self.retention.max_answers)
+    def num_dropped(self, count: int) -> int:
+        """How many of so many answers are dropped, oldest first, when one more turn is answered, whether or not its own
+        answer is kept."""
+        return max(0, count + 1 - self.retention.max_answers)
 
     def is_used(self, held: Held, request_id: str) -> bool:
         """Whether the request was applied already. Its answer says so, too: answers may be kept for longer than ids,

@@ -4,10 +4,12 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 
 from carousel.errors import StoreInvalid
+from carousel.sessions.answers import write_plain_record
 from carousel.sessions.ledger import Ledger
 from carousel.sessions.order import Key
 from carousel.sessions.resident import LoggedTurn
 from carousel.sessions.turn_log import read_entry
+from carousel.state.codec import SnapshotCodec
 from carousel.state.store import Change, Held, LaterStore, SessionStore
 
 
@@ -61,7 +63,15 @@ def _note(store: LaterStore, ledger: Ledger, held: Held, turns: Iterable[LoggedT
 
 def _change(ledger: Ledger, held: Held, turn: LoggedTurn, age_seconds: float) -> Change:
     try:
-        change = ledger.advance(held, turn.snapshot, turn.request_id, turn.answer)
+        change = ledger.advance(held, turn.snapshot, turn.plain.request_id, _record(turn))
     except (KeyError, struct.error) as error:
         raise StoreInvalid(f"the log of turns, or session {held.row.id}, is damaged") from error
     return Change(change.position, change.put, change.drop, age_seconds)
+
+
+def _record(turn: LoggedTurn) -> bytes:
+    """Of its answer."""
+    plain, position = turn.plain, SnapshotCodec.position(turn.snapshot)
+    if not plain.request_id:
+        return b""
+    return write_plain_record(plain.token_id, plain.num_candidates, turn.ids, turn.log_probabilities, position)

@@ -72,17 +72,18 @@ Then = Callable[[Any, Exception | None], None]  # what was found, or why nothing
 
 
 class LoggedTurn(NamedTuple):
-    """One that moved a session by one token."""
+    """One that moved a session by one token, with what it was answered if it has a request id."""
 
     owner: str
     session_id: str
-    request_id: str
-    snapshot: bytes  # after it
-    answer: bytes  # its record, if it has a request id
     incarnation: int
     revision: int  # of the session as it was last noted
     number: int  # of the turn since, from 1
     at: float  # by the sessions' clock
+    snapshot: bytes  # after it
+    plain: Plain
+    ids: Sequence[int]
+    log_probabilities: Sequence[float]
 
 
 class _Answer(NamedTuple):
@@ -218,17 +219,10 @@ class Resident:
         window = kit.penalty_window
         recent = (*self._recent, plain.token_id)[-window:] if window else ()
         snapshot = Snapshot(self.position + 1, state, hidden_H, recent, self._next_tail(plain.token_id))
-        answer = _Answer(0, plain, found[0], found[1], self.position + 1).record() if plain.request_id else b""
+        blob, number = kit.codec.encode(snapshot), self.num_turns + 1
+        ids, log_probabilities = found[:2] if plain.request_id else ((), ())
         return LoggedTurn(
-            row.owner,
-            row.id,
-            plain.request_id,
-            kit.codec.encode(snapshot),
-            answer,
-            row.incarnation,
-            row.revision,
-            self.num_turns + 1,
-            now,
+            row.owner, row.id, row.incarnation, row.revision, number, now, blob, plain, ids, log_probabilities
         )
 
     def change(self, now: float) -> Change:
@@ -271,11 +265,12 @@ class Resident:
     def _note_answer(self, answer: _Answer) -> None:
         """As one turn after the other would."""
         retention = self._kit.ledger.retention
-        count = self._kit.ledger.num_dropped((*self._known_answers, *self._answers))
-        num_known = min(count, len(self._known_answers))
-        self._dropped_answers += self._known_answers[:num_known]
-        del self._known_answers[:num_known]
-        del self._answers[: count - num_known]
+        count = self._kit.ledger.num_dropped(len(self._known_answers) + len(self._answers))
+        if count:
+            num_known = min(count, len(self._known_answers))
+            self._dropped_answers += self._known_answers[:num_known]
+            del self._known_answers[:num_known]
+            del self._answers[: count - num_known]
         longest = max_plain_bytes(len(answer.ids))
         if longest <= retention.max_answer_bytes or len(answer.record()) <= retention.max_answer_bytes:
             self._answers.append(answer)

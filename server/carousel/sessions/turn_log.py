@@ -2,10 +2,11 @@
 session's parts later, with others.
 
 An entry has the turns of one step: "CTL" | version u8, then for each turn a head of numbers and lengths, owner, session
-id, request id, the snapshot after it, and the record of its answer. All numbers are little-endian.
+id, request id, the snapshot after it, and what it was answered. All numbers are little-endian.
 """
 
 import asyncio
+import functools
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -17,7 +18,8 @@ from carousel.sessions.rounds import Rounds
 from carousel.state.store import LogStore
 
 _MAGIC = b"CTL\x01"
-_HEAD = struct.Struct("<qqIdIIIII")  # incarnation, revision, number, moment, five lengths
+_HEAD = struct.Struct("<qqIdiII4I")  # incarnation, revision, number, moment, token, candidates wanted, found, lengths
+_CANDIDATE_BYTES = 4 + 8
 
 
 class Drafted(NamedTuple):
@@ -98,10 +100,12 @@ def write_entry(turns: Sequence[LoggedTurn]) -> bytes:
     """The opposite of `read_entry`."""
     parts = [_MAGIC]
     for turn in turns:
-        owner, session_id, request_id = turn.owner.encode(), turn.session_id.encode(), turn.request_id.encode()
-        texts = (owner, session_id, request_id, turn.snapshot, turn.answer)
-        parts.append(_HEAD.pack(turn.incarnation, turn.revision, turn.number, turn.at, *map(len, texts)))
+        plain, count = turn.plain, len(turn.ids)
+        texts = (turn.owner.encode(), turn.session_id.encode(), plain.request_id.encode(), turn.snapshot)
+        numbers = (turn.incarnation, turn.revision, turn.number, turn.at, plain.token_id, plain.num_candidates)
+        parts.append(_HEAD.pack(*numbers, count, *map(len, texts)))
         parts.extend(texts)
+        parts.append(_candidates(count).pack(*turn.ids, *turn.log_probabilities))
     return b"".join(parts)
 
 
@@ -112,16 +116,41 @@ def read_entry(entry: bytes) -> Iterator[LoggedTurn]:
     at = len(_MAGIC)
     try:
         while at < len(entry):
-            incarnation, revision, number, moment, *lengths = _HEAD.unpack_from(entry, at)
-            at += _HEAD.size
-            texts = []
-            for length in lengths:
-                texts.append(entry[at : at + length])
-                at += length
-            owner, session_id, request_id, snapshot, answer = texts
-            names = (owner.decode(), session_id.decode(), request_id.decode())
-            if at > len(entry):
-                raise StoreInvalid("the log of turns has an entry that is cut off")
-            yield LoggedTurn(*names, snapshot, answer, incarnation, revision, number, moment)
+            turn, at = _read_turn(entry, at)
+            yield turn
     except (struct.error, UnicodeDecodeError) as error:
         raise StoreInvalid(f"the log of turns is damaged: {error}") from error
+
+
+def _read_turn(entry: bytes, at: int) -> tuple[LoggedTurn, int]:
+    """And where the next one begins. Raises struct.error where the entry ends too early."""
+    incarnation, revision, number, moment, token_id, num_candidates, count, *lengths = _HEAD.unpack_from(entry, at)
+    at += _HEAD.size
+    texts = []
+    for length in lengths:
+        texts.append(entry[at : at + length])
+        at += length
+    owner, session_id, request_id, snapshot = texts
+    if at + _CANDIDATE_BYTES * count > len(entry):
+        raise struct.error("an entry is cut off")
+    values = _candidates(count).unpack_from(entry, at)
+    plain = Plain(token_id, num_candidates, request_id.decode())
+    turn = LoggedTurn(
+        owner.decode(),
+        session_id.decode(),
+        incarnation,
+        revision,
+        number,
+        moment,
+        snapshot,
+        plain,
+        values[:count],
+        values[count:],
+    )
+    return turn, at + _CANDIDATE_BYTES * count
+
+
+@functools.cache
+def _candidates(count: int) -> struct.Struct:
+    """Their ids and log-probabilities."""
+    return struct.Struct(f"<{count}i{count}d")

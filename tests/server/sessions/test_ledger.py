@@ -246,7 +246,7 @@ def advanced_at_once(held: Held, turns: Turns) -> Held:
     known = LEDGER.answer_keys(held)
     kept: list[str | tuple[int, str, bytes]] = [*known]
     for number, name, answer in named:
-        del kept[: LEDGER.num_dropped(kept)]
+        del kept[: LEDGER.num_dropped(len(kept))]
         if answer:
             kept.append((number, name, answer))
     answers = [one for one in kept if not isinstance(one, str)]
