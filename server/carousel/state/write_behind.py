@@ -26,6 +26,7 @@ from carousel.state.store import (
 
 _EVERYTHING = 2**63 - 1
 _MAX_UNWRITTEN = 4096  # sessions; beyond it turns wait for the store behind
+_MAX_TOGETHER = 64  # sessions of a write that are prepared without a pause
 _Key = tuple[str, str]  # owner, session id
 
 
@@ -278,8 +279,10 @@ class WriteBehind:
     async def _write_all(self) -> None:
         """Nobody else writes meanwhile."""
         await self._settle()
-        waiting = list(self._unwritten.items())
-        outcomes = await asyncio.gather(*(self._write(*one) for one in waiting), return_exceptions=True)
+        waiting, outcomes = list(self._unwritten.items()), list[BaseException | None]()
+        for first in range(0, len(waiting), _MAX_TOGETHER):
+            some = waiting[first : first + _MAX_TOGETHER]
+            outcomes += await asyncio.gather(*(self._write(*one) for one in some), return_exceptions=True)
         failures = [outcome for outcome in outcomes if outcome is not None]
         self._is_failing = bool(failures)
         if failures:
