@@ -166,12 +166,15 @@ class Residents:
     def _logged(self, drafted: Drafted, now: float) -> None:
         """A turn that had to be in the log first has happened, unless its session has ended meanwhile."""
         resident, plain, found, sink = drafted
-        named: Named | None = None
-        if not resident.is_leaving:
-            named = resident.note(plain, found, now)
-            named = named.durable_to(named.position)
+        outcome: Named | Exception | None = None
+        try:
+            if not resident.is_leaving:
+                named = resident.note(plain, found, now)
+                outcome = named.durable_to(named.position)
+        except Exception as error:  # a defect of ours
+            outcome = error
         self._rest(resident)
-        sink.put(named)
+        sink.put(outcome)
 
     def _refused(self, drafted: Drafted, error: Exception) -> None:
         self._rest(drafted.resident)

@@ -30,3 +30,12 @@ class Rounds(Generic[Item]):
         task = asyncio.create_task(self._work(items), name=self._name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def tell(work: Callable[[], None]) -> None:
+    """What became of one of several turns, so that the others have their answers whatever comes of it."""
+    try:
+        work()
+    except Exception as error:  # a defect of ours
+        context = {"message": "a held turn was not delivered", "exception": error}
+        asyncio.get_running_loop().call_exception_handler(context)

@@ -2,10 +2,11 @@
 back."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from carousel.sessions.resident import Named, Resident, Sink
-from carousel.sessions.rounds import Rounds
+from carousel.sessions.rounds import Rounds, tell
 from carousel.state.store import Change, GroupStore, Held, Row
 
 _NOTHING = Change(0, {})
@@ -49,4 +50,4 @@ class StepWrites:
             outcomes = [error] * len(noted)
             changes = changes or [(one.resident.held, _NOTHING) for one in noted]
         for one, (_, change), outcome in zip(noted, changes, outcomes, strict=True):
-            self._written(one, change, outcome)
+            tell(partial(self._written, one, change, outcome))

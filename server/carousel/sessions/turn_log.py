@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from carousel.errors import StoreInvalid
 from carousel.sessions.resident import Found, LoggedTurn, Plain, Resident, Sink
-from carousel.sessions.rounds import Rounds
+from carousel.sessions.rounds import Rounds, tell
 from carousel.state.store import LogStore
 
 _MAGIC = b"CTL\x01"
@@ -69,21 +69,15 @@ class TurnLog:
             await self._store.append(entry, partial(self._tell, drafted, now))
         except Exception as error:
             for one in drafted:
-                self._refuse(one, error)
+                one.resident.is_logging = False
+                tell(partial(self._refused, one, error))
             self._wake()
 
     def _tell(self, drafted: Sequence[Drafted], now: float) -> None:
         for one in drafted:
             one.resident.is_logging = False
-            try:
-                self._logged(one, now)
-            except Exception as error:  # a defect of ours; the others shall have their answers
-                self._refuse(one, error)
+            tell(partial(self._logged, one, now))
         self._wake()
-
-    def _refuse(self, one: Drafted, error: Exception) -> None:
-        one.resident.is_logging = False
-        self._refused(one, error)
 
     def _wake(self) -> None:
         told, self._told = self._told, None
