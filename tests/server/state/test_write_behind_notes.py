@@ -8,6 +8,7 @@ from tests.server.state.opening import GatedStore, start_behind
 
 from carousel.errors import SessionMoved, StoreUnavailable
 from carousel.state.store import Change, EndReason, Held, Row
+from carousel.state.write_ahead import WriteAhead
 
 
 @pytest.fixture
@@ -102,4 +103,30 @@ async def test_what_was_acknowledged_is_noted_although_a_write_failed(inner: Gat
     await store.flush()
     store.check_open()
     assert await inner.read("ann", "s") == row
+    await store.close()
+
+
+async def test_a_turn_that_is_written_at_once_makes_what_others_hold_stale(inner: GatedStore) -> None:
+    """In a store that has a log; and one that fails does not."""
+    store = WriteAhead(inner, 1e6)
+    await store.start(lambda _: None)
+    await open_session(store)
+    held, other = await take(store), await take(store)
+    inner.is_broken = True
+    with pytest.raises(StoreUnavailable):
+        await store.commit(other, step(other, {"x": b"1"}))
+    inner.is_broken = False
+    row = store.note(held, step(held, {"x": b"2"}))
+    held = Held(row, {**held.parts, "x": b"2"}, held.epoch)
+    await store.release(other)
+    other = await take(store)
+    assert other.row == row
+    row = await store.commit(other, step(other, {"x": b"3"}))
+    assert await inner.read("ann", "s") == row
+    with pytest.raises(SessionMoved):
+        store.note(held, step(held, {"x": b"4"}))
+    for one in (held, other):
+        await store.release(one)
+    await store.flush()
+    assert ((await take(store)).parts["x"], await inner.read("ann", "s")) == (b"3", row)
     await store.close()
