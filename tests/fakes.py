@@ -14,7 +14,7 @@ from carousel.bundle.layout import Array, StateBatch, StateLayout, StateTensor
 from carousel.bundle.tokenizer import Tokenizer, TokenizerKind
 from carousel.engine import sampler
 from carousel.engine.model import Candidates, Likeliest, TargetScores
-from carousel.errors import StoreUnavailable
+from carousel.errors import CarouselError, StoreUnavailable
 from carousel.state.store import Birth, Change, Deed, Ending, EndReason, Held, Row, SessionStore
 from carousel.turns import Sampling, Snapshot
 
@@ -214,6 +214,15 @@ class FaultyStore:
         except BaseException as error:
             self.log.append(type(error).__name__)
             raise
+
+    async def commit_all(self, changes: Sequence[tuple[Held, Change]]) -> list[Row | CarouselError]:
+        outcomes = list[Row | CarouselError]()
+        for held, change in changes:
+            try:
+                outcomes.append(await self.commit(held, change))
+            except CarouselError as error:
+                outcomes.append(error)
+        return outcomes
 
     async def release(self, held: Held) -> None:
         await self.inner.release(held)

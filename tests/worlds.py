@@ -18,6 +18,7 @@ from carousel.sessions.events import EventHub
 from carousel.sessions.ledger import Ledger, Retention
 from carousel.sessions.lives import Lives
 from carousel.sessions.order import TurnOrder
+from carousel.sessions.recovery import recover
 from carousel.sessions.resident import Kit
 from carousel.sessions.residents import Residents
 from carousel.sessions.sealing import Sealer
@@ -104,6 +105,7 @@ async def running_world(plan: Plan | None = None) -> AsyncIterator[World]:
     lives = make_lives(plan, manifest, engine, store, clock, metrics)
     seats = Seats(engine, plan.tokenizer, lives, seal_seconds=50)
     await store.start(lives.tell)
+    await recover(store, lives.ledger, clock())
     await engine.start()
     sessions = Sessions(manifest, plan.tokenizer, engine, seats, plan.limits, metrics)
     try:

@@ -36,6 +36,7 @@ from carousel.sessions.events import EventHub
 from carousel.sessions.ledger import Ledger, Retention
 from carousel.sessions.lives import Lives
 from carousel.sessions.order import TurnOrder
+from carousel.sessions.recovery import recover
 from carousel.sessions.resident import Kit
 from carousel.sessions.residents import Residents
 from carousel.sessions.sealing import Sealer
@@ -50,7 +51,6 @@ from carousel.tasks import running_task
 from carousel.web.app import WebServer, make_app
 
 _LAST_BYTES_SECONDS = 1.0
-_STAY_SECONDS = 0.25  # that a stream keeps a session which another server may want
 _HELD_BYTES = 2**26  # of the rows of sessions that streams hold
 _UNCOUNTED_STREAMS = 20  # of one connection, beside watches of health: reflection, GetModel
 
@@ -104,6 +104,7 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
         await stack.enter_async_context(running_task("loop_watch", watch.run, metrics.task_restarted))
         await store.start(lives.tell)
         stack.push_async_callback(store.close)
+        await recover(store, lives.ledger, lives.clock())
         stack.callback(sessions.close)
         stack.push_async_callback(engine.stop)
         await engine.start()
@@ -252,7 +253,6 @@ def make_lives(settings: Settings, bundle: Bundle, engine: Engine, store: Sessio
         store,
         order,
         time.time,
-        max_stay_seconds=_STAY_SECONDS if store.is_shared else None,
         is_enabled=settings.when_full == "evict",
     )
     return Lives(

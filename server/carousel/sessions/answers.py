@@ -81,6 +81,7 @@ class ScoringRecord:
 
 _SCORED_BYTES = 60  # the least that a token's rating takes in a record
 _RECORD_BYTES, _ITEM_BYTES = 1_024, 200
+_NUM_CANDIDATES = PredictionRequest().num_candidates
 _RECORDS: TypeAdapter[Record] = TypeAdapter(Record)
 _REQUESTS: TypeAdapter[Request] = TypeAdapter(Request)
 
@@ -107,6 +108,22 @@ def write_record(record: Record) -> bytes:
     return to_json(record, inf_nan_mode="constants")
 
 
+def write_plain_record(
+    token_id: int, num_candidates: int, ids: Sequence[int], log_probabilities: Sequence[float], position: int
+) -> bytes:
+    """As `write_record` for a prediction after one token, in a third of the time."""
+    candidates = [{"id": one, "log_probability": value} for one, value in zip(ids, log_probabilities, strict=True)]
+    standing = {"position": position, "durable_position": 0, "state": "", "is_replay": False}
+    answer = {"candidates": candidates, "words": [], "standing": standing}
+    content = {"fingerprint": _plain_fingerprint(token_id, num_candidates), "answer": answer}
+    return to_json(content, inf_nan_mode="constants")
+
+
+def max_plain_bytes(num_candidates: int) -> int:
+    """No record of a prediction after one token is longer."""
+    return 256 + 96 * num_candidates
+
+
 def read_record(content: bytes) -> Record:
     return _RECORDS.validate_json(content)
 
@@ -124,5 +141,14 @@ def answered_position(answer: Answer) -> int:
 
 def fingerprint(request: Request) -> str:
     """The same for equal requests. Defaults are left out, so that a field added later tells no old repeats apart."""
-    content = _REQUESTS.dump_json(request, exclude_defaults=True)
-    return hashlib.blake2b(type(request).__name__.encode() + content, digest_size=12).hexdigest()
+    return _digest(type(request).__name__.encode() + _REQUESTS.dump_json(request, exclude_defaults=True))
+
+
+def _plain_fingerprint(token_id: int, num_candidates: int) -> str:
+    """Of a PredictionRequest with nothing else in it."""
+    rest = b"" if num_candidates == _NUM_CANDIDATES else b',"num_candidates":%d' % num_candidates
+    return _digest(b'PredictionRequest{"input":[%d]%b}' % (token_id, rest))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=12).hexdigest()

@@ -14,8 +14,8 @@ from carousel.sessions.carried import CarriedSequences
 from carousel.sessions.deeds import is_request_id
 from carousel.sessions.order import Key
 from carousel.sessions.requests import Caller, Prediction, PredictionRequest
-from carousel.sessions.resident import Named, Plain, Resident
-from carousel.sessions.residents import Residents, Sink
+from carousel.sessions.resident import Named, Plain, Resident, Sink
+from carousel.sessions.residents import Residents
 from carousel.turns import Snapshot
 
 

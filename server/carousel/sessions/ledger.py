@@ -75,10 +75,10 @@ class Ledger:
             drop = sorted(boundaries)[:num_over] if num_over > 0 else []
         if request_id:
             put["used"] = self._use(held, request_id)
-            answers = sorted(key for key in held.parts if key.startswith("answer/"))
+            answers = self.answer_keys(held)
             if 0 < len(answer) <= self.retention.max_answer_bytes:
                 put[f"answer/{held.row.revision + 1:012d}/{request_id}"] = answer
-            drop += answers[: max(0, len(answers) + 1 - self.retention.max_answers)]
+            drop += answers[: self.num_dropped(len(answers))]
         return Change(SnapshotCodec.position(snapshot), put, tuple(drop))
 
     def advance_many(
@@ -87,23 +87,31 @@ class Ledger:
         boundaries: Sequence[Boundary],
         request_ids: Sequence[str],
         answers: Sequence[tuple[int, str, bytes]],
+        dropped_answers: Sequence[str] = (),
     ) -> Change:
-        """Several turns that each moved the session: their last boundaries, all their request ids, and the answers of
-        the last of these, with the turn's number and the id. An empty answer is not kept."""
+        """Several turns that each moved the session: their last boundaries and all their request ids. Of the answers
+        those that are kept, with the turn's number and the id, and the keys of those that are no longer, as
+        `num_dropped` has it turn by turn."""
         revision, last = held.row.revision, boundaries[-1]
         put = {_among(revision, one.number): one.snapshot for one in boundaries[:-1]}
         put[_at(revision + 1)] = last.snapshot
-        kept = sorted(key for key in held.parts if key.startswith("at/"))
+        kept = sorted([key for key in held.parts if key.startswith("at/")])
         drop = kept[: max(0, len(kept) + len(boundaries) - self.retention.max_turns - 1)]
         if request_ids:
             put["used"] = self._use(held, *request_ids)
-            known = sorted(key for key in held.parts if key.startswith("answer/"))
-            drop += known[: max(0, len(known) + len(request_ids) - self.retention.max_answers)]
         for number, request_id, answer in answers:
-            if answer:
-                turn = f"{revision + 1:012d}" if number == last.number else f"{revision:012d}~{number:04d}"
-                put[f"answer/{turn}/{request_id}"] = answer
-        return Change(SnapshotCodec.position(last.snapshot), put, tuple(drop))
+            turn = f"{revision + 1:012d}" if number == last.number else f"{revision:012d}~{number:04d}"
+            put[f"answer/{turn}/{request_id}"] = answer
+        return Change(SnapshotCodec.position(last.snapshot), put, (*drop, *dropped_answers))
+
+    def answer_keys(self, held: Held) -> list[str]:
+        """Oldest first."""
+        return sorted([key for key in held.parts if key.startswith("answer/")])
+
+    def num_dropped(self, count: int) -> int:
+        """How many of so many answers are dropped, oldest first, when one more turn is answered, whether or not its own
+        answer is kept."""
+        return max(0, count + 1 - self.retention.max_answers)
 
     def is_used(self, held: Held, request_id: str) -> bool:
         """Whether the request was applied already. Its answer says so, too: answers may be kept for longer than ids,

@@ -1,27 +1,25 @@
 """A session that a Predict stream holds: its present lies in the engine's columns, not in the store.
 
-It stays taken in the store meanwhile. What happened since is kept as it came, a few numbers a turn, and becomes bytes
-when it is written: at once where a turn must be written before it is answered, else when somebody else wants the
-session, when it was idle for a moment, or when there is much of it.
+What happened since is kept as it came, a few numbers a turn, and becomes bytes when it is written: at once where a turn
+must be written before it is answered, else when somebody else wants the session, when it was idle for a moment, or when
+there is much of it.
 """
 
 import asyncio
-import collections
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from carousel.bundle.tokenizer import Tokenizer
 from carousel.engine.columns import Columns
 from carousel.engine.engine import Engine
 from carousel.errors import ModelFailed
 from carousel.records import record
-from carousel.sessions.answers import Record, answer_room, fingerprint, write_record
+from carousel.sessions.answers import max_plain_bytes, write_plain_record
 from carousel.sessions.ledger import Boundary, Ledger
-from carousel.sessions.requests import Prediction, PredictionRequest, Standing
 from carousel.sessions.text import pending_bytes
 from carousel.state.codec import SnapshotCodec
 from carousel.state.store import Change, Held, Row
-from carousel.turns import Candidate, Snapshot
+from carousel.turns import Snapshot
 
 
 @record(frozen=True, slots=True)
@@ -42,6 +40,22 @@ class Named(NamedTuple):
     position: int
     durable_position: int
 
+    def durable_to(self, position: int) -> "Named":
+        return Named(self.ids, self.log_probabilities, self.position, position)
+
+
+class Sink(Protocol):
+    """Where a turn's answer goes."""
+
+    @property
+    def is_over(self) -> bool:
+        """The answer is not wanted any more: the turn shall not happen."""
+        ...
+
+    def put(self, outcome: Named | Exception | None) -> None:
+        """None: it did not happen, and is to go the ordinary way."""
+        ...
+
 
 class Kit(NamedTuple):
     """What all residents use."""
@@ -53,16 +67,35 @@ class Kit(NamedTuple):
     penalty_window: int
 
 
+Found = tuple[Sequence[int], Sequence[float], bool]  # likeliest ids, their log-probabilities, whether all is finite
 Then = Callable[[Any, Exception | None], None]  # what was found, or why nothing was
+
+
+class LoggedTurn(NamedTuple):
+    """One that moved a session by one token, with what it was answered if it has a request id."""
+
+    owner: str
+    session_id: str
+    incarnation: int
+    revision: int  # of the session as it was last noted
+    number: int  # of the turn since, from 1
+    at: float  # by the sessions' clock
+    snapshot: bytes  # after it
+    plain: Plain
+    ids: Sequence[int]
+    log_probabilities: Sequence[float]
 
 
 class _Answer(NamedTuple):
     number: int  # of the turn
-    token_id: int
-    num_candidates: int
+    plain: Plain
     ids: Sequence[int]
     log_probabilities: Sequence[float]
     position: int
+
+    def record(self) -> bytes:
+        plain = self.plain
+        return write_plain_record(plain.token_id, plain.num_candidates, self.ids, self.log_probabilities, self.position)
 
 
 class Resident:
@@ -71,9 +104,10 @@ class Resident:
     __slots__ = (
         "_answered",
         "_answers",
-        "_delivered",
+        "_dropped_answers",
         "_first_row",
         "_kit",
+        "_known_answers",
         "_place",
         "_recent",
         "_request_ids",
@@ -81,13 +115,12 @@ class Resident:
         "_tail",
         "_tails",
         "_then",
-        "_waiter",
-        "came_at",
         "held",
         "is_awaited",
         "is_busy",
         "is_excused",
         "is_leaving",
+        "is_logging",
         "key",
         "last_used",
         "left",
@@ -102,16 +135,15 @@ class Resident:
         self.key = (held.row.owner, held.row.id)
         self._first_row = first_row
         self._place = 0  # in the ring
-        self._waiter: asyncio.Future[Any] | None = None
         self._then: Then | None = None
         self._rested: asyncio.Future[None] | None = None
-        self._delivered = True
         self.is_busy = False
         self.is_awaited = False  # somebody waits for it to leave: no turn is begun before that
         self.is_leaving = False  # nothing may be begun any more
         self.is_excused = False  # the stream that holds it wants it itself, in the ordinary way
+        self.is_logging = False  # a turn is on its way to the log, after the state and number that it says there
         self.left = asyncio.Event()  # it is in the store again
-        self.came_at = self.last_used = now
+        self.last_used = now
         self.used_at = 0.0  # of the sessions' clock
         self._base(held)
         snapshot = kit.codec.decode(kit.ledger.current(held))
@@ -143,25 +175,19 @@ class Resident:
             return True
         return self._kit.ledger.is_remembered(self.held, request_id)
 
-    def begin(self, plain: Plain, engine: Engine, then: Then | None = None) -> None:
-        """A turn. `finish` must follow, whatever comes of it: `then` is told what was found, or `found` is awaited.
-        Raises Overloaded."""
+    def begin(self, plain: Plain, engine: Engine, then: Then) -> None:
+        """A turn: `then` is told what was found, and must have `finish` follow. Raises Overloaded."""
         row, next_row = self._row(self._place), self._row(self._place + 1)
         engine.advance(self.key[0], row, next_row, plain.token_id, plain.num_candidates, self)
-        self.is_busy, self._delivered = True, False
+        self.is_busy = True
         self._then = then
-        self._waiter = engine.create_future() if then is None else None
-
-    async def found(self) -> tuple[list[int], list[float], bool]:
-        """What the engine found. To be cancelled gives the turn up."""
-        assert self._waiter is not None
-        found: tuple[list[int], list[float], bool] = await self._waiter
-        return found
 
     def finish(self) -> None:
-        """The turn's caller is done with it, whatever came of it; also if none was begun."""
-        if self._delivered:
-            self._rest()
+        """The turn is over, whatever came of it."""
+        self.is_busy = False
+        if self._rested is not None and not self._rested.done():
+            self._rested.set_result(None)
+        self._rested = None
 
     async def rested(self) -> None:
         """Until no turn runs."""
@@ -170,25 +196,34 @@ class Resident:
                 self._rested = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._rested)
 
-    def note(self, plain: Plain, found: tuple[list[int], list[float], bool], now: float) -> Named:
-        """The turn has happened. Raises ModelFailed, and then it has not."""
-        ids, log_probabilities, is_finite = found
-        if not is_finite:
-            raise ModelFailed("the model produced a value that is not a number")
-        if len(ids) > plain.num_candidates:
-            ids, log_probabilities = ids[: plain.num_candidates], log_probabilities[: plain.num_candidates]
+    def note(self, plain: Plain, found: Found, now: float) -> Named:
+        """The turn has happened."""
+        ids, log_probabilities, _ = found
         self._place += 1
         self.num_turns += 1
         self.position += 1
         self.used_at = now
         self._recent.append(plain.token_id)
-        self._note_tail(plain.token_id)
+        self._tail = self._next_tail(plain.token_id)
+        if self._tail:
+            self._tails[self.num_turns] = self._tail
         if plain.request_id:
             self._request_ids[plain.request_id] = None
-            self._answers.append(
-                _Answer(self.num_turns, plain.token_id, plain.num_candidates, ids, log_probabilities, self.position)
-            )
+            self._note_answer(_Answer(self.num_turns, plain, ids, log_probabilities, self.position))
         return Named(ids, log_probabilities, self.position, 0)
+
+    def sketch(self, plain: Plain, found: Found, now: float) -> LoggedTurn:
+        """The turn as it will have happened."""
+        kit, row = self._kit, self.held.row
+        state, hidden_H = kit.columns.save(self._row(self._place + 1))
+        window = kit.penalty_window
+        recent = (*self._recent, plain.token_id)[-window:] if window else ()
+        snapshot = Snapshot(self.position + 1, state, hidden_H, recent, self._next_tail(plain.token_id))
+        blob, number = kit.codec.encode(snapshot), self.num_turns + 1
+        ids, log_probabilities = found[:2] if plain.request_id else ((), ())
+        return LoggedTurn(
+            row.owner, row.id, row.incarnation, row.revision, number, now, blob, plain, ids, log_probabilities
+        )
 
     def change(self, now: float) -> Change:
         """All turns since the session was last written, as one change."""
@@ -196,17 +231,15 @@ class Resident:
         num_kept = min(self.num_turns, ledger.retention.max_turns + 1)
         numbers = range(self.num_turns - num_kept + 1, self.num_turns + 1)
         boundaries = [Boundary(number, kit.codec.encode(self._snapshot(number))) for number in numbers]
+        answers = [(one.number, one.plain.request_id, one.record()) for one in self._answers]
         names = list(self._request_ids)
-        first = len(names) - len(self._answers)
-        answers = [
-            (one.number, name, self._record(one)) for name, one in zip(names[first:], self._answers, strict=True)
-        ]
-        change = ledger.advance_many(self.held, boundaries, names, answers)
+        change = ledger.advance_many(self.held, boundaries, names, answers, self._dropped_answers)
         return change if self.used_at >= now else Change(change.position, change.put, change.drop, now - self.used_at)
 
     def written(self, row: Row, change: Change) -> None:
         """The session stands at `row` in the store now."""
-        parts = {name: part for name, part in self.held.parts.items() if name not in set(change.drop)}
+        dropped = set(change.drop)
+        parts = {name: part for name, part in self.held.parts.items() if name not in dropped}
         self._base(Held(row, parts | dict(change.put), self.held.epoch))
         window = self._kit.penalty_window
         self._recent = self._recent[-window:] if window else []
@@ -215,39 +248,38 @@ class Resident:
         self.held = held
         self.num_turns = 0
         self._request_ids: dict[str, None] = {}  # of the turns since, oldest first
-        self._answers: collections.deque[_Answer] = collections.deque(maxlen=self._kit.ledger.retention.max_answers)
-        self._answered = {key.split("/", 2)[2] for key in held.parts if key.startswith("answer/")}
+        self._known_answers = self._kit.ledger.answer_keys(held)  # that are still kept
+        self._dropped_answers: list[str] = []
+        self._answers: list[_Answer] = []  # of the turns since, that are kept
+        self._answered = {key.split("/", 2)[2] for key in self._known_answers}
         self._tails: dict[int, bytes] = {}
 
     def _row(self, place: int) -> int:
         return self._first_row + place % self._kit.columns.ring_size
 
     def _deliver(self, found: Any, error: Exception | None) -> None:
-        self._delivered = True
-        if self._then is not None:
-            then, self._then = self._then, None
-            return then(found, error)
-        waiter, self._waiter = self._waiter, None
-        assert waiter is not None
-        if waiter.done():
-            self._rest()  # whoever asked is gone: nothing has happened
-        elif error is not None:
-            waiter.set_exception(error)
-        else:
-            waiter.set_result(found)
+        then, self._then = self._then, None
+        assert then is not None
+        then(found, error)
 
-    def _rest(self) -> None:
-        self.is_busy = False
-        if self._rested is not None and not self._rested.done():
-            self._rested.set_result(None)
-        self._rested = None
+    def _note_answer(self, answer: _Answer) -> None:
+        """As one turn after the other would."""
+        retention = self._kit.ledger.retention
+        count = self._kit.ledger.num_dropped(len(self._known_answers) + len(self._answers))
+        if count:
+            num_known = min(count, len(self._known_answers))
+            self._dropped_answers += self._known_answers[:num_known]
+            del self._known_answers[:num_known]
+            del self._answers[: count - num_known]
+        longest = max_plain_bytes(len(answer.ids))
+        if longest <= retention.max_answer_bytes or len(answer.record()) <= retention.max_answer_bytes:
+            self._answers.append(answer)
 
-    def _note_tail(self, token_id: int) -> None:
+    def _next_tail(self, token_id: int) -> bytes:
         spelling = self._kit.tokenizer.token_bytes(token_id)
-        if self._tail or not spelling or spelling[-1] >= 0x80:
-            self._tail = pending_bytes(self._kit.tokenizer, self._tail, (token_id,))
-            if self._tail:
-                self._tails[self.num_turns] = self._tail
+        if not self._tail and spelling and spelling[-1] < 0x80:
+            return b""
+        return pending_bytes(self._kit.tokenizer, self._tail, (token_id,))
 
     def _snapshot(self, number: int) -> Snapshot:
         """After the turn of that number."""
@@ -257,10 +289,12 @@ class Resident:
         recent = tuple(self._recent[max(0, end - window) : end]) if window else ()
         return Snapshot(self.position - back, state, hidden_H, recent, self._tails.get(number, b""))
 
-    def _record(self, answer: _Answer) -> bytes:
-        """Empty when it is too long to be kept."""
-        request = PredictionRequest((answer.token_id,), answer.num_candidates)
-        candidates = tuple(map(Candidate, answer.ids, answer.log_probabilities))
-        prediction = Prediction(candidates, (), Standing(answer.position, 0))
-        content = write_record(Record(fingerprint(request), prediction))
-        return content if len(content) <= answer_room(self._kit.ledger.retention, request) else b""
+
+def checked(plain: Plain, found: Found) -> Found:
+    """As many candidates as are wanted. Raises ModelFailed."""
+    ids, log_probabilities, is_finite = found
+    if not is_finite:
+        raise ModelFailed("the model produced a value that is not a number")
+    if len(ids) <= plain.num_candidates:
+        return found
+    return ids[: plain.num_candidates], log_probabilities[: plain.num_candidates], is_finite

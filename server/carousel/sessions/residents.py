@@ -8,16 +8,29 @@ soon, so that it expires in time; when the columns are full, the one that is idl
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, cast
+from functools import partial
+from typing import Any
 
 from carousel.engine.columns import Columns
 from carousel.engine.engine import Engine
-from carousel.errors import CarouselError, Overloaded, SessionMoved, StateInvalid, StoreUnavailable
+from carousel.errors import Overloaded, SessionMoved, StateInvalid, StoreUnavailable
 from carousel.sessions import checks
 from carousel.sessions.endurance import finish
 from carousel.sessions.order import Key, TurnOrder
-from carousel.sessions.resident import Kit, Named, Plain, Resident
-from carousel.state.store import Ending, Held, ImmediateStore, SessionStore
+from carousel.sessions.resident import Kit, Named, Plain, Resident, Sink, checked
+from carousel.sessions.step_writes import Noted, StepWrites
+from carousel.sessions.turn_log import Drafted, TurnLog
+from carousel.state.store import (
+    Change,
+    Ending,
+    GroupStore,
+    Held,
+    ImmediateStore,
+    LaterStore,
+    LogStore,
+    Row,
+    SessionStore,
+)
 
 _now = time.monotonic
 _IDLE_SECONDS = 0.25
@@ -28,23 +41,31 @@ _MAX_LEAVING = 16  # that are written without a pause
 _NOT_TO_BE_HAD = (Overloaded, StateInvalid, StoreUnavailable)
 
 
-class Sink(Protocol):
-    """Where a turn's answer goes."""
+class _Asking:
+    """Somebody who waits for the answer, until he gives up."""
+
+    __slots__ = ("answer",)
+
+    def __init__(self, answer: "asyncio.Future[Named | None]") -> None:
+        self.answer = answer
 
     @property
     def is_over(self) -> bool:
-        """The answer is not wanted any more: the turn shall not happen."""
-        ...
+        return self.answer.done()
 
     def put(self, outcome: Named | Exception | None) -> None:
-        """None: it did not happen, and is to go the ordinary way."""
-        ...
+        if self.answer.done():
+            return
+        if isinstance(outcome, Exception):
+            self.answer.set_exception(outcome)
+        else:
+            self.answer.set_result(outcome)
 
 
 class Residents:
-    """In a store that is immediate, turns are written when a session leaves, and a resident is in use only while a turn
-    runs. In others each turn is written before its answer, and a resident stays taken, where other servers may want it
-    for `max_stay_seconds` at most."""
+    """How turns are written is the store's nature. Where nothing waits, when the session leaves, and a resident is in
+    use only while a turn runs. Elsewhere it stays taken: a store that writes later is told before it writes, and one
+    that writes at once is given all turns of a step together, before they are answered."""
 
     def __init__(
         self,
@@ -54,16 +75,28 @@ class Residents:
         order: TurnOrder,
         clock: Callable[[], float],
         *,
-        max_stay_seconds: float | None = None,
         is_enabled: bool = True,
     ) -> None:
         self._engine = engine
         self._make_kit = make_kit
         self._store = store
-        self._immediate = cast(ImmediateStore, store) if store.is_immediate else None
+        self._immediate: ImmediateStore | None = None
+        self._later: LaterStore | None = None
+        self._log: TurnLog | None = None
+        self._writes: StepWrites | None = None
+        if isinstance(store, ImmediateStore):
+            self._immediate = store
+        elif isinstance(store, LaterStore):
+            self._later = store
+            store.settle_with(self.settle)
+            if isinstance(store, LogStore):
+                self._log = TurnLog(store, clock, self._logged, self._refused)
+        elif isinstance(store, GroupStore):
+            self._writes = StepWrites(store, clock, self._written)
+        else:
+            is_enabled = False
         self._order = order
         self._clock = clock
-        self._max_stay_seconds = max_stay_seconds
         self._is_enabled = is_enabled
         self._kit: Kit | None = None
         self._here: dict[Key, Resident] = {}  # idle for longest first
@@ -92,57 +125,102 @@ class Residents:
         return not (resident.is_busy or self._order.is_held(resident.key)) and self._fits(resident, plain)
 
     async def take_turn(self, resident: Resident, plain: Plain) -> Named | None:
-        """None: it did not happen, and is to go the ordinary way. Raises ModelFailed, Overloaded, StoreUnavailable, or
-        ShuttingDown."""
-        lazy = self._immediate
-        if lazy is not None and not lazy.pin(*resident.key):
-            return None
-        try:
-            resident.begin(plain, self._engine)
-            found = await resident.found()
-            if resident.is_leaving:  # it ended meanwhile
-                return None
-            named = resident.note(plain, found, self._clock())
-            return named if lazy is not None else await finish(self._write(resident, named))
-        finally:
-            resident.finish()
-            self._touch(resident)
-            if lazy is not None:
-                lazy.unpin(*resident.key)
+        """None: it did not happen, and is to go the ordinary way. Whoever is cancelled gives it up, unless it has
+        happened. Raises ModelFailed, Overloaded, StoreUnavailable, or ShuttingDown."""
+        asking = _Asking(self._engine.create_future())
+        return await asking.answer if self.begin_turn(resident, plain, asking) else None
 
     def begin_turn(self, resident: Resident, plain: Plain, sink: Sink) -> bool:
-        """The same without waiting, for streams of many sequences; False where turns are written before their answers.
-        Raises Overloaded."""
-        lazy = self._immediate
-        if lazy is None or not lazy.pin(*resident.key):
+        """The same without waiting; False where it cannot be begun. Raises Overloaded."""
+        if self._immediate is not None and not self._immediate.pin(*resident.key):
             return False
-
-        def end(found: Any, error: Exception | None) -> None:
-            try:
-                outcome = self._end_turn(resident, plain, found, error, is_wanted=not sink.is_over)
-            finally:
-                lazy.unpin(*resident.key)
-            sink.put(outcome)
-
         try:
-            resident.begin(plain, self._engine, end)
+            resident.begin(plain, self._engine, partial(self._end_turn, resident, plain, sink))
         except Overloaded:
-            lazy.unpin(*resident.key)
+            if self._immediate is not None:
+                self._immediate.unpin(*resident.key)
             raise
         return True
 
-    def _end_turn(
-        self, resident: Resident, plain: Plain, found: Any, error: Exception | None, *, is_wanted: bool
-    ) -> Named | Exception | None:
+    def _end_turn(self, resident: Resident, plain: Plain, sink: Sink, found: Any, error: Exception | None) -> None:
+        outcome: Named | Exception | None = error
         try:
-            if error is not None or resident.is_leaving or not is_wanted:
-                return error
-            return resident.note(plain, found, self._clock())
+            if error is None and not resident.is_leaving and not sink.is_over:
+                found = checked(plain, found)
+                if self._later is not None:
+                    self._later.check_open()
+                if self._log is not None:
+                    return self._log.add(Drafted(resident, plain, found, sink))
+                named = outcome = resident.note(plain, found, self._clock())
+                if self._writes is not None:
+                    return self._writes.add(Noted(resident, named, sink))
+                if self._later is not None:
+                    outcome = named.durable_to(self._store.durable_position(resident.held.row))
         except Exception as refusal:
-            return refusal
-        finally:
-            resident.finish()
-            self._touch(resident)
+            outcome = refusal
+        if self._immediate is not None:
+            self._immediate.unpin(*resident.key)
+        self._rest(resident)
+        sink.put(outcome)
+
+    def _logged(self, drafted: Drafted, now: float) -> None:
+        """A turn that had to be in the log first has happened, unless its session has ended meanwhile."""
+        resident, plain, found, sink = drafted
+        outcome: Named | Exception | None = None
+        try:
+            if not resident.is_leaving:
+                named = resident.note(plain, found, now)
+                outcome = named.durable_to(named.position)
+        except Exception as error:  # a defect of ours
+            outcome = error
+        self._rest(resident)
+        sink.put(outcome)
+
+    def _refused(self, drafted: Drafted, error: Exception) -> None:
+        self._rest(drafted.resident)
+        drafted.sink.put(error)
+
+    def _written(self, noted: Noted, change: Change, outcome: Row | Exception) -> None:
+        """What became of a turn that has to be in the store before its answer."""
+        resident, named, sink = noted
+        answer: Named | Exception | None = None
+        if isinstance(outcome, Row):
+            resident.written(outcome, change)
+            answer = named.durable_to(self._store.durable_position(outcome))
+        else:
+            self._lose(resident)
+            if not isinstance(outcome, SessionMoved):
+                answer = outcome
+            elif self._store.is_shared:
+                self._wanted[resident.key] = _now()  # by another server
+        self._rest(resident)
+        sink.put(answer)
+
+    def _rest(self, resident: Resident) -> None:
+        resident.finish()
+        resident.last_used = _now()
+        if self._here.get(resident.key) is resident:
+            self._here[resident.key] = self._here.pop(resident.key)
+
+    async def settle(self) -> None:
+        """The store is told what happened until now."""
+        for number, resident in enumerate(list(self._here.values()), 1):
+            if self._log is not None:
+                await self._log.until_told(resident)
+            if resident.num_turns and self._here.get(resident.key) is resident:
+                self._tell(resident)
+            if number % _MAX_LEAVING == 0:
+                await asyncio.sleep(0)
+
+    def _tell(self, resident: Resident) -> None:
+        """A store that writes later."""
+        assert self._later is not None
+        change = resident.change(self._clock())
+        try:
+            row = self._later.note(resident.held, change)
+        except SessionMoved:  # it has ended
+            return self._lose(resident)
+        resident.written(row, change)
 
     async def move_in(self, key: Key, plain: Plain) -> tuple[Resident | None, Named | None]:
         """Take the session for a stream, with the first turn, which has its place among the turns of others. None when
@@ -185,8 +263,7 @@ class Residents:
         if resident is None or resident.is_leaving:
             return
         if resident.held.row.incarnation == ending.incarnation:
-            self._gone[resident] = None
-            self._remove(resident)
+            self._lose(resident)
 
     async def run(self) -> None:
         """For ever: give back what is idle, forget what was wanted long ago."""
@@ -215,7 +292,6 @@ class Residents:
             or (plain.request_id and resident.is_known(plain.request_id))
             or self._clock() + _MARGIN_SECONDS >= resident.held.row.expires_at
             or resident.num_turns >= _MAX_UNWRITTEN
-            or (self._max_stay_seconds is not None and _now() >= resident.came_at + self._max_stay_seconds)
             or not self._engine.is_open
         ):
             return False
@@ -258,21 +334,6 @@ class Residents:
             await self._move_out(resident)
         return resident is not None
 
-    async def _write(self, resident: Resident, named: Named) -> Named | None:
-        """None when the session is no longer what was held, and nothing was written."""
-        change = resident.change(self._clock())
-        try:
-            row = await self._store.commit(resident.held, change)
-        except CarouselError as error:
-            if not resident.is_leaving:
-                self._gone[resident] = None
-                self._remove(resident)
-            if isinstance(error, SessionMoved):
-                return None
-            raise
-        resident.written(row, change)
-        return named._replace(durable_position=self._store.durable_position(row))
-
     async def _leave_some(self, residents: Iterable[Resident]) -> None:
         for number, resident in enumerate(residents, 1):
             await self._move_out(resident)
@@ -295,13 +356,21 @@ class Residents:
 
     async def _depart(self, resident: Resident) -> None:
         try:
-            if resident.num_turns:
+            if resident.num_turns and self._later is not None:
+                self._tell(resident)
+            elif resident.num_turns:
                 await self._store.commit(resident.held, resident.change(self._clock()))
         except SessionMoved:
             pass  # it has ended, and with it what is not written
         finally:
             self._remove(resident)
             await self._clear(resident)
+
+    def _lose(self, resident: Resident) -> None:
+        """It is no longer what is in the store."""
+        if not resident.is_leaving:
+            self._gone[resident] = None
+            self._remove(resident)
 
     def _remove(self, resident: Resident) -> None:
         resident.is_leaving = True
@@ -316,8 +385,3 @@ class Residents:
         finally:
             self._kit.columns.give_slot(resident.first_row)
             resident.left.set()
-
-    def _touch(self, resident: Resident) -> None:
-        resident.last_used = _now()
-        if self._here.get(resident.key) is resident:
-            self._here[resident.key] = self._here.pop(resident.key)

@@ -12,7 +12,7 @@ from importlib import resources
 from typing import Any
 from urllib.parse import urlsplit
 
-from carousel.errors import Overloaded, StoreInvalid, StoreUnavailable
+from carousel.errors import CarouselError, Overloaded, StoreInvalid, StoreUnavailable
 
 _OLDEST = 6
 _MAX_CONNECTIONS = 64
@@ -20,6 +20,7 @@ _MAX_BATCH = 256
 _MAX_PAUSE_SECONDS = 0.25
 _OUT_OF_MEMORY = "command not allowed when used memory"  # Redis 6 gives scripts' errors no code of their own
 Argument = str | bytes | int | float
+_Command = tuple[Argument, ...]
 
 
 class RedisLink:
@@ -37,10 +38,11 @@ class RedisLink:
         self._time_out_seconds = time_out_seconds
         self._client: Any = None
         self._is_cluster = False
-        self._waiting: list[tuple[tuple[Argument, ...], asyncio.Future[Any]]] = []
+        self._waiting: list[tuple[Sequence[_Command], asyncio.Future[list[Any]]]] = []
         self._sender: asyncio.Task[None] | None = None
         folder = resources.files("carousel.state") / "redis_scripts"
-        self._scripts = {file.name: file.read_text() for file in folder.iterdir() if file.name.endswith(".lua")}
+        texts = {file.name: file.read_text() for file in folder.iterdir() if file.name.endswith(".lua")}
+        self._scripts = {name.removesuffix(".lua"): (text, _digest(text)) for name, text in texts.items()}
         errors = redis.exceptions
         self._passing = (
             errors.ConnectionError,
@@ -93,9 +95,7 @@ class RedisLink:
         self, script: str, keys: Sequence[str], arguments: Sequence[Argument], patience_seconds: float = 0.0
     ) -> Any:
         """One round trip. Raises StoreUnavailable; without patience, after the second attempt."""
-
-        text = self._scripts[f"{script}.lua"]
-        digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+        text, digest = self._scripts[script]
 
         async def attempt(_: Any) -> Any:
             try:
@@ -115,6 +115,21 @@ class RedisLink:
         except StoreUnavailable as error:
             text = f"{error}; whether the session was changed is not known"
             raise StoreUnavailable(text, in_doubt="true") from error
+
+    async def change_all(
+        self, script: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]], patience_seconds: float
+    ) -> list[Any]:
+        """`change` of several sessions at once, each for itself: what it returns, or the CarouselError that it raises.
+        Those that do not get through together are sent again alone."""
+        _, digest = self._scripts[script]
+        commands = [("EVALSHA", digest, len(keys), *keys, *arguments) for keys, arguments in calls]
+        outcomes: list[Any] = (
+            [ConnectionError()] * len(calls) if self._client is None else await self._execute_all(commands)
+        )
+        if not any(isinstance(outcome, Exception) for outcome in outcomes):
+            return outcomes
+        again = (self._repeat(script, *call, patience_seconds, one) for call, one in zip(calls, outcomes, strict=True))
+        return await asyncio.gather(*again)
 
     async def execute(self, *command: Argument) -> Any:
         """Raises StoreUnavailable after the second attempt."""
@@ -141,41 +156,73 @@ class RedisLink:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _MAX_PAUSE_SECONDS)
 
+    async def _repeat(
+        self, script: str, keys: Sequence[str], arguments: Sequence[Argument], patience_seconds: float, outcome: Any
+    ) -> Any:
+        if not isinstance(outcome, Exception):
+            return outcome
+        try:
+            return await self.change(script, keys, arguments, patience_seconds)
+        except CarouselError as error:
+            return error
+
     async def _execute(self, *command: Argument) -> Any:
-        """Commands of the same moment travel together: one connection carries what many turns ask."""
         if self._is_cluster:
             return await self._client.execute_command(*command)
-        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append((command, reply))
+        (outcome,) = await self._execute_all([command])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async def _execute_all(self, commands: Sequence[_Command]) -> list[Any]:
+        """Replies or exceptions, in order. Commands of the same moment travel together: one connection carries what
+        many turns ask."""
+        if self._is_cluster:
+            batches = (commands[first : first + _MAX_BATCH] for first in range(0, len(commands), _MAX_BATCH))
+            return [outcome for batch in batches for outcome in await self._exchange(batch)]
+        replies: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((commands, replies))
         if self._sender is None:
             self._sender = asyncio.create_task(self._send(), name="redis-sender")
-        return await reply
+        return await replies
 
     async def _send(self) -> None:
         try:
             while self._waiting:
-                batch, self._waiting = self._waiting[:_MAX_BATCH], self._waiting[_MAX_BATCH:]
-                outcomes = await self._exchange([command for command, _ in batch])
-                for (_, reply), outcome in zip(batch, outcomes, strict=True):
-                    if reply.done():  # nobody waits any more
-                        continue
-                    if isinstance(outcome, Exception):
-                        reply.set_exception(outcome)
-                    else:
-                        reply.set_result(outcome)
+                groups = self._next_groups()
+                outcomes = await self._exchange([command for commands, _ in groups for command in commands])
+                for commands, replies in groups:
+                    found, outcomes = outcomes[: len(commands)], outcomes[len(commands) :]
+                    if not replies.done():  # else nobody waits any more
+                        replies.set_result(found)
         finally:
             self._sender = None
 
-    async def _exchange(self, commands: list[tuple[Argument, ...]]) -> list[Any]:
+    def _next_groups(self) -> "list[tuple[Sequence[_Command], asyncio.Future[list[Any]]]]":
+        """As many as a batch holds, and at least one."""
+        count = num_commands = 0
+        for commands, _ in self._waiting:
+            num_commands += len(commands)
+            if count and num_commands > _MAX_BATCH:
+                break
+            count += 1
+        groups, self._waiting = self._waiting[:count], self._waiting[count:]
+        return groups
+
+    async def _exchange(self, commands: Sequence[_Command]) -> list[Any]:
         """Replies or exceptions, in order."""
         try:
-            async with self._client.pipeline(transaction=False) as pipeline:
+            async with self._pipeline() as pipeline:
                 for command in commands:
                     pipeline.execute_command(*command)
                 replies: list[Any] = await pipeline.execute(raise_on_error=False)
                 return replies
         except Exception as error:
             return [error] * len(commands)
+
+    def _pipeline(self) -> Any:
+        """That of a cluster sends to each machine what is for it."""
+        return self._client.pipeline() if self._is_cluster else self._client.pipeline(transaction=False)
 
     def _connect(self) -> Any:
         module = self._redis.asyncio
@@ -200,3 +247,8 @@ class RedisLink:
         policy = about.get("maxmemory_policy", "noeviction")
         if int(about.get("maxmemory", 0)) and policy != "noeviction":
             raise StoreInvalid(f"{self.address} has maxmemory-policy {policy}, which drops sessions; set noeviction")
+
+
+def _digest(script: str) -> str:
+    """The name that Redis gives it."""
+    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()

@@ -1,5 +1,6 @@
 """How a session stands in Redis: two hashes with its owner and id as hash tag, so that one script reaches both."""
 
+import functools
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any
@@ -8,9 +9,11 @@ from urllib.parse import quote
 from carousel.state.store import Ending, EndReason, Parts, Row
 
 Key = tuple[str, str]  # owner, session id
+_MAX_KEYS = 8192  # that are kept spelled
 EPOCH, TOKENS = 9, 10  # places among the values that scripts read
 
 
+@functools.lru_cache(_MAX_KEYS)
 def keys_of(key: Key) -> tuple[str, str]:
     """Of row and parts. Quoted, so that no two pairs of owner and id are alike."""
     tag = f"{quote(key[0], safe='')}:{quote(key[1], safe='')}"

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from carousel.errors import SessionMoved, StoreInvalid, StoreUnavailable
+from carousel.errors import CarouselError, SessionMoved, StoreInvalid, StoreUnavailable
 from carousel.shares import OwnerLimits
 from carousel.state.recent import Recent
 from carousel.state.redis_births import RedisBirths
@@ -19,7 +19,7 @@ from carousel.state.redis_deeds import Intent, RedisDeeds
 from carousel.state.redis_endings import RedisEndings
 from carousel.state.redis_index import RedisIndex
 from carousel.state.redis_leases import RedisLeases
-from carousel.state.redis_link import RedisLink
+from carousel.state.redis_link import Argument, RedisLink
 from carousel.state.redis_rows import EPOCH, TOKENS, Key, flat, keys_of, read_ending, read_row, weigh
 from carousel.state.redis_terms import Terms
 from carousel.state.redis_terms import Timing as Timing
@@ -45,7 +45,7 @@ _NO_LIMITS = OwnerLimits()
 
 
 class RedisStore:
-    """A SessionStore without a capacity of its own: the operator gives Redis its memory. Of an owner's limits it knows
+    """A GroupStore without a capacity of its own: the operator gives Redis its memory. Of an owner's limits it knows
     the number of sessions."""
 
     durability = Durability.EACH_TURN
@@ -127,23 +127,43 @@ class RedisStore:
                     await self._endings.expire(read_row(session_id, reply[0]))
 
     async def commit(self, held: Held, change: Change) -> Row:
-        key, token = (held.row.owner, held.row.id), secrets.token_hex(8)
+        (outcome,) = await self.commit_all([(held, change)])
+        if isinstance(outcome, CarouselError):
+            raise outcome
+        return outcome
+
+    async def commit_all(self, changes: Sequence[tuple[Held, Change]]) -> list[Row | CarouselError]:
+        tokens = [secrets.token_hex(8) for _ in changes]
+        calls = []
+        for (held, change), token in zip(changes, tokens, strict=True):
+            key = (held.row.owner, held.row.id)
+            self._recent.drop(key)  # what is stored is not known until the answer is here
+            calls.append((keys_of(key), self._terms_of(held, change, token)))
+        replies = await self._link.change_all("commit", calls, self._terms.patience_seconds)
+        asked = zip(changes, tokens, replies, strict=True)
+        return [self._conclude(held, change, token, reply) for (held, change), token, reply in asked]
+
+    def _terms_of(self, held: Held, change: Change, token: str) -> tuple[Argument, ...]:
         condition = (str(held.row.incarnation), held.row.revision, held.epoch, token)
         terms = (self._terms.idle, self._terms.absolute, self._terms.ending)
-        arguments = (*condition, *terms, change.position, len(change.drop), *change.drop, *flat(change.put))
-        self._recent.drop(key)  # what is stored is not known until the answer is here
-        kind, *reply = await self._link.change("commit", keys_of(key), arguments, self._terms.patience_seconds)
+        return (*condition, *terms, change.position, len(change.drop), *change.drop, *flat(change.put))
+
+    def _conclude(self, held: Held, change: Change, token: str, reply: Any) -> Row | CarouselError:
+        key = (held.row.owner, held.row.id)
+        if isinstance(reply, CarouselError):
+            return reply
+        kind, *values = reply
         if kind == b"forgotten":
-            raise StoreUnavailable(
+            return StoreUnavailable(
                 "the session has moved on far; whether the turn was stored is not known", in_doubt="true"
             )
         self._leases.forget(key, held.epoch)
         if kind != b"ok":
-            raise SessionMoved(f"session {held.row.id} was changed while the turn ran")
+            return SessionMoved(f"session {held.row.id} was changed while the turn ran")
         dropped = set(change.drop)
         kept = {name: part for name, part in held.parts.items() if name not in dropped} | dict(change.put)
         self._recent.put(key, (token, kept), weigh(kept))
-        return read_row(held.row.id, reply[0])
+        return read_row(held.row.id, values[0])
 
     async def release(self, held: Held) -> None:
         key = (held.row.owner, held.row.id)

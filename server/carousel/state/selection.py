@@ -27,11 +27,12 @@ def make_store(settings: Settings) -> SessionStore:
 
 def _make_sqlite(settings: Settings, lifetimes: Lifetimes) -> SessionStore:
     from carousel.state.sqlite_store import SqliteStore
+    from carousel.state.write_ahead import WriteAhead
     from carousel.state.write_behind import WriteBehind
 
     path = Path(settings.store.removeprefix("sqlite:"))
     durable = SqliteStore(path, _capacity(settings, _DISK_BYTES), lifetimes)
-    return durable if settings.durability == "each_turn" else WriteBehind(durable, settings.flush_seconds)
+    return WriteAhead(durable) if settings.durability == "each_turn" else WriteBehind(durable, settings.flush_seconds)
 
 
 def _capacity(settings: Settings, default_bytes: int) -> Capacity:

@@ -67,11 +67,11 @@ class Changes:
         self._lifetimes = lifetimes
         self._clock = clock
 
-    def next_row(self, row: Row, position: int) -> Row:
-        """As it stands after a change now."""
-        now = self._clock()
-        expires_at = self._expiry(row.created_at, now)
-        return Row(row.id, row.owner, row.incarnation, row.revision + 1, position, row.created_at, now, expires_at)
+    def next_row(self, row: Row, change: Change) -> Row:
+        """As it stands after the change."""
+        at, created_at = self._clock() - change.age_seconds, row.created_at
+        expires_at = self._expiry(created_at, at)
+        return Row(row.id, row.owner, row.incarnation, row.revision + 1, change.position, created_at, at, expires_at)
 
     def create(self, connection: sqlite3.Connection, births: Sequence[Birth], deed: Deed | None) -> Made:
         now = self._clock()

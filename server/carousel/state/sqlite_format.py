@@ -1,10 +1,10 @@
-"""The tables of the SQLite store's file, and how a file of the format before becomes one of this format."""
+"""The tables of the SQLite store's file, and how a file of a format before becomes one of this format."""
 
 import contextlib
 import sqlite3
 
 APPLICATION_ID = 0x4352534C  # "CRSL"
-FORMAT = 2
+FORMAT = 3
 OLDEST_FORMAT = 1  # that can be brought to this one
 
 # A session is looked at again at `check_at`, which is moved when that comes and not at every turn.
@@ -26,6 +26,7 @@ _TABLES = (
 _PARTS = """CREATE TABLE parts (
     session INTEGER NOT NULL, name TEXT NOT NULL, content BLOB NOT NULL, UNIQUE (session, name)
 ) STRICT"""
+_TURN_LOG = "CREATE TABLE turn_log (number INTEGER PRIMARY KEY, content BLOB NOT NULL) STRICT"
 _INDICES = (
     "CREATE INDEX sessions_by_age ON sessions (owner, created_at, id)",
     "CREATE INDEX sessions_by_use ON sessions (owner, updated_at)",
@@ -35,7 +36,7 @@ _INDICES = (
 )
 _NUMBERS = "incarnation, revision, position, created_at, updated_at, expires_at, check_at, num_bytes"
 _MARKS = (f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {FORMAT}")
-_SCHEMA = (*_TABLES, _PARTS, *_INDICES, *_MARKS)
+_SCHEMA = (*_TABLES, _PARTS, _TURN_LOG, *_INDICES, *_MARKS)
 # Parts, nearly all of the file, stay where they are: sessions keep their keys.
 _FROM_FORMAT_1 = (
     "DROP INDEX sessions_by_owner",
@@ -53,9 +54,11 @@ _FROM_FORMAT_1 = (
     " SELECT number, owner, id, 0, reason, at FROM old_endings",
     "DROP TABLE old_sessions",
     "DROP TABLE old_endings",
+    _TURN_LOG,
     *_INDICES,
     *_MARKS,
 )
+_FROM_FORMAT_2 = (_TURN_LOG, *_MARKS)
 
 
 def make_tables(connection: sqlite3.Connection) -> None:
@@ -64,9 +67,9 @@ def make_tables(connection: sqlite3.Connection) -> None:
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """From format 1, wholly or not at all. When it returns the main file itself says so, not the log alone: a server
-    of the format before looks there."""
-    _run_all(connection, _FROM_FORMAT_1)
+    """From a format before, wholly or not at all. When it returns the main file itself says so, not the log alone: an
+    older server looks there."""
+    _run_all(connection, _FROM_FORMAT_1 if read_format(connection) == 1 else _FROM_FORMAT_2)
     with contextlib.suppress(sqlite3.Error):  # then the log says it, which is enough for everybody who can read it
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 

@@ -12,6 +12,7 @@ _ROW = "id, owner, incarnation, revision, position, created_at, updated_at, expi
 _NUM_FIELDS = 8
 _FOUND = f"{_ROW}, key, num_bytes"
 _OF_ONE = "owner = ? AND id = ?"
+_MAX_ENTRIES = 2**62
 _MOVE_PART = "UPDATE OR REPLACE parts SET name = ?, content = ? WHERE session = ? AND name = ?"
 
 
@@ -167,6 +168,27 @@ def delete_deeds_before(connection: sqlite3.Connection, moment: float, count: in
     oldest = "SELECT number FROM deeds ORDER BY number LIMIT ?"
     query = f"DELETE FROM deeds WHERE number IN ({oldest}) AND at <= ? RETURNING owner"
     return [one for (one,) in connection.execute(query, (count, moment)).fetchall()]
+
+
+def insert_entry(connection: sqlite3.Connection, number: int, content: bytes) -> None:
+    connection.execute("INSERT INTO turn_log VALUES (?, ?)", (number, content))
+
+
+def delete_entries(connection: sqlite3.Connection, number: int) -> None:
+    """Up to that one."""
+    connection.execute("DELETE FROM turn_log WHERE number <= ?", (number,))
+
+
+def find_entries(connection: sqlite3.Connection) -> list[bytes]:
+    return [content for (content,) in connection.execute("SELECT content FROM turn_log ORDER BY number")]
+
+
+def find_last_entry(connection: sqlite3.Connection) -> int:
+    """Its number; 0 if there is none."""
+    last = int(connection.execute("SELECT coalesce(max(number), 0) FROM turn_log").fetchone()[0])
+    if last >= _MAX_ENTRIES:
+        raise sqlite3.DataError(f"an entry of the turn log has the number {last}")
+    return last
 
 
 def _founds(rows: Iterable[tuple[Any, ...]]) -> Iterator[Found]:

@@ -4,10 +4,11 @@ Parts are rows, so a turn writes its own snapshot and not the session's past. Wh
 """
 
 import asyncio
+import itertools
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -51,6 +52,7 @@ class _Open:
     holds: Holds
     books: Books
     changes: Changes
+    numbers: Iterator[int]  # of entries of the turn log
     told: Callable[[Ending], None]
 
 
@@ -89,14 +91,14 @@ class SqliteStore:
         journal, holds = Journal(), Holds()
         books = Books(self._capacity, journal)
         try:
-            writing, reader = await asyncio.to_thread(_open_file, self._path, books)
+            writing, reader, last = await asyncio.to_thread(_open_file, self._path, books)
         except BaseException:
             self._unlock()
             raise
         writer = GroupCommit(writing, journal.settle, self._recent.clear)
         reading = ThreadPoolExecutor(1, "store-reader")
         changes = Changes(holds, books, self._lifetimes, self.clock)
-        self._open = _Open(writer, reader, reading, holds, books, changes, told)
+        self._open = _Open(writer, reader, reading, holds, books, changes, itertools.count(last + 1), told)
 
     async def close(self) -> None:
         closing, self._open = self._open, None  # from now on calls are refused
@@ -150,11 +152,11 @@ class SqliteStore:
                 store.holds.drop(key, number)
 
     async def commit(self, held: Held, change: Change) -> Row:
-        return await self.write(held, change, self.next_row(held.row, change.position))
+        return await self.write(held, change, self.next_row(held.row, change))
 
-    def next_row(self, row: Row, position: int) -> Row:
-        """As it stands after a change now, by this store's clock and lifetimes."""
-        return self._opened().changes.next_row(row, position)
+    def next_row(self, row: Row, change: Change) -> Row:
+        """As it stands after the change, by this store's clock and lifetimes."""
+        return self._opened().changes.next_row(row, change)
 
     async def write(self, held: Held, change: Change, row: Row) -> Row:
         """As `commit`; the row is what the session is to stand at, several changes later it may be."""
@@ -170,6 +172,21 @@ class SqliteStore:
 
         await store.writer.write(lambda writing: store.changes.apply(writing, held, row, copy, num_bytes), then)
         return row
+
+    async def append(self, entry: bytes, then: Callable[[int], None]) -> None:
+        """To the turn log: once it is on disk, `then` is told its number, which is higher than that of any before it
+        since the start. Nobody reads the log before the next start."""
+        store = self._opened()
+        number = next(store.numbers)
+        await store.writer.write(lambda writing: rows.insert_entry(writing, number, entry), lambda _: then(number))
+
+    async def read_log(self) -> list[bytes]:
+        """What was appended and not trimmed before this start, in its order."""
+        return await self._read(rows.find_entries)
+
+    async def trim(self, number: int) -> None:
+        """Forget the entries up to this one."""
+        await self._opened().writer.write(lambda writing: rows.delete_entries(writing, number), _ignore)
 
     async def release(self, held: Held) -> None:
         self.let_go(held.row, held.epoch)
@@ -271,12 +288,17 @@ class SqliteStore:
             self._lock = None
 
 
-def _open_file(path: Path, books: Books) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+def _ignore(_: None) -> None:
+    """Nobody is told."""
+
+
+def _open_file(path: Path, books: Books) -> tuple[sqlite3.Connection, sqlite3.Connection, int]:
+    """Connections that write and read, and the last number in the turn log."""
     writing, reader = open_file(path)
     try:
         books.load(reader)
+        return writing, reader, rows.find_last_entry(reader)
     except sqlite3.Error as error:
         writing.close()
         reader.close()
         raise StoreInvalid(f"{path} is damaged: {error}") from error
-    return writing, reader

@@ -5,9 +5,10 @@ It has the clock: it writes every moment of a row, and decides alone whose time 
 """
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
+from carousel.errors import CarouselError
 from carousel.records import record
 from carousel.shares import OwnerLimits
 
@@ -96,7 +97,7 @@ class Change:
     position: int
     put: Parts
     drop: tuple[str, ...] = ()
-    age_seconds: float = 0.0  # how long ago it happened; a store that is not immediate need not look at it
+    age_seconds: float = 0.0  # how long ago it happened; a store that writes before it acknowledges need not look at it
 
 
 @record(frozen=True, slots=True)
@@ -207,6 +208,7 @@ class SessionStore(Protocol):
         ...
 
 
+@runtime_checkable
 class ImmediateStore(SessionStore, Protocol):
     """One whose methods never wait: it can hold a session without a take."""
 
@@ -216,4 +218,46 @@ class ImmediateStore(SessionStore, Protocol):
 
     def unpin(self, owner: str, session_id: str) -> None:
         """The opposite, also when the session has ended meanwhile."""
+        ...
+
+
+@runtime_checkable
+class GroupStore(SessionStore, Protocol):
+    """One that writes before it acknowledges, several sessions together at little more than the cost of one."""
+
+    async def commit_all(self, changes: Sequence[tuple[Held, Change]]) -> list[Row | CarouselError]:
+        """As `commit` of each, of different sessions: the rows, or what `commit` would raise, in their order."""
+        ...
+
+
+@runtime_checkable
+class LaterStore(SessionStore, Protocol):
+    """One that acknowledges first and writes later, all that it knows at once: it may be told as late as just before
+    that, of sessions that are held."""
+
+    def settle_with(self, settle: Callable[[], Awaitable[None]]) -> None:
+        """`settle` is called before each write: then everything that was acknowledged is to be noted."""
+        ...
+
+    def check_open(self) -> None:
+        """Raises StoreUnavailable as `commit` would, since a write has failed: nothing may be acknowledged."""
+        ...
+
+    def note(self, held: Held, change: Change) -> Row:
+        """As `commit`, without waiting and whether or not the last write failed, for whoever has had the session for
+        himself since he took it. Raises SessionMoved."""
+        ...
+
+    async def recover(self, replay: Callable[[Sequence[bytes]], Awaitable[None]]) -> None:
+        """After the start: if a crash has left a log of turns, `replay` notes what its entries say."""
+        ...
+
+
+@runtime_checkable
+class LogStore(LaterStore, Protocol):
+    """One that has a log as well: what a crash must not take before it is noted is appended first."""
+
+    async def append(self, entry: bytes, then: Callable[[], None]) -> None:
+        """`then` is called in the loop once the entry is durable, in the order of the calls, also when the caller is
+        cancelled; its turns are to be noted at the next write after that. Raises StoreUnavailable."""
         ...

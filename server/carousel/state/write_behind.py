@@ -7,8 +7,8 @@ written: it ends no such session by the clock or for room.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from carousel.errors import CarouselError, Overloaded, SessionMoved, StoreUnavailable
 from carousel.records import record
@@ -24,7 +24,9 @@ from carousel.state.store import (
     SessionStore,
 )
 
+_EVERYTHING = 2**63 - 1
 _MAX_UNWRITTEN = 4096  # sessions; beyond it turns wait for the store behind
+_MAX_TOGETHER = 64  # sessions of a write that are prepared without a pause
 _Key = tuple[str, str]  # owner, session id
 
 
@@ -33,8 +35,8 @@ class StoreBehind(SessionStore, Protocol):
 
     clock: Callable[[], float]
 
-    def next_row(self, row: Row, position: int) -> Row:
-        """The row after a change now."""
+    def next_row(self, row: Row, change: Change) -> Row:
+        """The row after a change, as long ago as it says."""
         ...
 
     async def write(self, held: Held, change: Change, row: Row) -> Row:
@@ -43,6 +45,14 @@ class StoreBehind(SessionStore, Protocol):
 
     def let_go(self, row: Row, epoch: int) -> None:
         """As `release`, at once."""
+        ...
+
+    async def read_log(self) -> Sequence[bytes]:
+        """What a crash has left of a log of turns (`write_ahead.py`), in its order."""
+        ...
+
+    async def trim(self, number: int) -> None:
+        """Forget the entries of that log up to this one."""
         ...
 
 
@@ -60,7 +70,7 @@ class _Unwritten:
 
 
 class WriteBehind:
-    """A SessionStore. A crash takes at most what was committed within the interval and the write after it: when a write
+    """A LaterStore. A crash takes at most what was committed within the interval and the write after it: when a write
     fails, further commits are refused until one has succeeded."""
 
     durability = Durability.INTERVAL
@@ -72,13 +82,15 @@ class WriteBehind:
         self._interval_seconds = interval_seconds
         self._max_unwritten = max_unwritten
         self._unwritten: dict[_Key, _Unwritten] = {}
-        self._in_use: set[int] = set()  # epochs of turns that are not released
+        self._in_use: dict[_Key, set[int]] = {}  # epochs of turns that are not released
+        self._stale: set[int] = set()  # those whose sessions have ended or were changed by others meanwhile
         self._num_written = 0
         self._is_failing = False
         self._flushing = asyncio.Lock()
         self._flushes: set[asyncio.Task[None]] = set()  # running
         self._task: asyncio.Task[None] | None = None
         self._told: Callable[[Ending], None] = _ignore
+        self._settle: Callable[[], Awaitable[None]] = _settle_nothing
 
     def __repr__(self) -> str:
         return f"WriteBehind({len(self._unwritten)} unwritten of at most {self._max_unwritten}, {self._inner!r})"
@@ -101,15 +113,22 @@ class WriteBehind:
             await self._inner.close()
             self._unwritten.clear()
             self._in_use.clear()
+            self._stale.clear()
+
+    def settle_with(self, settle: Callable[[], Awaitable[None]]) -> None:
+        self._settle = settle
 
     async def flush(self) -> None:
         """Write what was acknowledged before the call. Raises StoreUnavailable; what is unwritten then stays so. It
         goes on when the caller is cancelled: of a write that was given up nobody would know whether it was done."""
-        task = asyncio.create_task(self._flush(), name="write-behind-flush")
-        self._flushes.add(task)
-        task.add_done_callback(self._flushes.discard)
-        task.add_done_callback(_look_at)
-        await asyncio.shield(task)
+        await asyncio.shield(self._begin(self._flush()))
+
+    async def recover(self, replay: Callable[[Sequence[bytes]], Awaitable[None]]) -> None:
+        entries = await self._inner.read_log()
+        if entries:
+            await replay(entries)
+            await self.flush()
+            await self._inner.trim(_EVERYTHING)
 
     async def create(self, births: Sequence[Birth], deed: Deed | None = None) -> list[Row]:
         await self._write_due([(birth.owner, birth.id) for birth in births])
@@ -136,23 +155,38 @@ class WriteBehind:
         held = await self._take(owner, session_id, room)
         if not isinstance(held, Held):
             return held
-        self._in_use.add(held.epoch)
+        self._in_use.setdefault(key, set()).add(held.epoch)
         found = self._unwritten.get(key) or before  # it may have been written while the store behind was read
         if found is None or found.current.row.incarnation != held.row.incarnation:
             return held
         is_newer = found.current.row.revision >= held.row.revision
         return Held(found.current.row, found.current.parts, held.epoch) if is_newer else held
 
-    async def commit(self, held: Held, change: Change) -> Row:
+    def check_open(self) -> None:
         if self._is_failing:
             raise StoreUnavailable("the session store behind could not write")
+
+    async def commit(self, held: Held, change: Change) -> Row:
+        self.check_open()
         if len(self._unwritten) >= self._max_unwritten:
             await self.flush()
         key = (held.row.owner, held.row.id)
         row = await self._read_current(key)  # nothing is awaited from here on
-        if not isinstance(row, Row) or (row.incarnation, row.revision) != (held.row.incarnation, held.row.revision):
-            raise SessionMoved(f"session {held.row.id} was changed while the turn ran")
-        new = self._inner.next_row(held.row, change.position)
+        if not isinstance(row, Row) or not _is_same(row, held.row):
+            raise _moved(held.row)
+        self._supersede(key, held.epoch)
+        return self._note(key, held, change)
+
+    def note(self, held: Held, change: Change) -> Row:
+        key = (held.row.owner, held.row.id)
+        found = self._unwritten.get(key)
+        is_other = found is not None and not _is_same(found.current.row, held.row)
+        if is_other or held.epoch in self._stale or held.epoch not in self._in_use.get(key, ()):
+            raise _moved(held.row)
+        return self._note(key, held, change)
+
+    def _note(self, key: _Key, held: Held, change: Change) -> Row:
+        new = self._inner.next_row(held.row, change)
         dropped = set(change.drop)
         parts = {name: part for name, part in held.parts.items() if name not in dropped} | dict(change.put)
         found = self._unwritten.get(key) or _Unwritten(held, held, ())
@@ -161,15 +195,16 @@ class WriteBehind:
         return new
 
     async def release(self, held: Held) -> None:
-        self._in_use.discard(held.epoch)
-        found = self._unwritten.get((held.row.owner, held.row.id))
+        key = (held.row.owner, held.row.id)
+        self._leave(key, held.epoch)
+        found = self._unwritten.get(key)
         if found is None or held.epoch not in (turn.epoch for turn in found.turns):
             await self._inner.release(held)
 
     async def end(self, row: Row, reason: EndReason, deed: Deed | None = None) -> bool:
         was_there = await self._inner.end(row, reason, deed)
         if was_there:
-            self._forget(row, row.incarnation)
+            self._forget((row.owner, row.id), row.incarnation)
         return was_there
 
     async def list_owned(self, owner: str, after: tuple[float, str], count: int) -> list[Row]:
@@ -229,14 +264,34 @@ class WriteBehind:
             return found.current.row if found.current.row.revision >= row.revision else row
         return row
 
+    def _begin(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """A write that goes on to its end; `close` waits for it."""
+        task = asyncio.create_task(work, name="write-behind-flush")
+        self._flushes.add(task)
+        task.add_done_callback(self._flushes.discard)
+        task.add_done_callback(_look_at)
+        return task
+
     async def _flush(self) -> None:
         async with self._flushing:
-            waiting = list(self._unwritten.items())
-            outcomes = await asyncio.gather(*(self._write(*one) for one in waiting), return_exceptions=True)
-            failures = [outcome for outcome in outcomes if outcome is not None]
-            self._is_failing = bool(failures)
-            if failures:
-                raise failures[0]
+            await self._write_all()
+
+    async def _write_all(self) -> None:
+        """Nobody else writes meanwhile."""
+        await self._settle()
+        waiting, outcomes = list(self._unwritten.items()), list[BaseException | None]()
+        for first in range(0, len(waiting), _MAX_TOGETHER):
+            some = waiting[first : first + _MAX_TOGETHER]
+            outcomes += await asyncio.gather(*(self._write(*one) for one in some), return_exceptions=True)
+        failures = [outcome for outcome in outcomes if outcome is not None]
+        self._is_failing = bool(failures)
+        if failures:
+            raise failures[0]
+
+    async def _flush_one(self, key: _Key) -> None:
+        async with self._flushing:
+            if (unwritten := self._unwritten.get(key)) is not None:
+                await self._write(key, unwritten)
 
     async def _write(self, key: _Key, unwritten: _Unwritten) -> None:
         base, current = unwritten.base, unwritten.current
@@ -246,7 +301,7 @@ class WriteBehind:
             await self._inner.write(base, Change(current.row.position, put, drop), current.row)
         except SessionMoved:  # it was ended meanwhile
             if self._unwritten.get(key) is unwritten:
-                self._forget(current.row, current.row.incarnation)
+                self._forget(key, current.row.incarnation)
             return
         self._num_written += 1
         now = self._unwritten.get(key)
@@ -259,29 +314,51 @@ class WriteBehind:
         self._let_go(current.row, unwritten.turns)
 
     def _tell(self, ending: Ending) -> None:
-        row = self._unwritten.get((ending.owner, ending.id))
-        if row is not None:
-            self._forget(row.current.row, ending.incarnation)
+        self._forget((ending.owner, ending.id), ending.incarnation)
         self._told(ending)
 
-    def _forget(self, row: Row, incarnation: int) -> None:
-        """What is unwritten of a session that has ended."""
-        key = (row.owner, row.id)
+    def _forget(self, key: _Key, incarnation: int) -> None:
+        """The session has ended: nothing of it is to be written, and nothing more is noted."""
+        self._stale |= self._in_use.get(key, set())
         found = self._unwritten.get(key)
         if found is not None and found.current.row.incarnation == incarnation:
             del self._unwritten[key]
             self._let_go(found.current.row, found.turns)
 
     def _let_go(self, row: Row, turns: Iterable[_Turn]) -> None:
+        in_use = self._in_use.get((row.owner, row.id), ())
         for turn in turns:
-            if turn.epoch not in self._in_use:
+            if turn.epoch not in in_use:
                 self._inner.let_go(row, turn.epoch)
+
+    def _supersede(self, key: _Key, epoch: int) -> None:
+        """The session is changed under that hold: what others hold of it is stale."""
+        self._stale |= self._in_use.get(key, set()) - {epoch}
+
+    def _leave(self, key: _Key, epoch: int) -> None:
+        in_use = self._in_use.get(key, set())
+        in_use.discard(epoch)
+        if not in_use:
+            self._in_use.pop(key, None)
+        self._stale.discard(epoch)
 
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(self._interval_seconds)
             with contextlib.suppress(CarouselError):  # `flush` remembers it
                 await self.flush()
+
+
+def _is_same(one: Row, other: Row) -> bool:
+    return (one.incarnation, one.revision) == (other.incarnation, other.revision)
+
+
+def _moved(row: Row) -> SessionMoved:
+    return SessionMoved(f"session {row.id} was changed while the turn ran")
+
+
+async def _settle_nothing() -> None:
+    """Nobody is late."""
 
 
 def _ignore(ending: Ending) -> None:

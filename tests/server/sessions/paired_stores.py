@@ -9,6 +9,7 @@ from carousel.state.memory import MemoryStore
 from carousel.state.redis_store import RedisStore
 from carousel.state.sqlite_store import SqliteStore
 from carousel.state.store import Capacity, Lifetimes, SessionStore
+from carousel.state.write_ahead import WriteAhead
 from carousel.state.write_behind import WriteBehind
 
 LIFETIMES = Lifetimes(idle=100, absolute=600)
@@ -23,7 +24,8 @@ def _small_memory(directory: Path, url: str, clock: Clock) -> SessionStore:
 
 
 def _sqlite(directory: Path, url: str, clock: Clock) -> SessionStore:
-    return SqliteStore(directory / "sessions.db", Capacity(1000, 2**30, evicts=True), LIFETIMES, clock=clock)
+    inner = SqliteStore(directory / "sessions.db", Capacity(1000, 2**30, evicts=True), LIFETIMES, clock=clock)
+    return WriteAhead(inner, 0.01)
 
 
 def _write_behind(directory: Path, url: str, clock: Clock) -> SessionStore:

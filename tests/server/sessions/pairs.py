@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from tests.fakes import ToyModel, same_snapshot
+from tests.server.sessions.crashes import after_crash
 from tests.server.sessions.paired_stores import STORES
 from tests.worlds import Clock, Plan, World, running_world
 
@@ -25,7 +26,9 @@ from carousel.sessions.ledger import Retention
 from carousel.sessions.lives import Point
 from carousel.sessions.requests import Caller, GenerationRequest, PredictionRequest, SamplingOptions, ScoringRequest
 from carousel.sessions.resident import Named, Plain
-from carousel.state.store import Row, SessionStore
+from carousel.state.store import Durability, Ending, Row, SessionStore
+from carousel.state.write_ahead import WriteAhead
+from carousel.state.write_behind import WriteBehind
 
 RETENTION = Retention(max_turns=3, max_answers=2, max_answer_bytes=65_536, max_request_ids=12)
 SESSIONS = ("a", "b", "c", "d")
@@ -189,7 +192,8 @@ class Talk:
 class Pair:
     """The two worlds in step."""
 
-    def __init__(self, seed: int, held: Side, taken: Side, *, evicts: bool) -> None:
+    def __init__(self, seed: int, held: Side, taken: Side, path: Path, *, evicts: bool) -> None:
+        self._path = path  # of the held side's file, if it has one
         self._evicts = evicts
         self.dice = random.Random(seed)
         self.held = held
@@ -284,11 +288,19 @@ class Pair:
             await self.compare()  # which was used last is not told by what was asked first
 
     async def _check_written(self, op: Say) -> None:
-        """What was answered is in a store that outlives the server."""
-        store = self.held.world.store
-        if not store.is_immediate:
-            there, expected = [await side.world.store.read("ann", op.session) for side in (self.held, self.taken)]
-            assert getattr(there, "position", None) == getattr(expected, "position", None)
+        """What was answered is in a store that outlives the server: at once, or with the next write."""
+        world = self.held.world
+        expected = await self.taken.world.store.read("ann", op.session)
+        if isinstance(world.store, WriteAhead):
+            if self.dice.random() < 0.1:
+                async with after_crash(self._path, world.lives.ledger, world.clock) as found:
+                    assert _place(await found.read("ann", op.session)) == _place(expected)
+        elif isinstance(world.store, WriteBehind):
+            if self.dice.random() < 0.2:
+                await world.store.flush()
+                assert _place(await world.store._inner.read("ann", op.session)) == _place(expected)
+        elif world.store.durability is Durability.EACH_TURN:
+            assert _place(await world.store.read("ann", op.session)) == _place(expected)
 
     async def _is_applied(self, op: Say) -> bool:
         """Whether the session knows the request, in the one world and not yet in the other."""
@@ -338,6 +350,10 @@ class Pair:
         return ops
 
 
+def _place(found: Row | Ending | None) -> int | None:
+    return found.position if isinstance(found, Row) else None
+
+
 def _told_apart(ops: list[Op]) -> list[Op]:
     """Without a second one of a request id: which of two was applied, nobody could tell."""
     ids = [op.request_id for op in ops]
@@ -359,7 +375,8 @@ async def run_pair(kind: str, seed: int, directory: Path, url: str) -> int:
         model = DawdlingModel() if name == "held" else ToyModel()
         plans.append(Plan(model, retention=retention, store=make, bounds=bounds, holds_sessions=name == "held"))
     async with running_world(plans[0]) as held, running_world(plans[1]) as taken:
-        pair = Pair(seed, Side(held), Side(taken), evicts=kind == "small memory")
+        path = directory / "held" / "sessions.db"
+        pair = Pair(seed, Side(held), Side(taken), path, evicts=kind == "small memory")
         for name in SESSIONS[:3]:
             for side in (pair.held, pair.taken):
                 await side.do(Other("create", name, 0), 0)

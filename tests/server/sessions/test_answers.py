@@ -17,7 +17,9 @@ from carousel.sessions.answers import (
     ScoringAnswer,
     answered_position,
     fingerprint,
+    max_plain_bytes,
     read_record,
+    write_plain_record,
     write_record,
 )
 from carousel.sessions.requests import (
@@ -53,6 +55,19 @@ ANSWERS = (
         Prediction, CANDIDATES, some.lists(some.builds(Word, TEXTS, FLOATS), max_size=3).map(tuple), STANDINGS
     )
 )
+
+
+@settings(derandomize=True, database=None, deadline=None, max_examples=150)
+@given(IDS, some.sampled_from([1, 2, 9, 10, 11, 256]), some.lists(some.tuples(IDS, FLOATS), max_size=12), IDS)
+def test_a_plain_prediction_has_the_record_that_any_has(
+    token_id: int, num_candidates: int, found: list[tuple[int, float]], position: int
+) -> None:
+    """Byte for byte, its fingerprint too, and no longer than is said."""
+    prediction = Prediction(tuple(Candidate(*one) for one in found), (), Standing(position, 0))
+    expected = write_record(Record(fingerprint(PredictionRequest((token_id,), num_candidates)), prediction))
+    ids, log_probabilities = [one for one, _ in found], [value for _, value in found]
+    assert write_plain_record(token_id, num_candidates, ids, log_probabilities, position) == expected
+    assert len(expected) <= max_plain_bytes(len(found))
 
 
 @settings(derandomize=True, database=None, deadline=None, max_examples=150)

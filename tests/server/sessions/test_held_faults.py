@@ -15,6 +15,7 @@ from carousel.sessions.ledger import Retention
 from carousel.state.memory import MemoryStore
 from carousel.state.sqlite_store import SqliteStore
 from carousel.state.store import Capacity, SessionStore
+from carousel.state.write_ahead import WriteAhead
 
 ROOMY = Capacity(1000, 2**30, evicts=True)
 
@@ -167,7 +168,7 @@ async def test_rewinds_reach_as_far_as_they_do_elsewhere(max_turns: int) -> None
 async def test_two_streams_on_one_session_take_turns(tmp_path: Path) -> None:
     """Each message is applied once, and the positions that are told are those of the session."""
     async with running_world(
-        Plan(store=lambda clock: SqliteStore(tmp_path / "sessions.db", ROOMY, LIFETIMES, clock=clock))
+        Plan(store=lambda clock: WriteAhead(SqliteStore(tmp_path / "sessions.db", ROOMY, LIFETIMES, clock=clock)))
     ) as world:
         await world.open("s")
         streams = [Stream(world, "s") for _ in range(3)]

@@ -18,13 +18,18 @@ from carousel.sessions.ledger import Retention
 from carousel.sessions.requests import Caller, PredictionRequest
 from carousel.sessions.resident import Named, Plain, Resident
 from carousel.sessions.residents import Residents
+from carousel.sessions.turn_log import Drafted, TurnLog
 
 ROW_BYTES = 40  # of the toy model: four units, a count, the hidden vector
 
 
 def _reuse_early(patch: pytest.MonkeyPatch) -> None:
     """A slot is free although its step still runs."""
-    patch.setattr(Resident, "finish", Resident._rest)
+
+    async def rested(self: Resident) -> None:
+        return None
+
+    patch.setattr(Resident, "rested", rested)
 
 
 def _lose_ids(patch: pytest.MonkeyPatch) -> None:
@@ -50,15 +55,21 @@ def _apply_twice(patch: pytest.MonkeyPatch) -> None:
 def _answer_early(patch: pytest.MonkeyPatch) -> None:
     """The write comes after the answer."""
 
-    async def write(self: Residents, resident: Resident, named: Named) -> Named:
-        writing.append(
-            asyncio.get_running_loop().call_later(0.05, lambda: asyncio.ensure_future(real(self, resident, named)))
-        )
-        return named
+    def add(self: TurnLog, drafted: Drafted) -> None:
+        ids, log_probabilities, _ = drafted.found
+        position = drafted.resident.position + 1
+        drafted.sink.put(Named(ids, log_probabilities, position, position))
+        asyncio.get_running_loop().call_later(0.05, real, self, drafted._replace(sink=Deaf()))
 
-    writing: list[object] = []
-    real = Residents._write
-    patch.setattr(Residents, "_write", write)
+    real = TurnLog.add
+    patch.setattr(TurnLog, "add", add)
+
+
+class Deaf:
+    is_over = False
+
+    def put(self, outcome: Named | Exception | None) -> None:
+        return None
 
 
 MUTANTS = {

@@ -15,7 +15,7 @@ from carousel.engine.scheduler import Bounds
 from carousel.errors import ModelFailed
 from carousel.sessions.ledger import Retention
 from carousel.sessions.requests import Caller, PredictionRequest
-from carousel.sessions.resident import Kit, Plain, Resident
+from carousel.sessions.resident import Kit, Plain, Resident, checked
 from carousel.state.store import Change, Held
 
 TEXT = "a\u00e9\u4e00\U0001f600b\u00e9".encode() + b"\xff\xe4z\xf0\x9f"
@@ -32,19 +32,23 @@ async def resting(plan: Plan | None = None) -> AsyncIterator[tuple[World, Reside
     """A held session without a stream."""
     async with running_world(plan or byte_plan()) as world:
         await world.open()
-        lives, bounds = world.lives, world.plan.bounds
-        kit = Kit(world.engine.columns, lives.ledger, lives.codec, world.plan.tokenizer, bounds.penalty_window)
-        row = world.engine.columns.take_slot()
-        assert row is not None
-        yield world, Resident(kit, await world.hold(), row, 0.0)
+        yield world, await hold_anew(world)
 
 
 async def take(world: World, resident: Resident, plain: Plain) -> Any:
-    resident.begin(plain, world.engine)
-    try:
-        return resident.note(plain, await resident.found(), world.clock.now)
-    finally:
-        resident.finish()
+    ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def then(found: Any, error: Exception | None) -> None:
+        try:
+            if not ended.done():
+                ended.set_result(resident.note(plain, checked(plain, found), world.clock.now))
+        except ModelFailed as error:
+            ended.set_exception(error)
+        finally:
+            resident.finish()
+
+    resident.begin(plain, world.engine, then)
+    return await ended
 
 
 def applied(held: Held, change: Change) -> Held:
@@ -179,3 +183,39 @@ async def test_answers_have_the_bound_that_they_have_elsewhere(max_answer_bytes:
             ledger = world.lives.ledger
             found.append([(ledger.find_answer(held, f"r{n}"), ledger.is_used(held, f"r{n}")) for n in range(3)])
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_answers_that_are_too_large_cost_the_others_what_they_cost_elsewhere(seed: int) -> None:
+    """In any order, before the session was held and since, and however often it was written meanwhile."""
+    dice = random.Random(seed)
+    asked = [(dice.choice([1, 200]), dice.random() < 0.8) for _ in range(16)]
+    num_before, found = dice.randrange(8), []
+    for is_held in (True, False):
+        async with resting(byte_plan(max_answer_bytes=400)) as (world, resident):
+            for number, (k, has_id) in enumerate(asked):
+                name = f"r{number}" if has_id else ""
+                if is_held and number >= num_before:
+                    if number == num_before:
+                        resident = await hold_anew(world)
+                    await take(world, resident, Plain(number, k, name))
+                    if dice.random() < 0.2:
+                        change = resident.change(world.clock.now)
+                        resident.written(await world.store.commit(resident.held, change), change)
+                else:
+                    caller = Caller("ann", "s", request_id=name)
+                    await world.sessions.predict(caller, PredictionRequest((number,), k))
+            held = await world.hold()
+            if is_held and resident.num_turns:
+                held = applied(resident.held, resident.change(world.clock.now))
+            ledger = world.lives.ledger
+            found.append([(ledger.find_answer(held, f"r{n}"), ledger.is_used(held, f"r{n}")) for n in range(16)])
+    assert found[0] == found[1]
+
+
+async def hold_anew(world: World) -> Resident:
+    lives, bounds = world.lives, world.plan.bounds
+    kit = Kit(world.engine.columns, lives.ledger, lives.codec, world.plan.tokenizer, bounds.penalty_window)
+    row = world.engine.columns.take_slot()
+    assert row is not None
+    return Resident(kit, await world.hold(), row, 0.0)

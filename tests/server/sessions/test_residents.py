@@ -21,6 +21,7 @@ from carousel.shares import OwnerLimits
 from carousel.state.memory import MemoryStore
 from carousel.state.sqlite_store import SqliteStore
 from carousel.state.store import Capacity, EndReason, SessionStore
+from carousel.state.write_ahead import WriteAhead
 
 ROW_BYTES = 4 * 4 + 8 + 4 * 4  # of the toy model: state, count, hidden vector
 
@@ -68,7 +69,7 @@ async def holding(num_streams: int = 1, plan: Plan | None = None) -> AsyncIterat
 
 def sqlite_plan(path: Path, **changes: Any) -> Plan:
     def make(clock: Clock) -> SessionStore:
-        return SqliteStore(path / "sessions.db", Capacity(1000, 2**30, evicts=True), LIFETIMES, clock=clock)
+        return WriteAhead(SqliteStore(path / "sessions.db", Capacity(1000, 2**30, evicts=True), LIFETIMES, clock=clock))
 
     return Plan(store=make, **changes)
 
@@ -282,7 +283,7 @@ async def test_a_stream_that_never_pauses_keeps_nobody_waiting(kind: str, tmp_pa
                             await asyncio.sleep(0)
                     before = num_turns
                     await asyncio.wait_for(ask(), 5)
-                    assert num_turns <= before + 2
+                    assert num_turns <= before + 10  # a list is read beside the turns
         finally:
             stopped.set()
             await going
@@ -362,7 +363,7 @@ async def test_a_caller_at_his_limit_does_not_cost_others_their_holds(kind: str,
     def make(clock: Clock) -> SessionStore:
         if kind == "memory":
             return MemoryStore(capacity, LIFETIMES, clock=clock)
-        return SqliteStore(tmp_path / "sessions.db", capacity, LIFETIMES, clock=clock)
+        return WriteAhead(SqliteStore(tmp_path / "sessions.db", capacity, LIFETIMES, clock=clock))
 
     async with holding(4, Plan(store=make)) as (world, streams), contextlib.AsyncExitStack() as stack:
         for number in range(4):

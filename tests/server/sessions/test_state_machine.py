@@ -53,6 +53,7 @@ from carousel.state.memory import MemoryStore
 from carousel.state.redis_store import RedisStore
 from carousel.state.sqlite_store import SqliteStore
 from carousel.state.store import Capacity, Lifetimes, SessionStore
+from carousel.state.write_ahead import WriteAhead
 from carousel.turns import Sampling, Snapshot
 
 Result = TypeVar("Result")
@@ -77,11 +78,11 @@ def _memory(_: Path, url: str, clock: Clock) -> SessionStore:
 
 
 def _sqlite(directory: Path, url: str, clock: Clock) -> SessionStore:
-    return SqliteStore(directory / "sessions.db", WIDE, LIFETIMES, clock=clock)
+    return WriteAhead(SqliteStore(directory / "sessions.db", WIDE, LIFETIMES, clock=clock))
 
 
 def _sqlite_uncached(directory: Path, url: str, clock: Clock) -> SessionStore:
-    return SqliteStore(directory / "sessions.db", WIDE, LIFETIMES, cache_bytes=0, clock=clock)
+    return WriteAhead(SqliteStore(directory / "sessions.db", WIDE, LIFETIMES, cache_bytes=0, clock=clock))
 
 
 def _redis(_: Path, url: str, clock: Clock) -> SessionStore:

@@ -27,6 +27,7 @@ from carousel.state.store import (
     Row,
     SessionStore,
 )
+from carousel.state.write_ahead import WriteAhead
 from carousel.state.write_behind import WriteBehind
 
 WIDE = Capacity(max_sessions=100_000, max_bytes=2**40, evicts=False)
@@ -105,7 +106,7 @@ def told() -> list[Ending]:
     return []
 
 
-@pytest.fixture(params=["memory", "sqlite", "write-behind", "redis"])
+@pytest.fixture(params=["memory", "sqlite", "write-ahead", "write-behind", "redis"])
 async def store(
     request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock, told: list[Ending]
 ) -> AsyncIterator[SessionStore]:
@@ -133,7 +134,9 @@ def make_store(
         subprocess.run(["redis-cli", "-p", str(server.port), "flushall"], check=True, stdout=subprocess.DEVNULL)
         return RedisStore(server.url, lifetimes, timing=QUICK, owner_limits=capacity.owner_limits)
     durable = SqliteStore(directory / "sessions.db", capacity, lifetimes, clock=clock)
-    return durable if kind == "sqlite" else WriteBehind(durable, interval_seconds=0.01)
+    if kind == "sqlite":
+        return durable
+    return (WriteBehind if kind == "write-behind" else WriteAhead)(durable, interval_seconds=0.01)
 
 
 def make_birth(session_id: str = "s", owner: str = "ann", parts: Parts | None = None, *, position: int = 0) -> Birth:

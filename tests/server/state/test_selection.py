@@ -12,7 +12,8 @@ from carousel.state.memory import MemoryStore
 from carousel.state.redis_store import RedisStore
 from carousel.state.selection import make_store
 from carousel.state.sqlite_store import SqliteStore
-from carousel.state.store import Capacity, Lifetimes
+from carousel.state.store import Capacity, Lifetimes, SessionStore
+from carousel.state.write_ahead import WriteAhead
 from carousel.state.write_behind import WriteBehind
 
 
@@ -20,7 +21,7 @@ from carousel.state.write_behind import WriteBehind
     ("given", "kind"),
     [
         ({"store": "memory"}, MemoryStore),
-        ({"store": "sqlite:x.db"}, SqliteStore),
+        ({"store": "sqlite:x.db"}, WriteAhead),
         ({"store": "sqlite:x.db", "durability": "interval"}, WriteBehind),
         ({"store": "redis://localhost"}, RedisStore),
     ],
@@ -37,14 +38,19 @@ def test_every_bound_reaches_the_store(store: str, default_bytes: int, when_full
     """Each setting by itself; bytes are as many as the kind of store has by default."""
     given = {"store": store, "session_idle_seconds": "11", "session_lifetime_seconds": "12", "max_sessions": "13"}
     settings = read_settings({}, given | {"when_full": when_full, "max_sessions_per_owner": "14"})
-    made = make_store(settings)
-    assert isinstance(made, MemoryStore | SqliteStore)
+    made = _behind(make_store(settings))
     assert made._lifetimes == Lifetimes(idle=11, absolute=12)
     limits = OwnerLimits(max_sessions=14, max_watches=16)
     assert made._capacity == Capacity(13, default_bytes, when_full == "evict", limits)
-    wide = make_store(settings.model_copy(update={"max_session_bytes": 2**20}))
-    assert isinstance(wide, MemoryStore | SqliteStore)
+    wide = _behind(make_store(settings.model_copy(update={"max_session_bytes": 2**20})))
     assert wide._capacity.max_bytes == 2**20
+
+
+def _behind(made: SessionStore) -> MemoryStore | SqliteStore:
+    """Where the sessions are in the end."""
+    found = made._inner if isinstance(made, WriteAhead) else made
+    assert isinstance(found, MemoryStore | SqliteStore)
+    return found
 
 
 @pytest.mark.parametrize(

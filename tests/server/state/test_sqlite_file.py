@@ -75,7 +75,7 @@ def _make_foreign(path: Path) -> None:
 
 
 def _make_newer(path: Path) -> None:
-    _set_format(path, 3)
+    _set_format(path, 4)
 
 
 def _make_ancient(path: Path) -> None:
@@ -115,6 +115,12 @@ def _misspell(path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"TABLE parts", b"TABLE \xff\xfe\xff\xfe\xff"))
 
 
+def _number_high(path: Path) -> None:
+    asyncio.run(_fill(path))
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("INSERT INTO turn_log VALUES (?, x'00')", (2**63 - 1,))
+
+
 def _alter(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[4096 : len(content)] = bytes(byte ^ 0x5A for byte in content[4096:])
@@ -133,11 +139,12 @@ async def _fill(path: Path) -> None:
         (_make_garbage, "is not an SQLite file"),
         (_make_empty, "is not an SQLite file"),
         (_make_foreign, "another program"),
-        (_make_newer, "format version 3, this server reads 2; a newer server wrote it"),
-        (_make_ancient, "format version 0, this server reads 2"),
+        (_make_newer, "format version 4, this server reads 3; a newer server wrote it"),
+        (_make_ancient, "format version 0, this server reads 3"),
         (_truncate, "is damaged"),
         (_scribble, "is damaged"),
         (_misspell, "is damaged"),
+        (_number_high, "is damaged: an entry of the turn log has the number"),
         (_truncate_old, "is damaged"),
         (_scribble_old, "is damaged"),
     ],
@@ -219,11 +226,28 @@ def test_what_a_killed_server_left_in_its_log_is_migrated(old_path: Path, tmp_pa
     writer.close()
 
 
+async def test_a_file_of_format_2_goes_on(path: Path) -> None:
+    """One without a log of turns; older servers refuse it from then on, for they would not read the log."""
+    async with opened(path) as store:
+        await store.create([make_birth()])
+        row = await advance(store)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP TABLE turn_log")
+        connection.execute("PRAGMA user_version = 2")
+    for _ in range(2):
+        async with opened(path) as store:
+            assert await store.read("ann", "s") == row
+            assert path.read_bytes()[60:64] == bytes([0, 0, 0, 3])
+            await store.append(b"entry", lambda _: None)
+            assert set(await store.read_log()) == {b"entry"}
+            row = await advance(store)
+
+
 def test_a_server_of_the_format_before_refuses_the_new_one(old_path: Path) -> None:
     """It looks at the version in the main file; that is there as soon as the file is open, also if nobody closes it."""
     writer, reader = open_file(old_path)
     header = old_path.read_bytes()[:100]
-    assert int.from_bytes(header[60:64], "big") == sqlite_format.FORMAT == 2
+    assert int.from_bytes(header[60:64], "big") == sqlite_format.FORMAT == 3
     reader.close()
     writer.close()
 

@@ -1,0 +1,70 @@
+"""Turns acknowledged when a log of them is on disk, and written into the store behind at an interval: what a turn costs
+is an entry that it shares with all others of its step.
+
+The log is for turns of held sessions, of which this store is told before its next write: until then the log alone has
+them. What it says is the business of whoever appends to it and, after a crash, reads it.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from carousel.errors import StoreUnavailable
+from carousel.state.store import Change, Durability, Held, Row
+from carousel.state.write_behind import StoreBehind, WriteBehind
+
+_INTERVAL_SECONDS = 1.0
+_LARGE_BYTES = 16 * 2**20  # of a log: it is time to write
+_MAX_BYTES = 256 * 2**20
+
+
+class LoggingStore(StoreBehind, Protocol):
+    """A store that has room for a log."""
+
+    async def append(self, entry: bytes, then: Callable[[int], None]) -> None:
+        """When it is durable, `then` is told its number, in the order of the numbers. Raises StoreUnavailable."""
+        ...
+
+
+class WriteAhead(WriteBehind):
+    """A LogStore. A crash takes nothing that was committed or appended."""
+
+    durability = Durability.EACH_TURN
+
+    def __init__(self, inner: LoggingStore, interval_seconds: float = _INTERVAL_SECONDS) -> None:
+        super().__init__(inner, interval_seconds)
+        self._log = inner
+        self._last_number = 0  # of the entries whose turns will be noted at the next write
+        self._num_bytes = 0  # in the log
+
+    def check_open(self) -> None:
+        if self._num_bytes >= _MAX_BYTES:
+            raise StoreUnavailable("the session store behind could not write")
+
+    async def append(self, entry: bytes, then: Callable[[], None]) -> None:
+        def appended(number: int) -> None:
+            self._last_number = number
+            self._num_bytes += len(entry)
+            then()
+
+        await self._log.append(entry, appended)
+        if self._num_bytes >= _LARGE_BYTES and not self._flushes:
+            self._begin(self._flush())
+
+    async def commit(self, held: Held, change: Change) -> Row:
+        key = (held.row.owner, held.row.id)
+        if key in self._unwritten:
+            await asyncio.shield(self._begin(self._flush_one(key)))
+        row = await self._inner.commit(held, change)
+        self._supersede(key, held.epoch)
+        return row
+
+    def durable_position(self, row: Row) -> int:
+        return row.position
+
+    async def _write_all(self) -> None:
+        number, num_bytes = self._last_number, self._num_bytes
+        await super()._write_all()
+        if num_bytes:
+            await self._log.trim(number)
+            self._num_bytes -= num_bytes

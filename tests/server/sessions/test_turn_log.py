@@ -1,0 +1,60 @@
+"""Turns as entries of a log: read as they were written, and refused where anything is missing."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from carousel.errors import StoreInvalid
+from carousel.sessions.resident import LoggedTurn, Plain
+from carousel.sessions.turn_log import read_entry, write_entry
+
+NUMBERS, COUNTS = some.integers(-(2**63), 2**63 - 1), some.integers(0, 2**32 - 1)
+IDS = some.integers(-(2**31), 2**31 - 1)
+
+
+@some.composite
+def turns(draw: some.DrawFn) -> LoggedTurn:
+    found = draw(some.lists(some.tuples(IDS, some.floats(allow_nan=False)), max_size=12))
+    return LoggedTurn(
+        draw(some.text(max_size=5)),
+        draw(some.text(max_size=5)),
+        draw(NUMBERS),
+        draw(NUMBERS),
+        draw(COUNTS),
+        draw(some.floats(allow_nan=False)),
+        draw(some.binary(max_size=40)),
+        Plain(draw(IDS), draw(COUNTS), draw(some.text(max_size=5))),
+        tuple(one for one, _ in found),
+        tuple(value for _, value in found),
+    )
+
+
+@settings(derandomize=True, database=None, deadline=None)
+@given(some.lists(turns(), max_size=4))
+def test_an_entry_is_read_as_it_was_written(written: list[LoggedTurn]) -> None:
+    assert list(read_entry(write_entry(written))) == written
+
+
+@settings(derandomize=True, database=None, deadline=None)
+@given(some.lists(turns(), min_size=1, max_size=2), some.data())
+def test_what_is_cut_off_is_refused(written: list[LoggedTurn], data: some.DataObject) -> None:
+    """Unless it ends where a turn does."""
+    entry = write_entry(written)
+    length = data.draw(some.integers(0, len(entry) - 1))
+    if length in (4, len(write_entry(written[:1]))):
+        assert list(read_entry(entry[:length])) == written[: length > 4]
+    else:
+        with pytest.raises(StoreInvalid):
+            list(read_entry(entry[:length]))
+
+
+@settings(derandomize=True, database=None, deadline=None)
+@given(some.binary(max_size=200))
+def test_nothing_else_is_read(content: bytes) -> None:
+    """Whatever it is, it is read as turns or refused."""
+    for entry in (content, b"CTL\x01" + content):
+        try:
+            list(read_entry(entry))
+        except StoreInvalid:
+            continue
+        assert entry.startswith(b"CTL\x01")
