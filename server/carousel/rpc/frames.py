@@ -81,7 +81,7 @@ def _read_varint(content: bytes, at: int, max_digits: int = _MAX_SHORT_DIGITS) -
 
 
 def _skip(content: bytes, at: int) -> int:
-    """Past a field that a later version has added. There is no field 0, and no encoder spells the key of ours longer."""
+    """Past a field that a later version has added. There is no field 0, and nobody spells the key of ours longer."""
     key, at = _read_varint(content, at)
     if key < 1 << 3 or key == _ITEMS:
         raise message_invalid()

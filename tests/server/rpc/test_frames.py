@@ -78,7 +78,16 @@ def test_what_protobuf_refuses_is_refused(content: bytes) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"\x0a", b"\x0a\x05ab", b"\x0a\xff", b"\x0a" + b"\xff" * 12 + b"\x01", b"\x10", b"\x19abc", b"\x22\x05a", b"\x2da"],
+    [
+        b"\x0a",
+        b"\x0a\x05ab",
+        b"\x0a\xff",
+        b"\x0a" + b"\xff" * 12 + b"\x01",
+        b"\x10",
+        b"\x19abc",
+        b"\x22\x05a",
+        b"\x2da",
+    ],
 )
 def test_what_is_cut_short_is_refused(content: bytes) -> None:
     with pytest.raises(MessageInvalid):

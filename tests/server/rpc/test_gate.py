@@ -158,7 +158,8 @@ async def test_who_has_given_up_costs_nothing() -> None:
         assert sum(rounds.done, collections.Counter()) == {"ann": 20}
         assert len(rounds.done) < 8
         await until_quiet(gate)
-    assert not gate._waiting and not gate._starts
+    assert not gate._waiting
+    assert not gate._starts
 
 
 async def test_owners_who_have_gone_are_forgotten() -> None:
