@@ -13,6 +13,7 @@ from carousel.engine.engine import Engine
 from carousel.engine.scheduler import Bounds
 from carousel.metrics import Metrics
 from carousel.sessions.carried import CarriedSequences
+from carousel.sessions.carried_room import CarriedRoom
 from carousel.sessions.checks import Limits
 from carousel.sessions.events import EventHub
 from carousel.sessions.ledger import Ledger, Retention
@@ -51,6 +52,7 @@ class Plan:
     limits: Limits = Limits(max_input_tokens=1000, max_generated_tokens=100_000, max_answer_items=10**9)
     max_turns_per_session: int = 8
     holds_sessions: bool = True
+    carried_room: CarriedRoom = field(default_factory=lambda: CarriedRoom(2**20, 2**10, evicts=True))
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def make_lives(
         clock,
         metrics,
         Residents(engine, make_kit, store, order, clock, is_enabled=plan.holds_sessions),
-        CarriedSequences(engine, make_kit, codec, clock),
+        CarriedSequences(engine, make_kit, codec, clock, plan.carried_room),
         replays_seals=plan.replays_seals,
     )
 

@@ -31,6 +31,7 @@ from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
 from carousel.rpc.streams import StreamBounds
 from carousel.sessions.carried import CarriedSequences
+from carousel.sessions.carried_room import CARRIER_BYTES, CarriedRoom
 from carousel.sessions.checks import Limits
 from carousel.sessions.events import EventHub
 from carousel.sessions.ledger import Ledger, Retention
@@ -255,6 +256,8 @@ def make_lives(settings: Settings, bundle: Bundle, engine: Engine, store: Sessio
         time.time,
         is_enabled=settings.when_full == "evict",
     )
+    weight = codec.max_bytes(settings.penalty_window) + CARRIER_BYTES
+    room = CarriedRoom(settings.max_carried_bytes, weight, evicts=settings.when_full == "evict")
     return Lives(
         store,
         ledger,
@@ -265,7 +268,7 @@ def make_lives(settings: Settings, bundle: Bundle, engine: Engine, store: Sessio
         time.time,
         metrics,
         residents,
-        CarriedSequences(engine, make_kit, codec, time.time),
+        CarriedSequences(engine, make_kit, codec, time.time, room),
         replays_seals=settings.seal_replay == "allow",
         penalty_window=settings.penalty_window,
     )

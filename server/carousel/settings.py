@@ -82,6 +82,9 @@ class Settings(BaseModel):
     max_session_bytes: int | None = Field(
         None, ge=2**16, le=2**50, description="bytes that sessions may take; none: 2 GiB of memory, 1 TiB of sqlite"
     )
+    max_carried_bytes: int = Field(
+        2**28, ge=2**16, le=2**50, description="bytes that sequences may take which streams carry without a session"
+    )
     when_full: Literal["evict", "refuse"] = Field(
         "evict", description="at the limit, end the least recently used session or refuse the new one"
     )

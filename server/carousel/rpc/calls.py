@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import grpc
 import structlog
-from google.rpc import code_pb2, status_pb2
+from google.rpc import code_pb2
 from grpc_status import rpc_status
 
 from carousel.errors import CarouselError, Overloaded, ShuttingDown, StoreUnavailable
@@ -18,6 +18,7 @@ from carousel.rpc import facts
 from carousel.rpc.callers import Callers
 from carousel.rpc.errors import to_status
 from carousel.rpc.reading import UNREADABLE, message_invalid
+from carousel.rpc.refusals import ItemRefusals
 from carousel.rpc.streams import Place, StreamBounds, Streams
 
 Context: TypeAlias = grpc.aio.ServicerContext  # a name for annotations; grpc ships no types
@@ -143,11 +144,11 @@ class Calls:
                 code = _given_up(context)
                 raise
             task.uncancel()
-            code, refusal = self._refuse(method, call.ended_by), call.ended_by
+            code, refusal = self._count_refusal(method, call.ended_by), call.ended_by
             if call.is_writing:
                 raise  # behind a message that the client does not take nothing can be sent, not even how the call ended
         except Exception as error:
-            code, refusal = self._refuse(method, error), error
+            code, refusal = self._count_refusal(method, error), error
         finally:
             del self._open[task]
             call.leave()
@@ -158,13 +159,9 @@ class Calls:
         if refusal is not None:
             await context.abort_with_status(rpc_status.to_status(to_status(refusal)))
 
-    def refuse_item(self, method: str, request: Any, context: Context, error: Exception) -> status_pb2.Status:
-        """A part of a call that fails while the call goes on: counted and logged as a call is; what it is told."""
-        code = self._refuse(method, error)
-        self._metrics.item_refused(method, code)
-        why = facts.of_failure(request, context.peer(), error)
-        self._log.info("item", method=method, code=code, **why)
-        return to_status(error)
+    def refusing_items(self, method: str, context: Context) -> ItemRefusals:
+        """For parts of a call that fail while it goes on."""
+        return ItemRefusals(method, context.peer(), self._count_refusal, self._metrics)
 
     async def finish(self, grace_seconds: float) -> None:
         """At shutdown, when all turns have ended: calls that wait for their client end with UNAVAILABLE at once, the
@@ -200,13 +197,13 @@ class Calls:
             call.ended_by = error
             task.cancel()
 
-    def _refuse(self, method: str, error: Exception) -> str:
-        """Note it; its code."""
+    def _count_refusal(self, method: str, error: Exception, is_logged: bool = True) -> str:
+        """Its code. One that is unexpected has a log line of its own, if any is wanted."""
         if isinstance(error, Overloaded):
             self._metrics.refused(error.limit)
         elif isinstance(error, CarouselError):
             self._metrics.refused(error.reason.lower())
-        else:
+        elif is_logged:
             self._log.error("unexpected error", method=method, exc_info=error)
         if isinstance(error, StoreUnavailable):
             self._store.call_failed(error)

@@ -15,6 +15,7 @@ from carousel.errors import MessageInvalid
 from carousel.rpc.errors import to_status
 
 UNREADABLE: Any = object()
+_AS_BYTES = frozenset({"PredictMany"})  # its frames are decoded item by item, in `frames.py`
 _BEHAVIOURS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 
 
@@ -32,12 +33,12 @@ class OurMethods:
         """Nothing to do: the same methods come again, by name."""
 
     def add_registered_method_handlers(self, service: str, methods: Mapping[str, grpc.RpcMethodHandler]) -> None:
-        tolerant = {name: self._guard(method) for name, method in methods.items()}
+        tolerant = {name: self._guard(name, method) for name, method in methods.items()}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, tolerant),))
 
-    def _guard(self, method: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
+    def _guard(self, name: str, method: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
         return method._replace(
-            request_deserializer=_tolerate(method.request_deserializer),
+            request_deserializer=None if name in _AS_BYTES else _tolerate(method.request_deserializer),
             response_serializer=_pass_bytes(method.response_serializer),
         )
 
@@ -45,10 +46,10 @@ class OurMethods:
 class OthersMethods(OurMethods):
     """The same for servicers that do not know `UNREADABLE`."""
 
-    def _guard(self, method: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
+    def _guard(self, name: str, method: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
         (kind,) = (one for one in _BEHAVIOURS if getattr(method, one) is not None)
         refusing = (_refuse_stream if method.request_streaming else _refuse)(getattr(method, kind))
-        return super()._guard(method)._replace(**{kind: refusing})
+        return super()._guard(name, method)._replace(**{kind: refusing})
 
 
 def _tolerate(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:

@@ -10,12 +10,13 @@ from contextlib import aclosing
 from typing import Any
 
 import grpc
-from google.rpc import status_pb2
 
 from carousel.rpc import convert, lengths
 from carousel.rpc.calls import Call, Calls, Context
-from carousel.rpc.many import Many, answer
+from carousel.rpc.gate import Gate
+from carousel.rpc.many import Many
 from carousel.rpc.prediction_bytes import PredictionBytes
+from carousel.rpc.predictions import Predictions
 from carousel.rpc.reading import UNREADABLE, message_invalid
 from carousel.sessions.resident import Named
 from carousel.sessions.service import Sessions
@@ -32,6 +33,7 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
         self._limits = model.limits
         self._calls = calls
         self._encoder = PredictionBytes(sessions.tokenizer)
+        self._gate = Gate()
 
     async def Generate(self, request: wire.GenerateRequest, context: Context) -> None:
         async with self._calls.answer("Generate", context, request) as call:
@@ -51,12 +53,12 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
 
     async def Predict(self, _requests: AsyncIterator[wire.PredictRequest], context: Context) -> None:
         async with self._calls.answer("Predict", context) as call, self._sessions.conversing(call.owner) as talk:
+            predictions = Predictions(self._sessions, self._limits, call.owner)
             num_messages = 0
             while (request := await _wait_for(call, context)) is not None:
                 if num_messages == 0:
-                    self._sessions.check_model(request.model)
-                    talk.name(request.session_id)
-                found = await answer(talk, request, self._limits, call.owner, self._sessions.tokenizer)
+                    predictions.begin(talk, request)
+                found = await predictions.answer(talk, request)
                 await call.write(context, self._encoder.encode(found) if isinstance(found, Named) else found)
                 num_messages += 1
                 call.facts["num_messages"] = num_messages
@@ -64,28 +66,28 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
     async def PredictMany(self, _requests: AsyncIterator[wire.PredictManyRequest], context: Context) -> None:
         async with self._calls.answer("PredictMany", context) as call:
 
-            def refuse(request: wire.PredictRequest, error: Exception) -> status_pb2.Status:
-                return self._calls.refuse_item("PredictMany", request, context, error)
-
             def rest(is_resting: bool) -> None:
                 call.is_waiting = is_resting
 
-            many = Many(self._sessions, self._encoder, self._limits, call.owner, refuse, rest)
+            refusals = self._calls.refusing_items("PredictMany", context)
+            predictions = Predictions(self._sessions, self._limits, call.owner)
+            many = Many(predictions, self._encoder, self._limits, call.owner, self._gate, refusals.refuse, rest)
             writing = asyncio.create_task(_write_frames(many, call, context))
             try:
-                while (request := await _read(call, context)) is not None:
-                    await many.take(request)
-                many.end()
+                while (content := await _read(call, context)) is not None:
+                    await many.take(content)
+                await many.end()
                 await writing
             except Exception:  # answers go out first: beside a message on its way no status can be sent
                 await many.close()
-                many.end()
+                await many.end()
                 await writing
                 raise
             finally:
                 writing.cancel()
                 await many.close()
                 await asyncio.gather(writing, return_exceptions=True)
+                refusals.close()
                 call.facts["num_messages"] = many.num_answered
 
     async def Score(self, request: wire.ScoreRequest, context: Context) -> None:
@@ -128,7 +130,7 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
 
 async def _write_frames(many: Many, call: Call, context: Context) -> None:
     while (frame := await many.next_frame()) is not None:
-        await call.write(context, frame)
+        await call.write(context, frame.content)
         many.written(frame)
 
 

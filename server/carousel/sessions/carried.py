@@ -8,6 +8,8 @@ import itertools
 from collections.abc import Callable
 
 from carousel.engine.engine import Engine
+from carousel.sessions.carried_room import CarriedRoom
+from carousel.sessions.endurance import finish
 from carousel.sessions.ledger import Ledger, Retention
 from carousel.sessions.order import Key, TurnOrder
 from carousel.sessions.resident import Kit
@@ -19,15 +21,22 @@ from carousel.turns import Snapshot
 
 _NO_PAST = Retention(max_turns=0, max_answers=0, max_answer_bytes=0)
 _FOR_EVER = Lifetimes(idle=1e9, absolute=1e9)  # streams end, and with them what they carry
-_ALL = Capacity(2**40, 2**60, evicts=False)
+_ALL = Capacity(2**40, 2**60, evicts=False)  # it is the room that bounds them
 
 
 class CarriedSequences:
     """By key. Whoever keeps one fetches or drops it."""
 
     def __init__(
-        self, engine: Engine, make_kit: Callable[[], Kit], codec: SnapshotCodec, clock: Callable[[], float]
+        self,
+        engine: Engine,
+        make_kit: Callable[[], Kit],
+        codec: SnapshotCodec,
+        clock: Callable[[], float],
+        room: CarriedRoom,
     ) -> None:
+        """`room` is for all that streams carry, also what is not here."""
+        self.room = room
         self._ledger = Ledger(_NO_PAST)
         self._codec = codec
         self._store = MemoryStore(_ALL, _FOR_EVER, clock=clock)
@@ -38,6 +47,13 @@ class CarriedSequences:
     def __repr__(self) -> str:
         return f"CarriedSequences({self._store!r})"
 
+    async def make_room(self, owner: str) -> None:
+        """For one more of the owner's. Raises Overloaded."""
+        while (victim := self.room.find_victim(owner)) is not None:
+            kept = victim.give_up()
+            if kept is not None:
+                await finish(self.drop(kept))
+
     async def keep(self, owner: str, snapshot: Snapshot) -> Key:
         birth = self._ledger.open(str(next(self._numbers)), owner, 0, self._codec.encode(snapshot))
         await self._store.create([birth])
@@ -45,12 +61,15 @@ class CarriedSequences:
 
     async def fetch(self, key: Key) -> Snapshot:
         """Where it stands; it is not kept here any more."""
+        return self._codec.decode(self._ledger.current(await self._remove(key)))
+
+    async def drop(self, key: Key) -> None:
+        await self._remove(key)
+
+    async def _remove(self, key: Key) -> Held:
         await self.residents.leave(key)
         held = await self._store.take(*key)
         assert isinstance(held, Held)
         await self._store.release(held)
         await self._store.end(held.row, EndReason.UNDONE)
-        return self._codec.decode(self._ledger.current(held))
-
-    async def drop(self, key: Key) -> None:
-        await self.fetch(key)
+        return held

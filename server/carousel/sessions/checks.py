@@ -1,6 +1,7 @@
 """Is what a caller asks for within bounds? The checks raise InvalidRequest naming the field as the wire does."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ MAX_LOG_PROBABILITIES = 64
 MAX_CANDIDATES = 256
 MAX_WORDS = 32
 MAX_PREFIX_BYTES = 64
+_NAME = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,11 @@ class Limits:
     max_input_bytes: int = 524_288
     max_answer_items: int = 65_536
     max_stop_ids: int = 1024
+
+
+def is_name(text: str) -> bool:
+    """Whether a session or a checkpoint can be called so."""
+    return _NAME.fullmatch(text) is not None
 
 
 def check_generation(request: GenerationRequest, limits: Limits, vocabulary_size: int) -> None:

@@ -8,10 +8,11 @@ stream without a session carries is held in the same way.
 from dataclasses import replace
 from typing import Protocol
 
-from carousel.errors import CarouselError
+from carousel.errors import CarouselError, SessionEvicted, SessionNotFound
 from carousel.sessions import checks
 from carousel.sessions.carried import CarriedSequences
 from carousel.sessions.deeds import is_request_id
+from carousel.sessions.endurance import finish
 from carousel.sessions.order import Key
 from carousel.sessions.requests import Caller, Prediction, PredictionRequest
 from carousel.sessions.resident import Named, Plain, Resident, Sink
@@ -45,10 +46,25 @@ class Conversation:
         self._carried: Snapshot | None = None  # the sequence of a stream that names no session and brings no state
         self._kept: Key | None = None  # under which that is kept among the carried ones instead
         self._goes_on = False  # on a session, whose first turn has been done, or on what is carried
+        self._is_in_room = False  # of what streams carry
+        self._is_given_up = False  # what was carried had to make room
+        self._is_asked = False  # and has not answered yet
         self._resident: Resident | None = None
 
+    @property
+    def is_busy(self) -> bool:
+        """A message is being answered."""
+        return self._is_asked or (self._resident is not None and self._resident.is_busy)
+
+    @property
+    def is_holding(self) -> bool:
+        """It has more to do at its end than to be forgotten."""
+        return self._resident is not None or self._kept is not None
+
     def name(self, session_id: str) -> None:
-        """The first message's."""
+        """The first message's. Raises SessionNotFound for what cannot be the id of one: it is not kept."""
+        if session_id and not checks.is_name(session_id):
+            raise SessionNotFound(f"there is no session {session_id}")
         self._session_id = session_id
         if not session_id:
             self._residents = self._carrying.residents
@@ -58,6 +74,8 @@ class Conversation:
         resident = self._resident
         if resident is None or resident.is_leaving or not self._goes_on or not self._is_sound(plain):
             return False
+        if self._is_in_room:
+            self._carrying.room.touch(self._owner, self)
         try:
             return self._residents.may_take(resident, plain) and self._residents.begin_turn(resident, plain, sink)
         except CarouselError as error:
@@ -68,12 +86,11 @@ class Conversation:
         """None: it did not happen, and is to go the ordinary way."""
         if not self._goes_on or not self._residents.is_enabled or not self._is_sound(plain):
             return None
-        if self._resident is None or self._resident.is_leaving:
-            self._resident, named = await self._residents.move_in(await self._key(), plain)
-            return named
-        if not self._residents.may_take(self._resident, plain):
-            return None
-        return await self._residents.take_turn(self._resident, plain)
+        self._is_asked = True
+        try:
+            return await self._answer_plain(plain)
+        finally:
+            self._is_asked = False
 
     async def answer(self, request: PredictionRequest, given: Caller) -> Prediction:
         """The ordinary way; `given` is as the message has it, the session apart."""
@@ -82,12 +99,33 @@ class Conversation:
             prediction = await self._predict_on_session(caller, request)
             self._goes_on = True
             return prediction
+        self._is_asked = True
+        try:
+            await self._enter_room(caller)
+            return await self._carry_on(caller, request)
+        finally:
+            self._is_asked = False
+            if not self._is_carrying:
+                self._leave_room()
+
+    async def _answer_plain(self, plain: Plain) -> Named | None:
+        if self._is_in_room:
+            self._carrying.room.touch(self._owner, self)
+        if self._resident is None or self._resident.is_leaving:
+            self._resident, named = await self._residents.move_in(await self._key(), plain)
+            return named
+        if not self._residents.may_take(self._resident, plain):
+            return None
+        return await self._residents.take_turn(self._resident, plain)
+
+    async def _carry_on(self, caller: Caller, request: PredictionRequest) -> Prediction:
+        """Without a session."""
         if self._sealed or caller.state:
-            self._goes_on = False
-            await self._fetch()
-            self._carried = None
             prediction = await self._predictor.predict(replace(caller, state=caller.state or self._sealed), request)
-            self._sealed = prediction.standing.state
+            kept = self._let_go()
+            self._sealed, self._is_given_up = prediction.standing.state, False
+            if kept is not None:
+                await finish(self._carrying.drop(kept))
             return prediction
         await self._fetch()
         prediction, self._carried = await self._predictor.predict_unkept(self._carried, request, caller)
@@ -128,11 +166,41 @@ class Conversation:
             and (not plain.request_id or is_request_id(plain.request_id))
         )
 
+    @property
+    def _is_carrying(self) -> bool:
+        return bool(self._sealed) or self._carried is not None or self._kept is not None
+
+    async def _enter_room(self, caller: Caller) -> None:
+        """Raises Overloaded, or SessionEvicted from when what was carried had to go until a state is brought."""
+        if self._is_given_up and not caller.state:
+            raise SessionEvicted("what this stream carried was given up, for others had too little room")
+        if self._is_in_room:
+            return self._carrying.room.touch(self._owner, self)
+        await self._carrying.make_room(self._owner)
+        self._carrying.room.enter(self._owner, self)
+        self._is_in_room = True
+
+    def _leave_room(self) -> None:
+        if self._is_in_room:
+            self._is_in_room = False
+            self._carrying.room.leave(self._owner, self)
+
+    def give_up(self) -> Key | None:
+        """What is carried: it cannot be gone on with. The key under which it is still kept, if it is."""
+        self._is_in_room, self._is_given_up = False, True
+        return self._let_go()
+
+    def _let_go(self) -> Key | None:
+        kept, self._kept, self._resident = self._kept, None, None
+        self._sealed, self._carried, self._goes_on = b"", None, False
+        return kept
+
     async def close(self) -> None:
         """Give the session back."""
         if self._resident is not None and not self._resident.is_leaving:
             self._resident.is_excused = True
             await self._residents.leave(self._resident.key)
+        self._leave_room()
         if self._kept is not None:
             kept, self._kept = self._kept, None
             await self._carrying.drop(kept)

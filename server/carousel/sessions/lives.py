@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +22,6 @@ from carousel.state.codec import SnapshotCodec
 from carousel.state.store import Birth, Change, Deed, Ending, EndReason, Held, Repeated, Row, SessionStore
 from carousel.turns import Snapshot
 
-_NAME = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 _MAX_FORKS = 100
 _MAX_MARKS = 16
 _MAX_SWEPT = 256  # sessions that are ended without a pause
@@ -108,7 +106,7 @@ class Lives:
 
     async def get(self, owner: str, session_id: str) -> Row:
         """Raises SessionNotFound for an unknown id, and the SessionEnded of one that was."""
-        found = await self._read(owner, session_id) if _NAME.fullmatch(session_id) else None
+        found = await self._read(owner, session_id) if checks.is_name(session_id) else None
         if not isinstance(found, Row):
             raise _missing(found, session_id)
         return found
@@ -135,7 +133,7 @@ class Lives:
     async def take(self, owner: str, session_id: str, room: int = 0) -> AsyncIterator[Held]:
         """The session for one change, in order of arrival; it is given back in any case. `room` is the most bytes that
         the change adds."""
-        if not _NAME.fullmatch(session_id):
+        if not checks.is_name(session_id):
             raise _missing(None, session_id)  # malformed ids never reach a store
         async with self._order.hold((owner, session_id)):
             await self.residents.leave((owner, session_id))
@@ -365,5 +363,5 @@ def _missing(found: Ending | None, session_id: str) -> errors.CarouselError:
 
 
 def _check_name(field: str, name: str) -> None:
-    if not _NAME.fullmatch(name):
+    if not checks.is_name(name):
         raise InvalidRequest(field, "must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ -")

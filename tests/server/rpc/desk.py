@@ -21,6 +21,7 @@ from carousel.rpc.server import ConnectionBounds, RpcServer
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
 from carousel.rpc.streams import StreamBounds
+from carousel.sessions.carried_room import CarriedRoom
 from carousel.sessions.conversation import Conversation
 from carousel.sessions.events import EventHub
 from carousel.sessions.lives import History, Point
@@ -118,6 +119,13 @@ class NoResidents:
     @property
     def residents(self) -> "NoResidents":
         return self
+
+    @property
+    def room(self) -> CarriedRoom:
+        return CarriedRoom(2**20, 1, evicts=True)
+
+    async def make_room(self, owner: str) -> None:
+        """There is enough."""
 
     async def move_in(self, key: tuple[str, str], plain: Plain) -> tuple[None, None]:
         return None, None

@@ -1,0 +1,103 @@
+"""Frames of PredictMany as bytes: what comes is decoded one item at a time, what goes out is put together from items
+that are bytes already.
+
+A message that is decoded as a whole cannot be interrupted, and a megabyte may hold half a million items, 42 MiB of
+objects. Of the encoding (https://protobuf.dev/programming-guides/encoding) only the outermost layer is known here.
+"""
+
+from google.protobuf.message import DecodeError
+
+from carousel.rpc.reading import message_invalid
+from carousel.v1 import language_model_pb2 as wire
+
+Item = wire.PredictManyRequest.Item
+_LENGTH = 2  # the wire type of messages, texts and bytes
+_ITEMS = wire.PredictManyRequest.ITEMS_FIELD_NUMBER << 3 | _LENGTH
+_ITEMS_KEY = bytes((wire.PredictManyResponse.ITEMS_FIELD_NUMBER << 3 | _LENGTH,))
+_TAG_KEY = bytes((wire.PredictManyResponse.Item.TAG_FIELD_NUMBER << 3,))
+_RESPONSE_KEY = bytes((wire.PredictManyResponse.Item.RESPONSE_FIELD_NUMBER << 3 | _LENGTH,))
+_STATUS_KEY = bytes((wire.PredictManyResponse.Item.STATUS_FIELD_NUMBER << 3 | _LENGTH,))
+_MAX_DIGITS, _MAX_SHORT_DIGITS = 10, 5  # of 64 bits, and of keys and lengths
+_decode = Item.FromString
+
+
+def read_item(content: bytes, at: int) -> tuple[Item | None, int]:
+    """The item that begins there, None where nothing more of interest comes, and where the next one begins. Raises
+    MessageInvalid."""
+    try:
+        while at < len(content) and content[at] != _ITEMS:
+            at = _skip(content, at)
+        if at == len(content):
+            return None, at
+        size = content[at + 1]
+        at += 2
+        if size >= 0x80:
+            size, at = _read_varint(content, at - 1)
+        end = at + size
+        if end <= len(content):
+            return _decode(content[at:end]), end
+    except (IndexError, DecodeError) as error:
+        raise message_invalid() from error
+    raise message_invalid()  # it is cut short
+
+
+def make_response(tag: int, response: bytes) -> bytes:
+    """An item of a PredictManyResponse."""
+    return _make_item(tag, _RESPONSE_KEY, response)
+
+
+def make_status(tag: int, status: bytes) -> bytes:
+    return _make_item(tag, _STATUS_KEY, status)
+
+
+def _make_item(tag: int, kind: bytes, content: bytes) -> bytes:
+    number, size = _varint(tag), _varint(len(content))
+    whole = _varint(2 + len(number) + len(size) + len(content))
+    return b"".join((_ITEMS_KEY, whole, _TAG_KEY, number, kind, size, content))
+
+
+def _varint(number: int) -> bytes:
+    return _VARINTS[number] if number < _NUM_VARINTS else _make_varint(number)
+
+
+def _make_varint(number: int) -> bytes:
+    digits = bytearray()
+    while number >= 0x80:
+        digits.append(number & 0x7F | 0x80)
+        number >>= 7
+    digits.append(number)
+    return bytes(digits)
+
+
+def _read_varint(content: bytes, at: int, max_digits: int = _MAX_SHORT_DIGITS) -> tuple[int, int]:
+    """The number, and where it ends."""
+    number = 0
+    for place in range(max_digits):
+        digit = content[at + place]
+        number |= (digit & 0x7F) << 7 * place
+        if digit < 0x80:
+            return number, at + place + 1
+    raise message_invalid()
+
+
+def _skip(content: bytes, at: int) -> int:
+    """Past a field that a later version has added. There is no field 0, and nobody spells the key of ours longer."""
+    key, at = _read_varint(content, at)
+    if key < 1 << 3 or key == _ITEMS:
+        raise message_invalid()
+    match key & 7:
+        case 0:
+            return _read_varint(content, at, _MAX_DIGITS)[1]
+        case 1:
+            return at + 8
+        case 2:
+            size, at = _read_varint(content, at)
+            return at + size
+        case 5:
+            return at + 4
+        case _:  # groups, which proto3 has not, and what is no type
+            raise message_invalid()
+
+
+_NUM_VARINTS = 4096
+_VARINTS = tuple(map(_make_varint, range(_NUM_VARINTS)))  # most lengths and tags

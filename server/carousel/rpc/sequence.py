@@ -1,0 +1,127 @@
+"""One sequence of a PredictMany stream: its messages in their order.
+
+What a held session can answer at once costs no task. All else runs in a task of the sequence's own, one message after
+the other, each let in by the gate.
+"""
+
+import asyncio
+import collections
+from typing import NamedTuple, Protocol
+
+from carousel.rpc import convert
+from carousel.rpc.predictions import Predictions
+from carousel.sessions.resident import Named
+from carousel.v1 import language_model_pb2 as wire
+
+# In the gate's unit.
+_HELD_COST, _ORDINARY_COST = 2.0, 20.0  # of a message in a task, whose session is held or not
+_CLOSE_COST = 15.0  # of a sequence that holds something
+
+
+class Question(NamedTuple):
+    """One request, and what it takes while it is not answered."""
+
+    request: wire.PredictRequest
+    num_bytes: int
+    num_answer_bytes: int  # that its answer will have, about
+
+
+class Stream(Protocol):
+    """What a sequence is on. Each question is answered, refused or dropped, once."""
+
+    async def enter(self, cost: float) -> None:
+        """Until work of that cost may be done."""
+        ...
+
+    async def until_read(self) -> None:
+        """Until its client has read enough of what was answered."""
+        ...
+
+    def answer(self, tag: int, question: Question, outcome: Named | wire.PredictResponse) -> None: ...
+
+    def refuse(self, tag: int, question: Question, error: Exception) -> None: ...
+
+    def drop(self, question: Question) -> None:
+        """It will not be answered."""
+        ...
+
+
+class Sequence:
+    """To be closed. It is the sink of what its session answers at once."""
+
+    __slots__ = ("_asked", "_is_named", "_predictions", "_stream", "_tag", "_talk", "_task", "_waiting", "is_over")
+
+    def __init__(self, stream: Stream, tag: int, predictions: Predictions) -> None:
+        self._stream = stream
+        self._tag = tag
+        self._predictions = predictions
+        self._talk = predictions.converse()
+        self._waiting: collections.deque[Question] = collections.deque()
+        self._asked: Question | None = None  # on its way without a task
+        self._task: asyncio.Task[None] | None = None
+        self._is_named = False
+        self.is_over = False
+
+    def ask(self, question: Question) -> None:
+        if self._task is None and self._asked is None and self._is_named:
+            plain = convert.to_plain(question.request)
+            if plain is not None:
+                self._asked = question
+                if self._talk.begin_plain(plain, self):
+                    return
+                self._asked = None
+        self._waiting.append(question)
+        self._go_on()
+
+    def put(self, outcome: Named | Exception | None) -> None:
+        question, self._asked = self._asked, None
+        assert question is not None
+        if self.is_over:
+            self._stream.drop(question)
+        elif isinstance(outcome, Exception):
+            self._stream.refuse(self._tag, question, outcome)
+        elif outcome is not None:
+            self._stream.answer(self._tag, question, outcome)
+        else:
+            self._waiting.appendleft(question)
+        self._go_on()
+
+    async def close(self) -> None:
+        """What is not answered is given up."""
+        self.is_over = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        while self._waiting:
+            self._stream.drop(self._waiting.popleft())
+        if self._talk.is_holding:
+            await self._stream.enter(_CLOSE_COST)
+        await self._talk.close()
+
+    def _go_on(self) -> None:
+        if self._waiting and self._task is None and self._asked is None and not self.is_over:
+            self._task = asyncio.create_task(self._work())
+
+    async def _work(self) -> None:
+        try:
+            while self._waiting and not self.is_over:
+                question = self._waiting.popleft()
+                try:
+                    answer = await self._answer(question.request)
+                except asyncio.CancelledError:
+                    self._stream.drop(question)
+                    raise
+                except Exception as error:
+                    self._stream.refuse(self._tag, question, error)
+                else:
+                    self._stream.answer(self._tag, question, answer)
+        finally:
+            self._task = None
+
+    async def _answer(self, request: wire.PredictRequest) -> Named | wire.PredictResponse:
+        await self._stream.until_read()
+        await self._stream.enter(_HELD_COST if self._talk.is_holding else _ORDINARY_COST)
+        if not self._is_named:
+            self._predictions.begin(self._talk, request)
+            self._is_named = True
+        return await self._predictions.answer(self._talk, request)

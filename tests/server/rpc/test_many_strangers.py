@@ -1,0 +1,398 @@
+"""What a PredictMany client does, hostile or unlucky, costs others little, and closes always relieve his own stream."""
+
+import asyncio
+import collections
+import contextlib
+import types
+import weakref
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import pytest
+import structlog
+from tests.fakes import GatedModel
+from tests.server.rpc.served_world import (
+    SECONDS,
+    ManyStream,
+    ask,
+    end,
+    open_sessions,
+    position,
+    reason,
+    serving,
+    until,
+)
+from tests.worlds import Plan
+
+from carousel.engine.scheduler import Bounds
+from carousel.rpc import frames
+from carousel.v1 import language_model_pb2 as wire
+
+Code = grpc.StatusCode
+ANN, BOB = (("x-owner", "ann"),), (("x-owner", "bob"),)
+MAX_A_ROUND = 40  # plain items, or what costs as much
+FRAME = 600
+
+
+# The event loop is shared by owners.
+
+
+@contextlib.asynccontextmanager
+async def counted_rounds() -> AsyncIterator[tuple[collections.Counter[int], Callable[[], None]]]:
+    """How much was done in each round of the event loop, and what is to be called for it."""
+    number, done = 0, collections.Counter[int]()
+
+    async def run() -> None:
+        nonlocal number
+        while True:
+            await asyncio.sleep(0)
+            number += 1
+
+    def note() -> None:
+        done[number] += 1
+
+    task = asyncio.create_task(run())
+    try:
+        yield done, note
+    finally:
+        task.cancel()
+
+
+async def flood(stream: ManyStream, items: list[wire.PredictManyRequest.Item], num_frames: int) -> None:
+    reading = asyncio.create_task(stream.receive(num_frames * len(items)))
+    for _ in range(num_frames):
+        await stream.send(*items)
+    await reading
+
+
+async def test_plain_items_of_many_streams_are_taken_a_few_in_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of eight streams no more than of one."""
+    plan = Plan(bounds=Bounds(max_held_bytes=2**22))
+    async with serving(plan, owner="x-owner") as served, counted_rounds() as (done, note):
+        advance = served.world.engine.advance
+
+        def advance_and_note(*arguments: Any) -> None:
+            note()
+            advance(*arguments)
+
+        streams = [served.many(metadata=ANN) for _ in range(8)]
+        items = [ask(tag, 1) for tag in range(100)]
+        for stream in streams:
+            await flood(stream, items, 2)
+        monkeypatch.setattr(served.world.engine, "advance", advance_and_note)
+        done.clear()
+        await asyncio.gather(*(flood(stream, items, 3) for stream in streams))
+        assert sum(done.values()) == 2400
+        assert max(done.values()) <= MAX_A_ROUND
+
+
+async def test_refused_items_of_many_streams_are_taken_a_few_in_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They cost more, also where a tag has very many."""
+    async with serving(owner="x-owner") as served, counted_rounds() as (done, note):
+        refused = served.world.metrics.item_refused
+
+        def refuse_and_note(*arguments: Any) -> None:
+            note()
+            refused(*arguments)
+
+        monkeypatch.setattr(served.world.metrics, "item_refused", refuse_and_note)
+        items = [ask(number % 3, 1, model="other") for number in range(FRAME)]
+        await asyncio.gather(*(flood(served.many(metadata=ANN), items, 1) for _ in range(8)))
+        assert sum(done.values()) == 8 * FRAME
+        assert max(done.values()) <= MAX_A_ROUND / 3
+
+
+async def test_one_stream_has_its_answers_beside_a_flood_of_another_owner() -> None:
+    """Each of its frames waits for a few rounds, not for all that is before it."""
+    async with serving(owner="x-owner") as served:
+        items = [ask(number % 40, 1, model="other") for number in range(FRAME)]
+
+        def num_refused() -> float:
+            return served.world.value("refused_items_total", method="PredictMany", code="NOT_FOUND")
+
+        floods = [asyncio.create_task(flood(served.many(metadata=ANN), items, 20)) for _ in range(8)]
+        await until(lambda: num_refused() > 500)
+        stream = served.many(metadata=BOB)
+        before = num_refused()
+        for number in range(20):
+            assert (await stream.ask(1, 2)).position == number + 1
+        assert num_refused() < before + 20 * 300
+        for task in floods:
+            task.cancel()
+        await asyncio.gather(*floods, return_exceptions=True)
+        assert await stream.finish() is Code.OK
+
+
+async def test_refused_items_have_few_log_lines() -> None:
+    """So many a second one by one, and one line for the others; each is counted."""
+    async with serving() as served:
+        with structlog.testing.capture_logs() as lines:
+            stream = served.many()
+            await flood(stream, [ask(1, 1, model="other") for _ in range(FRAME)], 2)
+            assert await stream.finish() is Code.OK
+            await served.until_idle()
+        own = [line for line in lines if line["event"] == "item"]
+        rest = [line["num_refused"] for line in lines if line["event"] == "items"]
+        assert len(own) + sum(rest) == 2 * FRAME
+        assert len(own) <= 10 * (1 + len(rest))
+        assert served.world.value("refused_items_total", method="PredictMany", code="NOT_FOUND") == 2 * FRAME
+
+
+# A stream that has no room is relieved by closes.
+
+
+def long_item(tag: int) -> wire.PredictManyRequest.Item:
+    item = wire.PredictManyRequest.Item(tag=tag)
+    item.request.input.tokens.ids.extend([1] * 900)
+    return item
+
+
+async def test_a_frame_counts_for_what_of_it_is_not_answered() -> None:
+    """One slow item in each of many full frames leaves room for the others."""
+    model = GatedModel()
+    async with serving(Plan(model), max_message_bytes=30_000) as served:
+        await open_sessions(served, *"abcdef")
+        async with contextlib.AsyncExitStack() as held:
+            for name in "abcdef":
+                await held.enter_async_context(served.world.lives.take("", name))
+            stream = served.many()
+            for tag, name in enumerate("abcdef"):
+                await stream.send(ask(tag, 1, session_id=name), *[long_item(100 + n) for n in range(20)])
+                await stream.receive(20)
+            assert not stream.answers[0]
+        await stream.receive(6)
+        assert await stream.finish() is Code.OK
+
+
+async def test_closes_of_a_frame_make_room_for_its_questions() -> None:
+    """Although they come behind them."""
+    async with serving(max_waiting_per_stream=4) as served:
+        await open_sessions(served, "a")
+        async with served.world.lives.take("", "a"):  # somebody else has it
+            stream = served.many()
+            await stream.send(*[ask(tag, 1, session_id="a") for tag in range(4)])
+            await until(lambda: served.manys and served.manys[-1].num_waiting == 4)
+            await stream.send(ask(7, 1), ask(8, 1), end(0), end(1), end(2), end(3))
+            await stream.receive(2)
+            assert set(stream.answers) == {7, 8}
+        assert await stream.finish() is Code.OK
+        assert await position(served, "a") == 0
+
+
+async def test_closes_of_later_frames_make_room_too() -> None:
+    """As long as the frames between are no more than a message's bytes."""
+    async with serving(max_waiting_per_stream=4) as served:
+        await open_sessions(served, "a")
+        async with served.world.lives.take("", "a"):
+            stream = served.many()
+            await stream.send(*[ask(tag, 1, session_id="a") for tag in range(4)])
+            for number in range(30):
+                await stream.send(ask(10 + number, number % 16))
+            await stream.send(*[end(tag) for tag in range(4)])
+            await stream.receive(30)
+            assert sorted(stream.answers) == [10 + number for number in range(30)]
+        assert await stream.finish() is Code.OK
+
+
+async def test_a_close_seen_ahead_keeps_the_order_of_its_tag() -> None:
+    """What came before it is given up, what comes after it is a new sequence."""
+    async with serving(max_waiting_per_stream=2) as served:
+        await open_sessions(served, "a", "b")
+        async with served.world.lives.take("", "a"):
+            stream = served.many()
+            await stream.send(*[ask(1, token, session_id="a") for token in (1, 2, 3, 4)])
+            await stream.send(ask(2, 5), end(1), ask(1, 6, session_id="b"), ask(1, 7))
+            await stream.receive(3)
+        assert [one.position for one in stream.answers[1]] == [1, 2]
+        assert [one.position for one in stream.answers[2]] == [1]
+        assert await stream.finish() is Code.OK
+        assert [await position(served, name) for name in "ab"] == [0, 2]
+
+
+async def test_a_stalled_stream_is_not_read_for_ever() -> None:
+    """Beyond a message's bytes of questions for which there is no room."""
+    async with serving(max_waiting_per_stream=2, max_message_bytes=50_000) as served:
+        await open_sessions(served, "a")
+        async with served.world.lives.take("", "a"):
+            stream = served.many()
+            await stream.send(*[ask(tag, 1, session_id="a") for tag in range(2)])
+
+            async def send() -> None:
+                for _ in range(2000):
+                    await stream.send(*[long_item(5)] * 20)
+
+            sending = asyncio.create_task(send())
+            await until(lambda: served.manys and served.manys[-1]._backlog.num_bytes >= 50_000)
+            await asyncio.wait([sending], timeout=0.5)
+            assert served.manys[-1]._backlog.num_bytes < 50_000 + 20_000
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            stream.call.cancel()
+            await until(lambda: not served.num_calls)
+        await served.until_idle()
+
+
+async def test_a_bad_frame_ends_a_stalled_stream() -> None:
+    """As it ends one that is not; what was asked before is given up, for it may never be answered."""
+    async with serving(max_waiting_per_stream=2) as served:
+        await open_sessions(served, "a")
+        async with served.world.lives.take("", "a"):
+            raw = served.channel.stream_stream("/carousel.v1.LanguageModel/PredictMany")()
+            good = [ask(tag, 1, session_id="a") for tag in range(6)]
+            await raw.write(wire.PredictManyRequest(items=good).SerializeToString())
+            await raw.write(wire.PredictManyRequest(items=good).SerializeToString() + b"\x0a\x05a")
+            async with asyncio.timeout(SECONDS):
+                assert await raw.code() is Code.INVALID_ARGUMENT
+            await until(lambda: not served.num_calls)
+        await served.until_idle()
+
+
+async def test_the_end_of_a_stalled_stream_waits_for_all_that_was_asked() -> None:
+    async with serving(max_waiting_per_stream=2) as served:
+        await open_sessions(served, "a")
+        stream = served.many()
+        async with served.world.lives.take("", "a"):
+            await stream.send(*[ask(tag, 1, session_id="a") for tag in range(7)])
+            await stream.send(*[ask(tag, 1) for tag in range(7, 9)])
+            await stream.call.done_writing()
+            await until(lambda: served.manys and served.manys[-1]._backlog)
+        assert await stream.finish() is Code.OK
+        assert sorted(stream.answers) == list(range(9))
+        await served.until_idle()
+
+
+@pytest.mark.parametrize("num_frames", [1, 3])
+async def test_cancelling_a_stalled_stream_leaves_nothing(num_frames: int) -> None:
+    async with serving(max_waiting_per_stream=2) as served:
+        await open_sessions(served, "a")
+        tasks = asyncio.all_tasks()
+        async with served.world.lives.take("", "a"):
+            stream = served.many(timeout=0.5)
+            for _ in range(num_frames):
+                await stream.send(*[ask(tag, 1, session_id="a") for tag in range(7)])
+            await until(lambda: served.manys and served.manys[-1]._backlog)
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await stream.call.read()
+            assert error.value.code() is Code.DEADLINE_EXCEEDED
+            await until(lambda: not served.num_calls)
+        await served.until_idle()
+        assert await position(served, "a") == 0
+        await until(lambda: len(asyncio.all_tasks()) <= len(tasks))
+
+
+# What a stream may pile up.
+
+
+async def test_sequences_that_close_count_until_they_have_closed() -> None:
+    """Who opens and closes tags has no more of them than who leaves them open."""
+    model = GatedModel()
+    async with serving(Plan(model), max_sequences_per_stream=4) as served:
+        names = [f"s{number}" for number in range(40)]
+        await open_sessions(served, *names)
+        stream = served.many()
+        for tag in range(4):
+            await stream.ask(tag, 1, session_id=names[tag])
+            await stream.ask(tag, 1)
+        model.close()
+        await stream.send(*[ask(tag, 1) for tag in range(4)])
+        await model.until_held()
+        for tag in range(4, 40):  # the sequences before cannot close while their turns run
+            await stream.send(end(tag - 4), ask(tag, 1, session_id=names[tag]))
+        await asyncio.sleep(0)
+        await until(lambda: served.manys[-1]._backlog)
+        many = served.manys[-1]
+        assert len(many._sequences) + len(many._closing) <= 5
+        model.gate.set()
+        assert await stream.finish() is Code.OK
+        assert await position(served, names[39]) == 1
+        await served.until_idle()
+
+
+async def test_items_take_no_memory_before_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame has room for very many small ones: of those for which a stream has no room there are only the bytes."""
+    decode, decoded = frames._decode, list[weakref.ref[Any]]()
+
+    class Request:  # one to which there can be weak references
+        def __init__(self, request: wire.PredictRequest) -> None:
+            self._request = request
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._request, name)
+
+    def decode_and_note(content: bytes) -> types.SimpleNamespace:
+        item = decode(content)
+        noted = types.SimpleNamespace(tag=item.tag, close=item.close, request=Request(item.request))
+        decoded.append(weakref.ref(noted.request))
+        return noted
+
+    monkeypatch.setattr(frames, "_decode", decode_and_note)
+    async with serving(max_waiting_per_stream=50) as served:
+        await open_sessions(served, "a")
+        async with served.world.lives.take("", "a"):
+            stream = served.many()
+            await stream.send(*[ask(1, session_id="a") for _ in range(3000)])
+            await until(lambda: len(decoded) >= 3000)  # all were looked at, whether they are closes
+            assert served.manys[-1].num_waiting == 50
+            assert sum(one() is not None for one in decoded) <= 51
+            stream.call.cancel()
+        await served.until_idle()
+
+
+@pytest.mark.parametrize("name", ["x" * 150_000, "no name", "x" * 129])
+async def test_what_cannot_be_the_name_of_a_session_is_not_kept(name: str) -> None:
+    """It would be, for each tag, as long as the stream is open."""
+    async with serving() as served:
+        stream = served.many()
+        assert reason(await stream.ask(1, 1, session_id=name)) == "SESSION_NOT_FOUND"
+        (sequence,) = served.manys[-1]._sequences.values()
+        assert sequence._talk._session_id == ""
+        assert (await stream.ask(1, 1)).position == 1
+        assert await stream.finish() is Code.OK
+        single = served.model.Predict()
+        await single.write(ask(0, 1, session_id=name).request)
+        assert await single.code() is Code.NOT_FOUND
+
+
+async def test_answers_that_are_expected_count_as_answers_that_wait() -> None:
+    """Who asks for many candidates on many tags at once and does not read has no more than a message's bytes of them
+    piled up, and little more."""
+    plan = Plan(bounds=Bounds(max_held_bytes=2**22))
+    async with serving(plan, max_message_bytes=20_000, max_waiting_per_stream=5000) as served:
+        stream = served.many()
+        tags = range(300)
+        await flood(stream, [ask(tag, 1) for tag in tags], 2)
+        await until(lambda: not served.manys[-1].num_waiting)
+        many, most = served.manys[-1], 0
+        put = many._put
+
+        def put_and_note(*arguments: Any) -> None:
+            nonlocal most
+            put(*arguments)
+            most = max(most, many._num_unread_bytes)
+
+        many._put = put_and_note  # type: ignore[method-assign]
+        many.next_frame = _never  # type: ignore[method-assign]
+        await until(lambda: not many._changed.is_set())
+        many._changed.set()
+        await stream.send(*[ask(tag, 1, k=16) for tag in tags])
+        await until(lambda: most > 15_000)
+        await asyncio.sleep(0.2)
+        assert most < 25_000
+        stream.call.cancel()
+        await served.until_idle()
+
+
+async def _never() -> None:
+    await asyncio.Event().wait()
+
+
+async def test_a_refused_state_leaves_what_was_carried() -> None:
+    """The tag is where it was, not at the start."""
+    async with serving() as served:
+        stream = served.many()
+        for _ in range(3):
+            await stream.ask(1, 1)
+        assert reason(await stream.ask(1, 1, state=b"no state")) == "STATE_REFUSED"
+        assert (await stream.ask(1, 1)).position == 4
+        assert await stream.finish() is Code.OK
