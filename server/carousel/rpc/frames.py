@@ -81,9 +81,10 @@ def _read_varint(content: bytes, at: int, max_digits: int = _MAX_SHORT_DIGITS) -
 
 
 def _skip(content: bytes, at: int) -> int:
-    """Past a field that a later version has added. There is no field 0, and nobody spells the key of ours longer."""
+    """Past a field that a later version has added. There is no field 0, no key has more than 32 bits, and nobody spells
+    ours longer."""
     key, at = _read_varint(content, at)
-    if key < 1 << 3 or key == _ITEMS:
+    if key < 1 << 3 or key == _ITEMS or key >> 32:
         raise message_invalid()
     match key & 7:
         case 0:

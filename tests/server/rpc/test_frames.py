@@ -4,7 +4,7 @@ import pytest
 from google.protobuf import unknown_fields
 from google.protobuf.message import DecodeError
 from google.rpc import status_pb2
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as some
 
 from carousel.errors import MessageInvalid
@@ -60,6 +60,7 @@ def test_fields_of_later_versions_are_passed_over(extra: bytes) -> None:
 
 
 @settings(max_examples=1000, deadline=None)
+@example(b"\x8d\x80\x80\x80\x10\x00\x00\x00\x00")  # a key of 33 bits
 @given(some.binary(max_size=12) | some.binary(max_size=12).map(lambda rest: b"\x0a\x06\x08\x01\x12\x02\x18\x05" + rest))
 def test_what_protobuf_refuses_is_refused(content: bytes) -> None:
     """And nothing is raised but that. Groups, which no version has, and keys that are longer than they need are refused
