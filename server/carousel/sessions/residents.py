@@ -207,7 +207,7 @@ class Residents:
         for number, resident in enumerate(list(self._here.values()), 1):
             if self._log is not None:
                 await self._log.until_told(resident)
-            if resident.num_turns and self._here.get(resident.key) is resident:
+            if resident.num_turns:
                 self._tell(resident)
             if number % _MAX_LEAVING == 0:
                 await asyncio.sleep(0)

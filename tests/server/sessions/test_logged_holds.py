@@ -6,14 +6,15 @@ import contextlib
 import random
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.fakes import GatedModel, ToyModel, same_snapshot
+from tests.fakes import GatedModel, ToyModel, byte_tokenizer, same_snapshot
 from tests.server.sessions.crashes import after_crash, copy_file, held_after_crash
 from tests.server.sessions.test_residents import Stream
 from tests.worlds import LIFETIMES, Clock, Plan, World, running_world
 
-from carousel.errors import StoreInvalid, StoreUnavailable
+from carousel.errors import SessionDeleted, StoreInvalid, StoreUnavailable
 from carousel.sessions.ledger import Ledger, Retention
 from carousel.sessions.lives import Point
 from carousel.sessions.recovery import recover
@@ -73,7 +74,7 @@ class Logged:
 
 
 @contextlib.asynccontextmanager
-async def logging(directory: Path, model: ToyModel | None = None) -> AsyncIterator[Logged]:
+async def logging(directory: Path, model: ToyModel | None = None, **changes: Any) -> AsyncIterator[Logged]:
     path = directory / "sessions.db"
     made = list[GatedLog]()
 
@@ -81,7 +82,7 @@ async def logging(directory: Path, model: ToyModel | None = None) -> AsyncIterat
         made.append(GatedLog(path, clock))
         return WriteAhead(made[0], 1e6)
 
-    async with running_world(Plan(model or ToyModel(), store=make, retention=RETENTION)) as world:
+    async with running_world(Plan(model or ToyModel(), store=make, retention=RETENTION, **changes)) as world:
         assert isinstance(world.store, WriteAhead)
         yield Logged(world, world.store, made[0], path)
 
@@ -304,6 +305,32 @@ async def test_a_turn_that_is_given_up_on_its_way_happens(tmp_path: Path) -> Non
         assert (await it.world.lives.get("ann", "s")).position == 3
         assert (await it.left()).row.position == 3
         assert await Stream(it.world, "s").say(3, "r") == 3
+
+
+async def test_a_session_that_ends_while_a_turn_is_on_its_way(tmp_path: Path) -> None:
+    """Its turn has not happened, here or after a crash."""
+    async with logging(tmp_path) as it:
+        stream = await it.stream()
+        it.inner.gate.clear()
+        it.inner.reached.clear()
+        running = asyncio.create_task(stream.say(3))
+        await it.inner.reached.wait()
+        await it.store.end((await it.world.hold("s")).row, EndReason.DELETED)
+        it.inner.gate.set()
+        with pytest.raises(SessionDeleted):
+            await running
+        async with it.crash() as store:
+            assert not isinstance(await store.read("ann", "s"), Row)
+
+
+async def test_characters_that_are_not_whole_survive(tmp_path: Path) -> None:
+    """The bytes at the end that the next token may make one of."""
+    async with logging(tmp_path, ToyModel(256), tokenizer=byte_tokenizer()) as it:
+        await it.world.open("s")
+        stream, codec, ledger = Stream(it.world, "s"), it.world.lives.codec, it.world.lives.ledger
+        for byte, tail in zip("a\u00e9\u4e00".encode(), (b"", b"\xc3", b"", b"\xe4", b"\xe4\xb8", b""), strict=True):
+            await stream.say(byte)
+            assert codec.decode(ledger.current(await it.left())).tail == tail
 
 
 async def test_the_log_is_trimmed_by_each_write(tmp_path: Path) -> None:
