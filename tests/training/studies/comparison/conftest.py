@@ -13,7 +13,21 @@ from carousel_training.studies.comparison.jobs import ReadingPlan
 from carousel_training.studies.comparison.plans import StudyPlan
 from carousel_training.studies.comparison.study_text import prepare_text
 
-WORDS = "wheel turns state round never stops river stone light walks under over the of and to in".split()
+WORDS = [
+    "wheel",
+    "turns",
+    "state",
+    "round",
+    "never",
+    "stops",
+    "river",
+    "stone",
+    "light",
+    "walks",
+    "under",
+    "over",
+    "of",
+]
 TINY_READING = ReadingPlan(num_lanes=2, valid_tokens=100, test_tokens=120, block=25)
 TINY_PLAN = StudyPlan(
     "tiny", 2, (0.5, 1.0), (1, 2), num_seeds=2, has_twin=True, hours=None, tokens=2 * 4 * 32, reading=TINY_READING

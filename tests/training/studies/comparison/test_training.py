@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.training.studies.comparison.conftest import TINY_READING
 
 from carousel_training.settings import Settings
-from tests.training.studies.comparison.conftest import TINY_READING
 from carousel_training.studies.comparison.jobs import Job, JobResult, Schedule
 from carousel_training.studies.comparison.training import build_trainer, run_job
 

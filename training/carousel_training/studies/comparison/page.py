@@ -17,7 +17,7 @@ from carousel_training.studies.comparison.page_tables import (
     with_interval,
 )
 from carousel_training.studies.comparison.pictures import draw_all
-from carousel_training.studies.results import make_directory, save_figures
+from carousel_training.studies.results import make_directory, plain_figures, save_figures
 
 STUDY_FILE = "study.json"
 PAGE_FILE = "index.md"
@@ -35,8 +35,8 @@ PICTURE_TEXTS = {
 def write_page(study: Study, directory: Path) -> None:
     """The JSON, the pictures and `index.md`, whose figures all come from the JSON."""
     make_directory(directory)
+    study = _with_analysis(study)
     save_figures(directory / STUDY_FILE, study)
-    study = read_study(directory / STUDY_FILE)
     drawn = draw_all(study, directory)
     write_atomically(directory / PAGE_FILE, page_text(study, drawn).encode())
 
@@ -47,12 +47,17 @@ def read_study(path: Path) -> Study:
         study = json.loads(path.read_text(encoding="utf-8"))
         if study["version"] != VERSION:
             raise TrainingError(f"{path} is of version {study['version']}, and this is for version {VERSION}")
-        study["analysis"] = json.loads(json.dumps(analyse(study)))
+        return _with_analysis(study)
     except OSError as error:
         raise TrainingError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise TrainingError(f"{path} is not a comparison's JSON: {type(error).__name__}: {error}") from error
-    return dict(study)
+
+
+def _with_analysis(study: Study) -> Study:
+    """As values that a JSON gives back: keys are words, lists are lists."""
+    plain: Study = json.loads(json.dumps(plain_figures({**study, "analysis": None})))
+    return {**plain, "analysis": json.loads(json.dumps(plain_figures(analyse(plain))))}
 
 
 def page_text(study: Study, pictures: list[str]) -> str:
