@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 from tests.training.studies.comparison.conftest import TINY_PLAN, InlineExecutor
+from typer.testing import CliRunner
 
 from carousel_training import cli
 from carousel_training.errors import StudyInterrupted
