@@ -18,7 +18,7 @@ from rich.table import Table
 
 from carousel.client import Client, Session
 
-PARTS = ("The value of", " an object can be", " changed if it is")
+PARTS = ("Once upon a time", " there was a king who had", " three sons, and")
 NUM_TOKENS = 32
 SEED = 7
 
