@@ -30,14 +30,14 @@ def known_results(known: dict[str, JobResult]) -> Find:
 
 def test_entries_have_the_same_parameters_and_one_twin(comparison_settings: Settings) -> None:
     """The twin is the LSTM again, or the first cell where there is none, under a name and seeds of its own."""
-    entries = make_entries(("elman", "lstm"), comparison_settings, 6000, 30, has_twin=True)
+    entries = make_entries(("elman", "lstm"), comparison_settings, 12_000, 30, has_twin=True)
     assert [entry.name for entry in entries] == ["elman", "lstm", "lstm-again"]
     assert [entry.first_seed for entry in entries] == [0, 0, TWIN_SEEDS]
     for entry in entries:
         model = entry.settings.model
-        assert count_parameters(model, 30, model.hidden_size) == pytest.approx(6000, rel=TOLERANCE)
-    assert make_entries(("elman",), comparison_settings, 6000, 30, has_twin=True)[1].cell == "elman"
-    assert len(make_entries(("elman",), comparison_settings, 6000, 30, has_twin=False)) == 1
+        assert count_parameters(model, 30, model.hidden_size) == pytest.approx(12_000, rel=TOLERANCE)
+    assert make_entries(("elman",), comparison_settings, 12_000, 30, has_twin=True)[1].cell == "elman"
+    assert len(make_entries(("elman",), comparison_settings, 12_000, 30, has_twin=False)) == 1
 
 
 def test_jobs_carry_what_a_trial_says(entry: Entry) -> None:

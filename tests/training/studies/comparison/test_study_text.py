@@ -1,5 +1,6 @@
 """A text is cleaned, split and encoded once, and the test part is not among what a search loads."""
 
+import string
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def test_parts_are_those_of_the_text(comparison_settings: Settings, text_directo
 
 def test_what_repeats_is_dropped_and_said(comparison_settings: Settings, tmp_path: Path) -> None:
     """A line of training in the validation part, and one of validation in the test part."""
-    known, other = "the wheel " * 2 + "is known from somewhere else already.\n", "x" * 60 + "\n"
+    known, other = "the wheel " * 2 + "is known from somewhere else already.\n", string.ascii_letters + "0123456789\n"
     for name, content in (("a", known * 2 + "train"), ("b", known + other + "valid"), ("c", other + "test")):
         (tmp_path / name).write_text(content)
     parts = {name: (tmp_path / file,) for name, file in (("train", "a"), ("valid", "b"), ("test", "c"))}

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
+from carousel_training.batches import WARM_UP
 from carousel_training.model import ModelConfig, RecurrentLM
 from carousel_training.studies.comparison.courses import Course
 from carousel_training.studies.comparison.gate_bias import has_gate
 from carousel_training.studies.comparison.jobs import Job, JobResult, MarkResult, ReadingPlan
-from carousel_training.studies.comparison.reading import WARM_UP
 from carousel_training.studies.comparison.search import chosen_trial
 
 Figures = dict[str, Any]

@@ -6,6 +6,7 @@ Pure functions of numbers. Legend: C models, N blocks of a text, R draws of the 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import mean, variance
 
 import numpy as np
@@ -50,11 +51,17 @@ def t_cumulative(value: float, freedom: float) -> float:
     With x = sqrt(freedom) tan a the density becomes a power of cos a on a finite range, which Gauss's rule integrates.
     """
     end = math.atan(abs(value) / math.sqrt(freedom))
-    nodes, weights = np.polynomial.legendre.leggauss(NUM_NODES)
+    nodes, weights = _gauss()
     angles = 0.5 * end * (nodes + 1.0)
     scale = math.exp(math.lgamma(0.5 * (freedom + 1.0)) - math.lgamma(0.5 * freedom)) / math.sqrt(math.pi)
     half = scale * 0.5 * end * float(weights @ np.cos(angles) ** (freedom - 1.0))
     return 0.5 + math.copysign(min(half, 0.5), value)
+
+
+@lru_cache(maxsize=1)
+def _gauss() -> tuple[Values, Values]:
+    nodes, weights = np.polynomial.legendre.leggauss(NUM_NODES)
+    return nodes, weights
 
 
 def t_quantile(probability: float, freedom: float) -> float:

@@ -1,17 +1,18 @@
 """Reads a held-out part with a model: stretches at even distances, a lane each, begun as the server begins a session.
 
-Legend: B lanes, W tokens before a stretch, T tokens of a piece, L tokens of a stretch, N blocks of all lanes.
+The first WARM_UP tokens are read and not counted. Legend: B lanes, T tokens of a piece, L of a stretch, S of a stretch
+and its warm-up, N blocks of all lanes.
 """
 
 import torch
 from torch.nn import functional
 
+from carousel_training.batches import WARM_UP
 from carousel_training.errors import CorpusError
 from carousel_training.model import RecurrentLM
 from carousel_training.precision import Compute
 from carousel_training.studies.comparison.jobs import Reading, ReadingPlan
 
-WARM_UP = 128  # tokens that are read and not counted, so that a stretch's first ones are not all a start
 PIECE = 128  # tokens at a time: the state is carried, so that it changes no loss
 
 

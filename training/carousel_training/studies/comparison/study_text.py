@@ -17,8 +17,8 @@ from carousel.bundle.tokenizer import FILE_NAME as TOKENIZER_FILE
 from carousel.bundle.tokenizer import Tokenizer, TokenizerKind
 from carousel_training.corpus import Corpus, read_corpus
 from carousel_training.errors import CorpusError
+from carousel_training.repeats import drop_known, drop_repeats, share_repeated
 from carousel_training.settings import Settings
-from carousel_training.studies.comparison.repeats import drop_doubles, drop_repeats, known_hashes, share_repeated
 from carousel_training.studies.results import make_directory, save_figures
 from carousel_training.vocabulary import encode_text, learn_vocabulary
 
@@ -76,11 +76,11 @@ def prepare_text(settings: Settings, directory: Path) -> TextFacts:
 
 
 def clean(raw: Corpus) -> Corpus:
-    """No passage twice in a part, nothing of the training part in the others, nothing of validation in the test. Raises
+    """No line twice in a part, nothing of the training part in the others, nothing of validation in the test. Raises
     CorpusError where nothing would be left."""
-    train = drop_doubles(raw.train)
-    valid = drop_repeats(drop_doubles(raw.valid), known_hashes([train]))
-    test = drop_repeats(drop_doubles(raw.test), known_hashes([train, valid]))
+    train = drop_repeats(raw.train)
+    valid = drop_known(drop_repeats(raw.valid), train)
+    test = drop_known(drop_repeats(raw.test), train + valid)
     if not (train and valid and test):
         raise CorpusError(f"nothing is left of a part of {raw.source} without what it repeats of the others")
     return Corpus(raw.source, train, valid, test)
@@ -139,9 +139,7 @@ def _write(raw: Corpus, text: Corpus, settings: Settings, directory: Path) -> Te
 
 
 def _shares(raw: Corpus) -> dict[str, float]:
-    train_W = known_hashes([raw.train])
-    both_W = known_hashes([raw.train, raw.valid])
-    return {VALID: share_repeated(raw.valid, train_W), TEST: share_repeated(raw.test, both_W)}
+    return {VALID: share_repeated(raw.train, raw.valid), TEST: share_repeated(raw.train + raw.valid, raw.test)}
 
 
 def _vocabulary(settings: Settings) -> dict[str, Any]:

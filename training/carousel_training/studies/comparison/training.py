@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from carousel_training.batches import LanePlan, TrainingBatches
+from carousel_training.batches import Chances, LanePlan, TrainingBatches
 from carousel_training.model import ModelConfig, RecurrentLM
 from carousel_training.precision import Compute
 from carousel_training.randomness import seed_generators
@@ -45,10 +45,13 @@ def run_job(job: Job, text_directory: Path) -> JobResult:
 def build_trainer(settings: Settings, gate_shift: float, text_directory: Path) -> Trainer:
     compute = Compute.choose(settings.compute)
     ids_N = load_open_parts(text_directory)[0].to(compute.device)
-    batches = TrainingBatches(ids_N, LanePlan(settings.batch.num_lanes, settings.batch.segment, settings.seed))
+    tokenizer = load_tokenizer(text_directory)
+    plan = LanePlan(settings.batch.num_lanes, settings.batch.segment)
+    batches = TrainingBatches(ids_N, tokenizer.start_id, plan, Chances(settings.seed, settings.batch.fresh))
     seed_generators(settings.seed)
-    config = ModelConfig.from_settings(settings.model, load_tokenizer(text_directory).size)
+    config = ModelConfig.from_settings(settings.model, tokenizer.size)
     model = RecurrentLM(config).to(compute.device)
+    model.begin_with_counts(batches.count_tokens(tokenizer.size))
     shift_gate_bias(config.cell, model.stack, gate_shift)
     return Trainer(model, batches, settings.optimizer, compute)
 
