@@ -1,5 +1,6 @@
 """One training gives at every mark what a training of that length alone would have given."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from tests.training.studies.comparison.conftest import TINY_READING
 
 from carousel_training.settings import Settings
 from carousel_training.studies.comparison.jobs import Job, JobResult, Schedule
+from carousel_training.studies.comparison.study_text import load_open_parts
 from carousel_training.studies.comparison.training import build_trainer, run_job
 
 
@@ -41,6 +43,25 @@ def test_a_result_counts_what_was_done(comparison_settings: Settings, text_direc
     assert len(second.valid.blocks_N) == 4
     assert len(second.test.blocks_N) == 6
     assert sum(second.test.blocks_N) == pytest.approx(120 * second.test.nats, rel=1e-4)
+
+
+def test_seconds_are_those_of_a_training_that_went_straight_to_its_mark(
+    comparison_settings: Settings, text_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a clock that ticks once for each stretch of steps: the constant ones so far, and the mark's own cooldown."""
+    ticks = itertools.count()
+    monkeypatch.setattr("carousel_training.studies.comparison.training.time.process_time", lambda: float(next(ticks)))
+    marks = run_job(make_job(comparison_settings, (4, 8, 12)), text_directory).marks
+    assert [mark.core_seconds for mark in marks] == [2.0, 3.0, 4.0]
+
+
+def test_a_network_begins_with_the_text_s_frequencies(comparison_settings: Settings, text_directory: Path) -> None:
+    """As one of an ordinary training does."""
+    trainer = build_trainer(comparison_settings, 0.0, text_directory)
+    train_N = load_open_parts(text_directory)[0]
+    shares_V = torch.bincount(train_N, minlength=len(trainer.model.output_bias)).clamp_min(1).double()
+    expected_V = (shares_V / shares_V.sum()).log().float()
+    assert trainer.model.output_bias.tolist() == pytest.approx(expected_V.tolist(), rel=1e-5)
 
 
 def test_a_search_does_not_open_the_test_part(comparison_settings: Settings, text_directory: Path) -> None:

@@ -53,8 +53,7 @@ def tiers(ordered: Sequence[str], tells_apart: Callable[[str, str], bool]) -> li
     """From the best down: a tier is the best that is left and all that cannot be told apart from it."""
     left, found = list(ordered), list[list[str]]()
     while left:
-        leader = left[0]
-        tier = [name for name in left if name == leader or not tells_apart(leader, name)]
-        found.append(tier)
-        left = [name for name in left if name not in tier]
+        leader, *others = left
+        left = [name for name in others if tells_apart(leader, name)]
+        found.append([leader, *(name for name in others if name not in left)])
     return found
