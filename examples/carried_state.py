@@ -84,7 +84,7 @@ def main(bundle: Path) -> int:
     console.print("[green]equal: every token, and the position[/]" if is_equal else "[red]they differ[/]")
     console.print(f"""
 Serve it:         [bold].venv/bin/carousel serve {bundle}[/]
-Talk to it:       [bold].venv/bin/carousel generate "The "[/]       in another terminal
+Talk to it:       [bold].venv/bin/carousel generate "Once upon a time"[/]       in another terminal
 Autocomplete:     [bold].venv/bin/carousel predict[/]
 Find surprises:   [bold].venv/bin/carousel score README.md[/]
 """)
