@@ -77,9 +77,9 @@ StepBody = Callable[[Drawing, Sequence[str], Sequence[str]], Sequence[str]]
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """A recurrence over time: `states` are [B,H], `inputs` [T,B,...], `mask` [T,B,1] or [T,B,H] says where a state
-    takes its new value; elsewhere it keeps the old one, bit for bit. `body(drawing, states, inputs)` draws one step and
-    names the new states."""
+    """A recurrence over time: `states` are [B,...], `inputs` [T,B,...], `mask` [T,B,1] or as wide as a state says where
+    a state takes its new value; elsewhere it keeps the old one, bit for bit. `body(drawing, states, inputs)` draws one
+    step and names the new states, and after them what else of the step is to be seen."""
 
     name: str
     states: Sequence[str]
@@ -88,22 +88,22 @@ class Loop:
     body: StepBody
 
     def draw(self, drawing: Drawing, finals: Sequence[str], *, num_sequences: int = 1) -> list[str]:
-        """A Scan. The states after the last step go under the names `finals`; returns the first `num_sequences` states
-        at every step, [T,B,H] each."""
+        """A Scan. The states after the last step go under the names `finals`; returns what else is to be seen at every
+        step, [T,B,...] each, or if there is nothing else the first `num_sequences` states."""
         step, num_states = Drawing(f"{self.name}_step."), len(self.states)
         before = [f"{self.name}_before_{index}" for index in range(num_states)]
         given = [f"{self.name}_given_{index}" for index in range(len(self.inputs))]
         mask = f"{self.name}_mask"
         new = self.body(step, before, given)
-        after = [step.put("Where", mask, value, old) for value, old in zip(new, before, strict=True)]
-        seen = [step.put("Identity", value) for value in after[:num_sequences]]
+        after = [step.put("Where", mask, value, old) for value, old in zip(new[:num_states], before, strict=True)]
+        seen = [step.put("Identity", value) for value in new[num_states:] or after[:num_sequences]]
         floats = [describe(name, TensorProto.FLOAT, None) for name in (*before, *given)]
         body = step.graph(
             f"{self.name}_step",
             [*floats, describe(mask, TensorProto.BOOL, None)],
             [describe(name, TensorProto.FLOAT, None) for name in (*after, *seen)],
         )
-        sequences = [f"{self.name}_sequence_{index}" for index in range(num_sequences)]
+        sequences = [f"{self.name}_sequence_{index}" for index in range(len(seen))]
         inputs = [*self.states, *self.inputs, self.mask]
         drawing.add("Scan", inputs, [*finals, *sequences], body=body, num_scan_inputs=len(self.inputs) + 1)
         return sequences

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 
 from carousel.bundle import graphs as names
 from carousel_export.drawing import Drawing, describe, to_array
+from carousel_export.headed_stacks import HEADED
 from carousel_export.looped_stacks import LOOPS
 from carousel_export.native_stacks import OPERATORS
 from carousel_export.precision import Precision
@@ -62,9 +63,8 @@ def _draw_stack(drawing: Drawing, model: RecurrentLM) -> str:
         return draw_tdnn(drawing, stack, draw_embedded(drawing, table, draw_window_ids(drawing, stack)))
     ids_TB = drawing.put("Transpose", names.IDS, perm=[1, 0])
     below_TBX = drawing.put("Gather", table, ids_TB, axis=0)
-    if cell in OPERATORS:
-        return OPERATORS[cell].draw(drawing, stack, below_TBX)
-    return LOOPS[cell](drawing, stack, below_TBX)
+    draw = OPERATORS[cell].draw if cell in OPERATORS else (LOOPS | HEADED)[cell]
+    return draw(drawing, stack, below_TBX)
 
 
 def _draw_int8_stack(drawing: Drawing, model: RecurrentLM) -> str:

@@ -54,6 +54,7 @@ REGULARISED = {
     "temporal_penalty": 1.0,
     "window": 3,
     "num_clocks": 2,
+    "num_heads": 2,
 }
 
 

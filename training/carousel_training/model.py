@@ -45,6 +45,7 @@ class ModelConfig:
     temporal_penalty: float = 0.0
     window: int = 8
     num_clocks: int = 4
+    num_heads: int = 4
 
     @classmethod
     def from_settings(cls, settings: ModelSettings, vocabulary_size: int) -> "ModelConfig":
@@ -63,6 +64,7 @@ class ModelConfig:
             weight_drop=self.weight_drop,
             window=self.window,
             num_clocks=self.num_clocks,
+            num_heads=self.num_heads,
         )
 
 

@@ -30,7 +30,9 @@ CellName = Literal[
     "tdnn",
     "minlstm",
     "mingru",
+    "rg-lru",
 ]
+CELLS_WITH_HEADS = ("rg-lru",)
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -81,7 +83,8 @@ class ModelSettings(Section):
     `locked_dropout` a mask lasts a segment. `embedding_dropout` leaves out whole words, `weight_drop` single recurrent
     weights.
     The penalties multiply the mean square of the top layer's activations and of their change from step to step.
-    `window` is what the time-delay network sees, `num_clocks` counts the clockwork net's groups; others ignore them.
+    `window` is what the time-delay network sees, `num_clocks` counts the clockwork net's groups, `num_heads` the blocks
+    of the RG-LRU; others ignore them.
     """
 
     cell: CellName = "lstm"
@@ -100,12 +103,22 @@ class ModelSettings(Section):
     temporal_penalty: Annotated[float, Field(ge=0.0)] = 0.0
     window: Count = 8
     num_clocks: Count = 4
+    num_heads: Count = 4
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.cell == "clockwork" and self.hidden_size % self.num_clocks:
             raise ValueError(f"a clockwork net's hidden_size must be a multiple of num_clocks, {self.num_clocks}")
+        if self.hidden_size % self.width_multiple:
+            raise ValueError(f"hidden_size of {self.cell} must be a multiple of num_heads, {self.num_heads}")
         return self
+
+    @property
+    def width_multiple(self) -> int:
+        """What the cell's hidden size must be a multiple of."""
+        if self.cell == "clockwork":
+            return self.num_clocks
+        return self.num_heads if self.cell in CELLS_WITH_HEADS else 1
 
 
 class OutputSettings(Section):

@@ -113,6 +113,21 @@ def mingru(w: Weights, x: Array, h: Array) -> list[Array]:
     return [(1 - s(z)) * h + s(z) * n]
 
 
+def blocks(rows: Array, num_gates: int) -> list[Array]:
+    """The whole matrices [H,H], zeros included, of two heads."""
+    whole = [np.zeros((H, H)) for _ in range(num_gates)]
+    for matrix, own_rows in zip(whole, np.split(rows, num_gates), strict=True):
+        matrix[: H // 2, : H // 2], matrix[H // 2 :, H // 2 :] = np.split(own_rows, 2)
+    return whole
+
+
+def rg_lru(w: Weights, x: Array, h: Array) -> list[Array]:
+    u = w["layers.0.weight_in"] @ x + w["layers.0.bias_in"]
+    (v_r, v_i), (b_r, b_i) = blocks(w["layers.0.weight_gates"], 2), np.split(w["layers.0.bias_gates"], 2)
+    a = s(w["layers.0.decay"]) ** (8 * s(v_r @ u + b_r))
+    return [a * h + np.sqrt(1 - a**2) * (s(v_i @ u + b_i) * u)]
+
+
 EQUATIONS: dict[str, Callable[..., list[Array]]] = {
     "elman": elman,
     "lstm-1997": lstm_1997,
@@ -126,12 +141,13 @@ EQUATIONS: dict[str, Callable[..., list[Array]]] = {
     "clockwork": clockwork,
     "minlstm": minlstm,
     "mingru": mingru,
+    "rg-lru": rg_lru,
 }
 
 
 def build(cell: str, num_layers: int = 1) -> RecurrentStack:
     torch.manual_seed(5)
-    stack = CELLS[cell](StackShape(X, H, num_layers, 0.0, window=3, num_clocks=2)).double()
+    stack = CELLS[cell](StackShape(X, H, num_layers, 0.0, window=3, num_clocks=2, num_heads=2)).double()
     with torch.no_grad():
         for parameter in stack.parameters():
             parameter.add_(0.5 * torch.randn_like(parameter))
@@ -144,7 +160,7 @@ def test_a_step_is_the_cells_equations(cell: str) -> None:
     stack = build(cell, 2 if cell == "lstm-depth-gated" else 1)
     weights = {name: tensor.detach().numpy() for name, tensor in stack.named_parameters()}
     state = tuple(
-        torch.randn(2, H, dtype=torch.float64) if tensor.is_floating_point() else tensor
+        torch.randn(tensor.shape, dtype=torch.float64) if tensor.is_floating_point() else tensor
         for tensor in stack.initial_state(2, torch.device("cpu"))
     )
     for x_BX in torch.randn(5, 2, X, dtype=torch.float64):
@@ -154,6 +170,15 @@ def test_a_step_is_the_cells_equations(cell: str) -> None:
         for lane in (0, 1):
             for found, wanted in zip(state, expected[lane], strict=True):
                 np.testing.assert_allclose(found[lane], wanted, atol=1e-12)
+
+
+def test_fresh_real_gated_units_keep_what_the_paper_says() -> None:
+    """s(L)^8 fills the range from 0.9 to 0.999 evenly."""
+    torch.manual_seed(0)
+    (layer,) = CELLS["rg-lru"](StackShape(X, 4000, 1, 0.0)).double().layers  # type: ignore[misc,union-attr]
+    kept_H = torch.sigmoid(layer.decay.detach()) ** 8
+    assert 0.9 <= kept_H.min() <= kept_H.max() <= 0.999
+    torch.testing.assert_close(torch.quantile(kept_H, 0.5).item(), 0.9495, atol=0.005, rtol=0.0)
 
 
 def test_a_time_delay_net_is_a_feed_forward_net_over_its_window() -> None:
