@@ -4,15 +4,21 @@ Every operator here gives a row the same bits wherever it stands in a batch; onn
 do not, and are avoided. Legend: B lanes, T steps, X input width, N heads of width D, H = N x D, K keys, V = D + 1.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
-from carousel_export.drawing import Drawing, to_array
+from carousel_export.drawing import Drawing, Loop, to_array
 from carousel_export.looped_stacks import draw_from_input, draw_mask, draw_scan
+from carousel_export.native_stacks import next_name
 from carousel_training.cells.heads import block_columns
 from carousel_training.cells.layered_stack import LayeredStack
 from carousel_training.cells.rg_lru import LEAST_NEW, RGLRULayer
+from carousel_training.cells.slstm import SLSTMLayer
 from carousel_training.cells.stack import RecurrentStack
+
+LOG_TERMS = (1 / 15, 1 / 13, 1 / 11, 1 / 9, 1 / 7, 1 / 5, 1 / 3, 1.0)
 
 
 def draw_rg_lru(drawing: Drawing, stack: RecurrentStack, below_TBX: str) -> str:
@@ -39,6 +45,63 @@ def draw_rg_lru(drawing: Drawing, stack: RecurrentStack, below_TBX: str) -> str:
     return below_TBX
 
 
+def draw_slstm(drawing: Drawing, stack: RecurrentStack, below_TBX: str) -> str:
+    """The states are [B,N,D] in the loop, the gates side by side within each head."""
+    assert isinstance(stack, LayeredStack)
+    mask_TB11, shape = drawing.put("Unsqueeze", draw_mask(drawing, below_TBX), drawing.axes(3)), stack.shape
+    for index, layer in enumerate(stack.each()):
+        assert isinstance(layer, SLSTMLayer)
+        name = f"layer_{index}"
+
+        def body(step: Drawing, before: Sequence[str], given: Sequence[str], own: SLSTMLayer = layer) -> list[str]:
+            return _step_slstm(step, before, given[0], own)
+
+        order = np.arange(4 * shape.hidden_size).reshape(4, shape.num_heads, -1).swapaxes(0, 1).flatten()
+        pre_TBG = draw_from_input(drawing, name, layer.weight_ih[order], layer.bias[order], below_TBX)
+        pre_TBNK = _reshape(drawing, pre_TBG, 0, 0, shape.num_heads, 4 * shape.head_size)
+        states = [f"{part}_{index}" for part in layer.parts]
+        given = [_reshape(drawing, state, 0, shape.num_heads, shape.head_size) for state in states]
+        finals = [f"{state}_by_head" for state in states]
+        (h_TBND,) = Loop(name, given, [pre_TBNK], mask_TB11, body).draw(drawing, finals)
+        for state, final in zip(states, finals, strict=True):
+            _reshape(drawing, final, 0, shape.hidden_size, result=next_name(state))
+        below_TBX = _reshape(drawing, h_TBND, 0, 0, shape.hidden_size)
+    return below_TBX
+
+
+def _step_slstm(step: Drawing, before: Sequence[str], pre_BNK: str, layer: SLSTMLayer) -> list[str]:
+    h, c, n, m = before
+    product_BNK = draw_block_product(step, "recurrent", h, layer.weight_hh, layer.shape.num_heads, 4)
+    z, i, f, o = step.split(step.put("Add", pre_BNK, product_BNK), 4)
+    kept, new, m = _draw_shares(step, draw_log_sigmoid(step, f), i, m)
+    c = step.put("Add", step.put("Mul", kept, c), step.put("Mul", new, step.put("Tanh", z)))
+    n = step.put("Add", step.put("Mul", kept, n), new)
+    h = step.put("Mul", step.put("Sigmoid", o), step.put("Div", c, n))
+    return [h, c, n, m]
+
+
+def _draw_shares(drawing: Drawing, log_f: str, i: str, m: str) -> tuple[str, str, str]:
+    """What is kept of the memory, what is new in it, and the next level m."""
+    carried = drawing.put("Add", log_f, m)
+    level = drawing.put("Max", carried, i)
+    kept, new = (drawing.put("Exp", drawing.put("Sub", power, level)) for power in (carried, i))
+    return kept, new, level
+
+
+def draw_log_sigmoid(drawing: Drawing, sums: str) -> str:
+    """min(a, 0) - log(1 + e) with e = exp(-|a|), and log(1 + e) = 2 artanh(e / (2 + e)) by its series to the 15th power
+    of at most 1/3, which is exact to float32's last digits."""
+    zero, two = (drawing.keep(f"log.{value}", np.array(value, np.float32)) for value in (0, 2))
+    e = drawing.put("Exp", drawing.put("Neg", drawing.put("Abs", sums)))
+    s = drawing.put("Div", e, drawing.put("Add", e, two))
+    square = drawing.put("Mul", s, s)
+    terms = [drawing.keep(f"log.term_{at}", np.array(2 * term, np.float32)) for at, term in enumerate(LOG_TERMS)]
+    series = terms[0]
+    for term in terms[1:]:
+        series = drawing.put("Add", drawing.put("Mul", series, square), term)
+    return drawing.put("Sub", drawing.put("Min", sums, zero), drawing.put("Mul", series, s))
+
+
 def draw_block_product(
     drawing: Drawing, name: str, given: str, weight: torch.Tensor, num_heads: int, num_gates: int
 ) -> str:
@@ -60,4 +123,4 @@ def _reshape(drawing: Drawing, given: str, *shape: int, result: str = "") -> str
     return drawing.add("Reshape", [given, wanted], [result]) if result else drawing.put("Reshape", given, wanted)
 
 
-HEADED = {"rg-lru": draw_rg_lru}
+HEADED = {"rg-lru": draw_rg_lru, "slstm": draw_slstm}

@@ -31,8 +31,9 @@ CellName = Literal[
     "minlstm",
     "mingru",
     "rg-lru",
+    "slstm",
 ]
-CELLS_WITH_HEADS = ("rg-lru",)
+CELLS_WITH_HEADS = ("slstm", "rg-lru")
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -84,7 +85,7 @@ class ModelSettings(Section):
     weights.
     The penalties multiply the mean square of the top layer's activations and of their change from step to step.
     `window` is what the time-delay network sees, `num_clocks` counts the clockwork net's groups, `num_heads` the blocks
-    of the RG-LRU; others ignore them.
+    of sLSTM and RG-LRU; others ignore them.
     """
 
     cell: CellName = "lstm"

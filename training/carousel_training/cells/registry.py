@@ -13,6 +13,7 @@ from carousel_training.cells.lstm_peephole_dense import DensePeepholeLSTMStack
 from carousel_training.cells.mingru import MinGRUStack
 from carousel_training.cells.minlstm import MinLSTMStack
 from carousel_training.cells.rg_lru import RGLRUStack
+from carousel_training.cells.slstm import SLSTMStack
 from carousel_training.cells.stack import RecurrentStack
 from carousel_training.cells.tdnn import TimeDelayStack
 
@@ -31,4 +32,5 @@ CELLS: dict[str, type[RecurrentStack]] = {
     "minlstm": MinLSTMStack,
     "mingru": MinGRUStack,
     "rg-lru": RGLRUStack,
+    "slstm": SLSTMStack,
 }
