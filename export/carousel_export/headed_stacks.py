@@ -14,6 +14,7 @@ from carousel_export.looped_stacks import draw_from_input, draw_mask, draw_scan
 from carousel_export.native_stacks import next_name
 from carousel_training.cells.heads import block_columns
 from carousel_training.cells.layered_stack import LayeredStack
+from carousel_training.cells.mlstm import LEAST_NORMALIZER, MOST_POWER, MLSTMLayer
 from carousel_training.cells.rg_lru import LEAST_NEW, RGLRULayer
 from carousel_training.cells.slstm import SLSTMLayer
 from carousel_training.cells.stack import RecurrentStack
@@ -80,6 +81,63 @@ def _step_slstm(step: Drawing, before: Sequence[str], pre_BNK: str, layer: SLSTM
     return [h, c, n, m]
 
 
+def draw_mlstm(drawing: Drawing, stack: RecurrentStack, below_TBX: str) -> str:
+    """The loop holds [C, n] as one matrix [B,N,K,V] and m as [B,N,1,1], and shows [C, n]' q."""
+    assert isinstance(stack, LayeredStack)
+    mask_TB111 = drawing.put("Unsqueeze", draw_mask(drawing, below_TBX), drawing.axes(3, 4))
+    for index, layer in enumerate(stack.each()):
+        assert isinstance(layer, MLSTMLayer)
+        name, width = f"layer_{index}", stack.shape.head_size
+        sums_TBG = draw_from_input(drawing, name, *_scaled(layer), below_TBX)
+        sizes = drawing.keep(f"{name}.sizes", np.array(layer.sizes, np.int64))
+        q, k, v, o, i, f = (f"{name}_{part}" for part in "qkvoif")
+        drawing.add("Split", [sums_TBG, sizes], [q, k, v, o, i, f], axis=-1)
+        heads = stack.shape.num_heads
+        shapes = {q: (1, layer.key_size), k: (layer.key_size, 1), v: (1, width), i: (1, 1), f: (1, 1)}
+        q, k, v, i, f = (_reshape(drawing, part, 0, 0, heads, *rest) for part, rest in shapes.items())
+        one = drawing.keep(f"{name}.one", np.ones(1, np.float32))
+        v = drawing.put("Concat", v, drawing.put("Expand", one, drawing.put("Shape", i)), axis=-1)
+        c, n, m = (f"{part}_{index}" for part in layer.parts)
+        memory = drawing.put("Concat", c, drawing.put("Unsqueeze", n, drawing.axes(3)), axis=-1)
+        level = drawing.put("Unsqueeze", m, drawing.axes(2, 3))
+        loop = Loop(name, [memory, level], [q, k, v, draw_log_sigmoid(drawing, f), i], mask_TB111, _step_mlstm)
+        read, levels = loop.draw(drawing, [f"{name}_memory", f"{name}_level"])
+        widths = drawing.keep(f"{name}.widths", np.array([width, 1], np.int64))
+        normalizer = f"{next_name(n)}_column"
+        drawing.add("Split", [f"{name}_memory", widths], [next_name(c), normalizer], axis=-1)
+        drawing.add("Squeeze", [normalizer, drawing.axes(3)], [next_name(n)])
+        drawing.add("Squeeze", [f"{name}_level", drawing.axes(2, 3)], [next_name(m)])
+        tilde_TBH = _reshape(drawing, _normalize(drawing, read, levels, widths), 0, 0, stack.shape.hidden_size)
+        below_TBX = drawing.put("Mul", drawing.put("Sigmoid", o), tilde_TBH)
+    return below_TBX
+
+
+def _step_mlstm(step: Drawing, before: Sequence[str], given: Sequence[str]) -> list[str]:
+    memory, level = before
+    q, k, v, log_f, i = given
+    kept, new, level = _draw_shares(step, log_f, i, level)
+    written = step.put("Mul", step.put("Mul", new, k), v)
+    memory = step.put("Add", step.put("Mul", kept, memory), written)
+    return [memory, level, step.put("MatMul", q, memory), step.put("Identity", level)]
+
+
+def _normalize(drawing: Drawing, read: str, levels: str, widths: str) -> str:
+    """C' q / max(|n' q|, exp(-m), the least), [T,B,N,1,D]."""
+    values, weights = f"{read}_values", f"{read}_weights"
+    drawing.add("Split", [read, widths], [values, weights], axis=-1)
+    most = drawing.keep("most_power", np.array(MOST_POWER, np.float32))
+    least = drawing.keep("least_normalizer", np.array(LEAST_NORMALIZER, np.float32))
+    unit = drawing.put("Exp", drawing.put("Min", drawing.put("Neg", levels), most))
+    return drawing.put("Div", values, drawing.put("Max", drawing.put("Abs", weights), unit, least))
+
+
+def _scaled(layer: MLSTMLayer) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weights with the keys' 1 / sqrt(K) in them."""
+    scale = torch.ones(sum(layer.sizes))
+    scale[layer.sizes[0] : 2 * layer.sizes[0]] = layer.key_size**-0.5
+    return layer.weight_ih.detach().cpu() * scale[:, None], layer.bias.detach().cpu() * scale
+
+
 def _draw_shares(drawing: Drawing, log_f: str, i: str, m: str) -> tuple[str, str, str]:
     """What is kept of the memory, what is new in it, and the next level m."""
     carried = drawing.put("Add", log_f, m)
@@ -123,4 +181,4 @@ def _reshape(drawing: Drawing, given: str, *shape: int, result: str = "") -> str
     return drawing.add("Reshape", [given, wanted], [result]) if result else drawing.put("Reshape", given, wanted)
 
 
-HEADED = {"rg-lru": draw_rg_lru, "slstm": draw_slstm}
+HEADED = {"rg-lru": draw_rg_lru, "slstm": draw_slstm, "mlstm": draw_mlstm}

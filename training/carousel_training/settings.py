@@ -32,8 +32,9 @@ CellName = Literal[
     "mingru",
     "rg-lru",
     "slstm",
+    "mlstm",
 ]
-CELLS_WITH_HEADS = ("slstm", "rg-lru")
+CELLS_WITH_HEADS = ("slstm", "mlstm", "rg-lru")
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -85,7 +86,7 @@ class ModelSettings(Section):
     weights.
     The penalties multiply the mean square of the top layer's activations and of their change from step to step.
     `window` is what the time-delay network sees, `num_clocks` counts the clockwork net's groups, `num_heads` the blocks
-    of sLSTM and RG-LRU; others ignore them.
+    of sLSTM, mLSTM and RG-LRU; others ignore them.
     """
 
     cell: CellName = "lstm"

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from carousel.bundle.layout import StateLayout
 from carousel_training.averaging import WeightAverage
 from carousel_training.batches import TrainingBatches
 from carousel_training.cells.stack import State
@@ -117,7 +118,7 @@ class Trainer:
             raise CheckpointError(f"the checkpoint does not fit the model of this run: {error}") from error
         num_carried = sum(name.startswith(CARRIED_PREFIX) for name in tensors)
         carried = [tensors[f"{CARRIED_PREFIX}{index}"].to(self.model.device) for index in range(num_carried)]
-        self._carried = tuple(self._crew.own_lanes(tensor) for tensor in _by_layer(carried))
+        self._carried = tuple(self._crew.own_lanes(tensor) for tensor in _by_layer(carried, self.model.state_layout))
 
     def _set_rate(self, progress: float) -> None:
         factor = rate_factor(self._settings, progress)
@@ -125,10 +126,10 @@ class Trainer:
         self._optimizers.set_factor(factor)
 
 
-def _by_layer(carried: list[torch.Tensor]) -> State:
+def _by_layer(carried: list[torch.Tensor], layout: StateLayout) -> State:
     """The first checkpoints held one tensor [L,B,H] for each part of the state, where there is now one [B,H] for each
     part of each layer."""
-    if all(tensor.dim() < 3 for tensor in carried):
+    if [tensor.dim() for tensor in carried] == [1 + len(tensor.shape) for tensor in layout.tensors]:
         return tuple(carried)
     return tuple(part[layer] for layer in range(len(carried[0])) for part in carried)
 

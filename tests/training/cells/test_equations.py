@@ -137,6 +137,16 @@ def slstm(w: Weights, x: Array, h: Array, c: Array, n: Array, m: Array) -> list[
     return [s(o) * c / n, c, n, m]
 
 
+def mlstm(w: Weights, x: Array, c: Array, n: Array, m: Array) -> list[Array]:
+    """Two heads of two values, with keys of one number. The output is not in the state; see below."""
+    sums = w["layers.0.weight_ih"] @ x + w["layers.0.bias"]
+    k, v, i, f = sums[2:4].reshape(2, 1), sums[4:8].reshape(2, 2), sums[12:14], sums[14:16]
+    m, before = np.maximum(np.log(s(f)) + m, i), m
+    f, i = s(f) * np.exp(before - m), np.exp(i - m)
+    c = np.stack([f[head] * c[head] + i[head] * np.outer(k[head], v[head]) for head in (0, 1)])
+    return [c, f[:, None] * n + i[:, None] * k, m]
+
+
 EQUATIONS: dict[str, Callable[..., list[Array]]] = {
     "elman": elman,
     "lstm-1997": lstm_1997,
@@ -152,6 +162,7 @@ EQUATIONS: dict[str, Callable[..., list[Array]]] = {
     "mingru": mingru,
     "rg-lru": rg_lru,
     "slstm": slstm,
+    "mlstm": mlstm,
 }
 
 
@@ -182,7 +193,7 @@ def test_a_step_is_the_cells_equations(cell: str) -> None:
                 np.testing.assert_allclose(found[lane], wanted, atol=1e-12)
 
 
-@pytest.mark.parametrize("cell", ["slstm"])
+@pytest.mark.parametrize("cell", ["slstm", "mlstm"])
 def test_the_level_of_a_memory_changes_nothing(cell: str) -> None:
     """From a fresh state, outputs are the papers' equations without any m, where no power overflows."""
     stack = build(cell)
@@ -217,9 +228,9 @@ def test_fresh_real_gated_units_keep_what_the_paper_says() -> None:
     torch.testing.assert_close(torch.quantile(kept_H, 0.5).item(), 0.9495, atol=0.005, rtol=0.0)
 
 
-@pytest.mark.parametrize("cell", ["slstm"])
+@pytest.mark.parametrize("cell", ["slstm", "mlstm"])
 def test_fresh_forget_gates_are_open_between_95_and_100_percent(cell: str) -> None:
-    """Their biases are spread from 3 to 6, over the units of a head."""
+    """Their biases are spread from 3 to 6, over the units of a head or over the heads."""
     stack = CELLS[cell](StackShape(X, 8, 1, 0.0))
     bias = dict(stack.named_parameters())["layers.0.bias"]
     forget = bias[16:24].view(4, 2) if cell == "slstm" else bias[-4:][None]

@@ -12,6 +12,7 @@ from carousel_training.cells.lstm_peephole import PeepholeLSTMStack
 from carousel_training.cells.lstm_peephole_dense import DensePeepholeLSTMStack
 from carousel_training.cells.mingru import MinGRUStack
 from carousel_training.cells.minlstm import MinLSTMStack
+from carousel_training.cells.mlstm import MLSTMStack
 from carousel_training.cells.rg_lru import RGLRUStack
 from carousel_training.cells.slstm import SLSTMStack
 from carousel_training.cells.stack import RecurrentStack
@@ -33,4 +34,5 @@ CELLS: dict[str, type[RecurrentStack]] = {
     "mingru": MinGRUStack,
     "rg-lru": RGLRUStack,
     "slstm": SLSTMStack,
+    "mlstm": MLSTMStack,
 }
