@@ -73,3 +73,23 @@ def test_blocks_stay_finite(cell: str) -> None:
         for first in range(0, 2000, SEGMENT):
             y_TBH, state = stack(_alternating(first), state)
             assert y_TBH.isfinite().all()
+
+
+@pytest.mark.parametrize("input_bias", [-200.0, 200.0])
+def test_a_reading_of_nothing_is_finite(input_bias: float) -> None:
+    """A query of zero, or a memory far below 1, reads as nothing, in both passes, and with finite gradients."""
+    stack = build_stack("mlstm", "plain", StackShape(X, H, 1, 0.0, num_heads=2))
+    parameters = dict(stack.named_parameters())
+    with torch.no_grad():
+        parameters["layers.0.weight_ih"][:4].zero_()  # of q
+        parameters["layers.0.bias"][-4:-2] = input_bias
+    x_TBX, state = torch.randn(5, LANES, X, requires_grad=True), stack.initial_state(LANES, torch.device("cpu"))
+    y_TBH, _ = stack(x_TBX, state)
+    outputs = []
+    for step in range(5):
+        output_BH, state, _ = stack.step(x_TBX[step : step + 1], state)
+        outputs.append(output_BH)
+    for found_TBH in (y_TBH, torch.stack(outputs)):
+        assert found_TBH.tolist() == torch.zeros(5, LANES, H).tolist()
+        for gradient in torch.autograd.grad(found_TBH.sum(), [x_TBX, *stack.parameters()]):
+            assert gradient.isfinite().all()

@@ -1,4 +1,4 @@
-"""Residual blocks around every cell: the fast pass is the written one, dropout acts on branches, nonsense is refused."""
+"""Residual blocks around every cell: the fast pass is the written one, dropout is on branches, nonsense is refused."""
 
 import math
 
