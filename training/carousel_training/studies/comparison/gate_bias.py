@@ -5,7 +5,7 @@ The direction is always that of keeping more: up for a forget gate, down for a g
 
 import torch
 
-from carousel_training.cells.layered_stack import LayeredStack
+from carousel_training.cells.layered_stack import LayeredStack, RecurrentLayer, StackLayer
 from carousel_training.cells.library_stack import LibraryStack
 from carousel_training.cells.stack import RecurrentStack
 

@@ -31,12 +31,15 @@ def count_cores() -> int:
 
 @contextmanager
 def worker_processes(num_workers: int) -> Iterator[Executor]:
-    """An executor whose processes are gone afterwards, in the middle of a training too."""
+    """An executor whose processes are gone afterwards, in the middle of a training too. Raises TrainingError when one
+    of them died."""
     context = multiprocessing.get_context("spawn")  # a fork would copy the thread pools of torch without their threads
     executor = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_begin_worker)
     try:
         yield executor
         executor.shutdown()
+    except BrokenProcessPool as error:
+        raise TrainingError("a training's process was killed; the same command goes on") from error
     except BaseException:
         processes = list((getattr(executor, "_processes", None) or {}).values())
         executor.shutdown(wait=False, cancel_futures=True)
@@ -55,7 +58,7 @@ def run_all(
 ) -> None:
     """Runs what `ready` says until it says nothing and all is done. It is told what runs, and asked after each end.
 
-    Raises Stopped when interrupted, TrainingError when a process died.
+    Raises Stopped when interrupted.
     """
     running: dict[Future[Found], Work] = {}
     while True:
@@ -66,11 +69,7 @@ def run_all(
         if not running:
             return
         for future in _wait(running, is_interrupted):
-            try:
-                found = future.result()
-            except BrokenProcessPool as error:
-                raise TrainingError("a training's process was killed; the same command goes on") from error
-            done(running.pop(future), found)
+            done(running.pop(future), future.result())
 
 
 def _wait(running: dict[Future[Found], Any], is_interrupted: Callable[[], bool]) -> set[Future[Found]]:
