@@ -1,6 +1,5 @@
 """The real-gated linear recurrent unit of Griffin (De et al. 2024): the input decides how fast each unit forgets."""
 
-
 import torch
 from torch import nn
 from torch.nn import functional

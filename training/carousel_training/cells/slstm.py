@@ -1,6 +1,5 @@
 """The sLSTM (Beck et al. 2024, xLSTM): exponential gates, a normaliser, and recurrent matrices of several heads."""
 
-
 import torch
 from torch import nn
 from torch.nn import functional

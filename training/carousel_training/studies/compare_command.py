@@ -10,7 +10,7 @@ from carousel_training.errors import SettingsError
 from carousel_training.interruption import Interruption, catch_interruption
 from carousel_training.settings import Settings
 from carousel_training.studies.comparison.assembly import assemble
-from carousel_training.studies.comparison.entries import make_entries
+from carousel_training.studies.comparison.entries import USUAL, contestants, make_entries
 from carousel_training.studies.comparison.figures import Figures
 from carousel_training.studies.comparison.page import PAGE_FILE, read_study, write_page
 from carousel_training.studies.comparison.page_tables import final_table
@@ -24,10 +24,9 @@ from carousel_training.studies.options import (
     OUT,
     QUIET,
     VARIED,
-    CellNames,
     Overrides,
     Text,
-    choose_cells,
+    choose,
     spoken_errors,
     study_console,
     study_settings,
@@ -59,7 +58,9 @@ def compare_command(
     plan_name: Annotated[
         str | None, typer.Option("--plan", help="hour or night: how long it takes on these cores; a short one if none.")
     ] = None,
-    cells: CellNames = None,
+    cells: Annotated[
+        str | None, typer.Option(help="Names with commas between, such as lstm,mingru+residual; all if none are given.")
+    ] = None,
     tokens: Annotated[
         int | None, typer.Option(min=1, help=f"Of each final training, {DEFAULT_PLAN.tokens:,} if no plan says more.")
     ] = None,
@@ -87,8 +88,11 @@ def compare_command(
             write_page(read_study(redraw), page)
         else:
             plan = choose_plan(plan_name).with_options(tokens, seeds, rates)
-            settings = study_settings(COMPARISON | QUIET, text, overrides or [], (*VARIED, "model.hidden_size", "seed"))
-            order = (choose_cells(cells), parameters, jobs or count_cores())
+            settings = study_settings(
+                COMPARISON | QUIET, text, overrides or [], (*VARIED, "model.block", "model.hidden_size", "seed")
+            )
+            names = USUAL if cells is None else choose(cells, contestants(), "cell")
+            order = (names, parameters, jobs or count_cores())
             figures = _study(console, out, plan, with_official_split(settings), order, interruption)
             _publish(console, figures, out, page)
     console.print(f"{page / PAGE_FILE} is the page", soft_wrap=True, highlight=False)

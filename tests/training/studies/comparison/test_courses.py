@@ -5,7 +5,7 @@ from tests.training.studies.comparison.conftest import TINY_PLAN
 
 from carousel_training.settings import Settings
 from carousel_training.studies.comparison.courses import SEARCH_SEEDS, Course, Find
-from carousel_training.studies.comparison.entries import TWIN_SEEDS, Entry, make_entries
+from carousel_training.studies.comparison.entries import TWIN_SEEDS, USUAL, Entry, contestants, make_entries
 from carousel_training.studies.comparison.jobs import Job, JobResult, MarkResult, Reading
 from carousel_training.studies.sizing import TOLERANCE, count_parameters
 
@@ -38,6 +38,19 @@ def test_entries_have_the_same_parameters_and_one_twin(comparison_settings: Sett
         assert count_parameters(model, 30, model.hidden_size) == pytest.approx(12_000, rel=TOLERANCE)
     assert make_entries(("elman",), comparison_settings, 12_000, 30, has_twin=True)[1].cell == "elman"
     assert len(make_entries(("elman",), comparison_settings, 12_000, 30, has_twin=False)) == 1
+
+
+def test_a_contestant_may_stand_in_residual_blocks(comparison_settings: Settings) -> None:
+    """At the same number of parameters, under a name of its own; two cells cannot, and have no such name."""
+    plain, residual = make_entries(("mingru", "mingru+residual"), comparison_settings, 12_000, 30, has_twin=False)
+    assert (plain.contestant, residual.contestant) == (plain.name, residual.name) == ("mingru", "mingru+residual")
+    assert (residual.cell, residual.settings.model.block) == ("mingru", "residual")
+    assert residual.settings.model.hidden_size < plain.settings.model.hidden_size
+    assert count_parameters(residual.settings.model, 30, residual.settings.model.hidden_size) == pytest.approx(
+        12_000, rel=TOLERANCE
+    )
+    assert set(USUAL) <= set(contestants())
+    assert "tdnn+residual" not in contestants()
 
 
 def test_jobs_carry_what_a_trial_says(entry: Entry) -> None:

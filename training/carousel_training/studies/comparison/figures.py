@@ -35,7 +35,7 @@ def course_figures(course: Course, find: Callable[[Job], JobResult | None], mode
     finals = [(seed, find(job)) for seed, job in enumerate(course.final_jobs(chosen))]
     runs = [_run(course, seed, result) for seed, result in finals if result is not None]
     return {
-        "cell": course.entry.cell,
+        "cell": course.entry.contestant,
         "name": course.entry.name,
         "hidden_size": course.entry.settings.model.hidden_size,
         "num_parameters": model.num_parameters,
