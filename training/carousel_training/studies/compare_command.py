@@ -49,6 +49,7 @@ COMPARISON = {
     "compute.precision": "float32",
     "compute.threads": 1,
 }
+CHOSEN = ("model.block", "model.hidden_size", "seed")  # by the comparison itself
 BUSY = 0.8  # of a core; with less, other work is slowing the trainings down
 
 
@@ -88,9 +89,7 @@ def compare_command(
             write_page(read_study(redraw), page)
         else:
             plan = choose_plan(plan_name).with_options(tokens, seeds, rates)
-            settings = study_settings(
-                COMPARISON | QUIET, text, overrides or [], (*VARIED, "model.block", "model.hidden_size", "seed")
-            )
+            settings = study_settings(COMPARISON | QUIET, text, overrides or [], (*VARIED, *CHOSEN))
             names = USUAL if cells is None else choose(cells, contestants(), "cell")
             order = (names, parameters, jobs or count_cores())
             figures = _study(console, out, plan, with_official_split(settings), order, interruption)

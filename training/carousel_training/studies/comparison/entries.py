@@ -12,16 +12,15 @@ from carousel_training.studies.sizing import match_hidden_size
 
 TWIN_SUFFIX = "-again"
 RESIDUAL_SUFFIX = "+residual"
-# What takes part where nobody is named: every cell plainly, and those whose papers put them into such blocks, beside the
-# LSTM as a control.
+# Where nobody is named: every cell plainly, those whose papers put them into such blocks, and the LSTM as a control.
 USUAL = (*CELLS, *(f"{cell}{RESIDUAL_SUFFIX}" for cell in ("lstm", "minlstm", "mingru", "rg-lru")))
 TWIN_SEEDS = 100_000  # the twin's seeds are as much higher
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """`settings` has the cell at its width; `name` is the contestant's, but for the twin. The twin is a cell that takes part twice, under another name, with draws
-    and seeds of its own: what sets the two apart is noise."""
+    """`settings` has the cell at its width; `name` is the contestant's, but for the twin: a cell that takes part twice,
+    under another name, with draws and seeds of its own. What sets the two apart is noise."""
 
     name: str
     settings: Settings
