@@ -76,4 +76,7 @@ class RGLRULayer(StackLayer):
 
 
 class RGLRUStack(LayeredStack):
+    """Its rate is high because fresh units remember long, and have to learn to forget."""
+
     layer_type = RGLRULayer
+    learning_rate = 1.2e-2

@@ -1,5 +1,6 @@
 """A text is cleaned, split and encoded once, and the test part is not among what a search loads."""
 
+import random
 import string
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,9 @@ def test_a_folder_of_three_parts_is_split_as_it_is(comparison_settings: Settings
         assert with_official_split(folder) == folder
         (tmp_path / f"{name}.txt").write_text(name)
     corpus = with_official_split(folder).corpus
+    for name in ("train", "valid", "test"):
+        (tmp_path / f"{name}.txt").write_text("".join(random.Random(name).choices(string.ascii_lowercase, k=300)))
+    assert prepare_text(with_official_split(folder), tmp_path / "text").source == tmp_path.name
     assert (corpus.text, corpus.train, corpus.test) == ((), (tmp_path / "train.txt",), (tmp_path / "test.txt",))
     assert with_official_split(comparison_settings) == comparison_settings
 

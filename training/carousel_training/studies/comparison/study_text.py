@@ -123,7 +123,7 @@ def _write(raw: Corpus, text: Corpus, settings: Settings, directory: Path) -> Te
     for part, ids_N in ids.items():
         np.save(directory / f"{part}.npy", ids_N)
     facts = TextFacts(
-        source=raw.source,
+        source=_name(raw, settings),
         raw_sha256=raw.digest,
         sha256=text.digest,
         is_deduplicated=text is not raw,
@@ -136,6 +136,12 @@ def _write(raw: Corpus, text: Corpus, settings: Settings, directory: Path) -> Te
     )
     save_figures(directory / FACTS_FILE, facts.as_json())
     return facts
+
+
+def _name(raw: Corpus, settings: Settings) -> str:
+    """For people: of the parts' common folder, where they have one."""
+    folders = {path.parent for part in (TRAIN, VALID, TEST) for path in getattr(settings.corpus, part)}
+    return folders.pop().resolve().name if len(folders) == 1 else raw.source
 
 
 def _shares(raw: Corpus) -> dict[str, float]:
