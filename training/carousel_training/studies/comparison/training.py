@@ -69,12 +69,13 @@ class _Texts:
             self._test = Stretches(load_test_part(directory).to(device), start_id, plan, plan.test_tokens)
 
     def read(self) -> tuple[Reading, Reading | None]:
-        """Validation and test. Raises LossLost when the validation's mean is no number."""
+        """Validation and test. Raises LossLost when a mean is no number."""
         model, compute = self._trainer.model, self._trainer.compute
         valid = self._valid.read(model, compute)
-        if not math.isfinite(valid.nats):
+        test = None if self._test is None else self._test.read(model, compute)
+        if not all(math.isfinite(reading.nats) for reading in (valid, test) if reading is not None):
             raise LossLost
-        return valid, None if self._test is None else self._test.read(model, compute)
+        return valid, test
 
 
 def _train_to_marks(job: Job, trainer: Trainer, texts: _Texts) -> Iterator[MarkResult]:
