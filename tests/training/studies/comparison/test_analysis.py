@@ -131,13 +131,15 @@ def test_a_trial_that_diverged_is_worth_even_guessing() -> None:
     assert curve[-1] > 2.0
 
 
-def test_the_worst_lane_is_named() -> None:
-    """By its seed and number."""
-    cell = make_cell("a", 1.5)
-    cell["runs"][1]["test_lanes"][2] = 16.2
-    found = analyse(make_study([cell]))["lanes"]["a"]
-    assert (found["worst"], found["worst_seed"], found["worst_lane"]) == (16.2, 1, 2)
-    assert found["median"] == pytest.approx(1.65, abs=0.06)
+def test_a_stuck_lane_is_named_and_a_hard_one_is_not() -> None:
+    """Lane 3 is the worst for all; the one that is worse than that says is lane 1 of seed 2."""
+    cells = [make_cell("a", 1.5), make_cell("b", 1.6)]
+    assert max(abs(lanes["most_excess"]) for lanes in analyse(make_study(cells))["lanes"].values()) < 0.02
+    cells[0]["runs"][2]["test_lanes"][1] = 1.7
+    found = analyse(make_study(cells))["lanes"]["a"]
+    assert (found["excess_seed"], found["excess_lane"]) == (2, 1)
+    assert found["most_excess"] == pytest.approx(0.1, abs=0.02)
+    assert (found["best"], found["worst"]) == (1.5, pytest.approx(1.8))
 
 
 def test_a_page_says_what_happened(tmp_path: Path) -> None:

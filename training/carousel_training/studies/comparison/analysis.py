@@ -40,7 +40,7 @@ def analyse(study: Mapping[str, Any]) -> Figures:
         "equal_tokens": {cell["name"]: _at_marks(cell) for cell in every},
         "equal_seconds": _equal_seconds(every),
         "best_of": {cell["name"]: _best_of(cell, guessing) for cell in every if cell["search"]},
-        "lanes": {cell["name"]: _lanes(cell) for cell in every},
+        "lanes": _lanes(every),
     }
 
 
@@ -147,14 +147,29 @@ def _best_of(cell: Figures, guessing: float) -> list[float]:
     return expected_best([guessing if trial["nats"][0] is None else trial["nats"][0] for trial in cell["search"]])
 
 
-def _lanes(cell: Figures) -> Figures | None:
-    """A lane that is far above the others shows a state that is stuck."""
-    lanes = [(nats, run["seed"], lane) for run in cell["runs"] for lane, nats in enumerate(run["test_lanes"])]
-    if not lanes:
+def _lanes(cells: Sequence[Figures]) -> dict[str, Figures | None]:
+    """Each cell's lanes, and its lane that is the farthest above what runs with such a mean have in that lane: a lane
+    that is stuck, where a hard stretch of text is hard for all."""
+    runs = [run for cell in cells for run in cell["runs"] if run["test_lanes"]]
+    hardness_B = [
+        median(lanes)
+        for lanes in zip(*([nats - run["test_nats"] for nats in run["test_lanes"]] for run in runs), strict=True)
+    ]
+    return {cell["name"]: _lanes_of(cell, hardness_B) for cell in cells}
+
+
+def _lanes_of(cell: Figures, hardness_B: Sequence[float]) -> Figures | None:
+    excess = [
+        (nats - run["test_nats"] - hard, run["seed"], lane)
+        for run in cell["runs"]
+        for lane, (nats, hard) in enumerate(zip(run["test_lanes"], hardness_B, strict=False))
+    ]
+    if not excess:
         return None
-    worst, seed, lane = max(lanes)
-    middle = median(nats for nats, _, _ in lanes)
-    return {"best": min(lanes)[0], "median": middle, "worst": worst, "worst_seed": seed, "worst_lane": lane}
+    nats = [nats for run in cell["runs"] for nats in run["test_lanes"]]
+    most, seed, lane = max(excess)
+    lanes = {"best": min(nats), "median": median(nats), "worst": max(nats)}
+    return {**lanes, "most_excess": most, "excess_seed": seed, "excess_lane": lane}
 
 
 def _interval(found: Interval) -> Figures:

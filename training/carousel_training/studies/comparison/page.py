@@ -109,8 +109,8 @@ def _terms(study: Study) -> str:
         f"- **Search**: {_search_terms(study)}\n"
         f"- **Final**: {plan['num_seeds']} seeds, {_marks_terms(study)}.\n"
         f"- **Machine**: {machine['processor']}, torch {machine['torch']}, Python {machine['python']}, "
-        f"{machine['trainings_side_by_side']} trainings side by side with one thread each. Wall time of all trainings "
-        f"{study['wall_seconds'] / 60.0:,.1f} minutes of one core each.\n"
+        f"{machine['trainings_side_by_side']} trainings side by side with one thread each. The trainings' wall "
+        f"times add up to {study['wall_seconds'] / 60.0:,.1f} minutes.\n"
     )
 
 
@@ -191,8 +191,8 @@ def _search_text(study: Study) -> str:
 
 def _lanes_text(study: Study) -> str:
     return (
-        "Each lane starts as the server starts a session. A lane far above the others would show a state that is "
-        "stuck, which a mean over lanes hides.\n"
+        "Each lane starts as the server starts a session. *Largest excess*: nats of a lane above what all cells have "
+        "there, given the run's mean. A state that is stuck, which a mean over lanes hides, would show as whole nats.\n"
     )
 
 

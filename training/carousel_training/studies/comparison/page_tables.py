@@ -61,13 +61,13 @@ def search_table(study: Study) -> str:
 
 
 def lanes_table(study: Study) -> str:
-    """The best, the middle and the worst lane of all seeds."""
+    """The best, the middle and the worst lane of all seeds, and the one that is the worst for its text."""
     rows = []
     for name in ordered_names(study):
         lanes = study["analysis"]["lanes"][name]
-        worst = f"seed {lanes['worst_seed']}, lane {lanes['worst_lane']}"
-        rows.append([name, *(show(lanes[key], ".3f") for key in ("best", "median", "worst")), worst])
-    return markdown_table(["cell", "best lane", "middle lane", "worst lane", "which"], rows)
+        where = f"seed {lanes['excess_seed']}, lane {lanes['excess_lane']}"
+        rows.append([name, *(show(lanes[key], ".3f") for key in ("best", "median", "worst", "most_excess")), where])
+    return markdown_table(["cell", "best lane", "middle lane", "worst lane", "largest excess", "where"], rows)
 
 
 def with_interval(found: Mapping[str, Any], form: str = ".4f") -> str:

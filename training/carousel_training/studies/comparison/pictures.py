@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from carousel_training.curve import INK
 from carousel_training.studies.plots import COLOURS, line_styles, new_figure, save_figure, tidy
@@ -95,7 +95,7 @@ def draw_curves(study: Study, path: Path) -> bool:
     names = [name for name in names if len(curves[name]) > 1]
     if not names:
         return False
-    styles, figure = line_styles(names), new_figure(11.0, 5.4)
+    styles, figure = _styles(study), new_figure(11.0, 5.4)
     by_tokens, by_seconds = figure.subplots(1, 2, sharey=True)
     for name in names:
         tokens = [point["tokens"] for point in curves[name]]
@@ -104,8 +104,8 @@ def draw_curves(study: Study, path: Path) -> bool:
         by_seconds.plot(
             *_columns(analysis["equal_seconds"]["curves"][name]), marker="o", markersize=3.5, **styles[name]
         )
-    _label_log(by_tokens, "Equal tokens", "training tokens")
-    _label_log(by_seconds, "Equal seconds", "seconds of one core")
+    _label_log(by_tokens, "Equal tokens", "training tokens", study["plan"]["mark_tokens"])
+    _label_log(by_seconds, "Equal seconds", "seconds of one core", analysis["equal_seconds"]["seconds"])
     by_tokens.set_ylabel("test loss, nats per character")
     figure.legend(loc="outside right center", frameon=False, fontsize=9, labelcolor=INK)
     save_figure(figure, path)
@@ -118,12 +118,13 @@ def draw_best_of(study: Study, path: Path) -> bool:
     names = sorted(curves, key=lambda name: float(curves[name][-1]))
     if not names:
         return False
-    figure, styles = new_figure(9.0, 5.0), line_styles(names)
+    figure, styles = new_figure(9.0, 5.0), _styles(study)
     axes = figure.subplots()
     for name in names:
         axes.plot(range(1, len(curves[name]) + 1), curves[name], label=name, **styles[name])
-    bests = [curves[name][-1] for name in names]
-    axes.set_ylim(min(bests) - 0.03, max(bests) + 1.0)
+    firsts, bests = [curves[name][0] for name in names], [curves[name][-1] for name in names]
+    axes.set_ylim(min(bests) - 0.03, min(max(firsts) + 0.05, max(bests) + 1.0))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("trials")
     axes.set_ylabel("expected validation loss of the best, nats")
     tidy(axes, "Best of n trials on the first rung", grid="both")
@@ -160,11 +161,18 @@ PICTURES: Mapping[str, Callable[[Study, Path], bool]] = {
 }
 
 
-def _label_log(axes: Axes, title: str, label: str) -> None:
+def _styles(study: Study) -> dict[str, dict[str, Any]]:
+    """The same line for the same entry in every picture."""
+    every = [*study["cells"], study["twin"]] if study["twin"] else study["cells"]
+    return line_styles([entry["name"] for entry in every])
+
+
+def _label_log(axes: Axes, title: str, label: str, ticks: Sequence[float]) -> None:
     axes.set_xscale("log")
     axes.set_xlabel(label)
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.xaxis.set_minor_formatter(lambda value, place: "")
+    axes.set_xticks(ticks, minor=False)
+    axes.set_xticks([], minor=True)
+    axes.xaxis.set_major_formatter(EngFormatter(places=1, sep=""))
     tidy(axes, title, grid="both")
 
 
