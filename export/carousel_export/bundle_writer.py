@@ -59,6 +59,7 @@ def write_files(
     manifest = Manifest(
         name=name,
         cell=model.config.cell,
+        block=model.config.block,
         num_layers=model.config.num_layers,
         hidden_size=model.config.hidden_size,
         vocabulary_size=model.config.vocabulary_size,

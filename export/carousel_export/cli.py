@@ -20,7 +20,7 @@ from carousel_export.errors import ExportError, NoHeldOutText, ParityFailed
 from carousel_export.held_out import HeldOutText, compare_perplexity, find_text
 from carousel_export.parity import ParityReport, check_parity, check_rounded
 from carousel_export.precision import Precision
-from carousel_export.quantized_model import refuse_other_cells
+from carousel_export.quantized_model import refuse_other_models
 from carousel_export.starts import MAX_COST, check_starts
 from carousel_training.checkpoint import Checkpoint, TrainedModel, load_best, rebuild_model
 from carousel_training.errors import TrainingError
@@ -134,7 +134,7 @@ def _judge(
     """The comparison for that precision; what it needs is looked for before any work is done."""
     if precision is Precision.FLOAT32:
         return lambda served: check_parity(trained.model, served, trained.tokenizer.start_id)
-    refuse_other_cells(trained.model.config.cell)
+    refuse_other_models(trained.model.config)
     text = find_text(checkpoint, acceptance.text)
 
     def judge(served: StepModel) -> ParityReport:

@@ -3,7 +3,7 @@
 Legend: B lanes, T steps, H hidden width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +51,26 @@ class Drawing:
         self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
         return name
 
+    def insert(self, other: "Drawing", prefix: str, renamed: Mapping[str, str], result: str) -> str:
+        """All of the other drawing, its own names prefixed, but for those in `renamed`; what it neither makes nor keeps
+        is this drawing's. Returns the new name of its `result`."""
+        own = {*other.constants, *(name for node in other.nodes for name in node.output if name)}
+        names = {name: f"{prefix}{name}" for name in own} | dict(renamed)
+
+        def rename(name: str) -> str:
+            return names.get(name, name)
+
+        def within(name: str) -> str:
+            return f"{prefix}{name}" if name else name
+
+        self.nodes += [_rename(node, rename, within) for node in other.nodes]
+        for name, tensor in other.constants.items():
+            copy = onnx.TensorProto()
+            copy.CopyFrom(tensor)
+            copy.name = names[name]
+            self.constants[copy.name] = copy
+        return names[result]
+
     def axes(self, *axes: int) -> str:
         """The constant that names axes, for Squeeze, Unsqueeze and the reductions."""
         return self.keep("axes_" + "_".join(map(str, axes)), np.array(axes, np.int64))
@@ -72,14 +92,15 @@ class Drawing:
         return model
 
 
+Rename = Callable[[str], str]
 StepBody = Callable[[Drawing, Sequence[str], Sequence[str]], Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """A recurrence over time: `states` are [B,H], `inputs` [T,B,...], `mask` [T,B,1] or [T,B,H] says where a state
-    takes its new value; elsewhere it keeps the old one, bit for bit. `body(drawing, states, inputs)` draws one step and
-    names the new states."""
+    """A recurrence over time: `states` are [B,...], `inputs` [T,B,...], `mask` [T,B,1] or as wide as a state says where
+    a state takes its new value; elsewhere it keeps the old one, bit for bit. `body(drawing, states, inputs)` draws one
+    step and names the new states, and after them what else of the step is to be seen."""
 
     name: str
     states: Sequence[str]
@@ -88,25 +109,41 @@ class Loop:
     body: StepBody
 
     def draw(self, drawing: Drawing, finals: Sequence[str], *, num_sequences: int = 1) -> list[str]:
-        """A Scan. The states after the last step go under the names `finals`; returns the first `num_sequences` states
-        at every step, [T,B,H] each."""
+        """A Scan. The states after the last step go under the names `finals`; returns what else is to be seen at every
+        step, [T,B,...] each, or if there is nothing else the first `num_sequences` states."""
         step, num_states = Drawing(f"{self.name}_step."), len(self.states)
         before = [f"{self.name}_before_{index}" for index in range(num_states)]
         given = [f"{self.name}_given_{index}" for index in range(len(self.inputs))]
         mask = f"{self.name}_mask"
         new = self.body(step, before, given)
-        after = [step.put("Where", mask, value, old) for value, old in zip(new, before, strict=True)]
-        seen = [step.put("Identity", value) for value in after[:num_sequences]]
+        after = [step.put("Where", mask, value, old) for value, old in zip(new[:num_states], before, strict=True)]
+        seen = [step.put("Identity", value) for value in new[num_states:] or after[:num_sequences]]
         floats = [describe(name, TensorProto.FLOAT, None) for name in (*before, *given)]
         body = step.graph(
             f"{self.name}_step",
             [*floats, describe(mask, TensorProto.BOOL, None)],
             [describe(name, TensorProto.FLOAT, None) for name in (*after, *seen)],
         )
-        sequences = [f"{self.name}_sequence_{index}" for index in range(num_sequences)]
+        sequences = [f"{self.name}_sequence_{index}" for index in range(len(seen))]
         inputs = [*self.states, *self.inputs, self.mask]
         drawing.add("Scan", inputs, [*finals, *sequences], body=body, num_scan_inputs=len(self.inputs) + 1)
         return sequences
+
+
+def _rename(node: onnx.NodeProto, rename: Rename, within: Rename) -> onnx.NodeProto:
+    """A copy. The body of a loop knows its own names alone, which `within` renames."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.input[:], copy.output[:] = map(rename, node.input), map(rename, node.output)
+    for body in (attribute.g for attribute in copy.attribute if attribute.HasField("g")):
+        inner = [_rename(each, within, within) for each in body.node]
+        del body.node[:]
+        body.node.extend(inner)
+        for value in (*body.input, *body.output):
+            value.name = within(value.name)
+        for constant in body.initializer:
+            constant.name = within(constant.name)
+    return copy
 
 
 def describe(name: str, kind: int, shape: list[str | int] | None) -> onnx.ValueInfoProto:

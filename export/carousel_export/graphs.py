@@ -10,11 +10,14 @@ from onnx import TensorProto, helper
 
 from carousel.bundle import graphs as names
 from carousel_export.drawing import Drawing, describe, to_array
+from carousel_export.headed_stacks import HEADED
 from carousel_export.looped_stacks import LOOPS
 from carousel_export.native_stacks import OPERATORS
 from carousel_export.precision import Precision
-from carousel_export.quantized_model import add_quantized_logits, draw_quantized_stack, refuse_other_cells
+from carousel_export.quantized_model import add_quantized_logits, draw_quantized_stack, refuse_other_models
+from carousel_export.residual_stack import draw_residual
 from carousel_export.window_stack import draw_embedded, draw_tdnn, draw_window_ids
+from carousel_training.cells.residual import ResidualStack
 from carousel_training.cells.tdnn import TimeDelayStack
 from carousel_training.model import RecurrentLM
 
@@ -62,13 +65,14 @@ def _draw_stack(drawing: Drawing, model: RecurrentLM) -> str:
         return draw_tdnn(drawing, stack, draw_embedded(drawing, table, draw_window_ids(drawing, stack)))
     ids_TB = drawing.put("Transpose", names.IDS, perm=[1, 0])
     below_TBX = drawing.put("Gather", table, ids_TB, axis=0)
-    if cell in OPERATORS:
-        return OPERATORS[cell].draw(drawing, stack, below_TBX)
-    return LOOPS[cell](drawing, stack, below_TBX)
+    draw = OPERATORS[cell].draw if cell in OPERATORS else (LOOPS | HEADED)[cell]
+    if isinstance(stack, ResidualStack):
+        return draw_residual(drawing, stack, below_TBX, draw)
+    return draw(drawing, stack, below_TBX)
 
 
 def _draw_int8_stack(drawing: Drawing, model: RecurrentLM) -> str:
-    refuse_other_cells(model.config.cell)
+    refuse_other_models(model.config)
     return draw_quantized_stack(drawing, model)
 
 

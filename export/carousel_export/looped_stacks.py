@@ -35,7 +35,7 @@ def draw_elman(drawing: Drawing, stack: RecurrentStack, below_TBX: str) -> str:
             return [step.put("Tanh", step.put("Add", given[0], product))]
 
         bias = weights.bias_ih + weights.bias_hh
-        pre_TBH = _from_input(drawing, f"layer_{index}", weights.weight_ih, bias, below_TBX)
+        pre_TBH = draw_from_input(drawing, f"layer_{index}", weights.weight_ih, bias, below_TBX)
         (below_TBX,) = Loop(f"layer_{index}", [f"h_{index}"], [pre_TBH], mask_TB1, body).draw(
             drawing, [next_name(f"h_{index}")]
         )
@@ -53,7 +53,7 @@ def draw_lstm_1997(drawing: Drawing, stack: RecurrentStack, below_TBX: str) -> s
             c = step.put("Add", c, step.put("Mul", step.put("Sigmoid", i), step.put("Tanh", g)))
             return [step.put("Mul", step.put("Sigmoid", o), step.put("Tanh", c)), c]
 
-        pre_TBG = _from_input(drawing, f"layer_{index}", layer.weight_ih, layer.bias, below_TBX)
+        pre_TBG = draw_from_input(drawing, f"layer_{index}", layer.weight_ih, layer.bias, below_TBX)
         states = [f"h_{index}", f"c_{index}"]
         loop = Loop(f"layer_{index}", states, [pre_TBG], mask_TB1, body)
         (below_TBX,) = loop.draw(drawing, [next_name(name) for name in states])
@@ -78,7 +78,7 @@ def draw_lstm_peephole_dense(drawing: Drawing, stack: RecurrentStack, below_TBX:
             o = step.put("Sigmoid", step.put("Add", o, at_o))
             return [step.put("Mul", o, step.put("Tanh", c)), c]
 
-        pre_TBG = _from_input(drawing, f"layer_{index}", layer.weight_ih, layer.bias, below_TBX)
+        pre_TBG = draw_from_input(drawing, f"layer_{index}", layer.weight_ih, layer.bias, below_TBX)
         states = [f"h_{index}", f"c_{index}"]
         loop = Loop(f"layer_{index}", states, [pre_TBG], mask_TB1, body)
         (below_TBX,) = loop.draw(drawing, [next_name(name) for name in states])
@@ -106,7 +106,7 @@ def draw_lstm_depth_gated(drawing: Drawing, stack: RecurrentStack, below_TBX: st
             o = step.put("Sigmoid", step.put("Add", o, at_o))
             return [step.put("Mul", o, step.put("Tanh", c_next)), c_next]
 
-        inputs = [_from_input(drawing, f"layer_{index}", layer.weight_ih, layer.bias, below_TBX)]
+        inputs = [draw_from_input(drawing, f"layer_{index}", layer.weight_ih, layer.bias, below_TBX)]
         if memory_TBH:
             inputs += [_depth_sums(drawing, index, layer, below_TBX, memory_TBH), memory_TBH]
         states = [f"h_{index}", f"c_{index}"]
@@ -126,7 +126,7 @@ def draw_clockwork(drawing: Drawing, stack: RecurrentStack, below_TBX: str) -> s
             columns = step.keep("weight_hh", to_array(own.weight_hh * own.reads_HH).T)
             return [step.put("Tanh", step.put("Add", given[0], step.put("MatMul", before[0], columns)))]
 
-        pre_TBH = _from_input(drawing, f"layer_{index}", layer.weight_ih, layer.bias, below_TBX)
+        pre_TBH = draw_from_input(drawing, f"layer_{index}", layer.weight_ih, layer.bias, below_TBX)
         loop = Loop(f"layer_{index}", [f"h_{index}"], [pre_TBH], is_due_TBH, body)
         (below_TBX,) = loop.draw(drawing, [next_name(f"h_{index}")])
     return below_TBX
@@ -136,10 +136,12 @@ def draw_mingru(drawing: Drawing, stack: RecurrentStack, below_TBX: str) -> str:
     """z = s(W x + b); kept is 1 - z."""
     mask_TB1 = draw_mask(drawing, below_TBX)
     for index, layer in enumerate(_layers(stack)):
-        z_TBH, n_TBH = drawing.split(_from_input(drawing, f"layer_{index}", layer.weight_ih, layer.bias, below_TBX), 2)
+        z_TBH, n_TBH = drawing.split(
+            draw_from_input(drawing, f"layer_{index}", layer.weight_ih, layer.bias, below_TBX), 2
+        )
         z_TBH = drawing.put("Sigmoid", z_TBH)
         kept_TBH = drawing.put("Sub", drawing.keep("one", np.ones(1, np.float32)), z_TBH)
-        below_TBX = _draw_scan(drawing, index, kept_TBH, drawing.put("Mul", z_TBH, n_TBH), mask_TB1)
+        below_TBX = draw_scan(drawing, index, kept_TBH, drawing.put("Mul", z_TBH, n_TBH), mask_TB1)
     return below_TBX
 
 
@@ -150,13 +152,13 @@ def draw_minlstm(drawing: Drawing, stack: RecurrentStack, below_TBX: str) -> str
     one = drawing.keep("one", np.ones(1, np.float32))
     bounds = [drawing.keep(f"bound_{sign}", np.array(sign * 80.0, np.float32)) for sign in (-1, 1)]
     for index, layer in enumerate(_layers(stack)):
-        pre_TBG = _from_input(drawing, f"layer_{index}", layer.weight_ih, layer.bias, below_TBX)
+        pre_TBG = draw_from_input(drawing, f"layer_{index}", layer.weight_ih, layer.bias, below_TBX)
         *sums, n_TBH = drawing.split(pre_TBG, 3)
         powers = (drawing.put("Exp", drawing.put("Neg", drawing.put("Clip", name, *bounds))) for name in sums)
         against_f, against_i = (drawing.put("Add", power, one) for power in powers)
         kept_TBH = drawing.put("Div", against_i, drawing.put("Add", against_f, against_i))
         new_TBH = drawing.put("Sub", one, kept_TBH)
-        below_TBX = _draw_scan(drawing, index, kept_TBH, drawing.put("Mul", new_TBH, n_TBH), mask_TB1)
+        below_TBX = draw_scan(drawing, index, kept_TBH, drawing.put("Mul", new_TBH, n_TBH), mask_TB1)
     return below_TBX
 
 
@@ -171,7 +173,7 @@ LOOPS = {
 }
 
 
-def _draw_scan(drawing: Drawing, index: int, kept_TBH: str, added_TBH: str, mask_TB1: str) -> str:
+def draw_scan(drawing: Drawing, index: int, kept_TBH: str, added_TBH: str, mask_TB1: str) -> str:
     """h = kept * h + added."""
 
     def body(step: Drawing, before: Sequence[str], given: Sequence[str]) -> list[str]:
@@ -184,7 +186,7 @@ def _draw_scan(drawing: Drawing, index: int, kept_TBH: str, added_TBH: str, mask
 
 def _layers(stack: RecurrentStack) -> list[RecurrentLayer]:
     assert isinstance(stack, LayeredStack)
-    return stack.each()
+    return [layer for layer in stack.each() if isinstance(layer, RecurrentLayer)]
 
 
 def _sums(step: Drawing, layer: RecurrentLayer, pre_BG: str, h_BH: str) -> str:
@@ -193,7 +195,7 @@ def _sums(step: Drawing, layer: RecurrentLayer, pre_BG: str, h_BH: str) -> str:
     return step.put("Add", pre_BG, step.put("MatMul", h_BH, columns))
 
 
-def _from_input(
+def draw_from_input(
     drawing: Drawing, name: str, weight_GX: torch.Tensor, bias_G: torch.Tensor | None, below_TBX: str
 ) -> str:
     """W x + b for all steps."""
@@ -206,7 +208,7 @@ def _depth_sums(drawing: Drawing, index: int, layer: RecurrentLayer, below_TBX: 
     assert isinstance(layer, DepthGatedLSTMLayer)
     assert layer.weight_d is not None
     assert layer.weight_ld is not None
-    sums_TBH = _from_input(drawing, f"layer_{index}.d", layer.weight_d, layer.bias_d, below_TBX)
+    sums_TBH = draw_from_input(drawing, f"layer_{index}.d", layer.weight_d, layer.bias_d, below_TBX)
     weight = drawing.keep(f"layer_{index}.ld", to_array(layer.weight_ld))
     return drawing.put("Add", sums_TBH, drawing.put("Mul", memory_TBH, weight))
 

@@ -88,6 +88,7 @@ def read_layer(gates: Sequence[str], signs: Sequence[float]) -> Callable[[Recurr
     def read(stack: RecurrentStack, layer: int) -> OperatorLayer:
         assert isinstance(stack, LayeredStack)
         own = stack.each()[layer]
+        assert isinstance(own, RecurrentLayer)
 
         def reorder(rows: FloatArray) -> FloatArray:
             nothing = np.zeros_like(rows[: own.shape.hidden_size])

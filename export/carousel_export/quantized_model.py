@@ -15,7 +15,7 @@ from carousel_export.errors import PrecisionRefused
 from carousel_export.looped_stacks import draw_mask
 from carousel_export.native_stacks import OPERATORS, OperatorLayer, next_name
 from carousel_export.quantization import Operand, draw_bounded, draw_product, draw_sized, quantize_rows
-from carousel_training.model import RecurrentLM
+from carousel_training.model import ModelConfig, RecurrentLM
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,12 @@ class LoopLayer:
 Body = Callable[[Drawing, Sequence[str], str, LoopLayer], list[str]]
 
 
-def refuse_other_cells(cell: str) -> None:
-    """Raises PrecisionRefused for a cell that is not exported with eight-bit products."""
-    if cell not in CELLS:
-        raise PrecisionRefused(f"int8 is for the cells {', '.join(CELLS)}; this model's cell is {cell}")
+def refuse_other_models(config: ModelConfig) -> None:
+    """Raises PrecisionRefused for a model that is not exported with eight-bit products."""
+    if config.cell not in CELLS:
+        raise PrecisionRefused(f"int8 is for the cells {', '.join(CELLS)}; this model's cell is {config.cell}")
+    if config.block != "plain":
+        raise PrecisionRefused(f"int8 is for plain stacks; this model's blocks are {config.block}")
 
 
 def draw_quantized_stack(drawing: Drawing, model: RecurrentLM) -> str:

@@ -13,10 +13,12 @@ def build_model(
     tied: bool = True,
     vocabulary_size: int = 29,
     gain: float = 2.0,
+    block: str = "plain",
 ) -> RecurrentLM:
     """A random network. With the usual gain its states and logits differ widely; an Elman net is then chaotic."""
     torch.manual_seed(11)
-    model = RecurrentLM(ModelConfig(vocabulary_size, cell, num_layers, 12, embedding_size, tied, dropout=0.4))
+    sizes = (num_layers, 12, embedding_size)
+    model = RecurrentLM(ModelConfig(vocabulary_size, cell, *sizes, tied, dropout=0.4, block=block))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(gain).add_(0.1 * torch.randn_like(parameter))

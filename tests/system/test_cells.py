@@ -1,6 +1,7 @@
 """Every cell goes the whole way: network, bundle, server, client; and none lets its sequences see each other."""
 
 import asyncio
+import base64
 from pathlib import Path
 
 import pytest
@@ -14,14 +15,19 @@ from carousel_export.bundle_writer import write_files
 from carousel_training.cells.registry import CELLS
 from carousel_training.checkpoint import TrainedModel
 from carousel_training.model import ModelConfig, RecurrentLM
+from carousel_training.settings import ModelSettings
 
-SETTINGS = read_settings({}, {"listen": "127.0.0.1:0", "http_listen": "127.0.0.1:0", "max_chunk_tokens": "8"})
+SEAL_KEY = base64.b64encode(bytes(range(32))).decode()
+ADDRESSES = {"listen": "127.0.0.1:0", "http_listen": "127.0.0.1:0"}
+SETTINGS = read_settings({}, {**ADDRESSES, "max_chunk_tokens": "8", "seal_keys": SEAL_KEY})
+KINDS = [*((cell, "plain") for cell in CELLS), ("lstm", "residual"), ("clockwork", "residual"), ("mlstm", "residual")]
 PROMPT = b"The carousel turns and the horses rise and fall."
 
 
-def _random_network(cell: str) -> TrainedModel:
+def _random_network(cell: str, block: str, hidden_size: int = 32, num_layers: int = 2) -> TrainedModel:
     torch.manual_seed(3)
-    config = ModelConfig(256, cell, num_layers=2, hidden_size=32, embedding_size=16, tied=False, dropout=0.0)
+    sizes = {"num_layers": num_layers, "hidden_size": hidden_size, "embedding_size": 16}
+    config = ModelConfig(256, cell, **sizes, tied=False, dropout=0.0, block=block)
     return TrainedModel(RecurrentLM(config).eval(), byte_tokenizer(), {})
 
 
@@ -41,10 +47,10 @@ async def _generate(client: AsyncClient, prompt: list[int], num_tokens: int, ses
     return [token.id async for piece in stream for token in piece.tokens]
 
 
-@pytest.mark.parametrize("cell", CELLS)
-async def test_a_cell_is_served_as_it_was_trained(cell: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("cell", "block"), KINDS)
+async def test_a_cell_is_served_as_it_was_trained(cell: str, block: str, tmp_path: Path) -> None:
     """Greedy tokens are the network's; in several requests as in one; and among 20 streams as alone."""
-    network = _random_network(cell)
+    network = _random_network(cell, block)
     write_files(network, tmp_path, cell)
     async with running(tmp_path, SETTINGS) as server, AsyncClient(server.grpc_address) as client:
         assert (await client.model()).cell == cell
@@ -58,3 +64,29 @@ async def test_a_cell_is_served_as_it_was_trained(cell: str, tmp_path: Path) -> 
         prompts = [list(PROMPT[: 2 * number + 1]) for number in range(20)]
         together = await asyncio.gather(*(_generate(client, prompt, 12) for prompt in prompts))
         assert together == [await _generate(client, prompt, 12) for prompt in prompts]
+
+
+@pytest.mark.parametrize(("cell", "block"), KINDS)
+async def test_a_state_of_any_shapes_is_held_sealed_and_moved(cell: str, block: str, tmp_path: Path) -> None:
+    """At the default width: a stream that holds the session, a sealed copy small enough to send back, a fork and a
+    rewind all go on as the session does, to the same probabilities bit for bit."""
+    defaults = ModelSettings()
+    network = _random_network(cell, block, defaults.hidden_size, defaults.num_layers)
+    write_files(network, tmp_path, cell)
+    async with (
+        running(tmp_path, SETTINGS) as server,
+        AsyncClient(server.grpc_address) as client,
+        client.session() as session,
+        session.predictor() as predict,
+    ):
+        for letter in PROMPT[:20]:
+            await predict([letter], k=3)
+        sealed = await session.export()
+        assert len(sealed) < SETTINGS.max_message_bytes
+        moved = await client.import_session(sealed)
+        (forked,) = await client.fork_session(session.session_id)
+        expected = (await predict(list(PROMPT[20:]), k=5)).candidates
+        await session.rewind(position=20)
+        for session_id in (moved.session_id, forked.session_id, session.session_id):
+            async with client.open_session(session_id).predictor() as again:
+                assert (await again(list(PROMPT[20:]), k=5)).candidates == expected

@@ -6,7 +6,7 @@ import string
 import pytest
 
 from carousel_training import repeats
-from carousel_training.repeats import drop_repeats, share_repeated
+from carousel_training.repeats import MAX_LINE, drop_known, drop_repeats, share_repeated
 
 
 def letters(num_characters: int, seed: int) -> str:
@@ -55,3 +55,25 @@ def test_lines_that_stood_before_are_dropped() -> None:
     partly = one[:30] + letters(60, 9) + "\n"
     assert drop_repeats(one + "\n" + two + one + "\n" + partly + three + two) == one + "\n" + two + partly + three
     assert drop_repeats(one + two[:-1]) == one + two[:-1]
+
+
+def test_lines_that_another_text_holds_are_dropped() -> None:
+    """Also those of which fifty characters alone are known; forty-nine are no stretch."""
+    known, free = letters(300, 1), letters(80, 2) + "\n"
+    for copied, is_dropped in ((49, False), (50, True)):
+        line = "X" * 10 + known[100 : 100 + copied] + "Y" * 10 + "\n"
+        assert drop_known(free + line + free, known) == (free + free if is_dropped else free + line + free)
+    assert drop_known("", known) == ""
+
+
+def test_nothing_is_known_afterwards() -> None:
+    """Two halves of a known stretch that stood on both sides of a dropped line go with it."""
+    halves, between = (letters(30, 1) + "\n", letters(40, 2) + "\n"), letters(70, 3) + "\n"
+    text = "free\n" + halves[0] + between + halves[1] + "also free\n"
+    assert drop_known(text, halves[0] + halves[1] + "#" + between) == "free\nalso free\n"
+
+
+def test_a_long_line_goes_in_pieces() -> None:
+    """What is known of it takes no more than its piece along."""
+    text, known = letters(3 * MAX_LINE, 4), letters(60, 5)
+    assert drop_known(text[:MAX_LINE] + known + text[MAX_LINE + 60 :], known) == text[:MAX_LINE] + text[2 * MAX_LINE :]

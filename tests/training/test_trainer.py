@@ -55,12 +55,14 @@ REGULARISED = {
     "temporal_penalty": 1.0,
     "window": 3,
     "num_clocks": 2,
+    "num_heads": 2,
 }
 
 
-def build_regularised(cell: str, **optimizer: object) -> Trainer:
+def build_regularised(cell: str, block: str = "plain", **optimizer: object) -> Trainer:
     torch.manual_seed(0)
-    model = RecurrentLM(ModelConfig(9, cell, 2, 6, 6, tied=True, dropout=0.2, **REGULARISED))  # type: ignore[arg-type]
+    options = {"dropout": 0.2, "block": block, **REGULARISED}
+    model = RecurrentLM(ModelConfig(9, cell, 2, 6, 6, tied=True, **options))  # type: ignore[arg-type]
     batches = TrainingBatches(torch.arange(200) * 7 % 9, 0, LanePlan(3, 5), Chances(0, FRESH))
     settings = OptimizerSettings.model_validate({"warmup_fraction": 0.0, **optimizer})
     return Trainer(model, batches, settings, Compute(torch.device("cpu"), uses_bfloat16=False))
@@ -87,6 +89,13 @@ def assert_resumes_exactly(trainer: Trainer, twin: Trainer) -> None:
 def test_every_cell_resumes_exactly_with_all_regularisation_on(cell: str) -> None:
     """Masks, penalties, counters, windows and averaged weights are all in what is saved."""
     assert_resumes_exactly(*(build_regularised(cell, averaging="tail", average_from=0.25) for _ in range(2)))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "clockwork", "minlstm", "mlstm"])
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_residual_blocks_resume_exactly(cell: str, kind: str) -> None:
+    """Masks on branches and counters of each block are in what is saved."""
+    assert_resumes_exactly(*(build_regularised(cell, "residual", kind=kind) for _ in range(2)))
 
 
 @pytest.mark.parametrize("cell", list(CELLS))

@@ -15,3 +15,7 @@ class CorpusError(TrainingError):
 
 class CheckpointError(TrainingError):
     """A checkpoint is missing, damaged, or does not fit the vocabulary, the corpus or the settings."""
+
+
+class StudyInterrupted(TrainingError):
+    """Someone asked to stop; what was finished is kept, and the same command goes on."""

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from carousel.bundle.layout import StateLayout
 from carousel_training.cells.dropout import drop_units, drop_words
-from carousel_training.cells.registry import CELLS
+from carousel_training.cells.registry import build_stack
 from carousel_training.cells.stack import RecurrentStack, StackShape, State
 from carousel_training.output_loss import output_loss
 from carousel_training.sampled_softmax import Negatives, sampled_loss
@@ -43,6 +43,9 @@ class ModelConfig:
     temporal_penalty: float = 0.0
     window: int = 8
     num_clocks: int = 4
+    num_heads: int = 4
+    block: str = "plain"
+    mlp_expansion: int = 3
 
     @classmethod
     def from_settings(cls, settings: ModelSettings, vocabulary_size: int) -> "ModelConfig":
@@ -61,6 +64,8 @@ class ModelConfig:
             weight_drop=self.weight_drop,
             window=self.window,
             num_clocks=self.num_clocks,
+            num_heads=self.num_heads,
+            mlp_expansion=self.mlp_expansion,
         )
 
 
@@ -79,7 +84,7 @@ class RecurrentLM(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocabulary_size, config.embedding_size)
-        self.stack: RecurrentStack = CELLS[config.cell](config.stack_shape())
+        self.stack: RecurrentStack = build_stack(config.cell, config.block, config.stack_shape())
         needs_projection = config.tied and config.embedding_size != config.hidden_size
         self.projection = nn.Linear(config.hidden_size, config.embedding_size) if needs_projection else None
         self.own_output = None if config.tied else nn.Parameter(torch.empty(config.vocabulary_size, config.hidden_size))

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 LENGTH = 50  # characters; what two texts share by chance is shorter
 MAX_MEASURED = 1 << 22  # characters of a text that is measured, and of a piece that it is measured against
+MAX_LINE = 1000
 TABLE_BITS = 26
 FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by it loses nothing
 
@@ -20,6 +21,29 @@ def share_repeated(known: str, text: str, length: int = LENGTH) -> float:
     """The share of the text's characters that lie in a stretch of `length` or more which also stands in `known`; of a
     long text the first four million."""
     text = text[:MAX_MEASURED]
+    return float(_mark_known(known, text, length).mean()) if text else 0.0
+
+
+def drop_known(text: str, known: str, length: int = LENGTH) -> str:
+    """The text without the lines that any part of such a stretch lies in, until there is none: lines that come to stand
+    together may repeat in their turn. Lines of more than MAX_LINE characters are taken in pieces."""
+    while (is_known_N := _mark_known(known, text, length)).any():
+        kept, start = [], 0
+        for line in _short_lines(text):
+            if not is_known_N[start : start + len(line)].any():
+                kept.append(line)
+            start += len(line)
+        text = "".join(kept)
+    return text
+
+
+def _short_lines(text: str) -> list[str]:
+    lines = text.splitlines(keepends=True)
+    return [line[start : start + MAX_LINE] for line in lines for start in range(0, len(line), MAX_LINE)]
+
+
+def _mark_known(known: str, text: str, length: int) -> Marks:
+    """Which characters of the text lie in a window that stands in `known`, which is searched piece by piece."""
     hashes_M = _hash_windows(text, length)
     is_in_table = np.zeros(1 << TABLE_BITS, np.bool_)  # leaves out nearly all that is not in the text, without a sort
     is_in_table[_cells(hashes_M)] = True
@@ -28,7 +52,7 @@ def share_repeated(known: str, text: str, length: int = LENGTH) -> float:
         known_M = _hash_windows(known[start : start + MAX_MEASURED + length - 1], length)
         found.append(known_M[is_in_table[_cells(known_M)]])
     is_known_M = np.isin(hashes_M, np.concatenate(found)) if found else np.zeros(len(hashes_M), np.bool_)
-    return float(_cover(is_known_M, len(text), length).mean()) if text else 0.0
+    return _cover(is_known_M, len(text), length)
 
 
 def drop_repeats(text: str, length: int = LENGTH) -> str:

@@ -30,7 +30,15 @@ CellName = Literal[
     "tdnn",
     "minlstm",
     "mingru",
+    "rg-lru",
+    "slstm",
+    "mlstm",
 ]
+CELLS_WITH_HEADS = ("slstm", "mlstm", "rg-lru")
+CELLS_WITHOUT_BLOCKS = {  # and why
+    "tdnn": "a window of tokens is no layer",
+    "lstm-depth-gated": "its gate opens to the memory of the layer below, which a block does not see",
+}
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -85,10 +93,13 @@ class ModelSettings(Section):
     `locked_dropout` a mask lasts a segment. `embedding_dropout` leaves out whole words, `weight_drop` single recurrent
     weights.
     The penalties multiply the mean square of the top layer's activations and of their change from step to step.
-    `window` is what the time-delay network sees, `num_clocks` counts the clockwork net's groups; others ignore them.
+    `window` is what the time-delay network sees, `num_clocks` counts the clockwork net's groups, `num_heads` the blocks
+    of sLSTM, mLSTM and RG-LRU; others ignore them. With the `block` residual each layer stands between a norm and a
+    gated feed-forward net of `mlp_expansion` times the hidden size, beside a path that goes straight through.
     """
 
     cell: CellName = "lstm"
+    block: Literal["plain", "residual"] = "plain"
     num_layers: Count = 1
     hidden_size: Count = 256
     embedding_size: Count = 256
@@ -104,12 +115,25 @@ class ModelSettings(Section):
     temporal_penalty: Annotated[float, Field(ge=0.0)] = 0.0
     window: Count = 8
     num_clocks: Count = 4
+    num_heads: Count = 4
+    mlp_expansion: Count = 3
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.cell == "clockwork" and self.hidden_size % self.num_clocks:
             raise ValueError(f"a clockwork net's hidden_size must be a multiple of num_clocks, {self.num_clocks}")
+        if self.block == "residual" and self.cell in CELLS_WITHOUT_BLOCKS:
+            raise ValueError(f"{self.cell} cannot be in residual blocks: {CELLS_WITHOUT_BLOCKS[self.cell]}")
+        if self.hidden_size % self.width_multiple:
+            raise ValueError(f"hidden_size of {self.cell} must be a multiple of num_heads, {self.num_heads}")
         return self
+
+    @property
+    def width_multiple(self) -> int:
+        """What the cell's hidden size must be a multiple of."""
+        if self.cell == "clockwork":
+            return self.num_clocks
+        return self.num_heads if self.cell in CELLS_WITH_HEADS else 1
 
 
 class OutputSettings(Section):

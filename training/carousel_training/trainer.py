@@ -70,9 +70,10 @@ class Trainer:
         """Tokens trained on so far."""
         return self.step * self.batches.tokens_per_step
 
-    def advance(self, progress: float) -> None:
-        """One optimisation step at the learning rate of `progress`, the share of the run that is done."""
-        self._set_rate(progress)
+    def advance(self, progress: float, factor: float | None = None) -> None:
+        """One optimisation step at the learning rate of `progress`, the share of the run that is done; at `factor` of
+        the peak where that is given."""
+        self._set_rate(rate_factor(self._settings, progress) if factor is None else factor)
         inputs_BT, targets_BT, is_fresh_B = map(self._crew.own_lanes, self.batches.segment_at(self.step))
         initial = self.model.initial_state(len(inputs_BT))
         state = start_afresh(self._carried, initial, is_fresh_B) if self._carried else initial
@@ -122,8 +123,7 @@ class Trainer:
         carried = [tensors[f"{CARRIED_PREFIX}{index}"].to(self.model.device) for index in range(num_carried)]
         self._carried = tuple(self._crew.own_lanes(tensor) for tensor in carried)
 
-    def _set_rate(self, progress: float) -> None:
-        factor = rate_factor(self._settings, progress)
+    def _set_rate(self, factor: float) -> None:
         self.learning_rate = self._optimizers.peaks[0] * factor
         self._optimizers.set_factor(factor)
 

@@ -21,6 +21,7 @@ FILE_NAME = "manifest.json"
 CORE_FILE = "core.onnx"
 HEAD_FILE = "head.onnx"
 SCHEMA_VERSION = 3  # 1: the head needed a target for each row; 2: it had no probabilities
+PLAIN = "plain"
 _MOST = {  # what the wire and a snapshot can say
     "num_layers": 2**31 - 1,
     "hidden_size": 2**16 - 1,
@@ -45,6 +46,7 @@ class Manifest:
     state: StateLayout
     files: Mapping[str, str]  # file name -> sha256, all files but the manifest
     training: Mapping[str, Any] = field(default_factory=dict)
+    block: str = PLAIN  # what a layer stands in: nothing, or "residual"
 
     @functools.cached_property
     def digest(self) -> str:
@@ -70,7 +72,8 @@ class Manifest:
             "files": dict(self.files),
             "training": dict(self.training),
         }
-        return facts
+        # A plain stack's manifest says nothing of blocks, as before there were any: its digest is the same.
+        return facts if self.block == PLAIN else facts | {"block": self.block}
 
     def save(self, directory: Path) -> None:
         facts = self.as_json() | {"digest": self.digest}

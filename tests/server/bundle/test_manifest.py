@@ -55,6 +55,20 @@ def test_a_graph_that_changes_after_the_check_is_refused(directory: Path) -> Non
         bundle.read_graph(CORE_FILE)
 
 
+def test_a_plain_stack_says_nothing_of_blocks(directory: Path) -> None:
+    """So that bundles from before there were blocks keep their digests; another block is written, read and digested."""
+    plain = Bundle.load(directory).manifest
+    assert plain.block == "plain"
+    assert "block" not in json.loads((directory / FILE_NAME).read_text())
+    forge(directory, block="residual")
+    other = Bundle.load(directory).manifest
+    assert other.block == "residual"
+    assert other.digest != plain.digest
+    forge(directory, block=3)
+    with pytest.raises(BundleInvalid, match="block is 3"):
+        Bundle.load(directory)
+
+
 def test_the_forger_of_these_tests_forges_well(directory: Path) -> None:
     """A forged manifest with sensible facts is accepted, so that the refusals below are for their own reasons."""
     forge(directory, num_parameters=77)

@@ -112,6 +112,40 @@ def mingru(w: Weights, x: Array, h: Array) -> list[Array]:
     return [(1 - s(z)) * h + s(z) * n]
 
 
+def blocks(rows: Array, num_gates: int) -> list[Array]:
+    """The whole matrices [H,H], zeros included, of two heads."""
+    whole = [np.zeros((H, H)) for _ in range(num_gates)]
+    for matrix, own_rows in zip(whole, np.split(rows, num_gates), strict=True):
+        matrix[: H // 2, : H // 2], matrix[H // 2 :, H // 2 :] = np.split(own_rows, 2)
+    return whole
+
+
+def rg_lru(w: Weights, x: Array, h: Array) -> list[Array]:
+    u = w["layers.0.weight_in"] @ x + w["layers.0.bias_in"]
+    (v_r, v_i), (b_r, b_i) = blocks(w["layers.0.weight_gates"], 2), np.split(w["layers.0.bias_gates"], 2)
+    a = s(w["layers.0.decay"]) ** (8 * s(v_r @ u + b_r))
+    return [a * h + np.sqrt(1 - a**2) * (s(v_i @ u + b_i) * u)]
+
+
+def slstm(w: Weights, x: Array, h: Array, c: Array, n: Array, m: Array) -> list[Array]:
+    sums = np.split(w["layers.0.weight_ih"] @ x + w["layers.0.bias"], 4)
+    z, i, f, o = (a + r @ h for a, r in zip(sums, blocks(w["layers.0.weight_hh"], 4), strict=True))
+    m, before = np.maximum(np.log(s(f)) + m, i), m
+    f, i = s(f) * np.exp(before - m), np.exp(i - m)
+    c, n = f * c + i * np.tanh(z), f * n + i
+    return [s(o) * c / n, c, n, m]
+
+
+def mlstm(w: Weights, x: Array, c: Array, n: Array, m: Array) -> list[Array]:
+    """Two heads of two values, with keys of one number. The output is not in the state; see below."""
+    sums = w["layers.0.weight_ih"] @ x + w["layers.0.bias"]
+    k, v, i, f = sums[2:4].reshape(2, 1), sums[4:8].reshape(2, 2), sums[12:14], sums[14:16]
+    m, before = np.maximum(np.log(s(f)) + m, i), m
+    f, i = s(f) * np.exp(before - m), np.exp(i - m)
+    c = np.stack([f[head] * c[head] + i[head] * np.outer(k[head], v[head]) for head in (0, 1)])
+    return [c, f[:, None] * n + i[:, None] * k, m]
+
+
 EQUATIONS: dict[str, Callable[..., list[Array]]] = {
     "elman": elman,
     "lstm-1997": lstm_1997,
@@ -125,12 +159,15 @@ EQUATIONS: dict[str, Callable[..., list[Array]]] = {
     "clockwork": clockwork,
     "minlstm": minlstm,
     "mingru": mingru,
+    "rg-lru": rg_lru,
+    "slstm": slstm,
+    "mlstm": mlstm,
 }
 
 
 def build(cell: str, num_layers: int = 1) -> RecurrentStack:
     torch.manual_seed(5)
-    stack = CELLS[cell](StackShape(X, H, num_layers, 0.0, window=3, num_clocks=2)).double()
+    stack = CELLS[cell](StackShape(X, H, num_layers, 0.0, window=3, num_clocks=2, num_heads=2)).double()
     with torch.no_grad():
         for parameter in stack.parameters():
             parameter.add_(0.5 * torch.randn_like(parameter))
@@ -143,7 +180,7 @@ def test_a_step_is_the_cells_equations(cell: str) -> None:
     stack = build(cell, 2 if cell == "lstm-depth-gated" else 1)
     weights = {name: tensor.detach().numpy() for name, tensor in stack.named_parameters()}
     state = tuple(
-        torch.randn(2, H, dtype=torch.float64) if tensor.is_floating_point() else tensor
+        torch.randn(tensor.shape, dtype=torch.float64) if tensor.is_floating_point() else tensor
         for tensor in stack.initial_state(2, torch.device("cpu"))
     )
     for x_BX in torch.randn(5, 2, X, dtype=torch.float64):
@@ -153,6 +190,51 @@ def test_a_step_is_the_cells_equations(cell: str) -> None:
         for lane in (0, 1):
             for found, wanted in zip(state, expected[lane], strict=True):
                 np.testing.assert_allclose(found[lane], wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize("cell", ["slstm", "mlstm"])
+def test_the_level_of_a_memory_changes_nothing(cell: str) -> None:
+    """From a fresh state, outputs are the papers' equations without any m, where no power overflows."""
+    stack = build(cell)
+    w = {name: tensor.detach().numpy() for name, tensor in stack.named_parameters()}
+    state = tuple(tensor.double() for tensor in stack.initial_state(1, torch.device("cpu")))
+    h, c, n = np.zeros(H), np.zeros(H), np.zeros(H)
+    matrices, normalizers = np.zeros((2, 1, 2)), np.zeros((2, 1))
+    for x_1X in torch.randn(6, 1, X, dtype=torch.float64):
+        output_1H, state, _ = stack.step(x_1X[None], state)
+        sums = w["layers.0.weight_ih"] @ x_1X[0].numpy() + w["layers.0.bias"]
+        if cell == "slstm":
+            pairs = zip(np.split(sums, 4), blocks(w["layers.0.weight_hh"], 4), strict=True)
+            z, i, f, o = (a + r @ h for a, r in pairs)
+            c, n = s(f) * c + np.exp(i) * np.tanh(z), s(f) * n + np.exp(i)
+            h = s(o) * c / n
+        else:
+            q, k, v, o, i, f = np.split(sums, np.cumsum([2, 2, 4, 4, 2]))
+            f, i, v = s(f), np.exp(i), v.reshape(2, 2)
+            matrices = np.stack([f[j] * matrices[j] + i[j] * np.outer(k[j], v[j]) for j in (0, 1)])
+            normalizers = np.stack([f[j] * normalizers[j] + i[j] * k[[j]] for j in (0, 1)])
+            h = np.concatenate([matrices[j].T @ q[[j]] / max(abs(normalizers[j] @ q[[j]]), 1.0) for j in (0, 1)])
+            h = s(o) * h
+        np.testing.assert_allclose(output_1H[0].detach(), h, atol=1e-12)
+
+
+def test_fresh_real_gated_units_keep_what_the_paper_says() -> None:
+    """s(L)^8 fills the range from 0.9 to 0.999 evenly."""
+    torch.manual_seed(0)
+    (layer,) = CELLS["rg-lru"](StackShape(X, 4000, 1, 0.0)).double().layers  # type: ignore[misc,union-attr]
+    kept_H = torch.sigmoid(layer.decay.detach()) ** 8
+    assert 0.9 <= kept_H.min() <= kept_H.max() <= 0.999
+    torch.testing.assert_close(torch.quantile(kept_H, 0.5).item(), 0.9495, atol=0.005, rtol=0.0)
+
+
+@pytest.mark.parametrize("cell", ["slstm", "mlstm"])
+def test_fresh_forget_gates_are_open_between_95_and_100_percent(cell: str) -> None:
+    """Their biases are spread from 3 to 6, over the units of a head or over the heads."""
+    stack = CELLS[cell](StackShape(X, 8, 1, 0.0))
+    bias = dict(stack.named_parameters())["layers.0.bias"]
+    forget = bias[16:24].view(4, 2) if cell == "slstm" else bias[-4:][None]
+    assert forget.amin(1).tolist() == [3.0] * len(forget)
+    assert forget.amax(1).tolist() == [6.0] * len(forget)
 
 
 def test_a_time_delay_net_is_a_feed_forward_net_over_its_window() -> None:

@@ -21,9 +21,13 @@ def build(cell: str, shape: StackShape) -> RecurrentStack:
 
 
 def random_state(stack: RecurrentStack, num_lanes: int) -> State:
-    """Floats at random; a counter or a window is as it was at the start."""
-    state = stack.initial_state(num_lanes, CPU)
-    return tuple(0.5 * torch.randn_like(t) if t.dtype.is_floating_point else t for t in state)
+    """Floats at random around what some inputs lead to; a counter or a window is as it was at the start."""
+    start = state = stack.initial_state(num_lanes, CPU)
+    for _ in range(3):
+        x_SBX = torch.randn(1 + stack.num_context, num_lanes, stack.shape.input_size)
+        state = tuple(tensor.detach() for tensor in stack.step(x_SBX, state).state)
+    read = zip(state, start, strict=True)
+    return tuple(t + 0.2 * torch.randn_like(t) if t.dtype.is_floating_point else fresh for t, fresh in read)
 
 
 @pytest.mark.parametrize("cell", NAMES)

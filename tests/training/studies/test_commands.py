@@ -1,14 +1,18 @@
 """The studies as a person starts them: each leaves a picture and figures, and bad input is one sentence."""
 
 import json
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+from tests.training.studies.comparison.conftest import InlineExecutor
 from typer.testing import CliRunner
 
 from carousel_training.cli import EXIT_BAD_INPUT, app
-from carousel_training.studies.commands import SERVING_GROUP
+from carousel_training.studies.comparison.serving import SERVING_GROUP
 
 TINY = ["--set", "compute.threads=1", "--set", "batch.num_lanes=2", "--set", "batch.segment=16"]
 
@@ -26,19 +30,53 @@ def test_help_shows_training_and_studies() -> None:
         assert word in text
 
 
-def test_compare_leaves_figures_and_goes_on(tmp_path: Path, verse_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second call trains nothing; serving speed comes from the exporter, which is installed here."""
+@contextmanager
+def no_processes(num_workers: int) -> Iterator[Executor]:
+    yield InlineExecutor()
+
+
+@pytest.fixture
+def quick_compare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings in this process, speeds from a moment."""
     monkeypatch.setattr("carousel_export.serving_speed.SECONDS", 0.02)
-    out = tmp_path / "c"
-    arguments = ["compare", "--out", str(out), "--text", str(verse_file), "--cells", "elman,lstm", "--tokens", "200"]
-    arguments += ["--parameters", "6000", "--seeds", "1", "--rates", "1", "--set", "model.embedding_size=8", *TINY]
+    monkeypatch.setattr("carousel_training.studies.comparison.study.TIMING_SECONDS", 0.02)
+    monkeypatch.setattr("carousel_training.studies.compare_command.worker_processes", no_processes)
+
+
+def compare_arguments(out: Path, text: Path) -> list[str]:
+    options = ["--cells", "elman,lstm", "--tokens", "200", "--seeds", "1", "--rates", "2", "--parameters", "6000"]
+    return ["compare", "--out", str(out), "--text", str(text), *options, "--set", "model.embedding_size=8", *TINY]
+
+
+@pytest.mark.usefixtures("quick_compare")
+def test_compare_leaves_figures_and_goes_on(tmp_path: Path, verse_file: Path) -> None:
+    """The second call trains nothing; serving speed comes from the exporter, which is installed here."""
+    arguments = compare_arguments(tmp_path / "c", verse_file)
     text = run(*arguments)
-    assert "[2/2] lstm-seed-0: 1 x" in text
-    figures = json.loads((out / "compare.json").read_text())
-    assert {figure["cell"] for figure in figures} == {"elman", "lstm"}
+    assert "[6/6] lstm/seed-0: " in text
+    assert "estimate: " in text
+    assert "NOT de-duplicated" in text
+    figures = json.loads((tmp_path / "c" / "compare.json").read_text())
+    assert [figure["cell"] for figure in figures] == ["elman", "lstm"]
+    assert [len(figure["runs"]) for figure in figures] == [1, 1]
+    assert all(0.0 < figure["runs"][0]["nats"] < 10.0 for figure in figures)
     assert all(set(figure["serving"]) == {"1", "64"} for figure in figures)
-    assert (out / "compare.png").read_bytes().startswith(b"\x89PNG")
-    assert run(*arguments).count("done before") == 2
+    assert (tmp_path / "c" / "compare.png").read_bytes().startswith(b"\x89PNG")
+    again = run(*arguments)
+    assert "6 of 6 trainings are done before" in again
+    assert "[6/6]" not in again
+    assert json.loads((tmp_path / "c" / "compare.json").read_text()) == figures
+
+
+@pytest.mark.usefixtures("quick_compare")
+def test_a_page_is_drawn_anew_from_its_json(tmp_path: Path, verse_file: Path) -> None:
+    """Without any training, text or directory of runs."""
+    run(*compare_arguments(tmp_path / "c", verse_file), "--page", str(tmp_path / "page"))
+    page = (tmp_path / "page" / "index.md").read_text()
+    (tmp_path / "c").rename(tmp_path / "moved")
+    run("compare", "--redraw", str(tmp_path / "page" / "study.json"), "--page", str(tmp_path / "other"))
+    assert (tmp_path / "other" / "index.md").read_text() == page
+    assert not (tmp_path / "c").exists()
 
 
 def test_gradients_leave_figures(tmp_path: Path, verse_file: Path) -> None:
@@ -84,7 +122,9 @@ def test_inspect_reads_a_run(tmp_path: Path, verse_file: Path) -> None:
     ("arguments", "sentence"),
     [
         (["compare", "--cells", "lstmm"], "unknown cell lstmm"),
-        (["compare", "--tokens", "9", "--minutes", "1"], "not both"),
+        (["compare", "--plan", "week"], "unknown plan week; there is: hour, night"),
+        (["compare", "--redraw", "absent.json"], "cannot read absent.json"),
+        (["compare", "--redraw", "pyproject.toml"], "pyproject.toml is not a comparison's JSON"),
         (["compare", "--text", "absent.txt"], "cannot read absent.txt"),
         (["compare", "--parameters", "10"], "no hidden size gives"),
         (["compare", "--set", "model.cell=gru"], "model.cell is not for --set"),

@@ -83,8 +83,9 @@ def test_a_fixed_window_ends_where_it_ends() -> None:
 
 @pytest.mark.parametrize("cell", sorted(set(CELLS) - {"tdnn"}))
 def test_a_recurrent_cell_reaches_beyond_a_window(cell: str) -> None:
-    """Something of the loss arrives twenty steps back."""
-    assert measure_reach(build(cell), *probe(21)).hidden_K[20] > 0.0
+    """Something of the loss arrives twenty steps back; at the inputs where, as in the mLSTM, outputs are never read."""
+    reach = measure_reach(build(cell), *probe(21))
+    assert (reach.input_K if cell == "mlstm" else reach.hidden_K)[20] > 0.0
 
 
 def test_the_forget_bias_slows_the_vanishing(study_settings: Settings) -> None:

@@ -6,34 +6,13 @@ import pytest
 
 from carousel_training.cells.registry import CELLS
 from carousel_training.errors import CorpusError, SettingsError
-from carousel_training.settings import BatchSettings
 from carousel_training.studies.options import (
     choose,
-    choose_budget,
     choose_cells,
     parse_gaps,
     read_text,
     study_settings,
 )
-
-BATCH = BatchSettings(num_lanes=10, segment=20)
-
-
-def test_tokens_are_whole_steps() -> None:
-    """The nearest number of steps, one at the least."""
-    assert choose_budget(1000, None, BATCH).max_steps == 5
-    assert choose_budget(1, None, BATCH).max_steps == 1
-    assert choose_budget(None, None, BATCH).max_steps == 1500
-
-
-def test_minutes_stand_instead_of_tokens() -> None:
-    """One of them bounds a run; both are refused."""
-    budget = choose_budget(None, 0.5, BATCH)
-    assert (budget.max_minutes, budget.max_steps) == (0.5, None)
-    with pytest.raises(SettingsError, match="not both"):
-        choose_budget(1000, 0.5, BATCH)
-    with pytest.raises(SettingsError, match="max_minutes"):
-        choose_budget(None, -1.0, BATCH)
 
 
 def test_all_cells_are_meant_where_none_is_named() -> None:

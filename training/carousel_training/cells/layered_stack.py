@@ -4,6 +4,7 @@ Legend: T steps, B lanes, X input width, H hidden width, G gate rows of a layer,
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar, NamedTuple, cast
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn import functional
 from carousel.bundle.layout import StateLayout, StateTensor
 from carousel_training.cells.dropout import drop_units, drop_weights
 from carousel_training.cells.initial import initialise_input, initialise_state
-from carousel_training.cells.stack import RecurrentStack, StackShape, State, Step, vectors
+from carousel_training.cells.stack import RecurrentStack, StackShape, State, Step
 
 
 class LayerRun(NamedTuple):
@@ -24,33 +25,46 @@ class LayerRun(NamedTuple):
     c_TBH: torch.Tensor | None = None
 
 
-class RecurrentLayer(nn.Module):
-    """One layer: `weight_ih` [G,X] and `bias` [G] on the input, `weight_hh` [k x H,H] on the state before, if any gate
-    sees it.
-
-    `sequence` is the fast pass, `step` the written equations. `below` is the memory of the layer underneath, for the
-    cell that looks at it. Gates stand in the order of `gates`; `num_recurrent` of them, the first ones, see the state.
+class StackLayer(nn.Module):
+    """One layer, whatever its weights: `sequence` is the fast pass, `step` the written equations. `below` is the memory
+    of the layer underneath, for the cell that looks at it.
     """
 
     parts: ClassVar[tuple[str, ...]] = ("h",)
-    gates: ClassVar[tuple[str, ...]]
-    num_recurrent: ClassVar[int]
 
     def __init__(self, shape: StackShape, layer: int) -> None:
         super().__init__()
         self.shape = shape
-        input_size = shape.input_size if layer == 0 else shape.hidden_size
-        self.weight_ih = nn.Parameter(torch.empty(len(self.gates) * shape.hidden_size, input_size))
-        self.bias = nn.Parameter(torch.zeros(len(self.gates) * shape.hidden_size))
-        initialise_input(self.weight_ih)
-        if self.num_recurrent:  # a parameter of no rows would never get a gradient, for which processes wait
-            self.weight_hh = nn.Parameter(torch.empty(self.num_recurrent * shape.hidden_size, shape.hidden_size))
-            initialise_state(self.weight_hh)
+        self.input_size = shape.input_size if layer == 0 else shape.hidden_size
 
     @property
     def layout(self) -> tuple[StateTensor, ...]:
         """The tensors of this layer's state, without the layer's number."""
         return tuple(StateTensor(part, (self.shape.hidden_size,), "float32") for part in self.parts)
+
+    def sequence(self, x_TBX: torch.Tensor, state: State, below_TBH: torch.Tensor | None) -> LayerRun:
+        raise NotImplementedError
+
+    def step(self, x_BX: torch.Tensor, state: State, below_BH: torch.Tensor | None) -> Step:
+        raise NotImplementedError
+
+
+class RecurrentLayer(StackLayer):
+    """`weight_ih` [G,X] and `bias` [G] on the input, `weight_hh` [k x H,H] on the state before, if any gate
+    sees it. Gates stand in the order of `gates`; `num_recurrent` of them, the first ones, see the state.
+    """
+
+    gates: ClassVar[tuple[str, ...]]
+    num_recurrent: ClassVar[int]
+
+    def __init__(self, shape: StackShape, layer: int) -> None:
+        super().__init__(shape, layer)
+        self.weight_ih = nn.Parameter(torch.empty(len(self.gates) * shape.hidden_size, self.input_size))
+        self.bias = nn.Parameter(torch.zeros(len(self.gates) * shape.hidden_size))
+        initialise_input(self.weight_ih)
+        if self.num_recurrent:  # a parameter of no rows would never get a gradient, for which processes wait
+            self.weight_hh = nn.Parameter(torch.empty(self.num_recurrent * shape.hidden_size, shape.hidden_size))
+            initialise_state(self.weight_hh)
 
     def rows(self, gate: str) -> slice:
         """Where a gate's rows stand in the matrices."""
@@ -65,12 +79,6 @@ class RecurrentLayer(nn.Module):
         """`weight_hh` with the weights dropped that this call is to do without."""
         return drop_weights(self.weight_hh, self.shape.weight_drop, is_training=self.training)
 
-    def sequence(self, x_TBX: torch.Tensor, state: State, below_TBH: torch.Tensor | None) -> LayerRun:
-        raise NotImplementedError
-
-    def step(self, x_BX: torch.Tensor, state: State, below_BH: torch.Tensor | None) -> Step:
-        raise NotImplementedError
-
     def split(self, a_BG: torch.Tensor) -> Mapping[str, torch.Tensor]:
         """The gates' columns by name."""
         return dict(zip(self.gates, a_BG.chunk(len(self.gates), dim=-1), strict=True))
@@ -79,18 +87,19 @@ class RecurrentLayer(nn.Module):
 class LayeredStack(RecurrentStack):
     """L layers of `layer_type`, the state of each with its number in the names."""
 
-    layer_type: ClassVar[type[RecurrentLayer]]
+    layer_type: ClassVar[type[StackLayer]]
 
     def __init__(self, shape: StackShape) -> None:
         super().__init__(shape)
         self.layers = nn.ModuleList(self.layer_type(shape, layer) for layer in range(shape.num_layers))
 
-    def each(self) -> list[RecurrentLayer]:
-        return [cast(RecurrentLayer, layer) for layer in self.layers]
+    def each(self) -> list[StackLayer]:
+        return [cast(StackLayer, layer) for layer in self.layers]
 
     @property
     def state_layout(self) -> StateLayout:
-        return vectors(self.layer_type.parts, self.shape)
+        numbered = [(number, tensor) for number, layer in enumerate(self.each()) for tensor in layer.layout]
+        return StateLayout(tuple(replace(tensor, name=f"{tensor.name}_{number}") for number, tensor in numbered))
 
     def forward(self, x_SBX: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
         shape, below_TBH, after = self.shape, None, list[torch.Tensor]()

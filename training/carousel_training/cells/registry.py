@@ -12,8 +12,14 @@ from carousel_training.cells.lstm_peephole import PeepholeLSTMStack
 from carousel_training.cells.lstm_peephole_dense import DensePeepholeLSTMStack
 from carousel_training.cells.mingru import MinGRUStack
 from carousel_training.cells.minlstm import MinLSTMStack
-from carousel_training.cells.stack import RecurrentStack
+from carousel_training.cells.mlstm import MLSTMStack
+from carousel_training.cells.residual import ResidualStack
+from carousel_training.cells.rg_lru import RGLRUStack
+from carousel_training.cells.slstm import SLSTMStack
+from carousel_training.cells.stack import RecurrentStack, StackShape
 from carousel_training.cells.tdnn import TimeDelayStack
+from carousel_training.errors import SettingsError
+from carousel_training.settings import CELLS_WITHOUT_BLOCKS
 
 CELLS: dict[str, type[RecurrentStack]] = {
     "elman": ElmanStack,
@@ -29,4 +35,16 @@ CELLS: dict[str, type[RecurrentStack]] = {
     "tdnn": TimeDelayStack,
     "minlstm": MinLSTMStack,
     "mingru": MinGRUStack,
+    "rg-lru": RGLRUStack,
+    "slstm": SLSTMStack,
+    "mlstm": MLSTMStack,
 }
+
+
+def build_stack(cell: str, block: str, shape: StackShape) -> RecurrentStack:
+    """A plain or a residual stack. Raises SettingsError for what cannot be one."""
+    if block == "plain":
+        return CELLS[cell](shape)
+    if cell in CELLS_WITHOUT_BLOCKS:
+        raise SettingsError(f"model.block: {cell} cannot be in residual blocks: {CELLS_WITHOUT_BLOCKS[cell]}")
+    return ResidualStack(CELLS[cell], shape)

@@ -7,12 +7,13 @@ tuple of tensors [B, *shape] in the order of `state_layout`, which is also the o
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from carousel.bundle.layout import StateLayout, StateTensor
+from carousel_training.errors import SettingsError
 
 State = tuple[torch.Tensor, ...]
 
@@ -21,7 +22,9 @@ State = tuple[torch.Tensor, ...]
 class StackShape:
     """Sizes of a stack, and how it is regularised while training: `dropout` between layers, with one mask for all
     steps if `is_locked`; `weight_drop`, the share of recurrent weights that are zero for a segment (Merity et al.
-    2017). `window` is how many tokens a time-delay network sees, `num_clocks` how many groups a clockwork net has.
+    2017). `window` is how many tokens a time-delay network sees, `num_clocks` how many groups a clockwork net has,
+    `num_heads` how many blocks the matrices of cells with heads have, `mlp_expansion` how many times wider than the
+    hidden vector a residual block's feed-forward net is.
     """
 
     input_size: int
@@ -32,6 +35,15 @@ class StackShape:
     weight_drop: float = 0.0
     window: int = 8
     num_clocks: int = 4
+    num_heads: int = 4
+    mlp_expansion: int = 3
+
+    @property
+    def head_size(self) -> int:
+        """D, the width of a head. Raises SettingsError for a hidden width that heads do not share evenly."""
+        if self.hidden_size % self.num_heads:
+            raise SettingsError(f"a hidden size of {self.hidden_size} is no multiple of num_heads, {self.num_heads}")
+        return self.hidden_size // self.num_heads
 
 
 class Step(NamedTuple):
@@ -48,7 +60,7 @@ class RecurrentStack(nn.Module):
     too. `learning_rate` is a peak that the cell trains at, `num_context` how many earlier inputs a step must see.
     """
 
-    learning_rate: ClassVar[float] = 4e-3
+    learning_rate: float = 4e-3
 
     def __init__(self, shape: StackShape) -> None:
         super().__init__()

@@ -3,21 +3,15 @@
 Each writes a picture and a JSON of the figures into --out.
 """
 
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from carousel_training.checkpoint import load_model
-from carousel_training.corpus import read_corpus
-from carousel_training.interruption import catch_interruption
-from carousel_training.studies.cached_runs import CachedRuns
-from carousel_training.studies.comparison import ComparisonPlan, ServingSpeed, compare, ranked, rate_grid
-from carousel_training.studies.comparison_report import comparison_table, draw_comparison
+from carousel_training.studies.compare_command import compare_command
 from carousel_training.studies.gradient_report import clipping_table, draw_gradients, reach_table, variant_table
 from carousel_training.studies.gradients import (
     GradientPlan,
@@ -29,9 +23,13 @@ from carousel_training.studies.gradients import (
 from carousel_training.studies.inspection import rank_units, record
 from carousel_training.studies.inspection_report import draw_inspection, unit_table
 from carousel_training.studies.options import (
-    DEFAULT_TOKENS,
+    OUT,
+    QUIET,
+    VARIED,
+    CellNames,
+    Overrides,
+    Text,
     choose,
-    choose_budget,
     choose_cells,
     parse_gaps,
     read_text,
@@ -43,30 +41,9 @@ from carousel_training.studies.recall import DEFAULTS, RecallPlan, RecallResult,
 from carousel_training.studies.recall_report import draw_recall, recall_table
 from carousel_training.studies.recall_tasks import TASKS
 from carousel_training.studies.results import make_directory, save_figures
-from carousel_training.vocabulary import learn_vocabulary
 
 ALL_TASKS, ALL_GAPS = ",".join(TASKS), ",".join(map(str, DEFAULTS.gaps))
-SERVING_GROUP = "carousel_training.serving_speed"
-# What differs from the settings' own defaults: characters, which need no large output layer; one layer, and short
-# segments in few lanes, since small budgets must do many steps; an output of its own, which starts to learn sooner.
-COMPARISON = {
-    "vocabulary.kind": "character",
-    "model.embedding_size": 64,
-    "model.tied": "false",
-    "model.dropout": 0.1,
-    "batch.num_lanes": 16,
-    "batch.segment": 32,
-}
 GRADIENTS = {"vocabulary.kind": "character", "model.hidden_size": 64, "model.embedding_size": 64, "model.dropout": 0.0}
-QUIET = {"evaluation.every_steps": 1_000_000_000, "evaluation.sample_tokens": 0}
-OUT = Path("runs")
-VARIED = ("model.cell", "optimizer.learning_rate", "budget.max_steps", "budget.max_minutes")
-
-Text = Annotated[list[Path] | None, typer.Option(help="Text file or folder; may be repeated.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated.")
-]
-CellNames = Annotated[str | None, typer.Option("--cells", help="Names with commas between; all if none are given.")]
 
 
 def add_studies(app: typer.Typer) -> None:
@@ -75,46 +52,6 @@ def add_studies(app: typer.Typer) -> None:
     app.command("gradients")(gradients_command)
     app.command("recall")(recall_command)
     app.command("inspect")(inspect_command)
-
-
-def compare_command(
-    out: Annotated[Path, typer.Option(help="Results and picture; runs that lie there are kept.")] = OUT / "compare",
-    cells: CellNames = None,
-    tokens: Annotated[
-        int | None, typer.Option(min=1, help=f"Training tokens per run, {DEFAULT_TOKENS:,} if none.")
-    ] = None,
-    minutes: Annotated[float | None, typer.Option(help="Training minutes per run instead.")] = None,
-    parameters: Annotated[int, typer.Option(min=1, help="Of every model, within 2 %.")] = 300_000,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs per cell after tuning.")] = 2,
-    rates: Annotated[int, typer.Option(min=1, help="Learning rates to try, around each cell's own.")] = 3,
-    tuning_share: Annotated[float, typer.Option(min=0.01, max=1.0, help="Of the budget, per rate tried.")] = 0.25,
-    text: Text = None,
-    overrides: Overrides = None,
-) -> None:
-    """Train every cell with the same budget, data, parameters and tuning effort; several seeds.
-
-    Interrupted, it goes on with the same command. Serving speed is measured where carousel-export is installed.
-
-    Example: carousel-train compare --out runs/cells --tokens 1000000 --seeds 3
-    """
-    console = study_console()
-    with spoken_errors(), catch_interruption() as interruption:
-        settings = study_settings(COMPARISON | QUIET, text, overrides or [], (*VARIED, "model.hidden_size", "seed"))
-        settings = settings.model_copy(update={"budget": choose_budget(tokens, minutes, settings.batch)})
-        plan = ComparisonPlan(settings, choose_cells(cells), parameters, seeds, rate_grid(rates), tuning_share)
-        make_directory(out)
-        corpus = read_corpus(settings.corpus)
-        vocabulary_size = learn_vocabulary(corpus.train, settings.vocabulary).size
-        runs = CachedRuns(out / "runs", corpus.digest, plan.num_runs, console, lambda: interruption.is_requested)
-        results = compare(plan, runs, vocabulary_size, _serving_speed())
-        save_figures(out / "compare.json", [result.as_json() for result in ranked(results)])
-        title = f"{len(results)} cells of about {parameters:,} parameters on {corpus.source}, seeds: {seeds}"
-        draw_comparison(results, title, out / "compare.png")
-    console.print(comparison_table(results))
-    for result in results:
-        if isinstance(result.serving, str):
-            console.print(f"{result.cell}: serving {escape(result.serving)}", soft_wrap=True, highlight=False)
-    _conclude(console, out, "compare")
 
 
 def gradients_command(
@@ -212,17 +149,6 @@ def inspect_command(
         )
     console.print(unit_table(recording, units[:top]))
     _conclude(console, out, "inspect")
-
-
-def _serving_speed() -> ServingSpeed | None:
-    """What the export package registers; None where its libraries are not installed."""
-    for entry in entry_points(group=SERVING_GROUP):
-        try:
-            measure: ServingSpeed = entry.load()
-            return measure
-        except ImportError:
-            continue
-    return None
 
 
 def _conclude(console: Console, out: Path, name: str) -> None:

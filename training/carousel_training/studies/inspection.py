@@ -106,11 +106,12 @@ def _judge(name: str, index: int, series_T: Trace) -> Unit:
 
 
 def _step(model: RecurrentLM, token: int, state: State) -> tuple[torch.Tensor, State, dict[str, torch.Tensor]]:
-    """hidden_1H, the state after the token, and all gates and real-valued state vectors [H] by name."""
+    """hidden_1H, the state after the token, and all gates and real-valued state vectors [H] by name; a memory of other
+    shapes has no units to show."""
     ids_SB, state = model.stack.remember(torch.tensor([[token]]), state)
     output_1H, state, gates = model.stack.step(model.embed(ids_SB), state)
     values = {name: values_1H[0] for name, values_1H in gates.items()}
     for tensor, value in zip(model.state_layout.tensors, state, strict=True):
-        if value.dtype.is_floating_point:
+        if value.dtype.is_floating_point and value.shape == output_1H.shape:
             values[tensor.name] = value[0]
     return output_1H, state, values

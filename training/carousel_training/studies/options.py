@@ -3,20 +3,28 @@
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from carousel_training.cells.registry import CELLS
-from carousel_training.errors import CorpusError, SettingsError, TrainingError
-from carousel_training.settings import BatchSettings, BudgetSettings, Settings
-from carousel_training.studies.cached_runs import StudyInterrupted
+from carousel_training.errors import CorpusError, SettingsError, StudyInterrupted, TrainingError
+from carousel_training.settings import Settings
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
-DEFAULT_TOKENS = 300_000
 PIPE_WIDTH = 150
+OUT = Path("runs")
+QUIET = {"evaluation.every_steps": 1_000_000_000, "evaluation.sample_tokens": 0}
+VARIED = ("model.cell", "optimizer.learning_rate", "budget.max_steps", "budget.max_minutes")
+
+Text = Annotated[list[Path] | None, typer.Option(help="Text file or folder; may be repeated.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated.")
+]
+CellNames = Annotated[str | None, typer.Option("--cells", help="Names with commas between; all if none are given.")]
 
 
 def study_console() -> Console:
@@ -50,16 +58,6 @@ def study_settings(
     if text:
         given.append(f"corpus.text=[{', '.join(repr(str(path)) for path in text)}]")
     return Settings.load(None, [*given, *overrides])
-
-
-def choose_budget(tokens: int | None, minutes: float | None, batch: BatchSettings) -> BudgetSettings:
-    """Of one run; tokens in whole steps. Raises SettingsError when both are given."""
-    if minutes is None:
-        steps = round((tokens or DEFAULT_TOKENS) / (batch.num_lanes * batch.segment))
-        return Settings.parse({"budget": {"max_steps": max(steps, 1)}}).budget
-    if tokens is not None:
-        raise SettingsError("a run has --tokens or --minutes, not both")
-    return Settings.parse({"budget": {"max_minutes": minutes}}).budget
 
 
 def choose_cells(given: str | None) -> tuple[str, ...]:

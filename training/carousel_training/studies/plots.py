@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -21,13 +22,13 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def line_style(index: int) -> dict[str, object]:
+def line_style(index: int) -> dict[str, Any]:
     """Arguments of `plot` for the line of cell number `index`; 21 of them differ."""
     dash = DASHES[index // len(COLOURS) % len(DASHES)]
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": dash, "linewidth": 1.6}
 
 
-def line_styles(names: Sequence[str]) -> dict[str, dict[str, object]]:
+def line_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     return {name: line_style(index) for index, name in enumerate(names)}
 
 

@@ -19,7 +19,7 @@ def make_directory(directory: Path) -> None:
 
 def save_figures(path: Path, figures: Any) -> None:
     """Plain values as JSON. What is not a number, such as the loss of a run that diverged, becomes null."""
-    write_atomically(path, (json.dumps(_plain(figures), indent=1, allow_nan=False) + "\n").encode())
+    write_atomically(path, (json.dumps(plain_figures(figures), indent=1, allow_nan=False) + "\n").encode())
 
 
 def load_figures(path: Path) -> dict[str, Any] | None:
@@ -31,9 +31,10 @@ def load_figures(path: Path) -> dict[str, Any] | None:
     return figures if isinstance(figures, dict) else None
 
 
-def _plain(value: Any) -> Any:
+def plain_figures(value: Any) -> Any:
+    """Words as keys, lists, and None for what is not a number: what a JSON can hold."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain_figures(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain_figures(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -15,7 +15,7 @@ def match_hidden_size(model: ModelSettings, vocabulary_size: int, num_parameters
     A multiple of 4 where one lies within 2 %, else any width that the cell takes. Raises SettingsError when none does.
     """
     hidden_size = 0
-    for multiple in (model.num_clocks,) if model.cell == "clockwork" else (KIND_MULTIPLE, 1):
+    for multiple in (model.width_multiple,) if model.width_multiple > 1 else (KIND_MULTIPLE, 1):
         hidden_size = _nearest(model, vocabulary_size, num_parameters, multiple)
         if _error(model, vocabulary_size, num_parameters, hidden_size) <= TOLERANCE:
             return hidden_size

@@ -1,0 +1,14 @@
+"""`carousel-train` with one more plan, which takes seconds: what a test starts as a process of its own."""
+
+from tests.training.studies.comparison.conftest import TINY_PLAN
+
+from carousel_training import cli
+from carousel_training.studies import compare_command
+from carousel_training.studies.comparison import study
+
+
+def main() -> None:
+    compare_command.PLANS = {"tiny": TINY_PLAN}
+    compare_command.find_serving_speed = lambda: None
+    study.TIMING_SECONDS = 0.02
+    cli.main()

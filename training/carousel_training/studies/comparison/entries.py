@@ -1,0 +1,62 @@
+"""Who takes part in a comparison: cells at the same number of parameters, and the twin of one of them.
+
+A cell is named as in the settings; with `+residual` behind it its layer stands in a residual block.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from carousel_training.cells.registry import CELLS
+from carousel_training.settings import CELLS_WITHOUT_BLOCKS, Settings
+from carousel_training.studies.sizing import match_hidden_size
+
+TWIN_SUFFIX = "-again"
+RESIDUAL_SUFFIX = "+residual"
+# Where nobody is named: every cell plainly, those whose papers put them into such blocks, and the LSTM as a control.
+USUAL = (*CELLS, *(f"{cell}{RESIDUAL_SUFFIX}" for cell in ("lstm", "minlstm", "mingru", "rg-lru")))
+TWIN_SEEDS = 100_000  # the twin's seeds are as much higher
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """`settings` has the cell at its width; `name` is the contestant's, but for the twin: a cell that takes part twice,
+    under another name, with draws and seeds of its own. What sets the two apart is noise."""
+
+    name: str
+    settings: Settings
+    is_twin: bool = False
+
+    @property
+    def cell(self) -> str:
+        return self.settings.model.cell
+
+    @property
+    def contestant(self) -> str:
+        return self.cell + (RESIDUAL_SUFFIX if self.settings.model.block == "residual" else "")
+
+    @property
+    def first_seed(self) -> int:
+        return TWIN_SEEDS if self.is_twin else 0
+
+
+def make_entries(
+    names: Sequence[str], settings: Settings, num_parameters: int, vocabulary_size: int, *, has_twin: bool
+) -> list[Entry]:
+    """One for each cell, and a twin of the LSTM, or of the first cell where the LSTM does not take part."""
+    entries = [Entry(name, _size(settings, name, num_parameters, vocabulary_size)) for name in names]
+    if has_twin:
+        model = next((entry for entry in entries if entry.name == "lstm"), entries[0])
+        entries.append(Entry(f"{model.name}{TWIN_SUFFIX}", model.settings, is_twin=True))
+    return entries
+
+
+def contestants() -> tuple[str, ...]:
+    """All names: each cell plainly, and each that can be in residual blocks."""
+    return (*CELLS, *(f"{cell}{RESIDUAL_SUFFIX}" for cell in CELLS if cell not in CELLS_WITHOUT_BLOCKS))
+
+
+def _size(settings: Settings, contestant: str, num_parameters: int, vocabulary_size: int) -> Settings:
+    cell, suffix, _ = contestant.partition(RESIDUAL_SUFFIX)
+    model = settings.model.model_copy(update={"cell": cell, "block": "residual" if suffix else "plain"})
+    width = match_hidden_size(model, vocabulary_size, num_parameters)
+    return settings.model_copy(update={"model": model.model_copy(update={"hidden_size": width})})

@@ -1,0 +1,113 @@
+"""What a comparison does with each cell, and what that costs. Plans are values; decisions are pure.
+
+Budgets are in units, one of which is the tokens of the first mark: the same for every cell.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from carousel_training.studies.comparison.jobs import ReadingPlan, Schedule
+from carousel_training.studies.comparison.search import Space, rung_sizes
+
+SETTLING = 1.08  # the last trainings find no company, and pages are drawn
+
+
+@dataclass(frozen=True, slots=True)
+class StudyPlan:
+    """`rungs` are the search's budgets, `marks` the final's, in units. A plan has either `hours` of wall time, from
+    which the unit follows, or `tokens` at the last mark."""
+
+    name: str
+    num_trials: int
+    rungs: tuple[float, ...]
+    marks: tuple[int, ...]
+    num_seeds: int
+    has_twin: bool
+    hours: float | None
+    tokens: int | None
+    reading: ReadingPlan = ReadingPlan(num_lanes=32, valid_tokens=49_152, test_tokens=131_072, block=512)
+    space: Space = field(default_factory=Space)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def with_options(self, tokens: int | None, seeds: int | None, trials: int | None) -> "StudyPlan":
+        """What the command line says in place of the plan's own."""
+        plan = self if tokens is None else replace(self, hours=None, tokens=tokens)
+        plan = plan if seeds is None else replace(plan, num_seeds=seeds)
+        return plan if trials is None else replace(plan, num_trials=trials)
+
+    @property
+    def has_search(self) -> bool:
+        return self.num_trials > 1
+
+    def search_steps(self, unit_steps: int) -> list[int]:
+        return [max(2, round(units * unit_steps)) for units in self.rungs]
+
+    def mark_steps(self, unit_steps: int) -> tuple[int, ...]:
+        return tuple(mark * unit_steps for mark in self.marks)
+
+    def num_jobs(self, num_entries: int) -> int:
+        """All trainings of a study."""
+        search = sum(rung_sizes(self.num_trials, len(self.rungs))) if self.has_search else 0
+        return num_entries * (search + self.num_seeds)
+
+
+@dataclass(frozen=True, slots=True)
+class Speeds:
+    """Of one cell, one thread, beside the other trainings: tokens per second of a core, and its seconds until it
+    trains. `core_share` is how much of a core the machine's other work left to it."""
+
+    training: float
+    reading: float
+    setup: float
+    core_share: float
+
+
+DEFAULT_PLAN = StudyPlan(
+    "short", num_trials=3, rungs=(2.0,), marks=(8,), num_seeds=2, has_twin=False, hours=None, tokens=300_000
+)
+PLANS: Mapping[str, StudyPlan] = {
+    "hour": StudyPlan("hour", 16, (0.5, 1.0, 2.0), (1, 2, 4, 8), 5, has_twin=True, hours=1.0, tokens=None),
+    "night": StudyPlan("night", 32, (0.5, 1.0, 2.0, 4.0), (1, 2, 4, 8), 5, has_twin=True, hours=10.0, tokens=None),
+}
+
+
+def unit_for_tokens(tokens: int, plan: StudyPlan, tokens_per_step: int) -> int:
+    """Steps of a unit that end at the wanted number of tokens."""
+    return max(1, round(tokens / (plan.marks[-1] * tokens_per_step)))
+
+
+def unit_for_hours(plan: StudyPlan, speeds: Sequence[Speeds], num_workers: int, tokens_per_step: int) -> int:
+    """The longest unit whose estimate stays within the plan's hours; 1 where even that takes longer."""
+    wanted = 3600.0 * (plan.hours or 0.0)
+    low, high = 1, 2
+    while estimate_seconds(plan, speeds, num_workers, tokens_per_step, high) < wanted:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        fits = estimate_seconds(plan, speeds, num_workers, tokens_per_step, middle) < wanted
+        low, high = (middle, high) if fits else (low, middle)
+    return low
+
+
+def estimate_seconds(
+    plan: StudyPlan, speeds: Sequence[Speeds], num_workers: int, tokens_per_step: int, unit_steps: int
+) -> float:
+    """Wall time of a whole study where it has its cores for itself, one item of `speeds` for each entry."""
+    work = sum(_entry_seconds(plan, speed, tokens_per_step, unit_steps) for speed in speeds)
+    return SETTLING * work / max(min(num_workers, plan.num_jobs(len(speeds))), 1)
+
+
+def _entry_seconds(plan: StudyPlan, speed: Speeds, tokens_per_step: int, unit_steps: int) -> float:
+    num_jobs, num_steps, num_read = 0, 0, 0
+    if plan.has_search:
+        sizes = rung_sizes(plan.num_trials, len(plan.rungs))
+        num_jobs = sum(sizes)
+        num_steps = sum(size * steps for size, steps in zip(sizes, plan.search_steps(unit_steps), strict=True))
+        num_read = num_jobs * plan.reading.valid_tokens
+    num_jobs += plan.num_seeds
+    num_steps += plan.num_seeds * Schedule(1, plan.mark_steps(unit_steps)).num_steps
+    num_read += plan.num_seeds * len(plan.marks) * (plan.reading.valid_tokens + plan.reading.test_tokens)
+    return num_jobs * speed.setup + num_steps * tokens_per_step / speed.training + num_read / speed.reading
