@@ -16,6 +16,7 @@ _FAILED = 1
 _COMMANDS = {  # where each function is, in the order of --help
     "serve": "carousel.cli.serve:serve",
     "settings": "carousel.cli.settings:settings",
+    "new-key": "carousel.cli.new_key:new_key",
     "generate": "carousel.cli.generate:generate",
     "predict": "carousel.cli.predict:predict",
     "score": "carousel.cli.score:score",
