@@ -1,5 +1,6 @@
 """The commands as a whole: names, errors, start-up."""
 
+import importlib.metadata
 import subprocess
 import sys
 
@@ -18,6 +19,13 @@ def test_every_command_is_there_and_explains_itself(run: Run) -> None:
         names = [(name, inner) for inner in place] if isinstance(place, dict) else [(name,)]
         for path in names:
             assert run(*path, "--help").code == 0
+
+
+def test_the_version_is_told(run: Run) -> None:
+    """The installed package's, alone on a line, without a command; help names the option."""
+    result = run("--version")
+    assert (result.code, result.out) == (0, f"carousel {importlib.metadata.version('carousel-serving')}\n")
+    assert "--version" in run("--help").out
 
 
 def test_an_unknown_command_is_refused(run: Run) -> None:
