@@ -66,13 +66,20 @@ class Running:
     store: SessionStore
 
 
-async def serve(bundle_directory: Path, settings: Settings, announce: Callable[[Running], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. `announce` is called once, when ready. A second signal kills."""
+async def serve(
+    bundle_directory: Path,
+    settings: Settings,
+    announce: Callable[[Running], None],
+    announce_drain: Callable[[float], None],
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. A second signal kills. `announce` is called once, when ready;
+    `announce_drain` when the first signal came, with the seconds that running turns have."""
     logs.watch_loop(asyncio.get_running_loop())
     with _stop_signal() as stopped:
         async with running(bundle_directory, settings) as server:
             announce(server)
             await _until_stopped(stopped, server.engine)
+            announce_drain(settings.drain_seconds)
 
 
 @contextlib.asynccontextmanager

@@ -150,8 +150,9 @@ async def test_leaving_ends_what_does_not_finish_with_unavailable(bundle: Path) 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_ends_serving(bundle: Path, number: signal.Signals) -> None:
-    """`serve` announces once, drains at the first signal, returns, and gives the signals back."""
+    """`serve` announces once, drains at the first signal, says how long, returns, and gives the signals back."""
     announced: list[Running] = []
+    drains: list[float] = []
 
     def announce(server: Running) -> None:
         announced.append(server)
@@ -160,11 +161,12 @@ async def test_a_signal_ends_serving(bundle: Path, number: signal.Signals) -> No
 
     before = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
     try:
-        await asyncio.wait_for(serve(bundle, Settings(**LOCAL), announce), 20)
+        await asyncio.wait_for(serve(bundle, Settings(**LOCAL, drain_seconds=7.0), announce, drains.append), 20)
     finally:
         for one, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
             signal.signal(one, handler)
     assert len(announced) == 1
+    assert drains == [7.0]
     assert no_task_is_left()
 
 
