@@ -3,7 +3,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 BLOCKING := server/carousel/client/_sync tests/server/client/_sync
 
-.PHONY: demo test check proto client bench chaos fuzz soak image
+.PHONY: demo test packages check proto client bench chaos fuzz soak image
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -17,6 +17,9 @@ demo: $(READY)    ## train, export, serve and stream
 
 test: $(READY)
 	$(BIN)/pytest
+
+packages: $(READY)    ## the wheel alone in an empty environment; our pins beside other servers' clients; the client alone
+	$(BIN)/pytest -m packaging tests/packaging
 
 check: $(READY)   ## style, types, import law, stubs and blocking client as generated, Dockerfile
 	$(BIN)/ruff check .

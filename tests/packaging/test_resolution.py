@@ -1,0 +1,21 @@
+"""The pinned set installs beside the clients of Triton and KServe, in their newest versions that we know of."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.packaging
+
+_ROOT = Path(__file__).parents[2]
+_OURS = f"{_ROOT}[redis,train,export,dev]"
+_TRITON, _KSERVE = "tritonclient[grpc]>=2.73", "kserve>=0.21"  # older ones resolve more easily and prove less
+
+
+@pytest.mark.parametrize("others", [(_TRITON,), (_KSERVE,), (_TRITON, _KSERVE)], ids=" and ".join)
+def test_the_pinned_set_resolves_together_with(others: tuple[str, ...]) -> None:
+    """pip finds one version of everything, under our constraints, and installs nothing to find out."""
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--constraint", "constraints.txt"]
+    done = subprocess.run([*command, _OURS, *others], cwd=_ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
