@@ -4,7 +4,7 @@ a trained one.
     python -m bench.int8 [--bundle-only] [--quick]
 
 Raw speed is one thread; the two precisions are timed in turns, since a machine drifts, and medians are compared. The
-trained model learns Python's documentation for 1,500 small steps and is read on the part it has not seen;
+trained model learns the package's tales for 1,500 small steps and is read on the part it has not seen;
 --bundle-only leaves it out.
 """
 

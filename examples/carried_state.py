@@ -18,7 +18,7 @@ from rich.table import Table
 
 from carousel.client import Client, Session
 
-PARTS = ("The value of", " an object can be", " changed if it is")
+PARTS = ("Once upon a time", " there was a king who had", " three sons, and")
 NUM_TOKENS = 32
 SEED = 7
 
@@ -84,7 +84,7 @@ def main(bundle: Path) -> int:
     console.print("[green]equal: every token, and the position[/]" if is_equal else "[red]they differ[/]")
     console.print(f"""
 Serve it:         [bold].venv/bin/carousel serve {bundle}[/]
-Talk to it:       [bold].venv/bin/carousel generate "The "[/]       in another terminal
+Talk to it:       [bold].venv/bin/carousel generate "Once upon a time"[/]       in another terminal
 Autocomplete:     [bold].venv/bin/carousel predict[/]
 Find surprises:   [bold].venv/bin/carousel score README.md[/]
 """)

@@ -16,11 +16,12 @@ from rich.table import Table
 from carousel.bundle.manifest import Bundle, Manifest
 from carousel.engine.model import OnnxModel, StepModel
 from carousel_export.bundle_writer import publish
-from carousel_export.errors import ExportError, ParityFailed
-from carousel_export.held_out import compare_perplexity, find_text
+from carousel_export.errors import ExportError, NoHeldOutText, ParityFailed
+from carousel_export.held_out import HeldOutText, compare_perplexity, find_text
 from carousel_export.parity import ParityReport, check_parity, check_rounded
 from carousel_export.precision import Precision
 from carousel_export.quantized_model import refuse_other_cells
+from carousel_export.starts import MAX_COST, check_starts
 from carousel_training.checkpoint import Checkpoint, TrainedModel, load_best, rebuild_model
 from carousel_training.errors import TrainingError
 
@@ -32,11 +33,12 @@ MAX_PERPLEXITY_RISE = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """What a bundle that rounds is held against: a text (none: the run's validation text), and by what share its
-    perplexity may rise."""
+    """What a bundle is held against: a text (none: the run's validation text), what a fresh start may cost over carried
+    state in nats per token, and by what share the perplexity of one that rounds may rise."""
 
     text: Path | None = None
     max_perplexity_rise: float = MAX_PERPLEXITY_RISE
+    max_start_cost: float = MAX_COST
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
@@ -54,23 +56,27 @@ def export(
     ] = Precision.FLOAT32,
     text: Annotated[
         Path | None,
-        typer.Option(help="int8 only: what to measure perplexity on; the run's validation text if none."),
+        typer.Option(help="Held-out text for fresh starts and int8's perplexity; the run's validation text if none."),
     ] = None,
     max_perplexity_rise: Annotated[
         float, typer.Option(min=0.0, help="int8 only: refuse where perplexity rises by more than this share.")
     ] = MAX_PERPLEXITY_RISE,
+    max_start_cost: Annotated[
+        float, typer.Option(min=0.0, help="Refuse where a fresh start costs more nats a token than carried state.")
+    ] = MAX_COST,
 ) -> None:
     """Write a run's best checkpoint as a bundle that the server loads.
 
     The bundle is compared with the trained network before it appears: the same logits, states, greedy text (with int8:
-    nearly the same perplexity on held-out text), and the same bits whoever shares a batch. Exit code 1 with the figures
-    if they differ, 2 for an unreadable checkpoint.
+    nearly the same perplexity on held-out text), and the same bits whoever shares a batch. Sessions that begin anywhere
+    in the held-out text must do about as well as one that has read all of it. Exit code 1 with the figures if they do
+    not, 2 for an unreadable checkpoint.
 
     Example: carousel-export runs/poems bundles/poems && carousel serve bundles/poems
     """
     signal.signal(signal.SIGTERM, _leave)  # as an exception, so that nothing half-made stays behind
     console, errors = Console(), Console(stderr=True)
-    acceptance = Acceptance(text, max_perplexity_rise)
+    acceptance = Acceptance(text, max_perplexity_rise, max_start_cost)
     try:
         manifest = export_checkpoint(
             checkpoint, bundle, name or bundle.resolve().name, console, precision=precision, acceptance=acceptance
@@ -98,14 +104,28 @@ def export_checkpoint(
     checkpoint = load_best(directory)
     trained = rebuild_model(checkpoint)
     judge = _judge(trained, precision, checkpoint, acceptance, console)
+    text = _text_for_starts(checkpoint, acceptance, console)
 
     def check(written: Bundle) -> None:
-        report = judge(OnnxModel(written))
+        served = OnnxModel(written)
+        starts = () if text is None else check_starts(served, text, acceptance.max_start_cost)
+        report = ParityReport((*judge(served).checks, *starts))
         console.print(parity_table(report))
         if not report.holds:
-            raise ParityFailed(f"the graphs differ from the trained model: {report.failures()}")
+            raise ParityFailed(f"the bundle is not what it should be: {report.failures()}")
 
     return publish(trained, bundle, name, check, precision)
+
+
+def _text_for_starts(checkpoint: Checkpoint, acceptance: Acceptance, console: Console) -> HeldOutText | None:
+    """A text that is named must be there; the run's own may be gone, and then starts are not compared."""
+    try:
+        return find_text(checkpoint, acceptance.text)
+    except NoHeldOutText as error:
+        if acceptance.text is not None:
+            raise
+        console.print(f"fresh starts are not checked: {error}", soft_wrap=True, highlight=False)
+        return None
 
 
 def _judge(

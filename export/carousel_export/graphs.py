@@ -57,7 +57,7 @@ def build_head(model: RecurrentLM, precision: Precision = Precision.FLOAT32) -> 
 
 def _draw_stack(drawing: Drawing, model: RecurrentLM) -> str:
     """Embedding and layers; returns the top one's output, [T,B,H]."""
-    table, stack, cell = drawing.keep("embedding", to_array(model.embedding.weight)), model.stack, model.config.cell
+    table, stack, cell = drawing.keep("embedding", to_array(model.input_table)), model.stack, model.config.cell
     if isinstance(stack, TimeDelayStack):
         return draw_tdnn(drawing, stack, draw_embedded(drawing, table, draw_window_ids(drawing, stack)))
     ids_TB = drawing.put("Transpose", names.IDS, perm=[1, 0])

@@ -1,4 +1,5 @@
-"""Reads held-out text with the network and with its bundle, to say what rounding costs: two perplexities, one ratio.
+"""Finds held-out text, and reads it with the network and with its bundle, to say what rounding costs: two perplexities,
+one ratio.
 
 The text is the run's own validation part where it is still what it was, or a file. Legend: B lanes, T steps, H hidden
 width, N tokens.
@@ -37,7 +38,7 @@ class HeldOutText:
     start_id: int
 
     def batches(self) -> EvaluationBatches:
-        return EvaluationBatches(torch.from_numpy(self.ids_N), self.start_id, LanePlan(NUM_LANES, SEGMENT, 0))
+        return EvaluationBatches(torch.from_numpy(self.ids_N), self.start_id, LanePlan(NUM_LANES, SEGMENT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def find_text(checkpoint: Checkpoint, file: Path | None = None) -> HeldOutText:
         source, text = _validation_text(checkpoint) if file is None else _whole(file)
         ids_N = encode_text(checkpoint.tokenizer, text)[:MAX_TOKENS]
     except TrainingError as error:
-        raise NoHeldOutText(f"there is no held-out text to compare perplexities on: {error}") from error
+        raise NoHeldOutText(f"there is no held-out text to measure on: {error}") from error
     return HeldOutText(source, ids_N, checkpoint.tokenizer.start_id)
 
 
@@ -72,7 +73,7 @@ def compare_perplexity(trained: RecurrentLM, served: StepModel, text: HeldOutTex
 def served_perplexity(served: StepModel, text: HeldOutText) -> float:
     """Of a bundle: every token once, each after all before it in its lane."""
     batches, nats = text.batches(), 0.0
-    state = served.layout.initial(min(NUM_LANES, len(text.ids_N)))
+    state = served.layout.initial(batches.num_lanes)
     for index in range(len(batches)):
         inputs_BT, targets_BT, _ = batches[index]
         lengths_B = np.full(len(inputs_BT), inputs_BT.shape[1], np.int32)

@@ -86,7 +86,7 @@ def draw_lstm_peephole_dense(drawing: Drawing, stack: RecurrentStack, below_TBX:
 
 
 def draw_lstm_depth_gated(drawing: Drawing, stack: RecurrentStack, below_TBX: str) -> str:
-    """Above the bottom layer, c also takes d * the memory of the layer below, at the same step."""
+    """Gates with peepholes; above the bottom layer, c also takes d * the memory of the layer below at that step."""
     mask_TB1, memory_TBH = draw_mask(drawing, below_TBX), ""
     for index, layer in enumerate(_layers(stack)):
 
@@ -94,13 +94,17 @@ def draw_lstm_depth_gated(drawing: Drawing, stack: RecurrentStack, below_TBX: st
             assert isinstance(own, DepthGatedLSTMLayer)
             h, c = before
             o, i, f, g = step.split(_sums(step, own, given[0], h), 4)
-            kept = step.put("Mul", step.put("Sigmoid", f), c)
-            c_next = step.put("Add", kept, step.put("Mul", step.put("Sigmoid", i), step.put("Tanh", g)))
+            at_i, at_f = (to_array(weight) for weight in own.peephole_if.chunk(2))
+            i = step.put("Sigmoid", step.put("Add", i, step.put("Mul", c, step.keep("peephole_i", at_i))))
+            f = step.put("Sigmoid", step.put("Add", f, step.put("Mul", c, step.keep("peephole_f", at_f))))
+            c_next = step.put("Add", step.put("Mul", f, c), step.put("Mul", i, step.put("Tanh", g)))
             if own.weight_cd is not None:
                 seen = step.put("Mul", c, step.keep("weight_cd", to_array(own.weight_cd)))
                 d = step.put("Sigmoid", step.put("Add", given[1], seen))
                 c_next = step.put("Add", c_next, step.put("Mul", d, given[2]))
-            return [step.put("Mul", step.put("Sigmoid", o), step.put("Tanh", c_next)), c_next]
+            at_o = step.put("Mul", c_next, step.keep("peephole_o", to_array(own.peephole_o)))
+            o = step.put("Sigmoid", step.put("Add", o, at_o))
+            return [step.put("Mul", o, step.put("Tanh", c_next)), c_next]
 
         inputs = [_from_input(drawing, f"layer_{index}", layer.weight_ih, layer.bias, below_TBX)]
         if memory_TBH:

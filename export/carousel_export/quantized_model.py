@@ -41,7 +41,7 @@ def refuse_other_cells(cell: str) -> None:
 def draw_quantized_stack(drawing: Drawing, model: RecurrentLM) -> str:
     """Embedding and layers; returns the top one's output, [T,B,H]."""
     cell, operator = CELLS[model.config.cell], OPERATORS[model.config.cell]
-    below = _draw_embedding(drawing, to_array(model.embedding.weight))
+    below = _draw_embedding(drawing, to_array(model.input_table))
     mask_TB1, hidden_TBH = draw_mask(drawing, below.values), ""
     for index in range(model.config.num_layers):
         layer = cell.read(operator.read(model.stack, index))

@@ -38,6 +38,7 @@ def test_a_checkpoint_becomes_a_bundle(checkpoint: Path, tmp_path: Path) -> None
     result = CliRunner().invoke(app, [str(checkpoint), str(tmp_path / "fox"), "--name", "reynard"])
     assert result.exit_code == 0, result.output
     assert result.output.count("holds") == 9
+    assert "fresh starts are not checked: " in result.output
     bundle = Bundle.load(tmp_path / "fox")
     assert bundle.manifest.name == "reynard"
     assert bundle.manifest.digest[:16] in result.output
@@ -59,6 +60,24 @@ def test_one_wrong_weight_publishes_nothing(checkpoint: Path, tmp_path: Path, mo
     fresh = CliRunner().invoke(app, [str(checkpoint), str(tmp_path / "other")])
     assert fresh.exit_code == EXIT_NO_PARITY
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fox", "run"]
+
+
+def test_a_bundle_whose_sessions_begin_badly_is_not_published(checkpoint: Path, tmp_path: Path, held_out: Path) -> None:
+    """With a text that says so, what a fresh start costs is bounded; the option moves the bound."""
+    options = ["--text", str(held_out)]
+    result = CliRunner().invoke(app, [str(checkpoint), str(tmp_path / "fox"), *options])
+    assert result.exit_code == 0, result.output
+    assert result.output.count("holds") == 11
+    result = CliRunner().invoke(app, [str(checkpoint), str(tmp_path / "dog"), *options, "--max-start-cost", "0"])
+    assert result.exit_code == EXIT_NO_PARITY
+    assert "fresh starts costs" in result.stderr
+    assert "(at most 0); nothing is published" in result.stderr
+    assert not (tmp_path / "dog").exists()
+
+
+def test_a_named_text_that_is_not_there_is_one_sentence(checkpoint: Path, tmp_path: Path) -> None:
+    """Only the run's own text may be gone without an error."""
+    assert "cannot read" in refused(checkpoint, tmp_path / "fox", "--text", str(tmp_path / "absent"))
 
 
 def refused(checkpoint: Path, target: Path, *options: str) -> str:
@@ -112,7 +131,7 @@ def test_int8_says_what_it_costs(checkpoint: Path, tmp_path: Path, held_out: Pat
     assert result.exit_code == 0, result.output
     figures = r"760 tokens of held_out.txt: perplexity of float32 \d+\.\d+, of int8 \d+\.\d+, ratio [01]\.\d+"
     assert re.search(figures, result.output)
-    assert result.output.count("holds") == 7
+    assert result.output.count("holds") == 9
     assert Bundle.load(tmp_path / "fox").manifest.precision == "int8"
 
 
@@ -138,7 +157,7 @@ def test_int8_without_a_text_is_one_sentence(checkpoint: Path, tmp_path: Path) -
     )
     for name, sentence in (("absent", "cannot read"), ("empty", "is empty")):
         found = refused(checkpoint, tmp_path / "fox", "--precision", "int8", "--text", str(tmp_path / name))
-        assert "there is no held-out text to compare perplexities on" in found
+        assert "there is no held-out text to measure on" in found
         assert sentence in found
 
 

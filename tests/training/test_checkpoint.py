@@ -130,7 +130,13 @@ def edit(directory: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"format": 99}, "last.json is not a checkpoint of format 1"),
+        ({"format": 99}, "last.json has format 99, of a newer version, and this one reads 2"),
+        (
+            {"format": 1},
+            "last.json has format 1, of an older version, .* train it anew, or export and resume it with the",
+        ),
+        ({"format": "2"}, "last.json is not a checkpoint"),
+        ({"format": None}, "last.json is not a checkpoint"),
         ({"tokenizer": {}}, "last.json is not a checkpoint: 'kind' is missing"),
         ({"model": CONFIG.as_json() | {"hidden_size": 5}}, "do not fit the model"),
         ({"model": CONFIG.as_json() | {"cell": "elman"}}, "do not fit the model"),

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from carousel_training.corpus import read_corpus, read_documentation
+from carousel_training.corpus import read_corpus
 from carousel_training.errors import CorpusError
+from carousel_training.repeats import share_repeated
 from carousel_training.settings import CorpusSettings
 
 
@@ -47,11 +48,29 @@ def test_a_folder_is_its_matching_files_in_order(tmp_path: Path) -> None:
     assert corpus.train + corpus.valid == "first...second."
 
 
-def test_the_default_is_the_documentation_of_python() -> None:
-    """Without any path there is half a megabyte of English to train on, always the same."""
+def test_the_default_is_a_text_of_the_package() -> None:
+    """Without any path there is half a megabyte of English to train on: the same under every Python, by its digest, and
+    none of its validation part stands in its training part."""
     corpus = read_corpus(CorpusSettings())
-    assert len(corpus.train) > 200_000
-    assert corpus.train + corpus.valid == read_documentation()
+    assert corpus.source == "grimm.txt"
+    assert corpus.digest == "96df3127cbec32f3b93b41ff8c783fb7208bf64cf934e716352453b265b0e927"
+    assert len(corpus.train) > 400_000
+    assert share_repeated(corpus.train, corpus.valid) == 0.0
+
+
+def test_repeats_are_dropped_before_the_split(tmp_path: Path) -> None:
+    """Asked for, no line that repeats is in both parts; without, the text stays as it is."""
+    lines = [
+        f"line {number} says something of its own, {number**5} times and more, to whom it may concern\n"
+        for number in range(9)
+    ]
+    (tmp_path / "twice.txt").write_text("".join(lines + lines))
+    plain, dropped = (
+        read_corpus(CorpusSettings(text=(tmp_path / "twice.txt",), valid_fraction=0.5, drop_repeats=drops))
+        for drops in (False, True)
+    )
+    assert plain.train == plain.valid == "".join(lines)
+    assert dropped.train + dropped.valid == "".join(lines)
 
 
 def test_an_empty_file_is_named(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from carousel_training.evaluate import Quality
 from carousel_training.fit import EvaluationReport, StepReport
 
 
-def step_report(step: int, share: float, seconds: float) -> StepReport:
-    return StepReport(step, step * 100, 2.5, 1.0, 0.01, seconds, share)
+def step_report(step: int, share: float, seconds: float, *, is_sampled: bool = False) -> StepReport:
+    return StepReport(step, step * 100, 2.5, 1.0, 0.01, seconds, share, is_sampled)
 
 
 def test_an_evaluation_is_one_line_and_its_sample_is_shown_as_it_is() -> None:
@@ -36,3 +36,12 @@ def test_the_bar_shows_loss_speed_and_time_left() -> None:
     assert "2.500 nats" in shown
     assert "12,345 tokens/s" in shown
     assert "0:20 left" in shown
+    assert "drawn words" not in shown
+
+
+def test_the_bar_says_when_nats_are_an_estimate() -> None:
+    """Nats against drawn words are too low, and are not shown as if they were a validation's."""
+    screen = io.StringIO()
+    with Display(Console(file=screen, force_terminal=True, width=140, color_system=None)) as display:
+        display.report_steps(step_report(10, 0.25, 100.0, is_sampled=True), 50.0)
+    assert "2.500 nats (drawn words)" in screen.getvalue()

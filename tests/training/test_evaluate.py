@@ -26,7 +26,7 @@ def test_one_lane_is_one_long_forward_without_dropout() -> None:
     """Segments carry the state, the last short one counts, dropout is off, and the mode comes back."""
     model = build().train()
     ids = torch.randint(12, (23,))
-    text = EvaluationText(EvaluationBatches(ids, 3, LanePlan(1, 5, 0)), tokens_per_byte=None)
+    text = EvaluationText(EvaluationBatches(ids, 3, LanePlan(1, 5)), tokens_per_byte=None)
     quality = evaluate(model, text, COMPUTE)
     assert model.training
     model.eval()
@@ -38,7 +38,7 @@ def test_evaluation_and_samples_leave_torchs_generator_alone() -> None:
     """Looking at a run does not change it."""
     model = build().train()
     before = torch.get_rng_state()
-    text = EvaluationText(EvaluationBatches(torch.randint(12, (9,)), 3, LanePlan(2, 4, 0)), None)
+    text = EvaluationText(EvaluationBatches(torch.randint(12, (9,)), 3, LanePlan(2, 4)), None)
     after_drawing = torch.get_rng_state()
     evaluate(model, text, COMPUTE)
     sample(model, [0], SamplePlan(5, 1.0, seed=3))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from carousel_training.batches import LanePlan, TrainingBatches
+from carousel_training.batches import Chances, LanePlan, TrainingBatches
 from carousel_training.errors import TrainingError
 from carousel_training.evaluate import Quality
 from carousel_training.fit import EvaluationReport, Outcome, Progress, StepReport, fit
@@ -66,7 +66,7 @@ class FakeClock:
 def build(learning_rate: float = 1e-2) -> Trainer:
     torch.manual_seed(0)
     model = RecurrentLM(ModelConfig(5, "gru", 1, 4, 4, tied=True, dropout=0.0))
-    batches = TrainingBatches(torch.arange(50) % 5, LanePlan(2, 4, 0))
+    batches = TrainingBatches(torch.arange(50) % 5, 0, LanePlan(2, 4), Chances(0, 0.0))
     settings = OptimizerSettings(learning_rate=learning_rate, schedule="constant", warmup_fraction=0.0)
     return Trainer(model, batches, settings, Compute(torch.device("cpu"), uses_bfloat16=False))
 

@@ -30,12 +30,31 @@ def test_a_tied_output_shares_the_matrix() -> None:
     assert build(tied=False, embedding_size=5).projection is None
 
 
-def test_the_forget_gate_starts_open() -> None:
-    """The sum of the two forget biases is 1 in every layer."""
-    layers = build().stack.layers
-    for layer in range(2):
-        bias = getattr(layers, f"bias_ih_l{layer}") + getattr(layers, f"bias_hh_l{layer}")
-        torch.testing.assert_close(bias[8:16], torch.ones(8))
+@pytest.mark.parametrize("tied", [True, False])
+def test_inputs_have_unit_scale_and_logits_are_small(tied: bool) -> None:
+    """A matrix that is that of the logits too begins between the scales of both."""
+    torch.manual_seed(0)
+    model = RecurrentLM(ModelConfig(500, "lstm", 1, 64, 64, tied, dropout=0.0))
+    ids_SB = torch.randint(500, (20, 30))
+    x_SBE = model.embed(ids_SB)
+    torch.testing.assert_close(x_SBE, model.input_table[ids_SB])
+    assert x_SBE.square().mean().sqrt().item() == pytest.approx(64**-0.25 if tied else 1.0, rel=0.05)
+    logits_BTV, _ = model(torch.randint(500, (4, 20)), model.initial_state(4))
+    assert 0.05 < logits_BTV.std().item() < 0.5
+
+
+def test_a_fresh_model_knows_how_often_tokens_occur() -> None:
+    """Before any training it is as good as the counts alone; a token without any is as if it occurred once."""
+    torch.manual_seed(0)
+    model = RecurrentLM(ModelConfig(30, "gru", 1, 8, 8, True, dropout=0.0))
+    counts_V = torch.arange(30) ** 2
+    model.begin_with_counts(counts_V)
+    shares_V = counts_V.clamp_min(1).double() / counts_V.clamp_min(1).sum()
+    torch.testing.assert_close(model.output_bias.detach().double().exp(), shares_V, rtol=1e-5, atol=1e-8)
+    ids_BT = torch.multinomial(shares_V, 2000, replacement=True).view(10, 200)
+    nats, _ = model.loss(ids_BT[:, :-1], ids_BT[:, 1:], model.initial_state(10))
+    entropy = -(shares_V * shares_V.log()).sum().item()
+    assert nats.item() == pytest.approx(entropy, abs=0.15)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -96,7 +115,7 @@ def test_a_token_that_is_not_there_is_embedded_as_nothing() -> None:
     model = build("tdnn")
     x_SBE = model.embed(torch.tensor([[-1], [4]]))
     assert not x_SBE[0].any()
-    torch.testing.assert_close(x_SBE[1, 0], model.embedding.weight[4])
+    torch.testing.assert_close(x_SBE[1, 0], model.input_table[4])
 
 
 def test_a_detached_state_ends_back_propagation() -> None:

@@ -29,6 +29,16 @@ def test_auto_takes_bfloat16_only_where_the_processor_has_it(monkeypatch: pytest
         assert Compute.choose(settings).uses_bfloat16 is has
 
 
+def test_what_was_chosen_is_said_in_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` is decided once: read again on another processor, the settings give the same arithmetic."""
+    given = ComputeSettings(device="cpu")
+    for here, elsewhere in ((True, False), (False, True)):
+        of_processor(monkeypatch, avx512_bf16=here, avx512_bw=True)
+        resolved = Compute.choose(given).resolved(given)
+        of_processor(monkeypatch, avx512_bf16=elsewhere, avx512_bw=True)
+        assert Compute.choose(resolved).uses_bfloat16 is here
+
+
 def test_bfloat16_is_refused_where_nothing_would_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch's LSTM in bfloat16 needs AVX-512; without it the run must not get as far as the first step."""
     of_processor(monkeypatch, avx512_bw=False)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.training import two_processes
 from tests.training.conftest import VERSE
 
+from carousel_training.cells.registry import CELLS
 from carousel_training.checkpoint import LAST, load_checkpoint
 from carousel_training.errors import SettingsError
 from carousel_training.processes import Crew
@@ -50,23 +52,25 @@ def train(tmp_path: Path) -> Train:
     config.write_text(SETTINGS.format(text=text))
 
     def run(name: str, *options: str, num_processes: int = 1) -> Path:
-        command = [sys.executable]
-        if num_processes > 1:
-            command += ["-m", "torch.distributed.run", "--nproc-per-node", str(num_processes), "--standalone"]
-        script = str(Path(sys.executable).with_name("carousel-train"))
+        script = Path(sys.executable).with_name("carousel-train")
         source = () if "--resume" in options else ("--config", str(config))
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        completed = subprocess.run(
-            [*command, script, "--out", str(tmp_path / name), *source, *options],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=200,
-        )
-        assert completed.returncode == 0, completed.stderr
+        launch(script, "--out", str(tmp_path / name), *source, *options, num_processes=num_processes)
         return tmp_path / name
 
     return run
+
+
+def launch(script: Path, *arguments: str, num_processes: int) -> str:
+    """Runs a program to its end, in one process or under torchrun in several; what it printed."""
+    command = [sys.executable]
+    if num_processes > 1:
+        command += ["-m", "torch.distributed.run", "--nproc-per-node", str(num_processes), "--standalone"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    completed = subprocess.run(
+        [*command, str(script), *arguments], env=environment, capture_output=True, text=True, timeout=200
+    )
+    assert completed.returncode == 0, completed.stderr
+    return completed.stdout
 
 
 def losses(directory: Path) -> list[float]:
@@ -84,6 +88,31 @@ def test_two_processes_give_the_loss_curve_of_one(train: Train) -> None:
     for name in expected:
         if name.startswith(("model.", "carried.")):
             torch.testing.assert_close(found[name], expected[name], atol=1e-3, rtol=1e-2)
+
+
+def test_every_cell_trains_in_two_processes() -> None:
+    """Each parameter of each cell gets its gradient in both, and the losses are those of one process."""
+    printed = launch(Path(two_processes.__file__), num_processes=2)
+    found = json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
+    expected = two_processes.losses()
+    assert found.keys() == expected.keys() == CELLS.keys()
+    for cell, nats in expected.items():
+        assert found[cell] == pytest.approx(nats, rel=1e-4), cell
+
+
+def test_two_processes_resume_exactly(train: Train) -> None:
+    """Masks, negatives and fresh lanes of both follow from seed, step and process: interrupted and resumed, they end
+    with the same bits."""
+    options = ["--set", "model.dropout=0.3", "--set", "output.num_negatives=9"]
+    options += ["--set", "optimizer.schedule=constant", "--set", "optimizer.warmup_fraction=0.0"]
+    whole = train("whole", "--max-steps", "16", *options, num_processes=2)
+    parts = train("parts", "--max-steps", "7", *options, num_processes=2)
+    train("parts", "--resume", "--max-steps", "16", num_processes=2)
+    found, expected = (load_checkpoint(directory, LAST).tensors for directory in (parts, whole))
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        if name != "window":  # a mean of the processes' means, added up in two parts
+            assert torch.equal(found[name], tensor), name
 
 
 def test_a_crew_of_one_changes_nothing() -> None:

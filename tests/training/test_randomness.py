@@ -1,25 +1,36 @@
-"""All generators of a process."""
+"""Chance follows from the seed, the step and the process, and from nothing else."""
 
-import json
 import random
 
 import numpy as np
 import torch
 
-from carousel_training.randomness import generator_facts, generator_tensors, restore_generators, seed_generators
+from carousel_training.randomness import seed_generators, seed_step
 
 
 def draw() -> tuple[float, float, float]:
     return random.gauss(0, 1), float(np.random.normal()), float(torch.randn(()))
 
 
-def test_restored_generators_draw_the_same() -> None:
-    """After a round trip through JSON and tensors every generator goes on where it was, halves of pairs included."""
-    seed_generators(5)
-    draw()
-    tensors, facts = generator_tensors(), json.loads(json.dumps(generator_facts()))
-    expected = [draw() for _ in range(3)]
-    seed_generators(6)
-    assert draw() != expected[0]
-    restore_generators(tensors, facts)
-    assert [draw() for _ in range(3)] == expected
+def draw_in_step(seed: int, step: int, rank: int) -> float:
+    seed_step(seed, step, rank)
+    return float(torch.randn(()))
+
+
+def test_a_seed_sets_every_generator() -> None:
+    """Whatever was drawn before, the same seed gives the same; another gives something else."""
+    drawn = []
+    for seed in (5, 5, 6):
+        seed_generators(seed)
+        drawn.append(draw())
+        draw()
+    assert drawn[0] == drawn[1]
+    assert all(one != other for one, other in zip(drawn[0], drawn[2], strict=True))
+
+
+def test_a_step_draws_by_seed_step_and_process() -> None:
+    """Each of the three makes a difference, also where their sums agree; the past makes none."""
+    keys = [(seed, step, rank) for seed in (0, 1, 2**62) for step in range(4) for rank in range(3)]
+    first = [draw_in_step(*key) for key in keys]
+    assert len(set(first)) == len(keys)
+    assert [draw_in_step(*key) for key in reversed(keys)] == first[::-1]

@@ -12,6 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from carousel_training import precision
 from carousel_training.checkpoint import BEST, LAST, Checkpoint, load_checkpoint
 from carousel_training.display import Display
 from carousel_training.errors import CheckpointError, CorpusError, TrainingError
@@ -174,6 +175,41 @@ def test_an_earlier_run_is_not_overwritten_by_accident(tiny_facts: dict[str, Any
     assert run.journal.records() == []
     assert not (tmp_path / "run" / "last.json").exists()
     assert (tmp_path / "run" / "notes.md").read_text() == "mine"
+
+
+def test_a_run_keeps_the_precision_that_it_began_with(
+    tiny_facts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto` on a processor without bfloat16 stays float32 where the run goes on with one that has it."""
+    tiny_facts["compute"] = {"device": "cpu"}
+    monkeypatch.setattr(precision, "_has_native_bfloat16", lambda: False)
+    start_run(Settings.parse(tiny_facts), tmp_path / "run", quiet()).execute(stop_after(2))
+    monkeypatch.setattr(precision, "_has_native_bfloat16", lambda: True)
+    run = resume_run(tmp_path / "run", quiet())
+    assert run.materials.settings.compute.precision == "float32"
+    assert not run.materials.trainer.compute.uses_bfloat16
+
+
+@pytest.mark.parametrize("num_negatives", [None, 9])
+def test_the_log_says_whether_training_nats_are_an_estimate(
+    tiny_facts: dict[str, Any], tmp_path: Path, num_negatives: int | None
+) -> None:
+    """Against drawn words they are too low, and nobody should take them for a validation's."""
+    tiny_facts |= {"budget": {"max_steps": 14}, "output": {"num_negatives": num_negatives}}
+    run = start_run(Settings.parse(tiny_facts), tmp_path / "run", quiet())
+    run.execute(never)
+    records = [record for record in run.journal.records() if record["kind"] == "train"]
+    assert [record["is_sampled"] for record in records] == [num_negatives is not None] * 2
+
+
+def test_a_run_says_how_much_of_its_validation_text_it_was_trained_on(
+    tiny_facts: dict[str, Any], tmp_path: Path, verse_file: Path
+) -> None:
+    """The share goes with the model; a text of equal lines has all of it."""
+    tiny_facts["budget"] = {"max_steps": 2}
+    start_run(Settings.parse(tiny_facts), tmp_path / "run", quiet()).execute(never)
+    share = load_checkpoint(tmp_path / "run", LAST).facts["training"]["corpus_share_leaked"]
+    assert share == 1.0
 
 
 def test_a_corpus_that_changed_is_refused(tiny_settings: Settings, tmp_path: Path, verse_file: Path) -> None:

@@ -79,7 +79,7 @@ def test_a_text_to_split_and_given_parts_exclude_each_other() -> None:
 
 
 def test_the_demo_is_bounded_in_minutes_and_needs_no_files() -> None:
-    """The settings that ship parse, train for a minute and a half, and read Python's own documentation."""
+    """The settings that ship parse, train for a minute and a half, and read the package's own text."""
     settings = Settings.load(Path(__file__).parents[2] / "training" / "demo.toml")
     assert settings.budget.max_minutes == 1.5
     assert settings.corpus == CorpusSettings()

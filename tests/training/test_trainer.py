@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from carousel_training.batches import LanePlan, TrainingBatches
+from carousel_training.batches import Chances, LanePlan, TrainingBatches
 from carousel_training.cells.registry import CELLS
 from carousel_training.cells.stack import State
 from carousel_training.errors import CheckpointError
@@ -12,13 +12,14 @@ from carousel_training.precision import Compute, can_run_bfloat16
 from carousel_training.settings import OptimizerSettings
 from carousel_training.trainer import Trainer
 
+FRESH = 0.25
 needs_bfloat16 = pytest.mark.skipif(not can_run_bfloat16(), reason="this processor runs no LSTM in bfloat16")
 
 
 def build(cell: str = "lstm", *, hidden_size: int = 6, uses_bfloat16: bool = False, clip_norm: float = 1.0) -> Trainer:
     torch.manual_seed(0)
     model = RecurrentLM(ModelConfig(9, cell, 2, hidden_size, 6, tied=True, dropout=0.2))
-    batches = TrainingBatches(torch.arange(200) * 7 % 9, LanePlan(3, 5, 0))
+    batches = TrainingBatches(torch.arange(200) * 7 % 9, 0, LanePlan(3, 5), Chances(0, FRESH))
     settings = OptimizerSettings(clip_norm=clip_norm, warmup_fraction=0.0, schedule="constant")
     return Trainer(model, batches, settings, Compute(torch.device("cpu"), uses_bfloat16=uses_bfloat16))
 
@@ -60,7 +61,7 @@ REGULARISED = {
 def build_regularised(cell: str, **optimizer: object) -> Trainer:
     torch.manual_seed(0)
     model = RecurrentLM(ModelConfig(9, cell, 2, 6, 6, tied=True, dropout=0.2, **REGULARISED))  # type: ignore[arg-type]
-    batches = TrainingBatches(torch.arange(200) * 7 % 9, LanePlan(3, 5, 0))
+    batches = TrainingBatches(torch.arange(200) * 7 % 9, 0, LanePlan(3, 5), Chances(0, FRESH))
     settings = OptimizerSettings.model_validate({"warmup_fraction": 0.0, **optimizer})
     return Trainer(model, batches, settings, Compute(torch.device("cpu"), uses_bfloat16=False))
 
@@ -74,7 +75,7 @@ def assert_resumes_exactly(trainer: Trainer, twin: Trainer) -> None:
     twin.advance(0.1)
     twin.restore(tensors, facts)
     for each in (trainer, twin):
-        torch.set_rng_state(tensors["generator.torch"])
+        torch.manual_seed(step)  # what another history would have left
         for step in range(8, 16):
             each.advance(step / 16)
     expected = trainer.tensors()
@@ -114,7 +115,7 @@ def test_every_cell_learns_at_its_own_rate(cell: str) -> None:
     """With nothing but its name given, a cell's loss on a sequence that repeats falls by half."""
     torch.manual_seed(0)
     model = RecurrentLM(ModelConfig(9, cell, 1, 32, 16, tied=True, dropout=0.0))
-    batches = TrainingBatches(torch.arange(200) * 7 % 9, LanePlan(4, 8, 0))
+    batches = TrainingBatches(torch.arange(200) * 7 % 9, 0, LanePlan(4, 8), Chances(0, FRESH))
     settings = OptimizerSettings(schedule="constant", warmup_fraction=0.0)
     trainer = Trainer(model, batches, settings, Compute(torch.device("cpu"), uses_bfloat16=False))
     trainer.advance(0.5)
@@ -126,20 +127,9 @@ def test_every_cell_learns_at_its_own_rate(cell: str) -> None:
     assert trainer.take_window()[0] < before / 2
 
 
-def test_a_carried_state_of_the_first_checkpoints_is_read() -> None:
-    """They held [L,B,H] per part, h then c, where there is now [B,H] per layer and part."""
-    trainer, twin = build(), build()
-    trainer.advance(0.5)
-    tensors = {name: tensor for name, tensor in trainer.tensors().items() if not name.startswith("carried.")}
-    h_0, c_0, h_1, c_1 = (trainer.tensors()[f"carried.{index}"] for index in range(4))
-    old = tensors | {"carried.0": torch.stack([h_0, h_1]), "carried.1": torch.stack([c_0, c_1])}
-    facts = {name: fact for name, fact in trainer.facts().items() if name != "average"}
-    twin.restore(old, facts)
-    assert all(torch.equal(tensor, twin.tensors()[name]) for name, tensor in trainer.tensors().items())
-
-
-def test_the_state_is_carried_within_an_epoch_and_begins_anew_with_the_next() -> None:
-    """Each segment starts from where the one before it ended; an epoch's first one from the initial state."""
+def test_the_state_is_carried_but_where_a_lane_begins_afresh() -> None:
+    """Each lane starts from where its segment before ended, or from the initial state where the batches say so: by
+    chance, and where an epoch begins."""
     trainer = build()
     given: list[torch.Tensor] = []
     left: list[torch.Tensor] = []
@@ -155,12 +145,27 @@ def test_the_state_is_carried_within_an_epoch_and_begins_anew_with_the_next() ->
     num_segments = trainer.batches.segments_per_epoch
     for _ in range(2 * num_segments + 1):
         trainer.advance(0.5)
-    for number in range(1, len(given)):
-        if number % num_segments:
-            assert torch.equal(given[number], left[number - 1])
-            assert given[number].any()
-        else:
-            assert not given[number].any()
+    num_fresh = 0
+    for step in range(1, len(given)):
+        is_fresh_B = trainer.batches.segment_at(step).is_fresh_B
+        assert torch.equal(given[step][~is_fresh_B], left[step - 1][~is_fresh_B])
+        assert given[step][~is_fresh_B].any(1).all()
+        assert not given[step][is_fresh_B].any()
+        num_fresh += int(is_fresh_B.sum())
+    assert 2 * 3 < num_fresh < 3 * len(given) / 2
+
+
+def test_masks_follow_the_seed_and_the_step_alone() -> None:
+    """Equal weights and another history of the generator give equal steps; another seed of the batches does not."""
+    losses = []
+    for seed, history in ((1, 5), (1, 6), (2, 5)):
+        trainer = build()
+        ids_N = torch.zeros(200, dtype=torch.int64)  # the order of the text makes no difference
+        trainer.batches = TrainingBatches(ids_N, 0, LanePlan(3, 5), Chances(seed, 0.0))
+        torch.manual_seed(history)
+        trainer.advance(0.5)
+        losses.append(trainer.take_window()[0])
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_gradients_are_clipped_together() -> None:

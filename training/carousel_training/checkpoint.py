@@ -22,7 +22,7 @@ from carousel.bundle.tokenizer import Tokenizer, TokenizerKind
 from carousel_training.errors import CheckpointError
 from carousel_training.model import ModelConfig, RecurrentLM
 
-FORMAT = 1
+FORMAT = 2  # 1: weights began by other rules, inputs were not scaled, and the generators' states were kept
 BEST = "best"
 LAST = "last"
 MODEL_PREFIX = "model."
@@ -131,8 +131,14 @@ def _read_facts(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"no checkpoint at {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON: {error}") from error
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not a checkpoint of format {FORMAT}")
+    if not isinstance(facts, dict) or not isinstance(facts.get("format"), int):
+        raise CheckpointError(f"{path} is not a checkpoint")
+    if facts["format"] != FORMAT:
+        age = "an older" if facts["format"] < FORMAT else "a newer"
+        raise CheckpointError(
+            f"{path} has format {facts['format']}, of {age} version, and this one reads {FORMAT}; train it anew, or "
+            "export and resume it with the version that it is from"
+        )
     return facts
 
 

@@ -18,6 +18,7 @@ from carousel_training.errors import SettingsError, TrainingError
 from carousel_training.fit import Outcome
 from carousel_training.interruption import catch_interruption
 from carousel_training.processes import join_processes, own_directory
+from carousel_training.repeats import LENGTH
 from carousel_training.run import Run, resume_run, start_run
 from carousel_training.settings import BudgetSettings, Settings
 from carousel_training.studies.commands import add_studies
@@ -46,9 +47,9 @@ def train(
 ) -> None:
     """Train a recurrent language model on text; or, with a command below, study the cells.
 
-    Without --text or a config it reads the documentation inside Python itself for ten minutes. Ctrl-C saves; --resume
-    goes on as if nothing had happened, bit for bit on a CPU when the budget is in steps. --max-steps and --max-minutes
-    with --resume change the budget, and the learning rate's schedule with it.
+    Without --text or a config it reads the tales of the brothers Grimm for ten minutes. Ctrl-C saves; --resume goes on
+    as if nothing had happened, bit for bit on a CPU when the budget is in steps. --max-steps and --max-minutes with
+    --resume change the budget, and the learning rate's schedule with it.
 
     Under `torchrun --nproc-per-node 2 --no-python carousel-train ...` the lanes of each batch are shared by processes.
 
@@ -122,6 +123,12 @@ def _introduce(run: Run, console: Console) -> None:
         f"{materials.corpus.source}: {materials.corpus.num_bytes:,} bytes; {materials.tokenizer.kind} vocabulary of "
         f"{materials.tokenizer.size:,}; {trainer.model.num_parameters:,} parameters; {trainer.compute.describe()}",
         soft_wrap=True,
+    )
+    console.print(
+        f"{materials.share_leaked:.1%} of the validation text stands in the training text, in stretches of "
+        f"{LENGTH} characters or more",
+        soft_wrap=True,
+        highlight=False,
     )
     if trainer.step:
         console.print(f"going on after step {trainer.step:,}")

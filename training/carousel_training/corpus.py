@@ -1,4 +1,4 @@
-"""The text of a run: read from files, folders or Python's own documentation, and split the same way every time.
+"""The text of a run: read from files, folders or this package's own tales, and split the same way every time.
 
 It knows no tokens. Text is kept as it is in the files, line ends included; several files follow one another.
 """
@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from carousel_training.errors import CorpusError
+from carousel_training.repeats import drop_repeats
 from carousel_training.settings import CorpusSettings
 
-DOCUMENTATION = "pydoc_data.topics"
+TALES = Path(__file__).parent / "texts" / "grimm.txt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,9 @@ def read_corpus(settings: CorpusSettings) -> Corpus:
     if settings.train:
         parts = [_read_all(paths, settings.pattern) for paths in (settings.train, settings.valid, settings.test)]
         return Corpus(_names(settings.train), *parts)
-    if settings.text:
-        return split_text(_names(settings.text), _read_all(settings.text, settings.pattern), settings)
-    return split_text(DOCUMENTATION, read_documentation(), settings)
+    files = settings.text or (TALES,)
+    text = _read_all(files, settings.pattern)
+    return split_text(_names(files), drop_repeats(text) if settings.drop_repeats else text, settings)
 
 
 def split_text(source: str, text: str, settings: CorpusSettings) -> Corpus:
@@ -58,13 +59,6 @@ def split_text(source: str, text: str, settings: CorpusSettings) -> Corpus:
     if not corpus.train or not corpus.valid:
         raise CorpusError(f"{source} is too short to split: it has {len(text)} characters")
     return corpus
-
-
-def read_documentation() -> str:
-    """The language reference that `help()` shows, which every CPython carries, by topic in sorted order."""
-    from pydoc_data import topics  # half a megabyte of text, wanted only here
-
-    return "\n".join(topics.topics[name] for name in sorted(topics.topics))
 
 
 def _names(paths: Sequence[Path]) -> str:

@@ -34,7 +34,9 @@ def draw_curve(records: Records, title: str, path: Path) -> None:
 
 
 def _draw_loss(axes: Axes, steps: Records, evaluations: Records) -> None:
-    axes.plot(*_points(steps), color=TRAIN_COLOUR, linewidth=1.3, label="training")
+    is_sampled = any(record.get("is_sampled") for record in steps)
+    label = "training, against drawn words: too low" if is_sampled else "training"
+    axes.plot(*_points(steps), color=TRAIN_COLOUR, linewidth=1.3, label=label)
     tokens, nats = _points(evaluations)
     axes.plot(tokens, nats, color=VALID_COLOUR, linewidth=2.0, marker="o", markersize=4, label="validation")
     axes.set_ylabel("nats per token", color=INK)

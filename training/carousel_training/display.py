@@ -22,14 +22,14 @@ class Display:
             TextColumn("step {task.fields[step]:,}"),
             BarColumn(bar_width=None),
             TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("[cyan]{task.fields[nats]}[/] nats"),
+            TextColumn("[cyan]{task.fields[nats]}[/] {task.fields[unit]}"),
             TextColumn("[cyan]{task.fields[speed]}[/] tokens/s"),
             TextColumn("{task.fields[left]} left"),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task: TaskID = self._bar.add_task("train", total=1.0, step=0, nats="-", speed="-", left="-")
+        self._task: TaskID = self._bar.add_task("train", total=1.0, step=0, nats="-", unit="nats", speed="-", left="-")
         self._first: StepReport | None = None
 
     def __enter__(self) -> Self:
@@ -47,6 +47,7 @@ class Display:
             completed=report.share,
             step=report.step,
             nats=f"{report.nats:.3f}",
+            unit="nats (drawn words)" if report.is_sampled else "nats",
             speed=f"{tokens_per_second:,.0f}",
             left=self._time_left(report),
         )

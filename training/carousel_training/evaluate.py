@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from carousel.bundle.tokenizer import Tokenizer
 from carousel_training.batches import EvaluationBatches
-from carousel_training.cells.stack import State
 from carousel_training.model import RecurrentLM
 from carousel_training.precision import Compute
 
@@ -56,14 +55,13 @@ def measure_tokens(tokenizer: Tokenizer, text: str, ids: Sequence[int]) -> float
 
 @torch.no_grad()
 def evaluate(model: RecurrentLM, text: EvaluationText, compute: Compute) -> Quality:
-    """Every token of the text once, the state carried along each lane, in the precision of the run."""
+    """Every token of the text once, after a start as a session has it, in the precision of the run."""
     was_training = model.training
     model.eval()
     total = torch.zeros((), dtype=torch.float64, device=model.device)
-    state: State = ()
+    state = model.initial_state(text.batches.num_lanes)
     for index in range(len(text.batches)):
-        inputs_BT, targets_BT, is_first = text.batches[index]
-        state = model.initial_state(len(inputs_BT)) if is_first else state
+        inputs_BT, targets_BT, _ = text.batches[index]
         with compute.autocast():
             logits_BTV, state = model(inputs_BT, state)
         total += functional.cross_entropy(

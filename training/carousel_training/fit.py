@@ -33,7 +33,8 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """Means over the steps since the last report. `share` of the budget is done."""
+    """Means over the steps since the last report. `share` of the budget is done. `is_sampled`: the nats are an estimate
+    against drawn words, too low on average, and not to be compared with a validation's."""
 
     step: int
     tokens: int
@@ -42,6 +43,7 @@ class StepReport:
     learning_rate: float
     elapsed_seconds: float
     share: float
+    is_sampled: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,7 @@ def _report_steps(trainer: Trainer, desk: Desk, budget: BudgetSettings, progress
             learning_rate=trainer.learning_rate,
             elapsed_seconds=progress.elapsed_seconds,
             share=share_done(budget, progress, trainer.step),
+            is_sampled=trainer.is_sampled,
         )
     )
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 
 from carousel.bundle.tokenizer import Tokenizer
-from carousel_training.batches import EvaluationBatches, LanePlan, TrainingBatches
+from carousel_training.batches import Chances, EvaluationBatches, LanePlan, TrainingBatches
 from carousel_training.corpus import Corpus, read_corpus
 from carousel_training.evaluate import EvaluationText, measure_tokens
 from carousel_training.model import ModelConfig, RecurrentLM
 from carousel_training.precision import Compute
 from carousel_training.randomness import seed_generators
+from carousel_training.repeats import share_repeated
 from carousel_training.sampled_softmax import NegativeSampler
 from carousel_training.settings import Settings
 from carousel_training.trainer import Trainer
@@ -22,10 +23,13 @@ from carousel_training.vocabulary import encode_text, learn_vocabulary
 
 @dataclass(frozen=True, slots=True)
 class Materials:
-    """What a run is made from; all of it is the same when it is made again."""
+    """What a run is made from; all of it is the same when it is made again. The precision is no longer `auto`: a run
+    that goes on elsewhere keeps the one that it began with. `share_leaked` of the validation text stands word for word
+    in the training text."""
 
     settings: Settings
     corpus: Corpus
+    share_leaked: float
     tokenizer: Tokenizer
     trainer: Trainer
     valid: EvaluationText
@@ -35,20 +39,22 @@ class Materials:
 def make_materials(settings: Settings, tokenizer: Tokenizer | None = None) -> Materials:
     """Read, encode and build; without a tokenizer one is learned from the training text. Raises TrainingError."""
     compute = Compute.choose(settings.compute)
+    settings = settings.model_copy(update={"compute": compute.resolved(settings.compute)})
     corpus = read_corpus(settings.corpus)
     tokenizer = tokenizer or learn_vocabulary(corpus.train, settings.vocabulary)
     trainer = _build_trainer(settings, corpus.train, tokenizer, compute)
     valid = _prepare(settings, corpus.valid, tokenizer, compute)
     test = _prepare(settings, corpus.test, tokenizer, compute) if corpus.test else None
-    return Materials(settings, corpus, tokenizer, trainer, valid, test)
+    return Materials(settings, corpus, share_repeated(corpus.train, corpus.valid), tokenizer, trainer, valid, test)
 
 
 def _build_trainer(settings: Settings, text: str, tokenizer: Tokenizer, compute: Compute) -> Trainer:
     ids_N = torch.from_numpy(encode_text(tokenizer, text)).to(compute.device)
-    plan = LanePlan(settings.batch.num_lanes, settings.batch.segment, settings.seed)
-    batches = TrainingBatches(ids_N, plan)
+    plan = LanePlan(settings.batch.num_lanes, settings.batch.segment)
+    batches = TrainingBatches(ids_N, tokenizer.start_id, plan, Chances(settings.seed, settings.batch.fresh))
     seed_generators(settings.seed)
     model = RecurrentLM(ModelConfig.from_settings(settings.model, tokenizer.size)).to(compute.device)
+    model.begin_with_counts(batches.count_tokens(tokenizer.size))
     return Trainer(model, batches, settings.optimizer, compute, _build_sampler(settings, batches, tokenizer.size))
 
 
@@ -60,6 +66,6 @@ def _build_sampler(settings: Settings, batches: TrainingBatches, vocabulary_size
 
 def _prepare(settings: Settings, text: str, tokenizer: Tokenizer, compute: Compute) -> EvaluationText:
     ids = encode_text(tokenizer, text)
-    plan = LanePlan(settings.evaluation.num_lanes, settings.batch.segment, settings.seed)
+    plan = LanePlan(settings.evaluation.num_lanes, settings.batch.segment)
     batches = EvaluationBatches(torch.from_numpy(ids).to(compute.device), tokenizer.start_id, plan)
     return EvaluationText(batches, measure_tokens(tokenizer, text, ids.tolist()))

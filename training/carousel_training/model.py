@@ -19,8 +19,6 @@ from carousel_training.output_loss import output_loss
 from carousel_training.sampled_softmax import Negatives, sampled_loss
 from carousel_training.settings import ModelSettings
 
-EMBEDDING_RANGE = 0.1  # uniform in +-0.1 keeps the first logits small, as in Zaremba et al. 2014
-
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
@@ -89,10 +87,31 @@ class RecurrentLM(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        nn.init.uniform_(self.embedding.weight, -EMBEDDING_RANGE, EMBEDDING_RANGE)
+        """Inputs of unit scale, as the cells' rule takes them to be, and small logits; for a tied matrix see
+        `embedding_gain`."""
+        nn.init.normal_(self.embedding.weight, std=self.config.embedding_size**-0.5 if self.config.tied else 1.0)
         if self.own_output is not None:
             bound = 1.0 / math.sqrt(self.config.hidden_size)
             nn.init.uniform_(self.own_output, -bound, bound)
+
+    @torch.no_grad()
+    def begin_with_counts(self, counts_V: torch.Tensor) -> None:
+        """The output bias at the logarithm of each token's share, so that no hidden vector has to say it. A token that
+        does not occur counts as occurring once."""
+        shares_V = counts_V.double().clamp_min(1.0) / counts_V.double().clamp_min(1.0).sum()
+        self.output_bias.copy_(shares_V.log())
+
+    @property
+    def embedding_gain(self) -> float:
+        """What an embedding is multiplied by on its way in. The logits want a tied matrix at a scale of E^-1/2, the
+        inputs at 1. E^1/4 stands between: AdamW lets the matrix grow some fourfold in its first steps, and with the
+        whole E^1/2 the gates would saturate then."""
+        return float(self.config.embedding_size**0.25) if self.config.tied else 1.0
+
+    @property
+    def input_table(self) -> torch.Tensor:
+        """[V, E]: what each token is to the stack."""
+        return self.embedding.weight * self.embedding_gain
 
     @property
     def output_weight(self) -> torch.Tensor:
@@ -101,7 +120,10 @@ class RecurrentLM(nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.parameters())
+        """Those that are trained and that some output depends on."""
+        return (
+            sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad) - self.stack.num_dead
+        )
 
     @property
     def device(self) -> torch.device:
@@ -123,8 +145,9 @@ class RecurrentLM(nn.Module):
         """x_SBE; an id of -1, where there is no token yet, is a row of zeros."""
         weight_VE = drop_words(self.embedding.weight, self.config.embedding_dropout, is_training=self.training)
         if self.stack.num_context == 0:
-            return functional.embedding(ids_SB, weight_VE)
-        return functional.embedding(ids_SB.clamp_min(0), weight_VE) * (ids_SB >= 0).to(weight_VE.dtype)[..., None]
+            return functional.embedding(ids_SB, weight_VE) * self.embedding_gain
+        is_token_SB1 = (ids_SB >= 0).to(weight_VE.dtype)[..., None]
+        return functional.embedding(ids_SB.clamp_min(0), weight_VE) * (is_token_SB1 * self.embedding_gain)
 
     def logits(self, hidden_NH: torch.Tensor) -> torch.Tensor:
         """logits_NV; any number of leading axes in place of N."""

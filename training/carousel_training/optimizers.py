@@ -24,7 +24,7 @@ class Optimizers:
         peak = settings.learning_rate or model.stack.learning_rate
         orthogonal = hidden_matrices(model) if settings.kind == "muon" else []
         own = {id(parameter) for parameter in orthogonal}
-        others = [parameter for parameter in model.parameters() if id(parameter) not in own]
+        others = [each for each in model.parameters() if each.requires_grad and id(each) not in own]
         self.each: list[Optimizer] = [_build_plain(others, settings, peak)]
         self.peaks = [peak]
         if orthogonal:

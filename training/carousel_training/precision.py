@@ -28,11 +28,17 @@ class Compute:
             torch.set_num_threads(settings.threads)
         on_cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
         if settings.precision == "bfloat16" and not on_cuda and not can_run_bfloat16():
-            raise SettingsError("compute.precision: bfloat16 needs a processor with AVX-512; auto takes what there is")
+            raise SettingsError(
+                "compute.precision: bfloat16 needs a processor with AVX-512; auto takes what there is when a run begins"
+            )
         if settings.precision != "auto":
             return cls(torch.device("cuda" if on_cuda else "cpu"), settings.precision == "bfloat16")
         pays = torch.cuda.is_bf16_supported(including_emulation=False) if on_cuda else _has_native_bfloat16()
         return cls(torch.device("cuda" if on_cuda else "cpu"), pays)
+
+    def resolved(self, settings: ComputeSettings) -> ComputeSettings:
+        """The settings with the precision that was chosen."""
+        return settings.model_copy(update={"precision": "bfloat16" if self.uses_bfloat16 else "float32"})
 
     def autocast(self) -> AbstractContextManager[Any]:
         if not self.uses_bfloat16:

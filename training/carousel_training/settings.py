@@ -42,8 +42,9 @@ class Section(BaseModel):
 class CorpusSettings(Section):
     """Where the text comes from. `text` is split by the fractions; `train`, `valid` and `test` are taken as they are.
 
-    With none of them it is the documentation inside Python itself. A folder stands for the files in it that match
-    `pattern`, in sorted order. The validation part follows the training part, the test part follows that.
+    With none of them it is the package's own tales. A folder stands for the files in it that match `pattern`, in sorted
+    order. The validation part follows the training part, the test part follows that. `drop_repeats` leaves out lines of
+    `text` that repeat earlier ones, so that no part holds what another has.
     """
 
     text: tuple[Path, ...] = ()
@@ -51,6 +52,7 @@ class CorpusSettings(Section):
     valid: tuple[Path, ...] = ()
     test: tuple[Path, ...] = ()
     pattern: str = "**/*.txt"
+    drop_repeats: bool = False
     valid_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     test_fraction: Fraction = 0.0
 
@@ -60,6 +62,8 @@ class CorpusSettings(Section):
             raise ValueError("text is split by itself; leave train, valid and test out, or leave text out")
         if bool(self.train) != bool(self.valid) or (self.test and not self.train):
             raise ValueError("train and valid go together, and test needs both")
+        if self.drop_repeats and self.train:
+            raise ValueError("drop_repeats is for text; train, valid and test are taken as they are")
         if self.valid_fraction + self.test_fraction >= 1.0:
             raise ValueError("valid_fraction and test_fraction leave nothing to train on")
         return self
@@ -147,10 +151,13 @@ class OptimizerSettings(Section):
 
 
 class BatchSettings(Section):
-    """Truncated back-propagation: `num_lanes` contiguous texts side by side, cut after every `segment` tokens."""
+    """Truncated back-propagation: `num_lanes` contiguous texts side by side, cut after every `segment` tokens. With the
+    chance `fresh` a lane begins a segment afresh, from the initial state and the start token, as a session does.
+    """
 
     num_lanes: Count = 32
     segment: Count = 64
+    fresh: Fraction = 1 / 16
 
 
 class BudgetSettings(Section):

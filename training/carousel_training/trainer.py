@@ -13,14 +13,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from carousel_training.averaging import WeightAverage
 from carousel_training.batches import TrainingBatches
-from carousel_training.cells.stack import State
+from carousel_training.cells.stack import State, start_afresh
 from carousel_training.checkpoint import MODEL_PREFIX, model_tensors
 from carousel_training.errors import CheckpointError
 from carousel_training.model import Objective, RecurrentLM, detach
 from carousel_training.optimizers import Optimizers
 from carousel_training.precision import Compute
 from carousel_training.processes import Crew
-from carousel_training.randomness import generator_facts, generator_tensors, restore_generators
+from carousel_training.randomness import seed_step
 from carousel_training.sampled_softmax import NegativeSampler
 from carousel_training.schedule import rate_factor
 from carousel_training.settings import OptimizerSettings
@@ -48,7 +48,7 @@ class Trainer:
         self._sampler = sampler
         self._optimizers = Optimizers(model, settings)
         self.learning_rate = self._optimizers.peaks[0]
-        self._parameters = list(model.parameters())
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.average = WeightAverage(model, settings)
         self._carried: State = ()
         self._crew = Crew.current()
@@ -60,6 +60,12 @@ class Trainer:
         return f"Trainer(step {self.step}, {self.model.num_parameters} parameters, {self.compute.describe()})"
 
     @property
+    def is_sampled(self) -> bool:
+        """Whether targets are told apart from drawn words alone. The logarithm of an estimated normaliser is too small
+        on average, so such nats flatter; validation counts all words."""
+        return self._sampler is not None
+
+    @property
     def num_tokens(self) -> int:
         """Tokens trained on so far."""
         return self.step * self.batches.tokens_per_step
@@ -67,12 +73,11 @@ class Trainer:
     def advance(self, progress: float) -> None:
         """One optimisation step at the learning rate of `progress`, the share of the run that is done."""
         self._set_rate(progress)
-        segment = self.batches.segment_at(self.step)
-        inputs_BT, targets_BT = self._crew.own_lanes(segment.inputs_BT), self._crew.own_lanes(segment.targets_BT)
-        state = self.model.initial_state(len(inputs_BT)) if segment.is_first else self._carried
+        inputs_BT, targets_BT, is_fresh_B = map(self._crew.own_lanes, self.batches.segment_at(self.step))
+        initial = self.model.initial_state(len(inputs_BT))
+        state = start_afresh(self._carried, initial, is_fresh_B) if self._carried else initial
+        seed_step(self.batches.seed, self.step, self._crew.rank)
         negatives = None if self._sampler is None else self._sampler.draw()
-        if self._crew.size > 1:  # masks that differ between processes and need no saving
-            torch.manual_seed(self.step * self._crew.size + self._crew.rank)
         with self.compute.autocast():
             nats, penalty, state = self._objective(inputs_BT, targets_BT, state, negatives)
         self._optimizers.clear()
@@ -95,42 +100,32 @@ class Trainer:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Everything tensor-valued that the next step depends on. All processes of a run must ask for it together."""
-        tensors = self.weights() | generator_tensors() | {WINDOW: self._crew.mean(self._window)}
+        tensors = self.weights() | {WINDOW: self._crew.mean(self._window)}
         tensors |= {f"{CARRIED_PREFIX}{index}": self._crew.all_lanes(t) for index, t in enumerate(self._carried)}
         return tensors | self._optimizers.tensors() | self.average.tensors()
 
     def facts(self) -> dict[str, Any]:
         """Everything else."""
-        return {"step": self.step, "generators": generator_facts(), "average": self.average.facts()}
+        return {"step": self.step, "average": self.average.facts()}
 
     def restore(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
         """Go on where `tensors` and `facts` were taken. Raises CheckpointError when they are of another model."""
         try:
             self.model.load_state_dict(model_tensors(tensors))
             self._optimizers.restore(tensors)
-            if "average" in facts:  # it is not in the first checkpoints
-                self.average.restore(tensors, facts["average"])
+            self.average.restore(tensors, facts["average"])
             self._window.copy_(tensors[WINDOW])
             self.step = facts["step"]
-            restore_generators(dict(tensors), facts["generators"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint does not fit the model of this run: {error}") from error
         num_carried = sum(name.startswith(CARRIED_PREFIX) for name in tensors)
         carried = [tensors[f"{CARRIED_PREFIX}{index}"].to(self.model.device) for index in range(num_carried)]
-        self._carried = tuple(self._crew.own_lanes(tensor) for tensor in _by_layer(carried))
+        self._carried = tuple(self._crew.own_lanes(tensor) for tensor in carried)
 
     def _set_rate(self, progress: float) -> None:
         factor = rate_factor(self._settings, progress)
         self.learning_rate = self._optimizers.peaks[0] * factor
         self._optimizers.set_factor(factor)
-
-
-def _by_layer(carried: list[torch.Tensor]) -> State:
-    """The first checkpoints held one tensor [L,B,H] for each part of the state, where there is now one [B,H] for each
-    part of each layer."""
-    if all(tensor.dim() < 3 for tensor in carried):
-        return tuple(carried)
-    return tuple(part[layer] for layer in range(len(carried[0])) for part in carried)
 
 
 class _ObjectiveModule(nn.Module):

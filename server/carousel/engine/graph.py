@@ -17,6 +17,7 @@ from carousel.errors import BundleInvalid, ProviderUnavailable
 
 RUNTIME_VERSION: str = onnxruntime.__version__
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_TYPE_NAMES = {"float32": "float", "float64": "double"}  # onnxruntime's, where they are not numpy's
 _DEVICES = {"cuda": "cuda"}  # of providers whose memory is not the host's
 
 
@@ -89,9 +90,20 @@ class Graph:
     def check_outputs(self, names: set[str]) -> None:
         self._check("outputs", names, self._session.get_outputs())
 
-    def width(self, output: str) -> int:
-        """The length of the output's last axis, as the graph declares it."""
-        return int(next(node.shape[-1] for node in self._session.get_outputs() if node.name == output))
+    def check_rows(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
+        """Raises BundleInvalid if the input or output declares other rows than these, behind an axis of any length."""
+        nodes = [*self._session.get_inputs(), *self._session.get_outputs()]
+        node = next(node for node in nodes if node.name == name)
+        if list(node.shape[1:]) != list(shape) or node.type != f"tensor({_TYPE_NAMES.get(dtype, dtype)})":
+            raise BundleInvalid(
+                f"{self.name}: {name} has rows of {node.type} {node.shape[1:]}; the manifest says {dtype} {list(shape)}"
+            )
+
+    def width(self, name: str) -> int:
+        """The length of the last axis of an input or output, as the graph declares it; 0 where it leaves that open."""
+        nodes = [*self._session.get_inputs(), *self._session.get_outputs()]
+        width = next(node.shape[-1] for node in nodes if node.name == name)
+        return width if isinstance(width, int) else 0
 
     def _run_bound(self, outputs: Sequence[str], feed: Mapping[str, Rows], place: str) -> list[Any]:
         binding = self._session.io_binding()

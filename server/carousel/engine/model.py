@@ -95,6 +95,7 @@ class OnnxModel:
         self._head = Graph(HEAD_FILE, bundle.read_graph(HEAD_FILE), execution, device)
         self._core_outputs = [graphs.HIDDEN, *self.layout.output_names()]
         self._check_names()
+        self._check_shapes(bundle.manifest.hidden_size)
 
     @property
     def provider(self) -> str:
@@ -151,6 +152,16 @@ class OnnxModel:
         self._core.check_outputs(set(self._core_outputs))
         self._head.check_inputs({graphs.HIDDEN, graphs.TARGETS, graphs.NUM_CANDIDATES, graphs.TEMPERATURES})
         self._head.check_outputs(_HEAD_OUTPUTS)
+
+    def _check_shapes(self, hidden_size: int) -> None:
+        """What the manifest says of sizes must be what the graphs take and give: else the first step would fail."""
+        for tensor in self.layout.tensors:
+            for name in (tensor.name, tensor.output_name):
+                self._core.check_rows(name, tensor.shape, tensor.dtype)
+        for graph, file in ((self._core, CORE_FILE), (self._head, HEAD_FILE)):
+            if graph.width(graphs.HIDDEN) != hidden_size:
+                found = graph.width(graphs.HIDDEN)
+                raise BundleInvalid(f"{file} has hidden vectors of {found}; the manifest says {hidden_size}")
         width = self._head.width(graphs.LOGITS)
         if width != self.vocabulary_size:
             raise BundleInvalid(f"{HEAD_FILE} gives {width} logits; the vocabulary has {self.vocabulary_size} tokens")

@@ -1,5 +1,6 @@
 """The bundle's graphs behind the StepModel contract: right values, equal bits in any company, and clear refusals."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from tests.bundles import Sizes
 from tests.fakes import byte_tokenizer
 
 from carousel.bundle import graphs
-from carousel.bundle.layout import Array, StateBatch
+from carousel.bundle.layout import Array, StateBatch, StateLayout, StateTensor
 from carousel.bundle.manifest import CORE_FILE, HEAD_FILE, Bundle
 from carousel.engine.graph import Execution
 from carousel.engine.model import OnnxModel
@@ -226,6 +227,44 @@ def test_a_head_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
     bundle = with_graph(tmp_path, HEAD_FILE, bundles.head_graph(Sizes(vocabulary_size=300)))
     with pytest.raises(BundleInvalid, match=f"{HEAD_FILE}.*300"):
         OnnxModel(bundle)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "sentence"),
+    [
+        (StateTensor("h", (13,), "float32"), r"h has rows of tensor\(float\) \[12\]; the manifest says float32 \[13\]"),
+        (StateTensor("h", (3, 4), "float32"), r"the manifest says float32 \[3, 4\]"),
+        (StateTensor("h", (), "float32"), r"the manifest says float32 \[\]"),
+        (StateTensor("h", (12,), "int64"), r"the manifest says int64 \[12\]"),
+    ],
+)
+def test_a_state_that_the_graph_does_not_have_is_refused(tmp_path: Path, tensor: StateTensor, sentence: str) -> None:
+    """Another shape or type than the core's is an error when the bundle is loaded, not at the first step."""
+    manifest = bundles.write_bundle(tmp_path, SIZES)
+    replace(manifest, state=StateLayout((tensor, manifest.state.tensors[1]))).save(tmp_path)
+    with pytest.raises(BundleInvalid, match=f"{CORE_FILE}: .*{sentence}"):
+        OnnxModel(Bundle.load(tmp_path))
+
+
+def test_a_next_state_of_another_shape_is_refused(tmp_path: Path) -> None:
+    """What a step gives must fit what the next one takes."""
+    graph = renamed(bundles.core_graph(SIZES), "c_next", "c_once")
+    graph.graph.node.append(helper.make_node("Concat", ["c_once", "c_once"], ["c_next"], axis=1))
+    port = next(one for one in graph.graph.output if one.name == "c_once")
+    port.name = "c_next"
+    port.type.tensor_type.shape.dim[1].dim_value = 24
+    with pytest.raises(BundleInvalid, match=rf"{CORE_FILE}: c_next has rows of tensor\(float\) \[24\]"):
+        OnnxModel(with_graph(tmp_path, CORE_FILE, graph))
+
+
+def test_hidden_vectors_of_another_width_are_refused(tmp_path: Path) -> None:
+    """The manifest's width is that of both graphs: else the head would fail at what the core gives."""
+    replace(bundles.write_bundle(tmp_path, SIZES), hidden_size=13).save(tmp_path)
+    with pytest.raises(BundleInvalid, match=f"{CORE_FILE} has hidden vectors of 12; the manifest says 13"):
+        OnnxModel(Bundle.load(tmp_path))
+    head = bundles.head_graph(Sizes(hidden_size=13))
+    with pytest.raises(BundleInvalid, match=f"{HEAD_FILE} has hidden vectors of 13; the manifest says 12"):
+        OnnxModel(with_graph(tmp_path, HEAD_FILE, head))
 
 
 def test_a_node_that_the_runtime_does_not_know_is_refused(tmp_path: Path) -> None:

@@ -69,16 +69,15 @@ def lstm_peephole_dense(w: Weights, x: Array, h: Array, c: Array) -> list[Array]
 
 
 def lstm_depth_gated(w: Weights, x: Array, h0: Array, c0: Array, h1: Array, c1: Array) -> list[Array]:
-    o, i, f, g = own(w, 4, x, h0)
-    c0 = s(f) * c0 + s(i) * np.tanh(g)
-    h0 = s(o) * np.tanh(c0)
+    h0, c0 = lstm_peephole(w, x, h0, c0)
     sums = w["layers.1.weight_ih"] @ h0 + w["layers.1.weight_hh"] @ h1 + w["layers.1.bias"]
     o, i, f, g = np.split(sums, 4)
+    at_i, at_f = np.split(w["layers.1.peephole_if"], 2)
     d = s(
         w["layers.1.weight_d"] @ h0 + w["layers.1.weight_cd"] * c1 + w["layers.1.weight_ld"] * c0 + w["layers.1.bias_d"]
     )
-    c1 = s(f) * c1 + s(i) * np.tanh(g) + d * c0
-    return [h0, c0, s(o) * np.tanh(c1), c1]
+    c1 = s(f + at_f * c1) * c1 + s(i + at_i * c1) * np.tanh(g) + d * c0
+    return [h0, c0, s(o + w["layers.1.peephole_o"] * c1) * np.tanh(c1), c1]
 
 
 def gru(w: Weights, x: Array, h: Array) -> list[Array]:

@@ -25,6 +25,7 @@ def random(*shape: int) -> torch.Tensor:
         (Forget.LEARNED, 4, [(H,), (2 * H,)]),
         (Forget.LEARNED, 4, [(H, H), (2 * H, H)]),
         (Forget.LEARNED, 4, [None, None, (H,), (T, B, H)]),
+        (Forget.LEARNED, 4, [(H,), (2 * H,), (H,), (T, B, H)]),
     ],
 )
 def test_the_gradients_of_a_memory(forget: Forget, num_gates: int, looks: list[tuple[int, ...] | None]) -> None:
@@ -36,7 +37,7 @@ def test_the_gradients_of_a_memory(forget: Forget, num_gates: int, looks: list[t
 
     def run(*tensors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         pre, h_BH, c_BH, weight_hh, *rest = tensors
-        given = Looks(depth=rest[0], below_TBH=rest[1]) if has_depth else Looks(*rest)
+        given = Looks(*rest) if not has_depth else Looks(*rest[:-2], depth=rest[-2], below_TBH=rest[-1])
         return run_memory(forget, pre, (h_BH, c_BH), weight_hh, given)
 
     inputs = (pre_TBG, random(B, H), random(B, H), random(num_gates * H, H), *extra)

@@ -6,6 +6,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from carousel.bundle.layout import StateLayout, StateTensor
+from carousel_training.cells.initial import initialise_orthogonal
 from carousel_training.cells.layered_stack import LayeredStack, LayerRun, RecurrentLayer
 from carousel_training.cells.memory import add_product, flat_product, wide_type
 from carousel_training.cells.stack import StackShape, State, Step
@@ -20,7 +21,7 @@ class ClockworkLayer(RecurrentLayer):
     n = tanh(W x_t + U h_{t-1} + b);  group k of h_t is n where t mod T_k = 0, else what it was
 
     So a group reads slower groups and itself, never faster ones. The state is h and, once for all layers, t modulo the
-    longest period.
+    longest period. Each group's block of U on itself begins orthogonal (`initial.py`).
     """
 
     parts = ("h", "t")
@@ -32,8 +33,9 @@ class ClockworkLayer(RecurrentLayer):
         group_H = torch.arange(shape.hidden_size) * shape.num_clocks // shape.hidden_size
         self.register_buffer("period_H", 2**group_H, persistent=False)
         self.register_buffer("reads_HH", (group_H[None, :] >= group_H[:, None]).float(), persistent=False)
-        with torch.no_grad():
-            torch.nn.init.orthogonal_(self.weight_hh)
+        size = shape.hidden_size // shape.num_clocks
+        for start in range(0, shape.hidden_size, size):  # each group's own block; the rest is as in gated cells
+            initialise_orthogonal(self.weight_hh[start : start + size, start : start + size])
 
     period_H: Tensor
     reads_HH: Tensor
@@ -68,6 +70,13 @@ class ClockworkStack(LayeredStack):
         size, layers = (self.shape.hidden_size,), range(self.shape.num_layers)
         hidden = tuple(StateTensor(f"h_{layer}", size, "float32") for layer in layers)
         return StateLayout((*hidden, StateTensor("t", (), "int64")))
+
+    @property
+    def num_dead(self) -> int:
+        """What stands in the blocks that are masked."""
+        shape = self.shape
+        num_blocks = shape.num_clocks * (shape.num_clocks - 1) // 2
+        return shape.num_layers * num_blocks * (shape.hidden_size // shape.num_clocks) ** 2
 
     def forward(self, x_SBX: Tensor, state: State) -> tuple[Tensor, State]:
         y_TBH, after = super().forward(x_SBX, state)

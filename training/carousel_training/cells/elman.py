@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from carousel_training.cells.initial import initialise_orthogonal
 from carousel_training.cells.library_stack import LayerWeights, LibraryStack, library_sizes
 from carousel_training.cells.stack import StackShape, State, Step
 
@@ -13,18 +14,15 @@ class ElmanStack(LibraryStack):
 
     h_t = tanh(W x_t + U h_{t-1} + b)
 
-    The state is h. U starts orthogonal, which keeps the gradient's length at the start (Saxe et al. 2014).
+    The state is h. U starts orthogonal (`initial.py`).
     """
 
     parts = ("h",)
 
     def __init__(self, shape: StackShape) -> None:
-        super().__init__(shape)
-        self.layers = nn.RNN(**library_sizes(shape))
-        with torch.no_grad():
-            for layer in range(shape.num_layers):
-                nn.init.orthogonal_(self.weights(layer).weight_hh)
-                self.weights(layer).bias_hh.zero_()
+        super().__init__(shape, nn.RNN(**library_sizes(shape)))
+        for layer in range(shape.num_layers):
+            initialise_orthogonal(self.weights(layer).weight_hh)
 
     def run_layer(self, x_TBX: torch.Tensor, state: State, weights: LayerWeights) -> tuple[torch.Tensor, State]:
         y_TBH, h_1BH = torch.rnn_tanh(x_TBX, state[0], list(weights), True, 1, 0.0, self.training, False, False)

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from carousel_training.cells.initial import KEEPING_BIAS
 from carousel_training.cells.layered_stack import LayeredStack, LayerRun, RecurrentLayer
 from carousel_training.cells.memory import add_product, flat_product, wide_type
 from carousel_training.cells.stack import StackShape, State, Step
@@ -28,7 +29,7 @@ class GRU2014Layer(RecurrentLayer):
     def __init__(self, shape: StackShape, layer: int) -> None:
         super().__init__(shape, layer)
         with torch.no_grad():
-            self.bias[self.rows("z")].fill_(-1.0)
+            self.bias[self.rows("z")].fill_(-KEEPING_BIAS)
 
     def sequence(self, x_TBX: Tensor, state: State, below_TBH: Tensor | None) -> LayerRun:
         arguments = (self.from_input(x_TBX), state[0], self.recurrent())

@@ -3,7 +3,6 @@
 Legend: T steps, B lanes, X input width, H hidden width, G gate rows of a layer, k x H.
 """
 
-import math
 from collections.abc import Mapping
 from typing import ClassVar, NamedTuple, cast
 
@@ -13,6 +12,7 @@ from torch.nn import functional
 
 from carousel.bundle.layout import StateLayout, StateTensor
 from carousel_training.cells.dropout import drop_units, drop_weights
+from carousel_training.cells.initial import initialise_input, initialise_state
 from carousel_training.cells.stack import RecurrentStack, StackShape, State, Step, vectors
 
 
@@ -25,7 +25,8 @@ class LayerRun(NamedTuple):
 
 
 class RecurrentLayer(nn.Module):
-    """One layer: `weight_ih` [G,X] and `bias` [G] on the input, `weight_hh` [k x H,H] on the state before.
+    """One layer: `weight_ih` [G,X] and `bias` [G] on the input, `weight_hh` [k x H,H] on the state before, if any gate
+    sees it.
 
     `sequence` is the fast pass, `step` the written equations. `below` is the memory of the layer underneath, for the
     cell that looks at it. Gates stand in the order of `gates`; `num_recurrent` of them, the first ones, see the state.
@@ -40,11 +41,11 @@ class RecurrentLayer(nn.Module):
         self.shape = shape
         input_size = shape.input_size if layer == 0 else shape.hidden_size
         self.weight_ih = nn.Parameter(torch.empty(len(self.gates) * shape.hidden_size, input_size))
-        self.weight_hh = nn.Parameter(torch.empty(self.num_recurrent * shape.hidden_size, shape.hidden_size))
         self.bias = nn.Parameter(torch.zeros(len(self.gates) * shape.hidden_size))
-        bound = 1.0 / math.sqrt(shape.hidden_size)
-        nn.init.uniform_(self.weight_ih, -bound, bound)
-        nn.init.uniform_(self.weight_hh, -bound, bound)
+        initialise_input(self.weight_ih)
+        if self.num_recurrent:  # a parameter of no rows would never get a gradient, for which processes wait
+            self.weight_hh = nn.Parameter(torch.empty(self.num_recurrent * shape.hidden_size, shape.hidden_size))
+            initialise_state(self.weight_hh)
 
     @property
     def layout(self) -> tuple[StateTensor, ...]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from carousel.bundle.layout import StateLayout
 from carousel_training.cells.dropout import drop_units, drop_weights
+from carousel_training.cells.initial import initialise_input, initialise_state
 from carousel_training.cells.stack import RecurrentStack, StackShape, State, Step, vectors
 
 
@@ -23,14 +24,26 @@ class LayerWeights(NamedTuple):
 
 
 class LibraryStack(RecurrentStack):
-    """`layers` is torch's module; `parts` names one layer's state. A cell gives `run_layer` and `step_layer`."""
+    """`layers` is torch's module; `parts` names one layer's state. A cell gives `run_layer` and `step_layer`.
+
+    Torch adds two bias vectors where the equations have one. The second stays zero: an optimiser that moves both moves
+    their sum twice as fast as the biases of other cells.
+    """
 
     parts: ClassVar[tuple[str, ...]]
     layers: nn.RNNBase
 
-    def __init__(self, shape: StackShape) -> None:
+    def __init__(self, shape: StackShape, layers: nn.RNNBase) -> None:
         super().__init__(shape)
+        self.layers = layers
         self._runs_whole = not shape.is_locked and shape.weight_drop == 0.0
+        for layer in range(shape.num_layers):
+            weights = self.weights(layer)
+            initialise_input(weights.weight_ih)
+            initialise_state(weights.weight_hh)
+            for bias in (weights.bias_ih, weights.bias_hh):
+                nn.init.zeros_(bias)
+            weights.bias_hh.requires_grad_(False)
 
     @property
     def state_layout(self) -> StateLayout:

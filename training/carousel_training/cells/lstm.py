@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from carousel_training.cells.initial import KEEPING_BIAS
 from carousel_training.cells.library_stack import LayerWeights, LibraryStack, library_sizes
 from carousel_training.cells.stack import StackShape, State, Step
 
@@ -14,19 +15,17 @@ class LSTMStack(LibraryStack):
     i, f, o = s(W x_t + U h_{t-1} + b) each,  g = tanh(W_g x_t + U_g h_{t-1} + b_g)
     c_t = f * c_{t-1} + i * g,  h_t = o * tanh(c_t)
 
-    The forget gate starts with bias 1, so that a fresh network remembers (Jozefowicz et al. 2015).
+    The forget gate begins open, as in every cell (`initial.py`).
     """
 
     parts = ("h", "c")
 
     def __init__(self, shape: StackShape) -> None:
-        super().__init__(shape)
-        self.layers = nn.LSTM(**library_sizes(shape))
+        super().__init__(shape, nn.LSTM(**library_sizes(shape)))
         forget = slice(shape.hidden_size, 2 * shape.hidden_size)  # torch orders the gates i, f, g, o
         with torch.no_grad():
             for layer in range(shape.num_layers):
-                self.weights(layer).bias_ih[forget].fill_(1.0)
-                self.weights(layer).bias_hh[forget].zero_()
+                self.weights(layer).bias_ih[forget].fill_(KEEPING_BIAS)
 
     def run_layer(self, x_TBX: torch.Tensor, state: State, weights: LayerWeights) -> tuple[torch.Tensor, State]:
         y_TBH, h_1BH, c_1BH = torch.lstm(x_TBX, state, list(weights), True, 1, 0.0, self.training, False, False)

@@ -2,6 +2,7 @@
 
 import torch
 
+from carousel_training.cells.initial import KEEPING_BIAS
 from carousel_training.cells.layered_stack import LayeredStack
 from carousel_training.cells.memory import Forget
 from carousel_training.cells.memory_layer import MemoryLayer
@@ -24,7 +25,7 @@ class CoupledLSTMLayer(MemoryLayer):
     def __init__(self, shape: StackShape, layer: int) -> None:
         super().__init__(shape, layer)
         with torch.no_grad():
-            self.bias[self.rows("i")].fill_(-1.0)
+            self.bias[self.rows("i")].fill_(-KEEPING_BIAS)
 
 
 class CoupledLSTMStack(LayeredStack):

@@ -3,21 +3,23 @@
 import torch
 from torch import nn
 
+from carousel_training.cells.initial import initialise_input
 from carousel_training.cells.layered_stack import LayeredStack, LayerRun
-from carousel_training.cells.memory import Looks
-from carousel_training.cells.memory_layer import MemoryLayer
+from carousel_training.cells.lstm_peephole import PeepholeLSTMLayer
 from carousel_training.cells.stack import StackShape, State, Step
 
 
-class DepthGatedLSTMLayer(MemoryLayer):
+class DepthGatedLSTMLayer(PeepholeLSTMLayer):
     """s the logistic function, * the element-wise product; x_t [X], h_t and c_t [H], each W [H,X], each U [H,H], each
     w [H]; an upper l is the layer, and x_t of a layer is h_t of the one below:
 
-    i, f, o = s(W x_t + U h_{t-1} + b) each,  g = tanh(W_g x_t + U_g h_{t-1} + b_g)
-    d = s(W_d x_t + w_cd * c_{t-1}^l + w_ld * c_t^{l-1} + b_d)
-    c_t^l = f * c_{t-1}^l + i * g + d * c_t^{l-1},  h_t = o * tanh(c_t)
+    i = s(W_i x_t + U_i h_{t-1} + w_ci * c_{t-1} + b_i),  f = s(W_f x_t + U_f h_{t-1} + w_cf * c_{t-1} + b_f)
+    g = tanh(W_g x_t + U_g h_{t-1} + b_g),  d = s(W_d x_t + w_cd * c_{t-1}^l + w_ld * c_t^{l-1} + b_d)
+    c_t^l = f * c_{t-1}^l + i * g + d * c_t^{l-1}
+    o = s(W_o x_t + U_o h_{t-1} + w_co * c_t + b_o),  h_t = o * tanh(c_t)
 
-    The bottom layer has nothing below it and no d: it is a plain LSTM.
+    The LSTM underneath has peepholes, as theirs has; their program couples f = 1 - i, which is not done here. The
+    bottom layer has nothing below it and no d: one layer is `lstm_peephole.py`. (In their program its d lets in W x_t.)
     """
 
     def __init__(self, shape: StackShape, layer: int) -> None:
@@ -28,24 +30,25 @@ class DepthGatedLSTMLayer(MemoryLayer):
         self.weight_cd = None if layer == 0 else nn.Parameter(torch.zeros(size))
         self.weight_ld = None if layer == 0 else nn.Parameter(torch.zeros(size))
         if self.weight_d is not None:
-            nn.init.uniform_(self.weight_d, -(size**-0.5), size**-0.5)
+            initialise_input(self.weight_d)
 
     def sequence(self, x_TBX: torch.Tensor, state: State, below_TBH: torch.Tensor | None) -> LayerRun:
         pre_TBG = self.from_input(x_TBX)
         if below_TBH is None or self.weight_cd is None:
-            return self._run(pre_TBG, state, Looks())
+            return self._run(pre_TBG, state, self.looks())
         depth_TBH = self._depth(x_TBX, below_TBH).to(pre_TBG.dtype)
-        looks = Looks(depth=self.weight_cd, below_TBH=below_TBH)
+        looks = self.looks()._replace(depth=self.weight_cd, below_TBH=below_TBH)
         return self._run(torch.cat([pre_TBG, depth_TBH], dim=2), state, looks)
 
     def step(self, x_BX: torch.Tensor, state: State, below_BH: torch.Tensor | None) -> Step:
-        plain = super().step(x_BX, state, None)
         if below_BH is None or self.weight_cd is None:
-            return plain
-        d_BH = torch.sigmoid(self._depth(x_BX, below_BH) + self.weight_cd * state[1])
-        c_BH = plain.state[1] + d_BH * below_BH
-        h_BH = plain.gates["o"] * torch.tanh(c_BH)
-        return Step(h_BH, (h_BH, c_BH), {**plain.gates, "d": d_BH})
+            return super().step(x_BX, state, None)
+        h_BH, c_BH = state
+        sums, gates = self.sums(x_BX, h_BH), dict[str, torch.Tensor]()
+        gates["d"] = torch.sigmoid(self._depth(x_BX, below_BH) + self.weight_cd * c_BH)
+        c_BH = self.remember(sums, c_BH, gates) + gates["d"] * below_BH
+        h_BH = self.show(sums, c_BH, gates)
+        return Step(h_BH, (h_BH, c_BH), gates)
 
     def _depth(self, x_TBX: torch.Tensor, below_TBH: torch.Tensor) -> torch.Tensor:
         """What the depth gate sees besides c_{t-1}: all steps at once."""

@@ -1,5 +1,7 @@
 """The LSTM with diagonal peepholes (Gers & Schmidhuber 2000, as in Graves 2013)."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
@@ -29,14 +31,30 @@ class PeepholeLSTMLayer(MemoryLayer):
 
     def step(self, x_BX: torch.Tensor, state: State, below_BH: torch.Tensor | None) -> Step:
         h_BH, c_BH = state
-        sums = self.split(self.from_input(x_BX) + h_BH @ self.weight_hh.t())
-        at_i, at_f = self.peephole_if.chunk(2)
-        gates = {"i": torch.sigmoid(sums["i"] + at_i * c_BH), "f": torch.sigmoid(sums["f"] + at_f * c_BH)}
-        gates["g"] = torch.tanh(sums["g"])
-        c_BH = gates["f"] * c_BH + gates["i"] * gates["g"]
-        gates["o"] = torch.sigmoid(sums["o"] + self.peephole_o * c_BH)
-        h_BH = gates["o"] * torch.tanh(c_BH)
+        sums, gates = self.sums(x_BX, h_BH), dict[str, torch.Tensor]()
+        c_BH = self.remember(sums, c_BH, gates)
+        h_BH = self.show(sums, c_BH, gates)
         return Step(h_BH, (h_BH, c_BH), gates)
+
+    def sums(self, x_BX: torch.Tensor, h_BH: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        """What each gate gets from the input and the state before."""
+        return self.split(self.from_input(x_BX) + h_BH @ self.weight_hh.t())
+
+    def remember(
+        self, sums: Mapping[str, torch.Tensor], c_BH: torch.Tensor, gates: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """f * c + i * g; the three are added to `gates`."""
+        at_i, at_f = self.peephole_if.chunk(2)
+        gates["i"], gates["f"] = torch.sigmoid(sums["i"] + at_i * c_BH), torch.sigmoid(sums["f"] + at_f * c_BH)
+        gates["g"] = torch.tanh(sums["g"])
+        return gates["f"] * c_BH + gates["i"] * gates["g"]
+
+    def show(
+        self, sums: Mapping[str, torch.Tensor], c_BH: torch.Tensor, gates: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """o * tanh(c), where o sees the new memory; it is added to `gates`."""
+        gates["o"] = torch.sigmoid(sums["o"] + self.peephole_o * c_BH)
+        return gates["o"] * torch.tanh(c_BH)
 
 
 class PeepholeLSTMStack(LayeredStack):

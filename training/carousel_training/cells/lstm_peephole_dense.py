@@ -1,10 +1,9 @@
 """The LSTM whose gates see the whole memory through a matrix, rather than each unit its own cell."""
 
-import math
-
 import torch
 from torch import nn
 
+from carousel_training.cells.initial import initialise_state
 from carousel_training.cells.layered_stack import LayeredStack
 from carousel_training.cells.memory import Looks
 from carousel_training.cells.memory_layer import MemoryLayer
@@ -27,7 +26,7 @@ class DensePeepholeLSTMLayer(MemoryLayer):
         self.weight_co = nn.Parameter(torch.empty(size, size))
         self.weight_cif = nn.Parameter(torch.empty(2 * size, size))
         for weight in (self.weight_co, self.weight_cif):
-            nn.init.uniform_(weight, -1.0 / math.sqrt(size), 1.0 / math.sqrt(size))
+            initialise_state(weight)
 
     def looks(self) -> Looks:
         return Looks(self.weight_co, self.weight_cif)

@@ -7,13 +7,14 @@ from typing import ClassVar
 
 import torch
 
+from carousel_training.cells.initial import KEEPING_BIAS
 from carousel_training.cells.layered_stack import LayerRun, RecurrentLayer
 from carousel_training.cells.memory import Forget, Looks, run_memory
 from carousel_training.cells.stack import StackShape, State, Step
 
 
 class MemoryLayer(RecurrentLayer):
-    """A forget gate starts with bias 1, as in `lstm.py`."""
+    """A forget gate begins open, as in every cell (`initial.py`)."""
 
     parts = ("h", "c")
     gates: ClassVar[tuple[str, ...]] = ("o", "i", "f", "g")
@@ -24,7 +25,7 @@ class MemoryLayer(RecurrentLayer):
         super().__init__(shape, layer)
         if self.forget is Forget.LEARNED:
             with torch.no_grad():
-                self.bias[self.rows("f")].fill_(1.0)
+                self.bias[self.rows("f")].fill_(KEEPING_BIAS)
 
     def looks(self) -> Looks:
         """What the gates see besides x_t and h_{t-1}."""

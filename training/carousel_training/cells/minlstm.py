@@ -3,6 +3,7 @@
 import torch
 from torch.nn import functional
 
+from carousel_training.cells.initial import KEEPING_BIAS
 from carousel_training.cells.layered_stack import LayeredStack, LayerRun, RecurrentLayer
 from carousel_training.cells.linear_scan import linear_scan
 from carousel_training.cells.memory import wide_type
@@ -23,7 +24,7 @@ class MinLSTMLayer(RecurrentLayer):
     def __init__(self, shape: StackShape, layer: int) -> None:
         super().__init__(shape, layer)
         with torch.no_grad():
-            self.bias[self.rows("f")].fill_(1.0)
+            self.bias[self.rows("f")].fill_(KEEPING_BIAS)
 
     def sequence(self, x_TBX: torch.Tensor, state: State, below_TBH: torch.Tensor | None) -> LayerRun:
         pre_TBG = self.from_input(x_TBX)

@@ -65,7 +65,13 @@ class RecurrentStack(nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.parameters())
+        """Those that are trained and that some output depends on."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad) - self.num_dead
+
+    @property
+    def num_dead(self) -> int:
+        """Trained values that no output depends on, since the cell masks them."""
+        return 0
 
     def initial_state(self, num_lanes: int, device: torch.device) -> State:
         """The state before any token."""
@@ -86,6 +92,14 @@ class RecurrentStack(nn.Module):
     def step(self, x_SBX: torch.Tensor, state: State) -> Step:
         """The same for T = 1, so S = 1 + num_context."""
         raise NotImplementedError
+
+
+def start_afresh(state: State, initial: State, is_fresh_B: torch.Tensor) -> State:
+    """`initial` in the lanes that begin afresh, `state` in the others."""
+    return tuple(
+        torch.where(is_fresh_B.view(-1, *[1] * (carried.dim() - 1)), first, carried)
+        for carried, first in zip(state, initial, strict=True)
+    )
 
 
 def vectors(parts: tuple[str, ...], shape: StackShape) -> StateLayout:

@@ -1,13 +1,12 @@
 """The time-delay network: the feed-forward language model over a fixed window (Bengio et al. 2003)."""
 
-import math
-
 import torch
 from torch import nn
 from torch.nn import functional
 
 from carousel.bundle.layout import StateLayout, StateTensor
 from carousel_training.cells.dropout import drop_units
+from carousel_training.cells.initial import initialise_input
 from carousel_training.cells.stack import RecurrentStack, StackShape, State, Step
 
 WINDOW = "window"
@@ -27,10 +26,9 @@ class TimeDelayStack(RecurrentStack):
         super().__init__(shape)
         widths = [shape.window * shape.input_size] + [shape.hidden_size] * (shape.num_layers - 1)
         self.layers = nn.ModuleList(nn.Linear(width, shape.hidden_size) for width in widths)
-        with torch.no_grad():
-            for layer, width in zip(self.linear_layers(), widths, strict=True):
-                nn.init.uniform_(layer.weight, -math.sqrt(3.0 / width), math.sqrt(3.0 / width))
-                layer.bias.zero_()
+        for layer in self.linear_layers():
+            initialise_input(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def linear_layers(self) -> list[nn.Linear]:
         return [layer for layer in self.layers if isinstance(layer, nn.Linear)]

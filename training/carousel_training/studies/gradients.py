@@ -20,7 +20,7 @@ from carousel_training.trainer import Trainer
 from carousel_training.vocabulary import encode_text
 
 FORGET_BIASES = (0.0, 1.0, 2.0)
-ELMAN_GAINS = (0.5, 1.0, 1.5)
+ELMAN_GAINS = (0.5, 1.0, 3.0)  # inputs of unit scale saturate tanh, so that it takes more than 1 to explode
 NO_CLIP = 1e12
 FLOOR = 1e-38  # where float32 ends; smaller norms are as good as zero
 
