@@ -26,7 +26,7 @@ test: $(READY)
 	$(BIN)/pytest
 
 packages: $(READY)    ## the wheel alone in an empty environment; our pins beside other servers' clients; the client alone
-	$(BIN)/pytest -m packaging tests/packaging
+	$(BIN)/pytest -m packaging
 
 check: $(READY)   ## style, types, import law, stubs and blocking client as generated, Dockerfile
 	$(BIN)/ruff check .
