@@ -25,7 +25,7 @@ demo: $(READY)    ## train, export, serve and stream
 test: $(READY)
 	$(BIN)/pytest
 
-packages: $(READY)    ## the wheel alone in an empty environment; our pins beside other servers' clients; the client alone
+packages: $(READY)    ## the wheel alone in an empty environment; our pins beside other servers' clients; the client alone; Node
 	$(BIN)/pytest -m packaging
 
 check: $(READY)   ## style, types, import law, stubs and blocking client as generated, Dockerfile

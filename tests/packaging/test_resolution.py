@@ -2,14 +2,13 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from tests.packaging.conftest import ROOT
 
 pytestmark = pytest.mark.packaging
 
-_ROOT = Path(__file__).parents[2]
-_OURS = f"{_ROOT}[redis,train,export,dev]"
+_OURS = f"{ROOT}[redis,train,export,dev]"
 _TRITON, _KSERVE = "tritonclient[grpc]>=2.73", "kserve>=0.21"  # older ones resolve more easily and prove less
 
 
@@ -17,5 +16,5 @@ _TRITON, _KSERVE = "tritonclient[grpc]>=2.73", "kserve>=0.21"  # older ones reso
 def test_the_pinned_set_resolves_together_with(others: tuple[str, ...]) -> None:
     """pip finds one version of everything, under our constraints, and installs nothing to find out."""
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--constraint", "constraints.txt"]
-    done = subprocess.run([*command, _OURS, *others], cwd=_ROOT, capture_output=True, text=True, timeout=280)
+    done = subprocess.run([*command, _OURS, *others], cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr

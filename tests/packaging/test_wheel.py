@@ -1,6 +1,5 @@
 """The wheel installs and serves in an empty environment with no checkout beside it, and brings its types."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -13,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from tests.bundles import write_bundle
+from tests.packaging.conftest import ROOT, clean_environ, make_environment
 
 pytestmark = pytest.mark.packaging
 
-_ROOT = Path(__file__).parents[2]
 _PACKAGES = ("carousel", "carousel_training", "carousel_export")
 _READY = re.compile(r"serving gRPC on (\S+), HTTP on")
 _PROGRAM = """
@@ -36,33 +35,21 @@ class Installed:
 
     def run(self, *arguments: str) -> str:
         command = [str(self.bin / arguments[0]), *arguments[1:]]
-        done = subprocess.run(command, cwd=self.folder, env=_environ(), capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            command, cwd=self.folder, env=clean_environ(), capture_output=True, text=True, timeout=120
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
-
-
-def _environ() -> dict[str, str]:
-    """Nothing that could lead back to the checkout."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(("CAROUSEL_", "PYTHON", "VIRTUAL_"))}
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built by way of the source distribution, as a release is."""
-    target = tmp_path_factory.mktemp("dist")
-    subprocess.run([sys.executable, "-m", "build", "--outdir", str(target), str(_ROOT)], check=True)
-    [made] = target.glob("*.whl")
-    return made
 
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
     place = tmp_path_factory.mktemp("empty")
-    subprocess.run([sys.executable, "-m", "venv", str(place / "env")], check=True)
-    constraints = shutil.copy(_ROOT / "constraints.txt", place)
-    pip = [str(place / "env" / "bin" / "pip"), "install", "--quiet", "--constraint", str(constraints), str(wheel)]
-    subprocess.run(pip, cwd=place, env=_environ(), check=True)
-    return Installed(place / "env" / "bin", place)
+    programs = make_environment(place / "env")
+    constraints = shutil.copy(ROOT / "constraints.txt", place)
+    pip = [str(programs / "pip"), "install", "--quiet", "--constraint", str(constraints), str(wheel)]
+    subprocess.run(pip, cwd=place, env=clean_environ(), check=True)
+    return Installed(programs, place)
 
 
 @contextmanager
@@ -70,7 +57,7 @@ def _served(installed: Installed) -> Iterator[str]:
     write_bundle(installed.folder / "bundle")
     command = [str(installed.bin / "carousel"), "serve", "bundle", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]
     with subprocess.Popen(
-        command, cwd=installed.folder, env=_environ(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command, cwd=installed.folder, env=clean_environ(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as server:
         try:
             assert server.stdout is not None
@@ -89,7 +76,7 @@ def test_the_wheel_holds_the_packages_with_their_types_and_nothing_else(wheel: P
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == set(_PACKAGES)
     assert {f"{package}/py.typed" for package in _PACKAGES} <= set(names)
     assert "carousel/v1/types_pb2.pyi" in names
-    assert sum(name.endswith(".lua") for name in names) == len(list((_ROOT / "server").rglob("*.lua")))
+    assert sum(name.endswith(".lua") for name in names) == len(list((ROOT / "server").rglob("*.lua")))
 
 
 def test_it_serves_where_nothing_else_is(installed: Installed) -> None:
@@ -105,7 +92,7 @@ def test_it_runs_from_where_it_was_installed(installed: Installed) -> None:
     told = installed.run(
         "python", "-c", "import carousel.app, sys; print(carousel.__file__ or carousel.__path__, sys.path)"
     )
-    assert str(_ROOT) not in told
+    assert str(ROOT) not in told
     names = installed.run("pip", "list", "--format", "freeze").lower()
     assert not re.search(r"^(torch|onnx|grpcio-tools|matplotlib)==", names, re.MULTILINE)
 
@@ -124,6 +111,8 @@ def test_a_type_checker_reads_its_types(installed: Installed) -> None:
         str(installed.folder / "cache"),
     ]
     command += ["--python-executable", str(installed.bin / "python"), str(program)]
-    done = subprocess.run(command, cwd=installed.folder, env=_environ(), capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        command, cwd=installed.folder, env=clean_environ(), capture_output=True, text=True, timeout=240
+    )
     assert 'Revealed type is "float"' in done.stdout.replace("builtins.", "")
     assert done.returncode == 0, done.stdout
