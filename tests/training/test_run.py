@@ -190,6 +190,16 @@ def test_a_run_keeps_the_precision_that_it_began_with(
     assert not run.materials.trainer.compute.uses_bfloat16
 
 
+def test_a_run_begins_with_the_frequencies_of_its_text(tiny_settings: Settings, tmp_path: Path) -> None:
+    """The output bias of a new run is the logarithm of each token's share of the training text."""
+    materials = start_run(tiny_settings, tmp_path / "run", quiet()).materials
+    letters = materials.corpus.train
+    for letter in sorted(set(letters)):
+        (token,) = materials.tokenizer.encode(letter)
+        share = materials.trainer.model.output_bias[token].exp().item()
+        assert share == pytest.approx(letters.count(letter) / len(letters), rel=1e-2)
+
+
 @pytest.mark.parametrize("num_negatives", [None, 9])
 def test_the_log_says_whether_training_nats_are_an_estimate(
     tiny_facts: dict[str, Any], tmp_path: Path, num_negatives: int | None
