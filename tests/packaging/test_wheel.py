@@ -87,6 +87,14 @@ def test_it_serves_where_nothing_else_is(installed: Installed) -> None:
         assert len(ids.split()) == 5
 
 
+def test_commands_that_need_more_say_so(installed: Installed) -> None:
+    """Training and export are in the wheel; what they need is an extra."""
+    for name in ("carousel-train", "carousel-export"):
+        done = subprocess.run([installed.bin / name], cwd=installed.folder, env=clean_environ(), capture_output=True)
+        assert done.returncode == 2
+        assert b"torch is not installed; pip install 'carousel-serving[" in done.stderr
+
+
 def test_it_runs_from_where_it_was_installed(installed: Installed) -> None:
     """No path leads back to the checkout; neither torch nor a build tool came along."""
     told = installed.run(
