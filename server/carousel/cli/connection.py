@@ -27,4 +27,5 @@ def explaining_missing(session_id: str) -> Iterator[None]:
     except ServerError as error:
         if not session_id or error.reason not in _MISSING:
             raise
-        raise CarouselError(f"{error} (make it with: carousel sessions create {shlex.quote(session_id)})") from error
+        argument = f"{'-- ' if session_id.startswith('-') else ''}{shlex.quote(session_id)}"
+        raise CarouselError(f"{error} (make it with: carousel sessions create {argument})") from error

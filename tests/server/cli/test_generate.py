@@ -74,6 +74,8 @@ def test_a_session_goes_on(run: Run, fake: Fake) -> None:
         "carousel: there is no session other (make it with: carousel sessions create other)\n"
     )
     assert run("generate", "a", "--session", "a b").err.endswith("create 'a b')\n")
+    assert run("generate", "a", "--session", "-x").err.endswith("create -- -x)\n")
+    assert run("sessions", "create", "--", "-x").out == "-x\n"
     assert run("sessions", "create", "other").code == 0
     assert run("generate", "a", "--session", "other").code == 0
     assert run("sessions", "delete", "other").code == 0
