@@ -2,13 +2,20 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 BLOCKING := server/carousel/client/_sync tests/server/client/_sync
+# What pip is told besides, such as another index. On Linux, plain torch brings CUDA: 2.7 GB to download. Without it, 0.2 GB:
+#   make demo PIP_OPTIONS='--extra-index-url https://download.pytorch.org/whl/cpu'
+PIP_OPTIONS ?=
 
-.PHONY: demo test check proto client bench chaos fuzz soak image
+.PHONY: demo test packages check proto client bench chaos fuzz soak image
 
 $(READY): pyproject.toml constraints.txt
+	@echo "Setting up .venv with about 90 packages; this takes a minute or two, once. It needs 1.6 GB on disk with PyTorch for"
+	@echo "CPUs. On Linux, the index may have PyTorch for CUDA alone (2.7 GB to download). For CPUs (0.2 GB), stop this and call"
+	@echo "  make demo PIP_OPTIONS='--extra-index-url https://download.pytorch.org/whl/cpu'"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[redis,train,export,dev]'
-	touch $(READY)
+	$(BIN)/pip install --quiet --constraint constraints.txt $(PIP_OPTIONS) --editable '.[redis,train,export,dev]'
+	@touch $(READY)
+	@echo "Set up."
 
 demo: $(READY)    ## train, export, serve and stream
 	$(BIN)/carousel-train --config training/demo.toml --out runs/demo --fresh
@@ -17,6 +24,9 @@ demo: $(READY)    ## train, export, serve and stream
 
 test: $(READY)
 	$(BIN)/pytest
+
+packages: $(READY)    ## the wheel alone in an empty environment; our pins beside other servers' clients; the client alone; Node
+	$(BIN)/pytest -m packaging
 
 check: $(READY)   ## style, types, import law, stubs and blocking client as generated, Dockerfile
 	$(BIN)/ruff check .

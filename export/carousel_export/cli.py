@@ -110,8 +110,10 @@ def export_checkpoint(
         served = OnnxModel(written)
         starts = () if text is None else check_starts(served, text, acceptance.max_start_cost)
         report = ParityReport((*judge(served).checks, *starts))
-        console.print(parity_table(report))
-        if not report.holds:
+        if report.holds:
+            console.print(describe_parity(report), soft_wrap=True, highlight=False)
+        else:
+            console.print(parity_table(report))
             raise ParityFailed(f"the bundle is not what it should be: {report.failures()}")
 
     return publish(trained, bundle, name, check, precision)
@@ -146,6 +148,15 @@ def _judge(
         return check_rounded(served, found, acceptance.max_perplexity_rise)
 
     return judge
+
+
+def describe_parity(report: ParityReport) -> str:
+    """Of a report that holds: one line, with the figure that is measured first."""
+    first = report.checks[0]
+    return (
+        f"the bundle computes what the trained model does: {len(report.checks)} checks hold; {first.name} "
+        f"{first.value:.2g} of at most {first.bound:.2g}"
+    )
 
 
 def parity_table(report: ParityReport) -> Table:

@@ -46,7 +46,7 @@ from carousel.sessions.service import Sessions
 from carousel.sessions.sweep import sweep
 from carousel.settings import Settings
 from carousel.state.codec import SnapshotCodec
-from carousel.state.selection import make_store
+from carousel.state.selection import choose_max_bytes, make_store
 from carousel.state.store import SessionStore
 from carousel.tasks import running_task
 from carousel.web.app import WebServer, make_app
@@ -67,13 +67,20 @@ class Running:
     store: SessionStore
 
 
-async def serve(bundle_directory: Path, settings: Settings, announce: Callable[[Running], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. `announce` is called once, when ready. A second signal kills."""
+async def serve(
+    bundle_directory: Path,
+    settings: Settings,
+    announce: Callable[[Running], None],
+    announce_drain: Callable[[float], None],
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. A second signal kills. `announce` is called once, when ready;
+    `announce_drain` when the first signal came, with the seconds that running turns have."""
     logs.watch_loop(asyncio.get_running_loop())
     with _stop_signal() as stopped:
         async with running(bundle_directory, settings) as server:
             announce(server)
             await _until_stopped(stopped, server.engine)
+            announce_drain(settings.drain_seconds)
 
 
 @contextlib.asynccontextmanager
@@ -82,6 +89,7 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
     log = structlog.get_logger("carousel.app")
     registry = CollectorRegistry()
     metrics = _make_metrics(registry)
+    _tell_limits(settings, metrics)
     bundle = Bundle.load(bundle_directory)
     model = _load_model(bundle, settings, metrics)
     engine = Engine(model, bundle.manifest.start_id, _bounds(settings), metrics, settings.token_delay_seconds)
@@ -101,6 +109,10 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
     async def tell_health() -> None:
         await rpc.set_ready(is_ready=readiness.is_ready)
 
+    async def after_sweep() -> None:
+        await tell_health()
+        await _tell_use(engine, store, metrics)
+
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(running_task("loop_watch", watch.run, metrics.task_restarted))
         await store.start(lives.tell)
@@ -113,7 +125,7 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
         stack.push_async_callback(web.stop)
         await rpc.start(settings.listen)
         stack.push_async_callback(rpc.stop, _LAST_BYTES_SECONDS)
-        sweeping = partial(sweep, lives, health, metrics, tell_health)
+        sweeping = partial(sweep, lives, health, metrics, after_sweep)
         await stack.enter_async_context(running_task("sweep", sweeping, metrics.task_restarted))
         stack.push_async_callback(lives.residents.leave_all)
         await stack.enter_async_context(running_task("residents", lives.residents.run, metrics.task_restarted))
@@ -191,6 +203,24 @@ def _make_metrics(registry: CollectorRegistry) -> Metrics:
         onnxruntime=OnnxModel.runtime_version,
     )
     return metrics
+
+
+def _tell_limits(settings: Settings, metrics: Metrics) -> None:
+    """Every number that bounds something; in Redis, how many sessions there are bounds nothing."""
+    of_store = {"max_session_bytes": choose_max_bytes(settings)}
+    if of_store["max_session_bytes"] is None:
+        of_store["max_sessions"] = None
+    for name, value in (dict(settings) | of_store).items():
+        if name.startswith(("max_", "reserved_")) and value is not None:
+            metrics.limit_is(name, value)
+
+
+async def _tell_use(engine: Engine, store: SessionStore, metrics: Metrics) -> None:
+    """Against the limits; how many calls and queued turns there are, the metrics are told as they come and go."""
+    metrics.num_busy_lanes(engine.num_busy_lanes)
+    num_bytes = await store.num_bytes()
+    if num_bytes is not None:
+        metrics.num_session_bytes(num_bytes)
 
 
 def _bounds(settings: Settings) -> Bounds:

@@ -58,6 +58,9 @@ class Metrics:
         self._depth = gauge("queued_turns", "Turns waiting for a lane.")
         self._wait = histogram("queue_wait_seconds", "From the arrival of a turn to its lane.", _LATENCY)
         self._live = gauge("live_sessions", "Sessions that exist now.")
+        self._bytes = gauge("session_bytes", "What sessions take; 0 in Redis, which does not tell.")
+        self._busy = gauge("busy_lanes", "Turns that run now, short ones included.")
+        self._limits = gauge("limit", "What the settings allow, by the setting's name.", "name")
         self._created = counter("sessions_created", "Sessions created.")
         self._ended = counter("sessions_ended", "Sessions that are gone, by reason.", "reason")
         self._store_up = gauge("store_up", "1 while the session store answers, else 0.")
@@ -129,6 +132,16 @@ class Metrics:
 
     def num_live_sessions(self, num_live: int) -> None:
         self._live.set(num_live)
+
+    def num_session_bytes(self, num_bytes: int) -> None:
+        self._bytes.set(num_bytes)
+
+    def num_busy_lanes(self, num_busy: int) -> None:
+        self._busy.set(num_busy)
+
+    def limit_is(self, name: str, value: int) -> None:
+        """`name` is a setting's."""
+        self._limits.labels(name).set(value)
 
     def store_is_up(self, is_up: bool) -> None:
         self._store_up.set(is_up)

@@ -20,14 +20,34 @@ from pydantic import (
 )
 
 from carousel.errors import SettingsInvalid
+from carousel.setting_problems import explain_problem
 from carousel.shares import OwnerLimits
 
 _PREFIX = "CAROUSEL_"
-_OF_OTHERS = frozenset({"CAROUSEL_ADDRESS", "CAROUSEL_TEST_DATA"})  # the client's and the tests'
+_OF_OTHERS = frozenset(  # the client's, the tests', and what the files in deploy/ are told
+    {"CAROUSEL_ADDRESS", "CAROUSEL_TEST_DATA", "CAROUSEL_BUNDLE", "CAROUSEL_BIND"}
+    | {f"CAROUSEL_{replica}{part}" for replica in "AB" for part in ("", "_GRPC", "_HTTP")}
+)
+_BAD_KEY = "must be base64 of 32 bytes, several with commas between; `carousel new-key` prints one"
 
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]  # what the wire can say
 Seconds = Annotated[float, Field(gt=0, le=1e9)]  # so that a time stamp can hold the end
 Provider = Literal["cpu", "cuda"]
+
+GROUPS = {  # each from this setting on, up to the next one
+    "listen": "Addresses",
+    "providers": "Model",
+    "max_lanes": "Turns",
+    "max_streams": "Calls and connections",
+    "max_chunk_tokens": "Steps",
+    "max_input_tokens": "Size of a request",
+    "max_sessions": "Sessions, and where they live",
+    "retained_turns": "What a session keeps",
+    "seal_keys": "Sealed states",
+    "session_idle_seconds": "Lifetimes",
+    "owner_metadata": "Owners",
+    "unready_without_store": "Operation",
+}
 
 
 class Settings(BaseModel):
@@ -136,16 +156,19 @@ class Settings(BaseModel):
     def _decode_keys(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        keys = [base64.b64decode(part, validate=True) for part in value.split(",") if part]
+        try:
+            keys = [base64.b64decode(part, validate=True) for part in value.split(",") if part]
+        except ValueError as error:
+            raise ValueError(_BAD_KEY) from error
         if any(len(key) != 32 for key in keys):
-            raise ValueError("a key is base64 of 32 bytes")
+            raise ValueError(_BAD_KEY)
         return tuple(SecretBytes(key) for key in keys)
 
     @field_validator("store")
     @classmethod
     def _check_store(cls, value: str) -> str:
         if value != "memory" and not value.startswith(("sqlite:", "redis://", "rediss://", "unix://")):
-            raise ValueError("must be memory, sqlite:PATH, redis://... or rediss://...")
+            raise ValueError("must be memory, sqlite:PATH, redis://HOST or rediss://HOST")
         return value
 
     @model_validator(mode="after")
@@ -165,7 +188,7 @@ class Settings(BaseModel):
     def _check_owner_metadata(cls, value: str) -> str:
         """Metadata keys are lower case on the wire."""
         if value and not re.fullmatch(r"[0-9a-z_.-]+", value.lower()):
-            raise ValueError("is no metadata key: letters, digits, dot, dash and underscore")
+            raise ValueError("must be a metadata key: letters, digits, dot, dash and underscore")
         if value.lower().startswith("grpc-") or value.lower().endswith("-bin"):
             raise ValueError("must not begin with grpc- or end with -bin")
         return value.lower()
@@ -199,7 +222,7 @@ def read_settings(environ: Mapping[str, str], overrides: Mapping[str, str]) -> S
     try:
         return Settings.model_validate(values | dict(overrides))
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        problems = (explain_problem(problem, Settings.model_fields) for problem in error.errors())
         raise SettingsInvalid("; ".join(problems)) from error
 
 
@@ -207,5 +230,5 @@ def split_address(address: str) -> tuple[str, int]:
     """`host:port`, an IPv6 host in brackets. Raises ValueError."""
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isdigit() or int(port) > 65_535:
-        raise ValueError(f"{address!r} is not host:port")
+        raise ValueError(f"must be host:port, not {address!r}")
     return host.strip("[]"), int(port)

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import urllib.request
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
 from tests import bundles
 from tests.fakes import ToyModel
 
@@ -150,8 +152,9 @@ async def test_leaving_ends_what_does_not_finish_with_unavailable(bundle: Path) 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_ends_serving(bundle: Path, number: signal.Signals) -> None:
-    """`serve` announces once, drains at the first signal, returns, and gives the signals back."""
+    """`serve` announces once, drains at the first signal, says how long, returns, and gives the signals back."""
     announced: list[Running] = []
+    drains: list[float] = []
 
     def announce(server: Running) -> None:
         announced.append(server)
@@ -160,11 +163,12 @@ async def test_a_signal_ends_serving(bundle: Path, number: signal.Signals) -> No
 
     before = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
     try:
-        await asyncio.wait_for(serve(bundle, Settings(**LOCAL), announce), 20)
+        await asyncio.wait_for(serve(bundle, Settings(**LOCAL, drain_seconds=7.0), announce, drains.append), 20)
     finally:
         for one, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
             signal.signal(one, handler)
     assert len(announced) == 1
+    assert drains == [7.0]
     assert no_task_is_left()
 
 
@@ -459,3 +463,44 @@ async def test_a_drain_amid_many_sequences_loses_nothing(bundle: Path, tmp_path:
             row = await server.store.read("", f"s{number}")
             assert isinstance(row, Row)
             assert row.position >= position
+
+
+def _gauges(address: str) -> dict[str, float]:
+    """Of the page for Prometheus, by name, or by name and limit."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as page:
+        families = list(text_string_to_metric_families(page.read().decode()))
+    samples = [sample for family in families if family.type == "gauge" for sample in family.samples]
+    return {sample.name + sample.labels.get("name", ""): sample.value for sample in samples}
+
+
+async def _gauges_when(address: str, is_so: Callable[[dict[str, float]], bool]) -> dict[str, float]:
+    """They are told once a second."""
+    async with asyncio.timeout(20):
+        while not is_so(found := await asyncio.to_thread(_gauges, address)):
+            await asyncio.sleep(0.05)
+    return found
+
+
+async def test_use_and_limits_are_told_side_by_side(bundle: Path) -> None:
+    """What runs and what sessions take; and every number that bounds something, also one that the store chooses."""
+    settings = Settings(**LOCAL, max_lanes=3, max_lanes_per_owner=2, max_generated_tokens=10**6, max_answer_items=10**6)
+    async with running(bundle, settings) as server, grpc.aio.insecure_channel(server.grpc_address) as channel:
+        assert (await asyncio.to_thread(_gauges, server.http_address))["carousel_busy_lanes"] == 0
+        await sessions_pb2_grpc.SessionsStub(channel).CreateSession(sessions_pb2.CreateSessionRequest())
+        endless = language_model_pb2_grpc.LanguageModelStub(channel).Generate(request(10**6))
+        await endless.read()
+        found = await _gauges_when(
+            server.http_address, lambda now: bool(now["carousel_session_bytes"] and now["carousel_busy_lanes"])
+        )
+        assert found["carousel_busy_lanes"] == 1
+        assert found["carousel_live_sessions"] == 1
+        endless.cancel()
+        await _gauges_when(server.http_address, lambda now: not now["carousel_busy_lanes"])
+    limits = {name.removeprefix("carousel_limit"): n for name, n in found.items() if name.startswith("carousel_limit")}
+    assert limits["max_lanes"] == 3
+    assert limits["max_lanes_per_owner"] == 2
+    assert limits["max_session_bytes"] == 2**31
+    assert limits["reserved_streams"] == settings.reserved_streams
+    assert "max_sessions_per_owner" not in limits
+    numbers = {name for name, value in settings if name.startswith("max_") and value is not None}
+    assert numbers | {"max_session_bytes", "reserved_streams"} == limits.keys()

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from carousel.metrics import Metrics
 
-LABELS = {"method", "code", "reason", "error", "task", "le"}
+LABELS = {"method", "code", "reason", "error", "task", "name", "le"}
 INFO_LABELS = {"version", "onnxruntime", "name", "digest", "cell", "precision", "provider"}
 
 
@@ -36,6 +36,9 @@ def registry() -> CollectorRegistry:
     metrics.waited(0.5)
     metrics.session_created()
     metrics.num_live_sessions(4)
+    metrics.num_session_bytes(2048)
+    metrics.num_busy_lanes(3)
+    metrics.limit_is("max_lanes", 64)
     metrics.session_ended("expired")
     metrics.store_is_up(True)
     metrics.task_restarted("sweep")
@@ -90,6 +93,9 @@ def test_labels_are_bounded_sets(registry: CollectorRegistry) -> None:
         ("queued_turns", {}, 5),
         ("queue_wait_seconds_sum", {}, 0.5),
         ("live_sessions", {}, 4),
+        ("session_bytes", {}, 2048),
+        ("busy_lanes", {}, 3),
+        ("limit", {"name": "max_lanes"}, 64),
         ("sessions_created_total", {}, 1),
         ("sessions_ended_total", {"reason": "expired"}, 1),
         ("store_up", {}, 1),

@@ -113,7 +113,7 @@ def test_what_is_made_at_the_start_is_bounded_in_a_sentence() -> None:
     """Lanes and threads: the largest that is allowed is told, and is allowed."""
     for name, most in (("max_lanes", 65_536), ("max_short_lanes", 4_096), ("num_threads", 1_024)):
         assert getattr(read_settings({}, {name: str(most)}), name) == most
-        with pytest.raises(SettingsInvalid, match=f"^{name}: Input should be less than or equal to {most}$"):
+        with pytest.raises(SettingsInvalid, match=f"^{name}: must be at most {most}, not '2000000000'$"):
             read_settings({}, {name: "2000000000"})
 
 

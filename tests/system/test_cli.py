@@ -57,10 +57,14 @@ def test_a_text_beyond_one_request_scores_like_its_parts(server: ServerProcess, 
 
 
 def test_words_are_completed(server: ServerProcess) -> None:
-    """Every suggestion begins with what was typed, the likeliest first."""
-    [line] = _run(server, "predict", "--words", "3", "--json", stdin="The car\n").splitlines()
-    words = json.loads(line)["words"]
-    assert len(words) == 3
+    """Every suggestion begins with what was typed, the likeliest first; after a whole word the next one is offered."""
+    known = "The carousel turns and the horses rise and"
+    typed = f"The car\n{known}\n{known} \n"
+    begun, whole, after = map(json.loads, _run(server, "predict", "--words", "3", "--json", stdin=typed).splitlines())
+    assert (begun["prefix"], whole["prefix"], after["prefix"]) == (" car", "", " ")
+    assert whole["words"] == after["words"]
+    words = begun["words"]
+    assert 1 <= len(words) <= 3
     assert all(word["text"].strip().startswith("car") for word in words)
     probabilities = [word["probability"] for word in words]
     assert probabilities == sorted(probabilities, reverse=True)

@@ -79,15 +79,29 @@ def _predict_across_the_end(client: Client, server: ServerProcess) -> None:
 
 
 def test_a_second_sigterm_exits_at_once(bundle: Path) -> None:
-    """While it drains, another SIGTERM ends the process by the signal."""
+    """While it drains, another SIGTERM ends the process by the signal; what it does was said after the first."""
     with serve(bundle, "--set", "drain_seconds=60") as server, Client(server.grpc_address) as client:
         first = threading.Event()
         thread = _start_endless(server.grpc_address, first, [])
         server.process.send_signal(signal.SIGTERM)
         _wait_until_not_serving(client)
+        assert server.process.stdout is not None
+        told = server.process.stdout.readline()
+        assert "up to 60 s" in told
+        assert "A second Ctrl-C or SIGTERM ends the server at once" in told
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(10) == -signal.SIGTERM
         thread.join(30)
+
+
+def test_a_drain_that_nobody_reads_is_a_drain(bundle: Path) -> None:
+    """Where standard output is a closed pipe, the server still ends well."""
+    with serve(bundle) as server:
+        output, server.process.stdout = server.process.stdout, None
+        assert output is not None
+        output.close()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
 
 
 def test_garbage_on_the_port_disturbs_nobody(server: ServerProcess) -> None:

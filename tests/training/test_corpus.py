@@ -46,6 +46,7 @@ def test_a_folder_is_its_matching_files_in_order(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     corpus = read_corpus(CorpusSettings(text=(tmp_path,), valid_fraction=0.2))
     assert corpus.train + corpus.valid == "first...second."
+    assert corpus.reading.describe() == "read 2 files; skipped 1: other kinds (.bin 1)"
 
 
 def test_the_default_is_a_text_of_the_package() -> None:
@@ -105,8 +106,8 @@ def test_an_unreadable_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_folder_without_texts_is_named(tmp_path: Path) -> None:
-    """A folder in which nothing matches is an error with the folder and the pattern."""
-    with pytest.raises(CorpusError, match=r"holds no file that matches \*\*/\*.txt"):
+    """A folder in which nothing is text is an error with the folder and what was sought."""
+    with pytest.raises(CorpusError, match="holds no text: it is sought in .txt, .md, .py and .log files"):
         read_corpus(CorpusSettings(text=(tmp_path,)))
 
 

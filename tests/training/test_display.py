@@ -45,3 +45,17 @@ def test_the_bar_says_when_nats_are_an_estimate() -> None:
     with Display(Console(file=screen, force_terminal=True, width=140, color_system=None)) as display:
         display.report_steps(step_report(10, 0.25, 100.0, is_sampled=True), 50.0)
     assert "2.500 nats (drawn words)" in screen.getvalue()
+
+
+def test_where_there_is_no_bar_the_first_step_is_a_line() -> None:
+    """That it goes on is seen within a step; later ones are left to validations, and a terminal has its bar."""
+    screen = io.StringIO()
+    with Display(Console(file=screen, width=200)) as display:
+        display.report_steps(step_report(1, 0.01, 1.25), 50.0)
+        display.report_steps(step_report(2, 0.02, 2.5), 50.0)
+    assert screen.getvalue().splitlines() == ["step 1: 2.5000 nats after 1.2 s; the next line is a validation's"]
+    screen = io.StringIO()
+    with Display(Console(file=screen, force_terminal=True, width=120, color_system=None)) as display:
+        display.report_steps(step_report(1, 0.01, 1.25), 50.0)
+    assert "the next line" not in screen.getvalue()
+    assert "2.500 nats" in screen.getvalue()

@@ -85,7 +85,16 @@ def test_a_run_in_steps_evaluates_on_the_way_and_at_the_end() -> None:
         *[("evaluate", 12), ("worse", 12), ("save last", 12)],
     ]
     assert (outcome.progress.best_nats, outcome.progress.best_step, outcome.is_interrupted) == (2.0, 10, False)
-    assert [report.step for report in desk.steps] == [2, 4, 6, 8, 10, 12]
+    assert [report.step for report in desk.steps] == [1, 2, 4, 6, 8, 10, 12]
+
+
+@pytest.mark.parametrize(("log_every", "told"), [(1, [1, 2, 3]), (2, [1, 2]), (3, [1, 2, 3]), (25, [1, 2])])
+def test_the_first_steps_are_told_whatever_the_pace(log_every: int, told: list[int]) -> None:
+    """So that a model of slow steps shows life at once; each step once."""
+    desk = FakeDesk()
+    evaluation = EvaluationSettings(every_steps=5, log_every=log_every)
+    fit(build(), desk, BudgetSettings(max_steps=3), evaluation, Progress(), FakeClock())
+    assert [report.step for report in desk.steps] == told
 
 
 def test_patience_ends_a_run() -> None:

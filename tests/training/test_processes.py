@@ -82,7 +82,7 @@ def test_two_processes_give_the_loss_curve_of_one(train: Train) -> None:
     the weights and the states of all lanes at the end."""
     alone = train("alone", "--max-steps", "20")
     together = train("together", "--max-steps", "20", num_processes=2)
-    assert len(losses(together)) == 6
+    assert len(losses(together)) == 8
     assert losses(together) == pytest.approx(losses(alone), rel=1e-4)
     found, expected = (load_checkpoint(directory, LAST).tensors for directory in (together, alone))
     for name in expected:

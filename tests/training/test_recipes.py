@@ -20,6 +20,13 @@ def test_a_recipe_holds_known_settings_and_no_paths(recipe: Path) -> None:
     assert recipe.read_text(encoding="utf-8").startswith("# ")
 
 
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
+def test_a_recipe_for_wikitext_knows_all_its_words(recipe: Path) -> None:
+    """The bound on words leaves none of them out."""
+    vocabulary = Settings.load(recipe).vocabulary
+    assert vocabulary.kind != "word" or vocabulary.max_words == WIKITEXT_WORDS
+
+
 def test_the_gpu_recipe_is_as_large_as_it_says() -> None:
     """The AWD-LSTM has fewer than 30 million parameters besides the embedding, as the published one."""
     settings = Settings.load(next(recipe for recipe in RECIPES if recipe.stem == "wikitext2-awd-lstm-gpu"))

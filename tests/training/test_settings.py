@@ -20,10 +20,14 @@ def test_overrides_win_over_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("model.hiden_size=32", "unknown setting model.hiden_size"),
-        ("modle.hidden_size=32", "unknown setting modle"),
-        ("model.hidden_size=0", "model.hidden_size"),
-        ("model.dropout=nan", "model.dropout"),
+        ("model.hiden_size=32", r"unknown setting model.hiden_size; did you mean model.hidden_size\?$"),
+        ("modle.hidden_size=32", r"unknown setting modle; did you mean model\?$"),
+        ("nonsense=32", r"unknown setting nonsense \(`carousel-train settings` lists them\)$"),
+        ("model.hidden_size=0", "model.hidden_size: must be at least 1, not '0'$"),
+        ("model.hidden_size=1.5", "model.hidden_size: must be a whole number, not '1.5'$"),
+        ("model.hidden_size=[1]", "model.hidden_size: must be a whole number, not '\\[1\\]'$"),
+        ("model.tied=2", "model.tied: must be true or false, not '2'$"),
+        ("model.dropout=nan", "model.dropout: must be "),
         ("model.cell=jordan", "model.cell"),
         ("budget.max_minutes=-1", "budget.max_minutes"),
         ("seed.x=1", "seed"),

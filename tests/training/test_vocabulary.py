@@ -66,6 +66,13 @@ def test_rare_words_can_be_left_out() -> None:
     assert often.encode("b") == often.encode("<unk>")
 
 
+def test_words_are_bounded_unless_asked_for() -> None:
+    """20,000 by default, unknown and end of line among them; more where more are named."""
+    text = "".join(f"w{number} " for number in range(30_000))
+    assert learn_vocabulary(text, VocabularySettings(kind=TokenizerKind.WORD)).size == 20_000
+    assert learn_vocabulary(text, VocabularySettings(kind=TokenizerKind.WORD, max_words=99_999)).size == 30_002
+
+
 def test_byte_pairs_learn_the_same_from_the_same(tmp_path: Path) -> None:
     """Learning twice gives the same file, of the size that was asked for."""
     text = "".join(f"round and round goes number {n}, and nothing rounds it down.\n" for n in range(200))
@@ -100,6 +107,6 @@ def test_wikitext_is_counted_as_the_papers_do() -> None:
     if "CAROUSEL_TEST_DATA" not in os.environ or not folder.is_dir():
         pytest.skip("CAROUSEL_TEST_DATA names no folder with wikitext-2/{train,valid,test}.txt")
     texts = [(folder / f"{part}.txt").read_text(encoding="utf-8") for part in ("train", "valid", "test")]
-    tokenizer = learn_vocabulary(texts[0], VocabularySettings(kind=TokenizerKind.WORD))
+    tokenizer = learn_vocabulary(texts[0], VocabularySettings(kind=TokenizerKind.WORD, max_words=99_999))
     assert tokenizer.size == 33_278
     assert [len(encode_text(tokenizer, text)) for text in texts] == [2_088_628, 217_646, 245_569]

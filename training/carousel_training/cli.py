@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from carousel.bundle.tokenizer import TokenizerKind
 from carousel_training.checkpoint import LAST, load_checkpoint
 from carousel_training.display import Display
 from carousel_training.errors import SettingsError, TrainingError
@@ -21,6 +22,7 @@ from carousel_training.processes import join_processes, own_directory
 from carousel_training.repeats import LENGTH
 from carousel_training.run import Run, resume_run, start_run
 from carousel_training.settings import BudgetSettings, Settings
+from carousel_training.settings_list import list_settings
 from carousel_training.studies.commands import add_studies
 
 EXIT_INTERRUPTED = 130
@@ -63,13 +65,16 @@ def train(
     with join_processes(os.environ) as crew, own_directory(crew, out, is_copied=resume) as place:
         console = Console(quiet=not crew.is_first)
         try:
+            status = console.status("reading the text, learning the vocabulary")
             if resume:
                 if config or text or overrides or fresh:
                     raise SettingsError("--resume takes its settings from the checkpoint; leave the other options out")
-                run = resume_run(place, Display(console), _new_budget(place, max_steps, max_minutes))
+                with status:
+                    run = resume_run(place, Display(console), _new_budget(place, max_steps, max_minutes))
             else:
                 settings = Settings.load(config, _overrides(overrides, text, max_steps, max_minutes))
-                run = start_run(settings, place, Display(console), is_fresh=fresh)
+                with status:
+                    run = start_run(settings, place, Display(console), is_fresh=fresh)
             _introduce(run, console)
             with catch_interruption() as interruption:
                 outcome = run.execute(lambda: interruption.is_requested)
@@ -79,6 +84,7 @@ def train(
         _conclude(run, outcome, console)
 
 
+app.command("settings")(list_settings)
 add_studies(app)
 
 
@@ -124,6 +130,15 @@ def _introduce(run: Run, console: Console) -> None:
         f"{materials.tokenizer.size:,}; {trainer.model.num_parameters:,} parameters; {trainer.compute.describe()}",
         soft_wrap=True,
     )
+    words = materials.settings.vocabulary
+    if materials.tokenizer.kind == TokenizerKind.WORD and materials.tokenizer.size == words.max_words:
+        console.print(
+            f"the vocabulary is the {words.max_words:,} commonest words; vocabulary.max_words says how many",
+            soft_wrap=True,
+            highlight=False,
+        )
+    if files := materials.corpus.reading.describe():
+        console.print(escape(files), soft_wrap=True, highlight=False)
     console.print(
         f"{materials.share_leaked:.1%} of the validation text stands in the training text, in stretches of "
         f"{LENGTH} characters or more",

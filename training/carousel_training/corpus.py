@@ -4,25 +4,27 @@ It knows no tokens. Text is kept as it is in the files, line ends included; seve
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from carousel_training.errors import CorpusError
 from carousel_training.repeats import drop_repeats
 from carousel_training.settings import CorpusSettings
+from carousel_training.text_files import Reading, TextReader
 
 TALES = Path(__file__).parent / "texts" / "grimm.txt"
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Training, validation and test text; `source` says for people where it is from."""
+    """Training, validation and test text; `source` says for people where it is from, `reading` from which files."""
 
     source: str
     train: str
     valid: str
     test: str
+    reading: Reading = Reading()
 
     @property
     def num_bytes(self) -> int:
@@ -43,12 +45,14 @@ class Corpus:
 
 def read_corpus(settings: CorpusSettings) -> Corpus:
     """Raises CorpusError naming the file that is missing, unreadable, empty or not UTF-8."""
+    reader = TextReader(settings.pattern)
     if settings.train:
-        parts = [_read_all(paths, settings.pattern) for paths in (settings.train, settings.valid, settings.test)]
-        return Corpus(_names(settings.train), *parts)
+        train, valid, test = (reader.read(paths) for paths in (settings.train, settings.valid, settings.test))
+        return Corpus(_names(settings.train), train, valid, test, reader.reading)
     files = settings.text or (TALES,)
-    text = _read_all(files, settings.pattern)
-    return split_text(_names(files), drop_repeats(text) if settings.drop_repeats else text, settings)
+    text = reader.read(files)
+    corpus = split_text(_names(files), drop_repeats(text) if settings.drop_repeats else text, settings)
+    return replace(corpus, reading=reader.reading)
 
 
 def split_text(source: str, text: str, settings: CorpusSettings) -> Corpus:
@@ -63,29 +67,3 @@ def split_text(source: str, text: str, settings: CorpusSettings) -> Corpus:
 
 def _names(paths: Sequence[Path]) -> str:
     return ", ".join(path.name or str(path) for path in paths)
-
-
-def _read_all(paths: Iterable[Path], pattern: str) -> str:
-    return "".join(_read(file) for path in paths for file in _files(path, pattern))
-
-
-def _files(path: Path, pattern: str) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    found = sorted(file for file in path.glob(pattern) if file.is_file())
-    if not found:
-        raise CorpusError(f"the folder {path} holds no file that matches {pattern}")
-    return found
-
-
-def _read(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CorpusError(f"cannot read {path}: {error.strerror or error}") from error
-    if not content:
-        raise CorpusError(f"{path} is empty")
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{path} is not UTF-8: byte {error.start} is {content[error.start]:#04x}") from error

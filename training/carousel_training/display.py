@@ -42,6 +42,13 @@ class Display:
         self._bar.stop()
 
     def report_steps(self, report: StepReport, tokens_per_second: float) -> None:
+        """The bar moves; where there is none, the run's first step is told in a line, and no other."""
+        if report.step == 1 and not self._console.is_terminal:
+            self._console.print(
+                f"step 1: {report.nats:.4f} nats after {report.elapsed_seconds:.1f} s; the next line is a validation's",
+                highlight=False,
+                soft_wrap=True,
+            )
         self._bar.update(
             self._task,
             completed=report.share,

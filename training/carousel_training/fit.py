@@ -16,6 +16,8 @@ from carousel_training.trainer import Trainer
 
 Clock = Callable[[], float]
 
+_FIRST_STEPS = (1, 2, 5, 10)
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -96,7 +98,7 @@ def fit(
     while not is_done(budget, progress, trainer.step):
         trainer.advance(share_done(budget, progress, trainer.step))
         progress = replace(progress, elapsed_seconds=clock() - started)
-        if trainer.step % evaluation.log_every == 0:
+        if _is_to_be_told(trainer.step, evaluation.log_every):
             _report_steps(trainer, desk, budget, progress)
         if trainer.step % evaluation.every_steps == 0:
             progress = _evaluate(trainer, desk, progress)
@@ -109,6 +111,11 @@ def fit(
         progress = _evaluate(trainer, desk, progress)
         desk.save_last(progress)
     return Outcome(progress, is_interrupted=False)
+
+
+def _is_to_be_told(step: int, log_every: int) -> bool:
+    """Every so many steps; of the first ones some besides, so that nobody waits to see whether anything happens."""
+    return step % log_every == 0 or (step in _FIRST_STEPS and step < log_every)
 
 
 def share_done(budget: BudgetSettings, progress: Progress, step: int) -> float:

@@ -5,13 +5,14 @@ Paths are relative to the working directory. This module reads no corpus and bui
 """
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from carousel.bundle.tokenizer import TokenizerKind
+from carousel.setting_problems import explain_problem
 from carousel_training.errors import SettingsError
 
 DEFAULT_MINUTES = 10.0
@@ -50,16 +51,17 @@ class Section(BaseModel):
 class CorpusSettings(Section):
     """Where the text comes from. `text` is split by the fractions; `train`, `valid` and `test` are taken as they are.
 
-    With none of them it is the package's own tales. A folder stands for the files in it that match `pattern`, in sorted
-    order. The validation part follows the training part, the test part follows that. `drop_repeats` leaves out lines of
-    `text` that repeat earlier ones, so that no part holds what another has.
+    With none of them it is the package's own tales. A folder stands for the .txt, .md, .py and .log files in it and
+    below, hidden ones left out, or for those that match `pattern`, such as **/*.rst; in sorted order. The validation
+    part follows the training part, the test part follows that. `drop_repeats` leaves out lines of `text` that repeat
+    earlier ones, so that no part holds what another has.
     """
 
     text: tuple[Path, ...] = ()
     train: tuple[Path, ...] = ()
     valid: tuple[Path, ...] = ()
     test: tuple[Path, ...] = ()
-    pattern: str = "**/*.txt"
+    pattern: str | None = None
     drop_repeats: bool = False
     valid_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     test_fraction: Fraction = 0.0
@@ -78,11 +80,14 @@ class CorpusSettings(Section):
 
 
 class VocabularySettings(Section):
-    """What a token is. `size` bounds BPE; `max_words` (none: all words) and `min_count` bound words and characters."""
+    """What a token is. `size` bounds BPE. `max_words` bounds words: a larger output layer costs time in every step, and
+    rare words teach little; who wants them all names a number that is large enough. `min_count` bounds words and
+    characters.
+    """
 
     kind: TokenizerKind = TokenizerKind.BPE
     size: Annotated[int, Field(ge=256)] = 4096
-    max_words: Annotated[int, Field(ge=3)] | None = None
+    max_words: Annotated[int, Field(ge=3)] | None = 20_000
     min_count: Count = 1
 
 
@@ -286,8 +291,12 @@ def _value(text: str) -> Any:
 
 
 def _sentence(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"unknown setting {where}"
-    return f"{where}: {first['msg'].removeprefix('Value error, ')}"
+    return explain_problem(error.errors(include_url=False)[0], _names(Settings), "carousel-train settings")
+
+
+def _names(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Of all settings and sections, as overrides have them."""
+    for key, field in section.model_fields.items():
+        yield prefix + key
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _names(field.annotation, f"{key}.")

@@ -84,7 +84,9 @@ class Manifest:
         """Raises BundleInvalid for another schema version, a bad or missing value, a digest that does not fit."""
         version = facts.get("schema_version")
         if version != SCHEMA_VERSION:
-            raise BundleInvalid(f"{FILE_NAME} has schema version {version!r}; this server reads {SCHEMA_VERSION}")
+            raise BundleInvalid(
+                f"{FILE_NAME} has schema version {version!r}; this server reads {SCHEMA_VERSION}{_remedy(version)}"
+            )
         rest = {key: value for key, value in facts.items() if key not in ("schema_version", "digest")}
         try:
             rest["state"] = StateLayout.from_json(rest["state"])
@@ -142,6 +144,14 @@ class Bundle:
     def read_graph(self, name: str) -> bytes:
         """The bytes that were digested. Raises BundleInvalid if the file has been changed since."""
         return _read_verified(self.directory, name, self.manifest.files[name])
+
+
+def _remedy(version: Any) -> str:
+    """What to do about another schema version; nothing to say where it is none."""
+    if not isinstance(version, int) or isinstance(version, bool):
+        return ""
+    is_older = version < SCHEMA_VERSION
+    return ": export it anew with carousel-export RUN BUNDLE" if is_older else ": it needs a newer carousel-serving"
 
 
 def file_digest(path: Path) -> str:

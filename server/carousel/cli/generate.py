@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from carousel.cli.connection import DEFAULT_ADDRESS, Address, AsJson, SessionId
-from carousel.cli.texts import STANDARD_INPUT, read_text, show
+from carousel.cli.connection import DEFAULT_ADDRESS, Address, AsJson, SessionId, explaining_missing
+from carousel.cli.texts import STANDARD_INPUT, read_text
+from carousel.cli.transcript import Transcript
 from carousel.client import Client, GenerateOptions, Piece, Prompt
 
 
@@ -18,7 +19,9 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="What to continue; - reads it from standard input.")] = "",
     session: SessionId = "",
     max_tokens: Annotated[int | None, typer.Option(help="How many tokens at most.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 always takes the likeliest token.")] = None,
+    temperature: Annotated[
+        float, typer.Option(help="0 always takes the likeliest token, 1 draws as the model says.")
+    ] = 0.7,
     top_k: Annotated[int | None, typer.Option(help="Choose among the k likeliest.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Choose among the likeliest up to this probability.")] = None,
     min_p: Annotated[float | None, typer.Option(help="Drop tokens below this share of the likeliest.")] = None,
@@ -27,7 +30,7 @@ def generate(
     frequency_penalty: Annotated[float | None, typer.Option(help="The same, for each time they occur.")] = None,
     logit_bias: Annotated[list[str] | None, typer.Option(metavar="ID=BIAS", help="Added to a token's logit.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
-    n: Annotated[int | None, typer.Option("--n", help="So many texts, each with the next seed.")] = None,
+    n: Annotated[int | None, typer.Option("--n", help="How many texts, each with the next seed.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text. Repeatable.")] = None,
     stop_id: Annotated[list[int] | None, typer.Option(help="End after this token. Repeatable.")] = None,
     log_probabilities: Annotated[int | None, typer.Option(help="Candidates to report per token, with --json.")] = None,
@@ -35,7 +38,10 @@ def generate(
     as_json: AsJson = False,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
-    """Continue a text; what the model writes is printed as it comes."""
+    """Continue a text; what the model writes is printed as it comes.
+
+    On a terminal the prompt stands before it, and pace and seed after it; a pipe gets the model's text alone.
+    """
     options = GenerateOptions(
         max_tokens=max_tokens,
         temperature=temperature,
@@ -51,28 +57,32 @@ def generate(
         stop_ids=stop_id,
         num_log_probabilities=log_probabilities,
         n=n,
-        content="both" if as_json else "ids" if ids else "text",
+        content="both" if as_json or sys.stdout.isatty() else "ids" if ids else "text",  # a terminal counts tokens
     )
     given = read_text(prompt) if prompt == STANDARD_INPUT else prompt
-    with Client(address) as client:
+    transcript = Transcript(is_terminal=sys.stdout.isatty() and not as_json)
+    with Client(address) as client, explaining_missing(session):
         stream = client.generate(_parse_ids(given) if ids else given, session_id=session, **options)
-        if (n or 1) > 1 and not as_json:
-            _print_branches(stream, ids=ids)
-            return
-        last = "\n"
-        for piece in stream:
-            last = _print(_format(piece, ids=ids, as_json=as_json)) or last
-    if not last.endswith("\n") and (ids or sys.stdout.isatty()):
-        print()
+        with transcript.around(f"{given} " if ids and given else given):
+            if (n or 1) > 1 and not as_json:
+                _write_branches(transcript, stream, ids=ids)
+            else:
+                for piece in stream:
+                    transcript.count(piece)
+                    transcript.write(_format(piece, ids=ids, as_json=as_json))
+    if ids:
+        transcript.end_line()
 
 
-def _print_branches(stream: Iterable[Piece], *, ids: bool) -> None:
+def _write_branches(transcript: Transcript, stream: Iterable[Piece], *, ids: bool) -> None:
     """One after the other under a heading each: they come mixed."""
     texts: dict[int, str] = {}
     for piece in stream:
+        transcript.count(piece)
         texts[piece.branch] = texts.get(piece.branch, "") + _format(piece, ids=ids, as_json=False)
+    transcript.end_line()
     for number in sorted(texts):
-        _print(f"--- {number + 1} of {len(texts)}\n{texts[number]}\n")
+        transcript.write(f"--- {number + 1} of {len(texts)}\n{texts[number]}\n")
 
 
 def _format(piece: Piece, *, ids: bool, as_json: bool) -> str:
@@ -85,12 +95,6 @@ def _format(piece: Piece, *, ids: bool, as_json: bool) -> str:
 
 def _encode(state: bytes) -> str:
     return base64.b64encode(state).decode()
-
-
-def _print(text: str) -> str:
-    sys.stdout.write(show(text) if sys.stdout.isatty() else text)
-    sys.stdout.flush()
-    return text
 
 
 def _parse_ids(text: str) -> Prompt:

@@ -5,7 +5,8 @@ It knows the commands' names, and how what goes wrong is told: one line on stand
 
 import importlib
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -16,6 +17,7 @@ _FAILED = 1
 _COMMANDS = {  # where each function is, in the order of --help
     "serve": "carousel.cli.serve:serve",
     "settings": "carousel.cli.settings:settings",
+    "new-key": "carousel.cli.new_key:new_key",
     "generate": "carousel.cli.generate:generate",
     "predict": "carousel.cli.predict:predict",
     "score": "carousel.cli.score:score",
@@ -67,7 +69,31 @@ def _load_command(name: str, place: str) -> TyperCommand:
 
 
 def build_commands() -> TyperGroup:
-    return _LazyGroup("carousel", _COMMANDS, "Serve recurrent language models, and talk to a server.")
+    group = _LazyGroup("carousel", _COMMANDS, "Serve recurrent language models, and talk to a server.")
+    group.params = _make_options(_whole)
+    return group
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        import importlib.metadata  # slow to load, and needed here alone
+
+        print(f"carousel {importlib.metadata.version('carousel-serving')}")
+        raise typer.Exit
+
+
+def _whole(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Declares the options of the command without a command."""
+
+
+def _make_options(function: Callable[..., None]) -> list[Any]:
+    app = typer.Typer(add_completion=False)
+    app.callback()(function)
+    return typer.main.get_group(app).params
 
 
 def main() -> None:

@@ -2,9 +2,9 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
-from typing import Any
+from typing import Self
 
 from prompt_toolkit.application import Application
 from prompt_toolkit.buffer import Buffer
@@ -15,49 +15,90 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.layout import BufferControl, ConditionalContainer, FormattedTextControl, HSplit, Layout, Window
 
 from carousel.cli.draft import Draft
-from carousel.cli.suggestions import NUM_ASKED, Suggestion, choose_suggestions
-from carousel.client import AsyncClient, AsyncPredictor
+from carousel.cli.suggestions import NUM_ASKED, Suggestion, choose_suggestions, follow_word, is_whole_word
+from carousel.client import AsyncClient, AsyncPredictor, ServerError
 
 _HINT = "Tab takes the first word, Alt+digit another. Ctrl-D ends."
 _NUM_BAR_CELLS = 24
 _MARKS = frozenset(".,;:!?")
 
 
-async def run_screen(address: str, num_words: int) -> None:
+async def run_screen(address: str, num_words: int, session_id: str = "") -> None:
     """Until the user ends it. Raises ServerError when the server does."""
     async with AsyncClient(address) as client:
-        draft = Draft(do_spaces_lead=(await client.model()).tokenizer != "word")
-        async with Suggester(client, draft, num_words) as suggester:
-            await Screen(suggester, draft, num_words).run()
+        do_spaces_lead = (await client.model()).tokenizer != "word"
+        async with Suggester(client, num_words, do_spaces_lead=do_spaces_lead, session_id=session_id) as suggester:
+            await Screen(suggester, Draft(do_spaces_lead=do_spaces_lead), num_words).run()
 
 
-class Suggester:
-    """Keeps one prediction stream in step with a text, and begins a new one when fed text was taken back."""
+class Follower:
+    """Keeps one prediction stream in step with a text, and begins a new one when fed text was taken back.
 
-    def __init__(self, client: AsyncClient, draft: Draft, num_words: int) -> None:
+    With a session it follows a fork of it, which it deletes: what is typed here may be taken back, what a session was
+    fed may not.
+    """
+
+    def __init__(self, client: AsyncClient, draft: Draft, num_words: int, session_id: str) -> None:
         self._client = client
         self._draft = draft
         self._num_words = num_words
+        self._session_id = session_id
         self._streams = AsyncExitStack()
         self._predict: AsyncPredictor | None = None
 
-    async def suggest(self, text: str) -> tuple[Suggestion, ...]:
+    async def ask(self, text: str) -> tuple[tuple[Suggestion, ...], str]:
+        """Words for the end of `text`, and the unfinished word there that they stand for."""
         step = self._draft.advance(text)
         if step.is_restart:
-            await self._streams.aclose()
-            self._predict = None
+            await self.close()
         if self._predict is None:
-            self._predict = await self._streams.enter_async_context(self._client.predictor())
+            self._predict = await self._begin()
         prediction = await self._predict(
             step.feed, k=self._num_words, word_prefix=step.word_prefix, num_words=NUM_ASKED
         )
-        return choose_suggestions(prediction, step.word_prefix or "", self._num_words)
+        return choose_suggestions(prediction, step.word_prefix or "", self._num_words), step.word_prefix or ""
 
-    async def __aenter__(self) -> "Suggester":
+    async def close(self) -> None:
+        self._predict = None
+        await self._streams.aclose()
+
+    async def _begin(self) -> AsyncPredictor:
+        fork_id = ""
+        if self._session_id:
+            [fork] = await self._client.fork_session(self._session_id)
+            fork_id = fork.session_id
+            self._streams.push_async_callback(self._delete, fork_id)
+        return await self._streams.enter_async_context(self._client.predictor(session_id=fork_id))
+
+    async def _delete(self, fork_id: str) -> None:
+        with suppress(ServerError):  # gone already, or it will expire
+            await self._client.delete_session(fork_id)
+
+
+class Suggester:
+    """Words for a text that is being typed: those that its last word may become, or, when that is a whole word already,
+    those that may follow, for which a second stream reads ahead."""
+
+    def __init__(self, client: AsyncClient, num_words: int, *, do_spaces_lead: bool, session_id: str = "") -> None:
+        def follow() -> Follower:
+            return Follower(client, Draft(do_spaces_lead=do_spaces_lead), num_words, session_id)
+
+        self._here = follow()
+        self._ahead = follow()
+
+    async def suggest(self, text: str) -> tuple[Suggestion, ...]:
+        rows, prefix = await self._here.ask(text)
+        if not is_whole_word(rows, prefix):
+            return rows
+        after, _ = await self._ahead.ask(f"{text} ")
+        return follow_word(after, prefix)
+
+    async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *raised: Any) -> None:
-        await self._streams.__aexit__(*raised)
+    async def __aexit__(self, *raised: object) -> None:
+        await self._ahead.close()
+        await self._here.close()
 
 
 class Screen:

@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -38,7 +39,7 @@ def serve(
         settings = read_settings(os.environ, overrides | _split_pairs(setting or []))
         configure_logging(settings.log_level)
         sys.setswitchinterval(_SWITCH_SECONDS)
-        uvloop.run(serve_bundle(bundle, settings, _announce))
+        uvloop.run(serve_bundle(bundle, settings, _announce, _announce_drain))
     except CarouselError as error:
         typer.echo(f"carousel serve: {error}", err=True)
         raise typer.Exit(_FAILED if isinstance(error, ModelFailed) else _NOT_STARTED) from None
@@ -49,6 +50,15 @@ def _announce(server: Running) -> None:
     gc.freeze()  # what the start made stays to the end; no later collection, which stops everything, shall walk it
     gc.set_threshold(_YOUNG_OBJECTS)
     typer.echo(f"serving gRPC on {server.grpc_address}, HTTP on {server.http_address} ({server.provider})")
+
+
+def _announce_drain(seconds: float) -> None:
+    text = (
+        f"stopping: turns that run have up to {seconds:g} s to finish. A second Ctrl-C or SIGTERM ends the server at "
+        "once: these turns are not applied, and no memory_file is written"
+    )
+    with suppress(OSError):  # whoever read the first line may be gone
+        typer.echo(text)
 
 
 def _split_pairs(pairs: list[str]) -> dict[str, str]:

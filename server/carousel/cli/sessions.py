@@ -123,6 +123,8 @@ def export(
 ) -> None:
     """Write a session's sealed state, which a server with the same keys and model can import."""
     _check_point(position, checkpoint)
+    if file == STANDARD_INPUT and sys.stdout.isatty():
+        raise typer.BadParameter("a state is bytes, which no terminal shows: name a file, or pipe the output")
     good_for = None if ttl is None else timedelta(seconds=ttl)
     with _connect(address) as client:
         state = client.export_session(session_id, good_for, position=position, checkpoint=checkpoint)

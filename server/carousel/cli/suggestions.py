@@ -6,11 +6,13 @@ from carousel.cli.texts import show
 from carousel.client import Prediction
 
 NUM_ASKED = 16  # words to ask for, however few are shown: they stand for all words that begin like this
+_WHOLE_SHARE = 0.5  # of the words that begin like this, from which on the typed letters are one
+_LEAST_SHARE = 0.01  # of the likeliest word's probability: what is below is letters that happen to fit, hardly a word
 
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """`text` is what accepting it writes, `label` what is shown."""
+    """`text` is what accepting it writes in place of the unfinished word, `label` what is shown."""
 
     label: str
     text: str
@@ -21,9 +23,11 @@ def choose_suggestions(prediction: Prediction, prefix: str, num_rows: int) -> tu
     """The words, each once; the tokens, when there is no word to be had.
 
     Once letters of a word are typed, its probability is its share among the words found: the server's counts in how
-    unlikely those letters were.
+    unlikely those letters were. There may be fewer than `num_rows` then, for not everything that can be spelled is a
+    word.
     """
-    whole = sum(word.probability for word in prediction.words) if prefix.strip() else 1.0
+    is_begun = bool(prefix.strip())
+    whole = sum(word.probability for word in prediction.words) if is_begun else 1.0
     rows: dict[str, Suggestion] = {}
     for word in prediction.words:
         label = show(word.text.strip())
@@ -31,4 +35,17 @@ def choose_suggestions(prediction: Prediction, prefix: str, num_rows: int) -> tu
     if not rows:
         tokens = prediction.candidates
         return tuple(Suggestion(repr(token.text), token.text, token.probability) for token in tokens[:num_rows])
-    return tuple(rows.values())[:num_rows]
+    chosen = tuple(rows.values())[:num_rows]
+    least = chosen[0].probability * _LEAST_SHARE if is_begun else 0.0
+    return tuple(row for row in chosen if row.probability >= least)
+
+
+def is_whole_word(rows: tuple[Suggestion, ...], prefix: str) -> bool:
+    """Whether the letters typed are the likeliest word already, so that what follows it is the better question."""
+    typed = show(prefix.strip())
+    return bool(typed and rows) and rows[0].label == typed and rows[0].probability >= _WHOLE_SHARE
+
+
+def follow_word(rows: tuple[Suggestion, ...], prefix: str) -> tuple[Suggestion, ...]:
+    """Words that follow `prefix`, as rows that keep it when they are accepted."""
+    return tuple(Suggestion(row.label, f"{prefix} {row.text.strip()}", row.probability) for row in rows)

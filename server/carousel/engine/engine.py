@@ -160,6 +160,10 @@ class Engine:
         """Whether new turns are let in."""
         return not self._scheduler.is_closed
 
+    @property
+    def num_busy_lanes(self) -> int:
+        return self._scheduler.num_busy
+
     async def follow(self, turn: Turn) -> AsyncGenerator[tuple[list[Event], Ended | None]]:
         """Run a turn; its events as they come, with the end when it is there. Close the iterator to give up."""
         ticket = self.submit(turn)

@@ -1,5 +1,7 @@
 """The gRPC server: our services, health and reflection on one port. It knows the port it was given."""
 
+import errno
+import socket
 from dataclasses import dataclass
 
 import grpc
@@ -55,11 +57,11 @@ class RpcServer:
     async def start(self, listen: str) -> None:
         """Raises SettingsInvalid when the address cannot be bound."""
         await self.set_ready(is_ready=False)
-        host, _ = split_address(listen)
+        host, number = split_address(listen)
         try:
             port = self._server.add_insecure_port(listen)
         except RuntimeError as error:
-            raise SettingsInvalid(f"listen: cannot bind {listen}: is another server there?") from error
+            raise SettingsInvalid(f"listen: cannot bind {listen}: {_explain_refusal(host, number)}") from error
         await self._server.start()
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -71,6 +73,18 @@ class RpcServer:
     async def stop(self, grace_seconds: float) -> None:
         """Stop accepting; calls still open after the grace are cancelled."""
         await self._server.stop(grace_seconds)
+
+
+def _explain_refusal(host: str, port: int) -> str:
+    """Why an address cannot be bound, which the library does not tell: the system says it when it is asked again."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        return "another server is there" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
+    return "it was not free"
 
 
 def _options(bounds: ConnectionBounds) -> list[tuple[str, int]]:

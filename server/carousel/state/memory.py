@@ -238,6 +238,9 @@ class MemoryStore:
     async def num_live(self) -> int:
         return self._room.sessions.total
 
+    async def num_bytes(self) -> int:
+        return self._room.bytes.total
+
     def durable_position(self, row: Row) -> int:
         return 0
 

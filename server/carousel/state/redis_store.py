@@ -199,6 +199,9 @@ class RedisStore:
     async def num_live(self) -> int:
         return await self._index.count()
 
+    async def num_bytes(self) -> None:
+        return None
+
     def durable_position(self, row: Row) -> int:
         return row.position
 

@@ -25,6 +25,13 @@ def make_store(settings: Settings) -> SessionStore:
     return RedisStore(settings.store, lifetimes, password=password, timing=timing, owner_limits=limits)
 
 
+def choose_max_bytes(settings: Settings) -> int | None:
+    """The bytes that sessions may take; None in Redis, which has bounds of its own."""
+    if settings.store == "memory":
+        return settings.max_session_bytes or _MEMORY_BYTES
+    return settings.max_session_bytes or _DISK_BYTES if settings.store.startswith("sqlite:") else None
+
+
 def _make_sqlite(settings: Settings, lifetimes: Lifetimes) -> SessionStore:
     from carousel.state.sqlite_store import SqliteStore
     from carousel.state.write_ahead import WriteAhead

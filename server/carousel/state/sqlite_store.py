@@ -221,6 +221,9 @@ class SqliteStore:
     async def num_live(self) -> int:
         return self._opened().books.sessions.total
 
+    async def num_bytes(self) -> int:
+        return self._opened().books.num_bytes.total
+
     def durable_position(self, row: Row) -> int:
         return row.position
 

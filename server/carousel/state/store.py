@@ -202,6 +202,10 @@ class SessionStore(Protocol):
 
     async def num_live(self) -> int: ...
 
+    async def num_bytes(self) -> int | None:
+        """What `Capacity.max_bytes` bounds; None where the store does not know."""
+        ...
+
     def durable_position(self, row: Row) -> int:
         """Where a crash of the server now would leave the session that stands at `row`; 0 if it would be gone. Never
         beyond what is durable of the line that leads to `row`."""

@@ -221,6 +221,9 @@ class WriteBehind:
     async def num_live(self) -> int:
         return await self._inner.num_live()
 
+    async def num_bytes(self) -> int | None:
+        return await self._inner.num_bytes()
+
     def durable_position(self, row: Row) -> int:
         found = self._unwritten.get((row.owner, row.id))
         if found is None:

@@ -148,11 +148,18 @@ def test_a_manifest_that_is_no_json_object_is_refused(directory: Path, content: 
         Bundle.load(directory)
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, "3", None, [3]])
-def test_another_schema_version_is_refused(directory: Path, version: object) -> None:
-    """The message says which version it is and which one is read."""
+@pytest.mark.parametrize(
+    ("version", "remedy"),
+    [
+        *((version, ": export it anew with carousel-export RUN BUNDLE") for version in (0, 1, 2)),
+        (4, ": it needs a newer carousel-serving"),
+        *((version, "") for version in ("3", None, [3], True, 2.0)),
+    ],
+)
+def test_another_schema_version_is_refused(directory: Path, version: object, remedy: str) -> None:
+    """The message says which version it is, which one is read, and what to do about it."""
     edit(directory, schema_version=version)
-    with pytest.raises(BundleInvalid, match="schema version .*reads 3"):
+    with pytest.raises(BundleInvalid, match=f"schema version .*reads 3{remedy}$"):
         Bundle.load(directory)
 
 

@@ -26,7 +26,7 @@ def test_bytes_that_are_no_text_are_refused(run: Run) -> None:
 
 
 def test_options_reach_the_server(run: Run, fake: Fake) -> None:
-    """Each option is in the request; those not given are left to the server."""
+    """Each option is in the request; those not given are left to the server, but for a temperature that reads well."""
     options = ["--temperature", "0.5", "--top-k", "3", "--top-p", "0.75", "--min-p", "0.25", "--seed", "9"]
     options += ["--repetition-penalty", "1.5", "--presence-penalty", "0.5", "--frequency-penalty", "0.25"]
     options += ["--logit-bias", "4=-100", "--stop", "x", "--stop", "y", "--stop-id", "7", "--max-tokens", "2"]
@@ -39,7 +39,8 @@ def test_options_reach_the_server(run: Run, fake: Fake) -> None:
     assert (list(request.stop), list(request.stop_ids), request.max_tokens) == (["x", "y"], [7], 2)
     run("generate", "a")
     assert not fake.service.requests[-1].HasField("max_tokens")
-    assert not fake.service.requests[-1].sampling.HasField("temperature")
+    assert fake.service.requests[-1].sampling.temperature == pytest.approx(0.7)
+    assert not fake.service.requests[-1].sampling.HasField("top_p")
 
 
 def test_ids_go_in_and_come_out(run: Run, fake: Fake) -> None:
@@ -65,11 +66,23 @@ def test_several_texts_are_printed_one_after_the_other(run: Run) -> None:
 
 
 def test_a_session_goes_on(run: Run, fake: Fake) -> None:
-    """--session names the conversation; one that is not there is an error."""
+    """--session names the conversation; an error about one that is not there says how to make it."""
     fake.service.kept["mine"] = Kept(0)
     run("generate", "a", "--session", "mine")
     assert fake.service.positions["mine"] == 4
-    assert run("generate", "a", "--session", "other").err == "carousel: there is no session other\n"
+    assert run("generate", "a", "--session", "other").err == (
+        "carousel: there is no session other (make it with: carousel sessions create other)\n"
+    )
+    assert run("generate", "a", "--session", "a b").err.endswith("create 'a b')\n")
+    assert run("generate", "a", "--session", "-x").err.endswith("create -- -x)\n")
+    assert run("sessions", "create", "--", "-x").out == "-x\n"
+    assert run("sessions", "create", "other").code == 0
+    assert run("generate", "a", "--session", "other").code == 0
+    assert run("sessions", "delete", "other").code == 0
+    assert run("generate", "a", "--session", "other").err.endswith(
+        "deleted (make it with: carousel sessions create other)\n"
+    )
+    assert run("generate", "bad", "--session", "mine").err.endswith("not 7\n")
 
 
 @pytest.mark.parametrize("bias", ["4", "4=x", "=1", "4=1=2"])

@@ -1,7 +1,10 @@
 """The commands as a whole: names, errors, start-up."""
 
+import importlib.metadata
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 from tests.server.cli.conftest import Run
@@ -18,6 +21,13 @@ def test_every_command_is_there_and_explains_itself(run: Run) -> None:
         names = [(name, inner) for inner in place] if isinstance(place, dict) else [(name,)]
         for path in names:
             assert run(*path, "--help").code == 0
+
+
+def test_the_version_is_told(run: Run) -> None:
+    """The installed package's, alone on a line, without a command; help names the option."""
+    result = run("--version")
+    assert (result.code, result.out) == (0, f"carousel {importlib.metadata.version('carousel-serving')}\n")
+    assert "--version" in run("--help").out
 
 
 def test_an_unknown_command_is_refused(run: Run) -> None:
@@ -52,3 +62,20 @@ def test_small_commands_load_little(command: str) -> None:
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     )
     assert not loaded & {"rich.table", "prompt_toolkit", "numpy", "onnxruntime", "pydantic", "carousel.app"}
+
+
+def test_a_silent_server_is_noticed_soon(run: Run) -> None:
+    """One that takes the connection and never says a word: within seconds, not after the library's twenty."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        started = time.monotonic()
+        result = run("models", "--address", f"127.0.0.1:{silent.getsockname()[1]}")
+    assert result.code == 1
+    assert "does not answer" in result.err
+    assert time.monotonic() - started < 10
+
+
+def test_a_name_that_nobody_has_is_told_without_remains(run: Run) -> None:
+    """The sentence ends where it ends, not in a bracket of the library's."""
+    result = run("models", "--address", "no-such-host.invalid:1")
+    assert result.err.startswith("carousel: the server at no-such-host.invalid:1 does not answer: ")
+    assert "]" not in result.err

@@ -10,11 +10,14 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.input.base import PipeInput
 from prompt_toolkit.output import DummyOutput
 from tests.server.cli.conftest import Fake
+from tests.server.cli.vocabularies import know_words
+from tests.server.fake_sessions import Kept
 
 from carousel.cli.draft import Draft
 from carousel.cli.predict_screen import Screen, Suggester, format_choices
 from carousel.cli.suggestions import Suggestion
 from carousel.client import AsyncClient, ServerError
+from carousel.v1 import language_model_pb2 as lm
 
 _CTRL_D = "\x04"
 _BACKSPACE = "\x7f"
@@ -44,18 +47,19 @@ class Desk:
 
 
 @asynccontextmanager
-async def _open_desk(fake: Fake) -> AsyncIterator[Desk]:
+async def _open_desk(fake: Fake, session_id: str = "") -> AsyncIterator[Desk]:
     with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
-        async with AsyncClient(fake.address) as client:
-            draft = Draft(do_spaces_lead=True)
-            async with Suggester(client, draft, 2) as suggester:
-                screen = Screen(suggester, draft, 2)
-                desk = Desk(screen, keys)
-                await desk.press("")
-                yield desk
-                if not desk.running.done():
-                    keys.send_text(_CTRL_D)
-                await asyncio.wait_for(desk.running, 10)
+        async with (
+            AsyncClient(fake.address) as client,
+            Suggester(client, 2, do_spaces_lead=True, session_id=session_id) as suggester,
+        ):
+            screen = Screen(suggester, Draft(do_spaces_lead=True), 2)
+            desk = Desk(screen, keys)
+            await desk.press("")
+            yield desk
+            if not desk.running.done():
+                keys.send_text(_CTRL_D)
+            await asyncio.wait_for(desk.running, 10)
 
 
 async def test_keys_write_and_tab_takes_the_first_word(fake: Fake) -> None:
@@ -102,6 +106,33 @@ async def test_backspace_over_fed_words_begins_a_new_sequence(fake: Fake) -> Non
         assert desk.text == "The ca"
     last = fake.service.requests[-1]
     assert (last.input.text, last.word_prefix) == ("The", " ca")
+
+
+async def test_after_a_whole_word_the_next_ones_are_offered(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taking one keeps the word that was typed; typing on makes it the beginning of another again."""
+    know_words(monkeypatch, " of")
+    async with _open_desk(fake) as desk:
+        await desk.press("The of")
+        await desk.press("\t")
+        assert desk.text == "The of a "
+    async with _open_desk(fake) as desk:
+        await desk.press("The of")
+        await desk.press("f")
+        await desk.press("\t")
+        assert desk.text == "The offa "
+
+
+async def test_a_session_is_asked_and_stays_as_it_is(fake: Fake) -> None:
+    """Forks of it are typed at, one anew when fed text is taken back, and none is left."""
+    fake.service.kept["mine"] = Kept(7)
+    async with _open_desk(fake, "mine") as desk:
+        await desk.press("The cat ")
+        await desk.press(_BACKSPACE * 2)
+        forks = fake.service.positions.keys() - {"mine"}
+        assert {fake.service.positions[one] for one in forks} == {10}
+    assert fake.service.positions == {"mine": 7}
+    fed = [request for request in fake.service.requests if isinstance(request, lm.PredictRequest)]
+    assert all(request.session_id and request.session_id != "mine" for request in fed)
 
 
 async def test_a_servers_error_ends_the_screen(fake: Fake) -> None:

@@ -52,6 +52,7 @@ def test_a_short_text_needs_no_session(run: Run, fake: Fake) -> None:
     """One request on a fresh sequence; or on the session that the user names."""
     run("score", "-", stdin=b"ab")
     assert fake.service.requests[-1].session_id == ""
+    assert run("score", "-", "--session", "mine", stdin=b"ab").err.endswith("carousel sessions create mine)\n")
     fake.service.kept["mine"] = Kept(0)
     run("score", "-", "--session", "mine", stdin=b"ab")
     assert fake.service.positions == {"mine": 2}

@@ -25,11 +25,14 @@ def serve_by(monkeypatch: pytest.MonkeyPatch, ends: Exception | None = None) -> 
     """Replaces the application; what it was called with, and the loop that it ran in."""
     seen: list[Any] = []
 
-    async def serve(bundle: Path, settings: Settings, announce: Callable[[Any], None]) -> None:
+    async def serve(
+        bundle: Path, settings: Settings, announce: Callable[[Any], None], announce_drain: Callable[[float], None]
+    ) -> None:
         seen.extend((bundle, settings, asyncio.get_running_loop()))
         if ends is not None:
             raise ends
         announce(READY)
+        announce_drain(settings.drain_seconds)
 
     monkeypatch.setattr(command, "serve_bundle", serve)
     monkeypatch.setattr(command, "configure_logging", lambda level: None)
@@ -46,7 +49,9 @@ def test_it_serves_in_a_fast_loop_and_says_where(run: Run, monkeypatch: pytest.M
     finally:
         gc.unfreeze()
     bundle, settings, loop = seen
-    assert result.out == "serving gRPC on 127.0.0.1:1, HTTP on 127.0.0.1:2 (cpu)\n"
+    first, second = result.out.splitlines()
+    assert first == "serving gRPC on 127.0.0.1:1, HTTP on 127.0.0.1:2 (cpu)"
+    assert second.startswith("stopping: turns that run have up to 30 s to finish. A second Ctrl-C")
     assert (bundle, settings.num_threads, settings.max_lanes) == (Path("somewhere"), 2, 3)
     assert isinstance(loop, uvloop.Loop)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.server.cli.conftest import Fake, Run
+from tests.server.cli.terminals import run_on_terminal
 from tests.server.fake_service import Mishap
 
 
@@ -93,6 +94,18 @@ def test_a_state_goes_through_a_pipe(run: Run, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written))
     run("sessions", "export", "mine", "-")
     assert written.getvalue() == b"at 7"
+
+
+def test_no_state_is_written_to_a_terminal(run: Run, fake: Fake) -> None:
+    """Bytes would drive it: wrong usage, said before the server is asked; a pipe beside a terminal takes them."""
+    run("sessions", "create", "mine")
+    environ = {"CAROUSEL_ADDRESS": fake.address}
+    num_requests = len(fake.service.requests)
+    shown = run_on_terminal("sessions", "export", "mine", "-", environ=environ)
+    assert shown.code == 2
+    assert "no terminal shows" in shown.text
+    assert len(fake.service.requests) == num_requests
+    assert run_on_terminal("sessions", "export", "mine", "-", environ=environ, is_output_piped=True).piped == b"at 0"
 
 
 def test_events_are_told_as_they_come(run: Run) -> None:

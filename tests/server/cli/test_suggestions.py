@@ -2,7 +2,9 @@
 
 import math
 
-from carousel.cli.suggestions import choose_suggestions
+import pytest
+
+from carousel.cli.suggestions import Suggestion, choose_suggestions, follow_word, is_whole_word
 from carousel.client import Candidate, Prediction, Word
 
 _TOKENS = (Candidate(0, math.log(0.5), " the"), Candidate(1, math.log(0.25), "\n"))
@@ -37,3 +39,33 @@ def test_tokens_stand_in_where_there_is_no_word() -> None:
     """White space and all, so that they can be told apart."""
     rows = choose_suggestions(_words(), " ", 1)
     assert [(row.label, row.text) for row in rows] == [("' the'", " the")]
+
+
+def test_letters_that_only_happen_to_fit_are_no_word() -> None:
+    """Below a hundredth of the likeliest; but before a word is begun, unlikely words are words too."""
+    found = (" of", 0.9), (" off", 0.0091), (" oference", 0.0089)
+    assert [row.label for row in choose_suggestions(_words(*found), " of", 5)] == ["of", "off"]
+    assert len(choose_suggestions(_words(*found), " ", 5)) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "prefix", "is_whole"),
+    [
+        (((" of", 0.5), (" off", 0.5)), " of", True),
+        (((" of", 0.49), (" off", 0.51)), " of", False),
+        (((" off", 0.9),), " of", False),
+        (((" the", 0.9),), " ", False),
+        ((), " of", False),
+    ],
+)
+def test_a_word_is_whole_when_it_is_likely_itself(
+    words: tuple[tuple[str, float], ...], prefix: str, is_whole: bool
+) -> None:
+    """Half of what begins like it, or more; nothing typed is no word."""
+    assert is_whole_word(choose_suggestions(_words(*words), prefix, 5), prefix) == is_whole
+
+
+def test_a_word_that_follows_keeps_what_was_typed() -> None:
+    """One space between them, in vocabularies of both kinds."""
+    for prefix, text in ((" of", " the"), ("of", "the")):
+        assert follow_word((Suggestion("the", text, 0.5),), prefix) == (Suggestion("the", f"{prefix} the", 0.5),)

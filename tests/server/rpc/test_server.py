@@ -679,15 +679,31 @@ async def test_reflection_lists_the_services() -> None:
 
 
 async def test_a_port_that_is_taken_is_a_settings_error() -> None:
-    """Binding where another server listens names the address."""
+    """Binding where another server listens names the address, and says so."""
     async with served() as house:
         other = RpcServer(
             LanguageModelServicer(house.world.sessions, wire.Model(), house.calls),
             SessionsServicer(house.world.sessions, house.world.lives, house.calls),
             ConnectionBounds(1000),
         )
-        with pytest.raises(SettingsInvalid, match=f"listen: .*{house.server.address}"):
+        with pytest.raises(SettingsInvalid, match=f"listen: .*{house.server.address}: another server is there$"):
             await other.start(house.server.address)
+
+
+@pytest.mark.parametrize("address", ["203.0.113.7:50051", "[2001:db8::7]:50051", "no-such-host.invalid:50051"])
+async def test_an_address_that_is_not_ours_is_told_as_the_system_tells_it(address: str) -> None:
+    """No other server is suspected where there cannot be one."""
+    async with served() as house:
+        other = RpcServer(
+            LanguageModelServicer(house.world.sessions, wire.Model(), house.calls),
+            SessionsServicer(house.world.sessions, house.world.lives, house.calls),
+            ConnectionBounds(1000),
+        )
+        with pytest.raises(SettingsInvalid) as refused:
+            await other.start(address)
+    assert str(refused.value).startswith(f"listen: cannot bind {address}: ")
+    assert "another server" not in str(refused.value)
+    assert "not free" not in str(refused.value)
 
 
 async def test_every_call_is_counted_by_method_and_code() -> None:

@@ -10,7 +10,7 @@ from carousel.settings import read_settings
 from carousel.shares import OwnerLimits
 from carousel.state.memory import MemoryStore
 from carousel.state.redis_store import RedisStore
-from carousel.state.selection import make_store
+from carousel.state.selection import choose_max_bytes, make_store
 from carousel.state.sqlite_store import SqliteStore
 from carousel.state.store import Capacity, Lifetimes, SessionStore
 from carousel.state.write_ahead import WriteAhead
@@ -68,3 +68,13 @@ print([name for name in {others!r} if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("store", "num_bytes"), [("memory", 2**31), ("sqlite:x.db", 2**40), ("redis://localhost", None)]
+)
+def test_the_bound_in_bytes_is_told(store: str, num_bytes: int | None) -> None:
+    """The one that the store is given: the setting, or the default of its kind; Redis has none of ours."""
+    assert choose_max_bytes(read_settings({}, {"store": store})) == num_bytes
+    chosen = choose_max_bytes(read_settings({}, {"store": store, "max_session_bytes": "70000"}))
+    assert chosen == (None if num_bytes is None else 70_000)

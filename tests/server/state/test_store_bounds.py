@@ -267,3 +267,13 @@ async def test_among_owners_of_as_much_the_one_unused_for_longest_makes_room(  #
         await open_session(store, "s", f"Z{number}")
         clock.advance(1)
     assert [one.owner for one in told] == ["c", "d", "e", "f", "a", "b"]
+
+
+async def test_what_sessions_take_is_told(open_store) -> None:  # type: ignore[no-untyped-def]
+    """By the measure that the bound has: as much as a session has, and nothing when it has ended."""
+    store = await open_store(9, 20_000, evicts=False)
+    assert await store.num_bytes() == 0
+    (row,) = await store.create([make_birth("a", parts={"large": bytes(15_000)})])
+    assert 15_000 < await store.num_bytes() < 20_000
+    await store.end(row, EndReason.DELETED)
+    assert await store.num_bytes() == 0

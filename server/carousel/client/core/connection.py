@@ -9,6 +9,7 @@ from carousel.client.core.options import CallOptions, Metadata
 CHANNEL_OPTIONS = (  # look for a server that went away soon, and often: the library's own pauses grow to two minutes
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # and give up on one that takes the connection and says nothing
 )
 
 

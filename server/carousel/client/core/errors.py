@@ -74,8 +74,10 @@ class ServerUnreachable(ServerError):
     """Nobody answers at `address`, or the connection broke. `code` is UNAVAILABLE, whatever the transport's was."""
 
     def __init__(self, address: str, why: str) -> None:
-        cause = why.rpartition(": ")[2]  # before it stand the library's layers
-        super().__init__(f"the server at {address} does not answer: {cause}", code="UNAVAILABLE")
+        cause = why.rpartition(": ")[2]  # before it stand the library's layers, in brackets that it closes at the end
+        if cause.count("]") > cause.count("["):
+            cause = cause.removesuffix("]")
+        super().__init__(f"the server at {address} does not answer: {cause or 'no reason given'}", code="UNAVAILABLE")
         self.address = address
 
 

@@ -112,3 +112,23 @@ def test_what_this_side_ended_is_not_broken() -> None:
 def test_details_that_cannot_be_believed_do_not_count(attached: bytes) -> None:
     """Bytes that are no message, inside or outside, or that contradict the status."""
     assert isinstance(read_error(Failed(grpc.StatusCode.INTERNAL, attached), "here:1"), ServerUnreachable)
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("errors resolving a: [A:b: Domain name not found]", "Domain name not found"),
+        ("connection attempt timed out [peer]", "connection attempt timed out [peer]"),
+        ("connections to all backends failing: ]", "no reason given"),
+        ("", "no message"),
+    ],
+)
+def test_a_cause_carries_no_bracket_of_what_stood_before_it(text: str, cause: str) -> None:
+    """The library's layers are cut off, and what closed them as well; a pair stays."""
+
+    class Told(Failed):
+        def details(self) -> str:
+            return text
+
+    error = read_error(Told(grpc.StatusCode.UNAVAILABLE), "here:1")
+    assert str(error) == f"the server at here:1 does not answer: {cause}"

@@ -1,0 +1,50 @@
+"""The compose file mounts what its own instructions name, whatever folder compose resolves paths in."""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from carousel.settings import Settings
+
+_ROOT = Path(__file__).parents[2]
+_FILE = _ROOT / "deploy" / "compose.yaml"
+
+
+def _services() -> dict[str, Any]:
+    return yaml.safe_load(_FILE.read_text())["services"]
+
+
+def _command() -> str:
+    """The one in the file's head, as a user would copy it."""
+    [line] = [line for line in _FILE.read_text().splitlines() if "docker compose" in line]
+    return line.removeprefix("#").strip()
+
+
+def test_the_command_in_its_head_mounts_the_demos_bundle(tmp_path: Path) -> None:
+    """Typed in the checkout, where the demo leaves its bundle; compose takes relative paths as beside the file."""
+    docker = tmp_path / "docker"
+    docker.write_text('#!/bin/sh\nprintf %s "$CAROUSEL_BUNDLE"\n')
+    docker.chmod(0o755)
+    environ = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    told = subprocess.run(["sh", "-c", _command()], cwd=_ROOT, env=environ, capture_output=True, text=True, check=True)
+    assert (_FILE.parent / told.stdout).resolve() == _ROOT / "bundles" / "demo"
+
+
+def test_everything_else_that_is_mounted_lies_beside_the_file() -> None:
+    """And the image is built from the checkout."""
+    mounts = [mount.split(":")[0] for one in _services().values() for mount in one.get("volumes", ())]
+    beside = [mount for mount in mounts if mount.startswith(".")]
+    assert beside
+    assert all((_FILE.parent / mount).is_file() for mount in beside)
+    assert (_FILE.parent / _services()["a"]["build"] / "Dockerfile").is_file()
+
+
+def test_every_replica_has_the_bundle_and_the_store() -> None:
+    """The same of both, or a session could not move between them; the drain has time to end."""
+    one, other = _services()["a"], _services()["b"]
+    assert one == other
+    assert any("CAROUSEL_BUNDLE" in mount and mount.endswith(":/bundle:ro") for mount in one["volumes"])
+    assert int(one["stop_grace_period"].removesuffix("s")) > Settings().drain_seconds

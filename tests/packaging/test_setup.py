@@ -1,0 +1,31 @@
+"""Setting up the checkout says what it does before it is silent, and lets its user tell pip more."""
+
+import subprocess
+from pathlib import Path
+
+_ROOT = Path(__file__).parents[2]
+
+
+def _plan(*options: str) -> list[str]:
+    """What `make` would run for an environment that is out of date."""
+    command = ["make", "--dry-run", "--what-if", "pyproject.toml", ".venv/.ready", *options]
+    return subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_what_it_takes_is_said_first() -> None:
+    """How long, how large, and the way round gigabytes of CUDA, before the first command that takes time."""
+    lines = _plan()
+    first = next(number for number, line in enumerate(lines) if not line.startswith("echo"))
+    told = " ".join(lines[:first])
+    assert "a minute or two" in told
+    assert "1.6 GB" in told
+    assert "2.7 GB" in told
+    assert "PIP_OPTIONS='--extra-index-url https://download.pytorch.org/whl/cpu'" in told
+
+
+def test_pip_takes_more_options() -> None:
+    """Whatever PIP_OPTIONS holds; nothing unless it is given."""
+    [pip] = [line for line in _plan("PIP_OPTIONS=--extra-index-url there") if "pip install" in line]
+    assert "--constraint constraints.txt --extra-index-url there --editable" in pip
+    [pip] = [line for line in _plan() if "pip install" in line]
+    assert "index" not in pip

@@ -1,0 +1,14 @@
+"""`carousel new-key` prints what seal_keys takes."""
+
+from tests.server.cli.conftest import Run
+
+from carousel.settings import read_settings
+
+
+def test_a_new_key_is_taken_by_the_setting(run: Run) -> None:
+    """32 bytes, on a line of its own, another one each time."""
+    made = [run("new-key").out for _ in range(3)]
+    assert len(set(made)) == 3
+    for line in made:
+        [key] = read_settings({}, {"seal_keys": line.removesuffix("\n")}).seal_keys
+        assert len(key.get_secret_value()) == 32
