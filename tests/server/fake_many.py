@@ -17,7 +17,16 @@ from carousel.v1 import language_model_pb2 as lm
 
 TOO_MANY = Overloaded("sequences are open", limit="max_sequences_per_stream", retry_seconds=1.0)
 _END = object()  # among answers: the stream's
-Predict = Callable[[Iterator[Any], Any], Iterator[Any]]
+
+
+class Carried:
+    """What a stream or a tag without a session carries: how much it was fed."""
+
+    def __init__(self) -> None:
+        self.position = 0
+
+
+Predict = Callable[[Iterator[Any], Any, Carried], Iterator[Any]]
 
 
 class Refused(Exception):
@@ -31,6 +40,7 @@ class _Tag:
         self.requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.invocation_metadata = context.invocation_metadata
         self.is_over = False
+        self.carried = Carried()  # a refusal leaves it as it is
         self._at_end: list[Callable[[], None]] = []
 
     def __iter__(self) -> Iterator[Any]:
@@ -111,7 +121,7 @@ class FakeMany:
     def _converse(self, number: int, tag: _Tag) -> None:
         while True:
             try:
-                for response in self._predict(iter(tag), tag):
+                for response in self._predict(iter(tag), tag, tag.carried):
                     self._answers.put(lm.PredictManyResponse.Item(tag=number, response=response))
                 if not tag.is_over:
                     self._answers.put(_END)

@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from tests.server.fake_many import FakeMany
+from tests.server.fake_many import Carried, FakeMany
 from tests.server.fake_sessions import BROKEN, FakeSessions, Kept, Mishap, abort
 from tests.server.seen import Record, Seen
 
@@ -98,15 +98,18 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, FakeSessions):
                 self.is_cancelled.wait()
 
     def Predict(self, request_iterator: Any, context: Any) -> Iterator[Any]:
-        unkept, session_id = 0, None
+        yield from self._predict_on(request_iterator, context, Carried())
+
+    def _predict_on(self, request_iterator: Any, context: Any, carried: Carried) -> Iterator[Any]:
+        session_id = None
         for request in request_iterator:
             session_id = request.session_id if session_id is None else session_id
             session = self._receive(request, session_id, context)
             self._fail_or_hang_on(request.input.text, context)
-            unkept += len(_given(request.input))
             with _turn_of(session):
-                position = session.position + len(_given(request.input)) if session else unkept
+                position = (session or carried).position + len(_given(request.input))
                 yield from self._answer(request, session, [_predict(request, position)], position, context)
+            carried.position = position
             if request.input.text == "end":
                 return
         self.is_ended.set()
@@ -114,7 +117,7 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, FakeSessions):
     def PredictMany(self, request_iterator: Any, context: Any) -> Iterator[Any]:
         if not self.knows_many:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
-        yield from FakeMany(self.Predict, self.max_sequences, context).run(request_iterator)
+        yield from FakeMany(self._predict_on, self.max_sequences, context).run(request_iterator)
 
     def Score(self, request: Any, context: Any) -> Iterator[Any]:
         if self.num_overloads:

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from carousel.client.core.errors import cancelled, ended_early, read_error
+from carousel.client.core.errors import ServerError, cancelled, ended_early, read_error
 
 
 async def read(call: Any, address: str) -> Any:
@@ -35,8 +35,16 @@ async def write(call: Any, request: Any, address: str) -> None:
         pass  # the call has ended meanwhile, and the reader will say how
     except grpc.RpcError as error:
         failure = read_error(error, address)
-        is_hidden = error.code() is grpc.StatusCode.INTERNAL and not failure.reason
-        raise (ended_early() if is_hidden else failure) from error  # grpc.aio hides how the call ended
+        failure.__cause__ = error
+        raise (ended_early() if is_hidden(failure) else failure) from error
+
+
+def is_hidden(failure: ServerError) -> bool:
+    """Whether how the call ended is not known: after a write that failed grpc.aio says INTERNAL, at times to the reader
+    too."""
+    error = failure.__cause__
+    is_internal = isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.INTERNAL
+    return is_internal and not failure.reason
 
 
 def _is_task_cancelled() -> bool:

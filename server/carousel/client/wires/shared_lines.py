@@ -104,7 +104,7 @@ class SharedLine:
             self._places.leave_stream(seat)
         elif error.details.get("limit") == _MAX_SEQUENCES:
             await self._places.learn(seat, self._ends_at)
-            return error if self._places.bounds.max_sequences else None
+            return error
         elif seat.stream.is_cut:
             await self._places.learn(seat, self._ends_at)
             limit = self._places.bounds.max_message_bytes or MAX_FRAME_BYTES

@@ -119,6 +119,7 @@ class SharedPlaces:
         self._is_closed = True
         if self._asking is not None:
             self._asking.cancel()
+            await asyncio.wait([self._asking])
         await asyncio.gather(*(stream.end() for stream in self._streams))
 
     async def _learn(self, name: str) -> None:

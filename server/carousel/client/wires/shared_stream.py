@@ -21,7 +21,7 @@ from carousel.client.core.errors import (
     expired,
     read_status,
 )
-from carousel.client.wires.aio_messages import read, write
+from carousel.client.wires.aio_messages import is_hidden, read, write
 from carousel.v1 import language_model_pb2 as wire
 
 _MAX_ITEMS = 1024  # of a frame
@@ -71,8 +71,10 @@ class SharedStream:
 
     @property
     def is_cut(self) -> bool:
-        """It failed as after a message that was too large to be read, or for a quota: nobody has said which."""
-        return self.failure is not None and self.failure.code == "RESOURCE_EXHAUSTED" and not self.failure.reason
+        """It failed as after a message that was too large to be read: for want of something, or for reasons unknown."""
+        if self.failure is None or self.failure.reason:
+            return False
+        return self.failure.code == "RESOURCE_EXHAUSTED" or is_hidden(self.failure)
 
     def begin(self) -> Sequence:
         self._last_tag += 1

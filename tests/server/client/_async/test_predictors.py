@@ -82,6 +82,15 @@ async def test_a_first_question_is_put_again_while_the_server_is_busy(
     assert min(naps.seconds) > 0.25
 
 
+async def test_a_sequence_that_is_lost_is_not_begun_anew(client: AsyncClient, service: FakeService) -> None:
+    """One that goes on is refused for load: it is put again where it can go on, or it fails."""
+    async with client.predictor() as predict:
+        assert (await predict("a")).position == 1
+        service.mishaps = [Mishap(error=OVERLOADED)]
+        outcome = await Running(lambda: predict("b")).outcome()
+    assert outcome.position == 2 or outcome.reason == "OVERLOADED"
+
+
 async def test_a_question_on_a_session_is_put_again_at_any_time(
     client: AsyncClient, session: AsyncSession, service: FakeService, naps: Naps
 ) -> None:

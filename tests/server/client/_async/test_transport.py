@@ -107,6 +107,17 @@ async def test_each_attempt_gets_what_is_left_of_the_callers_time(naps: Naps, ha
     assert [first > second for first, second in zip(left[::2], left[1::2], strict=True)] == [True] * 3  # type: ignore[operator]
 
 
+async def test_a_line_that_is_not_over_is_asked_again(naps: Naps) -> None:
+    """After a refusal for load; no other one is begun meanwhile."""
+    busy = ServerError("busy", code="RESOURCE_EXHAUSTED", reason="OVERLOADED", retry_after_seconds=0.5)
+    script = Script([busy, lm.PredictResponse(position=1), busy, lm.PredictResponse(position=2)])
+    script.is_over = False
+    async with _session(script, naps).predictor() as predict:
+        assert [(await predict("a")).position for _ in range(2)] == [1, 2]
+    assert len(script.options) == 1
+    assert min(naps.seconds) >= 0.5
+
+
 async def test_a_question_that_is_stopped_takes_its_line_along(naps: Naps) -> None:
     """Its answer would be taken for the next one's. It no longer counts, though its error still holds it."""
     script = Script([Stopped()], [sessions_pb2.Session(position=4)], [lm.PredictResponse(position=5)])

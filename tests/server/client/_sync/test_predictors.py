@@ -83,6 +83,15 @@ def test_a_first_question_is_put_again_while_the_server_is_busy(
     assert min(naps.seconds) > 0.25
 
 
+def test_a_sequence_that_is_lost_is_not_begun_anew(client: Client, service: FakeService) -> None:
+    """One that goes on is refused for load: it is put again where it can go on, or it fails."""
+    with client.predictor() as predict:
+        assert (predict("a")).position == 1
+        service.mishaps = [Mishap(error=OVERLOADED)]
+        outcome = Running(lambda: predict("b")).outcome()
+    assert outcome.position == 2 or outcome.reason == "OVERLOADED"
+
+
 def test_a_question_on_a_session_is_put_again_at_any_time(
     client: Client, session: Session, service: FakeService, naps: Naps
 ) -> None:

@@ -13,6 +13,7 @@ from tests.server.client.running.aio import WIRES
 from tests.server.fake_service import HANG, WAIT, FakeService, Mishap
 
 from carousel.client import AsyncClient, ServerError
+from carousel.client.core import calls
 from carousel.client.core.calls import Call
 from carousel.client.core.connection import Connection
 from carousel.client.wires.aio import GrpcWire, WireOptions
@@ -61,6 +62,21 @@ async def test_a_cancelled_prediction_ends_its_stream(fake: tuple[str, FakeServi
             await predict(HANG)
             await _cancel_while_waiting(predict(WAIT), service)
         assert await asyncio.to_thread(service.is_cancelled.wait, 10)
+
+
+async def test_a_line_that_is_cancelled_is_over(fake: tuple[str, FakeService], of_wire: WireOptions) -> None:
+    """Whoever asks it again hears that it was cancelled, and is not cancelled himself."""
+    address, service = fake
+    wire = GrpcWire(Connection(address), **of_wire)
+    line = wire.line(calls.predict(""), {})
+    request = calls.predict_request(WAIT, "", "", {})
+    await _cancel_while_waiting(line.exchange(request), service)
+    assert line.is_over
+    for _ in range(2):
+        with pytest.raises(ServerError, match="cancelled"):
+            await line.exchange(request)
+    await line.end(is_orderly=True)
+    await wire.close()
 
 
 async def test_a_reader_that_is_cancelled_gives_its_turn_up(fake: tuple[str, FakeService]) -> None:

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 import pytest
 from tests.server.fake_many import TOO_MANY
-from tests.server.fake_service import STOPPING, WAIT, FakeService, Mishap
+from tests.server.fake_service import OVERLOADED, STOPPING, WAIT, FakeService, Mishap
 
 from carousel.client import AsyncClient, AsyncPredictor, Retries, ServerError, ServerUnreachable
 from carousel.client.wires.shared_places import MAX_FRAME_BYTES
@@ -98,6 +98,16 @@ async def test_a_refusal_that_the_server_does_not_explain_teaches_nothing(
         answers = await asyncio.gather(*(predict("a") for predict in predictors))
         assert [answer.position for answer in answers] == [1] * 30
     assert len(_calls(service, "PredictMany")) == 2
+
+
+async def test_a_server_that_contradicts_itself_is_asked_a_few_times(address: str, service: FakeService) -> None:
+    """It says that there is room, and refuses: each try goes to three seats, and says what it heard."""
+    service.mishaps = [Mishap(error=TOO_MANY)] * 50
+    async with AsyncClient(address, retries=Retries(max_attempts=2), sleep=_at_once) as client:
+        with pytest.raises(ServerError) as caught:
+            await client.predict("a")
+    assert caught.value.details["limit"] == "max_sequences_per_stream"
+    assert len(service.mishaps) == 50 - 6
 
 
 async def test_bounds_are_forgotten_with_the_server_that_had_them(client: AsyncClient, service: FakeService) -> None:
@@ -248,10 +258,32 @@ async def test_a_server_that_is_going_answers_what_it_has(client: AsyncClient, s
     assert len(_calls(service, "PredictMany")) == 2
 
 
+def _homes(client: AsyncClient) -> Any:
+    wire: Any = client._transport._wire
+    return wire._places._homes
+
+
+async def test_no_session_is_held_that_nobody_uses(address: str, service: FakeService) -> None:
+    """However its sequence ended: in order, dropped, refused, late, or with its stream."""
+    async with AsyncClient(address, retries=Retries(max_attempts=1), sleep=_at_once) as client:
+        sessions = [client.open_session((await client.create_session()).session_id) for _ in range(6)]
+        await sessions[0].predict("a")
+        await sessions[1].predictor()("a")
+        for session, text in ((sessions[2], "bad"), (sessions[3], "overload"), (sessions[4], WAIT)):
+            with pytest.raises(ServerError):
+                await session.predict(text, timeout_seconds=0.3)
+        service.is_cancelled.set()
+        service.mishaps = [Mishap()]
+        with pytest.raises(ServerError):
+            await sessions[5].predict("a")
+        gc.collect()
+        await asyncio.sleep(0)
+        assert repr(_homes(client)) == "Homes(0 open, 6 resting)"
+
+
 async def test_a_session_in_use_keeps_its_place(client: AsyncClient, service: FakeService) -> None:
     """However many other sessions come and go: its calls go under one name."""
-    assert client._transport._wire._places is not None  # type: ignore[attr-defined]
-    homes = client._transport._wire._places._homes  # type: ignore[attr-defined]
+    homes = _homes(client)
     homes._max_resting = 2
     async with client.session("mine") as session, client.session("busy") as busy:
         await session.predict("a")
@@ -265,6 +297,15 @@ async def test_a_session_in_use_keeps_its_place(client: AsyncClient, service: Fa
     home = next(call.metadata["x-session-id"] for call in service.seen if call.method == "PredictMany")
     assert names[:9] == [home] * 9
     assert names[9] != "busy"
+
+
+async def test_a_sequence_that_the_server_carries_waits_until_there_is_time(address: str, service: FakeService) -> None:
+    """It is as it was before the refusal, on its stream. A stream of its own would be over."""
+    async with AsyncClient(address, sleep=_at_once) as client, client.predictor() as predict:
+        await predict("a")
+        service.mishaps = [Mishap(error=OVERLOADED)] * 3
+        assert (await predict("b")).position == 2
+    assert len(_calls(service, "PredictMany")) == 1
 
 
 async def test_a_broken_stream_is_opened_anew_under_its_name(address: str, service: FakeService) -> None:

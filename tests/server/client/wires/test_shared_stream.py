@@ -198,6 +198,27 @@ async def test_a_stream_that_is_cut_says_how_much_it_sent(stream: SharedStream, 
     assert stream.is_cut
 
 
+@pytest.mark.parametrize(
+    ("code", "is_cut"),
+    [
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, True),
+        (grpc.StatusCode.INTERNAL, True),
+        (grpc.StatusCode.UNAVAILABLE, False),
+    ],
+)
+@pytest.mark.parametrize("is_writer", [True, False], ids=["writer", "reader"])
+async def test_a_stream_may_have_been_cut(
+    stream: SharedStream, script: Script, code: grpc.StatusCode, is_cut: bool, is_writer: bool
+) -> None:
+    """For want of something, or for a reason that grpc.aio hides from who writes, and at times from who reads."""
+    if is_writer:
+        script.failure = broken(code)
+    else:
+        script.answers.put_nowait(broken(code))
+    await outcomes(ask(stream)[1])
+    assert stream.is_cut == is_cut
+
+
 async def test_frames_are_bounded(stream: SharedStream, script: Script) -> None:
     """In items and in bytes, ends of sequences included; what is larger by itself goes alone."""
     stream.max_frame_bytes = 60_000
@@ -313,6 +334,18 @@ async def test_a_question_has_its_own_time(stream: SharedStream) -> None:
     (error,) = await outcomes(late)
     assert error.code == "DEADLINE_EXCEEDED"
     assert not other.done()
+
+
+async def test_an_answer_in_time_leaves_no_timer(stream: SharedStream, script: Script) -> None:
+    """Nor does a question that was given up: there may be thousands, with minutes left."""
+    (answered, first), (_, second) = ask(stream, ends_at=stream.loop.time() + 99), ask(stream, ends_at=1e9)
+    await settle()
+    script.answer(right(1))
+    second.cancel()
+    await outcomes(first, second)
+    timers: Any = stream.loop._scheduled  # type: ignore[attr-defined]
+    assert [timer for timer in timers if "_expire" in repr(timer) and not timer.cancelled()] == []
+    assert answered.answer is None
 
 
 async def test_a_sequence_that_is_closed_keeps_nobody_waiting(stream: SharedStream) -> None:
