@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.server.state.conftest import LONG, RedisServer, advance, make_birth, make_store, step, take
-from tests.server.state.redis_opening import lose_answers, run_cli
+from tests.server.state.redis_opening import SLOW, lose_answers, opened, run_cli
 from tests.server.state.test_redis_cluster import clustered
 
 from carousel.errors import SessionMoved, StoreUnavailable
@@ -121,3 +122,21 @@ async def test_whoever_gives_up_leaves_the_others_their_answers(store: GroupStor
     for outcome in (outcomes[0], outcomes[2]):
         assert isinstance(outcome, list)
         assert all(isinstance(row, Row) for row in outcome)
+
+
+async def test_steps_of_one_moment_travel_together_within_a_bound(
+    shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_cli(shared_redis, "flushall")
+    async with opened(shared_redis, SLOW) as store:
+        helds = await held_sessions(store, 400)
+        sizes, exchange = list[int](), store._link._exchange
+
+        async def note(commands: Sequence[Any]) -> list[Any]:
+            sizes.append(len(commands))
+            return await exchange(commands)
+
+        monkeypatch.setattr(store._link, "_exchange", note)
+        steps = [helds[first : first + 100] for first in range(0, 400, 100)]
+        await asyncio.gather(*(store.commit_all([(held, step(held, {"x": b"1"})) for held in one]) for one in steps))
+        assert sizes == [200, 200]
