@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.server.state.conftest import LONG, RedisServer, advance, make_birth, make_store, step, take
-from tests.server.state.redis_opening import lose_answers, run_cli
+from tests.server.state.redis_opening import SLOW, lose_answers, opened, run_cli
 from tests.server.state.test_redis_cluster import clustered
 
 from carousel.errors import SessionMoved, StoreUnavailable
@@ -125,20 +125,18 @@ async def test_whoever_gives_up_leaves_the_others_their_answers(store: GroupStor
 
 
 async def test_steps_of_one_moment_travel_together_within_a_bound(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = make_store("redis", request, tmp_path)
-    assert isinstance(store, RedisStore)
-    await store.start(lambda _: None)
-    helds = await held_sessions(store, 400)
-    sizes, exchange = list[int](), store._link._exchange
+    run_cli(shared_redis, "flushall")
+    async with opened(shared_redis, SLOW) as store:
+        helds = await held_sessions(store, 400)
+        sizes, exchange = list[int](), store._link._exchange
 
-    async def note(commands: Sequence[Any]) -> list[Any]:
-        sizes.append(len(commands))
-        return await exchange(commands)
+        async def note(commands: Sequence[Any]) -> list[Any]:
+            sizes.append(len(commands))
+            return await exchange(commands)
 
-    monkeypatch.setattr(store._link, "_exchange", note)
-    steps = [helds[first : first + 100] for first in range(0, 400, 100)]
-    await asyncio.gather(*(store.commit_all([(held, step(held, {"x": b"1"})) for held in one]) for one in steps))
-    assert sizes == [200, 200]
-    await store.close()
+        monkeypatch.setattr(store._link, "_exchange", note)
+        steps = [helds[first : first + 100] for first in range(0, 400, 100)]
+        await asyncio.gather(*(store.commit_all([(held, step(held, {"x": b"1"})) for held in one]) for one in steps))
+        assert sizes == [200, 200]
