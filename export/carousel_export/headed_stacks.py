@@ -14,7 +14,7 @@ from carousel_export.looped_stacks import draw_from_input, draw_mask, draw_scan
 from carousel_export.native_stacks import next_name
 from carousel_training.cells.heads import block_columns
 from carousel_training.cells.layered_stack import LayeredStack
-from carousel_training.cells.mlstm import LEAST_NORMALIZER, MOST_POWER, MLSTMLayer
+from carousel_training.cells.mlstm import LEAST_NORMALIZER, MOST_POWER, SMALLEST_SQUARE, MLSTMLayer
 from carousel_training.cells.rg_lru import LEAST_NEW, RGLRULayer
 from carousel_training.cells.slstm import SLSTMLayer
 from carousel_training.cells.stack import RecurrentStack
@@ -35,8 +35,8 @@ def draw_rg_lru(drawing: Drawing, stack: RecurrentStack, below_TBX: str) -> str:
         sums = draw_block_product(drawing, name, u_TBND, layer.weight_gates, shape.num_heads, 2)
         bias = to_array(layer.bias_gates).reshape(2, shape.num_heads, shape.head_size).swapaxes(0, 1)
         sums = drawing.put("Add", sums, drawing.keep(f"{name}.gates.b", bias.reshape(shape.num_heads, -1)))
-        by_head = drawing.split(drawing.put("Sigmoid", sums), 2)
-        r_TBH, i_TBH = (_reshape(drawing, gate, 0, 0, shape.hidden_size) for gate in by_head)
+        r_TBH, i_TBH = (_reshape(drawing, gate, 0, 0, shape.hidden_size) for gate in drawing.split(sums, 2))
+        r_TBH, i_TBH = draw_exact_sigmoid(drawing, r_TBH), drawing.put("Sigmoid", i_TBH)
         fade_TBH = drawing.put("Mul", r_TBH, drawing.keep(f"{name}.rates", to_array(layer.rates())))
         kept_TBH, t_TBH = drawing.put("Exp", drawing.put("Neg", fade_TBH)), drawing.put("Tanh", fade_TBH)
         share_TBH = drawing.put("Div", drawing.put("Mul", two, t_TBH), drawing.put("Add", one, t_TBH))
@@ -102,13 +102,14 @@ def draw_mlstm(drawing: Drawing, stack: RecurrentStack, below_TBX: str) -> str:
         level = drawing.put("Unsqueeze", m, drawing.axes(2, 3))
         loop = Loop(name, [memory, level], [q, k, v, draw_log_sigmoid(drawing, f), i], mask_TB111, _step_mlstm)
         read, levels = loop.draw(drawing, [f"{name}_memory", f"{name}_level"])
-        widths = drawing.keep(f"{name}.widths", np.array([width, 1], np.int64))
+        widths = drawing.keep("widths", np.array([width, 1], np.int64))
         normalizer = f"{next_name(n)}_column"
         drawing.add("Split", [f"{name}_memory", widths], [next_name(c), normalizer], axis=-1)
         drawing.add("Squeeze", [normalizer, drawing.axes(3)], [next_name(n)])
         drawing.add("Squeeze", [f"{name}_level", drawing.axes(2, 3)], [next_name(m)])
-        tilde_TBH = _reshape(drawing, _normalize(drawing, read, levels, widths), 0, 0, stack.shape.hidden_size)
-        below_TBX = drawing.put("Mul", drawing.put("Sigmoid", o), tilde_TBH)
+        normed_TBH = _reshape(drawing, _normalize(drawing, read, levels, width), 0, 0, stack.shape.hidden_size)
+        gain_TBH = drawing.put("Mul", drawing.put("Sigmoid", o), drawing.keep(f"{name}.g", to_array(layer.weight_norm)))
+        below_TBX = drawing.put("Mul", gain_TBH, normed_TBH)
     return below_TBX
 
 
@@ -121,14 +122,19 @@ def _step_mlstm(step: Drawing, before: Sequence[str], given: Sequence[str]) -> l
     return [memory, level, step.put("MatMul", q, memory), step.put("Identity", level)]
 
 
-def _normalize(drawing: Drawing, read: str, levels: str, widths: str) -> str:
-    """C' q / max(|n' q|, exp(-m), the least), [T,B,N,1,D]."""
+def _normalize(drawing: Drawing, read: str, levels: str, width: int) -> str:
+    """As `normalize` in the cell's file, [T,B,N,1,D]. The sum of squares is a product of the row with itself."""
     values, weights = f"{read}_values", f"{read}_weights"
+    widths = drawing.keep("widths", np.array([width, 1], np.int64))
     drawing.add("Split", [read, widths], [values, weights], axis=-1)
-    most = drawing.keep("most_power", np.array(MOST_POWER, np.float32))
-    least = drawing.keep("least_normalizer", np.array(LEAST_NORMALIZER, np.float32))
+    limits = {"most_power": MOST_POWER, "least_normalizer": LEAST_NORMALIZER, "smallest_square": SMALLEST_SQUARE}
+    most, least, smallest = (drawing.keep(name, np.array(value, np.float32)) for name, value in limits.items())
     unit = drawing.put("Exp", drawing.put("Min", drawing.put("Neg", levels), most))
-    return drawing.put("Div", values, drawing.put("Max", drawing.put("Abs", weights), unit, least))
+    divisor = drawing.put("Max", drawing.put("Abs", weights), unit, least)
+    squares = drawing.put("MatMul", values, drawing.put("Transpose", values, perm=[0, 1, 2, 4, 3]))
+    mean = drawing.put("Div", squares, drawing.keep("width", np.array(width, np.float32)))
+    floor = drawing.put("Mul", drawing.put("Mul", divisor, divisor), smallest)
+    return drawing.put("Div", values, drawing.put("Sqrt", drawing.put("Add", mean, floor)))
 
 
 def _scaled(layer: MLSTMLayer) -> tuple[torch.Tensor, torch.Tensor]:
@@ -144,6 +150,13 @@ def _draw_shares(drawing: Drawing, log_f: str, i: str, m: str) -> tuple[str, str
     level = drawing.put("Max", carried, i)
     kept, new = (drawing.put("Exp", drawing.put("Sub", power, level)) for power in (carried, i))
     return kept, new, level
+
+
+def draw_exact_sigmoid(drawing: Drawing, sums: str) -> str:
+    """1 / (1 + exp(-a)): onnxruntime's Sigmoid is near in absolute terms alone, and a root is to be taken of it."""
+    one, bound = drawing.keep("one", np.ones(1, np.float32)), drawing.keep("bound", np.array(80.0, np.float32))
+    power = drawing.put("Exp", drawing.put("Min", drawing.put("Neg", sums), bound))
+    return drawing.put("Div", one, drawing.put("Add", power, one))
 
 
 def draw_log_sigmoid(drawing: Drawing, sums: str) -> str:

@@ -213,8 +213,9 @@ def test_the_level_of_a_memory_changes_nothing(cell: str) -> None:
             f, i, v = s(f), np.exp(i), v.reshape(2, 2)
             matrices = np.stack([f[j] * matrices[j] + i[j] * np.outer(k[j], v[j]) for j in (0, 1)])
             normalizers = np.stack([f[j] * normalizers[j] + i[j] * k[[j]] for j in (0, 1)])
-            h = np.concatenate([matrices[j].T @ q[[j]] / max(abs(normalizers[j] @ q[[j]]), 1.0) for j in (0, 1)])
-            h = s(o) * h
+            heads = np.stack([matrices[j].T @ q[[j]] / max(abs(normalizers[j] @ q[[j]]), 1.0) for j in (0, 1)])
+            heads /= np.sqrt(np.mean(heads**2, axis=1, keepdims=True) + 0.01)
+            h = s(o) * w["layers.0.weight_norm"] * heads.flatten()
         np.testing.assert_allclose(output_1H[0].detach(), h, atol=1e-12)
 
 

@@ -93,3 +93,13 @@ def test_a_reading_of_nothing_is_finite(input_bias: float) -> None:
         assert found_TBH.tolist() == torch.zeros(5, LANES, H).tolist()
         for gradient in torch.autograd.grad(found_TBH.sum(), [x_TBX, *stack.parameters()]):
             assert gradient.isfinite().all()
+
+
+def test_an_mlstms_heads_are_bounded_by_their_norm() -> None:
+    """However near to nothing the divisor is, no head is longer than the root of its width."""
+    stack = build("mlstm", 30.0)
+    with torch.no_grad():
+        dict(stack.named_parameters())["layers.1.weight_norm"].fill_(1.0)
+        y_TBH, _ = stack(_random(0), stack.initial_state(LANES, torch.device("cpu")))
+    lengths = torch.unflatten(y_TBH, 2, (2, H // 2)).norm(dim=3)
+    assert 1.0 < lengths.max().item() <= (H // 2) ** 0.5 * 1.0001

@@ -7,9 +7,9 @@ from torch import nn
 from torch.nn import functional
 
 from carousel.bundle.layout import StateTensor
-from carousel_training.cells.initial import initialise_state
+from carousel_training.cells.initial import initialise_input
 from carousel_training.cells.layered_stack import LayeredStack, LayerRun, StackLayer
-from carousel_training.cells.matrix_memory import Gates, run_matrix_memory
+from carousel_training.cells.matrix_memory import Gates, Reading, run_matrix_memory
 from carousel_training.cells.memory import wide_type
 from carousel_training.cells.slstm import NOTHING
 from carousel_training.cells.stack import StackShape, State, Step
@@ -17,7 +17,8 @@ from carousel_training.cells.stack import StackShape, State, Step
 FORGET_BIASES = (3.0, 6.0)
 INPUT_BIAS_SPREAD = 0.1
 LEAST_NORMALIZER = 1e-6
-MOST_POWER = 80.0  # e^80 is finite in float32, and as good as infinite
+MOST_POWER = 40.0  # the square of e^40 is finite in float32, and as good as infinite
+SMALLEST_SQUARE = 1e-2  # a head much smaller than its root stays small, so that rounding is not blown up either
 Tensor = torch.Tensor
 
 
@@ -27,15 +28,17 @@ class MLSTMLayer(StackLayer):
 
     q = W_q x_t + b,  k = (W_k x_t + b) / sqrt(K),  v = W_v x_t + b,  i = exp(w_i x_t + b),  f = s(w_f x_t + b)
     C_t = f C_{t-1} + i k v',  n_t = f n_{t-1} + i k,  h~_t = C_t' q / max(|n_t' q|, 1)
-    h_t = s(W_o x_t + b) * [h~ of all heads]
+    h_t = s(W_o x_t + b) * g * [h~ / sqrt(mean of h~^2 + 0.01) of all heads]
 
     computed with C and n divided by exp(m_t), m_t = max(log f + m_{t-1}, a_i), as in `slstm.py`; the 1 becomes
     exp(-m_t), and no divisor is below 1e-6, as in the authors' code. Nothing here sees h_{t-1}, so all steps of a
     segment are computed together.
 
-    Of the paper's two forget gates this is the logistic one; keys of half the values' width are from xLSTM 7B (Beck et
-    al. 2025), and halve the memory. The norm, the convolution and the wider projections around the cell are left out.
-    The gates start blind: w_i and w_f 0, b_f spread over the heads from 3 to 6, b_i near 0.
+    Of the paper's forget gates this is the logistic one. The norm of each head, g [H], is behind the cell in the
+    paper's block and in the cell in the authors' code; without it a divisor that cancels makes any size of h~. Keys of
+    half the values' width are from xLSTM 7B (Beck et al. 2025), and halve the memory. The convolution and the wider
+    projections around the cell are left out. The gates start blind: w_i and w_f 0, b_f spread over the heads from 3 to
+    6, b_i near 0.
     """
 
     parts = ("c", "n", "m")
@@ -47,7 +50,8 @@ class MLSTMLayer(StackLayer):
         self.sizes = (keys, keys, size, size, heads, heads)  # the rows of q, k, v, o, i, f
         self.weight_ih = nn.Parameter(torch.empty(sum(self.sizes), self.input_size))
         self.bias = nn.Parameter(torch.zeros(sum(self.sizes)))
-        initialise_state(self.weight_ih)  # queries meet keys in a sum over all steps: the smaller scale
+        self.weight_norm = nn.Parameter(torch.ones(size))
+        initialise_input(self.weight_ih)
         with torch.no_grad():
             self.weight_ih[-2 * heads :].zero_()
             self.bias[-2 * heads : -heads].normal_(std=INPUT_BIAS_SPREAD)
@@ -69,9 +73,8 @@ class MLSTMLayer(StackLayer):
         log_f, a_i = (part.to(wide).permute(1, 2, 0) for part in (functional.logsigmoid(f_TBN.to(wide)), i_TBN))
         c_BNKD, n_BNK, m_BN = (tensor.to(wide) for tensor in state)
         read, after = run_matrix_memory(q, k / math.sqrt(self.key_size), v, Gates(log_f, a_i), (c_BNKD, n_BNK, m_BN))
-        tilde_BNTD = read.values / normalizer(read.weights, read.m)[..., None]
-        tilde_TBH = tilde_BNTD.permute(2, 0, 1, 3).flatten(2)
-        return LayerRun(torch.sigmoid(o_TBH) * tilde_TBH.to(o_TBH.dtype), after)
+        normed_TBH = normalize(read).permute(2, 0, 1, 3).flatten(2) * self.weight_norm
+        return LayerRun(torch.sigmoid(o_TBH) * normed_TBH.to(o_TBH.dtype), after)
 
     def step(self, x_BX: Tensor, state: State, below_BH: Tensor | None) -> Step:
         c_BNKD, n_BNK, m_BN = state
@@ -83,10 +86,9 @@ class MLSTMLayer(StackLayer):
         f, i = torch.exp(kept_BN - m_BN)[..., None], torch.exp(i_BN - m_BN)[..., None]
         c_BNKD = f[..., None] * c_BNKD + (i * k)[..., None] * v[..., None, :]
         n_BNK = f * n_BNK + i * k
-        read_BND = (c_BNKD * q[..., None]).sum(2)
-        tilde_BND = read_BND / normalizer((n_BNK * q).sum(2), m_BN)[..., None]
+        read = Reading((c_BNKD * q[..., None]).sum(2), (n_BNK * q).sum(2), m_BN)
         gates = {"o": torch.sigmoid(o_BH), "i": i.expand_as(v).flatten(1), "f": f.expand_as(v).flatten(1)}
-        return Step(gates["o"] * tilde_BND.flatten(1), (c_BNKD, n_BNK, m_BN), gates)
+        return Step(gates["o"] * self.weight_norm * normalize(read).flatten(1), (c_BNKD, n_BNK, m_BN), gates)
 
     def split(self, sums: Tensor) -> tuple[Tensor, ...]:
         """q, k, v, o, i, f by their columns."""
@@ -97,7 +99,9 @@ class MLSTMStack(LayeredStack):
     layer_type = MLSTMLayer
 
 
-def normalizer(weights: Tensor, m: Tensor) -> Tensor:
-    """What a head's reading is divided by, of n' q and m."""
-    least = torch.exp((-m).clamp_max(MOST_POWER)).clamp_min(LEAST_NORMALIZER)
-    return torch.maximum(weights.abs(), least)
+def normalize(read: Reading) -> Tensor:
+    """h~ over its root mean square, with both sides of the fraction multiplied by what h~ is divided by."""
+    least = torch.exp((-read.m).clamp_max(MOST_POWER)).clamp_min(LEAST_NORMALIZER)
+    divisor = torch.maximum(read.weights.abs(), least)[..., None]
+    square = read.values.square().mean(-1, keepdim=True) + SMALLEST_SQUARE * divisor.square()
+    return read.values / torch.sqrt(square)

@@ -59,8 +59,9 @@ class RGLRULayer(StackLayer):
         u_BH = functional.linear(x_BX, self.weight_in, self.bias_in)
         sums_BG = block_product(u_BH, self.weight_gates, self.shape.num_heads, 2) + self.bias_gates
         r_BH, i_BH = torch.sigmoid(sums_BG).chunk(2, dim=1)
-        a_BH = torch.exp(SHARPNESS * r_BH * functional.logsigmoid(self.decay))
-        new_BH = torch.sqrt((1.0 - a_BH * a_BH).clamp_min(LEAST_NEW)) * (i_BH * u_BH)
+        log_a_BH = SHARPNESS * r_BH * functional.logsigmoid(self.decay)
+        a_BH = torch.exp(log_a_BH)
+        new_BH = torch.sqrt((-torch.expm1(2.0 * log_a_BH)).clamp_min(LEAST_NEW)) * (i_BH * u_BH)
         h_BH = a_BH * state[0] + new_BH
         return Step(h_BH, (h_BH,), {"r": r_BH, "i": i_BH, "a": a_BH})
 
