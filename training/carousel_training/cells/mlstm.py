@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from carousel.bundle.layout import StateTensor
-from carousel_training.cells.initial import initialise_state
+from carousel_training.cells.initial import initialise_input
 from carousel_training.cells.layered_stack import LayeredStack, LayerRun, StackLayer
 from carousel_training.cells.matrix_memory import Gates, Reading, run_matrix_memory
 from carousel_training.cells.memory import wide_type
@@ -51,7 +51,7 @@ class MLSTMLayer(StackLayer):
         self.weight_ih = nn.Parameter(torch.empty(sum(self.sizes), self.input_size))
         self.bias = nn.Parameter(torch.zeros(sum(self.sizes)))
         self.weight_norm = nn.Parameter(torch.ones(size))
-        initialise_state(self.weight_ih)  # queries meet keys in a sum over all steps: the smaller scale
+        initialise_input(self.weight_ih)
         with torch.no_grad():
             self.weight_ih[-2 * heads :].zero_()
             self.bias[-2 * heads : -heads].normal_(std=INPUT_BIAS_SPREAD)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from carousel_training.curve import INK
 from carousel_training.studies.plots import COLOURS, line_styles, new_figure, save_figure, tidy
@@ -172,7 +172,7 @@ def _label_log(axes: Axes, title: str, label: str, ticks: Sequence[float]) -> No
     axes.set_xlabel(label)
     axes.set_xticks(ticks, minor=False)
     axes.set_xticks([], minor=True)
-    axes.xaxis.set_major_formatter(EngFormatter(places=1, sep=""))
+    axes.xaxis.set_major_formatter(lambda value, place: f"{value:,.0f}" if value >= 100.0 else f"{value:.2g}")
     tidy(axes, title, grid="both")
 
 

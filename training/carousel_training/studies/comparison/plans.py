@@ -26,7 +26,7 @@ class StudyPlan:
     has_twin: bool
     hours: float | None
     tokens: int | None
-    reading: ReadingPlan = ReadingPlan(num_lanes=32, valid_tokens=49_152, test_tokens=131_072, block=512)
+    reading: ReadingPlan = ReadingPlan(num_lanes=32, valid_tokens=24_576, test_tokens=65_536, block=512)
     space: Space = field(default_factory=Space)
 
     def as_json(self) -> dict[str, Any]:
@@ -70,7 +70,17 @@ DEFAULT_PLAN = StudyPlan(
 )
 PLANS: Mapping[str, StudyPlan] = {
     "hour": StudyPlan("hour", 16, (0.5, 1.0, 2.0), (1, 2, 4, 8), 5, has_twin=True, hours=1.0, tokens=None),
-    "night": StudyPlan("night", 32, (0.5, 1.0, 2.0, 4.0), (1, 2, 4, 8), 5, has_twin=True, hours=10.0, tokens=None),
+    "night": StudyPlan(
+        "night",
+        32,
+        (0.5, 1.0, 2.0, 4.0),
+        (1, 2, 4, 8),
+        5,
+        has_twin=True,
+        hours=10.0,
+        tokens=None,
+        reading=ReadingPlan(num_lanes=32, valid_tokens=98_304, test_tokens=262_144, block=512),
+    ),
 }
 
 
