@@ -4,7 +4,8 @@
 
 `abuse.<name>.p99_ratio`: the 99th percentile of the modest caller's Predict beside the abuse. Where the server refuses
 the abuse, it is held against an idle server; where what is asked is admissible, against the same load from many
-callers who each ask for a part. That is measured directly before and directly after; the mean of both counts.
+callers who each ask for a part, or, of many streams of one caller, against one of them. That is measured directly
+before and directly after; the mean of both counts.
 
 `waited`: seconds that the server's threads were ready to run and had no processor meanwhile, all together. Where that
 is much, the machine was slow, not the server.
@@ -28,7 +29,7 @@ from bench.server_process import ServerProcess, serve
 from trials.abuses import ABUSES, OWNER_KEY
 from trials.process_samples import waited_seconds
 
-REFUSED = {"stop_ids", "huge_text", "long_text", "huge_answer", "idle_streams"}
+REFUSED = {"stop_ids", "huge_text", "long_text", "huge_answer", "idle_streams", "many_refused"}
 AT_MOST = 3.0
 _OPTIONS = ("--threads", "1", "--set", f"owner_metadata={OWNER_KEY}", "--set", "max_sessions=20000")
 

@@ -22,6 +22,7 @@ from carousel.v1 import language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 
 OWNER_KEY = "x-user"
 _OPTIONS = (("grpc.max_send_message_length", 2**26), ("grpc.use_local_subchannel_pool", 1))
+_NUM_FLOODING = 1000  # sequences of one stream
 _PAUSE_SECONDS = 0.02  # between refused calls: the sender must not take the core that the server needs
 
 
@@ -155,7 +156,29 @@ async def watches(abuser: Abuser) -> None:
     await asyncio.gather(session_churn(abuser), *map(_drain, calls))
 
 
-async def _drain(call: grpc.aio.UnaryStreamCall) -> None:
+async def many_flood(abuser: Abuser) -> None:
+    """Full frames on a PredictMany stream of 1,000 sequences, as fast as they are taken."""
+    await _flood(abuser, wire.PredictRequest(input=_tokens(5)))
+
+
+async def many_refused(abuser: Abuser) -> None:
+    """The same with requests that are refused."""
+    await _flood(abuser, wire.PredictRequest(input=_tokens(5), model="another"))
+
+
+async def _flood(abuser: Abuser, request: wire.PredictRequest) -> None:
+    items = [wire.PredictManyRequest.Item(tag=tag, request=request) for tag in range(_NUM_FLOODING)]
+    frame = wire.PredictManyRequest(items=items)
+    while True:
+        call = abuser.model.PredictMany(metadata=abuser.metadata)
+        reading = asyncio.ensure_future(_drain(call))
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            while True:
+                await call.write(frame)
+        await reading
+
+
+async def _drain(call: Any) -> None:
     with contextlib.suppress(grpc.aio.AioRpcError):
         async for _ in call:
             pass
@@ -176,12 +199,17 @@ ABUSES: dict[str, tuple[Callable[[Abuser], Awaitable[None]], int]] = {  # and it
     "session_flood": (session_flood, 8),
     "listing": (listing, 4),
     "watches": (watches, 8),
+    "many_flood": (many_flood, 8),
+    "many_refused": (many_refused, 8),
 }
+HONEST_TASKS = {"many_flood": 1}  # where honest callers are fewer: more streams shall bring their owner no more
 
 
 async def run(address: str, name: str, *, is_honest: bool) -> None:
     """Until killed."""
     abuse, num_tasks = ABUSES[name]
+    if is_honest:
+        num_tasks = HONEST_TASKS.get(name, num_tasks)
     async with grpc.aio.insecure_channel(address, _OPTIONS) as channel:
         owners = [f"honest-{number}" if is_honest else "mallory" for number in range(num_tasks)]
         tasks = [asyncio.ensure_future(abuse(Abuser(channel, owner, n))) for n, owner in enumerate(owners)]

@@ -33,7 +33,7 @@ _PIECE_COST = 16.0  # the most that is taken at once, about
 _LOOK_COST = 0.1  # of an item that is only looked at
 _REFUSAL_COST = 3.0
 _CLOSE_COST = 1.0  # of beginning to; the rest is the sequence's
-_FRAME_COST = 2.0  # of one that goes out, without its items
+_FRAME_COST = 4.0  # of reading or writing one, without its items
 _BYTES_PER_COST = 2**14  # of what is copied, in or out
 _ITEM_BYTES = 32  # of a small item, from which it is guessed how many a frame has
 _CLOSED_PER_PIECE = 16
@@ -84,6 +84,7 @@ class Many:
         self._num_unread_bytes = 0  # of answers that are not read
         self.num_waiting = 0  # questions that are not answered, or whose answers are not read
         self.num_answered = 0
+        self._num_refused = 0
         rest(True)
 
     def __repr__(self) -> str:
@@ -93,6 +94,7 @@ class Many:
         """A frame; returns when the stream may be read on. Raises MessageInvalid."""
         self._backlog.add(content)
         self._look_whether_resting()
+        await self._gate.enter(self._owner, _FRAME_COST)
         if self._taking is None:
             if await self._take_what_fits():
                 return
@@ -118,6 +120,7 @@ class Many:
         self._put(make_response(tag, content), question)
 
     def refuse(self, tag: int, question: Question, error: Exception) -> None:
+        self._num_refused += 1
         self._gate.charge(self._owner, _REFUSAL_COST)
         self._put(make_status(tag, self._refuse(question.request, error).SerializeToString()), question)
 
@@ -158,9 +161,11 @@ class Many:
         return True
 
     def _take_piece(self, max_cost: float) -> float:
-        """What it came to."""
-        cost, backlog = 0.0, self._backlog
-        while backlog and cost < max_cost and self._has_room():
+        """What it came to, beside refusals, which are charged for themselves."""
+        cost, backlog, num_refused = 0.0, self._backlog, self._num_refused
+        while backlog and self._has_room():
+            if cost + _REFUSAL_COST * (self._num_refused - num_refused) >= max_cost:
+                break
             item, num_bytes = backlog.take()
             cost += num_bytes / _BYTES_PER_COST
             if item is None:

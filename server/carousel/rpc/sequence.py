@@ -56,7 +56,7 @@ class Sequence:
         self._tag = tag
         self._predictions = predictions
         self._talk = predictions.converse()
-        self._waiting: collections.deque[Question] = collections.deque()
+        self._waiting: collections.deque[Question] | None = None  # most have nothing, and there are many
         self._asked: Question | None = None  # on its way without a task
         self._task: asyncio.Task[None] | None = None
         self._is_named = False
@@ -70,6 +70,8 @@ class Sequence:
                 if self._talk.begin_plain(plain, self):
                     return
                 self._asked = None
+        if self._waiting is None:
+            self._waiting = collections.deque()
         self._waiting.append(question)
         self._go_on()
 
@@ -83,7 +85,7 @@ class Sequence:
         elif outcome is not None:
             self._stream.answer(self._tag, question, outcome)
         else:
-            self._waiting.appendleft(question)
+            self._waiting = collections.deque([question, *(self._waiting or ())])
         self._go_on()
 
     async def close(self) -> None:
@@ -106,6 +108,7 @@ class Sequence:
         try:
             while self._waiting and not self.is_over:
                 question = self._waiting.popleft()
+                self._waiting = self._waiting or None
                 try:
                     answer = await self._answer(question.request)
                 except asyncio.CancelledError:

@@ -106,7 +106,9 @@ class LanguageModelServicer:
 
     def Predict(self, request_iterator, context):
         """Autocomplete. Each message feeds its input and is answered by the likeliest next tokens. Without a session, the
-        stream itself carries the state from message to message. The first message may name the session and the model.
+        stream itself carries the state from message to message; where others have too little room for theirs, it may have
+        to give that up, and is FAILED_PRECONDITION (SESSION_EVICTED) then. The first message may name the session and the
+        model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -3,6 +3,7 @@
 import asyncio
 import collections
 import contextlib
+import random
 import types
 import weakref
 from collections.abc import AsyncIterator, Callable
@@ -15,6 +16,7 @@ from tests.fakes import GatedModel
 from tests.server.rpc.served_world import (
     SECONDS,
     ManyStream,
+    ServedWorld,
     ask,
     end,
     open_sessions,
@@ -27,11 +29,16 @@ from tests.worlds import Plan
 
 from carousel.engine.scheduler import Bounds
 from carousel.rpc import frames
+from carousel.rpc.gate import Gate
+from carousel.rpc.sequence import Question
+from carousel.sessions.carried_room import CarriedRoom
+from carousel.sessions.conversation import Conversation
 from carousel.v1 import language_model_pb2 as wire
+from carousel.v1 import sessions_pb2
 
 Code = grpc.StatusCode
 ANN, BOB = (("x-owner", "ann"),), (("x-owner", "bob"),)
-MAX_A_ROUND = 40  # plain items, or what costs as much
+MAX_A_ROUND = 48  # plain items, or what costs as much: a round and a piece
 FRAME = 600
 
 
@@ -100,6 +107,21 @@ async def test_refused_items_of_many_streams_are_taken_a_few_in_a_round(monkeypa
         items = [ask(number % 3, 1, model="other") for number in range(FRAME)]
         await asyncio.gather(*(flood(served.many(metadata=ANN), items, 1) for _ in range(8)))
         assert sum(done.values()) == 8 * FRAME
+        assert max(done.values()) <= MAX_A_ROUND / 3
+
+
+async def test_items_of_too_many_tags_are_refused_a_few_in_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is refused at once costs more than what is taken."""
+    async with serving(max_sequences_per_stream=1) as served, counted_rounds() as (done, note):
+        refused = served.world.metrics.item_refused
+
+        def refuse_and_note(*arguments: Any) -> None:
+            note()
+            refused(*arguments)
+
+        monkeypatch.setattr(served.world.metrics, "item_refused", refuse_and_note)
+        await asyncio.gather(*(flood(served.many(), [ask(tag, 1) for tag in range(FRAME)], 1) for _ in range(8)))
+        assert sum(done.values()) == 8 * (FRAME - 1)
         assert max(done.values()) <= MAX_A_ROUND / 3
 
 
@@ -339,6 +361,63 @@ async def test_items_take_no_memory_before_their_turn(monkeypatch: pytest.Monkey
         await served.until_idle()
 
 
+async def test_the_room_of_what_has_closed_is_used_at_once() -> None:
+    """Although nothing else happens on the stream by then."""
+    async with serving(max_sequences_per_stream=2) as served:
+        await open_sessions(served, *"abcd")
+        stream = served.many()
+        for token in (1, 2):
+            await stream.send(*[ask(tag, token, session_id=name) for tag, name in enumerate("ab")])
+            await stream.receive(2)
+        may_close = asyncio.Event()
+        for sequence in served.manys[-1]._sequences.values():
+            _delay_close(sequence._talk, may_close)
+        await stream.send(end(0), end(1), ask(2, 1, session_id="c"), ask(3, 1, session_id="d"))
+        await stream.receive(1)
+        await until(lambda: served.manys[-1].num_waiting == 0)
+        may_close.set()
+        await stream.receive(1)
+        assert await stream.finish() is Code.OK
+        assert stream.answers[2][0].position == stream.answers[3][0].position == 1
+
+
+def _delay_close(talk: Conversation, until: asyncio.Event) -> None:
+    close = talk.close
+
+    async def close_late() -> None:
+        await until.wait()
+        await close()
+
+    talk.close = close_late  # type: ignore[method-assign]
+
+
+async def test_a_stream_whose_frame_waits_for_its_round_is_not_idle() -> None:
+    """Or it would be closed for others although its client waits for an answer."""
+    async with serving() as served:
+        stream = served.many()
+        await stream.ask(1, 1)
+        (call,) = served.calls._open.values()
+        await until(lambda: call.is_waiting)
+        many, is_open = served.manys[-1], asyncio.Event()
+        many._gate = gate = OpenGate()
+
+        async def enter(owner: str, cost: float) -> None:
+            await is_open.wait()
+
+        gate.enter = enter  # type: ignore[method-assign]
+        await stream.send(ask(1, 1))
+        await until(lambda: many._backlog)
+        assert not many.num_waiting
+        assert not call.is_waiting
+        is_open.set()
+        await stream.receive(1)
+        await until(lambda: call.is_waiting)
+        await stream.send(end(1), end(2))
+        await until(lambda: not many._sequences)
+        await until(lambda: call.is_waiting)
+        assert await stream.finish() is Code.OK
+
+
 @pytest.mark.parametrize("name", ["x" * 150_000, "no name", "x" * 129])
 async def test_what_cannot_be_the_name_of_a_session_is_not_kept(name: str) -> None:
     """It would be, for each tag, as long as the stream is open."""
@@ -383,6 +462,80 @@ async def test_answers_that_are_expected_count_as_answers_that_wait() -> None:
         await served.until_idle()
 
 
+async def test_answers_that_are_longer_than_expected_wait_for_their_reader() -> None:
+    """Sealed states come back with every answer."""
+    async with serving(max_message_bytes=3000) as served:
+        await open_sessions(served, "a")
+        stream = served.many()
+        await stream.ask(1, 1, session_id="a")
+        sealed = await served.life.ExportSession(sessions_pb2.ExportSessionRequest(session_id="a"))
+        first = await stream.ask(2, 1, state=sealed.state)
+        await until(lambda: not served.manys[-1].num_waiting)
+        many = served.manys[-1]
+        many.next_frame = _never  # type: ignore[method-assign]
+        many._changed.set()
+        await stream.send(*[ask(2, 1, k=1) for _ in range(40)])
+        await until(lambda: many._num_unread_bytes > 2500)
+        await asyncio.sleep(0.2)
+        assert many._num_unread_bytes < 3000 + first.ByteSize() + 20
+        stream.call.cancel()
+        await served.until_idle()
+
+
+class OpenGate(Gate):
+    """Notes what is charged, and lets all in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.charged: list[float] = []
+
+    async def enter(self, owner: str, cost: float) -> None:
+        self.charged.append(cost)
+
+    def charge(self, owner: str, cost: float) -> None:
+        self.charged.append(cost)
+
+
+async def test_frames_that_come_are_charged_for_what_is_in_them() -> None:
+    """Items, closes and bytes; and for itself, for a frame without items is work too."""
+    async with serving() as served:
+        stream = served.many()
+        await stream.ask(1, 1)
+        await until(lambda: not served.manys[-1].num_waiting)
+        many, costs = served.manys[-1], list[float]()
+        many._gate = gate = OpenGate()
+        long = ask(1, 1)
+        long.request.word_prefix = "x" * 150_000
+        for items in ([], [end(9)], [end(9)] * 100, [long]):
+            gate.charged.clear()
+            await many.take(wire.PredictManyRequest(items=items).SerializeToString())
+            costs.append(sum(gate.charged))
+        assert costs == pytest.approx([4, 4 + 1, 4 + 100, 4 + 1 + 150_000 / 2**14], abs=0.2)
+        await stream.receive(1)
+        assert await stream.finish() is Code.OK
+
+
+async def test_frames_that_go_out_are_work_too() -> None:
+    """For all their items and all their bytes."""
+    async with serving() as served:
+        stream = served.many()
+        await stream.ask(1, 1)
+        await until(lambda: not served.manys[-1].num_waiting)
+        many = served.manys[-1]
+        many._gate = gate = OpenGate()
+        question, costs = Question(wire.PredictRequest(), 0, 0), list[float]()
+        for count, size in ((1, 10), (1000, 10), (1, 900_000)):
+            for _ in range(count):
+                many.num_waiting += 1
+                many.answer(1, question, wire.PredictResponse(state=b"x" * size))
+            gate.charged.clear()
+            await stream.receive(count)
+            costs.append(sum(gate.charged))
+        assert costs[0] > 1
+        assert min(costs[1:]) > 40
+        assert await stream.finish() is Code.OK
+
+
 async def _never() -> None:
     await asyncio.Event().wait()
 
@@ -396,3 +549,93 @@ async def test_a_refused_state_leaves_what_was_carried() -> None:
         assert reason(await stream.ask(1, 1, state=b"no state")) == "STATE_REFUSED"
         assert (await stream.ask(1, 1)).position == 4
         assert await stream.finish() is Code.OK
+
+
+# All at once.
+
+
+def draw_item(dice: random.Random) -> wire.PredictManyRequest.Item:
+    tag = dice.choice([0, 1, 2, 3, 4, 5, 6, 2**63, 2**64 - 1])
+    if dice.random() < 0.25:
+        return end(tag)
+    fields: dict[str, Any] = {}
+    if dice.random() < 0.5:
+        fields["session_id"] = dice.choice(["a", "b", "c", "nowhere", "no name"])
+    if dice.random() < 0.1:
+        fields["request_id"] = f"r{dice.randrange(5)}"
+    if dice.random() < 0.1:
+        fields["expected_position"] = dice.randrange(5)
+    if dice.random() < 0.1:
+        fields["model"] = "other"
+    if dice.random() < 0.05:
+        fields["state"] = b"no state"
+    item = ask(
+        tag, dice.choice([1, 2, 99]) if dice.random() < 0.8 else None, k=dice.choice([0, 1, 16, 999, -1]), **fields
+    )
+    if dice.random() < 0.1:
+        item.request.word_prefix = "a"
+    if dice.random() < 0.1:
+        item.request.input.tokens.ids.extend([3] * dice.randrange(300))
+    return item
+
+
+async def attack(served: ServedWorld, dice: random.Random) -> None:
+    """A client who stops reading, cancels, lets time run out or sends what is no frame, at any moment."""
+    metadata = dice.choice([ANN, BOB])
+    raw = served.channel.stream_stream("/carousel.v1.LanguageModel/PredictMany")(
+        metadata=metadata, timeout=dice.choice([None, 0.05, 5.0])
+    )
+    reading = asyncio.create_task(_read_all(raw)) if dice.random() < 0.7 else None
+    ended = (grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError, TimeoutError)
+    with contextlib.suppress(*ended):
+        async with asyncio.timeout(0.3):
+            for _ in range(dice.randrange(30)):
+                content = wire.PredictManyRequest(items=[draw_item(dice) for _ in range(dice.randrange(20))])
+                cut = dice.randrange(10**6)
+                await raw.write(content.SerializeToString()[: cut if cut < 500 else None])
+                if dice.random() < 0.3:
+                    await asyncio.sleep(dice.random() * 0.01)
+            await raw.done_writing()
+            if dice.random() < 0.5:
+                await raw.code()
+    raw.cancel()
+    if reading is not None:
+        await reading
+
+
+async def _read_all(raw: Any) -> None:
+    with contextlib.suppress(grpc.RpcError, grpc.aio.BaseError, asyncio.CancelledError):
+        while await raw.read() is not grpc.aio.EOF:
+            pass
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_nothing_is_left_of_an_attack(seed: int) -> None:
+    """No slot, no task, no room, no session that is taken; and nothing unexpected is logged."""
+    dice = random.Random(seed)
+    room = CarriedRoom(10_000, 1000, evicts=True)
+    plan = Plan(carried_room=room, bounds=Bounds(max_held_bytes=2000))
+    limits = {"max_waiting_per_stream": 6, "max_sequences_per_stream": 5, "max_message_bytes": 2000}
+    with structlog.testing.capture_logs() as lines:
+        async with serving(plan, owner="x-owner", **limits) as served:
+            for owner in ("ann", "bob"):
+                for name in "abc":
+                    await served.world.open(name, owner)
+            tasks = asyncio.all_tasks()
+            for _ in range(6):
+                await asyncio.gather(*(attack(served, dice) for _ in range(6)))
+            await until(lambda: not served.num_calls)
+            await served.until_idle()
+            await until(lambda: len(asyncio.all_tasks()) <= len(tasks))
+            assert "(0 of" in repr(room)
+            assert "(0 of" in repr(served.world.lives.carried)
+            for many in served.manys:
+                assert not many._sequences
+                assert not many._closing
+                assert many._num_bytes == many._num_expected_bytes == 0
+            stream = served.many(metadata=ANN)
+            for name in "abc":
+                assert (await stream.ask(ord(name), 1, session_id=name)).position > 0
+            assert await stream.finish() is Code.OK
+            await served.until_idle()
+    assert [line for line in lines if line["event"] == "unexpected error"] == []

@@ -1,8 +1,10 @@
 """What streams carry without a session is bounded in bytes and shared among owners, as sessions are."""
 
+import asyncio
 import random
 
 import pytest
+from tests.fakes import GatedModel
 from tests.worlds import Plan, World, running_world
 
 from carousel.engine.scheduler import Bounds
@@ -235,3 +237,47 @@ async def test_a_sequence_in_use_makes_no_room() -> None:
             await say(anns[1])
         for talk in anns:
             await talk.close()
+
+
+async def test_a_turn_that_runs_keeps_its_sequence() -> None:
+    """Also where nobody awaits it."""
+
+    class Sink:
+        is_over = False
+        outcome: object = None
+
+        def put(self, outcome: object) -> None:
+            self.outcome = outcome
+
+    model = GatedModel()
+    async with running_world(Plan(model, carried_room=make_room(2))) as world:
+        anns = [begin(world, "ann") for _ in range(2)]
+        for talk in anns:
+            await say(talk)
+            await say(talk)
+        model.close()
+        sink = Sink()
+        assert anns[0].begin_plain(Plain(2, 5), sink)
+        world.plan.carried_room.touch("ann", anns[1])
+        assert world.plan.carried_room.find_victim("bob") is anns[1]
+        model.gate.set()
+        while sink.outcome is None:
+            await asyncio.sleep(0.001)
+        for talk in anns:
+            await talk.close()
+
+
+async def test_who_had_to_go_asks_for_room_anew() -> None:
+    """Also if the first thing after that is a state that he brings."""
+    async with running_world(Plan(carried_room=make_room(2))) as world:
+        await world.open()
+        sealed, _ = await world.lives.export("ann", "s", Point(), 50)
+        anns = [begin(world, "ann") for _ in range(2)]
+        for talk in anns:
+            await say(talk)
+        await say(begin(world, "bob"))
+        with pytest.raises(Overloaded):
+            await anns[0].answer(PredictionRequest((3,), 5), Caller("ann", state=sealed))
+        await anns[1].close()
+        assert (await anns[0].answer(PredictionRequest((3,), 5), Caller("ann", state=sealed))).standing.position == 1
+        await anns[0].close()
