@@ -12,7 +12,7 @@ from carousel.client.core.retries import is_refused_for_load
 from carousel.client.wires.shared_places import MAX_FRAME_BYTES, Seat, SharedPlaces
 from carousel.client.wires.shared_stream import ITEM_BYTES
 
-_MAX_MOVES = 2  # of a first question, each after the server has said what it can carry
+_MAX_MOVES = 2  # of a question, each after the server has said what it can carry
 _MAX_SEQUENCES = "max_sequences_per_stream"
 
 
@@ -34,6 +34,7 @@ class SharedLine:
         self._call = call
         self._options = options
         self._ends_at = None if timeout_seconds is None else asyncio.get_running_loop().time() + timeout_seconds
+        self._num_moves = 0
         self._is_answered = False  # once at least: the server may carry something for it
         self._own: Any = None  # the line that it goes on with where it cannot share
         self._failure: ServerError | None = None
@@ -75,7 +76,7 @@ class SharedLine:
 
     async def _ask(self, request: Any) -> Any:
         num_bytes = request.ByteSize()
-        num_moves = 0
+        self._num_moves = 0
         while self._places.is_of_use or self._is_answered:
             if num_bytes + ITEM_BYTES > self._places.bounds.max_frame_bytes:
                 if self._call.session_id or not self._is_answered:
@@ -85,36 +86,36 @@ class SharedLine:
             try:
                 answer = await seat.stream.ask(seat.sequence, request, num_bytes, self._ends_at)
             except ServerError as error:
-                reason = await self._explain(seat, error, num_bytes)
-                if reason is None or num_moves == _MAX_MOVES or not self._may_move(request):
-                    raise reason or error from None
+                if not await self._may_move(seat, error, request, num_bytes):
+                    raise
                 self._leave()
-                num_moves += 1
+                self._num_moves += 1
             else:
                 self._is_answered = True
                 return answer
         return await self._go_own_way(request)
 
-    async def _explain(self, seat: Seat, error: ServerError, num_bytes: int) -> ServerError | None:
-        """Why it was not done, when that was this stream's fault alone; None when it is the question's answer."""
+    async def _may_move(self, seat: Seat, error: ServerError, request: Any, num_bytes: int) -> bool:
+        """Whether the question was not done here, and is none the worse for being asked elsewhere. Raises
+        ServerUnreachable when it went down with others."""
+        is_first = not self._is_answered and self._num_moves < _MAX_MOVES
         if error.code == "UNIMPLEMENTED" and not error.reason:
             self._places.is_of_use = False
-            return error
+            return not self._is_answered
         if error.reason == "SHUTTING_DOWN":
             self._places.leave_stream(seat)
         elif error.details.get("limit") == _MAX_SEQUENCES:
             await self._places.learn(seat, self._ends_at)
-            return error
+            return is_first
         elif seat.stream.is_cut:
             await self._places.learn(seat, self._ends_at)
             limit = self._places.bounds.max_message_bytes or MAX_FRAME_BYTES
-            if num_bytes + ITEM_BYTES <= limit < seat.stream.largest_frame:  # it was others' questions, or all together
-                return ServerUnreachable(self._places.address, str(error))
-        return None
-
-    def _may_move(self, request: Any) -> bool:
-        """Whether to ask elsewhere does no harm: nothing is carried here, and nothing is done twice."""
-        return not self._is_answered and bool(request.request_id or not self._call.session_id)
+            is_others = limit < seat.stream.largest_frame or seat.stream.is_end_unknown
+            if is_others and num_bytes + ITEM_BYTES <= limit:
+                if is_first and (request.request_id or not self._call.session_id):  # it cannot happen twice
+                    return True
+                raise ServerUnreachable(self._places.address, str(error)) from error
+        return False
 
     async def _check_size(self, num_bytes: int) -> None:
         """Before a question that has to stay. One that the server does not read would end the stream for all."""

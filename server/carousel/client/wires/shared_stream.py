@@ -74,7 +74,12 @@ class SharedStream:
         """It failed as after a message that was too large to be read: for want of something, or for reasons unknown."""
         if self.failure is None or self.failure.reason:
             return False
-        return self.failure.code == "RESOURCE_EXHAUSTED" or is_hidden(self.failure)
+        return self.failure.code == "RESOURCE_EXHAUSTED" or self.is_end_unknown
+
+    @property
+    def is_end_unknown(self) -> bool:
+        """grpc.aio hides how it ended."""
+        return self.failure is not None and is_hidden(self.failure)
 
     def begin(self) -> Sequence:
         self._last_tag += 1
