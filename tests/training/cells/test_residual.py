@@ -37,7 +37,7 @@ def test_a_sequence_and_its_gradients_are_those_of_its_steps(cell: str, input_si
     width than the blocks and of the same."""
     stack = build(cell, StackShape(input_size, 8, 2, 0.4)).double().eval()
     x_TBX, state = torch.randn(7, 3, input_size, dtype=torch.float64), doubled(stack.initial_state(3, CPU))
-    wanted = [x_TBX.requires_grad_(), *(one for one in stack.parameters() if one.requires_grad)]
+    wanted = [x_TBX.requires_grad_(), *(p for p in stack.parameters() if p.requires_grad)]
     y_TBH, after = stack(x_TBX, state)
     outputs = []
     for x_1BX in x_TBX.split(1):  # type: ignore[no-untyped-call]
