@@ -65,7 +65,7 @@ def test_two_blobs_cannot_be_mixed() -> None:
     sealer = Sealer([NEW], MODEL)
     one, other = (sealer.seal(content, "ann", 99) for content in (b"one state", b"other one"))
     mixed = {one[:cut] + other[cut:] for cut in range(len(one))} - {one, other}
-    assert len(mixed) > 50
+    assert len(mixed) > 30  # where both have the same byte, two cuts are one
     assert {why(sealer, blob) for blob in mixed} == {"altered"}
 
 
