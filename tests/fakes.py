@@ -190,6 +190,9 @@ class FaultyStore:
         self._fail(Fault.AFTER_WRITE)
         return rows
 
+    async def num_bytes(self) -> int | None:
+        return await self.inner.num_bytes()
+
     async def recall(self, owner: str, request_id: str) -> Deed | None:
         self._fail(Fault.READ)
         return await self.inner.recall(owner, request_id)
