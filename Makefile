@@ -3,7 +3,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 BLOCKING := server/carousel/client/_sync tests/server/client/_sync
 # What pip is told besides, such as another index. On Linux, plain torch brings CUDA: 2.7 GB to download. Without it, 0.2 GB:
-#   make demo PIP_OPTIONS='--extra-index-url https://download.pytorch.org/whl/cpu'
+#   make demo PIP_OPTIONS='--extra-index-url INDEX', with the index that PyTorch names for CPUs.
 PIP_OPTIONS ?=
 
 .PHONY: demo test packages check proto client bench chaos fuzz soak image
@@ -11,7 +11,7 @@ PIP_OPTIONS ?=
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up .venv with about 90 packages; this takes a minute or two, once. It needs 1.6 GB on disk with PyTorch for"
 	@echo "CPUs. On Linux, the index may have PyTorch for CUDA alone (2.7 GB to download). For CPUs (0.2 GB), stop this and call"
-	@echo "  make demo PIP_OPTIONS='--extra-index-url https://download.pytorch.org/whl/cpu'"
+	@echo "  make demo PIP_OPTIONS='--extra-index-url INDEX'    (INDEX: the one that PyTorch names for CPUs)"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt $(PIP_OPTIONS) --editable '.[redis,train,export,dev]'
 	@touch $(READY)
