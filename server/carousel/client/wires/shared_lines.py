@@ -86,7 +86,7 @@ class SharedLine:
             try:
                 answer = await seat.stream.ask(seat.sequence, request, num_bytes, self._ends_at)
             except ServerError as error:
-                if not await self._may_move(seat, error, request, num_bytes):
+                if not await self._may_move(seat, error, num_bytes):
                     raise
                 self._leave()
                 self._num_moves += 1
@@ -95,7 +95,7 @@ class SharedLine:
                 return answer
         return await self._go_own_way(request)
 
-    async def _may_move(self, seat: Seat, error: ServerError, request: Any, num_bytes: int) -> bool:
+    async def _may_move(self, seat: Seat, error: ServerError, num_bytes: int) -> bool:
         """Whether the question was not done here, and is none the worse for being asked elsewhere. Raises
         ServerUnreachable when it went down with others."""
         is_first = not self._is_answered and self._num_moves < _MAX_MOVES
@@ -112,7 +112,7 @@ class SharedLine:
             limit = self._places.bounds.max_message_bytes or MAX_FRAME_BYTES
             is_others = limit < seat.stream.largest_frame or seat.stream.is_end_unknown
             if is_others and num_bytes + ITEM_BYTES <= limit:
-                if is_first and (request.request_id or not self._call.session_id):  # it cannot happen twice
+                if is_first and not self._call.session_id:  # nothing is kept of it, and nobody else puts it again
                     return True
                 raise ServerUnreachable(self._places.address, str(error)) from error
         return False

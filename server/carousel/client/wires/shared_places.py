@@ -16,6 +16,7 @@ from carousel.client.wires.shared_stream import Sequence, SharedStream
 
 MAX_FRAME_BYTES = 16 * 1024  # so that nearly every server reads it, and nothing waits long behind it
 _NUM_PLACES = 2  # so that client and server overlap
+FEW = 64  # sequences, which a second stream would only part: frames cost more than what is in them
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +76,14 @@ class SharedPlaces:
         return "" if place is None else place.name
 
     def take_seat(self, session_id: str) -> Seat:
-        """On a stream with room, opened if need be: the session's own, or the one with the least on it."""
+        """On a stream with room, opened if need be: the session's own, one that has few, or the one with the least."""
         if self._is_closed:
             raise cancelled()
         place = self._homes.find(session_id) if session_id else None
         if place is None or not self._has_room(place):
-            place = min(self._places, key=lambda one: one.num_open)
+            place = min(self._places, key=_crowd)
             if not self._has_room(place):
-                self._places.append(place := _Place())
+                place = next(filter(self._has_room, self._places), None) or self._add_place()
         stream = self._open(place)
         if session_id:
             self._homes.enter(session_id, place)
@@ -143,5 +144,15 @@ class SharedPlaces:
         self._streams = {one for one in self._streams if one.failure is None} | {place.stream}
         return place.stream
 
+    def _add_place(self) -> _Place:
+        self._places.append(_Place())
+        return self._places[-1]
+
     def _has_room(self, place: _Place) -> bool:
         return self.bounds.max_sequences is None or place.num_open < self.bounds.max_sequences
+
+
+def _crowd(place: _Place) -> tuple[bool, int]:
+    """The least is taken: of those with few, the one that has most; else the one that has least."""
+    num_open = place.num_open
+    return (True, num_open) if num_open >= FEW else (False, -num_open)

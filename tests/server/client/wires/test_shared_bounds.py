@@ -109,7 +109,7 @@ async def test_a_question_that_has_to_stay_is_weighed_before(client: AsyncClient
                 await predict("a" * (MAX_FRAME_BYTES + 1))
             assert caught.value.code == "RESOURCE_EXHAUSTED"
         assert (await other("a")).position == 2
-    assert (_num_calls(service, "PredictMany"), _num_calls(service, "GetModel")) == (2, 1)
+    assert (_num_calls(service, "PredictMany"), _num_calls(service, "GetModel")) == (1, 1)
 
 
 async def test_a_question_just_small_enough_shares(client: AsyncClient, service: FakeService) -> None:

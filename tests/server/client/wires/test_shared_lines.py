@@ -13,7 +13,14 @@ from tests.server.fake_many import TOO_MANY
 from tests.server.fake_service import OVERLOADED, STOPPING, WAIT, FakeService, Mishap
 
 from carousel.client import AsyncClient, AsyncPredictor, Retries, ServerError, ServerUnreachable
+from carousel.client.wires import shared_places
 from carousel.client.wires.shared_places import MAX_FRAME_BYTES
+
+
+@pytest.fixture(autouse=True)
+def _two_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else two streams would need a crowd."""
+    monkeypatch.setattr(shared_places, "FEW", 1)
 
 
 @pytest.fixture

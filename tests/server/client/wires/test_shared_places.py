@@ -9,7 +9,7 @@ import grpc.aio
 import pytest
 
 from carousel.client.core.errors import ServerUnreachable
-from carousel.client.wires.shared_places import MAX_FRAME_BYTES, Bounds, SharedPlaces
+from carousel.client.wires.shared_places import FEW, MAX_FRAME_BYTES, Bounds, SharedPlaces
 from carousel.v1 import language_model_pb2 as lm
 
 
@@ -68,6 +68,29 @@ async def places(server: Server) -> AsyncIterator[SharedPlaces]:
     places = SharedPlaces(server.start, server.ask_limits, "here:1")
     yield places
     await places.close()
+
+
+async def test_few_sequences_share_one_stream(places: SharedPlaces) -> None:
+    """Of more, as many are on each; who leaves makes room where he was."""
+    seats = [places.take_seat("") for _ in range(3 * FEW)]
+    streams = list(dict.fromkeys(seat.stream for seat in seats))
+    assert [seat.stream for seat in seats[: 2 * FEW]] == [streams[0]] * FEW + [streams[1]] * FEW
+    assert [stream.num_open for stream in streams] == [3 * FEW // 2] * 2
+    for seat in seats:
+        if seat.stream is streams[0]:
+            places.leave_seat(seat)
+    assert places.take_seat("").stream is streams[0]
+
+
+async def test_a_stream_without_room_is_passed_over(places: SharedPlaces, server: Server) -> None:
+    """Whatever is said of the others: a further one is opened when none has room."""
+    seats = [places.take_seat("") for _ in range(FEW)]
+    await places.learn(seats[0], None)
+    later = [places.take_seat("") for _ in range(4)]
+    assert [one.stream.num_open for one in later] == [2] * 4
+    assert len(server.calls) == 3
+    places.leave_seat(later[3])
+    assert places.take_seat("").stream is later[3].stream
 
 
 async def test_what_the_server_says_holds_for_all_streams(places: SharedPlaces, server: Server) -> None:
