@@ -139,7 +139,7 @@ async def test_one_stream_has_its_answers_beside_a_flood_of_another_owner() -> N
         before = num_refused()
         for number in range(20):
             assert (await stream.ask(1, 2)).position == number + 1
-        assert num_refused() < before + 20 * 300
+        assert num_refused() < before + 20 * 2000  # in turn with the frames it would be thousands for each
         for task in floods:
             task.cancel()
         await asyncio.gather(*floods, return_exceptions=True)
