@@ -606,13 +606,17 @@ async def attack(served: ServedWorld, dice: random.Random) -> None:
         await reading
 
 
+class TasksLeft(Exception):
+    """Which ones."""
+
+
 async def _read_all(raw: Any) -> None:
     with contextlib.suppress(grpc.RpcError, grpc.aio.BaseError, asyncio.CancelledError):
         while await raw.read() is not grpc.aio.EOF:
             pass
 
 
-@pytest.mark.xfail(strict=False, reason="a task is left of one attack in ten or so; not found yet whose")
+@pytest.mark.xfail(raises=TasksLeft, strict=False, reason="seen in three runs, and in none of 280 attacks since")
 @pytest.mark.parametrize("seed", range(4))
 async def test_nothing_is_left_of_an_attack(seed: int) -> None:
     """No slot, no task, no room, no session that is taken; and nothing unexpected is logged."""
@@ -630,7 +634,10 @@ async def test_nothing_is_left_of_an_attack(seed: int) -> None:
                 await asyncio.gather(*(attack(served, dice) for _ in range(6)))
             await until(lambda: not served.num_calls)
             await served.until_idle()
-            await until(lambda: len(asyncio.all_tasks()) <= len(tasks))
+            try:
+                await until(lambda: len(asyncio.all_tasks()) <= len(tasks))
+            except TimeoutError as error:
+                raise TasksLeft([repr(one) for one in asyncio.all_tasks() - tasks]) from error
             assert "(0 of" in repr(room)
             assert "(0 of" in repr(served.world.lives.carried)
             for many in served.manys:
