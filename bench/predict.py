@@ -83,17 +83,16 @@ def measure(server: ServerProcess, echo: str, case: Case, num_rounds: int, bare:
         before = processor_seconds(server.process.pid)
         found = put_load(server.grpc_address, case.load)
         seconds += processor_seconds(server.process.pid) - before
-        of_client += found.get("processor_seconds", 0.0)
+        of_client += found["client_seconds"]
         floor = replace(bare, kind="echo", response_bytes=found["response_bytes"])
         floor = replace(floor, num_connections=case.load.num_connections)
         speeds.append(messages_per_second(found["seconds"]))
         shares.append(speeds[-1] / messages_per_second(put_load(echo, floor)["seconds"]))
-    num_messages = num_rounds * case.load.num_streams * (case.load.num_tokens + WARM_UP_MESSAGES)
+    num_streams = num_rounds * case.load.num_streams
     name = f"predict.small.{case.name}"
     print_figure(f"{name}.messages", statistics.median(speeds), "messages/s")
-    print_figure(f"{name}.server", 1e6 * seconds / num_messages, "us")
-    if of_client:
-        print_figure(f"{name}.client", 1e6 * of_client / num_messages, "us")
+    print_figure(f"{name}.server", 1e6 * seconds / (num_streams * (case.load.num_tokens + WARM_UP_MESSAGES)), "us")
+    print_figure(f"{name}.client", 1e6 * of_client / (num_streams * case.load.num_tokens), "us")
     print_figure(name, statistics.median(shares), "ratio", at_least=case.at_least)
 
 

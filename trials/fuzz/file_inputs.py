@@ -19,55 +19,55 @@ from carousel.state.sqlite_store import SqliteStore
 from carousel.state.store import Birth, Capacity, Change, Deed, EndReason, Held, Lifetimes, SessionStore
 
 _RECORD = struct.Struct("<II")
-_CAPACITY, _LIFETIMES = Capacity(100, 2**24, True), Lifetimes(3600, 86_400)
-_OWNER = "owner"
-_DEED = Deed(_OWNER, "request", "fingerprint", (("one", 1),))
+CAPACITY, LIFETIMES = Capacity(100, 2**24, True), Lifetimes(3600, 86_400)
+OWNER = "owner"
+_DEED = Deed(OWNER, "request", "fingerprint", (("one", 1),))
 
 
-def _now() -> float:
+def now() -> float:
     return 1.8e9
 
 
 def memory_files(place: Place) -> Decoder:
     path = place.directory / "sessions.mem"
-    _clear(path)
-    asyncio.run(_fill(_memory_store(path), place))
+    clear(path)
+    asyncio.run(fill(_memory_store(path), place))
     whole = path.read_bytes()
 
     def attempt(content: bytes) -> None:
         path.write_bytes(content)
-        asyncio.run(_use(_memory_store(path)))
+        asyncio.run(start_and_use(_memory_store(path)))
 
     return Decoder(lambda dice: _spoil_records(dice, whole), attempt)
 
 
 def sqlite_files(place: Place) -> Decoder:
     path = place.directory / "sessions.db"
-    _clear(path)
-    asyncio.run(_fill(SqliteStore(path, _CAPACITY, _LIFETIMES, clock=_now), place))
+    clear(path)
+    asyncio.run(fill(SqliteStore(path, CAPACITY, LIFETIMES, clock=now), place))
     whole = path.read_bytes()
 
     def attempt(content: bytes) -> None:
-        _clear(path)
+        clear(path)
         path.write_bytes(content)
-        asyncio.run(_use(SqliteStore(path, _CAPACITY, _LIFETIMES, clock=_now)))
+        asyncio.run(start_and_use(SqliteStore(path, CAPACITY, LIFETIMES, clock=now)))
 
     return Decoder(lambda dice: _spoil_database(dice, whole, path), attempt)
 
 
 def _memory_store(path: Path) -> MemoryStore:
-    return MemoryStore(_CAPACITY, _LIFETIMES, path, _now)
+    return MemoryStore(CAPACITY, LIFETIMES, path, now)
 
 
-async def _fill(store: SessionStore, place: Place) -> None:
+async def fill(store: SessionStore, place: Place) -> None:
     """Three sessions with a past, an ending, a deed."""
     snapshot = make_codec(place.bundle.manifest).encode(draw_snapshot(random.Random(0), place.bundle.manifest))
     await store.start(lambda ending: None)
-    births = [Birth(name, _OWNER, number, 5, {"at/000000000000": snapshot}) for number, name in enumerate("ab")]
+    births = [Birth(name, OWNER, number, 5, {"at/000000000000": snapshot}) for number, name in enumerate("ab")]
     await store.create(births)
-    rows = await store.create([Birth("one", _OWNER, 1, 0, {})], _DEED)
+    rows = await store.create([Birth("one", OWNER, 1, 0, {})], _DEED)
     await store.create([Birth("c", "", 1, 0, {})])
-    await _turn(store, _OWNER, "a")
+    await _turn(store, OWNER, "a")
     await store.end(rows[0], EndReason.DELETED)
     await store.close()
 
@@ -81,16 +81,21 @@ async def _turn(store: SessionStore, owner: str, session_id: str) -> None:
             await store.release(held)
 
 
-async def _use(store: SessionStore) -> None:
+async def start_and_use(store: SessionStore) -> None:
     await store.start(lambda ending: None)
+    await use(store)
+
+
+async def use(store: SessionStore) -> None:
+    """Of what is started; closed in the end."""
     try:
-        for row in await store.list_owned(_OWNER, (0.0, ""), 10):
+        for row in await store.list_owned(OWNER, (0.0, ""), 10):
             store.durable_position(row)
-            await store.read(_OWNER, row.id)
-            await _turn(store, _OWNER, row.id)
-        await _turn(store, _OWNER, "one")
-        await store.recall(_OWNER, "request")
-        await store.create([Birth("new", _OWNER, 3, 0, {"at/000000000000": b""})], Deed(_OWNER, "new", "", ()))
+            await store.read(OWNER, row.id)
+            await _turn(store, OWNER, row.id)
+        await _turn(store, OWNER, "one")
+        await store.recall(OWNER, "request")
+        await store.create([Birth("new", OWNER, 3, 0, {"at/000000000000": b""})], Deed(OWNER, "new", "", ()))
         await store.num_live()
         await store.sweep(10)
     finally:
@@ -129,7 +134,7 @@ def _spoil_database(dice: random.Random, whole: bytes, path: Path) -> bytes:
     """Damaged pages, or a sound file that says something else than a server writes."""
     if dice.random() < 0.6:
         return mutate(whole, dice)
-    _clear(path)
+    clear(path)
     path.write_bytes(whole)
     with contextlib.closing(sqlite3.connect(path)) as connection:
         for _ in range(dice.choice((1, 1, 3))):
@@ -168,6 +173,6 @@ def _strange_content(dice: random.Random, kind: str) -> object:
             return dice.choice((*TEXTS, "[]", "{", "null", "[1]", '[["x"]]', b"\xff\xfe"))
 
 
-def _clear(path: Path) -> None:
+def clear(path: Path) -> None:
     for old in path.parent.glob(f"{path.name}*"):
         old.unlink()

@@ -20,6 +20,7 @@ DECODED: Mapping[str, int] = {  # how many of each kind with one seed
     "seals": 6000,
     "memory_files": 4000,
     "sqlite_files": 3000,
+    "turn_logs": 3000,
     "bundles": 3000,
     "settings": 5000,
 }
