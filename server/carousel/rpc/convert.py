@@ -222,6 +222,7 @@ def from_manifest(manifest: Manifest, provider: str, settings: Settings) -> wire
         name=manifest.name,
         digest=manifest.digest,
         cell=manifest.cell,
+        block=manifest.block,
         num_layers=manifest.num_layers,
         hidden_size=manifest.hidden_size,
         vocabulary_size=manifest.vocabulary_size,

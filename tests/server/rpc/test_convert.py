@@ -1,6 +1,7 @@
 """What the wire leaves unset becomes the documented default, and answers carry all that they were given."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from google.protobuf import duration_pb2
@@ -168,6 +169,8 @@ def test_the_model_is_described_with_its_limits() -> None:
     model = convert.from_manifest(manifest, "cpu", bounds)
     assert (model.name, model.digest, model.cell, model.tokenizer) == ("toy", manifest.digest, "rnn", "character")
     assert (model.vocabulary_size, model.num_parameters, model.state_bytes) == (16, 99, 24)
+    residual = replace(manifest, block="residual")
+    assert [convert.from_manifest(one, "cpu", bounds).block for one in (manifest, residual)] == ["plain", "residual"]
     limits = model.limits
     assert (limits.max_input_tokens, limits.penalty_window, limits.max_input_bytes) == (5, 6, 7)
     assert (limits.max_answer_items, limits.max_stop_ids, limits.max_message_bytes) == (8, 9, 3)

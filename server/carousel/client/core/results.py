@@ -173,3 +173,4 @@ class ModelInfo:
     provider: str
     limits: Limits
     training: Mapping[str, Any]  # where the model comes from, as its exporter wrote it
+    block: str = ""  # plain or residual; empty from an older server
