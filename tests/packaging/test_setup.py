@@ -1,5 +1,6 @@
 """Setting up the checkout says what it does before it is silent, and lets its user tell pip more."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -9,7 +10,10 @@ _ROOT = Path(__file__).parents[2]
 def _plan(*options: str) -> list[str]:
     """What `make` would run for an environment that is out of date."""
     command = ["make", "--dry-run", "--what-if", "pyproject.toml", ".venv/.ready", *options]
-    return subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    # Not as a part of the `make` that may run these tests.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    ran = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=True)
+    return ran.stdout.splitlines()
 
 
 def test_what_it_takes_is_said_first() -> None:
