@@ -66,7 +66,7 @@ $(DOCS_READY): $(READY)
 	@touch $(DOCS_READY)
 
 docs: $(DOCS_READY)    ## the site of all pages in site/; a broken link fails
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "The site is in site/; $(BIN)/mkdocs serve shows it while you write."
 
 bench: $(READY)   ## every measurement of serving, a JSON line each

@@ -5,26 +5,29 @@ folders in the navigation. MkDocs calls these functions by their names; `mkdocs.
 import posixpath
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
-from mkdocs.structure.pages import Page
+if TYPE_CHECKING:  # of `make docs` alone: the rest of this module is tested without them
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
 
 TOP_PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|!\[[^\]]*\]\([^)]*\))*)\]\((?!https?:|#)([^)\s]+)\)")
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
+def on_config(config: "MkDocsConfig") -> "MkDocsConfig":
     """Folders of the navigation become their pages; those without any are left out."""
     if config.nav is not None:
-        config.nav = _open_folders(config.nav, Path(config.docs_dir))
+        config.nav = open_folders(config.nav, Path(config.docs_dir))
     return config
 
 
-def on_files(files: Files, *, config: MkDocsConfig) -> Files:
+def on_files(files: "Files", *, config: "MkDocsConfig") -> "Files":
     """README, CONTRIBUTING and CHANGELOG are pages of the site, too."""
+    from mkdocs.structure.files import File
+
     root = Path(config.docs_dir).parent
     for source, page in TOP_PAGES.items():
         text = resolve_links((root / source).read_text(), source, page, root)
@@ -32,7 +35,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, *, page: "Page", config: "MkDocsConfig", files: "Files") -> str:
     """Links of pages in docs/ that lead out of it. Those of the pages at the top are resolved already."""
     uri = page.file.src_uri
     if uri in TOP_PAGES.values():
@@ -58,12 +61,13 @@ def resolve_links(markdown: str, source: str, page: str, root: Path) -> str:
     return _LINK.sub(resolve, markdown)
 
 
-def _open_folders(nav: list[Any], docs: Path) -> list[Any]:
+def open_folders(nav: list[Any], docs: Path) -> list[Any]:
+    """A navigation in which a name that ends with a slash stands for a folder: its index, then its other pages."""
     opened: list[Any] = []
     for item in nav:
         [(title, target)] = item.items()
         if isinstance(target, list):
-            opened.append({title: _open_folders(target, docs)})
+            opened.append({title: open_folders(target, docs)})
         elif not target.endswith("/"):
             opened.append(item)
         elif pages := sorted((docs / target).rglob("*.md"), key=lambda path: (path.stem != "index", path)):
