@@ -23,6 +23,11 @@ def large(num_rows: int) -> float:
     return 2e-3 + 0.3e-3 * num_rows
 
 
+def middling(num_rows: int) -> float:
+    """A model of which a dozen rows are nearly a millisecond."""
+    return 0.6e-3 + 0.03e-3 * num_rows
+
+
 def run(place: StepPlace, seconds: Seconds, count: int, num_asking: int = MOST) -> int:
     """So many steps while so many ask; how often the place changed."""
     num_changes = 0
@@ -50,6 +55,18 @@ def test_a_step_takes_as_many_rows_as_are_short() -> None:
     place = StepPlace(MOST)
     assert run(place, tiny, 2000) == 1
     assert place.max_rows == MOST
+
+
+def test_steps_that_would_be_cut_to_a_few_rows_run_in_the_thread() -> None:
+    """Where many ask: a dozen rows cost nearly as much as all. The loop is tried less and less. Few have it."""
+    place, num_in_loop = StepPlace(MOST), 0
+    for _ in range(20_000):
+        run(place, middling, 1)
+        num_in_loop += place.is_in_loop
+    assert num_in_loop < 2000
+    place = StepPlace(MOST)
+    assert run(place, middling, 2000, 6) == 1
+    assert place.is_in_loop
 
 
 def test_long_steps_stay_in_the_thread() -> None:
