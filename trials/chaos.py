@@ -8,6 +8,7 @@ its file. Half of the clients go through a connection that drops answers. Every 
 """
 
 import argparse
+import json
 import sys
 import tempfile
 from collections import Counter
@@ -26,6 +27,7 @@ COUNTED = ("turns", "kills", "drops", "retries")
 ZEROS = ("lost", "doubled", "different", "ended_in_use", "unfinished", "library_unfinished")
 IDLE_SECONDS = 45.0  # more than a client's session waits for servers that come back, less than a run
 PAUSE_SECONDS = 0.6
+_MAX_DEFECTS = 10  # that are shown
 
 
 def main() -> None:
@@ -36,7 +38,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         bundle, program = write_reference_bundle("small", directory), (given.python, "-m", "carousel")
-        replica = Replica(bundle, IDLE_SECONDS, program, given.clocks_apart)
+        replica = Replica(bundle, IDLE_SECONDS, directory, program, given.clocks_apart)
         is_clean = [try_world(store, replica, directory, plan, crowd) for store in given.stores or WORLDS]
     sys.exit(0 if all(is_clean) else 1)
 
@@ -62,7 +64,9 @@ def try_world(store: str, replica: Replica, directory: Path, plan: Plan, crowd: 
         print_figure(f"chaos.{store}.{name}", totals[name], "count")
     for name in ZEROS:
         print_figure(f"chaos.{store}.{name}", totals[name], "count", at_most=0)
-    return not any(totals[name] for name in ZEROS)
+    num_defects = _print_defects(directory)
+    print_figure(f"chaos.{store}.defects", num_defects, "count", at_most=0)
+    return not (num_defects or any(totals[name] for name in ZEROS))
 
 
 def _print_troubles(histories: list[History]) -> None:
@@ -71,6 +75,20 @@ def _print_troubles(histories: list[History]) -> None:
     examples = {(one.kind, one.trouble_reason): one.trouble for one in troubled}
     for what, count in Counter((one.kind, one.trouble_reason) for one in troubled).most_common():
         print(f"{count} {what[0]} gave up: {examples[what]}", file=sys.stderr)
+
+
+def _print_defects(directory: Path) -> int:
+    """What the servers logged as errors, equal ones once; how many there are."""
+    defects = Counter[str]()
+    for log in directory.glob("server-*.log"):
+        for line in log.read_text(errors="replace").splitlines():
+            if '"level": "error"' in line:
+                facts = {name: fact for name, fact in json.loads(line).items() if name not in ("timestamp", "seconds")}
+                defects[json.dumps(facts)] += 1
+        log.unlink()
+    for defect, count in defects.most_common(_MAX_DEFECTS):
+        print(f"{count} times: {defect}", file=sys.stderr)
+    return defects.total()
 
 
 if __name__ == "__main__":
