@@ -153,6 +153,11 @@ def cancelled() -> ServerError:
     return ServerError("the call was cancelled", code="CANCELLED")
 
 
+def closed() -> ServerError:
+    """For a call on a client that is closed."""
+    return ServerError("the client is closed", code="CANCELLED")
+
+
 def again(error: ServerError) -> ServerError:
     """An equal one, for another caller: each has the traceback of its own."""
     made = type(error).__new__(type(error), *error.args)

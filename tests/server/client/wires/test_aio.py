@@ -178,15 +178,6 @@ async def test_a_closed_client_fails_a_question_that_stays_unasked(
     assert caught.value.code == "CANCELLED"
 
 
-async def test_a_closed_client_makes_no_further_calls(address: str) -> None:
-    """Its connection is closed too."""
-    client = AsyncClient(address)
-    await client.models()
-    await client.close()
-    with pytest.raises(grpc.aio.UsageError):
-        await client.models()
-
-
 class _Open:
     """A call that stays open until somebody ends it; `events` say how it did. Nothing can be written on it."""
 
@@ -215,7 +206,7 @@ class _Open:
 
 async def _line_on(under: _Open) -> Any:
     call: Call[Any] = Call(lambda channel: SimpleNamespace(Ask=lambda **_: under), "Ask", None, lambda answer: answer)
-    line = GrpcWire(Connection("here:1"), shares_streams=False).line(call, {})
+    line = GrpcWire(Connection("here:1"), shares_streams=False, stubs=[call.stub]).line(call, {})
     await asyncio.sleep(0)  # it reads
     return line
 

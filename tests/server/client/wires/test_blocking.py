@@ -9,8 +9,10 @@ import pytest
 from tests.server.fake_service import FakeService, Mishap
 
 from carousel.client import Client, ServerError, Stream
+from carousel.client.core import calls
 from carousel.client.core.calls import Call
 from carousel.client.core.connection import Connection
+from carousel.client.core.stubs import MODELS
 from carousel.client.wires.blocking import GrpcWire
 
 
@@ -83,7 +85,7 @@ def _ask_on(error: BaseException | None) -> tuple[Any, _Broken]:
         return calls[-1]
 
     call: Call[Any] = Call(lambda channel: SimpleNamespace(Ask=start), "Ask", None, lambda answer: answer)
-    line = GrpcWire(Connection("here:1")).line(call, {})
+    line = GrpcWire(Connection("here:1"), stubs=[call.stub]).line(call, {})
     return line, calls[0]
 
 
@@ -105,3 +107,26 @@ def test_an_interrupted_question_is_not_left_on_its_line() -> None:
     assert call.is_cancelled
     line.end(is_orderly=False)
     assert list(call.requests) == ["question"]
+
+
+def test_a_call_that_another_thread_closes_before_it_starts_is_refused() -> None:
+    """Between the wire's look and the library's start: the same error, and no other fault of the library is hidden."""
+
+    def make(channel: Any) -> Any:
+        models = MODELS(channel)
+
+        def list_models(*request: Any, **arguments: Any) -> Any:
+            wire.close()
+            return models.ListModels(*request, **arguments)
+
+        def get_model(*request: Any, **arguments: Any) -> Any:
+            raise ValueError("odd")
+
+        return SimpleNamespace(ListModels=list_models, GetModel=get_model)
+
+    wire = GrpcWire(Connection("127.0.0.1:1"), stubs=[make])
+    with pytest.raises(ValueError, match="odd"):
+        wire.ask(calls.model("")._replace(stub=make), {})
+    with pytest.raises(ServerError, match="the client is closed") as caught:
+        wire.ask(calls.models()._replace(stub=make), {})
+    assert caught.value.code == "CANCELLED"
