@@ -127,8 +127,9 @@ class SharedStream:
             return
         self.failure = failure
         for sequence in self._sequences.values():
-            if sequence.answer is not None and not sequence.answer.done():
-                sequence.answer.set_exception(again(failure))
+            answer, sequence.answer = sequence.answer, None
+            if answer is not None and not answer.done():
+                answer.set_exception(again(failure))
         self._waiting.clear()
         self._call.cancel()
         for task in self._tasks:
