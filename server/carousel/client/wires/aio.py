@@ -15,7 +15,7 @@ from carousel.client.core.connection import CHANNEL_OPTIONS, Connection
 from carousel.client.core.errors import ServerError, again, cancelled, closed, ended_early
 from carousel.client.core.options import CallOptions
 from carousel.client.core.stubs import STUBS, MakeStub
-from carousel.client.wires.aio_messages import read, receive, write
+from carousel.client.wires.aio_messages import note_failure, read, receive, write, write_first
 from carousel.client.wires.shared_lines import SharedLine
 from carousel.client.wires.shared_places import SharedPlaces
 
@@ -125,6 +125,7 @@ class _Line:
         self._call = call
         self._address = address
         self._reading = self._read_next()
+        self._has_written = False
         self._failure: ServerError | None = None
 
     @property
@@ -160,21 +161,21 @@ class _Line:
 
     async def _exchange(self, request: Any) -> Any:
         if not self._reading.done():
-            await write(self._call, request, self._address)
+            await self._write(request)
         message = await self._reading
         if message is None:
             raise ended_early()
         self._reading = self._read_next()
         return message
 
+    async def _write(self, request: Any) -> None:
+        if self._has_written:
+            return await write(self._call, request, self._address)
+        await write_first(self._call, request, self._address, self._reading)
+        self._has_written = True
+
     def _read_next(self) -> asyncio.Task[Any]:
         """Always reading."""
         reading = asyncio.create_task(read(self._call, self._address))
-        reading.add_done_callback(_note_failure)
+        reading.add_done_callback(note_failure)
         return reading
-
-
-def _note_failure(reading: asyncio.Task[Any]) -> None:
-    """Whoever asks next is told; when nobody asks any more, it is no news that asyncio should log."""
-    if not reading.cancelled():
-        reading.exception()

@@ -1,6 +1,7 @@
 """What asyncio alone knows, tasks that are cancelled or left alone, ends calls and turns and leaves nothing behind."""
 
 import asyncio
+import contextlib
 import gc
 from collections.abc import Coroutine
 from types import SimpleNamespace
@@ -204,6 +205,34 @@ class _Open:
         self._is_over.set()
 
 
+class _Held(_Open):
+    """It answers `num_written` questions, and sends no more. As grpc.aio, one that is cancelled before it has begun
+    never returns from a write; later, its writer and its reader are as if they were cancelled."""
+
+    def __init__(self, num_written: int) -> None:
+        super().__init__()
+        self._has_begun = num_written > 0
+        self._num_left = num_written
+        self._answers: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def read(self) -> Any:
+        if (answer := await self._answers.get()) is None:
+            raise asyncio.CancelledError
+        return answer
+
+    async def write(self, request: Any) -> None:
+        if self._num_left:
+            self._num_left -= 1
+            self._answers.put_nowait("answer")
+            return
+        await (self._is_over if self._has_begun else asyncio.Event()).wait()
+        raise asyncio.CancelledError
+
+    def cancel(self) -> None:
+        super().cancel()
+        self._answers.put_nowait(None)
+
+
 async def _line_on(under: _Open) -> Any:
     call: Call[Any] = Call(lambda channel: SimpleNamespace(Ask=lambda **_: under), "Ask", None, lambda answer: answer)
     line = GrpcWire(Connection("here:1"), shares_streams=False, stubs=[call.stub]).line(call, {})
@@ -234,3 +263,70 @@ async def test_a_line_is_dropped_without_waiting() -> None:
     assert under.events == ["cancelled"]
     await asyncio.sleep(0)
     assert under.events == ["cancelled", "read"]
+
+
+@pytest.mark.parametrize("num_written", [0, 1])
+async def test_a_question_that_is_not_sent_ends_with_its_call(num_written: int) -> None:
+    """Before the call has begun and after; its asker is not cancelled, and nobody waits for ever."""
+    under = _Held(num_written)
+    line = await _line_on(under)
+    for _ in range(num_written):
+        assert await line.exchange("question") == "answer"
+    asked = asyncio.ensure_future(line.exchange("question"))
+    await asyncio.sleep(0)
+    under.cancel()
+    await asyncio.wait([asked], timeout=5)
+    with pytest.raises(ServerError, match="cancelled") as caught:
+        asked.result()
+    assert caught.value.code == "CANCELLED"
+
+
+async def test_a_cancelled_question_that_is_not_sent_is_over() -> None:
+    """Its asker is cancelled, and so is the call."""
+    under = _Held(0)
+    line = await _line_on(under)
+    await _cancel(line.exchange("question"))
+    assert under.events == ["cancelled"]
+    assert line.is_over
+
+
+@pytest.mark.parametrize("num_ticks", range(12))
+async def test_a_client_closed_early_keeps_nobody_waiting(address: str, of_wire: WireOptions, num_ticks: int) -> None:
+    """However far the first question is on its way."""
+    client = AsyncClient(address, **of_wire)
+    asked = asyncio.ensure_future(client.predict(WAIT, timeout_seconds=4))
+    for _ in range(num_ticks):
+        await asyncio.sleep(0)
+    await client.close()
+    await asyncio.wait([asked], timeout=5)
+    assert asked.done()
+    error = asked.exception()
+    assert isinstance(error, ServerError)
+    assert error.code == "CANCELLED"
+
+
+@pytest.mark.parametrize("asks", ["models", "predict", "generate"])
+async def test_a_task_that_once_swallowed_a_cancel_is_not_cancelled(
+    address: str, service: FakeService, of_wire: WireOptions, asks: str
+) -> None:
+    """When its client is closed later: it hears that the call was cancelled, as any other."""
+    client, is_asking = AsyncClient(address, **of_wire), asyncio.Event()
+
+    async def swallow_and_ask() -> Any:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        is_asking.set()
+        if asks == "models":
+            return await client.model()
+        return await (client.predict(WAIT) if asks == "predict" else anext(client.generate(WAIT)))
+
+    asked = asyncio.create_task(swallow_and_ask())
+    await asyncio.sleep(0)
+    service.may_answer.clear()
+    asked.cancel()
+    await is_asking.wait()
+    assert await asyncio.to_thread((service.is_holding if asks == "models" else service.is_waiting).wait, 10)
+    await client.close()
+    with pytest.raises(ServerError) as caught:
+        await asyncio.wait_for(asked, 5)
+    assert caught.value.code == "CANCELLED"
