@@ -10,7 +10,7 @@ import pytest
 from tests.server.client.wires.scripted_stream import Script, right, settle
 from tests.server.fake_service import FakeService
 
-from carousel.client import AsyncClient, Retries, ServerError
+from carousel.client import AsyncClient, ServerError
 from carousel.client.core import calls
 from carousel.client.core.options import CallOptions
 from carousel.client.wires.shared_lines import SharedLine
@@ -28,34 +28,22 @@ async def _at_once(seconds: float) -> None:
 
 
 @pytest.mark.parametrize("num_askers", [1, 5])
-@pytest.mark.parametrize("kind", ["plain", "session", "session by id"])
+@pytest.mark.parametrize("has_session", [False, True])
 async def test_questions_wait_until_the_stream_has_room(
-    address: str, service: FakeService, kind: str, num_askers: int
+    address: str, service: FakeService, has_session: bool, num_askers: int
 ) -> None:
     """The call itself is refused, twice; each question is put again on another one."""
     service.refusals = [NO_ROOM] * 2
     async with AsyncClient(address, sleep=_at_once) as client:
 
         async def ask() -> int | None:
-            if kind == "plain":
+            if not has_session:
                 return (await client.predict("a")).position
-            made = (await client.create_session()).session_id
-            if kind == "session":
-                return (await client.open_session(made).predict("a")).position
-            return (await client.predict("a", session_id=made)).position
+            session = client.open_session((await client.create_session()).session_id)
+            return (await session.predict("a")).position
 
         assert await asyncio.gather(*(ask() for _ in range(num_askers))) == [1] * num_askers
     assert service.refusals == []
-
-
-async def test_a_server_without_room_says_so(address: str, service: FakeService) -> None:
-    """As often as a call is made, and in its words."""
-    service.refusals = [NO_ROOM] * 5
-    async with AsyncClient(address, retries=Retries(max_attempts=3), sleep=_at_once) as client:
-        with pytest.raises(ServerError, match="too many streams") as caught:
-            await client.predict("a")
-    assert (caught.value.reason, caught.value.details) == ("OVERLOADED", {"limit": "max_streams"})
-    assert len(service.refusals) == 2
 
 
 @pytest.fixture
