@@ -124,9 +124,10 @@ class _Line:
     def __init__(self, call: Any, address: str) -> None:
         self._call = call
         self._address = address
-        self._reading = self._read_next()
+        self._loop = asyncio.get_running_loop()
         self._has_written = False
         self._failure: ServerError | None = None
+        self._reading = self._read_next()
 
     @property
     def is_over(self) -> bool:
@@ -158,6 +159,12 @@ class _Line:
         self._failure = self._failure or cancelled()
         self._reading.cancel()
         self._call.cancel()
+
+    def __del__(self) -> None:
+        """Nobody has ended it: its reader would read on. Which thread collects it is not known."""
+        if self._failure is None:
+            with suppress(RuntimeError):  # the event loop is closed
+                self._loop.call_soon_threadsafe(self._call.cancel)
 
     async def _exchange(self, request: Any) -> Any:
         if not self._reading.done():

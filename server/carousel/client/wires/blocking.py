@@ -4,6 +4,7 @@ import queue
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypedDict
 
 import grpc
@@ -51,6 +52,9 @@ class GrpcWire:
     def line(self, call: Call[Any], options: CallOptions) -> "_Line":
         requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         started = self._start(call, options, iter(requests.get, None))
+        end = partial(requests.put, None)
+        if not started.add_callback(end):  # it has ended already
+            end()
         return _Line(requests, _Answers(started, self._explain))
 
     def _start(self, call: Call[Any], options: CallOptions, request: Any) -> Any:
@@ -94,7 +98,7 @@ class _Answers:
 
 class _Line:
     def __init__(self, requests: queue.SimpleQueue[Any], answers: _Answers) -> None:
-        """`requests` are read by a thread of the library's until None is among them."""
+        """`requests` are read by a thread of the library's until None is among them, as it is when the call ends."""
         self._requests = requests
         self._answers = answers
         self.is_over = False

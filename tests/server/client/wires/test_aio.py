@@ -147,6 +147,28 @@ async def test_no_reader_is_left_behind(fake: tuple[str, FakeService]) -> None:
             assert [repr(task) for task in asyncio.all_tasks() - before if "_read" in repr(task)] == []
 
 
+@pytest.mark.parametrize("reason", ["single", "metadata", "large"])
+async def test_a_line_of_its_own_that_is_dropped_is_cancelled(fake: tuple[str, FakeService], reason: str) -> None:
+    """Nobody has ended it: neither its call nor the task that reads it outlives it."""
+    address, service = fake
+    metadata = [("mark", "m")] if reason == "metadata" else []
+
+    async def ask_and_forget() -> None:
+        session = client.open_session("mine", position=0)
+        predict = session.predictor(metadata=metadata)
+        await predict(HANG)
+        await predict("a" * (20_000 if reason == "large" else 1))
+        await predict(HANG)
+
+    async with AsyncClient(address, shares_streams=reason != "single") as client:
+        await client.create_session("mine")
+        await ask_and_forget()
+        gc.collect()
+        assert await asyncio.to_thread(service.is_cancelled.wait, 10)
+        readers = [task for task in asyncio.all_tasks() if "coro=<read()" in repr(task)]
+        await asyncio.wait_for(asyncio.gather(*readers, return_exceptions=True), 5)
+
+
 @pytest.mark.parametrize("has_session", [False, True])
 async def test_a_failure_that_nobody_asks_about_is_no_news(
     fake: tuple[str, FakeService], of_wire: WireOptions, has_session: bool
