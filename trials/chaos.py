@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bench.reference_models import SIZES, write_reference_bundle
 from bench.report import print_figure, print_machine
+from trials.checker import check_line, check_listing
 from trials.disturbed_run import KINDS, run_and_check
 from trials.histories import History
 from trials.plans import Plan, draw_seed
@@ -59,6 +60,7 @@ def try_world(store: str, replica: Replica, directory: Path, plan: Plan, crowd: 
     """Prints the figures; whether all are zero that must be."""
     histories, totals = run_and_check(WORLDS[store](replica, directory), plan, crowd, replica)
     _print_troubles(histories)
+    _print_contradictions(histories)
     print_figure(f"chaos.{store}.seed", plan.seed, "count")
     for name in COUNTED:
         print_figure(f"chaos.{store}.{name}", totals[name], "count")
@@ -75,6 +77,18 @@ def _print_troubles(histories: list[History]) -> None:
     examples = {(one.kind, one.trouble_reason): one.trouble for one in troubled}
     for what, count in Counter((one.kind, one.trouble_reason) for one in troubled).most_common():
         print(f"{count} {what[0]} gave up: {examples[what]}", file=sys.stderr)
+
+
+def _print_contradictions(histories: list[History]) -> None:
+    """What was found lost or doubled, with all that the client was told of it."""
+    for history in histories:
+        for line in history.lines:
+            if found := check_line(line):
+                told = [(turn.position, turn.wish.size) for turn in line.turns]
+                print(f"{history.kind}: {dict(found)}, (position, size) {told}, {line.final_position}", file=sys.stderr)
+        for listing in history.listings:
+            if found := check_listing(listing):
+                print(f"{history.kind}: {dict(found)}, {listing}", file=sys.stderr)
 
 
 def _print_defects(directory: Path) -> int:

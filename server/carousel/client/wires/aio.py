@@ -77,7 +77,7 @@ class GrpcWire:
         return SharedLine(self._places, self._line, call, options, self._connection.timeout(options))
 
     def _line(self, call: Call[Any], options: CallOptions) -> "_Line":
-        return _Line(self._start(call, options), self._connection.address)
+        return _Line(self._start(call, options), self._connection.address, asyncio.get_running_loop())
 
     def _start_shared(self, home: str) -> Any:
         """It lives as long as it can; what it carries has times of its own."""
@@ -121,10 +121,11 @@ class _Answers:
 class _Line:
     """A call of its own."""
 
-    def __init__(self, call: Any, address: str) -> None:
+    def __init__(self, call: Any, address: str, loop: asyncio.AbstractEventLoop) -> None:
+        """`loop` runs."""
         self._call = call
         self._address = address
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._has_written = False
         self._failure: ServerError | None = None
         self._reading = self._read_next()

@@ -85,14 +85,26 @@ async def test_a_line_does_not_stay_on_a_stream_that_is_closed_for_load(
     places: SharedPlaces, scripts: list[Script]
 ) -> None:
     """While nothing was asked: it is over, so that the next attempt begins on another stream."""
-    line, status = _line(places), to_status(NO_ROOM)
+    line = _line(places)
     await _ask(line, scripts)
-    trailer = grpc.aio.Metadata(("grpc-status-details-bin", status.SerializeToString()))
-    code = grpc.StatusCode.RESOURCE_EXHAUSTED
-    scripts[0].answers.put_nowait(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailer, status.message))
+    scripts[0].answers.put_nowait(_refusal())
     await settle()
     with pytest.raises(ServerError, match="too many streams"):
         await line.exchange(QUESTION)
     assert line.is_over
+    seat = places.take_seat("mine")
+    scripts[-1].answers.put_nowait(_refusal())
+    await settle()
+    assert seat.stream.failure is not None
+    assert not seat.stream.is_cut  # by what was too large: the server says what it was
+    places.leave_seat(seat)
     assert (await _ask(_line(places), scripts)).position == 1
-    assert len(scripts) == 2
+    assert len(scripts) == 3
+
+
+def _refusal() -> grpc.RpcError:
+    """As grpc.aio shows a call that the server has refused."""
+    status = to_status(NO_ROOM)
+    trailer = grpc.aio.Metadata(("grpc-status-details-bin", status.SerializeToString()))
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailer, status.message)
