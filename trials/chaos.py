@@ -83,11 +83,11 @@ def _print_contradictions(histories: list[History]) -> None:
     """What was found lost or doubled, with all that the client was told of it."""
     for history in histories:
         for line in history.lines:
-            if found := check_line(line):
+            if any((found := check_line(line)).values()):
                 told = [(turn.position, turn.wish.size) for turn in line.turns]
                 print(f"{history.kind}: {dict(found)}, (position, size) {told}, {line.final_position}", file=sys.stderr)
         for listing in history.listings:
-            if found := check_listing(listing):
+            if any((found := check_listing(listing)).values()):
                 print(f"{history.kind}: {dict(found)}, {listing}", file=sys.stderr)
 
 
