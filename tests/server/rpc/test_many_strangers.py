@@ -525,7 +525,7 @@ class OpenGate(Gate):
 
 
 async def test_frames_that_come_are_charged_for_what_is_in_them() -> None:
-    """Items, closes and bytes; and for itself, for a frame without items is work too."""
+    """Items, closes, bytes, answers that are to be made; and for itself, for a frame without items is work too."""
     async with serving() as served:
         stream = served.many()
         await stream.ask(1, 1)
@@ -534,12 +534,14 @@ async def test_frames_that_come_are_charged_for_what_is_in_them() -> None:
         many._gate = gate = OpenGate()
         long = ask(1, 1)
         long.request.word_prefix = "x" * 150_000
-        for items in ([], [end(9)], [end(9)] * 100, [long]):
+        for items in ([], [end(9)], [end(9)] * 100, [long], [ask(1, 1, k=10)], [ask(1, 1, k=256)]):
             gate.charged.clear()
             await many.take(wire.PredictManyRequest(items=items).SerializeToString())
             costs.append(sum(gate.charged))
-        assert costs == pytest.approx([4, 4 + 1, 4 + 100, 4 + 1 + 150_000 / 2**14], abs=0.2)
-        await stream.receive(1)
+        answer = (256 * 20 + 32 - 256) / 1400  # is made of candidates, which takes four times as long as all else
+        expected = [4, 4 + 1, 4 + 100, 4 + 1 + 150_000 / 2**14, 4 + 1, 4 + 1 + answer]
+        assert costs == pytest.approx(expected, abs=0.2)
+        await stream.receive(3)
         assert await stream.finish() is Code.OK
 
 
