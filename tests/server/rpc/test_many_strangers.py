@@ -546,6 +546,23 @@ async def test_frames_that_come_are_charged_for_what_is_in_them() -> None:
         assert await stream.finish() is Code.OK
 
 
+async def test_searches_for_words_are_charged_by_what_they_look_for() -> None:
+    """Each is let in as many times what a turn costs; what is refused or asks for none is not."""
+    async with serving() as served:
+        stream = served.many()
+        await stream.ask(1, 1)
+        await until(lambda: not served.manys[-1].num_waiting)
+        served.manys[-1]._gate = gate = OpenGate()
+        costs = list[float]()
+        for fields in ({}, {"num_words": 0}, {"num_words": 99}, {"num_words": 5}, {"num_words": 32}):
+            gate.charged.clear()
+            await stream.ask(2, **fields, **({"word_prefix": ""} if fields else {}))
+            costs.append(max(gate.charged))
+        assert costs[:3] == [20.0] * 3
+        assert costs[3:] == pytest.approx([20 + 20 + 10, 20 + 20 + 64], abs=0.1)
+        assert await stream.finish() is Code.OK
+
+
 async def test_frames_that_go_out_are_work_too() -> None:
     """For all their items and all their bytes."""
     async with serving() as served:
