@@ -298,8 +298,10 @@ async def test_a_bad_frame_ends_a_stalled_stream() -> None:
         await served.until_idle()
 
 
-async def test_the_end_of_a_stalled_stream_waits_for_all_that_was_asked() -> None:
-    async with serving(max_waiting_per_stream=2) as served:
+@pytest.mark.parametrize("max_waiting", [1, 2])
+async def test_the_end_of_a_stalled_stream_waits_for_all_that_was_asked(max_waiting: int) -> None:
+    """Also of those for which there is room only when nothing waits any more."""
+    async with serving(max_waiting_per_stream=max_waiting) as served:
         await open_sessions(served, "a")
         stream = served.many()
         async with served.world.lives.take("", "a"):
