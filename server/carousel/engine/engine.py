@@ -39,6 +39,7 @@ class _Brought:
     seconds: float
     deliveries: list[Delivery]
     found: Found | None
+    num_left: int  # rows that waited when it was over
 
 
 class _Accepted:
@@ -259,11 +260,12 @@ class Engine:
         seconds = ended - started
         with self._lock:
             deliveries = self._scheduler.commit(step, outcomes, parts)
+            num_left = self._scheduler.advances.num_waiting
             if step.advances is not None and not step.works:
-                self._gathering.note(seconds, ended, len(step.advances), self._scheduler.advances.num_waiting)
+                self._gathering.note(seconds, ended, len(step.advances), num_left)
             self._num_steps_ahead += 1
             self._running = None
-        return _Brought(started, seconds, deliveries, found)
+        return _Brought(started, seconds, deliveries, found, num_left)
 
     def _run(self, step: Step) -> tuple[list[Outcome], StepSeconds | None, Found | None]:
         """With how long the parts of the lanes' works took, unless it failed."""
@@ -294,13 +296,13 @@ class Engine:
             if isinstance(event, _LAST):
                 self._forget(job)
         self._pace.release_due()
-        self._loop.call_soon(self._note, step, brought.seconds)  # after those who wait for it
+        self._loop.call_soon(self._note, step, brought)  # after those who wait for it
 
-    def _note(self, step: Step, seconds: float) -> None:
-        self._metrics.step_done(seconds, step, self._scheduler.num_queued)
+    def _note(self, step: Step, brought: _Brought) -> None:
+        self._metrics.step_done(brought.seconds, step, self._scheduler.num_queued)
         if step.advances is not None:
             self._metrics.held_turns_done(len(step.advances))
-            if not step.works and self._place.note(seconds, len(step.advances)):
+            if not step.works and self._place.note(brought.seconds, len(step.advances), brought.num_left):
                 self._metrics.steps_run_in_loop(self._place.is_in_loop)
 
     def _answer(self, advances: Advances, found: Found | None) -> None:

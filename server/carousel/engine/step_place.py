@@ -35,8 +35,9 @@ class StepPlace:
     def is_in_loop(self) -> bool:
         return self.max_rows > 0
 
-    def note(self, seconds: float, num_rows: int) -> bool:
-        """A step in the place that is chosen now. Whether another one is chosen by that."""
+    def note(self, seconds: float, num_rows: int, num_left: int) -> bool:
+        """A step in the place that is chosen now, and how many waited when it was over: in the loop, those that it did
+        not take. Whether another place is chosen by that."""
         if not self.max_rows and num_rows > _FIRST_ROWS:
             seconds = _scale(seconds, num_rows, _FIRST_ROWS)
         if len(self._seconds) < _NUM_KEPT:
@@ -44,7 +45,7 @@ class StepPlace:
         else:
             self._seconds[self._num_noted % _NUM_KEPT] = seconds
         self._num_noted += 1
-        self._num_cut += num_rows == self.max_rows
+        self._num_cut += num_left > 0
         if self._num_noted % _NUM_BETWEEN:
             return False
         before = self.max_rows

@@ -40,8 +40,13 @@ class CarriedSequences:
         self._codec = codec
         self._store = MemoryStore(_ALL, _FOR_EVER, clock=_stand_still)
         self._numbers = itertools.count()
-        order, store = TurnOrder(max_waiting=0), self._store
-        self.residents = Residents(engine, lambda: make_kit()._replace(ledger=self._ledger), store, order, _stand_still)
+        self.residents = Residents(
+            engine,
+            lambda: make_kit()._replace(ledger=self._ledger),
+            self._store,
+            TurnOrder(max_waiting=0),
+            _stand_still,
+        )
 
     def __repr__(self) -> str:
         return f"CarriedSequences({self._store!r})"

@@ -122,16 +122,18 @@ class Lives:
             return
         try:
             row = await self.get(owner, session_id)
-            deed = _deed(owner, request_id, contents, [(row.id, row.incarnation)])
-            was_there = await finish(self.store.end(row, EndReason.DELETED, deed))
-            if not was_there:  # somebody else was faster
-                await self.get(owner, session_id)
-        except Repeated as repeated:
-            check_same(repeated.deed, contents)
         except errors.SessionEnded:
-            # By this very request perhaps, of which two attempts were on their way.
-            if not await self._recall(owner, request_id, contents):
-                raise
+            # By this very request perhaps, of which two attempts are on their way.
+            if await self._recall(owner, request_id, contents):
+                return
+            raise
+        deed = _deed(owner, request_id, contents, [(row.id, row.incarnation)])
+        try:
+            was_there = await finish(self.store.end(row, EndReason.DELETED, deed))
+        except Repeated as repeated:
+            return check_same(repeated.deed, contents)
+        if not was_there:  # somebody else was faster
+            await self.get(owner, session_id)
 
     @contextlib.asynccontextmanager
     async def take(self, owner: str, session_id: str, room: int = 0) -> AsyncIterator[Held]:

@@ -33,7 +33,7 @@ def run(place: StepPlace, seconds: Seconds, count: int, num_asking: int = MOST) 
     num_changes = 0
     for _ in range(count):
         num_rows = min(num_asking, place.max_rows or MOST)
-        num_changes += place.note(seconds(num_rows), num_rows)
+        num_changes += place.note(seconds(num_rows), num_rows, num_asking - num_rows)
     return num_changes
 
 
@@ -64,9 +64,10 @@ def test_steps_that_would_be_cut_to_a_few_rows_run_in_the_thread() -> None:
         run(place, middling, 1)
         num_in_loop += place.is_in_loop
     assert num_in_loop < 2000
-    place = StepPlace(MOST)
-    assert run(place, middling, 2000, 6) == 1
-    assert place.is_in_loop
+    for num_asking in (6, 8):  # all that ask, also where it is as many as a step may take
+        place = StepPlace(MOST)
+        assert run(place, middling, 2000, num_asking) == 1
+        assert place.is_in_loop
 
 
 def test_long_steps_stay_in_the_thread() -> None:
@@ -95,7 +96,7 @@ def test_where_the_loop_is_slow_tries_become_rare() -> None:
     place, num_tries = StepPlace(MOST), 0
     for _ in range(20_000):
         num_rows = place.max_rows or 8
-        num_tries += place.note(2e-3 if place.is_in_loop else 0.5e-3, num_rows) and place.is_in_loop
+        num_tries += place.note(2e-3 if place.is_in_loop else 0.5e-3, num_rows, 0) and place.is_in_loop
     assert 3 < num_tries < 12
 
 
@@ -104,10 +105,10 @@ def test_one_long_step_in_two_hundred_is_nothing() -> None:
     place = StepPlace(MOST)
     run(place, tiny, 2000)
     for _ in range(10):
-        place.note(5e-3, MOST)
+        place.note(5e-3, MOST, 0)
         run(place, tiny, 199)
     assert place.max_rows == MOST
     for _ in range(10):
-        place.note(5e-3, MOST)
+        place.note(5e-3, MOST, 0)
         run(place, tiny, 30)
     assert place.max_rows < MOST

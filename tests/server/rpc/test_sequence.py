@@ -76,8 +76,8 @@ async def answered(stream: Stream, count: int) -> list[int]:
     return stream.answered
 
 
-async def test_a_question_that_was_given_back_is_answered_before_those_behind_it() -> None:
-    """It had begun the shortest way, did not happen, and goes the ordinary one."""
+async def begun() -> tuple[Stream, Predictions, Sequence]:
+    """It has answered its first question; what it is asked now goes the shortest way."""
     stream, predictions = Stream(), Predictions()
     sequence = Sequence(stream, 1, predictions)  # type: ignore[arg-type]
     sequence.ask(question(1))
@@ -85,6 +85,12 @@ async def test_a_question_that_was_given_back_is_answered_before_those_behind_it
     while sequence._task is not None:
         await asyncio.sleep(0)
     predictions.talk.is_open = True
+    return stream, predictions, sequence
+
+
+async def test_a_question_that_was_given_back_is_answered_before_those_behind_it() -> None:
+    """It had begun the shortest way, did not happen, and goes the ordinary one."""
+    stream, predictions, sequence = await begun()
     for token in (2, 3, 4):
         sequence.ask(question(token))
     assert predictions.talk.begun == [2]
@@ -95,13 +101,7 @@ async def test_a_question_that_was_given_back_is_answered_before_those_behind_it
 
 async def test_what_is_answered_after_the_end_is_dropped() -> None:
     """And what waits behind it."""
-    stream, predictions = Stream(), Predictions()
-    sequence = Sequence(stream, 1, predictions)  # type: ignore[arg-type]
-    sequence.ask(question(1))
-    await answered(stream, 1)
-    while sequence._task is not None:
-        await asyncio.sleep(0)
-    predictions.talk.is_open = True
+    stream, predictions, sequence = await begun()
     for token in (2, 3):
         sequence.ask(question(token))
     await sequence.close()

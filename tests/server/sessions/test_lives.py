@@ -28,7 +28,7 @@ from carousel.sessions.events import EventKind, SessionEvent
 from carousel.sessions.lives import Point
 from carousel.sessions.requests import Caller, GenerationRequest, PredictionRequest, SamplingOptions
 from carousel.state.memory import MemoryStore
-from carousel.state.store import Birth, Capacity, Deed, Row
+from carousel.state.store import Birth, Capacity, Deed, EndReason, Row
 from carousel.turns import Snapshot
 
 NOW = Point()
@@ -558,6 +558,23 @@ async def test_an_end_that_comes_meanwhile(other_id: str, monkeypatch: pytest.Mo
 
         monkeypatch.setattr(MemoryStore, "recall", recall_early)
         with contextlib.nullcontext() if other_id == "this" else pytest.raises(SessionDeleted):
+            await world.lives.delete("ann", "s", "this")
+
+
+async def test_an_end_that_comes_after_the_look_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is another request's, also where the store records what is asked before it is done, as Redis's does."""
+    async with running_world() as world:
+        await world.open("s")
+        end = MemoryStore.end
+
+        async def record_and_end_too_late(store: MemoryStore, row: Row, reason: EndReason, deed: Deed | None) -> bool:
+            monkeypatch.setattr(MemoryStore, "end", end)
+            store._record(deed, world.clock())
+            await world.lives.delete("ann", "s", "another")
+            return False
+
+        monkeypatch.setattr(MemoryStore, "end", record_and_end_too_late)
+        with pytest.raises(SessionDeleted):
             await world.lives.delete("ann", "s", "this")
 
 

@@ -86,6 +86,8 @@ async def test_a_turn_that_cannot_be_written_is_not_on_its_way_any_more() -> Non
             await log.until_told(resident)  # type: ignore[arg-type]
             await asyncio.sleep(0)
         await log.until_told(resident)  # type: ignore[arg-type]
+    assert not resident.is_logging
+    assert [type(error) for error in refused] == [StoreUnavailable]
 
 
 def _never_logged(drafted: Drafted, now: float) -> None:
