@@ -22,10 +22,12 @@ from carousel.sessions.checks import MAX_CANDIDATES
 from carousel.sessions.endurance import finish
 from carousel.sessions.requests import PredictionRequest
 from carousel.sessions.resident import Named
+from carousel.shares import Shares
 from carousel.v1 import language_model_pb2 as wire
 
 Refuse = Callable[[wire.PredictRequest, Exception], status_pb2.Status]  # counts it, and logs it if there are few
 _MAX_ITEMS_PER_FRAME = 1024
+_MAX_SEQUENCES = 2**18  # of all streams: 450 bytes each while nothing is carried
 _MAX_FRAME_BYTES = 2**20  # but one answer may be larger; clients accept 4 MiB unless told otherwise
 
 # In the gate's unit.
@@ -52,7 +54,8 @@ class Frame(NamedTuple):
 
 class Many:
     """Belongs to one call. `take` what comes, `end` when nothing more does, `next_frame` what goes, `close` at the end
-    whatever happened. `rest` is told when all is answered and read, and when that is over."""
+    whatever happened. `rest` is told when all is answered and read, and when that is over. `open_sequences` are those
+    of all streams."""
 
     def __init__(
         self,
@@ -61,6 +64,7 @@ class Many:
         limits: wire.Limits,
         owner: str,
         gate: Gate,
+        open_sequences: Shares,
         refuse: Refuse,
         rest: Callable[[bool], None],
     ) -> None:
@@ -68,6 +72,7 @@ class Many:
         self._encoder = encoder
         self._owner = owner
         self._gate = gate
+        self._open_sequences = open_sequences
         self._refuse = refuse
         self._rest = rest
         self._max_waiting, self._max_bytes = limits.max_waiting_per_stream, limits.max_message_bytes
@@ -209,12 +214,20 @@ class Many:
         self._num_expected_bytes += question.num_answer_bytes
         sequence = self._sequences.get(tag)
         if sequence is None:
-            if len(self._sequences) >= self._max_sequences:
-                text = f"{len(self._sequences)} sequences are open on this stream"
-                error = Overloaded(text, limit="max_sequences_per_stream", retry_seconds=1.0)
+            if (limit := self._find_limit()) is not None:
+                error = Overloaded("too many sequences are open for another one", limit=limit, retry_seconds=1.0)
                 return self.refuse(tag, question, error)
+            self._open_sequences.change(self._owner, 1)
             sequence = self._sequences[tag] = Sequence(self, tag, self._predictions)
         sequence.ask(question)
+
+    def _find_limit(self) -> str | None:
+        """That does not allow another sequence. Of the one for all streams an owner has his share in any case."""
+        if len(self._sequences) >= self._max_sequences:
+            return "max_sequences_per_stream"
+        everybody, owner = self._open_sequences, self._owner
+        is_full = everybody.total >= _MAX_SEQUENCES
+        return "max_sequences" if is_full and everybody.used(owner) >= everybody.share(_MAX_SEQUENCES, owner) else None
 
     def _put(self, answer: bytes, question: Question) -> None:
         self._give_back(question)
@@ -238,6 +251,7 @@ class Many:
     def _close(self, tag: int) -> None:
         sequence = self._sequences.pop(tag, None)
         if sequence is not None:
+            self._open_sequences.change(self._owner, -1)
             sequence.is_over = True
             task = asyncio.create_task(sequence.close())
             self._closing.add(task)

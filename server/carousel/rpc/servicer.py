@@ -20,6 +20,7 @@ from carousel.rpc.predictions import Predictions
 from carousel.rpc.reading import UNREADABLE, message_invalid
 from carousel.sessions.resident import Named
 from carousel.sessions.service import Sessions
+from carousel.shares import Shares
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import language_model_pb2_grpc
 
@@ -34,6 +35,7 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
         self._calls = calls
         self._encoder = PredictionBytes(sessions.tokenizer)
         self._gate = Gate()
+        self._open_sequences = Shares()  # of PredictMany
 
     async def Generate(self, request: wire.GenerateRequest, context: Context) -> None:
         async with self._calls.answer("Generate", context, request) as call:
@@ -71,7 +73,8 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
 
             refusals = self._calls.refusing_items("PredictMany", context)
             predictions = Predictions(self._sessions, self._limits, call.owner)
-            many = Many(predictions, self._encoder, self._limits, call.owner, self._gate, refusals.refuse, rest)
+            shared = (self._gate, self._open_sequences)
+            many = Many(predictions, self._encoder, self._limits, call.owner, *shared, refusals.refuse, rest)
             writing = asyncio.create_task(_write_frames(many, call, context))
             try:
                 while (content := await _read(call, context)) is not None:

@@ -7,6 +7,7 @@ import time
 import grpc
 import numpy as np
 import pytest
+from google.rpc import error_details_pb2, status_pb2
 from tests.fakes import GatedModel, ToyModel
 from tests.server.rpc.served_world import (
     SECONDS,
@@ -21,6 +22,7 @@ from tests.server.rpc.served_world import (
 from tests.worlds import Plan
 
 from carousel.bundle.layout import Array, StateBatch
+from carousel.rpc import many
 from carousel.rpc.sequence import Question
 from carousel.rpc.streams import StreamBounds
 from carousel.v1 import language_model_pb2 as wire
@@ -253,3 +255,36 @@ async def test_many_sequences_of_many_streams() -> None:
         await served.until_idle()
         assert {name: await position(served, name) for name in told} == told
         assert sum(told.values()) == 6 * 3 * 4 * 8
+
+
+async def test_sequences_of_all_streams_are_bounded_and_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that a session was refused for. Who has less than his share gets his own beside who has more; what is
+    closed, or ends with its stream, is given back."""
+    monkeypatch.setattr(many, "_MAX_SEQUENCES", 6)
+    async with serving(owner="x-owner") as served:
+        streams = [served.many(metadata=ANN) for _ in range(2)]
+        for stream in streams:
+            for tag in range(3):
+                assert reason(await stream.ask(tag, 1, session_id="none")) == "SESSION_NOT_FOUND"
+        assert limit_of(await streams[0].ask(9, 1)) == "max_sequences"
+        await streams[1].ask(0, 1)  # an open one goes on
+        other = served.many(metadata=BOB)
+        for tag in range(3):
+            assert (await other.ask(tag, 1)).position == 1
+        assert limit_of(await other.ask(9, 1)) == "max_sequences"
+        everybody = served.manys[0]._open_sequences
+        assert (everybody.used("ann"), everybody.used("bob")) == (6, 3)
+        assert await streams[1].finish() is Code.OK
+        await streams[0].send(end(0))
+        await until(lambda: everybody.used("ann") == 2)
+        assert (await other.ask(9, 1)).position == 1
+        for stream in (streams[0], other):
+            assert await stream.finish() is Code.OK
+        await until(lambda: everybody.total == 0)
+
+
+def limit_of(status: status_pb2.Status) -> str:
+    """That the status names."""
+    info = error_details_pb2.ErrorInfo()
+    assert any(detail.Unpack(info) for detail in status.details)
+    return info.metadata["limit"]
