@@ -214,20 +214,22 @@ class Many:
         self._num_expected_bytes += question.num_answer_bytes
         sequence = self._sequences.get(tag)
         if sequence is None:
-            if (limit := self._find_limit()) is not None:
-                error = Overloaded("too many sequences are open for another one", limit=limit, retry_seconds=1.0)
-                return self.refuse(tag, question, error)
+            if (refusal := self._refuse_another()) is not None:
+                return self.refuse(tag, question, refusal)
             self._open_sequences.change(self._owner, 1)
             sequence = self._sequences[tag] = Sequence(self, tag, self._predictions)
         sequence.ask(question)
 
-    def _find_limit(self) -> str | None:
-        """That does not allow another sequence. Of the one for all streams an owner has his share in any case."""
+    def _refuse_another(self) -> Overloaded | None:
+        """Why one more sequence is too many. Of the bound for all streams an owner has his share in any case."""
         if len(self._sequences) >= self._max_sequences:
-            return "max_sequences_per_stream"
+            text = f"{len(self._sequences)} sequences are open on this stream"
+            return Overloaded(text, limit="max_sequences_per_stream", retry_seconds=1.0)
         everybody, owner = self._open_sequences, self._owner
-        is_full = everybody.total >= _MAX_SEQUENCES
-        return "max_sequences" if is_full and everybody.used(owner) >= everybody.share(_MAX_SEQUENCES, owner) else None
+        if everybody.total >= _MAX_SEQUENCES and everybody.used(owner) >= everybody.share(_MAX_SEQUENCES, owner):
+            text = f"{everybody.total} sequences are open on all streams"
+            return Overloaded(text, limit="max_sequences", retry_seconds=1.0)
+        return None
 
     def _put(self, answer: bytes, question: Question) -> None:
         self._give_back(question)
