@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import torch
 
@@ -33,11 +34,17 @@ def losses() -> dict[str, list[float]]:
     return found
 
 
+def threads() -> list[str]:
+    """Names of this process's threads, those of libraries too."""
+    return sorted((task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir())
+
+
 def main() -> None:
     with join_processes(os.environ):
         found = losses()
-        if Crew.current().is_first:
-            print(json.dumps(found))
+        is_first = Crew.current().is_first
+    if is_first:
+        print(json.dumps({"losses": found, "threads": threads()}))
 
 
 if __name__ == "__main__":

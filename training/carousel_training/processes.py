@@ -4,10 +4,11 @@ What they decide by (clock, interruption) comes from the first, so that they sto
 everything here is the identity. Legend: B lanes of the whole batch, b lanes of one process.
 """
 
+import importlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,18 @@ class Crew:
         distributed.all_reduce(total)
         return total / self.size
 
+    def average_gradients(self, parameters: Iterable[torch.Tensor]) -> None:
+        """Replace each gradient by its mean over the processes, in one exchange; all must call it after the same loss.
+        Torch's DistributedDataParallel would hold the connections for as long as anybody holds the model."""
+        if self.size == 1:
+            return
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        flat = self.mean(torch.cat([gradient.reshape(-1) for gradient in gradients]))
+        for gradient, mean in zip(
+            gradients, torch.split(flat, [gradient.numel() for gradient in gradients]), strict=True
+        ):
+            gradient.copy_(mean.view_as(gradient))
+
     def agree(self, value: float, device: torch.device) -> float:
         """The first one's value; all processes must call it."""
         if self.size == 1:
@@ -75,6 +88,9 @@ def join_processes(environment: Mapping[str, str]) -> Iterator[Crew]:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(environment["LOCAL_RANK"]))
+    # Optimisers import this module. Imported after the next line, it would hold the connections and their threads until
+    # the interpreter ends, and one run in some hundred aborted there.
+    importlib.import_module("torch.distributed.nn.functional")
     distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield Crew.current()

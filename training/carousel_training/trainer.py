@@ -4,19 +4,18 @@ It reads no clock, writes no file and prints nothing; `fit.py` decides when to e
 the next step is in `tensors()` and `facts()`, so a trainer that restores them goes on bit for bit.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from carousel_training.averaging import WeightAverage
 from carousel_training.batches import TrainingBatches
 from carousel_training.cells.stack import State, start_afresh
 from carousel_training.checkpoint import MODEL_PREFIX, model_tensors
 from carousel_training.errors import CheckpointError
-from carousel_training.model import Objective, RecurrentLM, detach
+from carousel_training.model import RecurrentLM, detach
 from carousel_training.optimizers import Optimizers
 from carousel_training.precision import Compute
 from carousel_training.processes import Crew
@@ -52,7 +51,6 @@ class Trainer:
         self.average = WeightAverage(model, settings)
         self._carried: State = ()
         self._crew = Crew.current()
-        self._objective = _share_objective(model) if self._crew.size > 1 else model.objective
         # Sums since the log last looked: loss, gradient norm, steps. On the device, so that a GPU need not wait.
         self._window = torch.zeros(3, dtype=torch.float64, device=model.device)
 
@@ -80,9 +78,10 @@ class Trainer:
         seed_step(self.batches.seed, self.step, self._crew.rank)
         negatives = None if self._sampler is None else self._sampler.draw()
         with self.compute.autocast():
-            nats, penalty, state = self._objective(inputs_BT, targets_BT, state, negatives)
+            nats, penalty, state = self.model.objective(inputs_BT, targets_BT, state, negatives)
         self._optimizers.clear()
         (nats + penalty).backward()  # type: ignore[no-untyped-call]
+        self._crew.average_gradients(self._parameters)
         norm = nn.utils.clip_grad_norm_(self._parameters, self._settings.clip_norm)
         self._optimizers.step()
         self.average.take(progress)
@@ -126,19 +125,3 @@ class Trainer:
     def _set_rate(self, factor: float) -> None:
         self.learning_rate = self._optimizers.peaks[0] * factor
         self._optimizers.set_factor(factor)
-
-
-class _ObjectiveModule(nn.Module):
-    """The model's objective as a module's forward pass, which is what gradients are exchanged after."""
-
-    def __init__(self, model: RecurrentLM) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *arguments: Any) -> Objective:
-        return self.model.objective(*arguments)
-
-
-def _share_objective(model: RecurrentLM) -> Callable[..., Objective]:
-    """The objective with gradients averaged over the processes, each of which has as many targets."""
-    return DistributedDataParallel(_ObjectiveModule(model))
