@@ -2,8 +2,8 @@
 
     python -m bench [NAME ...] [--quick]
 
-Names are those of the modules below. Training has a command of its own (`bench.training`), since it takes an hour, and
-so have the other servers (`bench.peers`), which are installed first.
+Names are those of the modules below. Training has a command of its own (`bench.training.train.recipes`), since it takes
+an hour, and so have the other servers (`bench.peers`), which are installed first.
 """
 
 import argparse
@@ -15,13 +15,13 @@ MODULES = (
     "predict",
     "ladder",
     "crossings",
-    "interactive",
-    "prompts",
+    "latency",
+    "ingest",
     "int8",
-    "growth",
-    "request_ids",
+    "sessions.numbers",
+    "sessions.used",
     "start",
-    "sessions",
+    "durability",
 )
 
 
@@ -32,7 +32,7 @@ def main() -> None:
     given = parser.parse_args()
     options = ["--quick"] if given.quick else []
     for name in given.names or MODULES:
-        subprocess.run([sys.executable, "-m", f"bench.{name}", *options], check=True)
+        subprocess.run([sys.executable, "-m", f"bench.serving.{name}", *options], check=True)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from bench.reference_models import SIZES, write_reference_bundle
-from bench.report import print_figure, print_machine
+from bench.harness.reference_models import SIZES, write_reference_bundle
+from bench.harness.report import print_figure, print_machine
 from trials.disturbed_run import KINDS, run_and_check
 from trials.histories import History
 from trials.plans import Plan, draw_seed

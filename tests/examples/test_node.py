@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bench.server_process import ServerProcess, serve
+from bench.harness.server_process import ServerProcess, serve
 from tests.bundles import write_bundle
 
 pytestmark = [

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from bench.server_process import ServerProcess, serve
+from bench.harness.server_process import ServerProcess, serve
 
 from carousel.client import Client, ServerError
 

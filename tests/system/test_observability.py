@@ -10,7 +10,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 import pytest
-from bench.server_process import ServerProcess, serve
+from bench.harness.server_process import ServerProcess, serve
 from prometheus_client.parser import text_string_to_metric_families
 
 from carousel.client import Client, ServerError

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from bench.child_process import find_program
+from bench.harness.child_process import find_program
 from trials.leaking_server import VARIABLE
 from trials.soak import Soaked, print_figures, soak
 from trials.soak_servers import SoakServers, program_of

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 import torch
-from bench.server_process import ServerProcess
+from bench.harness.server_process import ServerProcess
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from carousel.client import AsyncClient, Client, Prediction

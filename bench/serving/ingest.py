@@ -1,6 +1,6 @@
 """Long inputs: tokens fed and tokens rated per second, against the same graphs on the same sequences in a bare loop.
 
-    python -m bench.prompts [small] [medium] [--quick]
+    python -m bench.serving.ingest [small] [medium] [--quick]
 
 Eight sequences of 1,024 tokens come at once. The bare loop runs all eight rows in chunks of 16, 64 and 256 tokens, and
 its best counts. Bare and served take turns in one run. And what becomes of the sequences, and of the stream, when they
@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench.prompts_client import draw_sequence
-from bench.reference_models import SIZES, write_reference_bundle
-from bench.report import percentile, print_figure, print_machine
-from bench.server_process import serve
+from bench.clients.long_inputs import draw_sequence
+from bench.harness.reference_models import SIZES, write_reference_bundle
+from bench.harness.report import percentile, print_figure, print_machine
+from bench.harness.server_process import serve
 
 from carousel.bundle.layout import Array
 from carousel.bundle.manifest import Bundle
@@ -81,7 +81,9 @@ def measure(size: str, bundle: Path, num_threads: int, num_rounds: int, num_toke
                 served.append(_ask_server(server.grpc_address, kind, num_tokens, model.vocabulary_size))
             _print_figures(f"{kind}.{size}", NUM_SEQUENCES * num_tokens, bare, served)
         numbers = (NUM_SEQUENCES, num_tokens, model.vocabulary_size)
-        company = [Company(**_ask("bench.beside_client", server.grpc_address, *numbers)) for _ in range(num_rounds)]
+        company = [
+            Company(**_ask("bench.clients.beside_one", server.grpc_address, *numbers)) for _ in range(num_rounds)
+        ]
         _print_company(f"ingest.{size}.beside_one", NUM_SEQUENCES * num_tokens, company)
 
 
@@ -115,7 +117,7 @@ def _lengths(ids_BT: Array) -> Array:
 
 
 def _ask_server(address: str, kind: str, num_tokens: int, vocabulary_size: int) -> Pass:
-    return Pass(**_ask("bench.prompts_client", address, kind, NUM_SEQUENCES, num_tokens, vocabulary_size))
+    return Pass(**_ask("bench.clients.long_inputs", address, kind, NUM_SEQUENCES, num_tokens, vocabulary_size))
 
 
 def _ask(client: str, address: str, *arguments: str | int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What eight-bit products give and cost: raw speed and size over float32's for the medium model, and the perplexity of
 a trained one.
 
-    python -m bench.int8 [--bundle-only] [--quick]
+    python -m bench.serving.int8 [--bundle-only] [--quick]
 
 Raw speed is one thread; the two precisions are timed in turns, since a machine drifts, and medians are compared. The
 trained model learns the package's tales for 1,500 small steps and is read on the part it has not seen;
@@ -16,9 +16,9 @@ import tempfile
 from pathlib import Path
 
 import torch
-from bench.raw_speed import RawLoop
-from bench.reference_models import write_reference_bundle
-from bench.report import print_figure, print_machine
+from bench.harness.raw_speed import RawLoop
+from bench.harness.reference_models import write_reference_bundle
+from bench.harness.report import print_figure, print_machine
 
 from carousel.bundle.manifest import Bundle
 from carousel.engine.model import OnnxModel

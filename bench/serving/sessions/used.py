@@ -1,6 +1,6 @@
 """What remembering request ids costs a session in memory.
 
-    python -m bench.request_ids [--quick]
+    python -m bench.serving.sessions.used [--quick]
 
 Two worlds of equal sessions take 300 turns each, one with ids and one without. The answers are left out: they have a
 bound of their own (`max_answer_bytes`), and are one figure more.
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
-from bench.growth import resident_bytes
-from bench.reference_models import write_reference_bundle
-from bench.report import print_figure, print_machine
+from bench.harness.reference_models import write_reference_bundle
+from bench.harness.report import print_figure, print_machine
+from bench.serving.sessions.numbers import resident_bytes
 from prometheus_client import CollectorRegistry
 
 from carousel.app import make_lives
@@ -55,7 +55,8 @@ def measure_request_ids(bundle_directory: Path, num_sessions: int) -> None:
     """Each kind in a process of its own, so that none fills what another has left."""
     costs = {}
     for name in KINDS:
-        command = [sys.executable, "-m", "bench.request_ids", "--kind", name, str(bundle_directory), str(num_sessions)]
+        command = [sys.executable, "-m", "bench.serving.sessions.used", "--kind", name]
+        command += [str(bundle_directory), str(num_sessions)]
         costs[name] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     print_figure("sessions.used.bytes", costs["with"] - costs["without"], "bytes", at_most=AT_MOST_BYTES)
     print_figure("sessions.used_with_answers.bytes", costs["answered"] - costs["without"], "bytes")

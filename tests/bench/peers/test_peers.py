@@ -14,17 +14,17 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from bench.child_process import free_ports
+from bench.harness.child_process import free_ports
+from bench.harness.server_process import serve
 from bench.peers.carousel_conversations import together
 from bench.peers.client import Window, first_token, trace
 from bench.peers.contest import Speed, Timings
 from bench.peers.conversation import NUM_CANDIDATES, ServerFailed
 from bench.peers.environments import PeerUnavailable, running
-from bench.peers.figures import print_ratios, print_timings
 from bench.peers.golden import NUM_SEQUENCES, NUM_TOKENS, Answers, find_difference, golden_answers
 from bench.peers.inside.graph_steps import Sequences
+from bench.peers.peer import print_ratios, print_timings
 from bench.peers.peer_conversations import triton_apart, triton_together
-from bench.server_process import serve
 from tests.bundles import write_bundle
 
 MESSAGES: Any = grpc.protos("bench/peers/open_inference.proto")

@@ -1,7 +1,7 @@
 """How bytes and speed change as live sessions grow in number: the server's core in this process, so that opening a
 million sessions measures sessions and not a million calls.
 
-    python -m bench.growth [--most 1000000] [--quick]
+    python -m bench.serving.sessions.numbers [--most 1000000] [--quick]
 
 Two worlds on one engine, one of which stays at a thousand sessions. They take turns, so that a drift of the machine
 meets both alike.
@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
-from bench.reference_models import write_reference_bundle
-from bench.report import percentile, print_figure, print_machine
+from bench.harness.reference_models import write_reference_bundle
+from bench.harness.report import percentile, print_figure, print_machine
 from prometheus_client import CollectorRegistry
 
 from carousel.app import make_lives

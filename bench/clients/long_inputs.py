@@ -1,6 +1,6 @@
 """The client process of `prompts.py`: sequences that are fed or scored all at once. Prints one JSON object.
 
-python -m bench.prompts_client ADDRESS ingest|score NUM_SEQUENCES NUM_TOKENS VOCABULARY_SIZE
+python -m bench.clients.long_inputs ADDRESS ingest|score NUM_SEQUENCES NUM_TOKENS VOCABULARY_SIZE
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """The floor under any stream: a grpc.aio server that answers each message with as many bytes as the caller wants.
 
-    python -m bench.echo_server
+    python -m bench.harness.echo_server
 
 Prints its address and serves until it is killed.
 """
@@ -34,7 +34,7 @@ async def _serve() -> None:
 @contextlib.contextmanager
 def echo_process() -> Iterator[tuple[str, int]]:
     """Address and process id of one in a process of its own."""
-    command = [sys.executable, "-m", "bench.echo_server"]
+    command = [sys.executable, "-m", "bench.harness.echo_server"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

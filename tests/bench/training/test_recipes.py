@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from bench.training import MEASURES, RECIPES
+from bench.training.train import recipes as training
+from bench.training.train.recipes import MEASURES, RECIPES
 
-from bench import training
 from carousel_training.settings import Settings
 
 

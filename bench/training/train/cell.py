@@ -1,6 +1,6 @@
 """What each cell costs: training speed against torch's LSTM of the same width, and serving speed of its graphs.
 
-    python -m bench.cells
+    python -m bench.training.train.cell
 
 One layer of 256 units on 32 lanes of 64 tokens, forward and backward, in float32; the depth-gated cell has two layers
 and is held against two of the LSTM. Rounds alternate between the cells and the best of each counts.
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bench.reference_models import write_cell_bundle
-from bench.report import print_figure, print_machine
+from bench.harness.reference_models import write_cell_bundle
+from bench.harness.report import print_figure, print_machine
 
 from carousel.bundle.manifest import Bundle
 from carousel.engine.graph import Execution

@@ -1,6 +1,6 @@
 """Where the time of a prediction goes: from a bare echo up to our server, a layer more on each rung, in one run.
 
-    python -m bench.ladder [--quick]
+    python -m bench.serving.ladder [--quick]
 
 64 sequences of the small model, a token in, ten candidates out. Each rung has four lines: its share of the echo's
 messages, messages per second, and what a message costs client and server of processor time, in microseconds. The client
@@ -20,15 +20,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.child_process import find_program, running_redis
-from bench.echo_server import echo_process
-from bench.ladder_server import ladder_server
-from bench.load import processor_seconds, put_load
-from bench.load_client import WARM_UP_MESSAGES, Load
-from bench.predict import MANY_SESSIONS, NUM_SESSIONS, messages_per_second
-from bench.reference_models import write_reference_bundle
-from bench.report import print_figure, print_machine
-from bench.server_process import serve
+from bench.clients.streams import WARM_UP_MESSAGES, Load
+from bench.harness.child_process import find_program, running_redis
+from bench.harness.echo_server import echo_process
+from bench.harness.ladder_server import ladder_server
+from bench.harness.load import processor_seconds, put_load
+from bench.harness.reference_models import write_reference_bundle
+from bench.harness.report import print_figure, print_machine
+from bench.harness.server_process import serve
+from bench.serving.predict import MANY_SESSIONS, NUM_SESSIONS, messages_per_second
 
 _FLOOR = "echo"
 

@@ -1,6 +1,6 @@
 """What a server costs before it does anything: seconds until it is ready, and memory with idle sessions.
 
-    python -m bench.start [--sessions 10000] [--quick]
+    python -m bench.serving.start [--sessions 10000] [--quick]
 
 Both on the small reference model and over what `bare_process.py` needs for the same graphs and states. Modules are
 compiled before the first start that counts, as an installation leaves them.
@@ -18,10 +18,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.load import processor_seconds
-from bench.reference_models import write_reference_bundle
-from bench.report import print_figure, print_machine
-from bench.server_process import serve
+from bench.harness.load import processor_seconds
+from bench.harness.reference_models import write_reference_bundle
+from bench.harness.report import print_figure, print_machine
+from bench.harness.server_process import serve
 
 from carousel.client import Client
 
@@ -86,7 +86,7 @@ class BareProcess:
 
 @contextlib.contextmanager
 def bare_process(bundle: Path, num_sessions: int, variables: Mapping[str, str]) -> Iterator[BareProcess]:
-    command = [sys.executable, "-m", "bench.bare_process", str(bundle), str(num_sessions)]
+    command = [sys.executable, "-m", "bench.harness.bare_process", str(bundle), str(num_sessions)]
     environment = os.environ | dict(variables)
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment) as process:

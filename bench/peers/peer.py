@@ -2,8 +2,8 @@
 
 from statistics import median
 
+from bench.harness.report import print_figure
 from bench.peers.contest import MANY_SESSIONS, Speed, Timings
-from bench.report import print_figure
 
 OURS = "carousel"
 _AIMS = {  # of the figures that have one

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import grpc
 import pytest
-from bench.crossings import Profiler, count_crossings
-from bench.ladder import Cost, Rung, measure, measure_ladder, print_rung
-from bench.ladder_server import make_message, serving
-from bench.load import put_load
-from bench.load_client import Load
+from bench.clients.streams import Load
+from bench.harness.ladder_server import make_message, serving
+from bench.harness.load import put_load
+from bench.harness.server_process import ServerProcess, serve
 from bench.peers.client import trace
 from bench.peers.golden import NUM_SEQUENCES, NUM_TOKENS, find_difference, golden_answers
-from bench.server_process import ServerProcess, serve
+from bench.serving.crossings import Profiler, count_crossings
+from bench.serving.ladder import Cost, Rung, measure, measure_ladder, print_rung
 from tests.bundles import write_bundle
 
-from bench import predict
+from bench.serving import predict
 from carousel.bundle.manifest import Bundle, file_digest
 from carousel.engine.step_place import StepPlace
 from carousel.rpc.prediction_bytes import PredictionBytes

@@ -1,7 +1,7 @@
 """A token in, ten candidates out, by many at once: against a bare echo of the same messages on streams of its own, in
 one run. Requests carry ids and expected positions, as our library's do.
 
-    python -m bench.predict [--quick]
+    python -m bench.serving.predict [--quick]
 """
 
 import argparse
@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.child_process import find_program, running_redis
-from bench.echo_server import echo_server
-from bench.load import processor_seconds, put_load
-from bench.load_client import WARM_UP_MESSAGES, Load
-from bench.raw_steps import step_seconds
-from bench.reference_models import write_reference_bundle
-from bench.report import print_figure, print_machine
-from bench.server_process import ServerProcess, serve
+from bench.clients.streams import WARM_UP_MESSAGES, Load
+from bench.harness.child_process import find_program, running_redis
+from bench.harness.echo_server import echo_server
+from bench.harness.load import processor_seconds, put_load
+from bench.harness.raw_steps import step_seconds
+from bench.harness.reference_models import write_reference_bundle
+from bench.harness.report import print_figure, print_machine
+from bench.harness.server_process import ServerProcess, serve
 
 NUM_SESSIONS, MANY_SESSIONS = 64, 1000
 

@@ -1,6 +1,6 @@
 """How many of our files a message crosses on a live server, and how many of our functions it enters: a profiler sees.
 
-    python -m bench.crossings [--files]
+    python -m bench.serving.crossings [--files]
 
 The server runs in this process with a profiler on all its threads. One message at a time is sent, and each figure is
 about what all messages of its kind have in common; what the server does by itself meanwhile is left out. A coroutine
@@ -22,8 +22,8 @@ from typing import Any
 
 import grpc
 import uvloop
-from bench.reference_models import write_reference_bundle
-from bench.report import print_figure, print_machine
+from bench.harness.reference_models import write_reference_bundle
+from bench.harness.report import print_figure, print_machine
 
 import carousel
 from carousel import logs

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.load_client import Load
-from bench.server_process import ServerProcess
+from bench.clients.streams import Load
+from bench.harness.server_process import ServerProcess
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
@@ -26,7 +26,7 @@ class Cost:
 
 def put_load(address: str, load: Load) -> Any:
     """What the client process prints."""
-    command = [sys.executable, "-m", "bench.load_client", address, json.dumps(asdict(load))]
+    command = [sys.executable, "-m", "bench.clients.streams", address, json.dumps(asdict(load))]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

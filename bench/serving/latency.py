@@ -1,7 +1,7 @@
 """What one stream feels: a token in, ten candidates out, again and again, against a bare echo of the same messages in
 one run; and while others generate, or while a long prompt is fed.
 
-    python -m bench.interactive [--quick]
+    python -m bench.serving.latency [--quick]
 """
 
 import argparse
@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench.echo_server import echo_server
-from bench.load import put_load
-from bench.load_client import Load
-from bench.raw_steps import step_seconds
-from bench.reference_models import write_reference_bundle
-from bench.report import percentile, print_figure, print_machine
-from bench.server_process import serve
+from bench.clients.streams import Load
+from bench.harness.echo_server import echo_server
+from bench.harness.load import put_load
+from bench.harness.raw_steps import step_seconds
+from bench.harness.reference_models import write_reference_bundle
+from bench.harness.report import percentile, print_figure, print_machine
+from bench.harness.server_process import serve
 
 NUM_SESSIONS = 64
 NUM_CANDIDATES = 10

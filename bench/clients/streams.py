@@ -1,6 +1,6 @@
 """The client process of the benches: N streams at once over C connections. Prints one JSON object.
 
-    python -m bench.load_client ADDRESS '{"kind": "generate", "num_streams": 64, ...}'
+    python -m bench.clients.streams ADDRESS '{"kind": "generate", "num_streams": 64, ...}'
 
 `generate` lets the server generate and gives the arrival times of tokens; `predict` sends a token, waits for the
 candidates and sends the likeliest, on a session each; `many` does so for all of them on a few PredictMany streams,

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bench.growth import measure_growth
-from bench.prompts_client import draw_sequence
+from bench.clients.long_inputs import draw_sequence
+from bench.serving.sessions.numbers import measure_growth
 from tests import bundles
 
-from bench import prompts, start
+from bench.serving import ingest as prompts
+from bench.serving import start
 from carousel.bundle.manifest import Bundle
 from carousel.engine.model import OnnxModel
 

@@ -1,6 +1,6 @@
 """What a server is held against: a process with the libraries, a bundle's graphs and the states of N sessions alone.
 
-    python -m bench.bare_process BUNDLE NUM_SESSIONS
+    python -m bench.harness.bare_process BUNDLE NUM_SESSIONS
 
 Prints the seconds that loading the graphs took, then waits until its input is closed. It imports nothing of ours.
 """

@@ -1,6 +1,6 @@
 """What serving costs over the arithmetic: streams that generate, against the same graphs in a bare loop, in one run.
 
-    python -m bench.generation [targets] [table] [--quick]
+    python -m bench.serving.generation [targets] [table] [--quick]
 
 `targets` holds 64 streams against raw onnxruntime, each measured three times in turn; `table` grows the small model's
 streams from 1 to 512, three times, and takes the median.
@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.load import processor_seconds, put_load, read_metric
-from bench.load_client import Load
-from bench.raw_speed import raw_tokens_per_second
-from bench.reference_models import write_reference_bundle
-from bench.report import percentile, print_figure, print_machine
-from bench.server_process import ServerProcess, serve
+from bench.clients.streams import Load
+from bench.harness.load import processor_seconds, put_load, read_metric
+from bench.harness.raw_speed import raw_tokens_per_second
+from bench.harness.reference_models import write_reference_bundle
+from bench.harness.report import percentile, print_figure, print_machine
+from bench.harness.server_process import ServerProcess, serve
 
 NUM_STREAMS = 64
 STREAMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)

@@ -1,6 +1,6 @@
 """How well the recipes in training/recipes learn within their time, on texts that others have measured, too.
 
-    python -m bench.training [MEASURE ...] --data DIRECTORY [--out DIRECTORY]
+    python -m bench.training.train.recipes [MEASURE ...] --data DIRECTORY [--out DIRECTORY]
 
 The data directory (or CAROUSEL_TEST_DATA) has a folder for each text: tinyshakespeare/input.txt, and wikitext-2/ with
 train.txt, valid.txt, test.txt. Without them it says so and measures nothing. The figures count every second of a run
@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.report import print_figure, print_machine
+from bench.harness.report import print_figure, print_machine
 
-RECIPES = Path(__file__).parent.parent / "training" / "recipes"
+RECIPES = Path(__file__).parents[3] / "training" / "recipes"
 DATA_VARIABLE = "CAROUSEL_TEST_DATA"
 STDERR = 2  # the file, whatever sys.stderr is
 Overrides = list[str]

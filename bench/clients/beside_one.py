@@ -1,6 +1,6 @@
 """The client process of `prompts.py` that feeds sequences alone, and then beside one stream. Prints one JSON object.
 
-python -m bench.beside_client ADDRESS NUM_SEQUENCES NUM_TOKENS VOCABULARY_SIZE
+python -m bench.clients.beside_one ADDRESS NUM_SEQUENCES NUM_TOKENS VOCABULARY_SIZE
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import time
 
 import grpc
 import uvloop
-from bench.prompts_client import draw_sequence, ingest, open_session
+from bench.clients.long_inputs import draw_sequence, ingest, open_session
 
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import language_model_pb2_grpc, types_pb2

@@ -1,6 +1,6 @@
 """What lies between an echo and our server, added layer by layer: a grpc.aio server with a Predict method of its own.
 
-    python -m bench.ladder_server {messages,pieces,columns} BUNDLE
+    python -m bench.harness.ladder_server {messages,pieces,columns} BUNDLE
 
 `messages` reads a PredictRequest and makes a PredictResponse of ten candidates anew; `pieces` puts the same bytes
 together from prepared ones; `columns` has the model choose them, each stream's sequence in a slot of the engine's
@@ -154,7 +154,7 @@ async def _serve(rung: str, bundle_directory: Path) -> None:
 @contextlib.contextmanager
 def ladder_server(rung: str, bundle: Path) -> Iterator[tuple[str, int]]:
     """Address and process id of one in a process of its own."""
-    command = [sys.executable, "-m", "bench.ladder_server", rung, str(bundle)]
+    command = [sys.executable, "-m", "bench.harness.ladder_server", rung, str(bundle)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

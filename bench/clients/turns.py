@@ -1,6 +1,6 @@
 """The client process of `sessions.py`: N sessions that take turns at once. Prints one JSON object.
 
-python -m bench.session_client ADDRESS NUM_SESSIONS NUM_TURNS NUM_TOKENS
+python -m bench.clients.turns ADDRESS NUM_SESSIONS NUM_TURNS NUM_TOKENS
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """What sessions cost: durability against memory, forks and rewinds, bytes and speed as they grow in number.
 
-    python -m bench.sessions [durability] [operations] [--quick]
+    python -m bench.serving.durability [durability] [operations] [--quick]
 
 All on the small reference model, each comparison within one run.
 """
@@ -17,10 +17,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.child_process import find_program, running_redis
-from bench.reference_models import write_reference_bundle
-from bench.report import percentile, print_figure, print_machine
-from bench.server_process import serve
+from bench.harness.child_process import find_program, running_redis
+from bench.harness.reference_models import write_reference_bundle
+from bench.harness.report import percentile, print_figure, print_machine
+from bench.harness.server_process import serve
 
 from carousel.client import Client
 
@@ -57,7 +57,7 @@ def measure_durability(bundle: Path, directory: Path, num_rounds: int) -> None:
         turns: dict[str, list[float]] = {name: [] for name in stores}
         for _, (name, server) in itertools.product(range(num_rounds), servers.items()):
             numbers = map(str, (NUM_CLIENTS, NUM_TURNS, NUM_TOKENS))
-            client = [sys.executable, "-m", "bench.session_client", server.grpc_address, *numbers]
+            client = [sys.executable, "-m", "bench.clients.turns", server.grpc_address, *numbers]
             result = json.loads(subprocess.run(client, check=True, capture_output=True, text=True).stdout)
             speeds[name].append(result["tokens_per_second"])
             turns[name] += result["turns"]
