@@ -1,4 +1,4 @@
-"""The client process of `prompts.py` that feeds sequences alone, and then beside one stream. Prints one JSON object.
+"""The client process of `ingest.py` that feeds sequences alone, and then beside one stream. Prints one JSON object.
 
 python -m bench.clients.beside_one ADDRESS NUM_SEQUENCES NUM_TOKENS VOCABULARY_SIZE
 """

@@ -1,4 +1,4 @@
-"""The client process of `prompts.py`: sequences that are fed or scored all at once. Prints one JSON object.
+"""The client process of `ingest.py` and `score.py`: sequences are fed or scored all at once. Prints a JSON object.
 
 python -m bench.clients.long_inputs ADDRESS ingest|score NUM_SEQUENCES NUM_TOKENS VOCABULARY_SIZE
 """

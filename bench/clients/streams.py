@@ -5,7 +5,7 @@
 `generate` lets the server generate and gives the arrival times of tokens; `predict` sends a token, waits for the
 candidates and sends the likeliest, on a session each; `many` does so for all of them on a few PredictMany streams,
 `multiplexed` through one client of our library, with a predictor each; `echo` exchanges plain bytes with
-`echo_server.py`. From their common start on the client's own processor time counts.
+`harness/echo_server.py`. From their common start on the client's own processor time counts.
 """
 
 import asyncio
@@ -15,37 +15,18 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 import grpc
 import uvloop
+from bench.harness.load import WARM_UP_MESSAGES, Load
 
 from carousel.client import AsyncClient, Prediction
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc, types_pb2
 
 _OPTIONS = (("grpc.use_local_subchannel_pool", 1),)  # connections of their own
-WARM_UP_MESSAGES = 20
 Message = TypeVar("Message")
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What the client does. `prompt_tokens` above 1 adds one more stream, whose times are not reported: it feeds a
-    prompt of so many tokens after a third of the others' tokens."""
-
-    kind: str
-    num_streams: int = 1
-    num_connections: int = 1
-    num_tokens: int = 100  # or messages
-    temperature: float = 0.0
-    top_p: float = 1.0
-    prompt_tokens: int = 1
-    request_bytes: int = 50
-    response_bytes: int = 250
-    has_session: bool = True  # of `predict`; else the stream carries the state
-    num_shared_streams: int = 2  # of `many`
 
 
 async def main(address: str, load: Load) -> None:

@@ -1,4 +1,4 @@
-"""The client process of `sessions.py`: N sessions that take turns at once. Prints one JSON object.
+"""The client process of `durability.py`: N sessions that take turns at once. Prints one JSON object.
 
 python -m bench.clients.turns ADDRESS NUM_SESSIONS NUM_TURNS NUM_TOKENS
 """

@@ -83,7 +83,7 @@ class Slot:
 
 
 class Service:
-    """The two methods that `load_client.py` calls."""
+    """The two methods that `clients/streams.py` calls."""
 
     def __init__(self, make_sequence: Callable[[], Sequence], encode: Callable[[Named], bytes]) -> None:
         self._make_sequence = make_sequence

@@ -1,4 +1,4 @@
-"""Load on a running server from a client process of its own, and what it cost both of them."""
+"""Load on a running server from a client process of its own, `clients/streams.py`, and what it cost the server."""
 
 import json
 import os
@@ -9,25 +9,45 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.clients.streams import Load
 from bench.harness.server_process import ServerProcess
 
+NUM_SESSIONS, MANY_SESSIONS = 64, 1000
+WARM_UP_MESSAGES = 20  # of every stream, before the common start
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """Seconds that a load took, and the share of one core that server and client had meanwhile."""
+class Load:
+    """What the client does. `prompt_tokens` above 1 adds one more stream, whose times are not reported: it feeds a
+    prompt of so many tokens after a third of the others' tokens."""
 
-    seconds: float
-    server_share: float
-    client_share: float
+    kind: str
+    num_streams: int = 1
+    num_connections: int = 1
+    num_tokens: int = 100  # or messages
+    temperature: float = 0.0
+    top_p: float = 1.0
+    prompt_tokens: int = 1
+    request_bytes: int = 50
+    response_bytes: int = 250
+    has_session: bool = True  # of `predict`; else the stream carries the state
+    num_shared_streams: int = 2  # of `many`
 
 
 def put_load(address: str, load: Load) -> Any:
     """What the client process prints."""
     command = [sys.executable, "-m", "bench.clients.streams", address, json.dumps(asdict(load))]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def per_second(times: list[list[float]]) -> float:
+    """Tokens or messages of all streams together; the first time of each is its start."""
+    return sum(len(stream) - 1 for stream in times) / seconds_of(times)
+
+
+def seconds_of(times: list[list[float]]) -> float:
+    """From the first start to the last answer."""
+    return max(stream[-1] for stream in times) - min(stream[0] for stream in times)
 
 
 def processor_seconds(pid: int) -> float:

@@ -1,4 +1,4 @@
-"""A `carousel serve` of its own process, as its users start it, for benches and system tests to talk to."""
+"""A `carousel serve` of its own process, as its users start it, for benches and trials to talk to."""
 
 import contextlib
 import os
@@ -20,12 +20,6 @@ class ServerProcess:
     process: subprocess.Popen[str]
     grpc_address: str
     http_address: str
-
-    @property
-    def resident_mib(self) -> float:
-        """Memory in use now (Linux)."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1024
 
 
 @contextlib.contextmanager

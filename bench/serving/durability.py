@@ -1,8 +1,6 @@
-"""What sessions cost: durability against memory, forks and rewinds, bytes and speed as they grow in number.
+"""What it costs to write every turn before it is answered: SQLite and Redis against memory, on the small model.
 
-    python -m bench.serving.durability [durability] [operations] [--quick]
-
-All on the small reference model, each comparison within one run.
+python -m bench.serving.durability [--quick]
 """
 
 import argparse
@@ -13,8 +11,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.harness.child_process import find_program, running_redis
@@ -22,28 +19,19 @@ from bench.harness.reference_models import write_reference_bundle
 from bench.harness.report import percentile, print_figure, print_machine
 from bench.harness.server_process import serve
 
-from carousel.client import Client
-
 NUM_CLIENTS, NUM_TURNS, NUM_TOKENS = 64, 25, 16
 ROUNDS = 3  # memory and the others in turn, so that a drift of the machine meets all alike
-NUM_OPERATIONS = 200
-SEAL_KEY = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=["durability", "operations", []], help="default: all")
     parser.add_argument("--quick", action="store_true", help="one round instead of three")
-    given = parser.parse_args()
-    parts = given.parts or ["durability", "operations"]
+    given = parser.parse_args(arguments)
     print_machine()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         bundle = write_reference_bundle("small", directory)
-        if "durability" in parts:
-            measure_durability(bundle, directory, 1 if given.quick else ROUNDS)
-        if "operations" in parts:
-            measure_operations(bundle)
+        measure_durability(bundle, directory, 1 if given.quick else ROUNDS)
 
 
 def measure_durability(bundle: Path, directory: Path, num_rounds: int) -> None:
@@ -68,39 +56,6 @@ def measure_durability(bundle: Path, directory: Path, num_rounds: int) -> None:
     for name in stores.keys() & aims.keys():
         ratio = statistics.median(a / b for a, b in zip(speeds[name], speeds["memory"], strict=True))
         print_figure(f"durability.{name}_over_memory", ratio, "ratio", at_least=aims[name])
-
-
-def measure_operations(bundle: Path) -> None:
-    """Microseconds of a call, seen by a client in another process, on a session with a full history."""
-    with (
-        serve(bundle, variables={"CAROUSEL_SEAL_KEYS": SEAL_KEY}) as server,
-        Client(server.grpc_address) as client,
-        client.session() as session,
-    ):
-        for _ in range(10):
-            list(session.generate([5], max_tokens=4, temperature=0))
-        position = session.history().positions[-2]
-        state = session.export()
-        operations: dict[str, Callable[[], object]] = {
-            "get": session.get,
-            "fork": lambda: session.fork(),
-            "export": lambda: session.export(),
-            "import": lambda: client.import_session(state),
-        }
-        for name, operation in operations.items():
-            print_figure(f"sessions.{name}_microseconds", 1e6 * _median_seconds(operation), "us")
-        started = time.perf_counter()
-        session.rewind(position=position)
-        print_figure("sessions.rewind_microseconds", 1e6 * (time.perf_counter() - started), "us")
-
-
-def _median_seconds(operation: Callable[[], object]) -> float:
-    seconds = []
-    for _ in range(NUM_OPERATIONS):
-        started = time.perf_counter()
-        operation()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
 
 
 if __name__ == "__main__":

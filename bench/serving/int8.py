@@ -65,7 +65,7 @@ def measure_bundles(directory: Path, seconds: float) -> None:
     for num_rows, at_least in AT_LEAST.items():
         speeds = raw_speeds(bundles, num_rows, seconds)
         for precision, speed in speeds.items():
-            print_figure(f"raw.medium.{precision}.b{num_rows}", speed, "tokens/s")
+            print_figure(f"int8.medium.{precision}.b{num_rows}", speed, "tokens/s")
         ratio = speeds[Precision.INT8] / speeds[Precision.FLOAT32]
         print_figure(f"int8.medium.raw_b{num_rows}", ratio, "ratio", at_least=at_least)
 
@@ -83,7 +83,7 @@ def measure_perplexity(directory: Path) -> None:
     trained, text = rebuild_model(checkpoint), find_text(checkpoint)
     found = {precision: bundle_perplexity(trained, precision, text, directory) for precision in Precision}
     for precision, perplexity in found.items():
-        print_figure(f"perplexity.{precision}", perplexity, f"perplexity on {len(text.ids_N)} tokens")
+        print_figure(f"int8.perplexity.{precision}", perplexity, f"perplexity on {len(text.ids_N)} tokens")
     ratio = found[Precision.INT8] / found[Precision.FLOAT32]
     print_figure("int8.perplexity_ratio", ratio, "ratio", at_most=MAX_PERPLEXITY_RATIO)
 

@@ -6,9 +6,10 @@
 messages, messages per second, and what a message costs client and server of processor time, in microseconds. The client
 is the same for all that have the same wire; it shares the cores with the server. Rungs take turns in every round.
 
-`echo` and, above it, `messages`, `pieces` and `columns` are `echo_server.py` and `ladder_server.py`. The others are
-our server: `carried` has streams that carry the state, `held` streams on sessions, `many_on_N` all sessions on N
-PredictMany streams, `1000_on_2` more of them; with `sqlite` and `redis` every turn is written before it is answered.
+`echo` and, above it, `messages`, `pieces` and `columns` are `echo_server.py` and `ladder_server.py` of the harness. The
+others are our server: `carried` has streams that carry the state, `held` streams on sessions, `many_on_N` all sessions
+on N PredictMany streams, `1000_on_2` more of them; with `sqlite` and `redis` every turn is written before it is
+answered.
 """
 
 import argparse
@@ -20,15 +21,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.clients.streams import WARM_UP_MESSAGES, Load
 from bench.harness.child_process import find_program, running_redis
 from bench.harness.echo_server import echo_process
 from bench.harness.ladder_server import ladder_server
-from bench.harness.load import processor_seconds, put_load
+from bench.harness.load import (
+    MANY_SESSIONS,
+    NUM_SESSIONS,
+    WARM_UP_MESSAGES,
+    Load,
+    per_second,
+    processor_seconds,
+    put_load,
+)
 from bench.harness.reference_models import write_reference_bundle
 from bench.harness.report import print_figure, print_machine
 from bench.harness.server_process import serve
-from bench.serving.predict import MANY_SESSIONS, NUM_SESSIONS, messages_per_second
 
 _FLOOR = "echo"
 
@@ -88,7 +95,7 @@ def measure(rung: Rung) -> Cost:
     num_counted = rung.load.num_streams * rung.load.num_tokens
     num_all = rung.load.num_streams * (rung.load.num_tokens + WARM_UP_MESSAGES)
     return Cost(
-        messages_per_second(found["seconds"]),
+        per_second(found["seconds"]),
         1e6 * found["client_seconds"] / num_counted,
         1e6 * server_seconds / num_all,
     )

@@ -12,16 +12,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench.clients.streams import Load
 from bench.harness.echo_server import echo_server
-from bench.harness.load import put_load
+from bench.harness.load import NUM_SESSIONS, Load, put_load
 from bench.harness.raw_steps import step_seconds
 from bench.harness.reference_models import write_reference_bundle
 from bench.harness.report import percentile, print_figure, print_machine
 from bench.harness.server_process import serve
 
-NUM_SESSIONS = 64
-NUM_CANDIDATES = 10
 LONG_PROMPT = 4096
 
 

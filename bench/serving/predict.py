@@ -12,16 +12,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.clients.streams import WARM_UP_MESSAGES, Load
 from bench.harness.child_process import find_program, running_redis
 from bench.harness.echo_server import echo_server
-from bench.harness.load import processor_seconds, put_load
+from bench.harness.load import (
+    MANY_SESSIONS,
+    NUM_SESSIONS,
+    WARM_UP_MESSAGES,
+    Load,
+    per_second,
+    processor_seconds,
+    put_load,
+)
 from bench.harness.raw_steps import step_seconds
 from bench.harness.reference_models import write_reference_bundle
 from bench.harness.report import print_figure, print_machine
 from bench.harness.server_process import ServerProcess, serve
-
-NUM_SESSIONS, MANY_SESSIONS = 64, 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +91,8 @@ def measure(server: ServerProcess, echo: str, case: Case, num_rounds: int, bare:
         of_client += found["client_seconds"]
         floor = replace(bare, kind="echo", response_bytes=found["response_bytes"])
         floor = replace(floor, num_connections=case.load.num_connections)
-        speeds.append(messages_per_second(found["seconds"]))
-        shares.append(speeds[-1] / messages_per_second(put_load(echo, floor)["seconds"]))
+        speeds.append(per_second(found["seconds"]))
+        shares.append(speeds[-1] / per_second(put_load(echo, floor)["seconds"]))
     num_streams = num_rounds * case.load.num_streams
     name = f"predict.small.{case.name}"
     print_figure(f"{name}.messages", statistics.median(speeds), "messages/s")
@@ -103,14 +108,8 @@ def measure_over_raw(bundle: Path, num_rounds: int, num_messages: int) -> None:
     with serve(bundle, "--threads", "2") as server:
         for _ in range(num_rounds):
             raw = NUM_SESSIONS / step_seconds(bundle, NUM_SESSIONS, num_threads=2)
-            shares.append(messages_per_second(put_load(server.grpc_address, load)["seconds"]) / raw)
+            shares.append(per_second(put_load(server.grpc_address, load)["seconds"]) / raw)
     print_figure("predict.medium.over_raw", statistics.median(shares), "ratio", at_least=0.75)
-
-
-def messages_per_second(seconds: list[list[float]]) -> float:
-    """Of all streams together, from their common start."""
-    num_messages = sum(len(stream) - 1 for stream in seconds)
-    return num_messages / (max(stream[-1] for stream in seconds) - min(stream[0] for stream in seconds))
 
 
 if __name__ == "__main__":

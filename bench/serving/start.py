@@ -2,8 +2,8 @@
 
     python -m bench.serving.start [--sessions 10000] [--quick]
 
-Both on the small reference model and over what `bare_process.py` needs for the same graphs and states. Modules are
-compiled before the first start that counts, as an installation leaves them.
+Both on the small reference model and over what the harness's `bare_process.py` needs for the same graphs and states.
+Modules are compiled before the first start that counts, as an installation leaves them.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.harness.load import processor_seconds
+from bench.harness.memory import resident_mib
 from bench.harness.reference_models import write_reference_bundle
 from bench.harness.report import print_figure, print_machine
 from bench.harness.server_process import serve
@@ -95,11 +96,6 @@ def bare_process(bundle: Path, num_sessions: int, variables: Mapping[str, str]) 
         process.stdout.readline()
         yield BareProcess(process.pid, loading_seconds)
         process.communicate()
-
-
-def resident_mib(pid: int) -> float:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from bench.harness.server_process import ServerProcess, serve
+from tests.server_process import ServerProcess, serve
 
 from carousel.client import AsyncClient, Client, Finished, Piece, Retries, ServerError, Session, Stream
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from bench.harness.server_process import ServerProcess, serve
+from tests.server_process import ServerProcess, serve
 
 from carousel.client import Client, ServerError
 

@@ -10,8 +10,8 @@ from hashlib import blake2b
 from pathlib import Path
 
 import pytest
-from bench.harness.server_process import ServerProcess, serve
 from prometheus_client.parser import text_string_to_metric_families
+from tests.server_process import ServerProcess, serve
 
 from carousel.client import Client, ServerError
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import grpc
 import torch
-from bench.harness.server_process import ServerProcess
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from tests.server_process import ServerProcess
 
 from carousel.client import AsyncClient, Client, Prediction
 from carousel_training.checkpoint import load_model

@@ -10,7 +10,6 @@ meets both alike.
 import argparse
 import asyncio
 import gc
-import os
 import statistics
 import tempfile
 import time
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
+from bench.harness.memory import resident_bytes
 from bench.harness.reference_models import write_reference_bundle
 from bench.harness.report import percentile, print_figure, print_machine
 from prometheus_client import CollectorRegistry
@@ -181,12 +181,6 @@ def _collect() -> float:
     started = time.perf_counter()
     gc.collect()
     return time.perf_counter() - started
-
-
-def resident_bytes() -> int:
-    gc.collect()
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 if __name__ == "__main__":

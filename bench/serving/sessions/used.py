@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
+from bench.harness.memory import resident_bytes
 from bench.harness.reference_models import write_reference_bundle
 from bench.harness.report import print_figure, print_machine
-from bench.serving.sessions.numbers import resident_bytes
 from prometheus_client import CollectorRegistry
 
 from carousel.app import make_lives

@@ -1,4 +1,4 @@
-"""What each cell costs: training speed against torch's LSTM of the same width, and serving speed of its graphs.
+"""What each cell costs in training: speed against torch's LSTM of the same width.
 
     python -m bench.training.train.cell
 
@@ -6,18 +6,11 @@ One layer of 256 units on 32 lanes of 64 tokens, forward and backward, in float3
 and is held against two of the LSTM. Rounds alternate between the cells and the best of each counts.
 """
 
-import tempfile
 import time
-from pathlib import Path
 
-import numpy as np
 import torch
-from bench.harness.reference_models import write_cell_bundle
 from bench.harness.report import print_figure, print_machine
 
-from carousel.bundle.manifest import Bundle
-from carousel.engine.graph import Execution
-from carousel.engine.model import OnnxModel
 from carousel_training.cells.registry import CELLS
 from carousel_training.cells.stack import RecurrentStack, StackShape
 
@@ -33,9 +26,6 @@ def main() -> None:
     for name, share in training_speeds().items():
         target = 1.0 if name in MINIMAL_CELLS else MIN_SHARE_OF_LSTM_SPEED
         print_figure(f"train.cell.{name}.over_lstm_speed", share, "ratio", at_least=target)
-    with tempfile.TemporaryDirectory() as directory:
-        for name in CELLS:
-            measure_serving(name, Path(directory))
 
 
 def training_speeds() -> dict[str, float]:
@@ -64,25 +54,6 @@ def seconds_per_pass(stack: RecurrentStack) -> float:
         y_TBH, _ = stack(x_SBX, state)
         y_TBH.sum().backward()
     return time.perf_counter() - started
-
-
-def measure_serving(name: str, directory: Path) -> None:
-    """Tokens per second of the core graph on one thread: single steps of 1 and 64 lanes, and a prompt of 64 tokens."""
-    model = OnnxModel(Bundle.load(write_cell_bundle(name, directory)), Execution(("cpu",), 1))
-    for num_rows, num_tokens, label in ((1, 1, "step.1"), (64, 1, "step.64"), (1, 64, "prompt.1")):
-        speed = core_tokens_per_second(model, num_rows, num_tokens)
-        print_figure(f"serve.cell.{name}.{label}.tokens_per_second", speed, "tokens/s")
-
-
-def core_tokens_per_second(model: OnnxModel, num_rows: int, num_tokens: int, seconds: float = 0.5) -> float:
-    ids_BT = np.random.default_rng(0).integers(0, model.vocabulary_size, (num_rows, num_tokens))
-    lengths_B = np.full(num_rows, num_tokens, np.int32)
-    _, state = model.core(ids_BT, lengths_B, model.layout.initial(num_rows))
-    started, num_calls = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds:
-        _, state = model.core(ids_BT, lengths_B, state)
-        num_calls += 1
-    return num_calls * num_rows * num_tokens / (time.perf_counter() - started)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A recipe of the same name as the measure, and the figures that its log gives."""
+    """A recipe of the same name as the measure, and the figures that its log gives, under `train`."""
 
     text: Text
     figure: str
@@ -61,13 +61,13 @@ SHAKESPEARE = Text("tinyshakespeare", ("input.txt",), _shakespeare)
 WIKITEXT = Text("wikitext-2", ("train.txt", "valid.txt", "test.txt"), _wikitext)
 MEASURES = {
     "tinyshakespeare-300s": Measure(
-        SHAKESPEARE, "train.tinyshakespeare.nats_300s", "nats", "nats", 1.46, "train.tinyshakespeare.curve_300s"
+        SHAKESPEARE, "tinyshakespeare.nats_300s", "nats", "nats", 1.46, "tinyshakespeare.curve_300s"
     ),
     "tinyshakespeare-1200s": Measure(
-        SHAKESPEARE, "train.tinyshakespeare.nats_1200s", "nats", "nats", 1.40, "train.tinyshakespeare.curve"
+        SHAKESPEARE, "tinyshakespeare.nats_1200s", "nats", "nats", 1.40, "tinyshakespeare.curve"
     ),
     "wikitext2-1200s": Measure(
-        WIKITEXT, "train.wikitext2.perplexity_1200s", "perplexity", "perplexity", 170.0, "train.wikitext2.curve"
+        WIKITEXT, "wikitext2.perplexity_1200s", "perplexity", "perplexity", 170.0, "wikitext2.curve"
     ),
 }
 
@@ -120,9 +120,10 @@ def train(name: str, data: Path, run: Path) -> list[dict[str, Any]]:
 def print_figures(measure: Measure, evaluations: Sequence[dict[str, Any]]) -> None:
     """The curve, a line for each evaluation, then the best of them, which is what the run's checkpoint holds."""
     for evaluation in evaluations:
-        print_figure(measure.curve, evaluation[measure.key], f"{measure.unit} after {evaluation['seconds']:.0f} s")
+        unit = f"{measure.unit} after {evaluation['seconds']:.0f} s"
+        print_figure(f"train.{measure.curve}", evaluation[measure.key], unit)
     best = min(evaluation[measure.key] for evaluation in evaluations)
-    print_figure(measure.figure, best, measure.unit, at_most=measure.at_most)
+    print_figure(f"train.{measure.figure}", best, measure.unit, at_most=measure.at_most)
 
 
 if __name__ == "__main__":

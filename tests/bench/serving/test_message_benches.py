@@ -10,9 +10,9 @@ from pathlib import Path
 
 import grpc
 import pytest
-from bench.clients.streams import Load
+from bench.harness.echo_server import echo_server
 from bench.harness.ladder_server import make_message, serving
-from bench.harness.load import put_load
+from bench.harness.load import Load, per_second, put_load
 from bench.harness.server_process import ServerProcess, serve
 from bench.peers.client import trace
 from bench.peers.golden import NUM_SEQUENCES, NUM_TOKENS, find_difference, golden_answers
@@ -76,7 +76,7 @@ def test_a_refused_item_is_no_answer(bundle: Path) -> None:
 
 def test_messages_are_counted_from_the_common_start() -> None:
     """Two streams of two messages each, in half a second."""
-    assert predict.messages_per_second([[1.0, 1.2, 1.4], [1.1, 1.3, 1.5]]) == 8
+    assert per_second([[1.0, 1.2, 1.4], [1.1, 1.3, 1.5]]) == 8
 
 
 def test_a_share_is_of_the_echo_in_the_same_round(
@@ -84,7 +84,7 @@ def test_a_share_is_of_the_echo_in_the_same_round(
 ) -> None:
     """Served and echo in turn, on as many connections; the aim is the case's."""
     load = Load("predict", 3, 1, 10)
-    with predict.echo_server() as echo:
+    with echo_server() as echo:
         predict.measure(server, echo, predict.Case("tiny", load, 0.0), 2, load)
     figures = printed(capsys)
     assert figures["predict.small.tiny"] > 0

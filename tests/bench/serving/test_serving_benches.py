@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bench.clients.long_inputs import draw_sequence
+from bench.harness.raw_prompts import Pass, RawPrompts
+from bench.serving.ingest import Company, measure_ingest, print_company
+from bench.serving.long_inputs import Inputs, Passes, print_passes
+from bench.serving.score import measure_score
 from bench.serving.sessions.numbers import measure_growth
 from tests import bundles
 
-from bench.serving import ingest as prompts
 from bench.serving import start
 from carousel.bundle.manifest import Bundle
 from carousel.engine.model import OnnxModel
@@ -39,22 +42,22 @@ def test_the_bare_loop_rates_a_sequence_as_single_steps_do(bundle: Path) -> None
         for index in sequence:
             expected += float(model.score(hidden_BTH[:, -1], np.array([index])).log_probs_N[0])
             hidden_BTH, state = model.core(*_one(index), state)
-    raw = prompts.RawPrompts(model, loaded.manifest.start_id, np.array(ids))
+    raw = RawPrompts(model, loaded.manifest.start_id, np.array(ids))
     for chunk in (1, 7, 64):
         assert raw.run("score", chunk).log_probability == pytest.approx(expected, rel=1e-6)
 
 
 def test_different_ratings_are_no_comparison() -> None:
     """Figures are not printed when served and raw disagree about the work."""
-    bare = {16: [prompts.Pass(1.0, -10.0)]}
+    bare = {16: [Pass(1.0, -10.0)]}
     with pytest.raises(SystemExit, match="do not rate"):
-        prompts._print_figures("score.tiny", 8, bare, [prompts.Pass(1.0, -10.1)])
+        print_passes("score.tiny", 8, Passes(bare, [Pass(1.0, -10.1)]))
 
 
 def test_the_best_chunk_is_the_one_that_counts(capsys: pytest.CaptureFixture[str]) -> None:
     """The ratio is served speed over that of the chunk with the least median of seconds."""
-    bare = {chunk: [prompts.Pass(seconds, 0.0)] * 3 for chunk, seconds in ((16, 2.0), (64, 1.0), (256, 4.0))}
-    prompts._print_figures("ingest.tiny", 8, bare, [prompts.Pass(seconds, 0.0) for seconds in (1.0, 2.0, 2.5)])
+    bare = {chunk: [Pass(seconds, 0.0)] * 3 for chunk, seconds in ((16, 2.0), (64, 1.0), (256, 4.0))}
+    print_passes("ingest.tiny", 8, Passes(bare, [Pass(seconds, 0.0) for seconds in (1.0, 2.0, 2.5)]))
     figures = printed(capsys)
     assert figures["ingest.tiny.best_chunk"] == 64
     assert figures["ingest.tiny"] == 0.5
@@ -64,10 +67,10 @@ def test_company_is_compared_with_solitude(capsys: pytest.CaptureFixture[str]) -
     """Prompts: how fast beside a stream, over alone. The stream: the 99th percentile meanwhile, over a mean gap;
     of several rounds the median."""
     rounds = [
-        prompts.Company(1.0, beside, [0.1, 0.2, 0.9], [0.3] * 98 + [slow] * 2)
+        Company(1.0, beside, [0.1, 0.2, 0.9], [0.3] * 98 + [slow] * 2)
         for beside, slow in ((2.0, 0.4), (4.0, 0.6), (1.25, 9.0))
     ]
-    prompts._print_company("ingest.tiny.beside_one", 100, rounds)
+    print_company("ingest.tiny.beside_one", 100, rounds)
     figures = printed(capsys)
     assert figures["ingest.tiny.beside_one"] == 0.5
     assert figures["ingest.tiny.beside_one.tokens"] == 50
@@ -76,7 +79,9 @@ def test_company_is_compared_with_solitude(capsys: pytest.CaptureFixture[str]) -
 
 def test_long_inputs_are_measured_against_a_server(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Both kinds, with raw speeds by chunk."""
-    prompts.measure("tiny", bundle, 1, 1, 40)
+    inputs = Inputs(bundle, num_threads=1, num_rounds=1, num_tokens=40)
+    measure_ingest("tiny", inputs)
+    measure_score("tiny", inputs)
     figures = printed(capsys)
     assert {"ingest.tiny", "score.tiny", "score.tiny.raw_chunk_64", "ingest.tiny.served"} <= figures.keys()
     assert {"ingest.tiny.beside_one", "ingest.tiny.beside_one.p99_between_tokens"} <= figures.keys()

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from bench.training.train import recipes as training
+from bench.training.train import recipes
 from bench.training.train.recipes import MEASURES, RECIPES
 
 from carousel_training.settings import Settings
@@ -24,9 +24,9 @@ def test_without_data_it_says_so_and_measures_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No directory named, or one without the text: a reason on stderr, nothing on stdout, no run, no failure."""
-    monkeypatch.delenv(training.DATA_VARIABLE, raising=False)
-    training.main(["wikitext2-1200s"])
-    training.main(["tinyshakespeare-300s", "--data", str(tmp_path), "--out", str(tmp_path / "out")])
+    monkeypatch.delenv(recipes.DATA_VARIABLE, raising=False)
+    recipes.main(["wikitext2-1200s"])
+    recipes.main(["tinyshakespeare-300s", "--data", str(tmp_path), "--out", str(tmp_path / "out")])
     told = capsys.readouterr()
     assert told.out == ""
     assert "wikitext2-1200s is not measured: no data directory is named" in told.err
@@ -37,14 +37,14 @@ def test_without_data_it_says_so_and_measures_nothing(
 def test_an_unknown_measure_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """A misspelt name ends the command and is named."""
     with pytest.raises(SystemExit):
-        training.main(["tinyshakespear"])
+        recipes.main(["tinyshakespear"])
     assert "there is no measure tinyshakespear" in capsys.readouterr().err
 
 
 def test_figures_are_the_best_evaluation_and_the_curve(capsys: pytest.CaptureFixture[str]) -> None:
     """Every evaluation is a line of the curve; the figure is the lowest, held against its target."""
     evaluations = [{"nats": 1.9, "seconds": 60.2}, {"nats": 1.45, "seconds": 200.0}, {"nats": 1.47, "seconds": 300.0}]
-    training.print_figures(MEASURES["tinyshakespeare-300s"], evaluations)
+    recipes.print_figures(MEASURES["tinyshakespeare-300s"], evaluations)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["unit"] for line in lines[:3]] == ["nats after 60 s", "nats after 200 s", "nats after 300 s"]
     assert lines[3] == {
@@ -76,8 +76,8 @@ def test_a_recipe_is_trained_on_the_text_of_the_data_directory(
     folder.mkdir()
     for part in ("train", "valid", "test"):
         (folder / f"{part}.txt").write_text("the wheel turns and the wheel turns again\n" * 60, encoding="utf-8")
-    monkeypatch.setattr(training, "RECIPES", tmp_path)
-    evaluations = training.train("wikitext2-1200s", tmp_path, tmp_path / "run")
+    monkeypatch.setattr(recipes, "RECIPES", tmp_path)
+    evaluations = recipes.train("wikitext2-1200s", tmp_path, tmp_path / "run")
     assert [evaluation["step"] for evaluation in evaluations] == [10, 20]
     assert evaluations[1]["perplexity"] < evaluations[0]["perplexity"] < 7.0
     told = capfd.readouterr()
