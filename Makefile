@@ -1,12 +1,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+DOCS_READY := .venv/.docs-ready
 BLOCKING := server/carousel/client/_sync tests/server/client/_sync
+PAGES := docs/api.md docs/settings.md docs/measurements.md
 # What pip is told besides, such as another index. On Linux, plain torch brings CUDA: 2.7 GB to download. Without it, 0.2 GB:
 #   make demo PIP_OPTIONS='--extra-index-url INDEX', with the index that PyTorch names for CPUs.
 PIP_OPTIONS ?=
 
-.PHONY: demo test packages check proto client bench chaos fuzz soak image
+.PHONY: demo test packages check proto client api settings measurements docs bench chaos fuzz soak image
 
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up .venv with about 90 packages; this takes a minute or two, once. It needs 1.6 GB on disk with PyTorch for"
@@ -28,7 +30,7 @@ test: $(READY)
 packages: $(READY)    ## the wheel alone in an empty environment; our pins beside other servers' clients; the client alone; Node
 	$(BIN)/pytest -m packaging
 
-check: $(READY)   ## style, types, import law, stubs and blocking client as generated, Dockerfile
+check: $(READY)   ## style, types, import law, stubs, blocking client and pages as generated, Dockerfile
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -38,6 +40,8 @@ check: $(READY)   ## style, types, import law, stubs and blocking client as gene
 	$(MAKE) --no-print-directory client
 	git diff --exit-code -- $(BLOCKING)
 	test -z "$$(git ls-files --others --exclude-standard -- $(BLOCKING))"
+	$(MAKE) --no-print-directory api settings measurements
+	git diff --exit-code -- $(PAGES)
 	$(BIN)/hadolint Dockerfile
 
 proto: $(READY)   ## stubs from the wire contract
@@ -46,6 +50,24 @@ proto: $(READY)   ## stubs from the wire contract
 
 client: $(READY)  ## the blocking client and its tests from the asyncio ones
 	$(BIN)/python -m tools.blocking_client
+
+api: $(READY)     ## docs/api.md from the comments of the wire contract
+	$(BIN)/python -m tools.api_page
+
+settings: $(READY)    ## docs/settings.md from the server's own list
+	$(BIN)/python -m tools.settings_page
+
+measurements: $(READY)    ## docs/measurements.md from the benches' JSON lines in docs/measurements/
+	$(BIN)/python -m tools.measurements
+
+$(DOCS_READY): $(READY)
+	@echo "Adding about 25 packages for the site to .venv, once."
+	$(BIN)/pip install --quiet --constraint constraints.txt $(PIP_OPTIONS) --editable '.[docs]'
+	@touch $(DOCS_READY)
+
+docs: $(DOCS_READY)    ## the site of all pages in site/; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "The site is in site/; $(BIN)/mkdocs serve shows it while you write."
 
 bench: $(READY)   ## every measurement of serving, a JSON line each
 	$(BIN)/python -m bench

@@ -8,6 +8,7 @@ its file. Half of the clients go through a connection that drops answers. Every 
 """
 
 import argparse
+import json
 import sys
 import tempfile
 from collections import Counter
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from bench.harness.reference_models import SIZES, write_reference_bundle
 from bench.harness.report import print_figure, print_machine
+from trials.checker import check_line, check_listing
 from trials.disturbed_run import KINDS, run_and_check
 from trials.histories import History
 from trials.plans import Plan, draw_seed
@@ -26,6 +28,7 @@ COUNTED = ("turns", "kills", "drops", "retries")
 ZEROS = ("lost", "doubled", "different", "ended_in_use", "unfinished", "library_unfinished")
 IDLE_SECONDS = 45.0  # more than a client's session waits for servers that come back, less than a run
 PAUSE_SECONDS = 0.6
+_MAX_DEFECTS = 10  # that are shown
 
 
 def main() -> None:
@@ -36,7 +39,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         bundle, program = write_reference_bundle("small", directory), (given.python, "-m", "carousel")
-        replica = Replica(bundle, IDLE_SECONDS, program, given.clocks_apart)
+        replica = Replica(bundle, IDLE_SECONDS, directory, program, given.clocks_apart)
         is_clean = [try_world(store, replica, directory, plan, crowd) for store in given.stores or WORLDS]
     sys.exit(0 if all(is_clean) else 1)
 
@@ -57,12 +60,15 @@ def try_world(store: str, replica: Replica, directory: Path, plan: Plan, crowd: 
     """Prints the figures; whether all are zero that must be."""
     histories, totals = run_and_check(WORLDS[store](replica, directory), plan, crowd, replica)
     _print_troubles(histories)
+    _print_contradictions(histories)
     print_figure(f"chaos.{store}.seed", plan.seed, "count")
     for name in COUNTED:
         print_figure(f"chaos.{store}.{name}", totals[name], "count")
     for name in ZEROS:
         print_figure(f"chaos.{store}.{name}", totals[name], "count", at_most=0)
-    return not any(totals[name] for name in ZEROS)
+    num_defects = _print_defects(directory)
+    print_figure(f"chaos.{store}.defects", num_defects, "count", at_most=0)
+    return not (num_defects or any(totals[name] for name in ZEROS))
 
 
 def _print_troubles(histories: list[History]) -> None:
@@ -71,6 +77,32 @@ def _print_troubles(histories: list[History]) -> None:
     examples = {(one.kind, one.trouble_reason): one.trouble for one in troubled}
     for what, count in Counter((one.kind, one.trouble_reason) for one in troubled).most_common():
         print(f"{count} {what[0]} gave up: {examples[what]}", file=sys.stderr)
+
+
+def _print_contradictions(histories: list[History]) -> None:
+    """What was found lost or doubled, with all that the client was told of it."""
+    for history in histories:
+        for line in history.lines:
+            if any((found := check_line(line)).values()):
+                told = [(turn.position, turn.wish.size) for turn in line.turns]
+                print(f"{history.kind}: {dict(found)}, (position, size) {told}, {line.final_position}", file=sys.stderr)
+        for listing in history.listings:
+            if any((found := check_listing(listing)).values()):
+                print(f"{history.kind}: {dict(found)}, {listing}", file=sys.stderr)
+
+
+def _print_defects(directory: Path) -> int:
+    """What the servers logged as errors, equal ones once; how many there are."""
+    defects = Counter[str]()
+    for log in directory.glob("server-*.log"):
+        for line in log.read_text(errors="replace").splitlines():
+            if '"level": "error"' in line:
+                facts = {name: fact for name, fact in json.loads(line).items() if name not in ("timestamp", "seconds")}
+                defects[json.dumps(facts)] += 1
+        log.unlink()
+    for defect, count in defects.most_common(_MAX_DEFECTS):
+        print(f"{count} times: {defect}", file=sys.stderr)
+    return defects.total()
 
 
 if __name__ == "__main__":

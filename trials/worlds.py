@@ -17,10 +17,11 @@ _LEASE_SECONDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """How every server of a world is started."""
+    """How every server of a world is started. Their logs go to files of their own in `logs`, where given."""
 
     bundle: Path
     idle_seconds: float
+    logs: Path | None = None
     program: tuple[str, ...] = CAROUSEL
     clocks_apart_seconds: int = CLOCKS_APART_SECONDS  # where there are two
 
@@ -34,7 +35,8 @@ class Replica:
         common = {"session_idle_seconds": str(self.idle_seconds), "owner_metadata": OWNER_KEY}
         for name, value in (common | settings).items():
             command += ["--set", f"{name}={value}"]
-        return Process(command, grpc_port, variables)
+        log = self.logs / f"server-{grpc_port}.log" if self.logs is not None else None
+        return Process(command, grpc_port, variables, log)
 
 
 class World:

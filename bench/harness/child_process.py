@@ -15,17 +15,22 @@ PAUSE_SECONDS = 7.0  # beyond the lease of a session store
 
 
 class Process:
-    """A child that is killed, paused and started again on the same ports."""
+    """A child that is killed, paused and started again on the same ports. What it says goes to the end of `log`."""
 
-    def __init__(self, command: list[str], ready_port: int, variables: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, command: list[str], ready_port: int, variables: dict[str, str] | None = None, log: Path | None = None
+    ) -> None:
         self._command = command
         self._port = ready_port
         self._environment = {k: v for k, v in os.environ.items() if not k.startswith("CAROUSEL_")} | (variables or {})
+        self._log = log or Path(os.devnull)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        quiet = subprocess.DEVNULL
-        self._process = subprocess.Popen(self._command, env=self._environment, stdout=quiet, stderr=quiet)
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, env=self._environment, stdout=subprocess.DEVNULL, stderr=log
+            )
 
     def wait_until_listening(self) -> None:
         for _ in range(300):

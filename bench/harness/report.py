@@ -15,7 +15,7 @@ def print_machine() -> None:
         "cpu": _first_line_after("/proc/cpuinfo", "model name") or platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     } | {package: importlib.metadata.version(package) for package in _PACKAGES}
     print(json.dumps({"machine": facts}), flush=True)

@@ -1,11 +1,12 @@
-"""The table of error reasons is the server's own, and what the pages point at is there."""
+"""The tables of error reasons and metrics are the server's own, and settings that pages name exist."""
 
 import re
 from pathlib import Path
 
-import pytest
 from google.rpc import code_pb2
+from prometheus_client import CollectorRegistry
 
+from carousel.metrics import Metrics
 from carousel.rpc.errors import CODES
 from carousel.settings import Settings
 
@@ -23,20 +24,6 @@ def test_every_reason_stands_there_with_its_code() -> None:
     assert _rows() == known | {"INTERNAL": "INTERNAL"}
 
 
-@pytest.mark.parametrize("page", ["client.md", "operations.md"])
-def test_links_lead_somewhere(page: str) -> None:
-    """To files of this repository, and to headings that they have."""
-    links = re.findall(r"\]\((?!https?:)([^)]+)\)", (_DOCS / page).read_text())
-    assert links
-    for link in links:
-        target, _, heading = link.partition("#")
-        file = (_DOCS / target).resolve() if target else _DOCS / page
-        assert file.exists(), link
-        if heading:
-            headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
-            assert heading in {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}, link
-
-
 def test_the_five_alerts_are_explained() -> None:
     """Each by its name."""
     alerts = re.findall(r"alert: (\w+)", (_DOCS.parent / "deploy" / "alerts.yaml").read_text())
@@ -50,3 +37,17 @@ def test_every_setting_that_is_named_is_one() -> None:
     for page in ("client.md", "operations.md"):
         named = re.findall(r"`((?:max|retained|session|seal|drain|num)_\w+?)(?:=\w+)?`", (_DOCS / page).read_text())
         assert set(named) <= set(Settings.model_fields), set(named) - set(Settings.model_fields)
+
+
+def test_every_metric_has_its_row_with_its_labels() -> None:
+    """No more and no fewer than the server has, under the names that Prometheus sees."""
+    registry = CollectorRegistry()
+    metrics = vars(Metrics(registry)).values()
+    known = set()
+    for metric in metrics:
+        if metric is not registry:
+            [family] = metric.describe()
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            known.add((name, ", ".join(metric._labelnames) or "-"))
+    page = (_DOCS / "operations.md").read_text()
+    assert set(re.findall(r"^\| `(carousel_\w+)` \| ([\w, -]+) \|", page, re.MULTILINE)) == known

@@ -59,6 +59,7 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, FakeSessions):
         self.is_holding = threading.Event()
         self.is_ended = threading.Event()  # a sequence of questions has been, in order
         self.knows_many = True  # that there is PredictMany
+        self.refusals: list[CarouselError] = []  # of the next such streams, whatever is on them
         self.knows_itself = True  # that there is GetModel
         self.max_sequences = 1000  # of one such stream, as GetModel says too
         self.max_message_bytes = 0  # as GetModel says; what is read is the server's affair
@@ -117,6 +118,8 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, FakeSessions):
     def PredictMany(self, request_iterator: Any, context: Any) -> Iterator[Any]:
         if not self.knows_many:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+        if self.refusals:
+            abort(self.refusals.pop(0), context)
         yield from FakeMany(self._predict_on, self.max_sequences, context).run(request_iterator)
 
     def Score(self, request: Any, context: Any) -> Iterator[Any]:

@@ -46,7 +46,7 @@ class Backlog:
             self.num_bytes += len(content)
 
     def take(self) -> tuple[Item | None, int]:
-        """The next item and its size; None where there was none, or one that came before a close seen ahead."""
+        """The next item and its size; None for a field that is none, or for one that came before a close seen ahead."""
         frame = self._frames[0]
         start = frame.taken
         item, end = read_item(frame.content, start)

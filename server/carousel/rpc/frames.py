@@ -22,13 +22,11 @@ _decode = Item.FromString
 
 
 def read_item(content: bytes, at: int) -> tuple[Item | None, int]:
-    """The item that begins there, None where nothing more of interest comes, and where the next one begins. Raises
-    MessageInvalid."""
+    """The item that begins there, None for a field that a later version has added, and where the next one begins.
+    Raises MessageInvalid. One field a call: a megabyte may hold half a million."""
     try:
-        while at < len(content) and content[at] != _ITEMS:
-            at = _skip(content, at)
-        if at == len(content):
-            return None, at
+        if content[at] != _ITEMS:
+            return None, _skip(content, at)
         size = content[at + 1]
         at += 2
         if size >= 0x80:
@@ -81,12 +79,19 @@ def _read_varint(content: bytes, at: int, max_digits: int = _MAX_SHORT_DIGITS) -
 
 
 def _skip(content: bytes, at: int) -> int:
-    """Past a field that a later version has added. There is no field 0, no key has more than 32 bits, and nobody spells
-    ours longer."""
+    """Past a field that is not ours. There is no field 0, no key has more than 32 bits, and nobody spells ours
+    longer."""
     key, at = _read_varint(content, at)
     if key < 1 << 3 or key == _ITEMS or key >> 32:
         raise message_invalid()
-    match key & 7:
+    end = _find_end(content, at, key & 7)
+    if end > len(content):
+        raise message_invalid()  # it is cut short
+    return end
+
+
+def _find_end(content: bytes, at: int, wire_type: int) -> int:
+    match wire_type:
         case 0:
             return _read_varint(content, at, _MAX_DIGITS)[1]
         case 1:

@@ -8,6 +8,7 @@ import asyncio
 import collections
 from typing import NamedTuple, Protocol
 
+from carousel.errors import InvalidRequest
 from carousel.rpc import convert
 from carousel.rpc.predictions import Predictions
 from carousel.sessions.resident import Named
@@ -49,7 +50,18 @@ class Stream(Protocol):
 class Sequence:
     """To be closed. It is the sink of what its session answers at once."""
 
-    __slots__ = ("_asked", "_is_named", "_predictions", "_stream", "_tag", "_talk", "_task", "_waiting", "is_over")
+    __slots__ = (
+        "_asked",
+        "_has_lost_session",
+        "_is_named",
+        "_predictions",
+        "_stream",
+        "_tag",
+        "_talk",
+        "_task",
+        "_waiting",
+        "is_over",
+    )
 
     def __init__(self, stream: Stream, tag: int, predictions: Predictions) -> None:
         self._stream = stream
@@ -60,6 +72,7 @@ class Sequence:
         self._asked: Question | None = None  # on its way without a task
         self._task: asyncio.Task[None] | None = None
         self._is_named = False
+        self._has_lost_session = False  # one was named that cannot be gone on with: no other sequence is meant
         self.is_over = False
 
     def ask(self, question: Question) -> None:
@@ -125,6 +138,14 @@ class Sequence:
         await self._stream.until_read()
         await self._stream.enter(_HELD_COST if self._talk.is_holding else _ORDINARY_COST)
         if not self._is_named:
-            self._predictions.begin(self._talk, request)
-            self._is_named = True
+            self._begin(request)
         return await self._predictions.answer(self._talk, request)
+
+    def _begin(self, request: wire.PredictRequest) -> None:
+        if self._has_lost_session and not request.session_id:
+            raise InvalidRequest(
+                "session_id", "the session that this tag named was refused: name one, or close the tag"
+            )
+        self._has_lost_session = bool(request.session_id)
+        self._predictions.begin(self._talk, request)
+        self._is_named, self._has_lost_session = True, False

@@ -120,14 +120,18 @@ class Lives:
         contents = fingerprint("delete", session_id)
         if await self._recall(owner, request_id, contents):
             return
-        row = await self.get(owner, session_id)
-        deed = _deed(owner, request_id, contents, [(row.id, row.incarnation)])
         try:
+            row = await self.get(owner, session_id)
+            deed = _deed(owner, request_id, contents, [(row.id, row.incarnation)])
             was_there = await finish(self.store.end(row, EndReason.DELETED, deed))
+            if not was_there:  # somebody else was faster
+                await self.get(owner, session_id)
         except Repeated as repeated:
-            return check_same(repeated.deed, contents)
-        if not was_there:  # somebody else was faster
-            await self.get(owner, session_id)
+            check_same(repeated.deed, contents)
+        except errors.SessionEnded:
+            # By this very request perhaps, of which two attempts were on their way.
+            if not await self._recall(owner, request_id, contents):
+                raise
 
     @contextlib.asynccontextmanager
     async def take(self, owner: str, session_id: str, room: int = 0) -> AsyncIterator[Held]:

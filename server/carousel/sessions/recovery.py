@@ -21,7 +21,7 @@ async def recover(store: SessionStore, ledger: Ledger, now: float) -> None:
 
     async def replay(entries: Sequence[bytes]) -> None:
         for key, turns in _by_session(entries).items():
-            held = await later.take(*key)
+            held = await later.reclaim(*key)  # its row may be due, and its turns younger
             if isinstance(held, Held):
                 _note(later, ledger, held, turns, now)
                 await later.release(held)

@@ -217,8 +217,11 @@ class RedisLink:
                     pipeline.execute_command(*command)
                 replies: list[Any] = await pipeline.execute(raise_on_error=False)
                 return replies
-        except Exception as error:
+        except (self._redis.exceptions.RedisError, OSError) as error:
             return [error] * len(commands)
+        except Exception as error:  # the library's own, about its connection
+            broken = self._redis.exceptions.ConnectionError(f"{type(error).__name__}: {error}")
+            return [broken] * len(commands)
 
     def _pipeline(self) -> Any:
         """That of a cluster sends to each machine what is for it."""

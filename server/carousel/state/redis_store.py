@@ -9,6 +9,7 @@ configuration to say (appendonly, appendfsync, replicas).
 import asyncio
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from carousel.errors import CarouselError, SessionMoved, StoreInvalid, StoreUnavailable
@@ -163,7 +164,9 @@ class RedisStore:
         dropped = set(change.drop)
         kept = {name: part for name, part in held.parts.items() if name not in dropped} | dict(change.put)
         self._recent.put(key, (token, kept), weigh(kept))
-        return read_row(held.row.id, values[0])
+        # After a call that was sent again others may have moved the session on: of this change is told what it made.
+        row = read_row(held.row.id, values[0])
+        return replace(row, revision=held.row.revision + 1, position=change.position)
 
     async def release(self, held: Held) -> None:
         key = (held.row.owner, held.row.id)

@@ -151,6 +151,12 @@ class SqliteStore:
             if not is_taken:
                 store.holds.drop(key, number)
 
+    async def reclaim(self, owner: str, session_id: str) -> Held | Ending | None:
+        """As `take`, also of a session that is due. For a start, while nobody else uses the store."""
+        store, key = self._opened(), (owner, session_id)
+        found = await self._read(lambda reader: rows.load_alone(reader, *key))
+        return Held(found.row, found.parts, store.holds.add(key)) if isinstance(found, Held) else found
+
     async def commit(self, held: Held, change: Change) -> Row:
         return await self.write(held, change, self.next_row(held.row, change))
 

@@ -252,6 +252,11 @@ class LaterStore(SessionStore, Protocol):
         himself since he took it. Raises SessionMoved."""
         ...
 
+    async def reclaim(self, owner: str, session_id: str) -> Held | Ending | None:
+        """As `take`, also of a session that is due: what is noted then says when it was used last. For `replay` alone,
+        while nobody else uses the store."""
+        ...
+
     async def recover(self, replay: Callable[[Sequence[bytes]], Awaitable[None]]) -> None:
         """After the start: if a crash has left a log of turns, `replay` notes what its entries say."""
         ...

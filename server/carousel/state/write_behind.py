@@ -47,6 +47,10 @@ class StoreBehind(SessionStore, Protocol):
         """As `release`, at once."""
         ...
 
+    async def reclaim(self, owner: str, session_id: str) -> Held | Ending | None:
+        """As `take`, also of a session that is due. For a start, while nobody else uses the store."""
+        ...
+
     async def read_log(self) -> Sequence[bytes]:
         """What a crash has left of a log of turns (`write_ahead.py`), in its order."""
         ...
@@ -129,6 +133,12 @@ class WriteBehind:
             await replay(entries)
             await self.flush()
             await self._inner.trim(_EVERYTHING)
+
+    async def reclaim(self, owner: str, session_id: str) -> Held | Ending | None:
+        held = await self._inner.reclaim(owner, session_id)
+        if isinstance(held, Held):
+            self._in_use.setdefault((owner, session_id), set()).add(held.epoch)
+        return held
 
     async def create(self, births: Sequence[Birth], deed: Deed | None = None) -> list[Row]:
         await self._write_due([(birth.owner, birth.id) for birth in births])

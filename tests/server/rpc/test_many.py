@@ -107,6 +107,37 @@ async def test_tags_are_free_of_each_other() -> None:
         assert await stream.finish() is Code.OK
 
 
+@pytest.mark.parametrize("first", [{"session_id": "a", "model": "other"}, {"session_id": "no id!"}])
+async def test_a_tag_whose_session_was_refused_goes_on_on_no_other(first: dict[str, str]) -> None:
+    """What follows without a name would be answered from a fresh sequence, which nobody has asked for."""
+    async with serving() as served:
+        await open_sessions(served, "a")
+        stream = served.many()
+        await stream.send(ask(1, 1, **first), ask(1, 2), ask(1, 3, model="toy"))
+        await stream.receive(3)
+        reasons = [reason(one) for one in stream.answers[1]]
+        assert reasons[0] in ("MODEL_NOT_FOUND", "SESSION_NOT_FOUND")
+        assert reasons[1:] == ["INVALID_REQUEST", "INVALID_REQUEST"]
+        assert reason(await stream.ask(1, 2, **first)) == reasons[0]
+        assert reason(await stream.ask(1, 2)) == "INVALID_REQUEST"
+        assert (await stream.ask(1, 2, session_id="a")).position == 1
+        assert (await stream.ask(1, 3)).position == 2
+        await stream.ask(2, 1, **first)
+        await stream.send(end(2))
+        assert (await stream.ask(2, 1)).position == 1
+        assert await stream.finish() is Code.OK
+        assert await position(served, "a") == 2
+
+
+async def test_a_tag_without_a_session_may_be_begun_again() -> None:
+    """Nothing was named that could be forgotten."""
+    async with serving() as served:
+        stream = served.many()
+        assert reason(await stream.ask(1, 1, model="other")) == "MODEL_NOT_FOUND"
+        assert (await stream.ask(1, 1)).position == 1
+        assert await stream.finish() is Code.OK
+
+
 async def test_an_error_leaves_its_tag_and_the_stream() -> None:
     """What was wrong with one message is said of that one; the next goes on where the session stands."""
     async with serving() as served:

@@ -28,7 +28,7 @@ from tests.server.rpc.served_world import (
 from tests.worlds import Plan
 
 from carousel.engine.scheduler import Bounds
-from carousel.rpc import frames
+from carousel.rpc import backlog, frames
 from carousel.rpc.gate import Gate
 from carousel.rpc.sequence import Question
 from carousel.sessions.carried_room import CarriedRoom
@@ -123,6 +123,30 @@ async def test_items_of_too_many_tags_are_refused_a_few_in_a_round(monkeypatch: 
         await asyncio.gather(*(flood(served.many(), [ask(tag, 1) for tag in range(FRAME)], 1) for _ in range(8)))
         assert sum(done.values()) == 8 * (FRAME - 1)
         assert max(done.values()) <= MAX_A_ROUND / 3
+
+
+async def test_fields_of_later_versions_are_passed_over_a_few_in_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten cost what a plain item does, and a frame of nothing else is read in pieces as any other."""
+    async with serving() as served, counted_rounds() as (done, note):
+        read_item = frames.read_item
+
+        def read_and_note(content: bytes, at: int) -> tuple[frames.Item | None, int]:
+            item, end = read_item(content, at)
+            for _ in range((end - at) // 2 if item is None else 0):
+                note()
+            return item, end
+
+        monkeypatch.setattr(backlog, "read_item", read_and_note)
+        frame, stream = b"\x10\x01" * 5000, served.many()
+        raw = [served.channel.stream_stream("/carousel.v1.LanguageModel/PredictMany")() for _ in range(4)]
+        await asyncio.gather(*(one.write(frame) for one in raw))
+        await until(lambda: sum(done.values()) == 4 * 5000)
+        assert max(done.values()) <= 2 * 10 * MAX_A_ROUND  # two rounds may be counted as one
+        assert (await stream.ask(1, 2)).position == 1
+        for one in raw:
+            await one.done_writing()
+            assert await one.code() is Code.OK
+        assert await stream.finish() is Code.OK
 
 
 async def test_one_stream_has_its_answers_beside_a_flood_of_another_owner() -> None:
@@ -430,7 +454,8 @@ async def test_what_cannot_be_the_name_of_a_session_is_not_kept(name: str) -> No
         assert reason(await stream.ask(1, 1, session_id=name)) == "SESSION_NOT_FOUND"
         (sequence,) = served.manys[-1]._sequences.values()
         assert sequence._talk._session_id == ""
-        assert (await stream.ask(1, 1)).position == 1
+        assert reason(await stream.ask(1, 1)) == "INVALID_REQUEST"  # it does not go on from a fresh sequence
+        assert (await stream.ask(2, 1)).position == 1
         assert await stream.finish() is Code.OK
         single = served.model.Predict()
         await single.write(ask(0, 1, session_id=name).request)

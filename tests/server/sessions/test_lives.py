@@ -542,6 +542,25 @@ async def test_a_repeated_creation_gets_the_session_as_it_stands() -> None:
         assert world.value("sessions_created_total") == 2
 
 
+@pytest.mark.parametrize("other_id", ["this", "another"])
+async def test_an_end_that_comes_meanwhile(other_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two attempts of one request may run at once: the later one looks for the record before the earlier one writes it,
+    and for the session after. That is a success; an end by another request is told."""
+    async with running_world() as world:
+        await world.open("s")
+        recall = MemoryStore.recall
+
+        async def recall_early(store: MemoryStore, owner: str, request_id: str) -> Deed | None:
+            found = await recall(store, owner, request_id)
+            monkeypatch.setattr(MemoryStore, "recall", recall)
+            await world.lives.delete(owner, "s", other_id)
+            return found
+
+        monkeypatch.setattr(MemoryStore, "recall", recall_early)
+        with contextlib.nullcontext() if other_id == "this" else pytest.raises(SessionDeleted):
+            await world.lives.delete("ann", "s", "this")
+
+
 async def test_an_id_that_was_made_for_a_request_is_its_own() -> None:
     """Whichever server makes it, the same id; another owner's or another request's is another one."""
     async with running_world() as here, running_world() as there:

@@ -9,6 +9,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from redis.asyncio.client import Pipeline
 from tests.server.state.conftest import (
     LONG,
     QUICK,
@@ -99,3 +100,22 @@ def test_redis_is_needed_by_this_store_only(monkeypatch: pytest.MonkeyPatch) -> 
         RedisStore("redis://localhost", LONG)
     code = "import sys, carousel.state.redis_store; sys.exit('redis' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+async def test_an_error_of_the_library_is_a_broken_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it raises while it talks to Redis: tried again, and told in our words in the end."""
+    execute, faults = Pipeline.execute, [RuntimeError("lost count")]
+
+    async def fail_first(pipeline: Pipeline, *arguments: object, **options: object) -> object:
+        if faults:
+            raise faults.pop()
+        return await execute(pipeline, *arguments, **options)
+
+    with run_redis(tmp_path) as server:
+        async with opened(server) as store:
+            await open_session(store, "s")
+            monkeypatch.setattr(Pipeline, "execute", fail_first)
+            assert await store.read("ann", "s") is not None
+            faults += [RuntimeError("lost count")] * 2
+            with pytest.raises(StoreUnavailable, match="RuntimeError: lost count"):
+                await store.read("ann", "s")

@@ -1,6 +1,8 @@
 """What is particular to a store that servers share: what one does, others see; keys, indices, limits."""
 
 import asyncio
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from tests.server.state.conftest import (
@@ -16,7 +18,7 @@ from carousel.errors import Overloaded, SessionExists
 from carousel.shares import OwnerLimits
 from carousel.state.redis_deeds import Intent
 from carousel.state.redis_index import Entry
-from carousel.state.store import Birth, Deed, Durability, Ending, EndReason, Lifetimes
+from carousel.state.store import Birth, Change, Deed, Durability, Ending, EndReason, Lifetimes, Row
 
 
 async def test_servers_see_each_others_sessions(shared_redis: RedisServer) -> None:
@@ -37,6 +39,32 @@ async def test_servers_see_each_others_sessions(shared_redis: RedisServer) -> No
         ending = await other.take("ann", "s")
         assert isinstance(ending, Ending)
         assert (ending.reason, ending.incarnation) == (EndReason.DELETED, row.incarnation)
+
+
+async def test_a_change_that_is_sent_again_is_told_of_itself(
+    shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its answer was lost, another server may move the session on before it is asked for again: of the first
+    change its own position and revision are told, not those of the second."""
+    async with two(shared_redis) as (one, other):
+        await open_session(one)
+        await advance(one)  # Redis knows the script now
+        held = await take(one)
+        exchange = one._link._exchange
+
+        async def lose_first(commands: Sequence[Any]) -> list[Any]:
+            outcomes = await exchange(commands)
+            monkeypatch.undo()
+            assert (await advance(other)).revision == held.row.revision + 2
+            return [ConnectionError()] * len(outcomes)
+
+        monkeypatch.setattr(one._link, "_exchange", lose_first)
+        row = await one.commit(held, Change(7, {}))
+        assert (row.position, row.revision) == (7, held.row.revision + 1)
+        found = await one.read("ann", "s")
+        assert isinstance(found, Row)
+        assert (found.position, found.revision) == (8, held.row.revision + 2)
+        assert (await advance(one)).revision == found.revision + 1
 
 
 async def test_parts_that_are_known_do_not_travel(shared_redis: RedisServer) -> None:

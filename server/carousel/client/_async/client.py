@@ -75,7 +75,8 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Cancels the calls that are still open."""
+        """Cancels the calls that are still open. Those made later, and repeats of earlier ones, are refused as
+        CANCELLED."""
         await self._transport.close()
 
     def generate(

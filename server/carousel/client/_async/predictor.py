@@ -7,7 +7,7 @@ from carousel.client._async.repeat import Repeat
 from carousel.client._async.wire import Line
 from carousel.client.core import calls
 from carousel.client.core.door import Door
-from carousel.client.core.errors import ServerError
+from carousel.client.core.errors import ServerError, cancelled
 from carousel.client.core.options import CallOptions, PredictWishes, Prompt, split_options
 from carousel.client.core.results import Prediction
 from carousel.client.core.retries import is_refused_for_load
@@ -34,6 +34,7 @@ class AsyncPredictor:
         self._where = where
         self._line = start(repeat.options)
         self._is_carried = False  # the line has a sequence of its own, and it has begun
+        self._is_left = False  # its block
         self._door = Door()
 
     async def __call__(self, prompt: Prompt = "", **wishes: Unpack[PredictWishes]) -> Prediction:
@@ -54,28 +55,31 @@ class AsyncPredictor:
         return answer
 
     async def _ask(self, request: Any) -> Any:
-        while True:
+        while not self._is_left:
             try:
                 answer = await self._line.exchange(request)
             except ServerError as error:
                 if not is_refused_for_load(error) or (self._is_carried and self._line.is_over):
                     raise
                 await self._repeat.pause_after(error)
-                if self._line.is_over:
+                if self._line.is_over and not self._is_left:  # meanwhile
                     self._line = self._start(self._repeat.options)
             else:
                 self._repeat.attempts.note_progress()
                 return answer
+        raise cancelled()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *raised: object) -> None:
+        self._is_left = True
         await self._line.end(is_orderly=kind is None)
 
 
 class AsyncSessionPredictor:
-    """Predictions on a session. When the stream breaks, another one is opened and the question is put again.
+    """Predictions on a session. When the stream breaks, another one is opened and the question is put again. After its
+    block it answers nothing more.
 
     It is asked one question at a time, as a plain one; predictors of the same session do not mind each other.
     """
@@ -85,6 +89,7 @@ class AsyncSessionPredictor:
         self._repeat = repeat
         self._start = start
         self._line: Line | None = start(repeat.options)
+        self._is_left = False  # its block
         self._door = Door()
 
     async def __call__(self, prompt: Prompt = "", **wishes: Unpack[PredictWishes]) -> Prediction:
@@ -104,8 +109,7 @@ class AsyncSessionPredictor:
     async def _ask(self, turn: SafeTurn[Prediction]) -> Prediction:
         while True:
             try:
-                self._line = self._line or self._start(self._repeat.options)
-                prediction = turn.call.parse(await self._line.exchange(turn.call.request))
+                prediction = turn.call.parse(await self._open().exchange(turn.call.request))
             except ServerError as error:
                 if self._line is not None and self._line.is_over:
                     self._line = None
@@ -114,6 +118,13 @@ class AsyncSessionPredictor:
                 turn.take(prediction)
                 self._repeat.attempts.note_progress()
                 return prediction
+
+    def _open(self) -> Line:
+        if self._is_left:
+            raise cancelled()
+        if self._line is None:
+            self._line = self._start(self._repeat.options)
+        return self._line
 
     async def _pause_after(self, error: ServerError, turn: SafeTurn[Prediction]) -> None:
         try:
@@ -127,5 +138,6 @@ class AsyncSessionPredictor:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *raised: object) -> None:
+        self._is_left = True
         if self._line is not None:
             await self._line.end(is_orderly=kind is None)

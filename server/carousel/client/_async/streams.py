@@ -89,11 +89,11 @@ class TurnStream(AsyncStream[Answer]):
         try:
             if not self._turn.is_overtaken(error):
                 await self._repeat.pause_after(error)
+            self._turn.restart()
+            self._answers = self._start(self._repeat.options)
         except ServerError:
             self._turn.fail(error)
             raise
-        self._turn.restart()
-        self._answers = self._start(self._repeat.options)
 
     async def close(self) -> None:
         """Before the last answer, whether the turn was applied is not known."""

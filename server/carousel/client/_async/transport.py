@@ -45,7 +45,11 @@ class Transport:
         return AsyncStream(self._wire.stream(call, options), call.parse)
 
     def follow(self, turn: SafeTurn[Answer], options: CallOptions) -> AsyncStream[Answer]:
-        return TurnStream(turn, self.repeat(options), lambda left: self._wire.stream(turn.call, left))
+        try:
+            return TurnStream(turn, self.repeat(options), lambda left: self._wire.stream(turn.call, left))
+        except BaseException:
+            turn.withdraw()
+            raise
 
     def line(self, call: Call[Prediction], options: CallOptions) -> Line:
         """For a predictor's questions."""

@@ -53,7 +53,7 @@ class Wire(Protocol):
     """A connection to one server, made when first needed."""
 
     async def close(self) -> None:
-        """Cancels the calls that are still open; they fail as CANCELLED."""
+        """Cancels the calls that are still open; they fail as CANCELLED, and so does what is asked later."""
         ...
 
     async def ask(self, call: Call[Any], options: CallOptions) -> Any:

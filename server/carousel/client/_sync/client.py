@@ -76,7 +76,8 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Cancels the calls that are still open."""
+        """Cancels the calls that are still open. Those made later, and repeats of earlier ones, are refused as
+        CANCELLED."""
         self._transport.close()
 
     def generate(

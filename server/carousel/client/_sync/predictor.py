@@ -8,7 +8,7 @@ from carousel.client._sync.repeat import Repeat
 from carousel.client._sync.wire import Line
 from carousel.client.core import calls
 from carousel.client.core.door import Door
-from carousel.client.core.errors import ServerError
+from carousel.client.core.errors import ServerError, cancelled
 from carousel.client.core.options import CallOptions, PredictWishes, Prompt, split_options
 from carousel.client.core.results import Prediction
 from carousel.client.core.retries import is_refused_for_load
@@ -35,6 +35,7 @@ class Predictor:
         self._where = where
         self._line = start(repeat.options)
         self._is_carried = False  # the line has a sequence of its own, and it has begun
+        self._is_left = False  # its block
         self._door = Door()
 
     def __call__(self, prompt: Prompt = "", **wishes: Unpack[PredictWishes]) -> Prediction:
@@ -55,28 +56,31 @@ class Predictor:
         return answer
 
     def _ask(self, request: Any) -> Any:
-        while True:
+        while not self._is_left:
             try:
                 answer = self._line.exchange(request)
             except ServerError as error:
                 if not is_refused_for_load(error) or (self._is_carried and self._line.is_over):
                     raise
                 self._repeat.pause_after(error)
-                if self._line.is_over:
+                if self._line.is_over and not self._is_left:  # meanwhile
                     self._line = self._start(self._repeat.options)
             else:
                 self._repeat.attempts.note_progress()
                 return answer
+        raise cancelled()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
+        self._is_left = True
         self._line.end(is_orderly=kind is None)
 
 
 class SessionPredictor:
-    """Predictions on a session. When the stream breaks, another one is opened and the question is put again.
+    """Predictions on a session. When the stream breaks, another one is opened and the question is put again. After its
+    block it answers nothing more.
 
     It is asked one question at a time, as a plain one; predictors of the same session do not mind each other.
     """
@@ -86,6 +90,7 @@ class SessionPredictor:
         self._repeat = repeat
         self._start = start
         self._line: Line | None = start(repeat.options)
+        self._is_left = False  # its block
         self._door = Door()
 
     def __call__(self, prompt: Prompt = "", **wishes: Unpack[PredictWishes]) -> Prediction:
@@ -105,8 +110,7 @@ class SessionPredictor:
     def _ask(self, turn: SafeTurn[Prediction]) -> Prediction:
         while True:
             try:
-                self._line = self._line or self._start(self._repeat.options)
-                prediction = turn.call.parse(self._line.exchange(turn.call.request))
+                prediction = turn.call.parse(self._open().exchange(turn.call.request))
             except ServerError as error:
                 if self._line is not None and self._line.is_over:
                     self._line = None
@@ -115,6 +119,13 @@ class SessionPredictor:
                 turn.take(prediction)
                 self._repeat.attempts.note_progress()
                 return prediction
+
+    def _open(self) -> Line:
+        if self._is_left:
+            raise cancelled()
+        if self._line is None:
+            self._line = self._start(self._repeat.options)
+        return self._line
 
     def _pause_after(self, error: ServerError, turn: SafeTurn[Prediction]) -> None:
         try:
@@ -128,5 +139,6 @@ class SessionPredictor:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
+        self._is_left = True
         if self._line is not None:
             self._line.end(is_orderly=kind is None)

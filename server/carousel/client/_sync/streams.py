@@ -90,11 +90,11 @@ class TurnStream(Stream[Answer]):
         try:
             if not self._turn.is_overtaken(error):
                 self._repeat.pause_after(error)
+            self._turn.restart()
+            self._answers = self._start(self._repeat.options)
         except ServerError:
             self._turn.fail(error)
             raise
-        self._turn.restart()
-        self._answers = self._start(self._repeat.options)
 
     def close(self) -> None:
         """Before the last answer, whether the turn was applied is not known."""

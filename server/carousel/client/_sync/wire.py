@@ -54,7 +54,7 @@ class Wire(Protocol):
     """A connection to one server, made when first needed."""
 
     def close(self) -> None:
-        """Cancels the calls that are still open; they fail as CANCELLED."""
+        """Cancels the calls that are still open; they fail as CANCELLED, and so does what is asked later."""
         ...
 
     def ask(self, call: Call[Any], options: CallOptions) -> Any:

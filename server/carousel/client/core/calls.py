@@ -9,17 +9,17 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from carousel.client.core import answers
 from carousel.client.core.options import Prompt
 from carousel.client.core.results import ModelInfo, Piece, Prediction, ScorePiece, Token
+from carousel.client.core.stubs import HEALTH, MODELS, MakeStub
 from carousel.v1 import language_model_pb2 as lm
-from carousel.v1 import language_model_pb2_grpc, types_pb2
+from carousel.v1 import types_pb2
 
 Answer = TypeVar("Answer", covariant=True)
 
-_MODELS = language_model_pb2_grpc.LanguageModelStub
 _SAMPLING = frozenset(field.name for field in lm.Sampling.DESCRIPTOR.fields)
 _CONTENTS = {name: lm.GenerateRequest.Content.Value(f"CONTENT_{name.upper()}") for name in ("text", "ids", "both")}
 
@@ -27,7 +27,7 @@ _CONTENTS = {name: lm.GenerateRequest.Content.Value(f"CONTENT_{name.upper()}") f
 class Call(NamedTuple, Generic[Answer]):
     """One call, not yet made. `request` is None where the caller sends a stream."""
 
-    stub: Callable[[Any], Any]
+    stub: MakeStub
     method: str
     request: Any
     parse: Callable[[Any], Answer]
@@ -50,12 +50,12 @@ def generate(prompt: Prompt, session_id: str, model: str, wishes: dict[str, Any]
     request = lm.GenerateRequest(
         session_id=session_id, model=model, input=_input(prompt), sampling=lm.Sampling(**sampling), **rest
     )
-    return Call(_MODELS, "Generate", request, answers.piece, session_id)
+    return Call(MODELS, "Generate", request, answers.piece, session_id)
 
 
 def predict(session_id: str, request: Any = None) -> Call[Prediction]:
     """The stream, or one message on it, which `predict_request` makes."""
-    return Call(_MODELS, "Predict", request, answers.prediction, session_id)
+    return Call(MODELS, "Predict", request, answers.prediction, session_id)
 
 
 def predict_request(prompt: Prompt, session_id: str, model: str, wishes: dict[str, Any]) -> Any:
@@ -71,34 +71,34 @@ def predict_request(prompt: Prompt, session_id: str, model: str, wishes: dict[st
 
 def predict_many() -> Call[Any]:
     """A stream that carries the messages of many; whose they are, each says itself."""
-    return Call(_MODELS, "PredictMany", None, lambda answer: answer)
+    return Call(MODELS, "PredictMany", None, lambda answer: answer)
 
 
 def score(prompt: Prompt, session_id: str, model: str, top_g: int | None, wishes: dict[str, Any]) -> Call[ScorePiece]:
     request = lm.ScoreRequest(session_id=session_id, model=model, input=_input(prompt), g=top_g, **wishes)
-    return Call(_MODELS, "Score", request, answers.score_piece, session_id)
+    return Call(MODELS, "Score", request, answers.score_piece, session_id)
 
 
 def tokenize(text: str, model: str) -> Call[tuple[Token, ...]]:
-    return Call(_MODELS, "Tokenize", lm.TokenizeRequest(model=model, text=text), answers.tokens)
+    return Call(MODELS, "Tokenize", lm.TokenizeRequest(model=model, text=text), answers.tokens)
 
 
 def detokenize(ids: Iterable[int], model: str) -> Call[str]:
-    return Call(_MODELS, "Detokenize", lm.DetokenizeRequest(model=model, ids=ids), lambda answer: str(answer.text))
+    return Call(MODELS, "Detokenize", lm.DetokenizeRequest(model=model, ids=ids), lambda answer: str(answer.text))
 
 
 def models() -> Call[tuple[ModelInfo, ...]]:
-    return Call(_MODELS, "ListModels", lm.ListModelsRequest(), lambda answer: tuple(map(answers.model, answer.models)))
+    return Call(MODELS, "ListModels", lm.ListModelsRequest(), lambda answer: tuple(map(answers.model, answer.models)))
 
 
 def model(name: str) -> Call[ModelInfo]:
-    return Call(_MODELS, "GetModel", lm.GetModelRequest(model=name), answers.model)
+    return Call(MODELS, "GetModel", lm.GetModelRequest(model=name), answers.model)
 
 
 def health(service: str) -> Call[bool]:
     serving = health_pb2.HealthCheckResponse.SERVING
     request = health_pb2.HealthCheckRequest(service=service)
-    return Call(health_pb2_grpc.HealthStub, "Check", request, lambda answer: bool(answer.status == serving))
+    return Call(HEALTH, "Check", request, lambda answer: bool(answer.status == serving))
 
 
 def _fresh_id() -> str:

@@ -4,6 +4,7 @@ Texts decide nothing. The server attaches its ErrorInfo to every failure; one th
 connection, from what stands between, or from this side of it, and its code says which.
 """
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -52,6 +53,10 @@ class ServerError(CarouselError):
         self.reason = reason
         self.violations = violations
         self.retry_after_seconds = retry_after_seconds
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, also one in another process, is equal, whatever a class takes to be made."""
+        return _make_bare, (type(self), self.args), self.__dict__
 
     @property
     def position(self) -> int | None:
@@ -153,11 +158,19 @@ def cancelled() -> ServerError:
     return ServerError("the call was cancelled", code="CANCELLED")
 
 
+def closed() -> ServerError:
+    """For a call on a client that is closed."""
+    return ServerError("the client is closed", code="CANCELLED")
+
+
 def again(error: ServerError) -> ServerError:
     """An equal one, for another caller: each has the traceback of its own."""
-    made = type(error).__new__(type(error), *error.args)
-    made.__dict__.update(error.__dict__)
-    return made
+    return copy.copy(error)
+
+
+def _make_bare(kind: type[ServerError], texts: tuple[str, ...]) -> ServerError:
+    """Without its facts, which follow."""
+    return kind.__new__(kind, *texts)
 
 
 def _read_details(details: Iterable[Any]) -> dict[str, Any]:

@@ -8,8 +8,9 @@ Metadata = Sequence[tuple[str, str | bytes]]
 
 
 class CallOptions(TypedDict, total=False):
-    """What any call takes. `timeout_seconds` bounds the whole call, repeats and a stream's end included; None waits for
-    ever."""
+    """What any call takes. `timeout_seconds` bounds the whole call, repeats and a stream's end included; None and
+    infinity wait for ever, and with 0 or less the time is over at once. `metadata` has keys in lower case, with
+    printable ASCII or, under keys that end in -bin, with bytes. Raises ValueError or TypeError for others."""
 
     timeout_seconds: float | None
     metadata: Metadata

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from carousel.client.core.errors import ServerError
 from carousel.client.core.options import CallOptions
 
+_MAX_DOUBLINGS = 1023  # of a float
+
 
 @dataclass(frozen=True, slots=True)
 class Retries:
@@ -62,7 +64,8 @@ class Attempts:
         self._num_failed += 1
         if not is_repeatable(error) or self._num_failed >= self._retries.max_attempts:
             raise error
-        pause = min(self._retries.max_seconds, self._retries.first_seconds * 2 ** (self._num_failed - 1))
+        doublings = min(self._num_failed - 1, _MAX_DOUBLINGS)
+        pause = min(self._retries.max_seconds, self._retries.first_seconds * 2.0**doublings)
         seconds = self._draw(pause / 2, pause) + (error.retry_after_seconds or 0.0)
         if self._ends_at is not None and self._clock() + seconds >= self._ends_at:
             raise error

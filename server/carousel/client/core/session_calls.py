@@ -12,32 +12,32 @@ from google.protobuf import duration_pb2
 from carousel.client.core import answers
 from carousel.client.core.calls import Call, identify
 from carousel.client.core.results import History, SessionEvent, SessionInfo
-from carousel.v1 import sessions_pb2, sessions_pb2_grpc
+from carousel.client.core.stubs import SESSIONS
+from carousel.v1 import sessions_pb2
 
-_SESSIONS = sessions_pb2_grpc.SessionsStub
 _PAGE_SIZE = 500
 
 
 def create_session(session_id: str, model: str, wishes: dict[str, Any]) -> Call[SessionInfo]:
     """`wishes` here and below: a `request_id`, if the caller has one of his own."""
     request = sessions_pb2.CreateSessionRequest(session_id=session_id, model=model, **identify(wishes))
-    return Call(_SESSIONS, "CreateSession", request, answers.session, session_id)
+    return Call(SESSIONS, "CreateSession", request, answers.session, session_id)
 
 
 def get_session(session_id: str) -> Call[SessionInfo]:
     request = sessions_pb2.GetSessionRequest(session_id=session_id)
-    return Call(_SESSIONS, "GetSession", request, answers.session, session_id)
+    return Call(SESSIONS, "GetSession", request, answers.session, session_id)
 
 
 def list_sessions(page_token: str) -> Call[tuple[list[SessionInfo], str]]:
     """A page and the token of the next one, empty on the last."""
     request = sessions_pb2.ListSessionsRequest(page_size=_PAGE_SIZE, page_token=page_token)
-    return Call(_SESSIONS, "ListSessions", request, answers.session_page)
+    return Call(SESSIONS, "ListSessions", request, answers.session_page)
 
 
 def delete_session(session_id: str, wishes: dict[str, Any]) -> Call[None]:
     request = sessions_pb2.DeleteSessionRequest(session_id=session_id, **identify(wishes))
-    return Call(_SESSIONS, "DeleteSession", request, lambda answer: None, session_id)
+    return Call(SESSIONS, "DeleteSession", request, lambda answer: None, session_id)
 
 
 def fork_session(
@@ -56,7 +56,7 @@ def fork_session(
         **identify(wishes),
     )
     parse = lambda answer: [answers.session(one) for one in answer.sessions]  # noqa: E731
-    return Call(_SESSIONS, "ForkSession", request, parse, session_id)
+    return Call(SESSIONS, "ForkSession", request, parse, session_id)
 
 
 def rewind_session(
@@ -72,17 +72,17 @@ def rewind_session(
         expected_position=expected_position,
         **identify(wishes),
     )
-    return Call(_SESSIONS, "RewindSession", request, answers.session, session_id)
+    return Call(SESSIONS, "RewindSession", request, answers.session, session_id)
 
 
 def save_checkpoint(session_id: str, name: str, wishes: dict[str, Any]) -> Call[SessionInfo]:
     request = sessions_pb2.SaveCheckpointRequest(session_id=session_id, checkpoint=name, **identify(wishes))
-    return Call(_SESSIONS, "SaveCheckpoint", request, answers.session, session_id)
+    return Call(SESSIONS, "SaveCheckpoint", request, answers.session, session_id)
 
 
 def get_history(session_id: str) -> Call[History]:
     request = sessions_pb2.GetHistoryRequest(session_id=session_id)
-    return Call(_SESSIONS, "GetHistory", request, answers.history, session_id)
+    return Call(SESSIONS, "GetHistory", request, answers.history, session_id)
 
 
 def export_session(session_id: str, ttl: timedelta | None, position: int | None, checkpoint: str) -> Call[bytes]:
@@ -91,16 +91,16 @@ def export_session(session_id: str, ttl: timedelta | None, position: int | None,
         duration = duration_pb2.Duration()
         duration.FromTimedelta(ttl)
         request.ttl.CopyFrom(duration)
-    return Call(_SESSIONS, "ExportSession", request, lambda answer: bytes(answer.state), session_id)
+    return Call(SESSIONS, "ExportSession", request, lambda answer: bytes(answer.state), session_id)
 
 
 def import_session(state: bytes, session_id: str, wishes: dict[str, Any]) -> Call[SessionInfo]:
     request = sessions_pb2.ImportSessionRequest(state=state, session_id=session_id, **identify(wishes))
-    return Call(_SESSIONS, "ImportSession", request, answers.session, session_id)
+    return Call(SESSIONS, "ImportSession", request, answers.session, session_id)
 
 
 def watch_sessions() -> Call[SessionEvent]:
-    return Call(_SESSIONS, "WatchSessions", sessions_pb2.WatchSessionsRequest(), answers.event)
+    return Call(SESSIONS, "WatchSessions", sessions_pb2.WatchSessionsRequest(), answers.event)
 
 
 def _point(position: int | None, checkpoint: str) -> sessions_pb2.Point:

@@ -62,6 +62,10 @@ class SafeTurn(Generic[Answer]):
     def fail(self, error: ServerError) -> None:
         _fail(self._known, self._open, error)
 
+    def withdraw(self) -> None:
+        """It was not even asked for."""
+        self._known.fail(self._open)
+
     def give_up(self) -> None:
         self._known.give_up(self._open)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Any, TypedDict
 
@@ -12,9 +12,10 @@ import grpc.aio
 from carousel.client.core import calls
 from carousel.client.core.calls import Call
 from carousel.client.core.connection import CHANNEL_OPTIONS, Connection
-from carousel.client.core.errors import ServerError, again, cancelled, ended_early
+from carousel.client.core.errors import ServerError, again, cancelled, closed, ended_early
 from carousel.client.core.options import CallOptions
-from carousel.client.wires.aio_messages import read, receive, write
+from carousel.client.core.stubs import STUBS, MakeStub
+from carousel.client.wires.aio_messages import note_failure, read, receive, write, write_first
 from carousel.client.wires.shared_lines import SharedLine
 from carousel.client.wires.shared_places import SharedPlaces
 
@@ -36,18 +37,23 @@ class WireOptions(TypedDict, total=False):
 class GrpcWire:
     """It belongs to the event loop that runs when it is made."""
 
-    def __init__(self, connection: Connection, *, shares_streams: bool = True) -> None:
+    def __init__(
+        self, connection: Connection, *, shares_streams: bool = True, stubs: Iterable[MakeStub] = STUBS
+    ) -> None:
         self._connection = connection
         self._channel = (
             grpc.aio.secure_channel(connection.address, connection.credentials, CHANNEL_OPTIONS)
             if connection.credentials
             else grpc.aio.insecure_channel(connection.address, CHANNEL_OPTIONS)
         )
+        self._stubs = {make: make(self._channel) for make in stubs}
+        self._is_closed = False
         self._open: weakref.WeakSet[Any] = weakref.WeakSet()  # calls; closing the channel leaves some of them hanging
         places = SharedPlaces(self._start_shared, self._ask_limits, connection.address)
         self._places = places if shares_streams else None
 
     async def close(self) -> None:
+        self._is_closed = True
         try:
             if self._places is not None:
                 await self._places.close()
@@ -67,10 +73,11 @@ class GrpcWire:
         if self._places is None or options.get("metadata"):
             return self._line(call, options)
         self._connection.arguments(call, options)
+        self._check_open()
         return SharedLine(self._places, self._line, call, options, self._connection.timeout(options))
 
     def _line(self, call: Call[Any], options: CallOptions) -> "_Line":
-        return _Line(self._start(call, options), self._connection.address)
+        return _Line(self._start(call, options), self._connection.address, asyncio.get_running_loop())
 
     def _start_shared(self, home: str) -> Any:
         """It lives as long as it can; what it carries has times of its own."""
@@ -84,11 +91,16 @@ class GrpcWire:
         """The library's own call. One whose `request` is None waits for somebody to write."""
         if call.session_id and self._places is not None:
             home = self._places.home(call.session_id)
-        method = getattr(call.stub(self._channel), call.method)
+        arguments = self._connection.arguments(call, options, home)
+        self._check_open()
         request = () if call.request is None else (call.request,)
-        started = method(*request, **self._connection.arguments(call, options, home))
+        started = getattr(self._stubs[call.stub], call.method)(*request, **arguments)
         self._open.add(started)
         return started
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise closed()
 
 
 class _Answers:
@@ -109,11 +121,14 @@ class _Answers:
 class _Line:
     """A call of its own."""
 
-    def __init__(self, call: Any, address: str) -> None:
+    def __init__(self, call: Any, address: str, loop: asyncio.AbstractEventLoop) -> None:
+        """`loop` runs."""
         self._call = call
         self._address = address
-        self._reading = self._read_next()
+        self._loop = loop
+        self._has_written = False
         self._failure: ServerError | None = None
+        self._reading = self._read_next()
 
     @property
     def is_over(self) -> bool:
@@ -146,23 +161,29 @@ class _Line:
         self._reading.cancel()
         self._call.cancel()
 
+    def __del__(self) -> None:
+        """Nobody has ended it: its reader would read on. Which thread collects it is not known."""
+        if self._failure is None:
+            with suppress(RuntimeError):  # the event loop is closed
+                self._loop.call_soon_threadsafe(self._call.cancel)
+
     async def _exchange(self, request: Any) -> Any:
         if not self._reading.done():
-            await write(self._call, request, self._address)
+            await self._write(request)
         message = await self._reading
         if message is None:
             raise ended_early()
         self._reading = self._read_next()
         return message
 
+    async def _write(self, request: Any) -> None:
+        if self._has_written:
+            return await write(self._call, request, self._address)
+        await write_first(self._call, request, self._address, self._reading)
+        self._has_written = True
+
     def _read_next(self) -> asyncio.Task[Any]:
         """Always reading."""
         reading = asyncio.create_task(read(self._call, self._address))
-        reading.add_done_callback(_note_failure)
+        reading.add_done_callback(note_failure)
         return reading
-
-
-def _note_failure(reading: asyncio.Task[Any]) -> None:
-    """Whoever asks next is told; when nobody asks any more, it is no news that asyncio should log."""
-    if not reading.cancelled():
-        reading.exception()

@@ -18,17 +18,19 @@ async def read(call: Any, address: str) -> Any:
 
 
 async def receive(answer: Awaitable[Any], address: str) -> Any:
+    num_cancels = _num_cancels()
     try:
         return await answer
     except grpc.RpcError as error:
         raise read_error(error, address) from error
     except asyncio.CancelledError:
-        if _is_task_cancelled():
+        if _num_cancels() > num_cancels:
             raise
         raise cancelled() from None
 
 
 async def write(call: Any, request: Any, address: str) -> None:
+    num_cancels = _num_cancels()
     try:
         await call.write(request)
     except asyncio.InvalidStateError:
@@ -37,6 +39,29 @@ async def write(call: Any, request: Any, address: str) -> None:
         failure = read_error(error, address)
         failure.__cause__ = error
         raise (ended_early() if is_hidden(failure) else failure) from error
+    except asyncio.CancelledError:
+        if _num_cancels() > num_cancels:
+            raise
+        raise cancelled() from None
+
+
+async def write_first(call: Any, request: Any, address: str, reading: asyncio.Task[Any]) -> None:
+    """The call's first message. When the call ends before it has begun, grpc.aio never returns from a write, and
+    `reading`, which reads the call, alone learns of it: it tells how."""
+    writing = asyncio.create_task(write(call, request, address))
+    writing.add_done_callback(note_failure)
+    try:
+        await asyncio.wait([writing, reading], return_when=asyncio.FIRST_COMPLETED)
+        if writing.done() or not _is_over(reading):
+            await writing
+    finally:
+        writing.cancel()
+
+
+def note_failure(task: asyncio.Task[Any]) -> None:
+    """Whoever asks next is told; when nobody asks any more, it is no news that asyncio should log."""
+    if not task.cancelled():
+        task.exception()
 
 
 def is_hidden(failure: ServerError) -> bool:
@@ -47,7 +72,13 @@ def is_hidden(failure: ServerError) -> bool:
     return is_internal and not failure.reason
 
 
-def _is_task_cancelled() -> bool:
-    """Asked after a CancelledError: grpc.aio raises one also when the call alone was cancelled, not its reader."""
+def _is_over(reading: asyncio.Task[Any]) -> bool:
+    """The call is, and has no message any more."""
+    return reading.done() and (reading.cancelled() or reading.exception() is not None or reading.result() is None)
+
+
+def _num_cancels() -> int:
+    """Of the task that asks, also those that it has swallowed. A CancelledError without another one means that the call
+    alone was cancelled, not its reader: grpc.aio raises the same."""
     task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    return 0 if task is None else task.cancelling()

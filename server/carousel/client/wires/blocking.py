@@ -2,16 +2,18 @@
 
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypedDict
 
 import grpc
 
 from carousel.client.core.calls import Call
 from carousel.client.core.connection import CHANNEL_OPTIONS, Connection
-from carousel.client.core.errors import ServerError, ended_early, read_error
+from carousel.client.core.errors import ServerError, closed, ended_early, read_error
 from carousel.client.core.options import CallOptions
+from carousel.client.core.stubs import STUBS, MakeStub
 
 Sleep = Callable[[float], None]
 sleep: Sleep = time.sleep
@@ -22,15 +24,16 @@ class WireOptions(TypedDict):
 
 
 class GrpcWire:
-    """Threads may share it."""
+    """Threads may share it, and one of them may close it at any time."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, stubs: Iterable[MakeStub] = STUBS) -> None:
         self._connection = connection
         self._channel = (
             grpc.secure_channel(connection.address, connection.credentials, CHANNEL_OPTIONS)
             if connection.credentials
             else grpc.insecure_channel(connection.address, CHANNEL_OPTIONS)
         )
+        self._stubs = {make: make(self._channel) for make in stubs}
         self._is_closed = False
 
     def close(self) -> None:
@@ -49,12 +52,22 @@ class GrpcWire:
     def line(self, call: Call[Any], options: CallOptions) -> "_Line":
         requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         started = self._start(call, options, iter(requests.get, None))
+        end = partial(requests.put, None)
+        if not started.add_callback(end):  # it has ended already
+            end()
         return _Line(requests, _Answers(started, self._explain))
 
     def _start(self, call: Call[Any], options: CallOptions, request: Any) -> Any:
         """The library's own answer: a message, or what messages come from."""
-        method = getattr(call.stub(self._channel), call.method)
-        return method(request, **self._connection.arguments(call, options))
+        arguments = self._connection.arguments(call, options)
+        if self._is_closed:
+            raise closed()
+        try:
+            return getattr(self._stubs[call.stub], call.method)(request, **arguments)
+        except ValueError:
+            if self._is_closed:  # since then, by another thread
+                raise closed() from None
+            raise
 
     def _explain(self, error: Any) -> ServerError:
         """What the failed call's error means; a cancelled call is this side's doing or the connection's."""
@@ -85,7 +98,7 @@ class _Answers:
 
 class _Line:
     def __init__(self, requests: queue.SimpleQueue[Any], answers: _Answers) -> None:
-        """`requests` are read by a thread of the library's until None is among them."""
+        """`requests` are read by a thread of the library's until None is among them, as it is when the call ends."""
         self._requests = requests
         self._answers = answers
         self.is_over = False

@@ -51,7 +51,7 @@ class SharedLine:
         try:
             return await self._ask(request)
         except ServerError as error:
-            if self._own is None and not (is_refused_for_load(error) and self._seat is not None):
+            if self._own is None and not (is_refused_for_load(error) and self._is_carried):
                 self._give_up(error)
             raise
         except BaseException:
@@ -73,6 +73,11 @@ class SharedLine:
         if self._seat is not None:
             with suppress(RuntimeError):  # the event loop is closed, and so is the stream
                 self._seat.stream.loop.call_soon_threadsafe(self._places.leave_seat, self._seat)
+
+    @property
+    def _is_carried(self) -> bool:
+        """It has a seat, and the stream has not been refused with all that is on it."""
+        return self._seat is not None and self._seat.stream.failure is None
 
     async def _ask(self, request: Any) -> Any:
         num_bytes = request.ByteSize()

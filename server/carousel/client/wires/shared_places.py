@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from carousel.client.core.errors import ServerError, ServerUnreachable, cancelled
+from carousel.client.core.errors import ServerError, ServerUnreachable, closed
 from carousel.client.wires.homes import Homes
 from carousel.client.wires.shared_stream import Sequence, SharedStream
 
@@ -78,7 +78,7 @@ class SharedPlaces:
     def take_seat(self, session_id: str) -> Seat:
         """On a stream with room, opened if need be: the session's own, one that has few, or the one with the least."""
         if self._is_closed:
-            raise cancelled()
+            raise closed()
         place = self._homes.find(session_id) if session_id else None
         if place is None or not self._has_room(place):
             place = min(self._places, key=_crowd)

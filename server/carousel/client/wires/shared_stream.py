@@ -17,6 +17,7 @@ from carousel.client.core.errors import (
     again,
     broken_here,
     cancelled,
+    closed,
     ended_early,
     expired,
     read_status,
@@ -54,6 +55,7 @@ class SharedStream:
         self.failure: ServerError | None = None
         self.largest_frame = 0
         self.is_leaving = False
+        self._is_closed = False  # on this side
         self._sequences: dict[int, Sequence] = {}
         self._last_tag = 0
         self._waiting: dict[int, Any] = {}  # what goes out next: a tag's question, or None for its end
@@ -125,15 +127,17 @@ class SharedStream:
             return
         self.failure = failure
         for sequence in self._sequences.values():
-            if sequence.answer is not None and not sequence.answer.done():
-                sequence.answer.set_exception(again(failure))
+            answer, sequence.answer = sequence.answer, None
+            if answer is not None and not answer.done():
+                answer.set_exception(again(failure))
         self._waiting.clear()
         self._call.cancel()
         for task in self._tasks:
             task.cancel()
 
     async def end(self) -> None:
-        """Where an answer is due, nobody waits for it."""
+        """The client is closed. Where an answer is due, nobody waits for it."""
+        self._is_closed = True
         try:
             if all(one.answer is None for one in self._sequences.values()):
                 for sequence in list(self._sequences.values()):
@@ -141,7 +145,7 @@ class SharedStream:
                 self.leave()
                 await asyncio.wait(self._tasks, timeout=_END_SECONDS)
         finally:
-            self.abandon(cancelled())
+            self.abandon(closed())
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _send(self, tag: int, request: Any) -> None:
@@ -195,7 +199,7 @@ class SharedStream:
     async def _read_on(self) -> None:
         while (frame := await read(self._call, self._address)) is not None:
             self._take(frame)
-        raise ended_early()
+        raise closed() if self._is_closed else ended_early()
 
     def _take(self, frame: Any) -> None:
         """Raises ServerUnreachable for what nobody asked: the peer cannot be understood, whatever it sends next."""

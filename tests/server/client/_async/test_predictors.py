@@ -128,3 +128,38 @@ async def test_a_question_that_waits_for_its_turn_has_its_time(
         await client.predict("a", timeout_seconds=0.2)
     assert caught.value.reason == "OVERLOADED"
     assert naps.seconds == []
+
+
+@pytest.mark.parametrize("has_session", [False, True])
+async def test_a_predictor_is_over_with_its_block(
+    client: AsyncClient, session: AsyncSession, service: FakeService, has_session: bool
+) -> None:
+    """However often it is asked: nobody would end what it began."""
+    asker: Any = session.predictor() if has_session else client.predictor()
+    async with asker as predict:
+        await predict("a")
+    num_asked = len(service.requests)
+    for _ in range(3):
+        with pytest.raises(ServerError, match="cancelled") as caught:
+            await predict("b")
+        assert caught.value.code == "CANCELLED"
+    assert len(service.requests) == num_asked
+    assert session.position == (1 if has_session else 0)
+
+
+@pytest.mark.parametrize("has_session", [False, True])
+async def test_a_predictor_whose_block_ends_in_a_pause_is_not_asked_again(
+    client: AsyncClient, session: AsyncSession, service: FakeService, naps: Naps, has_session: bool
+) -> None:
+    """By another task, or thread: the question that waits is over, too."""
+    asker: Any = session.predictor() if has_session else client.predictor()
+
+    async def leave() -> None:
+        await asker.__aexit__(None, None, None)
+
+    service.mishaps = [Mishap(error=OVERLOADED)]
+    naps.meanwhile.append(leave)
+    with pytest.raises(ServerError, match="cancelled") as caught:
+        await asker("a")
+    assert caught.value.code == "CANCELLED"
+    assert (len(naps.seconds), len(service.requests)) == (1, 1)

@@ -24,9 +24,10 @@ class Stopped(BaseException):
 
 
 class Script:
-    """A wire, its answers and its line in one. Each call plays the next list: messages, or what is raised."""
+    """A wire, its answers and its line in one. Each call plays the next list: messages, or what is raised. What stands
+    for a list is raised by a call that cannot even start."""
 
-    def __init__(self, *plays: list[Any]) -> None:
+    def __init__(self, *plays: Any) -> None:
         self.plays = list(plays)
         self.options: list[CallOptions] = []
         self.is_dropped = False
@@ -35,8 +36,14 @@ class Script:
 
     def stream(self, call: Any, options: CallOptions) -> "Script":
         self.options.append(options)
-        self._playing = self.plays.pop(0)
+        self._playing = self._begin(self.plays.pop(0))
         return self
+
+    @staticmethod
+    def _begin(play: Any) -> list[Any]:
+        if isinstance(play, BaseException):
+            raise play
+        return list(play)
 
     line = stream
 
@@ -130,6 +137,17 @@ async def test_a_question_that_is_stopped_takes_its_line_along(naps: Naps) -> No
     assert (await session.get()).position == session.position == 4
     assert (await predict("a")).position == 5
     assert caught.tb is not None
+
+
+@pytest.mark.parametrize("plays", [[], [[GONE]]])
+@pytest.mark.parametrize("turn", ["feed", "predict"])
+async def test_a_turn_that_cannot_be_asked_leaves_the_position(naps: Naps, plays: list[Any], turn: str) -> None:
+    """At once, or when it would be repeated: its time is over, say. The session is expected where it was."""
+    script = Script(*plays, ServerError("late", code="DEADLINE_EXCEEDED"))
+    session = _session(script, naps)
+    with pytest.raises(ServerError, match="late"):
+        await getattr(session, turn)("a")
+    assert session.position == 0
 
 
 async def test_a_question_that_is_refused_leaves_the_position(naps: Naps) -> None:

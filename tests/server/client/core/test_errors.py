@@ -1,5 +1,8 @@
 """What a failed call means: its code decides, and the reason that the server attaches; never a text."""
 
+import copy
+import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import grpc
@@ -7,8 +10,8 @@ import pytest
 from google.protobuf import any_pb2, duration_pb2, message
 from google.rpc import error_details_pb2, status_pb2
 
-from carousel.client import ServerError, ServerUnreachable
-from carousel.client.core.errors import read_error
+from carousel.client import AnswerChanged, FieldViolation, ServerError, ServerUnreachable
+from carousel.client.core.errors import again, read_error
 from carousel.client.core.retries import is_repeatable
 
 FAILURES = [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK]
@@ -132,3 +135,27 @@ def test_a_cause_carries_no_bracket_of_what_stood_before_it(text: str, cause: st
 
     error = read_error(Told(grpc.StatusCode.UNAVAILABLE), "here:1")
     assert str(error) == f"the server at here:1 does not answer: {cause}"
+
+
+@pytest.mark.parametrize("remake", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error)), again])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ServerError(
+            "text",
+            code="ABORTED",
+            reason="POSITION_MISMATCH",
+            violations=(FieldViolation("field", "odd"),),
+            retry_after_seconds=0.5,
+            details={"position": "3"},
+        ),
+        ServerUnreachable("here:1", "layer: gone"),
+        AnswerChanged(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_copy_says_the_same(error: ServerError, remake: Callable[[ServerError], ServerError]) -> None:
+    """Of each kind, in this process or in another one; it is another error all the same."""
+    made = remake(error)
+    assert (type(made), str(made), made.args, vars(made)) == (type(error), str(error), error.args, vars(error))
+    assert made is not error

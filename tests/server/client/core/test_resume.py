@@ -150,6 +150,20 @@ def test_a_rating_is_compared_with_a_tolerance() -> None:
     assert resume.position == 9
 
 
+@pytest.mark.parametrize(
+    ("before", "same", "other"), [(-0.5, -0.509, -0.511), (-0.5, -0.491, -0.489), (-20.0, -20.19, -20.25)]
+)
+def test_a_rating_differs_by_a_hundredth_at_most(before: float, same: float, other: float) -> None:
+    """Of a nat or, far below 0, of itself; docs/sessions.md promises it."""
+    resume = ScoringResume()
+    resume.take(_scores(before))
+    resume.restart()
+    assert resume.take(_scores(same)) == []
+    resume.restart()
+    with pytest.raises(AnswerChanged):
+        resume.take(_scores(other))
+
+
 def test_a_rating_near_certainty_is_compared_with_the_same_tolerance() -> None:
     """A hundredth of next to nothing would be none."""
     resume = ScoringResume()

@@ -27,6 +27,14 @@ def test_pauses_grow_to_their_bound() -> None:
     assert attempts.limit({}) == {}
 
 
+@pytest.mark.parametrize(("first", "longest"), [(0.1, 3.0), (1e300, 1e301), (5e-324, 3.0)])
+def test_pauses_stay_at_their_bound_for_ever(first: float, longest: float) -> None:
+    """Also where a doubled pause would be no number any more."""
+    attempts = Attempts(Retries(5000, first, longest), None, draw=lambda low, high: high)
+    gone = ServerError("gone", code="UNAVAILABLE")
+    assert [attempts.pause_after(gone) for _ in range(2000)][-1] == min(longest, first * 2.0**1023)
+
+
 @pytest.mark.parametrize("wrong", [{"max_attempts": 0}, {"first_seconds": 0.0}, {"first_seconds": 5.0}])
 def test_impossible_retries_are_refused(wrong: dict[str, float]) -> None:
     """Named in the error."""

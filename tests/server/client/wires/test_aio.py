@@ -1,6 +1,7 @@
 """What asyncio alone knows, tasks that are cancelled or left alone, ends calls and turns and leaves nothing behind."""
 
 import asyncio
+import contextlib
 import gc
 from collections.abc import Coroutine
 from types import SimpleNamespace
@@ -146,6 +147,28 @@ async def test_no_reader_is_left_behind(fake: tuple[str, FakeService]) -> None:
             assert [repr(task) for task in asyncio.all_tasks() - before if "_read" in repr(task)] == []
 
 
+@pytest.mark.parametrize("reason", ["single", "metadata", "large"])
+async def test_a_line_of_its_own_that_is_dropped_is_cancelled(fake: tuple[str, FakeService], reason: str) -> None:
+    """Nobody has ended it: neither its call nor the task that reads it outlives it."""
+    address, service = fake
+    metadata = [("mark", "m")] if reason == "metadata" else []
+
+    async def ask_and_forget() -> None:
+        session = client.open_session("mine", position=0)
+        predict = session.predictor(metadata=metadata)
+        await predict(HANG)
+        await predict("a" * (20_000 if reason == "large" else 1))
+        await predict(HANG)
+
+    async with AsyncClient(address, shares_streams=reason != "single") as client:
+        await client.create_session("mine")
+        await ask_and_forget()
+        gc.collect()
+        assert await asyncio.to_thread(service.is_cancelled.wait, 10)
+        readers = [task for task in asyncio.all_tasks() if "coro=<read()" in repr(task)]
+        await asyncio.wait_for(asyncio.gather(*readers, return_exceptions=True), 5)
+
+
 @pytest.mark.parametrize("has_session", [False, True])
 async def test_a_failure_that_nobody_asks_about_is_no_news(
     fake: tuple[str, FakeService], of_wire: WireOptions, has_session: bool
@@ -178,15 +201,6 @@ async def test_a_closed_client_fails_a_question_that_stays_unasked(
     assert caught.value.code == "CANCELLED"
 
 
-async def test_a_closed_client_makes_no_further_calls(address: str) -> None:
-    """Its connection is closed too."""
-    client = AsyncClient(address)
-    await client.models()
-    await client.close()
-    with pytest.raises(grpc.aio.UsageError):
-        await client.models()
-
-
 class _Open:
     """A call that stays open until somebody ends it; `events` say how it did. Nothing can be written on it."""
 
@@ -213,9 +227,37 @@ class _Open:
         self._is_over.set()
 
 
+class _Held(_Open):
+    """It answers `num_written` questions, and sends no more. As grpc.aio, one that is cancelled before it has begun
+    never returns from a write; later, its writer and its reader are as if they were cancelled."""
+
+    def __init__(self, num_written: int) -> None:
+        super().__init__()
+        self._has_begun = num_written > 0
+        self._num_left = num_written
+        self._answers: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def read(self) -> Any:
+        if (answer := await self._answers.get()) is None:
+            raise asyncio.CancelledError
+        return answer
+
+    async def write(self, request: Any) -> None:
+        if self._num_left:
+            self._num_left -= 1
+            self._answers.put_nowait("answer")
+            return
+        await (self._is_over if self._has_begun else asyncio.Event()).wait()
+        raise asyncio.CancelledError
+
+    def cancel(self) -> None:
+        super().cancel()
+        self._answers.put_nowait(None)
+
+
 async def _line_on(under: _Open) -> Any:
     call: Call[Any] = Call(lambda channel: SimpleNamespace(Ask=lambda **_: under), "Ask", None, lambda answer: answer)
-    line = GrpcWire(Connection("here:1"), shares_streams=False).line(call, {})
+    line = GrpcWire(Connection("here:1"), shares_streams=False, stubs=[call.stub]).line(call, {})
     await asyncio.sleep(0)  # it reads
     return line
 
@@ -243,3 +285,70 @@ async def test_a_line_is_dropped_without_waiting() -> None:
     assert under.events == ["cancelled"]
     await asyncio.sleep(0)
     assert under.events == ["cancelled", "read"]
+
+
+@pytest.mark.parametrize("num_written", [0, 1])
+async def test_a_question_that_is_not_sent_ends_with_its_call(num_written: int) -> None:
+    """Before the call has begun and after; its asker is not cancelled, and nobody waits for ever."""
+    under = _Held(num_written)
+    line = await _line_on(under)
+    for _ in range(num_written):
+        assert await line.exchange("question") == "answer"
+    asked = asyncio.ensure_future(line.exchange("question"))
+    await asyncio.sleep(0)
+    under.cancel()
+    await asyncio.wait([asked], timeout=5)
+    with pytest.raises(ServerError, match="cancelled") as caught:
+        asked.result()
+    assert caught.value.code == "CANCELLED"
+
+
+async def test_a_cancelled_question_that_is_not_sent_is_over() -> None:
+    """Its asker is cancelled, and so is the call."""
+    under = _Held(0)
+    line = await _line_on(under)
+    await _cancel(line.exchange("question"))
+    assert under.events == ["cancelled"]
+    assert line.is_over
+
+
+@pytest.mark.parametrize("num_ticks", range(12))
+async def test_a_client_closed_early_keeps_nobody_waiting(address: str, of_wire: WireOptions, num_ticks: int) -> None:
+    """However far the first question is on its way."""
+    client = AsyncClient(address, **of_wire)
+    asked = asyncio.ensure_future(client.predict(WAIT, timeout_seconds=4))
+    for _ in range(num_ticks):
+        await asyncio.sleep(0)
+    await client.close()
+    await asyncio.wait([asked], timeout=5)
+    assert asked.done()
+    error = asked.exception()
+    assert isinstance(error, ServerError)
+    assert error.code == "CANCELLED"
+
+
+@pytest.mark.parametrize("asks", ["models", "predict", "generate"])
+async def test_a_task_that_once_swallowed_a_cancel_is_not_cancelled(
+    address: str, service: FakeService, of_wire: WireOptions, asks: str
+) -> None:
+    """When its client is closed later: it hears that the call was cancelled, as any other."""
+    client, is_asking = AsyncClient(address, **of_wire), asyncio.Event()
+
+    async def swallow_and_ask() -> Any:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        is_asking.set()
+        if asks == "models":
+            return await client.model()
+        return await (client.predict(WAIT) if asks == "predict" else anext(client.generate(WAIT)))
+
+    asked = asyncio.create_task(swallow_and_ask())
+    await asyncio.sleep(0)
+    service.may_answer.clear()
+    asked.cancel()
+    await is_asking.wait()
+    assert await asyncio.to_thread((service.is_holding if asks == "models" else service.is_waiting).wait, 10)
+    await client.close()
+    with pytest.raises(ServerError) as caught:
+        await asyncio.wait_for(asked, 5)
+    assert caught.value.code == "CANCELLED"

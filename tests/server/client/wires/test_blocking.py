@@ -1,5 +1,9 @@
 """What threads alone know, Ctrl-C and readers of their own, ends calls and turns and leaves nothing behind."""
 
+import gc
+import sys
+import threading
+import traceback
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -9,8 +13,10 @@ import pytest
 from tests.server.fake_service import FakeService, Mishap
 
 from carousel.client import Client, ServerError, Stream
+from carousel.client.core import calls
 from carousel.client.core.calls import Call
 from carousel.client.core.connection import Connection
+from carousel.client.core.stubs import MODELS
 from carousel.client.wires.blocking import GrpcWire
 
 
@@ -46,10 +52,17 @@ def test_an_interrupted_rewind_is_given_up(address: str, service: FakeService) -
 class _Broken:
     """A call whose first message fails, or that ends without one."""
 
+    is_open = True
+
     def __init__(self, requests: Iterator[Any], error: BaseException | None) -> None:
         self.requests = requests
         self.error = error
         self.is_cancelled = False
+        self.end: Any = None  # what it calls when it ends
+
+    def add_callback(self, end: Any) -> bool:
+        self.end = end
+        return self.is_open
 
     def __next__(self) -> Any:
         raise StopIteration if self.error is None else self.error
@@ -83,7 +96,7 @@ def _ask_on(error: BaseException | None) -> tuple[Any, _Broken]:
         return calls[-1]
 
     call: Call[Any] = Call(lambda channel: SimpleNamespace(Ask=start), "Ask", None, lambda answer: answer)
-    line = GrpcWire(Connection("here:1")).line(call, {})
+    line = GrpcWire(Connection("here:1"), stubs=[call.stub]).line(call, {})
     return line, calls[0]
 
 
@@ -97,6 +110,51 @@ def test_a_line_that_fails_is_ended(error: grpc.RpcError | None) -> None:
     assert call.is_cancelled
 
 
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_call_that_ends_unasked_leaves_no_thread(monkeypatch: pytest.MonkeyPatch, is_open: bool) -> None:
+    """Nobody asks on the line, and perhaps the call has ended before it was one: who reads the questions is told."""
+    monkeypatch.setattr(_Broken, "is_open", is_open)
+    line, call = _ask_on(None)
+    if is_open:
+        call.end()
+    assert line._requests.get_nowait() is None
+
+
+def _readers() -> set[threading.Thread]:
+    """The library's threads that read questions."""
+    frames = sys._current_frames()
+    running = [thread for thread in threading.enumerate() if thread.ident in frames]
+    return {
+        thread
+        for thread in running
+        if any(one.name == "consume_request_iterator" for one in traceback.extract_stack(frames[thread.ident or 0]))
+    }
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_a_predictor_that_is_left_alone_leaves_no_thread(address: str, is_closed: bool) -> None:
+    """Dropped, or still there when its client is closed."""
+    before = _readers()
+    with Client(address) as client:
+        predictors = [client.predictor() for _ in range(3)]
+        for predict in predictors:
+            predict("a")
+        readers = _readers() - before
+        assert len(readers) == 3
+        if not is_closed:
+            del predict
+            predictors.clear()
+            gc.collect()
+            _join(readers)
+    _join(readers)
+
+
+def _join(threads: set[threading.Thread]) -> None:
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
 def test_an_interrupted_question_is_not_left_on_its_line() -> None:
     """Its call is cancelled at once; the line's end ends the questions."""
     line, call = _ask_on(KeyboardInterrupt())
@@ -105,3 +163,26 @@ def test_an_interrupted_question_is_not_left_on_its_line() -> None:
     assert call.is_cancelled
     line.end(is_orderly=False)
     assert list(call.requests) == ["question"]
+
+
+def test_a_call_that_another_thread_closes_before_it_starts_is_refused() -> None:
+    """Between the wire's look and the library's start: the same error, and no other fault of the library is hidden."""
+
+    def make(channel: Any) -> Any:
+        models = MODELS(channel)
+
+        def list_models(*request: Any, **arguments: Any) -> Any:
+            wire.close()
+            return models.ListModels(*request, **arguments)
+
+        def get_model(*request: Any, **arguments: Any) -> Any:
+            raise ValueError("odd")
+
+        return SimpleNamespace(ListModels=list_models, GetModel=get_model)
+
+    wire = GrpcWire(Connection("127.0.0.1:1"), stubs=[make])
+    with pytest.raises(ValueError, match="odd"):
+        wire.ask(calls.model("")._replace(stub=make), {})
+    with pytest.raises(ServerError, match="the client is closed") as caught:
+        wire.ask(calls.models()._replace(stub=make), {})
+    assert caught.value.code == "CANCELLED"

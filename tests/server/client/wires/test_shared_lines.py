@@ -385,5 +385,5 @@ async def test_a_closed_client_leaves_no_task(address: str, service: FakeService
     await predict("a")
     await client.close()
     assert [task for task in asyncio.all_tasks() - before if "Shared" in repr(task)] == []
-    with pytest.raises(ServerError, match="cancelled"):
+    with pytest.raises(ServerError, match="the client is closed"):
         await client.predictor()("a")

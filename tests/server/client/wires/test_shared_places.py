@@ -159,6 +159,19 @@ async def test_a_stream_that_was_cut_forgets_nothing(
     assert (places.bounds.max_sequences is not None) == is_known
 
 
+async def test_streams_that_have_broken_are_forgotten(places: SharedPlaces, server: Server) -> None:
+    """However many there were."""
+    for _ in range(5):
+        seat = places.take_seat("mine")
+        server.calls[-1].fail(grpc.StatusCode.UNAVAILABLE)
+        await asyncio.wait(seat.stream._tasks)
+        await asyncio.sleep(0)
+        places.leave_seat(seat)
+    seat = places.take_seat("mine")
+    assert len(server.calls) == 6
+    assert places._streams == {seat.stream}
+
+
 async def test_closing_leaves_no_task(server: Server) -> None:
     """Also while the server is asked."""
     before = asyncio.all_tasks()

@@ -144,6 +144,15 @@ async def test_a_question_has_its_own_time(stream: SharedStream) -> None:
     assert not other.done()
 
 
+async def test_an_answer_that_comes_too_late_is_passed_over(stream: SharedStream, script: Script) -> None:
+    """Its asker has heard that the time is over, and has not closed the sequence yet; the others go on."""
+    (_, late), (_, other) = ask(stream, ends_at=stream.loop.time()), ask(stream)
+    await outcomes(late)
+    script.answer(right(1), right(2))
+    assert (await outcomes(other))[0].position == 2
+    assert stream.failure is None
+
+
 async def test_an_answer_in_time_leaves_no_timer(stream: SharedStream, script: Script) -> None:
     """Nor does a question that was given up: there may be thousands, with minutes left."""
     (answered, first), (_, second) = ask(stream, ends_at=stream.loop.time() + 99), ask(stream, ends_at=1e9)

@@ -1,0 +1,18 @@
+"""The services that a client calls, as the library's stubs.
+
+A wire makes them all at its start: on a channel that is closed the library does not make one, it may crash.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from grpc_health.v1 import health_pb2_grpc
+
+from carousel.v1 import language_model_pb2_grpc, sessions_pb2_grpc
+
+MakeStub = Callable[[Any], Any]  # of a channel
+
+MODELS: MakeStub = language_model_pb2_grpc.LanguageModelStub
+SESSIONS: MakeStub = sessions_pb2_grpc.SessionsStub
+HEALTH: MakeStub = health_pb2_grpc.HealthStub
+STUBS = (MODELS, SESSIONS, HEALTH)

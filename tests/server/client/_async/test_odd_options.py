@@ -1,0 +1,80 @@
+"""Options at the edge of sense mean the same for every call, over every wire."""
+
+import math
+from typing import Any
+
+import pytest
+from tests.server.client._async.conftest import read
+from tests.server.fake_service import FakeService
+
+from carousel.client import AsyncClient, AsyncSession, ServerError
+from carousel.client.wires.aio import WireOptions
+
+ASKS: dict[str, Any] = {
+    "model": lambda client, session, **o: client.model(**o),
+    "create": lambda client, session, **o: client.create_session(**o),
+    "generate": lambda client, session, **o: read(client.generate("a", **o)),
+    "predict": lambda client, session, **o: client.predict("a", **o),
+    "feed": lambda client, session, **o: session.feed("a", **o),
+    "predict in a session": lambda client, session, **o: session.predict("a", **o),
+}
+
+
+@pytest.mark.parametrize("seconds", [math.inf, 1e18, 1e10])
+@pytest.mark.parametrize("name", ASKS)
+async def test_a_time_without_end_is_none(
+    client: AsyncClient, session: AsyncSession, service: FakeService, name: str, seconds: float
+) -> None:
+    """Infinity, and what nobody would live to see."""
+    await ASKS[name](client, session, timeout_seconds=seconds)
+    assert len(service.seen) == 2
+
+
+@pytest.mark.parametrize("seconds", [0, -1, -1e300])
+@pytest.mark.parametrize("name", ASKS)
+async def test_a_time_that_is_over_ends_a_call_before_it_is_made(
+    client: AsyncClient, session: AsyncSession, service: FakeService, name: str, seconds: float
+) -> None:
+    """The server hears nothing of it, and the session stands where it stood."""
+    with pytest.raises(ServerError) as caught:
+        await ASKS[name](client, session, timeout_seconds=seconds)
+    assert (caught.value.code, caught.value.reason) == ("DEADLINE_EXCEEDED", "")
+    assert len(service.seen) == 1
+    assert session.position == 0
+
+
+WRONG: list[tuple[type[Exception], dict[str, Any]]] = [
+    (ValueError, {"timeout_seconds": math.nan}),
+    (TypeError, {"timeout_seconds": "5"}),
+    (TypeError, {"metadata": [("key", 5)]}),
+    (TypeError, {"metadata": [("key-bin", "text")]}),
+    (ValueError, {"metadata": [("Key", "value")]}),
+    (ValueError, {"metadata": [("key", "value\n")]}),
+]
+
+
+@pytest.mark.parametrize(("kind", "options"), WRONG)
+@pytest.mark.parametrize("name", ASKS)
+async def test_options_that_make_no_sense_are_refused_at_once(
+    client: AsyncClient,
+    session: AsyncSession,
+    service: FakeService,
+    name: str,
+    kind: type[Exception],
+    options: dict[str, Any],
+) -> None:
+    """Nobody waits, no call is made, and the session stands where it stood."""
+    with pytest.raises(kind):
+        await ASKS[name](client, session, **options)
+    assert len(service.seen) == 1
+    assert session.position == 0
+    assert await session.feed("a") == 1
+
+
+@pytest.mark.parametrize(("kind", "options"), WRONG)
+async def test_a_client_with_options_that_make_no_sense_is_not_made(
+    of_wire: WireOptions, kind: type[Exception], options: dict[str, Any]
+) -> None:
+    """Its own hold for all calls."""
+    with pytest.raises(kind):
+        AsyncClient("127.0.0.1:1", **options, **of_wire)

@@ -1,0 +1,75 @@
+# Generated from tests/server/client/_async/test_closed_clients.py by `make client`: change that file, not this one.
+"""A closed client refuses every call alike, whoever closed it and whatever was under way."""
+
+from typing import Any
+
+import pytest
+from tests.server.client._sync.conftest import Naps, read
+from tests.server.fake_service import FakeService
+
+from carousel.client import Client, ServerError
+from carousel.client.wires.blocking import WireOptions
+
+ASKS: dict[str, Any] = {
+    "tokenize": lambda client: client.tokenize("a"),
+    "create_session": lambda client: client.create_session(),
+    "is_serving": lambda client: client.is_serving(),
+    "list_sessions": lambda client: read(client.list_sessions()),
+    "watch": lambda client: client.watch(),
+    "predict": lambda client: client.predict("a"),
+    "predict alone": lambda client: client.predict("a", metadata=[("mark", "m")]),
+    "feed": lambda client: client.open_session("mine").feed("a"),
+    "predict in a session": lambda client: client.open_session("mine").predict("a"),
+}
+
+
+@pytest.mark.parametrize("has_worked", [False, True])
+@pytest.mark.parametrize("name", ASKS)
+def test_a_closed_client_refuses_every_call(
+    address: str, service: FakeService, of_wire: WireOptions, name: str, has_worked: bool
+) -> None:
+    """With one error, also where nothing of that kind was ever called before."""
+    client = Client(address, **of_wire)
+    client.create_session("mine")
+    if has_worked:
+        ASKS[name](client)
+    client.close()
+    for _ in range(2):
+        with pytest.raises(ServerError, match="the client is closed") as caught:
+            ASKS[name](client)
+        assert (caught.value.code, caught.value.reason) == ("CANCELLED", "")
+
+
+def test_a_client_closed_unused_refuses_calls(of_wire: WireOptions) -> None:
+    """It never had a connection."""
+    client = Client("127.0.0.1:1", **of_wire)
+    client.close()
+    client.close()
+    with pytest.raises(ServerError, match="the client is closed"):
+        client.tokenize("a")
+
+
+@pytest.mark.parametrize("turn", ["feed", "predict", "plain"])
+def test_a_turn_whose_client_is_closed_meanwhile_is_not_repeated(
+    client: Client, service: FakeService, naps: Naps, turn: str
+) -> None:
+    """In its pause before a repeat: it hears the same as a new call."""
+    session = client.open_session((client.create_session()).session_id)
+    asks: dict[str, Any] = {"feed": session.feed, "predict": session.predict, "plain": client.predict}
+    naps.meanwhile.append(client.close)
+    with pytest.raises(ServerError, match="the client is closed") as caught:
+        asks[turn]("overload")
+    assert caught.value.code == "CANCELLED"
+    assert len(naps.seconds) == 1
+
+
+def test_a_client_closed_in_a_session_block_does_not_hide_the_error(client: Client) -> None:
+    """The session cannot be deleted any more; what the block raises comes out."""
+
+    def close_and_fail() -> None:
+        with client.session():
+            client.close()
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        close_and_fail()
