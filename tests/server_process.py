@@ -26,27 +26,13 @@ def serve(
     bundle: Path, *options: str, log: Path | None = None, variables: Mapping[str, str] | None = None
 ) -> Iterator[ServerProcess]:
     """The server of a bundle on free ports; `options` go onto its command line. Killed if it outlives the block."""
-    command = [
-        sys.executable,
-        "-m",
-        "carousel",
-        "serve",
-        str(bundle),
-        "--listen",
-        "127.0.0.1:0",
-        "--http",
-        "127.0.0.1:0",
-    ]
+    command = [sys.executable, "-m", "carousel", "serve", str(bundle)]
+    command += ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", *options]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("CAROUSEL_")}
+    environment |= variables or {}
     with contextlib.ExitStack() as stack:
         errors = stack.enter_context(log.open("w")) if log is not None else subprocess.DEVNULL
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env=environment | dict(variables or {}),
-        )
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
         stack.callback(_end, process)
         assert process.stdout is not None
         line = process.stdout.readline()

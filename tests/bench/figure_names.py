@@ -82,7 +82,7 @@ def _spell(name: ast.expr, function: Function | None) -> str | ast.arg | None:
         case ast.JoinedStr(values=[ast.FormattedValue(value=begin), *_]):
             return _spell(begin, function)
         case ast.Name(id=word) if function is not None:
-            assigned = [node.value for node in ast.walk(function) if _assigns(node, word)]
+            assigned = list(_assigned(function, word))
             arguments = [argument for argument in function.args.args if argument.arg == word]
             if len(assigned) == 1 and not arguments:
                 return _spell(assigned[0], function)
@@ -90,5 +90,8 @@ def _spell(name: ast.expr, function: Function | None) -> str | ast.arg | None:
     return None
 
 
-def _assigns(node: ast.AST, word: str) -> bool:
-    return isinstance(node, ast.Assign) and any(isinstance(one, ast.Name) and one.id == word for one in node.targets)
+def _assigned(function: Function, word: str) -> Iterator[ast.expr]:
+    """What a variable of the function stands for, once for each assignment."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign):
+            yield from (node.value for one in node.targets if isinstance(one, ast.Name) and one.id == word)

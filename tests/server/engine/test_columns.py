@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from tests.fakes import SlowOracle, ToyModel, same_snapshot
 
-from carousel.bundle.layout import Array, StateBatch
+from carousel.bundle.layout import Array, Rows, StateBatch
 from carousel.engine.columns import Advances, Columns
 from carousel.engine.model import Candidates
 from carousel.turns import Snapshot
@@ -103,9 +103,9 @@ class HalfBroken(ToyModel):
             hidden_BTH[..., -1] = np.inf
         return hidden_BTH, after
 
-    def candidates(self, hidden_NH: Array, num_candidates: int) -> Candidates:
-        found = super().candidates(np.zeros_like(hidden_NH), num_candidates)
-        return found if self._breaks_hidden else found._replace(log_normalizer_N=np.full(len(hidden_NH), np.nan))
+    def candidates(self, hidden_NH: Rows, num_candidates: int) -> Candidates:
+        found = super().candidates(np.zeros_like(np.asarray(hidden_NH)), num_candidates)
+        return found if self._breaks_hidden else found._replace(log_normalizer_N=np.full(hidden_NH.shape[0], np.nan))
 
 
 @pytest.mark.parametrize("hidden", [True, False])

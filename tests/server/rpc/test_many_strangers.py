@@ -479,7 +479,7 @@ async def test_answers_that_are_expected_count_as_answers_that_wait() -> None:
             put(*arguments)
             most = max(most, many._num_unread_bytes)
 
-        many._put = put_and_note  # type: ignore[method-assign]
+        many._put = put_and_note  # type: ignore[method-assign,assignment]
         many.next_frame = _never  # type: ignore[method-assign]
         await until(lambda: not many._changed.is_set())
         many._changed.set()
@@ -649,7 +649,7 @@ async def test_nothing_is_left_of_an_attack(seed: int) -> None:
     dice = random.Random(seed)
     room = CarriedRoom(10_000, 1000, evicts=True)
     plan = Plan(carried_room=room, bounds=Bounds(max_held_bytes=2000))
-    limits = {"max_waiting_per_stream": 6, "max_sequences_per_stream": 5, "max_message_bytes": 2000}
+    limits: dict[str, Any] = {"max_waiting_per_stream": 6, "max_sequences_per_stream": 5, "max_message_bytes": 2000}
     with structlog.testing.capture_logs() as lines:
         async with serving(plan, owner="x-owner", **limits) as served:
             for owner in ("ann", "bob"):
