@@ -139,7 +139,7 @@ def make_lives(
         clock,
         metrics,
         Residents(engine, make_kit, store, order, clock, is_enabled=plan.holds_sessions),
-        CarriedSequences(engine, make_kit, codec, clock, plan.carried_room),
+        CarriedSequences(engine, make_kit, codec, plan.carried_room),
         replays_seals=plan.replays_seals,
     )
 

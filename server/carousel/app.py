@@ -298,7 +298,7 @@ def make_lives(settings: Settings, bundle: Bundle, engine: Engine, store: Sessio
         time.time,
         metrics,
         residents,
-        CarriedSequences(engine, make_kit, codec, time.time, room),
+        CarriedSequences(engine, make_kit, codec, room),
         replays_seals=settings.seal_replay == "allow",
         penalty_window=settings.penalty_window,
     )

@@ -15,6 +15,8 @@ from carousel.engine.model import StepModel
 from carousel.turns import Snapshot
 
 _MAX_SLOTS = 8192
+_FEW_CANDIDATES = 32
+_MAX_SURPLUS = 4096  # candidates of a step that nobody wants: with more, to ask twice is shorter
 
 
 class Waiter(Protocol):
@@ -108,7 +110,7 @@ class Columns:
         return tuple(array[row] for array in self._state), self._hidden[row]
 
     def run(self, model: StepModel, step: Advances) -> Found:
-        """Feed every row its token. The candidates of each are as many as the most that one wants."""
+        """Feed every row its token. Each has at least as many candidates as it wants."""
         rows_A, next_A = np.array(step.rows), np.array(step.next_rows)
         ids_A1 = np.array(step.ids, np.int64)[:, None]
         hidden_A1H, after = model.core(ids_A1, np.ones(len(step), np.int32), tuple(s[rows_A] for s in self._state))
@@ -116,7 +118,24 @@ class Columns:
         for array, rows in zip(self._state, after, strict=True):
             array[next_A] = rows
         self._hidden[next_A] = hidden_AH
-        found = model.candidates(hidden_AH, max(step.num_candidates))
-        log_probs_AK = found.log_probs_NK
-        is_finite_A = np.isfinite(hidden_AH.sum(axis=1) + log_probs_AK[:, 0])  # one that is none makes the sum none
-        return Found(found.ids_NK.tolist(), log_probs_AK.tolist(), is_finite_A.tolist())
+        ids_AK, log_probs_AK = _find(model, hidden_AH, step.num_candidates)
+        best_A = [log_probs_K[0] for log_probs_K in log_probs_AK]
+        is_finite_A = np.isfinite(hidden_AH.sum(axis=1) + best_A)  # one that is none makes the sum none
+        return Found(ids_AK, log_probs_AK, is_finite_A.tolist())
+
+
+def _find(model: StepModel, hidden_AH: Array, wanted_A: Sequence[int]) -> tuple[list[list[int]], list[list[float]]]:
+    """Ids and log-probabilities. Those who want many are asked for apart: the others' step is no longer for them."""
+    most = max(wanted_A)
+    are_alike = most <= _FEW_CANDIDATES or min(wanted_A) > _FEW_CANDIDATES
+    if are_alike or most * len(wanted_A) - sum(wanted_A) <= _MAX_SURPLUS:
+        found = model.candidates(hidden_AH, most)
+        return found.ids_NK.tolist(), found.log_probs_NK.tolist()
+    ids_AK: list[list[int]] = [[]] * len(wanted_A)
+    log_probs_AK: list[list[float]] = [[]] * len(wanted_A)
+    wants_many_A = np.array(wanted_A) > _FEW_CANDIDATES
+    for rows in (np.flatnonzero(~wants_many_A).tolist(), np.flatnonzero(wants_many_A).tolist()):
+        part = _find(model, hidden_AH[rows], [wanted_A[row] for row in rows])
+        for row, ids_K, log_probs_K in zip(rows, *part, strict=True):
+            ids_AK[row], log_probs_AK[row] = ids_K, log_probs_K
+    return ids_AK, log_probs_AK

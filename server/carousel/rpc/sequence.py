@@ -136,7 +136,8 @@ class Sequence:
 
     async def _answer(self, request: wire.PredictRequest) -> Named | wire.PredictResponse:
         await self._stream.until_read()
-        await self._stream.enter(_HELD_COST if self._talk.is_holding else _ORDINARY_COST)
+        cost = _HELD_COST if self._talk.is_holding else _ORDINARY_COST
+        await self._stream.enter(cost + self._predictions.search_cost(request))
         if not self._is_named:
             self._begin(request)
         return await self._predictions.answer(self._talk, request)

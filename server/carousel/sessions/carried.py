@@ -20,7 +20,7 @@ from carousel.state.store import Capacity, EndReason, Held, Lifetimes
 from carousel.turns import Snapshot
 
 _NO_PAST = Retention(max_turns=0, max_answers=0, max_answer_bytes=0)
-_FOR_EVER = Lifetimes(idle=1e9, absolute=1e9)  # streams end, and with them what they carry
+_FOR_EVER = Lifetimes(idle=1e9, absolute=1e9)  # streams end, and with them what they carry: no clock ends it
 _ALL = Capacity(2**40, 2**60, evicts=False)  # it is the room that bounds them
 
 
@@ -32,17 +32,16 @@ class CarriedSequences:
         engine: Engine,
         make_kit: Callable[[], Kit],
         codec: SnapshotCodec,
-        clock: Callable[[], float],
         room: CarriedRoom,
     ) -> None:
         """`room` is for all that streams carry, also what is not here."""
         self.room = room
         self._ledger = Ledger(_NO_PAST)
         self._codec = codec
-        self._store = MemoryStore(_ALL, _FOR_EVER, clock=clock)
+        self._store = MemoryStore(_ALL, _FOR_EVER, clock=_stand_still)
         self._numbers = itertools.count()
-        order = TurnOrder(max_waiting=0)
-        self.residents = Residents(engine, lambda: make_kit()._replace(ledger=self._ledger), self._store, order, clock)
+        order, store = TurnOrder(max_waiting=0), self._store
+        self.residents = Residents(engine, lambda: make_kit()._replace(ledger=self._ledger), store, order, _stand_still)
 
     def __repr__(self) -> str:
         return f"CarriedSequences({self._store!r})"
@@ -73,3 +72,8 @@ class CarriedSequences:
         await self._store.release(held)
         await self._store.end(held.row, EndReason.UNDONE)
         return held
+
+
+def _stand_still() -> float:
+    """The clock of what is carried."""
+    return 0.0

@@ -4,6 +4,7 @@ Every hypothesis is a turn of the engine from a snapshot that nobody keeps, so t
 work and the session is not touched.
 """
 
+import asyncio
 import bisect
 import math
 from collections.abc import Callable, Sequence
@@ -32,13 +33,19 @@ class _Hypothesis:
     log_probability: float
 
 
+_Answered = tuple[_Hypothesis, tuple[Candidate, ...], Snapshot]
+
+
 class WordSearch:
     """Finds words over one vocabulary. Holds the spellings sorted, for looking up continuations of a prefix."""
 
     def __init__(self, tokenizer: Tokenizer, submit: Callable[[Turn], Ticket]) -> None:
         self._spellings = tokenizer.spellings
         self._submit = submit
-        self._sorted = sorted((spelling, index) for index, spelling in enumerate(self._spellings) if spelling)
+        pairs = sorted((spelling, index) for index, spelling in enumerate(self._spellings) if spelling)
+        self._sorted = [spelling for spelling, _ in pairs]
+        self._ids_V = np.array([index for _, index in pairs], np.int64)
+        self._turn = asyncio.Lock()  # of a search, to look at what it has been answered
 
     async def find(self, start: Snapshot, prefix: str, num_words: int, owner: str = "") -> tuple[Word, ...]:
         """Words that begin with `prefix`, likeliest first. A word's probability includes that it ends there. The turns
@@ -47,28 +54,35 @@ class WordSearch:
         live = [_Hypothesis(start, (), b"", 0.0)]
         found: dict[bytes, float] = {}  # word -> log-probability, which a float can hold where it cannot the other
         for _ in range(_MAX_TOKENS + len(wanted) if num_words else 0):
-            live = self._select(await self._expand(live, wanted, owner), wanted, found)
+            answers = await self._ask(live, wanted, owner)
+            async with self._turn:  # a step answers many searches, and each takes a while
+                live = self._select(self._expand(answers), wanted, found)
+                await asyncio.sleep(0)
             if not live or _is_settled(found, num_words, live[0].log_probability):
                 break
         best = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:num_words]
         return tuple(Word(text.decode(errors="replace"), log_probability) for text, log_probability in best)
 
-    async def _expand(self, live: Sequence[_Hypothesis], wanted: bytes, owner: str) -> list[_Hypothesis]:
-        """All hypotheses one token further; they run in one batch."""
+    async def _ask(self, live: Sequence[_Hypothesis], wanted: bytes, owner: str) -> list[_Answered]:
+        """How each may go on, and from where; they run in one batch."""
         tickets = []
-        expanded: list[_Hypothesis] = []
         try:
             for hypothesis in live:
                 goal = Predict(_NUM_BRANCHES, self._continuations(wanted[len(hypothesis.spelled) :]))
                 ticket = self._submit(Turn(hypothesis.snapshot, hypothesis.unfed, goal, owner=owner))
                 tickets.append((hypothesis, ticket))
-            for hypothesis, ticket in tickets:
-                candidates, snapshot = await _answer(ticket)
-                expanded.extend(self._extend(hypothesis, snapshot, candidate) for candidate in candidates)
+            return [(hypothesis, *await _answer(ticket)) for hypothesis, ticket in tickets]
         finally:
             for _, ticket in tickets:
                 ticket.cancel()
-        return expanded
+
+    def _expand(self, answers: Sequence[_Answered]) -> list[_Hypothesis]:
+        """All hypotheses one token further."""
+        return [
+            self._extend(hypothesis, snapshot, candidate)
+            for hypothesis, candidates, snapshot in answers
+            for candidate in candidates
+        ]
 
     def _extend(self, hypothesis: _Hypothesis, snapshot: Snapshot, candidate: Candidate) -> _Hypothesis:
         spelled = hypothesis.spelled + self._spellings[candidate.id]
@@ -78,17 +92,20 @@ class WordSearch:
         """Tokens that begin with `rest` or with which it begins; None when nothing of the prefix is left to spell."""
         if not rest:
             return None
-        first = bisect.bisect_left(self._sorted, (rest, -1))
-        ids = []
-        while first < len(self._sorted) and self._sorted[first][0].startswith(rest):
-            ids.append(self._sorted[first][1])
-            first += 1
+        found = [self._ids_V[self._find(rest) : self._find_behind(rest)]]
         for length in range(1, len(rest)):
-            at = bisect.bisect_left(self._sorted, (rest[:length], -1))
-            while at < len(self._sorted) and self._sorted[at][0] == rest[:length]:
-                ids.append(self._sorted[at][1])
-                at += 1
-        return np.array(sorted(ids), np.int64)
+            spelling = rest[:length]
+            found.append(self._ids_V[self._find(spelling) : bisect.bisect_right(self._sorted, spelling)])
+        return np.sort(np.concatenate(found))
+
+    def _find(self, spelling: bytes) -> int:
+        """Where it stands among the sorted, or would."""
+        return bisect.bisect_left(self._sorted, spelling)
+
+    def _find_behind(self, prefix: bytes) -> int:
+        """Where those that begin with it end. The last byte that can be one more makes the next that does not."""
+        stem = prefix.rstrip(b"\xff")
+        return self._find(stem[:-1] + bytes((stem[-1] + 1,))) if stem else len(self._sorted)
 
     def _select(self, hypotheses: Sequence[_Hypothesis], wanted: bytes, found: dict[bytes, float]) -> list[_Hypothesis]:
         """Move ended words to `found`; the likeliest of the rest live on."""

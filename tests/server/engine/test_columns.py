@@ -6,6 +6,7 @@ import pytest
 from tests.fakes import SlowOracle, ToyModel, same_snapshot
 
 from carousel.bundle.layout import Array, Rows, StateBatch
+from carousel.engine import columns as engine_columns
 from carousel.engine.columns import Advances, Columns
 from carousel.engine.model import Candidates
 from carousel.turns import Snapshot
@@ -114,6 +115,41 @@ def test_either_half_that_is_no_number_is_told(hidden: bool) -> None:
     columns = make_columns(model)
     columns.load(take(columns), SlowOracle(ToyModel()).start())
     assert columns.run(model, advances((0, 1, 1, 2))).is_finite_A == [False]
+
+
+class WideModel(ToyModel):
+    """With a large vocabulary; remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(100)
+        self.asked: list[tuple[int, int]] = []
+
+    def candidates(self, hidden_NH: Rows, num_candidates: int) -> Candidates:
+        self.asked.append((hidden_NH.shape[0], num_candidates))
+        return super().candidates(hidden_NH, num_candidates)
+
+
+def test_whoever_wants_many_candidates_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head finds few for the rows that want few; each row has what it would have alone."""
+    monkeypatch.setattr(engine_columns, "_MAX_SURPLUS", 100)
+    model = WideModel()
+    oracle, columns = SlowOracle(model), make_columns(model)
+    wanted = [5, 90, 1, 32, 33, 10]
+    rows = [take(columns) for _ in wanted]
+    for row in rows:
+        columns.load(row, oracle.start())
+    steps = [(row, row + 1, token, count) for token, (row, count) in enumerate(zip(rows, wanted, strict=True))]
+    found = columns.run(model, advances(*steps))
+    assert model.asked == [(4, 32), (2, 90)]
+    for index, count in enumerate(wanted):
+        after = oracle.feed(oracle.start(), [index])
+        alone = model.candidates(after.hidden_H[None], count)
+        assert found.ids_AK[index][:count] == alone.ids_NK[0].tolist()
+        assert found.log_probs_AK[index][:count] == alone.log_probs_NK[0].tolist()
+    assert found.is_finite_A == [True] * len(wanted)
+    columns.run(model, advances(*steps[:2]))  # not worth asking twice
+    columns.run(model, advances(*[step for step in steps if step[3] > 32], *steps[1:2] * 5))  # all want many
+    assert model.asked[-2:] == [(2, 90), (7, 90)]
 
 
 def test_candidates_are_as_many_as_the_greediest_wants() -> None:

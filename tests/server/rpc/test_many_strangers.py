@@ -298,8 +298,10 @@ async def test_a_bad_frame_ends_a_stalled_stream() -> None:
         await served.until_idle()
 
 
-async def test_the_end_of_a_stalled_stream_waits_for_all_that_was_asked() -> None:
-    async with serving(max_waiting_per_stream=2) as served:
+@pytest.mark.parametrize("max_waiting", [1, 2])
+async def test_the_end_of_a_stalled_stream_waits_for_all_that_was_asked(max_waiting: int) -> None:
+    """Also of those for which there is room only when nothing waits any more."""
+    async with serving(max_waiting_per_stream=max_waiting) as served:
         await open_sessions(served, "a")
         stream = served.many()
         async with served.world.lives.take("", "a"):
@@ -526,7 +528,7 @@ class OpenGate(Gate):
 
 
 async def test_frames_that_come_are_charged_for_what_is_in_them() -> None:
-    """Items, closes and bytes; and for itself, for a frame without items is work too."""
+    """Items, closes, bytes, answers that are to be made; and for itself, for a frame without items is work too."""
     async with serving() as served:
         stream = served.many()
         await stream.ask(1, 1)
@@ -535,12 +537,32 @@ async def test_frames_that_come_are_charged_for_what_is_in_them() -> None:
         many._gate = gate = OpenGate()
         long = ask(1, 1)
         long.request.word_prefix = "x" * 150_000
-        for items in ([], [end(9)], [end(9)] * 100, [long]):
+        for items in ([], [end(9)], [end(9)] * 100, [long], [ask(1, 1, k=10)], [ask(1, 1, k=256)]):
             gate.charged.clear()
             await many.take(wire.PredictManyRequest(items=items).SerializeToString())
             costs.append(sum(gate.charged))
-        assert costs == pytest.approx([4, 4 + 1, 4 + 100, 4 + 1 + 150_000 / 2**14], abs=0.2)
-        await stream.receive(1)
+        answer = (256 * 20 + 32 - 256) / 1400  # is made of candidates, which takes four times as long as all else
+        expected = [4, 4 + 1, 4 + 100, 4 + 1 + 150_000 / 2**14, 4 + 1, 4 + 1 + answer]
+        assert costs == pytest.approx(expected, abs=0.2)
+        await stream.receive(3)
+        assert await stream.finish() is Code.OK
+
+
+async def test_searches_for_words_are_charged_by_what_they_look_for() -> None:
+    """Each is let in as many times what a turn costs; what is refused or asks for none is not."""
+    async with serving() as served:
+        stream = served.many()
+        await stream.ask(1, 1)
+        await until(lambda: not served.manys[-1].num_waiting)
+        served.manys[-1]._gate = gate = OpenGate()
+        costs = list[float]()
+        words: dict[str, Any] = {"word_prefix": ""}
+        for fields in ({}, *(words | {"num_words": number} for number in (0, 99, 5, 32))):
+            gate.charged.clear()
+            await stream.ask(2, **fields)
+            costs.append(max(gate.charged))
+        assert costs[:3] == [20.0] * 3
+        assert costs[3:] == pytest.approx([20 + 20 + 10, 20 + 20 + 64], abs=0.1)
         assert await stream.finish() is Code.OK
 
 

@@ -54,6 +54,23 @@ async def converse(world: World, seed: int) -> list[Answer]:
     return answers
 
 
+@pytest.mark.parametrize("seconds", [-1e6, 1e8, 2e9])
+async def test_no_clock_ends_what_is_carried(seconds: float) -> None:
+    """However far it is set: the stream is there, and so is what it carries."""
+    async with running_world() as world:
+        talk = world.sessions.converse("ann")
+        talk.name("")
+        for number in range(3):
+            await say(talk, (number,))
+        assert world.lives.carried.residents.num_slots == 1
+        world.clock.advance(seconds)
+        await world.lives.carried.residents.tidy()
+        assert [(await say(talk, (number,)))[1] for number in range(3)] == [4, 5, 6]
+        assert (await say(talk, (1, 2)))[1] == 8
+        await talk.close()
+        assert world.lives.carried.residents.num_slots == 0
+
+
 @pytest.mark.parametrize("seed", range(5))
 async def test_what_is_carried_is_the_same_held_or_not(seed: int) -> None:
     """With fewer slots than streams, so that they push each other out; and nothing is left of it."""

@@ -1,12 +1,16 @@
 """Turns as entries of a log: read as they were written, and refused where anything is missing."""
 
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from carousel.errors import StoreInvalid
+from carousel.errors import StoreInvalid, StoreUnavailable
 from carousel.sessions.resident import LoggedTurn, Plain
-from carousel.sessions.turn_log import read_entry, write_entry
+from carousel.sessions.turn_log import Drafted, TurnLog, read_entry, write_entry
 
 NUMBERS, COUNTS = some.integers(-(2**63), 2**63 - 1), some.integers(0, 2**32 - 1)
 IDS = some.integers(-(2**31), 2**31 - 1)
@@ -58,3 +62,31 @@ def test_nothing_else_is_read(content: bytes) -> None:
         except StoreInvalid:
             continue
         assert entry.startswith(b"CTL\x01")
+
+
+class FullDisk:
+    async def append(self, entry: bytes, then: Callable[[], None]) -> None:
+        raise StoreUnavailable("the disk is full")
+
+
+class SketchedResident:
+    is_logging = False
+
+    def sketch(self, plain: Plain, found: Any, now: float) -> LoggedTurn:
+        return LoggedTurn("ann", "s", 1, 1, 1, now, b"", plain, (), ())
+
+
+async def test_a_turn_that_cannot_be_written_is_not_on_its_way_any_more() -> None:
+    """Whoever waits until its session's turns are told goes on, and so does whoever comes later."""
+    resident, refused = SketchedResident(), list[Exception]()
+    log = TurnLog(FullDisk(), lambda: 0.0, _never_logged, lambda _, error: refused.append(error))  # type: ignore[arg-type]
+    log.add(Drafted(resident, Plain(1, 1), ((), (), True), None))  # type: ignore[arg-type]
+    async with asyncio.timeout(5):
+        while not refused:
+            await log.until_told(resident)  # type: ignore[arg-type]
+            await asyncio.sleep(0)
+        await log.until_told(resident)  # type: ignore[arg-type]
+
+
+def _never_logged(drafted: Drafted, now: float) -> None:
+    raise AssertionError(drafted)

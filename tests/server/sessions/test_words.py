@@ -1,7 +1,10 @@
 """Whole words from a beam over spellings: on a tiny vocabulary, every word there is says what must be found."""
 
+import asyncio
+import collections
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,6 +113,57 @@ async def test_a_prefix_that_no_token_spells_has_no_words() -> None:
     """Letters outside the vocabulary give nothing, quickly."""
     async with running_world(Plan(model=ToyModel(len(SPELLINGS)))) as world:
         assert await search(world, *SPELLINGS).find(world.engine.start_snapshot, "xyz", 5) == ()
+
+
+@pytest.mark.parametrize("rest", [b"a", b"ab", b"abc", b"b\xff", b"\xff", b"\xff\xff", b"\xfe", b"zz", b"\x00"])
+async def test_continuations_are_all_tokens_that_fit(rest: bytes) -> None:
+    """Those that begin with what is left of the prefix, and those with which that begins."""
+    spellings = (
+        b"",
+        b"\xff\xff",
+        b"b",
+        b"ab",
+        b"abcd",
+        b"a",
+        b"ab",
+        b"abd",
+        b"b\xff\xff",
+        b"c",
+        b"\xff",
+        b"b\xff",
+        b"\x00\x01",
+    )
+    async with running_world(Plan()) as world:
+        found = search(world, *spellings)._continuations(rest)
+        fit = [index for index, one in enumerate(spellings) if one and (one.startswith(rest) or rest.startswith(one))]
+        assert found is not None
+        assert (found.tolist(), found.dtype) == (fit, np.dtype(np.int64))
+
+
+async def test_searches_look_at_their_answers_one_a_round() -> None:
+    """A step answers many of them at once: the event loop belongs to others in between."""
+    async with running_world(Plan(ToyModel(len(SPELLINGS)))) as world:
+        finder, number, looked = search(world, *SPELLINGS), 0, collections.Counter[int]()
+        expand = finder._expand
+
+        def expand_and_note(answers: Any) -> Any:
+            looked[number] += 1
+            return expand(answers)
+
+        async def count_rounds() -> None:
+            nonlocal number
+            while True:
+                await asyncio.sleep(0)
+                number += 1
+
+        finder._expand = expand_and_note  # type: ignore[method-assign]
+        counting = asyncio.create_task(count_rounds())
+        start = world.engine.start_snapshot
+        found = await asyncio.gather(*(finder.find(start, "a", 3) for _ in range(20)))
+        counting.cancel()
+        assert len(set(found)) == 1
+        assert sum(looked.values()) >= 20
+        assert max(looked.values()) == 1
 
 
 async def test_no_words_are_wanted() -> None:

@@ -1,0 +1,109 @@
+"""The messages of one tag are answered in their order, whichever way each of them goes."""
+
+import asyncio
+from typing import Any
+
+from carousel.rpc.sequence import Question, Sequence
+from carousel.sessions.resident import Named
+from carousel.v1 import language_model_pb2 as wire
+
+
+class Talk:
+    """Takes plain messages, and answers them when it is told to."""
+
+    is_holding = False
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self.begun: list[int] = []
+
+    def begin_plain(self, plain: Any, sink: Any) -> bool:
+        if self.is_open:
+            self.begun.append(plain.token_id)
+        return self.is_open
+
+    async def close(self) -> None: ...
+
+
+class Predictions:
+    """The ordinary way: the position is the token."""
+
+    def __init__(self) -> None:
+        self.talk = Talk()
+
+    def converse(self) -> Talk:
+        return self.talk
+
+    def begin(self, talk: Talk, request: wire.PredictRequest) -> None: ...
+
+    def search_cost(self, request: wire.PredictRequest) -> float:
+        return 0.0
+
+    async def answer(self, talk: Talk, request: wire.PredictRequest) -> wire.PredictResponse:
+        return wire.PredictResponse(position=request.input.tokens.ids[0])
+
+
+class Stream:
+    def __init__(self) -> None:
+        self.answered: list[int] = []
+        self.dropped: list[int] = []
+
+    async def enter(self, cost: float) -> None: ...
+
+    async def until_read(self) -> None: ...
+
+    def answer(self, tag: int, question: Question, outcome: Named | wire.PredictResponse) -> None:
+        assert outcome.position == question.request.input.tokens.ids[0]
+        self.answered.append(outcome.position)
+
+    def refuse(self, tag: int, question: Question, error: Exception) -> None:
+        raise error
+
+    def drop(self, question: Question) -> None:
+        self.dropped.append(question.request.input.tokens.ids[0])
+
+
+def question(token: int) -> Question:
+    request = wire.PredictRequest()
+    request.input.tokens.ids.append(token)
+    return Question(request, 10, 10)
+
+
+async def answered(stream: Stream, count: int) -> list[int]:
+    async with asyncio.timeout(5):
+        while len(stream.answered) < count:
+            await asyncio.sleep(0)
+    return stream.answered
+
+
+async def test_a_question_that_was_given_back_is_answered_before_those_behind_it() -> None:
+    """It had begun the shortest way, did not happen, and goes the ordinary one."""
+    stream, predictions = Stream(), Predictions()
+    sequence = Sequence(stream, 1, predictions)  # type: ignore[arg-type]
+    sequence.ask(question(1))
+    await answered(stream, 1)
+    while sequence._task is not None:
+        await asyncio.sleep(0)
+    predictions.talk.is_open = True
+    for token in (2, 3, 4):
+        sequence.ask(question(token))
+    assert predictions.talk.begun == [2]
+    sequence.put(None)
+    assert await answered(stream, 4) == [1, 2, 3, 4]
+    await sequence.close()
+
+
+async def test_what_is_answered_after_the_end_is_dropped() -> None:
+    """And what waits behind it."""
+    stream, predictions = Stream(), Predictions()
+    sequence = Sequence(stream, 1, predictions)  # type: ignore[arg-type]
+    sequence.ask(question(1))
+    await answered(stream, 1)
+    while sequence._task is not None:
+        await asyncio.sleep(0)
+    predictions.talk.is_open = True
+    for token in (2, 3):
+        sequence.ask(question(token))
+    await sequence.close()
+    sequence.put(Named([1], [-1.0], 2, 2))
+    assert (stream.answered, sorted(stream.dropped)) == ([1], [2, 3])
