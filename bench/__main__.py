@@ -2,27 +2,30 @@
 
     python -m bench [NAME ...] [--quick]
 
-Names are those of the modules below. Training has a command of its own (`bench.training`), since it takes an hour, and
-so have the other servers (`bench.peers`), which are installed first.
+Names are those of the modules in `bench/serving`, which are the first part of their figures' names. Training has
+commands of its own (`bench.training.train.recipes` and `.cell`), since it takes an hour, and so have the other servers
+(`bench.peers`), which are installed first.
 """
 
 import argparse
 import subprocess
 import sys
 
-MODULES = (
-    "generation",
-    "predict",
-    "ladder",
-    "crossings",
-    "interactive",
-    "prompts",
-    "int8",
-    "growth",
-    "request_ids",
-    "start",
-    "sessions",
-)
+MODULES = {
+    "generation": ["generation"],
+    "growth": ["growth"],
+    "predict": ["predict"],
+    "ladder": ["ladder"],
+    "crossings": ["crossings"],
+    "latency": ["latency"],
+    "ingest": ["ingest"],
+    "score": ["score"],
+    "int8": ["int8"],
+    "cells": ["cells"],
+    "start": ["start"],
+    "durability": ["durability"],
+    "sessions": ["sessions.numbers", "sessions.operations", "sessions.used"],
+}
 
 
 def main() -> None:
@@ -32,7 +35,8 @@ def main() -> None:
     given = parser.parse_args()
     options = ["--quick"] if given.quick else []
     for name in given.names or MODULES:
-        subprocess.run([sys.executable, "-m", f"bench.{name}", *options], check=True)
+        for module in MODULES[name]:
+            subprocess.run([sys.executable, "-m", f"bench.serving.{module}", *options], check=True)
 
 
 if __name__ == "__main__":

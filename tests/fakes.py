@@ -10,7 +10,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from carousel.bundle.layout import Array, StateBatch, StateLayout, StateTensor
+from carousel.bundle.layout import Array, Rows, StateBatch, StateLayout, StateTensor
 from carousel.bundle.tokenizer import Tokenizer, TokenizerKind
 from carousel.engine import sampler
 from carousel.engine.model import Candidates, Likeliest, TargetScores
@@ -39,7 +39,7 @@ class ToyModel:
     def core(self, ids_BT: Array, lengths_B: Array, state: StateBatch) -> tuple[Array, StateBatch]:
         self.steps.append(ids_BT.shape)
         hidden_BTH = np.zeros((*ids_BT.shape, self.hidden_size), np.float32)
-        h_BH, count_B = state[0].copy(), state[1].copy()
+        h_BH, count_B = np.array(state[0]), np.array(state[1])
         for row, length in enumerate(lengths_B):
             for column in range(length):
                 token = int(ids_BT[row, column])
@@ -50,23 +50,24 @@ class ToyModel:
                 count_B[row] += 1
         return hidden_BTH, (h_BH, count_B)
 
-    def logits(self, hidden_NH: Array) -> Array:
-        return np.stack([hidden_H @ self._output_HV for hidden_H in hidden_NH])
+    def logits(self, hidden_NH: Rows) -> Array:
+        return np.stack([hidden_H @ self._output_HV for hidden_H in np.asarray(hidden_NH)])
 
-    def likeliest(self, hidden_NH: Array) -> Likeliest:
+    def likeliest(self, hidden_NH: Rows) -> Likeliest:
         logits_NV = self.logits(hidden_NH)
         return Likeliest(np.argmax(logits_NV, axis=1), logits_NV.max(axis=1))
 
-    def probabilities(self, hidden_NH: Array, temperatures_N: Array) -> Array:
-        weights_NV = sampler.weigh(self.logits(hidden_NH), temperatures_N)
-        return weights_NV / weights_NV.sum(axis=1, keepdims=True)
+    def probabilities(self, hidden_NH: Rows, temperatures_N: Array) -> Array:
+        weights_NV = sampler.weigh(self.logits(hidden_NH), list(temperatures_N))
+        chances_NV: Array = weights_NV / weights_NV.sum(axis=1, keepdims=True)
+        return chances_NV
 
-    def candidates(self, hidden_NH: Array, num_candidates: int) -> Candidates:
+    def candidates(self, hidden_NH: Rows, num_candidates: int) -> Candidates:
         logits_NV = self.logits(hidden_NH)
         ids_NK = np.argsort(-logits_NV, axis=1, kind="stable")[:, :num_candidates]
         return Candidates(ids_NK, np.take_along_axis(logits_NV, ids_NK, axis=1), _log_sum_exp(logits_NV))
 
-    def score(self, hidden_NH: Array, targets_N: Array) -> TargetScores:
+    def score(self, hidden_NH: Rows, targets_N: Array) -> TargetScores:
         logits_NV = self.logits(hidden_NH)
         target_N1 = np.take_along_axis(logits_NV, targets_N[:, None], axis=1)
         ranks_N = (logits_NV > target_N1).sum(axis=1) + 1
@@ -119,7 +120,8 @@ class SlowOracle:
         return snapshot
 
     def logits(self, snapshot: Snapshot) -> Array:
-        return self._model.logits(snapshot.hidden_H[None])[0]
+        logits_V: Array = self._model.logits(snapshot.hidden_H[None])[0]
+        return logits_V
 
     def sample(
         self, snapshot: Snapshot, ids: Sequence[int], num_tokens: int, sampling: Sampling

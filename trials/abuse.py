@@ -23,9 +23,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.reference_models import write_reference_bundle
-from bench.report import percentile, print_figure, print_machine
-from bench.server_process import ServerProcess, serve
+from bench.harness.reference_models import write_reference_bundle
+from bench.harness.report import percentile, print_figure, print_machine
+from bench.harness.server_process import ServerProcess, serve
 from trials.abuses import ABUSES, OWNER_KEY
 from trials.process_samples import waited_seconds
 

@@ -15,8 +15,8 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from bench.reference_models import SIZES, write_reference_bundle
-from bench.report import print_figure, print_machine
+from bench.harness.reference_models import SIZES, write_reference_bundle
+from bench.harness.report import print_figure, print_machine
 from trials.checker import check_line, check_listing
 from trials.disturbed_run import KINDS, run_and_check
 from trials.histories import History

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from bench.server_process import serve
+from bench.harness.server_process import serve
 from trials.checker import check, count_different, unbroken
 from trials.dropping_proxy import dropping
 from trials.histories import History

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from bench.reference_models import write_reference_bundle
-from bench.report import print_figure, print_machine
-from bench.server_process import ServerProcess, serve
+from bench.harness.reference_models import write_reference_bundle
+from bench.harness.report import print_figure, print_machine
+from bench.harness.server_process import ServerProcess, serve
 from trials.plans import draw_seed
 
 from carousel.v1 import language_model_pb2 as wire

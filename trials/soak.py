@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.reference_models import SIZES, write_reference_bundle
-from bench.report import print_figure, print_machine
-from bench.server_process import ServerProcess
+from bench.harness.reference_models import SIZES, write_reference_bundle
+from bench.harness.report import print_figure, print_machine
+from bench.harness.server_process import ServerProcess
 from trials.plans import draw_seed
 from trials.process_samples import Samples, sample_for_ever
 from trials.slopes import after_first_quarter, fit_slope

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.child_process import Process, free_ports, redis_command
-from bench.server_process import ServerProcess, serve
+from bench.harness.child_process import Process, free_ports, redis_command
+from bench.harness.server_process import ServerProcess, serve
 from trials.leaking_server import VARIABLE
 
 STORES = ("memory", "sqlite", "redis")

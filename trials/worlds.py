@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.child_process import Process, find_program, free_ports, redis_command, require_program
-from bench.server_process import CAROUSEL
+from bench.harness.child_process import Process, find_program, free_ports, redis_command, require_program
+from bench.harness.server_process import CAROUSEL
 from trials.clocks import find_library, shifted_clock
 from trials.plans import OWNER_KEY
 

@@ -10,14 +10,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench.peers import mlserver, triton
+from bench.harness.reference_models import SIZES, write_reference_bundle
+from bench.harness.report import print_machine
+from bench.harness.server_process import serve
 from bench.peers.contest import Contestant, check, measure
 from bench.peers.environments import PeerUnavailable
-from bench.peers.figures import print_ratios, print_timings
 from bench.peers.golden import golden_answers
-from bench.reference_models import SIZES, write_reference_bundle
-from bench.report import print_machine
-from bench.server_process import serve
+from bench.peers.peer import print_ratios, print_timings
+
+from bench.peers import mlserver, triton
 
 PEERS = {"triton": triton, "mlserver": mlserver}
 NUM_THREADS = {"small": 1, "medium": 2}

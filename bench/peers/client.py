@@ -19,11 +19,11 @@ from functools import partial
 from typing import Any
 
 import grpc
+from bench.harness.report import percentile
 from bench.peers.carousel_conversations import apart, generate, together
 from bench.peers.conversation import Conversation, Way
 from bench.peers.lines import Apart
 from bench.peers.peer_conversations import MLServerUnary, TritonUnary, triton_apart, triton_together
-from bench.report import percentile
 
 START_SECONDS = 30.0  # that a server may take to come back
 WARM_UP_SECONDS = 1.0

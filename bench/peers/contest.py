@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.harness.raw_speed import raw_tokens_per_second
 from bench.peers.environments import last_words
 from bench.peers.golden import NUM_SEQUENCES, NUM_TOKENS, Answers, find_difference
-from bench.raw_speed import raw_tokens_per_second
 
 FEW_SESSIONS = (1, 8)  # one measurement each
 MANY_SESSIONS = 64  # what ratios are about: one in each round

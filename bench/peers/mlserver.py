@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.child_process import free_ports
+from bench.harness.child_process import free_ports
 from bench.peers.conversation import NUM_CANDIDATES
 from bench.peers.environments import ONNXRUNTIME, prepare_environment, running
 

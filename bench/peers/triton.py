@@ -10,7 +10,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.child_process import free_ports
+from bench.harness.child_process import free_ports
 from bench.peers.conversation import NUM_CANDIDATES
 from bench.peers.environments import ONNXRUNTIME, PeerUnavailable, prepare_environment, running, site_packages
 

@@ -14,7 +14,8 @@ _FILE = _ROOT / "deploy" / "compose.yaml"
 
 
 def _services() -> dict[str, Any]:
-    return yaml.safe_load(_FILE.read_text())["services"]
+    services: dict[str, Any] = yaml.safe_load(_FILE.read_text())["services"]
+    return services
 
 
 def _command() -> str:

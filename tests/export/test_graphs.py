@@ -40,7 +40,7 @@ def random_state(model: RecurrentLM, num_lanes: int) -> State:
     state = tuple(torch.randn_like(t) * 0.5 if t.is_floating_point() else t for t in model.initial_state(num_lanes))
     with torch.no_grad():
         _, after = model(torch.randint(model.config.vocabulary_size, (num_lanes, 3)), state)
-    return after
+    return tuple(after)
 
 
 def run_head(
@@ -67,7 +67,7 @@ def test_graphs_equal_torch(
     hidden_BTH, batch_next = served.core(ids_BT.numpy(), np.full(3, 6, np.int32), batch)
     with torch.no_grad():
         logits_BTV, state_next = model(ids_BT, state)
-    np.testing.assert_allclose(served.logits(hidden_BTH.reshape(18, 12)), logits_BTV.flatten(0, 1), atol=2e-5)
+    np.testing.assert_allclose(served.logits(hidden_BTH.reshape((18, 12))), logits_BTV.flatten(0, 1), atol=2e-5)
     for found, wanted in zip(batch_next, state_next, strict=True):
         np.testing.assert_allclose(found, wanted, atol=2e-5)
 

@@ -35,7 +35,8 @@ def served(request: pytest.FixtureRequest, tokenizer: Tokenizer, tmp_path: Path)
 
 
 def run(served: OnnxModel, ids_BT: Array, state: StateBatch) -> tuple[Array, StateBatch]:
-    return served.core(ids_BT, np.full(len(ids_BT), ids_BT.shape[1], np.int32), state)
+    hidden_BTH, after = served.core(ids_BT, np.full(len(ids_BT), ids_BT.shape[1], np.int32), state)
+    return np.asarray(hidden_BTH), after
 
 
 def test_a_row_is_the_same_alone_and_in_every_batch(served: OnnxModel) -> None:

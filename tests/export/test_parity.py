@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from carousel.bundle.layout import Array, StateBatch
+from carousel.bundle.layout import Array, Rows, StateBatch
 from carousel.bundle.manifest import Bundle
 from carousel.engine.model import Candidates, Likeliest, OnnxModel, TargetScores
 from carousel_export.bundle_writer import write_files
@@ -28,25 +28,25 @@ class Flawed:
     def core(self, ids_BT: Array, lengths_B: Array, state: StateBatch) -> tuple[Array, StateBatch]:
         hidden_BTH, state_next = self._model.core(ids_BT, lengths_B, state)
         name = "alone" if len(ids_BT) == 1 else "together"
-        hidden_BTH = self._flaw(name, hidden_BTH)
-        return hidden_BTH, tuple(self._flaw(f"state {index}", tensor) for index, tensor in enumerate(state_next))
+        changed = (self._flaw(f"state {index}", np.asarray(tensor)) for index, tensor in enumerate(state_next))
+        return self._flaw(name, np.asarray(hidden_BTH)), tuple(changed)
 
-    def logits(self, hidden_NH: Array) -> Array:
+    def logits(self, hidden_NH: Rows) -> Array:
         return self._flaw("logits", self._model.logits(hidden_NH))
 
-    def probabilities(self, hidden_NH: Array, temperatures_N: Array) -> Array:
+    def probabilities(self, hidden_NH: Rows, temperatures_N: Array) -> Array:
         return self._flaw("probabilities", self._model.probabilities(hidden_NH, temperatures_N))
 
-    def likeliest(self, hidden_NH: Array) -> Likeliest:
+    def likeliest(self, hidden_NH: Rows) -> Likeliest:
         return self._model.likeliest(hidden_NH)
 
-    def candidates(self, hidden_NH: Array, num_candidates: int) -> Candidates:
+    def candidates(self, hidden_NH: Rows, num_candidates: int) -> Candidates:
         found = self._model.candidates(hidden_NH, num_candidates)
         return Candidates(
             self._flaw("ids", found.ids_NK), found.logits_NK, self._flaw("normalizer", found.log_normalizer_N)
         )
 
-    def score(self, hidden_NH: Array, targets_N: Array) -> TargetScores:
+    def score(self, hidden_NH: Rows, targets_N: Array) -> TargetScores:
         found = self._model.score(hidden_NH, targets_N)
         return TargetScores(self._flaw("scores", found.log_probs_N), self._flaw("ranks", found.ranks_N))
 

@@ -34,7 +34,7 @@ def run_product(x_NK: FloatArray, weight_MK: FloatArray, bias_M: FloatArray | No
     inputs = [describe("x", TensorProto.FLOAT, ["N", x_NK.shape[1]])]
     model = drawing.finish("product", inputs, [describe("y", TensorProto.FLOAT, ["N", len(weight_MK)])])
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (y_NM,) = session.run(None, {"x": x_NK})
+    y_NM: FloatArray = session.run(None, {"x": x_NK})[0]
     return y_NM
 
 

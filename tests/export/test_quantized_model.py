@@ -42,7 +42,7 @@ def test_logits_and_states_are_close_to_the_networks(
     with torch.no_grad():
         logits_BTV, known = model(ids_BT, state)
     expected_NV = logits_BTV.flatten(0, 1).numpy()
-    error_NV = served.logits(hidden_BTH.reshape(60, 12)) - expected_NV
+    error_NV = served.logits(hidden_BTH.reshape((60, 12))) - expected_NV
     assert 0.0 < np.sqrt(np.mean(error_NV**2)) < 0.05 * np.std(expected_NV)
     for ours, theirs in zip(found, known, strict=True):
         np.testing.assert_allclose(ours, theirs.numpy(), atol=0.05 * max(1.0, float(theirs.abs().max())))

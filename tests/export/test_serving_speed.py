@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from carousel.bundle.layout import Array, StateBatch, StateLayout
-from carousel.engine.model import Candidates, TargetScores
+from carousel.bundle.layout import Array, Rows, StateBatch, StateLayout
+from carousel.engine.model import Candidates, Likeliest, TargetScores
 from carousel_export import serving_speed
 from carousel_export.serving_speed import measure_serving, tokens_per_second
 from carousel_training.checkpoint import TrainedModel
@@ -28,14 +28,20 @@ class TickingModel:
         self.num_rows.add(len(ids_BT))
         return np.zeros((len(ids_BT), 1, 4), np.float32), state
 
-    def candidates(self, hidden_NH: Array, num_candidates: int) -> Candidates:
-        rows = len(hidden_NH)
+    def candidates(self, hidden_NH: Rows, num_candidates: int) -> Candidates:
+        rows = hidden_NH.shape[0]
         return Candidates(np.zeros((rows, num_candidates), np.int64), np.zeros((rows, num_candidates)), np.zeros(rows))
 
-    def logits(self, hidden_NH: Array) -> Array:
+    def logits(self, hidden_NH: Rows) -> Array:
         raise NotImplementedError
 
-    def score(self, hidden_NH: Array, targets_N: Array) -> TargetScores:
+    def probabilities(self, hidden_NH: Rows, temperatures_N: Array) -> Array:
+        raise NotImplementedError
+
+    def likeliest(self, hidden_NH: Rows) -> Likeliest:
+        raise NotImplementedError
+
+    def score(self, hidden_NH: Rows, targets_N: Array) -> TargetScores:
         raise NotImplementedError
 
 

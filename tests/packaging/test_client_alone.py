@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bench.server_process import ServerProcess, serve
 from tests.bundles import write_bundle
 from tests.packaging.conftest import ROOT, clean_environ, make_environment
+from tests.server_process import ServerProcess, serve
 
 pytestmark = pytest.mark.packaging
 

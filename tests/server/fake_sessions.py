@@ -146,7 +146,8 @@ class FakeSessions(sessions_pb2_grpc.SessionsServicer):
 
     def WatchSessions(self, request: Any, context: Any) -> Iterable[Any]:
         """Tells what has happened so far, and ends."""
-        for kind, ids in ((sessions_pb2.SessionEvent.KIND_CREATED, [*self.kept]), (99, ["later"])):
+        kinds: list[tuple[Any, list[str]]] = [(sessions_pb2.SessionEvent.KIND_CREATED, [*self.kept]), (99, ["later"])]
+        for kind, ids in kinds:
             for session_id in ids:
                 time = timestamp_pb2.Timestamp(seconds=1_700_000_000)
                 yield sessions_pb2.SessionEvent(kind=kind, session_id=session_id, time=time)

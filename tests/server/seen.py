@@ -17,7 +17,7 @@ class Seen:
     seconds_left: float | None
 
 
-class Record(grpc.ServerInterceptor):
+class Record(grpc.ServerInterceptor):  # type: ignore[misc]
     def __init__(self, note: Callable[[Seen], None]) -> None:
         self._note = note
 

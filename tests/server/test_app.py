@@ -68,7 +68,7 @@ def no_task_is_left() -> bool:
 async def test_it_serves_the_bundles_model(bundle: Path) -> None:
     """Greedy tokens over the wire are those of the graphs run by hand."""
     model, ids = OnnxModel(Bundle.load(bundle)), [ord("\n"), *b"hello"]
-    state, expected = model.layout.initial(1), []
+    state, expected = model.layout.initial(1), list[int]()
     while len(expected) < 12:
         for token in ids:
             hidden_BTH, state = model.core(*_one(token), state)
@@ -408,7 +408,7 @@ async def test_streams_hold_sessions_where_room_need_not_be_set_aside(
     when_full: str, num_held: int, bundle: Path
 ) -> None:
     """While they are active; idle ones are given back without anybody asking."""
-    settings = Settings(**LOCAL, when_full=when_full)  # type: ignore[arg-type]
+    settings = Settings(**LOCAL, when_full=when_full)
     async with running(bundle, settings) as server, grpc.aio.insecure_channel(server.grpc_address) as channel:
         for number in range(3):
             await sessions_pb2_grpc.SessionsStub(channel).CreateSession(
@@ -429,7 +429,7 @@ async def test_streams_hold_sessions_where_room_need_not_be_set_aside(
 
 async def test_a_drain_amid_many_sequences_loses_nothing(bundle: Path, tmp_path: Path) -> None:
     """Each item has its answer or UNAVAILABLE, or the stream ends so; what was answered sleeps in the file."""
-    settings = Settings(**LOCAL, memory_file=str(tmp_path / "sessions"), drain_seconds=5)  # type: ignore[arg-type]
+    settings = Settings(**LOCAL, memory_file=str(tmp_path / "sessions"), drain_seconds=5)
     told = dict.fromkeys(range(20), 0)
 
     async def talk(stream: Any) -> None:

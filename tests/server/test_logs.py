@@ -21,10 +21,10 @@ def fail(depth: int = 1) -> None:
     raise ValueError(f"cannot read {prompt or SECRET}")
 
 
-def caught(function: Any = fail) -> BaseException:
+def caught(function: Any = fail) -> Exception:
     try:
         function()
-    except BaseException as error:
+    except Exception as error:
         return error
     raise AssertionError("it must raise")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bench.server_process import ServerProcess, serve
+from tests.server_process import ServerProcess, serve
 
 TEXT = "The carousel turns and the horses rise and fall; when the music ends the horses rest.\n" * 60
 SETTINGS = """

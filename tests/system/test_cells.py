@@ -26,8 +26,7 @@ PROMPT = b"The carousel turns and the horses rise and fall."
 
 def _random_network(cell: str, block: str, hidden_size: int = 32, num_layers: int = 2) -> TrainedModel:
     torch.manual_seed(3)
-    sizes = {"num_layers": num_layers, "hidden_size": hidden_size, "embedding_size": 16}
-    config = ModelConfig(256, cell, **sizes, tied=False, dropout=0.0, block=block)
+    config = ModelConfig(256, cell, num_layers, hidden_size, 16, tied=False, dropout=0.0, block=block)
     return TrainedModel(RecurrentLM(config).eval(), byte_tokenizer(), {})
 
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from bench.server_process import ServerProcess
+from tests.server_process import ServerProcess
 
 from carousel.client import AsyncClient, Client
 

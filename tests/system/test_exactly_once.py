@@ -11,15 +11,17 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
-from bench.server_process import ServerProcess, serve
+from tests.server_process import ServerProcess, serve
 
 from carousel.client import AsyncClient, Client, Finished, Piece, Retries, ServerError, Session, Stream
 
 KEYS = [base64.b64encode(bytes([number]) * 32).decode() for number in range(2)]
-SAMPLED = {"temperature": 0.9, "seed": 7}
+SAMPLED: dict[str, Any] = {"temperature": 0.9, "seed": 7}
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def _failure(call: Callable[[], object]) -> ServerError:
 def test_a_repeat_is_answered_word_for_word(client: Client) -> None:
     """Tokens, text, seed and log-probabilities are the first answer's; the session has moved once."""
     with client.session() as session:
-        options = {"session_id": session.session_id, "request_id": "one", "max_tokens": 20}
+        options: dict[str, Any] = {"session_id": session.session_id, "request_id": "one", "max_tokens": 20}
         first = list(client.generate("The ", num_log_probabilities=2, **options))
         again = list(client.generate("The ", num_log_probabilities=2, **options))
         assert [token for piece in first for token in piece.tokens] == [t for piece in again for t in piece.tokens]
@@ -90,7 +92,7 @@ def test_scores_and_predictions_are_repeated_word_for_word(client: Client) -> No
 def test_a_repeat_joins_the_first_while_it_runs(client: Client) -> None:
     """Several at once get one answer, and the session moves once."""
     with client.session() as session, ThreadPoolExecutor(4) as pool:
-        options = {"session_id": session.session_id, "request_id": "same", "max_tokens": 400}
+        options: dict[str, Any] = {"session_id": session.session_id, "request_id": "same", "max_tokens": 400}
         first = client.generate("A ", **options)
         opening = next(first)
         rest = [pool.submit(lambda: list(client.generate("A ", **options))) for _ in range(4)]
@@ -103,7 +105,7 @@ def test_a_repeat_joins_the_first_while_it_runs(client: Client) -> None:
 def test_an_id_used_for_something_else_is_refused(client: Client) -> None:
     """Whether another prompt or another kind of request; nothing changes."""
     with client.session() as session:
-        where = {"session_id": session.session_id, "request_id": "one"}
+        where: dict[str, Any] = {"session_id": session.session_id, "request_id": "one"}
         list(client.generate("The ", max_tokens=3, **where))
         for misuse in (
             lambda: list(client.generate("the ", max_tokens=3, **where)),
@@ -118,7 +120,7 @@ def test_an_id_used_for_something_else_is_refused(client: Client) -> None:
 def test_an_answer_too_large_to_keep_is_not_applied_twice(client: Client) -> None:
     """Its repeat is refused with the reason, and changes nothing."""
     with client.session() as session:
-        options = {"session_id": session.session_id, "request_id": "long", "max_tokens": 3_000}
+        options: dict[str, Any] = {"session_id": session.session_id, "request_id": "long", "max_tokens": 3_000}
         list(client.generate("The ", **options))
         error = _failure(lambda: list(client.generate("The ", **options)))
         assert (error.code, error.reason) == ("FAILED_PRECONDITION", "ANSWER_GONE")
@@ -129,7 +131,7 @@ def test_an_unexpected_position_is_refused_with_the_current_one(client: Client) 
     """For every kind of turn and for a rewind; nothing changes."""
     with client.session() as session:
         session.feed("The ")
-        where = {"session_id": session.session_id, "expected_position": 3}
+        where: dict[str, Any] = {"session_id": session.session_id, "expected_position": 3}
         for late in (
             lambda: list(client.generate("x", **where)),
             lambda: list(client.score("x", **where)),
@@ -343,7 +345,7 @@ def test_a_stranger_cannot_tell_a_session_from_none(sealing: ServerProcess) -> N
         ended.delete()
         for name in (session.session_id, ended.session_id):
             for attempt in (ben.get_session, ben.delete_session, ben.fork_session, ben.get_history, ben.export_session):
-                error = _failure(lambda attempt=attempt, name=name: attempt(name))
+                error = _failure(partial(attempt, name))
                 assert (error.code, error.reason, str(error)) == (
                     "NOT_FOUND",
                     "SESSION_NOT_FOUND",
@@ -397,7 +399,7 @@ def test_a_connection_that_breaks_costs_and_doubles_nothing(server: ServerProces
         with Client(way, retries=Retries(first_seconds=0.01), timeout_seconds=60) as shaky:
             held = shaky.open_session(session.session_id, position=0)
             for turn in range(6):
-                options = {"max_tokens": 60, "temperature": 0.9, "seed": turn, "n": 1 + turn % 2}
+                options: dict[str, Any] = {"max_tokens": 60, "temperature": 0.9, "seed": turn, "n": 1 + turn % 2}
                 pieces = list(held.generate("The horses ", **options))
                 expected = list(quiet.generate("The horses ", **options))
                 for branch in range(options["n"]):
@@ -437,6 +439,9 @@ def test_a_server_that_ends_costs_nothing(bundle: Path, tmp_path: Path, end: sig
     def generate(session: Session, turn: int) -> Stream[Piece]:
         return session.generate("The ", max_tokens=200, temperature=0.9, seed=turn)
 
+    def go_on(stream: Stream[Piece] | None, turn: int) -> list[Piece]:
+        return list(stream or generate(session, turn))
+
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(serve(bundle, *store))
         address = server.grpc_address
@@ -451,7 +456,7 @@ def test_a_server_that_ends_costs_nothing(bundle: Path, tmp_path: Path, end: sig
                 pieces.append(next(stream))
             server.process.send_signal(end)
             server.process.wait()
-            rest = pool.submit(lambda stream=stream, turn=turn: list(stream or generate(session, turn)))
+            rest = pool.submit(go_on, stream, turn)
             server = stack.enter_context(serve(bundle, *store, "--listen", address))
             pieces += rest.result(120)
         assert session.get().position == session.position == 4 * 204

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from bench.server_process import ServerProcess, serve
+from tests.server_process import ServerProcess, serve
 
 from carousel.client import Client, ServerError
 
@@ -61,7 +61,7 @@ def _wait_until_not_serving(client: Client) -> None:
 def test_what_is_not_done_by_the_deadline_ends_with_unavailable(bundle: Path) -> None:
     """After drain_seconds a running stream and an idle Predict end with UNAVAILABLE; the exit code is still 0."""
     with serve(bundle, "--set", "drain_seconds=0.3") as server, Client(server.grpc_address) as client:
-        first, endings = threading.Event(), []
+        first, endings = threading.Event(), list[object]()
         thread = _start_endless(server.grpc_address, first, endings)
         with pytest.raises(ServerError) as ended:
             _predict_across_the_end(client, server)

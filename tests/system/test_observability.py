@@ -8,10 +8,11 @@ import urllib.error
 import urllib.request
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import pytest
-from bench.server_process import ServerProcess, serve
 from prometheus_client.parser import text_string_to_metric_families
+from tests.server_process import ServerProcess, serve
 
 from carousel.client import Client, ServerError
 
@@ -132,7 +133,7 @@ def _listening_address(process: "subprocess.Popen[str]") -> str:
     raise AssertionError("prometheus did not start")
 
 
-def _query_until_found(address: str, series: str) -> dict:
+def _query_until_found(address: str, series: str) -> dict[str, Any]:
     """Ask until the first scrape is in; the test's time limit bounds it."""
     while True:
         try:

@@ -1,15 +1,15 @@
 """A short soak: every part of the load runs, nothing but what is expected comes back; the planted leak leaks."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
-from bench.child_process import find_program
 from trials.leaking_server import VARIABLE
 from trials.soak import Soaked, print_figures, soak
 from trials.soak_servers import SoakServers, program_of
 
-STORES = ("memory", "sqlite", *(("redis",) if find_program("redis-server") else ()))
+STORES = ("memory", "sqlite", *(("redis",) if shutil.which("redis-server") else ()))
 SECONDS = 8.0
 
 

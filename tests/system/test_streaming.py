@@ -7,8 +7,8 @@ from typing import Any
 
 import grpc
 import torch
-from bench.server_process import ServerProcess
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from tests.server_process import ServerProcess
 
 from carousel.client import AsyncClient, Client, Prediction
 from carousel_training.checkpoint import load_model
@@ -38,7 +38,7 @@ def test_a_conversation_in_several_requests_equals_the_same_text_in_one(server: 
 def test_a_generation_in_several_requests_equals_one_long_generation(server: ServerProcess) -> None:
     """Going on ten tokens at a time, seeded, gives the tokens of one long seeded request."""
     with Client(server.grpc_address) as client, client.session() as short, client.session() as long:
-        options = {"temperature": 0.9, "top_p": 0.95, "seed": 11}
+        options: dict[str, Any] = {"temperature": 0.9, "top_p": 0.95, "seed": 11}
         pieces = list(short.generate("A child ", max_tokens=10, **options))
         for _ in range(3):
             pieces += short.generate("", max_tokens=10, **options)
@@ -68,7 +68,7 @@ async def test_sixty_four_streams_get_what_each_gets_alone(server: ServerProcess
     """Concurrent greedy and sampled streams equal the same requests made one after the other."""
 
     async def generate(client: AsyncClient, number: int) -> list[int]:
-        options = {"temperature": 0.0 if number % 2 else 0.8, "seed": number}
+        options: dict[str, Any] = {"temperature": 0.0 if number % 2 else 0.8, "seed": number}
         prompt = "The music plays. "[: 1 + number % 16]
         return [
             token.id
@@ -84,7 +84,10 @@ async def test_sixty_four_streams_get_what_each_gets_alone(server: ServerProcess
 
 def test_stop_strings_straddle_tokens_and_stay_in_the_session(server: ServerProcess) -> None:
     """Text ends before the stop string, which the byte tokens spell one by one; the position counts them."""
-    options = {"max_tokens": 60, "temperature": 0}  # what was learned differs between kinds of processors
+    options: dict[str, Any] = {
+        "max_tokens": 60,
+        "temperature": 0,
+    }  # what was learned differs between kinds of processors
     with Client(server.grpc_address) as client, client.session() as session:
         whole = "".join(piece.text for piece in client.generate("The carousel ", **options))
         stop = next(whole[at : at + 6] for at in range(3, 50) if whole.find(whole[at : at + 6]) == at)
@@ -101,16 +104,14 @@ def test_score_of_known_text_is_better_than_of_unknown(server: ServerProcess) ->
     """The model finds its training text likelier than the same letters shuffled; totals are the sum of the tokens."""
     known = "The carousel turns and the horses rise and fall;"
     with Client(server.grpc_address) as client:
-        tokens = {text: [] for text in (known, known[::-1])}
-        totals = {}
-        for text in tokens:
-            for piece in client.score(text):
-                tokens[text] += piece.tokens
-                totals[text] = piece.totals
+        pieces = {text: list(client.score(text)) for text in (known, known[::-1])}
+    tokens = {text: [token for piece in of_text for token in piece.tokens] for text, of_text in pieces.items()}
+    totals, of_unknown = (of_text[-1].totals for of_text in pieces.values())
     assert "".join(token.text for token in tokens[known]) == known
-    assert totals[known] is not None
-    assert totals[known].log_probability > totals[known[::-1]].log_probability
-    assert abs(totals[known].log_probability - sum(token.log_probability for token in tokens[known])) < 1e-3
+    assert totals is not None
+    assert of_unknown is not None
+    assert totals.log_probability > of_unknown.log_probability
+    assert abs(totals.log_probability - sum(token.log_probability for token in tokens[known])) < 1e-3
 
 
 def test_predict_completes_words(server: ServerProcess) -> None:
@@ -149,7 +150,7 @@ async def test_conversations_on_shared_streams_equal_those_on_their_own(server: 
     for shares_streams in (True, False):
         async with AsyncClient(server.grpc_address, shares_streams=shares_streams) as client:
             sessions = [client.open_session((await client.create_session()).session_id) for _ in range(20)]
-            predictors = [*(one.predictor() for one in sessions), *(client.predictor() for _ in range(20))]
+            predictors: list[Any] = [*(one.predictor() for one in sessions), *(client.predictor() for _ in range(20))]
             async with contextlib.AsyncExitStack() as stack:
                 entered = [await stack.enter_async_context(one) for one in predictors]
                 found.append(await converse(entered))

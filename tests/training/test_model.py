@@ -1,5 +1,7 @@
 """The network: shapes, initial values, and the loss it trains on."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional
@@ -94,9 +96,9 @@ def test_penalties_are_mean_squares_of_activations_and_of_their_changes() -> Non
 def test_activations_are_penalised_after_dropout_and_changes_before_it() -> None:
     """With half of the output dropped, the two penalties tell apart what they look at."""
     torch.manual_seed(0)
+    penalties: list[dict[str, Any]] = [{"activation_penalty": 1.0}, {"temporal_penalty": 1.0}]
     alpha, beta = (
-        RecurrentLM(ModelConfig(30, "gru", 1, 8, 8, True, 0.0, output_dropout=0.5, **{f"{kind}_penalty": 1.0}))
-        for kind in ("activation", "temporal")
+        RecurrentLM(ModelConfig(30, "gru", 1, 8, 8, True, 0.0, output_dropout=0.5, **penalty)) for penalty in penalties
     )
     beta.load_state_dict(alpha.state_dict())
     ids_BT = torch.randint(30, (3, 7))

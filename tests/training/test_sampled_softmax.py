@@ -41,7 +41,7 @@ def test_words_come_as_often_as_they_should() -> None:
     found = torch.zeros(10)
     for _ in range(2000):
         ids = sampler.draw().ids_K
-        assert len(ids.unique()) == len(ids) == 5
+        assert len(torch.unique(ids)) == len(ids) == 5
         found[ids] += 1.0
     error = (chances * (1.0 - chances) / 2000).sqrt()
     assert ((found / 2000 - chances).abs() <= 4.0 * error).all()

@@ -136,7 +136,7 @@ def test_every_cell_learns_at_its_own_rate(cell: str) -> None:
     assert trainer.take_window()[0] < before / 2
 
 
-def test_the_state_is_carried_but_where_a_lane_begins_afresh() -> None:
+def test_the_state_is_carried_but_where_a_lane_begins_afresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each lane starts from where its segment before ended, or from the initial state where the batches say so: by
     chance, and where an epoch begins."""
     trainer = build()
@@ -150,7 +150,7 @@ def test_the_state_is_carried_but_where_a_lane_begins_afresh() -> None:
         left.append(found.state[0].detach().clone())
         return found
 
-    trainer._objective = watch
+    monkeypatch.setattr(trainer.model, "objective", watch)
     num_segments = trainer.batches.segments_per_epoch
     for _ in range(2 * num_segments + 1):
         trainer.advance(0.5)

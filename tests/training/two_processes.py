@@ -20,7 +20,7 @@ NUM_STEPS = 3
 def losses() -> dict[str, list[float]]:
     """By cell; of two layers, with lanes that begin afresh and without dropout, so that all crews do the same."""
     torch.set_num_threads(1)
-    found = {}
+    found: dict[str, list[float]] = {}
     for cell in CELLS:
         torch.manual_seed(0)
         model = RecurrentLM(ModelConfig(9, cell, 2, 8, 6, tied=False, dropout=0.0, window=3))

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.report import print_figure, print_machine
+from bench.harness.report import print_figure, print_machine
 from trials.fuzz.findings import CRASH, HANG, INTERNAL, Report
 from trials.fuzz.fuzzing import KINDS, Fuzz, run_fuzz
 

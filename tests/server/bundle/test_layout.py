@@ -14,10 +14,10 @@ LAYOUT = StateLayout(
 
 def test_initial_state_has_the_manifests_shapes_types_and_values() -> None:
     """Every row starts with each tensor's initial value."""
-    h_B23, clock_B, w_B4 = LAYOUT.initial(5)
-    assert (h_B23.shape, h_B23.dtype) == ((5, 2, 3), np.float32)
-    assert (clock_B.tolist(), clock_B.dtype) == ([7] * 5, np.int64)
-    assert (w_B4.shape, w_B4.dtype, w_B4.any()) == ((5, 4), np.int8, False)
+    h_B23, clock_B, w_B4 = map(np.asarray, LAYOUT.initial(5))
+    assert (h_B23.shape, h_B23.dtype) == ((5, 2, 3), np.dtype(np.float32))
+    assert (clock_B.tolist(), clock_B.dtype) == ([7] * 5, np.dtype(np.int64))
+    assert (w_B4.shape, w_B4.dtype, bool(w_B4.any())) == ((5, 4), np.dtype(np.int8), False)
 
 
 def test_stack_and_unstack_are_opposites() -> None:
@@ -25,7 +25,7 @@ def test_stack_and_unstack_are_opposites() -> None:
     states = [tuple(part[0] + row for part in LAYOUT.initial(1)) for row in range(3)]
     batch = LAYOUT.stack(states)
     back = LAYOUT.unstack(batch)
-    batch[0][:] = -1
+    np.asarray(batch[0])[:] = -1
     for state, again in zip(states, back, strict=True):
         for one, other in zip(state, again, strict=True):
             np.testing.assert_array_equal(one, other)

@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ GREEDY = Sampling(seed=0, temperature=0)
 
 
 @contextlib.asynccontextmanager
-async def started(model: ToyModel, *, in_loop: bool = False, **bounds: int) -> AsyncIterator[Engine]:
+async def started(model: ToyModel, *, in_loop: bool = False, **bounds: Any) -> AsyncIterator[Engine]:
     held = {"max_held_bytes": 2**20, "ring_size": RING}
     engine = Engine(model, 0, Bounds(**(held | bounds)), Metrics(CollectorRegistry()))
     await engine.start()
@@ -251,6 +252,7 @@ async def test_stop_answers_whoever_waits() -> None:
         await stopping
         async with asyncio.timeout(5):
             outcomes = await asyncio.gather(*waiters, return_exceptions=True)
+        assert not isinstance(outcomes[0], BaseException)
         assert outcomes[0][2]
         assert all(isinstance(one, ShuttingDown) for one in outcomes[1:])
 
@@ -295,6 +297,9 @@ async def test_a_step_in_the_event_loop_is_not_answered_before_one_of_the_thread
             assert slow_to_plan.wait(20)
             return next_step()
 
+        def note(name: str, _: object) -> None:
+            answered.append(name)
+
         model.close()
         waiters = {"first": Held(engine).feed(1)}
         await model.until_held()
@@ -302,7 +307,7 @@ async def test_a_step_in_the_event_loop_is_not_answered_before_one_of_the_thread
         engine._place.max_rows = 2**10
         waiters["second"] = Held(engine).feed(2)
         for name, waiter in waiters.items():
-            waiter.add_done_callback(lambda _, name=name: answered.append(name))
+            waiter.add_done_callback(partial(note, name))
         model.gate.set()
         while not engine._num_steps_ahead:
             time.sleep(1e-4)  # the loop stands still, and cannot receive the step

@@ -6,6 +6,7 @@ import gc
 import random
 import threading
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -22,7 +23,7 @@ GREEDY = Sampling(seed=0, temperature=0)
 
 
 @contextlib.asynccontextmanager
-async def started(**bounds: int) -> AsyncIterator[tuple[Engine, GatedModel]]:
+async def started(**bounds: Any) -> AsyncIterator[tuple[Engine, GatedModel]]:
     model = GatedModel()
     engine = Engine(model, 0, Bounds(**bounds), Metrics(CollectorRegistry()))
     await engine.start()

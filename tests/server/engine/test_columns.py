@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from tests.fakes import SlowOracle, ToyModel, same_snapshot
 
-from carousel.bundle.layout import Array, StateBatch
+from carousel.bundle.layout import Array, Rows, StateBatch
 from carousel.engine import columns as engine_columns
 from carousel.engine.columns import Advances, Columns
 from carousel.engine.model import Candidates
@@ -104,9 +104,9 @@ class HalfBroken(ToyModel):
             hidden_BTH[..., -1] = np.inf
         return hidden_BTH, after
 
-    def candidates(self, hidden_NH: Array, num_candidates: int) -> Candidates:
-        found = super().candidates(np.zeros_like(hidden_NH), num_candidates)
-        return found if self._breaks_hidden else found._replace(log_normalizer_N=np.full(len(hidden_NH), np.nan))
+    def candidates(self, hidden_NH: Rows, num_candidates: int) -> Candidates:
+        found = super().candidates(np.zeros_like(np.asarray(hidden_NH)), num_candidates)
+        return found if self._breaks_hidden else found._replace(log_normalizer_N=np.full(hidden_NH.shape[0], np.nan))
 
 
 @pytest.mark.parametrize("hidden", [True, False])
@@ -124,8 +124,8 @@ class WideModel(ToyModel):
         super().__init__(100)
         self.asked: list[tuple[int, int]] = []
 
-    def candidates(self, hidden_NH: Array, num_candidates: int) -> Candidates:
-        self.asked.append((len(hidden_NH), num_candidates))
+    def candidates(self, hidden_NH: Rows, num_candidates: int) -> Candidates:
+        self.asked.append((hidden_NH.shape[0], num_candidates))
         return super().candidates(hidden_NH, num_candidates)
 
 

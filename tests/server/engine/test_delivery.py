@@ -9,7 +9,7 @@ import pytest
 
 from carousel.engine.delivery import Pace, Ticket
 from carousel.errors import ModelFailed
-from carousel.turns import Generated, Predicted
+from carousel.turns import Event, Generated, Predicted
 
 
 class ClockedLoop(asyncio.SelectorEventLoop):
@@ -139,7 +139,7 @@ def test_tokens_of_a_busy_loop_share_a_wake_up(loop: ClockedLoop) -> None:
         pace.deliver(slow, Generated(1), is_first=True)
         assert await reader == [Generated(1)]
 
-        async def read_slowly() -> list[object]:
+        async def read_slowly() -> list[Event]:
             events = list(await slow.next_events())
             loop.now += 0.003
             return events

@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from carousel.turns import (
     FinishReason,
     Generate,
     Generated,
+    Goal,
     Predict,
     Predicted,
     Sampling,
@@ -39,7 +41,7 @@ GREEDY = Sampling(seed=0, temperature=0)
 
 @contextlib.asynccontextmanager
 async def started(
-    model: ToyModel, clock: Callable[[], float] = time.perf_counter, **bounds: int
+    model: ToyModel, clock: Callable[[], float] = time.perf_counter, **bounds: Any
 ) -> AsyncIterator[Engine]:
     engine = Engine(model, 0, Bounds(**bounds), Metrics(CollectorRegistry()), clock=clock)
     await engine.start()
@@ -85,7 +87,8 @@ async def test_nobody_notices_the_company(max_lanes: int, max_chunk_tokens: int)
     turns = []
     for number in range(40):
         ids = tuple(dice.randrange(16) for _ in range(dice.randrange(12)))
-        goal = dice.choice([Generate(GREEDY, 9), Generate(Sampling(seed=number, top_p=0.9), 9), Predict(3), Score()])
+        sampled = Generate(Sampling(seed=number, top_p=0.9), 9)
+        goal = dice.choice(list[Goal]((Generate(GREEDY, 9), sampled, Predict(3), Score())))
         turns.append(Turn(start, ids, goal))
     async with started(model, max_lanes=max_lanes, max_chunk_tokens=max_chunk_tokens) as engine:
         together = await asyncio.gather(*(finish(engine, turn) for turn in turns))

@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from tests import bundles
 
-from carousel.bundle.layout import Array
+from carousel.bundle.layout import Array, Rows, StateBatch
 from carousel.bundle.manifest import CORE_FILE, Bundle
 from carousel.engine.engine import Engine
 from carousel.engine.graph import DeviceRows, Execution, Graph, available_providers
@@ -59,8 +59,9 @@ def test_steps_on_a_device_have_the_same_bits_and_fetch_nothing(plain: OnnxModel
         assert token == 0 or not any(is_fetched(rows) for rows in before)
     for rows, expected in zip((there_B1H, *stays), (hidden_B1H, *state), strict=True):
         assert rows.shape == expected.shape
+        assert isinstance(rows, DeviceRows)
         assert len(rows) == 4
-        assert np.asarray(rows).tobytes() == expected.tobytes()
+        assert np.asarray(rows).tobytes() == np.asarray(expected).tobytes()
         assert rows[2].tobytes() == expected[2].tobytes()
 
 
@@ -88,7 +89,7 @@ def test_arrays_of_any_stride_are_taken(plain: OnnxModel, bound: OnnxModel) -> N
     wide = tuple(random.normal(size=(8, *tensor.shape)).astype(np.float32) for tensor in plain.layout.tensors)
     expected, _ = plain.core(ids(1, 2, 3, 4), ONES_4, tuple(array[::2].copy() for array in wide))
     found, _ = bound.core(ids(1, 2, 3, 4), ONES_4, tuple(array[::2] for array in wide))
-    assert np.asarray(found).tobytes() == expected.tobytes()
+    assert np.asarray(found).tobytes() == np.asarray(expected).tobytes()
 
 
 async def answers(model: OnnxModel) -> list[list[object]]:
@@ -141,7 +142,7 @@ def test_a_broken_row_on_a_device_fails_alone(bundle: Bundle, is_last: bool) -> 
     """Vectors that are not finite are found in the answer, or when the row is saved; the next lane goes on."""
 
     class Breaking(OnnxModel):
-        def core(self, ids_BT: Array, lengths_B: Array, state: object) -> object:
+        def core(self, ids_BT: Array, lengths_B: Array, state: StateBatch) -> tuple[Rows, StateBatch]:
             hidden_BTH, after = super().core(ids_BT, lengths_B, state)
             broken = np.asarray(hidden_BTH).copy()
             broken[0] = np.nan

@@ -53,7 +53,7 @@ def limit_of(scheduler: Scheduler, owner: str) -> str:
 def test_one_owner_is_served_in_order_of_arrival() -> None:
     """With nobody else there is nothing to share, whatever the turns are."""
     scheduler = Scheduler(Bounds(max_lanes=2))
-    goals = [generation(2), Predict(1), generation(1), Predict(1), generation(3), generation(1)]
+    goals: list[Goal] = [generation(2), Predict(1), generation(1), Predict(1), generation(3), generation(1)]
     jobs = [scheduler.submit(turn("ann", goal)) for goal in goals]
     order: list[Job] = []
     while (step := scheduler.plan()) is not None:
@@ -253,7 +253,7 @@ def test_the_newest_turn_of_the_one_with_most_makes_room() -> None:
     assert isinstance(error, Overloaded)
     assert (error.limit, error.retry_seconds > 0) == ("max_queued_turns", True)
     scheduler.cancel(running)
-    order = []
+    order: list[Job] = []
     while scheduler.num_queued:
         step, deliveries = run_step(scheduler)
         assert loser not in [job for job, _ in deliveries]

@@ -1,5 +1,7 @@
 """A step of the runner gives each lane what the model gives it alone, and reports a broken row as that row's error."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from tests.fakes import SlowOracle, ToyModel, same_snapshot
@@ -82,7 +84,7 @@ def test_choices_are_the_samplers_at_the_lanes_position(model: ToyModel, samplin
 
 
 @pytest.mark.parametrize("options", [{}, {"top_p": 0.6}, {"min_p": 0.1, "temperature": 1.7}, {"top_k": 4}])
-def test_draws_from_probabilities_and_from_logits_agree(model: ToyModel, options: dict[str, float]) -> None:
+def test_draws_from_probabilities_and_from_logits_agree(model: ToyModel, options: dict[str, Any]) -> None:
     """Asking for candidates, which takes the logits, changes no token; nor does anybody else in the step."""
     start = SlowOracle(model).start()
     for seed in range(20):

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from carousel.engine.jobs import Ask, Job, Outcome, Step
+from carousel.engine.jobs import Ask, Job, Outcome, Step, Work
 from carousel.engine.scheduler import Bounds, Delivery, Scheduler, _shape
 from carousel.engine.step_budget import StepSeconds, StepShape
 from carousel.errors import ModelFailed, Overloaded, ShuttingDown
@@ -114,7 +114,7 @@ def test_a_prompt_is_fed_in_order_in_bounded_chunks() -> None:
     """The chunks of a prompt are at most the bound long and together are the prompt; only the last asks."""
     scheduler = Scheduler(Bounds(max_chunk_tokens=4))
     scheduler.submit(turn(10))
-    works = []
+    works: list[Work] = []
     while (step := scheduler.plan()) is not None:
         works.extend(step.works)
         scheduler.commit(step, answers(step))
@@ -379,7 +379,7 @@ def test_whatever_happens_every_job_ends_once_and_lanes_add_up(seed: int) -> Non
         for _ in range(dice.randrange(3)):
             owner = dice.choice("abc")
             if is_open(scheduler, owner) and len(jobs) < 60:
-                goal = dice.choice([Predict(1), Score(), generate(dice.randrange(4))])
+                goal = dice.choice(list[Goal]((Predict(1), Score(), generate(dice.randrange(4)))))
                 keeps_state = dice.random() < 0.5
                 jobs.append(scheduler.submit(turn(dice.randrange(5), goal, owner, keeps_state=keeps_state)))
         if jobs and dice.random() < 0.4:

@@ -82,10 +82,10 @@ def test_any_company_in_any_order() -> None:
             states.load(lane, snapshot(number))
             expected[lane] = number
         lanes = dice.choice([[0, 1, 2], [2, 1, 0], [3, 4], [5], dice.sample(range(6), dice.randint(1, 6))])
-        state = states.gather(lanes)
+        state = [np.asarray(batch) for batch in states.gather(lanes)]
         assert state[1].tolist() == [expected[lane] for lane in lanes]
         assert state[0][:, 1, 2].tolist() == state[1].tolist()
-        assert states.hidden(lanes)[:, 3].tolist() == [-expected[lane] for lane in lanes]
+        assert np.asarray(states.hidden(lanes))[:, 3].tolist() == [-expected[lane] for lane in lanes]
         values = [1000 * number + lane for lane in lanes]
         states.scatter(lanes, *batch(values))
         expected |= dict(zip(lanes, values, strict=True))

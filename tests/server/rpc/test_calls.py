@@ -60,7 +60,8 @@ class FakeContext:
     def code(self) -> str:
         (status,) = self.statuses
         packed = dict(status.trailing_metadata)["grpc-status-details-bin"]
-        return code_pb2.Code.Name(status_pb2.Status.FromString(packed).code)
+        name: str = code_pb2.Code.Name(status_pb2.Status.FromString(packed).code)
+        return name
 
 
 class Desk:

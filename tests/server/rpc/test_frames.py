@@ -1,7 +1,7 @@
 """Frames are read and written item by item as protobuf reads and writes them whole, and what is no frame is refused."""
 
 import pytest
-from google.protobuf import unknown_fields
+from google.protobuf import unknown_fields  # type: ignore[attr-defined]
 from google.protobuf.message import DecodeError
 from google.rpc import status_pb2
 from hypothesis import example, given, settings

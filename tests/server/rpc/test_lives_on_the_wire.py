@@ -1,5 +1,6 @@
 """The life of sessions on the wire, above a stand-in: request ids arrive, pages are bounded and cut in slices."""
 
+import asyncio
 import base64
 import math
 from typing import Any
@@ -107,7 +108,7 @@ async def test_a_full_page_is_described_in_slices(monkeypatch: pytest.MonkeyPatc
     async with open_desk() as desk:
         rows = [Row(f"s{n}", "", n, 0, 0, 1e9 + n, 1e9, 2e9) for n in range(1001)]
         desk.lives.rows = {("", row.id): row for row in rows}
-        monkeypatch.setattr(session_servicer.asyncio, "sleep", sleep)
+        monkeypatch.setattr(asyncio, "sleep", sleep)
         page = await desk.life.ListSessions(request_of("ListSessions", page_size=1000))
         monkeypatch.undo()
         assert [one.session_id for one in page.sessions] == [row.id for row in rows[:1000]]

@@ -287,4 +287,4 @@ def limit_of(status: status_pb2.Status) -> str:
     """That the status names."""
     info = error_details_pb2.ErrorInfo()
     assert any(detail.Unpack(info) for detail in status.details)
-    return info.metadata["limit"]
+    return str(info.metadata["limit"])

@@ -481,7 +481,7 @@ async def test_answers_that_are_expected_count_as_answers_that_wait() -> None:
             put(*arguments)
             most = max(most, many._num_unread_bytes)
 
-        many._put = put_and_note  # type: ignore[method-assign]
+        many._put = put_and_note  # type: ignore[method-assign,assignment]
         many.next_frame = _never  # type: ignore[method-assign]
         await until(lambda: not many._changed.is_set())
         many._changed.set()
@@ -556,9 +556,10 @@ async def test_searches_for_words_are_charged_by_what_they_look_for() -> None:
         await until(lambda: not served.manys[-1].num_waiting)
         served.manys[-1]._gate = gate = OpenGate()
         costs = list[float]()
-        for fields in ({}, {"num_words": 0}, {"num_words": 99}, {"num_words": 5}, {"num_words": 32}):
+        words: dict[str, Any] = {"word_prefix": ""}
+        for fields in ({}, *(words | {"num_words": number} for number in (0, 99, 5, 32))):
             gate.charged.clear()
-            await stream.ask(2, **fields, **({"word_prefix": ""} if fields else {}))
+            await stream.ask(2, **fields)
             costs.append(max(gate.charged))
         assert costs[:3] == [20.0] * 3
         assert costs[3:] == pytest.approx([20 + 20 + 10, 20 + 20 + 64], abs=0.1)
@@ -670,7 +671,7 @@ async def test_nothing_is_left_of_an_attack(seed: int) -> None:
     dice = random.Random(seed)
     room = CarriedRoom(10_000, 1000, evicts=True)
     plan = Plan(carried_room=room, bounds=Bounds(max_held_bytes=2000))
-    limits = {"max_waiting_per_stream": 6, "max_sequences_per_stream": 5, "max_message_bytes": 2000}
+    limits: dict[str, Any] = {"max_waiting_per_stream": 6, "max_sequences_per_stream": 5, "max_message_bytes": 2000}
     with structlog.testing.capture_logs() as lines:
         async with serving(plan, owner="x-owner", **limits) as served:
             for owner in ("ann", "bob"):

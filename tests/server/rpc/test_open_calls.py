@@ -234,8 +234,8 @@ async def test_a_stopped_client_is_noticed() -> None:
     """Its kernel still answers for it, its gRPC does not."""
     async with open_desk(keepalive_seconds=0.3) as desk:
         command = [sys.executable, "-c", CLIENT, desk.server.address]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        process = await asyncio.create_subprocess_exec(*command, **pipes)
+        pipe = subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
         try:
             assert process.stdout is not None
             assert await process.stdout.readline() == b"reading\n"

@@ -144,7 +144,9 @@ async def test_generate_streams_tokens_and_ends_once() -> None:
         (wire.GenerateRequest.CONTENT_TEXT, False, True),
     ],
 )
-async def test_generate_answers_what_was_wanted(content: int, has_ids: bool, has_text: bool) -> None:
+async def test_generate_answers_what_was_wanted(
+    content: wire.GenerateRequest.Content, has_ids: bool, has_text: bool
+) -> None:
     """Ids, text or both, as asked; without log-probabilities there are none."""
     async with served() as house:
         request = wire.GenerateRequest(input=text("a"), sampling=GREEDY, max_tokens=9, content=content)
@@ -398,7 +400,7 @@ async def test_an_unexpected_exception_keeps_its_text() -> None:
     """A defect reaches the client as INTERNAL without a word of it, and the next call works."""
     async with served() as house:
         secret = RuntimeError("the password is swordfish")
-        house.world.sessions.check_model = _raising(secret)  # type: ignore[method-assign]
+        house.world.sessions.check_model = _raising(secret)  # type: ignore[method-assign,assignment]
         for call in (
             house.model.GetModel(wire.GetModelRequest()),
             house.model.Generate(wire.GenerateRequest(input=text("a"))),

@@ -1,6 +1,7 @@
 """Turns and texts on the wire, above a stand-in: who asked, what was asked, and no more at once than is good."""
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
@@ -22,7 +23,7 @@ def given(num_tokens: int) -> types_pb2.Input:
 
 async def test_the_caller_is_told_whole_to_every_turn() -> None:
     """Owner, session, state, request id and position, with a session, with a state and with neither."""
-    rest = {"request_id": "r", "expected_position": 0}
+    rest: dict[str, Any] = {"request_id": "r", "expected_position": 0}
     async with open_desk(owner="x-owner") as desk:
         for name, state in (("s", b""), ("", b"x"), ("", b"")):
             for request in (wire.GenerateRequest, wire.ScoreRequest):

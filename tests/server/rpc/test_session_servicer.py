@@ -143,7 +143,7 @@ async def test_the_ways_a_call_can_be_refused() -> None:
             (_generate(state=b"x"), Code.INVALID_ARGUMENT, "INVALID_REQUEST", {"field": "state"}),
             (_generate(session_id="", state=b"x"), Code.FAILED_PRECONDITION, "STATE_REFUSED", {"why": "not_a_state"}),
         ]
-        calls: list[tuple[Any, Code, str, dict[str, str]]] = [
+        calls: list[tuple[Any, grpc.StatusCode, str, dict[str, str]]] = [
             (house.model.Generate(request), code, reason, facts) for request, code, reason, facts in expected
         ]
         rewind = sessions_pb2.RewindSessionRequest(session_id="s", point=point)

@@ -140,8 +140,8 @@ class Side:
                 assert last.end is not None
                 return replace(last.end, standing=replace(last.end.standing, durable_position=0))  # a matter of moments
             case _:
-                request = ScoringRequest((op.number % 16, 3))
-                (*_, end) = [one async for one in sessions.score(caller, request)]
+                scoring = ScoringRequest((op.number % 16, 3))
+                (*_, end) = [one async for one in sessions.score(caller, scoring)]
                 assert end.totals is not None
                 return replace(end.totals, standing=replace(end.totals.standing, durable_position=0))
 
@@ -180,7 +180,7 @@ class Talk:
         if self.is_many:
             answer = self._answer = asyncio.get_running_loop().create_future()
             if self._talk.begin_plain(plain, self):
-                outcome = await answer
+                outcome: Named | Exception | None = await answer
                 if isinstance(outcome, Exception):
                     raise outcome
                 if outcome is not None:

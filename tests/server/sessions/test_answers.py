@@ -2,6 +2,7 @@
 
 import math
 import struct
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -124,7 +125,7 @@ async def test_real_answers_are_recorded_as_they_were_given() -> None:
         await world.open()
         options = SamplingOptions(seed=3)
         request = GenerationRequest("ab", options, 6, num_branches=2, num_log_probabilities=3)
-        calls = [
+        calls: list[Callable[[], Any]] = [
             lambda: _collect(world.sessions.generate(Caller("ann", "s", request_id="g"), request)),
             lambda: _collect(world.sessions.score(Caller("ann", "s", request_id="c"), ScoringRequest("abc"))),
             lambda: _one(world.sessions.predict(Caller("ann", "s", request_id="p"), _WORDS)),

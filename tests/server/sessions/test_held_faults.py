@@ -29,7 +29,7 @@ def faults_of(world: World) -> FaultyStore:
     return world.store
 
 
-async def pause(_: str) -> None:
+async def pause(event: str) -> None:
     """An await of several rounds of the event loop."""
     for _ in range(3):
         await asyncio.sleep(0)

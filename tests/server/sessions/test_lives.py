@@ -80,7 +80,7 @@ async def refusal(world: World, owner: str, session_id: str) -> CarouselError:
     errors = []
     for call in calls:
         with pytest.raises(CarouselError) as refused:
-            await call  # type: ignore[misc]
+            await call
         errors.append(refused.value)
     assert len({(type(error), str(error), str(error.details)) for error in errors}) == 1
     return errors[0]
@@ -607,7 +607,7 @@ async def test_a_request_id_is_for_one_request() -> None:
         ]
         for other in others:
             with pytest.raises(InvalidRequest, match="^request_id: "):
-                await other  # type: ignore[misc]
+                await other
         assert [row.id for row in await world.lives.list_owned("ann", (0.0, ""), 9)] == ["s", "t"]
         await world.lives.create("bob", "x", start, "r")
 
@@ -628,7 +628,7 @@ async def test_a_malformed_request_id_is_refused(request_id: str) -> None:
         ]
         for call in calls:
             with pytest.raises(InvalidRequest, match="^request_id: "):
-                await call  # type: ignore[misc]
+                await call
         assert (await world.hold()).row.revision == 0
 
 

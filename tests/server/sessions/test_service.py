@@ -11,7 +11,7 @@ import pytest
 from tests.fakes import GatedModel, SlowOracle, ToyModel, byte_tokenizer, same_snapshot
 from tests.worlds import Plan, World, running_world
 
-from carousel.bundle.layout import Array
+from carousel.bundle.layout import Array, StateBatch
 from carousel.engine import sampler
 from carousel.engine.scheduler import Bounds
 from carousel.errors import (
@@ -233,7 +233,7 @@ class _Shy(ToyModel):
 
     is_broken = False
 
-    def core(self, ids_BT: Array, lengths_B: Array, state: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
+    def core(self, ids_BT: Array, lengths_B: Array, state: StateBatch) -> tuple[Array, StateBatch]:
         if self.is_broken:
             raise RuntimeError("broken")
         return super().core(ids_BT, lengths_B, state)
@@ -405,7 +405,7 @@ async def test_a_text_has_a_bound_in_bytes_and_in_tokens(limits: Limits, name: s
             world.sessions.predict(Caller("ann"), PredictionRequest(marked_text(10))),
         ):
             with pytest.raises(InvalidRequest, match=f"^input: .*{name}"):
-                await call  # type: ignore[misc]
+                await call
 
 
 async def test_an_answer_that_cannot_be_kept_is_not_collected() -> None:
@@ -453,7 +453,7 @@ async def test_bad_requests_are_refused_before_the_session_is_touched() -> None:
             world.sessions.predict_unkept(None, PredictionRequest((99,)), Caller("ann")),
         ):
             with pytest.raises(InvalidRequest):
-                await turn  # type: ignore[misc]
+                await turn
         assert await world.lives.get("ann", "s") == session
 
 
@@ -512,8 +512,8 @@ async def _random_turn(
             assert [one.id for one in prediction.candidates] == [one.id for one in best]
             return after
         case "score":
-            tokens, _ = await score(world, caller, ScoringRequest(ids))
-            assert [token.id for token in tokens] == list(ids)
+            rated, _ = await score(world, caller, ScoringRequest(ids))
+            assert [token.id for token in rated] == list(ids)
             return oracle.feed(past, ids)
         case "greedy":
             tokens, _, _ = await generate(world, caller, GenerationRequest(ids, GREEDY, 6))

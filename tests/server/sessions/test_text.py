@@ -27,7 +27,7 @@ def stream(pieces: list[str], stops: tuple[str, ...]) -> tuple[list[str], StopFi
     """Push byte by byte, taking after each piece; what was taken, and the finder."""
     finder = StopFinder(BYTES, b"", stops)
     text = TextStream(BYTES, b"", finder)
-    taken = []
+    taken: list[str] = []
     for piece in pieces:
         for byte in piece.encode():
             is_over = finder.push(byte)

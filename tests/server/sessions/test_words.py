@@ -11,7 +11,7 @@ import pytest
 from tests.fakes import GatedModel, SlowOracle, ToyModel, character_tokenizer
 from tests.worlds import Plan, World, running_world
 
-from carousel.bundle.layout import Array
+from carousel.bundle.layout import Array, Rows
 from carousel.bundle.tokenizer import Tokenizer
 from carousel.engine.delivery import Ticket
 from carousel.engine.sampler import log_probabilities
@@ -65,7 +65,7 @@ SPELLINGS = (b" ", b"a", b"b", b"ab", b"ba ", b".")
 class SureModel(ToyModel):
     """Ends its words soon, so that what lies beyond the exhaustive search's depth does not count."""
 
-    def logits(self, hidden_NH: Array) -> Array:
+    def logits(self, hidden_NH: Rows) -> Array:
         logits_NV = super().logits(hidden_NH)
         logits_NV[:, [0, 5]] += 4
         return np.asarray(logits_NV)
@@ -137,7 +137,7 @@ async def test_continuations_are_all_tokens_that_fit(rest: bytes) -> None:
         found = search(world, *spellings)._continuations(rest)
         fit = [index for index, one in enumerate(spellings) if one and (one.startswith(rest) or rest.startswith(one))]
         assert found is not None
-        assert (found.tolist(), found.dtype) == (fit, np.int64)
+        assert (found.tolist(), found.dtype) == (fit, np.dtype(np.int64))
 
 
 async def test_searches_look_at_their_answers_one_a_round() -> None:
@@ -190,8 +190,8 @@ async def test_all_turns_of_a_search_are_the_owners() -> None:
 class ScornfulModel(ToyModel):
     """Finds the second token impossible, as far as float32 goes."""
 
-    def logits(self, hidden_NH: Array) -> Array:
-        logits_NV = np.zeros((len(hidden_NH), self.vocabulary_size), np.float32)
+    def logits(self, hidden_NH: Rows) -> Array:
+        logits_NV = np.zeros((hidden_NH.shape[0], self.vocabulary_size), np.float32)
         logits_NV[:, 1] = -400
         return logits_NV
 

@@ -12,6 +12,7 @@ from tests.server.state.redis_opening import call_due, opened, run_cli, two
 
 from carousel.errors import SessionExists, StoreUnavailable
 from carousel.state import redis_births
+from carousel.state.redis_deeds import Intent, Stage
 from carousel.state.redis_store import RedisStore
 from carousel.state.store import Birth, Deed, Ending, EndReason, Repeated, Row
 
@@ -189,7 +190,7 @@ async def test_what_was_recalled_is_not_undone(shared_redis: RedisServer) -> Non
     """All was made, and its server has not said so: once somebody was told of it, it stays."""
     async with two(shared_redis) as (cut_off, other):
         births = births_of(0)
-        intent = await cut_off._deeds.record(redis_births.Intent(deed_of(births, "r"), tuple(births)))
+        intent = await cut_off._deeds.record(Intent(deed_of(births, "r"), tuple(births)))
         rows = await cut_off.create(births)
         assert await other.recall("ann", "r") == deed_of(births, "r")
         assert not await cut_off._births._undo(births, intent)
@@ -200,13 +201,13 @@ async def test_what_is_being_undone_is_not_taken_up(shared_redis: RedisServer) -
     """A server died while it undid a refused creation: a repeat finishes that first, and begins anew."""
     async with two(shared_redis) as (dead, other):
         first, again = births_of(0), births_of(0, b"later one")
-        intent = await dead._deeds.record(redis_births.Intent(deed_of(first, "r"), tuple(first)))
+        intent = await dead._deeds.record(Intent(deed_of(first, "r"), tuple(first)))
         await dead.create(first[:2])
-        assert await dead._deeds.settle(intent, redis_births.Stage.UNDOING, 1.0)
+        assert await dead._deeds.settle(intent, Stage.UNDOING, 1.0)
         assert await other.recall("ann", "r") is None
         rows = await other.create(again, deed_of(again, "r"))
         assert [row.incarnation for row in rows] == [birth.incarnation for birth in again]
-        assert not await dead._deeds.settle(intent, redis_births.Stage.DONE, 1.0)
+        assert not await dead._deeds.settle(intent, Stage.DONE, 1.0)
         assert await other.recall("ann", "r") == deed_of(again, "r")
         assert await other.num_live() == 3
 

@@ -1,6 +1,7 @@
 """A request whose server died in the middle is finished by its repeat, wherever that comes, and done once."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from tests.server.state.conftest import RedisServer, advance, make_birth, open_session
@@ -67,8 +68,11 @@ async def test_a_repeat_beside_the_first_makes_the_same(shared_redis: RedisServe
             assert all(isinstance(one, list | Repeated) for one in outcomes)
             deed = await servers[0].recall("ann", f"r{number}")
             assert deed in deeds
-            for name, incarnation in deed.targets:  # type: ignore[union-attr]
-                assert (await servers[1].read("ann", name)).incarnation == incarnation  # type: ignore[union-attr]
+            assert deed is not None
+            for name, incarnation in deed.targets:
+                row = await servers[1].read("ann", name)
+                assert isinstance(row, Row)
+                assert row.incarnation == incarnation
         assert await servers[0].num_live() == 30
 
 
@@ -92,8 +96,8 @@ async def test_a_creation_in_doubt_is_said_to_be(redis_server: RedisServer) -> N
         birth = make_birth()
         enlisted = store._index.add
 
-        async def add_and_lose(*arguments: object) -> str:
-            moment = await enlisted(*arguments)  # type: ignore[arg-type]
+        async def add_and_lose(*arguments: Any) -> list[str]:
+            moment = await enlisted(*arguments)
             redis_server.kill()
             return moment
 

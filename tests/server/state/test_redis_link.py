@@ -4,6 +4,7 @@ import datetime
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -106,7 +107,7 @@ async def test_an_error_of_the_library_is_a_broken_connection(tmp_path: Path, mo
     """Whatever it raises while it talks to Redis: tried again, and told in our words in the end."""
     execute, faults = Pipeline.execute, [RuntimeError("lost count")]
 
-    async def fail_first(pipeline: Pipeline, *arguments: object, **options: object) -> object:
+    async def fail_first(pipeline: Pipeline, *arguments: Any, **options: Any) -> object:
         if faults:
             raise faults.pop()
         return await execute(pipeline, *arguments, **options)

@@ -222,7 +222,7 @@ def test_the_level_of_a_memory_changes_nothing(cell: str) -> None:
 def test_fresh_real_gated_units_keep_what_the_paper_says() -> None:
     """s(L)^8 fills the range from 0.9 to 0.999 evenly."""
     torch.manual_seed(0)
-    (layer,) = CELLS["rg-lru"](StackShape(X, 4000, 1, 0.0)).double().layers  # type: ignore[misc,union-attr]
+    (layer,) = CELLS["rg-lru"](StackShape(X, 4000, 1, 0.0)).double().layers  # type: ignore[misc]
     kept_H = torch.sigmoid(layer.decay.detach()) ** 8
     assert 0.9 <= kept_H.min() <= kept_H.max() <= 0.999
     torch.testing.assert_close(torch.quantile(kept_H, 0.5).item(), 0.9495, atol=0.005, rtol=0.0)

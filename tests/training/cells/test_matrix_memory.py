@@ -62,8 +62,9 @@ def test_what_a_gate_wiped_out_leaves_no_rounding_behind() -> None:
     q, k, v, log_f, a_i, *state = (tensor.detach() for tensor in inputs(64))
     log_f[..., 20] = -3e4
     exact = run_matrix_memory(q, k, v, Gates(log_f, a_i), (state[0], state[1], state[2]))[0]
-    narrow = [tensor.float() for tensor in (q, k, v, log_f, a_i, *state)]
-    rough = run_matrix_memory(*narrow[:3], Gates(*narrow[3:5]), (narrow[5], narrow[6], narrow[7]))[0]
+    narrow = (state[0].float(), state[1].float(), state[2].float())
+    gates = Gates(log_f.float(), a_i.float())
+    rough = run_matrix_memory(q.float(), k.float(), v.float(), gates, narrow)[0]
     assert math.isclose(exact.m[0, 0, -1].item(), rough.m[0, 0, -1].item(), abs_tol=1e-2)
     difference = (rough.values / rough.weights[..., None] - exact.values / exact.weights[..., None]).abs()
     assert difference.median().item() < 1e-6

@@ -37,7 +37,7 @@ def test_the_gradients_of_a_memory(forget: Forget, num_gates: int, looks: list[t
 
     def run(*tensors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         pre, h_BH, c_BH, weight_hh, *rest = tensors
-        given = Looks(*rest) if not has_depth else Looks(*rest[:-2], depth=rest[-2], below_TBH=rest[-1])
+        given = Looks(*rest) if not has_depth else Looks(*rest[:-2], depth=rest[-2], below_TBH=rest[-1])  # type: ignore[misc]
         return run_memory(forget, pre, (h_BH, c_BH), weight_hh, given)
 
     inputs = (pre_TBG, random(B, H), random(B, H), random(num_gates * H, H), *extra)

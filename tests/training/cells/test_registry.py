@@ -18,7 +18,7 @@ ROW = re.compile(r"^\| `([a-z0-9-]+)` \|.*\| ([0-9,]+) \|$", re.MULTILINE)
 
 def build(cell: str, **sizes: int) -> RecurrentStack:
     """At the default sizes, or others."""
-    settings = ModelSettings(cell=cell, **sizes)  # type: ignore[arg-type]
+    settings = ModelSettings(cell=cell, **sizes)
     return build_stack(cell, "plain", ModelConfig.from_settings(settings, 256).stack_shape())
 
 

@@ -58,7 +58,8 @@ def test_a_step_is_the_blocks_equations() -> None:
     (x_X, h_H) = np.array([0.3, -1.0, 2.0]), np.array([0.1, -0.5, 0.9, 0.2])
 
     def norm(x: np.ndarray, name: str) -> np.ndarray:
-        return w[name] * x / np.sqrt(np.mean(x**2))
+        normed: np.ndarray = w[name] * x / np.sqrt(np.mean(x**2))
+        return normed
 
     y = w["projection.weight"] @ x_X + w["projection.bias"]
     cell = "blocks.0.cell.layers"

@@ -98,6 +98,6 @@ def test_parameters_are_counted(cell: str) -> None:
     stack = build(cell, StackShape(3, 4, 2, 0.0, num_clocks=2)).train()
     x_SBX = torch.randn(8 + stack.num_context, 6, 3)
     y_TBH, _ = stack(x_SBX, random_state(stack, 6))
-    y_TBH.square().sum().backward()  # type: ignore[no-untyped-call]
+    y_TBH.square().sum().backward()
     num_live = sum(int(tensor.grad.count_nonzero()) for tensor in stack.parameters() if tensor.grad is not None)
     assert stack.num_parameters == num_live > 0

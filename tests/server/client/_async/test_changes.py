@@ -173,7 +173,7 @@ async def test_forks_start_at_the_point_that_is_named(client: AsyncClient, sessi
     await session.feed("ab")
     await session.checkpoint("two")
     await session.feed("c")
-    forks = [
+    forks: list[Any] = [
         *await session.fork(position=2),
         *await session.fork(checkpoint="two"),
         *await client.fork_session("mine", position=2),

@@ -3,6 +3,7 @@
 import functools
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from tests.server.client._async.conftest import Naps, read
@@ -68,7 +69,11 @@ async def test_a_turn_that_was_overtaken_goes_on_after_the_other(
     session: AsyncSession, service: FakeService, naps: Naps, turn: str
 ) -> None:
     """It was refused for load and another turn of this session came first: no expectation was meant by that order."""
-    turns = {"feed": session.feed, "predict": session.predict, "score": lambda text: read(session.score(text))}
+    turns: dict[str, Any] = {
+        "feed": session.feed,
+        "predict": session.predict,
+        "score": lambda text: read(session.score(text)),
+    }
     service.mishaps = [Mishap(error=OVERLOADED)]
     naps.meanwhile = [lambda: session.feed("b")]
     await turns[turn]("a")

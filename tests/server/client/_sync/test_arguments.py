@@ -19,12 +19,19 @@ from carousel.v1 import sessions_pb2, types_pb2
 Ask = Callable[..., Any]
 
 TEXT = types_pb2.Input(text="ab")
-TURN = {"request_id": "own", "expected_position": 9}
-BESIDE = {"timeout_seconds": 15, "metadata": [("mark", "m")]}
+TURN: dict[str, Any] = {"request_id": "own", "expected_position": 9}
+BESIDE: dict[str, Any] = {"timeout_seconds": 15, "metadata": [("mark", "m")]}
 HERE, AT_THREE = sessions_pb2.Point(checkpoint="here"), sessions_pb2.Point(position=3)
 IDS = ["x", "y"]
-GENERATE = {"max_tokens": 1, "seed": 5, "stop": ["s"], "n": 2, "content": "both", **TURN}
-GENERATED = {"max_tokens": 1, "sampling": lm.Sampling(seed=5), "stop": ["s"], "n": 2, "content": 3, **TURN}
+GENERATE: dict[str, Any] = {"max_tokens": 1, "seed": 5, "stop": ["s"], "n": 2, "content": "both", **TURN}
+GENERATED: dict[str, Any] = {
+    "max_tokens": 1,
+    "sampling": lm.Sampling(seed=5),
+    "stop": ["s"],
+    "n": 2,
+    "content": 3,
+    **TURN,
+}
 MINUTE = duration_pb2.Duration(seconds=60)
 
 BY_ID: dict[str, tuple[Ask, Any]] = {

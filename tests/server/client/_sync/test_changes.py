@@ -166,7 +166,7 @@ def test_forks_start_at_the_point_that_is_named(client: Client, session: Session
     session.feed("ab")
     session.checkpoint("two")
     session.feed("c")
-    forks = [
+    forks: list[Any] = [
         *session.fork(position=2),
         *session.fork(checkpoint="two"),
         *client.fork_session("mine", position=2),

@@ -4,6 +4,7 @@
 import functools
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from tests.server.client._sync.conftest import Naps, read
@@ -69,7 +70,11 @@ def test_a_turn_that_was_overtaken_goes_on_after_the_other(
     session: Session, service: FakeService, naps: Naps, turn: str
 ) -> None:
     """It was refused for load and another turn of this session came first: no expectation was meant by that order."""
-    turns = {"feed": session.feed, "predict": session.predict, "score": lambda text: read(session.score(text))}
+    turns: dict[str, Any] = {
+        "feed": session.feed,
+        "predict": session.predict,
+        "score": lambda text: read(session.score(text)),
+    }
     service.mishaps = [Mishap(error=OVERLOADED)]
     naps.meanwhile = [lambda: session.feed("b")]
     turns[turn]("a")

@@ -4,7 +4,7 @@ import gc
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,7 +28,10 @@ def _interrupt(seconds: float) -> None:
 def test_an_interrupted_turn_is_given_up(address: str, service: FakeService, turn: str) -> None:
     """By the user's Ctrl-C, here in the pause before a repeat: it no longer counts, though its error still holds it."""
     with Client(address, sleep=_interrupt) as client, client.session() as session:
-        asks = {"generate": lambda: session.generate("a"), "predict": lambda: session.predictor()}
+        asks: dict[str, Callable[[], Any]] = {
+            "generate": lambda: session.generate("a"),
+            "predict": lambda: session.predictor(),
+        }
         service.mishaps = [Mishap()]
         stream = asks[turn]()
         with pytest.raises(KeyboardInterrupt) as caught:
@@ -71,7 +74,7 @@ class _Broken:
         self.is_cancelled = True
 
 
-class _Refused(grpc.RpcError):
+class _Refused(grpc.RpcError):  # type: ignore[misc]
     """As grpc shows a call that has failed."""
 
     def code(self) -> grpc.StatusCode:

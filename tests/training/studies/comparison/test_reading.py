@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch.nn import functional
 
+from carousel_training.batches import WARM_UP
 from carousel_training.errors import CorpusError
 from carousel_training.model import ModelConfig, RecurrentLM
 from carousel_training.precision import Compute
 from carousel_training.settings import ModelSettings
 from carousel_training.studies.comparison.jobs import ReadingPlan
-from carousel_training.studies.comparison.reading import WARM_UP, Stretches
+from carousel_training.studies.comparison.reading import Stretches
 
 COMPUTE = Compute(torch.device("cpu"), uses_bfloat16=False)
 START = 3

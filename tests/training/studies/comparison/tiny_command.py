@@ -8,7 +8,6 @@ from carousel_training.studies.comparison import study
 
 
 def main() -> None:
-    compare_command.PLANS = {"tiny": TINY_PLAN}
-    compare_command.find_serving_speed = lambda: None
+    vars(compare_command).update(PLANS={"tiny": TINY_PLAN}, find_serving_speed=lambda: None)
     study.TIMING_SECONDS = 0.02
     cli.main()
