@@ -8,7 +8,7 @@ PAGES := docs/api.md docs/settings.md docs/measurements.md
 #   make demo PIP_OPTIONS='--extra-index-url INDEX', with the index that PyTorch names for CPUs.
 PIP_OPTIONS ?=
 
-.PHONY: demo test packages check proto client api settings measurements docs bench chaos fuzz soak image
+.PHONY: demo dev test quick packages check proto client api settings measurements docs bench chaos fuzz soak image
 
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up .venv with about 90 packages; this takes a minute or two, once. It needs 1.6 GB on disk with PyTorch for"
@@ -24,8 +24,20 @@ demo: $(READY)    ## train, export, serve and stream
 	$(BIN)/carousel-export runs/demo bundles/demo
 	$(BIN)/python examples/carried_state.py bundles/demo
 
+dev: $(READY)     ## an environment for an editor, and what else working here needs
+	@for program in redis-server haproxy prometheus faketime chromium node; do \
+	  command -v $$program >/dev/null || echo "$$program is not installed; the tests that need it are skipped or fail"; done
+	@echo "Editors: the interpreter is $(BIN)/python; pyproject.toml tells Pyright and mypy where sources lie."
+	@echo "Hooks, if you like: $(BIN)/pip install pre-commit && $(BIN)/pre-commit install -t pre-commit -t pre-push"
+
 test: $(READY)
 	$(BIN)/pytest
+
+# What differs from SINCE (HEAD unless given) is tested by the tests that mirror it, without the slow ones.
+SINCE ?= HEAD
+quick: $(READY)   ## the quick tests of what you changed
+	@tests="$$($(BIN)/python -m tools.changed_tests $(SINCE))"; if [ -z "$$tests" ]; then echo "Nothing that tests cover has changed."; \
+	else echo "$$tests"; $(BIN)/pytest -q -m "not packaging and not slow" $$tests || [ $$? = 5 ]; fi
 
 packages: $(READY)    ## the wheel alone in an empty environment; our pins beside other servers' clients; the client alone; Node
 	$(BIN)/pytest -m packaging
@@ -35,6 +47,7 @@ check: $(READY)   ## style, types, import law, stubs, blocking client and pages 
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.sizes
 	$(MAKE) --no-print-directory proto
 	git diff --exit-code -- server/carousel/v1
 	$(MAKE) --no-print-directory client

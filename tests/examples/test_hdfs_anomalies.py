@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from examples.hdfs_anomalies import Verdicts, choose_g, judge, read_sessions, split_sessions, write_texts
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "hdfs_anomalies.py"
 NEVER = float("inf")
 

@@ -17,6 +17,8 @@ from carousel_training.checkpoint import TrainedModel
 from carousel_training.model import ModelConfig, RecurrentLM
 from carousel_training.settings import ModelSettings
 
+pytestmark = pytest.mark.slow
+
 SEAL_KEY = base64.b64encode(bytes(range(32))).decode()
 ADDRESSES = {"listen": "127.0.0.1:0", "http_listen": "127.0.0.1:0"}
 SETTINGS = read_settings({}, {**ADDRESSES, "max_chunk_tokens": "8", "seal_keys": SEAL_KEY})

@@ -8,6 +8,8 @@ from trials.histories import History, Line, Turn, Wish
 from trials.plans import Plan
 from trials.worlds import RedisWorld, Replica, SqliteWorld, World, has_programs_of_redis_world
 
+pytestmark = pytest.mark.slow
+
 PLAN = Plan(seed=7, num_turns=10, vocabulary_size=256, pause_seconds=0.8, idle_seconds=60)
 CROWD = {"stepwise": 4, "blocking": 2, "asyncio": 2, "overlapping": 2, "lifecycles": 2, "shared": 2}
 MUST_BE_ZERO = ("lost", "doubled", "different", "ended_in_use", "unfinished", "library_unfinished")

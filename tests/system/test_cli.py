@@ -11,6 +11,8 @@ from tests.server_process import ServerProcess
 
 from carousel.client import AsyncClient, Client
 
+pytestmark = pytest.mark.slow
+
 _KNOWN = "The carousel turns and the horses rise and fall."
 
 

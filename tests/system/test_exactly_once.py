@@ -20,6 +20,8 @@ from tests.server_process import ServerProcess, serve
 
 from carousel.client import AsyncClient, Client, Finished, Piece, Retries, ServerError, Session, Stream
 
+pytestmark = pytest.mark.slow
+
 KEYS = [base64.b64encode(bytes([number]) * 32).decode() for number in range(2)]
 SAMPLED: dict[str, Any] = {"temperature": 0.9, "seed": 7}
 

@@ -19,6 +19,8 @@ from carousel_export.quantized_model import CELLS
 from carousel_training.checkpoint import TrainedModel
 from carousel_training.model import ModelConfig, RecurrentLM
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = read_settings({}, {"listen": "127.0.0.1:0", "http_listen": "127.0.0.1:0", "max_chunk_tokens": "8"})
 PROMPT = b"The carousel turns and the horses rise and fall."
 

@@ -15,6 +15,8 @@ from tests.server_process import ServerProcess, serve
 
 from carousel.client import Client, ServerError
 
+pytestmark = pytest.mark.slow
+
 ENDLESS = 16_000
 
 

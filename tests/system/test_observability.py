@@ -16,6 +16,8 @@ from tests.server_process import ServerProcess, serve
 
 from carousel.client import Client, ServerError
 
+pytestmark = pytest.mark.slow
+
 SECRET = "the horses know my secret"
 
 

@@ -9,6 +9,8 @@ from trials.leaking_server import VARIABLE
 from trials.soak import Soaked, print_figures, soak
 from trials.soak_servers import SoakServers, program_of
 
+pytestmark = pytest.mark.slow
+
 STORES = ("memory", "sqlite", *(("redis",) if shutil.which("redis-server") else ()))
 SECONDS = 8.0
 

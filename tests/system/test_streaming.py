@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 import torch
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from tests.server_process import ServerProcess
 
 from carousel.client import AsyncClient, Client, Prediction
 from carousel_training.checkpoint import load_model
+
+pytestmark = pytest.mark.slow
 
 PARTS = ["The carousel ", "turns and the ", "horses "]
 

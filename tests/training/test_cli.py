@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 from carousel_training.checkpoint import LAST, load_checkpoint
 from carousel_training.cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED, app
 
+pytestmark = pytest.mark.slow
+
 COMMAND = [sys.executable, "-c", "from carousel_training.cli import main; main()"]
 ENDLESS = "1000000"
 SETTINGS = {

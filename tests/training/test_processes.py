@@ -17,6 +17,8 @@ from carousel_training.checkpoint import LAST, load_checkpoint
 from carousel_training.errors import SettingsError
 from carousel_training.processes import Crew
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = """
 [corpus]
 text = ["{text}"]

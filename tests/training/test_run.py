@@ -19,6 +19,8 @@ from carousel_training.errors import CheckpointError, CorpusError, TrainingError
 from carousel_training.run import Run, resume_run, start_run
 from carousel_training.settings import BudgetSettings, Settings
 
+pytestmark = pytest.mark.slow
+
 TIMES = ("seconds", "tokens_per_second", "wall_seconds", "elapsed_seconds")
 
 

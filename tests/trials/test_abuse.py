@@ -6,6 +6,8 @@ import pytest
 from trials.abuse import Felt, slow_down
 from trials.process_samples import waited_seconds
 
+pytestmark = pytest.mark.slow
+
 
 def felt(p99: float) -> Felt:
     return Felt(p99 / 2, p99, 100, [], 0.0)

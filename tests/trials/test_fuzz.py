@@ -11,6 +11,8 @@ from trials.fuzz.fuzzing import KINDS, Fuzz, run_fuzz
 from trials.fuzz.guiding import is_available
 from trials.fuzz.planted import EXIT_CODE, FAULTY_REST
 
+pytestmark = pytest.mark.slow
+
 SHARE = 0.06
 
 

@@ -6,10 +6,13 @@ import sys
 from pathlib import Path
 
 import grpc
+import pytest
 from grpc_health.v1 import health_pb2_grpc
 from trials.fuzz.servers import PLANS, FuzzedServer
 
 from carousel.rpc.health import HealthServicer
+
+pytestmark = pytest.mark.slow
 
 UNTIL_CLOSED = "import sys; sys.stdin.read(); sys.exit(41)"
 

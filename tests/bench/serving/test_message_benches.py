@@ -26,6 +26,8 @@ from carousel.engine.step_place import StepPlace
 from carousel.rpc.prediction_bytes import PredictionBytes
 from carousel.sessions.resident import Named
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:

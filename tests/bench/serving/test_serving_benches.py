@@ -18,6 +18,8 @@ from bench.serving import start
 from carousel.bundle.manifest import Bundle
 from carousel.engine.model import OnnxModel
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:

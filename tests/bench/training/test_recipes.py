@@ -9,6 +9,8 @@ from bench.training.train.recipes import MEASURES, RECIPES
 
 from carousel_training.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", MEASURES)
 def test_a_measures_recipe_has_its_time(name: str) -> None:

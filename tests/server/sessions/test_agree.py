@@ -12,6 +12,8 @@ from tests.server.state.conftest import run_redis
 
 from carousel.sessions import residents
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("kind", STORES)

@@ -56,6 +56,8 @@ from carousel.state.store import Capacity, Lifetimes, SessionStore
 from carousel.state.write_ahead import WriteAhead
 from carousel.turns import Sampling, Snapshot
 
+pytestmark = pytest.mark.slow
+
 Result = TypeVar("Result")
 Ids = tuple[int, ...]
 Answer = tuple[Any, Standing]

@@ -25,6 +25,8 @@ from carousel_training.studies.comparison.page import read_study, write_page
 from carousel_training.studies.comparison.study import Crew, Study
 from carousel_training.studies.comparison.study_text import load_facts
 
+pytestmark = pytest.mark.slow
+
 TIMES = {"core_seconds", "wall_seconds", "serving", "equal_seconds"}
 CREW = Crew(InlineExecutor(), 1)
 

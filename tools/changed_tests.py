@@ -1,0 +1,79 @@
+"""Prints the tests that what you changed needs: `make quick` runs them.
+
+Changed is what differs from a commit (`HEAD` unless told otherwise) or is new. A package's tests mirror it, so that its
+path says where they are.
+"""
+
+import argparse
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+_ROOT = Path(__file__).parents[1]
+_PACKAGES = {  # folder of sources -> its tests
+    "server/carousel": "tests/server",
+    "training/carousel_training": "tests/training",
+    "export/carousel_export": "tests/export",
+    "proto/carousel": "tests/server/rpc",
+    "bench": "tests/bench",
+    "trials": "tests/trials",
+    "tools": "tests/tools",
+    "examples": "tests/examples",
+    "deploy": "tests/deploy",
+    "docs": "tests/docs",
+}
+
+
+def find_tests(changed: Iterable[str], root: Path = _ROOT) -> list[str]:
+    """The test files and folders of changed paths, in order; one that lies in another is left out."""
+    found = {test for path in changed if (test := _tests_of(PurePosixPath(path), root))}
+    return sorted(
+        test for test in found if not any(PurePosixPath(other) in PurePosixPath(test).parents for other in found)
+    )
+
+
+def _tests_of(path: PurePosixPath, root: Path) -> str | None:
+    """The nearest test of one path: a module's own, else the folder that mirrors its package's."""
+    if path.parts[0] == "tests":
+        return _changed_test(path, root)
+    for sources, tests in _PACKAGES.items():
+        if path.is_relative_to(sources):
+            return _mirror(PurePosixPath(tests), path.relative_to(sources), root)
+    return "tests/docs" if path.suffix == ".md" else None
+
+
+def _mirror(tests: PurePosixPath, inside: PurePosixPath, root: Path) -> str | None:
+    own = tests / inside.parent / f"test_{inside.stem}.py"
+    if len(inside.parts) == 1 and (root / own).is_file():  # of a package, one module's change concerns its neighbours
+        return str(own)
+    folder = tests / inside.parent
+    while folder != tests and not (root / folder).is_dir():
+        folder = folder.parent
+    return str(folder) if (root / folder).is_dir() else None
+
+
+def _changed_test(path: PurePosixPath, root: Path) -> str | None:
+    """A test is its own; what tests share concerns all in its folder. One that is gone concerns nobody."""
+    if path.name.startswith("test_"):
+        return str(path) if (root / path).is_file() else None
+    return str(path.parent) if path.suffix == ".py" and (root / path.parent).is_dir() else None
+
+
+def _changed_paths(base: str) -> list[str]:
+    differing = ["git", "diff", "--name-only", base]
+    new = ["git", "ls-files", "--others", "--exclude-standard"]
+    return [line for command in (differing, new) for line in _lines_of(command)]
+
+
+def _lines_of(command: list[str]) -> list[str]:
+    return subprocess.run(command, cwd=_ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("base", nargs="?", default="HEAD", help="the commit to compare with")
+    print(*find_tests(_changed_paths(parser.parse_args().base)))
+
+
+if __name__ == "__main__":
+    main()
