@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 
 from prometheus_client import CollectorRegistry
+from pydantic import SecretBytes
 from tests.fakes import FakeClock, SlowOracle, ToyModel, character_tokenizer
 
 from carousel.bundle.manifest import Manifest
@@ -12,19 +13,17 @@ from carousel.bundle.tokenizer import Tokenizer
 from carousel.engine.engine import Engine
 from carousel.engine.scheduler import Bounds
 from carousel.metrics import Metrics
+from carousel.sessions.access import SessionAccess
 from carousel.sessions.carried import CarriedSequences
 from carousel.sessions.carried_room import CarriedRoom
 from carousel.sessions.checks import Limits
-from carousel.sessions.events import EventHub
+from carousel.sessions.composition import SessionService, make_sessions
 from carousel.sessions.ledger import Ledger, Retention
 from carousel.sessions.lives import Lives
-from carousel.sessions.order import TurnOrder
-from carousel.sessions.recovery import recover
-from carousel.sessions.resident import Kit
 from carousel.sessions.residents import Residents
-from carousel.sessions.sealing import Sealer
 from carousel.sessions.seats import Seats
 from carousel.sessions.service import Sessions
+from carousel.settings import Settings
 from carousel.state.codec import SnapshotCodec
 from carousel.state.memory import MemoryStore
 from carousel.state.store import Capacity, Held, Lifetimes, Row, SessionStore
@@ -63,10 +62,40 @@ class World:
     metrics: Metrics
     engine: Engine
     store: SessionStore
-    lives: Lives
-    seats: Seats
-    sessions: Sessions
+    service: SessionService
     manifest: Manifest
+
+    @property
+    def lives(self) -> Lives:
+        return self.service.lives
+
+    @property
+    def seats(self) -> Seats:
+        return self.service.seats
+
+    @property
+    def sessions(self) -> Sessions:
+        return self.service.turns
+
+    @property
+    def access(self) -> SessionAccess:
+        return self.service.access
+
+    @property
+    def residents(self) -> Residents:
+        return self.service.residents
+
+    @property
+    def carried(self) -> CarriedSequences:
+        return self.service.carried
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.service.ledger
+
+    @property
+    def codec(self) -> SnapshotCodec:
+        return self.service.codec
 
     @property
     def oracle(self) -> SlowOracle:
@@ -90,7 +119,11 @@ class World:
 
     async def snapshot(self, session_id: str = "s") -> Snapshot:
         """Where the store has a session."""
-        return self.lives.codec.decode(self.lives.ledger.current(await self.hold(session_id)))
+        return self.codec.decode(self.ledger.current(await self.hold(session_id)))
+
+    def seal(self, snapshot: Snapshot, owner: str = "ann", seconds: float = 50) -> bytes:
+        """A state that the owner may bring, good for so long."""
+        return self.service.sealer.seal(self.codec.encode(snapshot), owner, self.clock() + seconds)
 
     def value(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(f"carousel_{name}", labels) or 0
@@ -104,43 +137,49 @@ async def running_world(plan: Plan | None = None) -> AsyncIterator[World]:
     engine = Engine(plan.model, 0, plan.bounds, metrics)
     manifest = make_manifest(plan)
     store = plan.store(clock)
-    lives = make_lives(plan, manifest, engine, store, clock, metrics)
-    seats = Seats(engine, plan.tokenizer, lives, seal_seconds=50)
-    await store.start(lives.tell)
-    await recover(store, lives.ledger, clock())
+    service = make_service(plan, manifest, engine, store, clock, metrics)
+    await store.start(service.lives.tell)
+    await service.recover()
     await engine.start()
-    sessions = Sessions(manifest, plan.tokenizer, engine, seats, plan.limits, metrics)
     try:
-        yield World(plan, clock, registry, metrics, engine, store, lives, seats, sessions, manifest)
+        yield World(plan, clock, registry, metrics, engine, store, service, manifest)
     finally:
-        sessions.close()
-        await lives.residents.leave_all()
-        await lives.carried.residents.leave_all()
+        service.turns.close()
+        for holder in service.holders.values():
+            await holder.leave_all()
         await engine.stop()
         await store.close()
 
 
-def make_lives(
+def make_service(
     plan: Plan, manifest: Manifest, engine: Engine, store: SessionStore, clock: FakeClock, metrics: Metrics
-) -> Lives:
-    ledger, order = Ledger(plan.retention), TurnOrder(plan.max_turns_per_session)
-    codec = SnapshotCodec(manifest.state, manifest.digest, manifest.hidden_size)
+) -> SessionService:
+    settings = _make_settings(plan)
+    return make_sessions(
+        settings, manifest, plan.tokenizer, engine, store, metrics, clock=clock, room=plan.carried_room
+    )
 
-    def make_kit() -> Kit:
-        return Kit(engine.columns, ledger, codec, plan.tokenizer, plan.bounds.penalty_window)
 
-    return Lives(
-        store,
-        ledger,
-        codec,
-        Sealer(plan.seal_keys, manifest.digest),
-        order,
-        EventHub(),
-        clock,
-        metrics,
-        Residents(engine, make_kit, store, order, clock, is_enabled=plan.holds_sessions),
-        CarriedSequences(engine, make_kit, codec, plan.carried_room),
-        replays_seals=plan.replays_seals,
+def _make_settings(plan: Plan) -> Settings:
+    """Unchecked, for a plan may be smaller than a server."""
+    retention, limits = plan.retention, plan.limits
+    return Settings.model_construct(
+        retained_turns=retention.max_turns,
+        retained_answers=retention.max_answers,
+        max_answer_bytes=retention.max_answer_bytes,
+        retained_request_ids=retention.max_request_ids,
+        max_turns_per_session=plan.max_turns_per_session,
+        penalty_window=plan.bounds.penalty_window,
+        seal_keys=tuple(SecretBytes(key) for key in plan.seal_keys),
+        seal_replay="allow" if plan.replays_seals else "refuse",
+        seal_seconds=50,
+        when_full="evict" if plan.holds_sessions else "refuse",
+        max_watches_per_owner=10**6,
+        max_input_tokens=limits.max_input_tokens,
+        max_generated_tokens=limits.max_generated_tokens,
+        max_input_bytes=limits.max_input_bytes,
+        max_answer_items=limits.max_answer_items,
+        max_stop_ids=limits.max_stop_ids,
     )
 
 

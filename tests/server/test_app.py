@@ -32,8 +32,9 @@ from carousel.errors import BundleInvalid, Overloaded, ProviderUnavailable, Sett
 from carousel.metrics import Metrics
 from carousel.rpc.server import ConnectionBounds
 from carousel.rpc.streams import StreamBounds
-from carousel.sessions import sweep
+from carousel.sessions import composition, sweep
 from carousel.sessions.checks import Limits
+from carousel.sessions.composition import make_sessions
 from carousel.sessions.lives import Lives
 from carousel.settings import Settings
 from carousel.state.memory import MemoryStore
@@ -284,7 +285,7 @@ async def test_a_sweep_that_dies_is_begun_anew(bundle: Path, monkeypatch: pytest
     async def expire(lives: Lives) -> None:
         if next(deaths, None) is not None:
             raise RuntimeError("OOM command not allowed")
-        while await lives.store.sweep(100):
+        while await lives._store.sweep(100):
             pass
 
     monkeypatch.setattr(Lives, "expire", expire)
@@ -335,15 +336,16 @@ def test_every_bound_of_calls_and_connections_reaches_its_place() -> None:
     )
     assert app._stream_bounds(settings) == StreamBounds(11, 12, 13)
     assert app._connection_bounds(settings) == ConnectionBounds(14, 11 + 12 + 28 + 20, 15, 16, 25, 26, 27, 28)
-    assert app._limits(settings) == Limits(17, 18, 19, 20, 21)
+    assert composition._limits(settings) == Limits(17, 18, 19, 20, 21)
     bounds = app._bounds(settings)
     assert (bounds.max_lanes, bounds.max_short_lanes, bounds.owner_limits) == (22, 23, settings.owner_limits)
 
 
 def test_what_sessions_remember_is_set(bundle: Path) -> None:
     """How many ids and answers, how large snapshots may be for the penalty window, and how many may watch."""
+    loaded = Bundle.load(bundle)
     made = [
-        app.make_lives(
+        make_sessions(
             Settings(
                 retained_request_ids=31,
                 retained_answers=3,
@@ -351,7 +353,8 @@ def test_what_sessions_remember_is_set(bundle: Path) -> None:
                 penalty_window=window,
                 max_watches_per_owner=1,
             ),
-            Bundle.load(bundle),
+            loaded.manifest,
+            loaded.tokenizer,
             Engine(ToyModel(), 0, Bounds(), Metrics(CollectorRegistry())),
             MemoryStore(Capacity(1, 1, evicts=True), Lifetimes(1, 1)),
             Metrics(CollectorRegistry()),
@@ -360,8 +363,9 @@ def test_what_sessions_remember_is_set(bundle: Path) -> None:
     ]
     retention = made[0].ledger.retention
     assert (retention.max_request_ids, retention.max_answers, retention.max_turns) == (31, 3, 5)
-    assert made[1].snapshot_bytes > made[0].snapshot_bytes
-    with made[0].hub.watch("ann"), pytest.raises(Overloaded, match="1 watches"), made[0].hub.watch("ann"):
+    assert made[1].lives._snapshot_bytes > made[0].lives._snapshot_bytes
+    watch = made[0].lives.watch
+    with watch("ann"), pytest.raises(Overloaded, match="1 watches"), watch("ann"):
         pass
 
 

@@ -23,7 +23,7 @@ _ROWS_PER_SLICE = 250  # less than 2 ms of the event loop
 
 
 class SessionsServicer(sessions_pb2_grpc.SessionsServicer):
-    """`sessions` gives the model and its start, `lives` the rest."""
+    """`sessions` gives the model, `lives` the rest."""
 
     def __init__(self, sessions: Sessions, lives: Lives, calls: Calls) -> None:
         self._sessions = sessions
@@ -33,8 +33,8 @@ class SessionsServicer(sessions_pb2_grpc.SessionsServicer):
     async def CreateSession(self, request: wire.CreateSessionRequest, context: Context) -> wire.Session:
         async with self._calls.answer("CreateSession", context, request) as call:
             self._sessions.check_model(request.model)
-            start = self._sessions.start_snapshot
-            return self._describe(await self._lives.create(call.owner, request.session_id, start, request.request_id))
+            row = await self._lives.create(call.owner, request.session_id, request_id=request.request_id)
+            return self._describe(row)
 
     async def GetSession(self, request: wire.GetSessionRequest, context: Context) -> wire.Session:
         async with self._calls.answer("GetSession", context, request) as call:
@@ -92,7 +92,7 @@ class SessionsServicer(sessions_pb2_grpc.SessionsServicer):
     async def WatchSessions(self, request: wire.WatchSessionsRequest, context: Context) -> None:
         async with self._calls.answer("WatchSessions", context, request) as call:
             call.is_waiting = True  # for events, which may never come
-            with self._lives.hub.watch(call.owner) as events:
+            with self._lives.watch(call.owner) as events:
                 await context.send_initial_metadata(())  # from here on nothing is missed
                 async for event in events:
                     await context.write(convert.from_event(event))

@@ -39,6 +39,7 @@ class Conversation:
         self._predictor = predictor
         self._residents = residents  # of sessions, or of what streams carry
         self._carrying = carried
+        self._room = carried.room  # for all that streams carry
         self._owner = owner
         self._vocabulary_size = vocabulary_size
         self._session_id = ""
@@ -75,7 +76,7 @@ class Conversation:
         if resident is None or resident.is_leaving or not self._goes_on or not self._is_sound(plain):
             return False
         if self._is_in_room:
-            self._carrying.room.touch(self._owner, self)
+            self._room.touch(self._owner, self)
         try:
             return self._residents.may_take(resident, plain) and self._residents.begin_turn(resident, plain, sink)
         except CarouselError as error:
@@ -110,7 +111,7 @@ class Conversation:
 
     async def _answer_plain(self, plain: Plain) -> Named | None:
         if self._is_in_room:
-            self._carrying.room.touch(self._owner, self)
+            self._room.touch(self._owner, self)
         if self._resident is None or self._resident.is_leaving:
             self._resident, named = await self._residents.move_in(await self._key(), plain)
             return named
@@ -175,15 +176,15 @@ class Conversation:
         if self._is_given_up and not caller.state:
             raise SessionEvicted("what this stream carried was given up, for others had too little room")
         if self._is_in_room:
-            return self._carrying.room.touch(self._owner, self)
+            return self._room.touch(self._owner, self)
         await self._carrying.make_room(self._owner)
-        self._carrying.room.enter(self._owner, self)
+        self._room.enter(self._owner, self)
         self._is_in_room = True
 
     def _leave_room(self) -> None:
         if self._is_in_room:
             self._is_in_room = False
-            self._carrying.room.leave(self._owner, self)
+            self._room.leave(self._owner, self)
 
     def give_up(self) -> Key | None:
         """What is carried: it cannot be gone on with. The key under which it is still kept, if it is."""

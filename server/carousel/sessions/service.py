@@ -19,6 +19,7 @@ from carousel.metrics import Metrics
 from carousel.sessions import checks, requests
 from carousel.sessions.answers import GenerationAnswer, ScoringAnswer, ScoringRecord
 from carousel.sessions.branch import Branch, merge
+from carousel.sessions.carried import CarriedSequences
 from carousel.sessions.conversation import Conversation
 from carousel.sessions.encoding import Encoder
 from carousel.sessions.requests import (
@@ -32,6 +33,7 @@ from carousel.sessions.requests import (
     ScoringRequest,
     Standing,
 )
+from carousel.sessions.residents import Residents
 from carousel.sessions.seats import Outcome, Seat, Seats, check_caller
 from carousel.sessions.words import WordSearch
 from carousel.turns import (
@@ -58,6 +60,8 @@ class Sessions:
         tokenizer: Tokenizer,
         engine: Engine,
         seats: Seats,
+        residents: Residents,
+        carried: CarriedSequences,
         limits: checks.Limits,
         metrics: Metrics,
     ) -> None:
@@ -67,14 +71,11 @@ class Sessions:
         self._digest = manifest.digest
         self._engine = engine
         self._seats = seats
+        self._residents = residents
+        self._carried = carried
         self._metrics = metrics
         self._words = WordSearch(tokenizer, engine.submit)
         self._encoder = Encoder(tokenizer, limits, manifest.vocabulary_size)
-
-    @property
-    def start_snapshot(self) -> Snapshot:
-        """Where every fresh sequence stands."""
-        return self._engine.start_snapshot
 
     def close(self) -> None:
         """Let go of the thread for long texts."""
@@ -97,8 +98,7 @@ class Sessions:
 
     def converse(self, owner: str) -> Conversation:
         """To be closed."""
-        seats = self._seats
-        return Conversation(self, seats.residents, seats.carried, owner, self.manifest.vocabulary_size)
+        return Conversation(self, self._residents, self._carried, owner, self.manifest.vocabulary_size)
 
     @contextlib.asynccontextmanager
     async def conversing(self, owner: str) -> AsyncIterator[Conversation]:

@@ -18,8 +18,8 @@ async def sweep(lives: Lives, health: StoreHealth, metrics: Metrics, swept: Call
         await asyncio.sleep(_SECONDS)
         try:
             await lives.expire()
-            metrics.num_held_sessions(lives.residents.num_slots)
-            metrics.num_live_sessions(await lives.store.num_live())
+            metrics.num_held_sessions(lives.num_held)
+            metrics.num_live_sessions(await lives.num_live())
         except StoreUnavailable as error:
             health.probe_failed(error)
         else:

@@ -53,7 +53,6 @@ class FakeSessions:
     def __init__(self) -> None:
         self.manifest = make_manifest(Plan())
         self.tokenizer = character_tokenizer(LETTERS)
-        self.start_snapshot = b""
         self.raises: Exception | None = None
         self.seen: list[Any] = []
         self.num_running = 0
@@ -135,7 +134,7 @@ class FakeLives:
     """Rows by owner and id. `raises` and `seen` as above."""
 
     def __init__(self) -> None:
-        self.hub = EventHub(max_watches_per_owner=2)
+        self.watch = EventHub(max_watches_per_owner=2).watch
         self.rows: dict[tuple[str, str], Row] = {}
         self.raises: Exception | None = None
         self.seen: list[Any] = []
@@ -151,7 +150,7 @@ class FakeLives:
     def durable_position(self, row: Row) -> int:
         return row.position
 
-    async def create(self, owner: str, session_id: str, snapshot: Any, request_id: str = "") -> Row:
+    async def create(self, owner: str, session_id: str, snapshot: Any = b"", request_id: str = "") -> Row:
         row = Row(session_id or "made", owner, 1, 0, 0, 1e9 + len(self.rows), 1e9, 2e9)
         self.rows[owner, row.id] = row
         return self._find(owner, row.id, snapshot, request_id)

@@ -63,7 +63,7 @@ class ServedWorld:
         """No call is open, no session is held, nothing is in use."""
         await until(lambda: not self.num_calls and not self.num_slots and self.world.is_idle)
         assert not self.world.engine._num_advancing
-        assert not len(self.world.lives.residents)
+        assert not len(self.world.residents)
 
 
 @contextlib.asynccontextmanager
@@ -83,7 +83,7 @@ async def serving(
         server = RpcServer(*services, ConnectionBounds(MAX_MESSAGE_BYTES))
         await server.start("127.0.0.1:0")
         stack.push_async_callback(server.stop, 0)
-        tidying = running_task("residents", world.lives.residents.run, world.metrics.task_restarted)
+        tidying = running_task("residents", world.residents.run, world.metrics.task_restarted)
         await stack.enter_async_context(tidying)
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(server.address))
         manys: list[Many] = []

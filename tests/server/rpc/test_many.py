@@ -97,7 +97,7 @@ async def test_tags_are_free_of_each_other() -> None:
         stream = served.many()
         await stream.ask(1, 1, session_id="a")
         await stream.ask(2, 1, session_id="b")
-        async with served.world.lives.take("", "a"):  # somebody else has it
+        async with served.world.access.hold("", "a"):  # somebody else has it
             await stream.send(*[ask(1, token) for token in (2, 3, 4)])
             for token in (5, 6, 7):
                 await stream.ask(2, token)
@@ -189,7 +189,7 @@ async def test_closing_a_tag_frees_its_session_and_gives_up_what_is_not_answered
         await stream.send(ask(1, 3), ask(1, 4), ask(1, 5))
         await model.until_held()
         await stream.send(end(1), ask(1, 6, session_id="b"))
-        await until(lambda: len(served.world.sessions._seats._lives._order._locks) > 0)
+        await until(lambda: len(served.world.access._order._locks) > 0)
         model.gate.set()
         await stream.receive(1)
         assert stream.answers[1][-1].position == 1

@@ -157,7 +157,7 @@ async def test_a_drain_answers_what_was_begun_and_refuses_the_rest() -> None:
         for tag in range(4):
             assert stream.answers[tag][2].position == 3
             assert reason(stream.answers[tag][3]) == "SHUTTING_DOWN"
-        await served.world.lives.residents.leave_all()
+        await served.world.residents.leave_all()
         assert served.num_slots == 0
 
 
@@ -176,7 +176,7 @@ async def test_a_drain_past_its_deadline_ends_items(monkeypatch: pytest.MonkeyPa
         model.gate.set()
         await stream.receive(1)
         await served.calls.finish(1)
-        await served.world.lives.residents.leave_all()
+        await served.world.residents.leave_all()
         last = stream.answers[1][2]
         is_applied = isinstance(last, wire.PredictResponse)
         assert (await served.world.hold("a", "")).row.position == (3 if is_applied else 2)

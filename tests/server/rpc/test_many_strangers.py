@@ -205,7 +205,7 @@ async def test_a_frame_counts_for_what_of_it_is_not_answered() -> None:
         await open_sessions(served, *"abcdef")
         async with contextlib.AsyncExitStack() as held:
             for name in "abcdef":
-                await held.enter_async_context(served.world.lives.take("", name))
+                await held.enter_async_context(served.world.access.hold("", name))
             stream = served.many()
             for tag, name in enumerate("abcdef"):
                 await stream.send(ask(tag, 1, session_id=name), *[long_item(100 + n) for n in range(20)])
@@ -219,7 +219,7 @@ async def test_closes_of_a_frame_make_room_for_its_questions() -> None:
     """Although they come behind them."""
     async with serving(max_waiting_per_stream=4) as served:
         await open_sessions(served, "a")
-        async with served.world.lives.take("", "a"):  # somebody else has it
+        async with served.world.access.hold("", "a"):  # somebody else has it
             stream = served.many()
             await stream.send(*[ask(tag, 1, session_id="a") for tag in range(4)])
             await until(lambda: served.manys and served.manys[-1].num_waiting == 4)
@@ -234,7 +234,7 @@ async def test_closes_of_later_frames_make_room_too() -> None:
     """As long as the frames between are no more than a message's bytes."""
     async with serving(max_waiting_per_stream=4) as served:
         await open_sessions(served, "a")
-        async with served.world.lives.take("", "a"):
+        async with served.world.access.hold("", "a"):
             stream = served.many()
             await stream.send(*[ask(tag, 1, session_id="a") for tag in range(4)])
             for number in range(30):
@@ -249,7 +249,7 @@ async def test_a_close_seen_ahead_keeps_the_order_of_its_tag() -> None:
     """What came before it is given up, what comes after it is a new sequence."""
     async with serving(max_waiting_per_stream=2) as served:
         await open_sessions(served, "a", "b")
-        async with served.world.lives.take("", "a"):
+        async with served.world.access.hold("", "a"):
             stream = served.many()
             await stream.send(*[ask(1, token, session_id="a") for token in (1, 2, 3, 4)])
             await stream.send(ask(2, 5), end(1), ask(1, 6, session_id="b"), ask(1, 7))
@@ -264,7 +264,7 @@ async def test_a_stalled_stream_is_not_read_for_ever() -> None:
     """Beyond a message's bytes of questions for which there is no room."""
     async with serving(max_waiting_per_stream=2, max_message_bytes=50_000) as served:
         await open_sessions(served, "a")
-        async with served.world.lives.take("", "a"):
+        async with served.world.access.hold("", "a"):
             stream = served.many()
             await stream.send(*[ask(tag, 1, session_id="a") for tag in range(2)])
 
@@ -287,7 +287,7 @@ async def test_a_bad_frame_ends_a_stalled_stream() -> None:
     """As it ends one that is not; what was asked before is given up, for it may never be answered."""
     async with serving(max_waiting_per_stream=2) as served:
         await open_sessions(served, "a")
-        async with served.world.lives.take("", "a"):
+        async with served.world.access.hold("", "a"):
             raw = served.channel.stream_stream("/carousel.v1.LanguageModel/PredictMany")()
             good = [ask(tag, 1, session_id="a") for tag in range(6)]
             await raw.write(wire.PredictManyRequest(items=good).SerializeToString())
@@ -304,7 +304,7 @@ async def test_the_end_of_a_stalled_stream_waits_for_all_that_was_asked(max_wait
     async with serving(max_waiting_per_stream=max_waiting) as served:
         await open_sessions(served, "a")
         stream = served.many()
-        async with served.world.lives.take("", "a"):
+        async with served.world.access.hold("", "a"):
             await stream.send(*[ask(tag, 1, session_id="a") for tag in range(7)])
             await stream.send(*[ask(tag, 1) for tag in range(7, 9)])
             await stream.call.done_writing()
@@ -319,7 +319,7 @@ async def test_cancelling_a_stalled_stream_leaves_nothing(num_frames: int) -> No
     async with serving(max_waiting_per_stream=2) as served:
         await open_sessions(served, "a")
         tasks = asyncio.all_tasks()
-        async with served.world.lives.take("", "a"):
+        async with served.world.access.hold("", "a"):
             stream = served.many(timeout=0.5)
             for _ in range(num_frames):
                 await stream.send(*[ask(tag, 1, session_id="a") for tag in range(7)])
@@ -381,7 +381,7 @@ async def test_items_take_no_memory_before_their_turn(monkeypatch: pytest.Monkey
     monkeypatch.setattr(frames, "_decode", decode_and_note)
     async with serving(max_waiting_per_stream=50) as served:
         await open_sessions(served, "a")
-        async with served.world.lives.take("", "a"):
+        async with served.world.access.hold("", "a"):
             stream = served.many()
             await stream.send(*[ask(1, session_id="a") for _ in range(3000)])
             await until(lambda: len(decoded) >= 3000)  # all were looked at, whether they are closes
@@ -687,7 +687,7 @@ async def test_nothing_is_left_of_an_attack(seed: int) -> None:
             except TimeoutError as error:
                 raise TasksLeft([repr(one) for one in asyncio.all_tasks() - tasks]) from error
             assert "(0 of" in repr(room)
-            assert "(0 of" in repr(served.world.lives.carried)
+            assert "(0 of" in repr(served.world.carried)
             for many in served.manys:
                 assert not many._sequences
                 assert not many._closing

@@ -224,7 +224,7 @@ class Pair:
 
     async def _give_back(self) -> None:
         """What a drain does, and what is done to idle ones."""
-        found = self.held.world.lives.residents
+        found = self.held.world.residents
         if self.dice.random() < 0.5:
             await found.leave_all()
             return
@@ -241,7 +241,7 @@ class Pair:
             if not isinstance(await self.taken.world.store.read("ann", name), Row):
                 continue
             one, other = await self.held.world.hold(name), await self.taken.world.hold(name)
-            ledger, codec = self.held.world.lives.ledger, self.held.world.lives.codec
+            ledger, codec = self.held.world.ledger, self.held.world.codec
             for position in ledger.positions(other):
                 pair = [codec.decode(ledger.find(held, position, "")) for held in (one, other)]
                 assert same_snapshot(*pair)
@@ -293,7 +293,7 @@ class Pair:
         expected = await self.taken.world.store.read("ann", op.session)
         if isinstance(world.store, WriteAhead):
             if self.dice.random() < 0.1:
-                async with after_crash(self._path, world.lives.ledger, world.clock) as found:
+                async with after_crash(self._path, world.ledger, world.clock) as found:
                     assert _place(await found.read("ann", op.session)) == _place(expected)
         elif isinstance(world.store, WriteBehind):
             if self.dice.random() < 0.2:
@@ -304,7 +304,7 @@ class Pair:
 
     async def _is_applied(self, op: Say) -> bool:
         """Whether the session knows the request, in the one world and not yet in the other."""
-        ledger = self.held.world.lives.ledger
+        ledger = self.held.world.ledger
         if not isinstance(await self.held.do(Other("get", op.session, 0), 0), int):
             return False
         held = await self.held.world.hold(op.session)
@@ -386,6 +386,6 @@ async def run_pair(kind: str, seed: int, directory: Path, url: str) -> int:
         for stream in STREAMS:
             await pair.held.close(stream)
             await pair.taken.close(stream)
-        await held.lives.residents.tidy()
+        await held.residents.tidy()
         assert held.engine.columns.num_used == 0
         return int(held.value("held_turns_total"))

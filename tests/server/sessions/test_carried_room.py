@@ -156,8 +156,8 @@ async def test_a_sequence_that_made_room_says_so_from_then_on(num_said: int, num
         assert await say(late) == 1
         for talk in (*anns, bob, late):
             await talk.close()
-        assert "(0 of" in repr(world.lives.carried)
-        assert "(0 of" in repr(world.lives.carried.room)
+        assert "(0 of" in repr(world.carried)
+        assert "(0 of" in repr(world.carried.room)
         assert world.engine.columns.num_used == 0
 
 

@@ -79,7 +79,7 @@ async def test_a_thousand_holds_do_not_slow_one(in_loop: bool) -> None:
         await world.open("his", "bob")
         modest = Stream(world, "bob", "his")
         await modest.start()
-        assert len(world.lives.residents) == NUM_STREAMS + 1
+        assert len(world.residents) == NUM_STREAMS + 1
         world.engine._place.max_rows = 2**10 if in_loop else 0
         for stream in greedy:
             stream.goes_on = True

@@ -57,7 +57,7 @@ async def test_a_store_that_fails_in_the_middle(fault: Fault, num_before: int) -
         expected = world.oracle.feed(world.engine.start_snapshot, [*range(num_before), 7, 8])
         assert same_snapshot(await world.snapshot("s"), expected)
         await stream.talk.close()
-        await world.lives.residents.tidy()
+        await world.residents.tidy()
         assert world.engine.columns.num_used == 0
 
 
@@ -73,7 +73,7 @@ async def test_a_store_that_fails_for_long_keeps_no_slot() -> None:
         for _ in range(3):
             outcomes = await asyncio.gather(*(stream.say(3) for stream in streams), return_exceptions=True)
             assert all(isinstance(one, StoreUnavailable) for one in outcomes)
-            await world.lives.residents.tidy()
+            await world.residents.tidy()
             assert world.engine.columns.num_used == 0
         faults_of(world).faults.clear()
         for stream in streams:
@@ -156,12 +156,12 @@ async def test_rewinds_reach_as_far_as_they_do_elsewhere(max_turns: int) -> None
                 assert positions == tuple(range(max(0, number - max_turns), number + 1))
                 held = await world.hold("s")
                 for position in positions:
-                    found = world.lives.codec.decode(world.lives.ledger.find(held, position, ""))
+                    found = world.codec.decode(world.ledger.find(held, position, ""))
                     expected = world.oracle.feed(
                         world.engine.start_snapshot, [one % 16 for one in range(1, position + 1)]
                     )
                     assert same_snapshot(found, expected)
-                world.lives.residents._wanted.clear()
+                world.residents._wanted.clear()
         await stream.talk.close()
 
 
@@ -177,7 +177,7 @@ async def test_two_streams_on_one_session_take_turns(tmp_path: Path) -> None:
         async def talk(stream: Stream) -> None:
             for token in range(15):
                 told.append(await stream.say(token % 16))
-                world.lives.residents._wanted.clear()
+                world.residents._wanted.clear()
 
         await asyncio.gather(*(talk(stream) for stream in streams))
         assert sorted(told) == list(range(1, 46))
@@ -198,7 +198,7 @@ async def test_a_clock_that_is_set_back_or_on() -> None:
         assert await stream.say(3) == 4
         row = await world.lives.get("ann", "s")
         assert (row.updated_at, row.expires_at) == (world.clock.now, world.clock.now + LIFETIMES.idle)
-        world.lives.residents._wanted.clear()
+        world.residents._wanted.clear()
         for token in range(3):
             await stream.say(token)
         world.clock.now += LIFETIMES.idle - 1.5

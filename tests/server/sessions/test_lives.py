@@ -55,7 +55,7 @@ def fed(world: World, *ids: int) -> Snapshot:
 async def heard(world: World, owner: str = "ann") -> AsyncIterator[list[SessionEvent]]:
     """What a watcher hears inside the block, there when it ends."""
     found: list[SessionEvent] = []
-    with world.lives.hub.watch(owner) as events:
+    with world.lives.watch(owner) as events:
         yield found
         while True:
             waiting = asyncio.ensure_future(anext(events))
@@ -443,10 +443,10 @@ async def test_a_session_changed_by_somebody_else_is_told_apart_from_one_that_en
         held = await world.hold()
         await feed(world, 1)
         with pytest.raises(SessionMoved):
-            await world.lives.commit(held, world.lives.ledger.mark(held, "c"))
+            await world.access.commit(held, world.ledger.mark(held, "c"))
         await world.lives.delete("ann", "s")
         with pytest.raises(SessionDeleted):
-            await world.lives.commit(held, world.lives.ledger.mark(held, "c"))
+            await world.access.commit(held, world.ledger.mark(held, "c"))
 
 
 # Export and import

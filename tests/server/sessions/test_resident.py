@@ -67,7 +67,7 @@ async def test_it_is_written_as_turns_in_the_ordinary_way(num_together: int, win
         for number, token in enumerate(TEXT):
             caller = Caller("ann", "s", request_id=f"r{number}")
             await world.sessions.predict(caller, PredictionRequest((token,), 3))
-        expected, ledger, codec = await world.hold(), world.lives.ledger, world.lives.codec
+        expected, ledger, codec = await world.hold(), world.ledger, world.codec
     async with resting(byte_plan(window)) as (world, resident):
         for number, token in enumerate(TEXT, 1):
             await take(world, resident, Plain(token, 3, f"r{number - 1}"))
@@ -117,7 +117,7 @@ async def test_a_turn_that_failed_has_not_happened() -> None:
         assert (resident.position, resident.num_turns, resident.is_known("r"), resident.is_busy) == (1, 1, False, False)
         plan.model.poison_id = None
         await take(world, resident, Plain(2, 2))
-        snapshot = world.lives.codec.decode(resident.change(0).put["at/000000000001"])
+        snapshot = world.codec.decode(resident.change(0).put["at/000000000001"])
         expected = world.oracle.feed(world.engine.start_snapshot, [1, 2])
         assert all((a == b).all() for a, b in zip(snapshot.state, expected.state, strict=True))
 
@@ -180,7 +180,7 @@ async def test_answers_have_the_bound_that_they_have_elsewhere(max_answer_bytes:
                     caller = Caller("ann", "s", request_id=f"r{number}")
                     await world.sessions.predict(caller, PredictionRequest((number,), k))
             held = applied(resident.held, resident.change(world.clock.now)) if is_held else await world.hold()
-            ledger = world.lives.ledger
+            ledger = world.ledger
             found.append([(ledger.find_answer(held, f"r{n}"), ledger.is_used(held, f"r{n}")) for n in range(3)])
     assert found[0] == found[1]
 
@@ -208,14 +208,14 @@ async def test_answers_that_are_too_large_cost_the_others_what_they_cost_elsewhe
             held = await world.hold()
             if is_held and resident.num_turns:
                 held = applied(resident.held, resident.change(world.clock.now))
-            ledger = world.lives.ledger
+            ledger = world.ledger
             found.append([(ledger.find_answer(held, f"r{n}"), ledger.is_used(held, f"r{n}")) for n in range(16)])
     assert found[0] == found[1]
 
 
 async def hold_anew(world: World) -> Resident:
-    lives, bounds = world.lives, world.plan.bounds
-    kit = Kit(world.engine.columns, lives.ledger, lives.codec, world.plan.tokenizer, bounds.penalty_window)
+    bounds = world.plan.bounds
+    kit = Kit(world.engine.columns, world.ledger, world.codec, world.plan.tokenizer, bounds.penalty_window)
     row = world.engine.columns.take_slot()
     assert row is not None
     return Resident(kit, await world.hold(), row, 0.0)

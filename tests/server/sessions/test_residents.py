@@ -63,7 +63,7 @@ async def holding(num_streams: int = 1, plan: Plan | None = None) -> AsyncIterat
         yield world, streams
         for stream in streams:
             await stream.talk.close()
-        await world.lives.residents.tidy()
+        await world.residents.tidy()
         assert world.engine.columns.num_used == 0
 
 
@@ -105,10 +105,10 @@ async def test_what_is_idle_is_given_back(monkeypatch: pytest.MonkeyPatch) -> No
     async with holding(3) as (world, streams):
         await wait(0.2, monkeypatch)
         await streams[1].say(3)
-        await world.lives.residents.tidy()
+        await world.residents.tidy()
         assert all(stream.holds for stream in streams)
         await wait(0.1, monkeypatch)
-        await world.lives.residents.tidy()
+        await world.residents.tidy()
         assert [stream.holds for stream in streams] == [False, True, False]
         assert (await world.hold("0")).row.position == 2
         await streams[0].say(3)
@@ -228,14 +228,14 @@ async def test_what_ended_does_not_keep_the_others_from_being_given_back(monkeyp
             await stream.say(3)
         await wait(1.0, monkeypatch)
         async with asyncio.timeout(5):
-            tidying = asyncio.create_task(world.lives.residents.tidy())
+            tidying = asyncio.create_task(world.residents.tidy())
             await asyncio.sleep(0)  # it has given some back
-            assert len(world.lives.residents) == 40 - 16
+            assert len(world.residents) == 40 - 16
             for number in range(24):
                 await world.open(f"new{number}")
             await tidying
         assert world.engine.columns.num_used == 0
-        assert len(world.lives.residents) == 0
+        assert len(world.residents) == 0
 
 
 async def test_who_waits_for_a_session_that_ends_meanwhile_is_answered() -> None:
@@ -269,15 +269,15 @@ async def test_a_stream_that_never_pauses_keeps_nobody_waiting(kind: str, tmp_pa
                 num_turns += 1
 
         going = asyncio.create_task(go_on())
-        lives = world.lives
+        lives, residents = world.lives, world.residents
         try:
             for _ in range(10):
                 for ask in (
                     lambda: lives.get("ann", "0"),
                     lambda: lives.list_owned("ann", (0.0, ""), 10),
-                    lives.residents.leave_all,
+                    residents.leave_all,
                 ):
-                    lives.residents._wanted.clear()
+                    residents._wanted.clear()
                     async with asyncio.timeout(5):
                         while not stream.holds:
                             await asyncio.sleep(0)
@@ -350,7 +350,7 @@ async def test_a_stream_that_is_cut_off_anywhere_holds_nothing(kind: str, tmp_pa
             await stream.talk.close()
             assert world.engine.columns.num_used == 0
             position = (await world.lives.get("ann", f"s{number}")).position
-            is_applied = world.lives.ledger.is_used(await world.hold(f"s{number}"), "r")
+            is_applied = world.ledger.is_used(await world.hold(f"s{number}"), "r")
             assert position == number % 3 + is_applied
             assert is_applied or isinstance(outcome, asyncio.CancelledError)
 
@@ -372,11 +372,11 @@ async def test_a_caller_at_his_limit_does_not_cost_others_their_holds(kind: str,
         for _ in range(2):
             await his.say(1)
         for number in range(3):
-            await stack.enter_async_context(world.lives.take("bob", f"b{number}"))
+            await stack.enter_async_context(world.access.hold("bob", f"b{number}"))
         await world.open("b4", "bob")
         with pytest.raises(SessionEvicted):
             await his.say(1)
-        await stack.enter_async_context(world.lives.take("bob", "b4"))
+        await stack.enter_async_context(world.access.hold("bob", "b4"))
         with pytest.raises(Overloaded):
             await world.open("b5", "bob")
         assert all(stream.holds for stream in streams)
@@ -409,10 +409,10 @@ async def test_slots_of_all_sizes_come_back() -> None:
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(one is None or isinstance(one, asyncio.CancelledError) for one in outcomes)
         assert world.value("held_turns_total") > 20
-        await world.lives.residents.leave_all()
+        await world.residents.leave_all()
         assert world.engine.columns.num_used == 0
-        assert len(world.lives.residents) == 0
-        assert repr(world.lives.residents) == "Residents(0 here)"
+        assert len(world.residents) == 0
+        assert repr(world.residents) == "Residents(0 here)"
 
 
 async def test_a_fork_of_held_turns_goes_where_they_went() -> None:

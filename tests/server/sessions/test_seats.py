@@ -564,8 +564,7 @@ async def test_a_turn_cancelled_anywhere_is_applied_wholly_or_not_at_all() -> No
 async def test_a_sealed_state_is_a_sequence_that_its_caller_keeps() -> None:
     """The next state comes back with the position; no session is made; nothing can be lost here."""
     async with running_world() as world:
-        start = world.lives.codec.encode(world.engine.start_snapshot)
-        state = world.lives.seal(start, "ann", 50)
+        state = world.seal(world.engine.start_snapshot)
         for number in (1, 2, 3):
             async with world.seats.take(Caller("ann", state=state, expected_position=number - 1), ASKED) as seat:
                 standing = await seat.save(outcome(world, seat, number))
@@ -579,7 +578,7 @@ async def test_a_sealed_state_is_a_sequence_that_its_caller_keeps() -> None:
 async def test_a_sealed_state_is_for_its_owner_at_its_position_and_for_a_time() -> None:
     """Anybody else, another position and a later day are refused."""
     async with running_world() as world:
-        state = world.lives.seal(world.lives.codec.encode(world.engine.start_snapshot), "ann", 50)
+        state = world.seal(world.engine.start_snapshot)
         with pytest.raises(StateRefused, match="someone else"):
             await turn(world, Caller("bob", state=state))
         with pytest.raises(PositionMismatch) as refused:
@@ -594,7 +593,7 @@ async def test_a_sealed_state_is_for_its_owner_at_its_position_and_for_a_time() 
 async def test_whether_a_state_may_be_used_again_is_a_setting(replays_seals: bool) -> None:
     """Allowed, it gives the same again; refused, the second use is told so, but one that was refused is no use."""
     async with running_world(Plan(replays_seals=replays_seals)) as world:
-        caller = Caller("ann", state=world.lives.seal(world.lives.codec.encode(world.oracle.start()), "ann", 50))
+        caller = Caller("ann", state=world.seal(world.oracle.start()))
         with pytest.raises(ModelFailed):
             async with world.seats.take(caller, ASKED):
                 raise ModelFailed("oops")
@@ -612,7 +611,7 @@ async def test_whether_a_state_may_be_used_again_is_a_setting(replays_seals: boo
 async def test_two_turns_cannot_use_one_state_at_once_where_it_is_good_once() -> None:
     """While the first runs, the second is refused."""
     async with running_world(Plan(replays_seals=False)) as world:
-        caller = Caller("ann", state=world.lives.seal(world.lives.codec.encode(world.oracle.start()), "ann", 50))
+        caller = Caller("ann", state=world.seal(world.oracle.start()))
         async with world.seats.take(caller, ASKED):
             with pytest.raises(StateRefused, match="used before"):
                 await turn(world, caller, 1)
@@ -622,7 +621,7 @@ async def test_two_turns_cannot_use_one_state_at_once_where_it_is_good_once() ->
 async def test_a_state_of_which_something_may_be_known_stays_used(end: BaseException) -> None:
     """A turn that was given up, that broke, or of which something was told: where a state is good once, it is used."""
     async with running_world(Plan(replays_seals=False)) as world:
-        caller = Caller("ann", state=world.lives.seal(world.lives.codec.encode(world.oracle.start()), "ann", 50))
+        caller = Caller("ann", state=world.seal(world.oracle.start()))
 
         async def fail() -> None:
             async with world.seats.take(caller, ASKED) as seat:
@@ -638,7 +637,7 @@ async def test_a_state_of_which_something_may_be_known_stays_used(end: BaseExcep
 async def test_a_generation_that_is_closed_has_used_its_state() -> None:
     """After its first piece, where a state is good once."""
     async with running_world(Plan(replays_seals=False)) as world:
-        caller = Caller("ann", state=world.lives.seal(world.lives.codec.encode(world.oracle.start()), "ann", 50))
+        caller = Caller("ann", state=world.seal(world.oracle.start()))
         pieces = world.sessions.generate(caller, GenerationRequest((1,), max_tokens=1000))
         await anext(pieces)
         await pieces.aclose()
@@ -649,7 +648,7 @@ async def test_a_generation_that_is_closed_has_used_its_state() -> None:
 async def test_a_state_whose_next_one_was_made_stays_used() -> None:
     """Also when its caller went away before the answer was sent."""
     async with running_world(Plan(replays_seals=False)) as world:
-        caller = Caller("ann", state=world.lives.seal(world.lives.codec.encode(world.oracle.start()), "ann", 50))
+        caller = Caller("ann", state=world.seal(world.oracle.start()))
 
         async def fail() -> None:
             async with world.seats.take(caller, ASKED) as seat:

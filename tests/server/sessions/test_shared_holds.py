@@ -92,7 +92,7 @@ async def test_a_stream_holds_its_session_for_as_long_as_it_speaks(
         for _ in range(20):
             await wait(0.2, monkeypatch)
             await stream.say(3)
-            await one.lives.residents.tidy()
+            await one.residents.tidy()
         assert stream.talk._resident is resident
         await stream.talk.close()
 
@@ -113,7 +113,7 @@ async def test_a_turn_that_another_server_overtakes_is_not_applied_twice(redis: 
             model.gate.set()
             if expected is None:
                 assert await running == 4
-                one.lives.residents._wanted.clear()
+                one.residents._wanted.clear()
                 await stream.say(5)
                 await stream.say(6)
                 assert stream.holds

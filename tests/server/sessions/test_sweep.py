@@ -1,7 +1,6 @@
 """The sweep ends what is due, asks the store how it is, and survives a store that does not answer."""
 
 import asyncio
-from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -17,9 +16,7 @@ class FakeLives:
     """Seven sessions, of which streams hold three; `raises` is raised where it says."""
 
     def __init__(self) -> None:
-        self.store: Any = self
-        self.residents: Any = self
-        self.num_slots = 3
+        self.num_held = 3
         self.num_expired = 0
         self.raises: dict[str, Exception] = {}
 

@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from tests.fakes import FakeClock, SlowOracle
 from tests.server.state.conftest import advance, make_birth, open_session, take
-from tests.worlds import Plan, make_lives, make_manifest
+from tests.worlds import Plan, make_manifest, make_service
 
 from carousel.engine.engine import Engine
 from carousel.errors import SessionDeleted, SessionEnded, SessionExists
@@ -119,7 +119,7 @@ async def test_a_repeat_is_told_how_what_it_made_has_ended(store: SessionStore, 
     plan = Plan()
     metrics = Metrics(CollectorRegistry())
     engine = Engine(plan.model, 0, plan.bounds, metrics)
-    lives = make_lives(plan, make_manifest(plan), engine, store, clock, metrics)
+    lives = make_service(plan, make_manifest(plan), engine, store, clock, metrics).lives
     start = SlowOracle(plan.model).start()
 
     async def make(request_id: str) -> Row:
