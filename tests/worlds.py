@@ -1,8 +1,9 @@
 """The real sessions over a toy model, as the application puts them together, without a transport."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from pydantic import SecretBytes
@@ -51,6 +52,7 @@ class Plan:
     limits: Limits = Limits(max_input_tokens=1000, max_generated_tokens=100_000, max_answer_items=10**9)
     max_turns_per_session: int = 8
     holds_sessions: bool = True
+    settings: Mapping[str, Any] = field(default_factory=dict)  # others, by name
     carried_room: CarriedRoom = field(default_factory=lambda: CarriedRoom(2**20, 2**10, evicts=True))
 
 
@@ -163,7 +165,7 @@ def make_service(
 def _make_settings(plan: Plan) -> Settings:
     """Unchecked, for a plan may be smaller than a server."""
     retention, limits = plan.retention, plan.limits
-    return Settings.model_construct(
+    settings = Settings.model_construct(
         retained_turns=retention.max_turns,
         retained_answers=retention.max_answers,
         max_answer_bytes=retention.max_answer_bytes,
@@ -181,6 +183,7 @@ def _make_settings(plan: Plan) -> Settings:
         max_answer_items=limits.max_answer_items,
         max_stop_ids=limits.max_stop_ids,
     )
+    return settings.model_copy(update=plan.settings)
 
 
 def make_manifest(plan: Plan) -> Manifest:

@@ -23,13 +23,13 @@ from carousel.loop_watch import LoopWatch
 from carousel.metrics import Metrics
 from carousel.readiness import Readiness, StoreHealth
 from carousel.rpc import convert
-from carousel.rpc.callers import Callers
 from carousel.rpc.calls import Calls
 from carousel.rpc.server import ConnectionBounds, RpcServer
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
-from carousel.rpc.streams import StreamBounds
+from carousel.sessions.callers import Callers
 from carousel.sessions.composition import make_sessions
+from carousel.sessions.streams import StreamBounds
 from carousel.sessions.sweep import sweep
 from carousel.settings import Settings
 from carousel.signals import stop_signal

@@ -31,11 +31,11 @@ from carousel.engine.scheduler import Bounds
 from carousel.errors import BundleInvalid, Overloaded, ProviderUnavailable, SettingsInvalid, StoreUnavailable
 from carousel.metrics import Metrics
 from carousel.rpc.server import ConnectionBounds
-from carousel.rpc.streams import StreamBounds
-from carousel.sessions import composition, sweep
+from carousel.sessions import sweep
 from carousel.sessions.checks import Limits
-from carousel.sessions.composition import make_sessions
+from carousel.sessions.composition import make_limits, make_sessions
 from carousel.sessions.lives import Lives
+from carousel.sessions.streams import StreamBounds
 from carousel.settings import Settings
 from carousel.state.memory import MemoryStore
 from carousel.state.store import Capacity, Lifetimes, Row
@@ -336,7 +336,7 @@ def test_every_bound_of_calls_and_connections_reaches_its_place() -> None:
     )
     assert app._stream_bounds(settings) == StreamBounds(11, 12, 13)
     assert app._connection_bounds(settings) == ConnectionBounds(14, 11 + 12 + 28 + 20, 15, 16, 25, 26, 27, 28)
-    assert composition._limits(settings) == Limits(17, 18, 19, 20, 21)
+    assert make_limits(settings) == Limits(17, 18, 19, 20, 21)
     bounds = app._bounds(settings)
     assert (bounds.max_lanes, bounds.max_short_lanes, bounds.owner_limits) == (22, 23, settings.owner_limits)
 

@@ -1,14 +1,10 @@
 """The life of sessions on the wire: convert, call one method of `Lives`, convert back."""
 
 import asyncio
-import binascii
-import math
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 
 from google.protobuf import empty_pb2
 
-from carousel.errors import InvalidRequest
 from carousel.rpc import convert, lengths
 from carousel.rpc.calls import Calls, Context
 from carousel.sessions.lives import Lives
@@ -17,8 +13,6 @@ from carousel.state.store import Row
 from carousel.v1 import sessions_pb2 as wire
 from carousel.v1 import sessions_pb2_grpc
 
-_DEFAULT_PAGE = 50
-_MAX_PAGE = 1000
 _ROWS_PER_SLICE = 250  # less than 2 ms of the event loop
 
 
@@ -42,13 +36,9 @@ class SessionsServicer(sessions_pb2_grpc.SessionsServicer):
 
     async def ListSessions(self, request: wire.ListSessionsRequest, context: Context) -> wire.ListSessionsResponse:
         async with self._calls.answer("ListSessions", context, request) as call:
-            if request.page_size < 0:
-                raise InvalidRequest("page_size", f"must not be negative, as {request.page_size} is")
-            size = min(request.page_size or _DEFAULT_PAGE, _MAX_PAGE)
-            found = await self._lives.list_owned(call.owner, _read_token(request.page_token), size + 1)
-            page = found[:size]
-            token = _write_token(page[-1]) if len(found) > size else ""
-            return wire.ListSessionsResponse(sessions=await self._describe_all(page), next_page_token=token)
+            page = await self._lives.list_page(call.owner, request.page_size, request.page_token)
+            described = await self._describe_all(page.rows)
+            return wire.ListSessionsResponse(sessions=described, next_page_token=page.next_token)
 
     async def DeleteSession(self, request: wire.DeleteSessionRequest, context: Context) -> empty_pb2.Empty:
         async with self._calls.answer("DeleteSession", context, request) as call:
@@ -107,21 +97,3 @@ class SessionsServicer(sessions_pb2_grpc.SessionsServicer):
 
     def _describe(self, row: Row) -> wire.Session:
         return convert.from_row(row, self._sessions.manifest, self._lives.durable_position(row))
-
-
-def _write_token(row: Row) -> str:
-    return urlsafe_b64encode(f"{row.created_at!r} {row.id}".encode()).decode()
-
-
-def _read_token(token: str) -> tuple[float, str]:
-    """Where the page before ended. Raises InvalidRequest for a token that this server did not make."""
-    if not token:
-        return 0.0, ""
-    try:
-        moment, _, session_id = urlsafe_b64decode(token).decode().partition(" ")
-        created_at = float(moment)
-    except (ValueError, binascii.Error):
-        created_at, session_id = math.nan, ""
-    if not math.isfinite(created_at):
-        raise InvalidRequest("page_token", "is not one that this server made")
-    return created_at, session_id

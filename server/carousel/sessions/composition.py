@@ -15,6 +15,7 @@ from carousel.sessions.checks import Limits
 from carousel.sessions.events import EventHub
 from carousel.sessions.ledger import Ledger, Retention
 from carousel.sessions.lives import Lives
+from carousel.sessions.many import ManyBounds
 from carousel.sessions.order import TurnOrder
 from carousel.sessions.recovery import recover
 from carousel.sessions.resident import Kit
@@ -102,7 +103,8 @@ def make_sessions(
         seal_seconds=settings.seal_seconds,
         start=lambda: engine.start_snapshot,
     )
-    turns = Sessions(manifest, tokenizer, engine, seats, residents, carried, _limits(settings), metrics)
+    many = ManyBounds(settings.max_sequences_per_stream, settings.max_waiting_per_stream, settings.max_message_bytes)
+    turns = Sessions(manifest, tokenizer, engine, seats, residents, carried, make_limits(settings), many, metrics)
     return SessionService(turns, lives, seats, access, residents, carried, ledger, codec, sealer, store, clock)
 
 
@@ -115,7 +117,7 @@ def _retention(settings: Settings) -> Retention:
     )
 
 
-def _limits(settings: Settings) -> Limits:
+def make_limits(settings: Settings) -> Limits:
     return Limits(
         max_input_tokens=settings.max_input_tokens,
         max_generated_tokens=settings.max_generated_tokens,

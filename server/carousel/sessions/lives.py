@@ -6,6 +6,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from carousel import errors
 from carousel.errors import InvalidRequest, StoreUnavailable
@@ -16,13 +17,13 @@ from carousel.sessions.deeds import check_request_id, check_same, derive_id, dra
 from carousel.sessions.endurance import finish
 from carousel.sessions.events import EventHub, EventKind, SessionEvent
 from carousel.sessions.ledger import Ledger
+from carousel.sessions.pages import Page, read_page
 from carousel.sessions.residents import Residents
 from carousel.sessions.sealing import Opened, Sealer
 from carousel.state.codec import SnapshotCodec
 from carousel.state.store import Birth, Change, Deed, Ending, EndReason, Held, Repeated, Row, SessionStore
 from carousel.turns import Snapshot
 
-_MAX_FORKS = 100
 _MAX_MARKS = 16
 _MAX_SWEPT = 256  # sessions that are ended without a pause
 _KINDS = {
@@ -121,6 +122,10 @@ class Lives:
         await self._residents.leave_all(owner)
         return await self._store.list_owned(owner, after, count)
 
+    async def list_page(self, owner: str, size: int, token: str) -> Page:
+        """The owner's sessions after the page whose token it is. Raises InvalidRequest."""
+        return await read_page(partial(self.list_owned, owner), size, token)
+
     async def delete(self, owner: str, session_id: str, request_id: str = "") -> None:
         """A repeated request ends nothing that was made since. A turn that runs on the session is not applied."""
         contents = fingerprint("delete", session_id)
@@ -151,8 +156,8 @@ class Lives:
         """New sessions that stand where this one stood at the point, all or none. Each copies one snapshot. A repeated
         request gets them as they stand now."""
         count = count or max(1, len(new_ids))
-        if not 1 <= count <= _MAX_FORKS:
-            raise InvalidRequest("count", f"must be from 1 to {_MAX_FORKS}, not {count}")
+        if not 1 <= count <= checks.MAX_FORKS:
+            raise InvalidRequest("count", f"must be from 1 to {checks.MAX_FORKS}, not {count}")
         if new_ids and len(new_ids) != count:
             raise InvalidRequest("new_session_ids", f"{len(new_ids)} ids for {count} sessions")
         for new_id in filter(None, new_ids):

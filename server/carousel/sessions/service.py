@@ -7,9 +7,10 @@ last piece is handed out. Whatever goes wrong before that leaves the session whe
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 
 from carousel.bundle.manifest import Manifest
 from carousel.bundle.tokenizer import TextDecoder, Tokenizer
@@ -22,6 +23,9 @@ from carousel.sessions.branch import Branch, merge
 from carousel.sessions.carried import CarriedSequences
 from carousel.sessions.conversation import Conversation
 from carousel.sessions.encoding import Encoder
+from carousel.sessions.gate import Gate
+from carousel.sessions.many import Many, ManyBounds
+from carousel.sessions.messages import Format
 from carousel.sessions.requests import (
     Caller,
     GenerationPiece,
@@ -36,6 +40,7 @@ from carousel.sessions.requests import (
 from carousel.sessions.residents import Residents
 from carousel.sessions.seats import Outcome, Seat, Seats, check_caller
 from carousel.sessions.words import WordSearch
+from carousel.shares import Shares
 from carousel.turns import (
     Candidate,
     Ended,
@@ -63,6 +68,7 @@ class Sessions:
         residents: Residents,
         carried: CarriedSequences,
         limits: checks.Limits,
+        many_bounds: ManyBounds,
         metrics: Metrics,
     ) -> None:
         self.manifest = manifest
@@ -73,6 +79,9 @@ class Sessions:
         self._seats = seats
         self._residents = residents
         self._carried = carried
+        self._many_bounds = many_bounds
+        self._gate = Gate()  # for the streams of many sequences
+        self._open_sequences = Shares()  # of all these
         self._metrics = metrics
         self._words = WordSearch(tokenizer, engine.submit)
         self._encoder = Encoder(tokenizer, limits, manifest.vocabulary_size)
@@ -97,7 +106,7 @@ class Sessions:
             raise ModelNotFound(f"there is no model {model}; this server holds {self.manifest.name}")
 
     def converse(self, owner: str) -> Conversation:
-        """To be closed."""
+        """A new sequence. To be closed."""
         return Conversation(self, self._residents, self._carried, owner, self.manifest.vocabulary_size)
 
     @contextlib.asynccontextmanager
@@ -108,6 +117,11 @@ class Sessions:
             yield talk
         finally:
             await talk.close()
+
+    def converse_many(self, owner: str, format: Format, rest: Callable[[bool], None]) -> Many:
+        """A stream of many sequences. To be closed."""
+        converse = partial(self.converse, owner)
+        return Many(format, converse, self._many_bounds, owner, self._gate, self._open_sequences, rest)
 
     async def generate(self, caller: Caller, request: GenerationRequest) -> AsyncGenerator[GenerationPiece]:
         """Pieces as they come, the last one of each branch with its end; branch 0 is what the session goes on from."""

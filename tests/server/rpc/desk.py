@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import grpc
@@ -15,16 +16,21 @@ from carousel.errors import ModelNotFound, SessionNotFound
 from carousel.metrics import Metrics
 from carousel.readiness import StoreHealth
 from carousel.rpc import convert
-from carousel.rpc.callers import Callers
 from carousel.rpc.calls import Calls
 from carousel.rpc.server import ConnectionBounds, RpcServer
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
-from carousel.rpc.streams import StreamBounds
+from carousel.sessions.callers import Callers
 from carousel.sessions.carried_room import CarriedRoom
+from carousel.sessions.checks import Limits
+from carousel.sessions.composition import make_limits
 from carousel.sessions.conversation import Conversation
 from carousel.sessions.events import EventHub
+from carousel.sessions.gate import Gate
 from carousel.sessions.lives import History, Point
+from carousel.sessions.many import Many, ManyBounds
+from carousel.sessions.messages import Format
+from carousel.sessions.pages import Page, read_page
 from carousel.sessions.requests import (
     Caller,
     GenerationEnd,
@@ -38,7 +44,9 @@ from carousel.sessions.requests import (
     Standing,
 )
 from carousel.sessions.resident import Plain
+from carousel.sessions.streams import StreamBounds
 from carousel.settings import Settings
+from carousel.shares import Shares
 from carousel.state.store import Row
 from carousel.turns import Candidate, FinishReason, Generated
 from carousel.v1 import language_model_pb2_grpc, sessions_pb2_grpc
@@ -50,8 +58,9 @@ class FakeSessions:
     """Answers at once, but for a generation of more than 1,000 tokens, which is one token and never ends. `raises` is
     raised by every method instead; `seen` has what was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
         self.manifest = make_manifest(Plan())
+        self.limits = limits
         self.tokenizer = character_tokenizer(LETTERS)
         self.raises: Exception | None = None
         self.seen: list[Any] = []
@@ -84,6 +93,9 @@ class FakeSessions:
     async def conversing(self, owner: str) -> AsyncIterator[Conversation]:
         yield Conversation(self, NoResidents(), NoResidents(), owner, self.tokenizer.size)  # type: ignore[arg-type]
 
+    def converse_many(self, owner: str, format: Format, rest: Callable[[bool], None]) -> Many:
+        return Many(format, _converse_with_nobody, ManyBounds(9, 9, 99), owner, Gate(), Shares(), rest)
+
     async def predict(self, caller: Caller, request: PredictionRequest) -> Prediction:
         self._note(caller, request)
         return Prediction((Candidate(1, -0.5),), (), Standing(1, 1))
@@ -108,6 +120,10 @@ class FakeSessions:
     async def detokenize(self, owner: str, ids: Sequence[int]) -> str:
         self._note(owner, tuple(ids))
         return self.tokenizer.decode(ids)
+
+
+def _converse_with_nobody() -> Conversation:
+    raise AssertionError("nothing is asked")
 
 
 class NoResidents:
@@ -164,6 +180,9 @@ class FakeLives:
             raise self.raises
         found = sorted((row.created_at, row.id) for row in self.rows.values() if row.owner == owner)
         return [self.rows[owner, name] for moment, name in found if (moment, name) > after][:count]
+
+    async def list_page(self, owner: str, size: int, token: str) -> Page:
+        return await read_page(partial(self.list_owned, owner), size, token)
 
     async def delete(self, owner: str, session_id: str, request_id: str = "") -> None:
         self._find(owner, session_id, request_id)
@@ -225,11 +244,12 @@ async def open_desk(
     **limits: int,
 ) -> AsyncIterator[Desk]:
     """`limits` are settings that GetModel tells."""
-    sessions, lives, registry = FakeSessions(), FakeLives(), CollectorRegistry()
+    settings = Settings(**limits)
+    sessions, lives, registry = FakeSessions(make_limits(settings)), FakeLives(), CollectorRegistry()
     metrics = Metrics(registry)
     health = StoreHealth(metrics.store_is_up)
     calls = Calls(streams or StreamBounds(100), Callers(owner), metrics, health)
-    model = convert.from_manifest(sessions.manifest, "cpu", Settings(**limits))
+    model = convert.from_manifest(sessions.manifest, "cpu", settings)
     services = LanguageModelServicer(sessions, model, calls), SessionsServicer(sessions, lives, calls)  # type: ignore[arg-type]
     bounds = ConnectionBounds(MAX_MESSAGE_BYTES, streams_of_a_connection, keepalive_seconds, keepalive_seconds)
     server = RpcServer(*services, bounds)

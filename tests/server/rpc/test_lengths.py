@@ -4,10 +4,11 @@ import pytest
 
 from carousel.errors import InvalidRequest
 from carousel.rpc import lengths
+from carousel.sessions.checks import Limits
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import sessions_pb2, types_pb2
 
-LIMITS = wire.Limits(max_input_tokens=5, max_stop_ids=3)
+LIMITS = Limits(max_input_tokens=5, max_generated_tokens=9, max_stop_ids=3)
 
 
 def given(num_tokens: int) -> types_pb2.Input:

@@ -22,9 +22,10 @@ from tests.server.rpc.served_world import (
 from tests.worlds import Plan
 
 from carousel.bundle.layout import Array, StateBatch
-from carousel.rpc import many
-from carousel.rpc.sequence import Question
-from carousel.rpc.streams import StreamBounds
+from carousel.sessions import many
+from carousel.sessions.requests import Prediction, Standing
+from carousel.sessions.sequence import Question
+from carousel.sessions.streams import StreamBounds
 from carousel.v1 import language_model_pb2 as wire
 
 Code = grpc.StatusCode
@@ -98,7 +99,7 @@ async def test_answers_come_in_messages_that_clients_accept() -> None:
         many, question = served.manys[-1], Question(wire.PredictRequest(), 0, 0)
         for number, num_bytes in enumerate([10] * 3000 + [10_000] * 1000 + [2**21, 10, 2**21]):
             many.num_waiting += 1
-            many.answer(number, question, wire.PredictResponse(state=b"x" * num_bytes))
+            many.answer(number, question, Prediction((), (), Standing(0, 0, b"x" * num_bytes)))
         await stream.receive(4003)
         assert max(frame.ByteSize() for frame in stream.frames if len(frame.items) > 1) < 2**20 + 2**16
         assert max(len(frame.items) for frame in stream.frames) <= 1024

@@ -28,11 +28,13 @@ from tests.server.rpc.served_world import (
 from tests.worlds import Plan
 
 from carousel.engine.scheduler import Bounds
-from carousel.rpc import backlog, frames
-from carousel.rpc.gate import Gate
-from carousel.rpc.sequence import Question
+from carousel.rpc import frames
+from carousel.rpc.predict_messages import ManyMessages
 from carousel.sessions.carried_room import CarriedRoom
 from carousel.sessions.conversation import Conversation
+from carousel.sessions.gate import Gate
+from carousel.sessions.requests import Prediction, Standing
+from carousel.sessions.sequence import Question
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import sessions_pb2
 
@@ -136,7 +138,7 @@ async def test_fields_of_later_versions_are_passed_over_a_few_in_a_round(monkeyp
                 note()
             return item, end
 
-        monkeypatch.setattr(backlog, "read_item", read_and_note)
+        monkeypatch.setattr(ManyMessages, "read_item", staticmethod(read_and_note))
         frame, stream = b"\x10\x01" * 5000, served.many()
         raw = [served.channel.stream_stream("/carousel.v1.LanguageModel/PredictMany")() for _ in range(4)]
         await asyncio.gather(*(one.write(frame) for one in raw))
@@ -578,7 +580,7 @@ async def test_frames_that_go_out_are_work_too() -> None:
         for count, size in ((1, 10), (1000, 10), (1, 900_000)):
             for _ in range(count):
                 many.num_waiting += 1
-                many.answer(1, question, wire.PredictResponse(state=b"x" * size))
+                many.answer(1, question, Prediction((), (), Standing(0, 0, b"x" * size)))
             gate.charged.clear()
             await stream.receive(count)
             costs.append(sum(gate.charged))

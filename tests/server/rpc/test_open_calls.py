@@ -15,7 +15,7 @@ from tests.server.rpc.desk import Desk, open_desk
 from tests.server.rpc.test_server import Wire, refusal, until
 
 from carousel.rpc import calls
-from carousel.rpc.streams import StreamBounds
+from carousel.sessions.streams import StreamBounds
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import language_model_pb2_grpc, sessions_pb2
 

@@ -22,13 +22,13 @@ from carousel.engine.scheduler import Bounds
 from carousel.errors import SettingsInvalid
 from carousel.readiness import StoreHealth
 from carousel.rpc import convert
-from carousel.rpc.callers import Callers
 from carousel.rpc.calls import Calls
 from carousel.rpc.server import ConnectionBounds, RpcServer
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
-from carousel.rpc.streams import StreamBounds
+from carousel.sessions.callers import Callers
 from carousel.sessions.checks import Limits
+from carousel.sessions.streams import StreamBounds
 from carousel.settings import Settings
 from carousel.state.memory import MemoryStore
 from carousel.state.store import Capacity
