@@ -29,10 +29,11 @@ from carousel.engine.model import OnnxModel
 from carousel.engine.scheduler import Bounds
 from carousel.metrics import Metrics
 from carousel.sessions.composition import SessionService, make_sessions
-from carousel.sessions.requests import Caller, GenerationRequest, PredictionRequest, SamplingOptions
+from carousel.sessions.requests import Caller, GenerationRequest, PredictionRequest
 from carousel.settings import Settings
 from carousel.state.memory import MemoryStore
 from carousel.state.store import Capacity, Lifetimes
+from carousel.turns import SamplingOptions
 
 NUM_ACTIVE = 64
 NUM_ROUNDS = 100  # of predictions; a fifth as many of generations

@@ -1,12 +1,12 @@
 """Is what a caller asks for within bounds? The checks raise InvalidRequest naming the field as the wire does."""
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from carousel.errors import InvalidRequest, PositionMismatch
-from carousel.sessions.requests import GenerationRequest, PredictionRequest, SamplingOptions, ScoringRequest
+from carousel.sessions.requests import GenerationRequest, PredictionRequest, ScoringRequest
+from carousel.turns import SAMPLING_SPANS, SamplingOptions
 
 MAX_STOPS = 16
 MAX_BRANCHES = 16
@@ -92,13 +92,8 @@ def check_position(position: int, expected_position: int | None) -> None:
 
 
 def _check_sampling(sampling: SamplingOptions, vocabulary_size: int) -> None:
-    _within("sampling.temperature", sampling.temperature, 0, 100)
-    _within("sampling.top_k", sampling.top_k, 0, math.inf)
-    _within("sampling.top_p", sampling.top_p, 0, 1, above=True)
-    _within("sampling.min_p", sampling.min_p, 0, 1)
-    _within("sampling.repetition_penalty", sampling.repetition_penalty, 0, 100, above=True)
-    _within("sampling.presence_penalty", sampling.presence_penalty, -100, 100)
-    _within("sampling.frequency_penalty", sampling.frequency_penalty, -100, 100)
+    for name, span in SAMPLING_SPANS.items():
+        _within(f"sampling.{name}", getattr(sampling, name), span.low, span.high, above=span.above)
     if len(sampling.logit_bias) > MAX_BIASES:
         raise InvalidRequest("sampling.logit_bias", f"at most {MAX_BIASES} entries, not {len(sampling.logit_bias)}")
     check_ids("sampling.logit_bias", [index for index, _ in sampling.logit_bias], vocabulary_size)

@@ -225,7 +225,8 @@ class Sessions:
         self, seat: Seat, ids: tuple[int, ...], request: GenerationRequest, owner: str
     ) -> list[Branch]:
         """One branch feeds the input itself; several fork from where it leads, each with the next seed."""
-        sampling = _resolve(request.sampling)
+        options = request.sampling
+        sampling = Sampling.of(options, secrets.randbits(63) if options.seed is None else options.seed)
         fed = await self._feed(seat.start, ids, owner) if request.num_branches > 1 else None
         return [
             Branch(
@@ -288,21 +289,6 @@ class _Pace:
         now = time.perf_counter()
         self._metrics.tokens_generated(num_tokens, now - self._since, is_first=self._is_first)
         self._since, self._is_first = now, False
-
-
-def _resolve(options: requests.SamplingOptions) -> Sampling:
-    seed = secrets.randbits(63) if options.seed is None else options.seed
-    return Sampling(
-        seed=seed,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        min_p=options.min_p,
-        repetition_penalty=options.repetition_penalty,
-        presence_penalty=options.presence_penalty,
-        frequency_penalty=options.frequency_penalty,
-        logit_bias=dict(options.logit_bias),
-    )
 
 
 def _replay_generation(seat: Seat) -> Iterator[GenerationPiece]:

@@ -69,7 +69,11 @@ def test_single_tokens_are_not_padded_to_a_chunk(model: ToyModel) -> None:
 
 @pytest.mark.parametrize(
     "sampling",
-    [Sampling(seed=4), Sampling(seed=4, temperature=0, logit_bias={2: 50.0}), Sampling(seed=4, repetition_penalty=3.0)],
+    [
+        Sampling(seed=4),
+        Sampling(seed=4, temperature=0, logit_bias=((2, 50.0),)),
+        Sampling(seed=4, repetition_penalty=3.0),
+    ],
 )
 def test_choices_are_the_samplers_at_the_lanes_position(model: ToyModel, sampling: Sampling) -> None:
     """The sampler sees the lane's logits, its recent tokens with those just fed, and the position after them."""
@@ -110,7 +114,7 @@ def test_penalties_look_back_as_far_as_the_window(model: ToyModel, window: int, 
     oracle = SlowOracle(model)
     start, fed = oracle.feed(oracle.start(), (9,)), oracle.feed(oracle.start(), (9, 4, 5))
     for token in range(model.vocabulary_size):  # without penalties the likeliest by far
-        goal = Generate(Sampling(seed=1, temperature=0, presence_penalty=50, logit_bias={token: 40}), 3)
+        goal = Generate(Sampling(seed=1, temperature=0, presence_penalty=50, logit_bias=((token, 40),)), 3)
         job = Job(Turn(start, (4, 5), goal), penalty_window=window)
         job.lane = 0
         found = Runner(model).run(Step((job,), (Work(0, (4, 5), Ask.CHOICE, True, job),)))[0]

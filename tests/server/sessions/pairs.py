@@ -24,11 +24,12 @@ from carousel.errors import CarouselError
 from carousel.sessions import residents
 from carousel.sessions.ledger import Retention
 from carousel.sessions.lives import Point
-from carousel.sessions.requests import Caller, GenerationRequest, PredictionRequest, SamplingOptions, ScoringRequest
+from carousel.sessions.requests import Caller, GenerationRequest, PredictionRequest, ScoringRequest
 from carousel.sessions.resident import Named, Plain
 from carousel.state.store import Durability, Ending, Row, SessionStore
 from carousel.state.write_ahead import WriteAhead
 from carousel.state.write_behind import WriteBehind
+from carousel.turns import SamplingOptions
 
 RETENTION = Retention(max_turns=3, max_answers=2, max_answer_bytes=65_536, max_request_ids=12)
 SESSIONS = ("a", "b", "c", "d")

@@ -17,8 +17,8 @@ from tests.worlds import Plan, World, running_world
 from carousel.engine.scheduler import Bounds
 from carousel.errors import ModelFailed
 from carousel.sessions.branch import Branch, merge
-from carousel.sessions.requests import Caller, GenerationEnd, GenerationPiece, GenerationRequest, SamplingOptions
-from carousel.turns import Candidate, Ended, FinishReason, Generate, Generated, Sampling, Snapshot
+from carousel.sessions.requests import Caller, GenerationEnd, GenerationPiece, GenerationRequest
+from carousel.turns import Candidate, Ended, FinishReason, Generate, Generated, Sampling, SamplingOptions, Snapshot
 
 ANN = Caller("ann", "s")
 
@@ -49,7 +49,7 @@ async def test_branches_are_what_each_seed_gives_alone(max_lanes: int) -> None:
         assert sorted(found) == [0, 1, 2, 3]
         oracle = world.oracle
         for number, seed in enumerate((2**64 - 2, 2**64 - 1, 0, 1)):
-            expected, after = oracle.sample(oracle.start(), (1, 2), 7, Sampling(seed))
+            expected, after = oracle.sample(oracle.start(), (1, 2), 7, Sampling(seed=seed))
             end = found[number][-1].end
             assert end is not None
             assert ids_of(found[number]) == expected
@@ -143,7 +143,7 @@ TOKENS = st.builds(
 
 def make_branch(request: GenerationRequest, max_answer_bytes: int | None = None, *, owner: str = "") -> Branch:
     return Branch(
-        BYTES, request, START, (65,), Sampling(1), keeps_state=True, owner=owner, max_answer_bytes=max_answer_bytes
+        BYTES, request, START, (65,), Sampling(seed=1), keeps_state=True, owner=owner, max_answer_bytes=max_answer_bytes
     )
 
 

@@ -26,10 +26,10 @@ from carousel.errors import (
 from carousel.sessions import deeds
 from carousel.sessions.events import EventKind, SessionEvent
 from carousel.sessions.lives import Point
-from carousel.sessions.requests import Caller, GenerationRequest, PredictionRequest, SamplingOptions
+from carousel.sessions.requests import Caller, GenerationRequest, PredictionRequest
 from carousel.state.memory import MemoryStore
 from carousel.state.store import Birth, Capacity, Deed, EndReason, Row
-from carousel.turns import Snapshot
+from carousel.turns import SamplingOptions, Snapshot
 
 NOW = Point()
 BAD_NAMES = ["", "a b", "x" * 129, "a/b", "é", "a\n", "{a}", "a\0"]

@@ -32,12 +32,11 @@ from carousel.sessions.requests import (
     GenerationPiece,
     GenerationRequest,
     PredictionRequest,
-    SamplingOptions,
     ScoredToken,
     ScoreTotals,
     ScoringRequest,
 )
-from carousel.turns import FinishReason, Predict, Sampling, Snapshot, Turn
+from carousel.turns import FinishReason, Predict, Sampling, SamplingOptions, Snapshot, Turn
 
 GREEDY = SamplingOptions(temperature=0, seed=0)
 ANN = Caller("ann", "s")
@@ -524,7 +523,7 @@ async def _random_turn(
             options = SamplingOptions(seed=dice.randrange(2**64), top_p=0.8, repetition_penalty=1.3)
             tokens, _, _ = await generate(world, caller, GenerationRequest(ids, options, 6))
             assert options.seed is not None
-            sampling = Sampling(options.seed, top_p=0.8, repetition_penalty=1.3)
+            sampling = Sampling(seed=options.seed, top_p=0.8, repetition_penalty=1.3)
             after = oracle.feed(past, ids)
             for token in tokens:
                 assert token == sampler.choose(oracle.logits(after), sampling, after.recent_ids, after.position)

@@ -45,7 +45,6 @@ from carousel.sessions.requests import (
     Caller,
     GenerationRequest,
     PredictionRequest,
-    SamplingOptions,
     ScoringRequest,
     Standing,
 )
@@ -54,7 +53,7 @@ from carousel.state.redis_store import RedisStore
 from carousel.state.sqlite_store import SqliteStore
 from carousel.state.store import Capacity, Lifetimes, SessionStore
 from carousel.state.write_ahead import WriteAhead
-from carousel.turns import Sampling, Snapshot
+from carousel.turns import Sampling, SamplingOptions, Snapshot
 
 Result = TypeVar("Result")
 Ids = tuple[int, ...]
@@ -418,7 +417,7 @@ class Sessions(RuleBasedStateMachine):
         assert is_repeat is None or standing.is_replay == is_repeat
         ids = (*believed.ids, *asked.ids)
         if asked.kind == "generate":
-            sampling = Sampling(asked.seed, repetition_penalty=1.3)
+            sampling = Sampling(seed=asked.seed, repetition_penalty=1.3)
             expected, _ = self.oracle.sample(self.at(believed.ids), asked.ids, 3, sampling)
             assert [token.id for token in content[0]] == expected
             ids += tuple(expected)
