@@ -51,7 +51,7 @@ class Bounds:
 
 
 Delivery = tuple[Job, Event | CarouselError]
-_OF_NEXT_TOKEN = (Ask.LIKELIEST, Ask.CHOICE, Ask.CANDIDATES)
+_OF_NO_TOKEN = (Ask.NOTHING, Ask.SCORES)
 
 
 @dataclass
@@ -188,7 +188,7 @@ class Scheduler:
         assert job.lane is not None
         if job.unfed_id is not None:
             is_last = job.finish is not None
-            return Work(job.lane, (job.unfed_id,), Ask.NOTHING if is_last else job.ask_for_token, is_last, job)
+            return Work(job.lane, (job.unfed_id,), Ask.NOTHING if is_last else job.ask, is_last, job)
         left = job.num_left
         size = min(left, chunk)
         ids = job.turn.ids[job.num_fed : job.num_fed + size]
@@ -213,22 +213,22 @@ class Scheduler:
 
     def _event_of(self, work: Work, outcome: Outcome) -> Event | None:
         job = work.job
-        match work.ask:
-            case Ask.LIKELIEST | Ask.CHOICE:
+        if work.ask is Ask.NOTHING:
+            if work.is_last and job.finish is None:
+                job.finish = FinishReason.LENGTH  # a Generate of no tokens: feeding was all
+            return None
+        match job.turn.goal:
+            case Generate():
                 job.unfed_id = outcome.token_id
                 job.num_generated += 1
                 job.finish = _finish_after(job, outcome.token_id)
                 return Generated(outcome.token_id, outcome.log_probability, outcome.candidates)
-            case Ask.CANDIDATES:
+            case Predict():
                 job.finish = FinishReason.INPUT_END
                 return Predicted(outcome.candidates)
-            case Ask.SCORES:
+            case Score():
                 job.finish = FinishReason.INPUT_END if work.is_last else None
                 return Scored(work.ids, outcome.log_probabilities, outcome.ranks) if work.ids else None
-            case Ask.NOTHING:
-                if work.is_last and job.finish is None:
-                    job.finish = FinishReason.LENGTH  # a Generate of no tokens: feeding was all
-                return None
 
 
 def _shape(step: Step) -> StepShape:
@@ -236,7 +236,7 @@ def _shape(step: Step) -> StepShape:
         return StepShape(len(step.works))
     chunks = [work for work in step.works if work.is_chunk]
     return StepShape(
-        len(step.works) - len(chunks) + sum([work.ask in _OF_NEXT_TOKEN for work in chunks]),
+        len(step.works) - len(chunks) + sum([work.ask not in _OF_NO_TOKEN for work in chunks]),
         len(chunks),
         max([len(work.ids) for work in chunks]),
         sum([len(work.ids) for work in step.works if work.ask is Ask.SCORES]),
@@ -251,13 +251,13 @@ def _ask_after(job: Job, *, is_fed: bool) -> tuple[Ask, bool]:
     """What to ask when a chunk of the input is consumed, and whether that ends the job."""
     match job.turn.goal:
         case Score():
-            return Ask.SCORES, is_fed
+            return job.ask, is_fed
         case Predict():
-            return (Ask.CANDIDATES, True) if is_fed else (Ask.NOTHING, False)
+            return (job.ask, True) if is_fed else (Ask.NOTHING, False)
         case Generate(max_tokens=0):
             return Ask.NOTHING, is_fed
         case Generate():
-            return (job.ask_for_token, False) if is_fed else (Ask.NOTHING, False)
+            return (job.ask, False) if is_fed else (Ask.NOTHING, False)
 
 
 def _finish_after(job: Job, token_id: int) -> FinishReason | None:
