@@ -7,6 +7,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 from pydantic import SecretBytes
+from tests.bounds import make_bounds, make_limits, make_retention
 from tests.fakes import FakeClock, SlowOracle, ToyModel, character_tokenizer
 
 from carousel.bundle.manifest import Manifest
@@ -43,13 +44,13 @@ class Plan:
 
     model: ToyModel = field(default_factory=ToyModel)
     tokenizer: Tokenizer = field(default_factory=lambda: character_tokenizer(LETTERS))
-    bounds: Bounds = Bounds(max_held_bytes=2**20)
-    retention: Retention = Retention(max_turns=8, max_answers=4, max_answer_bytes=65_536)
+    bounds: Bounds = make_bounds(max_held_bytes=2**20)
+    retention: Retention = make_retention(max_turns=8, max_answers=4, max_answer_bytes=65_536)
     store: Callable[[Clock], SessionStore] = lambda clock: MemoryStore(ROOMY, LIFETIMES, clock=clock)
     now: float = 1_000_000.0
     seal_keys: tuple[bytes, ...] = (KEY,)
     replays_seals: bool = True
-    limits: Limits = Limits(max_input_tokens=1000, max_generated_tokens=100_000, max_answer_items=10**9)
+    limits: Limits = make_limits(max_input_tokens=1000, max_generated_tokens=100_000, max_answer_items=10**9)
     max_turns_per_session: int = 8
     holds_sessions: bool = True
     settings: Mapping[str, Any] = field(default_factory=dict)  # others, by name

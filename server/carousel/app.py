@@ -40,7 +40,6 @@ from carousel.web.app import WebServer, make_app
 
 _LAST_BYTES_SECONDS = 1.0
 _HELD_BYTES = 2**26  # of the rows of sessions that streams hold
-_UNCOUNTED_STREAMS = 20  # of one connection, beside watches of health: reflection, GetModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +78,18 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
     _tell_limits(settings, metrics)
     bundle = Bundle.load(bundle_directory)
     model = _load_model(bundle, settings, metrics)
-    engine = Engine(model, bundle.manifest.start_id, _bounds(settings), metrics, settings.token_delay_seconds)
+    held_bytes = _HELD_BYTES if "cuda" not in settings.providers else 0  # not measured there
+    bounds = Bounds.of(settings, held_bytes)
+    engine = Engine(model, bundle.manifest.start_id, bounds, metrics, settings.token_delay_seconds)
     store = make_store(settings)
     sessions = make_sessions(settings, bundle.manifest, bundle.tokenizer, engine, store, metrics)
     health = StoreHealth(metrics.store_is_up)
     readiness = Readiness(health, needs_store=settings.unready_without_store)
-    calls = Calls(_stream_bounds(settings), Callers(settings.owner_metadata), metrics, health)
+    calls = Calls(StreamBounds.of(settings), Callers(settings.owner_metadata), metrics, health)
     description = convert.from_manifest(bundle.manifest, model.provider, settings)
     language_model = LanguageModelServicer(sessions.turns, description, calls)
     life = SessionsServicer(sessions.turns, sessions.lives, calls)
-    rpc = RpcServer(language_model, life, _connection_bounds(settings))
+    rpc = RpcServer(language_model, life, ConnectionBounds.of(settings))
     web = WebServer(make_app(registry, readiness))
     watch = LoopWatch(metrics.loop_lagged, settings.slow_handler_seconds)
 
@@ -182,34 +183,3 @@ async def _tell_use(engine: Engine, store: SessionStore, metrics: Metrics) -> No
     num_bytes = await store.num_bytes()
     if num_bytes is not None:
         metrics.num_session_bytes(num_bytes)
-
-
-def _bounds(settings: Settings) -> Bounds:
-    return Bounds(
-        max_lanes=settings.max_lanes,
-        max_queued_turns=settings.max_queued_turns,
-        max_chunk_tokens=settings.max_chunk_tokens,
-        max_prompt_tokens_per_step=settings.max_prompt_tokens_per_step,
-        penalty_window=settings.penalty_window,
-        max_short_lanes=settings.max_short_lanes,
-        owner_limits=settings.owner_limits,
-        max_held_bytes=_HELD_BYTES if "cuda" not in settings.providers else 0,  # not measured there
-        ring_size=settings.retained_turns + 2,
-    )
-
-
-def _stream_bounds(settings: Settings) -> StreamBounds:
-    return StreamBounds(settings.max_streams, settings.reserved_streams, settings.owner_limits.max_calls)
-
-
-def _connection_bounds(settings: Settings) -> ConnectionBounds:
-    return ConnectionBounds(
-        max_message_bytes=settings.max_message_bytes,
-        max_streams=settings.max_streams + settings.reserved_streams + settings.max_health_watches + _UNCOUNTED_STREAMS,
-        keepalive_seconds=settings.keepalive_seconds,
-        keepalive_timeout_seconds=settings.keepalive_timeout_seconds,
-        max_connections=settings.max_connections,
-        handshake_seconds=settings.handshake_seconds,
-        idle_seconds=settings.connection_idle_seconds,
-        max_health_watches=settings.max_health_watches,
-    )

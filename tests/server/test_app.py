@@ -20,9 +20,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from tests import bundles
+from tests.bounds import make_bounds
 from tests.fakes import ToyModel
 
-from carousel import app, tasks
+from carousel import tasks
 from carousel.app import Running, running, serve
 from carousel.bundle.manifest import CORE_FILE, Bundle
 from carousel.engine.engine import Engine
@@ -33,7 +34,7 @@ from carousel.metrics import Metrics
 from carousel.rpc.server import ConnectionBounds
 from carousel.sessions import sweep
 from carousel.sessions.checks import Limits
-from carousel.sessions.composition import make_limits, make_sessions
+from carousel.sessions.composition import make_sessions
 from carousel.sessions.lives import Lives
 from carousel.sessions.streams import StreamBounds
 from carousel.settings import Settings
@@ -334,10 +335,10 @@ def test_every_bound_of_calls_and_connections_reaches_its_place() -> None:
         connection_idle_seconds=27,
         max_health_watches=28,
     )
-    assert app._stream_bounds(settings) == StreamBounds(11, 12, 13)
-    assert app._connection_bounds(settings) == ConnectionBounds(14, 11 + 12 + 28 + 20, 15, 16, 25, 26, 27, 28)
-    assert make_limits(settings) == Limits(17, 18, 19, 20, 21)
-    bounds = app._bounds(settings)
+    assert StreamBounds.of(settings) == StreamBounds(11, 12, 13)
+    assert ConnectionBounds.of(settings) == ConnectionBounds(14, 11 + 12 + 28 + 20, 15, 16, 25, 26, 27, 28)
+    assert Limits.of(settings) == Limits(17, 18, 19, 20, 21)
+    bounds = Bounds.of(settings)
     assert (bounds.max_lanes, bounds.max_short_lanes, bounds.owner_limits) == (22, 23, settings.owner_limits)
 
 
@@ -355,7 +356,7 @@ def test_what_sessions_remember_is_set(bundle: Path) -> None:
             ),
             loaded.manifest,
             loaded.tokenizer,
-            Engine(ToyModel(), 0, Bounds(), Metrics(CollectorRegistry())),
+            Engine(ToyModel(), 0, make_bounds(), Metrics(CollectorRegistry())),
             MemoryStore(Capacity(1, 1, evicts=True), Lifetimes(1, 1)),
             Metrics(CollectorRegistry()),
         )

@@ -62,7 +62,7 @@ def measure_growth(bundle_directory: Path, most: int, num_rounds: int = NUM_ROUN
 
 async def _grow(bundle: Bundle, most: int, num_rounds: int) -> None:
     metrics = Metrics(CollectorRegistry())
-    engine = Engine(OnnxModel(bundle), bundle.manifest.start_id, Bounds(), metrics)
+    engine = Engine(OnnxModel(bundle), bundle.manifest.start_id, Bounds.of(Settings()), metrics)
     await engine.start()
     gc.freeze()  # as `carousel serve` does when it is ready
     few, many = (_make_world(bundle, engine, metrics, 2 * most) for _ in range(2))

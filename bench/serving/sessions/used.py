@@ -64,7 +64,7 @@ def measure_request_ids(bundle_directory: Path, num_sessions: int) -> None:
 async def _cost(bundle: Bundle, kind: "Kind", num_sessions: int) -> float:
     """Resident bytes of a session."""
     metrics = Metrics(CollectorRegistry())
-    engine = Engine(OnnxModel(bundle), bundle.manifest.start_id, Bounds(), metrics)
+    engine = Engine(OnnxModel(bundle), bundle.manifest.start_id, Bounds.of(Settings()), metrics)
     await engine.start()
     service = _make_service(bundle, engine, metrics)
     await _talk(service, "first", engine.start_snapshot, kind)

@@ -14,6 +14,7 @@ from carousel.engine.line import Line, pushed_out
 from carousel.engine.step_budget import StepBudget, StepSeconds, StepShape
 from carousel.errors import CarouselError, ShuttingDown
 from carousel.records import record
+from carousel.settings import Settings
 from carousel.shares import OwnerLimits
 from carousel.turns import (
     Ended,
@@ -39,15 +40,29 @@ class Bounds:
     take at most `max_held_bytes`.
     """
 
-    max_lanes: int = 64
-    max_short_lanes: int = 8
-    max_queued_turns: int = 256
-    max_prompt_tokens_per_step: int = 1024
-    max_chunk_tokens: int = 64
-    penalty_window: int = 64
-    owner_limits: OwnerLimits = OwnerLimits()
-    max_held_bytes: int = 0
-    ring_size: int = 10
+    max_lanes: int
+    max_short_lanes: int
+    max_queued_turns: int
+    max_prompt_tokens_per_step: int
+    max_chunk_tokens: int
+    penalty_window: int
+    owner_limits: OwnerLimits
+    max_held_bytes: int
+    ring_size: int
+
+    @classmethod
+    def of(cls, settings: Settings, max_held_bytes: int = 0) -> "Bounds":
+        return cls(
+            max_lanes=settings.max_lanes,
+            max_short_lanes=settings.max_short_lanes,
+            max_queued_turns=settings.max_queued_turns,
+            max_prompt_tokens_per_step=settings.max_prompt_tokens_per_step,
+            max_chunk_tokens=settings.max_chunk_tokens,
+            penalty_window=settings.penalty_window,
+            owner_limits=settings.owner_limits,
+            max_held_bytes=max_held_bytes,
+            ring_size=settings.retained_turns + 2,
+        )
 
 
 Delivery = tuple[Job, Event | CarouselError]

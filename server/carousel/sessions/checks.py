@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from carousel.errors import InvalidRequest, PositionMismatch
 from carousel.sessions.requests import GenerationRequest, PredictionRequest, ScoringRequest
+from carousel.settings import Settings
 from carousel.turns import SAMPLING_SPANS, SamplingOptions
 
 MAX_STOPS = 16
@@ -26,9 +27,19 @@ class Limits:
 
     max_input_tokens: int
     max_generated_tokens: int
-    max_input_bytes: int = 524_288
-    max_answer_items: int = 65_536
-    max_stop_ids: int = 1024
+    max_input_bytes: int
+    max_answer_items: int
+    max_stop_ids: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Limits":
+        return cls(
+            max_input_tokens=settings.max_input_tokens,
+            max_generated_tokens=settings.max_generated_tokens,
+            max_input_bytes=settings.max_input_bytes,
+            max_answer_items=settings.max_answer_items,
+            max_stop_ids=settings.max_stop_ids,
+        )
 
 
 def is_name(text: str) -> bool:

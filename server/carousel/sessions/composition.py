@@ -66,7 +66,7 @@ def make_sessions(
     room: CarriedRoom | None = None,
 ) -> SessionService:
     """`room` is for what streams carry without a session, where the settings are not to say how much."""
-    ledger, order = Ledger(_retention(settings)), TurnOrder(settings.max_turns_per_session)
+    ledger, order = Ledger(Retention.of(settings)), TurnOrder(settings.max_turns_per_session)
     codec = SnapshotCodec(manifest.state, manifest.digest, manifest.hidden_size)
     keys = [key.get_secret_value() for key in settings.seal_keys]
     sealer = Sealer(keys, manifest.digest, allows_replay=settings.seal_replay == "allow")
@@ -103,25 +103,6 @@ def make_sessions(
         seal_seconds=settings.seal_seconds,
         start=lambda: engine.start_snapshot,
     )
-    many = ManyBounds(settings.max_sequences_per_stream, settings.max_waiting_per_stream, settings.max_message_bytes)
-    turns = Sessions(manifest, tokenizer, engine, seats, residents, carried, make_limits(settings), many, metrics)
+    limits, many_bounds = Limits.of(settings), ManyBounds.of(settings)
+    turns = Sessions(manifest, tokenizer, engine, seats, residents, carried, limits, many_bounds, metrics)
     return SessionService(turns, lives, seats, access, residents, carried, ledger, codec, sealer, store, clock)
-
-
-def _retention(settings: Settings) -> Retention:
-    return Retention(
-        max_turns=settings.retained_turns,
-        max_answers=settings.retained_answers,
-        max_answer_bytes=settings.max_answer_bytes,
-        max_request_ids=settings.retained_request_ids,
-    )
-
-
-def make_limits(settings: Settings) -> Limits:
-    return Limits(
-        max_input_tokens=settings.max_input_tokens,
-        max_generated_tokens=settings.max_generated_tokens,
-        max_input_bytes=settings.max_input_bytes,
-        max_answer_items=settings.max_answer_items,
-        max_stop_ids=settings.max_stop_ids,
-    )

@@ -19,6 +19,7 @@ from carousel.sessions.messages import Format
 from carousel.sessions.requests import Prediction
 from carousel.sessions.resident import Named
 from carousel.sessions.sequence import Question, Sequence
+from carousel.settings import Settings
 from carousel.shares import Shares
 
 _MAX_ITEMS_PER_FRAME = 1024
@@ -45,6 +46,14 @@ class ManyBounds:
     max_sequences: int
     max_waiting: int  # requests that are unanswered or unread
     max_bytes: int  # of what came, and of what goes
+
+    @classmethod
+    def of(cls, settings: Settings) -> "ManyBounds":
+        return cls(
+            max_sequences=settings.max_sequences_per_stream,
+            max_waiting=settings.max_waiting_per_stream,
+            max_bytes=settings.max_message_bytes,
+        )
 
 
 class Frame(NamedTuple):

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 from prometheus_client import CollectorRegistry
+from tests.bounds import make_connection_bounds
 from tests.fakes import character_tokenizer
 from tests.worlds import LETTERS, Plan, make_manifest
 
@@ -17,13 +18,12 @@ from carousel.metrics import Metrics
 from carousel.readiness import StoreHealth
 from carousel.rpc import convert
 from carousel.rpc.calls import Calls
-from carousel.rpc.server import ConnectionBounds, RpcServer
+from carousel.rpc.server import RpcServer
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
 from carousel.sessions.callers import Callers
 from carousel.sessions.carried_room import CarriedRoom
 from carousel.sessions.checks import Limits
-from carousel.sessions.composition import make_limits
 from carousel.sessions.conversation import Conversation
 from carousel.sessions.events import EventHub
 from carousel.sessions.gate import Gate
@@ -245,13 +245,18 @@ async def open_desk(
 ) -> AsyncIterator[Desk]:
     """`limits` are settings that GetModel tells."""
     settings = Settings(**limits)
-    sessions, lives, registry = FakeSessions(make_limits(settings)), FakeLives(), CollectorRegistry()
+    sessions, lives, registry = FakeSessions(Limits.of(settings)), FakeLives(), CollectorRegistry()
     metrics = Metrics(registry)
     health = StoreHealth(metrics.store_is_up)
     calls = Calls(streams or StreamBounds(100), Callers(owner), metrics, health)
     model = convert.from_manifest(sessions.manifest, "cpu", settings)
     services = LanguageModelServicer(sessions, model, calls), SessionsServicer(sessions, lives, calls)  # type: ignore[arg-type]
-    bounds = ConnectionBounds(MAX_MESSAGE_BYTES, streams_of_a_connection, keepalive_seconds, keepalive_seconds)
+    bounds = make_connection_bounds(
+        MAX_MESSAGE_BYTES,
+        max_streams=streams_of_a_connection,
+        keepalive_seconds=keepalive_seconds,
+        keepalive_timeout_seconds=keepalive_seconds,
+    )
     server = RpcServer(*services, bounds)
     await server.start("127.0.0.1:0")
     await server.set_ready(is_ready=True)

@@ -10,13 +10,14 @@ from unittest import mock
 
 import grpc
 from google.rpc import error_details_pb2
+from tests.bounds import make_connection_bounds
 from tests.server.rpc.desk import MAX_MESSAGE_BYTES
 from tests.worlds import Plan, World, running_world
 
 from carousel.readiness import StoreHealth
 from carousel.rpc import convert
 from carousel.rpc.calls import Calls
-from carousel.rpc.server import ConnectionBounds, RpcServer
+from carousel.rpc.server import RpcServer
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
 from carousel.sessions import service
@@ -81,7 +82,7 @@ async def serving(
             LanguageModelServicer(world.sessions, model, calls),
             SessionsServicer(world.sessions, world.lives, calls),
         )
-        server = RpcServer(*services, ConnectionBounds(MAX_MESSAGE_BYTES))
+        server = RpcServer(*services, make_connection_bounds(MAX_MESSAGE_BYTES))
         await server.start("127.0.0.1:0")
         stack.push_async_callback(server.stop, 0)
         tidying = running_task("residents", world.residents.run, world.metrics.task_restarted)

@@ -10,6 +10,7 @@ import grpc
 import pytest
 import structlog
 from google.rpc import code_pb2
+from tests.bounds import make_bounds
 from tests.fakes import GatedModel
 from tests.server.rpc.served_world import (
     SECONDS,
@@ -24,7 +25,6 @@ from tests.server.rpc.served_world import (
 )
 from tests.worlds import LIFETIMES, Clock, Plan
 
-from carousel.engine.scheduler import Bounds
 from carousel.state.memory import MemoryStore
 from carousel.state.store import Capacity
 from carousel.v1 import language_model_pb2 as wire
@@ -279,7 +279,7 @@ async def test_cancelling_the_stream_gives_all_up(num_before: int) -> None:
 
 async def test_the_end_of_many_sequences_holds_nobody_up() -> None:
     """They are written a few at a time, and nothing is begun on any of them meanwhile."""
-    plan = Plan(bounds=Bounds(max_held_bytes=2**22), store=_roomy_memory)
+    plan = Plan(bounds=make_bounds(max_held_bytes=2**22), store=_roomy_memory)
     async with serving(plan) as served:
         names = [f"s{number}" for number in range(200)]
         await open_sessions(served, *names)

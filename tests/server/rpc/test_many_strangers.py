@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 import structlog
+from tests.bounds import make_bounds
 from tests.fakes import GatedModel
 from tests.server.rpc.served_world import (
     SECONDS,
@@ -27,7 +28,6 @@ from tests.server.rpc.served_world import (
 )
 from tests.worlds import Plan
 
-from carousel.engine.scheduler import Bounds
 from carousel.rpc import frames
 from carousel.rpc.predict_messages import ManyMessages
 from carousel.sessions.carried_room import CarriedRoom
@@ -77,7 +77,7 @@ async def flood(stream: ManyStream, items: list[wire.PredictManyRequest.Item], n
 
 async def test_plain_items_of_many_streams_are_taken_a_few_in_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of eight streams no more than of one."""
-    plan = Plan(bounds=Bounds(max_held_bytes=2**22))
+    plan = Plan(bounds=make_bounds(max_held_bytes=2**22))
     async with serving(plan, owner="x-owner") as served, counted_rounds() as (done, note):
         advance = served.world.engine.advance
 
@@ -469,7 +469,7 @@ async def test_what_cannot_be_the_name_of_a_session_is_not_kept(name: str) -> No
 async def test_answers_that_are_expected_count_as_answers_that_wait() -> None:
     """Who asks for many candidates on many tags at once and does not read has no more than a message's bytes of them
     piled up, and little more."""
-    plan = Plan(bounds=Bounds(max_held_bytes=2**22))
+    plan = Plan(bounds=make_bounds(max_held_bytes=2**22))
     async with serving(plan, max_message_bytes=20_000, max_waiting_per_stream=5000) as served:
         stream = served.many()
         tags = range(300)
@@ -672,7 +672,7 @@ async def test_nothing_is_left_of_an_attack(seed: int) -> None:
     """No slot, no task, no room, no session that is taken; and nothing unexpected is logged."""
     dice = random.Random(seed)
     room = CarriedRoom(10_000, 1000, evicts=True)
-    plan = Plan(carried_room=room, bounds=Bounds(max_held_bytes=2000))
+    plan = Plan(carried_room=room, bounds=make_bounds(max_held_bytes=2000))
     limits: dict[str, Any] = {"max_waiting_per_stream": 6, "max_sequences_per_stream": 5, "max_message_bytes": 2000}
     with structlog.testing.capture_logs() as lines:
         async with serving(plan, owner="x-owner", **limits) as served:

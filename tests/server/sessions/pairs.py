@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.bounds import make_bounds, make_retention
 from tests.fakes import ToyModel, same_snapshot
 from tests.server.sessions.crashes import after_crash
 from tests.server.sessions.paired_stores import STORES
 from tests.worlds import Clock, Plan, World, running_world
 
 from carousel.bundle.layout import Array, StateBatch
-from carousel.engine.scheduler import Bounds
 from carousel.errors import CarouselError
 from carousel.sessions import residents
-from carousel.sessions.ledger import Retention
 from carousel.sessions.lives import Point
 from carousel.sessions.requests import Caller, GenerationRequest, PredictionRequest, ScoringRequest
 from carousel.sessions.resident import Named, Plain
@@ -31,7 +30,7 @@ from carousel.state.write_ahead import WriteAhead
 from carousel.state.write_behind import WriteBehind
 from carousel.turns import SamplingOptions
 
-RETENTION = Retention(max_turns=3, max_answers=2, max_answer_bytes=65_536, max_request_ids=12)
+RETENTION = make_retention(max_turns=3, max_answers=2, max_answer_bytes=65_536, max_request_ids=12)
 SESSIONS = ("a", "b", "c", "d")
 STREAMS = ("1", "2", "3", "4", "5", "6")
 MANY_STREAMS = ("5", "6")  # that are tags of PredictMany
@@ -365,7 +364,7 @@ async def run_pair(kind: str, seed: int, directory: Path, url: str) -> int:
     """How many turns were taken by who holds."""
     retention = replace(RETENTION, max_turns=1 + seed % 3)
     ring_size = retention.max_turns + 2
-    bounds = Bounds(max_lanes=3, max_held_bytes=NUM_SLOTS * ring_size * ROW_BYTES, ring_size=ring_size)
+    bounds = make_bounds(max_lanes=3, max_held_bytes=NUM_SLOTS * ring_size * ROW_BYTES, ring_size=ring_size)
     plans = []
     for name in ("held", "taken"):
         (directory / name).mkdir()

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import to_json
+from tests.bounds import make_bounds
 from tests.fakes import ToyModel, byte_tokenizer, same_snapshot
 from tests.worlds import Plan, World, running_world
 
-from carousel.engine.scheduler import Bounds
 from carousel.errors import ModelFailed
 from carousel.sessions.branch import Branch, merge
 from carousel.sessions.requests import Caller, GenerationEnd, GenerationPiece, GenerationRequest
@@ -42,7 +42,7 @@ def ids_of(pieces: list[GenerationPiece]) -> list[int]:
 @pytest.mark.parametrize("max_lanes", [1, 2, 64])
 async def test_branches_are_what_each_seed_gives_alone(max_lanes: int) -> None:
     """Branch k has seed + k, whoever shares its batch; the session stands where branch 0 ended."""
-    async with running_world(Plan(bounds=Bounds(max_lanes=max_lanes))) as world:
+    async with running_world(Plan(bounds=make_bounds(max_lanes=max_lanes))) as world:
         await world.open()
         request = GenerationRequest((1, 2), SamplingOptions(seed=2**64 - 2), 7, num_branches=4)
         found = await branches_of(world, ANN, request)
@@ -62,7 +62,7 @@ async def test_branches_are_what_each_seed_gives_alone(max_lanes: int) -> None:
 async def test_the_input_of_branches_is_fed_once() -> None:
     """A prompt of many tokens costs one pass however many branches follow."""
     model = ToyModel()
-    async with running_world(Plan(model=model, bounds=Bounds(max_chunk_tokens=100))) as world:
+    async with running_world(Plan(model=model, bounds=make_bounds(max_chunk_tokens=100))) as world:
         await branches_of(world, Caller("ann"), GenerationRequest((1,) * 50, SamplingOptions(seed=1), 3, 8))
         assert [shape for shape in model.steps if shape[1] == 50] == [(1, 50)]
 

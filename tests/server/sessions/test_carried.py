@@ -5,9 +5,9 @@ with the stream.
 import random
 
 import pytest
+from tests.bounds import make_bounds
 from tests.worlds import Plan, World, running_world
 
-from carousel.engine.scheduler import Bounds
 from carousel.errors import InvalidRequest
 from carousel.sessions.conversation import Conversation
 from carousel.sessions.lives import Point
@@ -74,13 +74,13 @@ async def test_no_clock_ends_what_is_carried(seconds: float) -> None:
 @pytest.mark.parametrize("seed", range(5))
 async def test_what_is_carried_is_the_same_held_or_not(seed: int) -> None:
     """With fewer slots than streams, so that they push each other out; and nothing is left of it."""
-    async with running_world(Plan(bounds=Bounds(max_held_bytes=1200))) as held:
+    async with running_world(Plan(bounds=make_bounds(max_held_bytes=1200))) as held:
         assert 0 < held.engine.columns.num_slots < 4
         found = await converse(held, seed)
         assert held.value("held_turns_total") > 10
         assert held.engine.columns.num_used == 0
         assert "(0 of" in repr(held.carried)
-    async with running_world(Plan(bounds=Bounds(max_held_bytes=0))) as plain:
+    async with running_world(Plan(bounds=make_bounds(max_held_bytes=0))) as plain:
         assert await converse(plain, seed) == found
         assert plain.value("held_turns_total") == 0
 

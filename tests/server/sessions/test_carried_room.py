@@ -4,10 +4,10 @@ import asyncio
 import random
 
 import pytest
+from tests.bounds import make_bounds
 from tests.fakes import GatedModel
 from tests.worlds import Plan, World, running_world
 
-from carousel.engine.scheduler import Bounds
 from carousel.errors import CarouselError, Overloaded, SessionEvicted
 from carousel.sessions.carried_room import CarriedRoom
 from carousel.sessions.conversation import Conversation
@@ -134,7 +134,7 @@ def begin(world: World, owner: str) -> Conversation:
 @pytest.mark.parametrize("num_said", [1, 2, 3])
 async def test_a_sequence_that_made_room_says_so_from_then_on(num_said: int, num_slots_bytes: int) -> None:
     """It does not begin anew by itself, wherever it was carried, and others go on as they were."""
-    plan = Plan(carried_room=make_room(4), bounds=Bounds(max_held_bytes=num_slots_bytes))
+    plan = Plan(carried_room=make_room(4), bounds=make_bounds(max_held_bytes=num_slots_bytes))
     async with running_world(plan) as world:
         anns = [begin(world, "ann") for _ in range(4)]
         for _ in range(num_said):

@@ -5,13 +5,12 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from tests.bounds import make_bounds, make_retention
 from tests.fakes import Fault, FaultyStore, same_snapshot
 from tests.server.sessions.test_residents import Stream
 from tests.worlds import LIFETIMES, Clock, Plan, World, running_world
 
-from carousel.engine.scheduler import Bounds
 from carousel.errors import AnswerGone, StoreUnavailable
-from carousel.sessions.ledger import Retention
 from carousel.state.memory import MemoryStore
 from carousel.state.sqlite_store import SqliteStore
 from carousel.state.store import Capacity, SessionStore
@@ -117,7 +116,7 @@ async def test_a_drain_writes_what_is_held(tmp_path: Path) -> None:
     def make(clock: Clock) -> SessionStore:
         return MemoryStore(ROOMY, LIFETIMES, tmp_path / "sessions", clock)
 
-    retention = Retention(max_turns=3, max_answers=2, max_answer_bytes=65_536)
+    retention = make_retention(max_turns=3, max_answers=2, max_answer_bytes=65_536)
     async with running_world(Plan(store=make, retention=retention)) as world:
         for number in range(40):
             await world.open(f"s{number}")
@@ -143,8 +142,8 @@ async def test_a_drain_writes_what_is_held(tmp_path: Path) -> None:
 async def test_rewinds_reach_as_far_as_they_do_elsewhere(max_turns: int) -> None:
     """However short the ring is."""
     plan = Plan(
-        bounds=Bounds(max_held_bytes=2**16, ring_size=max_turns + 2),
-        retention=Retention(max_turns=max_turns, max_answers=1, max_answer_bytes=65_536),
+        bounds=make_bounds(max_held_bytes=2**16, ring_size=max_turns + 2),
+        retention=make_retention(max_turns=max_turns, max_answers=1, max_answer_bytes=65_536),
     )
     async with running_world(plan) as world:
         await world.open("s")

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.bounds import make_retention
 from tests.fakes import GatedModel, ToyModel, byte_tokenizer, same_snapshot
 from tests.server.sessions.crashes import after_crash, copy_file, held_after_crash
 from tests.server.sessions.test_residents import Stream
 from tests.worlds import LIFETIMES, Clock, Plan, World, running_world
 
 from carousel.errors import SessionDeleted, StoreInvalid, StoreUnavailable
-from carousel.sessions.ledger import Ledger, Retention
+from carousel.sessions.ledger import Ledger
 from carousel.sessions.lives import Point
 from carousel.sessions.recovery import recover
 from carousel.sessions.resident import Plain
@@ -26,7 +27,7 @@ from carousel.state.write_ahead import WriteAhead
 from carousel.state.write_behind import WriteBehind
 
 ROOMY = Capacity(1000, 2**30, evicts=True)
-RETENTION = Retention(max_turns=3, max_answers=2, max_answer_bytes=65_536, max_request_ids=12)
+RETENTION = make_retention(max_turns=3, max_answers=2, max_answer_bytes=65_536, max_request_ids=12)
 NAMES = ("a", "b", "c")
 
 

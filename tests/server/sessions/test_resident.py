@@ -8,12 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.bounds import make_bounds, make_retention
 from tests.fakes import GatedModel, ToyModel, byte_tokenizer, same_snapshot
 from tests.worlds import Plan, World, running_world
 
-from carousel.engine.scheduler import Bounds
 from carousel.errors import ModelFailed
-from carousel.sessions.ledger import Retention
 from carousel.sessions.requests import Caller, PredictionRequest
 from carousel.sessions.resident import Kit, Plain, Resident, checked
 from carousel.state.store import Change, Held
@@ -23,8 +22,8 @@ TEXT = "a\u00e9\u4e00\U0001f600b\u00e9".encode() + b"\xff\xe4z\xf0\x9f"
 
 def byte_plan(window: int = 3, **retention: int) -> Plan:
     kept = {"max_turns": 4, "max_answers": 3, "max_answer_bytes": 65_536, "max_request_ids": 12} | retention
-    bounds = Bounds(max_held_bytes=2**20, ring_size=kept["max_turns"] + 2, penalty_window=window)
-    return Plan(ToyModel(256), byte_tokenizer(), bounds, Retention(**kept))
+    bounds = make_bounds(max_held_bytes=2**20, ring_size=kept["max_turns"] + 2, penalty_window=window)
+    return Plan(ToyModel(256), byte_tokenizer(), bounds, make_retention(**kept))
 
 
 @contextlib.asynccontextmanager
@@ -125,7 +124,7 @@ async def test_a_turn_that_failed_has_not_happened() -> None:
 async def test_its_row_is_in_use_until_its_step_has_ended() -> None:
     """Also when its caller has given up long before; then nothing has happened."""
     model = GatedModel()
-    async with resting(Plan(model, bounds=Bounds(max_held_bytes=2**16))) as (world, resident):
+    async with resting(Plan(model, bounds=make_bounds(max_held_bytes=2**16))) as (world, resident):
         model.close()
         task = asyncio.create_task(take(world, resident, Plain(1, 2)))
         await model.until_held()
@@ -143,7 +142,7 @@ async def test_its_row_is_in_use_until_its_step_has_ended() -> None:
 async def test_many_wait_for_its_rest() -> None:
     """One of them may give up."""
     model = GatedModel()
-    async with resting(Plan(model, bounds=Bounds(max_held_bytes=2**16))) as (world, resident):
+    async with resting(Plan(model, bounds=make_bounds(max_held_bytes=2**16))) as (world, resident):
         model.close()
         task = asyncio.create_task(take(world, resident, Plain(1, 2)))
         await model.until_held()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.bounds import make_bounds
 from tests.fakes import GatedModel, same_snapshot
 from tests.worlds import LIFETIMES, Clock, Plan, World, running_world
 
@@ -82,7 +83,7 @@ def memory_plan(max_sessions: int, **changes: Any) -> Plan:
 
 
 def bounds(num_slots: int) -> Bounds:
-    return Bounds(ring_size=10, max_held_bytes=num_slots * 10 * ROW_BYTES)
+    return make_bounds(ring_size=10, max_held_bytes=num_slots * 10 * ROW_BYTES)
 
 
 async def wait(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,14 @@
 import asyncio
 from typing import Any
 
+from tests.bounds import make_limits
+
 from carousel.rpc.predict_messages import PredictMessages
-from carousel.sessions.checks import Limits
 from carousel.sessions.resident import Named
 from carousel.sessions.sequence import Question, Sequence
 from carousel.v1 import language_model_pb2 as wire
 
-READER = PredictMessages(Limits(max_input_tokens=9, max_generated_tokens=9))
+READER = PredictMessages(make_limits(max_input_tokens=9, max_generated_tokens=9))
 
 
 class Talk:

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.bounds import make_bounds, make_limits
 from tests.fakes import GatedModel, SlowOracle, ToyModel, byte_tokenizer, same_snapshot
 from tests.worlds import Plan, World, running_world
 
 from carousel.bundle.layout import Array, StateBatch
 from carousel.engine import sampler
-from carousel.engine.scheduler import Bounds
 from carousel.errors import (
     AnswerGone,
     InvalidRequest,
@@ -144,7 +144,7 @@ async def test_a_character_cut_by_the_end_of_a_turn_is_completed_by_the_next() -
 async def test_scores_add_up() -> None:
     """Totals are the sums of the tokens' ratings, which are the oracle's; texts joined are the input."""
     text = "abcabcnm"
-    async with running_world(Plan(bounds=Bounds(max_chunk_tokens=3))) as world:
+    async with running_world(Plan(bounds=make_bounds(max_chunk_tokens=3))) as world:
         tokens, totals = await score(world, Caller("ann"), ScoringRequest(text, num_top=4))
         oracle, snapshot = world.oracle, world.oracle.start()
         for token in tokens:
@@ -287,7 +287,7 @@ async def test_overload_and_shutdown_are_told_before_anything_is_looked_at() -> 
     """With a full queue or a closed engine even an unknown session gets that answer, and no text is tokenized."""
     model = GatedModel()
     async with running_world(
-        Plan(model=model, bounds=Bounds(max_lanes=1, max_short_lanes=0, max_queued_turns=1))
+        Plan(model=model, bounds=make_bounds(max_lanes=1, max_short_lanes=0, max_queued_turns=1))
     ) as world:
         nobody = Caller("ann", "nothing")
         model.close()
@@ -338,7 +338,7 @@ def marked_text(num_characters: int) -> str:
 
 async def test_a_long_text_is_tokenized_beside_the_event_loop() -> None:
     """The ids are those of a short text's way, and the loop turns meanwhile."""
-    async with running_world(Plan(limits=Limits(100_000, 10))) as world:
+    async with running_world(Plan(limits=make_limits(100_000, 10))) as world:
         text = marked_text(50_000)
         tokenizing = asyncio.create_task(world.sessions.tokenize("ann", text))
         num_rounds = 0
@@ -365,7 +365,7 @@ async def test_a_long_list_of_ids_is_turned_into_text_beside_the_event_loop() ->
 
 async def test_bytes_of_one_character_may_lie_in_two_slices() -> None:
     """As they do where tokens are bytes."""
-    encoder = Encoder(byte_tokenizer(), Limits(10**6, 9), 256)
+    encoder = Encoder(byte_tokenizer(), make_limits(10**6, 9), 256)
     text = "日本" * 2_000
     assert await encoder.decode(list(text.encode())) == text
     encoder.close()
@@ -393,7 +393,8 @@ async def test_long_lists_of_owners_take_turns() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limits", "name"), [(Limits(9, 9), "max_input_tokens"), (Limits(99, 9, 9), "max_input_bytes")]
+    ("limits", "name"),
+    [(make_limits(9, 9), "max_input_tokens"), (make_limits(99, 9, max_input_bytes=9), "max_input_bytes")],
 )
 async def test_a_text_has_a_bound_in_bytes_and_in_tokens(limits: Limits, name: str) -> None:
     """Above it, turns and tokenizing are refused with the bound's name."""
@@ -440,7 +441,7 @@ async def test_turns_on_one_session_queue_in_order_up_to_a_bound() -> None:
 
 async def test_bad_requests_are_refused_before_the_session_is_touched() -> None:
     """Ids outside the vocabulary, too much input or output, bad options: InvalidRequest, nothing changed."""
-    async with running_world(Plan(limits=Limits(max_input_tokens=4, max_generated_tokens=4))) as world:
+    async with running_world(Plan(limits=make_limits(max_input_tokens=4, max_generated_tokens=4))) as world:
         session = await world.open()
         for turn in (
             generate(world, ANN, GenerationRequest((16,), GREEDY, 1)),
@@ -478,7 +479,7 @@ async def test_pace_and_tokens_are_counted() -> None:
 async def test_a_thousand_interleaved_turns_on_fifty_sessions() -> None:
     """Predict, Score, greedy and seeded Generate, some given up, on 50 sessions: always the oracle's answer."""
     dice = random.Random(11)
-    plan = Plan(bounds=Bounds(max_lanes=16, max_queued_turns=100, max_chunk_tokens=4), max_turns_per_session=50)
+    plan = Plan(bounds=make_bounds(max_lanes=16, max_queued_turns=100, max_chunk_tokens=4), max_turns_per_session=50)
     async with running_world(plan) as world:
         oracle = SlowOracle(ToyModel())
         names = [f"s{number}" for number in range(50)]
@@ -538,7 +539,7 @@ async def _random_turn(
 
 async def test_long_texts_of_one_owner_do_not_keep_anothers_waiting() -> None:
     """A long text waits for one of another owner's at most, however many he has sent before."""
-    async with running_world(Plan(limits=Limits(100_000, 10))) as world:
+    async with running_world(Plan(limits=make_limits(100_000, 10))) as world:
         done: list[str] = []
 
         async def tokenize(owner: str) -> None:

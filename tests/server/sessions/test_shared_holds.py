@@ -14,6 +14,7 @@ from tests.worlds import LIFETIMES, Plan, World, running_world
 
 from carousel.errors import PositionMismatch, SessionDeleted
 from carousel.state.redis_store import RedisStore
+from carousel.state.redis_terms import Timing
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ async def two_worlds(server: RedisServer, model: ToyModel | None = None) -> Asyn
     run_cli(server, "flushall")
 
     def make() -> RedisStore:
-        return RedisStore(server.url, LIFETIMES)
+        return RedisStore(server.url, LIFETIMES, timing=Timing(lease=10.0))
 
     async with (
         running_world(Plan(model or ToyModel(), store=lambda _: make())) as one,

@@ -24,6 +24,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from tests.bounds import make_retention
 from tests.fakes import Fault, FaultyStore, ToyModel, same_snapshot
 from tests.server.state.conftest import run_redis
 from tests.worlds import Clock, Plan, World, running_world
@@ -39,7 +40,6 @@ from carousel.errors import (
     SessionNotFound,
     StoreUnavailable,
 )
-from carousel.sessions.ledger import Retention
 from carousel.sessions.lives import Point
 from carousel.sessions.requests import (
     Caller,
@@ -50,6 +50,7 @@ from carousel.sessions.requests import (
 )
 from carousel.state.memory import MemoryStore
 from carousel.state.redis_store import RedisStore
+from carousel.state.redis_terms import Timing
 from carousel.state.sqlite_store import SqliteStore
 from carousel.state.store import Capacity, Lifetimes, SessionStore
 from carousel.state.write_ahead import WriteAhead
@@ -59,7 +60,7 @@ Result = TypeVar("Result")
 Ids = tuple[int, ...]
 Answer = tuple[Any, Standing]
 
-RETENTION = Retention(max_turns=3, max_answers=2, max_answer_bytes=65_536)
+RETENTION = make_retention(max_turns=3, max_answers=2, max_answer_bytes=65_536)
 LIFETIMES = Lifetimes(idle=100, absolute=300)
 WIDE = Capacity(1000, 2**30, evicts=False)
 NAMES = some.sampled_from(["a", "b", "c"])
@@ -87,7 +88,7 @@ def _sqlite_uncached(directory: Path, url: str, clock: Clock) -> SessionStore:
 def _redis(_: Path, url: str, clock: Clock) -> SessionStore:
     """On the server that the test runs, emptied. Time passes there as it does everywhere."""
     subprocess.run(["redis-cli", "-u", url, "flushall"], check=True, stdout=subprocess.DEVNULL)
-    return RedisStore(url, Lifetimes(idle=10_000, absolute=10_000))
+    return RedisStore(url, Lifetimes(idle=10_000, absolute=10_000), timing=Timing(lease=10.0))
 
 
 STORES: dict[str, tuple[Callable[[Path, str, Clock], SessionStore], int]] = {  # and how many lives are drawn
