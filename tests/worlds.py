@@ -21,9 +21,9 @@ from carousel.sessions.carried_room import CarriedRoom
 from carousel.sessions.checks import Limits
 from carousel.sessions.composition import SessionService, make_sessions
 from carousel.sessions.ledger import Ledger, Retention
-from carousel.sessions.lives import Lives
+from carousel.sessions.operations import SessionOperations
 from carousel.sessions.residents import Residents
-from carousel.sessions.seats import Seats
+from carousel.sessions.sequence_source import SequenceSource
 from carousel.sessions.service import Sessions
 from carousel.settings import Settings
 from carousel.state.codec import SnapshotCodec
@@ -69,12 +69,12 @@ class World:
     manifest: Manifest
 
     @property
-    def lives(self) -> Lives:
-        return self.service.lives
+    def operations(self) -> SessionOperations:
+        return self.service.operations
 
     @property
-    def seats(self) -> Seats:
-        return self.service.seats
+    def sequences(self) -> SequenceSource:
+        return self.service.sequences
 
     @property
     def sessions(self) -> Sessions:
@@ -111,7 +111,7 @@ class World:
 
     async def open(self, session_id: str = "s", owner: str = "ann") -> Row:
         """A new session at the start."""
-        return await self.lives.create(owner, session_id, self.engine.start_snapshot)
+        return await self.operations.create(owner, session_id, self.engine.start_snapshot)
 
     async def hold(self, session_id: str = "s", owner: str = "ann") -> Held:
         """What the store has of a session."""
@@ -141,7 +141,7 @@ async def running_world(plan: Plan | None = None) -> AsyncIterator[World]:
     manifest = make_manifest(plan)
     store = plan.store(clock)
     service = make_service(plan, manifest, engine, store, clock, metrics)
-    await store.start(service.lives.tell)
+    await store.start(service.operations.tell)
     await service.recover()
     await engine.start()
     try:

@@ -88,7 +88,7 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
     calls = Calls(StreamBounds.of(settings), Callers(settings.owner_metadata), metrics, health)
     description = convert.from_manifest(bundle.manifest, model.provider, settings)
     language_model = LanguageModelServicer(sessions.turns, description, calls)
-    life = SessionsServicer(sessions.turns, sessions.lives, calls)
+    life = SessionsServicer(sessions.turns, sessions.operations, calls)
     rpc = RpcServer(language_model, life, ConnectionBounds.of(settings))
     web = WebServer(make_app(registry, readiness))
     watch = LoopWatch(metrics.loop_lagged, settings.slow_handler_seconds)
@@ -102,7 +102,7 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
 
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(running_task("loop_watch", watch.run, metrics.task_restarted))
-        await store.start(sessions.lives.tell)
+        await store.start(sessions.operations.tell)
         stack.push_async_callback(store.close)
         await sessions.recover()
         stack.callback(sessions.turns.close)
@@ -112,7 +112,7 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
         stack.push_async_callback(web.stop)
         await rpc.start(settings.listen)
         stack.push_async_callback(rpc.stop, _LAST_BYTES_SECONDS)
-        sweeping = partial(sweep, sessions.lives, health, metrics, after_sweep)
+        sweeping = partial(sweep, sessions.operations, health, metrics, after_sweep)
         await stack.enter_async_context(running_task("sweep", sweeping, metrics.task_restarted))
         for name, holder in sessions.holders.items():
             stack.push_async_callback(holder.leave_all)

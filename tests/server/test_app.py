@@ -35,7 +35,7 @@ from carousel.rpc.server import ConnectionBounds
 from carousel.sessions import sweep
 from carousel.sessions.checks import Limits
 from carousel.sessions.composition import make_sessions
-from carousel.sessions.lives import Lives
+from carousel.sessions.operations import SessionOperations
 from carousel.sessions.streams import StreamBounds
 from carousel.settings import Settings
 from carousel.state.memory import MemoryStore
@@ -283,13 +283,13 @@ async def test_a_sweep_that_dies_is_begun_anew(bundle: Path, monkeypatch: pytest
     monkeypatch.setattr(tasks, "_FIRST_PAUSE", 0.01)
     deaths = iter(range(2))
 
-    async def expire(lives: Lives) -> None:
+    async def expire(operations: SessionOperations) -> None:
         if next(deaths, None) is not None:
             raise RuntimeError("OOM command not allowed")
-        while await lives._store.sweep(100):
+        while await operations._store.sweep(100):
             pass
 
-    monkeypatch.setattr(Lives, "expire", expire)
+    monkeypatch.setattr(SessionOperations, "expire", expire)
     async with running(bundle, Settings(**LOCAL, session_idle_seconds=0.01)) as server:
         async with grpc.aio.insecure_channel(server.grpc_address) as channel:
             await sessions_pb2_grpc.SessionsStub(channel).CreateSession(sessions_pb2.CreateSessionRequest())
@@ -364,8 +364,8 @@ def test_what_sessions_remember_is_set(bundle: Path) -> None:
     ]
     retention = made[0].ledger.retention
     assert (retention.max_request_ids, retention.max_answers, retention.max_turns) == (31, 3, 5)
-    assert made[1].lives._snapshot_bytes > made[0].lives._snapshot_bytes
-    watch = made[0].lives.watch
+    assert made[1].operations._snapshot_bytes > made[0].operations._snapshot_bytes
+    watch = made[0].operations.watch
     with watch("ann"), pytest.raises(Overloaded, match="1 watches"), watch("ann"):
         pass
 

@@ -126,7 +126,7 @@ async def _open_until(size: int, world: World, engine: Engine) -> float:
     for number in range(world.num_sessions, size):
         own = bytes(bytearray(snapshot))  # as a turn leaves it: shared with nobody
         started = time.perf_counter()
-        await world.service.lives.create("", f"s{number}", own)
+        await world.service.operations.create("", f"s{number}", own)
         seconds.append(time.perf_counter() - started)
     world.num_sessions = size
     return percentile(seconds, 0.5)

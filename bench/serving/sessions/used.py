@@ -95,7 +95,7 @@ def _make_service(bundle: Bundle, engine: Engine, metrics: Metrics) -> SessionSe
 
 async def _talk(service: SessionService, session_id: str, start: Snapshot, kind: Kind) -> None:
     """Turns as they are saved, without the arithmetic."""
-    await service.lives.create("", session_id, start)
+    await service.operations.create("", session_id, start)
     for turn in range(1, NUM_TURNS + 1):
         blob = service.codec.encode(Snapshot(turn, start.state, start.hidden_H, start.recent_ids))
         async with service.access.hold("", session_id) as held:

@@ -12,7 +12,7 @@ from carousel.bundle.manifest import Manifest
 from carousel.bundle.tokenizer import TextDecoder, Tokenizer
 from carousel.sessions import requests
 from carousel.sessions.events import EventKind, SessionEvent
-from carousel.sessions.lives import History, Point
+from carousel.sessions.operations import History, Point
 from carousel.sessions.resident import Plain
 from carousel.settings import Settings
 from carousel.state.store import Row

@@ -14,14 +14,14 @@ from carousel.sessions.carried_room import CARRIER_BYTES, CarriedRoom
 from carousel.sessions.checks import Limits
 from carousel.sessions.events import EventHub
 from carousel.sessions.ledger import Ledger, Retention
-from carousel.sessions.lives import Lives
 from carousel.sessions.many import ManyBounds
+from carousel.sessions.operations import SessionOperations
 from carousel.sessions.order import TurnOrder
 from carousel.sessions.recovery import recover
 from carousel.sessions.resident import Kit
 from carousel.sessions.residents import Residents
 from carousel.sessions.sealing import Sealer
-from carousel.sessions.seats import Seats
+from carousel.sessions.sequence_source import SequenceSource
 from carousel.sessions.service import Sessions
 from carousel.settings import Settings
 from carousel.state.codec import SnapshotCodec
@@ -30,11 +30,11 @@ from carousel.state.store import SessionStore
 
 @dataclass(frozen=True, slots=True)
 class SessionService:
-    """All that serves sessions. `turns` and `lives` are for transports; the rest is seen by its owner alone."""
+    """All that serves sessions. `turns` and `operations` are for transports; the rest is seen by its owner alone."""
 
     turns: Sessions
-    lives: Lives
-    seats: Seats
+    operations: SessionOperations
+    sequences: SequenceSource
     access: SessionAccess
     residents: Residents
     carried: CarriedSequences
@@ -79,7 +79,7 @@ def make_sessions(
     room = room or CarriedRoom(settings.max_carried_bytes, snapshot_bytes + CARRIER_BYTES, evicts=evicts)
     carried = CarriedSequences(engine, make_kit, codec, room)
     access = SessionAccess(store, order, residents)
-    lives = Lives(
+    operations = SessionOperations(
         access,
         store,
         residents,
@@ -92,7 +92,7 @@ def make_sessions(
         snapshot_bytes=snapshot_bytes,
         start=lambda: engine.start_snapshot,
     )
-    seats = Seats(
+    sequences = SequenceSource(
         access,
         ledger,
         codec,
@@ -104,5 +104,5 @@ def make_sessions(
         start=lambda: engine.start_snapshot,
     )
     limits, many_bounds = Limits.of(settings), ManyBounds.of(settings)
-    turns = Sessions(manifest, tokenizer, engine, seats, residents, carried, limits, many_bounds, metrics)
-    return SessionService(turns, lives, seats, access, residents, carried, ledger, codec, sealer, store, clock)
+    turns = Sessions(manifest, tokenizer, engine, sequences, residents, carried, limits, many_bounds, metrics)
+    return SessionService(turns, operations, sequences, access, residents, carried, ledger, codec, sealer, store, clock)

@@ -38,7 +38,7 @@ from carousel.sessions.requests import (
     Standing,
 )
 from carousel.sessions.residents import Residents
-from carousel.sessions.seats import Outcome, Seat, Seats, check_caller
+from carousel.sessions.sequence_source import Outcome, SequenceSource, TurnSequence, check_caller
 from carousel.sessions.words import WordSearch
 from carousel.shares import Shares
 from carousel.turns import (
@@ -64,7 +64,7 @@ class Sessions:
         manifest: Manifest,
         tokenizer: Tokenizer,
         engine: Engine,
-        seats: Seats,
+        sequences: SequenceSource,
         residents: Residents,
         carried: CarriedSequences,
         limits: checks.Limits,
@@ -76,7 +76,7 @@ class Sessions:
         self.limits = limits
         self._digest = manifest.digest
         self._engine = engine
-        self._seats = seats
+        self._sequences = sequences
         self._residents = residents
         self._carried = carried
         self._many_bounds = many_bounds
@@ -129,15 +129,15 @@ class Sessions:
         checks.check_generation(request, self.limits, self.manifest.vocabulary_size)
         with self._engine.accepted(caller.owner):
             ids = await self._encode(caller, request.input)
-            async with self._seats.take(caller, request) as seat:
-                if seat.replay is not None:
-                    for piece in _replay_generation(seat):
+            async with self._sequences.hold(caller, request) as sequence:
+                if sequence.replay is not None:
+                    for piece in _replay_generation(sequence):
                         yield piece
                     return
-                async with aclosing(self._run_branches(seat, ids, request, caller.owner)) as pieces:
+                async with aclosing(self._run_branches(sequence, ids, request, caller.owner)) as pieces:
                     async for piece in pieces:
                         pace.note(len(piece.tokens))
-                        seat.is_told = True
+                        sequence.is_told = True
                         yield piece
 
     async def predict(self, caller: Caller, request: PredictionRequest) -> Prediction:
@@ -145,12 +145,12 @@ class Sessions:
         checks.check_prediction(request)
         with self._engine.accepted(caller.owner):
             ids = await self._encode(caller, request.input)
-            async with self._seats.take(caller, request) as seat:
-                if isinstance(seat.replay, Prediction):
-                    return replace(seat.replay, standing=seat.standing)
-                candidates, words, snapshot = await self._predict_from(seat.start, ids, request, caller.owner)
+            async with self._sequences.hold(caller, request) as sequence:
+                if isinstance(sequence.replay, Prediction):
+                    return replace(sequence.replay, standing=sequence.standing)
+                candidates, words, snapshot = await self._predict_from(sequence.start, ids, request, caller.owner)
                 unsaved = Prediction(candidates, words, Standing(snapshot.position, 0))
-                return Prediction(candidates, words, await seat.save(Outcome(snapshot, ids, unsaved)))
+                return Prediction(candidates, words, await sequence.save(Outcome(snapshot, ids, unsaved)))
 
     async def predict_unkept(
         self, start: Snapshot | None, request: PredictionRequest, caller: Caller
@@ -159,8 +159,10 @@ class Sessions:
         checks.check_prediction(request)
         with self._engine.accepted(caller.owner):
             ids = await self._encode(caller, request.input)
-            async with self._seats.take(caller, request) as seat:
-                candidates, words, snapshot = await self._predict_from(start or seat.start, ids, request, caller.owner)
+            async with self._sequences.hold(caller, request) as sequence:
+                candidates, words, snapshot = await self._predict_from(
+                    start or sequence.start, ids, request, caller.owner
+                )
                 return Prediction(candidates, words, Standing(snapshot.position, 0)), snapshot
 
     async def score(self, caller: Caller, request: ScoringRequest) -> AsyncGenerator[ScoringPiece]:
@@ -168,13 +170,15 @@ class Sessions:
         checks.check_scoring(request, self.manifest.vocabulary_size)
         with self._engine.accepted(caller.owner):
             ids = await self._encode(caller, request.input)
-            async with self._seats.take(caller, request) as seat:
-                if isinstance(seat.replay, ScoringAnswer):
-                    yield ScoringPiece(seat.replay.tokens, replace(seat.replay.totals, standing=seat.standing))
+            async with self._sequences.hold(caller, request) as sequence:
+                if isinstance(sequence.replay, ScoringAnswer):
+                    yield ScoringPiece(
+                        sequence.replay.tokens, replace(sequence.replay.totals, standing=sequence.standing)
+                    )
                     return
-                async with aclosing(self._run_scoring(seat, ids, request, caller.owner)) as pieces:
+                async with aclosing(self._run_scoring(sequence, ids, request, caller.owner)) as pieces:
                     async for piece in pieces:
-                        seat.is_told = True
+                        sequence.is_told = True
                         yield piece
 
     async def _encode(self, caller: Caller, given: requests.Input) -> tuple[int, ...]:
@@ -182,11 +186,11 @@ class Sessions:
         return await self._encoder.encode(given, caller.owner)
 
     async def _run_scoring(
-        self, seat: Seat, ids: tuple[int, ...], request: ScoringRequest, owner: str
+        self, sequence: TurnSequence, ids: tuple[int, ...], request: ScoringRequest, owner: str
     ) -> AsyncGenerator[ScoringPiece]:
-        decoder = TextDecoder(seat.start.tail)
-        record = ScoringRecord(seat.max_answer_bytes)
-        async with aclosing(self._engine.follow(Turn(seat.start, ids, Score(), owner=owner))) as batches:
+        decoder = TextDecoder(sequence.start.tail)
+        record = ScoringRecord(sequence.max_answer_bytes)
+        async with aclosing(self._engine.follow(Turn(sequence.start, ids, Score(), owner=owner))) as batches:
             async for events, ended in batches:
                 tokens = self._rate(events, request.num_top, decoder)
                 record.add(tokens)
@@ -194,14 +198,14 @@ class Sessions:
                     yield ScoringPiece(tokens)
                     continue
                 totals = record.total(ended.snapshot.position)
-                standing = await seat.save(Outcome(ended.snapshot, ids, record.answer(totals)))
+                standing = await sequence.save(Outcome(ended.snapshot, ids, record.answer(totals)))
                 yield ScoringPiece(tokens, replace(totals, standing=standing))
 
     async def _run_branches(
-        self, seat: Seat, ids: tuple[int, ...], request: GenerationRequest, owner: str
+        self, sequence: TurnSequence, ids: tuple[int, ...], request: GenerationRequest, owner: str
     ) -> AsyncGenerator[GenerationPiece]:
         """Pieces of all branches; the end of branch 0 comes last, when the session is saved."""
-        branches = await self._make_branches(seat, ids, request, owner)
+        branches = await self._make_branches(sequence, ids, request, owner)
         answers: dict[int, GenerationAnswer | None] = {}
         last: tuple[GenerationPiece, Ended] | None = None
         runs = [self._run_branch(branch) for branch in branches]
@@ -218,28 +222,28 @@ class Sessions:
         assert piece.end is not None
         record = tuple(answer for _, answer in sorted(answers.items()) if answer is not None)
         kept = record if len(record) == len(answers) else None
-        standing = await seat.save(Outcome(ended.snapshot, branches[0].consumed(), kept))
+        standing = await sequence.save(Outcome(ended.snapshot, branches[0].consumed(), kept))
         yield replace(piece, end=replace(piece.end, standing=standing))
 
     async def _make_branches(
-        self, seat: Seat, ids: tuple[int, ...], request: GenerationRequest, owner: str
+        self, sequence: TurnSequence, ids: tuple[int, ...], request: GenerationRequest, owner: str
     ) -> list[Branch]:
         """One branch feeds the input itself; several fork from where it leads, each with the next seed."""
         options = request.sampling
         sampling = Sampling.of(options, secrets.randbits(63) if options.seed is None else options.seed)
-        fed = await self._feed(seat.start, ids, owner) if request.num_branches > 1 else None
+        fed = await self._feed(sequence.start, ids, owner) if request.num_branches > 1 else None
         return [
             Branch(
                 self.tokenizer,
                 request,
-                seat.start,
+                sequence.start,
                 ids,
                 replace(sampling, seed=(sampling.seed + number) % 2**64),
                 number=number,
                 fed=fed,
-                keeps_state=seat.is_kept and number == 0,
+                keeps_state=sequence.is_kept and number == 0,
                 owner=owner,
-                max_answer_bytes=seat.max_answer_bytes or None,
+                max_answer_bytes=sequence.max_answer_bytes or None,
             )
             for number in range(request.num_branches)
         ]
@@ -291,9 +295,9 @@ class _Pace:
         self._since, self._is_first = now, False
 
 
-def _replay_generation(seat: Seat) -> Iterator[GenerationPiece]:
+def _replay_generation(sequence: TurnSequence) -> Iterator[GenerationPiece]:
     """The recorded answer, a piece a branch, branch 0 last as it was."""
-    assert isinstance(seat.replay, tuple)
-    for number, answer in reversed(list(enumerate(seat.replay))):
-        standing = seat.standing if number == 0 else replace(answer.end.standing, is_replay=True)
+    assert isinstance(sequence.replay, tuple)
+    for number, answer in reversed(list(enumerate(sequence.replay))):
+        standing = sequence.standing if number == 0 else replace(answer.end.standing, is_replay=True)
         yield GenerationPiece(answer.tokens, answer.text, replace(answer.end, standing=standing), number)

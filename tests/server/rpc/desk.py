@@ -27,9 +27,9 @@ from carousel.sessions.checks import Limits
 from carousel.sessions.conversation import Conversation
 from carousel.sessions.events import EventHub
 from carousel.sessions.gate import Gate
-from carousel.sessions.lives import History, Point
 from carousel.sessions.many import Many, ManyBounds
 from carousel.sessions.messages import Format
+from carousel.sessions.operations import History, Point
 from carousel.sessions.pages import Page, read_page
 from carousel.sessions.requests import (
     Caller,
@@ -146,7 +146,7 @@ class NoResidents:
         return None, None
 
 
-class FakeLives:
+class FakeOperations:
     """Rows by owner and id. `raises` and `seen` as above."""
 
     def __init__(self) -> None:
@@ -217,7 +217,7 @@ class Desk:
     """A served stand-in with a client's stubs, which have no types."""
 
     sessions: FakeSessions
-    lives: FakeLives
+    operations: FakeOperations
     calls: Calls
     health: StoreHealth
     server: RpcServer
@@ -245,12 +245,12 @@ async def open_desk(
 ) -> AsyncIterator[Desk]:
     """`limits` are settings that GetModel tells."""
     settings = Settings(**limits)
-    sessions, lives, registry = FakeSessions(Limits.of(settings)), FakeLives(), CollectorRegistry()
+    sessions, operations, registry = FakeSessions(Limits.of(settings)), FakeOperations(), CollectorRegistry()
     metrics = Metrics(registry)
     health = StoreHealth(metrics.store_is_up)
     calls = Calls(streams or StreamBounds(100), Callers(owner), metrics, health)
     model = convert.from_manifest(sessions.manifest, "cpu", settings)
-    services = LanguageModelServicer(sessions, model, calls), SessionsServicer(sessions, lives, calls)  # type: ignore[arg-type]
+    services = LanguageModelServicer(sessions, model, calls), SessionsServicer(sessions, operations, calls)  # type: ignore[arg-type]
     bounds = make_connection_bounds(
         MAX_MESSAGE_BYTES,
         max_streams=streams_of_a_connection,
@@ -262,6 +262,6 @@ async def open_desk(
     await server.set_ready(is_ready=True)
     try:
         async with grpc.aio.insecure_channel(server.address) as channel:
-            yield Desk(sessions, lives, calls, health, server, registry, channel)
+            yield Desk(sessions, operations, calls, health, server, registry, channel)
     finally:
         await server.stop(0)

@@ -80,7 +80,7 @@ async def serving(
         model = convert.from_manifest(world.manifest, "cpu", Settings(**limits))
         services = (
             LanguageModelServicer(world.sessions, model, calls),
-            SessionsServicer(world.sessions, world.lives, calls),
+            SessionsServicer(world.sessions, world.operations, calls),
         )
         server = RpcServer(*services, make_connection_bounds(MAX_MESSAGE_BYTES))
         await server.start("127.0.0.1:0")

@@ -10,7 +10,7 @@ from tests.worlds import Plan, make_manifest
 
 from carousel.rpc import convert
 from carousel.sessions import requests
-from carousel.sessions.lives import Point
+from carousel.sessions.operations import Point
 from carousel.sessions.requests import GenerationEnd, GenerationPiece
 from carousel.settings import Settings
 from carousel.turns import Candidate, FinishReason, Generated, SamplingOptions

@@ -171,7 +171,7 @@ async def test_a_position_that_is_not_met_gives_the_session_back() -> None:
         await stream.ask(1, 1, session_id="a")
         assert reason(await stream.ask(1, 2, expected_position=5)) == "POSITION_MISMATCH"
         await stream.send(end(1))
-        await served.world.lives.get("", "a")
+        await served.world.operations.get("", "a")
         assert await stream.finish() is Code.OK
         assert served.num_slots == 0
 

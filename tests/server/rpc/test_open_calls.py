@@ -183,7 +183,7 @@ async def test_who_is_not_named_once_is_unauthenticated(metadata: Any) -> None:
         ):
             code, _, details = await refusal(call)
             assert (code, details["ErrorInfo"].reason) == (Code.UNAUTHENTICATED, "UNAUTHENTICATED")
-        assert desk.sessions.seen == desk.lives.seen == []
+        assert desk.sessions.seen == desk.operations.seen == []
         await health_pb2_grpc.HealthStub(desk.channel).Check(health_pb2.HealthCheckRequest(), metadata=metadata)
 
 

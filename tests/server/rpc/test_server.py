@@ -69,7 +69,7 @@ async def served(
         description = convert.from_manifest(world.manifest, "cpu", Settings())
         services = (
             LanguageModelServicer(world.sessions, description, calls),
-            SessionsServicer(world.sessions, world.lives, calls),
+            SessionsServicer(world.sessions, world.operations, calls),
         )
         server = RpcServer(*services, make_connection_bounds(_MAX_MESSAGE_BYTES, **bounds))
         await server.start("127.0.0.1:0")
@@ -684,7 +684,7 @@ async def test_a_port_that_is_taken_is_a_settings_error() -> None:
     async with served() as house:
         other = RpcServer(
             LanguageModelServicer(house.world.sessions, wire.Model(), house.calls),
-            SessionsServicer(house.world.sessions, house.world.lives, house.calls),
+            SessionsServicer(house.world.sessions, house.world.operations, house.calls),
             make_connection_bounds(1000),
         )
         with pytest.raises(SettingsInvalid, match=f"listen: .*{house.server.address}: another server is there$"):
@@ -697,7 +697,7 @@ async def test_an_address_that_is_not_ours_is_told_as_the_system_tells_it(addres
     async with served() as house:
         other = RpcServer(
             LanguageModelServicer(house.world.sessions, wire.Model(), house.calls),
-            SessionsServicer(house.world.sessions, house.world.lives, house.calls),
+            SessionsServicer(house.world.sessions, house.world.operations, house.calls),
             make_connection_bounds(1000),
         )
         with pytest.raises(SettingsInvalid) as refused:

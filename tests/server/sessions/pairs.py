@@ -22,7 +22,7 @@ from tests.worlds import Clock, Plan, World, running_world
 from carousel.bundle.layout import Array, StateBatch
 from carousel.errors import CarouselError
 from carousel.sessions import residents
-from carousel.sessions.lives import Point
+from carousel.sessions.operations import Point
 from carousel.sessions.requests import Caller, GenerationRequest, PredictionRequest, ScoringRequest
 from carousel.sessions.resident import Named, Plain
 from carousel.state.store import Durability, Ending, Row, SessionStore
@@ -110,29 +110,29 @@ class Side:
             raise
 
     async def _do_other(self, op: Other) -> Outcome:
-        lives, sessions = self.world.lives, self.world.sessions
+        operations, sessions = self.world.operations, self.world.sessions
         caller = Caller("ann", op.session, request_id=op.request_id)
         match op.kind:
             case "create":
-                return (await lives.create("ann", op.session, self.world.engine.start_snapshot)).position
+                return (await operations.create("ann", op.session, self.world.engine.start_snapshot)).position
             case "delete":
-                return await lives.delete("ann", op.session)
+                return await operations.delete("ann", op.session)
             case "get":
-                return (await lives.get("ann", op.session)).position
+                return (await operations.get("ann", op.session)).position
             case "list":
-                return sorted((row.id, row.position) for row in await lives.list_owned("ann", (0.0, ""), 100))
+                return sorted((row.id, row.position) for row in await operations.list_owned("ann", (0.0, ""), 100))
             case "history":
-                history = await lives.history("ann", op.session)
+                history = await operations.history("ann", op.session)
                 return history.positions, history.marks, history.row.position
             case "mark":
-                return (await lives.mark("ann", op.session, f"m{op.number % 2}")).position
+                return (await operations.mark("ann", op.session, f"m{op.number % 2}")).position
             case "rewind":
-                at = (await lives.history("ann", op.session)).positions
+                at = (await operations.history("ann", op.session)).positions
                 point = Point(at[op.number % len(at)])
-                return (await lives.rewind("ann", op.session, point, None, op.request_id)).position
+                return (await operations.rewind("ann", op.session, point, None, op.request_id)).position
             case "fork":
                 target = SESSIONS[op.number % len(SESSIONS)]
-                return [row.position for row in await lives.fork("ann", op.session, Point(), [target], 1)]
+                return [row.position for row in await operations.fork("ann", op.session, Point(), [target], 1)]
             case "generate":
                 options = SamplingOptions(temperature=0.7, seed=op.number, repetition_penalty=1.3)
                 request = GenerationRequest((op.number % 16,), options, max_tokens=3)
@@ -317,7 +317,7 @@ class Pair:
     async def _pass_time(self, seconds: float) -> None:
         for side in (self.held, self.taken):
             side.world.clock.now += seconds
-            await side.world.lives.expire()
+            await side.world.operations.expire()
 
     def _draw_say(self, stream: str | None = None) -> Say:
         dice = self.dice

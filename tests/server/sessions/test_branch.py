@@ -100,7 +100,7 @@ async def test_all_branches_are_repeated_from_the_record() -> None:
             assert repeated is not None
             assert (end.seed, end.standing.is_replay) == (repeated.seed, False)
             assert (repeated.standing.position, repeated.standing.is_replay) == (7, True)
-        assert (await world.lives.get("ann", "s")).position == 7
+        assert (await world.operations.get("ann", "s")).position == 7
 
 
 async def test_branches_that_are_given_up_free_their_lanes() -> None:
@@ -113,7 +113,7 @@ async def test_branches_that_are_given_up_free_their_lanes() -> None:
                 await anext(pieces)
         while not world.is_idle:
             await asyncio.sleep(0)
-        assert await world.lives.get("ann", "s") == session
+        assert await world.operations.get("ann", "s") == session
 
 
 async def test_a_branch_that_fails_fails_the_turn() -> None:
@@ -126,7 +126,7 @@ async def test_a_branch_that_fails_fails_the_turn() -> None:
             await branches_of(world, ANN, GenerationRequest("a", SamplingOptions(seed=5, temperature=2), 1000, 6))
         while not world.is_idle:
             await asyncio.sleep(0)
-        assert await world.lives.get("ann", "s") == session
+        assert await world.operations.get("ann", "s") == session
 
 
 # Branch by itself

@@ -10,7 +10,7 @@ from tests.worlds import Plan, World, running_world
 
 from carousel.errors import InvalidRequest
 from carousel.sessions.conversation import Conversation
-from carousel.sessions.lives import Point
+from carousel.sessions.operations import Point
 from carousel.sessions.requests import Caller, PredictionRequest
 from carousel.sessions.resident import Named, Plain
 
@@ -108,7 +108,7 @@ async def test_a_sealed_state_takes_the_place_of_what_was_carried() -> None:
         for _ in range(3):
             await say(talk, (2,))
         await world.open()
-        sealed, _position = await world.lives.export("ann", "s", NOW, 50)
+        sealed, _position = await world.operations.export("ann", "s", NOW, 50)
         first = await talk.answer(PredictionRequest((3,), 5), Caller("ann", state=sealed))
         assert first.standing.position == 1
         assert await talk.answer_plain(Plain(3, 5)) is None

@@ -11,7 +11,7 @@ from tests.worlds import Plan, World, running_world
 from carousel.errors import CarouselError, Overloaded, SessionEvicted
 from carousel.sessions.carried_room import CarriedRoom
 from carousel.sessions.conversation import Conversation
-from carousel.sessions.lives import Point
+from carousel.sessions.operations import Point
 from carousel.sessions.order import Key
 from carousel.sessions.requests import Caller, PredictionRequest
 from carousel.sessions.resident import Plain
@@ -165,7 +165,7 @@ async def test_sealed_states_that_streams_carry_count_too() -> None:
     """A stream that brings a state after what it carried had to go goes on from that."""
     async with running_world(Plan(carried_room=make_room(1))) as world:
         await world.open()
-        sealed, _ = await world.lives.export("ann", "s", Point(), 50)
+        sealed, _ = await world.operations.export("ann", "s", Point(), 50)
         ann, bob, late = begin(world, "ann"), begin(world, "bob"), begin(world, "ann")
         found = await ann.answer(PredictionRequest((3,), 5), Caller("ann", state=sealed))
         with pytest.raises(Overloaded):
@@ -271,7 +271,7 @@ async def test_who_had_to_go_asks_for_room_anew() -> None:
     """Also if the first thing after that is a state that he brings."""
     async with running_world(Plan(carried_room=make_room(2))) as world:
         await world.open()
-        sealed, _ = await world.lives.export("ann", "s", Point(), 50)
+        sealed, _ = await world.operations.export("ann", "s", Point(), 50)
         anns = [begin(world, "ann") for _ in range(2)]
         for talk in anns:
             await say(talk)

@@ -127,7 +127,7 @@ async def test_a_drain_writes_what_is_held(tmp_path: Path) -> None:
     async with running_world(Plan(store=make, retention=retention)) as world:
         for number in range(40):
             name, count = f"s{number}", number % 9 + 1
-            history = await world.lives.history("ann", name)
+            history = await world.operations.history("ann", name)
             assert history.positions == tuple(range(max(0, count - 3), count + 1))
             expected = world.oracle.feed(world.engine.start_snapshot, range(count))
             assert same_snapshot(await world.snapshot(name), expected)
@@ -151,7 +151,7 @@ async def test_rewinds_reach_as_far_as_they_do_elsewhere(max_turns: int) -> None
         for number in range(1, 25):
             await stream.say(number % 16)
             if number % 7 == 0:
-                positions = (await world.lives.history("ann", "s")).positions
+                positions = (await world.operations.history("ann", "s")).positions
                 assert positions == tuple(range(max(0, number - max_turns), number + 1))
                 held = await world.hold("s")
                 for position in positions:
@@ -180,7 +180,7 @@ async def test_two_streams_on_one_session_take_turns(tmp_path: Path) -> None:
 
         await asyncio.gather(*(talk(stream) for stream in streams))
         assert sorted(told) == list(range(1, 46))
-        assert (await world.lives.get("ann", "s")).position == 45
+        assert (await world.operations.get("ann", "s")).position == 45
         for stream in streams:
             await stream.talk.close()
         assert world.engine.columns.num_used == 0
@@ -195,7 +195,7 @@ async def test_a_clock_that_is_set_back_or_on() -> None:
             await stream.say(token)
         world.clock.now -= 50
         assert await stream.say(3) == 4
-        row = await world.lives.get("ann", "s")
+        row = await world.operations.get("ann", "s")
         assert (row.updated_at, row.expires_at) == (world.clock.now, world.clock.now + LIFETIMES.idle)
         world.residents._wanted.clear()
         for token in range(3):
@@ -203,6 +203,6 @@ async def test_a_clock_that_is_set_back_or_on() -> None:
         world.clock.now += LIFETIMES.idle - 1.5
         assert await stream.say(3) == 8
         world.clock.now += 2
-        await world.lives.expire()
+        await world.operations.expire()
         assert await stream.say(4) == 9
         await stream.talk.close()

@@ -17,7 +17,7 @@ from tests.worlds import LIFETIMES, Clock, Plan, World, running_world
 
 from carousel.errors import SessionDeleted, StoreInvalid, StoreUnavailable
 from carousel.sessions.ledger import Ledger
-from carousel.sessions.lives import Point
+from carousel.sessions.operations import Point
 from carousel.sessions.recovery import recover
 from carousel.sessions.resident import Plain
 from carousel.state import write_ahead
@@ -113,7 +113,7 @@ async def test_a_turn_is_answered_when_it_is_in_the_log(tmp_path: Path) -> None:
         found, ledger = await it.left(), it.world.ledger
         expected = it.world.oracle.feed(it.world.engine.start_snapshot, (1, 2, 3))
         assert same_snapshot(it.world.codec.decode(ledger.current(found)), expected)
-        live = await it.world.lives.history("ann", "s")
+        live = await it.world.operations.history("ann", "s")
         assert ledger.find_answer(found, "r") == ledger.find_answer(await it.world.hold("s"), "r")
         assert ledger.positions(found) == list(live.positions)
 
@@ -132,7 +132,7 @@ async def test_whenever_the_server_dies_nothing_is_lost(seed: int, tmp_path: Pat
     """Between turns of streams, turns in the ordinary way, rewinds, checkpoints, deletions, writes and give-backs."""
     dice = random.Random(seed)
     async with logging(tmp_path) as it:
-        lives, residents, streams = it.world.lives, it.world.residents, dict[str, Stream]()
+        operations, residents, streams = it.world.operations, it.world.residents, dict[str, Stream]()
         ids = list[str]()
         for _ in range(120):
             name = dice.choice(NAMES)
@@ -149,12 +149,12 @@ async def test_whenever_the_server_dies_nothing_is_lost(seed: int, tmp_path: Pat
                 case 1:
                     await stream.say_otherwise(dice.randrange(16), ids[-1])
                 case 2:
-                    positions = (await lives.history("ann", name)).positions
-                    await lives.rewind("ann", name, Point(dice.choice(positions)), None)
+                    positions = (await operations.history("ann", name)).positions
+                    await operations.rewind("ann", name, Point(dice.choice(positions)), None)
                 case 3:
-                    await lives.mark("ann", name, "m")
+                    await operations.mark("ann", name, "m")
                 case 4:
-                    await lives.delete("ann", name)
+                    await operations.delete("ann", name)
                 case 5:
                     await it.store.flush()
                 case 6:
@@ -304,7 +304,7 @@ async def test_a_turn_that_is_given_up_on_its_way_happens(tmp_path: Path) -> Non
         closing = asyncio.create_task(stream.talk.close())
         it.inner.gate.set()
         await closing
-        assert (await it.world.lives.get("ann", "s")).position == 3
+        assert (await it.world.operations.get("ann", "s")).position == 3
         assert (await it.left()).row.position == 3
         assert await Stream(it.world, "s").say(3, "r") == 3
 

@@ -89,7 +89,7 @@ async def test_generation_reports_how_it_ended() -> None:
         for round_number in range(3):
             _, _, end = await generate(world, ANN, GenerationRequest("ab", GREEDY, 5))
             assert (end.reason, end.num_input_tokens, end.num_generated_tokens) == (FinishReason.LENGTH, 2, 5)
-            assert end.standing.position == 7 * (round_number + 1) == (await world.lives.get("ann", "s")).position
+            assert end.standing.position == 7 * (round_number + 1) == (await world.operations.get("ann", "s")).position
 
 
 async def test_a_random_seed_is_reported_and_repeats_the_generation() -> None:
@@ -206,7 +206,7 @@ async def test_a_generation_that_is_given_up_leaves_the_session(num_pieces: int)
         async with contextlib.aclosing(pieces):
             for _ in range(num_pieces):
                 await anext(pieces)
-        assert await world.lives.get("ann", "s") == session
+        assert await world.operations.get("ann", "s") == session
         await settle(world)
         tokens, _, _ = await generate(world, ANN, GenerationRequest("ab", GREEDY, 5))
         assert tokens == world.oracle.greedy(world.oracle.start(), (1, 2), 5)[0]
@@ -224,7 +224,7 @@ async def test_a_model_that_fails_leaves_the_session() -> None:
         ):
             with pytest.raises(ModelFailed):
                 await turn
-        assert await world.lives.get("ann", "s") == session
+        assert await world.operations.get("ann", "s") == session
 
 
 class _Shy(ToyModel):
@@ -250,7 +250,7 @@ async def test_a_model_that_raises_mid_stream_leaves_the_session() -> None:
             with pytest.raises(ModelFailed):
                 async for _ in pieces:
                     pass
-        assert await world.lives.get("ann", "s") == session
+        assert await world.operations.get("ann", "s") == session
         model.is_broken = False
         await generate(world, ANN, GenerationRequest("ab", GREEDY, 2))
 
@@ -261,12 +261,12 @@ async def test_a_session_that_is_deleted_mid_stream_ends_the_turn() -> None:
         await world.open()
         pieces = world.sessions.generate(ANN, GenerationRequest("ab", GREEDY, 3000))
         await anext(pieces)
-        await world.lives.delete("ann", "s")
+        await world.operations.delete("ann", "s")
         with pytest.raises(SessionDeleted):
             async for _ in pieces:
                 pass
         with pytest.raises(SessionDeleted):
-            await world.lives.get("ann", "s")
+            await world.operations.get("ann", "s")
 
 
 async def test_a_session_that_becomes_too_old_mid_stream_is_acknowledged_first() -> None:
@@ -280,7 +280,7 @@ async def test_a_session_that_becomes_too_old_mid_stream_is_acknowledged_first()
         assert last.end is not None
         assert last.end.standing.position == 3002
         with pytest.raises(SessionExpired):
-            await world.lives.get("ann", "s")
+            await world.operations.get("ann", "s")
 
 
 async def test_overload_and_shutdown_are_told_before_anything_is_looked_at() -> None:
@@ -418,7 +418,7 @@ async def test_an_answer_that_cannot_be_kept_is_not_collected() -> None:
         assert (len(tokens), totals.num_tokens, totals.standing.position) == (200, 200, 200)
         with pytest.raises(AnswerGone):
             await score(world, caller, ScoringRequest((1, 2) * 100))
-        assert (await world.lives.get("ann", "s")).position == 200
+        assert (await world.operations.get("ann", "s")).position == 200
 
 
 async def test_turns_on_one_session_queue_in_order_up_to_a_bound() -> None:
@@ -454,7 +454,7 @@ async def test_bad_requests_are_refused_before_the_session_is_touched() -> None:
         ):
             with pytest.raises(InvalidRequest):
                 await turn
-        assert await world.lives.get("ann", "s") == session
+        assert await world.operations.get("ann", "s") == session
 
 
 async def test_a_model_is_known_by_name_and_digest() -> None:

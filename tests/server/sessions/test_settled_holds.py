@@ -86,7 +86,7 @@ async def test_what_was_said_to_be_durable_is(tmp_path: Path) -> None:
                 await behind.flush()
                 written = acknowledged
             if dice.random() < 0.2:
-                await world.lives.get("ann", "s")
+                await world.operations.get("ann", "s")
                 world.residents._wanted.clear()
                 await stream.say(1)
                 acknowledged += 1
@@ -198,7 +198,7 @@ async def test_what_ended_is_not_written_over_its_namesake(tmp_path: Path, reaso
         await world.open("s")
         for _ in range(2):
             await behind.flush()
-        assert (await world.lives.get("ann", "s")).position == 0
+        assert (await world.operations.get("ann", "s")).position == 0
         assert await stream.say(4) == 1
 
 
@@ -225,9 +225,9 @@ async def test_a_session_is_held_over_many_writes(tmp_path: Path) -> None:
                 clock.advance(LONG.idle / 2)
             await stream.say(3)
             await behind.flush()
-            await world.lives.expire()
+            await world.operations.expire()
         assert stream.talk._resident is resident
-        assert (await world.lives.get("ann", "s")).expires_at == world.clock.now + LONG.idle
+        assert (await world.operations.get("ann", "s")).expires_at == world.clock.now + LONG.idle
 
 
 async def test_others_have_their_turns_while_many_are_told(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ async def test_another_server_need_not_wait(redis: RedisServer) -> None:
         stream = await held_stream(one)
         for token in (3, 4):
             await stream.say(token, f"r{token}")
-        assert (await other.lives.get("ann", "s")).position == 4
+        assert (await other.operations.get("ann", "s")).position == 4
         elsewhere = Stream(other, "s")
         async with asyncio.timeout(0.2):
             assert await elsewhere.say(5, expected=4) == 5
@@ -129,7 +129,7 @@ async def test_a_turn_that_another_server_overtakes_is_not_applied_twice(redis: 
 async def test_a_session_that_another_server_deletes_answers_so(redis: RedisServer) -> None:
     async with two_worlds(redis) as (one, other):
         stream = await held_stream(one)
-        await other.lives.delete("ann", "s")
+        await other.operations.delete("ann", "s")
         with pytest.raises(SessionDeleted):
             await stream.say(3)
         await other.open("s")

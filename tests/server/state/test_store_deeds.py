@@ -119,15 +119,15 @@ async def test_a_repeat_is_told_how_what_it_made_has_ended(store: SessionStore, 
     plan = Plan()
     metrics = Metrics(CollectorRegistry())
     engine = Engine(plan.model, 0, plan.bounds, metrics)
-    lives = make_service(plan, make_manifest(plan), engine, store, clock, metrics).lives
+    operations = make_service(plan, make_manifest(plan), engine, store, clock, metrics).operations
     start = SlowOracle(plan.model).start()
 
     async def make(request_id: str) -> Row:
-        return await lives.create("ann", "a", start, request_id)
+        return await operations.create("ann", "a", start, request_id)
 
     first = await make("r")
     assert await make("r") == first
-    await lives.delete("ann", "a")
+    await operations.delete("ann", "a")
     with pytest.raises(SessionDeleted):
         await make("r")
     namesake = await make("q")
@@ -136,8 +136,8 @@ async def test_a_repeat_is_told_how_what_it_made_has_ended(store: SessionStore, 
             await make("r")
         assert (ended.value.reason, ended.value.details) == ("SESSION_ENDED", {})
         if is_alive:
-            assert await make("q") == namesake == await lives.get("ann", "a")
-            await lives.delete("ann", "a")
+            assert await make("q") == namesake == await operations.get("ann", "a")
+            await operations.delete("ann", "a")
     with pytest.raises(SessionDeleted):
         await make("q")
 

@@ -45,7 +45,7 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class Seat:
+class TurnSequence:
     """A turn's hold on its sequence."""
 
     start: Snapshot
@@ -57,7 +57,7 @@ class Seat:
     is_told: bool = False  # something of the answer has gone out: set by whoever hands it out
 
 
-class Seats:
+class SequenceSource:
     """Gives turns their sequences."""
 
     def __init__(
@@ -85,21 +85,23 @@ class Seats:
         self._start = start
 
     @contextlib.asynccontextmanager
-    async def take(self, caller: Caller, request: Request) -> AsyncIterator[Seat]:
+    async def hold(self, caller: Caller, request: Request) -> AsyncIterator[TurnSequence]:
         """The caller is checked by then. Raises SessionNotFound, SessionEnded, PositionMismatch, AnswerGone,
         StateRefused, or InvalidRequest for a request id used for something else."""
         if caller.state:
-            with self._sealed(caller) as seat:
-                yield seat
+            with self._sealed(caller) as sequence:
+                yield sequence
         elif not caller.session_id:
-            yield Seat(self._start(), False, None, Standing(0, 0), _forget)
+            yield TurnSequence(self._start(), False, None, Standing(0, 0), _forget)
         else:
             max_answer_bytes = answer_room(self._ledger.retention, request) if caller.request_id else 0
             room = self._snapshot_bytes + max_answer_bytes + _RECORD_BYTES
             async with self._access.hold(caller.owner, caller.session_id, room) as held:
-                yield self._seat(caller, held, fingerprint(request) if caller.request_id else "", max_answer_bytes)
+                yield self._hold_session(
+                    caller, held, fingerprint(request) if caller.request_id else "", max_answer_bytes
+                )
 
-    def _seat(self, caller: Caller, held: Held, mark: str, max_answer_bytes: int) -> Seat:
+    def _hold_session(self, caller: Caller, held: Held, mark: str, max_answer_bytes: int) -> TurnSequence:
         replay = self._find_replay(caller, held, mark)
         start = self._codec.decode(self._ledger.current(held))
         if replay is None:
@@ -118,7 +120,7 @@ class Seats:
             row = await self._access.commit(held, change)
             return Standing(row.position, self._access.durable_position(row))
 
-        return Seat(start, True, replay, standing, save, max_answer_bytes)
+        return TurnSequence(start, True, replay, standing, save, max_answer_bytes)
 
     def _find_replay(self, caller: Caller, held: Held, mark: str) -> Answer | None:
         """Looked up before the position is compared: a repeat expects the position before it was applied."""
@@ -137,7 +139,7 @@ class Seats:
         return record.answer
 
     @contextlib.contextmanager
-    def _sealed(self, caller: Caller) -> Iterator[Seat]:
+    def _sealed(self, caller: Caller) -> Iterator[TurnSequence]:
         now = self._clock()
         opened = self._sealer.open(caller.state, caller.owner, now)
         start = self._codec.decode(opened.snapshot)
@@ -147,16 +149,16 @@ class Seats:
             snapshot = self._with_tail(start, outcome)
             expires_at = self._clock() + self._seal_seconds
             sealed = self._sealer.seal(self._codec.encode(snapshot), caller.owner, expires_at)
-            seat.is_told = True
+            sequence.is_told = True
             # The caller holds it: nothing here can be lost.
             return Standing(snapshot.position, snapshot.position, sealed)
 
-        seat = Seat(start, True, None, Standing(start.position, start.position), save)
+        sequence = TurnSequence(start, True, None, Standing(start.position, start.position), save)
         try:
             check_position(start.position, caller.expected_position)
-            yield seat
+            yield sequence
         except CarouselError:  # a definite refusal; whoever is cancelled may have had an answer
-            if not seat.is_told:
+            if not sequence.is_told:
                 self._sealer.forgive(opened)
             raise
 

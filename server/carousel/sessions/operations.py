@@ -51,7 +51,7 @@ class History:
     marks: dict[str, int]
 
 
-class Lives:
+class SessionOperations:
     """Sessions at rest, for callers that a transport has identified."""
 
     def __init__(
