@@ -120,7 +120,7 @@ class Runner:
         is_finite_N = np.isfinite(probabilities_NV[:, 0])  # all are divided by the row's sum, so that one tells of all
         good = np.flatnonzero(is_finite_N).tolist()
         positions = [_next_position(rows[index][0]) for index in good]
-        good_NV = sampler.take_rows(probabilities_NV, good)
+        good_NV = sampler.select_rows(probabilities_NV, good)
         tokens = sampler.draw_all(good_NV, [samplings[index] for index in good], positions)
         for index, token_id in zip(good, tokens, strict=True):
             rows[index][1].token_id = token_id

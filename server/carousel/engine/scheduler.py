@@ -145,7 +145,7 @@ class Scheduler:
         prompts = [job for job in self._lanes.values() if job.num_left > 1]
         chunk = self._chunk_size(prompts) if prompts else 1
         works = tuple([self._plan_job(job, chunk) for job in self._lanes.values()])
-        advances = self.advances.take(max_advances)
+        advances = self.advances.pick(max_advances)
         return Step(admitted, works, len(prompts), advances) if works or advances else None
 
     def commit(self, step: Step, outcomes: Sequence[Outcome], seconds: StepSeconds | None = None) -> list[Delivery]:
@@ -169,12 +169,12 @@ class Scheduler:
 
     def _admit_waiting(self) -> list[Job]:
         """Short lanes last: a turn that still waits found the others busy, or its owner runs all that he may."""
-        admitted = self._line.take(len(self._free)) if self._free else []
+        admitted = self._line.admit(len(self._free)) if self._free else []
         for job in admitted:
             job.lane = self._free.pop()
             self._lanes[job.lane] = job
         if self._line.num_short and self._free_short:
-            for job in self._line.take(len(self._free_short), short=True):
+            for job in self._line.admit(len(self._free_short), short=True):
                 job.lane = self._free_short.pop()
                 self._lanes[job.lane] = job
                 admitted.append(job)

@@ -68,7 +68,7 @@ class Call:
         if self._streams is not None and self._place is not None:
             (self._streams.rest if is_waiting else self._streams.wake)(self._place)
 
-    def take(self, streams: Streams, place: Place) -> None:
+    def occupy(self, streams: Streams, place: Place) -> None:
         """It has a place from now on."""
         self._streams, self._place = streams, place
 
@@ -181,7 +181,7 @@ class Calls:
             raise message_invalid()
         if is_counted:
             full = Overloaded("calls ran short, and this one was idle", limit="max_streams", retry_seconds=1.0)
-            call.take(self._streams, self._streams.enter(call.owner, lambda: self._end(task, full)))
+            call.occupy(self._streams, self._streams.enter(call.owner, lambda: self._end(task, full)))
 
     def _look(self) -> None:
         for call in self._open.values():

@@ -39,7 +39,7 @@ class ItemRefusals:
 
     def refuse(self, request: Any, error: Exception) -> status_pb2.Status:
         """What the client is told."""
-        is_logged = self._take_line()
+        is_logged = self._count_line()
         code = self._count(self._method, error, is_logged)
         self._metrics.item_refused(self._method, code)
         if is_logged:
@@ -55,7 +55,7 @@ class ItemRefusals:
             self._log.info("items", method=self._method, num_refused=self._num_unlogged)
             self._num_unlogged = 0
 
-    def _take_line(self) -> bool:
+    def _count_line(self) -> bool:
         now = self._clock()
         if now >= self._since + _SECOND:
             self.close()

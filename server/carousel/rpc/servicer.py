@@ -75,7 +75,7 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
             writing = asyncio.create_task(_write_frames(many, call, context))
             try:
                 while (content := await _read(call, context)) is not None:
-                    await many.take(content)
+                    await many.receive(content)
                 await many.end()
                 await writing
             except Exception:  # answers go out first: beside a message on its way no status can be sent

@@ -46,7 +46,7 @@ class SessionAccess:
             raise missing(None, session_id)  # malformed ids never reach a store
         async with self._order.hold((owner, session_id)):
             await self._residents.leave((owner, session_id))
-            held = await self._store.take(owner, session_id, room)
+            held = await self._store.acquire(owner, session_id, room)
             if not isinstance(held, Held):
                 raise missing(held, session_id)
             try:

@@ -49,7 +49,7 @@ class Backlog:
             self._place += len(content)
             self.num_bytes += len(content)
 
-    def take(self) -> tuple[Item | None, int]:
+    def pop(self) -> tuple[Item | None, int]:
         """The next item and its size; None for a field that is none, or for one that came before a close seen ahead."""
         frame = self._frames[0]
         start = frame.taken

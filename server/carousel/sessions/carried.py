@@ -72,7 +72,7 @@ class CarriedSequences:
 
     async def _remove(self, key: Key) -> Held:
         await self.residents.leave(key)
-        held = await self._store.take(*key)
+        held = await self._store.acquire(*key)
         assert isinstance(held, Held)
         await self._store.release(held)
         await self._store.end(held.row, EndReason.UNDONE)

@@ -104,7 +104,7 @@ class Conversation:
         if self._is_in_room:
             self._room.touch(self._owner, self)
         try:
-            return self._residents.may_take(resident, plain) and self._residents.begin_turn(resident, plain, sink)
+            return self._residents.may_begin(resident, plain) and self._residents.begin_turn(resident, plain, sink)
         except CarouselError as error:
             sink.put(error)
             return True
@@ -151,9 +151,9 @@ class Conversation:
         if self._resident is None or self._resident.is_leaving:
             self._resident, named = await self._residents.move_in(await self._key(), plain)
             return named
-        if not self._residents.may_take(self._resident, plain):
+        if not self._residents.may_begin(self._resident, plain):
             return None
-        return await self._residents.take_turn(self._resident, plain)
+        return await self._residents.run_turn(self._resident, plain)
 
     async def _carry_on(self, caller: Caller, request: PredictionRequest) -> Prediction:
         """Without a session."""

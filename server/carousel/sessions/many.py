@@ -64,7 +64,7 @@ class Frame(NamedTuple):
 
 
 class Many:
-    """Belongs to one call of one owner. `take` what comes, `end` when nothing more does, `next_frame` what goes,
+    """Belongs to one call of one owner. `receive` what comes, `end` when nothing more does, `next_frame` what goes,
     `close` at the end whatever happened. `rest` is told when all is answered and read, and when that is over.
     `open_sequences` are those of all streams."""
 
@@ -89,7 +89,7 @@ class Many:
         self._sequences: dict[int, Sequence] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._backlog = Backlog(format.read_item, self._max_sequences)
-        self._taking: asyncio.Task[None] | None = None  # what there was no room for at first
+        self._admitting: asyncio.Task[None] | None = None  # what there was no room for at first
         self._answers: collections.deque[bytes] = collections.deque()
         self._changed = asyncio.Event()  # answers have come, or none will
         self._roomy = asyncio.Event()
@@ -106,22 +106,22 @@ class Many:
     def __repr__(self) -> str:
         return f"Many({len(self._sequences)} sequences, {self.num_waiting} questions waiting)"
 
-    async def take(self, content: bytes) -> None:
+    async def receive(self, content: bytes) -> None:
         """A frame; returns when the stream may be read on. Raises MessageInvalid."""
         self._backlog.add(content)
         self._look_whether_resting()
         await self._gate.enter(self._owner, _FRAME_COST)
-        if self._taking is None:
-            if await self._take_what_fits():
+        if self._admitting is None:
+            if await self._admit_what_fits():
                 return
-            self._taking = asyncio.create_task(self._take_the_rest())
+            self._admitting = asyncio.create_task(self._admit_the_rest())
         await self._close_ahead()
         await self._until(lambda: self._backlog.num_bytes < self._max_bytes)
 
     async def end(self) -> None:
         """Nothing more will come."""
-        if self._taking is not None:
-            await asyncio.wait([self._taking])
+        if self._admitting is not None:
+            await asyncio.wait([self._admitting])
         self._is_ended = True
         self._changed.set()
 
@@ -164,24 +164,24 @@ class Many:
             sequence.is_over = True
         await finish(self._close_all())
 
-    async def _take_what_fits(self) -> bool:
+    async def _admit_what_fits(self) -> bool:
         """Whether that was all."""
         while self._backlog:
             if not self._has_room():
                 return False
             cost = min(_PIECE_COST, 1.0 + self._backlog.num_bytes / _ITEM_BYTES)
             await self._gate.enter(self._owner, cost)
-            self._gate.charge(self._owner, self._take_piece(cost) - cost)
+            self._gate.charge(self._owner, self._admit_piece(cost) - cost)
         self._look_whether_resting()
         return True
 
-    def _take_piece(self, max_cost: float) -> float:
+    def _admit_piece(self, max_cost: float) -> float:
         """What it came to, beside refusals, which are charged for themselves."""
         cost, backlog, num_refused = 0.0, self._backlog, self._num_refused
         while backlog and self._has_room():
             if cost + _REFUSAL_COST * (self._num_refused - num_refused) >= max_cost:
                 break
-            item, num_bytes = backlog.take()
+            item, num_bytes = backlog.pop()
             cost += num_bytes / _BYTES_PER_COST
             if item is None:
                 cost += _LOOK_COST
@@ -194,14 +194,14 @@ class Many:
                 self._ask(item.tag, Question(item.request, num_bytes, num_answer_bytes))
         return cost
 
-    async def _take_the_rest(self) -> None:
+    async def _admit_the_rest(self) -> None:
         try:
-            while not await self._take_what_fits():
+            while not await self._admit_what_fits():
                 await self._until(self._has_room)
         except MessageInvalid:
             pass  # whoever looks ahead meets it too
         finally:
-            self._taking = None
+            self._admitting = None
 
     async def _close_ahead(self) -> None:
         """What the backlog closes. Raises MessageInvalid."""
@@ -272,9 +272,9 @@ class Many:
         self._roomy.set()
 
     async def _close_all(self) -> None:
-        if self._taking is not None:
-            self._taking.cancel()
-            await asyncio.wait([self._taking])
+        if self._admitting is not None:
+            self._admitting.cancel()
+            await asyncio.wait([self._admitting])
         for number, tag in enumerate(list(self._sequences), 1):
             self._close(tag)
             if number % _CLOSED_PER_PIECE == 0:
