@@ -23,12 +23,14 @@ from carousel.loop_watch import LoopWatch
 from carousel.metrics import Metrics
 from carousel.readiness import Readiness, StoreHealth
 from carousel.rpc import convert
-from carousel.rpc.calls import Calls
+from carousel.rpc.calls import RpcCalls
+from carousel.rpc.errors import code_of
 from carousel.rpc.server import ConnectionBounds, RpcServer
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
 from carousel.sessions.callers import Callers
-from carousel.sessions.composition import make_sessions
+from carousel.sessions.calls import Calls
+from carousel.sessions.composition import SessionService, make_sessions
 from carousel.sessions.streams import StreamBounds
 from carousel.sessions.sweep import sweep
 from carousel.settings import Settings
@@ -36,6 +38,7 @@ from carousel.signals import stop_signal
 from carousel.state.selection import make_store, store_limits
 from carousel.state.store import SessionStore
 from carousel.tasks import running_task
+from carousel.v1 import language_model_pb2 as wire
 from carousel.web.app import WebServer, make_app
 
 _LAST_BYTES_SECONDS = 1.0
@@ -78,18 +81,14 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
     _tell_limits(settings, metrics)
     bundle = Bundle.load(bundle_directory)
     model = _load_model(bundle, settings, metrics)
-    held_bytes = _HELD_BYTES if "cuda" not in settings.providers else 0  # not measured there
-    bounds = Bounds.of(settings, held_bytes)
-    engine = Engine(model, bundle.manifest.start_id, bounds, metrics, settings.token_delay_seconds)
+    engine = _make_engine(model, bundle.manifest.start_id, settings, metrics)
     store = make_store(settings)
     sessions = make_sessions(settings, bundle.manifest, bundle.tokenizer, engine, store, metrics)
     health = StoreHealth(metrics.store_is_up)
     readiness = Readiness(health, needs_store=settings.unready_without_store)
-    calls = Calls(StreamBounds.of(settings), Callers(settings.owner_metadata), metrics, health)
+    calls = Calls(StreamBounds.of(settings), Callers(settings.owner_metadata), metrics, health, code_of)
     description = convert.from_manifest(bundle.manifest, model.provider, settings)
-    language_model = LanguageModelServicer(sessions.turns, description, calls)
-    life = SessionsServicer(sessions.turns, sessions.operations, calls)
-    rpc = RpcServer(language_model, life, ConnectionBounds.of(settings))
+    rpc = _make_rpc(sessions, description, RpcCalls(calls), settings)
     web = WebServer(make_app(registry, readiness))
     watch = LoopWatch(metrics.loop_lagged, settings.slow_handler_seconds)
 
@@ -157,6 +156,17 @@ def _load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> OnnxMod
         provider=model.provider,
     )
     return model
+
+
+def _make_engine(model: OnnxModel, start_id: int, settings: Settings, metrics: Metrics) -> Engine:
+    held_bytes = _HELD_BYTES if "cuda" not in settings.providers else 0  # not measured there
+    return Engine(model, start_id, Bounds.of(settings, held_bytes), metrics, settings.token_delay_seconds)
+
+
+def _make_rpc(sessions: SessionService, description: wire.Model, calls: RpcCalls, settings: Settings) -> RpcServer:
+    language_model = LanguageModelServicer(sessions.turns, description, calls)
+    life = SessionsServicer(sessions.turns, sessions.operations, calls)
+    return RpcServer(language_model, life, ConnectionBounds.of(settings))
 
 
 def _make_metrics(registry: CollectorRegistry) -> Metrics:

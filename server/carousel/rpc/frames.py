@@ -7,7 +7,7 @@ objects. Of the encoding (https://protobuf.dev/programming-guides/encoding) only
 
 from google.protobuf.message import DecodeError
 
-from carousel.rpc.reading import message_invalid
+from carousel.sessions.calls import message_invalid
 from carousel.v1 import language_model_pb2 as wire
 
 Item = wire.PredictManyRequest.Item

@@ -12,10 +12,11 @@ from typing import Any
 import grpc
 
 from carousel.rpc import convert, lengths
-from carousel.rpc.calls import Call, Calls, Context
+from carousel.rpc.calls import Context, RpcCalls
 from carousel.rpc.predict_messages import ManyMessages, PredictMessages
 from carousel.rpc.prediction_bytes import PredictionBytes
-from carousel.rpc.reading import UNREADABLE, message_invalid
+from carousel.rpc.reading import UNREADABLE
+from carousel.sessions.calls import Call, message_invalid
 from carousel.sessions.many import Many
 from carousel.sessions.requests import Prediction
 from carousel.sessions.resident import Named
@@ -27,13 +28,14 @@ from carousel.v1 import language_model_pb2_grpc
 class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
     """`model` is what GetModel answers. Lists that are too long are refused before they are read."""
 
-    def __init__(self, sessions: Sessions, model: wire.Model, calls: Calls) -> None:
+    def __init__(self, sessions: Sessions, model: wire.Model, calls: RpcCalls) -> None:
         self._sessions = sessions
         self._model = model
         self._limits = sessions.limits
         self._calls = calls
         self._encoder = PredictionBytes(sessions.tokenizer)
         self._messages = PredictMessages(self._limits)
+        self._many_messages = ManyMessages(self._encoder, sessions.tokenizer, self._limits)
 
     async def Generate(self, request: wire.GenerateRequest, context: Context) -> None:
         async with self._calls.answer("Generate", context, request) as call:
@@ -70,8 +72,7 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
                 call.is_waiting = is_resting
 
             refusals = self._calls.refusing_items("PredictMany", context)
-            messages = ManyMessages(self._encoder, self._sessions.tokenizer, self._limits, refusals.refuse)
-            many = self._sessions.converse_many(call.owner, messages, rest)
+            many = self._sessions.converse_many(call.owner, self._many_messages, rest, refusals.note)
             writing = asyncio.create_task(_write_frames(many, call, context))
             try:
                 while (content := await _read(call, context)) is not None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from google.protobuf import empty_pb2
 
 from carousel.rpc import convert, lengths
-from carousel.rpc.calls import Calls, Context
+from carousel.rpc.calls import Context, RpcCalls
 from carousel.sessions.operations import SessionOperations
 from carousel.sessions.service import Sessions
 from carousel.state.store import Row
@@ -19,7 +19,7 @@ _ROWS_PER_SLICE = 250  # less than 2 ms of the event loop
 class SessionsServicer(sessions_pb2_grpc.SessionsServicer):
     """`sessions` gives the model, `operations` the rest."""
 
-    def __init__(self, sessions: Sessions, operations: SessionOperations, calls: Calls) -> None:
+    def __init__(self, sessions: Sessions, operations: SessionOperations, calls: RpcCalls) -> None:
         self._sessions = sessions
         self._operations = operations
         self._calls = calls

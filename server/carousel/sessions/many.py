@@ -15,7 +15,7 @@ from carousel.sessions.backlog import Backlog
 from carousel.sessions.conversation import Conversation
 from carousel.sessions.endurance import finish
 from carousel.sessions.gate import Gate
-from carousel.sessions.messages import Format
+from carousel.sessions.messages import Format, Message
 from carousel.sessions.requests import Prediction
 from carousel.sessions.resident import Named
 from carousel.sessions.sequence import Question, Sequence
@@ -65,8 +65,8 @@ class Frame(NamedTuple):
 
 class Many:
     """Belongs to one call of one owner. `receive` what comes, `end` when nothing more does, `next_frame` what goes,
-    `close` at the end whatever happened. `rest` is told when all is answered and read, and when that is over.
-    `open_sequences` are those of all streams."""
+    `close` at the end whatever happened. `rest` is told when all is answered and read, and when that is over;
+    `note` of each question that is refused. `open_sequences` are those of all streams."""
 
     def __init__(
         self,
@@ -77,6 +77,7 @@ class Many:
         gate: Gate,
         open_sequences: Shares,
         rest: Callable[[bool], None],
+        note: Callable[[Message, Exception], None],
     ) -> None:
         self._format = format
         self._converse = converse
@@ -84,6 +85,7 @@ class Many:
         self._gate = gate
         self._open_sequences = open_sequences
         self._rest = rest
+        self._note = note
         self._max_waiting, self._max_bytes = bounds.max_waiting, bounds.max_bytes
         self._max_sequences = bounds.max_sequences
         self._sequences: dict[int, Sequence] = {}
@@ -137,7 +139,8 @@ class Many:
     def refuse(self, tag: int, question: Question, error: Exception) -> None:
         self._num_refused += 1
         self._gate.charge(self._owner, _REFUSAL_COST)
-        self._put(self._format.write_refusal(tag, question.request, error), question)
+        self._note(question.request, error)
+        self._put(self._format.write_refusal(tag, error), question)
 
     def drop(self, question: Question) -> None:
         self._give_back(question)

@@ -25,7 +25,7 @@ from carousel.sessions.conversation import Conversation
 from carousel.sessions.encoding import Encoder
 from carousel.sessions.gate import Gate
 from carousel.sessions.many import Many, ManyBounds
-from carousel.sessions.messages import Format
+from carousel.sessions.messages import Format, Message
 from carousel.sessions.requests import (
     Caller,
     GenerationPiece,
@@ -118,10 +118,16 @@ class Sessions:
         finally:
             await talk.close()
 
-    def converse_many(self, owner: str, format: Format, rest: Callable[[bool], None]) -> Many:
-        """A stream of many sequences. To be closed."""
+    def converse_many(
+        self,
+        owner: str,
+        format: Format,
+        rest: Callable[[bool], None],
+        note: Callable[[Message, Exception], None],
+    ) -> Many:
+        """A stream of many sequences; the rest is as `Many` has it. To be closed."""
         converse = partial(self.converse, owner)
-        return Many(format, converse, self._many_bounds, owner, self._gate, self._open_sequences, rest)
+        return Many(format, converse, self._many_bounds, owner, self._gate, self._open_sequences, rest, note)
 
     async def generate(self, caller: Caller, request: GenerationRequest) -> AsyncGenerator[GenerationPiece]:
         """Pieces as they come, the last one of each branch with its end; branch 0 is what the session goes on from."""
