@@ -60,7 +60,7 @@ class EvaluationReport:
     elapsed_seconds: float
 
 
-class Desk(Protocol):
+class RunHooks(Protocol):
     """What the loop asks of the run around it. Calls come from one thread, between steps."""
 
     def is_interrupted(self) -> bool: ...
@@ -86,30 +86,30 @@ class Outcome:
 
 def fit(
     trainer: Trainer,
-    desk: Desk,
+    hooks: RunHooks,
     budget: BudgetSettings,
     evaluation: EvaluationSettings,
     progress: Progress,
     clock: Clock,
 ) -> Outcome:
-    """Train until the budget is spent, patience runs out, or the desk is interrupted; the last checkpoint is saved
+    """Train until the budget is spent, patience runs out, or the run is interrupted; the last checkpoint is saved
     in each case. Raises TrainingError when the loss stops being a number, leaving the checkpoints as they are."""
     started = clock() - progress.elapsed_seconds
     while not is_done(budget, progress, trainer.step):
         trainer.advance(share_done(budget, progress, trainer.step))
         progress = replace(progress, elapsed_seconds=clock() - started)
         if _is_to_be_told(trainer.step, evaluation.log_every):
-            _report_steps(trainer, desk, budget, progress)
+            _report_steps(trainer, hooks, budget, progress)
         if trainer.step % evaluation.every_steps == 0:
-            progress = _evaluate(trainer, desk, progress)
+            progress = _evaluate(trainer, hooks, progress)
             progress = replace(progress, elapsed_seconds=clock() - started)
-            desk.save_last(progress)
-        if desk.is_interrupted():
-            desk.save_last(progress)
+            hooks.save_last(progress)
+        if hooks.is_interrupted():
+            hooks.save_last(progress)
             return Outcome(progress, is_interrupted=True)
     if progress.evaluated_step != trainer.step:
-        progress = _evaluate(trainer, desk, progress)
-        desk.save_last(progress)
+        progress = _evaluate(trainer, hooks, progress)
+        hooks.save_last(progress)
     return Outcome(progress, is_interrupted=False)
 
 
@@ -131,13 +131,13 @@ def is_done(budget: BudgetSettings, progress: Progress, step: int) -> bool:
     return share_done(budget, progress, step) >= 1.0
 
 
-def _report_steps(trainer: Trainer, desk: Desk, budget: BudgetSettings, progress: Progress) -> None:
+def _report_steps(trainer: Trainer, hooks: RunHooks, budget: BudgetSettings, progress: Progress) -> None:
     nats, gradient_norm = trainer.take_window()
     if not math.isfinite(nats):
         raise TrainingError(
             f"the loss is {nats} at step {trainer.step}; try a smaller optimizer.learning_rate or optimizer.clip_norm"
         )
-    desk.report_steps(
+    hooks.report_steps(
         StepReport(
             step=trainer.step,
             tokens=trainer.num_tokens,
@@ -151,8 +151,8 @@ def _report_steps(trainer: Trainer, desk: Desk, budget: BudgetSettings, progress
     )
 
 
-def _evaluate(trainer: Trainer, desk: Desk, progress: Progress) -> Progress:
-    quality, text = desk.evaluate(trainer.step)
+def _evaluate(trainer: Trainer, hooks: RunHooks, progress: Progress) -> Progress:
+    quality, text = hooks.evaluate(trainer.step)
     nats = quality.nats_per_token
     if not math.isfinite(nats):
         raise TrainingError(f"the validation loss is {nats} at step {trainer.step}; try a smaller learning rate")
@@ -165,9 +165,9 @@ def _evaluate(trainer: Trainer, desk: Desk, progress: Progress) -> Progress:
         evaluated_step=trainer.step,
         evaluations_without_gain=0 if is_best else progress.evaluations_without_gain + 1,
     )
-    desk.report_evaluation(
+    hooks.report_evaluation(
         EvaluationReport(trainer.step, trainer.num_tokens, quality, is_best, text, progress.elapsed_seconds)
     )
     if is_best:
-        desk.save_best(progress)
+        hooks.save_best(progress)
     return progress
