@@ -16,11 +16,11 @@ from rich.table import Table
 from carousel.bundle.manifest import Bundle, Manifest
 from carousel.engine.model import OnnxModel, StepModel
 from carousel_export.bundle_writer import publish
+from carousel_export.cell_exports import find_quantized
 from carousel_export.errors import ExportError, NoHeldOutText, ParityFailed
 from carousel_export.held_out import HeldOutText, compare_perplexity, find_text
 from carousel_export.parity import ParityReport, check_parity, check_rounded
 from carousel_export.precision import Precision
-from carousel_export.quantized_model import refuse_other_models
 from carousel_export.starts import MAX_COST, check_starts
 from carousel_training.checkpoint import Checkpoint, TrainedModel, load_best, rebuild_model
 from carousel_training.errors import TrainingError
@@ -136,7 +136,7 @@ def _judge(
     """The comparison for that precision; what it needs is looked for before any work is done."""
     if precision is Precision.FLOAT32:
         return lambda served: check_parity(trained.model, served, trained.tokenizer.start_id)
-    refuse_other_models(trained.model.config)
+    find_quantized(trained.model.config)
     text = find_text(checkpoint, acceptance.text)
 
     def judge(served: StepModel) -> ParityReport:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from carousel_export.drawing import RUNTIME_DOMAIN, Drawing, FloatArray
+from carousel_export.graph_builder import RUNTIME_DOMAIN, FloatArray, GraphBuilder
 
 LEVELS = 127  # of activations and tables, on either side of zero
 WEIGHT_LEVELS = 63  # two products with 255 must fit 16 bits, where older processors add them in pairs
@@ -36,20 +36,20 @@ def quantize_rows(table_VK: FloatArray) -> tuple[npt.NDArray[np.uint8], FloatArr
     return (_levels(table_VK, LEVELS) + ZERO_POINT).astype(np.uint8), _sizes(table_VK)
 
 
-def draw_bounded(drawing: Drawing, x: str) -> Operand:
+def build_bounded(graph: GraphBuilder, x: str) -> Operand:
     """Of values that lie between -1 and 1 by what they are."""
-    return Operand(drawing.put("QuantizeLinear", x, *_unit(drawing)))
+    return Operand(graph.put("QuantizeLinear", x, *_unit(graph)))
 
 
-def draw_sized(drawing: Drawing, x: str) -> Operand:
+def build_sized(graph: GraphBuilder, x: str) -> Operand:
     """Of values without a bound: each row is divided by its own size, which no other row takes part in."""
-    largest = drawing.put("ReduceMax", drawing.put("Abs", x), drawing.axes(-1), keepdims=1)
-    sizes = drawing.put("Max", largest, drawing.keep("smallest_size", np.array(SMALLEST_SIZE, np.float32)))
-    return Operand(draw_bounded(drawing, drawing.put("Div", x, sizes)).values, sizes)
+    largest = graph.put("ReduceMax", graph.put("Abs", x), graph.axes(-1), keepdims=1)
+    sizes = graph.put("Max", largest, graph.keep("smallest_size", np.array(SMALLEST_SIZE, np.float32)))
+    return Operand(build_bounded(graph, graph.put("Div", x, sizes)).values, sizes)
 
 
-def draw_product(
-    drawing: Drawing,
+def build_product(
+    graph: GraphBuilder,
     name: str,
     operand: Operand,
     weight_MK: FloatArray,
@@ -60,23 +60,23 @@ def draw_product(
     """W x + b in float32, [..., M]; the tensor is called `result`, or after `name`. The runtime's own operator, since
     a chain of MatMulInteger, Cast and Mul is only sometimes joined to it."""
     weight_KM, scales_M = quantize_channels(weight_MK)
-    unit, zero_point = _unit(drawing)
-    columns = drawing.keep(f"{name}.weight", weight_KM), unit, drawing.keep(f"{name}.scales", scales_M), zero_point
-    bias = [] if bias_M is None else [drawing.keep(f"{name}.bias", bias_M)]
-    result = result or f"{drawing.prefix}{name}"
+    unit, zero_point = _unit(graph)
+    columns = graph.keep(f"{name}.weight", weight_KM), unit, graph.keep(f"{name}.scales", scales_M), zero_point
+    bias = [] if bias_M is None else [graph.keep(f"{name}.bias", bias_M)]
+    result = result or f"{graph.prefix}{name}"
     if not operand.sizes:
         given = [operand.values, *columns, "", *bias]
-        return drawing.add("MatMulIntegerToFloat", given, [result], domain=RUNTIME_DOMAIN)
-    product = drawing.put("MatMulIntegerToFloat", operand.values, *columns, domain=RUNTIME_DOMAIN)
+        return graph.add("MatMulIntegerToFloat", given, [result], domain=RUNTIME_DOMAIN)
+    product = graph.put("MatMulIntegerToFloat", operand.values, *columns, domain=RUNTIME_DOMAIN)
     if not bias:
-        return drawing.add("Mul", [product, operand.sizes], [result])
-    return drawing.add("Add", [drawing.put("Mul", product, operand.sizes), *bias], [result])
+        return graph.add("Mul", [product, operand.sizes], [result])
+    return graph.add("Add", [graph.put("Mul", product, operand.sizes), *bias], [result])
 
 
-def _unit(drawing: Drawing) -> tuple[str, str]:
+def _unit(graph: GraphBuilder) -> tuple[str, str]:
     """Scale and zero point of everything between -1 and 1."""
-    scale = drawing.keep("unit_scale", np.array(1.0 / LEVELS, np.float32))
-    return scale, drawing.keep("zero_point", np.array(ZERO_POINT, np.uint8))
+    scale = graph.keep("unit_scale", np.array(1.0 / LEVELS, np.float32))
+    return scale, graph.keep("zero_point", np.array(ZERO_POINT, np.uint8))
 
 
 def _sizes(rows_VK: FloatArray) -> FloatArray:
