@@ -1,7 +1,7 @@
-"""Writes a trained model as the two ONNX graphs of a bundle, with the names of `carousel.bundle.graphs`.
+"""Builds the two ONNX graphs of a bundle from a trained model's weights, operator by operator.
 
-Graphs are built from the weights, operator by operator. Legend: B lanes, T steps, E embedding width, H hidden width,
-N rows of hidden vectors, V vocabulary, K candidates.
+`carousel.bundle.graphs` has the names. Legend: B lanes, T steps, E embedding width, H hidden width, N rows of hidden
+vectors, V vocabulary, K candidates.
 """
 
 import numpy as np
@@ -21,8 +21,10 @@ from carousel_training.model import RecurrentLM
 
 
 def build_core(model: RecurrentLM, precision: Precision = Precision.FLOAT32) -> onnx.ModelProto:
-    """ids_BT, lengths_B and the state -> hidden_BTH and the state after each row's last real token. Raises
-    PrecisionRefused for a cell that has no such graph."""
+    """Builds ids_BT, lengths_B and the state -> hidden_BTH and the state after each row's last valid token.
+
+    Raises PrecisionRefused for a cell that has no such graph.
+    """
     graph = GraphBuilder()
     if precision is Precision.FLOAT32:
         hidden_TBH = _build_stack(graph, model)
@@ -44,8 +46,10 @@ def build_core(model: RecurrentLM, precision: Precision = Precision.FLOAT32) -> 
 
 
 def build_head(model: RecurrentLM, precision: Precision = Precision.FLOAT32) -> onnx.ModelProto:
-    """hidden_NH -> logits_NV and what is read from them: candidates, normaliser, the targets' logits and ranks,
-    probabilities at a temperature."""
+    """Builds hidden_NH -> logits_NV and what follows from them.
+
+    These are candidates, normaliser, the targets' logits and ranks, and probabilities at a temperature.
+    """
     graph = GraphBuilder()
     if precision is Precision.FLOAT32:
         _build_logits(graph, model)
@@ -86,10 +90,11 @@ def _build_logits(graph: GraphBuilder, model: RecurrentLM) -> None:
 
 
 def _build_normalizer(graph: GraphBuilder) -> None:
-    """log(sum(exp(logits))), which is what LogSoftmax takes away from every logit: from the first as from any.
+    """Builds log(sum(exp(logits))), the first logit minus its LogSoftmax.
 
-    It is one pass over a row, takes the maximum out first and adds in blocks: a running sum in float32 loses 5e-5 over
-    33,278 words. And it treats each row by itself, while Log rounds a row by its place in the batch.
+    LogSoftmax makes one pass over a row, subtracts the maximum first and adds in blocks: a running sum in float32 loses
+    5e-5 over 33,278 words. It also computes each row by itself, while the rounding of Log depends on the row's place in
+    the batch.
     """
     log_probs_NV = graph.put("LogSoftmax", names.LOGITS, axis=-1)
     first, end = (graph.keep(f"column_{index}", np.array([index], np.int64)) for index in (0, 1))
@@ -98,8 +103,11 @@ def _build_normalizer(graph: GraphBuilder) -> None:
 
 
 def _build_target(graph: GraphBuilder) -> None:
-    """The targets' own logits, and how many logits of the row lie strictly above them. The rows are cut to as many as
-    there are targets, so that a call without any pays nothing: onnxruntime computes what is not fetched as well."""
+    """Builds the targets' logits, and the number of logits of the row strictly above them.
+
+    The graph cuts the rows to the number of targets, so that a call without targets pays nothing: onnxruntime computes
+    unfetched outputs as well.
+    """
     zero = graph.keep("column_0", np.array([0], np.int64))
     rows_MV = graph.put("Slice", names.LOGITS, zero, graph.put("Shape", names.TARGETS), graph.axes(0))
     targets_M1 = graph.put("Unsqueeze", names.TARGETS, graph.axes(1))
@@ -112,8 +120,10 @@ def _build_target(graph: GraphBuilder) -> None:
 
 
 def _build_probabilities(graph: GraphBuilder) -> None:
-    """The softmax at each row's temperature, of no rows where none is given, as for targets. Here it takes less time
-    than numpy takes for exp() alone."""
+    """Builds the softmax at each row's temperature, of no rows if there are no temperatures.
+
+    In the graph it takes less time than numpy's exp() alone.
+    """
     zero = graph.keep("column_0", np.array([0], np.int64))
     rows_MV = graph.put("Slice", names.LOGITS, zero, graph.put("Shape", names.TEMPERATURES), graph.axes(0))
     temperatures_M1 = graph.put("Unsqueeze", names.TEMPERATURES, graph.axes(1))
@@ -123,9 +133,9 @@ def _build_probabilities(graph: GraphBuilder) -> None:
 def _head_inputs(model: RecurrentLM) -> list[onnx.ValueInfoProto]:
     return [
         describe(names.HIDDEN, TensorProto.FLOAT, ["N", model.config.hidden_size]),
-        describe(names.TARGETS, TensorProto.INT64, ["M"]),  # N, or 0 when none is asked about
+        describe(names.TARGETS, TensorProto.INT64, ["M"]),  # N, or 0 without targets
         describe(names.NUM_CANDIDATES, TensorProto.INT64, [1]),
-        describe(names.TEMPERATURES, TensorProto.FLOAT, ["D"]),  # N, or 0 when nothing is to be drawn
+        describe(names.TEMPERATURES, TensorProto.FLOAT, ["D"]),  # N, or 0 without sampling
     ]
 
 

@@ -1,4 +1,4 @@
-"""Draws the loss curve of a run from its log. It knows the log's keys and nothing of training."""
+"""Plots the loss curve of a run from its log. It knows the log's keys and nothing of training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ Records = Sequence[dict[str, Any]]
 
 
 def plot_curve(records: Records, title: str, path: Path) -> None:
-    """A PNG at `path`: nats per token over tokens, perplexity on the right, the learning rate below."""
+    """Writes a PNG to `path`: nats per token over tokens, perplexity on the right, the learning rate below."""
     steps = [record for record in records if record["kind"] == "train"]
     evaluations = [record for record in records if record["kind"] == "evaluation"]
     figure = Figure(figsize=(9.0, 5.6), dpi=130, layout="constrained", facecolor="white")
@@ -84,7 +84,7 @@ def _points(records: Records) -> tuple[list[int], list[float]]:
 
 
 def _frame(axes: Axes, train: list[float], valid: list[float]) -> None:
-    """The first steps fall from the log of the vocabulary; the frame leaves most of that out, the rest is the story."""
+    """Chooses the axis range without most of the first steps, which fall from the log of the vocabulary."""
     values = sorted(train) + valid
     if not values:
         return

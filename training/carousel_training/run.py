@@ -1,4 +1,4 @@
-"""A run and its directory: begun from settings or resumed from the last checkpoint, it does what the loop asks.
+"""A run and its directory. A run begins from settings or resumes from the last checkpoint, and serves the loop.
 
 The directory holds `tokenizer.json`, `last.json` and `best.json` with their tensors, `log.jsonl` and `loss.png`.
 """
@@ -35,7 +35,7 @@ CURVE_FILE = "loss.png"
 
 
 class Run:
-    """A run in `directory`. `execute` may be called once."""
+    """A run in `directory`. Callers may call `execute` once."""
 
     def __init__(
         self,
@@ -59,7 +59,9 @@ class Run:
         return f"Run({self.directory}, {self.materials.trainer!r})"
 
     def execute(self, is_interrupted: Callable[[], bool], clock: Clock = time.monotonic) -> Outcome:
-        """Train to the end of the budget or until interrupted. Raises TrainingError when the loss is lost."""
+        """Trains to the end of the budget or until interrupted. Raises TrainingError when the loss stops being a
+        number.
+        """
         group, device = ProcessGroup.current(), self.materials.trainer.model.device
         self._is_interrupted = lambda: bool(group.agree(float(is_interrupted()), device))
         settings, trainer = self.materials.settings, self.materials.trainer
@@ -74,7 +76,7 @@ class Run:
             )
 
     def test_quality(self) -> Quality | None:
-        """Of the best weights on the test text; None where there is no test text."""
+        """Measures the best weights on the test text. Returns None without a test text."""
         if self.materials.test is None:
             return None
         model, compute = self.materials.trainer.model, self.materials.trainer.compute
@@ -158,7 +160,7 @@ class Run:
         }
 
     def _training_facts(self, progress: Progress) -> dict[str, Any]:
-        """What a bundle's manifest says about how the model came to be: no paths of this machine."""
+        """Returns what a bundle's manifest says about the training, without paths of this machine."""
         materials = self.materials
         settings = materials.settings.as_json()
         del settings["corpus"], settings["compute"]
@@ -185,16 +187,16 @@ class Run:
 
 
 def start_run(settings: Settings, directory: Path, display: Display, *, is_fresh: bool = False) -> Run:
-    """A new run. An earlier one in the directory is refused, or with `is_fresh` removed. Raises TrainingError."""
+    """Starts a new run. Refuses or, with `is_fresh`, removes an earlier run in the directory. Raises TrainingError."""
     materials = make_materials(settings)
     _clear(directory, is_fresh=is_fresh)
     return Run(directory, materials, save_tokenizer(directory, materials.tokenizer), Progress(), display)
 
 
 def resume_run(directory: Path, display: Display, budget: BudgetSettings | None = None) -> Run:
-    """The run of the last checkpoint, to go on exactly where it stopped; `budget` replaces its own.
+    """Continues the run exactly after its last checkpoint. `budget` replaces the run's own.
 
-    Raises CheckpointError when the corpus or the vocabulary is no longer the one it was trained on.
+    Raises CheckpointError when the corpus or the vocabulary has changed since.
     """
     checkpoint = load_checkpoint(directory, LAST)
     facts = checkpoint.facts
@@ -213,7 +215,7 @@ def resume_run(directory: Path, display: Display, budget: BudgetSettings | None 
 
 
 def _clear(directory: Path, *, is_fresh: bool) -> None:
-    """Make the directory, empty of runs. Only a run's own files are removed."""
+    """Makes the directory and removes the files of a run, but no others."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,6 +1,6 @@
-"""The studies as sub-commands of `carousel-train`. It reads the command line and prints; what is studied is elsewhere.
+"""The studies as sub-commands of `carousel-train`: read the command line and print. Other modules do the studies.
 
-Each writes a picture and a JSON of the figures into --out.
+Each command writes a picture and a JSON of the figures to --out.
 """
 
 from pathlib import Path
@@ -58,7 +58,7 @@ def gradients_command(
     out: Annotated[Path, typer.Option(help="Picture and figures.")] = OUT / "gradients",
     cells: CellNames = None,
     distance: Annotated[int, typer.Option(min=1, help="The largest k.")] = 100,
-    steps: Annotated[int, typer.Option(min=1, help="Of the short training, once clipped and once not.")] = 200,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the short training, clipped and not.")] = 200,
     text: Text = None,
     overrides: Overrides = None,
 ) -> None:
@@ -94,16 +94,16 @@ def gradients_command(
 def recall_command(
     out: Annotated[Path, typer.Option(help="Picture and figures.")] = OUT / "recall",
     cells: CellNames = None,
-    tasks: Annotated[str, typer.Option(help="Names with commas between.")] = ALL_TASKS,
-    gaps: Annotated[str, typer.Option(help="Growing numbers of steps, commas between.")] = ALL_GAPS,
+    tasks: Annotated[str, typer.Option(help="Names, separated by commas.")] = ALL_TASKS,
+    gaps: Annotated[str, typer.Option(help="Growing numbers of steps, separated by commas.")] = ALL_GAPS,
     hidden_size: Annotated[int, typer.Option(min=1)] = DEFAULTS.hidden_size,
-    window: Annotated[int, typer.Option(min=1, help="Of the time-delay network.")] = DEFAULTS.window,
-    max_steps: Annotated[int, typer.Option(min=1, help="Per task and cell.")] = DEFAULTS.max_steps,
+    window: Annotated[int, typer.Option(min=1, help="The time-delay network's window.")] = DEFAULTS.window,
+    max_steps: Annotated[int, typer.Option(min=1, help="Most steps per task and cell.")] = DEFAULTS.max_steps,
     seed: Annotated[int, typer.Option(min=0)] = DEFAULTS.seed,
 ) -> None:
     """What a cell still knows after a gap: copy, adding, bracket matching, subject-verb agreement.
 
-    The gap grows as a cell solves it; then the cell answers at all gaps. No text is needed.
+    The gap grows as a cell solves it; then the cell answers at all gaps. The command needs no text.
 
     Example: carousel-train recall --out runs/far --cells elman,lstm,tdnn --gaps 4,16,64,256
     """
@@ -127,7 +127,7 @@ def recall_command(
 
 def inspect_command(
     checkpoint: Annotated[Path, typer.Option(help="The directory of a training run.")],
-    out: Annotated[Path | None, typer.Option(help="Picture and figures; beside the checkpoint if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Picture and figures; by default beside the checkpoint.")] = None,
     text: Annotated[str | None, typer.Argument(help="The text to read.")] = None,
     file: Annotated[Path | None, typer.Option(help="Read this file instead.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Units to show.")] = 20,

@@ -1,6 +1,6 @@
-"""Runs a comparison: fixes the unit of its budgets, then trains what the courses say until they say nothing more.
+"""Runs a comparison: fixes the unit of its budgets, then trains until the courses have no more jobs.
 
-Everything that is finished is kept, so the same call goes on where the last one ended, however it ended.
+It keeps everything that is finished, so the same call continues after any kind of end.
 """
 
 import functools
@@ -35,7 +35,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The length of a unit, how long the whole will take, and the speeds behind it, one for each entry."""
+    """The length of a unit, the duration of the whole, and the speeds behind it, one for each entry."""
 
     unit_steps: int
     seconds: float
@@ -44,7 +44,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """Who trains: an executor and how many trainings it runs side by side."""
+    """An executor, and the number of trainings that it runs side by side."""
 
     executor: Executor
     num_workers: int
@@ -69,7 +69,7 @@ class Study:
         return f"Study({self.plan.name}, {len(self.entries)} entries, {len(self._known)} trainings known)"
 
     def estimate(self, workers: Workers) -> Estimate:
-        """Measured once and kept, since a unit that changed on the way would make trainings unequal."""
+        """Measures once and keeps the result: trainings with different units could not be compared."""
         known = load_figures(self._plan_file)
         if known is not None and known.get("asked") == self._asked(workers):
             return Estimate(known["unit_steps"], known["seconds"], tuple(Speeds(**speed) for speed in known["speeds"]))
@@ -85,7 +85,7 @@ class Study:
         return Estimate(unit_steps, seconds, tuple(speeds))
 
     def run(self, workers: Workers, unit_steps: int, say: Say, is_interrupted: Callable[[], bool]) -> list[Course]:
-        """The courses, all done. Raises StudyInterrupted, and TrainingError when a training's process died."""
+        """Returns the finished courses. Raises StudyInterrupted, and TrainingError when a training's process died."""
         courses = [Course.of(entry, self.plan, unit_steps) for entry in self.entries]
         train = functools.partial(run_job, text_directory=self.text_directory)
         total = self.plan.num_jobs(len(courses))
@@ -101,7 +101,7 @@ class Study:
         for course in courses:
             course.open_jobs(self._recall)
         if self._known:
-            say(f"{len(self._known)} of {total} trainings are done before")
+            say(f"{len(self._known)} of {total} trainings were done before")
         try:
             run_all(workers.executor, workers.num_workers, train, ready, done, is_interrupted)
         except Stopped as error:
@@ -111,12 +111,12 @@ class Study:
         return courses
 
     def find(self, job: Job) -> JobResult | None:
-        """Of this call's trainings and of those that were done before it."""
+        """Finds a result among this call's trainings and the earlier ones."""
         return self._known.get(job.name)
 
     @property
     def results(self) -> list[JobResult]:
-        """All that this call knows."""
+        """Returns all results that this call knows."""
         return list(self._known.values())
 
     def _recall(self, job: Job) -> JobResult | None:
@@ -137,7 +137,7 @@ class Study:
         return batch.num_lanes * batch.segment
 
     def _asked(self, workers: Workers) -> str:
-        """A digest of what the unit was measured for."""
+        """Returns a digest of everything that the unit's measurement depends on."""
         asked: dict[str, Any] = {
             "plan": self.plan.as_json(),
             "entries": [[entry.name, entry.settings.as_json()] for entry in self.entries],
@@ -148,7 +148,7 @@ class Study:
 
 
 def describe(job: Job, result: JobResult) -> str:
-    """One line about a finished training."""
+    """Describes a finished training in one line."""
     optimizer = job.settings.optimizer
     nats = f"{result.marks[-1].valid.nats:.4f} nats" if result.marks else "diverged"
     steps = f"{job.schedule.marks[-1]:,} steps"
