@@ -1,8 +1,8 @@
-"""What can go wrong before or during a run, each said in one sentence. This module knows no exit codes."""
+"""The errors of a run, each described in one sentence. This module knows no exit codes."""
 
 
 class TrainingError(Exception):
-    """Base of all expected errors; the message is for the person at the keyboard."""
+    """Base of all expected errors. Its message is for the user."""
 
 
 class SettingsError(TrainingError):
@@ -18,4 +18,4 @@ class CheckpointError(TrainingError):
 
 
 class StudyInterrupted(TrainingError):
-    """Someone asked to stop; what was finished is kept, and the same command goes on."""
+    """The user asked to stop. Finished work is kept, and the same command continues."""

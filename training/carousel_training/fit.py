@@ -1,7 +1,8 @@
-"""The training loop: step, now and then log and evaluate, keep the best, stop when the budget is spent or someone asks.
+"""The training loop: steps, logs and evaluates at intervals, keeps the best, stops at the end of the budget or on
+request.
 
-Everything that the loop counts is in `Progress`, which goes into each checkpoint with the trainer's tensors. The clock
-is given; a run bounded by steps alone never lets it decide anything.
+`Progress` has everything that the loop counts, and goes into each checkpoint with the trainer's tensors. The caller
+passes the clock; in a run bounded by steps alone the clock decides nothing.
 """
 
 import math
@@ -21,7 +22,7 @@ _FIRST_STEPS = (1, 2, 5, 10)
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What the loop has counted so far. `elapsed_seconds` adds up over interruptions."""
+    """The counts of the loop so far. `elapsed_seconds` adds up over interruptions."""
 
     elapsed_seconds: float = 0.0
     best_nats: float | None = None
@@ -35,8 +36,11 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """Means over the steps since the last report. `share` of the budget is done. `is_sampled`: the nats are an estimate
-    against drawn words, too low on average, and not to be compared with a validation's."""
+    """Means over the steps since the last report. `share` is the finished share of the budget.
+
+    If `is_sampled`, the nats are an estimate against drawn words: too low on average, and not comparable with a
+    validation's.
+    """
 
     step: int
     tokens: int
@@ -50,7 +54,7 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """The validation text after `step` steps, and a sample of what the model writes."""
+    """The result on the validation text after `step` steps, and a sample of the model's text."""
 
     step: int
     tokens: int
@@ -61,12 +65,12 @@ class EvaluationReport:
 
 
 class RunHooks(Protocol):
-    """What the loop asks of the run around it. Calls come from one thread, between steps."""
+    """What the loop needs from the run around it. The loop calls from one thread, between steps."""
 
     def is_interrupted(self) -> bool: ...
 
     def evaluate(self, step: int) -> tuple[Quality, str]:
-        """Quality on the validation text and a sample. Must not change the trainer or any generator."""
+        """Returns quality on the validation text and a sample. Must not change the trainer or any generator."""
         ...
 
     def report_steps(self, report: StepReport) -> None: ...
@@ -92,8 +96,10 @@ def fit(
     progress: Progress,
     clock: Clock,
 ) -> Outcome:
-    """Train until the budget is spent, patience runs out, or the run is interrupted; the last checkpoint is saved
-    in each case. Raises TrainingError when the loss stops being a number, leaving the checkpoints as they are."""
+    """Trains until the budget is spent, patience runs out, or the hooks ask to stop, and saves the last checkpoint.
+
+    Raises TrainingError when the loss stops being a number, and leaves the checkpoints as they are.
+    """
     started = clock() - progress.elapsed_seconds
     while not is_done(budget, progress, trainer.step):
         trainer.advance(share_done(budget, progress, trainer.step))
@@ -114,12 +120,12 @@ def fit(
 
 
 def _is_to_be_told(step: int, log_every: int) -> bool:
-    """Every so many steps; of the first ones some besides, so that nobody waits to see whether anything happens."""
+    """Whether to report a step: every `log_every` steps, and a few of the first, to show early that the run works."""
     return step % log_every == 0 or (step in _FIRST_STEPS and step < log_every)
 
 
 def share_done(budget: BudgetSettings, progress: Progress, step: int) -> float:
-    """How much of the budget is spent: the larger share of steps and minutes, 1 at the end."""
+    """Returns the spent share of the budget: the larger share of steps and minutes, 1 at the end."""
     steps = 0.0 if budget.max_steps is None else step / budget.max_steps
     minutes = 0.0 if budget.max_minutes is None else progress.elapsed_seconds / (60.0 * budget.max_minutes)
     return min(max(steps, minutes), 1.0)
@@ -132,7 +138,7 @@ def is_done(budget: BudgetSettings, progress: Progress, step: int) -> bool:
 
 
 def _report_steps(trainer: Trainer, hooks: RunHooks, budget: BudgetSettings, progress: Progress) -> None:
-    nats, gradient_norm = trainer.take_window()
+    nats, gradient_norm = trainer.pop_means()
     if not math.isfinite(nats):
         raise TrainingError(
             f"the loss is {nats} at step {trainer.step}; try a smaller optimizer.learning_rate or optimizer.clip_norm"

@@ -63,7 +63,7 @@ def test_compare_leaves_figures_and_goes_on(tmp_path: Path, verse_file: Path) ->
     assert all(set(figure["serving"]) == {"1", "64"} for figure in figures)
     assert (tmp_path / "c" / "compare.png").read_bytes().startswith(b"\x89PNG")
     again = run(*arguments)
-    assert "6 of 6 trainings are done before" in again
+    assert "6 of 6 trainings were done before" in again
     assert "[6/6]" not in again
     assert json.loads((tmp_path / "c" / "compare.json").read_text()) == figures
 
@@ -122,7 +122,7 @@ def test_inspect_reads_a_run(tmp_path: Path, verse_file: Path) -> None:
     ("arguments", "sentence"),
     [
         (["compare", "--cells", "lstmm"], "unknown cell lstmm"),
-        (["compare", "--plan", "week"], "unknown plan week; there is: hour, night"),
+        (["compare", "--plan", "week"], "unknown plan week; the plans are: hour, night"),
         (["compare", "--redraw", "absent.json"], "cannot read absent.json"),
         (["compare", "--redraw", "pyproject.toml"], "pyproject.toml is not a comparison's JSON"),
         (["compare", "--text", "absent.txt"], "cannot read absent.txt"),
@@ -147,7 +147,7 @@ def test_options_before_a_study_are_refused(tmp_path: Path) -> None:
     """They are those of a training run and would have no effect."""
     result = CliRunner().invoke(app, ["--out", str(tmp_path / "run"), "recall"])
     assert result.exit_code == EXIT_BAD_INPUT
-    assert "stand behind it" in result.stderr
+    assert "put options of recall" in result.stderr
 
 
 def test_a_run_needs_a_place() -> None:

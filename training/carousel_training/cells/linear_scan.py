@@ -13,13 +13,13 @@ Tensor = torch.Tensor
 
 
 def linear_scan(kept_TBH: Tensor, added_TBH: Tensor, h_BH: Tensor) -> Tensor:
-    """h_TBH after every step."""
+    """Returns h_TBH after every step."""
     h_TBH: Tensor = _LinearScan.apply(kept_TBH, added_TBH, h_BH)  # type: ignore[no-untyped-call]
     return h_TBH
 
 
 def scan_in_order(kept_TBH: Tensor, added_TBH: Tensor, h_BH: Tensor) -> Tensor:
-    """One step after the other."""
+    """Computes one step after the other."""
     h_TBH = torch.empty_like(added_TBH)
     for t in range(len(added_TBH)):
         h_BH = torch.addcmul(added_TBH[t], kept_TBH[t], h_BH, out=h_TBH[t])
@@ -27,7 +27,7 @@ def scan_in_order(kept_TBH: Tensor, added_TBH: Tensor, h_BH: Tensor) -> Tensor:
 
 
 def scan_by_doubling(kept_TBH: Tensor, added_TBH: Tensor, h_BH: Tensor) -> Tensor:
-    """After the pass with stride s, every row stands for the 2s steps up to it, or for all steps if there are fewer."""
+    """After the pass with stride s, every row covers the 2s steps up to it, or all steps if there are fewer."""
     kept, added, stride = kept_TBH, added_TBH, 1
     while stride < len(kept):
         added = torch.cat([added[:stride], torch.addcmul(added[stride:], kept[stride:], added[:-stride])])

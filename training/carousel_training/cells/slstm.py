@@ -14,7 +14,7 @@ from carousel_training.cells.stack import StackShape, State, Step
 
 Tensor = torch.Tensor
 FORGET_BIASES = (3.0, 6.0)
-NOTHING = -1e30  # the logarithm of how much a memory holds that holds nothing
+NOTHING = -1e30  # the logarithm of the content of an empty memory
 
 
 class SLSTMLayer(StackLayer):

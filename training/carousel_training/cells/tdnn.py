@@ -59,7 +59,7 @@ class TimeDelayStack(RecurrentStack):
         return Step(outputs[-1][0], state, {f"h_{layer}": y_TBH[0] for layer, y_TBH in enumerate(outputs)})
 
     def _outputs(self, x_SBX: torch.Tensor) -> list[torch.Tensor]:
-        """y_TBH of every layer."""
+        """Returns y_TBH of every layer."""
         shape, outputs = self.shape, list[torch.Tensor]()
         num_steps = len(x_SBX) - self.num_context
         y_TBX = torch.cat([x_SBX[delay : delay + num_steps] for delay in range(shape.window)], dim=2)
