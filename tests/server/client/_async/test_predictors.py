@@ -62,7 +62,7 @@ async def test_a_predictor_is_asked_one_question_at_a_time(
         first = Running(lambda: predict(WAIT))
         assert await happens(service.is_waiting)
         for _ in range(2):
-            with pytest.raises(RuntimeError, match="one question at a time"):
+            with pytest.raises(RuntimeError, match="one request at a time"):
                 await predict("b")
         service.is_cancelled.set()
         assert (await first.result()).position == len(WAIT)

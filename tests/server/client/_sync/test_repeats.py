@@ -55,7 +55,7 @@ def test_a_stream_is_never_spliced(session: Session, service: FakeService) -> No
     stream = session.generate("a", max_tokens=4)
     assert [(next(stream)).text, (next(stream)).text] == ["b", "c"]
     service.shift = 1
-    with pytest.raises(AnswerChanged, match="answered differently"):
+    with pytest.raises(AnswerChanged, match="got a different answer"):
         next(stream)
     assert session.position is None
     assert len(service.requests) == 2

@@ -105,7 +105,7 @@ async def test_a_question_that_has_to_stay_is_weighed_before(client: AsyncClient
         for predict in (large, also_large, other):
             await predict("a")
         for predict in (large, also_large):
-            with pytest.raises(ServerError, match="the server reads 2000") as caught:
+            with pytest.raises(ServerError, match="the server reads at most 2000") as caught:
                 await predict("a" * (MAX_FRAME_BYTES + 1))
             assert caught.value.code == "RESOURCE_EXHAUSTED"
         assert (await other("a")).position == 2

@@ -177,5 +177,5 @@ async def test_a_sequence_has_one_question_at_a_time(stream: SharedStream) -> No
     """A second one would be taken for the answer's."""
     sequence, _ = ask(stream)
     await settle()
-    with pytest.raises(RuntimeError, match="one question"):
+    with pytest.raises(RuntimeError, match="one request"):
         stream.ask(sequence, lm.PredictRequest(), 0, None)
