@@ -151,7 +151,7 @@ def test_a_manifest_that_is_no_json_object_is_refused(directory: Path, content: 
 @pytest.mark.parametrize(
     ("version", "remedy"),
     [
-        *((version, ": export it anew with carousel-export RUN BUNDLE") for version in (0, 1, 2)),
+        *((version, ": export it again with carousel-export RUN BUNDLE") for version in (0, 1, 2)),
         (4, ": it needs a newer carousel-serving"),
         *((version, "") for version in ("3", None, [3], True, 2.0)),
     ],

@@ -103,7 +103,7 @@ def test_no_state_is_written_to_a_terminal(run: Run, fake: Fake) -> None:
     num_requests = len(fake.service.requests)
     shown = run_on_terminal("sessions", "export", "mine", "-", environ=environ)
     assert shown.code == 2
-    assert "no terminal shows" in shown.text
+    assert "cannot be shown on a terminal" in shown.text
     assert len(fake.service.requests) == num_requests
     assert run_on_terminal("sessions", "export", "mine", "-", environ=environ, is_output_piped=True).piped == b"at 0"
 
