@@ -1,4 +1,4 @@
-"""Clients that speak through the client library, as its users do: blocking and asyncio, nothing repeated by hand."""
+"""Clients that use the client library as its users do: blocking and asyncio, with no retries of their own."""
 
 import asyncio
 import random
@@ -16,7 +16,7 @@ _CHECKPOINT = "here"
 
 
 async def run_blocking(way: Way, plan: Plan, dice: random.Random) -> History:
-    """In a thread of its own."""
+    """Runs in a separate thread."""
     return await asyncio.to_thread(_run_blocking, way, plan, dice)
 
 
@@ -53,14 +53,14 @@ def _take_turn(session: Session, wish: Wish) -> Turn:
 
 
 def _go_back(session: Session, wish: Wish) -> None:
-    """A turn that is taken back."""
+    """A turn that is then rewound."""
     session.checkpoint(_CHECKPOINT)
     _take_turn(session, wish)
     session.rewind(checkpoint=_CHECKPOINT)
 
 
 async def run_asyncio(way: Way, plan: Plan, dice: random.Random) -> History:
-    """As `run_blocking`."""
+    """Works as `run_blocking`."""
     line = Line()
     history = History("asyncio", [line])
     owner = ((OWNER_KEY, way.owner),)

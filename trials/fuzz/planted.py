@@ -1,8 +1,4 @@
-"""A server, or a child that decodes, with a fault that a fuzz must find. The product itself has no place for it.
-
-python -m trials.fuzz.planted raise|hang|exit serve BUNDLE ...       in the server: some token ids cannot be decoded
-python -m trials.fuzz.planted raise|hang|exit BUNDLE DIRECTORY ...   as decode_child: some snapshots cannot
-"""
+"""A server, or a decoding child, with a fault that a fuzz must find. The product itself has no such fault."""
 
 import os
 import sys
