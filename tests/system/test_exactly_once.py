@@ -1,6 +1,5 @@
-"""Sessions that survive, over a real port: turns that happen once, typed endings, moves through the past, and servers
-that are killed or cut off meanwhile.
-"""
+"""Persistent sessions over a real port: turns that happen once, typed endings, moves through the past, and servers that
+are killed or disconnected meanwhile."""
 
 import base64
 import contextlib
@@ -34,7 +33,7 @@ def client(server: ServerProcess) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def sealing(bundle: Path) -> Iterator[ServerProcess]:
-    """A server that can seal, and knows its callers by their metadata."""
+    """A server that can seal, and identifies its callers by metadata."""
     with serve(bundle, variables={"CAROUSEL_SEAL_KEYS": KEYS[0], "CAROUSEL_OWNER_METADATA": "x-owner"}) as server:
         yield server
 
@@ -77,7 +76,7 @@ def test_a_repeat_is_answered_word_for_word(client: Client) -> None:
 
 
 def test_scores_and_predictions_are_repeated_word_for_word(client: Client) -> None:
-    """Every bit of them, floats included."""
+    """All bits are equal, floats included."""
     with client.session() as session:
         id_ = session.session_id
         scores = [list(client.score("horses", session_id=id_, request_id="s")) for _ in range(2)]
@@ -105,7 +104,7 @@ def test_a_repeat_joins_the_first_while_it_runs(client: Client) -> None:
 
 
 def test_an_id_used_for_something_else_is_refused(client: Client) -> None:
-    """Whether another prompt or another kind of request; nothing changes."""
+    """This holds for another prompt and for another kind of request; nothing changes."""
     with client.session() as session:
         where: dict[str, Any] = {"session_id": session.session_id, "request_id": "one"}
         list(client.generate("The ", max_tokens=3, **where))
@@ -120,7 +119,7 @@ def test_an_id_used_for_something_else_is_refused(client: Client) -> None:
 
 
 def test_an_answer_too_large_to_keep_is_not_applied_twice(client: Client) -> None:
-    """Its repeat is refused with the reason, and changes nothing."""
+    """Its retry is refused with the reason, and changes nothing."""
     with client.session() as session:
         options: dict[str, Any] = {"session_id": session.session_id, "request_id": "long", "max_tokens": 3_000}
         list(client.generate("The ", **options))
@@ -146,7 +145,7 @@ def test_an_unexpected_position_is_refused_with_the_current_one(client: Client) 
 
 
 def test_two_holders_of_a_session_do_not_overwrite_each_other(client: Client) -> None:
-    """The one who did not know of the other's turn is told so, and goes on from there when he has looked."""
+    """The holder that did not know of the other's turn gets an error, and continues after a `get`."""
     with client.session() as session:
         other = client.open_session(session.session_id, position=0)
         other.feed("The ")
