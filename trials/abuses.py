@@ -196,7 +196,7 @@ ABUSES: dict[str, tuple[Callable[[Abuser], Awaitable[None]], int]] = {  # and it
     "many_flood": (many_flood, 8),
     "many_refused": (many_refused, 8),
 }
-HONEST_TASKS = {"many_flood": 1}  # where honest callers are fewer: more streams shall bring their owner no more
+HONEST_TASKS = {"many_flood": 1}  # where honest callers are fewer: more streams must not gain their owner anything
 
 
 async def run(address: str, name: str, *, is_honest: bool) -> None:

@@ -30,7 +30,7 @@ async def dropping(
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         dies_at = time.monotonic() + dice.uniform(*seconds_of_life)
-        with contextlib.suppress(OSError, asyncio.CancelledError):  # nobody waits for this task
+        with contextlib.suppress(OSError, asyncio.CancelledError):  # nothing waits for this task
             far_reader, far_writer = await asyncio.open_connection(host, int(port))
             there = asyncio.create_task(_pass(reader, far_writer))
             try:

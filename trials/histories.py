@@ -38,7 +38,7 @@ class Line:
     """The turns that lead to a session's position, oldest first where turns do not overlap."""
 
     turns: list[Turn] = field(default_factory=list)
-    final_position: int | None = None  # as it was asked for at the end; None: nobody could ask
+    final_position: int | None = None  # from the final query; None: it was impossible
 
     @property
     def size(self) -> int:

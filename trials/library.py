@@ -9,7 +9,7 @@ from trials.plans import OWNER_KEY, Plan, Way
 
 from carousel.client import AsyncClient, AsyncSession, Client, Piece, Retries, ScorePiece, ServerError, Session
 
-_RETRIES = Retries(max_attempts=60)  # whatever happens to a server, it is there again in less than a minute
+_RETRIES = Retries(max_attempts=60)  # any server is back in less than a minute
 _SECONDS = 120.0
 _TURNS_BETWEEN_REWINDS = 8
 _CHECKPOINT = "here"

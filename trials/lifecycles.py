@@ -14,8 +14,8 @@ from carousel.v1 import sessions_pb2 as pb
 
 _TURNS_A_ROUND = 10
 _NUM_CHILDREN = 2
-_SESSION = "the-only-one"  # every owner calls his so
-_ENDED = "SESSION_ENDED"  # of the later life under the same id nothing is told
+_SESSION = "the-only-one"  # every owner uses this id
+_ENDED = "SESSION_ENDED"  # says nothing of a later session under the same id
 
 
 async def run_lifecycles(way: Way, plan: Plan, dice: random.Random) -> History:

@@ -9,7 +9,7 @@ from trials.persistence import Persistence
 from trials.plans import Plan, Way
 from trials.wire import connect
 
-_AT_ONCE = (2, 8)  # one runs and the server lets as many as eight wait
+_AT_ONCE = (2, 8)  # one runs and the server lets up to eight wait
 
 
 async def run_overlapping(way: Way, plan: Plan, dice: random.Random) -> History:

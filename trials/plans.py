@@ -23,8 +23,8 @@ class Plan:
     num_turns: int  # of each session
     vocabulary_size: int
     pause_seconds: float  # between the turns of a session, on average
-    idle_seconds: float  # after which the servers end a session that nobody uses
-    num_owners: int = 2  # who choose the same session ids
+    idle_seconds: float  # after which the servers end an unused session
+    num_owners: int = 2  # they choose the same session ids
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ class SharedStream:
         self._writing = asyncio.Lock()
         self._reading: asyncio.Task[None] | None = None
         self._waiting: dict[int, asyncio.Future[lm.PredictResponse]] = {}
-        self._tags = itertools.count()  # none is used anew: an answer on its way would be taken for another's
+        self._tags = itertools.count()  # never reused: a late answer would match the wrong request
 
     def open_tag(self) -> int:
         return next(self._tags)

@@ -60,7 +60,7 @@ class Player:
 
     async def _work(self, kind: str, numbers: Iterator[int]) -> None:
         for number in numbers:
-            async with self._mending:  # nothing begins while the server is started anew
+            async with self._mending:  # nothing begins while the server restarts
                 pass
             played = _Input(kind, number, self._server.generation)
             self._under_way.add(number)
@@ -117,7 +117,7 @@ class Player:
         if code is grpc.StatusCode.UNAVAILABLE and is_current and await self._server.has_exited():
             raise ConnectionError("the server is gone")
         if played.generation != self._server.generation:
-            return  # the server went in the meantime, for whatever reason: that is told already
+            return  # the server has exited meanwhile; that is reported already
         self._report.codes["ENDED" if details == _OURS else code.name] += 1
         if details != _OURS and code in _FORBIDDEN:
             detail = f"{step.method.name} is answered {code.name}: {details}"

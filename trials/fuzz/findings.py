@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 CRASH, HANG, INTERNAL = "crash", "hang", "internal error"
-_MAX_TOLD = 40  # findings of one kind that are told in full; the rest are counted
+_MAX_TOLD = 40  # findings of one kind that are reported in full; others are counted
 
 
 @dataclass(frozen=True, slots=True)

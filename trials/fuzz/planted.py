@@ -9,8 +9,8 @@ from carousel.bundle.tokenizer import Tokenizer
 from carousel.state.codec import SnapshotCodec
 from carousel.turns import Snapshot
 
-FAULTY_IDS = 7  # so many token ids, or more, are too much for the server
-FAULTY_REST = 3  # a snapshot whose length has this rest, divided by 4, is too much for the child
+FAULTY_IDS = 7  # this number of token ids, or more, breaks the server
+FAULTY_REST = 3  # a snapshot whose length modulo 4 is this breaks the child
 EXIT_CODE = 41
 _HOUR = 3600.0
 

@@ -19,7 +19,7 @@ from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc, types_pb2
 
 _READY = re.compile(r"serving gRPC on (\S+), HTTP on (\S+) ")
-_ANEW = (("grpc.use_local_subchannel_pool", 1),)  # a connection of its own
+_ANEW = (("grpc.use_local_subchannel_pool", 1),)  # a separate connection
 _SMALL = {
     "seal_keys": KEY_TEXT,
     "max_generated_tokens": "256",
@@ -82,7 +82,7 @@ class FuzzedServer:
         places = ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]
         self._command = [*command, "serve", str(bundle), *places, *options]
         self._process: asyncio.subprocess.Process | None = None
-        self._wanted: list[int] | None = None  # what the well-formed request was answered first
+        self._wanted: list[int] | None = None  # the first answer to the valid request
         self._metadata = ((OWNER_METADATA, OWNER),) if plan.has_owners else ()
 
     @property
@@ -157,7 +157,7 @@ class FuzzedServer:
                 return "a well-formed request is not answered"
             except grpc.aio.AioRpcError as error:
                 trouble = f"a well-formed request is answered {error.code().name}: {error.details()}"
-                if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:  # given-up calls may be ending still
+                if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:  # cancelled calls may still be ending
                     return trouble
             await asyncio.sleep(0.1 * 2**attempt)
         return trouble

@@ -105,8 +105,8 @@ def _fresh_id() -> str:
     """Returns a random UUID. Many are made at once, because each read of random bytes is a system call."""
     spare = _spare_ids()
     while not spare:
-        drawn = os.urandom(16 * 256).hex()
-        for one in (drawn[at : at + 32] for at in range(0, len(drawn), 32)):
+        digits = os.urandom(16 * 256).hex()
+        for one in (digits[at : at + 32] for at in range(0, len(digits), 32)):
             spare.append(f"{one[:12]}4{one[13:16]}a{one[17:]}")
     return spare.pop()
 
