@@ -117,7 +117,7 @@ class AsyncSessionPredictor:
                     self._line = None
                 await self._pause_after(error, turn)
             else:
-                turn.take(prediction)
+                turn.accept(prediction)
                 self._repeat.attempts.note_progress()
                 return prediction
 

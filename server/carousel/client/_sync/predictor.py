@@ -118,7 +118,7 @@ class SessionPredictor:
                     self._line = None
                 self._pause_after(error, turn)
             else:
-                turn.take(prediction)
+                turn.accept(prediction)
                 self._repeat.attempts.note_progress()
                 return prediction
 

@@ -37,10 +37,10 @@ class SafeTurn(Generic[Answer]):
         """Call this before the request is sent again."""
         self._resume.restart()
 
-    def take(self, answer: Answer) -> list[Answer]:
+    def accept(self, answer: Answer) -> list[Answer]:
         """Returns what is new for the caller, including earlier parts that had to wait. Raises AnswerChanged."""
         try:
-            new = self._resume.take(answer)
+            new = self._resume.accept(answer)
         except AnswerChanged:
             self.give_up()
             raise

@@ -199,10 +199,10 @@ class SharedStream:
 
     async def _read_on(self) -> None:
         while (frame := await read(self._call, self._address)) is not None:
-            self._take(frame)
+            self._deliver(frame)
         raise closed() if self._is_closed else ended_early()
 
-    def _take(self, frame: Any) -> None:
+    def _deliver(self, frame: Any) -> None:
         """Delivers the answers of a frame. Raises ServerUnreachable for an answer without a request: such a peer cannot
         be understood any more."""
         for item in frame.items:
