@@ -1,7 +1,7 @@
-"""Prints the tests that what you changed needs: `make quick` runs them.
+"""Prints the tests of what you changed: `make quick` runs them.
 
-Changed is what differs from a commit (`HEAD` unless told otherwise) or is new. A package's tests mirror it, so that its
-path says where they are.
+Changed is what differs from a commit (by default `HEAD`) or is new. A package's tests mirror it, so its path determines
+their place.
 """
 
 import argparse
@@ -25,7 +25,7 @@ _PACKAGES = {  # folder of sources -> its tests
 
 
 def find_tests(changed: Iterable[str], root: Path = _ROOT) -> list[str]:
-    """The test files and folders of changed paths, in order; one that lies in another is left out."""
+    """Returns the test files and folders of changed paths, in order, without those inside another."""
     found = {test for path in changed if (test := _tests_of(PurePosixPath(path), root))}
     return sorted(
         test for test in found if not any(PurePosixPath(other) in PurePosixPath(test).parents for other in found)
@@ -33,7 +33,7 @@ def find_tests(changed: Iterable[str], root: Path = _ROOT) -> list[str]:
 
 
 def _tests_of(path: PurePosixPath, root: Path) -> str | None:
-    """The nearest test of one path: a module's own, else the folder that mirrors its package's."""
+    """Returns the nearest test of one path: a module's own, otherwise the folder that mirrors its package."""
     if path.parts[0] == "tests":
         return _changed_test(path, root)
     for sources, tests in _PACKAGES.items():
@@ -44,7 +44,7 @@ def _tests_of(path: PurePosixPath, root: Path) -> str | None:
 
 def _mirror(tests: PurePosixPath, inside: PurePosixPath, root: Path) -> str | None:
     own = tests / inside.parent / f"test_{inside.stem}.py"
-    if len(inside.parts) == 1 and (root / own).is_file():  # of a package, one module's change concerns its neighbours
+    if len(inside.parts) == 1 and (root / own).is_file():  # in a package, a module's change affects its neighbours
         return str(own)
     folder = tests / inside.parent
     while folder != tests and not (root / folder).is_dir():
@@ -53,7 +53,8 @@ def _mirror(tests: PurePosixPath, inside: PurePosixPath, root: Path) -> str | No
 
 
 def _changed_test(path: PurePosixPath, root: Path) -> str | None:
-    """A test is its own; what tests share concerns all in its folder. One that is gone concerns nobody."""
+    """A changed test is its own test; a file that tests share affects all tests in its folder. A deleted file affects
+    none."""
     if path.name.startswith("test_"):
         return str(path) if (root / path).is_file() else None
     return str(path.parent) if path.suffix == ".py" and (root / path.parent).is_dir() else None

@@ -1,4 +1,4 @@
-"""Clients that speak through the client library, as its users do: blocking and asyncio, nothing repeated by hand."""
+"""Clients that use the client library as its users do: blocking and asyncio, with no retries of their own."""
 
 import asyncio
 import random
@@ -9,14 +9,14 @@ from trials.plans import OWNER_KEY, Plan, Way
 
 from carousel.client import AsyncClient, AsyncSession, Client, Piece, Retries, ScorePiece, ServerError, Session
 
-_RETRIES = Retries(max_attempts=60)  # whatever happens to a server, it is there again in less than a minute
+_RETRIES = Retries(max_attempts=60)  # any server is back in less than a minute
 _SECONDS = 120.0
 _TURNS_BETWEEN_REWINDS = 8
 _CHECKPOINT = "here"
 
 
 async def run_blocking(way: Way, plan: Plan, dice: random.Random) -> History:
-    """In a thread of its own."""
+    """Runs in a separate thread."""
     return await asyncio.to_thread(_run_blocking, way, plan, dice)
 
 
@@ -54,14 +54,14 @@ def _take_turn(session: Session, wish: Wish) -> Turn:
 
 
 def _go_back(session: Session, wish: Wish) -> None:
-    """A turn that is taken back."""
+    """A turn that is then rewound."""
     session.checkpoint(_CHECKPOINT)
     _take_turn(session, wish)
     session.rewind(checkpoint=_CHECKPOINT)
 
 
 async def run_asyncio(way: Way, plan: Plan, dice: random.Random) -> History:
-    """As `run_blocking`."""
+    """Works as `run_blocking`."""
     line = Line()
     history = History("asyncio", [line])
     owner = ((OWNER_KEY, way.owner),)

@@ -1,4 +1,4 @@
-"""A model with eight-bit products is served like any other: the graphs' own words, whoever else is served."""
+"""A model with eight-bit products is served like any other: the graphs' own tokens, in any batch."""
 
 import asyncio
 from pathlib import Path
@@ -34,7 +34,7 @@ def bundle(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def greedy(bundle: Path, prompt: bytes, num_tokens: int) -> list[int]:
-    """What the graphs say, one token at a time."""
+    """Returns the graphs' tokens, one at a time."""
     loaded = Bundle.load(bundle)
     model, said = OnnxModel(loaded), list[int]()
     ids, state = [loaded.manifest.start_id, *prompt], model.layout.initial(1)
@@ -51,7 +51,7 @@ async def generate(client: AsyncClient, prompt: bytes, num_tokens: int, session_
 
 
 async def test_a_rounded_model_is_served_as_its_graphs_are(bundle: Path) -> None:
-    """Greedy tokens are the graphs'; in several requests as in one; and among 20 streams as alone."""
+    """Greedy tokens are the graphs'; in several requests as in one; and the same among 20 streams."""
     async with running(bundle, SETTINGS) as server, AsyncClient(server.grpc_address) as client:
         expected = greedy(bundle, PROMPT, 40)
         assert await generate(client, PROMPT, 40) == expected

@@ -1,4 +1,4 @@
-"""`carousel health`: for container health checks, hence quick to start and to give up."""
+"""`carousel health`: for container health checks, so it starts and gives up quickly."""
 
 from typing import Annotated
 

@@ -94,7 +94,7 @@ ENDERS = {"expire": _expire, "evict": _evict, "make anew": _make_anew}
 async def _one_session(
     path: Path, how: str, *, is_cached: bool
 ) -> AsyncIterator[tuple[SqliteStore, FakeClock, list[Ending]]]:
-    """A store with the session s alone."""
+    """Opens a store with only the session s."""
     path.unlink(missing_ok=True)
     clock, told = FakeClock(NOW), list[Ending]()
     cache_bytes = 2**20 if is_cached else 0
@@ -202,7 +202,7 @@ async def test_what_was_granted_late_holds(path: Path) -> None:
 
 
 async def test_what_asked_and_went_away_holds_nothing(path: Path) -> None:
-    """A take that is cancelled before the writer has answered it gets no hold that nobody would give back."""
+    """A take that is cancelled before the writer's answer gets no hold: it would never be released."""
     async with _one_session(path, "evict", is_cached=True) as (store, clock, told):
         held = await take(store)
         clock.advance(LONG.idle)

@@ -1,6 +1,6 @@
-"""The calls that make, move, describe and end sessions, as values; the other half of `calls`.
+"""The calls that create, move, describe and end sessions, as values; the other half of `calls`.
 
-Those that change something carry a request id, so that they do no harm when they are made twice.
+Calls that change something carry a request id, so that they are safe to make twice.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _PAGE_SIZE = 500
 
 
 def create_session(session_id: str, model: str, options: dict[str, Any]) -> Call[SessionInfo]:
-    """`options` here and below: a `request_id`, if the caller has one of his own."""
+    """`options` here and below: a `request_id`, if the caller has one."""
     request = sessions_pb2.CreateSessionRequest(session_id=session_id, model=model, **identify(options))
     return Call(SESSIONS, "CreateSession", request, answers.session, session_id)
 
@@ -30,7 +30,7 @@ def get_session(session_id: str) -> Call[SessionInfo]:
 
 
 def list_sessions(page_token: str) -> Call[tuple[list[SessionInfo], str]]:
-    """A page and the token of the next one, empty on the last."""
+    """Asks for one page; the answer has the token of the next one, empty on the last."""
     request = sessions_pb2.ListSessionsRequest(page_size=_PAGE_SIZE, page_token=page_token)
     return Call(SESSIONS, "ListSessions", request, answers.session_page)
 
@@ -104,7 +104,7 @@ def watch_sessions() -> Call[SessionEvent]:
 
 
 def _point(position: int | None, checkpoint: str) -> sessions_pb2.Point:
-    """Neither: now."""
+    """Neither argument means now."""
     if position is not None and checkpoint:
         raise ValueError("either a position or a checkpoint, not both")
     return sessions_pb2.Point(checkpoint=checkpoint) if checkpoint else sessions_pb2.Point(position=position)

@@ -1,5 +1,5 @@
 # Generated from tests/server/client/_async/test_overlaps.py by `make client`: change that file, not this one.
-"""Turns that overlap on one session: each happens once, whatever the connection does."""
+"""Turns that overlap on one session happen once, whatever the connection does."""
 
 import functools
 import random
@@ -22,7 +22,7 @@ LOST = Mishap(is_applied=True)
 def test_overlapping_predictions_happen_once(
     address: str, service: FakeService, of_wire: WireOptions, retained: int
 ) -> None:
-    """The connection breaks when all are applied, and all are asked for again."""
+    """The connection breaks when all are applied, and all are retried."""
     until_all_are_lost = Meeting(NUM).wait
     shaky = Client(address, sleep=until_all_are_lost, **of_wire)
     with shaky as client, client.session("mine", keep=True) as session:
@@ -37,8 +37,8 @@ def test_overlapping_predictions_happen_once(
 def test_conversations_side_by_side_survive_what_breaks_between(
     client: Client, service: FakeService, seed: int
 ) -> None:
-    """Lost questions, lost answers, refusals for load and a server that stops: every turn of every session is there
-    once, in its order, whoever shares a stream with whom."""
+    """Requests and answers are lost, the server refuses for load and stops: every turn of every session is applied
+    once, in order, with any sharing of streams."""
     chosen = random.Random(seed)
     kinds = [Mishap(), LOST, Mishap(error=OVERLOADED), Mishap(error=STOPPING), *[None] * 8]
     sessions = [client.open_session((client.create_session()).session_id, position=0) for _ in range(NUM)]
@@ -56,7 +56,7 @@ def test_conversations_side_by_side_survive_what_breaks_between(
 
 
 def _check(answers: Sequence[Prediction | BaseException], retained: int, service: FakeService) -> None:
-    """Each call has its own answer, or is told that it is gone; nothing was applied twice."""
+    """Each call has its own answer, or the error that it is gone; nothing was applied twice."""
     assert service.positions == {"mine": NUM}
     assert len({request.request_id for request in service.requests}) == NUM
     told = [answer.position for answer in answers if isinstance(answer, Prediction)]
@@ -69,7 +69,8 @@ def _check(answers: Sequence[Prediction | BaseException], retained: int, service
 def test_a_turn_that_was_overtaken_goes_on_after_the_other(
     session: Session, service: FakeService, naps: Naps, turn: str
 ) -> None:
-    """It was refused for load and another turn of this session came first: no expectation was meant by that order."""
+    """The turn was refused for load and another turn of this session came first: the client had no order in mind, so it
+    drops the expectation."""
     turns: dict[str, Any] = {
         "feed": session.feed,
         "predict": session.predict,
@@ -89,7 +90,7 @@ def test_a_turn_that_was_overtaken_goes_on_after_the_other(
 def test_an_overtaken_turn_in_doubt_is_not_asked_for_again(
     session: Session, service: FakeService, naps: Naps, turn: str
 ) -> None:
-    """Its answer was lost and nothing remembers it: it may have been applied, so that the refusal counts."""
+    """Its answer was lost and no record remains: it may have been applied, so the refusal counts."""
     service.mishaps = [LOST]
 
     def overtake() -> None:
@@ -103,7 +104,7 @@ def test_an_overtaken_turn_in_doubt_is_not_asked_for_again(
 
 
 def test_the_callers_own_expectation_stays(session: Session, service: FakeService, naps: Naps) -> None:
-    """Whoever says where the session must stand is told when it does not."""
+    """A caller that sets an expected position gets an error when the session is elsewhere."""
     service.mishaps = [Mishap(error=OVERLOADED)]
     naps.meanwhile = [lambda: session.feed("b")]
     with pytest.raises(ServerError) as caught:

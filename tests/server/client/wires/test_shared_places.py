@@ -1,4 +1,4 @@
-"""Which stream a sequence lives on, what streams may carry, and that nothing is left open."""
+"""Which stream a sequence uses, what streams may carry, and that nothing stays open."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -37,7 +37,7 @@ class Quiet:
 
 
 class Server:
-    """What places start and ask."""
+    """The server that places start streams on and ask for limits."""
 
     def __init__(self) -> None:
         self.calls: list[Quiet] = []
@@ -71,7 +71,7 @@ async def places(server: Server) -> AsyncIterator[SharedPlaces]:
 
 
 async def test_few_sequences_share_one_stream(places: SharedPlaces) -> None:
-    """Of more, as many are on each; who leaves makes room where he was."""
+    """With more sequences, both streams have equal numbers; a sequence that ends makes room on its stream."""
     seats = [places.assign_seat("") for _ in range(3 * FEW)]
     streams = list(dict.fromkeys(seat.stream for seat in seats))
     assert [seat.stream for seat in seats[: 2 * FEW]] == [streams[0]] * FEW + [streams[1]] * FEW
@@ -83,7 +83,7 @@ async def test_few_sequences_share_one_stream(places: SharedPlaces) -> None:
 
 
 async def test_a_stream_without_room_is_passed_over(places: SharedPlaces, server: Server) -> None:
-    """Whatever is said of the others: a further one is opened when none has room."""
+    """Another stream opens when none has room."""
     seats = [places.assign_seat("") for _ in range(FEW)]
     await places.learn(seats[0], None)
     later = [places.assign_seat("") for _ in range(4)]
@@ -94,7 +94,7 @@ async def test_a_stream_without_room_is_passed_over(places: SharedPlaces, server
 
 
 async def test_what_the_server_says_holds_for_all_streams(places: SharedPlaces, server: Server) -> None:
-    """For those that are open, and those that come; it is asked by name, as a balancer needs it."""
+    """This applies to open streams and to later ones; the request carries the name for balancers."""
     seats = [places.assign_seat("") for _ in range(4)]
     await places.learn(seats[0], None)
     assert places.bounds == Bounds(5_000, 5_000, 2)
@@ -105,7 +105,7 @@ async def test_what_the_server_says_holds_for_all_streams(places: SharedPlaces, 
 
 
 async def test_a_question_that_has_been_answered_is_not_put_again(places: SharedPlaces, server: Server) -> None:
-    """Many may want to know at once, and many later who sat down before."""
+    """Many callers may ask at once, and later callers may have older seats."""
     seats = [places.assign_seat("") for _ in range(9)]
     server.may_answer.clear()
     learning = [asyncio.ensure_future(places.learn(seat, None)) for seat in seats[:-1]]
@@ -127,7 +127,7 @@ async def test_a_server_that_does_not_say_has_no_bounds(places: SharedPlaces, se
 
 
 async def test_a_task_that_was_cancelled_is_no_answer(places: SharedPlaces, server: Server) -> None:
-    """Whoever wants to know later asks again."""
+    """The next caller asks again."""
     server.may_answer.clear()
     seat = places.assign_seat("")
     for _ in range(2):
@@ -147,7 +147,7 @@ async def test_a_task_that_was_cancelled_is_no_answer(places: SharedPlaces, serv
 async def test_a_stream_that_was_cut_forgets_nothing(
     places: SharedPlaces, server: Server, code: grpc.StatusCode, is_known: bool
 ) -> None:
-    """One that broke may have had another server."""
+    """A stream that broke may have had another server."""
     seat = places.assign_seat("mine")
     await places.learn(seat, None)
     server.calls[0].fail(code)
@@ -160,7 +160,7 @@ async def test_a_stream_that_was_cut_forgets_nothing(
 
 
 async def test_streams_that_have_broken_are_forgotten(places: SharedPlaces, server: Server) -> None:
-    """However many there were."""
+    """This holds for any number of them."""
     for _ in range(5):
         seat = places.assign_seat("mine")
         server.calls[-1].fail(grpc.StatusCode.UNAVAILABLE)
@@ -173,7 +173,7 @@ async def test_streams_that_have_broken_are_forgotten(places: SharedPlaces, serv
 
 
 async def test_closing_leaves_no_task(server: Server) -> None:
-    """Also while the server is asked."""
+    """This also holds while the server is asked."""
     before = asyncio.all_tasks()
     places = SharedPlaces(server.start, server.ask_limits, "here:1")
     server.may_answer.clear()
