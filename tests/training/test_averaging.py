@@ -23,7 +23,7 @@ def test_without_averaging_nothing_is_kept() -> None:
     """The rule `none` never begins, and the weights in place are the model's own."""
     model, average = build()
     for nats in (1.0, 9.0, 9.0):
-        average.take(0.99)
+        average.update(0.99)
         average.observe(nats)
     set_weights(model, 3.0)
     with average.in_place():
@@ -37,7 +37,7 @@ def test_the_tail_is_the_mean_of_the_steps_from_a_share_on() -> None:
     model, average = build(averaging="tail", average_from=0.5)
     for step in range(10):
         set_weights(model, float(step))
-        average.take(step / 10)
+        average.update(step / 10)
     with average.in_place():
         assert model.bias.item() == pytest.approx((5 + 6 + 7 + 8 + 9) / 5)
     assert model.bias.item() == 9.0
@@ -48,7 +48,7 @@ def test_the_models_own_weights_come_back_after_an_error() -> None:
     model, average = build(averaging="tail", average_from=0.0)
     for value in (1.0, 3.0):
         set_weights(model, value)
-        average.take(0.5)
+        average.update(0.5)
     with pytest.raises(KeyboardInterrupt), average.in_place():
         raise KeyboardInterrupt
     assert model.bias.item() == 3.0
@@ -74,12 +74,12 @@ def test_a_restored_mean_goes_on() -> None:
     twin_model, twin = build(averaging="tail", average_from=0.0)
     for value in (1.0, 2.0):
         set_weights(model, value)
-        average.take(0.1)
+        average.update(0.1)
     average.observe(4.0)
     twin.restore(average.tensors(), average.facts())
     for each_model, each in ((model, average), (twin_model, twin)):
         set_weights(each_model, 6.0)
-        each.take(0.2)
+        each.update(0.2)
         with each.in_place():
             assert each_model.bias.item() == pytest.approx(3.0)
     assert twin.facts() == average.facts()

@@ -15,7 +15,7 @@ from tests.training.conftest import VERSE
 from carousel_training.cells.registry import CELLS
 from carousel_training.checkpoint import LAST, load_checkpoint
 from carousel_training.errors import SettingsError
-from carousel_training.processes import Crew
+from carousel_training.processes import ProcessGroup
 
 pytestmark = pytest.mark.slow
 
@@ -119,20 +119,20 @@ def test_two_processes_resume_exactly(train: Train) -> None:
             assert torch.equal(found[name], tensor), name
 
 
-def test_a_crew_of_one_changes_nothing() -> None:
+def test_a_group_of_one_changes_nothing() -> None:
     """Without torchrun every exchange is the identity."""
-    crew, tensor = Crew.current(), torch.arange(6.0)
-    assert (crew.rank, crew.size) == (0, 1)
-    assert torch.equal(crew.own_lanes(tensor), tensor)
-    assert crew.all_lanes(tensor) is tensor
-    assert crew.mean(tensor) is tensor
-    assert crew.agree(0.5, torch.device("cpu")) == 0.5
+    group, tensor = ProcessGroup.current(), torch.arange(6.0)
+    assert (group.rank, group.size) == (0, 1)
+    assert torch.equal(group.own_lanes(tensor), tensor)
+    assert group.all_lanes(tensor) is tensor
+    assert group.mean(tensor) is tensor
+    assert group.agree(0.5, torch.device("cpu")) == 0.5
 
 
 def test_each_process_has_its_own_lanes() -> None:
     """The parts are disjoint and in order; lanes that cannot be shared are refused by name."""
     lanes = torch.arange(6)
-    parts = [Crew(rank, 3).own_lanes(lanes) for rank in range(3)]
+    parts = [ProcessGroup(rank, 3).own_lanes(lanes) for rank in range(3)]
     assert torch.equal(torch.cat(parts), lanes)
     with pytest.raises(SettingsError, match=r"batch.num_lanes: 6 lanes cannot be shared among 4 processes"):
-        Crew(0, 4).own_lanes(lanes)
+        ProcessGroup(0, 4).own_lanes(lanes)

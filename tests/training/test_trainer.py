@@ -128,12 +128,12 @@ def test_every_cell_learns_at_its_own_rate(cell: str) -> None:
     settings = OptimizerSettings(schedule="constant", warmup_fraction=0.0)
     trainer = Trainer(model, batches, settings, Compute(torch.device("cpu"), uses_bfloat16=False))
     trainer.advance(0.5)
-    before, _ = trainer.take_window()
+    before, _ = trainer.pop_means()
     for _ in range(250):
         trainer.advance(0.5)
-    trainer.take_window()
+    trainer.pop_means()
     trainer.advance(0.5)
-    assert trainer.take_window()[0] < before / 2
+    assert trainer.pop_means()[0] < before / 2
 
 
 def test_the_state_is_carried_but_where_a_lane_begins_afresh(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +173,7 @@ def test_masks_follow_the_seed_and_the_step_alone() -> None:
         trainer.batches = TrainingBatches(ids_N, 0, LanePlan(3, 5), Chances(seed, 0.0))
         torch.manual_seed(history)
         trainer.advance(0.5)
-        losses.append(trainer.take_window()[0])
+        losses.append(trainer.pop_means()[0])
     assert losses[0] == losses[1] != losses[2]
 
 
@@ -181,7 +181,7 @@ def test_gradients_are_clipped_together() -> None:
     """The norm that is reported is the one before clipping; what the optimiser saw has the bound's norm."""
     trainer = build(clip_norm=0.01)
     trainer.advance(0.5)
-    _, norm_before = trainer.take_window()
+    _, norm_before = trainer.pop_means()
     gradients = [parameter.grad for parameter in trainer.model.parameters() if parameter.grad is not None]
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]))
     assert norm_before > 0.01
@@ -192,14 +192,14 @@ def test_the_window_is_a_mean_and_starts_anew() -> None:
     """Looking at the mean loss of some steps resets it."""
     trainer = build()
     trainer.advance(0.5)
-    first, _ = trainer.take_window()
+    first, _ = trainer.pop_means()
     trainer.advance(0.5)
-    second, _ = trainer.take_window()
+    second, _ = trainer.pop_means()
     both = build()
     both.advance(0.5)
     both.advance(0.5)
-    assert both.take_window()[0] == pytest.approx((first + second) / 2)
-    assert both.take_window() == (0.0, 0.0)
+    assert both.pop_means()[0] == pytest.approx((first + second) / 2)
+    assert both.pop_means() == (0.0, 0.0)
 
 
 def test_parts_of_another_model_are_refused() -> None:

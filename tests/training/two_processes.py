@@ -10,7 +10,7 @@ from carousel_training.batches import Chances, LanePlan, TrainingBatches
 from carousel_training.cells.registry import CELLS
 from carousel_training.model import ModelConfig, RecurrentLM
 from carousel_training.precision import Compute
-from carousel_training.processes import Crew, join_processes
+from carousel_training.processes import ProcessGroup, join_processes
 from carousel_training.settings import OptimizerSettings
 from carousel_training.trainer import Trainer
 
@@ -18,7 +18,7 @@ NUM_STEPS = 3
 
 
 def losses() -> dict[str, list[float]]:
-    """By cell; of two layers, with lanes that begin afresh and without dropout, so that all crews do the same."""
+    """Losses by cell. Lanes begin afresh and nothing is dropped, so groups of any size compute the same."""
     torch.set_num_threads(1)
     found: dict[str, list[float]] = {}
     for cell in CELLS:
@@ -30,7 +30,7 @@ def losses() -> dict[str, list[float]]:
         found[cell] = []
         for _ in range(NUM_STEPS):
             trainer.advance(0.5)
-            found[cell].append(trainer.take_window()[0])
+            found[cell].append(trainer.pop_means()[0])
     return found
 
 
@@ -42,7 +42,7 @@ def threads() -> list[str]:
 def main() -> None:
     with join_processes(os.environ):
         found = losses()
-        is_first = Crew.current().is_first
+        is_first = ProcessGroup.current().is_first
     if is_first:
         print(json.dumps({"losses": found, "threads": threads()}))
 

@@ -41,7 +41,7 @@ class WeightAverage:
         self._validations.append(nats)
 
     @torch.no_grad()
-    def take(self, progress: float) -> None:
+    def update(self, progress: float) -> None:
         """The weights after a step; `progress` is the share of the run that was done before it."""
         if self._settings.averaging == "tail" and not self.is_begun and progress >= self._settings.average_from:
             self._begin()

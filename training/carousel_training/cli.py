@@ -62,8 +62,8 @@ def train(
         return
     if out is None:
         raise typer.BadParameter("say where the run is to lie", param_hint="--out")
-    with join_processes(os.environ) as crew, own_directory(crew, out, is_copied=resume) as place:
-        console = Console(quiet=not crew.is_first)
+    with join_processes(os.environ) as group, own_directory(group, out, is_copied=resume) as place:
+        console = Console(quiet=not group.is_first)
         try:
             status = console.status("reading the text, learning the vocabulary")
             if resume:

@@ -132,7 +132,7 @@ def is_done(budget: BudgetSettings, progress: Progress, step: int) -> bool:
 
 
 def _report_steps(trainer: Trainer, desk: Desk, budget: BudgetSettings, progress: Progress) -> None:
-    nats, gradient_norm = trainer.take_window()
+    nats, gradient_norm = trainer.pop_means()
     if not math.isfinite(nats):
         raise TrainingError(
             f"the loss is {nats} at step {trainer.step}; try a smaller optimizer.learning_rate or optimizer.clip_norm"

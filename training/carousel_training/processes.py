@@ -20,15 +20,15 @@ from carousel_training.errors import SettingsError
 
 
 @dataclass(frozen=True, slots=True)
-class Crew:
+class ProcessGroup:
     """This process's number, `rank`, among `size`."""
 
     rank: int
     size: int
 
     @classmethod
-    def current(cls) -> "Crew":
-        """The one that this process has joined, else a crew of one."""
+    def current(cls) -> "ProcessGroup":
+        """The one that this process has joined, else a group of one."""
         if not distributed.is_available() or not distributed.is_initialized():
             return cls(0, 1)
         return cls(distributed.get_rank(), distributed.get_world_size())
@@ -81,10 +81,10 @@ class Crew:
 
 
 @contextmanager
-def join_processes(environment: Mapping[str, str]) -> Iterator[Crew]:
-    """Join the crew that torchrun's variables tell of, if they do, and leave it at the end."""
+def join_processes(environment: Mapping[str, str]) -> Iterator[ProcessGroup]:
+    """Join the group that torchrun's variables tell of, if they do, and leave it at the end."""
     if int(environment.get("WORLD_SIZE", "1")) == 1:
-        yield Crew(0, 1)
+        yield ProcessGroup(0, 1)
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(environment["LOCAL_RANK"]))
@@ -93,16 +93,16 @@ def join_processes(environment: Mapping[str, str]) -> Iterator[Crew]:
     importlib.import_module("torch.distributed.nn.functional")
     distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
-        yield Crew.current()
+        yield ProcessGroup.current()
     finally:
         distributed.destroy_process_group()
 
 
 @contextmanager
-def own_directory(crew: Crew, directory: Path, *, is_copied: bool) -> Iterator[Path]:
+def own_directory(group: ProcessGroup, directory: Path, *, is_copied: bool) -> Iterator[Path]:
     """The run's directory for the first process; for the others one that is thrown away, empty or a copy, so that the
     code of a run writes its files without asking who it is."""
-    if crew.is_first:
+    if group.is_first:
         yield directory
         return
     with tempfile.TemporaryDirectory(prefix=f"carousel-train-{os.getpid()}-") as place:

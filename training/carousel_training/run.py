@@ -18,7 +18,7 @@ from carousel_training.checkpoint import (
     save_checkpoint,
     save_tokenizer,
 )
-from carousel_training.curve import draw_curve
+from carousel_training.curve import plot_curve
 from carousel_training.display import Display
 from carousel_training.errors import CheckpointError, TrainingError
 from carousel_training.evaluate import Quality, SamplePlan, evaluate, sample
@@ -26,7 +26,7 @@ from carousel_training.fit import Clock, EvaluationReport, Outcome, Progress, St
 from carousel_training.journal import Journal
 from carousel_training.materials import Materials, make_materials
 from carousel_training.model import RecurrentLM
-from carousel_training.processes import Crew
+from carousel_training.processes import ProcessGroup
 from carousel_training.settings import BudgetSettings, Settings
 from carousel_training.trainer import Trainer
 
@@ -60,8 +60,8 @@ class Run:
 
     def execute(self, is_interrupted: Callable[[], bool], clock: Clock = time.monotonic) -> Outcome:
         """Train to the end of the budget or until interrupted. Raises TrainingError when the loss is lost."""
-        crew, device = Crew.current(), self.materials.trainer.model.device
-        self._is_interrupted = lambda: bool(crew.agree(float(is_interrupted()), device))
+        group, device = ProcessGroup.current(), self.materials.trainer.model.device
+        self._is_interrupted = lambda: bool(group.agree(float(is_interrupted()), device))
         settings, trainer = self.materials.settings, self.materials.trainer
         with self._display:
             return fit(
@@ -70,7 +70,7 @@ class Run:
                 settings.budget,
                 settings.evaluation,
                 self._progress,
-                lambda: crew.agree(clock(), device),
+                lambda: group.agree(clock(), device),
             )
 
     def test_quality(self) -> Quality | None:
@@ -133,7 +133,7 @@ class Run:
         }
         self.journal.append(record)
         self._display.report_evaluation(report)
-        draw_curve(self.journal.records(), self._title(), self.directory / CURVE_FILE)
+        plot_curve(self.journal.records(), self._title(), self.directory / CURVE_FILE)
 
     def save_best(self, progress: Progress) -> None:
         trainer = self.materials.trainer

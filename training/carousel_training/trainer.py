@@ -18,7 +18,7 @@ from carousel_training.errors import CheckpointError
 from carousel_training.model import RecurrentLM, detach
 from carousel_training.optimizers import Optimizers
 from carousel_training.precision import Compute
-from carousel_training.processes import Crew
+from carousel_training.processes import ProcessGroup
 from carousel_training.randomness import seed_step
 from carousel_training.sampled_softmax import NegativeSampler
 from carousel_training.schedule import rate_factor
@@ -50,7 +50,7 @@ class Trainer:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.average = WeightAverage(model, settings)
         self._carried: State = ()
-        self._crew = Crew.current()
+        self._group = ProcessGroup.current()
         # Sums since the log last looked: loss, gradient norm, steps. On the device, so that a GPU need not wait.
         self._window = torch.zeros(3, dtype=torch.float64, device=model.device)
 
@@ -72,26 +72,26 @@ class Trainer:
         """One optimisation step at the learning rate of `progress`, the share of the run that is done; at `factor` of
         the peak where that is given."""
         self._set_rate(rate_factor(self._settings, progress) if factor is None else factor)
-        inputs_BT, targets_BT, is_fresh_B = map(self._crew.own_lanes, self.batches.segment_at(self.step))
+        inputs_BT, targets_BT, is_fresh_B = map(self._group.own_lanes, self.batches.segment_at(self.step))
         initial = self.model.initial_state(len(inputs_BT))
         state = start_afresh(self._carried, initial, is_fresh_B) if self._carried else initial
-        seed_step(self.batches.seed, self.step, self._crew.rank)
+        seed_step(self.batches.seed, self.step, self._group.rank)
         negatives = None if self._sampler is None else self._sampler.draw()
         with self.compute.autocast():
             nats, penalty, state = self.model.objective(inputs_BT, targets_BT, state, negatives)
         self._optimizers.clear()
         (nats + penalty).backward()  # type: ignore[no-untyped-call]
-        self._crew.average_gradients(self._parameters)
+        self._group.average_gradients(self._parameters)
         norm = nn.utils.clip_grad_norm_(self._parameters, self._settings.clip_norm)
         self._optimizers.step()
-        self.average.take(progress)
+        self.average.update(progress)
         self._carried = detach(state)
         self._window += torch.stack([nats.detach(), norm, torch.ones_like(norm)])
         self.step += 1
 
-    def take_window(self) -> tuple[float, float]:
+    def pop_means(self) -> tuple[float, float]:
         """Mean nats per token and mean gradient norm over the steps since the last call."""
-        loss_sum, norm_sum, num_steps = self._crew.mean(self._window).tolist()
+        loss_sum, norm_sum, num_steps = self._group.mean(self._window).tolist()
         self._window.zero_()
         return loss_sum / max(num_steps, 1.0), norm_sum / max(num_steps, 1.0)
 
@@ -100,8 +100,8 @@ class Trainer:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Everything tensor-valued that the next step depends on. All processes of a run must ask for it together."""
-        tensors = self.weights() | {WINDOW: self._crew.mean(self._window)}
-        tensors |= {f"{CARRIED_PREFIX}{index}": self._crew.all_lanes(t) for index, t in enumerate(self._carried)}
+        tensors = self.weights() | {WINDOW: self._group.mean(self._window)}
+        tensors |= {f"{CARRIED_PREFIX}{index}": self._group.all_lanes(t) for index, t in enumerate(self._carried)}
         return tensors | self._optimizers.tensors() | self.average.tensors()
 
     def facts(self) -> dict[str, Any]:
@@ -120,7 +120,7 @@ class Trainer:
             raise CheckpointError(f"the checkpoint does not fit the model of this run: {error}") from error
         num_carried = sum(name.startswith(CARRIED_PREFIX) for name in tensors)
         carried = [tensors[f"{CARRIED_PREFIX}{index}"].to(self.model.device) for index in range(num_carried)]
-        self._carried = tuple(self._crew.own_lanes(tensor) for tensor in carried)
+        self._carried = tuple(self._group.own_lanes(tensor) for tensor in carried)
 
     def _set_rate(self, factor: float) -> None:
         self.learning_rate = self._optimizers.peaks[0] * factor

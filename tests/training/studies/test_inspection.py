@@ -16,7 +16,7 @@ from carousel_training.errors import CorpusError
 from carousel_training.model import ModelConfig, RecurrentLM
 from carousel_training.settings import VocabularySettings
 from carousel_training.studies.inspection import Recording, activation, rank_units, record
-from carousel_training.studies.inspection_report import draw_inspection, unit_table, visible
+from carousel_training.studies.inspection_report import plot_inspection, unit_table, visible
 from carousel_training.vocabulary import learn_vocabulary
 
 TEXT = "so (it) goes\n"
@@ -102,14 +102,14 @@ def test_the_table_names_where_units_switch(tmp_path: Path) -> None:
     cells = [cell.strip() for cell in row.strip("│").split("│")]
     assert cells[0] == "f_0[0]"
     assert cells[-2:] == ["[", "↵"]
-    draw_inspection(recording, units, "a title", tmp_path / "i.png")
+    plot_inspection(recording, units, "a title", tmp_path / "i.png")
     assert (tmp_path / "i.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_network_in_which_nothing_switches_can_be_drawn(tmp_path: Path) -> None:
     """The surprise and the means are there all the same, also where the text holds what plots take for formulas."""
     recording = replace(recording_of(f_0=[0.5, 0.5, 0.5]), tokens=("$x$", "\t", "$"))
-    draw_inspection(recording, rank_units(recording), "a title", tmp_path / "i.png")
+    plot_inspection(recording, rank_units(recording), "a title", tmp_path / "i.png")
     assert (tmp_path / "i.png").read_bytes().startswith(b"\x89PNG")
 
 

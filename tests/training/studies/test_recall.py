@@ -9,7 +9,7 @@ import torch
 from carousel_training.cells.registry import CELLS
 from carousel_training.errors import SettingsError
 from carousel_training.studies.recall import RecallNet, RecallPlan, RecallResult, accuracy_at, learn, study_recall
-from carousel_training.studies.recall_report import draw_recall, recall_table
+from carousel_training.studies.recall_report import plot_recall, recall_table
 from carousel_training.studies.recall_tasks import TASKS
 
 AGREEMENT = TASKS["agreement"]
@@ -80,5 +80,5 @@ def test_results_come_by_task_and_cell(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert seen == results
     assert recall_table(results).row_count == 4
-    draw_recall(results, tmp_path / "r.png")
+    plot_recall(results, tmp_path / "r.png")
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")

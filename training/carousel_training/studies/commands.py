@@ -12,7 +12,7 @@ from rich.console import Console
 
 from carousel_training.checkpoint import load_model
 from carousel_training.studies.compare_command import compare_command
-from carousel_training.studies.gradient_report import clipping_table, draw_gradients, reach_table, variant_table
+from carousel_training.studies.gradient_report import clipping_table, plot_gradients, reach_table, variant_table
 from carousel_training.studies.gradients import (
     GradientPlan,
     GradientResult,
@@ -21,7 +21,7 @@ from carousel_training.studies.gradients import (
     study_recurrent_gain,
 )
 from carousel_training.studies.inspection import rank_units, record
-from carousel_training.studies.inspection_report import draw_inspection, unit_table
+from carousel_training.studies.inspection_report import plot_inspection, unit_table
 from carousel_training.studies.options import (
     OUT,
     QUIET,
@@ -38,7 +38,7 @@ from carousel_training.studies.options import (
     study_settings,
 )
 from carousel_training.studies.recall import DEFAULTS, RecallPlan, RecallResult, study_recall
-from carousel_training.studies.recall_report import draw_recall, recall_table
+from carousel_training.studies.recall_report import plot_recall, recall_table
 from carousel_training.studies.recall_tasks import TASKS
 from carousel_training.studies.results import make_directory, save_figures
 
@@ -83,7 +83,7 @@ def gradients_command(
             "elman_recurrent_gain": {gain: reach.as_json() for gain, reach in gains.items()},
         }
         save_figures(out / "gradients.json", figures)
-        draw_gradients(results, (forget, gains), settings.optimizer.clip_norm, out / "gradients.png")
+        plot_gradients(results, (forget, gains), settings.optimizer.clip_norm, out / "gradients.png")
     distances = sorted({max(distance // 10, 1), max(distance // 3, 1), distance})
     console.print(reach_table(results, distances))
     console.print(clipping_table(results, settings.optimizer.clip_norm))
@@ -120,7 +120,7 @@ def recall_command(
 
         results = study_recall(choose(tasks, TASKS, "task"), choose_cells(cells), plan, report)
         save_figures(out / "recall.json", [result.as_json() for result in results])
-        draw_recall(results, out / "recall.png")
+        plot_recall(results, out / "recall.png")
     console.print(recall_table(results))
     _conclude(console, out, "recall")
 
@@ -144,7 +144,7 @@ def inspect_command(
         units = rank_units(recording)
         figures = {"tokens": recording.tokens, "nats": recording.nats, "units": [unit.as_json() for unit in units]}
         save_figures(out / "inspect.json", figures)
-        draw_inspection(
+        plot_inspection(
             recording, units[:top], f"{checkpoint.name}: {len(units):,} units that switch", out / "inspect.png"
         )
     console.print(unit_table(recording, units[:top]))

@@ -14,10 +14,10 @@ from carousel_training.studies.comparison.entries import USUAL, contestants, mak
 from carousel_training.studies.comparison.figures import Figures
 from carousel_training.studies.comparison.page import PAGE_FILE, read_study, write_page
 from carousel_training.studies.comparison.page_tables import final_table
-from carousel_training.studies.comparison.pictures import draw_tiers
+from carousel_training.studies.comparison.pictures import plot_tiers
 from carousel_training.studies.comparison.plans import DEFAULT_PLAN, PLANS, StudyPlan
 from carousel_training.studies.comparison.serving import find_serving_speed
-from carousel_training.studies.comparison.study import Crew, Estimate, Study
+from carousel_training.studies.comparison.study import Estimate, Study, WorkerPool
 from carousel_training.studies.comparison.study_text import TextFacts, prepare_text, with_official_split
 from carousel_training.studies.comparison.workers import count_cores, worker_processes
 from carousel_training.studies.options import (
@@ -123,23 +123,23 @@ def _study(
     entries = make_entries(cells, settings, num_parameters, facts.vocabulary_size, has_twin=plan.has_twin)
     study = Study(out, out / "text", facts.sha256, plan, entries)
     with worker_processes(num_workers) as executor:
-        crew = Crew(executor, num_workers)
-        estimate = study.estimate(crew)
+        pool = WorkerPool(executor, num_workers)
+        estimate = study.estimate(pool)
         _say_estimate(console, study, estimate, num_workers)
         courses = study.run(
-            crew,
+            pool,
             estimate.unit_steps,
             lambda line: console.print(line, soft_wrap=True, highlight=False, markup=False),
             lambda: interruption.is_requested,
         )
-    return assemble(study, courses, facts, crew, num_parameters, find_serving_speed())
+    return assemble(study, courses, facts, pool, num_parameters, find_serving_speed())
 
 
 def _publish(console: Console, figures: Figures, out: Path, page: Path) -> None:
     save_figures(out / "compare.json", figures["cells"])
     write_page(figures, page)
     study = read_study(page / "study.json")
-    draw_tiers(study, out / "compare.png")
+    plot_tiers(study, out / "compare.png")
     console.print(final_table(study), soft_wrap=True, highlight=False, markup=False)
     for cell in figures["cells"]:
         if isinstance(cell["serving"], str):

@@ -57,7 +57,7 @@ def variant_table(forget: Mapping[float, Reach], gains: Mapping[float, Reach], d
     return table
 
 
-def draw_gradients(
+def plot_gradients(
     results: Sequence[GradientResult],
     variants: tuple[Mapping[float, Reach], Mapping[float, Reach]],
     clip_norm: float,
@@ -72,20 +72,20 @@ def draw_gradients(
         ("T", "after a short training, clipped", {result.cell: result.clipped for result in results}),
     ):
         for cell, reach in reaches.items():
-            _draw_reach(places[place], reach, cell, styles[cell])
+            _plot_reach(places[place], reach, cell, styles[cell])
         _finish(places[place], title, [*reaches.values()])
     places["T"].legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _draw_knobs(places["K"], *variants)
-    _draw_spans(places["N"], results, "gradient_norms", "gradient norms before clipping")
+    _plot_knobs(places["K"], *variants)
+    _plot_spans(places["N"], results, "gradient_norms", "gradient norms before clipping")
     places["N"].axvline(clip_norm, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
-    _draw_spans(places["U"], results, "update_norms", "the weights' change in one step")
+    _plot_spans(places["U"], results, "update_norms", "the weights' change in one step")
     places["U"].legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="center left", bbox_to_anchor=(1.0, 0.5))
     title = "how far back a loss reaches: |dL/dh(t-k)| relative to k = 0"
     figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=13, fontweight="bold")
     save_figure(figure, path)
 
 
-def _draw_reach(axes: Axes, reach: Reach, label: str, style: Mapping[str, object]) -> None:
+def _plot_reach(axes: Axes, reach: Reach, label: str, style: Mapping[str, object]) -> None:
     points = [(k, norm) for k, norm in enumerate(reach.hidden_K) if norm > 0.0 and math.isfinite(norm)]
     if len(points) == 1:  # nothing but k = 0: the cell never reads its own output
         axes.plot(*points[0], marker="o", label=label, **{**style, "linestyle": "none"})  # type: ignore[arg-type]
@@ -102,16 +102,16 @@ def _finish(axes: Axes, title: str, reaches: Sequence[Reach]) -> None:
     tidy(axes, title)
 
 
-def _draw_knobs(axes: Axes, forget: Mapping[float, Reach], gains: Mapping[float, Reach]) -> None:
+def _plot_knobs(axes: Axes, forget: Mapping[float, Reach], gains: Mapping[float, Reach]) -> None:
     for index, (bias, reach) in enumerate(forget.items()):
-        _draw_reach(axes, reach, f"lstm, forget bias {bias:g}", line_style(index))
+        _plot_reach(axes, reach, f"lstm, forget bias {bias:g}", line_style(index))
     for index, (gain, reach) in enumerate(gains.items()):
-        _draw_reach(axes, reach, f"elman, matrix x {gain:g}", {**line_style(index), "linestyle": (0, (4, 2))})
+        _plot_reach(axes, reach, f"elman, matrix x {gain:g}", {**line_style(index), "linestyle": (0, (4, 2))})
     _finish(axes, "two knobs at initialisation", [*forget.values(), *gains.values()])
     axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="lower right")
 
 
-def _draw_spans(axes: Axes, results: Sequence[GradientResult], field: str, title: str) -> None:
+def _plot_spans(axes: Axes, results: Sequence[GradientResult], field: str, title: str) -> None:
     """A line from the median to the largest norm of all steps, for both arms of each cell."""
     for row, result in enumerate(results):
         for training, colour, shift in ((result.with_clip, COLOURS[1], -0.16), (result.without_clip, COLOURS[0], 0.16)):

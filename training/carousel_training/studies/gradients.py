@@ -196,7 +196,7 @@ def _train(materials: Materials) -> ShortTraining:
     for step in range(num_steps):
         before = _flat(trainer)
         trainer.advance(step / num_steps)
-        nats, norm = trainer.take_window()
+        nats, norm = trainer.pop_means()
         gradient_norms.append(norm)
         update_norms.append(float((_flat(trainer) - before).norm()))
     return ShortTraining(tuple(gradient_norms), tuple(update_norms), nats)

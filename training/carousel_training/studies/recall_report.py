@@ -28,7 +28,7 @@ def recall_table(results: Sequence[RecallResult]) -> Table:
     return table
 
 
-def draw_recall(results: Sequence[RecallResult], path: Path) -> None:
+def plot_recall(results: Sequence[RecallResult], path: Path) -> None:
     """One panel per task: cells down, gaps across, accuracy from chance (pale) to 1 (dark)."""
     tasks, cells = list(dict.fromkeys(r.task for r in results)), list(dict.fromkeys(r.cell for r in results))
     gaps = list(results[0].accuracy)
@@ -37,7 +37,7 @@ def draw_recall(results: Sequence[RecallResult], path: Path) -> None:
     panels = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
     for axes, task in zip(panels, tasks, strict=True):
         rows = np.array([[found[task, cell][gap] for gap in gaps] for cell in cells])
-        _draw_panel(axes, task, rows)
+        _plot_panel(axes, task, rows)
         axes.set_xticks(range(len(gaps)), [str(gap) for gap in gaps])
         axes.set_xlabel("gap, steps")
     panels[0].set_yticks(range(len(cells)), cells, fontsize=10, color=INK)
@@ -45,7 +45,7 @@ def draw_recall(results: Sequence[RecallResult], path: Path) -> None:
     save_figure(figure, path)
 
 
-def _draw_panel(axes: Axes, task: str, rows: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> None:
+def _plot_panel(axes: Axes, task: str, rows: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> None:
     chance = TASKS[task].chance
     axes.imshow(rows, cmap="BuPu", vmin=chance, vmax=1.08, aspect="auto")
     for (row, column), accuracy in np.ndenumerate(rows):

@@ -22,13 +22,13 @@ from carousel_training.studies.comparison.assembly import assemble
 from carousel_training.studies.comparison.entries import make_entries
 from carousel_training.studies.comparison.figures import Figures
 from carousel_training.studies.comparison.page import read_study, write_page
-from carousel_training.studies.comparison.study import Crew, Study
+from carousel_training.studies.comparison.study import Study, WorkerPool
 from carousel_training.studies.comparison.study_text import load_facts
 
 pytestmark = pytest.mark.slow
 
 TIMES = {"core_seconds", "wall_seconds", "serving", "equal_seconds"}
-CREW = Crew(InlineExecutor(), 1)
+POOL = WorkerPool(InlineExecutor(), 1)
 
 
 @pytest.fixture(autouse=True)
@@ -45,9 +45,9 @@ def make_study(settings: Settings, directory: Path, text_directory: Path, cells:
 def run(study: Study, is_interrupted: Callable[[], bool] = lambda: False) -> tuple[Figures, list[str]]:
     """The figures, and what was said."""
     said: list[str] = []
-    unit_steps = study.estimate(CREW).unit_steps
-    courses = study.run(CREW, unit_steps, said.append, is_interrupted)
-    return assemble(study, courses, load_facts(study.text_directory), CREW, 3000, None), said
+    unit_steps = study.estimate(POOL).unit_steps
+    courses = study.run(POOL, unit_steps, said.append, is_interrupted)
+    return assemble(study, courses, load_facts(study.text_directory), POOL, 3000, None), said
 
 
 def without_times(value: Any) -> Any:
@@ -96,10 +96,10 @@ def test_an_interrupted_study_goes_on(comparison_settings: Settings, tmp_path: P
 def test_another_plan_measures_anew(comparison_settings: Settings, tmp_path: Path, text_directory: Path) -> None:
     """The unit that was kept counts only for what was asked then."""
     study = make_study(comparison_settings, tmp_path, text_directory)
-    assert study.estimate(CREW) == study.estimate(CREW)
+    assert study.estimate(POOL) == study.estimate(POOL)
     longer = TINY_PLAN.with_options(tokens=4 * 256, seeds=None, trials=None)
     other = Study(tmp_path, text_directory, load_facts(text_directory).sha256, longer, study.entries)
-    assert other.estimate(CREW).unit_steps == 4 * study.estimate(CREW).unit_steps
+    assert other.estimate(POOL).unit_steps == 4 * study.estimate(POOL).unit_steps
 
 
 def test_the_page_follows_from_the_json(comparison_settings: Settings, tmp_path: Path, text_directory: Path) -> None:

@@ -14,7 +14,7 @@ from carousel_training.studies.comparison.figures import (
 from carousel_training.studies.comparison.page import VERSION
 from carousel_training.studies.comparison.search import rung_sizes
 from carousel_training.studies.comparison.serving import ServingSpeed, serving_of
-from carousel_training.studies.comparison.study import Crew, Study
+from carousel_training.studies.comparison.study import Study, WorkerPool
 from carousel_training.studies.comparison.study_text import TextFacts
 
 
@@ -22,7 +22,7 @@ def assemble(
     study: Study,
     courses: Sequence[Course],
     text: TextFacts,
-    crew: Crew,
+    pool: WorkerPool,
     num_parameters: int,
     serving_speed: ServingSpeed | None,
 ) -> Figures:
@@ -34,7 +34,7 @@ def assemble(
         "num_parameters": num_parameters,
         "plan": _plan(study, courses[0].unit_steps),
         "text": text.as_json(),
-        "machine": machine_figures(crew.num_workers),
+        "machine": machine_figures(pool.num_workers),
         "wall_seconds": sum(result.wall_seconds for result in study.results),
         "block_tokens": block_tokens(study.plan.reading, text.num_tokens["test"]),
         "cells": [figures for figures in every if figures not in twins],

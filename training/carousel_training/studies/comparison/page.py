@@ -16,7 +16,7 @@ from carousel_training.studies.comparison.page_tables import (
     tokens_table,
     with_interval,
 )
-from carousel_training.studies.comparison.pictures import draw_all
+from carousel_training.studies.comparison.pictures import plot_all
 from carousel_training.studies.results import make_directory, plain_figures, save_figures
 
 STUDY_FILE = "study.json"
@@ -37,8 +37,8 @@ def write_page(study: Study, directory: Path) -> None:
     make_directory(directory)
     study = _with_analysis(study)
     save_figures(directory / STUDY_FILE, study)
-    drawn = draw_all(study, directory)
-    write_atomically(directory / PAGE_FILE, page_text(study, drawn).encode())
+    pictures = plot_all(study, directory)
+    write_atomically(directory / PAGE_FILE, page_text(study, pictures).encode())
 
 
 def read_study(path: Path) -> Study:

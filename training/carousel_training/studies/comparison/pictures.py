@@ -15,13 +15,9 @@ from carousel_training.studies.plots import COLOURS, line_styles, new_figure, sa
 Study = Mapping[str, Any]
 
 
-def draw_all(study: Study, directory: Path) -> list[str]:
+def plot_all(study: Study, directory: Path) -> list[str]:
     """The names of the files that have been written; a picture without anything to show is left out."""
-    drawn = []
-    for name, draw in PICTURES.items():
-        if draw(study, directory / name):
-            drawn.append(name)
-    return drawn
+    return [name for name, plot in PICTURES.items() if plot(study, directory / name)]
 
 
 def ordered_names(study: Study) -> list[str]:
@@ -31,7 +27,7 @@ def ordered_names(study: Study) -> list[str]:
     return sorted(names, key=lambda name: float(finals[name]["mean"]))
 
 
-def draw_tiers(study: Study, path: Path) -> bool:
+def plot_tiers(study: Study, path: Path) -> bool:
     """Every seed, the mean and its interval; a colour for each tier; the noise floor as a grey bar from the best."""
     names, analysis = ordered_names(study), study["analysis"]
     if not names:
@@ -67,7 +63,7 @@ def draw_tiers(study: Study, path: Path) -> bool:
     return True
 
 
-def draw_pairs(study: Study, path: Path) -> bool:
+def plot_pairs(study: Study, path: Path) -> bool:
     """Who is told apart from whom, as a square of cells in the order of their means."""
     names, pairs = ordered_names(study), study["analysis"]["pairs"]
     if len(names) < 2 or not study["analysis"]["tiers"]:
@@ -88,7 +84,7 @@ def draw_pairs(study: Study, path: Path) -> bool:
     return True
 
 
-def draw_curves(study: Study, path: Path) -> bool:
+def plot_curves(study: Study, path: Path) -> bool:
     """The same losses over tokens and over seconds of one core."""
     names, analysis = ordered_names(study), study["analysis"]
     curves = {name: [point for point in analysis["equal_tokens"][name] if point] for name in names}
@@ -112,7 +108,7 @@ def draw_curves(study: Study, path: Path) -> bool:
     return True
 
 
-def draw_best_of(study: Study, path: Path) -> bool:
+def plot_best_of(study: Study, path: Path) -> bool:
     """What n trials of the first rung may be expected to find."""
     curves = study["analysis"]["best_of"]
     names = sorted(curves, key=lambda name: float(curves[name][-1]))
@@ -133,7 +129,7 @@ def draw_best_of(study: Study, path: Path) -> bool:
     return True
 
 
-def draw_lanes(study: Study, path: Path) -> bool:
+def plot_lanes(study: Study, path: Path) -> bool:
     """Every lane of every seed; a lane that is stuck would stand far to the right."""
     names = ordered_names(study)
     if not names:
@@ -153,11 +149,11 @@ def draw_lanes(study: Study, path: Path) -> bool:
 
 
 PICTURES: Mapping[str, Callable[[Study, Path], bool]] = {
-    "tiers.png": draw_tiers,
-    "pairs.png": draw_pairs,
-    "curves.png": draw_curves,
-    "best_of.png": draw_best_of,
-    "lanes.png": draw_lanes,
+    "tiers.png": plot_tiers,
+    "pairs.png": plot_pairs,
+    "curves.png": plot_curves,
+    "best_of.png": plot_best_of,
+    "lanes.png": plot_lanes,
 }
 
 

@@ -43,7 +43,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
-class Crew:
+class WorkerPool:
     """Who trains: an executor and how many trainings it runs side by side."""
 
     executor: Executor
@@ -68,23 +68,23 @@ class Study:
     def __repr__(self) -> str:
         return f"Study({self.plan.name}, {len(self.entries)} entries, {len(self._known)} trainings known)"
 
-    def estimate(self, crew: Crew) -> Estimate:
+    def estimate(self, pool: WorkerPool) -> Estimate:
         """Measured once and kept, since a unit that changed on the way would make trainings unequal."""
         known = load_figures(self._plan_file)
-        if known is not None and known.get("asked") == self._asked(crew):
+        if known is not None and known.get("asked") == self._asked(pool):
             return Estimate(known["unit_steps"], known["seconds"], tuple(Speeds(**speed) for speed in known["speeds"]))
-        speeds, tokens_per_step = self._measure(crew), self.tokens_per_step
+        speeds, tokens_per_step = self._measure(pool), self.tokens_per_step
         if self.plan.tokens is not None:
             unit_steps = unit_for_tokens(self.plan.tokens, self.plan, tokens_per_step)
         else:
-            unit_steps = unit_for_hours(self.plan, speeds, crew.num_workers, tokens_per_step)
-        seconds = estimate_seconds(self.plan, speeds, crew.num_workers, tokens_per_step, unit_steps)
+            unit_steps = unit_for_hours(self.plan, speeds, pool.num_workers, tokens_per_step)
+        seconds = estimate_seconds(self.plan, speeds, pool.num_workers, tokens_per_step, unit_steps)
         make_directory(self._plan_file.parent)
-        figures = {"asked": self._asked(crew), "unit_steps": unit_steps, "seconds": seconds}
+        figures = {"asked": self._asked(pool), "unit_steps": unit_steps, "seconds": seconds}
         save_figures(self._plan_file, {**figures, "speeds": [asdict(speed) for speed in speeds]})
         return Estimate(unit_steps, seconds, tuple(speeds))
 
-    def run(self, crew: Crew, unit_steps: int, say: Say, is_interrupted: Callable[[], bool]) -> list[Course]:
+    def run(self, pool: WorkerPool, unit_steps: int, say: Say, is_interrupted: Callable[[], bool]) -> list[Course]:
         """The courses, all done. Raises StudyInterrupted, and TrainingError when a training's process died."""
         courses = [Course.of(entry, self.plan, unit_steps) for entry in self.entries]
         train = functools.partial(run_job, text_directory=self.text_directory)
@@ -103,7 +103,7 @@ class Study:
         if self._known:
             say(f"{len(self._known)} of {total} trainings are done before")
         try:
-            run_all(crew.executor, crew.num_workers, train, ready, done, is_interrupted)
+            run_all(pool.executor, pool.num_workers, train, ready, done, is_interrupted)
         except Stopped as error:
             raise StudyInterrupted(
                 f"stopped after {len(self._known)} of {total} trainings; the same command goes on with the others"
@@ -125,24 +125,24 @@ class Study:
             self._known[job.name] = result
         return result
 
-    def _measure(self, crew: Crew) -> list[Speeds]:
+    def _measure(self, pool: WorkerPool) -> list[Speeds]:
         measure = functools.partial(
             measure_speed, reading=self.plan.reading, text_directory=self.text_directory, seconds=TIMING_SECONDS
         )
-        return list(crew.executor.map(measure, [entry.settings for entry in self.entries]))
+        return list(pool.executor.map(measure, [entry.settings for entry in self.entries]))
 
     @property
     def tokens_per_step(self) -> int:
         batch = self.entries[0].settings.batch
         return batch.num_lanes * batch.segment
 
-    def _asked(self, crew: Crew) -> str:
+    def _asked(self, pool: WorkerPool) -> str:
         """A digest of what the unit was measured for."""
         asked: dict[str, Any] = {
             "plan": self.plan.as_json(),
             "entries": [[entry.name, entry.settings.as_json()] for entry in self.entries],
             "text": self._text_sha256,
-            "num_workers": crew.num_workers,
+            "num_workers": pool.num_workers,
         }
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 

@@ -95,7 +95,7 @@ def _advance(job: Job, trainer: Trainer, mark: int, end: int) -> float:
     started = time.process_time()
     while trainer.step < end:
         trainer.advance(trainer.step / mark, job.schedule.factor(trainer.step, mark))
-        if trainer.step % CHECK_EVERY == 0 and not math.isfinite(trainer.take_window()[0]):
+        if trainer.step % CHECK_EVERY == 0 and not math.isfinite(trainer.pop_means()[0]):
             raise LossLost
     return time.process_time() - started
 
