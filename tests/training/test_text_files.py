@@ -39,10 +39,10 @@ def test_what_is_no_text_is_skipped_and_counted(tmp_path: Path) -> None:
     )
     reader = TextReader(None)
     assert reader.read([folder]) == "a"
-    assert reader.reading == Reading(1, 1, ((".png", 2), (".gz", 1), ("no ending", 1)), ("f/g.txt",))
+    assert reader.reading == Reading(1, 1, ((".png", 2), (".gz", 1), ("no extension", 1)), ("f/g.txt",))
     assert reader.reading.num_skipped == 6
     assert reader.reading.describe() == (
-        "read 1 file; skipped 6: other kinds (.png 2, .gz 1, no ending 1), 1 empty, 1 not UTF-8 (f/g.txt)"
+        "read 1 file; skipped 6: other kinds (.png 2, .gz 1, no extension 1), 1 empty, 1 not UTF-8 (f/g.txt)"
     )
 
 
@@ -78,9 +78,7 @@ def test_a_named_file_is_read_whatever_it_is_called(tmp_path: Path) -> None:
 def test_a_folder_without_text_is_an_error_that_says_why(tmp_path: Path) -> None:
     """Where it looked, and what it found instead; also after another folder that had some."""
     full, other = _write(tmp_path / "full", a_txt=b"a"), _write(tmp_path / "other", a_png=b"\x89")
-    with pytest.raises(
-        CorpusError, match=r"other holds no text: it is sought in .txt, .md, .py and .log files; skipped"
-    ):
+    with pytest.raises(CorpusError, match=r"other holds no text: only .txt, .md, .py and .log files are read; skipped"):
         TextReader(None).read([full, other])
     with pytest.raises(CorpusError, match=r"other holds no text: no file matches \*\*/\*.txt$"):
         TextReader("**/*.txt").read([other])

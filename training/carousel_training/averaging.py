@@ -1,7 +1,8 @@
-"""The mean of the weights over the steps since some step, and the rules that choose it. It changes no optimiser.
+"""This module averages the weights over the last steps of a run. It does not change the optimiser.
 
-`tail` begins at a share of the run (0: averaged SGD, Polyak & Juditsky 1992). `non-monotone` begins after the
-validation that is worse than the best of all but the last few before it (NT-ASGD, Merity et al. 2017).
+The rule `tail` starts the mean at a given share of the run (0: averaged SGD, Polyak & Juditsky 1992). The rule
+`non-monotone` starts it when a validation loss is worse than the best earlier one, not counting the last few (NT-ASGD,
+Merity et al. 2017).
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ PREFIX = "average."
 
 
 class WeightAverage:
-    """Means of a model's parameters; empty until a rule begins them, and for the rule `none` always."""
+    """Holds the running mean of every parameter. It is empty until the rule starts it; the rule `none` never does."""
 
     def __init__(self, model: nn.Module, settings: OptimizerSettings) -> None:
         self.num_steps = 0
@@ -34,7 +35,7 @@ class WeightAverage:
         return bool(self._means)
 
     def observe(self, nats: float) -> None:
-        """A validation's result, in the order in which they come."""
+        """Records the loss of the next validation, which may start the mean."""
         earlier = self._validations[: -self._settings.average_after_worse or None]
         if self._settings.averaging == "non-monotone" and not self.is_begun and earlier and nats > min(earlier):
             self._begin()
@@ -42,7 +43,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, progress: float) -> None:
-        """The weights after a step; `progress` is the share of the run that was done before it."""
+        """Adds the weights after a step to the mean. `progress` is the share of the run before that step."""
         if self._settings.averaging == "tail" and not self.is_begun and progress >= self._settings.average_from:
             self._begin()
         if self.is_begun:
@@ -51,7 +52,8 @@ class WeightAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The model has the means as its weights inside, if there are any, and its own again afterwards."""
+        """Gives the model the means as its weights inside the block, if there are any. Its own weights return
+        afterwards."""
         if self.num_steps == 0:
             yield
             return
@@ -69,7 +71,7 @@ class WeightAverage:
         return {"num_steps": self.num_steps, "validations": self._validations}
 
     def restore(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
-        """Raises KeyError or RuntimeError for what is of another model."""
+        """Restores saved means. Raises KeyError or RuntimeError when they belong to another model."""
         self.num_steps, self._validations = facts["num_steps"], list(facts["validations"])
         self._means = []
         if any(name.startswith(PREFIX) for name in tensors):

@@ -1,8 +1,8 @@
-"""Cuts a token sequence into contiguous lanes and the lanes into segments, for truncated back-propagation.
+"""This module cuts a token sequence into contiguous lanes and the lanes into segments, for truncated back-propagation.
 
-Lane b of a segment continues lane b of the one before it, so a recurrent state can be carried. Now and then a lane
-begins afresh, as a session of the server does: the initial state, then the start token. All of it is a function of seed
-and step: nothing here needs saving to resume. Legend: N tokens, B lanes, T segment, W warm-up.
+Lane b of a segment continues lane b of the previous segment, so the recurrent state can be carried. Now and then a lane
+starts afresh, as a session of the server does: with the initial state and the start token. Every batch is a function of
+seed and step, so nothing here is saved for a resumed run. Legend: N tokens, B lanes, T segment, W warm-up.
 """
 
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ import torch
 
 from carousel_training.errors import CorpusError
 
-WARM_UP = 128  # tokens; what a network makes of its own start has faded by then
+WARM_UP = 128  # tokens; by then the effect of the start has faded
 OFFSET, FRESH = 0, 1  # streams of the seed
 
 
 class Segment(NamedTuple):
-    """T tokens of B lanes and, for each, the token that follows. The lanes of `is_fresh_B` start from the initial
-    state, the others from where the segment before left them."""
+    """Holds T tokens of B lanes and, for each, the next token. The lanes in `is_fresh_B` start from the initial state;
+    the others continue from the state after the previous segment."""
 
     inputs_BT: torch.Tensor
     targets_BT: torch.Tensor
@@ -28,7 +28,7 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LanePlan:
-    """The shape of the batches."""
+    """Gives the shape of the batches."""
 
     num_lanes: int
     segment: int
@@ -36,19 +36,19 @@ class LanePlan:
 
 @dataclass(frozen=True, slots=True)
 class Chances:
-    """What is drawn: where an epoch begins in the text, and, with the chance `fresh` for each lane of each segment,
-    which lanes begin afresh."""
+    """Sets what is drawn at random: where an epoch starts in the text, and which lanes start afresh. Each lane of each
+    segment does so with the probability `fresh`."""
 
     seed: int
     fresh: float
 
 
 class TrainingBatches:
-    """Endless segments over `ids_N`. Each epoch starts at a place of its own in the text, drawn from the seed, so that
-    cuts fall differently; the text is taken as a ring. Raises CorpusError when one segment is too much.
+    """Yields endless segments over `ids_N`. Each epoch starts at its own place in the text, drawn from the seed, so the
+    cuts differ between epochs; the text is a ring. Raises CorpusError when the text is too short for one segment.
 
-    A lane that begins afresh reads `start_id` in place of the token before its first target. Without such lanes a
-    network learns to go on, and never to begin: some states it then never leaves when it begins in the midst of a text.
+    A lane that starts afresh reads `start_id` in place of the token before its first target. Without such lanes a
+    network learns to continue a text and never to start one: started inside a text, it can stay in a bad state.
     """
 
     def __init__(self, ids_N: torch.Tensor, start_id: int, plan: LanePlan, chances: Chances) -> None:
@@ -77,11 +77,11 @@ class TrainingBatches:
         return self._plan.num_lanes * self._plan.segment
 
     def count_tokens(self, vocabulary_size: int) -> torch.Tensor:
-        """counts_V: how often each token occurs in the text."""
+        """Returns counts_V, the number of times each token occurs in the text."""
         return torch.bincount(self._ids_N, minlength=vocabulary_size)
 
     def segment_at(self, step: int) -> Segment:
-        """The segment of optimisation step `step`, counted from 0."""
+        """Returns the segment of optimisation step `step`, counted from 0."""
         epoch, index = divmod(step, self.segments_per_epoch)
         if epoch != self._epoch:
             self._begin(epoch)
@@ -93,12 +93,12 @@ class TrainingBatches:
         return Segment(inputs_TB.t(), window_SB[1:].t(), is_fresh_B)
 
     def _draw_fresh(self, step: int, *, is_first: bool) -> torch.Tensor:
-        """All lanes where an epoch begins; elsewhere each by chance."""
+        """Returns which lanes start afresh: all at the start of an epoch, elsewhere each at random."""
         drawn_B = np.random.default_rng([self._chances.seed, step, FRESH]).random(self._plan.num_lanes)
         return torch.from_numpy((drawn_B < self._chances.fresh) | is_first).to(self._ids_N.device)
 
     def _begin(self, epoch: int) -> None:
-        """Lay the epoch's lanes out time-major, each with the one token more that is its last target."""
+        """Lays out the epoch's lanes time-major. Each has one token more, its last target."""
         offset = np.random.default_rng([self._chances.seed, epoch, OFFSET]).integers(len(self._ids_N))
         ids_N = torch.roll(self._ids_N, -int(offset))
         length = self.segments_per_epoch * self._plan.segment
@@ -108,9 +108,9 @@ class TrainingBatches:
 
 
 class EvaluationBatches:
-    """A whole text once, every token a target exactly once. Every lane begins as a session does, after `start_id`; all
-    but the first then read up to `WARM_UP` tokens before their part of the text. These, and what fills short lanes up,
-    have the target -100, which losses ignore.
+    """Reads a whole text once; every token is a target exactly once. Every lane starts with `start_id`, as a session
+    does. All lanes but the first then read up to `WARM_UP` tokens before their part of the text. These tokens, and the
+    padding of short lanes, have the target -100, which losses ignore.
     """
 
     IGNORED = -100

@@ -1,4 +1,4 @@
-"""Draws the loss curve of a run from its log. It knows the log's keys and nothing of training."""
+"""This module plots the loss curve of a run from its log. It knows the keys of the log and nothing else."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ Records = Sequence[dict[str, Any]]
 
 
 def plot_curve(records: Records, title: str, path: Path) -> None:
-    """A PNG at `path`: nats per token over tokens, perplexity on the right, the learning rate below."""
+    """Writes a PNG to `path`: nats per token over tokens, perplexity on the right, the learning rate below."""
     steps = [record for record in records if record["kind"] == "train"]
     evaluations = [record for record in records if record["kind"] == "evaluation"]
     figure = Figure(figsize=(9.0, 5.6), dpi=130, layout="constrained", facecolor="white")
@@ -35,7 +35,7 @@ def plot_curve(records: Records, title: str, path: Path) -> None:
 
 def _plot_loss(axes: Axes, steps: Records, evaluations: Records) -> None:
     is_sampled = any(record.get("is_sampled") for record in steps)
-    label = "training, against drawn words: too low" if is_sampled else "training"
+    label = "training, against sampled words: too low" if is_sampled else "training"
     axes.plot(*_points(steps), color=TRAIN_COLOUR, linewidth=1.3, label=label)
     tokens, nats = _points(evaluations)
     axes.plot(tokens, nats, color=VALID_COLOUR, linewidth=2.0, marker="o", markersize=4, label="validation")
@@ -84,7 +84,7 @@ def _points(records: Records) -> tuple[list[int], list[float]]:
 
 
 def _frame(axes: Axes, train: list[float], valid: list[float]) -> None:
-    """The first steps fall from the log of the vocabulary; the frame leaves most of that out, the rest is the story."""
+    """Sets the limits so that most of the steep fall of the first steps is left out."""
     values = sorted(train) + valid
     if not values:
         return

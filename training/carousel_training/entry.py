@@ -1,4 +1,4 @@
-"""The command `carousel-train`, from where its packages may not be installed: then it says how to get them."""
+"""This module starts `carousel-train`. If a package is not installed, it says how to install it."""
 
 import sys
 

@@ -1,7 +1,8 @@
-"""The training loop: step, now and then log and evaluate, keep the best, stop when the budget is spent or someone asks.
+"""This module is the training loop. It steps, logs, evaluates, keeps the best model, and stops when the budget is spent
+or the user asks.
 
-Everything that the loop counts is in `Progress`, which goes into each checkpoint with the trainer's tensors. The clock
-is given; a run bounded by steps alone never lets it decide anything.
+`Progress` holds everything that the loop counts, and is part of each checkpoint. The caller passes the clock; it
+decides nothing in a run that is bounded by steps alone.
 """
 
 import math
@@ -21,7 +22,7 @@ _FIRST_STEPS = (1, 2, 5, 10)
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What the loop has counted so far. `elapsed_seconds` adds up over interruptions."""
+    """Holds what the loop has counted so far. `elapsed_seconds` continues over interruptions."""
 
     elapsed_seconds: float = 0.0
     best_nats: float | None = None
@@ -35,8 +36,8 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """Means over the steps since the last report. `share` of the budget is done. `is_sampled`: the nats are an estimate
-    against drawn words, too low on average, and not to be compared with a validation's."""
+    """Holds means over the steps since the last report. `share` is the spent part of the budget. With `is_sampled` the
+    nats are an estimate against sampled words: too low on average, and not comparable with a validation's."""
 
     step: int
     tokens: int
@@ -50,7 +51,7 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """The validation text after `step` steps, and a sample of what the model writes."""
+    """Holds the quality on the validation text after `step` steps, and a sample of what the model writes."""
 
     step: int
     tokens: int
@@ -61,12 +62,12 @@ class EvaluationReport:
 
 
 class Desk(Protocol):
-    """What the loop asks of the run around it. Calls come from one thread, between steps."""
+    """Defines what the loop needs from the run around it. One thread calls it, between steps."""
 
     def is_interrupted(self) -> bool: ...
 
     def evaluate(self, step: int) -> tuple[Quality, str]:
-        """Quality on the validation text and a sample. Must not change the trainer or any generator."""
+        """Returns the quality on the validation text and a sample. It must not change the trainer or a generator."""
         ...
 
     def report_steps(self, report: StepReport) -> None: ...
@@ -92,8 +93,8 @@ def fit(
     progress: Progress,
     clock: Clock,
 ) -> Outcome:
-    """Train until the budget is spent, patience runs out, or the desk is interrupted; the last checkpoint is saved
-    in each case. Raises TrainingError when the loss stops being a number, leaving the checkpoints as they are."""
+    """Trains until the budget is spent, patience runs out, or the desk is interrupted. It saves the last checkpoint in
+    each case. Raises TrainingError when the loss is no longer a number, and leaves the checkpoints as they are."""
     started = clock() - progress.elapsed_seconds
     while not is_done(budget, progress, trainer.step):
         trainer.advance(share_done(budget, progress, trainer.step))
@@ -114,12 +115,12 @@ def fit(
 
 
 def _is_to_be_told(step: int, log_every: int) -> bool:
-    """Every so many steps; of the first ones some besides, so that nobody waits to see whether anything happens."""
+    """Returns whether a step is reported: every `log_every` steps, and some of the first, which show that it runs."""
     return step % log_every == 0 or (step in _FIRST_STEPS and step < log_every)
 
 
 def share_done(budget: BudgetSettings, progress: Progress, step: int) -> float:
-    """How much of the budget is spent: the larger share of steps and minutes, 1 at the end."""
+    """Returns the spent part of the budget: the larger share of steps and minutes, 1 at the end."""
     steps = 0.0 if budget.max_steps is None else step / budget.max_steps
     minutes = 0.0 if budget.max_minutes is None else progress.elapsed_seconds / (60.0 * budget.max_minutes)
     return min(max(steps, minutes), 1.0)

@@ -1,4 +1,4 @@
-"""Turns SIGINT and SIGTERM into a question that the training loop asks between steps. It saves nothing itself."""
+"""This module turns SIGINT and SIGTERM into a flag that the training loop reads between steps. It saves nothing."""
 
 import signal
 from collections.abc import Iterator
@@ -7,13 +7,13 @@ from types import FrameType
 
 
 class Interruption:
-    """Whether someone has asked the run to stop."""
+    """Says whether the user has asked the run to stop."""
 
     def __init__(self) -> None:
         self.is_requested = False
 
     def request(self, number: int, frame: FrameType | None) -> None:
-        """A signal handler. The second signal meets the default handlers and ends the process at once."""
+        """Handles a signal. It restores the default handlers, so a second signal ends the process at once."""
         self.is_requested = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -21,7 +21,7 @@ class Interruption:
 
 @contextmanager
 def catch_interruption() -> Iterator[Interruption]:
-    """Listens inside the block; the handlers that were there come back after it. Main thread only."""
+    """Catches signals inside the block and restores the earlier handlers after it. Only the main thread may call it."""
     interruption = Interruption()
     before = [(number, signal.signal(number, interruption.request)) for number in (signal.SIGINT, signal.SIGTERM)]
     try:

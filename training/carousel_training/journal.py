@@ -1,6 +1,7 @@
-"""The log of a run: one JSON object per line, kinds `train` and `evaluation`. It does not know what the keys mean.
+"""This module is the log of a run: one JSON object per line, of kind `train` or `evaluation`. It does not know the
+keys.
 
-A checkpoint remembers how long the log was; resuming cuts it there, so that nothing is logged twice.
+A checkpoint stores the length of the log. A resumed run truncates the log to it, so nothing is logged twice.
 """
 
 import json
@@ -11,7 +12,7 @@ from typing import Any
 
 
 class Journal:
-    """An append-only file of records."""
+    """Appends records to a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -25,7 +26,7 @@ class Journal:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def truncate(self, num_bytes: int) -> None:
-        """Forget what was written after the log was `num_bytes` long."""
+        """Removes everything after the first `num_bytes` bytes."""
         if self.num_bytes > num_bytes:
             os.truncate(self.path, num_bytes)
 

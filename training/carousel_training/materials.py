@@ -1,6 +1,6 @@
-"""Turns settings into what a run is made from: text, vocabulary, model, batches. It writes nothing.
+"""This module builds what a run needs from its settings: text, vocabulary, model, batches. It writes no file.
 
-Making the same settings into materials again gives the same ones; seeds are set on the way.
+Equal settings give equal materials. Building them seeds the random generators.
 """
 
 from dataclasses import dataclass
@@ -23,9 +23,8 @@ from carousel_training.vocabulary import encode_text, learn_vocabulary
 
 @dataclass(frozen=True, slots=True)
 class Materials:
-    """What a run is made from; all of it is the same when it is made again. The precision is no longer `auto`: a run
-    that goes on elsewhere keeps the one that it began with. `share_leaked` of the validation text stands word for word
-    in the training text."""
+    """Holds what a run needs. The precision is never `auto`: a run that is resumed on another machine keeps its
+    precision. `share_leaked` is the share of the validation text that also stands in the training text."""
 
     settings: Settings
     corpus: Corpus
@@ -37,7 +36,8 @@ class Materials:
 
 
 def make_materials(settings: Settings, tokenizer: Tokenizer | None = None) -> Materials:
-    """Read, encode and build; without a tokenizer one is learned from the training text. Raises TrainingError."""
+    """Reads, encodes and builds. It learns a tokenizer from the training text if none is given. Raises
+    TrainingError."""
     compute = Compute.choose(settings.compute)
     settings = settings.model_copy(update={"compute": compute.resolved(settings.compute)})
     corpus = read_corpus(settings.corpus)

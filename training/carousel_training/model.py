@@ -1,4 +1,4 @@
-"""The language model: embedding, recurrent stack, output layer. It knows no text, no optimiser and no files.
+"""This module is the language model: embedding, recurrent stack, output layer. It knows no text, optimiser or file.
 
 Legend: B lanes, T steps, E embedding width, H hidden width, V vocabulary, N rows of hidden vectors.
 """
@@ -22,8 +22,8 @@ from carousel_training.settings import ModelSettings
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """All that is needed to build the network again, under the names of the settings. What has a default here did not
-    exist in the first checkpoints, and is off in them. `dropout` stands in where a place has no share of its own.
+    """Holds everything that is needed to rebuild the network, under the names of the settings. Fields with a default do
+    not exist in the first checkpoints and are off there. `dropout` applies wherever a place has no share of its own.
     """
 
     vocabulary_size: int
@@ -70,7 +70,7 @@ class ModelConfig:
 
 
 class Objective(NamedTuple):
-    """What a segment is trained on: mean nats over the targets, and what is added to them to keep activations small."""
+    """Holds what a segment is trained on: mean nats over the targets, and a penalty that keeps activations small."""
 
     nats: torch.Tensor
     penalty: torch.Tensor
@@ -78,7 +78,7 @@ class Objective(NamedTuple):
 
 
 class RecurrentLM(nn.Module):
-    """Predicts the next token from all before it, which the state sums up."""
+    """Predicts the next token from all earlier tokens, which the state summarises."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -92,8 +92,8 @@ class RecurrentLM(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Inputs of unit scale, as the cells' rule takes them to be, and small logits; for a tied matrix see
-        `embedding_gain`."""
+        """Initialises the weights for inputs of unit scale, which the cells expect, and for small logits. For a tied
+        matrix see `embedding_gain`."""
         nn.init.normal_(self.embedding.weight, std=self.config.embedding_size**-0.5 if self.config.tied else 1.0)
         if self.own_output is not None:
             bound = 1.0 / math.sqrt(self.config.hidden_size)
@@ -101,31 +101,31 @@ class RecurrentLM(nn.Module):
 
     @torch.no_grad()
     def begin_with_counts(self, counts_V: torch.Tensor) -> None:
-        """The output bias at the logarithm of each token's share, so that no hidden vector has to say it. A token that
-        does not occur counts as occurring once."""
+        """Sets the output bias to the logarithm of each token's share, so the hidden vectors need not encode it. A
+        token that does not occur counts once."""
         shares_V = counts_V.double().clamp_min(1.0) / counts_V.double().clamp_min(1.0).sum()
         self.output_bias.copy_(shares_V.log())
 
     @property
     def embedding_gain(self) -> float:
-        """What an embedding is multiplied by on its way in. The logits want a tied matrix at a scale of E^-1/2, the
-        inputs at 1. E^1/4 stands between: AdamW lets the matrix grow some fourfold in its first steps, and with the
-        whole E^1/2 the gates would saturate then."""
+        """Returns the factor of the embeddings at the input. The logits need a tied matrix of scale E^-1/2, the inputs
+        one of scale 1. E^1/4 is between the two: the matrix grows about fourfold in the first steps of AdamW, and with
+        E^1/2 the gates would then saturate."""
         return float(self.config.embedding_size**0.25) if self.config.tied else 1.0
 
     @property
     def input_table(self) -> torch.Tensor:
-        """[V, E]: what each token is to the stack."""
+        """Returns the stack's input for each token, [V, E]."""
         return self.embedding.weight * self.embedding_gain
 
     @property
     def output_weight(self) -> torch.Tensor:
-        """[V, E] where tied, else [V, H]."""
+        """Returns the output matrix: [V, E] if tied, else [V, H]."""
         return self.embedding.weight if self.own_output is None else self.own_output
 
     @property
     def num_parameters(self) -> int:
-        """Those that are trained and that some output depends on."""
+        """Counts the parameters that are trained and that an output depends on."""
         return (
             sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad) - self.stack.num_dead
         )
@@ -142,12 +142,12 @@ class RecurrentLM(nn.Module):
         return self.stack.initial_state(num_lanes, self.device)
 
     def hidden(self, ids_BT: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
-        """hidden_TBH, time-major as the layers produce it, and the state after the last step."""
+        """Returns hidden_TBH, time-major as the layers produce it, and the state after the last step."""
         y_TBH, state = self._run(ids_BT, state)
         return self._drop(y_TBH, self.config.output_dropout), state
 
     def embed(self, ids_SB: torch.Tensor) -> torch.Tensor:
-        """x_SBE; an id of -1, where there is no token yet, is a row of zeros."""
+        """Returns x_SBE. An id of -1, where there is no token yet, gives a row of zeros."""
         weight_VE = drop_words(self.embedding.weight, self.config.embedding_dropout, is_training=self.training)
         if self.stack.num_context == 0:
             return functional.embedding(ids_SB, weight_VE) * self.embedding_gain
@@ -155,24 +155,24 @@ class RecurrentLM(nn.Module):
         return functional.embedding(ids_SB.clamp_min(0), weight_VE) * (is_token_SB1 * self.embedding_gain)
 
     def logits(self, hidden_NH: torch.Tensor) -> torch.Tensor:
-        """logits_NV; any number of leading axes in place of N."""
+        """Returns logits_NV. Any number of leading axes can replace N."""
         return functional.linear(self._features(hidden_NH), self.output_weight, self.output_bias)
 
     def forward(self, ids_BT: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
-        """logits_BTV of the token after each given one, and the state after the last."""
+        """Returns logits_BTV of the token after each given one, and the state after the last."""
         hidden_TBH, state = self.hidden(ids_BT, state)
         return self.logits(hidden_TBH).transpose(0, 1), state
 
     def loss(self, ids_BT: torch.Tensor, targets_BT: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
-        """Mean nats over the targets, and the state after the last step."""
+        """Returns mean nats over the targets, and the state after the last step."""
         objective = self.objective(ids_BT, targets_BT, state)
         return objective.nats, objective.state
 
     def objective(
         self, ids_BT: torch.Tensor, targets_BT: torch.Tensor, state: State, negatives: Negatives | None = None
     ) -> Objective:
-        """Loss and penalties of a segment. Activations are penalised as they leave the output's dropout, changes from
-        step to step as they enter it (Merity et al. 2017). With `negatives` the loss is estimated from them."""
+        """Returns loss and penalty of a segment. The penalty on activations applies after the output's dropout, the
+        penalty on their change from step to step before it (Merity et al. 2017). `negatives` give an estimated loss."""
         y_TBH, state = self._run(ids_BT, state)
         dropped_TBH = self._drop(y_TBH, self.config.output_dropout)
         features_NE = self._features(dropped_TBH.flatten(0, 1))
@@ -205,7 +205,7 @@ class RecurrentLM(nn.Module):
 
 
 def detach(state: State) -> State:
-    """The same values, cut from the graph that made them: where back-propagation is truncated."""
+    """Returns the same values without their graph, which truncates back-propagation here."""
     return tuple(tensor.detach() for tensor in state)
 
 

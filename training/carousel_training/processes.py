@@ -1,7 +1,7 @@
-"""The processes of one training run, as `torchrun` starts them. Each trains on its own lanes of every batch.
+"""This module connects the processes of one training run, which `torchrun` starts. Each trains on its own lanes.
 
-What they decide by (clock, interruption) comes from the first, so that they stop at the same step. With one process
-everything here is the identity. Legend: B lanes of the whole batch, b lanes of one process.
+Clock and interruption come from the first process, so all processes stop at the same step. With one process every
+exchange is the identity. Legend: B lanes of the whole batch, b lanes of one process.
 """
 
 import importlib
@@ -21,14 +21,14 @@ from carousel_training.errors import SettingsError
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
-    """This process's number, `rank`, among `size`."""
+    """Says which process this is, `rank` of `size`. The connections are those of torch's default process group."""
 
     rank: int
     size: int
 
     @classmethod
     def current(cls) -> "ProcessGroup":
-        """The one that this process has joined, else a group of one."""
+        """Returns the group this process has joined, else a group of one."""
         if not distributed.is_available() or not distributed.is_initialized():
             return cls(0, 1)
         return cls(distributed.get_rank(), distributed.get_world_size())
@@ -38,13 +38,13 @@ class ProcessGroup:
         return self.rank == 0
 
     def own_lanes(self, tensor_B: torch.Tensor) -> torch.Tensor:
-        """This process's rows of a tensor with one row per lane. Raises SettingsError when lanes cannot be shared."""
+        """Returns this process's rows of a tensor. Raises SettingsError when the lanes cannot be shared equally."""
         if len(tensor_B) % self.size:
             raise SettingsError(f"batch.num_lanes: {len(tensor_B)} lanes cannot be shared among {self.size} processes")
         return tensor_B.chunk(self.size)[self.rank]
 
     def all_lanes(self, tensor_b: torch.Tensor) -> torch.Tensor:
-        """The opposite of `own_lanes`; all processes must call it."""
+        """Reverses `own_lanes`. All processes must call it."""
         if self.size == 1:
             return tensor_b
         parts = [torch.empty_like(tensor_b) for _ in range(self.size)]
@@ -52,7 +52,7 @@ class ProcessGroup:
         return torch.cat(parts)
 
     def mean(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Over the processes; all must call it."""
+        """Returns the mean over the processes. All of them must call it."""
         if self.size == 1:
             return tensor
         total = tensor.clone()
@@ -60,8 +60,8 @@ class ProcessGroup:
         return total / self.size
 
     def average_gradients(self, parameters: Iterable[torch.Tensor]) -> None:
-        """Replace each gradient by its mean over the processes, in one exchange; all must call it after the same loss.
-        Torch's DistributedDataParallel would hold the connections for as long as anybody holds the model."""
+        """Replaces each gradient by its mean over the processes, in one exchange. All must call it after the same loss.
+        Torch's DistributedDataParallel would keep the connections open for as long as the model exists."""
         if self.size == 1:
             return
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -72,7 +72,7 @@ class ProcessGroup:
             gradient.copy_(mean.view_as(gradient))
 
     def agree(self, value: float, device: torch.device) -> float:
-        """The first one's value; all processes must call it."""
+        """Returns the value of the first process. All processes must call it."""
         if self.size == 1:
             return value
         agreed = torch.tensor(value, dtype=torch.float64, device=device)
@@ -82,14 +82,14 @@ class ProcessGroup:
 
 @contextmanager
 def join_processes(environment: Mapping[str, str]) -> Iterator[ProcessGroup]:
-    """Join the group that torchrun's variables tell of, if they do, and leave it at the end."""
+    """Joins the group that torchrun's variables describe, if there is one, and leaves it at the end."""
     if int(environment.get("WORLD_SIZE", "1")) == 1:
         yield ProcessGroup(0, 1)
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(environment["LOCAL_RANK"]))
-    # Optimisers import this module. Imported after the next line, it would hold the connections and their threads until
-    # the interpreter ends, and one run in some hundred aborted there.
+    # Optimisers import this module. Imported after the next line, it keeps the connections and their threads until the
+    # interpreter ends, where about one run in a hundred aborts.
     importlib.import_module("torch.distributed.nn.functional")
     distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
@@ -100,8 +100,8 @@ def join_processes(environment: Mapping[str, str]) -> Iterator[ProcessGroup]:
 
 @contextmanager
 def own_directory(group: ProcessGroup, directory: Path, *, is_copied: bool) -> Iterator[Path]:
-    """The run's directory for the first process; for the others one that is thrown away, empty or a copy, so that the
-    code of a run writes its files without asking who it is."""
+    """Yields the run's directory to the first process, and a temporary one, empty or a copy, to every other. So the
+    code of a run writes its files without knowing its rank."""
     if group.is_first:
         yield directory
         return

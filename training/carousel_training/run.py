@@ -1,6 +1,7 @@
-"""A run and its directory: begun from settings or resumed from the last checkpoint, it does what the loop asks.
+"""This module starts or resumes a run and gives the training loop what it needs.
 
-The directory holds `tokenizer.json`, `last.json` and `best.json` with their tensors, `log.jsonl` and `loss.png`.
+The directory of a run holds `tokenizer.json`, `last.json` and `best.json` with their tensors, `log.jsonl` and
+`loss.png`.
 """
 
 import time
@@ -35,7 +36,7 @@ CURVE_FILE = "loss.png"
 
 
 class Run:
-    """A run in `directory`. `execute` may be called once."""
+    """Runs one training in `directory`. `execute` may be called once."""
 
     def __init__(
         self,
@@ -59,7 +60,7 @@ class Run:
         return f"Run({self.directory}, {self.materials.trainer!r})"
 
     def execute(self, is_interrupted: Callable[[], bool], clock: Clock = time.monotonic) -> Outcome:
-        """Train to the end of the budget or until interrupted. Raises TrainingError when the loss is lost."""
+        """Trains until the budget is spent or the user stops it. Raises TrainingError when the loss is not a number."""
         group, device = ProcessGroup.current(), self.materials.trainer.model.device
         self._is_interrupted = lambda: bool(group.agree(float(is_interrupted()), device))
         settings, trainer = self.materials.settings, self.materials.trainer
@@ -74,7 +75,7 @@ class Run:
             )
 
     def test_quality(self) -> Quality | None:
-        """Of the best weights on the test text; None where there is no test text."""
+        """Returns the quality of the best weights on the test text, or None if there is no test text."""
         if self.materials.test is None:
             return None
         model, compute = self.materials.trainer.model, self.materials.trainer.compute
@@ -158,7 +159,7 @@ class Run:
         }
 
     def _training_facts(self, progress: Progress) -> dict[str, Any]:
-        """What a bundle's manifest says about how the model came to be: no paths of this machine."""
+        """Returns what a bundle's manifest says about the training. It contains no paths of this machine."""
         materials = self.materials
         settings = materials.settings.as_json()
         del settings["corpus"], settings["compute"]
@@ -185,16 +186,18 @@ class Run:
 
 
 def start_run(settings: Settings, directory: Path, display: Display, *, is_fresh: bool = False) -> Run:
-    """A new run. An earlier one in the directory is refused, or with `is_fresh` removed. Raises TrainingError."""
+    """Starts a new run. It refuses a directory that holds a run, or removes that run with `is_fresh`. Raises
+    TrainingError.
+    """
     materials = make_materials(settings)
     _clear(directory, is_fresh=is_fresh)
     return Run(directory, materials, save_tokenizer(directory, materials.tokenizer), Progress(), display)
 
 
 def resume_run(directory: Path, display: Display, budget: BudgetSettings | None = None) -> Run:
-    """The run of the last checkpoint, to go on exactly where it stopped; `budget` replaces its own.
+    """Resumes the run of the last checkpoint exactly where it stopped. `budget` replaces its own budget.
 
-    Raises CheckpointError when the corpus or the vocabulary is no longer the one it was trained on.
+    Raises CheckpointError when the corpus or the vocabulary has changed.
     """
     checkpoint = load_checkpoint(directory, LAST)
     facts = checkpoint.facts
@@ -213,13 +216,13 @@ def resume_run(directory: Path, display: Display, budget: BudgetSettings | None 
 
 
 def _clear(directory: Path, *, is_fresh: bool) -> None:
-    """Make the directory, empty of runs. Only a run's own files are removed."""
+    """Makes the directory and removes an earlier run from it. It removes only the files of a run."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TrainingError(f"cannot make {directory}: {error.strerror or error}") from error
     if not is_fresh and (directory / f"{LAST}.json").exists():
-        raise TrainingError(f"{directory} holds a run already: --resume continues it, --fresh replaces it")
+        raise TrainingError(f"{directory} already holds a run: --resume continues it, --fresh replaces it")
     for name in (LAST, BEST):
         (directory / f"{name}.json").unlink(missing_ok=True)
         for tensors in directory.glob(f"{name}-*.safetensors"):

@@ -1,14 +1,14 @@
-"""The learning rate over a run, as a fraction of its peak. A pure function of how much of the run is done."""
+"""This module computes the learning rate as a fraction of its peak. It is a pure function of the progress of a run."""
 
 import math
 
 from carousel_training.settings import OptimizerSettings
 
-ONE_CYCLE_START = 0.04  # where the one-cycle policy begins, as a fraction of the peak (Smith 2018)
+ONE_CYCLE_START = 0.04  # start of the one-cycle policy, as a fraction of the peak (Smith 2018)
 
 
 def rate_factor(settings: OptimizerSettings, progress: float) -> float:
-    """Between 0 and 1. `progress` is the share of the run that is done; values outside [0, 1] count as the nearer end.
+    """Returns a factor between 0 and 1. `progress` is the finished share of the run, clamped to [0, 1].
 
     one-cycle: half a cosine up from ONE_CYCLE_START over the warm-up, half a cosine down to `final_fraction`.
     cosine: a straight warm-up, then half a cosine down. constant: a straight warm-up, then 1.
@@ -18,12 +18,12 @@ def rate_factor(settings: OptimizerSettings, progress: float) -> float:
     if done < warmup:
         if settings.schedule == "one-cycle":
             return _between(ONE_CYCLE_START, 1.0, done / warmup)
-        return max(done / warmup, 1e-3)  # the very first step would otherwise be lost
+        return max(done / warmup, 1e-3)  # at 0 the very first step would be lost
     if settings.schedule == "constant":
         return 1.0
     return _between(1.0, settings.final_fraction, (done - warmup) / (1.0 - warmup))
 
 
 def _between(start: float, end: float, share: float) -> float:
-    """Half a cosine wave from start to end."""
+    """Follows half a cosine wave from start to end."""
     return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * share))

@@ -1,4 +1,4 @@
-"""`carousel-train settings`: what can be set, as `settings.py` declares it."""
+"""This module is `carousel-train settings`. It lists the settings that `settings.py` declares."""
 
 import enum
 import inspect
@@ -22,11 +22,11 @@ _HOW = "Set one with --set SECTION.KEY=VALUE, or in a TOML file (--config) under
 class Setting:
     name: str  # section.key, as --set takes it
     default: str
-    values: str  # empty: any of the default's kind
+    values: str  # empty: any value of the default's type
 
 
 def list_settings(as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False) -> None:
-    """List every setting: name, default, and what it may be."""
+    """List every setting: name, default and possible values."""
     if as_json:
         for _, _, settings in describe_all():
             for setting in settings:
@@ -37,7 +37,7 @@ def list_settings(as_json: Annotated[bool, typer.Option("--json", help="Print JS
 
 
 def describe_all() -> Iterator[tuple[str, str, tuple[Setting, ...]]]:
-    """Section, its meaning, its settings; what stands in no section first."""
+    """Yields each section, its meaning and its settings. Settings outside any section come first."""
     plain = tuple(_describe("", name) for name in Settings.model_fields if _section(name) is None)
     yield "", "", plain
     for name in Settings.model_fields:
@@ -48,7 +48,7 @@ def describe_all() -> Iterator[tuple[str, str, tuple[Setting, ...]]]:
 
 
 def format_all(width: int) -> Iterator[str]:
-    """Names and defaults are never cut; what a section means is wrapped, and so is a list of values."""
+    """Yields the lines of the list. It wraps meanings and lists of values, and never cuts names or defaults."""
     sections = list(describe_all())
     names, defaults = _widths(setting for _, _, settings in sections for setting in settings)
     for name, meaning, settings in sections:
@@ -83,14 +83,14 @@ def _describe(prefix: str, key: str, section: type[BaseModel] = Settings) -> Set
 
 
 def _format(value: Any) -> str:
-    """As --set takes it, or `none`."""
+    """Writes a value as --set takes it, or `none`."""
     if value is None or value == ():
         return "none"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _choices(kind: Any) -> Iterator[str]:
-    """The words that a setting takes, where it takes only some."""
+    """Yields the words that a setting takes, if it takes only certain ones."""
     if get_origin(kind) is Literal:
         yield from map(str, get_args(kind))
     elif isinstance(kind, type) and issubclass(kind, enum.Enum):

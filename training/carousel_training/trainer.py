@@ -1,7 +1,7 @@
-"""One run's moving parts, and one optimisation step: forward, backward, clip, update, carry the state.
+"""This module does one optimisation step: forward, backward, clip, update, carry the state.
 
-It reads no clock, writes no file and prints nothing; `fit.py` decides when to evaluate, save and stop. All that decides
-the next step is in `tensors()` and `facts()`, so a trainer that restores them goes on bit for bit.
+It reads no clock, writes no file and prints nothing; `fit.py` decides when to evaluate, save and stop. `tensors()` and
+`facts()` hold everything that the next step depends on, so a restored trainer continues bit-identically.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ WINDOW = "window"
 
 
 class Trainer:
-    """Weights, optimiser, carried state and step counter of one run. `step` counts the steps that are done."""
+    """Holds weights, optimiser, carried state and step counter of one run. `step` counts finished steps."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Trainer:
         self.average = WeightAverage(model, settings)
         self._carried: State = ()
         self._group = ProcessGroup.current()
-        # Sums since the log last looked: loss, gradient norm, steps. On the device, so that a GPU need not wait.
+        # Sums since the last report: loss, gradient norm, steps. They are on the device, so a GPU need not wait.
         self._window = torch.zeros(3, dtype=torch.float64, device=model.device)
 
     def __repr__(self) -> str:
@@ -59,18 +59,18 @@ class Trainer:
 
     @property
     def is_sampled(self) -> bool:
-        """Whether targets are told apart from drawn words alone. The logarithm of an estimated normaliser is too small
-        on average, so such nats flatter; validation counts all words."""
+        """Returns whether the loss compares targets with sampled words only. The logarithm of an estimated normaliser
+        is too small on average, so these nats are too low; validation uses all words."""
         return self._sampler is not None
 
     @property
     def num_tokens(self) -> int:
-        """Tokens trained on so far."""
+        """Returns the number of tokens that the run has trained on."""
         return self.step * self.batches.tokens_per_step
 
     def advance(self, progress: float, factor: float | None = None) -> None:
-        """One optimisation step at the learning rate of `progress`, the share of the run that is done; at `factor` of
-        the peak where that is given."""
+        """Does one optimisation step. The learning rate follows `progress`, the finished share of the run, or is
+        `factor` of the peak if that is given."""
         self._set_rate(rate_factor(self._settings, progress) if factor is None else factor)
         inputs_BT, targets_BT, is_fresh_B = map(self._group.own_lanes, self.batches.segment_at(self.step))
         initial = self.model.initial_state(len(inputs_BT))
@@ -90,7 +90,7 @@ class Trainer:
         self.step += 1
 
     def pop_means(self) -> tuple[float, float]:
-        """Mean nats per token and mean gradient norm over the steps since the last call."""
+        """Returns mean nats per token and mean gradient norm over the steps since the last call, and resets both."""
         loss_sum, norm_sum, num_steps = self._group.mean(self._window).tolist()
         self._window.zero_()
         return loss_sum / max(num_steps, 1.0), norm_sum / max(num_steps, 1.0)
@@ -99,17 +99,17 @@ class Trainer:
         return {f"{MODEL_PREFIX}{name}": tensor for name, tensor in self.model.state_dict().items()}
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Everything tensor-valued that the next step depends on. All processes of a run must ask for it together."""
+        """Returns all tensors that the next step depends on. All processes of a run must call it together."""
         tensors = self.weights() | {WINDOW: self._group.mean(self._window)}
         tensors |= {f"{CARRIED_PREFIX}{index}": self._group.all_lanes(t) for index, t in enumerate(self._carried)}
         return tensors | self._optimizers.tensors() | self.average.tensors()
 
     def facts(self) -> dict[str, Any]:
-        """Everything else."""
+        """Returns everything else that the next step depends on."""
         return {"step": self.step, "average": self.average.facts()}
 
     def restore(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
-        """Go on where `tensors` and `facts` were taken. Raises CheckpointError when they are of another model."""
+        """Restores saved `tensors` and `facts`. Raises CheckpointError when they belong to another model."""
         try:
             self.model.load_state_dict(model_tensors(tensors))
             self._optimizers.restore(tensors)

@@ -147,7 +147,7 @@ def test_options_before_a_study_are_refused(tmp_path: Path) -> None:
     """They are those of a training run and would have no effect."""
     result = CliRunner().invoke(app, ["--out", str(tmp_path / "run"), "recall"])
     assert result.exit_code == EXIT_BAD_INPUT
-    assert "stand behind it" in result.stderr
+    assert "after its name" in result.stderr
 
 
 def test_a_run_needs_a_place() -> None:

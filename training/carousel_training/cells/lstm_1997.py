@@ -1,4 +1,4 @@
-"""The LSTM as Hochreiter & Schmidhuber (1997) wrote it: no forget gate."""
+"""This module is the LSTM of Hochreiter & Schmidhuber (1997), without a forget gate."""
 
 from carousel_training.cells.layered_stack import LayeredStack
 from carousel_training.cells.memory import Forget
@@ -6,13 +6,14 @@ from carousel_training.cells.memory_layer import MemoryLayer
 
 
 class LSTM1997Layer(MemoryLayer):
-    """s the logistic function, * the element-wise product; x_t [X], h_t and c_t [H], each W [H,X], each U [H,H]:
+    """Computes, with s the logistic function and * the element-wise product, x_t [X], h_t and c_t [H], each W [H,X],
+    each U [H,H]:
 
     i, o = s(W x_t + U h_{t-1} + b) each,  g = tanh(W_g x_t + U_g h_{t-1} + b_g)
     c_t = c_{t-1} + i * g,  h_t = o * tanh(c_t)
 
-    What is in c stays there for good: the constant error carousel. The paper's cells stand in blocks that share gates;
-    here each has its own, and the output's squashing is tanh.
+    c never forgets: it is the constant error carousel. The cells of the paper form blocks that share gates. Here each
+    cell has its own gates, and the output is squashed by tanh.
     """
 
     gates = ("o", "i", "g")
