@@ -1,6 +1,6 @@
-"""The studies as sub-commands of `carousel-train`. It reads the command line and prints; what is studied is elsewhere.
+"""This module makes the studies commands of `carousel-train`. It reads the command line and prints.
 
-Each writes a picture and a JSON of the figures into --out.
+Each command writes a picture and a JSON file of the figures into --out.
 """
 
 from pathlib import Path
@@ -58,11 +58,11 @@ def gradients_command(
     out: Annotated[Path, typer.Option(help="Picture and figures.")] = OUT / "gradients",
     cells: CellNames = None,
     distance: Annotated[int, typer.Option(min=1, help="The largest k.")] = 100,
-    steps: Annotated[int, typer.Option(min=1, help="Of the short training, once clipped and once not.")] = 200,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the short training, with and without clipping.")] = 200,
     text: Text = None,
     overrides: Overrides = None,
 ) -> None:
-    """How far back a loss reaches: the norm of dL/dh(t-k) for every cell, fresh and trained, clipped and not.
+    """Measure how far back a loss reaches: the norm of dL/dh(t-k) for every cell, before and after training.
 
     Example: carousel-train gradients --out runs/wide --set model.hidden_size=128
     """
@@ -94,16 +94,16 @@ def gradients_command(
 def recall_command(
     out: Annotated[Path, typer.Option(help="Picture and figures.")] = OUT / "recall",
     cells: CellNames = None,
-    tasks: Annotated[str, typer.Option(help="Names with commas between.")] = ALL_TASKS,
-    gaps: Annotated[str, typer.Option(help="Growing numbers of steps, commas between.")] = ALL_GAPS,
+    tasks: Annotated[str, typer.Option(help="Names, separated by commas.")] = ALL_TASKS,
+    gaps: Annotated[str, typer.Option(help="Growing numbers of steps, separated by commas.")] = ALL_GAPS,
     hidden_size: Annotated[int, typer.Option(min=1)] = DEFAULTS.hidden_size,
-    window: Annotated[int, typer.Option(min=1, help="Of the time-delay network.")] = DEFAULTS.window,
-    max_steps: Annotated[int, typer.Option(min=1, help="Per task and cell.")] = DEFAULTS.max_steps,
+    window: Annotated[int, typer.Option(min=1, help="Window of the time-delay network.")] = DEFAULTS.window,
+    max_steps: Annotated[int, typer.Option(min=1, help="Steps for each task and cell.")] = DEFAULTS.max_steps,
     seed: Annotated[int, typer.Option(min=0)] = DEFAULTS.seed,
 ) -> None:
-    """What a cell still knows after a gap: copy, adding, bracket matching, subject-verb agreement.
+    """Measure what a cell remembers after a gap: copying, adding, matching brackets, subject-verb agreement.
 
-    The gap grows as a cell solves it; then the cell answers at all gaps. No text is needed.
+    The gap grows whenever a cell solves it. Then the cell answers at all gaps. No text is needed.
 
     Example: carousel-train recall --out runs/far --cells elman,lstm,tdnn --gaps 4,16,64,256
     """
@@ -127,12 +127,12 @@ def recall_command(
 
 def inspect_command(
     checkpoint: Annotated[Path, typer.Option(help="The directory of a training run.")],
-    out: Annotated[Path | None, typer.Option(help="Picture and figures; beside the checkpoint if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Picture and figures. Default: the checkpoint's directory.")] = None,
     text: Annotated[str | None, typer.Argument(help="The text to read.")] = None,
     file: Annotated[Path | None, typer.Option(help="Read this file instead.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Units to show.")] = 20,
 ) -> None:
-    """What gates and cells do over a text, as a heat map, and which units switch most sharply.
+    """Show gates and cells over a text as a heat map, and rank the units that switch most sharply.
 
     Example: carousel-train inspect "if (a[i] > 0) { return b; }" --checkpoint runs/code
     """

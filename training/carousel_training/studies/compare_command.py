@@ -1,4 +1,4 @@
-"""`carousel-train compare`: options to a plan, its estimate, its trainings, and the page that comes of it."""
+"""This module is `carousel-train compare`. It turns options into a plan, an estimate, trainings and a page."""
 
 from pathlib import Path
 from typing import Annotated
@@ -33,9 +33,8 @@ from carousel_training.studies.options import (
 )
 from carousel_training.studies.results import make_directory, save_figures
 
-# What differs from the settings' own defaults: characters, which need no large output layer; one layer, and short
-# segments in few lanes, since small budgets must do many steps; an output of its own, which starts to learn sooner;
-# arithmetic that is the same on every processor.
+# These differ from the defaults of the settings: characters need no large output layer; short segments in few lanes
+# give small budgets many steps; an untied output starts to learn sooner; float32 is the same on every processor.
 COMPARISON = {
     "corpus.test_fraction": 0.1,
     "vocabulary.kind": "character",
@@ -50,36 +49,36 @@ COMPARISON = {
     "compute.threads": 1,
 }
 CHOSEN = ("model.block", "model.hidden_size", "seed")  # by the comparison itself
-BUSY = 0.8  # of a core; with less, other work is slowing the trainings down
+BUSY = 0.8  # share of a core; with less, other work slows the trainings down
 
 
 def compare_command(
-    out: Annotated[Path, typer.Option(help="Trainings, results and picture; what lies there is kept.")] = OUT
+    out: Annotated[Path, typer.Option(help="Trainings, results and picture. Existing ones are kept.")] = OUT
     / "compare",
     plan_name: Annotated[
-        str | None, typer.Option("--plan", help="hour or night: how long it takes on these cores; a short one if none.")
+        str | None, typer.Option("--plan", help="hour or night: its time on these cores. Default: a short plan.")
     ] = None,
     cells: Annotated[
-        str | None, typer.Option(help="Names with commas between, such as lstm,mingru+residual; all if none are given.")
+        str | None, typer.Option(help="Names, separated by commas, such as lstm,mingru+residual. Default: all.")
     ] = None,
     tokens: Annotated[
-        int | None, typer.Option(min=1, help=f"Of each final training, {DEFAULT_PLAN.tokens:,} if no plan says more.")
+        int | None, typer.Option(min=1, help=f"Tokens of each final. Default: {DEFAULT_PLAN.tokens:,} or the plan's.")
     ] = None,
-    parameters: Annotated[int, typer.Option(min=1, help="Live ones of every model, within 2 %.")] = 300_000,
+    parameters: Annotated[int, typer.Option(min=1, help="Live parameters of every model, within 2 %.")] = 300_000,
     seeds: Annotated[int | None, typer.Option(min=1, help="Final trainings of each cell.")] = None,
     rates: Annotated[
-        int | None, typer.Option(min=1, help="Trials of each cell's search, each with another rate.")
+        int | None, typer.Option(min=1, help="Trials in each cell's search, each with its own rate.")
     ] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Trainings side by side, as many as cores if none.")] = None,
-    page: Annotated[Path | None, typer.Option(help="Where the page goes; OUT/page if not given.")] = None,
-    redraw: Annotated[Path | None, typer.Option(help="Train nothing: write the page of this JSON anew.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Parallel trainings. Default: one per core.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Directory of the page. Default: OUT/page.")] = None,
+    redraw: Annotated[Path | None, typer.Option(help="Train nothing; write the page of this JSON again.")] = None,
     text: Text = None,
     overrides: Overrides = None,
 ) -> None:
-    """Train every cell with the same tokens, text, parameters and search; say in tiers who can be told apart.
+    """Train every cell with the same tokens, text, parameters and search, and sort the cells into tiers.
 
-    Interrupted or killed, it goes on with the same command. A folder with train.txt, valid.txt and test.txt is split
-    as it is; other text by fractions. Serving speed is measured where carousel-export is installed.
+    After an interruption the same command continues. A folder with train.txt, valid.txt and test.txt keeps this split;
+    other text is split by fractions. Serving speed is measured if carousel-export is installed.
 
     Example: carousel-train compare --plan hour --text wikitext-2/ --out runs/hour --page docs/study
     """
@@ -98,11 +97,11 @@ def compare_command(
 
 
 def choose_plan(name: str | None) -> StudyPlan:
-    """Raises SettingsError naming the plans that there are."""
+    """Returns a plan by its name. Raises SettingsError that names the plans."""
     if name is None:
         return DEFAULT_PLAN
     if name not in PLANS:
-        raise SettingsError(f"unknown plan {name}; there is: {', '.join(PLANS)}")
+        raise SettingsError(f"unknown plan {name}; the plans are: {', '.join(PLANS)}")
     return PLANS[name]
 
 
@@ -114,7 +113,7 @@ def _study(
     order: tuple[tuple[str, ...], int, int],
     interruption: Interruption,
 ) -> Figures:
-    """`order` is the cells, their parameters and how many trainings run side by side."""
+    """Runs the comparison. `order` holds the cells, their parameters and the number of parallel trainings."""
     cells, num_parameters, num_workers = order
     make_directory(out)
     console.print("reading the text", highlight=False)

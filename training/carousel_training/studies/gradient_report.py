@@ -1,4 +1,4 @@
-"""What a gradient study found, as tables and as one picture of vanishing and exploding."""
+"""This module reports a gradient study, as tables and as one picture of vanishing and exploding gradients."""
 
 import math
 import statistics
@@ -14,11 +14,11 @@ from carousel_training.studies.gradients import GradientResult, Reach
 from carousel_training.studies.plots import COLOURS, line_style, line_styles, new_figure, save_figure, tidy
 from carousel_training.studies.tables import new_table, show
 
-LOWEST, HIGHEST = 1e-12, 1e6  # what the plots show; everything beyond is as good as gone, or as bad
+LOWEST, HIGHEST = 1e-12, 1e6  # limits of the plots; gradients beyond them have vanished or exploded
 
 
 def reach_table(results: Sequence[GradientResult], distances: Sequence[int]) -> Table:
-    """The share of the gradient that is left, fresh and trained."""
+    """Makes a table of the share of the gradient that is left, before and after training."""
     arms = ("fresh", "trained", "unclipped")
     table = new_table("dL/dh(t-k) relative to k = 0", ["cell"], [f"{arm} k={k}" for arm in arms for k in distances])
     for result in results:
@@ -28,7 +28,7 @@ def reach_table(results: Sequence[GradientResult], distances: Sequence[int]) -> 
 
 
 def clipping_table(results: Sequence[GradientResult], clip_norm: float) -> Table:
-    """What clipping cut, and what it did to the weights' change and the loss."""
+    """Makes a table of what clipping cut, and of its effect on the weights' change and the loss."""
     columns = ["median |g|", "largest |g|", "clipped steps", "largest update", "unclipped", "final nats", "unclipped"]
     table = new_table(f"a short training with gradients clipped at {clip_norm:g}, and without", ["cell"], columns)
     for result in results:
@@ -48,7 +48,8 @@ def clipping_table(results: Sequence[GradientResult], clip_norm: float) -> Table
 
 
 def variant_table(forget: Mapping[float, Reach], gains: Mapping[float, Reach], distances: Sequence[int]) -> Table:
-    """The two knobs that decide at the start: the LSTM's forget bias and the size of an Elman net's matrix."""
+    """Makes a table of the two deciding initial values: the LSTM's forget bias and the scale of an Elman net's
+    matrix."""
     table = new_table("dL/dh(t-k) of fresh cells relative to k = 0", ["variant"], [f"k={k}" for k in distances])
     labelled = {f"lstm, forget bias {bias:g}": reach for bias, reach in forget.items()}
     labelled |= {f"elman, recurrent matrix x {gain:g}": reach for gain, reach in gains.items()}
@@ -63,7 +64,8 @@ def plot_gradients(
     clip_norm: float,
     path: Path,
 ) -> None:
-    """All cells fresh, all cells trained, the two knobs, and what clipping cuts and changes. `variants`: see above."""
+    """Plots all cells before and after training, the two initial values of `variant_table`, and the effect of
+    clipping."""
     figure = new_figure(14.5, 9.5)
     places = figure.subplot_mosaic("FFFTTT;KKNNUU")
     styles = line_styles([result.cell for result in results])
@@ -87,7 +89,7 @@ def plot_gradients(
 
 def _plot_reach(axes: Axes, reach: Reach, label: str, style: Mapping[str, object]) -> None:
     points = [(k, norm) for k, norm in enumerate(reach.hidden_K) if norm > 0.0 and math.isfinite(norm)]
-    if len(points) == 1:  # nothing but k = 0: the cell never reads its own output
+    if len(points) == 1:  # only k = 0: the cell never reads its own output
         axes.plot(*points[0], marker="o", label=label, **{**style, "linestyle": "none"})  # type: ignore[arg-type]
         return
     axes.plot([k for k, _ in points], [norm for _, norm in points], label=label, **style)  # type: ignore[arg-type]
@@ -112,7 +114,7 @@ def _plot_knobs(axes: Axes, forget: Mapping[float, Reach], gains: Mapping[float,
 
 
 def _plot_spans(axes: Axes, results: Sequence[GradientResult], field: str, title: str) -> None:
-    """A line from the median to the largest norm of all steps, for both arms of each cell."""
+    """Plots a line from the median to the largest norm of all steps, for both trainings of each cell."""
     for row, result in enumerate(results):
         for training, colour, shift in ((result.with_clip, COLOURS[1], -0.16), (result.without_clip, COLOURS[0], 0.16)):
             norms: tuple[float, ...] = getattr(training, field)

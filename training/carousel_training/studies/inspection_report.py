@@ -1,4 +1,4 @@
-"""A recording as a table of the sharpest units and a heat map. It decides nothing about sharpness."""
+"""This module shows a recording as a table of the sharpest units and as a heat map. It does not rank units."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ VISIBLE = {"\n": "↵", "\t": "→", " ": "␣", "\r": "↤"}
 
 
 def unit_table(recording: Recording, units: Sequence[Unit]) -> Table:
-    """Each unit with the tokens at which it switches on and off, the commonest first."""
+    """Makes a table of each unit and the tokens at which it turns on and off, the most frequent first."""
     table = new_table("units that switch most sharply", ["unit"], ["sharpness", "decided", "mean jump", "switches"])
     table.add_column("on at")
     table.add_column("off at")
@@ -38,7 +38,7 @@ def unit_table(recording: Recording, units: Sequence[Unit]) -> Table:
 
 
 def plot_inspection(recording: Recording, units: Sequence[Unit], title: str, path: Path) -> None:
-    """Surprise above, one row per ranked unit, then one row per gate: the mean over its units. Time to the right."""
+    """Plots the surprise, then a row for each ranked unit, then the mean of each gate. Time runs to the right."""
     num_plotted = min(len(recording.tokens), MAX_PLOTTED_TOKENS)
     unit_rows = np.array([activation(recording.raw[unit.name])[:num_plotted, unit.index] for unit in units])
     means = np.array([activation(raw_TH)[:num_plotted].mean(axis=1) for raw_TH in recording.raw.values()])
@@ -62,7 +62,7 @@ def plot_inspection(recording: Recording, units: Sequence[Unit], title: str, pat
 
 
 def visible(token: str) -> str:
-    """White space as a sign, and nothing that a font would take for mathematics."""
+    """Replaces white space by visible signs, and escapes what matplotlib reads as mathematics."""
     return "".join(VISIBLE.get(character, character) for character in token).replace("$", r"\$")
 
 

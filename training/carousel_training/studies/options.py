@@ -1,4 +1,4 @@
-"""What the studies' commands share: options to values, and expected errors to one sentence and an exit code."""
+"""This module is shared by the commands of the studies. It parses options, and turns errors into exit codes."""
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,22 +20,22 @@ OUT = Path("runs")
 QUIET = {"evaluation.every_steps": 1_000_000_000, "evaluation.sample_tokens": 0}
 VARIED = ("model.cell", "optimizer.learning_rate", "budget.max_steps", "budget.max_minutes")
 
-Text = Annotated[list[Path] | None, typer.Option(help="Text file or folder; may be repeated.")]
+Text = Annotated[list[Path] | None, typer.Option(help="Text file or folder. Can be repeated.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated.")
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting. Can be repeated.")
 ]
-CellNames = Annotated[str | None, typer.Option("--cells", help="Names with commas between; all if none are given.")]
+CellNames = Annotated[str | None, typer.Option("--cells", help="Names, separated by commas. Default: all.")]
 
 
 def study_console() -> Console:
-    """Wide enough for the tables where no terminal says how wide it is."""
+    """Makes a console that is wide enough for the tables if there is no terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=PIPE_WIDTH)
 
 
 @contextmanager
 def spoken_errors() -> Iterator[None]:
-    """Expected errors become one sentence and an exit code."""
+    """Turns expected errors into one sentence and an exit code."""
     try:
         yield
     except StudyInterrupted as error:
@@ -49,11 +49,11 @@ def spoken_errors() -> Iterator[None]:
 def study_settings(
     defaults: Mapping[str, object], text: list[Path] | None, overrides: list[str], varied: Collection[str] = ()
 ) -> Settings:
-    """The study's defaults, then --text, then --set, which may not set what the study itself varies."""
+    """Applies the study's defaults, then --text, then --set, which must not set what the study varies."""
     for override in overrides:
         key = override.partition("=")[0].strip()
         if key in varied:
-            raise SettingsError(f"{key} is not for --set: the study itself chooses it")
+            raise SettingsError(f"{key} cannot be given with --set: the study chooses it")
     given = [f"{key}={value}" for key, value in defaults.items()]
     if text:
         given.append(f"corpus.text=[{', '.join(repr(str(path)) for path in text)}]")
@@ -65,11 +65,11 @@ def choose_cells(given: str | None) -> tuple[str, ...]:
 
 
 def choose(given: str, names: Collection[str], what: str) -> tuple[str, ...]:
-    """Raises SettingsError naming what is unknown."""
+    """Parses names. Raises SettingsError that names the unknown ones."""
     chosen = tuple(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
     unknown = [name for name in chosen if name not in names]
     if unknown or not chosen:
-        raise SettingsError(f"unknown {what} {', '.join(unknown) or '(none given)'}; there is: {', '.join(names)}")
+        raise SettingsError(f"unknown {what} {', '.join(unknown) or '(none given)'}; choose from: {', '.join(names)}")
     return chosen
 
 
@@ -77,12 +77,12 @@ def parse_gaps(given: str) -> tuple[int, ...]:
     try:
         return tuple(int(gap) for gap in given.split(","))
     except ValueError as error:
-        raise SettingsError(f"--gaps must be whole numbers with commas between, not {given!r}") from error
+        raise SettingsError(f"--gaps must be whole numbers, separated by commas, not {given!r}") from error
 
 
 def read_text(text: str | None, file: Path | None) -> str:
     if (text is None) == (file is None):
-        raise SettingsError("give the text to inspect, or --file, one of them")
+        raise SettingsError("give either the text to inspect or --file")
     if file is None:
         return text or ""
     try:

@@ -1,4 +1,4 @@
-"""The look of the studies' pictures: a colour and dash per cell, quiet axes, files that appear whole."""
+"""This module gives the pictures of the studies one style: a colour and dash per cell, plain axes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,14 +16,14 @@ GRID = "#e6e8eb"
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Inches. Titles and legends find their own room."""
+    """Makes a figure of this size in inches. Its layout makes room for titles and legends."""
     figure = Figure(figsize=(width, height), dpi=130, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
 def line_style(index: int) -> dict[str, Any]:
-    """Arguments of `plot` for the line of cell number `index`; 21 of them differ."""
+    """Returns the arguments of `plot` for cell number `index`. The first 21 differ."""
     dash = DASHES[index // len(COLOURS) % len(DASHES)]
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": dash, "linewidth": 1.6}
 
@@ -33,7 +33,8 @@ def line_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def tidy(axes: Axes, title: str = "", *, grid: str | None = "y") -> None:
-    """Title at the left, no frame but the bottom, a pale grid along `grid` (x, y, both) or none."""
+    """Sets the title at the left, hides the frame except at the bottom, and draws a pale `grid` (x, y, both or
+    None)."""
     axes.set_title(title, loc="left", color=INK, fontsize=11, fontweight="bold", pad=8)
     axes.tick_params(colors=INK, labelsize=9, length=0)
     axes.xaxis.label.set_color(INK)
@@ -49,7 +50,7 @@ def tidy(axes: Axes, title: str = "", *, grid: str | None = "y") -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """A PNG that replaces the one before in one move."""
+    """Writes a PNG, which replaces an earlier one atomically."""
     temporary = path.with_name(f".{path.name}.tmp")
     figure.savefig(temporary, format="png")
     temporary.replace(path)

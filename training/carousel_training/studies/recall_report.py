@@ -1,4 +1,4 @@
-"""Accuracy against gap, as one table per task and one heat map per task in a single picture."""
+"""This module shows accuracy by gap, as one table and as one picture with a heat map for each task."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from carousel_training.studies.tables import new_table
 
 
 def recall_table(results: Sequence[RecallResult]) -> Table:
-    """A row per task and cell. Green: solved; red: nearer to chance than to perfect."""
+    """Makes a table with a row per task and cell. Green: solved; red: nearer to chance than to perfect."""
     gaps = list(results[0].accuracy)
     table = new_table("accuracy by gap", ["task", "cell"], [f"gap {gap}" for gap in gaps])
     for index, result in enumerate(results):
@@ -29,7 +29,7 @@ def recall_table(results: Sequence[RecallResult]) -> Table:
 
 
 def plot_recall(results: Sequence[RecallResult], path: Path) -> None:
-    """One panel per task: cells down, gaps across, accuracy from chance (pale) to 1 (dark)."""
+    """Plots one panel per task: cells down, gaps across, accuracy from chance (pale) to 1 (dark)."""
     tasks, cells = list(dict.fromkeys(r.task for r in results)), list(dict.fromkeys(r.cell for r in results))
     gaps = list(results[0].accuracy)
     found = {(result.task, result.cell): result.accuracy for result in results}

@@ -1,4 +1,4 @@
-"""Tables as the studies print them: a text column first, figures to the right of it."""
+"""This module makes the tables that the studies print, with text columns before figures."""
 
 import math
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ def new_table(title: str, text_columns: Sequence[str], figure_columns: Sequence[
 
 
 def show(value: float | None, form: str) -> str:
-    """A figure, or a dash where there is none."""
+    """Formats a figure, or a dash if there is none."""
     return "-" if value is None or not math.isfinite(value) else format(value, form)
 
 
 def spread(values: Sequence[float | None]) -> tuple[float | None, float | None]:
-    """Mean and sample standard deviation over the runs. Both None if any run has no figure, the second for one run."""
+    """Returns mean and sample standard deviation. Both are None if a run has no figure, the second also for one run."""
     numbers = [value for value in values if value is not None and math.isfinite(value)]
     if not numbers or len(numbers) < len(values):
         return None, None

@@ -78,7 +78,7 @@ def test_what_is_done_is_not_done_again(comparison_settings: Settings, tmp_path:
     first, _ = run(make_study(comparison_settings, tmp_path, text_directory))
     again, said = run(make_study(comparison_settings, tmp_path, text_directory))
     assert again == first
-    assert said == ["10 of 10 trainings are done before"]
+    assert said == ["10 of 10 trainings are already done"]
 
 
 def test_an_interrupted_study_goes_on(comparison_settings: Settings, tmp_path: Path, text_directory: Path) -> None:
@@ -89,7 +89,7 @@ def test_an_interrupted_study_goes_on(comparison_settings: Settings, tmp_path: P
     with pytest.raises(StudyInterrupted, match="stopped after 4 of 10"):
         run(study, lambda: next(asked) >= 4)
     parts, said = run(make_study(comparison_settings, tmp_path / "parts", text_directory))
-    assert said[0] == "4 of 10 trainings are done before"
+    assert said[0] == "4 of 10 trainings are already done"
     assert without_times(parts) == without_times(whole)
 
 
@@ -151,8 +151,8 @@ def test_a_killed_command_goes_on(tmp_path: Path, words_file: Path, monkeypatch:
     monkeypatch.setattr(compare_command, "PLANS", {"tiny": TINY_PLAN})
     monkeypatch.setattr(compare_command, "find_serving_speed", lambda: None)
     monkeypatch.setattr(compare_command, "worker_processes", no_processes)
-    assert " of 15 trainings are done before" in run_here(tmp_path / "killed", words_file)
-    assert " are done before" not in run_here(tmp_path / "whole", words_file)
+    assert " of 15 trainings are already done" in run_here(tmp_path / "killed", words_file)
+    assert " are already done" not in run_here(tmp_path / "whole", words_file)
     found = [json.loads((tmp_path / name / "page" / "study.json").read_text()) for name in ("killed", "whole")]
     assert without_times(found[0]) == without_times(found[1])
     assert json.loads((tmp_path / "killed" / "compare.json").read_text()) == found[0]["cells"]

@@ -73,8 +73,8 @@ def kill_itself(work: int) -> int:
 
 
 def test_a_killed_process_is_said_to_be_one() -> None:
-    """The sentence says that the same command goes on."""
-    with pytest.raises(TrainingError, match="the same command goes on"), worker_processes(1) as executor:
+    """The sentence says that the same command continues."""
+    with pytest.raises(TrainingError, match="the same command continues"), worker_processes(1) as executor:
         run_all(executor, 1, kill_itself, lambda busy: [1], lambda work, value: None, lambda: False)
 
 

@@ -1,4 +1,4 @@
-"""Puts a finished comparison together as the value that its JSON holds. It trains nothing and concludes nothing."""
+"""This module assembles the JSON value of a finished comparison. It trains nothing and draws no conclusions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,7 +26,7 @@ def assemble(
     num_parameters: int,
     serving_speed: ServingSpeed | None,
 ) -> Figures:
-    """Everything but the analysis, which follows from it."""
+    """Returns everything except the analysis, which follows from it."""
     every = [_entry(study, course, text, serving_speed) for course in courses]
     twins = [figures for figures, course in zip(every, courses, strict=True) if course.entry.is_twin]
     return {

@@ -1,6 +1,6 @@
-"""The figures of a finished comparison as plain values: what was run and what came out, for the JSON.
+"""This module makes the figures of a finished comparison as plain values for the JSON: what was run, and the results.
 
-It concludes nothing; `analysis.py` does, from these values alone. Legend: B lanes, N blocks of the test part.
+It draws no conclusions; `analysis.py` draws them from these values alone. Legend: B lanes, N blocks of the test part.
 """
 
 import platform
@@ -22,14 +22,14 @@ Figures = dict[str, Any]
 
 
 def block_tokens(reading: ReadingPlan, num_test_tokens: int) -> list[int]:
-    """counts_N: how many tokens each block of the test part has, lane after lane."""
+    """Returns counts_N, the number of tokens in each block of the test part, lane after lane."""
     length = min(reading.test_tokens // reading.num_lanes, (num_test_tokens - WARM_UP) // reading.num_lanes)
     lane = [min(reading.block, length - start) for start in range(0, length, reading.block)]
     return lane * reading.num_lanes
 
 
 def course_figures(course: Course, find: Callable[[Job], JobResult | None], model: RecurrentLM) -> Figures:
-    """One entry: its width, what was tried, what was chosen, every run of the final."""
+    """Returns one entry's figures: its width, the trials, the chosen one, and every run of the final."""
     rungs = course.rungs(find)
     chosen = chosen_trial(rungs)
     finals = [(seed, find(job)) for seed, job in enumerate(course.final_jobs(chosen))]
@@ -62,12 +62,12 @@ def machine_figures(num_workers: int) -> Figures:
 
 
 def build_model(course: Course, vocabulary_size: int) -> RecurrentLM:
-    """As it begins: sizes, states and speeds do not depend on its weights."""
+    """Builds a model with fresh weights, since sizes, states and speeds do not depend on them."""
     return RecurrentLM(ModelConfig.from_settings(course.entry.settings.model, vocabulary_size)).eval()
 
 
 def _run(course: Course, seed: int, result: JobResult) -> Figures:
-    """`nats` is the validation loss at the last mark, None where the loss stopped being a number before it."""
+    """Returns a run's figures. `nats` is the validation loss at the last mark, or None if the run diverged earlier."""
     steps = course.plan.mark_steps(course.unit_steps)
     last = result.at(steps[-1])
     return {
@@ -92,7 +92,7 @@ def _mark(mark: MarkResult) -> Figures:
 
 
 def _mean_blocks(course: Course, results: Sequence[JobResult]) -> list[float]:
-    """sums_N at the last mark, the mean over the seeds; empty where one diverged."""
+    """Returns sums_N at the last mark, averaged over the seeds. It is empty if a seed diverged."""
     step = course.plan.mark_steps(course.unit_steps)[-1]
     lasts = [result.at(step) for result in results]
     tests = [last.test.blocks_N for last in lasts if last is not None and last.test is not None]
@@ -102,7 +102,7 @@ def _mean_blocks(course: Course, results: Sequence[JobResult]) -> list[float]:
 
 
 def _processor() -> str:
-    """The processor's name where the system says one."""
+    """Returns the processor's name if the system has one."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

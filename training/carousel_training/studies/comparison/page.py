@@ -1,4 +1,4 @@
-"""The page of a comparison: what was asked, what came out, what may and may not be concluded; from its JSON alone."""
+"""This module writes the page of a comparison from its JSON: question, results, and valid and invalid conclusions."""
 
 import json
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ PICTURE_TEXTS = {
 
 
 def write_page(study: Study, directory: Path) -> None:
-    """The JSON, the pictures and `index.md`, whose figures all come from the JSON."""
+    """Writes the JSON, the pictures and `index.md`. All figures come from the JSON."""
     make_directory(directory)
     study = _with_analysis(study)
     save_figures(directory / STUDY_FILE, study)
@@ -42,11 +42,11 @@ def write_page(study: Study, directory: Path) -> None:
 
 
 def read_study(path: Path) -> Study:
-    """With its analysis made anew. Raises TrainingError for what is no study of this version."""
+    """Reads a study and analyses it again. Raises TrainingError for anything but a study of this version."""
     try:
         study = json.loads(path.read_text(encoding="utf-8"))
         if study["version"] != VERSION:
-            raise TrainingError(f"{path} is of version {study['version']}, and this is for version {VERSION}")
+            raise TrainingError(f"{path} has version {study['version']}, and this program reads version {VERSION}")
         return _with_analysis(study)
     except OSError as error:
         raise TrainingError(f"cannot read {path}: {error.strerror or error}") from error
@@ -55,13 +55,13 @@ def read_study(path: Path) -> Study:
 
 
 def _with_analysis(study: Study) -> Study:
-    """As values that a JSON gives back: keys are words, lists are lists."""
+    """Adds the analysis, as values that a JSON file gives back."""
     plain: Study = json.loads(json.dumps(plain_figures({**study, "analysis": None})))
     return {**plain, "analysis": json.loads(json.dumps(plain_figures(analyse(plain))))}
 
 
 def page_text(study: Study, pictures: list[str]) -> str:
-    """Markdown."""
+    """Returns the page in Markdown."""
     parts = [
         f"# {len(study['cells'])} recurrent cells on equal terms\n",
         _terms(study),

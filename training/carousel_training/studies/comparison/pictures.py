@@ -1,4 +1,4 @@
-"""The pictures of a comparison, drawn from its JSON alone."""
+"""This module plots the pictures of a comparison from its JSON."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,19 +16,19 @@ Study = Mapping[str, Any]
 
 
 def plot_all(study: Study, directory: Path) -> list[str]:
-    """The names of the files that have been written; a picture without anything to show is left out."""
+    """Plots all pictures and returns the names of the written files. It leaves out a picture without content."""
     return [name for name, plot in PICTURES.items() if plot(study, directory / name)]
 
 
 def ordered_names(study: Study) -> list[str]:
-    """Cells by their mean test loss, best first."""
+    """Returns the cells by their mean test loss, best first."""
     finals = study["analysis"]["finals"]
     names = [cell["name"] for cell in study["cells"] if cell["name"] in finals]
     return sorted(names, key=lambda name: float(finals[name]["mean"]))
 
 
 def plot_tiers(study: Study, path: Path) -> bool:
-    """Every seed, the mean and its interval; a colour for each tier; the noise floor as a grey bar from the best."""
+    """Plots every seed, the mean and its interval, in one colour per tier, and the noise floor as a grey bar."""
     names, analysis = ordered_names(study), study["analysis"]
     if not names:
         return False
@@ -64,7 +64,7 @@ def plot_tiers(study: Study, path: Path) -> bool:
 
 
 def plot_pairs(study: Study, path: Path) -> bool:
-    """Who is told apart from whom, as a square of cells in the order of their means."""
+    """Plots which cells are told apart, as a square with the cells in the order of their means."""
     names, pairs = ordered_names(study), study["analysis"]["pairs"]
     if len(names) < 2 or not study["analysis"]["tiers"]:
         return False
@@ -85,7 +85,7 @@ def plot_pairs(study: Study, path: Path) -> bool:
 
 
 def plot_curves(study: Study, path: Path) -> bool:
-    """The same losses over tokens and over seconds of one core."""
+    """Plots the same losses over tokens and over seconds of one core."""
     names, analysis = ordered_names(study), study["analysis"]
     curves = {name: [point for point in analysis["equal_tokens"][name] if point] for name in names}
     names = [name for name in names if len(curves[name]) > 1]
@@ -109,7 +109,7 @@ def plot_curves(study: Study, path: Path) -> bool:
 
 
 def plot_best_of(study: Study, path: Path) -> bool:
-    """What n trials of the first rung may be expected to find."""
+    """Plots the expected result of n trials of the first rung."""
     curves = study["analysis"]["best_of"]
     names = sorted(curves, key=lambda name: float(curves[name][-1]))
     if not names:
@@ -130,7 +130,7 @@ def plot_best_of(study: Study, path: Path) -> bool:
 
 
 def plot_lanes(study: Study, path: Path) -> bool:
-    """Every lane of every seed; a lane that is stuck would stand far to the right."""
+    """Plots every lane of every seed. A stuck lane would be far to the right."""
     names = ordered_names(study)
     if not names:
         return False
@@ -158,7 +158,7 @@ PICTURES: Mapping[str, Callable[[Study, Path], bool]] = {
 
 
 def _styles(study: Study) -> dict[str, dict[str, Any]]:
-    """The same line for the same entry in every picture."""
+    """Gives an entry the same line style in every picture."""
     every = [*study["cells"], study["twin"]] if study["twin"] else study["cells"]
     return line_styles([entry["name"] for entry in every])
 

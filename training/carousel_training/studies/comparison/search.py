@@ -1,4 +1,4 @@
-"""Random search by successive halving, as decisions alone: what is tried, who goes on. Nothing is trained here."""
+"""This module decides a random search with successive halving: what to try, and what to continue. It trains nothing."""
 
 import math
 import zlib
@@ -12,8 +12,8 @@ Losses = Mapping[int, float | None]
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What a search chooses for a cell. `warmup_share` is of the shortest run of the search; `gate_shift` is added to
-    the bias of the gate that keeps the state, in the direction of keeping."""
+    """Holds what a search chooses for a cell. `warmup_share` is a share of the shortest run of the search. `gate_shift`
+    moves the bias of the gate that keeps the state; positive values keep more."""
 
     learning_rate: float
     warmup_share: float
@@ -27,7 +27,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Bounds of a trial's values, every cell's alike. Rate, warm-up and clip are drawn evenly in their logarithm."""
+    """Holds the bounds of a trial's values, equal for all cells. Rate, warm-up and clip are log-uniform."""
 
     learning_rate: tuple[float, float] = (1e-3, 3e-2)
     warmup_share: tuple[float, float] = (0.02, 0.5)
@@ -37,23 +37,23 @@ class Space:
 
 
 def draw_trials(space: Space, num_trials: int, name: str, seed: int) -> list[Trial]:
-    """Independent draws that belong to `name` and `seed`: asking for more trials begins with the same ones."""
+    """Draws independent trials, determined by `name` and `seed`. More trials start with the same ones."""
     generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
     return [_draw(space, generator) for _ in range(num_trials)]
 
 
 def rung_sizes(num_trials: int, num_rungs: int) -> list[int]:
-    """How many trials run at each rung: each has the better half of the one before it, and at least one."""
+    """Returns the number of trials at each rung: half of the rung before, and at least one."""
     return [max(1, math.ceil(num_trials / 2**rung)) for rung in range(num_rungs)]
 
 
 def rank(losses: Losses) -> list[int]:
-    """Trials from the least loss up; those that diverged last, equals by number."""
+    """Sorts trials by loss, diverged ones last, and equal ones by number."""
     return sorted(losses, key=lambda trial: (_or_infinite(losses[trial]), trial))
 
 
 def open_trials(rungs: Sequence[Losses], sizes: Sequence[int]) -> list[tuple[int, int]]:
-    """(rung, trial) of all that can run now. `rungs` holds what is known; a rung opens when the one before is done."""
+    """Returns (rung, trial) of all that can run now. `rungs` holds known losses. A rung opens when the last is done."""
     members = list(range(sizes[0]))
     for rung, losses in enumerate(rungs):
         missing = [trial for trial in members if trial not in losses]
@@ -65,7 +65,7 @@ def open_trials(rungs: Sequence[Losses], sizes: Sequence[int]) -> list[tuple[int
 
 
 def chosen_trial(rungs: Sequence[Losses]) -> int:
-    """The best of the last rung, once `open_trials` has nothing left; the first where there was no search."""
+    """Returns the best trial of the last rung once nothing is open, or the first trial without a search."""
     return rank(rungs[-1])[0] if rungs and rungs[-1] else 0
 
 
@@ -86,7 +86,7 @@ def _draw(space: Space, generator: np.random.Generator) -> Trial:
 
 
 def _short(value: float) -> float:
-    """Three digits, so that what is read is what ran."""
+    """Rounds to three digits, so a printed value is the exact one."""
     return float(f"{value:.3g}")
 
 

@@ -1,6 +1,6 @@
-"""Runs a comparison: fixes the unit of its budgets, then trains what the courses say until they say nothing more.
+"""This module runs a comparison. It fixes the unit of the budgets, then runs the open jobs of all courses.
 
-Everything that is finished is kept, so the same call goes on where the last one ended, however it ended.
+It stores every finished training, so the same call continues where the last one ended.
 """
 
 import functools
@@ -35,7 +35,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The length of a unit, how long the whole will take, and the speeds behind it, one for each entry."""
+    """Holds the length of a unit, the estimated time of the study, and the measured speeds, one for each entry."""
 
     unit_steps: int
     seconds: float
@@ -44,14 +44,14 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class WorkerPool:
-    """Who trains: an executor and how many trainings it runs side by side."""
+    """Holds an executor and the number of trainings that it runs in parallel."""
 
     executor: Executor
     num_workers: int
 
 
 class Study:
-    """A comparison under `directory`, whose text lies in `text_directory`."""
+    """Runs a comparison in `directory`, with the text in `text_directory`."""
 
     def __init__(
         self, directory: Path, text_directory: Path, text_sha256: str, plan: StudyPlan, entries: Sequence[Entry]
@@ -69,7 +69,7 @@ class Study:
         return f"Study({self.plan.name}, {len(self.entries)} entries, {len(self._known)} trainings known)"
 
     def estimate(self, pool: WorkerPool) -> Estimate:
-        """Measured once and kept, since a unit that changed on the way would make trainings unequal."""
+        """Measures once and stores the result, since a changed unit would make trainings unequal."""
         known = load_figures(self._plan_file)
         if known is not None and known.get("asked") == self._asked(pool):
             return Estimate(known["unit_steps"], known["seconds"], tuple(Speeds(**speed) for speed in known["speeds"]))
@@ -85,7 +85,7 @@ class Study:
         return Estimate(unit_steps, seconds, tuple(speeds))
 
     def run(self, pool: WorkerPool, unit_steps: int, say: Say, is_interrupted: Callable[[], bool]) -> list[Course]:
-        """The courses, all done. Raises StudyInterrupted, and TrainingError when a training's process died."""
+        """Returns the finished courses. Raises StudyInterrupted, or TrainingError when a training's process died."""
         courses = [Course.of(entry, self.plan, unit_steps) for entry in self.entries]
         train = functools.partial(run_job, text_directory=self.text_directory)
         total = self.plan.num_jobs(len(courses))
@@ -101,22 +101,22 @@ class Study:
         for course in courses:
             course.open_jobs(self._recall)
         if self._known:
-            say(f"{len(self._known)} of {total} trainings are done before")
+            say(f"{len(self._known)} of {total} trainings are already done")
         try:
             run_all(pool.executor, pool.num_workers, train, ready, done, is_interrupted)
         except Stopped as error:
             raise StudyInterrupted(
-                f"stopped after {len(self._known)} of {total} trainings; the same command goes on with the others"
+                f"stopped after {len(self._known)} of {total} trainings; the same command continues with the others"
             ) from error
         return courses
 
     def find(self, job: Job) -> JobResult | None:
-        """Of this call's trainings and of those that were done before it."""
+        """Finds a result among the trainings of this call and of earlier ones."""
         return self._known.get(job.name)
 
     @property
     def results(self) -> list[JobResult]:
-        """All that this call knows."""
+        """Returns all known results."""
         return list(self._known.values())
 
     def _recall(self, job: Job) -> JobResult | None:
@@ -137,7 +137,7 @@ class Study:
         return batch.num_lanes * batch.segment
 
     def _asked(self, pool: WorkerPool) -> str:
-        """A digest of what the unit was measured for."""
+        """Returns a digest of everything that the unit depends on."""
         asked: dict[str, Any] = {
             "plan": self.plan.as_json(),
             "entries": [[entry.name, entry.settings.as_json()] for entry in self.entries],
@@ -148,7 +148,7 @@ class Study:
 
 
 def describe(job: Job, result: JobResult) -> str:
-    """One line about a finished training."""
+    """Describes a finished training in one line."""
     optimizer = job.settings.optimizer
     nats = f"{result.marks[-1].valid.nats:.4f} nats" if result.marks else "diverged"
     steps = f"{job.schedule.marks[-1]:,} steps"
