@@ -24,7 +24,7 @@ from trials.plans import Plan, draw_seed
 from trials.worlds import CLOCKS_APART_SECONDS, WORLDS, Replica
 
 CROWD = {"stepwise": 32, "blocking": 26, "asyncio": 26, "overlapping": 8, "lifecycles": 8, "shared": 8, "forgetful": 2}
-COUNTED = ("turns", "kills", "drops", "retries")
+COUNTED = ("turns", "kills", "drops", "retries", "starved")
 ZEROS = ("lost", "doubled", "different", "ended_in_use", "unfinished", "library_unfinished")
 IDLE_SECONDS = 45.0  # more than a client's session waits for servers that come back, less than a run
 PAUSE_SECONDS = 0.6

@@ -13,15 +13,19 @@ LIBRARY_KINDS = ("blocking", "asyncio")
 _GONE = ("SESSION_EXPIRED", "SESSION_EVICTED", "SESSION_NOT_FOUND", "SESSION_DELETED")
 
 
-def check(histories: Sequence[History]) -> Counter[str]:
-    """All but `different`, by name."""
+def check(histories: Sequence[History], idle_seconds: float) -> Counter[str]:
+    """All but `different`, by name. A session that nobody served for `idle_seconds` expires by right: on a machine with
+    too much to do its client is starved, and nothing went wrong."""
     totals: Counter[str] = Counter()
     for history in histories:
         totals["retries"] += history.num_retries
         totals["turns"] += sum(len(line.turns) for line in history.lines)
-        totals["unfinished"] += bool(history.trouble)
-        totals["library_unfinished"] += bool(history.trouble) and history.kind in LIBRARY_KINDS
-        totals["ended_in_use"] += history.trouble_reason in _GONE
+        if history.is_starved(idle_seconds):
+            totals["starved"] += 1
+        else:
+            totals["unfinished"] += bool(history.trouble)
+            totals["library_unfinished"] += bool(history.trouble) and history.kind in LIBRARY_KINDS
+            totals["ended_in_use"] += history.trouble_reason in _GONE
         for line in history.lines:
             totals += check_line(line)
         for listing in history.listings:

@@ -41,7 +41,7 @@ def run_and_check(
     """The histories and the totals by name: those of `check`, `different`, `kills` and `drops`."""
     with world.running():
         histories, happened = asyncio.run(_disturb(world, plan, crowd))
-    totals = check(histories) + happened
+    totals = check(histories, plan.idle_seconds) + happened
     totals["different"] = count_different_in(histories, replica)
     return histories, totals
 

@@ -1,6 +1,7 @@
 """What clients ask for and what they are told: the words that the clients write and the checker reads."""
 
 import random
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -67,6 +68,20 @@ class History:
     num_retries: int = 0
     trouble: str = ""  # why it could not go on
     trouble_reason: str = ""  # the server's name for that
+    heard_at: float = field(default_factory=time.monotonic)  # the last answer
+    silent_seconds: float = 0.0  # from there to the trouble
+
+    def hear(self) -> None:
+        """An answer has come."""
+        self.heard_at = time.monotonic()
+
+    def note_trouble(self, text: str, reason: str = "") -> None:
+        self.trouble, self.trouble_reason = text, reason
+        self.silent_seconds = time.monotonic() - self.heard_at
+
+    def is_starved(self, idle_seconds: float) -> bool:
+        """Whether the session expired as it must, since no server served its client for so long."""
+        return self.trouble_reason == "SESSION_EXPIRED" and self.silent_seconds > idle_seconds
 
 
 def draw_wish(dice: random.Random, vocabulary_size: int) -> Wish:

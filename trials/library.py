@@ -29,6 +29,7 @@ def _run_blocking(way: Way, plan: Plan, dice: random.Random) -> History:
         with client, client.session(way.session_id, keep=True) as session:
             for number in range(plan.num_turns):
                 line.turns.append(_take_turn(session, draw_wish(dice, plan.vocabulary_size)))
+                history.hear()
                 if number % _TURNS_BETWEEN_REWINDS == 0:
                     _go_back(session, draw_wish(dice, plan.vocabulary_size))
                 time.sleep(plan.pause_seconds * dice.random() * 2)
@@ -69,6 +70,7 @@ async def run_asyncio(way: Way, plan: Plan, dice: random.Random) -> History:
         async with client, client.session(way.session_id, keep=True) as session:
             for number in range(plan.num_turns):
                 line.turns.append(await await_turn(session, draw_wish(dice, plan.vocabulary_size)))
+                history.hear()
                 if number % _TURNS_BETWEEN_REWINDS == 0:
                     await _await_going_back(session, draw_wish(dice, plan.vocabulary_size))
                 await asyncio.sleep(plan.pause_seconds * dice.random() * 2)
@@ -109,7 +111,6 @@ def _scored(wish: Wish, pieces: list[ScorePiece]) -> Turn:
 
 
 def _note_trouble(history: History, error: ServerError) -> None:
-    history.trouble = f"{error.code} {error.reason}: {error}"
-    history.trouble_reason = error.reason
+    history.note_trouble(f"{error.code} {error.reason}: {error}", error.reason)
     if error.position is not None:
         history.lines[0].final_position = error.position

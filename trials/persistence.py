@@ -30,7 +30,9 @@ class Persistence:
         """Raises AioRpcError for a refusal that no repeat can change."""
         for number in range(MAX_TRIES):
             try:
-                return await attempt()
+                answer = await attempt()
+                self.history.hear()
+                return answer
             except StreamCut:
                 pass
             except grpc.aio.AioRpcError as error:
@@ -72,11 +74,10 @@ class Persistence:
     def note_trouble(self, error: Exception, line: Line) -> None:
         """The client cannot go on. A refused expectation tells where the session stands."""
         if not isinstance(error, grpc.aio.AioRpcError):
-            self.history.trouble = repr(error)
+            self.history.note_trouble(repr(error))
             return
         info = error_info(error)
-        self.history.trouble = f"{error.code().name} {info.reason}: {error.details()}"
-        self.history.trouble_reason = info.reason
+        self.history.note_trouble(f"{error.code().name} {info.reason}: {error.details()}", info.reason)
         if info.reason == "POSITION_MISMATCH":
             line.final_position = int(info.metadata["position"])
 

@@ -14,8 +14,8 @@ from carousel.client import AsyncClient
 from carousel.engine.model import OnnxModel
 from carousel.settings import read_settings
 from carousel_export.bundle_writer import write_files
+from carousel_export.cell_exports import INT8_CELLS
 from carousel_export.precision import Precision
-from carousel_export.quantized_model import CELLS
 from carousel_training.checkpoint import TrainedModel
 from carousel_training.model import ModelConfig, RecurrentLM
 
@@ -25,7 +25,7 @@ SETTINGS = read_settings({}, {"listen": "127.0.0.1:0", "http_listen": "127.0.0.1
 PROMPT = b"The carousel turns and the horses rise and fall."
 
 
-@pytest.fixture(params=list(CELLS))
+@pytest.fixture(params=list(INT8_CELLS))
 def bundle(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     torch.manual_seed(3)
     config = ModelConfig(256, request.param, num_layers=2, hidden_size=32, embedding_size=16, tied=False, dropout=0.0)

@@ -1,24 +1,14 @@
 """The training tests share one thread, and settings of a run that takes a second."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from tests.torch_fixtures import one_thread as one_thread
 
 from carousel_training.settings import Settings
 
 VERSE = "the wheel turns and turns and never stops, the state goes round and round with it.\n"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Uses one thread: small products gain nothing from a pool, and the machine has other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -133,7 +133,7 @@ def edit(directory: Path, **changes: Any) -> None:
         ({"format": 99}, "last.json has format 99, of a newer version, and this version reads format 2"),
         (
             {"format": 1},
-            "last.json has format 1, of an older version, .* train the model again, or export and resume it with the",
+            "last.json has format 1, of an older version, .* train again, or export and resume the checkpoint with its",
         ),
         ({"format": "2"}, "last.json is not a checkpoint"),
         ({"format": None}, "last.json is not a checkpoint"),

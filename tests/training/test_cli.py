@@ -128,7 +128,7 @@ def test_flags_and_overrides_reach_the_run(tmp_path: Path, verse_file: Path) -> 
         (["--config", "absent.toml"], "cannot read absent.toml"),
         (["--resume"], "no checkpoint at"),
         (["--resume", "--max-steps", "5"], "no checkpoint at"),
-        (["--resume", "--set", "seed=1"], "remove the other options"),
+        (["--resume", "--set", "seed=1"], "leave the other options out"),
         (["--max-steps", "0"], "budget.max_steps"),
     ],
 )

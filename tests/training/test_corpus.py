@@ -107,7 +107,7 @@ def test_an_unreadable_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_folder_without_texts_is_named(tmp_path: Path) -> None:
     """A folder without text is an error with the folder and the kinds of file that are read."""
-    with pytest.raises(CorpusError, match="holds no text: only .txt, .md, .py and .log files are read"):
+    with pytest.raises(CorpusError, match="holds no text: it is sought in .txt, .md, .py and .log files"):
         read_corpus(CorpusSettings(text=(tmp_path,)))
 
 

@@ -36,7 +36,7 @@ def test_the_bar_shows_loss_speed_and_time_left() -> None:
     assert "2.500 nats" in shown
     assert "12,345 tokens/s" in shown
     assert "0:20 left" in shown
-    assert "sampled words" not in shown
+    assert "drawn words" not in shown
 
 
 def test_the_bar_says_when_nats_are_an_estimate() -> None:
@@ -44,7 +44,7 @@ def test_the_bar_says_when_nats_are_an_estimate() -> None:
     screen = io.StringIO()
     with Display(Console(file=screen, force_terminal=True, width=140, color_system=None)) as display:
         display.report_steps(step_report(10, 0.25, 100.0, is_sampled=True), 50.0)
-    assert "2.500 nats (sampled words)" in screen.getvalue()
+    assert "2.500 nats (drawn words)" in screen.getvalue()
 
 
 def test_where_there_is_no_bar_the_first_step_is_a_line() -> None:

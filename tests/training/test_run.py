@@ -171,7 +171,7 @@ def test_an_earlier_run_is_not_overwritten_by_accident(tiny_facts: dict[str, Any
     settings = Settings.parse(tiny_facts)
     start_run(settings, tmp_path / "run", quiet()).execute(never)
     (tmp_path / "run" / "notes.md").write_text("mine")
-    with pytest.raises(TrainingError, match="already holds a run: --resume continues it, --fresh replaces it"):
+    with pytest.raises(TrainingError, match="holds a run already: --resume continues it, --fresh replaces it"):
         start_run(settings, tmp_path / "run", quiet())
     run = start_run(settings, tmp_path / "run", quiet(), is_fresh=True)
     assert run.journal.records() == []

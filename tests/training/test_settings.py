@@ -78,7 +78,7 @@ def test_settings_survive_json() -> None:
 
 def test_a_text_to_split_and_given_parts_exclude_each_other() -> None:
     """Two sources of the validation text are refused."""
-    with pytest.raises(SettingsError, match="corpus: give either text, which the fractions split, or train"):
+    with pytest.raises(SettingsError, match="corpus: text is split into parts"):
         Settings.load(None, ["corpus.text=['a']", "corpus.train=['b']", "corpus.valid=['c']"])
 
 

@@ -39,7 +39,7 @@ def test_no_name_is_ever_cut(width: int) -> None:
     lines = list(format_all(width))
     listed = [line.split()[0] for line in lines if line.startswith("  ") and "." in line.split()[0]]
     assert set(_names()) - {"seed"} <= set(listed)
-    assert "Says what a token is." in " ".join(line.strip() for line in lines)
+    assert "What a token is." in " ".join(line.strip() for line in lines)
     assert not any("`" in line for line in lines)
 
 

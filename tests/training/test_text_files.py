@@ -39,10 +39,10 @@ def test_what_is_no_text_is_skipped_and_counted(tmp_path: Path) -> None:
     )
     reader = TextReader(None)
     assert reader.read([folder]) == "a"
-    assert reader.reading == Reading(1, 1, ((".png", 2), (".gz", 1), ("no extension", 1)), ("f/g.txt",))
+    assert reader.reading == Reading(1, 1, ((".png", 2), (".gz", 1), ("no ending", 1)), ("f/g.txt",))
     assert reader.reading.num_skipped == 6
     assert reader.reading.describe() == (
-        "read 1 file; skipped 6: other kinds (.png 2, .gz 1, no extension 1), 1 empty, 1 not UTF-8 (f/g.txt)"
+        "read 1 file; skipped 6: other kinds (.png 2, .gz 1, no ending 1), 1 empty, 1 not UTF-8 (f/g.txt)"
     )
 
 
@@ -77,7 +77,9 @@ def test_a_named_file_is_read_whatever_it_is_called(tmp_path: Path) -> None:
 def test_a_folder_without_text_is_an_error_that_says_why(tmp_path: Path) -> None:
     """The error says what was read and what was skipped, also after another folder with text."""
     full, other = _write(tmp_path / "full", a_txt=b"a"), _write(tmp_path / "other", a_png=b"\x89")
-    with pytest.raises(CorpusError, match=r"other holds no text: only .txt, .md, .py and .log files are read; skipped"):
+    with pytest.raises(
+        CorpusError, match=r"other holds no text: it is sought in .txt, .md, .py and .log files; skipped"
+    ):
         TextReader(None).read([full, other])
     with pytest.raises(CorpusError, match=r"other holds no text: no file matches \*\*/\*.txt$"):
         TextReader("**/*.txt").read([other])

@@ -18,7 +18,7 @@ NUM_STEPS = 3
 
 
 def losses() -> dict[str, list[float]]:
-    """Losses by cell. Lanes begin afresh and nothing is dropped, so groups of any size compute the same."""
+    """By cell; of two layers, with lanes that begin afresh and without dropout, so that all groups do the same."""
     torch.set_num_threads(1)
     found: dict[str, list[float]] = {}
     for cell in CELLS:

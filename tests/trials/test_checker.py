@@ -74,7 +74,7 @@ def test_totals_tell_who_gave_up_and_why() -> None:
         History("stepwise", trouble="gone", trouble_reason="SESSION_EXPIRED"),
         History("blocking", [Line(_line(4).turns, 5)], [Listing({}, {"a": 0})]),
     ]
-    assert +check(histories) == {
+    assert +check(histories, 45.0) == {
         "turns": 3,
         "retries": 3,
         "unfinished": 2,
@@ -82,6 +82,25 @@ def test_totals_tell_who_gave_up_and_why() -> None:
         "ended_in_use": 1,
         "doubled": 2,
     }
+
+
+def test_who_was_not_served_for_long_is_starved() -> None:
+    """A session expires by right then. Any other end, or an expiry of one that was served lately, is a fault."""
+    starved = History("asyncio", trouble="gone", trouble_reason="SESSION_EXPIRED", silent_seconds=46.0)
+    assert +check([starved], 45.0) == {"starved": 1}
+    for other in (replace(starved, silent_seconds=44.0), replace(starved, trouble_reason="SESSION_DELETED")):
+        assert +check([other], 45.0) == {"unfinished": 1, "library_unfinished": 1, "ended_in_use": 1}
+
+
+def test_the_silence_before_a_trouble_is_measured() -> None:
+    """From the last answer on."""
+    history = History("asyncio")
+    history.heard_at -= 100.0
+    history.note_trouble("gone", "SESSION_EXPIRED")
+    assert history.is_starved(99.0)
+    history.hear()
+    history.note_trouble("gone", "SESSION_EXPIRED")
+    assert not history.is_starved(1.0)
 
 
 def test_what_can_be_repeated_ends_at_the_first_gap() -> None:

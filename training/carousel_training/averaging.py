@@ -1,8 +1,7 @@
-"""This module averages the weights over the last steps of a run. It does not change the optimiser.
+"""The mean of the weights over the steps since some step, and the rules that choose that step. It changes no optimiser.
 
-The rule `tail` starts the mean at a given share of the run (0: averaged SGD, Polyak & Juditsky 1992). The rule
-`non-monotone` starts it when a validation loss is worse than the best earlier one, not counting the last few (NT-ASGD,
-Merity et al. 2017).
+`tail` begins at a share of the run (0: averaged SGD, Polyak & Juditsky 1992). `non-monotone` begins after a validation
+that is worse than the best of all but the last few before it (NT-ASGD, Merity et al. 2017).
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ PREFIX = "average."
 
 
 class WeightAverage:
-    """Holds the running mean of every parameter. It is empty until the rule starts it; the rule `none` never does."""
+    """Means of a model's parameters. There are none until a rule begins them, and the rule `none` never does."""
 
     def __init__(self, model: nn.Module, settings: OptimizerSettings) -> None:
         self.num_steps = 0
@@ -35,7 +34,7 @@ class WeightAverage:
         return bool(self._means)
 
     def observe(self, nats: float) -> None:
-        """Records the loss of the next validation, which may start the mean."""
+        """Records a validation's result. Validations come in order."""
         earlier = self._validations[: -self._settings.average_after_worse or None]
         if self._settings.averaging == "non-monotone" and not self.is_begun and earlier and nats > min(earlier):
             self._begin()
@@ -43,7 +42,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, progress: float) -> None:
-        """Adds the weights after a step to the mean. `progress` is the share of the run before that step."""
+        """Adds the weights after a step. `progress` is the share of the run that was done before the step."""
         if self._settings.averaging == "tail" and not self.is_begun and progress >= self._settings.average_from:
             self._begin()
         if self.is_begun:
@@ -52,8 +51,7 @@ class WeightAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Gives the model the means as its weights inside the block, if there are any. Its own weights return
-        afterwards."""
+        """Gives the model the means as its weights, if there are any, and its own weights back at the end."""
         if self.num_steps == 0:
             yield
             return
@@ -71,7 +69,7 @@ class WeightAverage:
         return {"num_steps": self.num_steps, "validations": self._validations}
 
     def restore(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
-        """Restores saved means. Raises KeyError or RuntimeError when they belong to another model."""
+        """Raises KeyError or RuntimeError for values of another model."""
         self.num_steps, self._validations = facts["num_steps"], list(facts["validations"])
         self._means = []
         if any(name.startswith(PREFIX) for name in tensors):

@@ -1,8 +1,8 @@
-"""This module cuts a token sequence into contiguous lanes and the lanes into segments, for truncated back-propagation.
+"""Cuts a token sequence into contiguous lanes and the lanes into segments, for truncated back-propagation.
 
-Lane b of a segment continues lane b of the previous segment, so the recurrent state can be carried. Now and then a lane
-starts afresh, as a session of the server does: with the initial state and the start token. Every batch is a function of
-seed and step, so nothing here is saved for a resumed run. Legend: N tokens, B lanes, T segment, W warm-up.
+Lane b of a segment continues lane b of the segment before, so a recurrent state can be carried. By chance a lane begins
+afresh, as a session of the server does: with the initial state, then the start token. Everything is a function of seed
+and step, so resuming needs no saved state. Legend: N tokens, B lanes, T segment, W warm-up.
 """
 
 from dataclasses import dataclass
@@ -13,13 +13,15 @@ import torch
 
 from carousel_training.errors import CorpusError
 
-WARM_UP = 128  # tokens; by then the effect of the start has faded
+WARM_UP = 128  # tokens; the effect of a network's own start has faded by then
 OFFSET, FRESH = 0, 1  # streams of the seed
 
 
 class Segment(NamedTuple):
-    """Holds T tokens of B lanes and, for each, the next token. The lanes in `is_fresh_B` start from the initial state;
-    the others continue from the state after the previous segment."""
+    """T tokens of B lanes, and the token that follows each.
+
+    The lanes of `is_fresh_B` start from the initial state, the others from their state after the segment before.
+    """
 
     inputs_BT: torch.Tensor
     targets_BT: torch.Tensor
@@ -36,19 +38,20 @@ class LanePlan:
 
 @dataclass(frozen=True, slots=True)
 class Chances:
-    """Sets what is drawn at random: where an epoch starts in the text, and which lanes start afresh. Each lane of each
-    segment does so with the probability `fresh`."""
+    """The random choices: where an epoch begins in the text, and which lanes of a segment begin afresh (each with the
+    chance `fresh`).
+    """
 
     seed: int
     fresh: float
 
 
 class TrainingBatches:
-    """Yields endless segments over `ids_N`. Each epoch starts at its own place in the text, drawn from the seed, so the
-    cuts differ between epochs; the text is a ring. Raises CorpusError when the text is too short for one segment.
+    """Endless segments over `ids_N`. Raises CorpusError for a text shorter than one segment.
 
-    A lane that starts afresh reads `start_id` in place of the token before its first target. Without such lanes a
-    network learns to continue a text and never to start one: started inside a text, it can stay in a bad state.
+    Each epoch starts at its own place in the text, drawn from the seed, so that the cuts differ; the text is a ring. A
+    lane that begins afresh reads `start_id` in place of the token before its first target. Without such lanes a network
+    learns to continue and never to begin: started in the middle of a text, it enters states that it never leaves.
     """
 
     def __init__(self, ids_N: torch.Tensor, start_id: int, plan: LanePlan, chances: Chances) -> None:
@@ -77,7 +80,7 @@ class TrainingBatches:
         return self._plan.num_lanes * self._plan.segment
 
     def count_tokens(self, vocabulary_size: int) -> torch.Tensor:
-        """Returns counts_V, the number of times each token occurs in the text."""
+        """Returns counts_V, the number of occurrences of each token in the text."""
         return torch.bincount(self._ids_N, minlength=vocabulary_size)
 
     def segment_at(self, step: int) -> Segment:
@@ -93,12 +96,12 @@ class TrainingBatches:
         return Segment(inputs_TB.t(), window_SB[1:].t(), is_fresh_B)
 
     def _draw_fresh(self, step: int, *, is_first: bool) -> torch.Tensor:
-        """Returns which lanes start afresh: all at the start of an epoch, elsewhere each at random."""
+        """Chooses all lanes at the beginning of an epoch, and otherwise each lane by chance."""
         drawn_B = np.random.default_rng([self._chances.seed, step, FRESH]).random(self._plan.num_lanes)
         return torch.from_numpy((drawn_B < self._chances.fresh) | is_first).to(self._ids_N.device)
 
     def _begin(self, epoch: int) -> None:
-        """Lays out the epoch's lanes time-major. Each has one token more, its last target."""
+        """Lays the epoch's lanes out time-major, each with one more token, its last target."""
         offset = np.random.default_rng([self._chances.seed, epoch, OFFSET]).integers(len(self._ids_N))
         ids_N = torch.roll(self._ids_N, -int(offset))
         length = self.segments_per_epoch * self._plan.segment
@@ -108,9 +111,10 @@ class TrainingBatches:
 
 
 class EvaluationBatches:
-    """Reads a whole text once; every token is a target exactly once. Every lane starts with `start_id`, as a session
-    does. All lanes but the first then read up to `WARM_UP` tokens before their part of the text. These tokens, and the
-    padding of short lanes, have the target -100, which losses ignore.
+    """A whole text once, in which every token is a target exactly once.
+
+    Every lane begins as a session does, after `start_id`; all but the first then read up to `WARM_UP` tokens before
+    their part of the text. These tokens and the padding of short lanes have the target -100, which losses ignore.
     """
 
     IGNORED = -100

@@ -1,7 +1,8 @@
-"""This module reads and writes checkpoints. `NAME.json` describes one and names the safetensors file of its tensors.
+"""Checkpoints on disk. `NAME.json` describes a checkpoint and names the safetensors file with its tensors.
 
-The tensors are written first, under a unique name; the rename of the JSON file then makes the checkpoint exist. A crash
-at any point leaves the previous checkpoint whole. Only `rebuild_model` knows what the tensors mean.
+The tensors are written first, under a name of their own. The checkpoint exists from the moment the JSON file is
+renamed, so a crash at any point leaves the checkpoint before it whole. This module does not know what the tensors mean,
+except `rebuild_model`, which uses those of the network.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from carousel.bundle.tokenizer import Tokenizer, TokenizerKind
 from carousel_training.errors import CheckpointError
 from carousel_training.model import ModelConfig, RecurrentLM
 
-FORMAT = 2  # format 1 initialised weights differently, did not scale inputs, and saved the generators' states
+FORMAT = 2  # in 1, weights began by other rules, inputs had no scale, and generators' states were stored
 BEST = "best"
 LAST = "last"
 MODEL_PREFIX = "model."
@@ -29,7 +30,7 @@ MODEL_PREFIX = "model."
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Holds what was saved: plain facts, tensors by name, and the tokenizer from the same directory."""
+    """A saved checkpoint: plain facts, tensors by name, and the tokenizer beside them."""
 
     path: Path
     facts: Mapping[str, Any]
@@ -47,7 +48,7 @@ class TrainedModel:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces a file. It holds either the old or the new content at any time, even after a power cut."""
+    """Replaces the content of a file. Afterwards the file has the old or the new content, also after a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -68,7 +69,7 @@ def save_tokenizer(directory: Path, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def save_checkpoint(directory: Path, name: str, facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
-    """Replaces the checkpoint `name`. `facts["step"]` is part of the name of its tensor file."""
+    """Replaces the checkpoint `name`. `facts["step"]` distinguishes its tensor file from the one before."""
     content = save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
     digest = hashlib.sha256(content).hexdigest()
     tensor_file = f"{name}-{facts['step']:08d}-{digest[:8]}.safetensors"
@@ -81,7 +82,7 @@ def save_checkpoint(directory: Path, name: str, facts: Mapping[str, Any], tensor
 
 
 def load_checkpoint(directory: Path, name: str) -> Checkpoint:
-    """Loads a checkpoint. Raises CheckpointError that names the file that is missing, damaged or does not fit."""
+    """Raises CheckpointError with the name of the file that is missing, damaged or does not fit the others."""
     path = directory / f"{name}.json"
     facts = _read_facts(path)
     try:
@@ -89,7 +90,7 @@ def load_checkpoint(directory: Path, name: str) -> Checkpoint:
         tokenizer = _read_tokenizer(directory / TOKENIZER_FILE, facts["tokenizer"])
         vocabulary_size = facts["model"]["vocabulary_size"]
     except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is not a checkpoint: {error} is missing or invalid") from error
+        raise CheckpointError(f"{path} is not a checkpoint: {error} is missing or has the wrong type") from error
     if tokenizer.size != vocabulary_size:
         raise CheckpointError(
             f"{directory / TOKENIZER_FILE} has {tokenizer.size} tokens and the model of {path} has {vocabulary_size}"
@@ -98,7 +99,7 @@ def load_checkpoint(directory: Path, name: str) -> Checkpoint:
 
 
 def load_best(directory: Path) -> Checkpoint:
-    """Loads the best checkpoint of a run, or the last one if none was evaluated yet. Raises CheckpointError."""
+    """Loads the best checkpoint of a run's directory, or the last if none was evaluated yet. Raises CheckpointError."""
     return load_checkpoint(directory, LAST if not (directory / f"{BEST}.json").exists() else BEST)
 
 
@@ -108,7 +109,7 @@ def load_model(directory: Path) -> TrainedModel:
 
 
 def rebuild_model(checkpoint: Checkpoint) -> TrainedModel:
-    """Rebuilds the network of a checkpoint. Raises CheckpointError when the weights do not fit its description."""
+    """Rebuilds the network of a checkpoint. Raises CheckpointError when the weights do not fit their description."""
     weights = model_tensors(checkpoint.tensors)
     try:
         model = RecurrentLM(ModelConfig(**checkpoint.facts["model"]))
@@ -119,7 +120,7 @@ def rebuild_model(checkpoint: Checkpoint) -> TrainedModel:
 
 
 def model_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Returns the tensors of the network, under the names that it uses."""
+    """Returns the network's own tensors under the network's names."""
     return {key.removeprefix(MODEL_PREFIX): t for key, t in tensors.items() if key.startswith(MODEL_PREFIX)}
 
 
@@ -135,8 +136,8 @@ def _read_facts(path: Path) -> dict[str, Any]:
     if facts["format"] != FORMAT:
         age = "an older" if facts["format"] < FORMAT else "a newer"
         raise CheckpointError(
-            f"{path} has format {facts['format']}, of {age} version, and this version reads format {FORMAT}; train the "
-            "model again, or export and resume it with the version that wrote it"
+            f"{path} has format {facts['format']}, of {age} version, and this version reads format {FORMAT}; train "
+            "again, or export and resume the checkpoint with its own version"
         )
     return facts
 
@@ -161,7 +162,7 @@ def _read_tensors(path: Path, digest: str) -> dict[str, torch.Tensor]:
     try:
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != digest:
-            raise CheckpointError(f"{path} is truncated or was changed: its digest differs from the checkpoint's")
+            raise CheckpointError(f"{path} is truncated or was changed: its digest is not the checkpoint's")
         return load(content)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error

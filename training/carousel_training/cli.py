@@ -1,11 +1,11 @@
-"""This module is the command `carousel-train`. It reads the command line, prints, and sets the exit code."""
+"""The command `carousel-train`, from text to a checkpoint: reads the command line, prints, sets the exit code."""
 
 import os
 from pathlib import Path
 from typing import Annotated
 
-# Threads that spin at OpenMP barriers lose nine tenths of the speed when other work needs a core. The runtime reads the
-# variable when torch is loaded, below.
+# Threads that spin at OpenMP barriers lose nine tenths of the speed as soon as another program needs a core. The
+# runtime reads this when torch is loaded, below.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import typer
@@ -35,23 +35,23 @@ app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 def train(
     context: typer.Context,
     out: Annotated[
-        Path | None, typer.Option(help="Directory of the run: checkpoints, tokenizer, log, loss curve.")
+        Path | None, typer.Option(help="The run's directory: checkpoints, tokenizer, log, loss curve.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
-    text: Annotated[list[Path] | None, typer.Option(help="Text file or folder. Can be repeated.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
+    text: Annotated[list[Path] | None, typer.Option(help="Text file or folder; may be repeated.")] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting. Can be repeated.")
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated.")
     ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Stop after this number of optimisation steps.")] = None,
     max_minutes: Annotated[float | None, typer.Option(help="Stop after this number of minutes of training.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out where it stopped.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Replace the run in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue exactly where the run in --out stopped.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace the run that --out holds.")] = False,
 ) -> None:
-    """Train a recurrent language model on text, or study the cells with one of the commands below.
+    """Train a recurrent language model on text; or, with a command below, study the cells.
 
-    Without --text and --config it trains on the tales of the brothers Grimm for ten minutes. Ctrl-C saves the run, and
-    --resume continues it; with a budget in steps on a CPU, the result is bit-identical to a run without a stop.
-    --max-steps and --max-minutes with --resume change the budget and, with it, the schedule of the learning rate.
+    Without --text or a config it reads the tales of the brothers Grimm for ten minutes. Ctrl-C saves. --resume
+    continues as if nothing had happened, bit for bit on a CPU when the budget is in steps. --max-steps and
+    --max-minutes with --resume change the budget, and the learning rate's schedule with it.
 
     Under `torchrun --nproc-per-node 2 --no-python carousel-train ...` the processes share the lanes of each batch.
 
@@ -61,14 +61,14 @@ def train(
         _refuse_options(context)
         return
     if out is None:
-        raise typer.BadParameter("give the directory of the run", param_hint="--out")
+        raise typer.BadParameter("a run needs a directory", param_hint="--out")
     with join_processes(os.environ) as group, own_directory(group, out, is_copied=resume) as place:
         console = Console(quiet=not group.is_first)
         try:
             status = console.status("reading the text, learning the vocabulary")
             if resume:
                 if config or text or overrides or fresh:
-                    raise SettingsError("--resume reads its settings from the checkpoint; remove the other options")
+                    raise SettingsError("--resume takes its settings from the checkpoint; leave the other options out")
                 with status:
                     run = resume_run(place, Display(console), _new_budget(place, max_steps, max_minutes))
             else:
@@ -93,17 +93,16 @@ def main() -> None:
 
 
 def _refuse_options(context: typer.Context) -> None:
-    """Refuses options in front of a command's name, where they would have no effect."""
+    """Refuses options before a study's name, where they would have no effect. A study has options of its own."""
     given = [name for name, value in context.params.items() if value]
     if given:
-        sentence = f"write the options of {context.invoked_subcommand} after its name"
-        raise typer.BadParameter(sentence, param_hint=f"--{given[0]}")
+        raise typer.BadParameter(f"put options of {context.invoked_subcommand} after it", param_hint=f"--{given[0]}")
 
 
 def _overrides(
     given: list[str] | None, text: list[Path] | None, max_steps: int | None, max_minutes: float | None
 ) -> list[str]:
-    """Turns the named options into overrides, which come last."""
+    """Turns the named flags into overrides, which come last."""
     overrides = list(given or [])
     if text:
         quoted = ", ".join(f"'{path}'" for path in text)
@@ -116,7 +115,7 @@ def _overrides(
 
 
 def _new_budget(out: Path, max_steps: int | None, max_minutes: float | None) -> BudgetSettings | None:
-    """Returns the checkpoint's budget with the given bounds, or None if there are none."""
+    """Returns the checkpoint's budget with the given bounds in place of its own, or None to leave it as it is."""
     if max_steps is None and max_minutes is None:
         return None
     patience = load_checkpoint(out, LAST).facts["settings"]["budget"]["patience"]
@@ -134,7 +133,7 @@ def _introduce(run: Run, console: Console) -> None:
     words = materials.settings.vocabulary
     if materials.tokenizer.kind == TokenizerKind.WORD and materials.tokenizer.size == words.max_words:
         console.print(
-            f"the vocabulary is the {words.max_words:,} commonest words; vocabulary.max_words says how many",
+            f"the vocabulary is the {words.max_words:,} commonest words; vocabulary.max_words sets the number",
             soft_wrap=True,
             highlight=False,
         )
@@ -147,14 +146,14 @@ def _introduce(run: Run, console: Console) -> None:
         highlight=False,
     )
     if trainer.step:
-        console.print(f"going on after step {trainer.step:,}")
+        console.print(f"continuing after step {trainer.step:,}")
 
 
 def _conclude(run: Run, outcome: Outcome, console: Console) -> None:
     if outcome.is_interrupted:
         command = f"carousel-train --resume --out {run.directory}"
         console.print(
-            f"saved after step {run.materials.trainer.step:,}; go on with: [bold]{command}[/]", soft_wrap=True
+            f"saved after step {run.materials.trainer.step:,}; continue with: [bold]{command}[/]", soft_wrap=True
         )
         raise typer.Exit(EXIT_INTERRUPTED)
     test = run.test_quality()

@@ -1,6 +1,6 @@
-"""This module reads the text of a run from files, folders or the package's own tales, and splits it the same each time.
+"""The text of a run: reads files, folders or this package's own tales, and splits them the same way every time.
 
-It knows no tokens. The text stays as it is in the files, line ends included. Files are joined in order.
+This module knows no tokens. It keeps text as it is in the files, line ends included, and joins several files in order.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ TALES = Path(__file__).parent / "texts" / "grimm.txt"
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Holds training, validation and test text. `source` names its origin for people; `reading` counts its files."""
+    """Training, validation and test text. `source` names their origin for users, `reading` says what was read."""
 
     source: str
     train: str
@@ -32,7 +32,7 @@ class Corpus:
 
     @property
     def digest(self) -> str:
-        """Returns the sha256 of the three parts, each with its length, so a moved split changes it."""
+        """sha256 over the three parts, each after its length, so that moving a split changes the digest."""
         total = hashlib.sha256()
         for part in (self.train, self.valid, self.test):
             content = part.encode()
@@ -44,7 +44,7 @@ class Corpus:
 
 
 def read_corpus(settings: CorpusSettings) -> Corpus:
-    """Reads the corpus. Raises CorpusError that names the file that is missing, unreadable, empty or not UTF-8."""
+    """Raises CorpusError with the name of the file that is missing, unreadable, empty or not UTF-8."""
     reader = TextReader(settings.pattern)
     if settings.train:
         train, valid, test = (reader.read(paths) for paths in (settings.train, settings.valid, settings.test))
@@ -56,7 +56,7 @@ def read_corpus(settings: CorpusSettings) -> Corpus:
 
 
 def split_text(source: str, text: str, settings: CorpusSettings) -> Corpus:
-    """Splits at fixed fractions of the characters: training first, then validation, then test."""
+    """Cuts at fixed fractions of the characters: training first, then validation, then test."""
     valid_start = round(len(text) * (1.0 - settings.valid_fraction - settings.test_fraction))
     test_start = round(len(text) * (1.0 - settings.test_fraction))
     corpus = Corpus(source, text[:valid_start], text[valid_start:test_start], text[test_start:])

@@ -1,4 +1,4 @@
-"""This module plots the loss curve of a run from its log. It knows the keys of the log and nothing else."""
+"""Plots the loss curve of a run from its log. It knows the log's keys and nothing of training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +35,7 @@ def plot_curve(records: Records, title: str, path: Path) -> None:
 
 def _plot_loss(axes: Axes, steps: Records, evaluations: Records) -> None:
     is_sampled = any(record.get("is_sampled") for record in steps)
-    label = "training, against sampled words: too low" if is_sampled else "training"
+    label = "training, against drawn words: too low" if is_sampled else "training"
     axes.plot(*_points(steps), color=TRAIN_COLOUR, linewidth=1.3, label=label)
     tokens, nats = _points(evaluations)
     axes.plot(tokens, nats, color=VALID_COLOUR, linewidth=2.0, marker="o", markersize=4, label="validation")
@@ -84,7 +84,7 @@ def _points(records: Records) -> tuple[list[int], list[float]]:
 
 
 def _frame(axes: Axes, train: list[float], valid: list[float]) -> None:
-    """Sets the limits so that most of the steep fall of the first steps is left out."""
+    """Chooses the axis range without most of the first steps, which fall from the log of the vocabulary."""
     values = sorted(train) + valid
     if not values:
         return

@@ -1,4 +1,4 @@
-"""This module shows a run to people: a progress bar with loss, speed and time left, and a line per evaluation."""
+"""The display of a run: a progress bar with loss, speed and remaining time, and a line per evaluation."""
 
 from types import TracebackType
 from typing import Self
@@ -13,7 +13,7 @@ SAMPLE_CHARACTERS = 200
 
 
 class Display:
-    """Shows reports that come inside its `with` block. It prints only lines when the output is not a terminal."""
+    """A context manager that shows reports. Without a terminal it prints lines only."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -42,8 +42,7 @@ class Display:
         self._bar.stop()
 
     def report_steps(self, report: StepReport, tokens_per_second: float) -> None:
-        """Moves the bar. Without a terminal it prints one line for the first step of the run, and none for later
-        steps."""
+        """Moves the bar. Without a bar, prints a line for the run's first step only."""
         if report.step == 1 and not self._console.is_terminal:
             self._console.print(
                 f"step 1: {report.nats:.4f} nats after {report.elapsed_seconds:.1f} s; the next line is a validation's",
@@ -55,7 +54,7 @@ class Display:
             completed=report.share,
             step=report.step,
             nats=f"{report.nats:.3f}",
-            unit="nats (sampled words)" if report.is_sampled else "nats",
+            unit="nats (drawn words)" if report.is_sampled else "nats",
             speed=f"{tokens_per_second:,.0f}",
             left=self._time_left(report),
         )
@@ -69,8 +68,7 @@ class Display:
             self._console.print(f"  [dim]{escape(text)}[/]", highlight=False, soft_wrap=True)
 
     def _time_left(self, report: StepReport) -> str:
-        """Estimates the time left from the pace since the first report, so a resumed run does not count earlier
-        time."""
+        """Estimates from the pace since the first report, so that a resumed run does not count the time before."""
         if self._first is None or report.share <= self._first.share:
             self._first = self._first or report
             return "-"

@@ -1,4 +1,4 @@
-"""This module starts `carousel-train`. If a package is not installed, it says how to install it."""
+"""The entry point of `carousel-train`. It says how to install missing packages."""
 
 import sys
 

@@ -1,8 +1,8 @@
-"""This module defines the expected errors of a run. Each message is one sentence. It knows no exit codes."""
+"""The errors of a run, each described in one sentence. This module knows no exit codes."""
 
 
 class TrainingError(Exception):
-    """The base of all expected errors. The message is for the user."""
+    """Base of all expected errors. Its message is for the user."""
 
 
 class SettingsError(TrainingError):
@@ -18,4 +18,4 @@ class CheckpointError(TrainingError):
 
 
 class StudyInterrupted(TrainingError):
-    """The user stopped the study. Finished work is kept, and the same command continues."""
+    """The user asked to stop. Finished work is kept, and the same command continues."""

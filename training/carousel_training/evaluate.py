@@ -1,5 +1,6 @@
-"""This module measures how well a model predicts a text, and lets it write a sample. It changes neither the model nor
-torch's generator, so the number of evaluations does not change a run.
+"""Measures how well a model predicts a whole text, and samples text from it.
+
+It changes neither the model nor torch's generator, so the number of evaluations does not change a run.
 """
 
 import math
@@ -18,7 +19,7 @@ from carousel_training.precision import Compute
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Holds means over a text. `bits_per_byte` is None when decoding loses text, since it would then be too low."""
+    """Means over a text. `bits_per_byte` is None if the tokens do not reproduce the text, where it would flatter."""
 
     nats_per_token: float
     bits_per_token: float
@@ -42,20 +43,20 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationText:
-    """Holds an encoded text. `tokens_per_byte` is None when its tokens lose some of the text."""
+    """A text as batches. `tokens_per_byte` is None if its tokens lose a part of it."""
 
     batches: EvaluationBatches
     tokens_per_byte: float | None
 
 
 def measure_tokens(tokenizer: Tokenizer, text: str, ids: Sequence[int]) -> float | None:
-    """Returns tokens per byte, or None when decoding does not restore the text, as with unknown words."""
+    """Returns tokens per byte, or None if decoding does not reproduce the text, as with words or unknown characters."""
     return len(ids) / len(text.encode()) if tokenizer.decode(ids) == text else None
 
 
 @torch.no_grad()
 def evaluate(model: RecurrentLM, text: EvaluationText, compute: Compute) -> Quality:
-    """Predicts every token of the text once, from the start of a session, in the precision of the run."""
+    """Predicts every token of the text once, starting as a session does, in the precision of the run."""
     was_training = model.training
     model.eval()
     total = torch.zeros((), dtype=torch.float64, device=model.device)
@@ -73,7 +74,7 @@ def evaluate(model: RecurrentLM, text: EvaluationText, compute: Compute) -> Qual
 
 @dataclass(frozen=True, slots=True)
 class SamplePlan:
-    """Sets how a sample is written. `temperature` 0 takes the likeliest token, and the lower id of equals."""
+    """How to sample. A `temperature` of 0 chooses the likeliest token, the lower id among equals."""
 
     num_tokens: int
     temperature: float
@@ -82,7 +83,7 @@ class SamplePlan:
 
 @torch.no_grad()
 def sample(model: RecurrentLM, prompt: list[int], plan: SamplePlan) -> list[int]:
-    """Returns what the model writes after the prompt (at least one token), in float32."""
+    """Samples the model's continuation of the prompt (at least one token), in float32."""
     was_training = model.training
     model.eval()
     generator = torch.Generator().manual_seed(plan.seed)

@@ -1,4 +1,4 @@
-"""This module turns SIGINT and SIGTERM into a flag that the training loop reads between steps. It saves nothing."""
+"""Turns SIGINT and SIGTERM into a flag that the training loop checks between steps. It saves nothing itself."""
 
 import signal
 from collections.abc import Iterator
@@ -7,13 +7,13 @@ from types import FrameType
 
 
 class Interruption:
-    """Says whether the user has asked the run to stop."""
+    """Whether the user has asked the run to stop."""
 
     def __init__(self) -> None:
         self.is_requested = False
 
     def request(self, number: int, frame: FrameType | None) -> None:
-        """Handles a signal. It restores the default handlers, so a second signal ends the process at once."""
+        """Handles a signal. A second signal reaches the default handlers and ends the process at once."""
         self.is_requested = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -21,7 +21,7 @@ class Interruption:
 
 @contextmanager
 def catch_interruption() -> Iterator[Interruption]:
-    """Catches signals inside the block and restores the earlier handlers after it. Only the main thread may call it."""
+    """Listens inside the block and restores the handlers after it. Main thread only."""
     interruption = Interruption()
     before = [(number, signal.signal(number, interruption.request)) for number in (signal.SIGINT, signal.SIGTERM)]
     try:

@@ -1,7 +1,7 @@
-"""This module is the log of a run: one JSON object per line, of kind `train` or `evaluation`. It does not know the
-keys.
+"""The log of a run: one JSON object per line, of the kinds `train` and `evaluation`. It does not know the keys'
+meaning.
 
-A checkpoint stores the length of the log. A resumed run truncates the log to it, so nothing is logged twice.
+A checkpoint has the length of the log. Resuming cuts the log there, so that nothing is logged twice.
 """
 
 import json
@@ -26,7 +26,7 @@ class Journal:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def truncate(self, num_bytes: int) -> None:
-        """Removes everything after the first `num_bytes` bytes."""
+        """Removes what was written after the log was `num_bytes` long."""
         if self.num_bytes > num_bytes:
             os.truncate(self.path, num_bytes)
 

@@ -1,6 +1,6 @@
-"""This module builds what a run needs from its settings: text, vocabulary, model, batches. It writes no file.
+"""Makes the parts of a run from its settings: text, vocabulary, model, batches. It writes nothing.
 
-Equal settings give equal materials. Building them seeds the random generators.
+The same settings make the same parts; seeds are set on the way.
 """
 
 from dataclasses import dataclass
@@ -23,8 +23,11 @@ from carousel_training.vocabulary import encode_text, learn_vocabulary
 
 @dataclass(frozen=True, slots=True)
 class Materials:
-    """Holds what a run needs. The precision is never `auto`: a run that is resumed on another machine keeps its
-    precision. `share_leaked` is the share of the validation text that also stands in the training text."""
+    """The parts of a run. The same settings always make the same parts.
+
+    The precision in `settings` is no longer `auto`: a run that resumes elsewhere keeps the precision that it began
+    with. `share_leaked` is the share of the validation text that stands word for word in the training text.
+    """
 
     settings: Settings
     corpus: Corpus
@@ -36,8 +39,7 @@ class Materials:
 
 
 def make_materials(settings: Settings, tokenizer: Tokenizer | None = None) -> Materials:
-    """Reads, encodes and builds. It learns a tokenizer from the training text if none is given. Raises
-    TrainingError."""
+    """Reads, encodes and builds. Without a tokenizer, learns one from the training text. Raises TrainingError."""
     compute = Compute.choose(settings.compute)
     settings = settings.model_copy(update={"compute": compute.resolved(settings.compute)})
     corpus = read_corpus(settings.corpus)

@@ -12,24 +12,26 @@ from carousel_training.settings import ComputeSettings
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """Holds the device, and whether products run in bfloat16 under autocast. Weights and optimiser stay float32."""
+    """A device, and whether products run in bfloat16 under autocast. Weights and optimiser stay float32."""
 
     device: torch.device
     uses_bfloat16: bool
 
     @classmethod
     def choose(cls, settings: ComputeSettings) -> "Compute":
-        """Chooses by the settings, and sets torch's thread pool if they ask for it. `auto` takes the GPU if there is
-        one, and bfloat16 if the processor multiplies it natively. Raises SettingsError when CUDA is required and
-        absent, or when torch's LSTM cannot run in the required bfloat16."""
+        """Chooses device and precision, and sets torch's thread pool if asked.
+
+        `auto` means the GPU if there is one, and bfloat16 if the processor multiplies it natively. Raises SettingsError
+        for CUDA without a CUDA device, and for bfloat16 if torch's LSTM cannot run in it.
+        """
         if settings.device == "cuda" and not torch.cuda.is_available():
-            raise SettingsError("compute.device: cuda is required, but torch sees no CUDA device")
+            raise SettingsError("compute.device is cuda, but torch sees no CUDA device")
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         on_cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
         if settings.precision == "bfloat16" and not on_cuda and not can_run_bfloat16():
             raise SettingsError(
-                "compute.precision: bfloat16 needs a processor with AVX-512; auto chooses a precision that runs here"
+                "compute.precision: bfloat16 needs a processor with AVX-512; auto chooses a precision at a run's start"
             )
         if settings.precision != "auto":
             return cls(torch.device("cuda" if on_cuda else "cpu"), settings.precision == "bfloat16")
@@ -51,7 +53,7 @@ class Compute:
 
 
 def can_run_bfloat16() -> bool:
-    """Returns whether this processor runs bfloat16 at all: torch's fused LSTM needs AVX-512 for it on x86."""
+    """Whether this processor runs bfloat16 at all. On x86, torch's fused LSTM needs AVX-512 for it."""
     capabilities = _capabilities()
     return capabilities.get("architecture", "x86_64") != "x86_64" or bool(capabilities.get("avx512_bw", True))
 
@@ -62,5 +64,5 @@ def _has_native_bfloat16() -> bool:
 
 
 def _capabilities() -> dict[str, Any]:
-    read = getattr(torch.cpu, "get_capabilities", None)  # older versions of torch do not say; float32 always works
+    read = getattr(torch.cpu, "get_capabilities", None)  # older torch has no such call, and float32 always works
     return {} if read is None else dict(read())

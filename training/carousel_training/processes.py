@@ -1,7 +1,7 @@
-"""This module connects the processes of one training run, which `torchrun` starts. Each trains on its own lanes.
+"""The processes of one training run, as `torchrun` starts them. Each trains on its own lanes of every batch.
 
-Clock and interruption come from the first process, so all processes stop at the same step. With one process every
-exchange is the identity. Legend: B lanes of the whole batch, b lanes of one process.
+The first process decides by clock and interruption for all, so that all stop at the same step. With one process every
+function here is the identity. Legend: B lanes of the whole batch, b lanes of one process.
 """
 
 import importlib
@@ -21,14 +21,14 @@ from carousel_training.errors import SettingsError
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
-    """Says which process this is, `rank` of `size`. The connections are those of torch's default process group."""
+    """The place of this process, `rank`, among the `size` processes of a run. Torch's own group has the connections."""
 
     rank: int
     size: int
 
     @classmethod
     def current(cls) -> "ProcessGroup":
-        """Returns the group this process has joined, else a group of one."""
+        """Returns the group this process has joined, or a group of one."""
         if not distributed.is_available() or not distributed.is_initialized():
             return cls(0, 1)
         return cls(distributed.get_rank(), distributed.get_world_size())
@@ -38,7 +38,9 @@ class ProcessGroup:
         return self.rank == 0
 
     def own_lanes(self, tensor_B: torch.Tensor) -> torch.Tensor:
-        """Returns this process's rows of a tensor. Raises SettingsError when the lanes cannot be shared equally."""
+        """Returns this process's rows of a tensor with one row per lane. Raises SettingsError for lanes that do not
+        divide.
+        """
         if len(tensor_B) % self.size:
             raise SettingsError(f"batch.num_lanes: {len(tensor_B)} lanes cannot be shared among {self.size} processes")
         return tensor_B.chunk(self.size)[self.rank]
@@ -52,7 +54,7 @@ class ProcessGroup:
         return torch.cat(parts)
 
     def mean(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Returns the mean over the processes. All of them must call it."""
+        """Averages over the processes. All processes must call it."""
         if self.size == 1:
             return tensor
         total = tensor.clone()
@@ -60,8 +62,11 @@ class ProcessGroup:
         return total / self.size
 
     def average_gradients(self, parameters: Iterable[torch.Tensor]) -> None:
-        """Replaces each gradient by its mean over the processes, in one exchange. All must call it after the same loss.
-        Torch's DistributedDataParallel would keep the connections open for as long as the model exists."""
+        """Replaces each gradient by its mean over the processes, in one exchange.
+
+        All processes must call it after the same loss. Torch's DistributedDataParallel would hold the connections for
+        as long as the model exists.
+        """
         if self.size == 1:
             return
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -72,7 +77,7 @@ class ProcessGroup:
             gradient.copy_(mean.view_as(gradient))
 
     def agree(self, value: float, device: torch.device) -> float:
-        """Returns the value of the first process. All processes must call it."""
+        """Returns the first process's value. All processes must call it."""
         if self.size == 1:
             return value
         agreed = torch.tensor(value, dtype=torch.float64, device=device)
@@ -82,14 +87,14 @@ class ProcessGroup:
 
 @contextmanager
 def join_processes(environment: Mapping[str, str]) -> Iterator[ProcessGroup]:
-    """Joins the group that torchrun's variables describe, if there is one, and leaves it at the end."""
+    """Joins the group that torchrun's variables describe, if any, and leaves it at the end."""
     if int(environment.get("WORLD_SIZE", "1")) == 1:
         yield ProcessGroup(0, 1)
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(environment["LOCAL_RANK"]))
-    # Optimisers import this module. Imported after the next line, it keeps the connections and their threads until the
-    # interpreter ends, where about one run in a hundred aborts.
+    # Optimisers import this module. If imported after the next line, it would hold the connections and their threads
+    # until the interpreter ends, and about one run in a hundred would abort there.
     importlib.import_module("torch.distributed.nn.functional")
     distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
@@ -100,8 +105,10 @@ def join_processes(environment: Mapping[str, str]) -> Iterator[ProcessGroup]:
 
 @contextmanager
 def own_directory(group: ProcessGroup, directory: Path, *, is_copied: bool) -> Iterator[Path]:
-    """Yields the run's directory to the first process, and a temporary one, empty or a copy, to every other. So the
-    code of a run writes its files without knowing its rank."""
+    """Gives the first process the run's directory, and each other process a temporary one, empty or a copy.
+
+    So the code of a run writes its files without asking which process it runs in.
+    """
     if group.is_first:
         yield directory
         return

@@ -1,7 +1,6 @@
-"""This module starts or resumes a run and gives the training loop what it needs.
+"""A run and its directory. A run begins from settings or resumes from the last checkpoint, and serves the loop.
 
-The directory of a run holds `tokenizer.json`, `last.json` and `best.json` with their tensors, `log.jsonl` and
-`loss.png`.
+The directory holds `tokenizer.json`, `last.json` and `best.json` with their tensors, `log.jsonl` and `loss.png`.
 """
 
 import time
@@ -36,7 +35,7 @@ CURVE_FILE = "loss.png"
 
 
 class Run:
-    """Runs one training in `directory`. `execute` may be called once."""
+    """A run in `directory`. Callers may call `execute` once."""
 
     def __init__(
         self,
@@ -60,7 +59,9 @@ class Run:
         return f"Run({self.directory}, {self.materials.trainer!r})"
 
     def execute(self, is_interrupted: Callable[[], bool], clock: Clock = time.monotonic) -> Outcome:
-        """Trains until the budget is spent or the user stops it. Raises TrainingError when the loss is not a number."""
+        """Trains to the end of the budget or until interrupted. Raises TrainingError when the loss stops being a
+        number.
+        """
         group, device = ProcessGroup.current(), self.materials.trainer.model.device
         self._is_interrupted = lambda: bool(group.agree(float(is_interrupted()), device))
         settings, trainer = self.materials.settings, self.materials.trainer
@@ -75,7 +76,7 @@ class Run:
             )
 
     def test_quality(self) -> Quality | None:
-        """Returns the quality of the best weights on the test text, or None if there is no test text."""
+        """Measures the best weights on the test text. Returns None without a test text."""
         if self.materials.test is None:
             return None
         model, compute = self.materials.trainer.model, self.materials.trainer.compute
@@ -159,7 +160,7 @@ class Run:
         }
 
     def _training_facts(self, progress: Progress) -> dict[str, Any]:
-        """Returns what a bundle's manifest says about the training. It contains no paths of this machine."""
+        """Returns what a bundle's manifest says about the training, without paths of this machine."""
         materials = self.materials
         settings = materials.settings.as_json()
         del settings["corpus"], settings["compute"]
@@ -186,18 +187,16 @@ class Run:
 
 
 def start_run(settings: Settings, directory: Path, display: Display, *, is_fresh: bool = False) -> Run:
-    """Starts a new run. It refuses a directory that holds a run, or removes that run with `is_fresh`. Raises
-    TrainingError.
-    """
+    """Starts a new run. Refuses or, with `is_fresh`, removes an earlier run in the directory. Raises TrainingError."""
     materials = make_materials(settings)
     _clear(directory, is_fresh=is_fresh)
     return Run(directory, materials, save_tokenizer(directory, materials.tokenizer), Progress(), display)
 
 
 def resume_run(directory: Path, display: Display, budget: BudgetSettings | None = None) -> Run:
-    """Resumes the run of the last checkpoint exactly where it stopped. `budget` replaces its own budget.
+    """Continues the run exactly after its last checkpoint. `budget` replaces the run's own.
 
-    Raises CheckpointError when the corpus or the vocabulary has changed.
+    Raises CheckpointError when the corpus or the vocabulary has changed since.
     """
     checkpoint = load_checkpoint(directory, LAST)
     facts = checkpoint.facts
@@ -216,13 +215,13 @@ def resume_run(directory: Path, display: Display, budget: BudgetSettings | None 
 
 
 def _clear(directory: Path, *, is_fresh: bool) -> None:
-    """Makes the directory and removes an earlier run from it. It removes only the files of a run."""
+    """Makes the directory and removes the files of a run, but no others."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TrainingError(f"cannot make {directory}: {error.strerror or error}") from error
     if not is_fresh and (directory / f"{LAST}.json").exists():
-        raise TrainingError(f"{directory} already holds a run: --resume continues it, --fresh replaces it")
+        raise TrainingError(f"{directory} holds a run already: --resume continues it, --fresh replaces it")
     for name in (LAST, BEST):
         (directory / f"{name}.json").unlink(missing_ok=True)
         for tensors in directory.glob(f"{name}-*.safetensors"):

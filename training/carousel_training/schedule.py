@@ -4,7 +4,7 @@ import math
 
 from carousel_training.settings import OptimizerSettings
 
-ONE_CYCLE_START = 0.04  # start of the one-cycle policy, as a fraction of the peak (Smith 2018)
+ONE_CYCLE_START = 0.04  # where the one-cycle policy begins, as a fraction of the peak (Smith 2018)
 
 
 def rate_factor(settings: OptimizerSettings, progress: float) -> float:
@@ -18,7 +18,7 @@ def rate_factor(settings: OptimizerSettings, progress: float) -> float:
     if done < warmup:
         if settings.schedule == "one-cycle":
             return _between(ONE_CYCLE_START, 1.0, done / warmup)
-        return max(done / warmup, 1e-3)  # at 0 the very first step would be lost
+        return max(done / warmup, 1e-3)  # the very first step would otherwise be lost
     if settings.schedule == "constant":
         return 1.0
     return _between(1.0, settings.final_fraction, (done - warmup) / (1.0 - warmup))

@@ -1,7 +1,7 @@
-"""This module declares all settings of a training run. They are frozen, and an unknown key is an error that names it.
+"""All settings of a training run: frozen, each default written once. Unknown keys are refused by name.
 
-Settings come from a TOML file, whose tables are the sections below, and from `section.key=value` overrides of it. Paths
-are relative to the working directory. This module reads no corpus and builds nothing.
+They come from a TOML file, whose tables are the sections below, and from `section.key=value` overrides on top of it.
+Paths are relative to the working directory. This module reads no corpus and builds nothing.
 """
 
 import tomllib
@@ -37,8 +37,8 @@ CellName = Literal[
 ]
 CELLS_WITH_HEADS = ("slstm", "mlstm", "rg-lru")
 CELLS_WITHOUT_BLOCKS = {  # and why
-    "tdnn": "its state is a window of tokens, not a layer's",
-    "lstm-depth-gated": "its gate reads the memory of the layer below, which a block does not see",
+    "tdnn": "a window of tokens is not a layer",
+    "lstm-depth-gated": "its gate opens to the memory of the layer below, which a block does not see",
 }
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
@@ -49,12 +49,12 @@ class Section(BaseModel):
 
 
 class CorpusSettings(Section):
-    """Says where the text comes from. The fractions split `text`; `train`, `valid` and `test` are used as they are.
+    """Where the text comes from. The fractions split `text`; `train`, `valid` and `test` stay as they are.
 
-    Without any of these, the text is the package's own tales. A folder stands for the .txt, .md, .py and .log files in
-    it and below, except hidden ones, or for the files that match `pattern`, such as **/*.rst, in sorted order. The
-    validation part follows the training part, and the test part follows that. `drop_repeats` removes lines of `text`
-    that repeat earlier lines, so the parts have no text in common.
+    Without any of them, the text is the package's own tales. A folder means the .txt, .md, .py and .log files in it and
+    below, in sorted order and without hidden files; or the files that match `pattern`, such as **/*.rst. The validation
+    part follows the training part, the test part follows the validation part. `drop_repeats` removes lines of `text`
+    that repeat earlier ones, so that no part contains what another contains.
     """
 
     text: tuple[Path, ...] = ()
@@ -69,20 +69,19 @@ class CorpusSettings(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.text and (self.train or self.valid or self.test):
-            raise ValueError("give either text, which the fractions split, or train, valid and test")
+            raise ValueError("text is split into parts; leave out either text, or train, valid and test")
         if bool(self.train) != bool(self.valid) or (self.test and not self.train):
-            raise ValueError("train and valid need each other, and test needs both")
+            raise ValueError("train and valid go together, and test needs both")
         if self.drop_repeats and self.train:
-            raise ValueError("drop_repeats applies to text; train, valid and test are used as they are")
+            raise ValueError("drop_repeats is for text; train, valid and test stay as they are")
         if self.valid_fraction + self.test_fraction >= 1.0:
             raise ValueError("valid_fraction and test_fraction leave nothing to train on")
         return self
 
 
 class VocabularySettings(Section):
-    """Says what a token is. `size` is the largest BPE vocabulary, `max_words` the largest word vocabulary: a larger
-    output layer costs time in every step, and rare words teach little. A number that is large enough keeps all words.
-    Words and characters that occur less than `min_count` times are left out.
+    """What a token is. `size` bounds BPE. `max_words` bounds words: a larger output layer costs time in every step, and
+    rare words teach little; a large number keeps all words. `min_count` bounds words and characters.
     """
 
     kind: TokenizerKind = TokenizerKind.BPE
@@ -92,15 +91,15 @@ class VocabularySettings(Section):
 
 
 class ModelSettings(Section):
-    """Describes the network. A tied output shares the embedding's matrix, with a projection if the sizes differ.
+    """The network. A tied output shares the embedding's matrix, through a projection if the sizes differ.
 
-    `dropout` acts on inputs, between layers and on outputs, wherever these have no share of their own. With
-    `locked_dropout` one mask lasts a segment. `embedding_dropout` drops whole words, `weight_drop` single recurrent
+    `dropout` acts on inputs, between layers and on outputs, unless these have a share of their own; with
+    `locked_dropout` a mask lasts for a segment. `embedding_dropout` drops whole words, `weight_drop` single recurrent
     weights. The penalties multiply the mean square of the top layer's activations and of their change from step to
-    step. `window` is the number of tokens that the time-delay network sees, `num_clocks` the number of groups of the
-    clockwork network, `num_heads` the number of blocks of sLSTM, mLSTM and RG-LRU; other cells ignore them. With the
-    `block` residual each layer stands between a norm and a gated feed-forward network of `mlp_expansion` times the
-    hidden size, with a skip connection around them.
+    step. `window` is the number of tokens that the time-delay network sees, `num_clocks` the number of the clockwork
+    net's groups, `num_heads` the number of blocks of sLSTM, mLSTM and RG-LRU; other cells ignore them. With the `block`
+    residual, each layer stands between a norm and a gated feed-forward net of `mlp_expansion` times the hidden size,
+    beside a path that skips them.
     """
 
     cell: CellName = "lstm"
@@ -126,7 +125,7 @@ class ModelSettings(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.cell == "clockwork" and self.hidden_size % self.num_clocks:
-            raise ValueError(f"hidden_size of clockwork must be a multiple of num_clocks, {self.num_clocks}")
+            raise ValueError(f"a clockwork net's hidden_size must be a multiple of num_clocks, {self.num_clocks}")
         if self.block == "residual" and self.cell in CELLS_WITHOUT_BLOCKS:
             raise ValueError(f"{self.cell} cannot be in residual blocks: {CELLS_WITHOUT_BLOCKS[self.cell]}")
         if self.hidden_size % self.width_multiple:
@@ -135,26 +134,26 @@ class ModelSettings(Section):
 
     @property
     def width_multiple(self) -> int:
-        """Returns the number that the hidden size must be a multiple of."""
+        """The number of which the cell's hidden size must be a multiple."""
         if self.cell == "clockwork":
             return self.num_clocks
         return self.num_heads if self.cell in CELLS_WITH_HEADS else 1
 
 
 class OutputSettings(Section):
-    """Says how the output layer learns: against all words (none), or against `num_negatives` words that are drawn for
-    each segment, which is faster for large vocabularies. Validation, export and serving always use all words.
+    """How the output layer learns: against all words (none), or for each segment against `num_negatives` drawn words,
+    which pays for large vocabularies. Validation, export and serving use all words in both cases.
     """
 
     num_negatives: Count | None = None
 
 
 class OptimizerSettings(Section):
-    """Describes the optimiser and its learning rate over the run. `learning_rate` is the peak (none: the cell's own
-    rate for AdamW); the rate ends at `final_fraction` of it. With `muon`, the matrices that multiply hidden vectors
-    take orthogonal steps at `matrix_learning_rate`, and AdamW trains everything else. `averaging` uses the mean of the
-    weights for validation and for the best checkpoint: `tail` after the share `average_from` of the run, `non-monotone`
-    as soon as a validation is worse than the best one before the last `average_after_worse`.
+    """The optimiser and its learning rate over the run. `learning_rate` is the peak (none: a rate at which the cell
+    trains well with AdamW), `final_fraction` of it the end. With `muon`, the matrices that multiply hidden vectors take
+    orthogonal steps at `matrix_learning_rate`, and AdamW trains everything else. `averaging` uses the mean of the
+    weights for validation and for the best checkpoint: `tail` from the share `average_from` of the run on,
+    `non-monotone` from the first validation that is worse than the best of all but the `average_after_worse` before it.
     """
 
     kind: Literal["adamw", "sgd", "muon"] = "adamw"
@@ -175,7 +174,7 @@ class OptimizerSettings(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.kind == "sgd" and self.learning_rate is None:
-            raise ValueError("sgd has no default learning_rate; give one")
+            raise ValueError("sgd has no learning_rate of its own; give one")
         return self
 
 
@@ -190,10 +189,10 @@ class BatchSettings(Section):
 
 
 class BudgetSettings(Section):
-    """Says when to stop: at the first bound that is reached. `patience` counts evaluations without a new best.
+    """When to stop: at the first of the bounds. `patience` counts evaluations without a new best.
 
-    The learning rate follows max(steps / max_steps, minutes / max_minutes). So a run that is bounded by steps alone is
-    a function of its seed, and a run that is bounded by minutes is not.
+    The learning rate follows max(steps / max_steps, minutes / max_minutes), so a run bounded by steps alone is a
+    function of its seed, and a run bounded by minutes is not.
     """
 
     max_steps: Count | None = None
@@ -209,7 +208,7 @@ class BudgetSettings(Section):
 
 
 class EvaluationSettings(Section):
-    """Says how often and how the validation text is read, and sets the sample. `log_every` is in steps."""
+    """How often and how the validation text is read, and the sample that goes with it. `log_every` counts steps too."""
 
     every_steps: Count = 250
     log_every: Count = 25
@@ -219,7 +218,7 @@ class EvaluationSettings(Section):
 
 
 class ComputeSettings(Section):
-    """Says where a run computes. `threads` is the size of torch's pool on the CPU; with none, torch chooses it."""
+    """The device and its arithmetic. `threads` is torch's pool on the CPU; none leaves it to torch."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -242,7 +241,7 @@ class Settings(Section):
 
     @classmethod
     def parse(cls, facts: Mapping[str, Any]) -> "Settings":
-        """Reads nested plain values. Raises SettingsError that names the first wrong setting."""
+        """Reads nested plain values. Raises SettingsError with the name of the first wrong setting."""
         try:
             return cls.model_validate(facts)
         except ValidationError as error:
@@ -250,7 +249,7 @@ class Settings(Section):
 
     @classmethod
     def load(cls, config: Path | None, overrides: Iterable[str] = ()) -> "Settings":
-        """Reads the file, then applies the `section.key=value` overrides. Raises SettingsError."""
+        """Reads the file and applies `section.key=value` overrides. Raises SettingsError."""
         facts = {} if config is None else _read(config)
         for override in overrides:
             _apply(facts, override)
@@ -283,7 +282,7 @@ def _apply(facts: dict[str, Any], override: str) -> None:
 
 
 def _value(text: str) -> Any:
-    """Returns a TOML value, or the text itself, so `model.cell=gru` needs no quotes in a shell."""
+    """Reads a TOML value, or the text itself, so that `model.cell=gru` needs no quotes in a shell."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -295,7 +294,7 @@ def _sentence(error: ValidationError) -> str:
 
 
 def _names(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Yields the names of all settings and sections, as overrides write them."""
+    """Yields all settings and sections, as overrides name them."""
     for key, field in section.model_fields.items():
         yield prefix + key
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):

@@ -1,4 +1,4 @@
-"""This module is `carousel-train settings`. It lists the settings that `settings.py` declares."""
+"""`carousel-train settings`: lists the settings that `settings.py` declares."""
 
 import enum
 import inspect
@@ -22,11 +22,11 @@ _HOW = "Set one with --set SECTION.KEY=VALUE, or in a TOML file (--config) under
 class Setting:
     name: str  # section.key, as --set takes it
     default: str
-    values: str  # empty: any value of the default's type
+    values: str  # empty: any of the default's kind
 
 
 def list_settings(as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False) -> None:
-    """List every setting: name, default and possible values."""
+    """List every setting with its name, default and possible values."""
     if as_json:
         for _, _, settings in describe_all():
             for setting in settings:
@@ -37,7 +37,7 @@ def list_settings(as_json: Annotated[bool, typer.Option("--json", help="Print JS
 
 
 def describe_all() -> Iterator[tuple[str, str, tuple[Setting, ...]]]:
-    """Yields each section, its meaning and its settings. Settings outside any section come first."""
+    """Yields section, meaning and settings, beginning with the settings outside of any section."""
     plain = tuple(_describe("", name) for name in Settings.model_fields if _section(name) is None)
     yield "", "", plain
     for name in Settings.model_fields:
@@ -48,7 +48,7 @@ def describe_all() -> Iterator[tuple[str, str, tuple[Setting, ...]]]:
 
 
 def format_all(width: int) -> Iterator[str]:
-    """Yields the lines of the list. It wraps meanings and lists of values, and never cuts names or defaults."""
+    """Formats the list. It wraps meanings and lists of values, and never cuts names and defaults."""
     sections = list(describe_all())
     names, defaults = _widths(setting for _, _, settings in sections for setting in settings)
     for name, meaning, settings in sections:
@@ -83,14 +83,14 @@ def _describe(prefix: str, key: str, section: type[BaseModel] = Settings) -> Set
 
 
 def _format(value: Any) -> str:
-    """Writes a value as --set takes it, or `none`."""
+    """Formats a value as --set takes it, or as `none`."""
     if value is None or value == ():
         return "none"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _choices(kind: Any) -> Iterator[str]:
-    """Yields the words that a setting takes, if it takes only certain ones."""
+    """Returns the words that a setting takes, if it takes only some."""
     if get_origin(kind) is Literal:
         yield from map(str, get_args(kind))
     elif isinstance(kind, type) and issubclass(kind, enum.Enum):

@@ -1,6 +1,7 @@
-"""This module reads the text of a run from files: a named file as it is, and the text files of a folder.
+"""Chooses the files that a run reads: a named file as it is, and from a folder all that looks like text.
 
-A named file must exist and be text. In a folder, files that are not text, empty or not UTF-8 are skipped and counted.
+A named file must exist and be text. In a folder, the reader skips and counts files that are not text, empty or not
+UTF-8.
 """
 
 import re
@@ -12,14 +13,13 @@ from pathlib import Path
 from carousel_training.errors import CorpusError
 
 KINDS = ".txt, .md, .py and .log"
-_IS_TEXT = re.compile(r"\.(txt|md|py|log(\.\d+)?)$", re.IGNORECASE)  # app.log.1 is a rotated log
-_NUM_NAMED = 3  # skipped files that a report names
+_IS_TEXT = re.compile(r"\.(txt|md|py|log(\.\d+)?)$", re.IGNORECASE)  # app.log.1: a rotated log
+_NUM_NAMED = 3  # the number of skipped files listed by name
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Counts what was read. `other_kinds` counts skipped files by extension; `unreadable` names those that are not
-    UTF-8."""
+    """What was read. `other_kinds` counts skipped files by ending, `unreadable` names those that are not UTF-8."""
 
     num_read: int = 0
     num_empty: int = 0
@@ -31,7 +31,7 @@ class Reading:
         return self.num_empty + len(self.unreadable) + sum(count for _, count in self.other_kinds)
 
     def describe(self) -> str:
-        """Describes what was read, for people. It is empty for a single file."""
+        """Describes the reading for users. Returns "" for a single file."""
         if self.num_read == 1 and not self.num_skipped:
             return ""
         reasons = list(self._reasons())
@@ -50,10 +50,10 @@ class Reading:
 
 
 class TextReader:
-    """Reads files and folders one after the other. `reading` counts what was read so far."""
+    """Reads files and folders in order. `reading` describes what was found so far."""
 
     def __init__(self, pattern: str | None) -> None:
-        """With `pattern`, the pattern chooses the files of a folder, and not their extensions."""
+        """`pattern` chooses a folder's files in place of their endings."""
         self._pattern = pattern
         self._num_read = 0
         self._num_empty = 0
@@ -66,7 +66,7 @@ class TextReader:
         return Reading(self._num_read, self._num_empty, tuple(kinds), tuple(self._unreadable))
 
     def read(self, paths: Iterable[Path]) -> str:
-        """Returns the joined texts. Raises CorpusError that names the wrong file or folder."""
+        """Returns the joined texts. Raises CorpusError with the name of the file or folder at fault."""
         return "".join(text for path in paths for text in self._read_path(path))
 
     def _read_path(self, path: Path) -> Iterator[str]:
@@ -81,12 +81,12 @@ class TextReader:
             raise CorpusError(f"the folder {path} holds no text: {self._explain_nothing()}")
 
     def _read_member(self, file: Path, folder: Path) -> Iterator[str]:
-        """Reads one file of a folder. It ignores hidden files and folders unless a pattern asks for them."""
+        """Reads a file of a folder. Skips hidden files and folders unless a pattern asks for them."""
         name = file.relative_to(folder)
         if self._pattern is None and any(part.startswith(".") for part in name.parts):
             return
         if self._pattern is None and not _IS_TEXT.search(file.name):
-            self._other_kinds[file.suffix.lower() or "no extension"] += 1
+            self._other_kinds[file.suffix.lower() or "no ending"] += 1
             return
         content = _read_bytes(file)
         if not content:
@@ -101,7 +101,7 @@ class TextReader:
         yield text
 
     def _explain_nothing(self) -> str:
-        wanted = f"no file matches {self._pattern}" if self._pattern else f"only {KINDS} files are read"
+        wanted = f"no file matches {self._pattern}" if self._pattern else f"it is sought in {KINDS} files"
         skipped = ", ".join(self.reading._reasons())
         return f"{wanted}; skipped {skipped}" if skipped else wanted
 

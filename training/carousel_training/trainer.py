@@ -1,7 +1,7 @@
-"""This module does one optimisation step: forward, backward, clip, update, carry the state.
+"""The moving parts of one run, and one optimisation step: forward, backward, clip, update, carry the state.
 
-It reads no clock, writes no file and prints nothing; `fit.py` decides when to evaluate, save and stop. `tensors()` and
-`facts()` hold everything that the next step depends on, so a restored trainer continues bit-identically.
+The trainer reads no clock, writes no file and prints nothing; `fit.py` decides when to evaluate, save and stop.
+Everything that decides the next step is in `tensors()` and `facts()`, so a restored trainer continues bit for bit.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ WINDOW = "window"
 
 
 class Trainer:
-    """Holds weights, optimiser, carried state and step counter of one run. `step` counts finished steps."""
+    """Weights, optimiser, carried state and step counter of one run. `step` counts the finished steps."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Trainer:
         self.average = WeightAverage(model, settings)
         self._carried: State = ()
         self._group = ProcessGroup.current()
-        # Sums since the last report: loss, gradient norm, steps. They are on the device, so a GPU need not wait.
+        # Sums since the last log entry: loss, gradient norm, steps. On the device, so that a GPU need not wait.
         self._window = torch.zeros(3, dtype=torch.float64, device=model.device)
 
     def __repr__(self) -> str:
@@ -59,18 +59,23 @@ class Trainer:
 
     @property
     def is_sampled(self) -> bool:
-        """Returns whether the loss compares targets with sampled words only. The logarithm of an estimated normaliser
-        is too small on average, so these nats are too low; validation uses all words."""
+        """Whether the loss compares targets with drawn words only.
+
+        The logarithm of an estimated normaliser is too small on average, so such nats are too low. Validation uses all
+        words.
+        """
         return self._sampler is not None
 
     @property
     def num_tokens(self) -> int:
-        """Returns the number of tokens that the run has trained on."""
+        """The number of tokens trained on so far."""
         return self.step * self.batches.tokens_per_step
 
     def advance(self, progress: float, factor: float | None = None) -> None:
-        """Does one optimisation step. The learning rate follows `progress`, the finished share of the run, or is
-        `factor` of the peak if that is given."""
+        """Runs one optimisation step.
+
+        The learning rate follows `progress`, the share of the run that is done, or is `factor` of the peak if given.
+        """
         self._set_rate(rate_factor(self._settings, progress) if factor is None else factor)
         inputs_BT, targets_BT, is_fresh_B = map(self._group.own_lanes, self.batches.segment_at(self.step))
         initial = self.model.initial_state(len(inputs_BT))
@@ -90,7 +95,7 @@ class Trainer:
         self.step += 1
 
     def pop_means(self) -> tuple[float, float]:
-        """Returns mean nats per token and mean gradient norm over the steps since the last call, and resets both."""
+        """Returns mean nats per token and mean gradient norm over the steps since the last call, and resets them."""
         loss_sum, norm_sum, num_steps = self._group.mean(self._window).tolist()
         self._window.zero_()
         return loss_sum / max(num_steps, 1.0), norm_sum / max(num_steps, 1.0)
@@ -109,7 +114,7 @@ class Trainer:
         return {"step": self.step, "average": self.average.facts()}
 
     def restore(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
-        """Restores saved `tensors` and `facts`. Raises CheckpointError when they belong to another model."""
+        """Continues from saved `tensors` and `facts`. Raises CheckpointError for those of another model."""
         try:
             self.model.load_state_dict(model_tensors(tensors))
             self._optimizers.restore(tensors)

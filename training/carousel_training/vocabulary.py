@@ -1,7 +1,6 @@
-"""This module learns the tokenizer of a corpus, with one function per kind. `carousel.bundle.tokenizer` uses the result
-and says what a token of each kind is.
+"""Learns the tokenizer of a corpus, one function per kind. `carousel.bundle.tokenizer` uses what is learned here.
 
-Learning is deterministic: equal text gives equal ids.
+That module defines what each kind counts as a token. Learning is deterministic: equal text gives equal ids.
 """
 
 from collections import Counter
@@ -16,11 +15,11 @@ from carousel.bundle.tokenizer import BYTE_ALPHABET, END_OF_LINE, UNKNOWN, Token
 from carousel_training.errors import CorpusError
 from carousel_training.settings import VocabularySettings
 
-CHUNK_CHARACTERS = 1 << 16  # the library keeps offsets and more for each text that it encodes
+CHUNK_CHARACTERS = 1 << 16  # the library keeps offsets and more for each call's whole text
 
 
 def learn_vocabulary(text: str, settings: VocabularySettings) -> Tokenizer:
-    """Learns the tokenizer of `settings.kind` from `text`."""
+    """Learns a tokenizer of `settings.kind` from `text`."""
     match settings.kind:
         case TokenizerKind.BYTE:
             codec = _bytes()
@@ -34,7 +33,7 @@ def learn_vocabulary(text: str, settings: VocabularySettings) -> Tokenizer:
 
 
 def encode_text(tokenizer: Tokenizer, text: str) -> npt.NDArray[np.int64]:
-    """Returns ids_N of a whole text, encoded in chunks of lines. Raises CorpusError when there are no tokens."""
+    """Returns ids_N of a whole text, encoded in chunks that end at line ends. Raises CorpusError for no tokens."""
     chunks = [np.asarray(tokenizer.encode(chunk), dtype=np.int64) for chunk in _chunks(text)]
     ids_N = np.concatenate(chunks) if chunks else np.empty(0, dtype=np.int64)
     if not len(ids_N):
@@ -84,7 +83,7 @@ def _numbered(tokens: list[str]) -> dict[str, int]:
 
 
 def _chunks(text: str) -> Iterator[str]:
-    """Yields pieces of at most CHUNK_CHARACTERS, cut after a line end if the piece has one."""
+    """Yields pieces of about CHUNK_CHARACTERS. A cut follows a line end if the piece has one."""
     start = 0
     while start < len(text):
         end = start + CHUNK_CHARACTERS

@@ -73,7 +73,7 @@ async def fill(store: SessionStore, place: Place) -> None:
 
 
 async def _turn(store: SessionStore, owner: str, session_id: str) -> None:
-    held = await store.take(owner, session_id, 100)
+    held = await store.acquire(owner, session_id, 100)
     if isinstance(held, Held):
         try:
             await store.commit(held, Change(9, {"at/000000000001": b"snapshot"}, ()))

@@ -29,12 +29,12 @@ class AdvanceLine:
         waiting.add(row, next_row, token_id, num_candidates, waiter)
         self.num_waiting += 1
 
-    def take(self, max_rows: int | None = None) -> Advances | None:
+    def pick(self, max_rows: int | None = None) -> Advances | None:
         """Those that are fed now; `max_rows` lowers the bound."""
         if not self.num_waiting:
             return None
         count = self._max_rows if max_rows is None else min(max_rows, self._max_rows)
-        taken = self._take_first(count) if len(self._by_owner) == 1 else self._take_shares(count)
+        taken = self._pick_first(count) if len(self._by_owner) == 1 else self._pick_shares(count)
         self.num_waiting -= len(taken)
         return taken
 
@@ -45,7 +45,7 @@ class AdvanceLine:
         self.num_waiting = 0
         return waiters
 
-    def _take_first(self, count: int) -> Advances:
+    def _pick_first(self, count: int) -> Advances:
         """Of the only owner."""
         owner, waiting = next(iter(self._by_owner.items()))
         count = min(count, self._max_of_owner)
@@ -56,7 +56,7 @@ class AdvanceLine:
         self._move(owner, count, taken)
         return taken
 
-    def _take_shares(self, count: int) -> Advances:
+    def _pick_shares(self, count: int) -> Advances:
         taken = Advances()
         share = min(max(1, count // len(self._by_owner)), self._max_of_owner)
         owners = list(self._by_owner)

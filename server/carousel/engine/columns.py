@@ -92,11 +92,11 @@ class Columns:
     def num_used(self) -> int:
         return self.num_slots - len(self._free)
 
-    def take_slot(self) -> int | None:
+    def allocate_slot(self) -> int | None:
         """The first row of a slot, None when all are used."""
         return self._free.pop() * self.ring_size if self._free else None
 
-    def give_slot(self, first_row: int) -> None:
+    def free_slot(self, first_row: int) -> None:
         """No step may use it any more."""
         self._free.append(first_row // self.ring_size)
 

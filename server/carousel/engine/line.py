@@ -114,7 +114,7 @@ class Line:
         self._forget_idle(job.turn.owner, owner)
         return True
 
-    def take(self, count: int, *, short: bool = False) -> list[Job]:
+    def admit(self, count: int, *, short: bool = False) -> list[Job]:
         """Up to so many turns that get lanes now; `short` lanes, for those that may have one."""
         heap = [rank for owner in self._waiting.values() if (rank := self._rank(owner, short)) is not None]
         heapq.heapify(heap)

@@ -62,7 +62,7 @@ def draw_all(weights_NV: Array, samplings: Sequence[Sampling], positions: Sequen
     return tokens
 
 
-def take_rows(array_NV: Array, rows: Sequence[int]) -> Array:
+def select_rows(array_NV: Array, rows: Sequence[int]) -> Array:
     """Rows in ascending order, not copied where they follow each other."""
     if rows and rows[-1] - rows[0] + 1 == len(rows):
         return array_NV[rows[0] : rows[-1] + 1]
@@ -85,7 +85,9 @@ def _draw(weights_NV: Array, samplings: Sequence[Sampling], positions: Sequence[
         left = [row for row in range(len(positions)) if row not in chosen]
         draws = [draw(samplings[row].seed, positions[row], attempt) for row in left]
         tokens = [_pick(weights_NV[row], reached_NB[row], at) for row, at in zip(left, draws, strict=True)]
-        is_kept = _are_kept(take_rows(weights_NV, left), tokens, [samplings[row] for row in left], reached_NB[left, -1])
+        is_kept = _are_kept(
+            select_rows(weights_NV, left), tokens, [samplings[row] for row in left], reached_NB[left, -1]
+        )
         chosen |= {row: token for row, token, kept in zip(left, tokens, is_kept, strict=True) if kept}
         if len(chosen) == len(positions):
             break
@@ -168,7 +170,7 @@ def _adjust(logits_V: Array, sampling: Sampling, recent_ids: Sequence[int]) -> A
         values = np.where(values > 0, values / sampling.repetition_penalty, values * sampling.repetition_penalty)
         times = np.fromiter(counts.values(), np.float64)
         logits_V[ids] = values - sampling.presence_penalty - sampling.frequency_penalty * times
-    for index, bias in sampling.logit_bias.items():
+    for index, bias in sampling.logit_bias:
         logits_V[index] += bias
     return logits_V
 

@@ -33,6 +33,11 @@ _INTERNAL = "internal error"
 _MAX_TEXT = 500  # messages repeat what the caller sent, and a status must fit into HTTP/2 trailers
 
 
+def code_of(error: Exception) -> str:
+    """The code's name."""
+    return str(code_pb2.Code.Name(to_status(error).code))
+
+
 def to_status(error: Exception) -> status_pb2.Status:
     """What the client is told. An error that is not the domain's keeps its text to itself."""
     if not isinstance(error, errors.CarouselError) or type(error) not in CODES:

@@ -1,7 +1,7 @@
 """Messages that cannot be decoded, as refusals of ours. grpc.aio itself answers UNKNOWN, with the decoder's text.
 
-A decoder that fails hands on `UNREADABLE` instead of a message. Our servicers' calls know it (`Calls.answer`); those of
-others (health, reflection) are wrapped.
+A decoder that fails hands on `UNREADABLE` instead of a message. Our servicers' calls know it (`RpcCalls.answer`); those
+of others (health, reflection) are wrapped.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -11,16 +11,12 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
-from carousel.errors import MessageInvalid
 from carousel.rpc.errors import to_status
+from carousel.sessions.calls import message_invalid
 
 UNREADABLE: Any = object()
 _AS_BYTES = frozenset({"PredictMany"})  # its frames are decoded item by item, in `frames.py`
 _BEHAVIOURS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
-
-
-def message_invalid() -> MessageInvalid:
-    return MessageInvalid("what came is no message of this method")
 
 
 class OurMethods:

@@ -73,7 +73,7 @@ class Branch:
         if ids and ids[-1] in self._stop_ids:  # nothing comes after one
             ids.pop()
         self._stream.push_all(ids)
-        text = self._stream.take() if ended is None else self._stream.finish()
+        text = self._stream.pop_final() if ended is None else self._stream.finish()
         if self._kept is not None and not self._kept.add(tokens, text):
             self._kept = None
         return GenerationPiece(tokens, text, self._end(ended) if ended is not None else None, self.number)

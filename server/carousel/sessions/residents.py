@@ -119,12 +119,12 @@ class Residents:
         """That are in use: of those that are here, of those that have not quite left, and of what streams carry."""
         return self._engine.columns.num_used
 
-    def may_take(self, resident: Resident, plain: Plain) -> bool:
+    def may_begin(self, resident: Resident, plain: Plain) -> bool:
         """Whether the resident can take the turn now: all else goes the ordinary way, and in order of arrival. Raises
         PositionMismatch."""
         return not (resident.is_busy or self._order.is_held(resident.key)) and self._fits(resident, plain)
 
-    async def take_turn(self, resident: Resident, plain: Plain) -> Named | None:
+    async def run_turn(self, resident: Resident, plain: Plain) -> Named | None:
         """None: it did not happen, and is to go the ordinary way. Whoever is cancelled gives it up, unless it has
         happened. Raises ModelFailed, Overloaded, StoreUnavailable, or ShuttingDown."""
         asking = _Asking(self._engine.create_future())
@@ -228,11 +228,11 @@ class Residents:
         if not self.is_enabled or key in self._here or self._is_wanted(key) or self._order.is_held(key):
             return None, None
         async with self._order.hold(key):
-            resident = await self._take(key)
+            resident = await self._admit(key)
             try:
                 if resident is None or not self._fits(resident, plain):
                     return resident, None
-                return resident, await self.take_turn(resident, plain)
+                return resident, await self.run_turn(resident, plain)
             except BaseException:  # the stream does not know it
                 if resident is not None:
                     await self._move_out(resident)
@@ -298,14 +298,14 @@ class Residents:
         checks.check_position(resident.position, plain.expected_position)
         return True
 
-    async def _take(self, key: Key) -> Resident | None:
+    async def _admit(self, key: Key) -> Resident | None:
         kit = self._kit = self._kit or self._make_kit()
         first_row = await self._find_slot(kit.columns)
         if first_row is None:
             return None
         resident: Resident | None = None
         try:
-            held = await self._store.take(*key)
+            held = await self._store.acquire(*key)
             if not isinstance(held, Held):
                 return None
             try:
@@ -317,14 +317,14 @@ class Residents:
             return None
         finally:
             if resident is None:
-                kit.columns.give_slot(first_row)
+                kit.columns.free_slot(first_row)
         self._here[key] = resident
         return resident
 
     async def _find_slot(self, columns: Columns) -> int | None:
-        first_row = columns.take_slot()
+        first_row = columns.allocate_slot()
         if first_row is None and await self._make_room():
-            first_row = columns.take_slot()
+            first_row = columns.allocate_slot()
         return first_row
 
     async def _make_room(self) -> bool:
@@ -383,5 +383,5 @@ class Residents:
             if not self._store.is_immediate:
                 await self._store.release(resident.held)
         finally:
-            self._kit.columns.give_slot(resident.first_row)
+            self._kit.columns.free_slot(resident.first_row)
             resident.left.set()

@@ -46,8 +46,8 @@ class StopFinder:
 
 
 class TextStream:
-    """Decodes a generation: `push_all` tokens, `take` what has become final since the last take. With a finder, which
-    has seen each token before."""
+    """Decodes a generation: `push_all` tokens, `pop_final` what has become final since the last time. With a finder,
+    which has seen each token before."""
 
     def __init__(self, tokenizer: Tokenizer, tail: bytes, finder: StopFinder | None = None) -> None:
         self._tokenizer = tokenizer
@@ -63,7 +63,7 @@ class TextStream:
             for _ in token_ids:
                 self._num_settled = self._finder.settled.popleft()
 
-    def take(self) -> str:
+    def pop_final(self) -> str:
         """Text that no stop string can claim any more."""
         cut = len(self._pending) if self._finder is None else self._num_settled - self._num_taken
         text, self._pending = self._pending[:cut], self._pending[cut:]
@@ -73,7 +73,7 @@ class TextStream:
     def finish(self) -> str:
         """The rest, held back or not, up to the stop if there is one; half a character stays for the session's next
         turn to complete."""
-        text = self.take() if self._finder is not None and self._finder.stop else self._pending
+        text = self.pop_final() if self._finder is not None and self._finder.stop else self._pending
         self._pending = ""
         return text
 

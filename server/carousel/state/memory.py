@@ -125,7 +125,7 @@ class MemoryStore:
         entry = self._meet(owner, session_id, self._clock())
         return row_of(owner, entry) if entry is not None else self._endings.get(owner, session_id)
 
-    async def take(self, owner: str, session_id: str, room: int = 0) -> Held | Ending | None:
+    async def acquire(self, owner: str, session_id: str, room: int = 0) -> Held | Ending | None:
         now = self._clock()
         entry = self._meet(owner, session_id, now)
         if entry is None:

@@ -77,7 +77,7 @@ class RedisBirths:
             self._undo_later(births, None)
             raise
         except CarouselError:
-            await self._take_back(births, None)
+            await self._withdraw(births, None)
             raise
 
     async def _carry_out(self, intent: Intent) -> list[Row] | None:
@@ -88,11 +88,11 @@ class RedisBirths:
             self._undo_later(intent.births, intent)
             raise
         except CarouselError:
-            if await self._take_back(intent.births, intent):
+            if await self._withdraw(intent.births, intent):
                 raise
             return None
         if not await self._settle(intent, Stage.DONE):
-            await self._take_back(intent.births, None)
+            await self._withdraw(intent.births, None)
             return None
         if None in rows:  # made by a server that died, and ended since
             raise Repeated(intent.deed)
@@ -127,7 +127,7 @@ class RedisBirths:
                 case _:
                     raise SessionExists(f"session {birth.id} exists already")
 
-    async def _take_back(self, births: Sequence[Birth], intent: Intent | None) -> bool:
+    async def _withdraw(self, births: Sequence[Birth], intent: Intent | None) -> bool:
         """Now, or later if Redis is silent. False when another server has finished it meanwhile."""
         try:
             return await self._undo(births, intent)
@@ -150,7 +150,7 @@ class RedisBirths:
     async def _undo_after(self, task: "asyncio.Task[list[Row]]", births: Sequence[Birth]) -> None:
         await asyncio.wait([task])
         if task.exception() is None:
-            await self._take_back(births, None)
+            await self._withdraw(births, None)
 
     async def _undo(self, births: Sequence[Birth], intent: Intent | None) -> bool:
         """Remove what nobody has used yet; what is used stays. False when another server has finished it."""

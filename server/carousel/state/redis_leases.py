@@ -31,8 +31,8 @@ class RedisLeases:
     def __len__(self) -> int:
         return len(self._epochs)
 
-    async def take(self, key: Key, known_token: str) -> Any:
-        """The reply of take.lua, once it is not that another holds the session. A cancelled take has no lease and no
+    async def acquire(self, key: Key, known_token: str) -> Any:
+        """The reply of acquire.lua, once it is not that another holds the session. A cancelled take has no lease and no
         place in line."""
         pause, is_in_line = _MIN_PAUSE_SECONDS, False
         try:
@@ -76,7 +76,7 @@ class RedisLeases:
         """Cancelled or not, the call runs to its end: a lease that nobody knows of would keep others waiting."""
         terms = self._terms
         arguments = (self._server, terms.lease, known_token, terms.ending, terms.place)
-        task = self._work.begin(self._link.call("take", keys_of(key), arguments), "take")
+        task = self._work.begin(self._link.call("acquire", keys_of(key), arguments), "acquire")
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:

@@ -60,12 +60,11 @@ class RedisStore:
         *,
         username: str | None = None,
         password: str | None = None,
-        timing: Timing | None = None,
+        timing: Timing,
         cache_bytes: int = _CACHE_BYTES,
         owner_limits: OwnerLimits = _NO_LIMITS,
     ) -> None:
         """Raises StoreInvalid when the extra `redis` is not installed."""
-        timing = timing or Timing()
         self._terms = Terms.of(lifetimes, timing)
         self._work = RedisWork()
         self._link = RedisLink(url, username, password, timing.time_out)
@@ -112,11 +111,11 @@ class RedisStore:
     async def read(self, owner: str, session_id: str) -> Row | Ending | None:
         return await self._endings.read((owner, session_id))
 
-    async def take(self, owner: str, session_id: str, room: int = 0) -> Held | Ending | None:
+    async def acquire(self, owner: str, session_id: str, room: int = 0) -> Held | Ending | None:
         key = (owner, session_id)
         while True:
             known = self._recent.get(key)
-            kind, *reply = await self._leases.take(key, known[0] if known is not None else "")
+            kind, *reply = await self._leases.acquire(key, known[0] if known is not None else "")
             match kind:
                 case b"held":
                     return self._hold(key, reply[0], reply[1], known)

@@ -136,7 +136,7 @@ class SqliteStore:
         met = await self._meet(store, key)
         return met.row if isinstance(met, Held) else met
 
-    async def take(self, owner: str, session_id: str, room: int = 0) -> Held | Ending | None:
+    async def acquire(self, owner: str, session_id: str, room: int = 0) -> Held | Ending | None:
         store, key = self._opened(), (owner, session_id)
         number = store.holds.add(key)  # before anything is looked at: from here on it is not ended, or this is told
         is_taken = False

@@ -170,7 +170,7 @@ class SessionStore(Protocol):
         """The row, how it ended, or None if nothing is known of it."""
         ...
 
-    async def take(self, owner: str, session_id: str, room: int = 0) -> Held | Ending | None:
+    async def acquire(self, owner: str, session_id: str, room: int = 0) -> Held | Ending | None:
         """The session for a turn, to be followed by `commit` and then, in any case, `release`. `room` is the most bytes
         by which the change will enlarge it, set aside until then: raises Overloaded when there is no room and none may
         be made. Where several servers share the store, waits for another's turn on the session, in fair order. A

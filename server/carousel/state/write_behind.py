@@ -158,11 +158,11 @@ class WriteBehind:
         found = self._unwritten.get((owner, session_id))
         return found.current.row if found is not None else await self._inner.read(owner, session_id)
 
-    async def take(self, owner: str, session_id: str, room: int = 0) -> Held | Ending | None:
+    async def acquire(self, owner: str, session_id: str, room: int = 0) -> Held | Ending | None:
         key = (owner, session_id)
         await self._write_due([key])
         before = self._unwritten.get(key)
-        held = await self._take(owner, session_id, room)
+        held = await self._acquire(owner, session_id, room)
         if not isinstance(held, Held):
             return held
         self._in_use.setdefault(key, set()).add(held.epoch)
@@ -240,14 +240,14 @@ class WriteBehind:
             return self._inner.durable_position(row)
         return min(self._inner.durable_position(found.base.row), *(turn.position for turn in found.turns))
 
-    async def _take(self, owner: str, session_id: str, room: int) -> Held | Ending | None:
+    async def _acquire(self, owner: str, session_id: str, room: int) -> Held | Ending | None:
         try:
-            return await self._inner.take(owner, session_id, room)
+            return await self._inner.acquire(owner, session_id, room)
         except Overloaded:
             if not self._unwritten:
                 raise
         await self.flush()  # unwritten turns have more room set aside than they need
-        return await self._inner.take(owner, session_id, room)
+        return await self._inner.acquire(owner, session_id, room)
 
     async def _write_due(self, keys: Iterable[_Key]) -> bool:
         """If one of these is due, write, so that the store behind sees it as it is."""

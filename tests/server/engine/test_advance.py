@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from tests.bounds import make_bounds
 from tests.fakes import GatedModel, SlowOracle, ToyModel
 
 from carousel.bundle.layout import Array, StateBatch
 from carousel.engine.engine import Engine
-from carousel.engine.scheduler import Bounds
 from carousel.errors import ModelFailed, ShuttingDown
 from carousel.metrics import Metrics
 from carousel.turns import Generate, Predict, Sampling, Turn
@@ -27,7 +27,7 @@ GREEDY = Sampling(seed=0, temperature=0)
 @contextlib.asynccontextmanager
 async def started(model: ToyModel, *, in_loop: bool = False, **bounds: Any) -> AsyncIterator[Engine]:
     held = {"max_held_bytes": 2**20, "ring_size": RING}
-    engine = Engine(model, 0, Bounds(**(held | bounds)), Metrics(CollectorRegistry()))
+    engine = Engine(model, 0, make_bounds(**(held | bounds)), Metrics(CollectorRegistry()))
     await engine.start()
     engine._place.max_rows = 2**10 if in_loop else 0
     try:
@@ -40,7 +40,7 @@ class Held:
     """A sequence in the columns, told one token after the other."""
 
     def __init__(self, engine: Engine, owner: str = "ann") -> None:
-        row = engine.columns.take_slot()
+        row = engine.columns.allocate_slot()
         assert row is not None
         self._engine = engine
         self._owner = owner
@@ -206,7 +206,7 @@ async def test_a_waiter_with_a_defect_costs_no_other_its_answer(in_loop: bool) -
     async with started(ToyModel(), in_loop=in_loop) as engine:
         first, second = Held(engine), Held(engine)
         before = first.feed(1)
-        row = engine.columns.take_slot()
+        row = engine.columns.allocate_slot()
         assert row is not None
         engine.advance("ann", row, row + 1, 1, 1, Bad())
         after = second.feed(1)

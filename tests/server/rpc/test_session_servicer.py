@@ -185,7 +185,7 @@ async def test_a_store_that_is_away_is_unavailable_with_a_hint() -> None:
     store = FaultyStore(MemoryStore(ROOMY, LIFETIMES))
     async with served(Plan(store=lambda clock: store)) as house:
         await create(house)
-        for fault in (Fault.TAKE, Fault.BEFORE_WRITE, Fault.AFTER_WRITE):
+        for fault in (Fault.ACQUIRE, Fault.BEFORE_WRITE, Fault.AFTER_WRITE):
             store.faults[fault] = 1
             code, _, details = await refusal(house.model.Generate(_generate(request_id="r")))
             assert (code, details["ErrorInfo"].reason) == (Code.UNAVAILABLE, "STORE_UNAVAILABLE")
@@ -223,7 +223,7 @@ async def test_a_watcher_that_leaves_is_forgotten() -> None:
         await watching.initial_metadata()
         watching.cancel()
         await until(lambda: house.world.value("requests_total", method="WatchSessions", code="CANCELLED") == 1)
-        assert house.world.lives.hub._boards == {}
+        assert house.world.operations._hub._boards == {}
 
 
 async def test_a_foreign_session_is_as_unknown_to_every_call() -> None:

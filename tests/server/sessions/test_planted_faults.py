@@ -6,15 +6,14 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from tests.bounds import make_bounds, make_retention
 from tests.fakes import GatedModel, same_snapshot
 from tests.server.sessions.pairs import run_pair
 from tests.worlds import Plan, World, running_world
 
-from carousel.engine.scheduler import Bounds
 from carousel.errors import CarouselError
 from carousel.sessions import residents
 from carousel.sessions.conversation import Conversation
-from carousel.sessions.ledger import Retention
 from carousel.sessions.requests import Caller, PredictionRequest
 from carousel.sessions.resident import Named, Plain, Resident
 from carousel.sessions.residents import Residents
@@ -45,11 +44,11 @@ def _keep_stale(patch: pytest.MonkeyPatch) -> None:
 def _apply_twice(patch: pytest.MonkeyPatch) -> None:
     """A turn that happened goes the ordinary way as well."""
 
-    async def take_turn(self: Residents, resident: Resident, plain: Plain) -> None:
+    async def run_turn(self: Residents, resident: Resident, plain: Plain) -> None:
         await real(self, resident, plain)
 
-    real = Residents.take_turn
-    patch.setattr(Residents, "take_turn", take_turn)
+    real = Residents.run_turn
+    patch.setattr(Residents, "run_turn", run_turn)
 
 
 def _answer_early(patch: pytest.MonkeyPatch) -> None:
@@ -83,9 +82,9 @@ MUTANTS = {
 async def run_race() -> None:
     """A held turn is given up while its step runs, and another stream wants the only slot: it must not have it before
     the step has ended, which writes a row that is the other's first one."""
-    bounds = Bounds(max_held_bytes=3 * ROW_BYTES, ring_size=3)
+    bounds = make_bounds(max_held_bytes=3 * ROW_BYTES, ring_size=3)
     model = GatedModel()
-    plan = Plan(model, bounds=bounds, retention=Retention(max_turns=1, max_answers=2, max_answer_bytes=65_536))
+    plan = Plan(model, bounds=bounds, retention=make_retention(max_turns=1, max_answers=2, max_answer_bytes=65_536))
     async with running_world(plan) as world:
         one, other = [await _begin(world, name) for name in ("a", "b")]
         for token_id in (3, 4):

@@ -155,7 +155,7 @@ def step(held: Held, put: Parts, drop: tuple[str, ...] = ()) -> Change:
 
 
 async def take(store: SessionStore, session_id: str = "s", owner: str = "ann", room: int = 0) -> Held:
-    held = await store.take(owner, session_id, room)
+    held = await store.acquire(owner, session_id, room)
     assert isinstance(held, Held)
     return held
 

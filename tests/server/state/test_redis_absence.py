@@ -68,7 +68,7 @@ async def test_redis_that_goes_and_comes_back(redis_server: RedisServer) -> None
         redis_server.kill()
         for call in (
             store.read("ann", "s1"),
-            store.take("ann", "s1"),
+            store.acquire("ann", "s1"),
             store.num_live(),
             store.sweep(9),
             store.create([make_birth()]),

@@ -63,7 +63,7 @@ async def test_a_session_whose_time_has_come_ends_when_it_is_met(shared_redis: R
         case "read":
             found = await store.read("ann", "s")
         case "take":
-            found = await store.take("ann", "s")
+            found = await store.acquire("ann", "s")
         case "create":
             assert (await open_session(store)).revision == 0
         case "sweep":

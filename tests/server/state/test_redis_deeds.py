@@ -30,7 +30,7 @@ async def test_what_a_dead_server_left_half_made_is_finished(shared_redis: Redis
         assert [row.incarnation for row in rows] == [birth.incarnation for birth in first]
         assert {row.position for row in rows} == {0}
         for name in "abc":
-            held = await other.take("ann", name)
+            held = await other.acquire("ann", name)
             assert held.parts == {"at/0": b"first"}  # type: ignore[union-attr]
         assert await other.recall("ann", "r") == deed_of(first)
         assert await other.num_live() == 3
@@ -190,7 +190,7 @@ async def test_states_that_differ_are_written_down_each(shared_redis: RedisServe
         births = [make_birth(name, parts={"at/0": part}) for name, part in zip("abc", (b"x", b"y", b"x"), strict=True)]
         await dead._deeds.record(Intent(deed_of(births), tuple(births)))
         await other.create(births, deed_of(births))
-        parts = [(await other.take("ann", name)).parts["at/0"] for name in "abc"]  # type: ignore[union-attr]
+        parts = [(await other.acquire("ann", name)).parts["at/0"] for name in "abc"]  # type: ignore[union-attr]
         assert parts == [b"x", b"y", b"x"]
 
 

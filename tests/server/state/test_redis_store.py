@@ -36,7 +36,7 @@ async def test_servers_see_each_others_sessions(shared_redis: RedisServer) -> No
         assert one.durability is Durability.EACH_TURN
         assert await other.num_live() == 1
         assert [await store.end(row, EndReason.DELETED) for store in (one, other)] == [True, False]
-        ending = await other.take("ann", "s")
+        ending = await other.acquire("ann", "s")
         assert isinstance(ending, Ending)
         assert (ending.reason, ending.incarnation) == (EndReason.DELETED, row.incarnation)
 

@@ -51,7 +51,7 @@ async def test_a_session_in_use_outlives_its_time(path: Path) -> None:
         assert await store.read("ann", "s") == row
         await store.release(held)
         assert told == []
-        ending = await store.take("ann", "s")
+        ending = await store.acquire("ann", "s")
         assert isinstance(ending, Ending)
         assert (ending.reason, told) == (EndReason.AGE, [ending])
 
@@ -242,7 +242,7 @@ async def test_a_delete_ends_a_session_in_use(path: Path) -> None:
         with pytest.raises(SessionMoved):
             await store.commit(held, step(held, {}))
         await store.release(held)
-        ending = await store.take("ann", "s")
+        ending = await store.acquire("ann", "s")
         assert isinstance(ending, Ending)
         assert (ending.reason, ending.incarnation) == (EndReason.DELETED, row.incarnation)
 

@@ -47,13 +47,13 @@ async def test_room_is_set_aside_before_the_turn(path: Path) -> None:
         await open_session(store, "b")
         first = await take(store, "a", room=6000)
         with pytest.raises(Overloaded) as refused:
-            await store.take("ann", "b", 4000)
+            await store.acquire("ann", "b", 4000)
         assert refused.value.limit == "max_session_bytes"
         with pytest.raises(Overloaded):
             await store.create([make_birth("c", parts={"x": bytes(4000)})])
         await store.commit(first, step(first, {"x": bytes(6000)}))
         with pytest.raises(Overloaded):
-            await store.take("ann", "b", 4000)
+            await store.acquire("ann", "b", 4000)
         await store.release(first)
         second = await take(store, "b", room=3000)
         await store.release(second)
@@ -80,7 +80,7 @@ async def test_an_owner_has_limits_of_his_own(path: Path) -> None:
         await open_session(store, "b")
         for call, limit in (
             (store.create([make_birth("c")]), "max_sessions_per_owner"),
-            (store.take("ann", "a", 4500), "max_session_bytes_per_owner"),
+            (store.acquire("ann", "a", 4500), "max_session_bytes_per_owner"),
         ):
             with pytest.raises(Overloaded) as refused:
                 await call

@@ -79,13 +79,13 @@ async def test_room_is_set_aside_before_a_turn(open_store) -> None:  # type: ign
         await open_session(store, name)
     first = await take(store, "a", room=30_000)
     with pytest.raises(Overloaded) as refused:
-        await store.take("ann", "b", 30_000)
+        await store.acquire("ann", "b", 30_000)
     assert refused.value.limit == "max_session_bytes"
     assert await refusal(store, {"large": bytes(30_000)}) == "max_session_bytes"
     await store.commit(first, step(first, {"large": bytes(30_000)}))
     await store.release(first)
     with pytest.raises(Overloaded):
-        await store.take("ann", "b", 30_000)
+        await store.acquire("ann", "b", 30_000)
     second = await take(store, "a", room=100)
     await store.commit(second, step(second, {}, ("large",)))
     await store.release(second)
@@ -100,7 +100,7 @@ async def test_a_refused_take_holds_nothing(open_store, clock: FakeClock) -> Non
     store = await open_store(9, 60_000, evicts=False)
     await open_session(store)
     with pytest.raises(Overloaded):
-        await store.take("ann", "s", 60_000)
+        await store.acquire("ann", "s", 60_000)
     held = await take(store, room=1_000)
     await store.release(held)
     clock.advance(601)
@@ -204,7 +204,7 @@ async def test_an_owner_has_limits_of_his_own(open_store, told: list[Ending], *,
         await store.end((await take(store, "a")).row, EndReason.DELETED)
         assert await refusal(store, {"large": bytes(29_900)}) == "max_session_bytes_per_owner"
         with pytest.raises(Overloaded) as refused:
-            await store.take("ann", "b", 30_000)
+            await store.acquire("ann", "b", 30_000)
         assert refused.value.limit == "max_session_bytes_per_owner"
     assert await names(store, "bob") == {"a", "b"}
 
@@ -218,8 +218,8 @@ async def test_endings_are_bounded_for_each_owner(open_store) -> None:  # type: 
     found = [isinstance(await store.read("ann", str(number)), Ending) for number in (0, 2, 3, 1_002)]
     assert found == [False, False, True, True]
     assert isinstance(await store.read("bob", "mine"), Ending)
-    assert isinstance(await store.take("bob", "mine"), Ending)
-    assert not isinstance(await store.take("bob", "mine"), Held)
+    assert isinstance(await store.acquire("bob", "mine"), Ending)
+    assert not isinstance(await store.acquire("bob", "mine"), Held)
 
 
 async def test_what_is_due_makes_room_for_a_turn_too(open_store, clock: FakeClock, told: list[Ending]) -> None:  # type: ignore[no-untyped-def]

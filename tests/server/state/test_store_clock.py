@@ -37,7 +37,7 @@ async def _read(store: SessionStore) -> object:
 
 
 async def _take(store: SessionStore) -> object:
-    return await store.take("ann", "s")
+    return await store.acquire("ann", "s")
 
 
 async def _create(store: SessionStore) -> object:
@@ -139,7 +139,7 @@ async def test_a_session_held_twice_is_held_until_both_have_given_it_back(
     await store.release(first)
     assert await sweep(store) == 0
     clock.advance(2)
-    assert isinstance(await store.take("ann", "s"), Held)
+    assert isinstance(await store.acquire("ann", "s"), Held)
     await store.release(second)
 
 

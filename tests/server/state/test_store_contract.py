@@ -38,7 +38,7 @@ async def test_nothing_is_known_of_what_never_was(store: SessionStore, told: lis
     row = await open_session(store)
     await store.end(row, EndReason.UNDONE)
     assert await store.read("ann", "s") is None
-    assert await store.take("ann", "s") is None
+    assert await store.acquire("ann", "s") is None
     assert not await store.end(row, EndReason.DELETED)
     assert await store.recall("ann", "r") is None
     assert [one for one in told if one.reason is not EndReason.UNDONE] == []
@@ -101,7 +101,7 @@ async def test_an_ended_session_is_remembered(store: SessionStore, told: list[En
     assert ending.incarnation == row.incarnation
     assert abs(ending.at - row.created_at) < 60
     assert await store.read("ann", "s") == ending
-    assert await store.take("ann", "s") == ending
+    assert await store.acquire("ann", "s") == ending
     with pytest.raises(SessionMoved):
         await store.commit(held, step(held, {"a": b"2"}))
     await store.release(held)
@@ -291,7 +291,7 @@ async def test_what_is_undone_leaves_nothing(store: SessionStore, told: list[End
     assert len(told) == 1
     assert await store.end(await open_session(store), EndReason.UNDONE)
     assert await store.read("ann", "s") is None
-    assert await store.take("ann", "s") is None
+    assert await store.acquire("ann", "s") is None
     assert (len(told), await store.num_live()) == (1, 0)
 
 

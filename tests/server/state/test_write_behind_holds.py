@@ -68,7 +68,7 @@ async def test_whoever_meets_what_is_due_ends_it(inner: GatedStore, told: list[E
     elif how == "make anew":
         await open_session(store)
     else:
-        found = await (store.take("ann", "s") if how == "take" else store.read("ann", "s"))
+        found = await (store.acquire("ann", "s") if how == "take" else store.read("ann", "s"))
         assert isinstance(found, Ending)
         assert told == [found]
     assert len(told) == 1
@@ -119,12 +119,12 @@ async def test_room_stays_set_aside_until_the_write(tmp_path: Path) -> None:
     await store.commit(held, step(held, {"x": bytes(1000)}))
     await store.release(held)
     with pytest.raises(Overloaded):
-        await inner.take("ann", "b", 2000)
+        await inner.acquire("ann", "b", 2000)
     assert inner.writes == []
     other = await take(store, "b", room=2000)
     assert len(inner.writes) == 1
     with pytest.raises(Overloaded):
-        await store.take("ann", "a", 7000)
+        await store.acquire("ann", "a", 7000)
     with pytest.raises(Overloaded):
         await store.create([make_birth("c", parts={"x": bytes(7000)})])
     await store.release(other)

@@ -143,5 +143,5 @@ def test_a_width_that_heads_do_not_share_is_refused(cell: str) -> None:
     """By the settings and by the cell itself."""
     with pytest.raises(SettingsError, match=f"hidden_size of {cell} must be a multiple of num_heads, 4"):
         Settings.load(None, [f"model.cell={cell}", "model.hidden_size=30"])
-    with pytest.raises(SettingsError, match="a hidden size of 30 is not a multiple of num_heads, 4"):
+    with pytest.raises(SettingsError, match="a hidden size of 30 is no multiple of num_heads, 4"):
         CELLS[cell](StackShape(30, 30, 1, 0.0))

@@ -63,7 +63,7 @@ def test_compare_leaves_figures_and_goes_on(tmp_path: Path, verse_file: Path) ->
     assert all(set(figure["serving"]) == {"1", "64"} for figure in figures)
     assert (tmp_path / "c" / "compare.png").read_bytes().startswith(b"\x89PNG")
     again = run(*arguments)
-    assert "6 of 6 trainings are already done" in again
+    assert "6 of 6 trainings were done before" in again
     assert "[6/6]" not in again
     assert json.loads((tmp_path / "c" / "compare.json").read_text()) == figures
 
@@ -127,8 +127,8 @@ def test_inspect_reads_a_run(tmp_path: Path, verse_file: Path) -> None:
         (["compare", "--redraw", "pyproject.toml"], "pyproject.toml is not a comparison's JSON"),
         (["compare", "--text", "absent.txt"], "cannot read absent.txt"),
         (["compare", "--parameters", "10"], "no hidden size gives"),
-        (["compare", "--set", "model.cell=gru"], "model.cell cannot be given with --set"),
-        (["gradients", "--set", "budget.max_steps=3"], "budget.max_steps cannot be given with --set"),
+        (["compare", "--set", "model.cell=gru"], "model.cell is not for --set"),
+        (["gradients", "--set", "budget.max_steps=3"], "budget.max_steps is not for --set"),
         (["gradients", "--set", "model.hiden_size=3"], "unknown setting model.hiden_size"),
         (["recall", "--tasks", "sleep"], "unknown task sleep"),
         (["recall", "--gaps", "4,2"], "gaps must be positive and grow"),
@@ -147,7 +147,7 @@ def test_options_before_a_study_are_refused(tmp_path: Path) -> None:
     """Options of a training run in front of a study are refused, since they would have no effect."""
     result = CliRunner().invoke(app, ["--out", str(tmp_path / "run"), "recall"])
     assert result.exit_code == EXIT_BAD_INPUT
-    assert "after its name" in result.stderr
+    assert "put options of recall" in result.stderr
 
 
 def test_a_run_needs_a_place() -> None:

@@ -15,13 +15,13 @@ Tensor = torch.Tensor
 
 
 class ClockworkLayer(RecurrentLayer):
-    """Computes K groups of H / K units, group k with the period T_k = 2^k. t counts the tokens before this one, from 0.
-    x_t [X], h_t [H], W [H,X], U [H,H] in blocks [k,j], of which those with j < k are zero:
+    """K groups of H / K units, group k with the period T_k = 2^k; t counts the tokens before this one, from 0. x_t [X],
+    h_t [H], W [H,X], U [H,H] in blocks [k,j], of which those with j < k are zero:
 
-    n = tanh(W x_t + U h_{t-1} + b);  group k of h_t is n where t mod T_k = 0, else unchanged
+    n = tanh(W x_t + U h_{t-1} + b);  group k of h_t is n where t mod T_k = 0, and h_{t-1} elsewhere
 
-    So a group reads itself and slower groups, never faster ones. The state is h and, once for all layers, t modulo the
-    longest period. The diagonal blocks of U start orthogonal (`initial.py`).
+    So a group reads slower groups and itself, never faster ones. The state is h and, once for all layers, t modulo the
+    longest period. Each group's block of U on itself begins orthogonal (`initial.py`).
     """
 
     parts = ("h", "t")
@@ -34,7 +34,7 @@ class ClockworkLayer(RecurrentLayer):
         self.register_buffer("period_H", 2**group_H, persistent=False)
         self.register_buffer("reads_HH", (group_H[None, :] >= group_H[:, None]).float(), persistent=False)
         size = shape.hidden_size // shape.num_clocks
-        for start in range(0, shape.hidden_size, size):  # the diagonal blocks; the rest is as in gated cells
+        for start in range(0, shape.hidden_size, size):  # each group's own block; the rest is as in gated cells
             initialise_orthogonal(self.weight_hh[start : start + size, start : start + size])
 
     period_H: Tensor
@@ -73,7 +73,7 @@ class ClockworkStack(LayeredStack):
 
     @property
     def num_dead(self) -> int:
-        """Counts the weights in masked blocks."""
+        """The number of values in the masked blocks."""
         shape = self.shape
         num_blocks = shape.num_clocks * (shape.num_clocks - 1) // 2
         return shape.num_layers * num_blocks * (shape.hidden_size // shape.num_clocks) ** 2

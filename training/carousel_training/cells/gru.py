@@ -32,7 +32,7 @@ class GRUStack(LibraryStack):
 
     @property
     def num_dead(self) -> int:
-        """Counts the rows of r and z in torch's second bias."""
+        """The number of rows of r and z in torch's second bias."""
         return 2 * self.shape.hidden_size * self.shape.num_layers
 
     def run_layer(self, x_TBX: torch.Tensor, state: State, weights: LayerWeights) -> tuple[torch.Tensor, State]:
@@ -50,5 +50,5 @@ class GRUStack(LibraryStack):
 
 
 def _only_new(grad_G: torch.Tensor) -> torch.Tensor:
-    """Keeps the gradient of the gate n only, the last of three."""
+    """Returns the gradient of the gate n alone, the last of three."""
     return torch.cat([torch.zeros_like(grad_G[: 2 * len(grad_G) // 3]), grad_G[2 * len(grad_G) // 3 :]])

@@ -1,8 +1,8 @@
-"""This module initialises the weights of every cell by one rule, so cells differ by their equations alone.
+"""The start of every cell's weights: one rule, so that cells differ by their equations and not by their start.
 
-Inputs have unit scale, and their weighted sum has unit variance; the sum over the layer's own state is smaller. Biases
-are zero, except in gates that keep the state: there they start at 1 (a share of 0.73 is kept), so a fresh network
-remembers (Jozefowicz et al. 2015). Legend: G rows of gates, X input width, H hidden width.
+Inputs have unit scale, and a sum over them has unit variance; a unit gets less from its own layer's state. Biases are
+zero, except those of gates that keep: these begin at 1 (a share of 0.73 is kept), so that a fresh network remembers
+(Jozefowicz et al. 2015). Legend: G rows of gates, X input width, H hidden width.
 """
 
 import math
@@ -15,14 +15,14 @@ KEEPING_BIAS = 1.0
 
 @torch.no_grad()
 def initialise_input(weight_GX: torch.Tensor) -> None:
-    """Draws from a uniform distribution with the variance 1 / X."""
+    """Draws uniformly with the variance 1 / X."""
     bound = math.sqrt(3.0 / weight_GX.shape[1])
     nn.init.uniform_(weight_GX, -bound, bound)
 
 
 @torch.no_grad()
 def initialise_state(weight_GH: torch.Tensor) -> None:
-    """Draws uniformly from +-1 / sqrt(H), a third of the variance 1 / H, for gated cells."""
+    """For gated cells: draws uniformly in +-1 / sqrt(H), a third of that variance."""
     bound = 1.0 / math.sqrt(weight_GH.shape[1])
     nn.init.uniform_(weight_GH, -bound, bound)
 

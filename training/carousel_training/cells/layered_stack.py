@@ -18,7 +18,7 @@ from carousel_training.cells.stack import RecurrentStack, StackShape, State, Ste
 
 
 class LayerRun(NamedTuple):
-    """Holds a layer's result for T steps: the output, the last state, and the memory at every step if it has one."""
+    """A layer's results over T steps: its output, its last state, and its memory at every step if it has one."""
 
     y_TBH: torch.Tensor
     state: State
@@ -26,8 +26,9 @@ class LayerRun(NamedTuple):
 
 
 class StackLayer(nn.Module):
-    """Is one layer. `sequence` is the fast pass, `step` the written equations. `below` is the memory of the layer
-    below, for the cell that reads it.
+    """One layer with any weights: `sequence` is the fast pass, `step` the written equations.
+
+    `below` is the memory of the layer underneath, for the cell that reads it.
     """
 
     parts: ClassVar[tuple[str, ...]] = ("h",)
@@ -50,8 +51,10 @@ class StackLayer(nn.Module):
 
 
 class RecurrentLayer(StackLayer):
-    """Has `weight_ih` [G,X] and `bias` [G] for the input, and `weight_hh` [k x H,H] for the earlier state, if any gate
-    reads it. `gates` gives the order of the gates; the first `num_recurrent` of them read the state.
+    """`weight_ih` [G,X] and `bias` [G] act on the input, `weight_hh` [k x H,H] on the state before, if any gate sees
+    it.
+
+    Gates have the order of `gates`; the first `num_recurrent` of them see the state.
     """
 
     gates: ClassVar[tuple[str, ...]]
@@ -62,17 +65,17 @@ class RecurrentLayer(StackLayer):
         self.weight_ih = nn.Parameter(torch.empty(len(self.gates) * shape.hidden_size, self.input_size))
         self.bias = nn.Parameter(torch.zeros(len(self.gates) * shape.hidden_size))
         initialise_input(self.weight_ih)
-        if self.num_recurrent:  # a parameter without rows never gets a gradient, which processes wait for
+        if self.num_recurrent:  # an empty parameter would never get a gradient, and processes would wait for it
             self.weight_hh = nn.Parameter(torch.empty(self.num_recurrent * shape.hidden_size, shape.hidden_size))
             initialise_state(self.weight_hh)
 
     def rows(self, gate: str) -> slice:
-        """Returns the rows of a gate in the matrices."""
+        """Returns the place of a gate's rows in the matrices."""
         index, size = self.gates.index(gate), self.shape.hidden_size
         return slice(index * size, (index + 1) * size)
 
     def from_input(self, x_TBX: torch.Tensor) -> torch.Tensor:
-        """Computes W x + b of all gates, for all steps at once."""
+        """Returns W x + b of all gates, for all steps at once."""
         return functional.linear(x_TBX, self.weight_ih, self.bias)
 
     def recurrent(self) -> torch.Tensor:
@@ -80,12 +83,12 @@ class RecurrentLayer(StackLayer):
         return drop_weights(self.weight_hh, self.shape.weight_drop, is_training=self.training)
 
     def split(self, a_BG: torch.Tensor) -> Mapping[str, torch.Tensor]:
-        """Splits the columns of the gates by name."""
+        """Returns the gates' columns by name."""
         return dict(zip(self.gates, a_BG.chunk(len(self.gates), dim=-1), strict=True))
 
 
 class LayeredStack(RecurrentStack):
-    """Stacks L layers of `layer_type`. The names of a layer's state carry its number."""
+    """L layers of `layer_type`. The names of each layer's state end with its number."""
 
     layer_type: ClassVar[type[StackLayer]]
 

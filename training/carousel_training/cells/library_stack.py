@@ -1,4 +1,4 @@
-"""This module runs stacks on torch's recurrent kernels (oneDNN, cuDNN). Only the cells that use it know equations.
+"""Stacks on torch's own recurrent kernels (oneDNN, cuDNN). It knows no equations; the cells that use it do.
 
 Legend: T steps, B lanes, X input width, H hidden width, L layers.
 """
@@ -24,9 +24,9 @@ class LayerWeights(NamedTuple):
 
 
 class LibraryStack(RecurrentStack):
-    """Wraps torch's module, `layers`. `parts` names one layer's state. A cell defines `run_layer` and `step_layer`.
+    """`layers` is torch's module; `parts` names one layer's state. A cell implements `run_layer` and `step_layer`.
 
-    Torch adds two bias vectors, and the equations have one. The second stays zero: an optimiser that trains both moves
+    Torch adds two bias vectors where the equations have one. The second stays zero: an optimiser that moves both moves
     their sum twice as fast as the biases of other cells.
     """
 
@@ -53,7 +53,7 @@ class LibraryStack(RecurrentStack):
         return LayerWeights(*(getattr(self.layers, f"{name}_l{layer}") for name in LayerWeights._fields))
 
     def run_layer(self, x_TBX: torch.Tensor, state: State, weights: LayerWeights) -> tuple[torch.Tensor, State]:
-        """Returns y_TBH and the next state. States are [1,B,H] here."""
+        """Returns y_TBH and the state after; states are [1,B,H] here."""
         raise NotImplementedError
 
     def step_layer(self, x_BX: torch.Tensor, state: State, weights: LayerWeights) -> Step:
@@ -79,7 +79,7 @@ class LibraryStack(RecurrentStack):
         return Step(y_BX, tuple(after), gates)
 
     def _run_layers(self, x_TBX: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
-        """Runs layer by layer, since torch's stack has neither locked dropout nor dropped weights."""
+        """Runs layer by layer, since torch's stack of layers has neither locked dropout nor dropped weights."""
         shape, y_TBX, after = self.shape, x_TBX, list[torch.Tensor]()
         for layer in range(shape.num_layers):
             if layer > 0:

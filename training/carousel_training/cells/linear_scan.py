@@ -27,7 +27,7 @@ def scan_in_order(kept_TBH: Tensor, added_TBH: Tensor, h_BH: Tensor) -> Tensor:
 
 
 def scan_by_doubling(kept_TBH: Tensor, added_TBH: Tensor, h_BH: Tensor) -> Tensor:
-    """Doubles the reach in each pass. After stride s, a row covers the 2s steps up to it, or all if there are fewer."""
+    """After the pass with stride s, every row covers the 2s steps up to it, or all steps if there are fewer."""
     kept, added, stride = kept_TBH, added_TBH, 1
     while stride < len(kept):
         added = torch.cat([added[:stride], torch.addcmul(added[stride:], kept[stride:], added[:-stride])])

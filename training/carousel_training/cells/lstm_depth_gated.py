@@ -52,7 +52,7 @@ class DepthGatedLSTMLayer(PeepholeLSTMLayer):
         return Step(h_BH, (h_BH, c_BH), gates)
 
     def _depth(self, x_TBX: torch.Tensor, below_TBH: torch.Tensor) -> torch.Tensor:
-        """Computes what the depth gate reads besides c_{t-1}, for all steps at once."""
+        """Returns the depth gate's sums without c_{t-1}, for all steps at once."""
         assert self.weight_d is not None
         assert self.weight_ld is not None
         return nn.functional.linear(x_TBX, self.weight_d, self.bias_d) + self.weight_ld * below_TBH

@@ -38,13 +38,13 @@ class PeepholeLSTMLayer(MemoryLayer):
         return Step(h_BH, (h_BH, c_BH), gates)
 
     def sums(self, x_BX: torch.Tensor, h_BH: torch.Tensor) -> Mapping[str, torch.Tensor]:
-        """Sums what each gate gets from the input and the earlier state."""
+        """Returns each gate's sum of input and state before."""
         return self.split(self.from_input(x_BX) + h_BH @ self.weight_hh.t())
 
     def remember(
         self, sums: Mapping[str, torch.Tensor], c_BH: torch.Tensor, gates: dict[str, torch.Tensor]
     ) -> torch.Tensor:
-        """Returns f * c + i * g, and adds f, i and g to `gates`."""
+        """Returns f * c + i * g, and adds the three gates to `gates`."""
         at_i, at_f = self.peephole_if.chunk(2)
         gates["i"], gates["f"] = torch.sigmoid(sums["i"] + at_i * c_BH), torch.sigmoid(sums["f"] + at_f * c_BH)
         gates["g"] = torch.tanh(sums["g"])
@@ -53,7 +53,7 @@ class PeepholeLSTMLayer(MemoryLayer):
     def show(
         self, sums: Mapping[str, torch.Tensor], c_BH: torch.Tensor, gates: dict[str, torch.Tensor]
     ) -> torch.Tensor:
-        """Returns o * tanh(c), where o reads the new memory, and adds o to `gates`."""
+        """Returns o * tanh(c), where o sees the new memory, and adds o to `gates`."""
         gates["o"] = torch.sigmoid(sums["o"] + self.peephole_o * c_BH)
         return gates["o"] * torch.tanh(c_BH)
 

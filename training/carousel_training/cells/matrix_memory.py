@@ -30,7 +30,7 @@ class Gates(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """Holds C' q [B,N,T,D], n' q [B,N,T] and the level m [B,N,T] of both."""
+    """C' q [B,N,T,D], n' q [B,N,T] and the level m [B,N,T] of both."""
 
     values: Tensor
     weights: Tensor
@@ -40,8 +40,10 @@ class Reading(NamedTuple):
 def run_matrix_memory(
     q: Tensor, k: Tensor, v: Tensor, gates: Gates, state: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[Reading, tuple[Tensor, Tensor, Tensor]]:
-    """Returns what is read at every step, and the last state. `q` and `k` are [B,N,T,K], `v` [B,N,T,D]. `state` is C
-    [B,N,K,D], n [B,N,K], m [B,N] in the type of the gates."""
+    """Returns the reading at every step, and the state after the last.
+
+    `q` and `k` [B,N,T,K], `v` [B,N,T,D]; `state` is C [B,N,K,D], n [B,N,K], m [B,N] in the type of the gates.
+    """
     c, n, m = state
     memory, readings, levels = torch.cat([c, n[..., None]], dim=3), list[Tensor](), list[Tensor]()
     for start in range(0, q.shape[2], CHUNK):
@@ -59,14 +61,14 @@ def run_matrix_memory(
 
 
 class _Chunk(torch.autograd.Function):
-    """Computes large products in the type of q, everything else in the type of the gates."""
+    """Large products have the type of q, everything else that of the gates."""
 
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, a_i: Tensor, memory: Tensor, m: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         narrow, wide = q.dtype, memory.dtype
-        fade_BNT = log_f.double().cumsum(2)  # float32 leaves too few digits in the differences below
+        fade_BNT = log_f.double().cumsum(2)  # float32 would leave too few digits of the differences below
         carried_BNT = (fade_BNT + m[..., None]).to(wide)
         share_BNTS = _log_shares(fade_BNT, a_i)
         m_BNT = torch.maximum(share_BNTS.amax(3), carried_BNT)
@@ -96,14 +98,13 @@ class _Chunk(torch.autograd.Function):
         if grad_after is not None or grad_m is not None:
             _follow_maximum(chunk, grad_after, grad_m, grads)
         d_i = grads.log_share.sum(2)
-        # Step j scales the share of s in t for every s < j <= t.
+        # The step j fades what is shared between s and t for every s < j <= t.
         d_log_f = (grads.log_share.sum(3) + grads.log_carried - d_i).flip(2).cumsum(2).flip(2)
         return grads.q, grads.k, grads.v, d_log_f, d_i, grads.memory, grads.log_carried.sum(2)
 
 
 class _Saved(NamedTuple):
-    """Holds what the forward pass saves: E as `share`, e as `carried`, E times q k as `seen`, the new memory as
-    `after`."""
+    """The forward pass's values: `share` is E, `carried` e, `seen` E times the scores q k, `after` the memory."""
 
     q: Tensor
     k: Tensor
@@ -117,7 +118,7 @@ class _Saved(NamedTuple):
 
 @dataclass(slots=True)
 class _Gradients:
-    """Holds the gradients of the inputs and of the logarithms of E and e."""
+    """The gradients by the inputs and by the logarithms of E and e."""
 
     q: Tensor
     k: Tensor
@@ -128,7 +129,7 @@ class _Gradients:
 
 
 def _log_shares(fade_BNT: Tensor, a_i: Tensor) -> Tensor:
-    """Returns l_ts + i_s, and -inf for the steps s after t."""
+    """Returns l_ts + i_s, and -inf (nothing) for the steps s after t."""
     share_BNTS = (fade_BNT[..., None] - fade_BNT[..., None, :]).to(a_i.dtype) + a_i[..., None, :]
     num_steps = a_i.shape[2]
     is_later_TS = torch.ones(num_steps, num_steps, dtype=torch.bool, device=a_i.device).triu_(1)
@@ -136,7 +137,7 @@ def _log_shares(fade_BNT: Tensor, a_i: Tensor) -> Tensor:
 
 
 def _through_reading(chunk: _Saved, grad: Tensor) -> _Gradients:
-    """Propagates the gradient of what is read, [B,N,T,V], through the steps of the chunk and the earlier memory."""
+    """Adds the gradient by the reading, [B,N,T,V]: through the chunk's steps, and through the memory before."""
     narrow, wide = grad.dtype, chunk.memory.dtype
     d_seen = (grad @ chunk.v.transpose(2, 3)).to(wide)
     log_share = d_seen * chunk.seen
@@ -154,7 +155,7 @@ def _through_reading(chunk: _Saved, grad: Tensor) -> _Gradients:
 
 
 def _through_writing(chunk: _Saved, grad_after: Tensor, grads: _Gradients) -> None:
-    """Propagates the gradient of the memory after the last step."""
+    """Adds the gradient by the memory after the last step."""
     narrow, new_BNS, kept_BN = chunk.q.dtype, chunk.share[:, :, -1], chunk.carried[:, :, -1]
     at_v, at_k = chunk.k @ grad_after.to(narrow), chunk.v @ grad_after.to(narrow).transpose(2, 3)
     grads.v += at_v * new_BNS[..., None].to(narrow)
@@ -166,7 +167,7 @@ def _through_writing(chunk: _Saved, grad_after: Tensor, grads: _Gradients) -> No
 
 
 def _follow_maximum(chunk: _Saved, grad_after: Tensor | None, grad_m: Tensor | None, grads: _Gradients) -> None:
-    """Adds the gradient of the last m, less its part through the memory, to the maximum of the last step."""
+    """Passes the last m's own gradient, beyond that of the memory, to the maximum of the last step."""
     new_BNS, kept_BN = chunk.share[:, :, -1], chunk.carried[:, :, -1]
     beyond_BN = torch.zeros_like(kept_BN) if grad_m is None else grad_m
     if grad_after is not None:

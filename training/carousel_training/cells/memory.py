@@ -21,7 +21,7 @@ Tensor = torch.Tensor
 
 
 class Forget(StrEnum):
-    """Says what multiplies the memory at each step."""
+    """The factor of the memory at each step."""
 
     LEARNED = "learned"
     COUPLED = "coupled"
@@ -41,7 +41,7 @@ class Looks(NamedTuple):
 def run_memory(
     forget: Forget, pre_TBG: Tensor, state: tuple[Tensor, ...], weight_hh: Tensor, looks: Looks
 ) -> tuple[Tensor, Tensor]:
-    """Returns, after every step, y_TBH in the type of `pre_TBG` and the memory c_TBH in float32 or wider."""
+    """Returns y_TBH in the type of `pre_TBG`, and the memory c_TBH in float32 or wider, after every step."""
     h_BH, c_BH = state
     arguments = (forget, pre_TBG, h_BH, c_BH, weight_hh, *looks)
     found: tuple[Tensor, Tensor] = _Memory.apply(*arguments)  # type: ignore[no-untyped-call]
@@ -111,7 +111,7 @@ class _Memory(torch.autograd.Function):
 def _advance(forget: Forget, act_BG: Tensor, c_BH: Tensor, c_next_BH: Tensor, looks: Looks) -> None:
     """Turns the gates' sums into their values in place, and writes the next memory."""
     size = c_BH.shape[1]
-    first_sum = 0 if looks.at_output is None else size  # an output gate that reads c_t waits for it
+    first_sum = 0 if looks.at_output is None else size  # an output gate that sees c_t has to wait for it
     num_logistic = 3 if forget is Forget.LEARNED else 2
     if looks.at_input is not None:
         act_BG[:, size : 3 * size] += _look(c_BH, looks.at_input)
@@ -132,8 +132,9 @@ def _advance(forget: Forget, act_BG: Tensor, c_BH: Tensor, c_next_BH: Tensor, lo
 
 
 class _Slopes(NamedTuple):
-    """Holds the derivatives that do not depend on later steps: of h_t by o's sum and by c_t, of c_t by the other gates'
-    sums and by c_{t-1} (None: 1)."""
+    """Derivatives that do not depend on later steps: of h_t by o's sum and by c_t, and of c_t by the other gates' sums
+    and by c_{t-1} (None: 1).
+    """
 
     output_TBH: Tensor
     memory_TBH: Tensor
@@ -162,7 +163,7 @@ def _slopes(forget: Forget, act_TBG: Tensor, c_SBH: Tensor, below_TBH: Tensor | 
 def _look_gradients(
     looks: Looks, grad_TBG: Tensor, dc_TBH: Tensor, act_TBG: Tensor, c_SBH: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """Returns the gradients of the weights, in the order of `Looks`."""
+    """Returns the gradients in the order of `Looks`."""
     size = c_SBH.shape[2]
     at_output = at_input = depth = below = None
     if looks.at_output is not None:
@@ -176,14 +177,14 @@ def _look_gradients(
 
 
 def _look(c_BH: Tensor, weight: Tensor) -> Tensor:
-    """Computes what k gates read from the memory, [B, k x H]."""
+    """Returns the memory's part in the sums of k gates, [B, k x H]."""
     if weight.dim() == 1:
         return c_BH.repeat(1, len(weight) // c_BH.shape[1]) * weight
     return torch.mm(c_BH, weight.t().to(c_BH.dtype))
 
 
 def _look_back(grad_BK: Tensor, weight: Tensor, size: int) -> Tensor:
-    """Returns the gradient of the memory that `_look` was given, [B,H]."""
+    """Returns the gradient by the memory that `_look` was given, [B,H]."""
     if weight.dim() == 1:
         return by_gate(grad_BK * weight, size).sum(1)
     return torch.mm(grad_BK, weight.to(grad_BK.dtype))
@@ -196,17 +197,17 @@ def _look_gradient(grad_TBK: Tensor, c_TBH: Tensor, weight: Tensor) -> Tensor:
 
 
 def by_gate(act_BG: Tensor, size: int) -> Tensor:
-    """Views [..., G] as [..., k, H]."""
+    """Returns [..., G] as [..., k, H]."""
     return act_BG.view(*act_BG.shape[:-1], act_BG.shape[-1] // size, size)
 
 
 def wide_type(narrow: torch.dtype) -> torch.dtype:
-    """Returns the type of sums and states. A memory that only grows by additions must not lose small ones."""
+    """Returns the type of sums and states: a memory that only grows by additions must not lose small ones."""
     return torch.float32 if narrow in (torch.bfloat16, torch.float16) else narrow
 
 
 def add_product(sum_BG: Tensor, h_BH: Tensor, columns_HG: Tensor) -> None:
-    """Computes sum += h @ columns in place, with the product in the type of its factors."""
+    """Adds h @ columns to the sum in place. The product has the type of its factors."""
     if sum_BG.dtype == columns_HG.dtype:
         sum_BG.addmm_(h_BH, columns_HG)
     else:
@@ -214,5 +215,5 @@ def add_product(sum_BG: Tensor, h_BH: Tensor, columns_HG: Tensor) -> None:
 
 
 def flat_product(grad_TBG: Tensor, h_TBH: Tensor) -> Tensor:
-    """Sums the outer products over steps and lanes, [G,H]."""
+    """Returns the sum over steps and lanes of the outer products, [G,H]."""
     return torch.mm(grad_TBG.flatten(0, 1).to(h_TBH.dtype).t(), h_TBH.flatten(0, 1))

@@ -1,6 +1,6 @@
-"""This module is a layer with an additive memory c, for LSTM variants without a kernel in torch.
+"""A layer with an additive memory c, for the members of the LSTM family without a torch kernel.
 
-Only the cell's tables say which gates there are. Legend: T steps, B lanes, X input width, H hidden width.
+It knows the gates from the cell's tables alone. Legend: T steps, B lanes, X input width, H hidden width.
 """
 
 from typing import ClassVar
@@ -28,14 +28,14 @@ class MemoryLayer(RecurrentLayer):
                 self.bias[self.rows("f")].fill_(KEEPING_BIAS)
 
     def looks(self) -> Looks:
-        """Returns what the gates read besides x_t and h_{t-1}."""
+        """Returns what the gates see besides x_t and h_{t-1}."""
         return Looks()
 
     def sequence(self, x_TBX: torch.Tensor, state: State, below_TBH: torch.Tensor | None) -> LayerRun:
         return self._run(self.from_input(x_TBX), state, self.looks())
 
     def step(self, x_BX: torch.Tensor, state: State, below_BH: torch.Tensor | None) -> Step:
-        """Computes a cell whose gates read only x_t and h_{t-1}. Other cells override it."""
+        """Computes the written equations of a cell whose gates see x_t and h_{t-1} alone; other cells override it."""
         h_BH, c_BH = state
         sums = self.split(self.from_input(x_BX) + h_BH @ self.weight_hh.t())
         gates = {name: torch.sigmoid(values) for name, values in sums.items()}

@@ -18,29 +18,28 @@ from carousel_training.cells.stack import StackShape, State, Step
 FORGET_BIASES = (3.0, 6.0)
 INPUT_BIAS_SPREAD = 0.1
 LEAST_NORMALIZER = 1e-6
-MOST_POWER = 40.0  # the square of e^40 is huge, and still finite in float32
-SMALLEST_SQUARE = 1e-2  # a head much smaller than its root stays small, so rounding errors are not amplified
+MOST_POWER = 40.0  # the square of e^40 is finite in float32, and as good as infinite
+SMALLEST_SQUARE = 1e-2  # a head much smaller than its root stays small, and so does its rounding error
 Tensor = torch.Tensor
 
 
 class MLSTMLayer(StackLayer):
-    """Computes, with s the logistic function and * the element-wise product, x_t [X], o_t and h_t [H]; for each of N
-    heads q and k [K], v and h~ [D], a_i and a_f numbers, the memory C [K,D], the normaliser n [K], D = H / N, K = D / 2
-    rounded up:
+    """s the logistic function, * the element-wise product; x_t [X], o_t and h_t [H]; for each of N heads q and k [K],
+    v and h~ [D], a_i and a_f numbers, the memory C [K,D], the normaliser n [K], D = H / N, K = D / 2 rounded up:
 
     q = W_q x_t + b,  k = (W_k x_t + b) / sqrt(K),  v = W_v x_t + b,  i = exp(w_i x_t + b),  f = s(w_f x_t + b)
     C_t = f C_{t-1} + i k v',  n_t = f n_{t-1} + i k,  h~_t = C_t' q / max(|n_t' q|, 1)
     h_t = s(W_o x_t + b) * g * [h~ / sqrt(mean of h~^2 + 0.01) of all heads]
 
-    The code divides C and n by exp(m_t), m_t = max(log f + m_{t-1}, a_i), as in `slstm.py`; the 1 becomes exp(-m_t),
-    and no divisor is below 1e-6, as in the authors' code. Nothing reads h_{t-1}, so all steps of a segment are computed
-    together.
+    computed with C and n divided by exp(m_t), m_t = max(log f + m_{t-1}, a_i), as in `slstm.py`; the 1 becomes
+    exp(-m_t), and no divisor is below 1e-6, as in the authors' code. Nothing here sees h_{t-1}, so all steps of a
+    segment are computed together.
 
-    The forget gate is the paper's logistic one. The norm of each head, g [H], comes after the cell in the paper's block
-    and is part of the cell in the authors' code; without it a divisor near zero makes h~ arbitrarily large. Keys have
-    half the width of values, as in xLSTM 7B (Beck et al. 2025), which halves the memory. The convolution and the wider
-    projections around the cell are left out. The gates start independent of the input: w_i and w_f are 0, b_f is spread
-    over the heads from 3 to 6, b_i is near 0.
+    Of the paper's forget gates this is the logistic one. The norm of each head, g [H], follows the cell in the paper's
+    block and is part of the cell in the authors' code; without it, cancellation in the divisor can make h~ arbitrarily
+    large. Keys of half the values' width come from xLSTM 7B (Beck et al. 2025), and halve the memory. The convolution
+    and the wider projections around the cell are left out. The gates start blind: w_i and w_f are 0, b_f spreads over
+    the heads from 3 to 6, b_i is near 0.
     """
 
     parts = ("c", "n", "m")
@@ -102,7 +101,7 @@ class MLSTMStack(LayeredStack):
 
 
 def normalize(read: Reading) -> Tensor:
-    """Divides h~ by its root mean square. Both sides of the fraction are multiplied by the divisor of h~."""
+    """Returns h~ over its root mean square, with both sides of the fraction multiplied by h~'s divisor."""
     least = torch.exp((-read.m).clamp_max(MOST_POWER)).clamp_min(LEAST_NORMALIZER)
     divisor = torch.maximum(read.weights.abs(), least)[..., None]
     square = read.values.square().mean(-1, keepdim=True) + SMALLEST_SQUARE * divisor.square()

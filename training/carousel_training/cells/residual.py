@@ -1,4 +1,4 @@
-"""This module is a stack of residual blocks: a cell, then a gated feed-forward network, each with a skip connection."""
+"""A stack of residual blocks: the cell, then a gated feed-forward net, each added to its input."""
 
 from dataclasses import replace
 from typing import cast
@@ -30,8 +30,10 @@ class RMSNorm(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """Computes W_d (gelu(W_g x) * W_u x) without biases, with M x H units between (Shazeer 2020, De et al. 2024). gelu
-    is the form with tanh. `weight_up` [2MH,H] holds W_g, then W_u."""
+    """W_d (gelu(W_g x) * W_u x), without biases, with M x H units between (Shazeer 2020, De et al. 2024).
+
+    gelu is its form with tanh. `weight_up` [2MH,H] holds W_g, then W_u.
+    """
 
     def __init__(self, size: int, expansion: int) -> None:
         super().__init__()
@@ -85,7 +87,7 @@ class ResidualStack(RecurrentStack):
         )
 
     def block_layout(self, index: int) -> tuple[StateTensor, ...]:
-        """Returns the tensors of one block, in the order of its cell, whose own names are those of a single layer."""
+        """Returns the tensors of one block in the order of its cell, which names them as if it were the only one."""
         own = self.each()[index].cell.state_layout.tensors
         return tuple(replace(tensor, name=numbered(tensor.name, index)) for tensor in own)
 
@@ -113,11 +115,11 @@ class ResidualStack(RecurrentStack):
         return drop_units(x_TBH, self.shape.dropout, is_locked=self.shape.is_locked, is_training=self.training)
 
     def _by_block(self, state: State) -> list[State]:
-        """Splits the state by block. All blocks have equally many tensors."""
+        """Splits the state by block. All blocks have the same number of tensors."""
         num_parts = len(state) // self.shape.num_layers
         return [state[first : first + num_parts] for first in range(0, len(state), num_parts)]
 
 
 def numbered(name: str, index: int) -> str:
-    """Renames a tensor or gate of a one-layer stack, such as f_0, with the number of its block."""
+    """Renames a tensor or gate of a one-layer stack, such as f_0, to its block's number."""
     return f"{name.removesuffix('_0')}_{index}"

@@ -12,9 +12,9 @@ from carousel_training.cells.linear_scan import linear_scan
 from carousel_training.cells.memory import wide_type
 from carousel_training.cells.stack import StackShape, State, Step
 
-SHARPNESS = 8.0  # c: how much faster than its own decay a unit can forget
-SLOWEST, FASTEST = 0.999, 0.9  # bounds of a^c at the start, so fresh units remember 10 to 1000 steps
-LEAST_NEW = 1e-12  # least 1 - a_t^2, because the root has no derivative at 0
+SHARPNESS = 8.0  # c: the factor by which a unit's gate can speed up forgetting
+SLOWEST, FASTEST = 0.999, 0.9  # the range of a^c, so that fresh units remember 10 to 1000 steps
+LEAST_NEW = 1e-12  # of 1 - a_t^2, whose root has no slope at 0
 Tensor = torch.Tensor
 
 
@@ -67,18 +67,18 @@ class RGLRULayer(StackLayer):
         return Step(h_BH, (h_BH,), {"r": r_BH, "i": i_BH, "a": a_BH})
 
     def rates(self) -> Tensor:
-        """Returns -c log s(L) [H], which r multiplies in -log a_t."""
+        """Returns -c log s(L) [H], the factor of r in -log a_t."""
         return SHARPNESS * functional.softplus(-self.decay)
 
     def _mix(self, r_TBH: Tensor, gated_TBH: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns a_t and the added term. It computes 1 - a^2 by expm1, which is exact for a near 1."""
+        """Returns a_t and the added part. expm1 gives 1 - a^2 without cancellation where a is near 1."""
         fade_TBH = r_TBH * self.rates()
         new_TBH = torch.sqrt((-torch.expm1(-2.0 * fade_TBH)).clamp_min(LEAST_NEW))
         return torch.exp(-fade_TBH), new_TBH * gated_TBH
 
 
 class RGLRUStack(LayeredStack):
-    """Has a high learning rate, because fresh units remember long and must learn to forget."""
+    """Its rate is high because fresh units remember long and have to learn to forget."""
 
     layer_type = RGLRULayer
     learning_rate = 1.2e-2

@@ -25,8 +25,10 @@ Tensor = torch.Tensor
 def run_scalar_memory(
     pre_TBG: Tensor, state: tuple[Tensor, ...], columns_NDK: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Returns y_TBH in the type of `pre_TBG`, and c, n, m [B,H] after the last step in float32 or wider. `state` is h,
-    c, n, m; `columns_NDK` with K = 4D multiplies h."""
+    """Returns y_TBH in the type of `pre_TBG`, and c, n, m [B,H] after the last step in float32 or wider.
+
+    `state` is h, c, n, m; `columns_NDK` with K = 4D multiplies h.
+    """
     found: tuple[Tensor, Tensor, Tensor, Tensor] = _ScalarMemory.apply(  # type: ignore[no-untyped-call]
         pre_TBG, *state, columns_NDK
     )
@@ -100,7 +102,7 @@ class _ScalarMemory(torch.autograd.Function):
 
 
 class _Slopes:
-    """Holds the derivatives that do not depend on later steps, for all steps at once."""
+    """Derivatives that do not depend on later steps, for all steps at once."""
 
     def __init__(self, act_TNBK: Tensor, memory_S2NBD: Tensor, shares_T2NBD: Tensor) -> None:
         z, _, f, o = act_TNBK.chunk(4, dim=3)
@@ -115,7 +117,7 @@ class _Slopes:
         self.by_n = torch.cat([new, closing * memory_S2NBD[:-1, 1]], dim=3)
 
     def write(self, t: int, dh_NBD: Tensor, d_memory_2NBD: Tensor, grad_NBK: Tensor) -> None:
-        """Writes the gradients of the sums of step t. `d_memory` becomes the gradient of the earlier step."""
+        """Writes the gradients by the sums of step t, and turns `d_memory` into that of the step before."""
         size = dh_NBD.shape[2]
         d_memory_2NBD.addcmul_(dh_NBD, self.memory[t])
         torch.mul(d_memory_2NBD[0].repeat(1, 1, 3), self.by_c[t], out=grad_NBK[..., : 3 * size])
@@ -125,15 +127,14 @@ class _Slopes:
 
 
 class _Ends(NamedTuple):
-    """Holds what the gradient of the final m, less its part through c and n, adds to the gates' sums and the first
-    m."""
+    """The gradients that the final state's m, beyond c and n, gives to the gates' sums and to the m before."""
 
     gates_TNBK: Tensor
     m_NBD: Tensor
 
 
 def _follow_maximum(beyond_NBD: Tensor, kept_TNBD: Tensor, act_TNBK: Tensor) -> _Ends:
-    """Propagates back through forget gates, as long as they were the maximum, to the input gate that was."""
+    """Goes back through forget gates, as long as they were the maximum, to the input gate that was."""
     is_kept_TNBD = (kept_TNBD == 1.0).to(beyond_NBD.dtype)
     reaching_TNBD = torch.cumprod(is_kept_TNBD.flip(0), 0).flip(0)  # from the end to before each step
     arriving_TNBD = torch.cat([reaching_TNBD[1:], torch.ones_like(reaching_TNBD[:1])]) * beyond_NBD
@@ -144,7 +145,7 @@ def _follow_maximum(beyond_NBD: Tensor, kept_TNBD: Tensor, act_TNBK: Tensor) -> 
 
 
 def _add_products(sum_NBK: Tensor, h_NBD: Tensor, columns_NDK: Tensor) -> None:
-    """Computes sum += h @ columns for every head in place, with the product in the type of its factors."""
+    """Adds h @ columns to the sum for every head, in place. The product has the type of its factors."""
     if sum_NBK.dtype == columns_NDK.dtype:
         sum_NBK.baddbmm_(h_NBD, columns_NDK)
     else:

@@ -1,6 +1,6 @@
-"""This module makes the studies commands of `carousel-train`. It reads the command line and prints.
+"""The studies as sub-commands of `carousel-train`: read the command line and print. Other modules do the studies.
 
-Each command writes a picture and a JSON file of the figures into --out.
+Each command writes a picture and a JSON of the figures to --out.
 """
 
 from pathlib import Path
@@ -58,7 +58,7 @@ def gradients_command(
     out: Annotated[Path, typer.Option(help="Picture and figures.")] = OUT / "gradients",
     cells: CellNames = None,
     distance: Annotated[int, typer.Option(min=1, help="The largest k.")] = 100,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the short training, with and without clipping.")] = 200,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the short training, clipped and not.")] = 200,
     text: Text = None,
     overrides: Overrides = None,
 ) -> None:
@@ -97,13 +97,13 @@ def recall_command(
     tasks: Annotated[str, typer.Option(help="Names, separated by commas.")] = ALL_TASKS,
     gaps: Annotated[str, typer.Option(help="Growing numbers of steps, separated by commas.")] = ALL_GAPS,
     hidden_size: Annotated[int, typer.Option(min=1)] = DEFAULTS.hidden_size,
-    window: Annotated[int, typer.Option(min=1, help="Window of the time-delay network.")] = DEFAULTS.window,
-    max_steps: Annotated[int, typer.Option(min=1, help="Steps for each task and cell.")] = DEFAULTS.max_steps,
+    window: Annotated[int, typer.Option(min=1, help="The time-delay network's window.")] = DEFAULTS.window,
+    max_steps: Annotated[int, typer.Option(min=1, help="Most steps per task and cell.")] = DEFAULTS.max_steps,
     seed: Annotated[int, typer.Option(min=0)] = DEFAULTS.seed,
 ) -> None:
-    """Measure what a cell remembers after a gap: copying, adding, matching brackets, subject-verb agreement.
+    """What a cell still knows after a gap: copy, adding, bracket matching, subject-verb agreement.
 
-    The gap grows whenever a cell solves it. Then the cell answers at all gaps. No text is needed.
+    The gap grows as a cell solves it; then the cell answers at all gaps. The command needs no text.
 
     Example: carousel-train recall --out runs/far --cells elman,lstm,tdnn --gaps 4,16,64,256
     """
@@ -127,7 +127,7 @@ def recall_command(
 
 def inspect_command(
     checkpoint: Annotated[Path, typer.Option(help="The directory of a training run.")],
-    out: Annotated[Path | None, typer.Option(help="Picture and figures. Default: the checkpoint's directory.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Picture and figures; by default beside the checkpoint.")] = None,
     text: Annotated[str | None, typer.Argument(help="The text to read.")] = None,
     file: Annotated[Path | None, typer.Option(help="Read this file instead.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Units to show.")] = 20,

@@ -1,4 +1,4 @@
-"""This module is `carousel-train compare`. It turns options into a plan, an estimate, trainings and a page."""
+"""`carousel-train compare`: turns options into a plan, its estimate, its trainings, and the resulting page."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +17,7 @@ from carousel_training.studies.comparison.page_tables import final_table
 from carousel_training.studies.comparison.pictures import plot_tiers
 from carousel_training.studies.comparison.plans import DEFAULT_PLAN, PLANS, StudyPlan
 from carousel_training.studies.comparison.serving import find_serving_speed
-from carousel_training.studies.comparison.study import Estimate, Study, WorkerPool
+from carousel_training.studies.comparison.study import Estimate, Study, Workers
 from carousel_training.studies.comparison.study_text import TextFacts, prepare_text, with_official_split
 from carousel_training.studies.comparison.workers import count_cores, worker_processes
 from carousel_training.studies.options import (
@@ -33,8 +33,9 @@ from carousel_training.studies.options import (
 )
 from carousel_training.studies.results import make_directory, save_figures
 
-# These differ from the defaults of the settings: characters need no large output layer; short segments in few lanes
-# give small budgets many steps; an untied output starts to learn sooner; float32 is the same on every processor.
+# These differ from the settings' own defaults: characters, which need no large output layer; one layer, and short
+# segments in few lanes, since small budgets need many steps; an untied output, which starts to learn sooner; arithmetic
+# that is the same on every processor.
 COMPARISON = {
     "corpus.test_fraction": 0.1,
     "vocabulary.kind": "character",
@@ -49,36 +50,36 @@ COMPARISON = {
     "compute.threads": 1,
 }
 CHOSEN = ("model.block", "model.hidden_size", "seed")  # by the comparison itself
-BUSY = 0.8  # share of a core; with less, other work slows the trainings down
+BUSY = 0.8  # of a core; below it, other work slows the trainings down
 
 
 def compare_command(
-    out: Annotated[Path, typer.Option(help="Trainings, results and picture. Existing ones are kept.")] = OUT
+    out: Annotated[Path, typer.Option(help="Trainings, results and picture; existing results are kept.")] = OUT
     / "compare",
     plan_name: Annotated[
-        str | None, typer.Option("--plan", help="hour or night: its time on these cores. Default: a short plan.")
+        str | None, typer.Option("--plan", help="hour or night: the duration on these cores; by default a short plan.")
     ] = None,
     cells: Annotated[
-        str | None, typer.Option(help="Names, separated by commas, such as lstm,mingru+residual. Default: all.")
+        str | None, typer.Option(help="Names, separated by commas, such as lstm,mingru+residual; by default all.")
     ] = None,
     tokens: Annotated[
-        int | None, typer.Option(min=1, help=f"Tokens of each final. Default: {DEFAULT_PLAN.tokens:,} or the plan's.")
+        int | None, typer.Option(min=1, help=f"Tokens of each final training, by default {DEFAULT_PLAN.tokens:,}.")
     ] = None,
     parameters: Annotated[int, typer.Option(min=1, help="Live parameters of every model, within 2 %.")] = 300_000,
     seeds: Annotated[int | None, typer.Option(min=1, help="Final trainings of each cell.")] = None,
     rates: Annotated[
-        int | None, typer.Option(min=1, help="Trials in each cell's search, each with its own rate.")
+        int | None, typer.Option(min=1, help="Trials of each cell's search, each with its own rate.")
     ] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Parallel trainings. Default: one per core.")] = None,
-    page: Annotated[Path | None, typer.Option(help="Directory of the page. Default: OUT/page.")] = None,
-    redraw: Annotated[Path | None, typer.Option(help="Train nothing; write the page of this JSON again.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Trainings side by side; by default one per core.")] = None,
+    page: Annotated[Path | None, typer.Option(help="The page's folder; by default OUT/page.")] = None,
+    redraw: Annotated[Path | None, typer.Option(help="Train nothing: rewrite the page of this JSON.")] = None,
     text: Text = None,
     overrides: Overrides = None,
 ) -> None:
-    """Train every cell with the same tokens, text, parameters and search, and sort the cells into tiers.
+    """Train every cell with the same tokens, text, parameters and search, and group the cells in tiers.
 
-    After an interruption the same command continues. A folder with train.txt, valid.txt and test.txt keeps this split;
-    other text is split by fractions. Serving speed is measured if carousel-export is installed.
+    If interrupted or killed, the same command continues. A folder with train.txt, valid.txt and test.txt is split as it
+    is; other text by fractions. If carousel-export is installed, the study measures serving speed too.
 
     Example: carousel-train compare --plan hour --text wikitext-2/ --out runs/hour --page docs/study
     """
@@ -97,7 +98,7 @@ def compare_command(
 
 
 def choose_plan(name: str | None) -> StudyPlan:
-    """Returns a plan by its name. Raises SettingsError that names the plans."""
+    """Raises SettingsError with the names of all plans."""
     if name is None:
         return DEFAULT_PLAN
     if name not in PLANS:
@@ -113,7 +114,7 @@ def _study(
     order: tuple[tuple[str, ...], int, int],
     interruption: Interruption,
 ) -> Figures:
-    """Runs the comparison. `order` holds the cells, their parameters and the number of parallel trainings."""
+    """`order` is the cells, their number of parameters and the number of trainings side by side."""
     cells, num_parameters, num_workers = order
     make_directory(out)
     console.print("reading the text", highlight=False)
@@ -122,16 +123,16 @@ def _study(
     entries = make_entries(cells, settings, num_parameters, facts.vocabulary_size, has_twin=plan.has_twin)
     study = Study(out, out / "text", facts.sha256, plan, entries)
     with worker_processes(num_workers) as executor:
-        pool = WorkerPool(executor, num_workers)
-        estimate = study.estimate(pool)
+        workers = Workers(executor, num_workers)
+        estimate = study.estimate(workers)
         _say_estimate(console, study, estimate, num_workers)
         courses = study.run(
-            pool,
+            workers,
             estimate.unit_steps,
             lambda line: console.print(line, soft_wrap=True, highlight=False, markup=False),
             lambda: interruption.is_requested,
         )
-    return assemble(study, courses, facts, pool, num_parameters, find_serving_speed())
+    return assemble(study, courses, facts, workers, num_parameters, find_serving_speed())
 
 
 def _publish(console: Console, figures: Figures, out: Path, page: Path) -> None:

@@ -1,4 +1,4 @@
-"""This module reports a gradient study, as tables and as one picture of vanishing and exploding gradients."""
+"""The results of a gradient study, as tables and as one picture of vanishing and exploding gradients."""
 
 import math
 import statistics
@@ -14,11 +14,11 @@ from carousel_training.studies.gradients import GradientResult, Reach
 from carousel_training.studies.plots import COLOURS, line_style, line_styles, new_figure, save_figure, tidy
 from carousel_training.studies.tables import new_table, show
 
-LOWEST, HIGHEST = 1e-12, 1e6  # limits of the plots; gradients beyond them have vanished or exploded
+LOWEST, HIGHEST = 1e-12, 1e6  # the plots' range; values beyond it have vanished or exploded
 
 
 def reach_table(results: Sequence[GradientResult], distances: Sequence[int]) -> Table:
-    """Makes a table of the share of the gradient that is left, before and after training."""
+    """Shows the remaining share of the gradient, fresh and trained."""
     arms = ("fresh", "trained", "unclipped")
     table = new_table("dL/dh(t-k) relative to k = 0", ["cell"], [f"{arm} k={k}" for arm in arms for k in distances])
     for result in results:
@@ -28,7 +28,7 @@ def reach_table(results: Sequence[GradientResult], distances: Sequence[int]) -> 
 
 
 def clipping_table(results: Sequence[GradientResult], clip_norm: float) -> Table:
-    """Makes a table of what clipping cut, and of its effect on the weights' change and the loss."""
+    """Shows what clipping cuts, and its effect on the weights' change and the loss."""
     columns = ["median |g|", "largest |g|", "clipped steps", "largest update", "unclipped", "final nats", "unclipped"]
     table = new_table(f"a short training with gradients clipped at {clip_norm:g}, and without", ["cell"], columns)
     for result in results:
@@ -48,8 +48,7 @@ def clipping_table(results: Sequence[GradientResult], clip_norm: float) -> Table
 
 
 def variant_table(forget: Mapping[float, Reach], gains: Mapping[float, Reach], distances: Sequence[int]) -> Table:
-    """Makes a table of the two deciding initial values: the LSTM's forget bias and the scale of an Elman net's
-    matrix."""
+    """Shows the two values that decide at the start: the LSTM's forget bias and the scale of an Elman net's matrix."""
     table = new_table("dL/dh(t-k) of fresh cells relative to k = 0", ["variant"], [f"k={k}" for k in distances])
     labelled = {f"lstm, forget bias {bias:g}": reach for bias, reach in forget.items()}
     labelled |= {f"elman, recurrent matrix x {gain:g}": reach for gain, reach in gains.items()}
@@ -64,8 +63,7 @@ def plot_gradients(
     clip_norm: float,
     path: Path,
 ) -> None:
-    """Plots all cells before and after training, the two initial values of `variant_table`, and the effect of
-    clipping."""
+    """Plots all cells fresh, all cells trained, the two values of `variants`, and what clipping cuts and changes."""
     figure = new_figure(14.5, 9.5)
     places = figure.subplot_mosaic("FFFTTT;KKNNUU")
     styles = line_styles([result.cell for result in results])
@@ -114,7 +112,7 @@ def _plot_knobs(axes: Axes, forget: Mapping[float, Reach], gains: Mapping[float,
 
 
 def _plot_spans(axes: Axes, results: Sequence[GradientResult], field: str, title: str) -> None:
-    """Plots a line from the median to the largest norm of all steps, for both trainings of each cell."""
+    """Plots a line from the median to the largest norm of all steps, for both arms of each cell."""
     for row, result in enumerate(results):
         for training, colour, shift in ((result.with_clip, COLOURS[1], -0.16), (result.without_clip, COLOURS[0], 0.16)):
             norms: tuple[float, ...] = getattr(training, field)

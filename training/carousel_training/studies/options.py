@@ -1,4 +1,4 @@
-"""This module is shared by the commands of the studies. It parses options, and turns errors into exit codes."""
+"""The shared parts of the studies' commands: options as values, and expected errors as a sentence and an exit code."""
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,15 +20,15 @@ OUT = Path("runs")
 QUIET = {"evaluation.every_steps": 1_000_000_000, "evaluation.sample_tokens": 0}
 VARIED = ("model.cell", "optimizer.learning_rate", "budget.max_steps", "budget.max_minutes")
 
-Text = Annotated[list[Path] | None, typer.Option(help="Text file or folder. Can be repeated.")]
+Text = Annotated[list[Path] | None, typer.Option(help="Text file or folder; may be repeated.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting. Can be repeated.")
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated.")
 ]
-CellNames = Annotated[str | None, typer.Option("--cells", help="Names, separated by commas. Default: all.")]
+CellNames = Annotated[str | None, typer.Option("--cells", help="Names, separated by commas; by default all.")]
 
 
 def study_console() -> Console:
-    """Makes a console that is wide enough for the tables if there is no terminal."""
+    """Makes a console that is wide enough for the tables without a terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=PIPE_WIDTH)
 
@@ -49,11 +49,11 @@ def spoken_errors() -> Iterator[None]:
 def study_settings(
     defaults: Mapping[str, object], text: list[Path] | None, overrides: list[str], varied: Collection[str] = ()
 ) -> Settings:
-    """Applies the study's defaults, then --text, then --set, which must not set what the study varies."""
+    """Applies the study's defaults, then --text, then --set. --set may not set what the study itself varies."""
     for override in overrides:
         key = override.partition("=")[0].strip()
         if key in varied:
-            raise SettingsError(f"{key} cannot be given with --set: the study chooses it")
+            raise SettingsError(f"{key} is not for --set: the study itself chooses it")
     given = [f"{key}={value}" for key, value in defaults.items()]
     if text:
         given.append(f"corpus.text=[{', '.join(repr(str(path)) for path in text)}]")
@@ -65,11 +65,11 @@ def choose_cells(given: str | None) -> tuple[str, ...]:
 
 
 def choose(given: str, names: Collection[str], what: str) -> tuple[str, ...]:
-    """Parses names. Raises SettingsError that names the unknown ones."""
+    """Raises SettingsError with the unknown names."""
     chosen = tuple(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
     unknown = [name for name in chosen if name not in names]
     if unknown or not chosen:
-        raise SettingsError(f"unknown {what} {', '.join(unknown) or '(none given)'}; choose from: {', '.join(names)}")
+        raise SettingsError(f"unknown {what} {', '.join(unknown) or '(none given)'}; known: {', '.join(names)}")
     return chosen
 
 

@@ -1,8 +1,8 @@
-"""This module measures how far back a cell remembers. The cell learns a synthetic task with growing gaps, then answers
-at all gaps.
+"""How far back a cell can remember: it learns a synthetic task with growing gaps, then answers at all of them.
 
-The gap grows when the current one is solved, so a cell finds a signal across 2 steps before it looks for one across 64.
-The longest solved gap is the result. It prints nothing. Legend: as in `recall_tasks`.
+The gap grows when the cell solves the present one, so that a cell never has to find a signal across 64 steps before it
+has found one across 2. The result is the gap at which it stops. This module prints nothing. Legend: as in
+`recall_tasks`.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,9 +27,7 @@ FINAL_LANES = 1024
 
 @dataclass(frozen=True, slots=True)
 class RecallPlan:
-    """Holds sizes and budget of one training, the same for all cells. It ends after `patience_steps` without a longer
-    gap.
-    """
+    """Sizes and budget of one training, the same for all cells. It ends after `patience_steps` without a longer gap."""
 
     gaps: tuple[int, ...] = GAPS
     hidden_size: int = 32
@@ -43,7 +41,7 @@ class RecallPlan:
     def check(self) -> None:
         """Raises SettingsError for gaps that do not grow."""
         if not self.gaps or min(self.gaps) < 1 or list(self.gaps) != sorted(set(self.gaps)):
-            raise SettingsError(f"gaps must be positive and grow, not {self.gaps}")
+            raise SettingsError(f"gaps must be positive and grow, and are {self.gaps}")
 
 
 DEFAULTS = RecallPlan()
@@ -51,7 +49,7 @@ DEFAULTS = RecallPlan()
 
 @dataclass(frozen=True, slots=True)
 class RecallResult:
-    """Holds the `accuracy` by gap. `solved_gap` is the longest gap that was solved in training, 0 if none."""
+    """`accuracy` by gap; `solved_gap` is the longest gap that the training solved, 0 if none."""
 
     task: str
     cell: str
@@ -99,7 +97,7 @@ def learn(task: Task, cell: str, plan: RecallPlan) -> RecallResult:
 
 @torch.no_grad()
 def accuracy_at(net: RecallNet, task: Task, gap: int, num_lanes: int, generator: torch.Generator) -> float:
-    """Returns the accuracy on a new batch of exactly this gap."""
+    """Measures a fresh batch of exactly this gap."""
     batch = task.draw(gap, num_lanes, generator)
     return task_accuracy(net(batch), batch.targets_NB)
 
@@ -107,7 +105,7 @@ def accuracy_at(net: RecallNet, task: Task, gap: int, num_lanes: int, generator:
 def study_recall(
     tasks: Sequence[str], cells: Sequence[str], plan: RecallPlan, report: Callable[[RecallResult], None]
 ) -> list[RecallResult]:
-    """Runs every task with every cell, and passes each result to `report`. Raises SettingsError for wrong gaps."""
+    """Studies every task with every cell and calls `report` with each result. Raises SettingsError for bad gaps."""
     plan.check()
     results = []
     for task in tasks:

@@ -1,4 +1,4 @@
-"""This module shows accuracy by gap, as one table and as one picture with a heat map for each task."""
+"""Shows accuracy against gap, as one table per task and as one picture with a heat map per task."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from carousel_training.studies.tables import new_table
 
 
 def recall_table(results: Sequence[RecallResult]) -> Table:
-    """Makes a table with a row per task and cell. Green: solved; red: nearer to chance than to perfect."""
+    """Shows a row per task and cell. Green: solved; red: nearer to chance than to perfect."""
     gaps = list(results[0].accuracy)
     table = new_table("accuracy by gap", ["task", "cell"], [f"gap {gap}" for gap in gaps])
     for index, result in enumerate(results):

@@ -1,18 +1,18 @@
-"""This module finds the hidden size that gives a model a wanted number of parameters, so cells compare fairly."""
+"""Finds the hidden width at which a model has a wanted number of parameters, for fair comparisons of cells."""
 
 from carousel_training.errors import SettingsError
 from carousel_training.model import ModelConfig, RecurrentLM
 from carousel_training.settings import ModelSettings
 
 TOLERANCE = 0.02
-KIND_MULTIPLE = 4  # widths that fill vector registers are preferred
+KIND_MULTIPLE = 4  # widths that fill vector registers, preferred if near enough
 MAX_HIDDEN = 16_384
 
 
 def match_hidden_size(model: ModelSettings, vocabulary_size: int, num_parameters: int) -> int:
-    """Returns the hidden size whose model is nearest to `num_parameters`, with embedding and output.
+    """Returns the hidden size whose model is nearest to `num_parameters`, embedding and output included.
 
-    It is a multiple of 4 if one is within 2 %, else any width that the cell allows. Raises SettingsError if none is.
+    Prefers a multiple of 4 within 2 %, otherwise any width that the cell takes. Raises SettingsError if there is none.
     """
     hidden_size = 0
     for multiple in (model.width_multiple,) if model.width_multiple > 1 else (KIND_MULTIPLE, 1):

@@ -17,8 +17,8 @@ from carousel.client.core.options import (
     ChangeOptions,
     GenerateOptions,
     Metadata,
+    PredictFields,
     PredictOptions,
-    PredictWishes,
     Prompt,
     TurnOptions,
     split_options,
@@ -83,8 +83,8 @@ class AsyncClient:
         self, prompt: Prompt = "", *, session_id: str = "", model: str = "", **options: Unpack[GenerateOptions]
     ) -> AsyncStream[Piece]:
         """Feed `prompt`, then generate. A session moves on only when the stream is read to its end."""
-        wishes, of_call = split_options(options, GenerateOptions)
-        return self._transport.stream(calls.generate(prompt, session_id, model, wishes), of_call)
+        turn_options, of_call = split_options(options, GenerateOptions)
+        return self._transport.stream(calls.generate(prompt, session_id, model, turn_options), of_call)
 
     def predictor(self, *, session_id: str = "", model: str = "", **options: Unpack[CallOptions]) -> AsyncPredictor:
         """Without a session, the sequence lives as long as the predictor."""
@@ -96,9 +96,9 @@ class AsyncClient:
         self, prompt: Prompt = "", *, session_id: str = "", model: str = "", **options: Unpack[PredictOptions]
     ) -> Prediction:
         """Feed `prompt` and name what may follow, as a predictor does, once."""
-        wishes, of_call = split_options(options, PredictOptions)
+        turn_options, of_call = split_options(options, PredictOptions)
         async with self.predictor(session_id=session_id, model=model, **of_call) as predict:
-            return await predict(prompt, **PredictWishes(**wishes))  # type: ignore[typeddict-item]
+            return await predict(prompt, **PredictFields(**turn_options))  # type: ignore[typeddict-item]
 
     def score(
         self,
@@ -110,8 +110,8 @@ class AsyncClient:
         **options: Unpack[TurnOptions],
     ) -> AsyncStream[ScorePiece]:
         """Rate `prompt` token by token; a token is a hit when it is among the `top_g` likeliest."""
-        wishes, of_call = split_options(options, TurnOptions)
-        return self._transport.stream(calls.score(prompt, session_id, model, top_g, wishes), of_call)
+        turn_options, of_call = split_options(options, TurnOptions)
+        return self._transport.stream(calls.score(prompt, session_id, model, top_g, turn_options), of_call)
 
     async def tokenize(self, text: str, *, model: str = "", **options: Unpack[CallOptions]) -> tuple[Token, ...]:
         return await self._transport.ask(calls.tokenize(text, model), options)
@@ -133,8 +133,10 @@ class AsyncClient:
         self, session_id: str = "", *, model: str = "", **options: Unpack[ChangeOptions]
     ) -> SessionInfo:
         """Without an id, the server makes one that nobody can guess."""
-        wishes, of_call = split_options(options, ChangeOptions)
-        return await self._transport.ask_safely(session_calls.create_session(session_id, model, wishes), of_call)
+        change_options, of_call = split_options(options, ChangeOptions)
+        return await self._transport.ask_safely(
+            session_calls.create_session(session_id, model, change_options), of_call
+        )
 
     async def get_session(self, session_id: str, **options: Unpack[CallOptions]) -> SessionInfo:
         return await self._transport.ask(session_calls.get_session(session_id), options)
@@ -150,8 +152,8 @@ class AsyncClient:
                 return
 
     async def delete_session(self, session_id: str, **options: Unpack[ChangeOptions]) -> None:
-        wishes, of_call = split_options(options, ChangeOptions)
-        await self._transport.ask_safely(session_calls.delete_session(session_id, wishes), of_call)
+        change_options, of_call = split_options(options, ChangeOptions)
+        await self._transport.ask_safely(session_calls.delete_session(session_id, change_options), of_call)
 
     async def fork_session(
         self,
@@ -164,8 +166,8 @@ class AsyncClient:
         **options: Unpack[ChangeOptions],
     ) -> list[SessionInfo]:
         """New sessions that stand where this one stands or, at a position or checkpoint, stood."""
-        wishes, of_call = split_options(options, ChangeOptions)
-        call = session_calls.fork_session(session_id, position, checkpoint, count, new_ids, wishes)
+        change_options, of_call = split_options(options, ChangeOptions)
+        call = session_calls.fork_session(session_id, position, checkpoint, count, new_ids, change_options)
         return await self._transport.ask_safely(call, of_call)
 
     async def rewind_session(
@@ -178,13 +180,15 @@ class AsyncClient:
         **options: Unpack[ChangeOptions],
     ) -> SessionInfo:
         """Go back; what came after is forgotten."""
-        wishes, of_call = split_options(options, ChangeOptions)
-        call = session_calls.rewind_session(session_id, position, checkpoint, expected_position, wishes)
+        change_options, of_call = split_options(options, ChangeOptions)
+        call = session_calls.rewind_session(session_id, position, checkpoint, expected_position, change_options)
         return await self._transport.ask_safely(call, of_call)
 
     async def save_checkpoint(self, session_id: str, name: str, **options: Unpack[ChangeOptions]) -> SessionInfo:
-        wishes, of_call = split_options(options, ChangeOptions)
-        return await self._transport.ask_safely(session_calls.save_checkpoint(session_id, name, wishes), of_call)
+        change_options, of_call = split_options(options, ChangeOptions)
+        return await self._transport.ask_safely(
+            session_calls.save_checkpoint(session_id, name, change_options), of_call
+        )
 
     async def get_history(self, session_id: str, **options: Unpack[CallOptions]) -> History:
         return await self._transport.ask(session_calls.get_history(session_id), options)
@@ -203,8 +207,10 @@ class AsyncClient:
 
     async def import_session(self, state: bytes, session_id: str = "", **options: Unpack[ChangeOptions]) -> SessionInfo:
         """A new session from a sealed state."""
-        wishes, of_call = split_options(options, ChangeOptions)
-        return await self._transport.ask_safely(session_calls.import_session(state, session_id, wishes), of_call)
+        change_options, of_call = split_options(options, ChangeOptions)
+        return await self._transport.ask_safely(
+            session_calls.import_session(state, session_id, change_options), of_call
+        )
 
     async def watch(self, **options: Unpack[CallOptions]) -> AsyncStream[SessionEvent]:
         """What happens to the caller's sessions from now on; waits until the server is listening to them."""

@@ -8,7 +8,7 @@ from carousel.client._async.wire import Line
 from carousel.client.core import calls
 from carousel.client.core.door import Door
 from carousel.client.core.errors import ServerError, cancelled
-from carousel.client.core.options import CallOptions, PredictWishes, Prompt, split_options
+from carousel.client.core.options import CallOptions, PredictFields, Prompt, split_options
 from carousel.client.core.results import Prediction
 from carousel.client.core.retries import is_refused_for_load
 from carousel.client.core.session_turns import SafeTurn, SessionTurns
@@ -37,13 +37,13 @@ class AsyncPredictor:
         self._is_left = False  # its block
         self._door = Door()
 
-    async def __call__(self, prompt: Prompt = "", **wishes: Unpack[PredictWishes]) -> Prediction:
+    async def __call__(self, prompt: Prompt = "", **turn_options: Unpack[PredictFields]) -> Prediction:
         """Feed `prompt` and name what may follow: k tokens, and words that begin with `word_prefix`, which is not fed.
 
         Raises ServerError; the stream is over then. A question that the server had no time for is put again before, as
         the client's `retries` say, unless a sequence of its own went with the stream.
         """
-        wanted, _ = split_options(wishes, PredictWishes)
+        wanted, _ = split_options(turn_options, PredictFields)
         request = calls.predict_request(prompt, *self._where, wanted)
         with self._door:
             try:
@@ -92,9 +92,9 @@ class AsyncSessionPredictor:
         self._is_left = False  # its block
         self._door = Door()
 
-    async def __call__(self, prompt: Prompt = "", **wishes: Unpack[PredictWishes]) -> Prediction:
+    async def __call__(self, prompt: Prompt = "", **turn_options: Unpack[PredictFields]) -> Prediction:
         """As a plain predictor does; the session moves on once, however often the question has to be put."""
-        wanted, _ = split_options(wishes, PredictWishes)
+        wanted, _ = split_options(turn_options, PredictFields)
         with self._door:
             turn = self._turns.predict(prompt, wanted)
             try:
@@ -115,7 +115,7 @@ class AsyncSessionPredictor:
                     self._line = None
                 await self._pause_after(error, turn)
             else:
-                turn.take(prediction)
+                turn.accept(prediction)
                 self._repeat.attempts.note_progress()
                 return prediction
 

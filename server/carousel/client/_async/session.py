@@ -14,8 +14,8 @@ from carousel.client.core.options import (
     CallOptions,
     ChangeOptions,
     GenerateOptions,
+    PredictFields,
     PredictOptions,
-    PredictWishes,
     Prompt,
     TurnOptions,
     split_options,
@@ -63,8 +63,8 @@ class AsyncSession:
     def generate(self, prompt: Prompt = "", **options: Unpack[GenerateOptions]) -> AsyncStream[Piece]:
         """As the client's, each token and each character once. The session moves on when the stream is read to its
         end; of a stream that is given up before, it may or may not."""
-        wishes, of_call = split_options(options, GenerateOptions)
-        return self._transport.follow(self._turns.generate(prompt, wishes), of_call)
+        turn_options, of_call = split_options(options, GenerateOptions)
+        return self._transport.follow(self._turns.generate(prompt, turn_options), of_call)
 
     def predictor(self, **options: Unpack[CallOptions]) -> AsyncSessionPredictor:
         _, of_call = split_options(options, CallOptions)
@@ -74,16 +74,16 @@ class AsyncSession:
 
     async def predict(self, prompt: Prompt = "", **options: Unpack[PredictOptions]) -> Prediction:
         """Feed `prompt` and name what may follow, as a predictor does, once."""
-        wishes, of_call = split_options(options, PredictOptions)
+        turn_options, of_call = split_options(options, PredictOptions)
         async with self.predictor(**of_call) as predict:
-            return await predict(prompt, **PredictWishes(**wishes))  # type: ignore[typeddict-item]
+            return await predict(prompt, **PredictFields(**turn_options))  # type: ignore[typeddict-item]
 
     def score(
         self, prompt: Prompt, *, top_g: int | None = None, **options: Unpack[TurnOptions]
     ) -> AsyncStream[ScorePiece]:
         """As the client's, each token once."""
-        wishes, of_call = split_options(options, TurnOptions)
-        return self._transport.follow(self._turns.score(prompt, top_g, wishes), of_call)
+        turn_options, of_call = split_options(options, TurnOptions)
+        return self._transport.follow(self._turns.score(prompt, top_g, turn_options), of_call)
 
     async def fork(
         self,
@@ -96,8 +96,8 @@ class AsyncSession:
     ) -> list["AsyncSession"]:
         """New sessions that stand where this one stands or, at a position or checkpoint, stood. Default: one, or as
         many as ids are given."""
-        wishes, of_call = split_options(options, ChangeOptions)
-        call = session_calls.fork_session(self.session_id, position, checkpoint, count, new_ids, wishes)
+        change_options, of_call = split_options(options, ChangeOptions)
+        call = session_calls.fork_session(self.session_id, position, checkpoint, count, new_ids, change_options)
         made = await self._transport.ask_safely(call, of_call)
         return [AsyncSession(self._transport, one.session_id, position=one.position) for one in made]
 
@@ -110,8 +110,8 @@ class AsyncSession:
         **options: Unpack[ChangeOptions],
     ) -> int:
         """Go back; what came after is forgotten. Returns the position."""
-        wishes, of_call = split_options(options, ChangeOptions)
-        call = session_calls.rewind_session(self.session_id, position, checkpoint, expected_position, wishes)
+        change_options, of_call = split_options(options, ChangeOptions)
+        call = session_calls.rewind_session(self.session_id, position, checkpoint, expected_position, change_options)
         with self._turns.move() as succeed:
             info = await self._transport.ask_safely(call, of_call)
             succeed(info)
@@ -119,8 +119,8 @@ class AsyncSession:
 
     async def checkpoint(self, name: str, **options: Unpack[ChangeOptions]) -> int:
         """Keep the current position under a name. Returns it."""
-        wishes, of_call = split_options(options, ChangeOptions)
-        call = session_calls.save_checkpoint(self.session_id, name, wishes)
+        change_options, of_call = split_options(options, ChangeOptions)
+        call = session_calls.save_checkpoint(self.session_id, name, change_options)
         info = await self._look(call, of_call)
         return info.position
 
@@ -145,8 +145,8 @@ class AsyncSession:
         return await self._look(session_calls.get_session(self.session_id), options)
 
     async def delete(self, **options: Unpack[ChangeOptions]) -> None:
-        wishes, of_call = split_options(options, ChangeOptions)
-        await self._transport.ask_safely(session_calls.delete_session(self.session_id, wishes), of_call)
+        change_options, of_call = split_options(options, ChangeOptions)
+        await self._transport.ask_safely(session_calls.delete_session(self.session_id, change_options), of_call)
 
     async def _look(self, call: Call[SessionInfo], options: CallOptions) -> SessionInfo:
         """A call that moves nothing and tells where the session stands."""

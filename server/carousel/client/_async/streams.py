@@ -68,7 +68,7 @@ class TurnStream(AsyncStream[Answer]):
             except ServerError as error:
                 await self._begin_again(error)
             else:
-                self._new.extend(self._turn.take(answer))
+                self._new.extend(self._turn.accept(answer))
                 if self._new:
                     self._repeat.attempts.note_progress()
         return self._new.popleft()

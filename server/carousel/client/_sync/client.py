@@ -18,8 +18,8 @@ from carousel.client.core.options import (
     ChangeOptions,
     GenerateOptions,
     Metadata,
+    PredictFields,
     PredictOptions,
-    PredictWishes,
     Prompt,
     TurnOptions,
     split_options,
@@ -84,8 +84,8 @@ class Client:
         self, prompt: Prompt = "", *, session_id: str = "", model: str = "", **options: Unpack[GenerateOptions]
     ) -> Stream[Piece]:
         """Feed `prompt`, then generate. A session moves on only when the stream is read to its end."""
-        wishes, of_call = split_options(options, GenerateOptions)
-        return self._transport.stream(calls.generate(prompt, session_id, model, wishes), of_call)
+        turn_options, of_call = split_options(options, GenerateOptions)
+        return self._transport.stream(calls.generate(prompt, session_id, model, turn_options), of_call)
 
     def predictor(self, *, session_id: str = "", model: str = "", **options: Unpack[CallOptions]) -> Predictor:
         """Without a session, the sequence lives as long as the predictor."""
@@ -97,9 +97,9 @@ class Client:
         self, prompt: Prompt = "", *, session_id: str = "", model: str = "", **options: Unpack[PredictOptions]
     ) -> Prediction:
         """Feed `prompt` and name what may follow, as a predictor does, once."""
-        wishes, of_call = split_options(options, PredictOptions)
+        turn_options, of_call = split_options(options, PredictOptions)
         with self.predictor(session_id=session_id, model=model, **of_call) as predict:
-            return predict(prompt, **PredictWishes(**wishes))  # type: ignore[typeddict-item]
+            return predict(prompt, **PredictFields(**turn_options))  # type: ignore[typeddict-item]
 
     def score(
         self,
@@ -111,8 +111,8 @@ class Client:
         **options: Unpack[TurnOptions],
     ) -> Stream[ScorePiece]:
         """Rate `prompt` token by token; a token is a hit when it is among the `top_g` likeliest."""
-        wishes, of_call = split_options(options, TurnOptions)
-        return self._transport.stream(calls.score(prompt, session_id, model, top_g, wishes), of_call)
+        turn_options, of_call = split_options(options, TurnOptions)
+        return self._transport.stream(calls.score(prompt, session_id, model, top_g, turn_options), of_call)
 
     def tokenize(self, text: str, *, model: str = "", **options: Unpack[CallOptions]) -> tuple[Token, ...]:
         return self._transport.ask(calls.tokenize(text, model), options)
@@ -132,8 +132,8 @@ class Client:
 
     def create_session(self, session_id: str = "", *, model: str = "", **options: Unpack[ChangeOptions]) -> SessionInfo:
         """Without an id, the server makes one that nobody can guess."""
-        wishes, of_call = split_options(options, ChangeOptions)
-        return self._transport.ask_safely(session_calls.create_session(session_id, model, wishes), of_call)
+        change_options, of_call = split_options(options, ChangeOptions)
+        return self._transport.ask_safely(session_calls.create_session(session_id, model, change_options), of_call)
 
     def get_session(self, session_id: str, **options: Unpack[CallOptions]) -> SessionInfo:
         return self._transport.ask(session_calls.get_session(session_id), options)
@@ -149,8 +149,8 @@ class Client:
                 return
 
     def delete_session(self, session_id: str, **options: Unpack[ChangeOptions]) -> None:
-        wishes, of_call = split_options(options, ChangeOptions)
-        self._transport.ask_safely(session_calls.delete_session(session_id, wishes), of_call)
+        change_options, of_call = split_options(options, ChangeOptions)
+        self._transport.ask_safely(session_calls.delete_session(session_id, change_options), of_call)
 
     def fork_session(
         self,
@@ -163,8 +163,8 @@ class Client:
         **options: Unpack[ChangeOptions],
     ) -> list[SessionInfo]:
         """New sessions that stand where this one stands or, at a position or checkpoint, stood."""
-        wishes, of_call = split_options(options, ChangeOptions)
-        call = session_calls.fork_session(session_id, position, checkpoint, count, new_ids, wishes)
+        change_options, of_call = split_options(options, ChangeOptions)
+        call = session_calls.fork_session(session_id, position, checkpoint, count, new_ids, change_options)
         return self._transport.ask_safely(call, of_call)
 
     def rewind_session(
@@ -177,13 +177,13 @@ class Client:
         **options: Unpack[ChangeOptions],
     ) -> SessionInfo:
         """Go back; what came after is forgotten."""
-        wishes, of_call = split_options(options, ChangeOptions)
-        call = session_calls.rewind_session(session_id, position, checkpoint, expected_position, wishes)
+        change_options, of_call = split_options(options, ChangeOptions)
+        call = session_calls.rewind_session(session_id, position, checkpoint, expected_position, change_options)
         return self._transport.ask_safely(call, of_call)
 
     def save_checkpoint(self, session_id: str, name: str, **options: Unpack[ChangeOptions]) -> SessionInfo:
-        wishes, of_call = split_options(options, ChangeOptions)
-        return self._transport.ask_safely(session_calls.save_checkpoint(session_id, name, wishes), of_call)
+        change_options, of_call = split_options(options, ChangeOptions)
+        return self._transport.ask_safely(session_calls.save_checkpoint(session_id, name, change_options), of_call)
 
     def get_history(self, session_id: str, **options: Unpack[CallOptions]) -> History:
         return self._transport.ask(session_calls.get_history(session_id), options)
@@ -202,8 +202,8 @@ class Client:
 
     def import_session(self, state: bytes, session_id: str = "", **options: Unpack[ChangeOptions]) -> SessionInfo:
         """A new session from a sealed state."""
-        wishes, of_call = split_options(options, ChangeOptions)
-        return self._transport.ask_safely(session_calls.import_session(state, session_id, wishes), of_call)
+        change_options, of_call = split_options(options, ChangeOptions)
+        return self._transport.ask_safely(session_calls.import_session(state, session_id, change_options), of_call)
 
     def watch(self, **options: Unpack[CallOptions]) -> Stream[SessionEvent]:
         """What happens to the caller's sessions from now on; waits until the server is listening to them."""

@@ -15,8 +15,8 @@ from carousel.client.core.options import (
     CallOptions,
     ChangeOptions,
     GenerateOptions,
+    PredictFields,
     PredictOptions,
-    PredictWishes,
     Prompt,
     TurnOptions,
     split_options,
@@ -64,8 +64,8 @@ class Session:
     def generate(self, prompt: Prompt = "", **options: Unpack[GenerateOptions]) -> Stream[Piece]:
         """As the client's, each token and each character once. The session moves on when the stream is read to its
         end; of a stream that is given up before, it may or may not."""
-        wishes, of_call = split_options(options, GenerateOptions)
-        return self._transport.follow(self._turns.generate(prompt, wishes), of_call)
+        turn_options, of_call = split_options(options, GenerateOptions)
+        return self._transport.follow(self._turns.generate(prompt, turn_options), of_call)
 
     def predictor(self, **options: Unpack[CallOptions]) -> SessionPredictor:
         _, of_call = split_options(options, CallOptions)
@@ -75,14 +75,14 @@ class Session:
 
     def predict(self, prompt: Prompt = "", **options: Unpack[PredictOptions]) -> Prediction:
         """Feed `prompt` and name what may follow, as a predictor does, once."""
-        wishes, of_call = split_options(options, PredictOptions)
+        turn_options, of_call = split_options(options, PredictOptions)
         with self.predictor(**of_call) as predict:
-            return predict(prompt, **PredictWishes(**wishes))  # type: ignore[typeddict-item]
+            return predict(prompt, **PredictFields(**turn_options))  # type: ignore[typeddict-item]
 
     def score(self, prompt: Prompt, *, top_g: int | None = None, **options: Unpack[TurnOptions]) -> Stream[ScorePiece]:
         """As the client's, each token once."""
-        wishes, of_call = split_options(options, TurnOptions)
-        return self._transport.follow(self._turns.score(prompt, top_g, wishes), of_call)
+        turn_options, of_call = split_options(options, TurnOptions)
+        return self._transport.follow(self._turns.score(prompt, top_g, turn_options), of_call)
 
     def fork(
         self,
@@ -95,8 +95,8 @@ class Session:
     ) -> list["Session"]:
         """New sessions that stand where this one stands or, at a position or checkpoint, stood. Default: one, or as
         many as ids are given."""
-        wishes, of_call = split_options(options, ChangeOptions)
-        call = session_calls.fork_session(self.session_id, position, checkpoint, count, new_ids, wishes)
+        change_options, of_call = split_options(options, ChangeOptions)
+        call = session_calls.fork_session(self.session_id, position, checkpoint, count, new_ids, change_options)
         made = self._transport.ask_safely(call, of_call)
         return [Session(self._transport, one.session_id, position=one.position) for one in made]
 
@@ -109,8 +109,8 @@ class Session:
         **options: Unpack[ChangeOptions],
     ) -> int:
         """Go back; what came after is forgotten. Returns the position."""
-        wishes, of_call = split_options(options, ChangeOptions)
-        call = session_calls.rewind_session(self.session_id, position, checkpoint, expected_position, wishes)
+        change_options, of_call = split_options(options, ChangeOptions)
+        call = session_calls.rewind_session(self.session_id, position, checkpoint, expected_position, change_options)
         with self._turns.move() as succeed:
             info = self._transport.ask_safely(call, of_call)
             succeed(info)
@@ -118,8 +118,8 @@ class Session:
 
     def checkpoint(self, name: str, **options: Unpack[ChangeOptions]) -> int:
         """Keep the current position under a name. Returns it."""
-        wishes, of_call = split_options(options, ChangeOptions)
-        call = session_calls.save_checkpoint(self.session_id, name, wishes)
+        change_options, of_call = split_options(options, ChangeOptions)
+        call = session_calls.save_checkpoint(self.session_id, name, change_options)
         info = self._look(call, of_call)
         return info.position
 
@@ -144,8 +144,8 @@ class Session:
         return self._look(session_calls.get_session(self.session_id), options)
 
     def delete(self, **options: Unpack[ChangeOptions]) -> None:
-        wishes, of_call = split_options(options, ChangeOptions)
-        self._transport.ask_safely(session_calls.delete_session(self.session_id, wishes), of_call)
+        change_options, of_call = split_options(options, ChangeOptions)
+        self._transport.ask_safely(session_calls.delete_session(self.session_id, change_options), of_call)
 
     def _look(self, call: Call[SessionInfo], options: CallOptions) -> SessionInfo:
         """A call that moves nothing and tells where the session stands."""

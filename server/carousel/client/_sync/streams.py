@@ -69,7 +69,7 @@ class TurnStream(Stream[Answer]):
             except ServerError as error:
                 self._begin_again(error)
             else:
-                self._new.extend(self._turn.take(answer))
+                self._new.extend(self._turn.accept(answer))
                 if self._new:
                     self._repeat.attempts.note_progress()
         return self._new.popleft()

@@ -34,15 +34,15 @@ class Call(NamedTuple, Generic[Answer]):
     session_id: str = ""
 
 
-def identify(wishes: dict[str, Any]) -> dict[str, Any]:
+def identify(options: dict[str, Any]) -> dict[str, Any]:
     """With a `request_id`: the caller's own, or a fresh one. A call is repeated as it is, so that it keeps its id."""
-    return {**wishes, "request_id": wishes.get("request_id") or _fresh_id()}
+    return {**options, "request_id": options.get("request_id") or _fresh_id()}
 
 
-def generate(prompt: Prompt, session_id: str, model: str, wishes: dict[str, Any]) -> Call[Piece]:
-    """`wishes` as `split_options` gives them."""
-    sampling = {key: value for key, value in wishes.items() if key in _SAMPLING}
-    rest = {key: value for key, value in wishes.items() if key not in _SAMPLING}
+def generate(prompt: Prompt, session_id: str, model: str, turn_options: dict[str, Any]) -> Call[Piece]:
+    """`turn_options` as `split_options` gives them."""
+    sampling = {key: value for key, value in turn_options.items() if key in _SAMPLING}
+    rest = {key: value for key, value in turn_options.items() if key not in _SAMPLING}
     if isinstance(stop := rest.get("stop"), str):
         rest["stop"] = [stop]
     if "content" in rest:
@@ -58,8 +58,8 @@ def predict(session_id: str, request: Any = None) -> Call[Prediction]:
     return Call(MODELS, "Predict", request, answers.prediction, session_id)
 
 
-def predict_request(prompt: Prompt, session_id: str, model: str, wishes: dict[str, Any]) -> Any:
-    request = lm.PredictRequest(session_id=session_id, model=model, **wishes)
+def predict_request(prompt: Prompt, session_id: str, model: str, turn_options: dict[str, Any]) -> Any:
+    request = lm.PredictRequest(session_id=session_id, model=model, **turn_options)
     if not prompt:
         request.input.SetInParent()
     elif isinstance(prompt, str):
@@ -74,8 +74,10 @@ def predict_many() -> Call[Any]:
     return Call(MODELS, "PredictMany", None, lambda answer: answer)
 
 
-def score(prompt: Prompt, session_id: str, model: str, top_g: int | None, wishes: dict[str, Any]) -> Call[ScorePiece]:
-    request = lm.ScoreRequest(session_id=session_id, model=model, input=_input(prompt), g=top_g, **wishes)
+def score(
+    prompt: Prompt, session_id: str, model: str, top_g: int | None, turn_options: dict[str, Any]
+) -> Call[ScorePiece]:
+    request = lm.ScoreRequest(session_id=session_id, model=model, input=_input(prompt), g=top_g, **turn_options)
     return Call(MODELS, "Score", request, answers.score_piece, session_id)
 
 

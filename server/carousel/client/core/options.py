@@ -23,7 +23,7 @@ class ChangeOptions(CallOptions, total=False):
     request_id: str | None
 
 
-class TurnWishes(TypedDict, total=False):
+class TurnFields(TypedDict, total=False):
     """What any turn takes; the wire contract says what each means. A `Session` sets the first two by itself."""
 
     request_id: str | None
@@ -31,11 +31,11 @@ class TurnWishes(TypedDict, total=False):
     state: bytes | None  # sealed; instead of a session
 
 
-class TurnOptions(TurnWishes, CallOptions, total=False):
+class TurnOptions(TurnFields, CallOptions, total=False):
     """What `score` takes beside its own arguments."""
 
 
-class PredictWishes(TurnWishes, total=False):
+class PredictFields(TurnFields, total=False):
     """What a predictor takes with each prompt."""
 
     k: int | None
@@ -43,7 +43,7 @@ class PredictWishes(TurnWishes, total=False):
     num_words: int | None
 
 
-class PredictOptions(PredictWishes, CallOptions, total=False):
+class PredictOptions(PredictFields, CallOptions, total=False):
     """What `predict` takes."""
 
 

@@ -32,7 +32,7 @@ class Resume(Protocol[Answer]):
         """The stream begins anew."""
         ...
 
-    def take(self, answer: Answer) -> list[Answer]:
+    def accept(self, answer: Answer) -> list[Answer]:
         """What is new since the last call, this answer's and what had to wait for it. Raises AnswerChanged."""
         ...
 
@@ -136,7 +136,7 @@ class GenerationResume:
             for part in branch.parts:
                 part.restart()
 
-    def take(self, answer: Piece) -> list[Piece]:
+    def accept(self, answer: Piece) -> list[Piece]:
         new = self._branches[answer.branch].leave_out_known(answer)
         if new.tokens or new.text or new.finished:
             self._held.append(new)
@@ -170,7 +170,7 @@ class ScoringResume:
         self._tokens.restart()
         self._num_compared = 0
 
-    def take(self, answer: ScorePiece) -> list[ScorePiece]:
+    def accept(self, answer: ScorePiece) -> list[ScorePiece]:
         num_known = self._tokens.count_known(answer.tokens)
         self._compare(answer.tokens[:num_known])
         new = replace(answer, tokens=answer.tokens[num_known:])
@@ -202,6 +202,6 @@ class PredictionResume:
     def restart(self) -> None:
         """Nothing was delivered."""
 
-    def take(self, answer: Prediction) -> list[Prediction]:
+    def accept(self, answer: Prediction) -> list[Prediction]:
         self.position = answer.position
         return [answer]

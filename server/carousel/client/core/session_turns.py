@@ -38,10 +38,10 @@ class SafeTurn(Generic[Answer]):
         """The request is sent again."""
         self._resume.restart()
 
-    def take(self, answer: Answer) -> list[Answer]:
+    def accept(self, answer: Answer) -> list[Answer]:
         """What the caller has not got yet, this answer's and what had to wait for it. Raises AnswerChanged."""
         try:
-            new = self._resume.take(answer)
+            new = self._resume.accept(answer)
         except AnswerChanged:
             self.give_up()
             raise
@@ -71,28 +71,28 @@ class SafeTurn(Generic[Answer]):
 
 
 class SessionTurns:
-    """Begins the turns of one session. `wishes` are as `split_options` gives them; what the caller set stays."""
+    """Begins the turns of one session. `turn_options` are as `split_options` gives them; what the caller set stays."""
 
     def __init__(self, session_id: str, known: KnownPosition) -> None:
         self.known = known
         self._session_id = session_id
 
-    def generate(self, prompt: Prompt, wishes: dict[str, Any]) -> SafeTurn[Piece]:
+    def generate(self, prompt: Prompt, turn_options: dict[str, Any]) -> SafeTurn[Piece]:
         """The seed is chosen here, so that a repeat which has to run again gives the same tokens."""
-        seeded = {"seed": secrets.randbits(63)} | wishes
+        seeded = {"seed": secrets.randbits(63)} | turn_options
         make = lambda guarded: calls.generate(prompt, self._session_id, "", guarded)  # noqa: E731
         return self._begin(make, seeded, GenerationResume())
 
-    def score(self, prompt: Prompt, top_g: int | None, wishes: dict[str, Any]) -> SafeTurn[ScorePiece]:
+    def score(self, prompt: Prompt, top_g: int | None, turn_options: dict[str, Any]) -> SafeTurn[ScorePiece]:
         make = lambda guarded: calls.score(prompt, self._session_id, "", top_g, guarded)  # noqa: E731
-        return self._begin(make, wishes, ScoringResume())
+        return self._begin(make, turn_options, ScoringResume())
 
-    def predict(self, prompt: Prompt, wishes: dict[str, Any]) -> SafeTurn[Prediction]:
+    def predict(self, prompt: Prompt, turn_options: dict[str, Any]) -> SafeTurn[Prediction]:
         """One message of a prediction stream."""
         make = lambda guarded: calls.predict(  # noqa: E731
             self._session_id, calls.predict_request(prompt, self._session_id, "", guarded)
         )
-        return self._begin(make, wishes, PredictionResume())
+        return self._begin(make, turn_options, PredictionResume())
 
     @contextmanager
     def move(self) -> Iterator[Callable[[SessionInfo], None]]:
@@ -107,15 +107,15 @@ class SessionTurns:
             self.known.give_up(turn)  # when it has neither succeeded nor failed
 
     def _begin(
-        self, make: Callable[[dict[str, Any]], Call[Answer]], wishes: dict[str, Any], resume: Resume[Answer]
+        self, make: Callable[[dict[str, Any]], Call[Answer]], turn_options: dict[str, Any], resume: Resume[Answer]
     ) -> SafeTurn[Answer]:
         turn = self.known.begin()
         try:
-            guarded = identify(wishes)
+            guarded = identify(turn_options)
             if turn.expected_position is not None:
                 guarded.setdefault("expected_position", turn.expected_position)
             call = make(guarded)
-            return SafeTurn(call, resume, self.known, turn, "expected_position" not in wishes)
+            return SafeTurn(call, resume, self.known, turn, "expected_position" not in turn_options)
         except BaseException:  # it cannot even be said on the wire
             self.known.fail(turn)
             raise

@@ -87,7 +87,7 @@ class SharedLine:
                 if self._call.session_id or not self._is_answered:
                     break
                 await self._check_size(num_bytes)
-            seat = self._take_seat()
+            seat = self._find_seat()
             try:
                 answer = await seat.stream.ask(seat.sequence, request, num_bytes, self._ends_at)
             except ServerError as error:
@@ -125,7 +125,7 @@ class SharedLine:
     async def _check_size(self, num_bytes: int) -> None:
         """Before a question that has to stay. One that the server does not read would end the stream for all."""
         if self._places.bounds.max_message_bytes is None:
-            await self._places.learn(self._take_seat(), self._ends_at)
+            await self._places.learn(self._find_seat(), self._ends_at)
         limit = self._places.bounds.max_message_bytes
         if limit is not None and num_bytes + ITEM_BYTES > limit:
             raise too_large(num_bytes, limit)
@@ -135,11 +135,11 @@ class SharedLine:
         self._own = self._make_own(self._call, self._left())
         return await self._own.exchange(request)
 
-    def _take_seat(self) -> Seat:
+    def _find_seat(self) -> Seat:
         if self._ends_at is not None and asyncio.get_running_loop().time() >= self._ends_at:
             raise expired()
         if self._seat is None:
-            self._seat = self._places.take_seat(self._call.session_id)
+            self._seat = self._places.assign_seat(self._call.session_id)
         return self._seat
 
     def _left(self) -> CallOptions:

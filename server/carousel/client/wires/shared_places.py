@@ -75,7 +75,7 @@ class SharedPlaces:
         place = self._homes.find(session_id) if self.is_of_use else None
         return "" if place is None else place.name
 
-    def take_seat(self, session_id: str) -> Seat:
+    def assign_seat(self, session_id: str) -> Seat:
         """On a stream with room, opened if need be: the session's own, one that has few, or the one with the least."""
         if self._is_closed:
             raise closed()

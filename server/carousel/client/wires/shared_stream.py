@@ -198,10 +198,10 @@ class SharedStream:
 
     async def _read_on(self) -> None:
         while (frame := await read(self._call, self._address)) is not None:
-            self._take(frame)
+            self._receive(frame)
         raise closed() if self._is_closed else ended_early()
 
-    def _take(self, frame: Any) -> None:
+    def _receive(self, frame: Any) -> None:
         """Raises ServerUnreachable for what nobody asked: the peer cannot be understood, whatever it sends next."""
         for item in frame.items:
             sequence = self._sequences.get(item.tag)

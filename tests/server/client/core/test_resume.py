@@ -30,7 +30,7 @@ def _scores(*log_probabilities: float, totals: ScoreTotals | None = None, text: 
 
 
 def _take(resume: GenerationResume, *pieces: Piece) -> list[Piece]:
-    return [new for piece in pieces for new in resume.take(piece)]
+    return [new for piece in pieces for new in resume.accept(piece)]
 
 
 def _ids(pieces: Iterable[Piece]) -> list[int]:
@@ -46,7 +46,7 @@ def test_a_repeat_in_other_portions_is_cut_right() -> None:
     assert [one.text for one in (*first, *second)] == ["", "é", "", "ab", "c"]
     assert _ids((*first, *second)) == [1, 2, 3, 4, 5]
     resume.restart()
-    assert resume.take(_piece("éabc", 1, 2, 3, 4, 5, finished=replace(END, durable_position=9, is_replay=True))) == []
+    assert resume.accept(_piece("éabc", 1, 2, 3, 4, 5, finished=replace(END, durable_position=9, is_replay=True))) == []
     assert resume.position == 9
 
 
@@ -63,10 +63,10 @@ def test_wherever_it_is_cut_each_part_comes_once(text: str, ids: list[int], cuts
     for number, attempt in enumerate(cuts):
         done_text = done_ids = 0
         for in_text, in_ids in zip(*(sorted(column) for column in zip(*attempt, strict=True)), strict=True):
-            got += resume.take(_piece(text[done_text:in_text], *ids[done_ids:in_ids]))
+            got += resume.accept(_piece(text[done_text:in_text], *ids[done_ids:in_ids]))
             done_text, done_ids = max(done_text, in_text), max(done_ids, in_ids)
         if number == len(cuts) - 1:
-            got += resume.take(_piece(text[done_text:], *ids[done_ids:], finished=END))
+            got += resume.accept(_piece(text[done_text:], *ids[done_ids:], finished=END))
         resume.restart()
     assert "".join(piece.text for piece in got) == text
     assert _ids(got) == ids
@@ -122,15 +122,15 @@ def test_a_branch_that_ends_otherwise_is_refused(wrong: dict[str, object]) -> No
     assert _take(resume, _piece("a", 1, finished=same, branch=1)) == []
     resume.restart()
     with pytest.raises(AnswerChanged):
-        resume.take(_piece("a", 1, finished=replace(END, **wrong), branch=1))  # type: ignore[arg-type]
+        resume.accept(_piece("a", 1, finished=replace(END, **wrong), branch=1))  # type: ignore[arg-type]
 
 
 def test_log_probabilities_may_differ() -> None:
     """Of generated tokens the ids decide: another processor's last bits are no other answer."""
     resume = GenerationResume()
-    resume.take(Piece("a", (GeneratedToken(1, -0.5, ()),), None))
+    resume.accept(Piece("a", (GeneratedToken(1, -0.5, ()),), None))
     resume.restart()
-    assert resume.take(Piece("a", (GeneratedToken(1, -0.5000001, ()), GeneratedToken(2, -1.0, ())), None)) == [
+    assert resume.accept(Piece("a", (GeneratedToken(1, -0.5000001, ()), GeneratedToken(2, -1.0, ())), None)) == [
         Piece("", (GeneratedToken(2, -1.0, ()),), None)
     ]
 
@@ -139,14 +139,14 @@ def test_a_rating_is_compared_with_a_tolerance() -> None:
     """Its tokens are the caller's own; that they were rated by the same state, only the log-probabilities tell."""
     totals = ScoreTotals(3, -4.0, 1.0, 3, 9)
     resume = ScoringResume()
-    assert resume.take(_scores(-0.5)) == [_scores(-0.5)]
-    assert resume.take(_scores(-20.0)) == [_scores(-20.0)]
+    assert resume.accept(_scores(-0.5)) == [_scores(-0.5)]
+    assert resume.accept(_scores(-20.0)) == [_scores(-20.0)]
     resume.restart()
-    assert resume.take(_scores(-0.5001)) == []
-    assert resume.take(_scores(-20.01, -1.0)) == [_scores(-1.0)]
+    assert resume.accept(_scores(-0.5001)) == []
+    assert resume.accept(_scores(-20.01, -1.0)) == [_scores(-1.0)]
     resume.restart()
-    assert resume.take(_scores(-0.5, -20.0)) == []
-    assert resume.take(_scores(-1.0, totals=totals)) == [_scores(totals=totals)]
+    assert resume.accept(_scores(-0.5, -20.0)) == []
+    assert resume.accept(_scores(-1.0, totals=totals)) == [_scores(totals=totals)]
     assert resume.position == 9
 
 
@@ -156,20 +156,20 @@ def test_a_rating_is_compared_with_a_tolerance() -> None:
 def test_a_rating_differs_by_a_hundredth_at_most(before: float, same: float, other: float) -> None:
     """Of a nat or, far below 0, of itself; docs/sessions.md promises it."""
     resume = ScoringResume()
-    resume.take(_scores(before))
+    resume.accept(_scores(before))
     resume.restart()
-    assert resume.take(_scores(same)) == []
+    assert resume.accept(_scores(same)) == []
     resume.restart()
     with pytest.raises(AnswerChanged):
-        resume.take(_scores(other))
+        resume.accept(_scores(other))
 
 
 def test_a_rating_near_certainty_is_compared_with_the_same_tolerance() -> None:
     """A hundredth of next to nothing would be none."""
     resume = ScoringResume()
-    resume.take(_scores(-0.0001))
+    resume.accept(_scores(-0.0001))
     resume.restart()
-    assert resume.take(_scores(-0.0002)) == []
+    assert resume.accept(_scores(-0.0002)) == []
 
 
 @pytest.mark.parametrize(
@@ -183,8 +183,8 @@ def test_a_rating_near_certainty_is_compared_with_the_same_tolerance() -> None:
 def test_another_rating_is_refused(again: ScorePiece) -> None:
     """Another state's figures, other tokens, or fewer of them."""
     resume = ScoringResume()
-    resume.take(_scores(-0.5, -0.6))
+    resume.accept(_scores(-0.5, -0.6))
     resume.restart()
     with pytest.raises(AnswerChanged):
-        resume.take(again)
+        resume.accept(again)
     assert resume.position is None

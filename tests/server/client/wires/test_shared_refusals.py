@@ -92,7 +92,7 @@ async def test_a_line_does_not_stay_on_a_stream_that_is_closed_for_load(
     with pytest.raises(ServerError, match="too many streams"):
         await line.exchange(QUESTION)
     assert line.is_over
-    seat = places.take_seat("mine")
+    seat = places.assign_seat("mine")
     scripts[-1].answers.put_nowait(_refusal())
     await settle()
     assert seat.stream.failure is not None

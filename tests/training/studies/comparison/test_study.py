@@ -22,13 +22,13 @@ from carousel_training.studies.comparison.assembly import assemble
 from carousel_training.studies.comparison.entries import make_entries
 from carousel_training.studies.comparison.figures import Figures
 from carousel_training.studies.comparison.page import read_study, write_page
-from carousel_training.studies.comparison.study import Study, WorkerPool
+from carousel_training.studies.comparison.study import Study, Workers
 from carousel_training.studies.comparison.study_text import load_facts
 
 pytestmark = pytest.mark.slow
 
 TIMES = {"core_seconds", "wall_seconds", "serving", "equal_seconds"}
-POOL = WorkerPool(InlineExecutor(), 1)
+WORKERS = Workers(InlineExecutor(), 1)
 
 
 @pytest.fixture(autouse=True)
@@ -45,9 +45,9 @@ def make_study(settings: Settings, directory: Path, text_directory: Path, cells:
 def run(study: Study, is_interrupted: Callable[[], bool] = lambda: False) -> tuple[Figures, list[str]]:
     """Returns the figures and the printed lines."""
     said: list[str] = []
-    unit_steps = study.estimate(POOL).unit_steps
-    courses = study.run(POOL, unit_steps, said.append, is_interrupted)
-    return assemble(study, courses, load_facts(study.text_directory), POOL, 3000, None), said
+    unit_steps = study.estimate(WORKERS).unit_steps
+    courses = study.run(WORKERS, unit_steps, said.append, is_interrupted)
+    return assemble(study, courses, load_facts(study.text_directory), WORKERS, 3000, None), said
 
 
 def without_times(value: Any) -> Any:
@@ -78,7 +78,7 @@ def test_what_is_done_is_not_done_again(comparison_settings: Settings, tmp_path:
     first, _ = run(make_study(comparison_settings, tmp_path, text_directory))
     again, said = run(make_study(comparison_settings, tmp_path, text_directory))
     assert again == first
-    assert said == ["10 of 10 trainings are already done"]
+    assert said == ["10 of 10 trainings were done before"]
 
 
 def test_an_interrupted_study_goes_on(comparison_settings: Settings, tmp_path: Path, text_directory: Path) -> None:
@@ -89,17 +89,17 @@ def test_an_interrupted_study_goes_on(comparison_settings: Settings, tmp_path: P
     with pytest.raises(StudyInterrupted, match="stopped after 4 of 10"):
         run(study, lambda: next(asked) >= 4)
     parts, said = run(make_study(comparison_settings, tmp_path / "parts", text_directory))
-    assert said[0] == "4 of 10 trainings are already done"
+    assert said[0] == "4 of 10 trainings were done before"
     assert without_times(parts) == without_times(whole)
 
 
 def test_another_plan_measures_anew(comparison_settings: Settings, tmp_path: Path, text_directory: Path) -> None:
     """The stored unit is valid only for the same plan, entries, text and workers."""
     study = make_study(comparison_settings, tmp_path, text_directory)
-    assert study.estimate(POOL) == study.estimate(POOL)
+    assert study.estimate(WORKERS) == study.estimate(WORKERS)
     longer = TINY_PLAN.with_options(tokens=4 * 256, seeds=None, trials=None)
     other = Study(tmp_path, text_directory, load_facts(text_directory).sha256, longer, study.entries)
-    assert other.estimate(POOL).unit_steps == 4 * study.estimate(POOL).unit_steps
+    assert other.estimate(WORKERS).unit_steps == 4 * study.estimate(WORKERS).unit_steps
 
 
 def test_the_page_follows_from_the_json(comparison_settings: Settings, tmp_path: Path, text_directory: Path) -> None:
@@ -151,8 +151,8 @@ def test_a_killed_command_goes_on(tmp_path: Path, words_file: Path, monkeypatch:
     monkeypatch.setattr(compare_command, "PLANS", {"tiny": TINY_PLAN})
     monkeypatch.setattr(compare_command, "find_serving_speed", lambda: None)
     monkeypatch.setattr(compare_command, "worker_processes", no_processes)
-    assert " of 15 trainings are already done" in run_here(tmp_path / "killed", words_file)
-    assert " are already done" not in run_here(tmp_path / "whole", words_file)
+    assert " of 15 trainings were done before" in run_here(tmp_path / "killed", words_file)
+    assert " were done before" not in run_here(tmp_path / "whole", words_file)
     found = [json.loads((tmp_path / name / "page" / "study.json").read_text()) for name in ("killed", "whole")]
     assert without_times(found[0]) == without_times(found[1])
     assert json.loads((tmp_path / "killed" / "compare.json").read_text()) == found[0]["cells"]

@@ -1,7 +1,7 @@
-"""This module analyses the figures of a comparison: intervals, tiers, equal tokens and seconds, the value of a search.
+"""Derives the conclusions of a comparison: intervals, tiers, equal tokens and seconds, the value of a search.
 
-It maps plain values to plain values without side effects, so a page can be written again from its JSON. Legend: C
-models, N blocks of the test part, R draws.
+It is a pure function from plain values to plain values, so that a page can be rebuilt from a JSON. Legend: C models, N
+blocks of the test part, R draws.
 """
 
 import math
@@ -45,7 +45,7 @@ def analyse(study: Mapping[str, Any]) -> Figures:
 
 
 def final_nats(cell: Mapping[str, Any]) -> tuple[float, ...] | None:
-    """Returns the test loss of every seed, or None if a seed diverged."""
+    """Returns the test loss of every seed, or None if one of them diverged."""
     nats = [run["test_nats"] for run in cell["runs"]]
     return None if not nats or None in nats else tuple(nats)
 
@@ -82,7 +82,7 @@ def _final(contender: Contender, means_R: Values) -> Figures:
 
 
 def _pairs(contenders: Sequence[Contender], means_RC: Values, num_blocks: int, floor: float) -> list[Figures]:
-    """Compares every pair, the better cell first. The intervals hold for all pairs together."""
+    """Returns every pair, the better one first. The intervals hold for all pairs together."""
     level, found = pair_level(LEVEL, len(contenders)), list[Figures]()
     for worse in range(len(contenders)):
         for better in range(worse):
@@ -96,7 +96,7 @@ def _pairs(contenders: Sequence[Contender], means_RC: Values, num_blocks: int, f
 def _floor(
     contenders: Sequence[Contender], means_RC: Values, num_blocks: int, cells: Sequence[Figures], twin: Figures | None
 ) -> Figures | None:
-    """Compares the twin with its model. The largest difference in the interval is the noise floor."""
+    """Compares the twin with its model: the largest difference within its interval is the effect of noise."""
     names = [contender.name for contender in contenders]
     if twin is None or twin["name"] not in names:
         return None
@@ -109,7 +109,7 @@ def _floor(
 
 
 def _at_marks(cell: Figures) -> list[Figures | None]:
-    """Returns the test loss over the seeds at every mark, or None if a seed diverged before it."""
+    """Returns the test loss over the seeds at every mark, None if a seed diverged before it."""
     num_marks = max((len(run["marks"]) for run in cell["runs"]), default=0)
     return [_at_mark(cell["runs"], mark) for mark in range(num_marks)]
 
@@ -130,7 +130,7 @@ def _equal_seconds(cells: Sequence[Figures]) -> Figures:
 
 
 def _curve(cell: Figures) -> list[Point]:
-    """Returns, at each mark that all seeds reached, the median seconds of one core and the mean test loss."""
+    """Returns the middle seed's seconds of one core, and the mean test loss, at each mark that all seeds reached."""
     runs = cell["runs"]
     num_marks = min((len(run["marks"]) for run in runs), default=0)
     return [
@@ -143,13 +143,16 @@ def _curve(cell: Figures) -> list[Point]:
 
 
 def _best_of(cell: Figures, guessing: float) -> list[float]:
-    """Computes the best of n over the first rung, where all trials ran. A diverged trial counts as uniform guessing."""
+    """Covers the first rung, in which all trials ran. A diverged trial counts as guessing evenly."""
     return expected_best([guessing if trial["nats"][0] is None else trial["nats"][0] for trial in cell["search"]])
 
 
 def _lanes(cells: Sequence[Figures]) -> dict[str, Figures | None]:
-    """Summarises each cell's lanes, and finds its lane with the largest excess over all runs. A hard stretch of text is
-    hard for all runs; a stuck lane is high in one run."""
+    """Returns each cell's lanes, and the lane that is farthest above the usual loss in that lane of runs with such a
+    mean.
+
+    That lane is stuck; a hard stretch of text is hard for all cells.
+    """
     runs = [run for cell in cells for run in cell["runs"] if run["test_lanes"]]
     hardness_B = [
         median(lanes)

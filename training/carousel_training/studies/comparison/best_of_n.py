@@ -1,13 +1,13 @@
-"""This module computes the expected result of a search of n trials (Dodge et al. 2019, "Show Your Work")."""
+"""The expected result of a search of n trials (Dodge et al. 2019, "Show Your Work")."""
 
 from collections.abc import Sequence
 
 
 def expected_best(losses: Sequence[float]) -> list[float]:
-    """Returns the expected lowest loss of n trials, for n = 1 to the number of given trials.
+    """Returns the expected least loss of n trials, for n = 1 to the number of trials made.
 
-    The n trials are drawn with replacement. In rising order, the k-th of N losses is the lowest of n with the
-    probability ((N - k + 1) / N)^n - ((N - k) / N)^n.
+    n trials are drawn with replacement from those made. In rising order the k-th of N is the least of n with the chance
+    ((N - k + 1) / N)^n - ((N - k) / N)^n.
     """
     ordered, num_trials = sorted(losses), len(losses)
     return [

@@ -1,6 +1,6 @@
-"""This module makes the figures of a finished comparison as plain values for the JSON: what was run, and the results.
+"""The figures of a finished comparison as plain values, inputs and results, for the JSON.
 
-It draws no conclusions; `analysis.py` draws them from these values alone. Legend: B lanes, N blocks of the test part.
+It concludes nothing; `analysis.py` does, from these values alone. Legend: B lanes, N blocks of the test part.
 """
 
 import platform
@@ -29,7 +29,7 @@ def block_tokens(reading: ReadingPlan, num_test_tokens: int) -> list[int]:
 
 
 def course_figures(course: Course, find: Callable[[Job], JobResult | None], model: RecurrentLM) -> Figures:
-    """Returns one entry's figures: its width, the trials, the chosen one, and every run of the final."""
+    """Returns one entry: its width, its trials, the choice, and every run of the final."""
     rungs = course.rungs(find)
     chosen = chosen_trial(rungs)
     finals = [(seed, find(job)) for seed, job in enumerate(course.final_jobs(chosen))]
@@ -62,12 +62,12 @@ def machine_figures(num_workers: int) -> Figures:
 
 
 def build_model(course: Course, vocabulary_size: int) -> RecurrentLM:
-    """Builds a model with fresh weights, since sizes, states and speeds do not depend on them."""
+    """Builds the model at its start: sizes, states and speeds do not depend on its weights."""
     return RecurrentLM(ModelConfig.from_settings(course.entry.settings.model, vocabulary_size)).eval()
 
 
 def _run(course: Course, seed: int, result: JobResult) -> Figures:
-    """Returns a run's figures. `nats` is the validation loss at the last mark, or None if the run diverged earlier."""
+    """`nats` is the validation loss at the last mark, None if the loss stopped being a number before it."""
     steps = course.plan.mark_steps(course.unit_steps)
     last = result.at(steps[-1])
     return {
@@ -92,7 +92,7 @@ def _mark(mark: MarkResult) -> Figures:
 
 
 def _mean_blocks(course: Course, results: Sequence[JobResult]) -> list[float]:
-    """Returns sums_N at the last mark, averaged over the seeds. It is empty if a seed diverged."""
+    """Returns sums_N at the last mark, the mean over the seeds; empty if one diverged."""
     step = course.plan.mark_steps(course.unit_steps)[-1]
     lasts = [result.at(step) for result in results]
     tests = [last.test.blocks_N for last in lasts if last is not None and last.test is not None]
@@ -102,7 +102,7 @@ def _mean_blocks(course: Course, results: Sequence[JobResult]) -> list[float]:
 
 
 def _processor() -> str:
-    """Returns the processor's name if the system has one."""
+    """Returns the processor's name if the system knows it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,6 +1,6 @@
-"""This module shifts the bias of the gate that keeps a cell's state, the only initial value that a search chooses.
+"""Shifts the bias of the gate that keeps a cell's state, the one start value that a search may choose.
 
-A positive shift always keeps more: it raises the bias of a forget gate, and lowers that of a gate that adds new input.
+A shift always means keeping more: up for a forget gate, down for a gate that sets the new share.
 """
 
 import torch
@@ -13,7 +13,7 @@ from carousel_training.cells.rg_lru import RGLRULayer
 from carousel_training.cells.slstm import SLSTMLayer
 from carousel_training.cells.stack import RecurrentStack
 
-LIBRARY_CELLS = ("lstm", "gru")  # in torch's order, i f g o and r z n, their second gate keeps
+LIBRARY_CELLS = ("lstm", "gru")  # in torch's order of gates, i f g o and r z n, the second keeps
 OPPOSITE_GATES = {"lstm-coupled": "i", "gru-2014": "z", "mingru": "z"}
 FORGET = "f"
 
@@ -25,13 +25,13 @@ def has_gate(cell: str, stack: RecurrentStack) -> bool:
 
 @torch.no_grad()
 def shift_gate_bias(cell: str, stack: RecurrentStack, shift: float) -> None:
-    """Adds `shift` in every layer. It does nothing for a cell without such a gate."""
+    """Adds `shift` in every layer. Does nothing for a cell without such a gate."""
     for bias in keeping_biases(cell, stack):
         bias += -shift if cell in OPPOSITE_GATES else shift
 
 
 def keeping_biases(cell: str, stack: RecurrentStack) -> list[torch.Tensor]:
-    """Returns the gate's part of each layer's bias, for changes in place."""
+    """Returns the part of each layer's bias that belongs to the gate, for writing in place."""
     if isinstance(stack, ResidualStack):
         return [bias for block in stack.each() for bias in keeping_biases(cell, block.cell)]
     if isinstance(stack, LibraryStack) and cell in LIBRARY_CELLS:

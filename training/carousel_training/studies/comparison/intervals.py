@@ -1,7 +1,6 @@
-"""This module computes intervals of a mean: Student's t over seeds, a bootstrap over blocks of a text, and both
-together.
+"""The uncertainty of a mean: Student's t over seeds, a bootstrap over blocks of a text, and the two together.
 
-Its functions are pure. Legend: C models, N blocks of a text, R draws of the bootstrap.
+Pure functions of numbers. Legend: C models, N blocks of a text, R draws of the bootstrap.
 """
 
 import math
@@ -19,7 +18,7 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Holds a mean and the half-width of its interval, which is infinite for a single value."""
+    """A mean and the distance of the truth from it on either side. `half_width` is infinite for a single value."""
 
     mean: float
     half_width: float
@@ -34,7 +33,7 @@ class Interval:
 
     @property
     def farthest(self) -> float:
-        """Returns the largest distance from 0 inside the interval."""
+        """The largest distance from 0 within the interval."""
         return max(abs(self.low), abs(self.high))
 
 
@@ -47,10 +46,9 @@ class Error:
 
 
 def t_cumulative(value: float, freedom: float) -> float:
-    """Returns the probability that Student's t with `freedom` degrees is at most `value`.
+    """Returns the chance that Student's t with `freedom` degrees is at most `value`.
 
-    With x = sqrt(freedom) tan a the density becomes a power of cos a on a finite range, which Gauss's quadrature
-    integrates.
+    With x = sqrt(freedom) tan a the density becomes a power of cos a on a finite range, which Gauss's rule integrates.
     """
     end = math.atan(abs(value) / math.sqrt(freedom))
     nodes, weights = _gauss()
@@ -67,7 +65,7 @@ def _gauss() -> tuple[Values, Values]:
 
 
 def t_quantile(probability: float, freedom: float) -> float:
-    """Returns the value that Student's t stays below with `probability`, between 0.5 and 1."""
+    """Returns the value that Student's t stays below with `probability`, which lies between 0.5 and 1."""
     low, high = 0.0, 1.0
     while t_cumulative(high, freedom) < probability:
         low, high = high, 2.0 * high
@@ -78,7 +76,7 @@ def t_quantile(probability: float, freedom: float) -> float:
 
 
 def mean_error(values: Sequence[float]) -> Error:
-    """Returns the error of the mean of independent values. It is infinite for a single value."""
+    """Returns the error of a mean of independent values, of unknown size for a single value."""
     if len(values) < 2:
         return Error(math.inf, 1.0)
     return Error(variance(values) / len(values), len(values) - 1.0)
@@ -90,8 +88,9 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
 
 
 def combine(value: float, errors: Sequence[Error], level: float) -> Interval:
-    """Returns an interval around `value` with the sum of independent errors, by Welch-Satterthwaite degrees of
-    freedom."""
+    """Returns an interval around `value` with added independent errors and Welch's and Satterthwaite's degrees of
+    freedom.
+    """
     total = math.fsum(error.variance for error in errors)
     if total == 0.0 or not math.isfinite(total):
         return Interval(value, total)
@@ -100,10 +99,10 @@ def combine(value: float, errors: Sequence[Error], level: float) -> Interval:
 
 
 def bootstrap_means(sums_CN: Values, counts_N: Values, num_draws: int, seed: int) -> Values:
-    """Returns means_RC of texts made of blocks that are drawn with replacement, the same blocks for every model.
+    """Returns means_RC of texts of blocks drawn with replacement, the same blocks for every model.
 
-    `sums_CN` are the nats of each block, `counts_N` its tokens. Tokens of a text depend on their neighbours; blocks of
-    hundreds of tokens are nearly independent (Kunsch 1989).
+    `sums_CN` are the nats of each block, `counts_N` its tokens. Tokens of a text depend on their neighbours, blocks of
+    hundreds of tokens hardly (Kunsch 1989).
     """
     num_blocks = len(counts_N)
     drawn_RN = np.random.default_rng(seed).multinomial(num_blocks, np.full(num_blocks, 1.0 / num_blocks), num_draws)

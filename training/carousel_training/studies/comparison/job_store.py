@@ -1,6 +1,6 @@
-"""This module stores the results of trainings, each in its own file, which is written atomically.
+"""Results of trainings on disk, each in a file of its own that appears as a whole.
 
-A result is valid only for the key that it was saved with, so a change of settings, text or code runs the job again.
+A result counts only under its own key, so that other settings, texts or code run again.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from carousel_training.studies.results import load_figures, make_directory, save
 
 
 class JobStore:
-    """Stores results under `directory`, for the text with this digest."""
+    """The results under `directory` for the text with this digest."""
 
     def __init__(self, directory: Path, text_sha256: str) -> None:
         self._directory = directory

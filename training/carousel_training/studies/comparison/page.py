@@ -1,4 +1,4 @@
-"""This module writes the page of a comparison from its JSON: question, results, and valid and invalid conclusions."""
+"""The page of a comparison: question, results, and what may be concluded from them. It uses the JSON alone."""
 
 import json
 from collections.abc import Mapping
@@ -33,20 +33,20 @@ PICTURE_TEXTS = {
 
 
 def write_page(study: Study, directory: Path) -> None:
-    """Writes the JSON, the pictures and `index.md`. All figures come from the JSON."""
+    """Writes the JSON, the pictures and `index.md`, whose figures all come from the JSON."""
     make_directory(directory)
     study = _with_analysis(study)
     save_figures(directory / STUDY_FILE, study)
-    pictures = plot_all(study, directory)
-    write_atomically(directory / PAGE_FILE, page_text(study, pictures).encode())
+    plotted = plot_all(study, directory)
+    write_atomically(directory / PAGE_FILE, page_text(study, plotted).encode())
 
 
 def read_study(path: Path) -> Study:
-    """Reads a study and analyses it again. Raises TrainingError for anything but a study of this version."""
+    """Reads a study and repeats its analysis. Raises TrainingError for files that are not a study of this version."""
     try:
         study = json.loads(path.read_text(encoding="utf-8"))
         if study["version"] != VERSION:
-            raise TrainingError(f"{path} has version {study['version']}, and this program reads version {VERSION}")
+            raise TrainingError(f"{path} is of version {study['version']}, and this program reads version {VERSION}")
         return _with_analysis(study)
     except OSError as error:
         raise TrainingError(f"cannot read {path}: {error.strerror or error}") from error
@@ -55,13 +55,13 @@ def read_study(path: Path) -> Study:
 
 
 def _with_analysis(study: Study) -> Study:
-    """Adds the analysis, as values that a JSON file gives back."""
+    """Adds the analysis, with values as a JSON has them: keys are words, lists are lists."""
     plain: Study = json.loads(json.dumps(plain_figures({**study, "analysis": None})))
     return {**plain, "analysis": json.loads(json.dumps(plain_figures(analyse(plain))))}
 
 
 def page_text(study: Study, pictures: list[str]) -> str:
-    """Returns the page in Markdown."""
+    """Returns Markdown."""
     parts = [
         f"# {len(study['cells'])} recurrent cells on equal terms\n",
         _terms(study),

@@ -1,4 +1,4 @@
-"""This module plots the pictures of a comparison from its JSON."""
+"""The pictures of a comparison, plotted from its JSON alone."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,8 +16,12 @@ Study = Mapping[str, Any]
 
 
 def plot_all(study: Study, directory: Path) -> list[str]:
-    """Plots all pictures and returns the names of the written files. It leaves out a picture without content."""
-    return [name for name, plot in PICTURES.items() if plot(study, directory / name)]
+    """Returns the names of the written files. Leaves out a picture without anything to show."""
+    plotted = []
+    for name, plot in PICTURES.items():
+        if plot(study, directory / name):
+            plotted.append(name)
+    return plotted
 
 
 def ordered_names(study: Study) -> list[str]:
@@ -28,7 +32,7 @@ def ordered_names(study: Study) -> list[str]:
 
 
 def plot_tiers(study: Study, path: Path) -> bool:
-    """Plots every seed, the mean and its interval, in one colour per tier, and the noise floor as a grey bar."""
+    """Plots every seed, the mean and its interval, with a colour for each tier and the noise floor as a grey bar."""
     names, analysis = ordered_names(study), study["analysis"]
     if not names:
         return False
@@ -64,7 +68,7 @@ def plot_tiers(study: Study, path: Path) -> bool:
 
 
 def plot_pairs(study: Study, path: Path) -> bool:
-    """Plots which cells are told apart, as a square with the cells in the order of their means."""
+    """Plots which cells differ reliably, as a square of cells in the order of their means."""
     names, pairs = ordered_names(study), study["analysis"]["pairs"]
     if len(names) < 2 or not study["analysis"]["tiers"]:
         return False
@@ -109,7 +113,7 @@ def plot_curves(study: Study, path: Path) -> bool:
 
 
 def plot_best_of(study: Study, path: Path) -> bool:
-    """Plots the expected result of n trials of the first rung."""
+    """Plots the expected best of n trials of the first rung."""
     curves = study["analysis"]["best_of"]
     names = sorted(curves, key=lambda name: float(curves[name][-1]))
     if not names:
@@ -130,7 +134,7 @@ def plot_best_of(study: Study, path: Path) -> bool:
 
 
 def plot_lanes(study: Study, path: Path) -> bool:
-    """Plots every lane of every seed. A stuck lane would be far to the right."""
+    """Plots every lane of every seed. A lane that is stuck would stand far to the right."""
     names = ordered_names(study)
     if not names:
         return False
@@ -158,7 +162,7 @@ PICTURES: Mapping[str, Callable[[Study, Path], bool]] = {
 
 
 def _styles(study: Study) -> dict[str, dict[str, Any]]:
-    """Gives an entry the same line style in every picture."""
+    """Returns the same line for the same entry in every picture."""
     every = [*study["cells"], study["twin"]] if study["twin"] else study["cells"]
     return line_styles([entry["name"] for entry in every])
 

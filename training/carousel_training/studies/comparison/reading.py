@@ -1,7 +1,7 @@
-"""This module reads a held-out part with a model: evenly spaced stretches, one per lane, each started as a session.
+"""Reads a held-out part with a model: evenly spaced stretches, one lane each, that begin as a server's sessions do.
 
-The first WARM_UP tokens of a stretch are read and not counted. Legend: B lanes, T tokens of a piece, L of a stretch, S
-of a stretch and its warm-up, N blocks of all lanes.
+The first WARM_UP tokens are read and not counted. Legend: B lanes, T tokens of a piece, L of a stretch, S of a stretch
+and its warm-up, N blocks of all lanes.
 """
 
 import torch
@@ -13,11 +13,11 @@ from carousel_training.model import RecurrentLM
 from carousel_training.precision import Compute
 from carousel_training.studies.comparison.jobs import Reading, ReadingPlan
 
-PIECE = 128  # tokens at a time; the state is carried, so this changes no loss
+PIECE = 128  # tokens at a time: the state is carried, so that it changes no loss
 
 
 class Stretches:
-    """Holds at most `num_tokens` of a part. Raises CorpusError when the part is too short for its lanes."""
+    """Covers at most `num_tokens` of a part. Raises CorpusError for a part too short for its lanes."""
 
     def __init__(self, ids_N: torch.Tensor, start_id: int, plan: ReadingPlan, num_tokens: int) -> None:
         distance = (len(ids_N) - WARM_UP) // plan.num_lanes
@@ -32,7 +32,7 @@ class Stretches:
 
     @torch.no_grad()
     def read(self, model: RecurrentLM, compute: Compute) -> Reading:
-        """Reads without dropout, and leaves the model as it was."""
+        """Reads without dropout and leaves the model as it was."""
         was_training = model.training
         model.eval()
         state = model.initial_state(len(self._inputs_BS))
@@ -49,5 +49,5 @@ class Stretches:
 
 
 def _rounded(values: torch.Tensor) -> tuple[float, ...]:
-    """Rounds to six digits, far finer than the difference between two readings."""
+    """Keeps six digits; two readings differ by far more."""
     return tuple(float(f"{value:.6g}") for value in values.tolist())

@@ -1,6 +1,6 @@
-"""This module runs a comparison. It fixes the unit of the budgets, then runs the open jobs of all courses.
+"""Runs a comparison: fixes the unit of its budgets, then trains until the courses have no more jobs.
 
-It stores every finished training, so the same call continues where the last one ended.
+It keeps everything that is finished, so the same call continues after any kind of end.
 """
 
 import functools
@@ -35,7 +35,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Holds the length of a unit, the estimated time of the study, and the measured speeds, one for each entry."""
+    """The length of a unit, the duration of the whole, and the speeds behind it, one for each entry."""
 
     unit_steps: int
     seconds: float
@@ -43,8 +43,8 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerPool:
-    """Holds an executor and the number of trainings that it runs in parallel."""
+class Workers:
+    """An executor, and the number of trainings that it runs side by side."""
 
     executor: Executor
     num_workers: int
@@ -68,24 +68,24 @@ class Study:
     def __repr__(self) -> str:
         return f"Study({self.plan.name}, {len(self.entries)} entries, {len(self._known)} trainings known)"
 
-    def estimate(self, pool: WorkerPool) -> Estimate:
-        """Measures once and stores the result, since a changed unit would make trainings unequal."""
+    def estimate(self, workers: Workers) -> Estimate:
+        """Measures once and keeps the result: trainings with different units could not be compared."""
         known = load_figures(self._plan_file)
-        if known is not None and known.get("asked") == self._asked(pool):
+        if known is not None and known.get("asked") == self._asked(workers):
             return Estimate(known["unit_steps"], known["seconds"], tuple(Speeds(**speed) for speed in known["speeds"]))
-        speeds, tokens_per_step = self._measure(pool), self.tokens_per_step
+        speeds, tokens_per_step = self._measure(workers), self.tokens_per_step
         if self.plan.tokens is not None:
             unit_steps = unit_for_tokens(self.plan.tokens, self.plan, tokens_per_step)
         else:
-            unit_steps = unit_for_hours(self.plan, speeds, pool.num_workers, tokens_per_step)
-        seconds = estimate_seconds(self.plan, speeds, pool.num_workers, tokens_per_step, unit_steps)
+            unit_steps = unit_for_hours(self.plan, speeds, workers.num_workers, tokens_per_step)
+        seconds = estimate_seconds(self.plan, speeds, workers.num_workers, tokens_per_step, unit_steps)
         make_directory(self._plan_file.parent)
-        figures = {"asked": self._asked(pool), "unit_steps": unit_steps, "seconds": seconds}
+        figures = {"asked": self._asked(workers), "unit_steps": unit_steps, "seconds": seconds}
         save_figures(self._plan_file, {**figures, "speeds": [asdict(speed) for speed in speeds]})
         return Estimate(unit_steps, seconds, tuple(speeds))
 
-    def run(self, pool: WorkerPool, unit_steps: int, say: Say, is_interrupted: Callable[[], bool]) -> list[Course]:
-        """Returns the finished courses. Raises StudyInterrupted, or TrainingError when a training's process died."""
+    def run(self, workers: Workers, unit_steps: int, say: Say, is_interrupted: Callable[[], bool]) -> list[Course]:
+        """Returns the finished courses. Raises StudyInterrupted, and TrainingError when a training's process died."""
         courses = [Course.of(entry, self.plan, unit_steps) for entry in self.entries]
         train = functools.partial(run_job, text_directory=self.text_directory)
         total = self.plan.num_jobs(len(courses))
@@ -101,22 +101,22 @@ class Study:
         for course in courses:
             course.open_jobs(self._recall)
         if self._known:
-            say(f"{len(self._known)} of {total} trainings are already done")
+            say(f"{len(self._known)} of {total} trainings were done before")
         try:
-            run_all(pool.executor, pool.num_workers, train, ready, done, is_interrupted)
+            run_all(workers.executor, workers.num_workers, train, ready, done, is_interrupted)
         except Stopped as error:
             raise StudyInterrupted(
-                f"stopped after {len(self._known)} of {total} trainings; the same command continues with the others"
+                f"stopped after {len(self._known)} of {total} trainings; the same command goes on with the others"
             ) from error
         return courses
 
     def find(self, job: Job) -> JobResult | None:
-        """Finds a result among the trainings of this call and of earlier ones."""
+        """Finds a result among this call's trainings and the earlier ones."""
         return self._known.get(job.name)
 
     @property
     def results(self) -> list[JobResult]:
-        """Returns all known results."""
+        """Returns all results that this call knows."""
         return list(self._known.values())
 
     def _recall(self, job: Job) -> JobResult | None:
@@ -125,24 +125,24 @@ class Study:
             self._known[job.name] = result
         return result
 
-    def _measure(self, pool: WorkerPool) -> list[Speeds]:
+    def _measure(self, workers: Workers) -> list[Speeds]:
         measure = functools.partial(
             measure_speed, reading=self.plan.reading, text_directory=self.text_directory, seconds=TIMING_SECONDS
         )
-        return list(pool.executor.map(measure, [entry.settings for entry in self.entries]))
+        return list(workers.executor.map(measure, [entry.settings for entry in self.entries]))
 
     @property
     def tokens_per_step(self) -> int:
         batch = self.entries[0].settings.batch
         return batch.num_lanes * batch.segment
 
-    def _asked(self, pool: WorkerPool) -> str:
-        """Returns a digest of everything that the unit depends on."""
+    def _asked(self, workers: Workers) -> str:
+        """Returns a digest of everything that the unit's measurement depends on."""
         asked: dict[str, Any] = {
             "plan": self.plan.as_json(),
             "entries": [[entry.name, entry.settings.as_json()] for entry in self.entries],
             "text": self._text_sha256,
-            "num_workers": pool.num_workers,
+            "num_workers": workers.num_workers,
         }
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 

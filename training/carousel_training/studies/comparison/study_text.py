@@ -1,7 +1,6 @@
-"""This module prepares the text of a comparison. It removes repeats, encodes once, and writes each part to its own
-file.
+"""The text of a comparison: without repeats, encoded once, its parts in separate files that trainings load.
 
-A separate call loads the test part, so only a final reads it.
+The open parts and the test part have separate calls, so that only a final can load the test part.
 """
 
 import json
@@ -30,11 +29,11 @@ FACTS_FILE = "text.json"
 
 @dataclass(frozen=True, slots=True)
 class TextFacts:
-    """Describes a prepared text and its encoding. `raw_sha256` is the digest of the original parts, `sha256` that of
-    the parts without repeats.
+    """The text's origin and encoding. `raw_sha256` covers the parts as they are in the files, `sha256` the cleaned
+    parts.
 
-    Counts are by part. `share_repeated` is the share of a held-out part that stood in the other parts. A text that
-    consists of repeats stays as it is, and is not `is_deduplicated`.
+    Counts are by part; `share_repeated` is the share of a held-out part that stood in the parts before. A text of
+    nothing but repeats stays as it is, and is not `is_deduplicated`.
     """
 
     source: str
@@ -53,7 +52,7 @@ class TextFacts:
 
 
 def with_official_split(settings: Settings) -> Settings:
-    """Keeps the split of a folder that holds train.txt, valid.txt and test.txt. Other text is split by fractions."""
+    """Splits a folder with train.txt, valid.txt and test.txt as its publishers did, other text by fractions."""
     corpus = settings.corpus
     if len(corpus.text) != 1 or not all((corpus.text[0] / name).is_file() for name in OFFICIAL):
         return settings
@@ -62,10 +61,10 @@ def with_official_split(settings: Settings) -> Settings:
 
 
 def prepare_text(settings: Settings, directory: Path) -> TextFacts:
-    """Reads, cleans and encodes the text, and writes the parts to `directory`. Raises CorpusError."""
+    """Reads, cleans and encodes, and writes the parts to `directory`. Raises CorpusError."""
     raw = read_corpus(settings.corpus)
     if not raw.test:
-        raise CorpusError(f"{raw.source} has no test part, which a comparison needs: set corpus.test_fraction")
+        raise CorpusError(f"{raw.source} has no test part, and a comparison needs one: set corpus.test_fraction")
     known = _read_facts(directory / FACTS_FILE)
     if known is not None and (known.raw_sha256, known.vocabulary) == (raw.digest, _vocabulary(settings)):
         return known
@@ -77,24 +76,26 @@ def prepare_text(settings: Settings, directory: Path) -> TextFacts:
 
 
 def clean(raw: Corpus) -> Corpus:
-    """Removes lines that repeat within a part, training text from the other parts, and validation text from the test
-    part. Raises CorpusError when nothing would be left."""
+    """Removes repeated lines within a part, the training part from the others, and validation from the test part.
+
+    Raises CorpusError if nothing would be left.
+    """
     train = drop_repeats(raw.train)
     valid = drop_known(drop_repeats(raw.valid), train)
     test = drop_known(drop_repeats(raw.test), train + valid)
     if not (train and valid and test):
-        raise CorpusError(f"a part of {raw.source} is empty without the text that it repeats from the others")
+        raise CorpusError(f"a part of {raw.source} has nothing but repeats of the other parts")
     return Corpus(raw.source, train, valid, test)
 
 
 @lru_cache(maxsize=1)
 def load_open_parts(directory: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loads ids_N of training and validation. They stay in memory for the next training of the same worker."""
+    """Returns ids_N of training and validation. They stay in memory: a worker runs one training after another."""
     return _load(directory, TRAIN), _load(directory, VALID)
 
 
 def load_test_part(directory: Path) -> torch.Tensor:
-    """Loads ids_N of the test part. Only finals may call it."""
+    """Returns ids_N of the test part, for finals alone."""
     return _load(directory, TEST)
 
 
@@ -105,7 +106,7 @@ def load_tokenizer(directory: Path) -> Tokenizer:
 
 
 def load_facts(directory: Path) -> TextFacts:
-    """Loads the facts of a prepared text. Raises CorpusError when there is none."""
+    """Returns the facts of a prepared text."""
     facts = _read_facts(directory / FACTS_FILE)
     if facts is None:
         raise CorpusError(f"{directory} holds no prepared text")
@@ -116,7 +117,7 @@ def _write(raw: Corpus, text: Corpus, settings: Settings, directory: Path) -> Te
     make_directory(directory)
     tokenizer = learn_vocabulary(text.train, settings.vocabulary)
     if tokenizer.size > np.iinfo(np.uint16).max:
-        raise CorpusError(f"a comparison needs a vocabulary of at most 65,535 tokens, not {tokenizer.size:,}")
+        raise CorpusError(f"a comparison takes vocabularies of up to 65,535 tokens, not {tokenizer.size:,}")
     (directory / FACTS_FILE).unlink(missing_ok=True)
     tokenizer.save(directory / TOKENIZER_FILE)
     before, after = _parts(raw), _parts(text)
@@ -140,7 +141,7 @@ def _write(raw: Corpus, text: Corpus, settings: Settings, directory: Path) -> Te
 
 
 def _name(raw: Corpus, settings: Settings) -> str:
-    """Returns a name for people: that of the parts' common folder, if they have one."""
+    """Returns the name of the parts' common folder, if they have one, for users."""
     folders = {path.parent for part in (TRAIN, VALID, TEST) for path in getattr(settings.corpus, part)}
     return folders.pop().resolve().name if len(folders) == 1 else raw.source
 

@@ -23,7 +23,7 @@ from carousel_training.studies.comparison.reading import Stretches
 from carousel_training.studies.comparison.study_text import load_open_parts, load_test_part, load_tokenizer
 from carousel_training.trainer import Trainer
 
-CHECK_EVERY = 50  # steps between checks that the loss is finite
+CHECK_EVERY = 50  # steps between checks that the loss is a number
 
 
 class LossLost(Exception):
@@ -31,7 +31,7 @@ class LossLost(Exception):
 
 
 def run_job(job: Job, text_directory: Path) -> JobResult:
-    """Trains, and reads the validation part at every mark. A final reads the test part too."""
+    """Trains, and reads the validation part at every mark; reads the test part as well in a final."""
     started = time.perf_counter()
     trainer = build_trainer(job.settings, job.gate_shift, text_directory)
     texts = _Texts(job, text_directory, trainer)
@@ -69,7 +69,7 @@ class _Texts:
             self._test = Stretches(load_test_part(directory).to(device), start_id, plan, plan.test_tokens)
 
     def read(self) -> tuple[Reading, Reading | None]:
-        """Reads validation and test. Raises LossLost when a mean is not finite."""
+        """Reads validation and test. Raises LossLost when a mean is not a number."""
         model, compute = self._trainer.model, self._trainer.compute
         valid = self._valid.read(model, compute)
         test = None if self._test is None else self._test.read(model, compute)
@@ -79,7 +79,7 @@ class _Texts:
 
 
 def _train_to_marks(job: Job, trainer: Trainer, texts: _Texts) -> Iterator[MarkResult]:
-    """Yields a result for each mark. Core seconds are CPU seconds of the process, which has one thread."""
+    """Counts the process's core seconds: a training has one thread, and the machine has other work."""
     schedule, constant_seconds = job.schedule, 0.0
     for mark in schedule.marks:
         constant_seconds += _advance(job, trainer, mark, schedule.cooldown_start(mark))
@@ -91,7 +91,7 @@ def _train_to_marks(job: Job, trainer: Trainer, texts: _Texts) -> Iterator[MarkR
 
 
 def _advance(job: Job, trainer: Trainer, mark: int, end: int) -> float:
-    """Trains towards `mark` until step `end`, and returns the seconds that it took."""
+    """Trains on the way to `mark` until `end` steps are done, and returns the seconds."""
     started = time.process_time()
     while trainer.step < end:
         trainer.advance(trainer.step / mark, job.schedule.factor(trainer.step, mark))

@@ -1,5 +1,6 @@
-"""This module runs trainings in parallel processes with one thread each. Small products gain less from a second thread
-than from a second training. The processes end with the process that started them.
+"""Processes that train side by side, one thread each, and end with the process that started them, however it ends.
+
+Small products gain less from a second thread than from a second training.
 """
 
 import multiprocessing
@@ -25,15 +26,17 @@ class Stopped(Exception):
 
 
 def count_cores() -> int:
-    """Counts the cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def worker_processes(num_workers: int) -> Iterator[Executor]:
-    """Yields an executor, and ends its processes afterwards, even during a training. Raises TrainingError when one of
-    them died."""
-    context = multiprocessing.get_context("spawn")  # a fork copies torch's thread pools without their threads
+    """Gives an executor and ends its processes afterwards, also in the middle of a training.
+
+    Raises TrainingError when one of them died.
+    """
+    context = multiprocessing.get_context("spawn")  # a fork would copy the thread pools of torch without their threads
     executor = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_begin_worker)
     try:
         yield executor
@@ -56,9 +59,9 @@ def run_all(
     done: Callable[[Work, Found], None],
     is_interrupted: Callable[[], bool],
 ) -> None:
-    """Runs the work that `ready` returns, until it returns nothing and all is done. `ready` gets the running work.
+    """Runs the jobs of `ready` until there are none and all are done.
 
-    Raises Stopped when interrupted.
+    Calls `ready` with the running jobs, and again after each end. Raises Stopped when interrupted.
     """
     running: dict[Future[Found], Work] = {}
     while True:
@@ -82,7 +85,7 @@ def _wait(running: dict[Future[Found], Any], is_interrupted: Callable[[], bool])
 
 
 def _begin_worker() -> None:
-    """Ignores Ctrl-C, which reaches all processes of a terminal, and ends this process when its parent ends."""
+    """Ignores Ctrl-C, which reaches all processes of a terminal; the parent alone decides what it means."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -5,11 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
-from google.rpc import status_pb2
 
 from carousel.metrics import Metrics
-from carousel.rpc import facts
-from carousel.rpc.errors import to_status
+from carousel.sessions import facts
 
 _MAX_LINES = 10  # a second, one for each item
 _SECOND = 1.0
@@ -37,9 +35,9 @@ class ItemRefusals:
         self._num_lines = 0
         self._num_unlogged = 0
 
-    def refuse(self, request: Any, error: Exception) -> status_pb2.Status:
-        """What the client is told."""
-        is_logged = self._take_line()
+    def note(self, request: Any, error: Exception) -> None:
+        """The item was refused."""
+        is_logged = self._count_line()
         code = self._count(self._method, error, is_logged)
         self._metrics.item_refused(self._method, code)
         if is_logged:
@@ -47,7 +45,6 @@ class ItemRefusals:
             self._log.info("item", method=self._method, code=code, **why)
         else:
             self._num_unlogged += 1
-        return to_status(error)
 
     def close(self) -> None:
         """One line for all that have none."""
@@ -55,7 +52,7 @@ class ItemRefusals:
             self._log.info("items", method=self._method, num_refused=self._num_unlogged)
             self._num_unlogged = 0
 
-    def _take_line(self) -> bool:
+    def _count_line(self) -> bool:
         now = self._clock()
         if now >= self._since + _SECOND:
             self.close()
