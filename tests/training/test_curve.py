@@ -1,4 +1,4 @@
-"""The loss curve."""
+"""The loss curve is a picture for any log."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Every parameter has exactly one optimiser; orthogonal steps are orthogonal, and only where they belong."""
+"""Every parameter has exactly one optimiser, and only the hidden matrices take orthogonal steps."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def test_biases_do_not_decay() -> None:
 
 @pytest.mark.parametrize("cell", list(CELLS))
 def test_each_parameter_has_one_optimizer(cell: str) -> None:
-    """With orthogonal steps, what is the one's is not the other's, and together they have all."""
+    """With orthogonal steps, the two optimisers share no parameter and together have all."""
     model = build(cell, num_layers=2)
     optimizers = Optimizers(model, OptimizerSettings(kind="muon"))
     held = [id(p) for each in optimizers.each for group in each.param_groups for p in group["params"]]
@@ -70,6 +70,6 @@ def test_the_rates_move_together() -> None:
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    """The settings name what there is."""
+    """The settings refuse an unknown kind by name."""
     with pytest.raises(SettingsError, match=r"optimizer\.kind"):
         Settings.parse({"optimizer": {"kind": "muons"}})

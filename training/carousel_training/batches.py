@@ -30,7 +30,7 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LanePlan:
-    """The shape of the batches."""
+    """Gives the shape of the batches."""
 
     num_lanes: int
     segment: int

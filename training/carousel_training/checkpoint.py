@@ -40,7 +40,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class TrainedModel:
-    """A network in evaluation mode on the CPU, its tokenizer, and the facts of its training."""
+    """Holds a network in evaluation mode on the CPU, its tokenizer, and the facts of its training."""
 
     model: RecurrentLM
     tokenizer: Tokenizer

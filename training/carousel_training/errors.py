@@ -6,11 +6,11 @@ class TrainingError(Exception):
 
 
 class SettingsError(TrainingError):
-    """A setting is unknown, out of range or contradicts another; the message names it."""
+    """A setting is unknown, out of range or contradicts another. The message names it."""
 
 
 class CorpusError(TrainingError):
-    """A text is missing, unreadable, empty, not UTF-8, or too short to train on; the message names the file."""
+    """A text is missing, unreadable, empty, not UTF-8, or too short to train on. The message names the file."""
 
 
 class CheckpointError(TrainingError):

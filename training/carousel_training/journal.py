@@ -12,7 +12,7 @@ from typing import Any
 
 
 class Journal:
-    """An append-only file of records."""
+    """Appends records to a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""The language model: embedding, recurrent stack, output layer. It knows no text, no optimiser and no files.
+"""This module is the language model: embedding, recurrent stack, output layer. It knows no text, optimiser or file.
 
 Legend: B lanes, T steps, E embedding width, H hidden width, V vocabulary, N rows of hidden vectors.
 """

@@ -1,4 +1,4 @@
-"""Chooses the device and the arithmetic of a run. It holds no model."""
+"""This module chooses the device and the precision of a run. It knows no model."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass

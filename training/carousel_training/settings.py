@@ -179,8 +179,8 @@ class OptimizerSettings(Section):
 
 
 class BatchSettings(Section):
-    """Truncated back-propagation: `num_lanes` contiguous texts side by side, cut after every `segment` tokens. With the
-    chance `fresh` a lane begins a segment afresh, from the initial state and the start token, as a session does.
+    """Sets truncated back-propagation: `num_lanes` contiguous texts side by side, cut after every `segment` tokens.
+    With the probability `fresh` a lane starts a segment from the initial state and the start token, as a session does.
     """
 
     num_lanes: Count = 32
@@ -226,7 +226,7 @@ class ComputeSettings(Section):
 
 
 class Settings(Section):
-    """A whole run."""
+    """Holds all settings of a run."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     corpus: CorpusSettings = CorpusSettings()

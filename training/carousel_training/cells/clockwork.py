@@ -1,4 +1,4 @@
-"""The clockwork network (Koutnik et al. 2014): groups of units that tick at different rates."""
+"""This module is the clockwork network (Koutnik et al. 2014): groups of units that update at different rates."""
 
 from typing import Any
 
@@ -61,7 +61,7 @@ class ClockworkLayer(RecurrentLayer):
 
 
 class ClockworkStack(LayeredStack):
-    """The layers share one counter, the last tensor of the state."""
+    """Shares one counter between its layers, the last tensor of the state."""
 
     layer_type = ClockworkLayer
 
@@ -91,7 +91,7 @@ class ClockworkStack(LayeredStack):
 
 
 class _Clockwork(torch.autograd.Function):
-    """The loop of in-place steps and its backward pass. S = T + 1 with the state before in front."""
+    """Runs the loop of in-place steps and its backward pass. S = T + 1, with the earlier state in front."""
 
     @staticmethod
     def forward(ctx: Any, pre_TBH: Tensor, h_BH: Tensor, weight_hh: Tensor, is_due_TBH: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from torch.nn import functional
 
 
 def drop_units(x_TBX: torch.Tensor, share: float, *, is_locked: bool, is_training: bool) -> torch.Tensor:
-    """Zeroes a share of the units, scales the rest. Locked: one mask [1,B,X] for all steps (Gal & Ghahramani 2016)."""
+    """Zeroes a share of the units and scales the rest. `is_locked`: one mask [1,B,X] for all steps (Gal & Ghahramani
+    2016)."""
     if not is_training or share == 0.0:
         return x_TBX
     return x_TBX * _mask(x_TBX[:1] if is_locked else x_TBX, share)

@@ -29,5 +29,5 @@ def initialise_state(weight_GH: torch.Tensor) -> None:
 
 @torch.no_grad()
 def initialise_orthogonal(weight_HH: torch.Tensor) -> None:
-    """For cells without gates: a state keeps its length (Saxe et al. 2014)."""
+    """Draws an orthogonal matrix, which keeps the length of a state, for cells without gates (Saxe et al. 2014)."""
     nn.init.orthogonal_(weight_HH)

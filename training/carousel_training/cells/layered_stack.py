@@ -1,4 +1,4 @@
-"""Stacks of our own layers: one module per layer, dropout between them. It knows no equations; the layers do.
+"""This module stacks layers written in this package, with dropout between them. Only the layers know equations.
 
 Legend: T steps, B lanes, X input width, H hidden width, G gate rows of a layer, k x H.
 """
@@ -40,7 +40,7 @@ class StackLayer(nn.Module):
 
     @property
     def layout(self) -> tuple[StateTensor, ...]:
-        """The tensors of this layer's state, without the layer's number."""
+        """Returns the tensors of this layer's state, named without the layer's number."""
         return tuple(StateTensor(part, (self.shape.hidden_size,), "float32") for part in self.parts)
 
     def sequence(self, x_TBX: torch.Tensor, state: State, below_TBH: torch.Tensor | None) -> LayerRun:

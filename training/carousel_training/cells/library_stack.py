@@ -15,7 +15,7 @@ from carousel_training.cells.stack import RecurrentStack, StackShape, State, Ste
 
 
 class LayerWeights(NamedTuple):
-    """One layer's matrices and biases, the gates side by side in torch's order."""
+    """Holds one layer's matrices and biases, with the gates in torch's order."""
 
     weight_ih: torch.Tensor
     weight_hh: torch.Tensor

@@ -1,7 +1,7 @@
-"""h_t = k_t * h_{t-1} + a_t for all t, where neither k nor a depends on h, and its backward pass.
+"""This module computes h_t = k_t * h_{t-1} + a_t for all t, where neither k nor a depends on h, and its backward pass.
 
-On a GPU all steps are computed at once, in log2(T) passes that each double the reach (Hillis & Steele 1986); on a CPU
-the plain loop does less work and is faster. Legend: T steps, B lanes, H width.
+On a GPU it computes all steps at once, in log2(T) passes that each double the reach (Hillis & Steele 1986). On a CPU a
+plain loop does less work and is faster. Legend: T steps, B lanes, H width.
 """
 
 from typing import Any
@@ -46,7 +46,7 @@ class _LinearScan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_TBH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradient of h_t is grad_t plus k_{t+1} times that of h_{t+1}: the same scan, backwards in time."""
+        """Runs the same scan backwards in time: the gradient of h_t is grad_t plus k_{t+1} times that of h_{t+1}."""
         kept_TBH, h_TBH, h_BH = ctx.saved_tensors
         after_TBH = torch.cat([kept_TBH[1:], torch.zeros_like(kept_TBH[:1])]).flip(0)
         total_TBH = _scan(after_TBH, grad_TBH.flip(0), torch.zeros_like(h_BH)).flip(0)

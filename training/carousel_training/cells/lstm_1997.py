@@ -1,4 +1,4 @@
-"""The LSTM as Hochreiter & Schmidhuber (1997) wrote it: no forget gate."""
+"""This module is the LSTM of Hochreiter & Schmidhuber (1997), without a forget gate."""
 
 from carousel_training.cells.layered_stack import LayeredStack
 from carousel_training.cells.memory import Forget

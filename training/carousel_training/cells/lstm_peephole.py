@@ -1,4 +1,4 @@
-"""The LSTM with diagonal peepholes (Gers & Schmidhuber 2000, as in Graves 2013)."""
+"""This module is the LSTM with diagonal peepholes (Gers & Schmidhuber 2000, as in Graves 2013)."""
 
 from collections.abc import Mapping
 
@@ -12,13 +12,14 @@ from carousel_training.cells.stack import StackShape, State, Step
 
 
 class PeepholeLSTMLayer(MemoryLayer):
-    """s the logistic function, * the element-wise product; x_t [X], h_t, c_t and w [H], each W [H,X], each U [H,H]:
+    """Computes, with s the logistic function and * the element-wise product, x_t [X], h_t, c_t and w [H], each W [H,X],
+    each U [H,H]:
 
     i = s(W_i x_t + U_i h_{t-1} + w_ci * c_{t-1} + b_i),  f = s(W_f x_t + U_f h_{t-1} + w_cf * c_{t-1} + b_f)
     g = tanh(W_g x_t + U_g h_{t-1} + b_g),  c_t = f * c_{t-1} + i * g
     o = s(W_o x_t + U_o h_{t-1} + w_co * c_t + b_o),  h_t = o * tanh(c_t)
 
-    The peepholes w start at zero, which is the plain LSTM.
+    The peepholes w start at zero, which gives the plain LSTM.
     """
 
     def __init__(self, shape: StackShape, layer: int) -> None:

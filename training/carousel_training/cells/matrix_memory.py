@@ -1,13 +1,14 @@
-"""The fast pass of the mLSTM: chunk by chunk, all steps of a chunk at once, with its backward pass written by hand.
+"""This module is the fast pass of the mLSTM, one chunk of steps at a time, with a hand-written backward pass.
 
-With l_ts = log f_{s+1} + ... + log f_t, a head that starts the chunk with the memory C_0, n_0 at the level m_0 has
+With l_ts = log f_{s+1} + ... + log f_t, a head that starts the chunk with the memory C_0, n_0 at the level m_0 computes
 
 m_t = max(l_t0 + m_0, max over s <= t of l_ts + i_s),  E_ts = exp(l_ts + i_s - m_t),  e_t = exp(l_t0 + m_0 - m_t)
 [C_t' q_t, n_t' q_t] = sum over s <= t of E_ts (q_t k_s) [v_s, 1]  +  e_t [C_0' q_t, n_0' q_t]
 
-A chunk as long as a head is wide costs no more for the steps among themselves than for the memory. The level m is a
-constant to the outputs, as in `scalar_memory.py`. Legend: B lanes, N heads, T steps of a chunk (S: seen from another),
-K width of keys, D of values, V = D + 1: values with a 1 at the end, a memory with its normaliser as last column.
+With chunks as long as a head is wide, the products between steps cost no more than those with the memory. Outputs do
+not depend on the level m, as in `scalar_memory.py`. Legend: B lanes, N heads, T steps of a chunk (S: seen from
+another), K width of keys, D of values, V = D + 1: values with a 1 at the end, a memory with its normaliser as last
+column.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ CHUNK = 64
 
 
 class Gates(NamedTuple):
-    """log f and the input gate's sum, [B,N,T]."""
+    """Holds log f and the input gate's sum, [B,N,T]."""
 
     log_f: Tensor
     a_i: Tensor

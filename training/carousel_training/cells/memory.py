@@ -1,13 +1,14 @@
-"""The fast pass of cells with an additive memory c: a loop of in-place steps, and its backward pass written by hand.
+"""This module is the fast pass of cells with an additive memory c: a loop of in-place steps, with a hand-written
+backward pass.
 
-For each step, with s the logistic function and * the element-wise product:
+Each step computes, with s the logistic function and * the element-wise product:
 
-o, i, f, g = pre_t + U h_{t-1};  i and f may look at c_{t-1}, o at c_t, by a vector or by a matrix
+o, i, f, g = pre_t + U h_{t-1};  i and f may read c_{t-1}, and o may read c_t, through a vector or a matrix
 c_t = f * c_{t-1} + i * g  [+ d * below_t],  h_t = o * tanh(c_t)
 
-where f is a gate of its own, 1 - i, or 1, and d = s(pre_t + w * c_{t-1}). Weight gradients are one product over all
+where f is a learned gate, 1 - i, or 1, and d = s(pre_t + w * c_{t-1}). Weight gradients are one product over all
 steps rather than one per step. Legend: T steps, B lanes, H width, G gates x H in the order o, i, f (if learned), g, d
-(if there is a layer below), S = T + 1 with the state before in front.
+(if there is a layer below), S = T + 1 with the earlier state in front.
 """
 
 from enum import StrEnum
@@ -28,8 +29,8 @@ class Forget(StrEnum):
 
 
 class Looks(NamedTuple):
-    """Optional weights. Diagonal: `at_output` [H], `at_input` [2 x H] for i and f; dense: [H,H] and [2 x H,H].
-    `depth` [H] and `below_TBH`, the memory of the layer underneath, go together."""
+    """Holds optional weights. `at_output` is [H] if diagonal, [H,H] if dense; `at_input`, for i and f, [2 x H] or
+    [2 x H,H]. `depth` [H] needs `below_TBH`, the memory of the layer below."""
 
     at_output: Tensor | None = None
     at_input: Tensor | None = None

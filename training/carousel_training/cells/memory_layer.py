@@ -14,7 +14,7 @@ from carousel_training.cells.stack import StackShape, State, Step
 
 
 class MemoryLayer(RecurrentLayer):
-    """A forget gate begins open, as in every cell (`initial.py`)."""
+    """Starts a forget gate open, as in every cell (`initial.py`)."""
 
     parts = ("h", "c")
     gates: ClassVar[tuple[str, ...]] = ("o", "i", "f", "g")

@@ -1,4 +1,5 @@
-"""The mLSTM (Beck et al. 2024, xLSTM): a matrix for a memory, written and read by keys, with exponential gates."""
+"""This module is the mLSTM (Beck et al. 2024, xLSTM): a matrix memory, written and read by keys, with exponential
+gates."""
 
 import math
 
@@ -91,7 +92,7 @@ class MLSTMLayer(StackLayer):
         return Step(gates["o"] * self.weight_norm * normalize(read).flatten(1), (c_BNKD, n_BNK, m_BN), gates)
 
     def split(self, sums: Tensor) -> tuple[Tensor, ...]:
-        """q, k, v, o, i, f by their columns."""
+        """Splits the columns into q, k, v, o, i, f."""
         return sums.split_with_sizes(self.sizes, dim=-1)
 
 

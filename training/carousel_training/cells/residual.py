@@ -16,7 +16,7 @@ Tensor = torch.Tensor
 
 
 class RMSNorm(nn.Module):
-    """g * x sqrt(H) / |x| (Zhang & Sennrich 2019), and 0 for x = 0, where its gradient is 0 too."""
+    """Computes g * x sqrt(H) / |x| (Zhang & Sennrich 2019). For x = 0 the result and its gradient are 0."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class GatedMLP(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """u = x + cell(norm(x));  y = u + mlp(norm(u))."""
+    """Computes u = x + cell(norm(x));  y = u + mlp(norm(u))."""
 
     def __init__(self, cell: RecurrentStack, expansion: int) -> None:
         super().__init__()
@@ -59,14 +59,14 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualStack(RecurrentStack):
-    """L blocks, each with a layer of any cell of its own, and a norm after the last; where X is not H, a linear layer
-    before the first:
+    """Stacks L blocks, each with one layer of any cell, and a norm after the last. If X is not H, a linear layer comes
+    first:
 
     y_0 = P x,  u_l = y_{l-1} + cell_l(norm(y_{l-1})),  y_l = u_l + mlp_l(norm(u_l)),  output = norm(y_L)
 
-    The pre-norm block of Griffin (De et al. 2024), with its RMSNorm and gated net; minGRU and minLSTM (Feng et al.
-    2024) stand in such blocks in their authors' language models. Convolutions that these models put before the cell are
-    left out. Dropout acts on what the branches add. States carry the number of their block.
+    This is the pre-norm block of Griffin (De et al. 2024), with its RMSNorm and gated network. The language models of
+    the minGRU and minLSTM paper (Feng et al. 2024) use such blocks. The convolutions that these models have before the
+    cell are left out. Dropout acts on what the branches add. The names of states carry the number of their block.
     """
 
     def __init__(self, cell: type[RecurrentStack], shape: StackShape) -> None:

@@ -1,4 +1,5 @@
-"""The real-gated linear recurrent unit of Griffin (De et al. 2024): the input decides how fast each unit forgets."""
+"""This module is Griffin's real-gated linear recurrent unit (De et al. 2024). The input decides how fast units
+forget."""
 
 import torch
 from torch import nn
@@ -18,14 +19,14 @@ Tensor = torch.Tensor
 
 
 class RGLRULayer(StackLayer):
-    """s the logistic function, * the element-wise product; x_t [X], u_t and h_t [H], W [H,X], V_r and V_i [H,H] in N
-    blocks along the diagonal, L [H]:
+    """Computes, with s the logistic function and * the element-wise product, x_t [X], u_t and h_t [H], W [H,X], V_r and
+    V_i [H,H] in N blocks along the diagonal, L [H]:
 
     u = W x_t + b,  r, i = s(V u + b') each,  a_t = s(L)^(c r) with c = 8
     h_t = a_t * h_{t-1} + sqrt(1 - a_t^2) * (i * u)
 
-    In the paper the input is x_t itself, of width H, and stands between a convolution and a gate that are left out. The
-    root keeps the size of h whatever the decay. L starts where s(L)^c is uniform in [0.9, 0.999]. `weight_gates` [2H,D]
+    In the paper the input is x_t itself, of width H, between a convolution and a gate that are left out here. The root
+    keeps the scale of h for any decay. L starts such that s(L)^c is uniform in [0.9, 0.999]. `weight_gates` [2H,D]
     holds the blocks of V_r, then those of V_i, each with D = H / N columns.
     """
 

@@ -1,13 +1,13 @@
-"""The fast pass of the sLSTM: a loop of in-place steps for all heads, and its backward pass written by hand.
+"""This module is the fast pass of the sLSTM: a loop of in-place steps for all heads, with a hand-written backward pass.
 
-For each step, with s the logistic function and * and / element-wise, the sums z, i, f, o = pre_t + R h_{t-1}:
+Each step computes, with s the logistic function and * and / element-wise, the sums z, i, f, o = pre_t + R h_{t-1}:
 
 m_t = max(log s(f) + m_{t-1}, i),  kept = exp(log s(f) + m_{t-1} - m_t),  new = exp(i - m_t)
 c_t = kept * c_{t-1} + new * tanh(z),  n_t = kept * n_{t-1} + new,  h_t = s(o) * c_t / n_t
 
-h does not depend on the m that is chosen, so for the loss of the outputs m is a constant. What a final state's own
-gradient says of m goes to the gate that won the last maximum. Legend: T steps, B lanes, N heads of width D, H = N x D,
-G = 4 x H, S = T + 1 with the state before in front, 2 for c and n.
+h does not depend on the choice of m, so m is a constant for the loss of the outputs. The gradient of m in a final
+state goes to the gate that won the last maximum. Legend: T steps, B lanes, N heads of width D, H = N x D, G = 4 x H,
+S = T + 1 with the earlier state in front, 2 for c and n.
 """
 
 from typing import Any, NamedTuple

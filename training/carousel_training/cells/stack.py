@@ -76,7 +76,7 @@ class RecurrentStack(nn.Module):
 
     @property
     def state_layout(self) -> StateLayout:
-        """Names, shapes, types and initial values of the state, bottom layer first."""
+        """Returns names, shapes, types and initial values of the state, bottom layer first."""
         raise NotImplementedError
 
     @property

@@ -62,7 +62,7 @@ def gradients_command(
     text: Text = None,
     overrides: Overrides = None,
 ) -> None:
-    """How far back a loss reaches: the norm of dL/dh(t-k) for every cell, fresh and trained, clipped and not.
+    """Measure how far back a loss reaches: the norm of dL/dh(t-k) for every cell, before and after training.
 
     Example: carousel-train gradients --out runs/wide --set model.hidden_size=128
     """
@@ -132,7 +132,7 @@ def inspect_command(
     file: Annotated[Path | None, typer.Option(help="Read this file instead.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Units to show.")] = 20,
 ) -> None:
-    """What gates and cells do over a text, as a heat map, and which units switch most sharply.
+    """Show gates and cells over a text as a heat map, and rank the units that switch most sharply.
 
     Example: carousel-train inspect "if (a[i] > 0) { return b; }" --checkpoint runs/code
     """

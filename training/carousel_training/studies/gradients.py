@@ -27,7 +27,7 @@ FLOOR = 1e-38  # where float32 ends; smaller norms are as good as zero
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """Relative norms for k = 0, 1, ...: with respect to the hidden vector, and to the layer's input at that step."""
+    """Holds relative norms for k = 0, 1, ...: of the gradient by the hidden vector, and by the layer's input."""
 
     hidden_K: tuple[float, ...]
     input_K: tuple[float, ...]
@@ -47,7 +47,7 @@ class ShortTraining:
 
 @dataclass(frozen=True, slots=True)
 class GradientResult:
-    """One cell: at initialisation, and after the same short training with and without clipping."""
+    """Holds one cell's results, at initialisation and after a short training with and without clipping."""
 
     cell: str
     fresh: Reach

@@ -1,4 +1,5 @@
-"""What the gates and cells of a trained network do over a text, and which units switch most sharply.
+"""This module records the gates and cells of a trained network over a text, and finds the units that switch most
+sharply.
 
 Legend: T steps (the start token first), H hidden width, U units.
 """

@@ -39,7 +39,7 @@ class RecallPlan:
     seed: int = 0
 
     def check(self) -> None:
-        """Raises SettingsError."""
+        """Raises SettingsError for gaps that do not grow."""
         if not self.gaps or min(self.gaps) < 1 or list(self.gaps) != sorted(set(self.gaps)):
             raise SettingsError(f"gaps must be positive and grow, and are {self.gaps}")
 
@@ -62,7 +62,7 @@ class RecallResult:
 
 
 class RecallNet(nn.Module):
-    """One layer of the cell on the raw inputs, and a linear answer."""
+    """Runs one layer of the cell on the raw inputs, and a linear layer that answers."""
 
     def __init__(self, cell: str, task: Task, plan: RecallPlan) -> None:
         super().__init__()

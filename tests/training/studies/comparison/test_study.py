@@ -43,7 +43,7 @@ def make_study(settings: Settings, directory: Path, text_directory: Path, cells:
 
 
 def run(study: Study, is_interrupted: Callable[[], bool] = lambda: False) -> tuple[Figures, list[str]]:
-    """The figures, and what was said."""
+    """Returns the figures and the printed lines."""
     said: list[str] = []
     unit_steps = study.estimate(WORKERS).unit_steps
     courses = study.run(WORKERS, unit_steps, said.append, is_interrupted)
@@ -57,7 +57,7 @@ def without_times(value: Any) -> Any:
 
 
 def test_every_entry_has_equal_terms(comparison_settings: Settings, tmp_path: Path, text_directory: Path) -> None:
-    """Trials, seeds, tokens and parameters; the twin beside the cells and not among them."""
+    """All cells have equal trials, seeds, tokens and parameters. The twin is not among the cells."""
     figures, said = run(make_study(comparison_settings, tmp_path, text_directory, ("elman", "lstm")))
     assert [cell["cell"] for cell in figures["cells"]] == ["elman", "lstm"]
     assert figures["twin"]["name"] == "lstm-again"
@@ -74,7 +74,7 @@ def test_every_entry_has_equal_terms(comparison_settings: Settings, tmp_path: Pa
 
 
 def test_what_is_done_is_not_done_again(comparison_settings: Settings, tmp_path: Path, text_directory: Path) -> None:
-    """The second study has the first one's unit and figures to the last digit, and says so in one line."""
+    """The second study has exactly the first one's unit and figures, and prints one line."""
     first, _ = run(make_study(comparison_settings, tmp_path, text_directory))
     again, said = run(make_study(comparison_settings, tmp_path, text_directory))
     assert again == first
@@ -82,7 +82,7 @@ def test_what_is_done_is_not_done_again(comparison_settings: Settings, tmp_path:
 
 
 def test_an_interrupted_study_goes_on(comparison_settings: Settings, tmp_path: Path, text_directory: Path) -> None:
-    """With the same figures as one that ran through, but for the clock's."""
+    """A study that was interrupted has the figures of an uninterrupted one, except times."""
     whole, _ = run(make_study(comparison_settings, tmp_path / "whole", text_directory))
     asked = iter(range(1000))
     study = make_study(comparison_settings, tmp_path / "parts", text_directory)
@@ -94,7 +94,7 @@ def test_an_interrupted_study_goes_on(comparison_settings: Settings, tmp_path: P
 
 
 def test_another_plan_measures_anew(comparison_settings: Settings, tmp_path: Path, text_directory: Path) -> None:
-    """The unit that was kept counts only for what was asked then."""
+    """The stored unit is valid only for the same plan, entries, text and workers."""
     study = make_study(comparison_settings, tmp_path, text_directory)
     assert study.estimate(WORKERS) == study.estimate(WORKERS)
     longer = TINY_PLAN.with_options(tokens=4 * 256, seeds=None, trials=None)
@@ -103,7 +103,7 @@ def test_another_plan_measures_anew(comparison_settings: Settings, tmp_path: Pat
 
 
 def test_the_page_follows_from_the_json(comparison_settings: Settings, tmp_path: Path, text_directory: Path) -> None:
-    """Written from the figures and again from the JSON alone, it is the same; its pictures are there."""
+    """A page from the figures equals the page from the JSON, and its pictures exist."""
     figures, _ = run(make_study(comparison_settings, tmp_path, text_directory, ("elman", "lstm", "tdnn")))
     write_page(figures, tmp_path / "page")
     write_page(read_study(tmp_path / "page" / "study.json"), tmp_path / "again")

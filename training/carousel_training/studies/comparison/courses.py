@@ -28,7 +28,7 @@ Find = Callable[[Job], JobResult | None]
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """An entry under a plan whose unit is `unit_steps`."""
+    """Plans one entry under a plan with the unit `unit_steps`."""
 
     entry: Entry
     plan: StudyPlan

@@ -19,7 +19,7 @@ FORGET = "f"
 
 
 def has_gate(cell: str, stack: RecurrentStack) -> bool:
-    """Whether the cell has a gate that keeps. Elman's, the clockwork, the time-delay net and 1997's LSTM have none."""
+    """Returns whether the cell has a gate that keeps. elman, clockwork, tdnn and lstm-1997 have none."""
     return bool(keeping_biases(cell, stack))
 
 

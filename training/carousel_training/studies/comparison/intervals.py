@@ -39,7 +39,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Error:
-    """One source of error of a mean: its variance, and the degrees of freedom of that estimate."""
+    """Holds one source of error of a mean: its variance, and the degrees of freedom of that estimate."""
 
     variance: float
     freedom: float

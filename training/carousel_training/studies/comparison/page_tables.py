@@ -1,4 +1,4 @@
-"""The tables of a comparison's page, in Markdown, from its JSON alone."""
+"""This module makes the Markdown tables of a comparison's page from its JSON."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -51,7 +51,7 @@ class Workers:
 
 
 class Study:
-    """A comparison under `directory`, whose text lies in `text_directory`."""
+    """Runs a comparison in `directory`, with the text in `text_directory`."""
 
     def __init__(
         self, directory: Path, text_directory: Path, text_sha256: str, plan: StudyPlan, entries: Sequence[Entry]

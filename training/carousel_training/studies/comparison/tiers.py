@@ -16,7 +16,7 @@ from carousel_training.studies.comparison.intervals import Error, Interval, Valu
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One cell's final: the test loss of every seed, none of which diverged."""
+    """Holds one cell's test loss for every seed, none of which diverged."""
 
     name: str
     nats: tuple[float, ...]

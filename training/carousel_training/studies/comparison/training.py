@@ -1,4 +1,4 @@
-"""Runs one training of a comparison in this process: a constant rate with a cooldown to every mark.
+"""This module runs one training of a comparison in this process, at a constant rate with a cooldown to every mark.
 
 It prints nothing and writes no file.
 """
@@ -27,7 +27,7 @@ CHECK_EVERY = 50  # steps between checks that the loss is a number
 
 
 class LossLost(Exception):
-    """The loss stopped being a number."""
+    """The loss is no longer a number."""
 
 
 def run_job(job: Job, text_directory: Path) -> JobResult:
@@ -57,7 +57,7 @@ def build_trainer(settings: Settings, gate_shift: float, text_directory: Path) -
 
 
 class _Texts:
-    """The held-out parts that a job may read."""
+    """Holds the held-out parts that a job may read."""
 
     def __init__(self, job: Job, directory: Path, trainer: Trainer) -> None:
         plan, device = job.reading, trainer.model.device
