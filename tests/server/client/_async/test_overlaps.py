@@ -10,10 +10,11 @@ from tests.server.client._async.conftest import Naps, read
 from tests.server.client.running.aio import Meeting, Running
 from tests.server.fake_service import OVERLOADED, STOPPING, FakeService, Mishap
 
-from carousel.client import AsyncClient, AsyncSession, Prediction, ServerError
+from carousel.client import AsyncClient, AsyncSession, Prediction, Retries, ServerError
 from carousel.client.wires.aio import WireOptions
 
 NUM = 8  # one runs, seven wait
+NUM_MISHAPS = 60
 LOST = Mishap(is_applied=True)
 
 
@@ -34,21 +35,23 @@ async def test_overlapping_predictions_happen_once(
 
 @pytest.mark.parametrize("seed", range(5))
 async def test_conversations_side_by_side_survive_what_breaks_between(
-    client: AsyncClient, service: FakeService, seed: int
+    address: str, service: FakeService, naps: Naps, of_wire: WireOptions, seed: int
 ) -> None:
     """Requests and answers are lost, the server refuses for load and stops: every turn of every session is applied
     once, in order, with any sharing of streams."""
     chosen = random.Random(seed)
     kinds = [Mishap(), LOST, Mishap(error=OVERLOADED), Mishap(error=STOPPING), *[None] * 8]
-    sessions = [client.open_session((await client.create_session()).session_id, position=0) for _ in range(NUM)]
-    service.mishaps = chosen.choices(kinds, k=60)
+    patient = Retries(max_attempts=NUM_MISHAPS + 1)  # one call may meet them all
 
     async def converse(session: AsyncSession) -> list[int]:
         async with session.predictor() as predict:
             return [(await predict("x" * length, k=1)).position for length in (1, 2, 3, 4, 5)]
 
-    asked = [Running(functools.partial(converse, session)) for session in sessions]
-    assert [await one.result() for one in asked] == [[1, 3, 6, 10, 15]] * NUM
+    async with AsyncClient(address, timeout_seconds=20, sleep=naps, retries=patient, **of_wire) as client:
+        sessions = [client.open_session((await client.create_session()).session_id, position=0) for _ in range(NUM)]
+        service.mishaps = chosen.choices(kinds, k=NUM_MISHAPS)
+        asked = [Running(functools.partial(converse, session)) for session in sessions]
+        assert [await one.result() for one in asked] == [[1, 3, 6, 10, 15]] * NUM
     assert list(service.positions.values()) == [15] * NUM
     applied = [len(session.applied) for session in service.kept.values()]
     assert applied == [5] * NUM

@@ -11,10 +11,11 @@ from tests.server.client._sync.conftest import Naps, read
 from tests.server.client.running.blocking import Meeting, Running
 from tests.server.fake_service import OVERLOADED, STOPPING, FakeService, Mishap
 
-from carousel.client import Client, Prediction, ServerError, Session
+from carousel.client import Client, Prediction, Retries, ServerError, Session
 from carousel.client.wires.blocking import WireOptions
 
 NUM = 8  # one runs, seven wait
+NUM_MISHAPS = 60
 LOST = Mishap(is_applied=True)
 
 
@@ -35,21 +36,23 @@ def test_overlapping_predictions_happen_once(
 
 @pytest.mark.parametrize("seed", range(5))
 def test_conversations_side_by_side_survive_what_breaks_between(
-    client: Client, service: FakeService, seed: int
+    address: str, service: FakeService, naps: Naps, of_wire: WireOptions, seed: int
 ) -> None:
     """Requests and answers are lost, the server refuses for load and stops: every turn of every session is applied
     once, in order, with any sharing of streams."""
     chosen = random.Random(seed)
     kinds = [Mishap(), LOST, Mishap(error=OVERLOADED), Mishap(error=STOPPING), *[None] * 8]
-    sessions = [client.open_session((client.create_session()).session_id, position=0) for _ in range(NUM)]
-    service.mishaps = chosen.choices(kinds, k=60)
+    patient = Retries(max_attempts=NUM_MISHAPS + 1)  # one call may meet them all
 
     def converse(session: Session) -> list[int]:
         with session.predictor() as predict:
             return [(predict("x" * length, k=1)).position for length in (1, 2, 3, 4, 5)]
 
-    asked = [Running(functools.partial(converse, session)) for session in sessions]
-    assert [one.result() for one in asked] == [[1, 3, 6, 10, 15]] * NUM
+    with Client(address, timeout_seconds=20, sleep=naps, retries=patient, **of_wire) as client:
+        sessions = [client.open_session((client.create_session()).session_id, position=0) for _ in range(NUM)]
+        service.mishaps = chosen.choices(kinds, k=NUM_MISHAPS)
+        asked = [Running(functools.partial(converse, session)) for session in sessions]
+        assert [one.result() for one in asked] == [[1, 3, 6, 10, 15]] * NUM
     assert list(service.positions.values()) == [15] * NUM
     applied = [len(session.applied) for session in service.kept.values()]
     assert applied == [5] * NUM
