@@ -18,7 +18,7 @@ _RETRY_SECONDS = 1.0
 _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
-class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # which has no types
+class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # grpc_health has no types
     """The health service. Setting a status never waits, and wakes the watchers only when the status changes."""
 
     def __init__(self, max_watches: int) -> None:
