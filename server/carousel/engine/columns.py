@@ -16,7 +16,7 @@ from carousel.turns import Snapshot
 
 _MAX_SLOTS = 8192
 _FEW_CANDIDATES = 32
-_MAX_SURPLUS = 4096  # unwanted candidates in a step; above this, two requests to the model are faster
+_MAX_SURPLUS = 4096  # unwanted candidates in a step; above this, two calls of the model are faster
 
 
 class Waiter(Protocol):
@@ -125,7 +125,7 @@ class Columns:
 
 
 def _find(model: StepModel, hidden_AH: Array, wanted_A: Sequence[int]) -> tuple[list[list[int]], list[list[float]]]:
-    """Returns ids and log-probabilities. Rows that want many candidates run apart, so that the others' request stays
+    """Returns ids and log-probabilities. Rows that want many candidates run apart, so that the others' run stays
     short."""
     most = max(wanted_A)
     are_alike = most <= _FEW_CANDIDATES or min(wanted_A) > _FEW_CANDIDATES

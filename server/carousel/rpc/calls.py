@@ -38,5 +38,5 @@ class RpcCalls:
         await context.abort_with_status(rpc_status.to_status(to_status(error)))
 
     def refusing_items(self, method: str, context: Context) -> ItemRefusals:
-        """Returns the record for items that fail while their call goes on."""
+        """Returns the ItemRefusals for items that fail while their call goes on."""
         return self._calls.refusing_items(method, context.peer())

@@ -1,4 +1,4 @@
-"""Refuses too long lists in a message before they are copied: copying a megabyte takes 20 ms of the event loop.
+"""Refuses lists that are too long before they are copied: copying a megabyte takes 20 ms of the event loop.
 
 The errors name the field. `sessions` checks the lengths again, together with the values.
 """

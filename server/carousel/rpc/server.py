@@ -31,7 +31,7 @@ class ConnectionBounds:
     max_message_bytes: int
     max_streams: int  # of one connection; beyond it, HTTP/2 makes the client wait
     keepalive_seconds: float  # between pings on a silent connection
-    keepalive_timeout_seconds: float  # without an answer to a ping the connection is closed
+    keepalive_timeout_seconds: float  # a ping unanswered for this long closes the connection
     max_connections: int
     handshake_seconds: float  # until HTTP/2 has begun
     idle_seconds: float  # without a call

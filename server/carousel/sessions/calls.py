@@ -191,7 +191,7 @@ class Calls:
             raise CallRefused(refusal)
 
     def refusing_items(self, method: str, peer: str) -> ItemRefusals:
-        """Returns the record for items that fail while their call goes on."""
+        """Returns the ItemRefusals for items that fail while their call goes on."""
         return ItemRefusals(method, peer, self._count_refusal, self._metrics)
 
     async def finish(self, grace_seconds: float) -> None:

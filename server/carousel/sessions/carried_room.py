@@ -1,4 +1,4 @@
-"""How much streams may carry without a session, shared among owners like sessions. It decides and frees nothing."""
+"""How much streams may carry without a session, shared among owners like sessions. Only decides; frees nothing."""
 
 from typing import Protocol
 

@@ -1,4 +1,4 @@
-"""Checks that a request is within its bounds. They raise InvalidRequest with the field's name on the wire."""
+"""The checks of a request's bounds. They raise InvalidRequest with the field's name on the wire."""
 
 import re
 from collections.abc import Sequence

@@ -30,7 +30,7 @@ from carousel.state.store import SessionStore
 
 @dataclass(frozen=True, slots=True)
 class SessionService:
-    """The parts that serve sessions. Transports use `turns` and `operations`; only the owner uses the rest."""
+    """The parts that serve sessions. `turns` and `operations` are for transports, the rest for the composition root."""
 
     turns: Sessions
     operations: SessionOperations

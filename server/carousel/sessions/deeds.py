@@ -1,4 +1,4 @@
-"""Request ids of calls that create, move or end sessions: a retry changes nothing again.
+"""Request ids of calls that create, move or end sessions: a retry changes nothing.
 
 The store records what such a request did as a `Deed`, in the same change. The session itself records what a rewind or a
 checkpoint did.

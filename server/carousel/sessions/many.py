@@ -1,4 +1,4 @@
-"""Many sequences on one stream: frames come in, and answers go out in frames, the first ready first.
+"""Many sequences on one stream: frames come in, and answers go out in frames, as soon as each is ready.
 
 A question waits for a place among `max_waiting` and for the bytes that it and its answer take. A close that makes room
 does not wait. All work passes the gate, which shares the event loop among owners.

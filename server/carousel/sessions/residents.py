@@ -1,8 +1,8 @@
 """The sessions that Predict streams hold. All other callers see these sessions as if no stream held them.
 
 A caller that wants a session asks here first (`leave`): that waits for the running turn, writes what happened and gives
-the session back. Streams do not hold a session for one second after another caller wanted it. An idle session goes back
-soon, so that it expires in time. When the columns are full, the one idle for longest makes room.
+the session back. For one second after that, no stream holds the session. An idle session goes back soon, so that it
+expires in time. When the columns are full, the session idle for longest makes room.
 """
 
 import asyncio

@@ -112,7 +112,7 @@ class UsedSeals:
         self._max_used = max_used
         self._used: dict[str, tuple[_Hint, str]] = {}  # by blob id, with owners
         self._requests: dict[str, tuple[bytes, float]] = {}  # by blob id: whose retry may use it, until when
-        self._expiries: TidyHeap[_Hint] = TidyHeap()  # forgiven uses leave it step by step
+        self._expiries: TidyHeap[_Hint] = TidyHeap()  # forgiven uses leave it gradually
         self._shares = Shares()
 
     def __repr__(self) -> str:

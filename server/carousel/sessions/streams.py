@@ -1,4 +1,4 @@
-"""Which calls may be open at once, and which idle call ends when places run short. It decides and closes nothing."""
+"""Which calls may be open at once, and which idle call ends when places run short. Only decides; closes nothing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

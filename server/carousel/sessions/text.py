@@ -37,8 +37,8 @@ class StopFinder:
         return bool(found)
 
     def _first_claimed(self, text: str) -> int:
-        """Returns where the longest end of the text begins that is also the beginning of a stop. Skips text that is
-        settled or too far back for any stop, so that a text costs one comparison per character and stop."""
+        """Returns the start of the longest end of the text with which a stop begins. Skips text that is settled or too
+        far back for any stop, so that a text costs one comparison per character and stop."""
         at = max(0, len(text) - self._longest)
         while at < len(text) and not any(stop.startswith(text[at:]) for stop in self._stops):
             at += 1
@@ -71,8 +71,8 @@ class TextStream:
         return text
 
     def finish(self) -> str:
-        """Returns the rest, held back or not, up to the stop if there is one. The session's next turn completes half a
-        character."""
+        """Returns the rest, held back or not, up to the stop if there is one. Half a character waits for the session's
+        next turn."""
         text = self.pop_final() if self._finder is not None and self._finder.stop else self._pending
         self._pending = ""
         return text
