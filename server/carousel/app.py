@@ -1,4 +1,4 @@
-"""The composition root: builds everything, runs it, and takes it down in order. Read `serve` from top to bottom."""
+"""The composition root: builds everything, runs it, and stops it in order. Read `serve` from top to bottom."""
 
 import asyncio
 import contextlib
@@ -42,7 +42,7 @@ from carousel.v1 import language_model_pb2 as wire
 from carousel.web.app import WebServer, make_app
 
 _LAST_BYTES_SECONDS = 1.0
-_HELD_BYTES = 2**26  # of the rows of sessions that streams hold
+_HELD_BYTES = 2**26  # for the rows of sessions that streams hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,8 @@ async def serve(
     announce: Callable[[Running], None],
     announce_drain: Callable[[float], None],
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. A second signal kills. `announce` is called once, when ready;
-    `announce_drain` when the first signal came, with the seconds that running turns have."""
+    """Serves until SIGTERM or SIGINT, then drains. A second signal kills. Calls `announce` once, when ready, and
+    `announce_drain` at the first signal, with the seconds that running turns have."""
     logs.watch_loop(asyncio.get_running_loop())
     with stop_signal() as stopped:
         async with running(bundle_directory, settings) as server:
@@ -74,7 +74,7 @@ async def serve(
 
 @contextlib.asynccontextmanager
 async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[Running]:
-    """A ready server for as long as the block runs; leaving it drains. Raises CarouselError when it cannot start."""
+    """Runs a ready server during the block, and drains it at the end. Raises CarouselError when it cannot start."""
     log = structlog.get_logger("carousel.app")
     registry = CollectorRegistry()
     metrics = _make_metrics(registry)
@@ -132,7 +132,7 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
 
 
 async def _until_stopped(stopped: asyncio.Event, engine: Engine) -> None:
-    """Raises ModelFailed when the engine breaks first: better to be restarted than to refuse for ever."""
+    """Waits for a signal. Raises ModelFailed when the engine breaks first: a restart is better than endless refusal."""
     waits = [asyncio.create_task(stopped.wait()), asyncio.create_task(engine.until_broken())]
     try:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -159,7 +159,7 @@ def _load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> OnnxMod
 
 
 def _make_engine(model: OnnxModel, start_id: int, settings: Settings, metrics: Metrics) -> Engine:
-    held_bytes = _HELD_BYTES if "cuda" not in settings.providers else 0  # not measured there
+    held_bytes = _HELD_BYTES if "cuda" not in settings.providers else 0  # not measured with cuda
     return Engine(model, start_id, Bounds.of(settings, held_bytes), metrics, settings.token_delay_seconds)
 
 
@@ -181,14 +181,14 @@ def _make_metrics(registry: CollectorRegistry) -> Metrics:
 
 
 def _tell_limits(settings: Settings, metrics: Metrics) -> None:
-    """Every number that bounds something."""
+    """Reports every limit to the metrics."""
     for name, value in (dict(settings) | store_limits(settings)).items():
         if name.startswith(("max_", "reserved_")) and value is not None:
             metrics.limit_is(name, value)
 
 
 async def _tell_use(engine: Engine, store: SessionStore, metrics: Metrics) -> None:
-    """Against the limits; how many calls and queued turns there are, the metrics are told as they come and go."""
+    """Reports what is in use, to compare with the limits. Calls and queued turns are reported as they come and go."""
     metrics.num_busy_lanes(engine.num_busy_lanes)
     num_bytes = await store.num_bytes()
     if num_bytes is not None:

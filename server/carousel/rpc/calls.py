@@ -1,4 +1,4 @@
-"""gRPC's calls among all that are open."""
+"""The gRPC calls among all open calls."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ Context: TypeAlias = grpc.aio.ServicerContext  # a name for annotations; grpc sh
 
 
 class RpcCalls:
-    """Gives each its status at the end."""
+    """Runs gRPC calls and gives each its status at the end."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
@@ -25,8 +25,8 @@ class RpcCalls:
     async def answer(
         self, method: str, context: Context, request: Any = None, *, is_counted: bool = True
     ) -> AsyncIterator[Call]:
-        """Run a handler's body inside this: whatever it raises becomes the call's status, counted before it is sent.
-        `request` is its message, where it has one; a call that is not counted needs no place among the streams."""
+        """Runs a handler's body. Every error that the body raises is counted and becomes the call's status. `request`
+        is the call's message, if it has one. A call with `is_counted` false needs no place among the streams."""
         call = Call(method, request, lost=grpc.aio.InternalError)
         is_readable = request is not UNREADABLE
         try:
@@ -38,5 +38,5 @@ class RpcCalls:
         await context.abort_with_status(rpc_status.to_status(to_status(error)))
 
     def refusing_items(self, method: str, context: Context) -> ItemRefusals:
-        """For parts of a call that fail while it goes on."""
+        """Returns the ItemRefusals for items that fail while their call goes on."""
         return self._calls.refusing_items(method, context.peer())

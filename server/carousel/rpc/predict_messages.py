@@ -1,4 +1,4 @@
-"""The messages of Predict and of PredictMany, for `sessions`, which looks into none."""
+"""Reads the messages of Predict and PredictMany for `sessions`, which does not know their contents."""
 
 from carousel.bundle.tokenizer import Tokenizer
 from carousel.rpc import convert, frames, lengths
@@ -9,12 +9,12 @@ from carousel.sessions.requests import Caller, Prediction, PredictionRequest
 from carousel.sessions.resident import Named
 from carousel.v1 import language_model_pb2 as wire
 
-_ANSWER_BYTES, _CANDIDATE_BYTES = 32, 20  # of answers, about
+_ANSWER_BYTES, _CANDIDATE_BYTES = 32, 20  # sizes in an answer, about
 _DEFAULT = PredictionRequest()
 
 
 class PredictMessages:
-    """What is in one."""
+    """Reads the messages of Predict."""
 
     to_plain = staticmethod(convert.to_plain)
 
@@ -33,7 +33,7 @@ class PredictMessages:
 
 
 class ManyMessages(PredictMessages):
-    """Those of PredictMany."""
+    """Reads the messages of PredictMany and writes their answers."""
 
     read_item = staticmethod(frames.read_item)
 

@@ -1,7 +1,7 @@
-"""Turns on the wire: convert, call one method of `Sessions`, convert back.
+"""Turns on the wire: converts the request, calls one method of `Sessions`, converts the result.
 
-Streams are written, not yielded: an asynchronous generator that the transport no longer wants ends when the garbage
-collector finds it, and would hold its lane until then.
+Methods write their streams and do not yield them. When the transport drops an asynchronous generator, it ends only when
+the garbage collector finds it, and would hold its lane until then.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from carousel.v1 import language_model_pb2_grpc
 
 
 class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
-    """`model` is what GetModel answers. Lists that are too long are refused before they are read."""
+    """The servicer of turns. GetModel returns `model`. Lists that are too long are refused before they are read."""
 
     def __init__(self, sessions: Sessions, model: wire.Model, calls: RpcCalls) -> None:
         self._sessions = sessions
@@ -79,7 +79,7 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
                     await many.receive(content)
                 await many.end()
                 await writing
-            except Exception:  # answers go out first: beside a message on its way no status can be sent
+            except Exception:  # the answers go out first: no status can be sent while a message is on its way
                 await many.close()
                 await many.end()
                 await writing
@@ -136,7 +136,7 @@ async def _write_frames(many: Many, call: Call, context: Context) -> None:
 
 
 async def _wait_for(call: Call, context: Context) -> Any:
-    """The client's next message, None when there are no more. Meanwhile the call is idle."""
+    """Returns the client's next message, or None when there are no more. The call is idle while it waits."""
     call.is_waiting = True
     try:
         return await _read(call, context)

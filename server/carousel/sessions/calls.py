@@ -1,5 +1,4 @@
-"""What every call has in common, whichever transport brings it: a place among the open ones, a caller, one ending, one
-log line."""
+"""What every call has on every transport: a place among the open calls, a caller, one ending, one log line."""
 
 import asyncio
 import contextlib
@@ -17,32 +16,32 @@ from carousel.sessions.callers import Callers
 from carousel.sessions.refusals import ItemRefusals
 from carousel.sessions.streams import Place, StreamBounds, Streams
 
-_LOOK_SECONDS = 0.05  # from one look at who is idle to the next, at shutdown
-_UNREAD_SECONDS = 1.0  # after which a call whose message the client has not taken is idle
+_LOOK_SECONDS = 0.05  # between two looks for idle calls, at shutdown
+_UNREAD_SECONDS = 1.0  # a call is idle when its client has not read a message for this long
 _MAKE = frozenset({"CreateSession", "ImportSession"})
 _ONLY_READ = frozenset({"GetSession", "ListSessions", "GetHistory", "ExportSession"})
 
 
 class Writer(Protocol):
-    """A call's end of its transport."""
+    """Where a call writes its messages: its transport."""
 
     async def write(self, message: Any) -> None: ...
 
 
 class Context(Protocol):
-    """What a transport says of a call."""
+    """What a transport knows about a call."""
 
     def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]] | None: ...
 
     def peer(self) -> str: ...
 
     def time_remaining(self) -> float | None:
-        """Seconds, where the client has set a deadline."""
+        """Returns the seconds left, if the client has set a deadline."""
         ...
 
 
 class CallRefused(Exception):
-    """The call has ended with `error`, which its transport is to tell."""
+    """The call has ended with `error`. Its transport must send that to the client."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__()
@@ -50,7 +49,7 @@ class CallRefused(Exception):
 
 
 class Call:
-    """One call in progress. `facts` go into its log line: counts and codes, never text."""
+    """One call in progress. Its `facts` go into its log line: counts and codes, never text."""
 
     __slots__ = (
         "_is_unread",
@@ -67,10 +66,10 @@ class Call:
     )
 
     def __init__(self, method: str, request: Any, lost: type[Exception]) -> None:
-        """`lost` is what its transport raises where the client has gone in the middle of a message."""
+        """The transport raises `lost` when the client has gone in the middle of a message."""
         self.method = method
         self._lost = lost
-        self.request = request  # the last message that came
+        self.request = request  # the last message received
         self.owner = ""
         self.ended_by: CarouselError | None = None  # why the server ended it, if it did
         self.facts: dict[str, Any] = {}
@@ -82,7 +81,7 @@ class Call:
 
     @property
     def is_waiting(self) -> bool:
-        """For what may never come: the client's next message, or an event. Such a call is idle."""
+        """Whether the call waits for the client's next message or an event, which may never come: it is idle."""
         return self._is_waiting
 
     @is_waiting.setter
@@ -92,11 +91,11 @@ class Call:
             (self._streams.rest if is_waiting else self._streams.wake)(self._place)
 
     def occupy(self, streams: Streams, place: Place) -> None:
-        """It has a place from now on."""
+        """Gives the call its place."""
         self._streams, self._place = streams, place
 
     async def write(self, context: Writer, message: Any) -> None:
-        """One that goes out. While its client does not read, the call is idle, as one is whose client says nothing."""
+        """Sends the message. The call is idle while its client does not read, as while its client sends nothing."""
         self._writes_since = time.monotonic()
         try:
             await context.write(message)
@@ -113,7 +112,7 @@ class Call:
         return self._writes_since is not None
 
     def look(self) -> None:
-        """Idle from now on if its client has not read for too long."""
+        """Marks the call as idle if its client has not read for too long."""
         since = self._writes_since
         if since is None or since > time.monotonic() - _UNREAD_SECONDS or self._is_unread:
             return
@@ -127,12 +126,12 @@ class Call:
 
     @property
     def writes(self) -> bool:
-        """Whether its being answered shows that the session store can write."""
+        """Whether an answer to this call shows that the session store can write."""
         return self.method in _MAKE or (self.method not in _ONLY_READ and bool(getattr(self.request, "session_id", "")))
 
 
 class Calls:
-    """The calls that are open."""
+    """The open calls of one server."""
 
     def __init__(
         self,
@@ -142,7 +141,7 @@ class Calls:
         store: StoreHealth,
         code_of: Callable[[Exception], str],
     ) -> None:
-        """`code_of` names an error as it is counted and logged."""
+        """`code_of` returns the code under which an error is counted and logged."""
         self._code_of = code_of
         self._callers = callers
         self._metrics = metrics
@@ -156,8 +155,8 @@ class Calls:
     async def answer(
         self, call: Call, context: Context, *, is_counted: bool = True, is_readable: bool = True
     ) -> AsyncIterator[None]:
-        """Run a handler's body inside this: whatever it raises is counted, and comes out as CallRefused. A call that is
-        not counted needs no place among the streams."""
+        """Runs a handler's body. Counts every error that the body raises, and raises CallRefused instead. A call with
+        `is_counted` false needs no place among the streams."""
         method = call.method
         started = time.perf_counter()
         code = "OK"
@@ -178,7 +177,7 @@ class Calls:
             task.uncancel()
             code, refusal = self._count_refusal(method, call.ended_by), call.ended_by
             if call.is_writing:
-                raise  # behind a message that the client does not take nothing can be sent, not even how the call ended
+                raise  # the client does not read a message: nothing can follow it, not even the call's error
         except Exception as error:
             code, refusal = self._count_refusal(method, error), error
         finally:
@@ -192,12 +191,12 @@ class Calls:
             raise CallRefused(refusal)
 
     def refusing_items(self, method: str, peer: str) -> ItemRefusals:
-        """For parts of a call that fail while it goes on."""
+        """Returns the ItemRefusals for items that fail while their call goes on."""
         return ItemRefusals(method, peer, self._count_refusal, self._metrics)
 
     async def finish(self, grace_seconds: float) -> None:
-        """At shutdown, when all turns have ended: calls that wait for their client end with UNAVAILABLE at once, the
-        others may send what they have for so long, and end when they have; new ones are refused."""
+        """Ends all calls at shutdown, after the last turn. Calls that wait for their client end with UNAVAILABLE at
+        once. The others have `grace_seconds` to send their answers. New calls are refused."""
         self._is_finishing = True
         deadline = time.monotonic() + grace_seconds
         while self._open and (left := deadline - time.monotonic()) > 0:
@@ -232,7 +231,8 @@ class Calls:
             task.cancel()
 
     def _count_refusal(self, method: str, error: Exception, is_logged: bool = True) -> str:
-        """Its code. One that is unexpected has a log line of its own, if any is wanted."""
+        """Counts the error and returns its code. An unexpected error has its own log line, unless `is_logged` is
+        false."""
         if isinstance(error, Overloaded):
             self._metrics.refused(error.limit)
         elif isinstance(error, CarouselError):
@@ -253,6 +253,6 @@ def _shutting_down() -> ShuttingDown:
 
 
 def _given_up(context: Context) -> str:
-    """Why a call that the client no longer wants has ended."""
+    """Returns the code of a call that its client gave up."""
     remaining = context.time_remaining()
     return "DEADLINE_EXCEEDED" if remaining is not None and remaining <= 0 else "CANCELLED"

@@ -1,4 +1,4 @@
-"""Items of one call that fail while it goes on: each is counted and told as a call is; of many, few are logged."""
+"""Items of one call that fail while the call goes on: each is counted and logged like a call, with a bound on lines."""
 
 import time
 from collections.abc import Callable
@@ -9,13 +9,13 @@ import structlog
 from carousel.metrics import Metrics
 from carousel.sessions import facts
 
-_MAX_LINES = 10  # a second, one for each item
+_MAX_LINES = 10  # per second, one for each item
 _SECOND = 1.0
 
 
 class ItemRefusals:
-    """`count` notes an error as one that ends a call is noted, with a line if it is unexpected; it gives the code. To
-    be closed when the call ends."""
+    """The refused items of one call. `count` counts an error as one that ends a call, logs a line if it is unexpected,
+    and returns its code. The caller closes this when the call ends."""
 
     def __init__(
         self,
@@ -31,12 +31,12 @@ class ItemRefusals:
         self._metrics = metrics
         self._clock = clock
         self._log = structlog.get_logger("carousel.calls")
-        self._since = -_SECOND  # when the second began whose lines are counted
+        self._since = -_SECOND  # when the current second began
         self._num_lines = 0
         self._num_unlogged = 0
 
     def note(self, request: Any, error: Exception) -> None:
-        """The item was refused."""
+        """Counts a refused item, and logs it while the bound allows."""
         is_logged = self._count_line()
         code = self._count(self._method, error, is_logged)
         self._metrics.item_refused(self._method, code)
@@ -47,7 +47,7 @@ class ItemRefusals:
             self._num_unlogged += 1
 
     def close(self) -> None:
-        """One line for all that have none."""
+        """Logs one line for all items that have none."""
         if self._num_unlogged:
             self._log.info("items", method=self._method, num_refused=self._num_unlogged)
             self._num_unlogged = 0
