@@ -20,13 +20,20 @@ _PACKAGES = {  # folder of sources -> its tests
     "tools": "tests/tools",
     "examples": "tests/examples",
     "deploy": "tests/deploy",
+    "training/recipes": "tests/training/test_recipes.py",
+    "training/demo.toml": "tests/training/test_settings.py",
     "docs": "tests/docs",
 }
+
+_CARRIED = "tests/server/rpc"  # what transports bring to sessions is tested over the wire
+_READ_BY_PAGES = ("pyproject.toml", "Makefile", "mkdocs.yml")
 
 
 def find_tests(changed: Iterable[str], root: Path = _ROOT) -> list[str]:
     """Returns the test files and folders of changed paths, in order, without those inside another."""
-    found = {test for path in changed if (test := _tests_of(PurePosixPath(path), root))}
+    paths = [PurePosixPath(path) for path in changed]
+    found = {test for path in paths if (test := _tests_of(path, root))}
+    found |= {_CARRIED for path in paths if path.is_relative_to("server/carousel/sessions")}
     return sorted(
         test for test in found if not any(PurePosixPath(other) in PurePosixPath(test).parents for other in found)
     )
@@ -38,8 +45,8 @@ def _tests_of(path: PurePosixPath, root: Path) -> str | None:
         return _changed_test(path, root)
     for sources, tests in _PACKAGES.items():
         if path.is_relative_to(sources):
-            return _mirror(PurePosixPath(tests), path.relative_to(sources), root)
-    return "tests/docs" if path.suffix == ".md" else None
+            return tests if tests.endswith(".py") else _mirror(PurePosixPath(tests), path.relative_to(sources), root)
+    return "tests/docs" if path.suffix == ".md" or path.name in _READ_BY_PAGES else None
 
 
 def _mirror(tests: PurePosixPath, inside: PurePosixPath, root: Path) -> str | None:

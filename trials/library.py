@@ -32,6 +32,7 @@ def _run_blocking(way: Way, plan: Plan, dice: random.Random) -> History:
                 history.hear()
                 if number % _TURNS_BETWEEN_REWINDS == 0:
                     _go_back(session, draw_wish(dice, plan.vocabulary_size))
+                    history.hear()
                 time.sleep(plan.pause_seconds * dice.random() * 2)
             line.final_position = session.get().position
     except ServerError as error:
@@ -73,6 +74,7 @@ async def run_asyncio(way: Way, plan: Plan, dice: random.Random) -> History:
                 history.hear()
                 if number % _TURNS_BETWEEN_REWINDS == 0:
                     await _await_going_back(session, draw_wish(dice, plan.vocabulary_size))
+                    history.hear()
                 await asyncio.sleep(plan.pause_seconds * dice.random() * 2)
             line.final_position = (await session.get()).position
     except ServerError as error:

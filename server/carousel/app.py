@@ -13,7 +13,7 @@ import structlog
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
 from carousel import logs
-from carousel.bundle.manifest import Bundle
+from carousel.bundle.manifest import Bundle, Manifest
 from carousel.engine.engine import Engine
 from carousel.engine.graph import Execution, available_providers
 from carousel.engine.model import OnnxModel
@@ -38,7 +38,6 @@ from carousel.signals import stop_signal
 from carousel.state.selection import make_store, store_limits
 from carousel.state.store import SessionStore
 from carousel.tasks import running_task
-from carousel.v1 import language_model_pb2 as wire
 from carousel.web.app import WebServer, make_app
 
 _LAST_BYTES_SECONDS = 1.0
@@ -87,8 +86,7 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
     health = StoreHealth(metrics.store_is_up)
     readiness = Readiness(health, needs_store=settings.unready_without_store)
     calls = Calls(StreamBounds.of(settings), Callers(settings.owner_metadata), metrics, health, code_of)
-    description = convert.from_manifest(bundle.manifest, model.provider, settings)
-    rpc = _make_rpc(sessions, description, RpcCalls(calls), settings)
+    rpc = _make_rpc(sessions, bundle.manifest, model.provider, RpcCalls(calls), settings)
     web = WebServer(make_app(registry, readiness))
     watch = LoopWatch(metrics.loop_lagged, settings.slow_handler_seconds)
 
@@ -163,7 +161,10 @@ def _make_engine(model: OnnxModel, start_id: int, settings: Settings, metrics: M
     return Engine(model, start_id, Bounds.of(settings, held_bytes), metrics, settings.token_delay_seconds)
 
 
-def _make_rpc(sessions: SessionService, description: wire.Model, calls: RpcCalls, settings: Settings) -> RpcServer:
+def _make_rpc(
+    sessions: SessionService, manifest: Manifest, provider: str, calls: RpcCalls, settings: Settings
+) -> RpcServer:
+    description = convert.from_manifest(manifest, provider, settings)
     language_model = LanguageModelServicer(sessions.turns, description, calls)
     life = SessionsServicer(sessions.turns, sessions.operations, calls)
     return RpcServer(language_model, life, ConnectionBounds.of(settings))

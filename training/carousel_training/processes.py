@@ -61,6 +61,12 @@ class ProcessGroup:
         distributed.all_reduce(total)
         return total / self.size
 
+    def share(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Replaces each tensor by the first process's; all must call it. Other processors may initialise otherwise."""
+        if self.size > 1:
+            for tensor in tensors:
+                distributed.broadcast(tensor.data, 0)
+
     def average_gradients(self, parameters: Iterable[torch.Tensor]) -> None:
         """Replaces each gradient by its mean over the processes, in one exchange.
 

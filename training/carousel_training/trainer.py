@@ -51,6 +51,7 @@ class Trainer:
         self.average = WeightAverage(model, settings)
         self._carried: State = ()
         self._group = ProcessGroup.current()
+        self._group.share(model.parameters())
         # Sums since the last log entry: loss, gradient norm, steps. On the device, so that a GPU need not wait.
         self._window = torch.zeros(3, dtype=torch.float64, device=model.device)
 

@@ -119,13 +119,12 @@ class Sequence:
                 self._waiting = self._waiting or None
                 try:
                     answer = await self._answer(question.request)
+                    self._stream.answer(self._tag, question, answer)
                 except asyncio.CancelledError:
                     self._stream.drop(question)
                     raise
                 except Exception as error:
                     self._stream.refuse(self._tag, question, error)
-                else:
-                    self._stream.answer(self._tag, question, answer)
         finally:
             self._task = None
 

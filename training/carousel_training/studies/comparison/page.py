@@ -202,7 +202,8 @@ def _conclusions(study: Study) -> str:
     lost = f"- Diverged in at least one seed, and so in no tier: {', '.join(diverged)}.\n" if diverged else ""
     return (
         "## What may be concluded\n\n"
-        f"- Which cells are in different tiers *at {study['num_parameters']:,} parameters, {tokens:,} tokens, this "
+        f"- Which pairs of cells are told apart, as the picture of pairs shows, *at {study['num_parameters']:,} "
+        f"parameters, {tokens:,} tokens, this "
         "text and this search*.\n"
         "- How much a cell depends on its tuning, as far as this space and this number of trials show it.\n"
         "- Whether more tokens or more seconds change the order within the range that was measured.\n"
