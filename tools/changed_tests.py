@@ -6,6 +6,7 @@ their place.
 
 import argparse
 import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
@@ -80,7 +81,10 @@ def _lines_of(command: list[str]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", nargs="?", default="HEAD", help="the commit to compare with")
-    print(*find_tests(_changed_paths(parser.parse_args().base)))
+    try:
+        print(*find_tests(_changed_paths(parser.parse_args().base)))
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"git cannot compare: {error.stderr.strip()}")
 
 
 if __name__ == "__main__":

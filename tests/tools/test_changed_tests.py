@@ -63,3 +63,11 @@ def test_the_command_sees_what_is_new(tmp_path: Path) -> None:
         [sys.executable, "-m", "tools.changed_tests"], cwd=tmp_path, check=True, capture_output=True, text=True
     ).stdout
     assert "tests/docs" in printed.split()
+
+
+def test_a_commit_that_is_not_there_is_an_error() -> None:
+    """Nothing to compare with is not the same as nothing changed."""
+    command = [sys.executable, "-m", "tools.changed_tests", "nosuch"]
+    refused = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True)
+    assert refused.returncode != 0
+    assert refused.stderr.startswith("git cannot compare: ")
