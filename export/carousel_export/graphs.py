@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 from carousel.bundle import graphs as names
 from carousel_export.cell_exports import EXPORTS, find_quantized
 from carousel_export.graph_builder import GraphBuilder, describe, to_array
+from carousel_export.ngrams import build_with_ngrams
 from carousel_export.precision import Precision
 from carousel_export.quantized_stacks import build_quantized_logits
 from carousel_export.residual_stack import build_residual
@@ -75,7 +76,8 @@ def _build_embedding(graph: GraphBuilder, model: RecurrentLM) -> str:
     table = graph.keep("embedding", to_array(model.input_table))
     if isinstance(model.stack, TimeDelayStack):
         return build_embedded(graph, table, build_window_ids(graph, model.stack))
-    return graph.put("Gather", table, graph.put("Transpose", names.IDS, perm=[1, 0]), axis=0)
+    found_TBE = graph.put("Gather", table, graph.put("Transpose", names.IDS, perm=[1, 0]), axis=0)
+    return build_with_ngrams(graph, model.ngrams, found_TBE)
 
 
 def _build_logits(graph: GraphBuilder, model: RecurrentLM) -> None:

@@ -14,6 +14,7 @@ from carousel.bundle import graphs as names
 from carousel_export.graph_builder import FloatArray, GraphBuilder, to_array
 from carousel_export.looped_stacks import LayeredCell, LoopedLayer
 from carousel_export.native_stacks import Operator, OperatorLayer
+from carousel_export.ngrams import build_with_ngrams
 from carousel_export.quantization import Operand, build_bounded, build_product, build_sized, quantize_rows
 from carousel_training.cells.stack import RecurrentStack
 from carousel_training.model import RecurrentLM
@@ -51,7 +52,7 @@ class QuantizedCell:
             return [self.read(self.operator.read(stack, index)) for index in range(stack.shape.num_layers)]
 
         layer = LoopedLayer(self.step, _build_input, self.operator.parts)
-        embedded = _build_embedding(graph, to_array(model.input_table))
+        embedded = _build_embedding(graph, model)
         return LayeredCell(read, layer.build).build_on(graph, model.stack, embedded)
 
 
@@ -65,9 +66,13 @@ def build_quantized_logits(graph: GraphBuilder, model: RecurrentLM) -> None:
     build_product(graph, "output", operand, weight, bias, result=names.LOGITS)
 
 
-def _build_embedding(graph: GraphBuilder, table_VE: FloatArray) -> Operand:
+def _build_embedding(graph: GraphBuilder, model: RecurrentLM) -> Operand:
+    """Builds the embedded tokens. With n-grams the graph rounds the sums, otherwise the table is rounded."""
+    table_VE, ids_TB = to_array(model.input_table), graph.put("Transpose", names.IDS, perm=[1, 0])
+    if model.ngrams is not None:
+        found_TBE = graph.put("Gather", graph.keep("embedding", table_VE), ids_TB, axis=0)
+        return build_sized(graph, build_with_ngrams(graph, model.ngrams, found_TBE))
     values_VE, sizes_V1 = quantize_rows(table_VE)
-    ids_TB = graph.put("Transpose", names.IDS, perm=[1, 0])
     values_TBE = graph.put("Gather", graph.keep("embedding", values_VE), ids_TB, axis=0)
     return Operand(values_TBE, graph.put("Gather", graph.keep("embedding.sizes", sizes_V1), ids_TB, axis=0))
 

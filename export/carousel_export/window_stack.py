@@ -4,11 +4,10 @@ Legend: B lanes, T steps, S = T + n - 1 tokens, n the window, E embedding width,
 """
 
 import numpy as np
-from onnx import TensorProto
 
 from carousel.bundle import graphs as names
 from carousel_export.graph_builder import GraphBuilder, to_array
-from carousel_export.native_stacks import next_name
+from carousel_export.remembered_ids import build_remembered_ids
 from carousel_training.cells.stack import RecurrentStack
 from carousel_training.cells.tdnn import TimeDelayStack
 
@@ -16,20 +15,11 @@ TO_THE_END = np.iinfo(np.int64).max
 
 
 def build_window_ids(graph: GraphBuilder, stack: TimeDelayStack) -> str:
-    """Builds ids_SB: the remembered tokens, -1 for none, before the given ones.
-
-    Builds the next window as well: the last n - 1 tokens up to each row's own length.
-    """
-    ids_TB = graph.put("Transpose", names.IDS, perm=[1, 0])
+    """Builds ids_SB: the remembered tokens before the given ones, and the next window."""
     if stack.num_context == 0:
-        return ids_TB
+        return graph.put("Transpose", names.IDS, perm=[1, 0])
     (window,) = stack.state_layout.tensors
-    ids_BS = graph.put("Concat", window.name, names.IDS, axis=1)
-    lengths_B1 = graph.put("Unsqueeze", graph.put("Cast", names.LENGTHS, to=TensorProto.INT64), graph.axes(1))
-    offsets = graph.keep("window_offsets", np.arange(stack.num_context, dtype=np.int64)[None])
-    places_BW = graph.put("Add", lengths_B1, offsets)
-    graph.add("GatherElements", [ids_BS, places_BW], [next_name(window.name)], axis=1)
-    return graph.put("Transpose", ids_BS, perm=[1, 0])
+    return graph.put("Transpose", build_remembered_ids(graph, window), perm=[1, 0])
 
 
 def build_embedded(graph: GraphBuilder, table: str, ids_SB: str) -> str:

@@ -29,6 +29,7 @@ def test_overrides_win_over_the_file(tmp_path: Path) -> None:
         ("model.tied=2", "model.tied: must be true or false, not '2'$"),
         ("model.dropout=nan", "model.dropout: must be "),
         ("model.cell=jordan", "model.cell"),
+        ("model.ngram_order=9", "model.ngram_order: must be at most 8, not '9'$"),
         ("budget.max_minutes=-1", "budget.max_minutes"),
         ("seed.x=1", "seed"),
         ("hidden_size", "section.key=value"),
@@ -38,6 +39,13 @@ def test_a_wrong_setting_is_refused_by_name(override: str, sentence: str) -> Non
     """An unknown key or a value out of range is an error that names it."""
     with pytest.raises(SettingsError, match=sentence):
         Settings.load(None, [override])
+
+
+def test_ngrams_are_not_for_a_window_of_tokens() -> None:
+    """The time-delay network sees the same tokens; the two together are refused."""
+    with pytest.raises(SettingsError, match="ngram_order is not for tdnn"):
+        Settings.load(None, ["model.cell=tdnn", "model.ngram_order=3"])
+    assert Settings.load(None, ["model.cell=tdnn"]).model.ngram_order == 1
 
 
 def test_an_unknown_key_in_the_file_is_refused(tmp_path: Path) -> None:

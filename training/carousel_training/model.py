@@ -14,7 +14,8 @@ from torch.nn import functional
 from carousel.bundle.layout import StateLayout
 from carousel_training.cells.dropout import drop_units, drop_words
 from carousel_training.cells.registry import build_stack
-from carousel_training.cells.stack import RecurrentStack, StackShape, State
+from carousel_training.cells.stack import RecurrentStack, StackShape, State, initial_state
+from carousel_training.ngrams import NgramEmbedding
 from carousel_training.output_loss import output_loss
 from carousel_training.sampled_softmax import Negatives, sampled_loss
 from carousel_training.settings import ModelSettings
@@ -48,6 +49,9 @@ class ModelConfig:
     num_heads: int = 4
     block: str = "plain"
     mlp_expansion: int = 3
+    ngram_order: int = 1
+    ngram_buckets: int = 8192
+    ngram_dropout: float = 0.5
 
     @classmethod
     def from_settings(cls, settings: ModelSettings, vocabulary_size: int) -> "ModelConfig":
@@ -71,6 +75,14 @@ class ModelConfig:
         )
 
 
+class StackInputs(NamedTuple):
+    """The stack's inputs for T tokens and the stack's own state, and what is remembered beside it after them."""
+
+    x_SBE: torch.Tensor
+    state: State
+    recent: State
+
+
 class Objective(NamedTuple):
     """The loss of a segment: mean nats over the targets, and the penalty that keeps activations small."""
 
@@ -86,6 +98,7 @@ class RecurrentLM(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocabulary_size, config.embedding_size)
+        self.ngrams = _build_ngrams(config)
         self.stack: RecurrentStack = build_stack(config.cell, config.block, config.stack_shape())
         needs_projection = config.tied and config.embedding_size != config.hidden_size
         self.projection = nn.Linear(config.hidden_size, config.embedding_size) if needs_projection else None
@@ -143,10 +156,12 @@ class RecurrentLM(nn.Module):
 
     @property
     def state_layout(self) -> StateLayout:
-        return self.stack.state_layout
+        """Returns the stack's layout and, with n-grams, the last tokens after it."""
+        own = self.stack.state_layout
+        return own if self.ngrams is None else StateLayout((*own.tensors, self.ngrams.state_tensor))
 
     def initial_state(self, num_lanes: int) -> State:
-        return self.stack.initial_state(num_lanes, self.device)
+        return initial_state(self.state_layout, num_lanes, self.device)
 
     def hidden(self, ids_BT: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
         """Returns hidden_TBH, time-major as the layers produce it, and the state after the last step."""
@@ -193,10 +208,20 @@ class RecurrentLM(nn.Module):
             nats = sampled_loss(features_NE, *layer, targets_N, negatives)
         return Objective(nats, self._penalty(y_TBH, dropped_TBH), state)
 
+    def stack_inputs(self, ids_TB: torch.Tensor, state: State) -> StackInputs:
+        """Embeds the tokens and remembers them where the stack or the n-grams need them later."""
+        own = state if self.ngrams is None else state[:-1]
+        ids_SB, own = self.stack.remember(ids_TB, own)
+        x_SBE = self.embed(ids_SB)
+        if self.ngrams is None:
+            return StackInputs(x_SBE, own, ())
+        added_TBE, recent_BO = self.ngrams(ids_TB, state[-1])
+        return StackInputs(x_SBE + self._drop(added_TBE, self.config.ngram_dropout), own, (recent_BO,))
+
     def _run(self, ids_BT: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
-        ids_SB, state = self.stack.remember(ids_BT.t(), state)
-        y_TBH, state = self.stack(self._drop(self.embed(ids_SB), self.config.input_dropout), state)
-        return y_TBH, state
+        inputs = self.stack_inputs(ids_BT.t(), state)
+        y_TBH, own = self.stack(self._drop(inputs.x_SBE, self.config.input_dropout), inputs.state)
+        return y_TBH, (*own, *inputs.recent)
 
     def _drop(self, x_TBX: torch.Tensor, share: float | None) -> torch.Tensor:
         share = _share(share, self.config.dropout)
@@ -221,3 +246,9 @@ def detach(state: State) -> State:
 
 def _share(own: float | None, otherwise: float) -> float:
     return otherwise if own is None else own
+
+
+def _build_ngrams(config: ModelConfig) -> NgramEmbedding | None:
+    if config.ngram_order == 1:
+        return None
+    return NgramEmbedding(config.ngram_order, config.ngram_buckets, config.embedding_size)

@@ -100,4 +100,9 @@ def _build_plain(parameters: Parameters, settings: OptimizerSettings, rate: floa
 
 
 def _build_orthogonal(parameters: Parameters, settings: OptimizerSettings) -> Optimizer:
-    return Muon(parameters, lr=settings.matrix_learning_rate, weight_decay=settings.matrix_weight_decay)
+    return Muon(
+        parameters,
+        lr=settings.matrix_learning_rate,
+        weight_decay=settings.matrix_weight_decay,
+        ns_steps=settings.matrix_iterations,
+    )

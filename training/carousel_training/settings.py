@@ -99,7 +99,8 @@ class ModelSettings(Section):
     step. `window` is the number of tokens that the time-delay network sees, `num_clocks` the number of the clockwork
     net's groups, `num_heads` the number of blocks of sLSTM, mLSTM and RG-LRU; other cells ignore them. With the `block`
     residual, each layer stands between a norm and a gated feed-forward net of `mlp_expansion` times the hidden size,
-    beside a path that skips them.
+    beside a path that skips them. To each embedding the model adds the hashed n-grams, of 2 to `ngram_order` tokens,
+    that end there (1: none). Each size has `ngram_buckets` rows; `ngram_dropout` acts on their sum.
     """
 
     cell: CellName = "lstm"
@@ -121,9 +122,14 @@ class ModelSettings(Section):
     num_clocks: Count = 4
     num_heads: Count = 4
     mlp_expansion: Count = 3
+    ngram_order: Annotated[int, Field(ge=1, le=8)] = 1
+    ngram_buckets: Annotated[int, Field(ge=1, le=2**24)] = 8192
+    ngram_dropout: Fraction = 0.5
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.ngram_order > 1 and self.cell == "tdnn":
+            raise ValueError("ngram_order is not for tdnn, whose window shows the same tokens; leave it at 1")
         if self.cell == "clockwork" and self.hidden_size % self.num_clocks:
             raise ValueError(f"a clockwork net's hidden_size must be a multiple of num_clocks, {self.num_clocks}")
         if self.block == "residual" and self.cell in CELLS_WITHOUT_BLOCKS:
@@ -151,9 +157,10 @@ class OutputSettings(Section):
 class OptimizerSettings(Section):
     """The optimiser and its learning rate over the run. `learning_rate` is the peak (none: a rate at which the cell
     trains well with AdamW), `final_fraction` of it the end. With `muon`, the matrices that multiply hidden vectors take
-    orthogonal steps at `matrix_learning_rate`, and AdamW trains everything else. `averaging` uses the mean of the
-    weights for validation and for the best checkpoint: `tail` from the share `average_from` of the run on,
-    `non-monotone` from the first validation that is worse than the best of all but the `average_after_worse` before it.
+    orthogonal steps at `matrix_learning_rate`, by `matrix_iterations` of Newton and Schulz, and AdamW trains everything
+    else. `averaging` uses the mean of the weights for validation and for the best checkpoint: `tail` from the share
+    `average_from` of the run on, `non-monotone` from the first validation that is worse than the best of all but the
+    `average_after_worse` before it.
     """
 
     kind: Literal["adamw", "sgd", "muon"] = "adamw"
@@ -164,6 +171,7 @@ class OptimizerSettings(Section):
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     matrix_learning_rate: Annotated[float, Field(gt=0.0)] = 0.02
     matrix_weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    matrix_iterations: Annotated[int, Field(ge=1, lt=100)] = 5
     beta1: Fraction = 0.9
     beta2: Fraction = 0.99
     clip_norm: Annotated[float, Field(gt=0.0)] = 1.0

@@ -91,10 +91,7 @@ class RecurrentStack(nn.Module):
 
     def initial_state(self, num_lanes: int, device: torch.device) -> State:
         """Returns the state before any token."""
-        return tuple(
-            torch.full((num_lanes, *tensor.shape), tensor.initial, dtype=getattr(torch, tensor.dtype), device=device)
-            for tensor in self.state_layout.tensors
-        )
+        return initial_state(self.state_layout, num_lanes, device)
 
     def remember(self, ids_TB: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
         """Returns the S tokens to embed, `num_context` earlier ones first (-1: none yet), and the state after them.
@@ -110,6 +107,14 @@ class RecurrentStack(nn.Module):
     def step(self, x_SBX: torch.Tensor, state: State) -> Step:
         """Returns the same for T = 1, so S = 1 + num_context."""
         raise NotImplementedError
+
+
+def initial_state(layout: StateLayout, num_lanes: int, device: torch.device) -> State:
+    """Returns the layout's state before any token."""
+    return tuple(
+        torch.full((num_lanes, *tensor.shape), tensor.initial, dtype=getattr(torch, tensor.dtype), device=device)
+        for tensor in layout.tensors
+    )
 
 
 def start_afresh(state: State, initial: State, is_fresh_B: torch.Tensor) -> State:

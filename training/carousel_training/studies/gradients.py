@@ -147,9 +147,7 @@ def set_forget_bias(model: RecurrentLM, bias: float) -> None:
 def _unroll(model: RecurrentLM, ids_TB: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Returns outputs [B,H] and embedded inputs [B,X] of every step, all part of one graph."""
     model.eval()
-    state = model.initial_state(ids_TB.shape[1])
-    ids_SB, state = model.stack.remember(ids_TB, state)
-    x_SBX = model.embed(ids_SB)
+    x_SBX, state, _ = model.stack_inputs(ids_TB, model.initial_state(ids_TB.shape[1]))
     inputs = list(x_SBX.unbind(0))
     num_context, outputs = model.stack.num_context, []
     for step in range(len(ids_TB)):

@@ -113,8 +113,9 @@ def _step(model: RecurrentLM, token: int, state: State) -> tuple[torch.Tensor, S
 
     A memory of another shape has no units to show.
     """
-    ids_SB, state = model.stack.remember(torch.tensor([[token]]), state)
-    output_1H, state, gates = model.stack.step(model.embed(ids_SB), state)
+    x_SBE, own, recent = model.stack_inputs(torch.tensor([[token]]), state)
+    output_1H, own, gates = model.stack.step(x_SBE, own)
+    state = (*own, *recent)
     values = {name: values_1H[0] for name, values_1H in gates.items()}
     for tensor, value in zip(model.state_layout.tensors, state, strict=True):
         if value.dtype.is_floating_point and value.shape == output_1H.shape:
