@@ -16,7 +16,9 @@ FLATTENING = 0.75  # the power of the word counts that draws are proportional to
 
 
 class Negatives(NamedTuple):
-    """K different words. A word drawn with a chance of 1/n stands for n words, so `log_weights_K` holds log n."""
+    """K different words in ascending order. A word drawn with a chance of 1/n stands for n, so `log_weights_K` holds
+    log n.
+    """
 
     ids_K: torch.Tensor
     log_weights_K: torch.Tensor
@@ -75,19 +77,34 @@ def sampled_loss(
     With all words as negatives it is the cross-entropy itself. Products run in the dtype of `rows_ND`, everything else
     in float32.
     """
+    num_rows = len(targets_N)
+    ids = torch.cat([targets_N, negatives.ids_K])
+    # One lookup for both: its gradient is a whole matrix. Summing it is many times faster than an index's.
+    weights, biases = functional.embedding(ids, weight_VD), bias_V.index_select(0, ids)
     loss: torch.Tensor = _SampledLoss.apply(  # type: ignore[no-untyped-call]
         rows_ND,
-        functional.embedding(targets_N, weight_VD),  # summing its gradient is many times faster than an index's
-        bias_V.index_select(0, targets_N),
-        functional.embedding(negatives.ids_K, weight_VD),
-        bias_V.index_select(0, negatives.ids_K) + negatives.log_weights_K,
-        targets_N[:, None] == negatives.ids_K,
+        weights[:num_rows],
+        biases[:num_rows],
+        weights[num_rows:],
+        biases[num_rows:] + negatives.log_weights_K,
+        *_find_own(targets_N, negatives.ids_K),
     )
     return loss
 
 
+def _find_own(targets_N: torch.Tensor, ids_K: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns each target's place among the sorted negatives, and minus infinity where it is one of them, else 0."""
+    places_N = torch.searchsorted(ids_K, targets_N)
+    is_own_N = functional.pad(ids_K, (0, 1), value=-1)[places_N] == targets_N
+    return places_N.clamp_max(max(len(ids_K) - 1, 0)), torch.zeros(len(targets_N), device=ids_K.device).masked_fill_(
+        is_own_N, -torch.inf
+    )
+
+
 class _SampledLoss(torch.autograd.Function):
-    """`own` belongs to the targets, `other` to the negatives; `is_own_NK` marks where both are the same word."""
+    """`own` belongs to the targets, `other` to the negatives; `places_N` and `penalties_N` say where both are the same
+    word.
+    """
 
     @staticmethod
     def forward(
@@ -97,7 +114,8 @@ class _SampledLoss(torch.autograd.Function):
         own_bias_N: torch.Tensor,
         other_KD: torch.Tensor,
         other_bias_K: torch.Tensor,
-        is_own_NK: torch.Tensor,
+        places_N: torch.Tensor,
+        penalties_N: torch.Tensor,
     ) -> torch.Tensor:
         num_rows, block = len(rows_ND), max(MIN_BLOCK_ROWS, BLOCK_LOGITS // max(len(other_KD), 1))
         other = other_KD.to(rows_ND.dtype)
@@ -108,7 +126,8 @@ class _SampledLoss(torch.autograd.Function):
         for start in range(0, num_rows, block):
             cut = slice(start, start + block)
             logits_nK = torch.mm(rows_ND[cut], other.t()).float().add_(other_bias_K)
-            logits_nK.masked_fill_(is_own_NK[cut], -torch.inf)
+            if len(other) > 0:
+                logits_nK.scatter_add_(1, places_N[cut, None], penalties_N[cut, None])
             own_n = own_logits_N[cut]
             normalizer_n = torch.logaddexp(torch.logsumexp(logits_nK, dim=1), own_n)
             total += (normalizer_n - own_n).sum()
@@ -125,4 +144,4 @@ class _SampledLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return *(saved * grad.to(saved.dtype) for saved in ctx.saved_tensors), None
+        return *(saved * grad.to(saved.dtype) for saved in ctx.saved_tensors), None, None

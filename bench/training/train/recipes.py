@@ -1,27 +1,29 @@
 """How well the recipes in training/recipes learn within their time, on texts that others have measured, too.
 
-    python -m bench.training.train.recipes [MEASURE ...] --data DIRECTORY [--out DIRECTORY]
+    python -m bench.training.train.recipes [MEASURE ...] --data DIRECTORY [--out DIRECTORY] [--seeds N]
 
 The data directory (or CAROUSEL_TEST_DATA) has a folder for each text: tinyshakespeare/input.txt, and wikitext-2/ with
-train.txt, valid.txt, test.txt. Without them it says so and measures nothing. The figures count every second of a run
-but its last evaluation; the machine should have nothing else to do. The runs stay in --out, with their loss curves.
+train.txt, valid.txt, test.txt. Without them it says so and measures nothing. A recipe has one thread, and its time is
+core seconds, each of a run but its last evaluation; the seeds run side by side, one on each core. A figure is the mean
+over the seeds of the last evaluation: none is chosen. The runs stay in --out, with their loss curves.
 """
 
 import argparse
-import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from bench.harness.report import print_figure, print_machine
+from bench.training.train.timed_run import Evaluations, count_cores, train_side_by_side
+
+from carousel_training.settings import Settings
 
 RECIPES = Path(__file__).parents[3] / "training" / "recipes"
 DATA_VARIABLE = "CAROUSEL_TEST_DATA"
-STDERR = 2  # the file, whatever sys.stderr is
 Overrides = list[str]
 
 
@@ -61,13 +63,13 @@ SHAKESPEARE = Text("tinyshakespeare", ("input.txt",), _shakespeare)
 WIKITEXT = Text("wikitext-2", ("train.txt", "valid.txt", "test.txt"), _wikitext)
 MEASURES = {
     "tinyshakespeare-300s": Measure(
-        SHAKESPEARE, "tinyshakespeare.nats_300s", "nats", "nats", 1.46, "tinyshakespeare.curve_300s"
+        SHAKESPEARE, "tinyshakespeare.nats_300s", "nats", "nats", 1.42, "tinyshakespeare.curve_300s"
     ),
     "tinyshakespeare-1200s": Measure(
-        SHAKESPEARE, "tinyshakespeare.nats_1200s", "nats", "nats", 1.40, "tinyshakespeare.curve"
+        SHAKESPEARE, "tinyshakespeare.nats_1200s", "nats", "nats", 1.39, "tinyshakespeare.curve"
     ),
     "wikitext2-1200s": Measure(
-        WIKITEXT, "wikitext2.perplexity_1200s", "perplexity", "perplexity", 170.0, "wikitext2.curve"
+        WIKITEXT, "wikitext2.perplexity_1200s", "perplexity", "perplexity", 105.0, "wikitext2.curve"
     ),
 }
 
@@ -77,15 +79,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("measures", nargs="*", metavar="MEASURE", help=f"of {', '.join(MEASURES)}; all without one")
     parser.add_argument("--data", type=Path, default=os.environ.get(DATA_VARIABLE), help=f"or {DATA_VARIABLE}")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=count_cores(), help="runs side by side")
     given = parser.parse_args(arguments)
     unknown = [name for name in given.measures if name not in MEASURES]
     if unknown:
         parser.error(f"there is no measure {unknown[0]}")
-    run_measures(given.measures or list(MEASURES), given.data, given.out)
+    able = choose_measures(given.measures or list(MEASURES), given.data)
+    if able:
+        print_machine()
+    for name in able:
+        print_figures(MEASURES[name], train_seeds(name, given.data, given.out / name, given.seeds, given.workers))
 
 
-def run_measures(names: Sequence[str], data: Path | None, out: Path) -> None:
-    """Each measure whose text is there; of the others, a word on stderr."""
+def choose_measures(names: Sequence[str], data: Path | None) -> list[str]:
+    """Returns the measures whose text is there. Of each other one, says on stderr what is missing."""
     able = []
     for name in names:
         reason = why_not(MEASURES[name], data)
@@ -93,10 +101,7 @@ def run_measures(names: Sequence[str], data: Path | None, out: Path) -> None:
             able.append(name)
         else:
             print(f"{name} is not measured: {reason}", file=sys.stderr)
-    if able and data is not None:
-        print_machine()
-        for name in able:
-            print_figures(MEASURES[name], train(name, data, out / name))
+    return able
 
 
 def why_not(measure: Measure, data: Path | None) -> str | None:
@@ -107,23 +112,29 @@ def why_not(measure: Measure, data: Path | None) -> str | None:
     return f"there is no file {missing[0]}" if missing else None
 
 
-def train(name: str, data: Path, run: Path) -> list[dict[str, Any]]:
-    """The evaluations that `carousel-train` logs, in the order of time. Its own words go to stderr."""
+def train_seeds(name: str, data: Path, out: Path, num_seeds: int, num_workers: int) -> list[Evaluations]:
+    """Trains the recipe with each seed, and returns their evaluations in the order of the seeds."""
     text = MEASURES[name].text
-    options = [word for override in text.locate(data / text.folder) for word in ("--set", override)]
-    command = [str(Path(sys.executable).with_name("carousel-train")), "--config", str(RECIPES / f"{name}.toml")]
-    subprocess.run([*command, "--out", str(run), "--fresh", *options], check=True, stdout=STDERR)
-    records = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [record for record in records if record["kind"] == "evaluation"]
+    overrides = text.locate(data / text.folder)
+    jobs = {
+        seed: (Settings.load(RECIPES / f"{name}.toml", [*overrides, f"seed={seed}"]), out / f"seed-{seed}")
+        for seed in range(num_seeds)
+    }
+    found = dict(train_side_by_side(jobs, num_workers))
+    return [found[seed] for seed in range(num_seeds)]
 
 
-def print_figures(measure: Measure, evaluations: Sequence[dict[str, Any]]) -> None:
-    """The curve, a line for each evaluation, then the best of them, which is what the run's checkpoint holds."""
-    for evaluation in evaluations:
+def print_figures(measure: Measure, runs: Sequence[Evaluations]) -> None:
+    """Prints the curve of the first seed, the last evaluation of each, and their mean, held against its aim."""
+    for evaluation in runs[0]:
         unit = f"{measure.unit} after {evaluation['seconds']:.0f} s"
         print_figure(f"train.{measure.curve}", evaluation[measure.key], unit)
-    best = min(evaluation[measure.key] for evaluation in evaluations)
-    print_figure(f"train.{measure.figure}", best, measure.unit, at_most=measure.at_most)
+    last: list[dict[str, Any]] = [evaluations[-1] for evaluations in runs]
+    for seed, evaluation in enumerate(last):
+        unit = f"{measure.unit}, {evaluation['tokens']} tokens"
+        print_figure(f"train.{measure.figure}.seed_{seed}", evaluation[measure.key], unit)
+    mean = fmean(evaluation[measure.key] for evaluation in last)
+    print_figure(f"train.{measure.figure}", mean, measure.unit, at_most=measure.at_most)
 
 
 if __name__ == "__main__":

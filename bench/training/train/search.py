@@ -2,9 +2,9 @@
 
     python -m bench.training.train.search MEASURE --data DIRECTORY [--trials N] [--first N] [--set KEY=VALUE]
 
-The first trial is the recipe as it is. The validation text is never read. A trial has one thread and counts its core
-seconds, so trials run side by side, one on each core, and other work on the machine changes little. Each trial is a
-line on stdout; --first goes on with a search that was stopped.
+Trial 0 is the recipe as it is; each other one draws about a third of the settings anew. No trial reads the validation
+text. Trials run side by side, one on each core, and their time is core seconds. Each trial is a line on stdout; --first
+goes on with a search that was stopped.
 """
 
 import argparse
@@ -14,23 +14,19 @@ import os
 import random
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from bench.harness.report import print_figure, print_machine
 from bench.training.train.recipes import DATA_VARIABLE, MEASURES, RECIPES, WIKITEXT, why_not
-from rich.console import Console
+from bench.training.train.timed_run import count_cores, train_side_by_side
 
-from carousel_training.display import Display
-from carousel_training.run import start_run
 from carousel_training.settings import Settings
 
 HELD_OUT = 0.1
+DRAWN = 0.35  # the chance that a trial changes a setting
 AT_THE_END = 10**9  # steps between evaluations: only the last one counts
 Draw = Callable[[random.Random], float | int | str]
 
@@ -48,35 +44,37 @@ def choice(*values: float | int | str) -> Draw:
 
 
 CHARACTERS: Mapping[str, Draw] = {
-    "model.hidden_size": choice(256, 320, 384, 448),
-    "model.embedding_size": choice(64, 96),
-    "model.ngram_order": choice(3, 4, 5),
-    "model.ngram_buckets": choice(4096, 8192, 16384),
+    "model.hidden_size": choice(256, 320, 448),
+    "model.embedding_size": choice(32, 96, 128),
+    "model.ngram_order": choice(3, 5),
+    "model.ngram_buckets": choice(4096, 16384),
     "model.ngram_dropout": uniform(0.3, 0.8),
     "model.output_dropout": uniform(0.1, 0.5),
-    "model.weight_drop": uniform(0.0, 0.5),
-    "optimizer.learning_rate": log_uniform(5e-3, 3e-2),
-    "optimizer.matrix_learning_rate": log_uniform(0.01, 0.06),
+    "model.weight_drop": uniform(0.0, 0.4),
+    "optimizer.learning_rate": log_uniform(7e-3, 3e-2),
+    "optimizer.matrix_learning_rate": log_uniform(0.01, 0.04),
     "optimizer.weight_decay": log_uniform(0.01, 0.3),
-    "optimizer.matrix_weight_decay": log_uniform(0.003, 0.3),
-    "optimizer.averaging": choice("none", "tail"),
+    "optimizer.matrix_weight_decay": log_uniform(0.003, 0.1),
+    "optimizer.matrix_iterations": choice(3, 4),
+    "optimizer.averaging": choice("tail"),
     "optimizer.average_from": choice(0.8, 0.9),
-    "batch.num_lanes": choice(32, 64),
+    "batch.num_lanes": choice(32, 96),
+    "batch.segment": choice(48, 64),
 }
 WORDS: Mapping[str, Draw] = {
-    "model.hidden_size": choice(512, 640),
-    "model.embedding_size": choice(256, 320),
-    "model.input_dropout": uniform(0.0, 0.4),
+    "model.hidden_size": choice(384, 640),
+    "model.embedding_size": choice(192, 320),
+    "model.input_dropout": uniform(0.1, 0.5),
     "model.output_dropout": uniform(0.2, 0.6),
-    "model.weight_drop": choice(0.0, 0.2, 0.4),
-    "optimizer.kind": choice("adamw", "muon"),
+    "model.embedding_dropout": uniform(0.02, 0.2),
+    "model.weight_drop": uniform(0.1, 0.4),
     "optimizer.learning_rate": log_uniform(2e-3, 1e-2),
     "optimizer.weight_decay": log_uniform(0.01, 0.3),
-    "optimizer.averaging": choice("none", "tail"),
+    "optimizer.averaging": choice("tail"),
     "optimizer.average_from": choice(0.8, 0.9),
-    "batch.num_lanes": choice(32, 64),
-    "batch.segment": choice(32, 48),
-    "output.num_negatives": choice(1500, 3000),
+    "batch.num_lanes": choice(32, 48),
+    "batch.segment": choice(32, 64),
+    "output.num_negatives": choice(1500, 5000),
 }
 SPACES = {"tinyshakespeare-300s": CHARACTERS, "tinyshakespeare-1200s": CHARACTERS, "wikitext2-1200s": WORDS}
 
@@ -105,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--trials", type=int, default=16)
     parser.add_argument("--first", type=int, default=0, help="the number of the first trial")
     parser.add_argument("--share", type=float, default=0.25, help="of the recipe's time, for each trial")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--workers", type=int, default=count_cores())
     parser.add_argument("--set", action="append", default=[], dest="fixed", metavar="KEY=VALUE", help="in every trial")
     given = parser.parse_args(arguments)
     reason = why_not(MEASURES[given.measure], given.data)
@@ -116,10 +114,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         plan_trial(given.measure, number, given.fixed) for number in range(given.first, given.first + given.trials)
     ]
     print_machine()
+    best = math.inf
     with tempfile.TemporaryDirectory() as folder:
         text = cut_text(given.measure, given.data, Path(folder))
-        results = run_trials(given.measure, trials, [*text, f"budget.max_minutes={minutes(given)}"], given.workers)
-    print_figure(f"train.search.{given.measure}", min(result.nats for result in results), "nats")
+        common = [*text, f"budget.max_minutes={minutes(given)}"]
+        for trial, result in run_trials(given.measure, trials, common, Path(folder), given.workers):
+            print(json.dumps(describe(trial, result)), flush=True)
+            best = min(best, result.nats)
+    print_figure(f"train.search.{given.measure}", best, "nats")
 
 
 def minutes(given: argparse.Namespace) -> float:
@@ -129,9 +131,9 @@ def minutes(given: argparse.Namespace) -> float:
 
 
 def plan_trial(measure: str, number: int, fixed: Sequence[str]) -> Trial:
-    """Draws the trial's settings; trial 0 changes nothing. `fixed` overrides hold in every trial."""
+    """Draws some of the recipe's settings anew; trial 0 changes nothing. `fixed` overrides hold in every trial."""
     rng = random.Random(number)
-    drawn = {} if number == 0 else {key: draw(rng) for key, draw in SPACES[measure].items()}
+    drawn = {key: draw(rng) for key, draw in SPACES[measure].items() if rng.random() < DRAWN and number > 0}
     return Trial(number, (*(f"{key}={value}" for key, value in drawn.items()), *fixed))
 
 
@@ -147,33 +149,24 @@ def cut_text(measure: str, data: Path, folder: Path) -> list[str]:
     return [f"corpus.{name}=['{folder / name}.txt']" for name in ("train", "valid")]
 
 
-def run_trials(measure: str, trials: Sequence[Trial], common: Sequence[str], workers: int) -> list[Result]:
-    """Runs the trials, `workers` at a time in a process each, and prints each one as it ends."""
-    results = []
-    context = get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as executor:
-        futures = {executor.submit(run_trial, measure, trial, tuple(common)): trial for trial in trials}
-        for future in as_completed(futures):
-            trial, result = futures[future], future.result()
-            print(json.dumps(describe(trial, result)), flush=True)
-            results.append(result)
-    return results
+def run_trials(
+    measure: str, trials: Sequence[Trial], common: Sequence[str], folder: Path, num_workers: int
+) -> Iterator[tuple[Trial, Result]]:
+    """Runs the trials, `num_workers` at a time, and yields each one as it ends."""
+    jobs = {trial: (settings_of(measure, trial, common), folder / str(trial.number)) for trial in trials}
+    for trial, evaluations in train_side_by_side(jobs, num_workers):
+        last = evaluations[-1]
+        yield trial, Result(last["nats"], last["tokens"], last["seconds"])
+
+
+def settings_of(measure: str, trial: Trial, common: Sequence[str]) -> Settings:
+    quiet = [f"evaluation.every_steps={AT_THE_END}", "compute.threads=1", f"seed={trial.number}"]
+    return Settings.load(RECIPES / f"{measure}.toml", [*trial.overrides, *common, *quiet])
 
 
 def describe(trial: Trial, result: Result) -> dict[str, Any]:
     facts = {"nats": round(result.nats, 4), "tokens": result.tokens, "seconds": round(result.seconds, 1)}
     return {"trial": trial.number, **facts, "overrides": list(trial.overrides)}
-
-
-def run_trial(measure: str, trial: Trial, common: tuple[str, ...]) -> Result:
-    """Trains in this process, with one thread, until the core seconds are spent."""
-    quiet = [f"evaluation.every_steps={AT_THE_END}", "compute.threads=1", f"seed={trial.number}"]
-    settings = Settings.load(RECIPES / f"{measure}.toml", [*trial.overrides, *common, *quiet])
-    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w", encoding="utf-8") as nowhere:
-        run = start_run(settings, Path(folder) / "run", Display(Console(file=nowhere)))
-        progress = run.execute(lambda: False, clock=time.process_time).progress
-        assert progress.best_nats is not None
-        return Result(progress.best_nats, run.materials.trainer.num_tokens, progress.elapsed_seconds)
 
 
 if __name__ == "__main__":

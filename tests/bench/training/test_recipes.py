@@ -43,45 +43,53 @@ def test_an_unknown_measure_is_refused(capsys: pytest.CaptureFixture[str]) -> No
     assert "there is no measure tinyshakespear" in capsys.readouterr().err
 
 
-def test_figures_are_the_best_evaluation_and_the_curve(capsys: pytest.CaptureFixture[str]) -> None:
-    """Every evaluation is a line of the curve; the figure is the lowest, held against its target."""
-    evaluations = [{"nats": 1.9, "seconds": 60.2}, {"nats": 1.45, "seconds": 200.0}, {"nats": 1.47, "seconds": 300.0}]
-    recipes.print_figures(MEASURES["tinyshakespeare-300s"], evaluations)
+def test_a_figure_is_the_mean_of_the_seeds_last_evaluations(capsys: pytest.CaptureFixture[str]) -> None:
+    """The first seed's evaluations are the curve. No evaluation is chosen: a better one on the way does not count."""
+    runs = [
+        [
+            {"nats": 1.9, "seconds": 60.2},
+            {"nats": 1.36, "seconds": 200.0},
+            {"nats": 1.44, "seconds": 300.0, "tokens": 7},
+        ],
+        [{"nats": 1.3, "seconds": 60.2}, {"nats": 1.38, "seconds": 300.0, "tokens": 8}],
+    ]
+    recipes.print_figures(MEASURES["tinyshakespeare-300s"], runs)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["unit"] for line in lines[:3]] == ["nats after 60 s", "nats after 200 s", "nats after 300 s"]
-    assert lines[3] == {
-        "name": "train.tinyshakespeare.nats_300s",
-        "value": 1.45,
-        "unit": "nats",
-        "target": 1.46,
-        "holds": True,
-    }
+    assert [(line["name"], line["value"], line["unit"]) for line in lines[3:5]] == [
+        ("train.tinyshakespeare.nats_300s.seed_0", 1.44, "nats, 7 tokens"),
+        ("train.tinyshakespeare.nats_300s.seed_1", 1.38, "nats, 8 tokens"),
+    ]
+    expected = {"value": 1.41, "unit": "nats", "target": 1.42, "holds": True}
+    assert lines[5] == {"name": "train.tinyshakespeare.nats_300s", **expected}
 
 
-def test_a_recipe_is_trained_on_the_text_of_the_data_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """The command is run with the recipe's settings on the measure's files, and its evaluations come back."""
+def small_recipe(folder: Path) -> None:
+    """Writes a recipe of a few steps, and a text of a few words."""
     recipe = (RECIPES / "wikitext2-1200s.toml").read_text(encoding="utf-8")
-    for old, new in (
-        ("max_minutes = 20.0", "max_steps = 20"),
-        ("every_steps = 2000", "every_steps = 10"),
-        ("threads = 2", "threads = 1"),
-        ("num_negatives = 3000", "num_negatives = 6"),
-        ("num_lanes = 64", "num_lanes = 4"),
-        ("hidden_size = 512", "hidden_size = 16"),
-    ):
-        assert old in recipe
-        recipe = recipe.replace(old, new)
-    (tmp_path / "wikitext2-1200s.toml").write_text(recipe, encoding="utf-8")
-    folder = tmp_path / "wikitext-2"
-    folder.mkdir()
+    changes = {
+        "max_minutes": "max_steps = 20",
+        "every_steps": "every_steps = 10",
+        "num_negatives": "num_negatives = 6",
+        "num_lanes": "num_lanes = 4",
+        "hidden_size": "hidden_size = 16",
+        "embedding_size": "embedding_size = 16",
+    }
+    lines = [changes.get(line.split(" ")[0], line) for line in recipe.splitlines()]
+    assert set(changes.values()) <= set(lines)
+    (folder / "wikitext2-1200s.toml").write_text("\n".join(lines), encoding="utf-8")
+    text = folder / "wikitext-2"
+    text.mkdir()
     for part in ("train", "valid", "test"):
-        (folder / f"{part}.txt").write_text("the wheel turns and the wheel turns again\n" * 60, encoding="utf-8")
+        (text / f"{part}.txt").write_text("the wheel turns and the wheel turns again\n" * 60, encoding="utf-8")
+
+
+def test_a_recipe_is_trained_with_every_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each seed's run has the recipe's settings on the measure's text, and its evaluations come back in order."""
+    small_recipe(tmp_path)
     monkeypatch.setattr(recipes, "RECIPES", tmp_path)
-    evaluations = recipes.train("wikitext2-1200s", tmp_path, tmp_path / "run")
-    assert [evaluation["step"] for evaluation in evaluations] == [10, 20]
-    assert evaluations[1]["perplexity"] < evaluations[0]["perplexity"] < 7.0
-    told = capfd.readouterr()
-    assert told.out == ""
-    assert "word vocabulary of 7" in told.err
+    runs = recipes.train_seeds("wikitext2-1200s", tmp_path, tmp_path / "runs", 2, 2)
+    assert [[evaluation["step"] for evaluation in evaluations] for evaluations in runs] == [[10, 20], [10, 20]]
+    assert runs[0][1]["perplexity"] < runs[0][0]["perplexity"] < 7.0
+    assert runs[0][1]["nats"] != runs[1][1]["nats"]
+    assert (tmp_path / "runs" / "seed-1" / "loss.png").exists()

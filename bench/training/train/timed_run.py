@@ -1,0 +1,48 @@
+"""A training in a process of its own with one thread, whose budget counts core seconds.
+
+Trainings run side by side, one on each core: small products gain less from a second thread than from a second training.
+Other work on the machine makes them last longer, and changes their results little.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+
+from carousel_training.display import Display
+from carousel_training.run import LOG_FILE, start_run
+from carousel_training.settings import Settings
+
+Evaluations = list[dict[str, Any]]
+Name = TypeVar("Name")
+
+
+def count_cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def train(settings: Settings, directory: Path) -> Evaluations:
+    """Trains in this process, and returns what the log says of each evaluation, in the order of time."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        run = start_run(settings, directory, Display(Console(file=nowhere)), is_fresh=True)
+        run.execute(lambda: False, clock=time.process_time)
+    records = [json.loads(line) for line in (directory / LOG_FILE).read_text(encoding="utf-8").splitlines()]
+    return [record for record in records if record["kind"] == "evaluation"]
+
+
+def train_side_by_side(
+    jobs: Mapping[Name, tuple[Settings, Path]], num_workers: int
+) -> Iterator[tuple[Name, Evaluations]]:
+    """Trains each job, and yields its name and its evaluations as it ends."""
+    context = get_context("spawn")
+    with ProcessPoolExecutor(num_workers, mp_context=context, max_tasks_per_child=1) as executor:
+        futures = {executor.submit(train, *job): name for name, job in jobs.items()}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
