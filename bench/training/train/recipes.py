@@ -18,9 +18,10 @@ from statistics import fmean
 from typing import Any
 
 from bench.harness.report import print_figure, print_machine
-from bench.training.train.timed_run import Evaluations, count_cores, train_side_by_side
+from bench.training.train.timed_run import Evaluations, train_side_by_side
 
 from carousel_training.settings import Settings
+from carousel_training.studies.comparison.workers import count_cores
 
 RECIPES = Path(__file__).parents[3] / "training" / "recipes"
 DATA_VARIABLE = "CAROUSEL_TEST_DATA"

@@ -21,9 +21,10 @@ from typing import Any
 
 from bench.harness.report import print_figure, print_machine
 from bench.training.train.recipes import DATA_VARIABLE, MEASURES, RECIPES, WIKITEXT, why_not
-from bench.training.train.timed_run import count_cores, train_side_by_side
+from bench.training.train.timed_run import train_side_by_side
 
 from carousel_training.settings import Settings
+from carousel_training.studies.comparison.workers import count_cores
 
 HELD_OUT = 0.1
 DRAWN = 0.35  # the chance that a trial changes a setting

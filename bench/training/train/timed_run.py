@@ -8,8 +8,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,14 +17,10 @@ from rich.console import Console
 from carousel_training.display import Display
 from carousel_training.run import LOG_FILE, start_run
 from carousel_training.settings import Settings
+from carousel_training.studies.comparison.workers import worker_processes
 
 Evaluations = list[dict[str, Any]]
 Name = TypeVar("Name")
-
-
-def count_cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def train(settings: Settings, directory: Path) -> Evaluations:
@@ -41,8 +36,7 @@ def train_side_by_side(
     jobs: Mapping[Name, tuple[Settings, Path]], num_workers: int
 ) -> Iterator[tuple[Name, Evaluations]]:
     """Trains each job, and yields its name and its evaluations as it ends."""
-    context = get_context("spawn")
-    with ProcessPoolExecutor(num_workers, mp_context=context, max_tasks_per_child=1) as executor:
+    with worker_processes(num_workers) as executor:
         futures = {executor.submit(train, *job): name for name, job in jobs.items()}
         for future in as_completed(futures):
             yield futures[future], future.result()
