@@ -16,6 +16,10 @@ _ROOT = Path(__file__).parents[2]
     ("changed", "tests"),
     [
         ("server/carousel/shares.py", "tests/server/test_shares.py"),
+        (
+            "server/carousel/app.py",
+            "tests/server/test_app.py tests/server/test_app_drain.py tests/server/test_app_upkeep.py",
+        ),
         ("server/carousel/engine/line.py", "tests/server/engine"),
         ("server/carousel/client/_sync/client.py", "tests/server/client/_sync"),
         ("server/carousel/v1/carousel_pb2.py", "tests/server"),  # no folder mirrors it

@@ -12,7 +12,7 @@ from unittest import mock
 
 import grpc
 from tests.fakes import ToyModel, character_tokenizer
-from tests.server.rpc.test_server import House, served
+from tests.server.rpc.served_house import House, served
 from tests.worlds import LETTERS, Plan
 
 from carousel import logs

@@ -32,6 +32,8 @@ from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 
 SECONDS = 20.0
+Code = grpc.StatusCode
+ANN, BOB = (("x-owner", "ann"),), (("x-owner", "bob"),)
 
 
 @dataclass

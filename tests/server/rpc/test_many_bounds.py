@@ -10,7 +10,10 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from tests.fakes import GatedModel, ToyModel
 from tests.server.rpc.served_world import (
+    ANN,
+    BOB,
     SECONDS,
+    Code,
     ask,
     end,
     open_sessions,
@@ -27,9 +30,6 @@ from carousel.sessions.requests import Prediction, Standing
 from carousel.sessions.sequence import Question
 from carousel.sessions.streams import StreamBounds
 from carousel.v1 import language_model_pb2 as wire
-
-Code = grpc.StatusCode
-ANN, BOB = (("x-owner", "ann"),), (("x-owner", "bob"),)
 
 
 async def test_a_client_that_never_reads_is_not_read_from() -> None:

@@ -12,7 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.server.hostile_peer import call_unread
 from tests.server.rpc.desk import Desk, open_desk
-from tests.server.rpc.test_server import Wire, refusal, until
+from tests.server.rpc.served_house import Wire, refusal, until
 
 from carousel.sessions import calls
 from carousel.sessions.streams import StreamBounds

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from tests.server.rpc.desk import Desk, open_desk
-from tests.server.rpc.test_server import refusal
+from tests.server.rpc.served_house import refusal
 
 from carousel.rpc import session_servicer
 from carousel.sessions.operations import Point

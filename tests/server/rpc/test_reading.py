@@ -8,7 +8,7 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.server.rpc.desk import Desk, open_desk
-from tests.server.rpc.test_server import refusal
+from tests.server.rpc.served_house import refusal
 
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import sessions_pb2

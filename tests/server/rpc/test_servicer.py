@@ -7,7 +7,7 @@ import grpc
 import pytest
 import structlog
 from tests.server.rpc.desk import Desk, open_desk
-from tests.server.rpc.test_server import refusal
+from tests.server.rpc.served_house import refusal
 
 from carousel.errors import SessionNotFound
 from carousel.sessions.requests import Caller

@@ -7,7 +7,7 @@ import grpc
 import pytest
 from google.protobuf import duration_pb2
 from tests.fakes import Fault, FaultyStore
-from tests.server.rpc.test_server import GREEDY, House, _drain, refusal, served, text, until
+from tests.server.rpc.served_house import GREEDY, House, drain, refusal, served, text, until
 from tests.worlds import LIFETIMES, ROOMY, Plan
 
 from carousel.state.memory import MemoryStore
@@ -27,7 +27,7 @@ async def create(house: House, session_id: str = "s") -> sessions_pb2.Session:
 
 async def say(house: House, given: str, num_tokens: int = 3, **rest: Any) -> list[wire.GenerateResponse]:
     rest = {"session_id": "s", **rest}
-    return await _drain(
+    return await drain(
         house.model.Generate(wire.GenerateRequest(input=text(given), sampling=GREEDY, max_tokens=num_tokens, **rest))
     )
 
@@ -71,10 +71,10 @@ async def test_a_state_goes_out_and_comes_in() -> None:
         assert ids_of(brought) == ids_of(expected)
         assert (brought[-1].finished.position, expected[-1].finished.state) == (9, b"")
         state = brought[-1].finished.state
-        scored = await _drain(house.model.Score(wire.ScoreRequest(state=state, input=text("ab"))))
+        scored = await drain(house.model.Score(wire.ScoreRequest(state=state, input=text("ab"))))
         assert scored[-1].totals.position == 11
         stream = house.model.Predict(iter([wire.PredictRequest(state=scored[-1].totals.state), wire.PredictRequest()]))
-        first, second = await _drain(stream)
+        first, second = await drain(stream)
         assert first.position == second.position == 11
         assert list(first.candidates) == list(second.candidates)
         assert first.state != second.state
@@ -86,9 +86,9 @@ async def test_a_predict_stream_goes_on_from_its_own_state() -> None:
         await create(house)
         sealed = await house.sessions.ExportSession(sessions_pb2.ExportSessionRequest(session_id="s"))
         messages = [wire.PredictRequest(state=sealed.state, input=text("a")), wire.PredictRequest(input=text("b"))]
-        answers = await _drain(house.model.Predict(iter(messages)))
+        answers = await drain(house.model.Predict(iter(messages)))
         assert [one.position for one in answers] == [1, 2]
-        again = await _drain(house.model.Predict(iter([wire.PredictRequest(state=answers[0].state, input=text("b"))])))
+        again = await drain(house.model.Predict(iter([wire.PredictRequest(state=answers[0].state, input=text("b"))])))
         assert list(again[0].candidates) == list(answers[1].candidates)
 
 
@@ -122,10 +122,10 @@ async def test_a_repeat_is_answered_again_over_the_wire() -> None:
         ends = [messages[-1].finished for messages in (first, again)]
         assert [(end.position, end.is_replay) for end in ends] == [(22, False), (22, True)]
         score = wire.ScoreRequest(session_id="s", request_id="s", input=text("abc"))
-        totals = [(await _drain(house.model.Score(score)))[-1].totals for _ in range(2)]
+        totals = [(await drain(house.model.Score(score)))[-1].totals for _ in range(2)]
         assert [(one.position, one.is_replay, one.num_tokens) for one in totals] == [(25, False, 3), (25, True, 3)]
         predict = wire.PredictRequest(session_id="s", request_id="p", input=text("a"))
-        one, other = await _drain(house.model.Predict(iter([predict, predict])))
+        one, other = await drain(house.model.Predict(iter([predict, predict])))
         assert (one.position, other.position, one.is_replay, other.is_replay) == (26, 26, False, True)
         assert list(one.candidates) == list(other.candidates)
 
@@ -190,7 +190,7 @@ async def test_a_store_that_is_away_is_unavailable_with_a_hint() -> None:
             code, _, details = await refusal(house.model.Generate(_generate(request_id="r")))
             assert (code, details["ErrorInfo"].reason) == (Code.UNAVAILABLE, "STORE_UNAVAILABLE")
             assert details["RetryInfo"].retry_delay.seconds == 1
-        messages = await _drain(house.model.Generate(_generate(request_id="r")))
+        messages = await drain(house.model.Generate(_generate(request_id="r")))
         assert (messages[-1].finished.position, messages[-1].finished.is_replay) == (2, True)
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.server.sessions.test_logged_holds import logging
-from tests.server.sessions.test_residents import Stream, holding
+from tests.server.sessions.held_streams import Stream, holding
+from tests.server.sessions.logged_servers import logging
 
 from carousel.errors import Overloaded, SessionMoved, ShuttingDown
 from carousel.sessions import residents

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.bounds import make_bounds, make_retention
 from tests.fakes import Fault, FaultyStore, same_snapshot
-from tests.server.sessions.test_residents import Stream
+from tests.server.sessions.held_streams import Stream
 from tests.worlds import LIFETIMES, Clock, Plan, World, running_world
 
 from carousel.errors import AnswerGone, StoreUnavailable

@@ -1,98 +1,22 @@
-"""Held sessions of a store that has a log: whenever the server dies, the next one finds every turn that was answered,
-once, and all that it left, whatever was written of it meanwhile."""
+"""Whenever a server with a log dies, the next one finds every turn of a held session that was answered, once."""
 
 import asyncio
-import contextlib
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tests.bounds import make_retention
-from tests.fakes import GatedModel, ToyModel, byte_tokenizer, same_snapshot
-from tests.server.sessions.crashes import after_crash, copy_file, held_after_crash
-from tests.server.sessions.test_residents import Stream
-from tests.worlds import LIFETIMES, Clock, Plan, World, running_world
+from tests.fakes import GatedModel, same_snapshot
+from tests.server.sessions.held_streams import Stream
+from tests.server.sessions.logged_servers import NAMES, ROOMY, Logged, facts, logging
+from tests.worlds import LIFETIMES
 
-from carousel.errors import SessionDeleted, StoreInvalid, StoreUnavailable
-from carousel.sessions.ledger import Ledger
+from carousel.errors import SessionDeleted, StoreUnavailable
 from carousel.sessions.operations import Point
-from carousel.sessions.recovery import recover
 from carousel.sessions.resident import Plain
 from carousel.state import write_ahead
 from carousel.state.sqlite_store import SqliteStore
-from carousel.state.store import Capacity, Change, EndReason, Held, Row
-from carousel.state.write_ahead import WriteAhead
-from carousel.state.write_behind import WriteBehind
-
-ROOMY = Capacity(1000, 2**30, evicts=True)
-RETENTION = make_retention(max_turns=3, max_answers=2, max_answer_bytes=65_536, max_request_ids=12)
-NAMES = ("a", "b", "c")
-
-
-class GatedLog(SqliteStore):
-    """Entries wait for a gate before they are appended, or after, or fail."""
-
-    def __init__(self, path: Path, clock: Clock) -> None:
-        super().__init__(path, ROOMY, LIFETIMES, clock=clock)
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.reached = asyncio.Event()
-        self.is_broken = False
-
-    async def append(self, entry: bytes, then: Callable[[int], None]) -> None:
-        self.reached.set()
-        await self.gate.wait()
-        if self.is_broken:
-            raise StoreUnavailable("the disk is full")
-        await super().append(entry, then)
-
-
-class Logged:
-    """A server whose store writes when it is told to."""
-
-    def __init__(self, world: World, store: WriteAhead, inner: GatedLog, path: Path) -> None:
-        self.world = world
-        self.store = store
-        self.inner = inner
-        self._path = path
-
-    async def stream(self, name: str = "s") -> Stream:
-        """That holds its session after two turns, tokens 1 and 2."""
-        await self.world.open(name)
-        stream = Stream(self.world, name)
-        for token in (1, 2):
-            await stream.say(token)
-        assert stream.holds
-        return stream
-
-    async def left(self, name: str = "s") -> Held:
-        return await held_after_crash(self._path, self.world.ledger, self.world.clock, name)
-
-    def crash(self) -> contextlib.AbstractAsyncContextManager[WriteAhead]:
-        return after_crash(self._path, self.world.ledger, self.world.clock)
-
-
-@contextlib.asynccontextmanager
-async def logging(directory: Path, model: ToyModel | None = None, **changes: Any) -> AsyncIterator[Logged]:
-    path = directory / "sessions.db"
-    made = list[GatedLog]()
-
-    def make(clock: Clock) -> WriteAhead:
-        made.append(GatedLog(path, clock))
-        return WriteAhead(made[0], 1e6)
-
-    async with running_world(Plan(model or ToyModel(), store=make, retention=RETENTION, **changes)) as world:
-        assert isinstance(world.store, WriteAhead)
-        yield Logged(world, world.store, made[0], path)
-
-
-def facts(ledger: Ledger, held: Held, ids: list[str]) -> object:
-    """All that one can find out about a session."""
-    boundaries = {at: ledger.find(held, at, "") for at in ledger.positions(held)}
-    answers = [ledger.find_answer(held, one) for one in ids]
-    return held.row.position, boundaries, ledger.marks(held), answers, [ledger.is_used(held, one) for one in ids]
+from carousel.state.store import Change, EndReason, Held, Row
 
 
 async def test_a_turn_is_answered_when_it_is_in_the_log(tmp_path: Path) -> None:
@@ -325,16 +249,6 @@ async def test_a_session_that_ends_while_a_turn_is_on_its_way(tmp_path: Path) ->
             assert not isinstance(await store.read("ann", "s"), Row)
 
 
-async def test_characters_that_are_not_whole_survive(tmp_path: Path) -> None:
-    """The bytes at the end that the next token may make one of."""
-    async with logging(tmp_path, ToyModel(256), tokenizer=byte_tokenizer()) as it:
-        await it.world.open("s")
-        stream, codec, ledger = Stream(it.world, "s"), it.world.codec, it.world.ledger
-        for byte, tail in zip("a\u00e9\u4e00".encode(), (b"", b"\xc3", b"", b"\xe4", b"\xe4\xb8", b""), strict=True):
-            await stream.say(byte)
-            assert codec.decode(ledger.current(await it.left())).tail == tail
-
-
 async def test_the_log_is_trimmed_by_each_write(tmp_path: Path) -> None:
     """But for what came since it began; a clean end leaves none."""
     async with logging(tmp_path) as it:
@@ -375,70 +289,3 @@ async def test_a_log_that_grows_is_written_early(tmp_path: Path, monkeypatch: py
             assert (await it.left()).row.position == acknowledged
         await it.store.flush()
         assert await stream.say(3) == acknowledged + 1
-
-
-async def test_a_server_that_dies_while_it_recovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before or after it has written what it found, the one after it finds the same."""
-    path, ledger = tmp_path / "sessions.db", Ledger(RETENTION)
-    async with logging(tmp_path) as it:
-        streams = [await it.stream(name) for name in NAMES]
-        for number, stream in enumerate(streams):
-            for token in range(number):
-                await stream.say(token, f"r{token}")
-                await it.world.residents.settle()
-        clock = it.world.clock
-        expected = [facts(ledger, await it.left(name), ["r0", "r1"]) for name in NAMES]
-        monkeypatch.setattr(SqliteStore, "trim", _nothing)
-        async with it.crash():
-            pass
-        found = []
-        for name in NAMES:
-            held = await held_after_crash(tmp_path / "crashed" / path.name, ledger, clock, name)
-            found.append(facts(ledger, held, ["r0", "r1"]))
-        assert found == expected
-        monkeypatch.undo()
-
-
-async def _nothing(*_: object) -> None:
-    return None
-
-
-async def test_what_ended_does_not_come_back(tmp_path: Path) -> None:
-    """Nor do its turns reach a namesake."""
-    async with logging(tmp_path) as it:
-        for name, reason in (("s", EndReason.DELETED), ("t", EndReason.UNDONE)):
-            stream = await it.stream(name)
-            await stream.say(3)
-            await it.store.end((await it.world.hold(name)).row, reason)
-        await it.world.open("s")
-        assert (await it.left("s")).row.position == 0
-        async with it.crash() as store:
-            assert not isinstance(await store.read("ann", "t"), Row)
-
-
-async def test_a_log_is_recovered_whatever_the_durability(tmp_path: Path) -> None:
-    """A server that is started with `interval` has the turns that one without it has logged."""
-    async with logging(tmp_path) as it:
-        stream = await it.stream()
-        await stream.say(3)
-        inner = SqliteStore(copy_file(tmp_path / "sessions.db"), ROOMY, LIFETIMES, clock=it.world.clock)
-        store = WriteBehind(inner, 1e6)
-        await store.start(lambda _: None)
-        await recover(store, it.world.ledger, it.world.clock())
-        for one in (store, inner):
-            found = await one.read("ann", "s")
-            assert isinstance(found, Row)
-            assert found.position == 3
-        assert await inner.read_log() == []
-        await store.close()
-
-
-async def test_a_log_that_is_damaged_is_not_ignored(tmp_path: Path) -> None:
-    async with logging(tmp_path) as it:
-        await it.stream()
-        for entry in (b"something else", b"CTL\x01" + bytes(30), b"CTL\x01" + bytes(48)[:-1] + b"\x00" * 5):
-            await it.inner.append(entry, lambda _: None)
-            with pytest.raises(StoreInvalid):
-                async with it.crash():
-                    pass
-            await it.inner.trim(2**62)

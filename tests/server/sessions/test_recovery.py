@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from tests.server.sessions.crashes import copy_file
-from tests.server.sessions.test_logged_holds import NAMES, ROOMY, Logged, logging
+from tests.server.sessions.logged_servers import NAMES, ROOMY, Logged, logging
 from tests.worlds import LIFETIMES
 
 from carousel.sessions.recovery import recover

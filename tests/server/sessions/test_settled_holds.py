@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.fakes import GatedModel, ToyModel, same_snapshot
-from tests.server.sessions.test_residents import Stream
+from tests.server.sessions.held_streams import Stream
 from tests.server.state.conftest import LONG, NOW
 from tests.server.state.opening import GatedStore, opened
 from tests.worlds import Plan, World, running_world

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from tests.fakes import GatedModel, ToyModel, same_snapshot
-from tests.server.sessions.test_residents import Stream, wait
+from tests.server.sessions.held_streams import Stream, wait
 from tests.server.state.conftest import RedisServer, run_redis
 from tests.server.state.redis_opening import run_cli
 from tests.worlds import LIFETIMES, Plan, World, running_world

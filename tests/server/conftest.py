@@ -1,0 +1,13 @@
+"""A bundle on disk for the tests of the whole application."""
+
+from pathlib import Path
+
+import pytest
+from tests import bundles
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("bundle")
+    bundles.write_bundle(directory)
+    return directory
