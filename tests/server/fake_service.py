@@ -44,9 +44,9 @@ MODEL = lm.Model(
 
 
 class FakeService(language_model_pb2_grpc.LanguageModelServicer, FakeSessions):
-    """`seen` are all calls, `requests` and `metadata` those that concern turns and sessions' pasts.
+    """`seen` has all calls, `requests` and `metadata` those of turns and of sessions' pasts.
 
-    `is_cancelled` is set when a call ends that hung.
+    `is_cancelled` is set when a call that hung ends.
     """
 
     def __init__(self) -> None:
@@ -170,7 +170,7 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, FakeSessions):
     def _answer(
         self, request: Any, session: Kept | None, answers: list[Any], position: int, context: Any
     ) -> Iterator[Any]:
-        """A turn on a session happens once: by its id, and where it is expected."""
+        """Applies a turn on a session once: by its id, and at its expected position."""
         recorded = self.recall(session, request, context) if session else None
         if recorded is None:
             self._check_position(request, session, context)
@@ -202,7 +202,7 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, FakeSessions):
 
 
 def _turn_of(session: Kept | None) -> contextlib.AbstractContextManager[Any]:
-    """One turn of a session at a time."""
+    """Lets one turn of a session in at a time."""
     return session.order if session else contextlib.nullcontext()
 
 
@@ -220,7 +220,7 @@ def _given(given: Any) -> list[int]:
 
 @contextlib.contextmanager
 def serve_fake(max_message_bytes: int = 1 << 20) -> Iterator[tuple[str, FakeService, health.HealthServicer]]:
-    """Address, the service, and its health for the test to set. Larger messages are not read."""
+    """Yields the address, the service, and its health for the test to set. Larger messages are not read."""
     service, well = FakeService(), health.HealthServicer()
     well.set("", health_pb2.HealthCheckResponse.SERVING)
     with ThreadPoolExecutor(32) as pool:

@@ -45,7 +45,7 @@ def is_open(scheduler: Scheduler, owner: str) -> bool:
 
 
 def assert_all_free(scheduler: Scheduler) -> None:
-    """Every lane can be taken again, each once; the short ones too."""
+    """Checks that every lane can be taken again, each once, even the short ones."""
     assert (scheduler.num_busy, scheduler.num_queued) == (0, 0)
     bounds = scheduler.bounds
     num_lanes = bounds.max_lanes + bounds.max_short_lanes

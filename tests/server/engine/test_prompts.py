@@ -35,7 +35,7 @@ def test_prompts_share_a_budget_and_nobody_starves() -> None:
 
 
 def test_a_lone_prompt_is_not_held_back() -> None:
-    """What others leave of the budget is the last one's, up to the bound of a chunk."""
+    """The last prompt gets what others leave of the budget, up to the bound of a chunk."""
     scheduler = Scheduler(make_bounds(max_chunk_tokens=8, max_prompt_tokens_per_step=10))
     scheduler.submit(turn(6))
     scheduler.submit(turn(30))
@@ -103,7 +103,7 @@ def test_prompts_that_are_rated_get_what_that_leaves() -> None:
 
 
 def test_the_longest_chunk_is_what_a_step_costs() -> None:
-    """A prompt whose rest is short does not make the others' tokens look dear: all are padded to the longest."""
+    """A prompt with a short rest does not make the others' tokens look expensive: all are padded to the longest."""
     scheduler = Scheduler(make_bounds(max_chunk_tokens=20))
     scheduler.submit(turn(30))
     scheduler.submit(turn(5))

@@ -72,7 +72,7 @@ def test_a_generation_that_is_kept_consumes_its_last_token() -> None:
 
 @pytest.mark.parametrize(("num_ids", "kinds"), [(3, [Scored, Scored, Ended]), (0, [Ended])])
 def test_scores_end_with_the_input(num_ids: int, kinds: list[type]) -> None:
-    """A Score gives its ratings chunk by chunk; of nothing there are none."""
+    """A Score gives its ratings chunk by chunk; without input there are none."""
     scheduler = Scheduler(make_bounds(max_chunk_tokens=2))
     scheduler.submit(turn(num_ids, Score()))
     deliveries = run_out(scheduler)
@@ -81,7 +81,7 @@ def test_scores_end_with_the_input(num_ids: int, kinds: list[type]) -> None:
 
 
 def test_a_predict_without_input_is_one_step() -> None:
-    """Asking again consumes nothing and is answered at once."""
+    """A repeated question consumes nothing and is answered at once."""
     scheduler = Scheduler(make_bounds())
     scheduler.submit(turn(0))
     step, deliveries = run_step(scheduler)
@@ -111,7 +111,7 @@ def test_an_error_ends_its_job_alone() -> None:
 
 
 def test_a_queued_job_that_is_cancelled_never_runs() -> None:
-    """It leaves the queue at once, and makes room in it."""
+    """The job leaves the queue at once and makes room in it."""
     scheduler = Scheduler(make_bounds(max_lanes=1, max_queued_turns=2))
     first, second = scheduler.submit(turn(1)), scheduler.submit(turn(1))
     scheduler.cancel(second)
@@ -123,7 +123,7 @@ def test_a_queued_job_that_is_cancelled_never_runs() -> None:
 
 
 def test_a_job_cancelled_between_plan_and_commit_frees_its_lane_at_commit() -> None:
-    """Its outcome is dropped, nothing is delivered, the lane is free once; also when its outcome is an error."""
+    """Its outcome, even an error, is dropped; nothing is delivered, and the lane is free once."""
     for outcome in (Outcome(token_id=1), Outcome(error=ModelFailed("no"))):
         scheduler = Scheduler(make_bounds(max_lanes=2))
         job = scheduler.submit(turn(1, generate(5)))
@@ -136,7 +136,7 @@ def test_a_job_cancelled_between_plan_and_commit_frees_its_lane_at_commit() -> N
 
 
 def test_a_job_cancelled_between_steps_frees_its_lane_at_the_next_plan() -> None:
-    """The next plan has no work of it, and hands its lane to who waits."""
+    """The next plan has no work of it and gives its lane to the next in line."""
     scheduler = Scheduler(make_bounds(max_lanes=1, max_short_lanes=0))
     job, waiting = scheduler.submit(turn(1, generate(5))), scheduler.submit(turn(1))
     run_step(scheduler)
@@ -161,7 +161,7 @@ def test_cancelling_again_or_after_the_end_changes_nothing() -> None:
 
 
 def test_a_cancelled_job_does_not_disturb_the_next_holder_of_its_lane() -> None:
-    """Cancelling a job that ended leaves the job that has its lane now alone."""
+    """The cancel of a job that ended does not touch the job that has its lane now."""
     scheduler = Scheduler(make_bounds(max_lanes=1))
     old = scheduler.submit(turn(1))
     run_out(scheduler)
@@ -186,7 +186,7 @@ def test_the_queue_has_a_bound() -> None:
 
 
 def test_a_closed_scheduler_refuses_and_finishes() -> None:
-    """After close no turn is accepted; those inside run to their end."""
+    """After the close no turn is accepted; those inside run to their end."""
     scheduler = Scheduler(make_bounds())
     job = scheduler.submit(turn(1))
     scheduler.close()
@@ -198,7 +198,8 @@ def test_a_closed_scheduler_refuses_and_finishes() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_happens_every_job_ends_once_and_lanes_add_up(seed: int) -> None:
-    """Random submits, cancels and failures at random points: one ending each, none after a cancel, no lane lost."""
+    """Jobs are submitted, cancelled and fail at random points: each ends once, none after its cancel, and no lane is
+    lost."""
     dice = random.Random(seed)
     bounds = make_bounds(
         max_lanes=3,

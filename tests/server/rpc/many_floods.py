@@ -25,7 +25,7 @@ def long_item(tag: int) -> wire.PredictManyRequest.Item:
 
 
 class OpenGate(Gate):
-    """Notes what is charged, and lets all in."""
+    """Notes what is charged and lets all in."""
 
     def __init__(self) -> None:
         super().__init__()

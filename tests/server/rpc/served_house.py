@@ -56,7 +56,7 @@ class House:
 async def served(
     plan: Plan | None = None, *, max_streams: int = 100, owner: str = "", **bounds: Any
 ) -> AsyncIterator[House]:
-    """`bounds` are those of connections."""
+    """Serves a world. `bounds` are those of connections."""
     async with running_world(plan or Plan(model=GatedModel(), limits=LONG)) as world:
         health = StoreHealth(world.metrics.store_is_up)
         calls = Calls(StreamBounds(max_streams), Callers(owner), world.metrics, health, code_of)
@@ -93,7 +93,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def refusal(call: Any) -> tuple[grpc.StatusCode, str, dict[str, Any]]:
-    """Code, message and details by name of a call, unary or streaming, that must fail."""
+    """Returns code, message and details by name of a call, unary or streaming, that must fail."""
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await (drain(call) if hasattr(call, "__aiter__") else call)
     status = rpc_status.from_call(error.value)
@@ -112,7 +112,7 @@ async def drain(call: Any) -> list[Any]:
 
 
 class Wire:
-    """A connection to a server that stops carrying bytes, and can be cut without a good-bye."""
+    """A connection to a server that can stop to carry bytes, and can be cut without a good-bye."""
 
     def __init__(self, address: str) -> None:
         self._server_host, _, self._server_port = address.rpartition(":")

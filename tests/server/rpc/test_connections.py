@@ -32,7 +32,8 @@ async def test_garbage_on_the_port_harms_nobody() -> None:
 
 @pytest.mark.parametrize("has_read", [True, False])
 async def test_a_client_that_goes_frees_its_lane(has_read: bool) -> None:
-    """Cancelled mid-stream, reading or not, the call is CANCELLED, its lane is free, its session where it was."""
+    """A call that is cancelled mid-stream, reading or not, is CANCELLED; its lane is free and its session is where it
+    was."""
     async with served() as house:
         await house.sessions.CreateSession(sessions_pb2.CreateSessionRequest(session_id="s"))
         request = wire.GenerateRequest(
@@ -53,7 +54,7 @@ async def test_a_client_that_goes_frees_its_lane(has_read: bool) -> None:
 
 @pytest.mark.parametrize("is_stuck", [True, False])
 async def test_a_connection_that_breaks_frees_the_lane(is_stuck: bool) -> None:
-    """When the network goes, also while nobody reads and the stream is full, nothing is left open."""
+    """When the network fails, nothing stays open, even while no one reads and the stream is full."""
     async with served() as house:
         cable = Wire(house.server.address)
         async with grpc.aio.insecure_channel(await cable.open()) as channel:
@@ -74,7 +75,7 @@ async def test_a_connection_that_breaks_frees_the_lane(is_stuck: bool) -> None:
 
 
 async def test_a_deadline_that_passes_frees_the_lane() -> None:
-    """The client gets DEADLINE_EXCEEDED, the server lets go, the session stays."""
+    """The client gets DEADLINE_EXCEEDED, the lane is free, and the session stays."""
     async with served() as house:
         await house.sessions.CreateSession(sessions_pb2.CreateSessionRequest(session_id="s"))
         request = wire.GenerateRequest(session_id="s", input=text("a"), sampling=GREEDY, max_tokens=100_000)
@@ -87,7 +88,7 @@ async def test_a_deadline_that_passes_frees_the_lane() -> None:
 
 
 async def _hear(address: str) -> bytes:
-    """All that the server says to a connection that says nothing, until it closes that."""
+    """Returns all that the server says to a silent connection before it closes it."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
@@ -98,13 +99,13 @@ async def _hear(address: str) -> bytes:
 
 
 async def test_a_connection_that_does_not_begin_is_closed() -> None:
-    """It says nothing, not even that it speaks HTTP/2."""
+    """The connection says nothing, not even that it speaks HTTP/2."""
     async with served(handshake_seconds=0.2) as house:
         assert await _hear(house.server.address)  # what a server begins with, and then the end
 
 
 async def test_connections_are_bounded() -> None:
-    """One too many is closed at once, those that are open go on, and one that ends makes room."""
+    """One beyond the bound is closed at once, open ones go on, and one that ends makes room."""
     async with served(max_connections=2) as house:
         health = health_pb2_grpc.HealthStub(house.channel)
         watch = health.Watch(health_pb2.HealthCheckRequest())
@@ -123,7 +124,7 @@ async def test_connections_are_bounded() -> None:
 
 
 async def test_a_connection_without_calls_is_closed_and_made_anew() -> None:
-    """Its client notices nothing: the next call connects again. One with a call stays."""
+    """Its client notices nothing: the next call connects again. A connection with a call stays."""
     async with served(idle_seconds=0.2) as house, grpc.aio.insecure_channel(house.server.address, _ANEW) as busy:
         watch = health_pb2_grpc.HealthStub(busy).Watch(health_pb2.HealthCheckRequest())
         assert (await watch.read()).status == 1

@@ -52,7 +52,7 @@ async def test_a_bad_value_is_named(request_message: Any, field: str) -> None:
 
 @pytest.mark.parametrize("session_id", ["nothing", "x" * 100_000])
 async def test_an_unknown_session_is_not_found(session_id: str) -> None:
-    """Every call that names it says so, however long the name."""
+    """Every call that names it fails so, however long the name is."""
     async with served() as house:
         for call in (
             house.model.Generate(wire.GenerateRequest(session_id=session_id)),
@@ -83,7 +83,7 @@ async def test_an_unknown_model_is_not_found(model: str) -> None:
 
 
 async def test_a_foreign_session_is_as_unknown() -> None:
-    """With callers named in metadata, another's session gets the very answer of one that does not exist."""
+    """Callers are named in metadata: another's session gets the same answer as one that does not exist."""
     async with served(owner="x-owner") as house:
         ann, bob = (("x-owner", "ann"),), (("x-owner", "bob"),)
         await house.sessions.CreateSession(sessions_pb2.CreateSessionRequest(session_id="hers"), metadata=ann)
@@ -104,7 +104,7 @@ async def test_a_foreign_session_is_as_unknown() -> None:
 
 
 async def test_taken_expired_and_too_many_sessions() -> None:
-    """ALREADY_EXISTS, FAILED_PRECONDITION and RESOURCE_EXHAUSTED with a hint when to try again."""
+    """They are ALREADY_EXISTS, FAILED_PRECONDITION and RESOURCE_EXHAUSTED with a hint when to try again."""
     small = Capacity(1, 2**20, evicts=False)
     async with served(Plan(store=lambda clock: MemoryStore(small, LIFETIMES, clock=clock))) as house:
         request = sessions_pb2.CreateSessionRequest(session_id="s")
@@ -152,7 +152,7 @@ async def test_open_calls_are_bounded() -> None:
 
 
 async def test_a_nan_is_internal_and_the_session_stays() -> None:
-    """MODEL_FAILED, and the session has not moved."""
+    """The call is MODEL_FAILED, and the session has not moved."""
     async with served() as house:
         await house.sessions.CreateSession(sessions_pb2.CreateSessionRequest(session_id="s"))
         house.world.plan.model.poison_id = 13
@@ -163,7 +163,7 @@ async def test_a_nan_is_internal_and_the_session_stays() -> None:
 
 
 async def test_an_unexpected_exception_keeps_its_text() -> None:
-    """A defect reaches the client as INTERNAL without a word of it, and the next call works."""
+    """A defect reaches the client as INTERNAL without any of its text, and the next call works."""
     async with served() as house:
         secret = RuntimeError("the password is swordfish")
         house.world.sessions.check_model = _raising(secret)  # type: ignore[method-assign,assignment]
@@ -187,7 +187,7 @@ def _raising(error: Exception) -> Callable[[str], None]:
 
 
 async def test_a_message_that_is_too_big_is_refused() -> None:
-    """Beyond the limit gRPC itself refuses; the connection lives."""
+    """gRPC itself refuses it beyond the limit, and the connection lives."""
     async with served() as house:
         request = wire.TokenizeRequest(text="a" * (MAX_MESSAGE_BYTES + 1))
         code, _, _ = await refusal(house.model.Tokenize(request))
@@ -196,7 +196,7 @@ async def test_a_message_that_is_too_big_is_refused() -> None:
 
 
 async def test_input_is_bounded_by_the_limits() -> None:
-    """The limits of the server hold on the wire: one token too many is refused, the bound passes."""
+    """The server's limits hold on the wire: one token too many is refused, and the bound passes."""
     async with served(Plan(limits=make_limits(max_input_tokens=3, max_generated_tokens=2))) as house:
         ok = wire.GenerateRequest(input=text("abc"), max_tokens=2)
         assert (await drain(house.model.Generate(ok)))[-1].finished.position == 5

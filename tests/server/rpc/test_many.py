@@ -26,7 +26,7 @@ from carousel.v1 import sessions_pb2
 
 
 async def predict(served: ServedWorld, requests: list[wire.PredictRequest]) -> list[wire.PredictResponse]:
-    """On a stream of their own."""
+    """Sends the requests on a Predict stream of their own."""
     stream = served.model.Predict()
     answers = []
     for request in requests:
@@ -54,7 +54,7 @@ def draw_requests(dice: random.Random, session: str) -> list[wire.PredictRequest
 
 
 async def test_answers_are_those_of_streams_of_their_own() -> None:
-    """Sessions and carried sequences, plain and other messages, mixed in frames of any size."""
+    """Sessions and carried sequences, plain and other messages are mixed in frames of any size."""
     dice = random.Random(1)
     names = [f"s{number}" for number in range(12)] + ["", "", ""]
     scripts = [draw_requests(dice, name) for name in names]
@@ -81,7 +81,7 @@ async def test_answers_are_those_of_streams_of_their_own() -> None:
 
 
 async def test_tags_are_free_of_each_other() -> None:
-    """One that waits for a long step keeps nobody's answer back; its own come in their order."""
+    """A tag that waits for a long step delays no other tag's answer; its own answers come in order."""
     model = GatedModel()
     async with serving(Plan(model)) as served:
         await open_sessions(served, "a", "b")
@@ -100,7 +100,8 @@ async def test_tags_are_free_of_each_other() -> None:
 
 @pytest.mark.parametrize("first", [{"session_id": "a", "model": "other"}, {"session_id": "no id!"}])
 async def test_a_tag_whose_session_was_refused_goes_on_on_no_other(first: dict[str, str]) -> None:
-    """What follows without a name would be answered from a fresh sequence, which nobody has asked for."""
+    """A later message without a name would otherwise be answered from a fresh sequence, which its caller did not ask
+    for."""
     async with serving() as served:
         await open_sessions(served, "a")
         stream = served.many()
@@ -121,7 +122,7 @@ async def test_a_tag_whose_session_was_refused_goes_on_on_no_other(first: dict[s
 
 
 async def test_a_tag_without_a_session_may_be_begun_again() -> None:
-    """Nothing was named that could be forgotten."""
+    """No session was named, so nothing can be forgotten."""
     async with serving() as served:
         stream = served.many()
         assert reason(await stream.ask(1, 1, model="other")) == "MODEL_NOT_FOUND"
@@ -130,7 +131,7 @@ async def test_a_tag_without_a_session_may_be_begun_again() -> None:
 
 
 async def test_an_error_leaves_its_tag_and_the_stream() -> None:
-    """What was wrong with one message is said of that one; the next goes on where the session stands."""
+    """The error belongs to its message; the next one goes on where the session stands."""
     async with serving() as served:
         await open_sessions(served, "a", "b")
         stream = served.many()
@@ -155,7 +156,7 @@ async def test_an_error_leaves_its_tag_and_the_stream() -> None:
 
 
 async def test_a_position_that_is_not_met_gives_the_session_back() -> None:
-    """Whether it was held already, or would have been from this message on."""
+    """This holds whether the session was held already or would have been from this message on."""
     async with serving() as served:
         await open_sessions(served, "a")
         stream = served.many()
@@ -168,7 +169,7 @@ async def test_a_position_that_is_not_met_gives_the_session_back() -> None:
 
 
 async def test_sealed_states_go_from_item_to_item() -> None:
-    """A tag that brought one goes on from it."""
+    """A tag that brought a state goes on from it."""
     async with serving() as served:
         await open_sessions(served, "a")
         stream = served.many()
@@ -186,7 +187,7 @@ async def test_sealed_states_go_from_item_to_item() -> None:
 
 
 async def test_a_repeat_is_answered_from_the_record() -> None:
-    """Of a held turn too, and on another tag or stream."""
+    """This holds for a held turn, and on another tag or stream."""
     async with serving() as served:
         await open_sessions(served, "a")
         stream = served.many()
@@ -203,7 +204,7 @@ async def test_a_repeat_is_answered_from_the_record() -> None:
 
 
 async def test_tags_of_one_session_take_turns() -> None:
-    """Each request is applied once, wherever it came from, and each tag's in their order."""
+    """Each request is applied once, wherever it came from, and each tag's requests in their order."""
     async with serving() as served:
         await open_sessions(served, "a")
         stream = served.many()
@@ -218,7 +219,7 @@ async def test_tags_of_one_session_take_turns() -> None:
 
 
 async def test_one_request_on_two_tags_is_applied_once() -> None:
-    """Also while the first is still running: the other is its repeat."""
+    """While the first is still running, the other is its repeat."""
     async with serving() as served:
         await open_sessions(served, "a")
         stream = served.many()
@@ -233,7 +234,7 @@ async def test_one_request_on_two_tags_is_applied_once() -> None:
 
 
 async def test_sequences_of_a_stream_are_bounded() -> None:
-    """What is beyond is refused by itself; closing one makes room."""
+    """A sequence beyond the bound is refused alone; a close makes room."""
     async with serving(max_sequences_per_stream=2) as served:
         stream = served.many()
         await stream.ask(2**64 - 1, 1)
@@ -247,7 +248,7 @@ async def test_sequences_of_a_stream_are_bounded() -> None:
 
 
 async def test_strange_items_are_items() -> None:
-    """One without a request asks what follows the start; what stands beside `close` is not looked at."""
+    """An item without a request asks what follows the start; fields beside `close` are not read."""
     async with serving() as served:
         stream = served.many()
         await stream.send(wire.PredictManyRequest.Item(), wire.PredictManyRequest.Item(tag=0))
@@ -280,7 +281,7 @@ async def test_owners_hold_their_own() -> None:
 
 
 async def test_a_refused_state_leaves_what_was_carried() -> None:
-    """The tag is where it was, not at the start."""
+    """The tag is where it was, and not at the start."""
     async with serving() as served:
         stream = served.many()
         for _ in range(3):

@@ -42,7 +42,7 @@ def draw_item(dice: random.Random) -> wire.PredictManyRequest.Item:
 
 
 async def attack(served: ServedWorld, dice: random.Random) -> None:
-    """A client who stops reading, cancels, lets time run out or sends what is no frame, at any moment."""
+    """Acts as a client who stops reading, cancels, lets time run out or sends what is no frame, at any moment."""
     metadata = dice.choice([ANN, BOB])
     raw = served.channel.stream_stream("/carousel.v1.LanguageModel/PredictMany")(
         metadata=metadata, timeout=dice.choice([None, 0.05, 5.0])
@@ -66,7 +66,7 @@ async def attack(served: ServedWorld, dice: random.Random) -> None:
 
 
 class TasksLeft(Exception):
-    """Which ones."""
+    """Says which tasks are left."""
 
 
 async def _read_all(raw: Any) -> None:
@@ -78,7 +78,7 @@ async def _read_all(raw: Any) -> None:
 @pytest.mark.xfail(raises=TasksLeft, strict=False, reason="seen in three runs, and in none of 280 attacks since")
 @pytest.mark.parametrize("seed", range(4))
 async def test_nothing_is_left_of_an_attack(seed: int) -> None:
-    """No slot, no task, no room, no session that is taken; and nothing unexpected is logged."""
+    """No slot, task, room or taken session is left, and nothing unexpected is logged."""
     dice = random.Random(seed)
     room = CarriedRoom(10_000, 1000, evicts=True)
     plan = Plan(carried_room=room, bounds=make_bounds(max_held_bytes=2000))

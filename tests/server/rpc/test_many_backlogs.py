@@ -19,7 +19,7 @@ from carousel.v1 import sessions_pb2
 
 
 async def test_sequences_that_close_count_until_they_have_closed() -> None:
-    """Who opens and closes tags has no more of them than who leaves them open."""
+    """A client that opens and closes tags has no more of them than one that leaves them open."""
     model = GatedModel()
     async with serving(Plan(model), max_sequences_per_stream=4) as served:
         names = [f"s{number}" for number in range(40)]
@@ -44,7 +44,7 @@ async def test_sequences_that_close_count_until_they_have_closed() -> None:
 
 
 async def test_items_take_no_memory_before_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A frame has room for very many small ones: of those for which a stream has no room there are only the bytes."""
+    """A frame can hold very many small items: those for which the stream has no room are only bytes."""
     decode, decoded = frames._decode, list[weakref.ref[Any]]()
 
     class Request:  # one to which there can be weak references
@@ -74,7 +74,7 @@ async def test_items_take_no_memory_before_their_turn(monkeypatch: pytest.Monkey
 
 
 async def test_the_room_of_what_has_closed_is_used_at_once() -> None:
-    """Although nothing else happens on the stream by then."""
+    """Nothing else happens on the stream by then."""
     async with serving(max_sequences_per_stream=2) as served:
         await open_sessions(served, *"abcd")
         stream = served.many()
@@ -104,7 +104,7 @@ def _delay_close(talk: Conversation, until: asyncio.Event) -> None:
 
 
 async def test_a_stream_whose_frame_waits_for_its_round_is_not_idle() -> None:
-    """Or it would be closed for others although its client waits for an answer."""
+    """Otherwise it would be closed for others although its client waits for an answer."""
     async with serving() as served:
         stream = served.many()
         await stream.ask(1, 1)
@@ -132,7 +132,7 @@ async def test_a_stream_whose_frame_waits_for_its_round_is_not_idle() -> None:
 
 @pytest.mark.parametrize("name", ["x" * 150_000, "no name", "x" * 129])
 async def test_what_cannot_be_the_name_of_a_session_is_not_kept(name: str) -> None:
-    """It would be, for each tag, as long as the stream is open."""
+    """Otherwise it would be kept for each tag as long as the stream is open."""
     async with serving() as served:
         stream = served.many()
         assert reason(await stream.ask(1, 1, session_id=name)) == "SESSION_NOT_FOUND"
@@ -147,8 +147,8 @@ async def test_what_cannot_be_the_name_of_a_session_is_not_kept(name: str) -> No
 
 
 async def test_answers_that_are_expected_count_as_answers_that_wait() -> None:
-    """Who asks for many candidates on many tags at once and does not read has no more than a message's bytes of them
-    piled up, and little more."""
+    """A client that asks for many candidates on many tags at once and does not read piles up little more than a
+    message's bytes of them."""
     plan = Plan(bounds=make_bounds(max_held_bytes=2**22))
     async with serving(plan, max_message_bytes=20_000, max_waiting_per_stream=5000) as served:
         stream = served.many()
@@ -176,7 +176,7 @@ async def test_answers_that_are_expected_count_as_answers_that_wait() -> None:
 
 
 async def test_answers_that_are_longer_than_expected_wait_for_their_reader() -> None:
-    """Sealed states come back with every answer."""
+    """Sealed states come back with every answer and make it longer."""
     async with serving(max_message_bytes=3000) as served:
         await open_sessions(served, "a")
         stream = served.many()

@@ -43,7 +43,7 @@ async def test_closing_a_tag_frees_its_session_and_gives_up_what_is_not_answered
 
 @pytest.mark.parametrize("num_before", [1, 2])
 async def test_a_tag_is_closed_while_its_turn_runs(num_before: int) -> None:
-    """Whether the session is held or about to be."""
+    """This holds whether the session is held or about to be."""
     model = GatedModel()
     async with serving(Plan(model)) as served:
         await open_sessions(served, "a")
@@ -98,7 +98,7 @@ async def test_a_stream_that_says_nothing_ends() -> None:
 
 @pytest.mark.parametrize("num_before", [0, 1, 2])
 async def test_cancelling_the_stream_gives_all_up(num_before: int) -> None:
-    """Nothing of what was not answered is applied; slots, lanes and tasks are free."""
+    """No unanswered item is applied; slots, lanes and tasks are free."""
     model = GatedModel()
     async with serving(Plan(model)) as served:
         await open_sessions(served, *"abcdef")
@@ -120,7 +120,7 @@ async def test_cancelling_the_stream_gives_all_up(num_before: int) -> None:
 
 
 async def test_the_end_of_many_sequences_holds_nobody_up() -> None:
-    """They are written a few at a time, and nothing is begun on any of them meanwhile."""
+    """They are written a few at a time, and nothing begins on any of them meanwhile."""
     plan = Plan(bounds=make_bounds(max_held_bytes=2**22), store=_roomy_memory)
     async with serving(plan) as served:
         names = [f"s{number}" for number in range(200)]
@@ -145,7 +145,7 @@ def _roomy_memory(clock: Clock) -> MemoryStore:
 
 
 async def test_a_frame_that_cannot_be_read_ends_the_stream() -> None:
-    """And frees what it held."""
+    """What the stream held is free."""
     async with serving() as served:
         await open_sessions(served, "a")
         raw = served.channel.stream_stream(
@@ -164,7 +164,8 @@ async def test_a_frame_that_cannot_be_read_ends_the_stream() -> None:
 
 @pytest.mark.parametrize("num_items", [1, 2, 3, 60, 600])
 async def test_a_stream_that_fails_while_it_is_written_to_is_told_why(num_items: int) -> None:
-    """After the answers that were made: beside one that is on its way, the first above all, no status can be sent."""
+    """The status comes after the answers that were made. Beside an answer on its way, the first above all, none can be
+    sent."""
     async with serving(max_sequences_per_stream=1) as served:
         items = [ask(tag) for tag in range(num_items)]
         frames = [wire.PredictManyRequest(items=items).SerializeToString(), b"", b"\xff\xff"]
@@ -183,7 +184,7 @@ async def test_a_stream_that_fails_while_it_is_written_to_is_told_why(num_items:
 
 
 async def test_failed_items_are_counted_and_logged_as_calls_are() -> None:
-    """With their session, hashed, and their request."""
+    """The line has their session, hashed, and their request."""
     async with serving() as served:
         with structlog.testing.capture_logs() as lines:
             stream = served.many()

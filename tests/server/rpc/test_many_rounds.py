@@ -22,7 +22,8 @@ from carousel.v1 import language_model_pb2 as wire
 
 @contextlib.asynccontextmanager
 async def counted_rounds() -> AsyncIterator[tuple[collections.Counter[int], Callable[[], None]]]:
-    """How much was done in each round of the event loop, and what is to be called for it."""
+    """Counts the work of each round of the event loop. Yields the counts and a function to call for each piece of
+    work."""
     number, done = 0, collections.Counter[int]()
 
     async def run() -> None:
@@ -42,7 +43,7 @@ async def counted_rounds() -> AsyncIterator[tuple[collections.Counter[int], Call
 
 
 async def test_plain_items_of_many_streams_are_taken_a_few_in_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of eight streams no more than of one."""
+    """Eight streams have no more in a round than one."""
     plan = Plan(bounds=make_bounds(max_held_bytes=2**22))
     async with serving(plan, owner="x-owner") as served, counted_rounds() as (done, note):
         advance = served.world.engine.advance
@@ -63,7 +64,7 @@ async def test_plain_items_of_many_streams_are_taken_a_few_in_a_round(monkeypatc
 
 
 async def test_refused_items_of_many_streams_are_taken_a_few_in_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They cost more, also where a tag has very many."""
+    """Refused items cost more, even where a tag has very many."""
     async with serving(owner="x-owner") as served, counted_rounds() as (done, note):
         refused = served.world.metrics.item_refused
 
@@ -79,7 +80,7 @@ async def test_refused_items_of_many_streams_are_taken_a_few_in_a_round(monkeypa
 
 
 async def test_items_of_too_many_tags_are_refused_a_few_in_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is refused at once costs more than what is taken."""
+    """An item that is refused at once costs more than one that is taken."""
     async with serving(max_sequences_per_stream=1) as served, counted_rounds() as (done, note):
         refused = served.world.metrics.item_refused
 
@@ -94,7 +95,7 @@ async def test_items_of_too_many_tags_are_refused_a_few_in_a_round(monkeypatch: 
 
 
 async def test_fields_of_later_versions_are_passed_over_a_few_in_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten cost what a plain item does, and a frame of nothing else is read in pieces as any other."""
+    """Ten fields cost what a plain item does, and a frame of nothing else is read in pieces like any other."""
     async with serving() as served, counted_rounds() as (done, note):
         read_item = frames.read_item
 
@@ -118,7 +119,7 @@ async def test_fields_of_later_versions_are_passed_over_a_few_in_a_round(monkeyp
 
 
 async def test_one_stream_has_its_answers_beside_a_flood_of_another_owner() -> None:
-    """Each of its frames waits for a few rounds, not for all that is before it."""
+    """Each of its frames waits for a few rounds, and not for all that came before it."""
     async with serving(owner="x-owner") as served:
         items = [ask(number % 40, 1, model="other") for number in range(FRAME)]
 
@@ -143,7 +144,7 @@ async def test_one_stream_has_its_answers_beside_a_flood_of_another_owner() -> N
 
 
 async def test_refused_items_have_few_log_lines() -> None:
-    """So many a second one by one, and one line for the others; each is counted."""
+    """A bounded number a second have their own line and the others share one; each is counted."""
     async with serving() as served:
         with structlog.testing.capture_logs() as lines:
             stream = served.many()
@@ -158,7 +159,8 @@ async def test_refused_items_have_few_log_lines() -> None:
 
 
 async def test_frames_that_come_are_charged_for_what_is_in_them() -> None:
-    """Items, closes, bytes, answers that are to be made; and for itself, for a frame without items is work too."""
+    """Items, closes, bytes and expected answers are charged, and the frame itself, since one without items is work
+    too."""
     async with serving() as served:
         stream = served.many()
         await stream.ask(1, 1)
@@ -179,7 +181,7 @@ async def test_frames_that_come_are_charged_for_what_is_in_them() -> None:
 
 
 async def test_searches_for_words_are_charged_by_what_they_look_for() -> None:
-    """Each is let in as many times what a turn costs; what is refused or asks for none is not."""
+    """Each search costs a multiple of a turn; refused ones, and requests without one, do not."""
     async with serving() as served:
         stream = served.many()
         await stream.ask(1, 1)
@@ -197,7 +199,7 @@ async def test_searches_for_words_are_charged_by_what_they_look_for() -> None:
 
 
 async def test_frames_that_go_out_are_work_too() -> None:
-    """For all their items and all their bytes."""
+    """They are charged for all their items and all their bytes."""
     async with serving() as served:
         stream = served.many()
         await stream.ask(1, 1)

@@ -14,7 +14,7 @@ from carousel.v1 import language_model_pb2 as wire
 
 
 async def test_a_frame_counts_for_what_of_it_is_not_answered() -> None:
-    """One slow item in each of many full frames leaves room for the others."""
+    """Many full frames with one slow item each leave room for others."""
     model = GatedModel()
     async with serving(Plan(model), max_message_bytes=30_000) as served:
         await open_sessions(served, *"abcdef")
@@ -31,7 +31,7 @@ async def test_a_frame_counts_for_what_of_it_is_not_answered() -> None:
 
 
 async def test_closes_of_a_frame_make_room_for_its_questions() -> None:
-    """Although they come behind them."""
+    """The closes make room although they stand behind the questions."""
     async with serving(max_waiting_per_stream=4) as served:
         await open_sessions(served, "a")
         async with served.world.access.hold("", "a"):  # somebody else has it
@@ -46,7 +46,7 @@ async def test_closes_of_a_frame_make_room_for_its_questions() -> None:
 
 
 async def test_closes_of_later_frames_make_room_too() -> None:
-    """As long as the frames between are no more than a message's bytes."""
+    """The frames between may have a message's bytes in all."""
     async with serving(max_waiting_per_stream=4) as served:
         await open_sessions(served, "a")
         async with served.world.access.hold("", "a"):
@@ -61,7 +61,7 @@ async def test_closes_of_later_frames_make_room_too() -> None:
 
 
 async def test_a_close_seen_ahead_keeps_the_order_of_its_tag() -> None:
-    """What came before it is given up, what comes after it is a new sequence."""
+    """What came before the close is given up; what comes after it is a new sequence."""
     async with serving(max_waiting_per_stream=2) as served:
         await open_sessions(served, "a", "b")
         async with served.world.access.hold("", "a"):
@@ -76,7 +76,7 @@ async def test_a_close_seen_ahead_keeps_the_order_of_its_tag() -> None:
 
 
 async def test_a_stalled_stream_is_not_read_for_ever() -> None:
-    """Beyond a message's bytes of questions for which there is no room."""
+    """The server stops reading at a message's bytes of questions for which there is no room."""
     async with serving(max_waiting_per_stream=2, max_message_bytes=50_000) as served:
         await open_sessions(served, "a")
         async with served.world.access.hold("", "a"):
@@ -99,7 +99,7 @@ async def test_a_stalled_stream_is_not_read_for_ever() -> None:
 
 
 async def test_a_bad_frame_ends_a_stalled_stream() -> None:
-    """As it ends one that is not; what was asked before is given up, for it may never be answered."""
+    """It ends such a stream as any other; earlier questions are given up, since they may never be answered."""
     async with serving(max_waiting_per_stream=2) as served:
         await open_sessions(served, "a")
         async with served.world.access.hold("", "a"):
@@ -115,7 +115,7 @@ async def test_a_bad_frame_ends_a_stalled_stream() -> None:
 
 @pytest.mark.parametrize("max_waiting", [1, 2])
 async def test_the_end_of_a_stalled_stream_waits_for_all_that_was_asked(max_waiting: int) -> None:
-    """Also of those for which there is room only when nothing waits any more."""
+    """This includes questions for which there is room only when no other waits any more."""
     async with serving(max_waiting_per_stream=max_waiting) as served:
         await open_sessions(served, "a")
         stream = served.many()

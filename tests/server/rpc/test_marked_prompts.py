@@ -15,15 +15,15 @@ def done() -> subprocess.CompletedProcess[str]:
 
 
 def test_no_layer_logs_a_prompt(done: subprocess.CompletedProcess[str]) -> None:
-    """Transport, conversion, sessions, ledger, tokenizer, model, store, gRPC's and asyncio's own words: each fails with
-    the prompt in its error and in its variables, and what is written has it nowhere."""
+    """Transport, conversion, sessions, ledger, tokenizer, model, store, and gRPC's and asyncio's own messages: each
+    fails with the prompt in its error and variables, and the log does not contain it."""
     assert done.returncode == 0, done.stderr
     assert MARK not in done.stderr
     assert MARK not in done.stdout
 
 
 def test_every_layer_did_fail(done: subprocess.CompletedProcess[str]) -> None:
-    """Otherwise the search would prove nothing: each ended with INTERNAL, and left the type and the place."""
+    """Otherwise the search would prove nothing: each call ended with INTERNAL and logged the type and the place."""
     ends = dict(line.split(": ") for line in done.stdout.splitlines())
     odd = {name: end for name, end in ends.items() if end != "INTERNAL"}
     assert odd == {"outside of calls": "UNKNOWN", "forgotten task": "OK"}

@@ -20,7 +20,7 @@ from carousel.v1 import language_model_pb2 as wire
 
 
 async def test_shutdown_ends_every_open_call_with_unavailable() -> None:
-    """A Generate that runs and a Predict that idles both end with UNAVAILABLE and a reason; new calls are refused."""
+    """A Generate that runs and an idle Predict both end with UNAVAILABLE and a reason; new calls are refused."""
     async with served() as house:
         idle = house.model.Predict()
         await idle.write(wire.PredictRequest())
@@ -43,7 +43,8 @@ async def test_shutdown_ends_every_open_call_with_unavailable() -> None:
 
 
 async def test_health_follows_readiness() -> None:
-    """SERVING when ready, for the whole and for each service; NOT_SERVING otherwise; unknown services are unknown."""
+    """Health is SERVING when ready, for the whole and for each service, and otherwise NOT_SERVING; unknown services are
+    unknown."""
     async with served() as house:
         health = health_pb2_grpc.HealthStub(house.channel)
         names = ("", "carousel.v1.LanguageModel", "carousel.v1.Sessions")
@@ -56,7 +57,7 @@ async def test_health_follows_readiness() -> None:
 
 
 async def test_a_watcher_of_health_who_does_not_read_stops_nobody() -> None:
-    """Statuses are set and told to others while somebody has left no room for his."""
+    """Statuses are set and reach other watchers while one has left no room for his."""
     async with served() as house:
         with call_unread(house.server.address, b"grpc.health.v1.Health/Watch"):
             await asyncio.sleep(0.2)
@@ -67,7 +68,7 @@ async def test_a_watcher_of_health_who_does_not_read_stops_nobody() -> None:
 
 
 async def test_a_watcher_of_health_who_leaves_takes_nobody_along() -> None:
-    """The others hear of the next change."""
+    """The other watchers hear of the next change."""
     async with served() as house:
         health = health_pb2_grpc.HealthStub(house.channel)
         staying, leaving = (health.Watch(health_pb2.HealthCheckRequest()) for _ in range(2))
@@ -80,7 +81,7 @@ async def test_a_watcher_of_health_who_leaves_takes_nobody_along() -> None:
 
 
 async def test_watches_of_health_are_bounded() -> None:
-    """A connection may have so many, the refusal says so, and one that ends makes room."""
+    """A connection has a bounded number, the refusal names it, and a watch that ends makes room."""
     async with served(max_health_watches=3) as house:
         health = health_pb2_grpc.HealthStub(house.channel)
         watches = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(3)]
@@ -109,7 +110,7 @@ async def test_reflection_lists_the_services() -> None:
 
 
 async def test_a_port_that_is_taken_is_a_settings_error() -> None:
-    """Binding where another server listens names the address, and says so."""
+    """The error names the address where another server listens."""
     async with served() as house:
         other = RpcServer(
             LanguageModelServicer(house.world.sessions, wire.Model(), RpcCalls(house.calls)),
@@ -122,7 +123,7 @@ async def test_a_port_that_is_taken_is_a_settings_error() -> None:
 
 @pytest.mark.parametrize("address", ["203.0.113.7:50051", "[2001:db8::7]:50051", "no-such-host.invalid:50051"])
 async def test_an_address_that_is_not_ours_is_told_as_the_system_tells_it(address: str) -> None:
-    """No other server is suspected where there cannot be one."""
+    """The error suspects no other server where there cannot be one."""
     async with served() as house:
         other = RpcServer(
             LanguageModelServicer(house.world.sessions, wire.Model(), RpcCalls(house.calls)),
@@ -137,7 +138,7 @@ async def test_an_address_that_is_not_ours_is_told_as_the_system_tells_it(addres
 
 
 async def test_every_call_is_counted_by_method_and_code() -> None:
-    """Requests and latency are told apart by method and code, and none is left running."""
+    """The metrics tell requests and latency apart by method and code, and no call is left running."""
     async with served() as house:
         await house.model.ListModels(wire.ListModelsRequest())
         await refusal(house.model.GetModel(wire.GetModelRequest(model="x")))

@@ -37,7 +37,7 @@ async def test_generate_streams_tokens_and_ends_once() -> None:
 async def test_generate_answers_what_was_wanted(
     content: wire.GenerateRequest.Content, has_ids: bool, has_text: bool
 ) -> None:
-    """Ids, text or both, as asked; without log-probabilities there are none."""
+    """The answer has ids, text or both, as asked, and no log-probabilities unless asked."""
     async with served() as house:
         request = wire.GenerateRequest(input=text("a"), sampling=GREEDY, max_tokens=9, content=content)
         messages = await drain(house.model.Generate(request))
@@ -66,7 +66,7 @@ async def test_state_is_carried_from_request_to_request() -> None:
 
 
 async def test_predict_without_a_session_carries_its_own_state() -> None:
-    """Each message goes on where the one before stopped; an empty one asks again; words come when asked for."""
+    """Each message goes on where the one before stopped, an empty one asks again, and words come when asked for."""
     async with served() as house:
         stream = house.model.Predict()
         await stream.write(wire.PredictRequest(input=text("ab"), k=3))
@@ -99,7 +99,7 @@ async def test_score_rates_every_token() -> None:
 
 
 async def test_tokenize_and_detokenize_are_opposites() -> None:
-    """Ids and their texts, and back."""
+    """Text becomes ids with their texts, and comes back."""
     async with served() as house:
         found = await house.model.Tokenize(wire.TokenizeRequest(text="abc\n"))
         assert [(token.id, token.text) for token in found.tokens] == [(1, "a"), (2, "b"), (3, "c"), (15, "\n")]
@@ -117,7 +117,7 @@ async def test_the_model_is_described() -> None:
 
 
 async def test_the_life_of_a_session() -> None:
-    """Create, get, list in pages, delete."""
+    """The session is created, read, listed in pages and deleted."""
     async with served() as house:
         made = []
         for _ in range(5):

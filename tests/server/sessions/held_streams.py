@@ -22,7 +22,7 @@ ROW_BYTES = 4 * 4 + 8 + 4 * 4  # of the toy model: state, count, hidden vector
 
 
 class Stream:
-    """As the transport speaks for a client."""
+    """Speaks for a client, as the transport does."""
 
     def __init__(self, world: World, session: str, owner: str = "ann") -> None:
         self.talk = world.sessions.converse(owner)
@@ -30,14 +30,14 @@ class Stream:
         self._owner = owner
 
     async def say(self, token: int, request_id: str = "", expected: int | None = None) -> int:
-        """The position after it."""
+        """Says a token and returns the position after it."""
         named = await self.talk.answer_plain(Plain(token, 2, request_id, expected))
         if named is not None:
             return named.position
         return await self.say_otherwise(token, request_id, expected)
 
     async def say_otherwise(self, token: int, request_id: str = "", expected: int | None = None, k: int = 2) -> int:
-        """In the ordinary way."""
+        """Says a token in the ordinary way."""
         caller = Caller(self._owner, "", b"", request_id, expected)
         return (await self.talk.answer(PredictionRequest((token,), k), caller)).standing.position
 
@@ -48,7 +48,7 @@ class Stream:
 
 @contextlib.asynccontextmanager
 async def holding(num_streams: int = 1, plan: Plan | None = None) -> AsyncIterator[tuple[World, list[Stream]]]:
-    """A stream each on sessions 0, 1, ..., which hold them after two turns."""
+    """Opens a stream on each of the sessions 0, 1, ..., which hold them after two turns."""
     async with running_world(plan) as world:
         streams = [Stream(world, str(number)) for number in range(num_streams)]
         for number, stream in enumerate(streams):
@@ -81,6 +81,6 @@ def bounds(num_slots: int) -> Bounds:
 
 
 async def wait(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loop's clock, which says what is idle, goes on by so much."""
+    """Moves the loop's clock, which says what is idle, on by the seconds."""
     now = residents._now()
     monkeypatch.setattr(residents, "_now", lambda: now + seconds)

@@ -24,7 +24,7 @@ NAMES = ("a", "b", "c")
 
 
 class GatedLog(SqliteStore):
-    """Entries wait for a gate before they are appended, or after, or fail."""
+    """Its entries wait for a gate before they are appended, or fail."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
         super().__init__(path, ROOMY, LIFETIMES, clock=clock)
@@ -51,7 +51,7 @@ class Logged:
         self._path = path
 
     async def stream(self, name: str = "s") -> Stream:
-        """That holds its session after two turns, tokens 1 and 2."""
+        """Opens a stream that holds its session after two turns, tokens 1 and 2."""
         await self.world.open(name)
         stream = Stream(self.world, name)
         for token in (1, 2):
@@ -81,7 +81,7 @@ async def logging(directory: Path, model: ToyModel | None = None, **changes: Any
 
 
 def facts(ledger: Ledger, held: Held, ids: list[str]) -> object:
-    """All that one can find out about a session."""
+    """Returns all that one can find out about a session."""
     boundaries = {at: ledger.find(held, at, "") for at in ledger.positions(held)}
     answers = [ledger.find_answer(held, one) for one in ids]
     return held.row.position, boundaries, ledger.marks(held), answers, [ledger.is_used(held, one) for one in ids]

@@ -115,7 +115,7 @@ class ModelledSessions(RuleBasedStateMachine):
         return self.snapshots[ids]
 
     def is_live(self, name: str) -> bool:
-        """Notes that a session has expired, when it has."""
+        """Says whether the session lives, and notes when it has expired."""
         if name in self.live and self.live[name].expires_at <= self.world.clock.now:
             del self.live[name]
             self.ended[name] = SessionExpired
@@ -153,7 +153,7 @@ class ModelledSessions(RuleBasedStateMachine):
         return PositionMismatch if is_wrong else None
 
     def draw_point(self, name: str, data: some.DataObject) -> tuple[Point, Ids | None]:
-        """A point and the ids that led there; None if it is not retained."""
+        """Draws a point and the ids that led there; None if it is not retained."""
         if not self.is_live(name):
             return Point(), ()
         believed = self.live[name]
@@ -163,7 +163,7 @@ class ModelledSessions(RuleBasedStateMachine):
         return points[data.draw(some.integers(0, len(points) - 1))]
 
     def check_turn(self, name: str, asked: Asked, caller: Caller, *, is_repeat: bool | None = False) -> None:
-        """Send it; the answer is right, and the model follows. None: it may or may not be a repeat."""
+        """Sends the turn; the answer is right, and the model follows. None: it may or may not be a repeat."""
         content, standing = self.run(self.send(asked, caller))
         believed = self.live[name]
         if caller.request_id in believed.answers:
@@ -191,7 +191,7 @@ class ModelledSessions(RuleBasedStateMachine):
     # How it is done
 
     async def send(self, asked: Asked, caller: Caller) -> Answer:
-        """The content of the answer, however it was cut into pieces, and where the sequence stands."""
+        """Returns the content of the answer, however it was cut into pieces, and where the sequence stands."""
         if asked.kind == "predict":
             prediction = await self.world.sessions.predict(caller, PredictionRequest(asked.ids, 3))
             return replace(prediction, standing=Standing(0, 0)), prediction.standing

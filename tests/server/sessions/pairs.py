@@ -1,8 +1,8 @@
-"""Two worlds that are told the same, one that holds sessions and one that takes them for every message, and what
-callers do there at random.
+"""Two worlds get the same calls: one holds sessions, the other takes them for every message. Callers act there at
+random.
 
-Where calls run at once, the second is told them one after the other in the order of their arrival; a call that was
-given up is told it only if it was applied, which its request id shows.
+Where calls run at once, the second world gets them one after the other in the order of their arrival. It gets a call
+that was given up only if that was applied, which its request id shows.
 """
 
 import asyncio
@@ -64,7 +64,7 @@ class Say:
 
 @dataclass(frozen=True)
 class Other:
-    """Anything else that takes or changes a session."""
+    """Any other call that takes or changes a session."""
 
     kind: str
     session: str
@@ -190,7 +190,7 @@ class Talk:
 
 
 class Pair:
-    """The two worlds in step."""
+    """Keeps the two worlds in step."""
 
     def __init__(self, seed: int, held: Side, taken: Side, path: Path, *, evicts: bool) -> None:
         self._path = path  # of the held side's file, if it has one
@@ -223,7 +223,7 @@ class Pair:
             await self.compare()
 
     async def _give_back(self) -> None:
-        """What a drain does, and what is done to idle ones."""
+        """Gives sessions back, as a drain and idleness do."""
         found = self.held.world.residents
         if self.dice.random() < 0.5:
             await found.leave_all()
@@ -234,7 +234,7 @@ class Pair:
             await found.tidy()
 
     async def compare(self) -> None:
-        """Every session, bit for bit."""
+        """Compares every session, bit for bit."""
         for name in SESSIONS:
             op = Other("history", name, 0)
             assert await self.held.do(op, 0) == await self.taken.do(op, 0)
@@ -247,7 +247,7 @@ class Pair:
                 assert same_snapshot(*pair)
 
     async def _talk_on(self, stream: str) -> None:
-        """Long enough for the ring to come round; in the end somebody else comes, whoever is cut off."""
+        """Talks until the ring has come round; a caller at the end finds the session, whoever is cut off."""
         for _ in range(self.dice.randrange(2, 8)):
             if (said := self._draw_say(stream)).session == self.held.streams.get(stream, (said.session, None))[0]:
                 await self._talk([said])
@@ -256,7 +256,7 @@ class Pair:
         await self._talk(_told_apart(pair), share_cut=0.6)
 
     async def _talk(self, ops: list[Op], share_cut: float = 0.2) -> None:
-        """All at once in the one world, in order in the other."""
+        """Talks at once in the one world and in order in the other."""
         for op in ops:
             if isinstance(op, Say) and self.held.streams.get(op.stream, (op.session, None))[0] != op.session:
                 await self.held.close(op.stream)  # which takes a while, in which a later call would arrive first
@@ -288,7 +288,7 @@ class Pair:
             await self.compare()  # which was used last is not told by what was asked first
 
     async def _check_written(self, op: Say) -> None:
-        """What was answered is in a store that outlives the server: at once, or with the next write."""
+        """Checks that what was answered is in a store that outlives the server: at once, or with the next write."""
         world = self.held.world
         expected = await self.taken.world.store.read("ann", op.session)
         if isinstance(world.store, WriteAhead):
@@ -303,7 +303,7 @@ class Pair:
             assert _place(await world.store.read("ann", op.session)) == _place(expected)
 
     async def _is_applied(self, op: Say) -> bool:
-        """Whether the session knows the request, in the one world and not yet in the other."""
+        """Says whether the session knows the request in the one world and not yet in the other."""
         ledger = self.held.world.ledger
         if not isinstance(await self.held.do(Other("get", op.session, 0), 0), int):
             return False
@@ -329,7 +329,7 @@ class Pair:
         return Say(stream, session, ids, dice.choice([0, 1, 5, 10]), self._draw_id(), expects, dice.random() < 0.05)
 
     def _draw_id(self) -> str:
-        """Mostly new ones, some of the last ones again."""
+        """Draws mostly new ids, and some of the last ones again."""
         if self.dice.random() < 0.4:
             return ""
         if self.dice.random() < 0.85:
@@ -355,13 +355,13 @@ def _place(found: Row | Ending | None) -> int | None:
 
 
 def _told_apart(ops: list[Op]) -> list[Op]:
-    """Without a second one of a request id: which of two was applied, nobody could tell."""
+    """Leaves out a second message with a request id: which of two was applied could not be told."""
     ids = [op.request_id for op in ops]
     return [op for number, op in enumerate(ops) if not op.request_id or ids.index(op.request_id) == number]
 
 
 async def run_pair(kind: str, seed: int, directory: Path, url: str) -> int:
-    """How many turns were taken by who holds."""
+    """Runs the pair and returns how many turns held sessions took."""
     retention = replace(RETENTION, max_turns=1 + seed % 3)
     ring_size = retention.max_turns + 2
     bounds = make_bounds(max_lanes=3, max_held_bytes=NUM_SLOTS * ring_size * ROW_BYTES, ring_size=ring_size)

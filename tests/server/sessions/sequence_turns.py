@@ -17,7 +17,7 @@ ASKED = PredictionRequest("asked")
 
 
 def faulty_plan(pause: Callable[[str], Awaitable[None]] | None = None, **changes: Any) -> Plan:
-    """A world whose store fails and waits as told."""
+    """Plans a world whose store fails and waits as told."""
     return Plan(store=lambda clock: FaultyStore(MemoryStore(ROOMY, LIFETIMES, clock=clock), pause), **changes)
 
 
@@ -27,7 +27,7 @@ def faults_of(world: World) -> FaultyStore:
 
 
 def outcome(world: World, sequence: TurnSequence, *ids: int, num_candidates: int = 1) -> Outcome:
-    """What a turn that fed the ids leads to."""
+    """Returns what a turn that fed the ids leads to."""
     after = world.oracle.feed(sequence.start, ids)
     answer = Prediction((Candidate(1, -0.5),) * num_candidates, (), Standing(after.position, 0))
     return Outcome(after, ids, answer)
@@ -36,7 +36,7 @@ def outcome(world: World, sequence: TurnSequence, *ids: int, num_candidates: int
 async def turn(
     world: World, caller: Caller, *ids: int, request: PredictionRequest = ASKED, size: int = 1
 ) -> TurnSequence:
-    """Take, feed and save unless it was done before."""
+    """Takes the sequence, feeds and saves it, unless that was done before."""
     async with world.sequences.hold(caller, request) as sequence:
         if sequence.replay is None:
             await sequence.save(outcome(world, sequence, *ids, num_candidates=size))

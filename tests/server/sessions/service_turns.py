@@ -37,7 +37,7 @@ async def score(world: World, caller: Caller, request: ScoringRequest) -> tuple[
 
 
 async def settle(world: World) -> None:
-    """Until every lane is free; one that was given up is freed at the next step."""
+    """Waits until every lane is free; one that was given up is freed at the next step."""
     async with asyncio.timeout(10):
         while not world.is_idle:
             await asyncio.sleep(0)

@@ -54,7 +54,7 @@ async def gated_creations() -> AsyncIterator[tuple[World, FaultyStore, asyncio.E
 
 
 async def refusal(world: World, owner: str, session_id: str) -> CarouselError:
-    """That of every call that names the session: they are all alike."""
+    """Returns the error of every call that names the session: they are all alike."""
     calls = [
         world.operations.get(owner, session_id),
         world.operations.delete(owner, session_id),

@@ -17,7 +17,7 @@ from carousel.turns import Predict, Turn
 
 @pytest.mark.parametrize("num_pieces", [1, 5])
 async def test_a_generation_that_is_given_up_leaves_the_session(num_pieces: int) -> None:
-    """Closing the stream after some pieces frees the lane and leaves the session where it was, ready for a turn."""
+    """A close after some pieces frees the lane and leaves the session where it was, ready for a turn."""
     async with running_world() as world:
         session = await world.open()
         pieces = world.sessions.generate(ANN, GenerationRequest("ab", GREEDY, 100_000))
@@ -57,7 +57,7 @@ class _Shy(ToyModel):
 
 
 async def test_a_model_that_raises_mid_stream_leaves_the_session() -> None:
-    """After some tokens were handed out the stream ends with ModelFailed and the session has not moved."""
+    """After some tokens came out, the stream ends with ModelFailed, and the session has not moved."""
     model = _Shy()
     async with running_world(Plan(model=model)) as world:
         session = await world.open()
@@ -74,7 +74,7 @@ async def test_a_model_that_raises_mid_stream_leaves_the_session() -> None:
 
 
 async def test_a_session_that_is_deleted_mid_stream_ends_the_turn() -> None:
-    """A generation on a session that was deleted cannot be saved and says so."""
+    """A generation on a deleted session cannot be saved and reports that."""
     async with running_world() as world:
         await world.open()
         pieces = world.sessions.generate(ANN, GenerationRequest("ab", GREEDY, 3000))
@@ -102,7 +102,7 @@ async def test_a_session_that_becomes_too_old_mid_stream_is_acknowledged_first()
 
 
 async def test_overload_and_shutdown_are_told_before_anything_is_looked_at() -> None:
-    """With a full queue or a closed engine even an unknown session gets that answer, and no text is tokenized."""
+    """With a full queue or a closed engine, even an unknown session gets that answer, and no text is tokenized."""
     model = GatedModel()
     async with running_world(
         Plan(model=model, bounds=make_bounds(max_lanes=1, max_short_lanes=0, max_queued_turns=1))
@@ -130,7 +130,7 @@ async def test_overload_and_shutdown_are_told_before_anything_is_looked_at() -> 
     "request_", [GenerationRequest("ab", GREEDY, 5, num_branches=3), GenerationRequest("ab", GREEDY, 5)]
 )
 async def test_a_drain_lets_an_accepted_turn_finish_all_of_it(request_: GenerationRequest) -> None:
-    """Its branches, which are submitted after its input was fed; and a word search after its prediction."""
+    """Branches that are submitted after the input was fed finish, and so does a word search after its prediction."""
     model = GatedModel()
     async with running_world(Plan(model=model)) as world:
         model.close()

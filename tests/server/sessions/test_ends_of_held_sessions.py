@@ -1,4 +1,4 @@
-"""A held session ends as any other does: deleted, evicted, expired, and never too early."""
+"""A held session ends as any other does: deleted, evicted or expired, and never too early."""
 
 import asyncio
 from pathlib import Path
@@ -14,7 +14,7 @@ from carousel.state.store import EndReason
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 async def test_a_session_that_ends_while_it_is_held_answers_so(kind: str, tmp_path: Path) -> None:
-    """And a namesake that is made afterwards is another session."""
+    """Its turn gets the ending, and a later session under the id is another one."""
     async with holding(1, Plan() if kind == "memory" else sqlite_plan(tmp_path)) as (world, (stream,)):
         await world.operations.delete("ann", "0")
         with pytest.raises(SessionDeleted):
@@ -26,7 +26,7 @@ async def test_a_session_that_ends_while_it_is_held_answers_so(kind: str, tmp_pa
 
 
 async def test_a_turn_on_a_session_that_is_evicted_meanwhile() -> None:
-    """The one that is idle for longest is evicted, held or not."""
+    """The longest idle session is evicted, held or not."""
     async with holding(3, memory_plan(3)) as (world, streams):
         await streams[0].say(3)
         await world.open("new")
@@ -50,7 +50,7 @@ async def test_a_turn_whose_session_is_deleted_while_it_runs_is_not_applied() ->
 
 
 async def test_looking_at_a_session_does_not_change_who_is_evicted() -> None:
-    """What a held session is given back for, is no use of it."""
+    """Giving a held session back for a look is no use of it."""
     async with holding(3, memory_plan(3)) as (world, streams):
         await world.operations.get("ann", "0")
         await world.open("new")
@@ -60,7 +60,7 @@ async def test_looking_at_a_session_does_not_change_who_is_evicted() -> None:
 
 
 async def test_what_ended_does_not_keep_the_others_from_being_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sessions that are evicted while many idle ones are given back are passed over; nobody waits for ever."""
+    """Sessions that are evicted while many idle ones are given back are passed over; no caller waits for ever."""
     async with holding(40, memory_plan(40)) as (world, streams):
         for stream in streams:
             await stream.say(3)
@@ -77,7 +77,7 @@ async def test_what_ended_does_not_keep_the_others_from_being_given_back(monkeyp
 
 
 async def test_who_waits_for_a_session_that_ends_meanwhile_is_answered() -> None:
-    """At once, also when nobody tidies."""
+    """The waiting caller is answered at once, even when no tidying runs."""
     model = GatedModel()
     async with holding(1, Plan(model)) as (world, (stream,)):
         model.close()
@@ -94,7 +94,7 @@ async def test_who_waits_for_a_session_that_ends_meanwhile_is_answered() -> None
 
 
 async def test_expiry_comes_in_time() -> None:
-    """A session that a stream holds and does not use ends as another does; one that it uses lives."""
+    """A session that a stream holds and does not use ends as any other; one that it uses lives."""
     async with holding(2) as (world, streams):
         for _ in range(4):
             world.clock.advance(60)
@@ -107,7 +107,7 @@ async def test_expiry_comes_in_time() -> None:
 
 
 async def test_nothing_is_begun_just_before_the_end() -> None:
-    """Within a second of what the store knows, turns go the ordinary way, which moves the end."""
+    """Within a second of the end that the store knows, turns take the ordinary path, which moves the end."""
     async with holding() as (world, (stream,)):
         world.clock.advance(LIFETIMES.idle - 0.5)
         assert await stream.say(3) == 3
@@ -116,7 +116,7 @@ async def test_nothing_is_begun_just_before_the_end() -> None:
 
 
 async def test_the_moment_of_use_is_kept() -> None:
-    """However late the session is given back."""
+    """The time of use is right however late the session is given back."""
     async with holding() as (world, (stream,)):
         await stream.say(3)
         used_at = world.clock.now

@@ -25,7 +25,7 @@ async def test_an_exported_state_is_imported_anywhere_the_key_is() -> None:
 
 @pytest.mark.parametrize(("point", "position"), [(NOW, 3), (Point(0), 0), (Point(mark="c"), 2)])
 async def test_any_point_can_be_exported(point: Point, position: int) -> None:
-    """Now, a retained boundary or a checkpoint."""
+    """A point is now, a retained boundary or a checkpoint."""
     async with running_world() as world:
         await world.open()
         await feed(world, 1, 2)
@@ -39,7 +39,7 @@ async def test_any_point_can_be_exported(point: Point, position: int) -> None:
 
 @pytest.mark.parametrize("ttl_seconds", [0.0, -1.0, float("nan"), float("inf"), 367 * 86_400.0])
 async def test_a_ttl_has_bounds(ttl_seconds: float) -> None:
-    """What is no time to live is refused by name."""
+    """A value that is no time to live is refused by name."""
     async with running_world() as world:
         await world.open()
         with pytest.raises(InvalidRequest, match="^ttl: "):
@@ -47,7 +47,7 @@ async def test_a_ttl_has_bounds(ttl_seconds: float) -> None:
 
 
 async def test_a_state_is_refused_with_its_reason() -> None:
-    """Another owner's, expired, of a key that is not here, of another model."""
+    """The reason says whether the state is another owner's, expired, of an unknown key or of another model."""
     async with running_world() as world:
         await world.open()
         blob, _ = await world.operations.export("ann", "s", NOW, 60)
@@ -65,7 +65,7 @@ async def test_a_state_is_refused_with_its_reason() -> None:
 
 
 async def test_a_state_that_is_good_once_is_used_only_by_an_import_that_succeeds() -> None:
-    """Under that policy a failed import, as on an id that is taken, leaves it good."""
+    """Under that policy, a failed import, such as one to an id that is taken, leaves the state good."""
     async with running_world(Plan(replays_seals=False)) as world:
         await world.open()
         blob, _ = await world.operations.export("ann", "s", NOW, 60)
@@ -77,7 +77,7 @@ async def test_a_state_that_is_good_once_is_used_only_by_an_import_that_succeeds
 
 
 async def test_a_state_stays_used_when_an_import_is_in_doubt() -> None:
-    """Cancelled during the write, or with the answer lost: where a state is good once, it is not good again."""
+    """The import is cancelled during the write, or its answer is lost: where a state is good once, it is used."""
     async with gated_creations() as (world, store, writing, may_write):
         blob, _ = await world.operations.export("ann", "s", NOW, 60)
         lost, _ = await world.operations.export("ann", "s", NOW, 60)

@@ -1,5 +1,5 @@
-"""A thousand streams of one owner that hold their sessions keep another owner's one no longer than a step or two.
-Counted in steps of the model, not in time."""
+"""A thousand held streams of one owner delay another owner's only stream by a step or two. The test counts steps of the
+model, not time."""
 
 import asyncio
 from typing import Any
@@ -20,7 +20,7 @@ HIS = 15  # the token that the other owner alone feeds
 
 
 class Noting(ToyModel):
-    """Notes in which of its steps his token was fed."""
+    """Notes in which of its steps the other owner's token was fed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Stream:
         self.goes_on = False
 
     async def start(self) -> None:
-        """Until it holds its session."""
+        """Asks until it holds its session."""
         await self.talk.answer(PredictionRequest((1,), 1), Caller(self._owner))
         assert await self.talk.answer_plain(Plain(1, 1)) is not None
 
@@ -64,7 +64,7 @@ class Stream:
 
 @pytest.mark.parametrize("in_loop", [False, True])
 async def test_a_thousand_holds_do_not_slow_one(in_loop: bool) -> None:
-    """And each of the thousand is answered as often as the others."""
+    """Each of the thousand is answered as often as the others."""
     model = Noting()
 
     def make(clock: Any) -> MemoryStore:

@@ -26,7 +26,7 @@ from carousel.turns import SamplingOptions
 
 
 async def test_forks_stand_where_the_session_stood() -> None:
-    """At now, at a retained position or at a checkpoint; bit for bit, and from then on each for itself."""
+    """This holds now, at a retained position and at a checkpoint, bit for bit; afterwards each goes on by itself."""
     async with running_world() as world:
         await world.open()
         await feed(world, 1, 2)
@@ -49,7 +49,7 @@ async def test_forks_stand_where_the_session_stood() -> None:
     ("ids", "count", "num_made"), [((), 0, 1), ((), 1, 1), ((), 100, 100), (("a", "b"), 0, 2), (("a", "b"), 2, 2)]
 )
 async def test_the_number_of_forks(ids: tuple[str, ...], count: int, num_made: int) -> None:
-    """As many as asked for, or as ids were given, or one; all different."""
+    """As many are made as the count says or as ids were given, or one; all are different."""
     plan = store_of(Capacity(200, 2**20, evicts=False))
     async with running_world(plan) as world:
         await world.open()
@@ -63,7 +63,7 @@ async def test_the_number_of_forks(ids: tuple[str, ...], count: int, num_made: i
     [((), -1, "count"), ((), 101, "count"), (("a",), 2, "new_session_ids"), (("a", "b"), 1, "new_session_ids")],
 )
 async def test_a_wrong_number_of_forks_is_refused(ids: tuple[str, ...], count: int, field: str) -> None:
-    """By name, and nothing is made."""
+    """The error names the field, and nothing is made."""
     async with running_world() as world:
         await world.open()
         with pytest.raises(InvalidRequest) as refused:
@@ -74,7 +74,7 @@ async def test_a_wrong_number_of_forks_is_refused(ids: tuple[str, ...], count: i
 
 @pytest.mark.parametrize("ids", [("a", "b", "s"), ("a", "b", "a")])
 async def test_forks_are_made_all_or_none(ids: tuple[str, ...]) -> None:
-    """When one cannot be made, those made before it are gone again."""
+    """When one cannot be made, those made before it are removed."""
     async with running_world() as world:
         await world.open()
         with pytest.raises(SessionExists):
@@ -84,7 +84,7 @@ async def test_forks_are_made_all_or_none(ids: tuple[str, ...]) -> None:
 
 
 async def test_a_fork_beyond_the_limit_makes_none() -> None:
-    """RESOURCE_EXHAUSTED leaves the sessions that were there."""
+    """RESOURCE_EXHAUSTED leaves the existing sessions."""
     async with running_world(store_of(Capacity(3, 2**20, evicts=False))) as world:
         await world.open()
         with pytest.raises(Overloaded):
@@ -94,7 +94,7 @@ async def test_a_fork_beyond_the_limit_makes_none() -> None:
 
 
 async def test_a_rewind_goes_back_bit_for_bit() -> None:
-    """To any retained boundary; what came after is forgotten, and the future is open again."""
+    """Any retained boundary can be the target; what came after is forgotten, and new turns go on from there."""
     async with running_world() as world:
         await world.open()
         for token in (1, 2, 3, 4):
@@ -110,7 +110,7 @@ async def test_a_rewind_goes_back_bit_for_bit() -> None:
 
 
 async def test_generating_again_from_a_point_computes_nothing_twice() -> None:
-    """After a rewind to before a generation, another seed continues from the stored hidden vector: no token is fed
+    """After a rewind to before a generation, another seed continues from the stored hidden vector, and no token is fed
     again."""
     model = ToyModel()
     async with running_world(Plan(model=model)) as world:
@@ -128,7 +128,7 @@ async def test_generating_again_from_a_point_computes_nothing_twice() -> None:
 
 @pytest.mark.parametrize("expected", [0, 2, 3])
 async def test_a_rewind_that_expects_another_position_changes_nothing(expected: int) -> None:
-    """So a repeat of a rewind, or one that lost a race, is told where the session stands."""
+    """A rewind that lost a race is told where the session stands."""
     async with running_world() as world:
         await world.open()
         await feed(world, 1)
@@ -140,7 +140,7 @@ async def test_a_rewind_that_expects_another_position_changes_nothing(expected: 
 
 
 async def test_checkpoints_are_named_bounded_and_move() -> None:
-    """Sixteen names; a seventeenth is refused, one of the sixteen moves."""
+    """A session has sixteen names; a seventeenth is refused, and a known one moves."""
     async with running_world() as world:
         await world.open()
         for number in range(16):
@@ -156,7 +156,7 @@ async def test_checkpoints_are_named_bounded_and_move() -> None:
 @pytest.mark.parametrize("change", ["rewind", "mark"])
 @pytest.mark.parametrize("num_cancels", [1, 2, 3])
 async def test_a_change_that_is_cancelled_ends_its_write_first(change: str, num_cancels: int) -> None:
-    """As a turn does: nobody gets the session while a write is in doubt."""
+    """As with a turn, no caller gets the session while a write is in doubt."""
     may_commit = asyncio.Event()
 
     async def pause(name: str) -> None:
@@ -193,7 +193,7 @@ async def test_a_change_that_is_cancelled_ends_its_write_first(change: str, num_
 
 @pytest.mark.parametrize("fault", [Fault.BEFORE_WRITE, Fault.AFTER_WRITE, Fault.ACQUIRE])
 async def test_a_rewind_that_the_store_fails_is_done_or_not(fault: Fault) -> None:
-    """UNAVAILABLE; the session stands at one end or the other, whole, and expected_position tells which."""
+    """The rewind is UNAVAILABLE; the session is whole before or after it, and expected_position tells which."""
     async with running_world(faulty_plan()) as world:
         assert isinstance(world.store, FaultyStore)
         await world.open()
@@ -208,7 +208,7 @@ async def test_a_rewind_that_the_store_fails_is_done_or_not(fault: Fault) -> Non
 
 
 async def test_a_session_changed_by_somebody_else_is_told_apart_from_one_that_ended() -> None:
-    """Another server's commit makes ours SessionMoved; an ended session is named with its ending."""
+    """Another server's commit makes ours SessionMoved; an ended session gets its ending."""
     async with running_world() as world:
         await world.open()
         held = await world.hold()

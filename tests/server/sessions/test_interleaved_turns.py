@@ -15,7 +15,7 @@ from carousel.turns import Sampling, SamplingOptions, Snapshot
 
 
 async def test_a_thousand_interleaved_turns_on_fifty_sessions() -> None:
-    """Predict, Score, greedy and seeded Generate, some given up, on 50 sessions: always the oracle's answer."""
+    """Predict, Score, greedy and seeded Generate on 50 sessions, some given up, always give the oracle's answer."""
     dice = random.Random(11)
     plan = Plan(bounds=make_bounds(max_lanes=16, max_queued_turns=100, max_chunk_tokens=4), max_turns_per_session=50)
     async with running_world(plan) as world:
@@ -40,7 +40,7 @@ async def test_a_thousand_interleaved_turns_on_fifty_sessions() -> None:
 async def _random_turn(
     world: World, oracle: SlowOracle, dice: random.Random, caller: Caller, past: Snapshot
 ) -> Snapshot:
-    """Do one turn and check its answer; where the session must stand after it."""
+    """Does one turn, checks its answer, and returns where the session must stand after it."""
     ids = tuple(dice.randrange(16) for _ in range(dice.randrange(9)))
     match dice.choice(["predict", "score", "greedy", "seeded", "given up"]):
         case "predict":

@@ -15,7 +15,7 @@ from carousel.sessions.requests import Caller, Standing
 
 
 async def test_a_store_that_fails_before_the_write_leaves_everything() -> None:
-    """The turn is UNAVAILABLE and not applied; its repeat is."""
+    """The turn is UNAVAILABLE and not applied; its repeat is applied."""
     async with running_world(faulty_plan()) as world:
         await world.open()
         caller = replace(ANN, request_id="r")
@@ -28,7 +28,7 @@ async def test_a_store_that_fails_before_the_write_leaves_everything() -> None:
 
 
 async def test_a_write_whose_answer_was_lost_is_not_applied_twice() -> None:
-    """The turn was written and its caller does not know; the repeat finds the record."""
+    """The turn was written and its caller does not know that; the repeat finds the record."""
     async with running_world(faulty_plan()) as world:
         await world.open()
         caller = replace(ANN, request_id="r", expected_position=0)
@@ -41,7 +41,7 @@ async def test_a_write_whose_answer_was_lost_is_not_applied_twice() -> None:
 
 
 async def test_expected_position_alone_keeps_a_lost_write_from_being_applied_twice() -> None:
-    """Without a request id the repeat is refused with the position that says that it was applied."""
+    """Without a request id, the repeat is refused with the position, which shows that the turn was applied."""
     async with running_world(faulty_plan()) as world:
         await world.open()
         caller = replace(ANN, expected_position=0)
@@ -55,7 +55,7 @@ async def test_expected_position_alone_keeps_a_lost_write_from_being_applied_twi
 
 @pytest.mark.parametrize("fault", [Fault.ACQUIRE])
 async def test_a_store_that_fails_to_load_refuses_the_turn(fault: Fault) -> None:
-    """Nobody gets a sequence, the line is free again, and service resumes with the store."""
+    """No caller gets a sequence, the line is free again, and service resumes with the store."""
     async with running_world(faulty_plan(max_turns_per_session=0)) as world:
         await world.open()
         faults_of(world).faults[fault] = 3
@@ -67,7 +67,7 @@ async def test_a_store_that_fails_to_load_refuses_the_turn(fault: Fault) -> None
 
 
 async def test_a_commit_is_never_cancelled_and_the_line_waits_for_it() -> None:
-    """However often its caller is cancelled, a write runs to its end before anybody else gets the session."""
+    """However often its caller is cancelled, a write runs to its end before another caller gets the session."""
     may_commit = asyncio.Event()
     is_committing = asyncio.Event()
 
@@ -96,7 +96,7 @@ async def test_a_commit_is_never_cancelled_and_the_line_waits_for_it() -> None:
 
 @pytest.mark.parametrize("fault", [Fault.BEFORE_WRITE, Fault.AFTER_WRITE])
 async def test_a_commit_that_fails_after_its_caller_left_is_seen(fault: Fault) -> None:
-    """No error is left behind unlooked at, and the session is where the store has it."""
+    """No error stays unread, and the session is where the store has it."""
     may_commit = asyncio.Event()
 
     async def pause(name: str) -> None:
@@ -120,8 +120,8 @@ async def test_a_commit_that_fails_after_its_caller_left_is_seen(fault: Fault) -
 
 
 async def test_a_turn_cancelled_anywhere_is_applied_wholly_or_not_at_all() -> None:
-    """Cancelled after each number of steps of the event loop, with a store that takes several for everything: the line
-    is free, the repeat ends the matter, and the session has moved once."""
+    """The turn is cancelled after each number of steps of the event loop, with a store that takes several steps for
+    everything: the line is free, the repeat settles it, and the session has moved once."""
 
     async def pause(name: str) -> None:
         for _ in range(3):

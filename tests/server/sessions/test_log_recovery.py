@@ -18,7 +18,7 @@ from carousel.state.write_behind import WriteBehind
 
 
 async def test_characters_that_are_not_whole_survive(tmp_path: Path) -> None:
-    """The bytes at the end that the next token may make one of."""
+    """The tail keeps the bytes of which the next token may make a character."""
     async with logging(tmp_path, ToyModel(256), tokenizer=byte_tokenizer()) as it:
         await it.world.open("s")
         stream, codec, ledger = Stream(it.world, "s"), it.world.codec, it.world.ledger
@@ -28,7 +28,7 @@ async def test_characters_that_are_not_whole_survive(tmp_path: Path) -> None:
 
 
 async def test_a_server_that_dies_while_it_recovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before or after it has written what it found, the one after it finds the same."""
+    """A server dies before or after it has written what it found: the next one finds the same."""
     path, ledger = tmp_path / "sessions.db", Ledger(RETENTION)
     async with logging(tmp_path) as it:
         streams = [await it.stream(name) for name in NAMES]
@@ -54,7 +54,7 @@ async def _nothing(*_: object) -> None:
 
 
 async def test_what_ended_does_not_come_back(tmp_path: Path) -> None:
-    """Nor do its turns reach a namesake."""
+    """Its turns do not reach a later session under the id either."""
     async with logging(tmp_path) as it:
         for name, reason in (("s", EndReason.DELETED), ("t", EndReason.UNDONE)):
             stream = await it.stream(name)
@@ -67,7 +67,7 @@ async def test_what_ended_does_not_come_back(tmp_path: Path) -> None:
 
 
 async def test_a_log_is_recovered_whatever_the_durability(tmp_path: Path) -> None:
-    """A server that is started with `interval` has the turns that one without it has logged."""
+    """A server with `interval` recovers the turns that a server without it has logged."""
     async with logging(tmp_path) as it:
         stream = await it.stream()
         await stream.say(3)

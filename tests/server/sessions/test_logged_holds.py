@@ -20,7 +20,7 @@ from carousel.state.store import Change, EndReason, Held, Row
 
 
 async def test_a_turn_is_answered_when_it_is_in_the_log(tmp_path: Path) -> None:
-    """Not before; and then the next server has it, with what it was answered."""
+    """The answer does not come before; then the next server has the turn and its answer."""
     async with logging(tmp_path) as it:
         stream = await it.stream()
         it.inner.gate.clear()
@@ -53,7 +53,7 @@ async def test_what_is_said_to_be_durable_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_whenever_the_server_dies_nothing_is_lost(seed: int, tmp_path: Path) -> None:
-    """Between turns of streams, turns in the ordinary way, rewinds, checkpoints, deletions, writes and give-backs."""
+    """This holds between held turns, ordinary turns, rewinds, checkpoints, deletions, writes and give-backs."""
     dice = random.Random(seed)
     async with logging(tmp_path) as it:
         operations, residents, streams = it.world.operations, it.world.residents, dict[str, Stream]()
@@ -93,7 +93,7 @@ async def test_whenever_the_server_dies_nothing_is_lost(seed: int, tmp_path: Pat
 
 
 async def compare(it: Logged, ids: list[str]) -> None:
-    """What a crash would leave is what the living server has."""
+    """Compares what a crash would leave with what the living server has."""
     ledger = it.world.ledger
     async with it.crash() as crashed:
         found = {name: await crashed.acquire("ann", name) for name in NAMES}
@@ -114,7 +114,7 @@ async def compare(it: Logged, ids: list[str]) -> None:
 
 
 async def test_a_turn_that_cannot_be_logged_has_not_happened(tmp_path: Path) -> None:
-    """It is refused; those before it are there; the next one takes its place, also after a crash."""
+    """The turn is refused, those before it are there, and the next one takes its place, even after a crash."""
     async with logging(tmp_path) as it:
         stream = await it.stream()
         it.inner.is_broken = True
@@ -136,7 +136,7 @@ async def settled(it: Logged) -> Held:
 
 
 async def test_a_turn_that_was_logged_and_refused_gives_way_to_the_next(tmp_path: Path) -> None:
-    """A disk that fails while it writes may have written all the same."""
+    """A disk that fails during a write may have written it all the same."""
     async with logging(tmp_path) as it:
         stream = await it.stream()
         real = SqliteStore.append
@@ -158,7 +158,7 @@ async def test_a_turn_that_was_logged_and_refused_gives_way_to_the_next(tmp_path
 
 
 async def test_a_write_waits_for_a_turn_on_its_way_to_the_log(tmp_path: Path) -> None:
-    """What the entry says of its session must be true when it is there: else the turn would be lost or come twice."""
+    """The entry must be true of its session when it is there; otherwise the turn would be lost or come twice."""
     async with logging(tmp_path) as it:
         stream = await it.stream()
         await stream.say(3)
@@ -182,7 +182,7 @@ async def test_a_write_waits_for_a_turn_on_its_way_to_the_log(tmp_path: Path) ->
 
 
 async def test_a_write_beside_a_step_that_runs(tmp_path: Path) -> None:
-    """It need not wait: nothing is said of that turn yet."""
+    """The write need not wait: nothing has been said of that turn yet."""
     model = GatedModel()
     async with logging(tmp_path, model) as it:
         stream = await it.stream()
@@ -198,7 +198,7 @@ async def test_a_write_beside_a_step_that_runs(tmp_path: Path) -> None:
 
 
 async def test_turns_during_a_write_stay_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are not in it."""
+    """The write does not contain them."""
     async with logging(tmp_path) as it:
         stream = await it.stream()
         real = it.inner.write
@@ -216,7 +216,7 @@ async def test_turns_during_a_write_stay_in_the_log(tmp_path: Path, monkeypatch:
 
 
 async def test_a_turn_that_is_given_up_on_its_way_happens(tmp_path: Path) -> None:
-    """In the log it is there for the next server, so it must be here as well; it is asked for again under its id."""
+    """The next server has it from the log, so this one must have it too; its repeat gets the answer."""
     async with logging(tmp_path) as it:
         stream = await it.stream()
         it.inner.gate.clear()
@@ -234,7 +234,7 @@ async def test_a_turn_that_is_given_up_on_its_way_happens(tmp_path: Path) -> Non
 
 
 async def test_a_session_that_ends_while_a_turn_is_on_its_way(tmp_path: Path) -> None:
-    """Its turn has not happened, here or after a crash."""
+    """The turn has not happened, here or after a crash."""
     async with logging(tmp_path) as it:
         stream = await it.stream()
         it.inner.gate.clear()
@@ -250,7 +250,7 @@ async def test_a_session_that_ends_while_a_turn_is_on_its_way(tmp_path: Path) ->
 
 
 async def test_the_log_is_trimmed_by_each_write(tmp_path: Path) -> None:
-    """But for what came since it began; a clean end leaves none."""
+    """Turns since the write's start stay; a clean end leaves none."""
     async with logging(tmp_path) as it:
         stream = await it.stream()
         for token in (3, 4, 5):
@@ -267,7 +267,7 @@ async def test_the_log_is_trimmed_by_each_write(tmp_path: Path) -> None:
 
 
 async def test_a_log_that_grows_is_written_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And where that fails for long, turns are refused before it is too large."""
+    """Where that fails for long, turns are refused before the log is too large."""
     monkeypatch.setattr(write_ahead, "_LARGE_BYTES", 1000)
     monkeypatch.setattr(write_ahead, "_MAX_BYTES", 3000)
     async with logging(tmp_path) as it:

@@ -18,7 +18,7 @@ def marked_text(num_characters: int) -> str:
 
 
 async def test_a_long_text_is_tokenized_beside_the_event_loop() -> None:
-    """The ids are those of a short text's way, and the loop turns meanwhile."""
+    """The ids are those of the direct way, and the loop turns meanwhile."""
     async with running_world(Plan(limits=make_limits(100_000, 10))) as world:
         text = marked_text(50_000)
         tokenizing = asyncio.create_task(world.sessions.tokenize("ann", text))
@@ -31,8 +31,8 @@ async def test_a_long_text_is_tokenized_beside_the_event_loop() -> None:
 
 
 async def test_a_long_list_of_ids_is_turned_into_text_beside_the_event_loop() -> None:
-    """The text is that of a short list's way, also where a character's bytes meet the end of a slice; the loop turns
-    again and again meanwhile."""
+    """The text is that of the direct way, even where a slice ends within a character; the loop turns again and again
+    meanwhile."""
     async with running_world() as world:
         ids = [number % 3 + 1 for number in range(40_001)]
         turning = asyncio.create_task(world.sessions.detokenize("ann", ids))
@@ -45,7 +45,7 @@ async def test_a_long_list_of_ids_is_turned_into_text_beside_the_event_loop() ->
 
 
 async def test_bytes_of_one_character_may_lie_in_two_slices() -> None:
-    """As they do where tokens are bytes."""
+    """This happens where tokens are bytes."""
     encoder = Encoder(byte_tokenizer(), make_limits(10**6, 9), 256)
     text = "日本" * 2_000
     assert await encoder.decode(list(text.encode())) == text
@@ -54,14 +54,14 @@ async def test_bytes_of_one_character_may_lie_in_two_slices() -> None:
 
 @pytest.mark.parametrize("num_good", [0, 5_000])
 async def test_ids_that_there_are_not_have_no_text(num_good: int) -> None:
-    """However far behind in the list."""
+    """They are refused however far back in the list they stand."""
     async with running_world() as world:
         with pytest.raises(InvalidRequest, match="^ids: token id 99 "):
             await world.sessions.detokenize("ann", [*([1] * num_good), 99])
 
 
 async def test_long_lists_of_owners_take_turns() -> None:
-    """Whoever asks for much waits for himself."""
+    """An owner who asks for much delays only himself."""
     async with running_world() as world:
         done: list[str] = []
 
@@ -90,7 +90,7 @@ async def test_a_text_has_a_bound_in_bytes_and_in_tokens(limits: Limits, name: s
 
 
 async def test_long_texts_of_one_owner_do_not_keep_anothers_waiting() -> None:
-    """A long text waits for one of another owner's at most, however many he has sent before."""
+    """A long text waits for at most one of another owner's, however many that one has sent before."""
     async with running_world(Plan(limits=make_limits(100_000, 10))) as world:
         done: list[str] = []
 

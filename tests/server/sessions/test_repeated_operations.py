@@ -17,7 +17,8 @@ from carousel.state.store import Birth, Deed, EndReason, Row
 
 
 async def test_a_repeated_creation_gets_the_session_as_it_stands() -> None:
-    """With a chosen id or a made one; after turns it has moved on; when it has ended, the repeat is told how."""
+    """Its id may be chosen or made; after turns the repeat gets the moved session, and after the end it gets the
+    ending."""
     async with running_world() as world:
         for session_id, request_id in (("s", "r1"), ("", "r2")):
             start = world.engine.start_snapshot
@@ -35,7 +36,7 @@ async def test_a_repeated_creation_gets_the_session_as_it_stands() -> None:
 @pytest.mark.parametrize("other_id", ["this", "another"])
 async def test_an_end_that_comes_meanwhile(other_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two attempts of one request may run at once: the later one looks for the record before the earlier one writes it,
-    and for the session after. That is a success; an end by another request is told."""
+    and for the session afterwards. That is a success; an end by another request is an error."""
     async with running_world() as world:
         await world.open("s")
         recall = MemoryStore.recall
@@ -52,7 +53,7 @@ async def test_an_end_that_comes_meanwhile(other_id: str, monkeypatch: pytest.Mo
 
 
 async def test_an_end_that_comes_after_the_look_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is another request's, also where the store records what is asked before it is done, as Redis's does."""
+    """The end is another request's, even where the store records a request before it is done, as Redis does."""
     async with running_world() as world:
         await world.open("s")
         end = MemoryStore.end
@@ -69,7 +70,7 @@ async def test_an_end_that_comes_after_the_look_is_told(monkeypatch: pytest.Monk
 
 
 async def test_a_request_id_is_for_one_request() -> None:
-    """Used again for something else it is refused by name, and nothing is done; for another owner it is another id."""
+    """An id that is used for something else is refused by name and does nothing; for another owner it is another id."""
     async with running_world() as world:
         await world.open("t")
         start = world.engine.start_snapshot
@@ -91,7 +92,7 @@ async def test_a_request_id_is_for_one_request() -> None:
 
 @pytest.mark.parametrize("request_id", ["a b", "x" * 65, "a/b", "a\n"])
 async def test_a_malformed_request_id_is_refused(request_id: str) -> None:
-    """By every call that takes one, before anything is done."""
+    """Every call that takes a request id refuses it before anything is done."""
     async with running_world() as world:
         await world.open()
         blob, _ = await world.operations.export("ann", "s", NOW, 60)
@@ -110,7 +111,7 @@ async def test_a_malformed_request_id_is_refused(request_id: str) -> None:
 
 
 async def test_a_repeated_deletion_ends_nothing_that_was_made_since() -> None:
-    """The first is done; a namesake made later stays; without an id the repeat is told that it is gone."""
+    """The first is done; a later session under the id stays; without a request id, the second gets the ending."""
     async with running_world() as world:
         await world.open()
         await world.operations.delete("ann", "s", "r")
@@ -123,7 +124,7 @@ async def test_a_repeated_deletion_ends_nothing_that_was_made_since() -> None:
 
 
 async def test_a_repeated_fork_makes_no_more() -> None:
-    """It gets the same sessions as they stand now, also when the original has moved or is gone."""
+    """The repeat gets the same sessions as they stand now, even when the original has moved or is gone."""
     async with running_world() as world:
         await world.open()
         await feed(world, 1)
@@ -138,7 +139,7 @@ async def test_a_repeated_fork_makes_no_more() -> None:
 
 
 async def test_a_repeated_import_uses_its_state_once() -> None:
-    """Where a state is good once, the repeat still gets the session; another request is refused."""
+    """Where a state is good once, the repeat still gets the session, and another request is refused."""
     async with running_world(Plan(replays_seals=False)) as world:
         await world.open()
         blob, _ = await world.operations.export("ann", "s", NOW, 60)
@@ -149,8 +150,8 @@ async def test_a_repeated_import_uses_its_state_once() -> None:
 
 
 async def test_an_import_can_be_repeated_until_it_is_done() -> None:
-    """Where a state is good once: the repeat of an import that failed, or that still runs, gets the session; another
-    request, or the same id for another session, is refused all the while and afterwards."""
+    """Where a state is good once, the repeat of an import that failed or still runs gets the session. Another request,
+    and the same id for another session, are refused all the while and afterwards."""
     async with gated_creations() as (world, store, writing, may_write):
         blob, _ = await world.operations.export("ann", "s", NOW, 60)
         store.faults[Fault.BEFORE_WRITE] = 1
@@ -173,7 +174,8 @@ async def test_an_import_can_be_repeated_until_it_is_done() -> None:
 
 
 async def test_a_repeat_that_waited_for_room_is_a_repeat() -> None:
-    """Two of one request find the store full, and what is due makes room: both get the session that one made."""
+    """Two attempts of one request find the store full, and what is due makes room: both get the session that one
+    made."""
 
     class FullTwice(FaultyStore):
         num_full = 2
@@ -195,7 +197,7 @@ async def test_a_repeat_that_waited_for_room_is_a_repeat() -> None:
 
 
 async def test_a_repeated_rewind_or_checkpoint_moves_nothing() -> None:
-    """It is answered as the first was, although other turns came since and whatever it expects; its id is taken."""
+    """The repeat gets the first answer, although other turns came since and whatever it expects; its id is taken."""
     async with running_world() as world:
         await world.open()
         await feed(world, 1)
@@ -224,7 +226,8 @@ async def test_a_repeated_rewind_or_checkpoint_moves_nothing() -> None:
 @pytest.mark.parametrize("request_id", ["", "r"])
 @pytest.mark.parametrize("num_steps", range(12))
 async def test_a_cancelled_fork_makes_all_or_none(request_id: str, num_steps: int) -> None:
-    """Without an id, nobody could find the copies: none stays. With one all stay, or none; the repeat gets three."""
+    """Without an id none stays, since no caller could find the copies. With one, all stay or none, and the repeat gets
+    three."""
 
     async def pause(name: str) -> None:
         for _ in range(2):
@@ -247,7 +250,7 @@ async def test_a_cancelled_fork_makes_all_or_none(request_id: str, num_steps: in
 
 
 async def test_a_creation_whose_answer_was_lost_is_not_made_twice() -> None:
-    """The store made it and its answer is lost: UNAVAILABLE, and the repeat finds it."""
+    """The store made it and its answer is lost: the call is UNAVAILABLE, and the repeat finds the session."""
     async with running_world(faulty_plan()) as world:
         assert isinstance(world.store, FaultyStore)
         for session_id in ("chosen", ""):

@@ -15,7 +15,7 @@ from carousel.turns import Candidate
 
 
 async def test_a_repeat_is_answered_from_the_record() -> None:
-    """The same answer, marked as a repeat; the session does not move."""
+    """The repeat gets the same answer, marked as a replay; the session does not move."""
     async with running_world() as world:
         await world.open()
         caller = replace(ANN, request_id="r")
@@ -27,7 +27,7 @@ async def test_a_repeat_is_answered_from_the_record() -> None:
 
 
 async def test_a_repeat_stands_where_its_own_turn_ended() -> None:
-    """After other turns, and after a rewind, a late repeat still says its own position, not the session's."""
+    """After other turns and a rewind, a late repeat still gets its own position, not the session's."""
     async with running_world() as world:
         await world.open()
         caller = replace(ANN, request_id="r", expected_position=0)
@@ -40,7 +40,7 @@ async def test_a_repeat_stands_where_its_own_turn_ended() -> None:
 
 
 async def test_a_repeat_while_the_first_runs_waits_for_its_record() -> None:
-    """It does not begin before the first has ended, and then gets the answer."""
+    """The repeat does not begin before the first has ended, and then gets the answer."""
     async with running_world() as world:
         await world.open()
         caller = replace(ANN, request_id="r")
@@ -54,7 +54,7 @@ async def test_a_repeat_while_the_first_runs_waits_for_its_record() -> None:
 
 
 async def test_a_repeat_of_a_turn_that_failed_is_a_first() -> None:
-    """Nothing was applied, so nothing was recorded: the one that waited runs."""
+    """Nothing was applied, so nothing was recorded: the repeat that waited runs."""
     async with running_world() as world:
         await world.open()
         caller = replace(ANN, request_id="r")
@@ -77,7 +77,7 @@ async def test_a_repeat_of_a_turn_that_failed_is_a_first() -> None:
 
 
 async def test_an_id_used_for_another_request_is_refused() -> None:
-    """The record is not given to a request that it does not answer, and nothing is applied."""
+    """The record is given only to its own request, and nothing is applied."""
     async with running_world() as world:
         await world.open()
         caller = replace(ANN, request_id="r")
@@ -96,8 +96,8 @@ async def test_ids_are_remembered_by_their_session() -> None:
 
 
 async def test_repeats_that_outlive_their_answers_are_not_applied() -> None:
-    """More turns than answers are kept: each repeat is answered or told that its answer is gone, and the session stands
-    where the firsts left it, also when the position that the repeat expects is long passed."""
+    """More turns than answers are kept: each repeat is answered or told that its answer is gone, and the session does
+    not move, even when the expected position is long past."""
     async with running_world() as world:
         await world.open()
         callers = [replace(ANN, request_id=f"r{number}") for number in range(9)]
@@ -114,7 +114,7 @@ async def test_repeats_that_outlive_their_answers_are_not_applied() -> None:
 
 
 async def test_the_oldest_ids_are_forgotten() -> None:
-    """One beyond those that are remembered is a new request, and expected_position is what guards it."""
+    """An id beyond those that are remembered is a new request, and expected_position guards it."""
     async with running_world(Plan(retention=replace(Plan().retention, max_request_ids=20))) as world:
         await world.open()
         for number in range(21):
@@ -127,7 +127,7 @@ async def test_the_oldest_ids_are_forgotten() -> None:
 
 
 async def test_an_answer_that_is_kept_for_longer_than_ids_is_given() -> None:
-    """As long as the answer is there the request is not applied again, however few ids are remembered."""
+    """As long as the answer is there, the request is not applied again, however few ids are remembered."""
     retention = replace(Plan().retention, max_request_ids=2, max_answers=4)
     async with running_world(Plan(retention=retention)) as world:
         await world.open()
@@ -153,7 +153,7 @@ async def test_a_text_of_more_tokens_than_characters_has_its_answer_kept() -> No
 
 
 async def test_an_answer_too_large_to_keep_is_gone_and_not_applied_again() -> None:
-    """The repeat is told so; a small answer beside it is kept."""
+    """The repeat is told so, and a small answer beside it is kept."""
     async with running_world(Plan(retention=replace(Plan().retention, max_answer_bytes=1000))) as world:
         await world.open()
         await turn(world, replace(ANN, request_id="large"), 1, size=100)
@@ -166,7 +166,7 @@ async def test_an_answer_too_large_to_keep_is_gone_and_not_applied_again() -> No
 
 @pytest.mark.parametrize("expected", [0, 2, 4, -1, 2**62])
 async def test_another_position_than_expected_changes_nothing(expected: int) -> None:
-    """PositionMismatch with the current one; the right one passes."""
+    """The turn gets PositionMismatch with the current position; the right position passes."""
     async with running_world() as world:
         await world.open()
         await turn(world, ANN, 1, 2, 3)

@@ -21,7 +21,7 @@ from carousel.state.write_ahead import WriteAhead
 
 
 async def test_a_stream_that_goes_on_holds_its_session() -> None:
-    """From its second message on; what happened is in the store when somebody looks."""
+    """The stream holds it from its second message on; a caller that looks finds all turns in the store."""
     async with holding() as (world, (stream,)):
         assert stream.holds
         assert (await world.hold("0")).row.position == 1  # the store's own
@@ -30,7 +30,7 @@ async def test_a_stream_that_goes_on_holds_its_session() -> None:
 
 
 async def test_what_is_idle_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what is not stays."""
+    """A session that is not idle stays."""
     async with holding(3) as (world, streams):
         await wait(0.2, monkeypatch)
         await streams[1].say(3)
@@ -54,7 +54,7 @@ async def test_what_others_want_is_not_held_for_a_second(monkeypatch: pytest.Mon
 
 
 async def test_a_stream_that_failed_in_the_ordinary_way_lets_others_want_its_session() -> None:
-    """What it said before must not count for them."""
+    """What the stream said before does not count for them."""
     async with holding() as (world, (stream,)):
         with pytest.raises(Exception, match="k"):
             await stream.say_otherwise(3, k=999)
@@ -72,7 +72,7 @@ async def test_its_own_ordinary_messages_do_not_count_as_others() -> None:
 
 
 async def test_the_longest_idle_makes_room() -> None:
-    """When slots run out; who is busy stays."""
+    """This happens when slots run out; a busy session stays."""
     async with holding(3, Plan(bounds=bounds(3))) as (world, streams):
         await streams[0].say(3)
         await world.open("new")
@@ -86,7 +86,7 @@ async def test_the_longest_idle_makes_room() -> None:
 
 
 async def test_nobody_makes_room_who_is_busy() -> None:
-    """A turn that finds all slots in use goes the ordinary way."""
+    """A turn that finds all slots in use takes the ordinary path."""
     model = GatedModel()
     async with holding(2, Plan(model, bounds=bounds(2))) as (world, streams):
         await world.open("new")
@@ -105,7 +105,7 @@ async def test_nobody_makes_room_who_is_busy() -> None:
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 async def test_a_stream_that_never_pauses_keeps_nobody_waiting(kind: str, tmp_path: Path) -> None:
-    """Whoever wants a session that is held has it after the turn that runs: who looks, lists, sweeps or gives back."""
+    """A caller that looks, lists, sweeps or gives back has the session after the turn that runs."""
     async with holding(2, Plan() if kind == "memory" else sqlite_plan(tmp_path)) as (world, (stream, _)):
         num_turns = 0
         stopped = asyncio.Event()
@@ -138,7 +138,7 @@ async def test_a_stream_that_never_pauses_keeps_nobody_waiting(kind: str, tmp_pa
 
 
 async def test_a_position_that_is_not_met_holds_nothing() -> None:
-    """Neither session nor slot when the stream has gone."""
+    """When the stream has gone, it holds neither session nor slot."""
     async with running_world() as world:
         await world.open("s")
         stream = Stream(world, "s")
@@ -173,7 +173,7 @@ async def test_a_stream_that_is_cut_off_anywhere_holds_nothing(kind: str, tmp_pa
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 async def test_a_caller_at_his_limit_does_not_cost_others_their_holds(kind: str, tmp_path: Path) -> None:
-    """Room for him is made of what he holds without using it; where that makes none, nothing is given back."""
+    """His own unused holds make room for him; where that makes none, nothing is given back."""
     capacity = Capacity(1000, 2**30, evicts=True, owner_limits=OwnerLimits(max_sessions=4))
 
     def make(clock: Clock) -> SessionStore:
@@ -199,7 +199,7 @@ async def test_a_caller_at_his_limit_does_not_cost_others_their_holds(kind: str,
 
 
 async def test_slots_of_all_sizes_come_back() -> None:
-    """Streams that come, go, fail, collide and are cut off at random lose none."""
+    """Streams that come, go, fail, collide and are cut off at random lose no slot."""
     dice = random.Random(5)
     async with running_world(Plan(bounds=bounds(6))) as world:
         names = [f"s{number}" for number in range(10)]
@@ -232,7 +232,7 @@ async def test_slots_of_all_sizes_come_back() -> None:
 
 
 async def test_a_fork_of_held_turns_goes_where_they_went() -> None:
-    """As does a rewind, over more turns than the ring has rows."""
+    """A rewind does too, over more turns than the ring has rows."""
     async with holding() as (world, (stream,)):
         for token in range(3, 16):
             await stream.say(token)
@@ -247,5 +247,5 @@ async def test_a_fork_of_held_turns_goes_where_they_went() -> None:
 
 
 def test_what_a_plain_turn_was_answered_is_small() -> None:
-    """A thousand held sessions have thousands of these."""
+    """The bound matters: a thousand held sessions have thousands of these."""
     assert not hasattr(Named((), (), 0, 0), "__dict__")

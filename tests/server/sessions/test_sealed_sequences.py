@@ -13,7 +13,7 @@ from carousel.sessions.requests import Caller, GenerationRequest
 
 
 async def test_a_sealed_state_is_a_sequence_that_its_caller_keeps() -> None:
-    """The next state comes back with the position; no session is made; nothing can be lost here."""
+    """The next state comes back with the position; no session is made, so nothing can be lost."""
     async with running_world() as world:
         state = world.seal(world.engine.start_snapshot)
         for number in (1, 2, 3):
@@ -29,7 +29,7 @@ async def test_a_sealed_state_is_a_sequence_that_its_caller_keeps() -> None:
 
 
 async def test_a_sealed_state_is_for_its_owner_at_its_position_and_for_a_time() -> None:
-    """Anybody else, another position and a later day are refused."""
+    """Another owner, another position and a later day are refused."""
     async with running_world() as world:
         state = world.seal(world.engine.start_snapshot)
         with pytest.raises(StateRefused, match="someone else"):
@@ -44,7 +44,7 @@ async def test_a_sealed_state_is_for_its_owner_at_its_position_and_for_a_time() 
 
 @pytest.mark.parametrize("replays_seals", [True, False])
 async def test_whether_a_state_may_be_used_again_is_a_setting(replays_seals: bool) -> None:
-    """Allowed, it gives the same again; refused, the second use is told so, but one that was refused is no use."""
+    """Where it may, it gives the same again; where it may not, the second use is refused. A refused turn is no use."""
     async with running_world(Plan(replays_seals=replays_seals)) as world:
         caller = Caller("ann", state=world.seal(world.oracle.start()))
         with pytest.raises(ModelFailed):
@@ -72,7 +72,7 @@ async def test_two_turns_cannot_use_one_state_at_once_where_it_is_good_once() ->
 
 @pytest.mark.parametrize("end", [asyncio.CancelledError(), ValueError("oops"), ModelFailed("told")])
 async def test_a_state_of_which_something_may_be_known_stays_used(end: BaseException) -> None:
-    """A turn that was given up, that broke, or of which something was told: where a state is good once, it is used."""
+    """A turn was given up, broke or told something: where a state is good once, it is used."""
     async with running_world(Plan(replays_seals=False)) as world:
         caller = Caller("ann", state=world.seal(world.oracle.start()))
 
@@ -88,7 +88,7 @@ async def test_a_state_of_which_something_may_be_known_stays_used(end: BaseExcep
 
 
 async def test_a_generation_that_is_closed_has_used_its_state() -> None:
-    """After its first piece, where a state is good once."""
+    """The first piece is the use, where a state is good once."""
     async with running_world(Plan(replays_seals=False)) as world:
         caller = Caller("ann", state=world.seal(world.oracle.start()))
         pieces = world.sessions.generate(caller, GenerationRequest((1,), max_tokens=1000))
@@ -99,7 +99,7 @@ async def test_a_generation_that_is_closed_has_used_its_state() -> None:
 
 
 async def test_a_state_whose_next_one_was_made_stays_used() -> None:
-    """Also when its caller went away before the answer was sent."""
+    """This holds even when its caller left before the answer was sent."""
     async with running_world(Plan(replays_seals=False)) as world:
         caller = Caller("ann", state=world.seal(world.oracle.start()))
 

@@ -12,7 +12,7 @@ from carousel.sessions.requests import Caller, GenerationRequest, PredictionRequ
 
 
 async def test_a_turn_without_a_session_gets_the_start_and_keeps_nothing() -> None:
-    """Its sequence begins at the start snapshot and saving is without effect."""
+    """Its sequence begins at the start snapshot, and a save has no effect."""
     async with running_world() as world:
         async with world.sequences.hold(Caller("ann"), ASKED) as sequence:
             assert sequence.start is world.engine.start_snapshot
@@ -22,7 +22,7 @@ async def test_a_turn_without_a_session_gets_the_start_and_keeps_nothing() -> No
 
 
 async def test_a_turn_gets_its_session_and_saves_it() -> None:
-    """What is saved is the next turn's start, and the standing says where that is."""
+    """The saved snapshot is the next turn's start, and the standing says where that is."""
     async with running_world() as world:
         await world.open()
         async with world.sequences.hold(ANN, ASKED) as sequence:
@@ -56,7 +56,7 @@ async def test_the_bytes_of_an_unfinished_character_are_kept() -> None:
 
 @pytest.mark.parametrize("caller", [Caller("ann", "nothing"), Caller("bob", "s"), Caller("ann", "no id\n")])
 async def test_an_unknown_or_foreign_session_gives_no_seat(caller: Caller) -> None:
-    """All are SessionNotFound, also while the owner's turn holds the session: a stranger does not wait."""
+    """All are SessionNotFound, even while the owner's turn holds the session: a stranger does not wait."""
     async with running_world(Plan(max_turns_per_session=0)) as world:
         await world.open()
         async with world.sequences.hold(ANN, ASKED):
@@ -82,7 +82,7 @@ async def test_a_session_that_ends_while_a_turn_waits_is_gone_for_it() -> None:
 
 
 async def test_a_session_that_is_deleted_during_a_turn_cannot_be_saved() -> None:
-    """The turn is told how it ended, and nothing comes back to life."""
+    """The turn gets the ending, and the session stays deleted."""
     async with running_world() as world:
         await world.open()
         async with world.sequences.hold(ANN, ASKED) as sequence:
@@ -94,8 +94,8 @@ async def test_a_session_that_is_deleted_during_a_turn_cannot_be_saved() -> None
 
 @pytest.mark.parametrize("seconds", [100, 1000])
 async def test_the_clock_ends_no_session_in_use(seconds: int) -> None:
-    """Neither its idle time nor its lifetime, swept or asked for meanwhile: the turn is acknowledged. Then a lifetime
-    that has passed ends it, and an idle time begins anew."""
+    """Neither its idle time nor its lifetime ends it during a turn, in a sweep or a call. Then a passed lifetime ends
+    it, and the idle time begins anew."""
     async with running_world() as world:
         await world.open()
         async with world.sequences.hold(ANN, ASKED) as sequence:
@@ -113,7 +113,7 @@ async def test_the_clock_ends_no_session_in_use(seconds: int) -> None:
 
 
 async def test_a_session_whose_turns_are_all_cancelled_is_idle() -> None:
-    """A cancelled turn changes nothing, and so not when the session expires either."""
+    """A cancelled turn changes nothing, so it does not move the session's end either."""
     async with running_world() as world:
         session = await world.open()
         for _ in range(4):
@@ -136,7 +136,7 @@ async def test_a_session_whose_turns_are_all_cancelled_is_idle() -> None:
 
 
 async def test_a_session_made_anew_is_not_touched_by_an_old_turn() -> None:
-    """A turn that began on the session of that name before it was deleted and made again cannot be saved."""
+    """A turn that began before the session was deleted and made again cannot be saved."""
     async with running_world() as world:
         await world.open()
         async with world.sequences.hold(ANN, ASKED) as sequence:
@@ -171,8 +171,8 @@ async def test_a_turn_that_fails_gives_its_seat_back() -> None:
     ],
 )
 async def test_a_caller_that_contradicts_itself_is_told(caller: Caller, field: str) -> None:
-    """A state beside a session, a malformed request id, a request id that nothing could remember, a position of what
-    stands nowhere: alike for all kinds of turns, sessionless streams too."""
+    """The contradictions are a state beside a session, a malformed request id, one that nothing could remember, and a
+    position of no session. All kinds of turns refuse them, sessionless streams too."""
     async with running_world() as world:
         await world.open()
         for call in (

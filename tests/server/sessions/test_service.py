@@ -51,7 +51,7 @@ async def test_generation_reports_how_it_ended() -> None:
 
 
 async def test_a_random_seed_is_reported_and_repeats_the_generation() -> None:
-    """Without a seed one is made; given back, it gives the same tokens."""
+    """Without a seed one is made; the same seed gives the same tokens again."""
     async with running_world() as world:
         tokens, text, end = await generate(world, Caller("ann"), GenerationRequest("a", max_tokens=30))
         other, _, other_end = await generate(world, Caller("ann"), GenerationRequest("a", max_tokens=30))
@@ -63,7 +63,7 @@ async def test_a_random_seed_is_reported_and_repeats_the_generation() -> None:
 
 
 async def test_a_stop_string_ends_the_text_and_the_session_has_consumed_it() -> None:
-    """The text ends before the stop; all tokens, the stop's too, are part of the session."""
+    """The text ends before the stop; all tokens, even the stop's, are part of the session."""
     async with running_world() as world:
         tokens, text, _ = await generate(world, Caller("ann"), GenerationRequest("a", GREEDY, 12))
         stop = text[4:7]
@@ -78,7 +78,7 @@ async def test_a_stop_string_ends_the_text_and_the_session_has_consumed_it() -> 
 
 
 async def test_a_stop_id_leaves_its_text_out() -> None:
-    """The stop token is consumed and reported, its text is not shown."""
+    """The stop token is consumed and reported, but its text is not shown."""
     async with running_world() as world:
         tokens, text, _ = await generate(world, Caller("ann"), GenerationRequest("a", GREEDY, 12))
         stop_at = next(n for n in range(3, 12) if tokens.index(tokens[n]) == n) if len(set(tokens)) > 3 else 0
@@ -139,7 +139,7 @@ async def test_asking_for_words_does_not_move_the_session() -> None:
 
 
 async def test_a_stream_without_a_session_carries_its_own_state() -> None:
-    """predict_unkept goes on from the snapshot it gave, and no session is made."""
+    """predict_unkept goes on from the snapshot that it gave, and no session is made."""
     async with running_world() as world:
         _, snapshot = await world.sessions.predict_unkept(None, PredictionRequest("ab"), Caller("ann"))
         prediction, snapshot = await world.sessions.predict_unkept(snapshot, PredictionRequest("c"), Caller("ann"))
@@ -162,7 +162,7 @@ async def test_an_answer_that_cannot_be_kept_is_not_collected() -> None:
 
 
 async def test_turns_on_one_session_queue_in_order_up_to_a_bound() -> None:
-    """Turns sent at once run one after the other as they came; the one beyond the bound is refused."""
+    """Turns that are sent at once run in order of arrival; one beyond the bound is refused."""
     async with running_world(Plan(max_turns_per_session=3)) as world:
         await world.open()
         order = [(1, 2), (3,), (4, 5, 6), (7,), (8,)]
@@ -180,7 +180,7 @@ async def test_turns_on_one_session_queue_in_order_up_to_a_bound() -> None:
 
 
 async def test_bad_requests_are_refused_before_the_session_is_touched() -> None:
-    """Ids outside the vocabulary, too much input or output, bad options: InvalidRequest, nothing changed."""
+    """Ids outside the vocabulary, too much input or output and bad options are InvalidRequest and change nothing."""
     async with running_world(Plan(limits=make_limits(max_input_tokens=4, max_generated_tokens=4))) as world:
         session = await world.open()
         for turn in (
@@ -198,7 +198,7 @@ async def test_bad_requests_are_refused_before_the_session_is_touched() -> None:
 
 
 async def test_a_model_is_known_by_name_and_digest() -> None:
-    """Nothing, its name and its digest all mean the model; anything else is not here."""
+    """No name, its name and its digest all mean the model; any other name is unknown."""
     async with running_world() as world:
         for name in ("", "toy", world.manifest.digest):
             world.sessions.check_model(name)
@@ -207,7 +207,7 @@ async def test_a_model_is_known_by_name_and_digest() -> None:
 
 
 async def test_pace_and_tokens_are_counted() -> None:
-    """A generation of n tokens is one time to the first, a mean for each later piece, and n generated."""
+    """A generation of n tokens counts one time to the first, a mean for each later piece, and n generated tokens."""
     async with running_world() as world:
         request = GenerationRequest("ab", GREEDY, 7)
         pieces = [len(piece.tokens) async for piece in world.sessions.generate(Caller("ann"), request)]

@@ -15,7 +15,7 @@ from carousel.state.store import Capacity
 
 @contextlib.asynccontextmanager
 async def heard(world: World, owner: str = "ann") -> AsyncIterator[list[SessionEvent]]:
-    """What a watcher hears inside the block, there when it ends."""
+    """Collects what a watcher hears inside the block; the list is full when the block ends."""
     found: list[SessionEvent] = []
     with world.operations.watch(owner) as events:
         yield found
@@ -29,7 +29,7 @@ async def heard(world: World, owner: str = "ann") -> AsyncIterator[list[SessionE
 
 
 async def test_a_deleted_session_is_known_as_deleted() -> None:
-    """To its owner, with the time; its parts are gone and the name is free for a new one."""
+    """Its owner gets the ending with the time; its parts are gone and the name is free for a new one."""
     async with running_world() as world:
         await world.open()
         world.clock.advance(7.5)
@@ -45,7 +45,7 @@ async def test_a_deleted_session_is_known_as_deleted() -> None:
 @pytest.mark.parametrize(("seconds", "ending"), [((100,), "idle"), ((90,) * 11 + (10,), "age")])
 @pytest.mark.parametrize("is_swept", [True, False])
 async def test_an_expired_session_says_why(seconds: tuple[int, ...], ending: str, is_swept: bool) -> None:
-    """Unused for too long, or too old however much it was used; whether the sweep or a call finds it first."""
+    """The reason is idleness or age, whether the sweep or a call finds it first."""
     async with running_world() as world:
         await world.open()
         for number, one in enumerate(seconds):
@@ -64,7 +64,8 @@ async def test_an_expired_session_says_why(seconds: tuple[int, ...], ending: str
 
 
 async def test_an_evicted_session_says_so() -> None:
-    """The least recently used makes room, is told apart from an expired one, and is counted and announced."""
+    """The least recently used session makes room; its ending differs from an expired one's, and is counted and
+    announced."""
     async with running_world(store_of(Capacity(2, 2**20, evicts=True))) as world:
         await world.open("a")
         await world.open("b")
@@ -79,7 +80,7 @@ async def test_an_evicted_session_says_so() -> None:
 
 
 async def test_a_full_store_refuses_until_sessions_expire() -> None:
-    """Without eviction the one too many is Overloaded; what has expired makes room by itself."""
+    """Without eviction, one more is Overloaded; expired sessions make room by themselves."""
     async with running_world(store_of(Capacity(2, 2**20, evicts=False))) as world:
         await world.open("a")
         await world.open("b")
@@ -91,7 +92,7 @@ async def test_a_full_store_refuses_until_sessions_expire() -> None:
 
 
 async def test_sessions_are_listed_for_their_owner_oldest_first() -> None:
-    """In pages; expired ones are not there."""
+    """The list comes in pages, without expired sessions."""
     async with running_world() as world:
         for name in ("b", "a", "c"):
             await world.open(name)
@@ -105,7 +106,7 @@ async def test_sessions_are_listed_for_their_owner_oldest_first() -> None:
 
 
 async def test_watchers_hear_of_every_kind() -> None:
-    """Created, deleted, expired, in order, with times, and of nobody else's."""
+    """They hear of created, deleted and expired sessions, in order, with times, and only of their owner's."""
     async with running_world() as world:
         async with heard(world) as events:
             await world.open("a")
@@ -122,7 +123,7 @@ async def test_watchers_hear_of_every_kind() -> None:
 
 
 async def test_live_sessions_are_counted() -> None:
-    """Made, and gone by each way."""
+    """The counters have created sessions, and ended ones by reason."""
     async with running_world() as world:
         for name in "abc":
             await world.open(name)

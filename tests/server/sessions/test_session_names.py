@@ -21,7 +21,7 @@ async def test_made_ids_are_unguessable() -> None:
 
 @pytest.mark.parametrize("session_id", ["a", "x" * 128, "A-z_0.9~"])
 async def test_a_caller_may_choose_an_id(session_id: str) -> None:
-    """A well-formed id is taken as it is, once for each owner: whether others have it cannot be told."""
+    """A well-formed id is taken as it is, once for each owner, and does not show whether others have it."""
     async with running_world() as world:
         assert (await world.open(session_id)).id == session_id
         with pytest.raises(SessionExists):
@@ -33,7 +33,7 @@ async def test_a_caller_may_choose_an_id(session_id: str) -> None:
 
 @pytest.mark.parametrize("name", BAD_NAMES)
 async def test_a_malformed_name_is_refused(name: str) -> None:
-    """For a session (where empty asks for one), for a fork and for a checkpoint; nothing is made."""
+    """This holds for a session (where empty asks for an id), a fork and a checkpoint; nothing is made."""
     async with running_world() as world:
         await world.open()
         with pytest.raises(InvalidRequest, match="^checkpoint: "):
@@ -49,7 +49,7 @@ async def test_a_malformed_name_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", BAD_NAMES)
 async def test_what_can_be_no_id_reaches_no_store(name: str) -> None:
-    """It is not found, although the store would fail if it were asked."""
+    """The session is not found, although the store would fail if it were asked."""
     async with running_world(faulty_plan()) as world:
         assert isinstance(world.store, FaultyStore)
         world.store.faults[Fault.READ] = world.store.faults[Fault.ACQUIRE] = 99
@@ -57,7 +57,7 @@ async def test_what_can_be_no_id_reaches_no_store(name: str) -> None:
 
 
 async def test_a_foreign_session_is_as_unknown() -> None:
-    """Living or ended, to a stranger it is what an id is that never was."""
+    """A stranger gets the same answer for a live, an ended and an unknown session."""
     async with running_world() as world:
         unknown = await refusal(world, "bob", "t")
         await world.open()
@@ -70,7 +70,7 @@ async def test_a_foreign_session_is_as_unknown() -> None:
 
 
 async def test_an_id_that_was_made_for_a_request_is_its_own() -> None:
-    """Whichever server makes it, the same id; another owner's or another request's is another one."""
+    """Every server makes the same id; another owner's or another request's id differs."""
     async with running_world() as here, running_world() as there:
         made = [
             (await world.operations.create(owner, "", world.engine.start_snapshot, request_id)).id
@@ -83,7 +83,7 @@ async def test_an_id_that_was_made_for_a_request_is_its_own() -> None:
 
 
 def test_made_ids_are_no_options_of_a_command_line() -> None:
-    """One in sixty-four would begin with a dash."""
+    """One in sixty-four would otherwise begin with a dash."""
     derived = [deeds.derive_id("ann", "r", number) for number in range(1000)]
     drawn = [deeds.draw_id() for _ in range(1000)]
     assert not [one for one in (*derived, *drawn) if one.startswith("-")]

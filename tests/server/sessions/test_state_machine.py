@@ -59,7 +59,7 @@ def _sqlite_uncached(directory: Path, url: str, clock: Clock) -> SessionStore:
 
 
 def _redis(_: Path, url: str, clock: Clock) -> SessionStore:
-    """On the server that the test runs, emptied. Time passes there as it does everywhere."""
+    """Uses the server that the test runs, emptied. Time passes there by itself."""
     subprocess.run(["redis-cli", "-u", url, "flushall"], check=True, stdout=subprocess.DEVNULL)
     return RedisStore(url, Lifetimes(idle=10_000, absolute=10_000), timing=Timing(lease=10.0))
 
@@ -86,7 +86,7 @@ class Sessions(ModelledSessions):
 
     @rule(name=NAMES, turns=some.lists(some.tuples(KINDS, INPUTS, REQUEST_IDS), min_size=2, max_size=6))
     def talk(self, name: str, turns: list[tuple[str, Ids, str]]) -> None:
-        """A conversation, on a new session if there is none: what the other rules have a past from."""
+        """Has a conversation, on a new session if there is none, so that the other rules have a past."""
         if not self.is_live(name):
             self.create(name)
         for kind, ids, request_id in turns:
@@ -96,7 +96,7 @@ class Sessions(ModelledSessions):
 
     @rule(name=NAMES)
     def create(self, name: str) -> None:
-        """A free name is taken, another is refused."""
+        """Takes a free name; a used one is refused."""
         with self.refused(SessionExists if self.is_live(name) else None):
             self.run(self.world.operations.create("ann", name, self.world.engine.start_snapshot))
             self.note_new(name, ())
@@ -108,8 +108,8 @@ class Sessions(ModelledSessions):
     def take_turn(
         self, name: str, kind: str, ids: Ids, seed: int, request_id: str, expected: str | None, fault: Fault | None
     ) -> None:
-        """A turn: applied once and answered right, or repeated from its record, or refused without a trace; when the
-        store fails, its repeat makes it so."""
+        """A turn is applied once and answered right, replayed from its record, or refused without a trace; when the
+        store fails, its repeat settles it."""
         asked = Asked(kind, ids, seed)
         caller = self.caller(name, request_id, expected)
         error = self.expect(name, asked, caller)
@@ -127,7 +127,7 @@ class Sessions(ModelledSessions):
 
     @rule(name=NAMES, data=some.data())
     def repeat(self, name: str, data: some.DataObject) -> None:
-        """A request whose answer is retained gets it again, word for word, whatever it expects, and moves nothing."""
+        """A repeat with a retained answer gets it word for word, whatever it expects, and moves nothing."""
         if self.is_live(name) and self.live[name].answers:
             request_id = data.draw(some.sampled_from(sorted(self.live[name].answers)))
             asked, (content, standing) = self.live[name].answers[request_id]
@@ -154,7 +154,7 @@ class Sessions(ModelledSessions):
 
     @rule(name=NAMES, data=some.data(), expected=EXPECTED, is_named=some.booleans())
     def rewind(self, name: str, data: some.DataObject, expected: str | None, is_named: bool) -> None:
-        """Back, or ahead to a checkpoint; what came after is forgotten."""
+        """The session goes back, or ahead to a checkpoint; what came after is forgotten."""
         point, ids = self.draw_point(name, data)
         position = self.caller(name, "", expected).expected_position
         error = self.ending(name) or (PositionMismatch if expected == "wrong" else None) or self.unknown(ids)
@@ -169,7 +169,7 @@ class Sessions(ModelledSessions):
 
     @rule(name=NAMES, data=some.data())
     def repeat_a_rewind(self, name: str, data: some.DataObject) -> None:
-        """It says where it led, and undoes nothing that came since; another request under its id is refused."""
+        """The repeat says where the rewind led and undoes nothing since; another request under its id is refused."""
         if self.is_live(name) and self.live[name].moves:
             request_id = data.draw(some.sampled_from(sorted(self.live[name].moves)))
             point, ids = self.live[name].moves[request_id]
@@ -179,7 +179,7 @@ class Sessions(ModelledSessions):
 
     @rule(name=NAMES, turns=some.lists(some.tuples(KINDS, INPUTS, REQUEST_IDS), min_size=2, max_size=4), back=MARKS)
     def regret(self, name: str, turns: list[tuple[str, Ids, str]], back: str) -> None:
-        """A conversation that goes back one turn or all of them; what it was answered stays on record."""
+        """A conversation goes back one turn or all of them; its answers stay on record."""
         self.talk(name, turns)
         ids = self.live[name].boundaries[-2:][0] if back == "m" else self.live[name].boundaries[0]
         self.run(self.world.operations.rewind("ann", name, Point(len(ids)), None))
@@ -190,7 +190,7 @@ class Sessions(ModelledSessions):
 
     @rule(name=NAMES, mark=MARKS)
     def checkpoint(self, name: str, mark: str) -> None:
-        """The name points here from now on."""
+        """The name now points here."""
         with self.refused(self.ending(name)):
             self.run(self.world.operations.mark("ann", name, mark))
             self.live[name].marks[mark] = self.live[name].ids
@@ -198,7 +198,7 @@ class Sessions(ModelledSessions):
 
     @rule(name=NAMES, data=some.data(), ttl_seconds=some.sampled_from([50.0, 500.0]))
     def export(self, name: str, data: some.DataObject, ttl_seconds: float) -> None:
-        """The state at the point, to be used later."""
+        """Keeps the state at the point, to be used later."""
         point, ids = self.draw_point(name, data)
         with self.refused(self.ending(name) or self.unknown(ids)):
             blob, position = self.run(self.world.operations.export("ann", name, point, ttl_seconds))
@@ -209,7 +209,7 @@ class Sessions(ModelledSessions):
     @precondition(lambda self: any(expiry > self.world.clock.now for _, _, expiry in self.sealed))
     @rule(name=NAMES, data=some.data())
     def import_state(self, name: str, data: some.DataObject) -> None:
-        """A session that stands where the exported one stood, whatever became of that."""
+        """The session stands where the exported one stood, whatever became of that."""
         good = [one for one in self.sealed if one[2] > self.world.clock.now]
         blob, ids, _ = good[data.draw(some.integers(0, len(good) - 1))]
         with self.refused(SessionExists if self.is_live(name) else None):
@@ -218,7 +218,7 @@ class Sessions(ModelledSessions):
 
     @rule(name=NAMES, is_sure=RARELY)
     def delete(self, name: str, is_sure: bool) -> None:
-        """It is gone, and known to be deleted."""
+        """The session is gone and known to be deleted."""
         if self.is_live(name) and not is_sure:
             return
         with self.refused(self.ending(name)):
@@ -235,13 +235,13 @@ class Sessions(ModelledSessions):
 
     @rule(name=NAMES)
     def trespass(self, name: str) -> None:
-        """To a stranger there is no session, living or ended."""
+        """A stranger finds no session, living or ended."""
         with pytest.raises(SessionNotFound):
             self.run(self.world.sessions.predict(Caller("bob", name), PredictionRequest()))
 
     @invariant()
     def sessions_are_what_the_model_says(self) -> None:
-        """Position, past and state of each, bit for bit; nobody else is there; no lane is busy."""
+        """Position, past and state of each are right, bit for bit; there is no other session; no lane is busy."""
         for name in ("a", "b", "c"):
             with self.refused(self.ending(name)):
                 history = self.run(self.world.operations.history("ann", name))
@@ -257,7 +257,7 @@ class Sessions(ModelledSessions):
 
 @pytest.mark.parametrize("store", STORES)
 def test_sessions_are_what_a_model_of_them_says(store: str, tmp_path: Path) -> None:
-    """Over each store, for many drawn lives of three sessions."""
+    """This holds over each store, for many drawn lives of three sessions."""
     numbers = iter(range(10**9))
 
     class Machine(Sessions):

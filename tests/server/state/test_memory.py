@@ -1,4 +1,4 @@
-"""A store in memory leaves nothing of sessions that are gone, does no long work at once, and has one order."""
+"""A store in memory leaves nothing of ended sessions, does no long work at once, and calls complete in order."""
 
 import asyncio
 import gc
@@ -16,7 +16,7 @@ from carousel.state.store import DEED_SECONDS, Capacity, Deed, Durability, Endin
 
 
 async def test_no_life_is_longer_than_the_absolute_one(told: list[Ending], clock: FakeClock) -> None:
-    """Also where the idle time is longer."""
+    """The absolute lifetime holds even where the idle time is longer."""
     store = await make_store(told, clock, lifetimes=Lifetimes(idle=100.0, absolute=50.0))
     assert (await open_session(store)).expires_at == NOW + 50
     assert (await advance(store)).expires_at == NOW + 50
@@ -163,7 +163,7 @@ async def test_namesakes_wait_for_their_time_once(told: list[Ending], clock: Fak
 
 
 async def test_two_sessions_of_one_request_have_two_ids(told: list[Ending], clock: FakeClock) -> None:
-    """Otherwise none is made, and no deed recorded."""
+    """Equal ids in one request are refused: no session is made and no deed recorded."""
     store = await make_store(told, clock)
     with pytest.raises(SessionExists):
         await store.create([make_birth("a"), make_birth("b"), make_birth("a")], Deed("ann", "r", "f", ()))

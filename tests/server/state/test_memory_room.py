@@ -1,4 +1,4 @@
-"""A store in memory keeps within its bounds, and who makes room is who used its sessions least or has most."""
+"""A store in memory keeps its bounds: the least used sessions of the owner with the most make room."""
 
 import random
 
@@ -131,8 +131,8 @@ async def test_a_second_release_gives_nobody_elses_turn_back(told: list[Ending],
 
 
 async def test_bytes_never_pass_the_bound(told: list[Ending], clock: FakeClock) -> None:
-    """Without eviction: whatever turns run at once and however much of their room they use, no commit is refused, and
-    the sessions fit."""
+    """Without eviction, no commit is refused and the sessions fit, whatever turns run at once and however much of their
+    room they use."""
     store = await make_store(told, clock, Capacity(99, 20_000, evicts=False))
     for number in range(8):
         await open_session(store, str(number))
