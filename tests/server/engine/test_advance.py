@@ -269,19 +269,42 @@ async def test_who_no_longer_waits_is_not_told() -> None:
         assert (await second)[2]
 
 
-async def test_turns_take_the_place_of_steps_in_the_event_loop() -> None:
-    """While anything generates, steps run in the thread; then they come back, and nothing stands still between."""
-    async with started(ToyModel(), in_loop=True) as engine:
+class PlacedModel(ToyModel):
+    """Notes of each step whether it ran in the event loop, and whether the engine had a turn then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.engine: Engine | None = None
+        self.runs: list[tuple[bool, bool]] = []
+        self._loop_thread = threading.get_ident()
+
+    def core(self, ids_BT: Array, lengths_B: Array, state: StateBatch) -> tuple[Array, StateBatch]:
+        if self.engine is not None:
+            self.runs.append((threading.get_ident() == self._loop_thread, self.engine._scheduler.has_turns))
+        return super().core(ids_BT, lengths_B, state)
+
+
+async def test_turns_take_the_place_of_steps_in_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a turn generates, steps run in the thread; then they come back, and tokens are answered all the while."""
+    model = PlacedModel()
+    async with started(model, in_loop=True) as engine:
+        monkeypatch.setattr(engine._place, "note", lambda *_: False)  # a slow machine moves no step to the thread
+        model.engine = engine
         sequence = Held(engine)
-        turn = Turn(engine.start_snapshot, (1,), Generate(GREEDY, 40))
         async with asyncio.timeout(10):
             for _ in range(5):
-                generating = asyncio.create_task(engine.finish(turn))
+                model.runs.clear()
+                generating = asyncio.create_task(engine.finish(Turn(engine.start_snapshot, (1,), Generate(GREEDY, 40))))
+                num_answered = 0
                 while not generating.done():
                     await sequence.feed(1)
+                    num_answered += 1
                 await generating
+                assert (True, True) not in model.runs
+                assert (False, True) in model.runs
+                assert num_answered > 1
                 await engine.finish(Turn(engine.start_snapshot, (1, 2), Predict(1)))
-                for _ in range(3):
+                while model.runs[-1] != (True, False):
                     await sequence.feed(2)
 
 
