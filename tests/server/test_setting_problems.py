@@ -48,7 +48,7 @@ def test_the_sentence_says_what_would_be_right(name: str, value: str, sentence: 
 
 
 @pytest.mark.parametrize(("name", "value"), [("seal_keys", "hunter2"), ("store", "ftp://me:hunter2@host")])
-def test_a_value_that_may_be_secret_is_not_repeated(name: str, value: str) -> None:
+def test_a_value_that_may_be_secret_is_not_shown(name: str, value: str) -> None:
     """Keys, and addresses that may hold a password."""
     with pytest.raises(SettingsInvalid, match=name) as refused:
         read_settings({}, {name: value})

@@ -31,7 +31,7 @@ def test_a_repeat_is_answered_word_for_word(client: Client) -> None:
         assert session.get().position == end_of(first).position == 24
 
 
-def test_scores_and_predictions_are_repeated_word_for_word(client: Client) -> None:
+def test_scores_and_predictions_are_replayed_word_for_word(client: Client) -> None:
     """All bits are equal, floats included."""
     with client.session() as session:
         id_ = session.session_id

@@ -85,7 +85,7 @@ async def test_branches_stop_each_for_itself() -> None:
         assert len(reasons) == 2
 
 
-async def test_all_branches_are_repeated_from_the_record() -> None:
+async def test_all_branches_are_replayed_from_the_record() -> None:
     """A repeat gives every branch again, marked as a repeat, and moves nothing."""
     async with running_world() as world:
         await world.open()

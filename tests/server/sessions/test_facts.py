@@ -44,7 +44,7 @@ def test_errors_are_told_by_their_reason(error: Exception | None, expected: dict
 
 
 @pytest.mark.parametrize("bad", ["a secret", "x" * 65, "a\nb", "é", "a\0"])
-def test_what_has_no_proper_form_is_not_repeated(bad: str) -> None:
+def test_what_has_no_proper_form_is_not_logged(bad: str) -> None:
     """Request ids, peers and fields of another form are `invalid`; the session is always a hash."""
     found = facts.of_failure(
         wire.GenerateRequest(session_id=bad, request_id=bad), bad if len(bad) < 60 else bad * 2, InvalidRequest(bad, "")

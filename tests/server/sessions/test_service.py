@@ -50,7 +50,7 @@ async def test_generation_reports_how_it_ended() -> None:
             assert end.standing.position == 7 * (round_number + 1) == (await world.operations.get("ann", "s")).position
 
 
-async def test_a_random_seed_is_reported_and_repeats_the_generation() -> None:
+async def test_a_random_seed_is_reported_and_gives_the_generation_again() -> None:
     """Without a seed one is made; the same seed gives the same tokens again."""
     async with running_world() as world:
         tokens, text, end = await generate(world, Caller("ann"), GenerationRequest("a", max_tokens=30))

@@ -14,7 +14,7 @@ FINAL = [code for code in grpc.StatusCode if code.name not in ("OK", *BROKEN)]
 
 
 @pytest.mark.parametrize("code", BROKEN)
-async def test_bare_codes_of_broken_connections_are_repeated(
+async def test_bare_codes_of_broken_connections_are_retried(
     session: AsyncSession, service: FakeService, naps: Naps, code: str
 ) -> None:
     """The library retries turns, predictions and changes."""

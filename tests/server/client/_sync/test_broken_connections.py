@@ -15,7 +15,7 @@ FINAL = [code for code in grpc.StatusCode if code.name not in ("OK", *BROKEN)]
 
 
 @pytest.mark.parametrize("code", BROKEN)
-def test_bare_codes_of_broken_connections_are_repeated(
+def test_bare_codes_of_broken_connections_are_retried(
     session: Session, service: FakeService, naps: Naps, code: str
 ) -> None:
     """The library retries turns, predictions and changes."""

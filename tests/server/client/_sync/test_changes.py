@@ -33,7 +33,7 @@ OF_SESSION: list[Callable[..., Any]] = [
 
 @pytest.mark.usefixtures("session")
 @pytest.mark.parametrize("change", BY_ID)
-def test_a_change_by_id_is_repeated_as_it_was(client: Client, service: FakeService, change: Callable[..., Any]) -> None:
+def test_a_change_by_id_is_retried_as_it_was(client: Client, service: FakeService, change: Callable[..., Any]) -> None:
     """After a lost answer or an outage, the client sends the same request with the same new id, and gets the first
     answer."""
     service.mishaps = [LOST, Mishap(), Mishap(error=STOPPING), None]
@@ -45,7 +45,7 @@ def test_a_change_by_id_is_repeated_as_it_was(client: Client, service: FakeServi
 
 
 @pytest.mark.parametrize("change", OF_SESSION)
-def test_a_sessions_change_is_repeated_as_it_was(
+def test_a_sessions_change_is_retried_as_it_was(
     session: Session, service: FakeService, change: Callable[..., Any]
 ) -> None:
     """Works as by id."""
@@ -117,7 +117,7 @@ def test_a_lost_fork_gives_the_copies_that_were_made(session: Session, service: 
     assert [fork.position for fork in forks] == [2, 2]
 
 
-def test_a_repeated_rewind_undoes_nothing_that_came_later(
+def test_a_retried_rewind_undoes_nothing_that_came_later(
     client: Client, session: Session, service: FakeService, naps: Naps
 ) -> None:
     """Another caller advances the session between the rewind and its retry: that turn stays."""
@@ -131,7 +131,7 @@ def test_a_repeated_rewind_undoes_nothing_that_came_later(
     assert (caught.value.reason, caught.value.position) == ("POSITION_MISMATCH", 2)
 
 
-def test_a_repeated_delete_ends_no_session_made_later(
+def test_a_retried_delete_ends_no_session_made_later(
     client: Client, session: Session, service: FakeService, naps: Naps
 ) -> None:
     """The id is used again between the deletion and its retry."""

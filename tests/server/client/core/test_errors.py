@@ -85,7 +85,7 @@ def test_with_our_word_the_reason_decides(code: grpc.StatusCode) -> None:
         ("UNAUTHENTICATED", "UNAUTHENTICATED", [], False),
     ],
 )
-def test_what_the_server_says_is_repeated_or_final(
+def test_what_the_server_says_is_retried_or_final(
     code: str, reason: str, attached: list[message.Message], wanted: bool
 ) -> None:
     """The reason decides; for overload, the retry time does."""

@@ -37,7 +37,7 @@ def _ids(pieces: Iterable[Piece]) -> list[int]:
     return [token.id for piece in pieces for token in piece.tokens]
 
 
-def test_a_repeat_in_other_portions_is_cut_right() -> None:
+def test_a_replay_in_other_portions_is_cut_right() -> None:
     """Text may lag behind its tokens and come in other pieces the second time."""
     resume = GenerationResume()
     first = _accept(resume, _piece("", 1), _piece("é", 2), _piece("", 3))

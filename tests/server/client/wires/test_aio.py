@@ -92,7 +92,7 @@ async def test_a_reader_that_is_cancelled_gives_its_turn_up(fake: tuple[str, Fak
         del stream
 
 
-async def test_a_reader_that_is_cancelled_before_a_repeat_gives_its_turn_up(fake: tuple[str, FakeService]) -> None:
+async def test_a_reader_that_is_cancelled_before_a_retry_gives_its_turn_up(fake: tuple[str, FakeService]) -> None:
     """The reader waits before a retry."""
     is_resting = asyncio.Event()
 
