@@ -1,4 +1,4 @@
-"""A bundle on disk for the tests of the whole application."""
+"""The tests of the whole application share a bundle on disk."""
 
 from pathlib import Path
 

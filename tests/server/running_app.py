@@ -25,7 +25,7 @@ def no_task_is_left() -> bool:
 
 
 async def fetch(address: str, path: str) -> tuple[int, str]:
-    """Status and body over plain HTTP."""
+    """Returns status and body over plain HTTP."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())

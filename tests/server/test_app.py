@@ -35,7 +35,7 @@ from carousel.v1 import language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 
 
 async def test_it_serves_the_bundles_model(bundle: Path) -> None:
-    """Greedy tokens over the wire are those of the graphs run by hand."""
+    """The greedy tokens over the wire are those of the graphs run by hand."""
     model, ids = OnnxModel(Bundle.load(bundle)), [ord("\n"), *b"hello"]
     state, expected = model.layout.initial(1), list[int]()
     while len(expected) < 12:
@@ -78,7 +78,7 @@ async def test_a_broken_bundle_does_not_start(bundle: Path, tmp_path: Path) -> N
 
 
 async def test_a_missing_provider_does_not_start(bundle: Path) -> None:
-    """Asked for alone, a provider that is not there is the start's error."""
+    """When it is the only one asked for, its absence is the start's error."""
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this installation has CUDA")
     with pytest.raises(ProviderUnavailable, match="cuda"):
@@ -90,7 +90,7 @@ async def test_a_missing_provider_does_not_start(bundle: Path) -> None:
 
 @pytest.mark.parametrize("which", ["listen", "http_listen"])
 async def test_a_taken_port_does_not_start(bundle: Path, which: str) -> None:
-    """The setting is named, and what had started before it is taken down."""
+    """The error names the setting, and what had started before is taken down."""
     async with running(bundle, Settings(**LOCAL)) as server:
         address = server.grpc_address if which == "listen" else server.http_address
         before = asyncio.all_tasks()
@@ -101,7 +101,7 @@ async def test_a_taken_port_does_not_start(bundle: Path, which: str) -> None:
 
 
 def test_every_bound_of_calls_and_connections_reaches_its_place() -> None:
-    """Each setting by itself, so that none is taken for another."""
+    """Each setting is checked by itself, so that none is taken for another."""
     settings = Settings(
         max_streams=11,
         reserved_streams=12,
@@ -130,7 +130,8 @@ def test_every_bound_of_calls_and_connections_reaches_its_place() -> None:
 
 
 def test_what_sessions_remember_is_set(bundle: Path) -> None:
-    """How many ids and answers, how large snapshots may be for the penalty window, and how many may watch."""
+    """The settings give the number of ids, answers and turns, the size of snapshots by the penalty window, and the
+    number of watches."""
     loaded = Bundle.load(bundle)
     made = [
         make_sessions(
@@ -158,7 +159,8 @@ def test_what_sessions_remember_is_set(bundle: Path) -> None:
 
 
 async def test_helpers_that_are_threads_end_with_the_server(bundle: Path) -> None:
-    """The one that tokenizes long texts, and the one that looks for who holds the loop, which the setting starts."""
+    """These are the thread that tokenizes long texts, and the one that looks for what holds the loop, which the setting
+    starts."""
 
     def names() -> set[str]:
         return {one.name.rstrip("_0123456789") for one in threading.enumerate()} & {"tokenizer", "loop-watch"}
@@ -175,7 +177,7 @@ async def test_helpers_that_are_threads_end_with_the_server(bundle: Path) -> Non
 
 
 async def test_who_is_not_named_is_refused_by_the_whole(bundle: Path) -> None:
-    """The setting's key is lowered, one value is a name, none and two are nobody."""
+    """The setting's key is lowered; one value is a name, and none or two are refused."""
     async with (
         running(bundle, Settings(**LOCAL, owner_metadata="X-User")) as server,
         grpc.aio.insecure_channel(server.grpc_address) as channel,
@@ -194,7 +196,7 @@ async def test_who_is_not_named_is_refused_by_the_whole(bundle: Path) -> None:
 async def test_streams_hold_sessions_where_room_need_not_be_set_aside(
     when_full: str, num_held: int, bundle: Path
 ) -> None:
-    """While they are active; idle ones are given back without anybody asking."""
+    """Streams hold sessions while they are active; idle ones are given back without a call."""
     settings = Settings(**LOCAL, when_full=when_full)
     async with running(bundle, settings) as server, grpc.aio.insecure_channel(server.grpc_address) as channel:
         for number in range(3):

@@ -20,7 +20,7 @@ from carousel.v1 import language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 
 
 async def test_leaving_lets_running_turns_finish(bundle: Path) -> None:
-    """A generation that runs when the server goes down comes to its end, saved and with `finished`."""
+    """A generation that runs at the end comes to its own end, saved and with `finished`."""
     settings = Settings(**LOCAL, drain_seconds=20.0)
     async with running(bundle, settings) as server:
         channel = grpc.aio.insecure_channel(server.grpc_address)
@@ -51,7 +51,7 @@ async def _read_all(call: Any) -> list[wire.GenerateResponse]:
 
 
 async def test_leaving_ends_what_does_not_finish_with_unavailable(bundle: Path) -> None:
-    """Past the deadline a running Generate and an idle Predict get UNAVAILABLE; the session stays."""
+    """Past the deadline, a running Generate and an idle Predict get UNAVAILABLE; the session stays."""
     endless = {"max_generated_tokens": 10**9, "max_answer_items": 10**9}
     async with running(bundle, Settings(**LOCAL, drain_seconds=0.0, **endless)) as server:
         channel = grpc.aio.insecure_channel(server.grpc_address)
@@ -73,7 +73,8 @@ async def test_leaving_ends_what_does_not_finish_with_unavailable(bundle: Path) 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_ends_serving(bundle: Path, number: signal.Signals) -> None:
-    """`serve` announces once, drains at the first signal, says how long, returns, and gives the signals back."""
+    """`serve` announces itself once, drains at the first signal, says how long, returns, and restores the signals'
+    handlers."""
     announced: list[Running] = []
     drains: list[float] = []
 
@@ -94,7 +95,7 @@ async def test_a_signal_ends_serving(bundle: Path, number: signal.Signals) -> No
 
 
 async def test_a_drain_amid_many_sequences_loses_nothing(bundle: Path, tmp_path: Path) -> None:
-    """Each item has its answer or UNAVAILABLE, or the stream ends so; what was answered sleeps in the file."""
+    """Each item gets its answer or UNAVAILABLE, or the stream ends so; what was answered is in the file."""
     settings = Settings(**LOCAL, memory_file=str(tmp_path / "sessions"), drain_seconds=5)
     told = dict.fromkeys(range(20), 0)
 

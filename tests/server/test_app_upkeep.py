@@ -47,7 +47,8 @@ def quick_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_store_that_does_not_answer_is_told_to_balancers(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, needs_store: bool
 ) -> None:
-    """/readyz and the gauge say it in any case; status and gRPC health where the setting wants it, and back again."""
+    """/readyz and the gauge always show it, status and gRPC health where the setting wants it; all of them show its
+    return."""
     async with running(bundle, Settings(**LOCAL, unready_without_store=needs_store)) as server:
 
         async def says(text: str) -> bool:
@@ -76,7 +77,7 @@ async def test_a_store_that_does_not_answer_is_told_to_balancers(
 
 @pytest.mark.usefixtures("quick_sweep")
 async def test_a_sweep_that_dies_is_begun_anew(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By an error that nobody expected; counted, and afterwards sessions expire again."""
+    """It ends by an unexpected error, which is counted; afterwards sessions expire again."""
     monkeypatch.setattr(tasks, "_FIRST_PAUSE", 0.01)
     deaths = iter(range(2))
 
@@ -100,7 +101,7 @@ async def test_a_sweep_that_dies_is_begun_anew(bundle: Path, monkeypatch: pytest
 
 
 async def test_the_loops_lag_is_measured(bundle: Path) -> None:
-    """From the start on, by a task of its own."""
+    """A separate task measures it from the start on."""
     async with running(bundle, Settings(**LOCAL)) as server:
 
         async def is_measured() -> bool:
@@ -111,7 +112,7 @@ async def test_the_loops_lag_is_measured(bundle: Path) -> None:
 
 
 def _gauges(address: str) -> dict[str, float]:
-    """Of the page for Prometheus, by name, or by name and limit."""
+    """Reads the gauges of the page for Prometheus, by name, or by name and limit."""
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as page:
         families = list(text_string_to_metric_families(page.read().decode()))
     samples = [sample for family in families if family.type == "gauge" for sample in family.samples]
@@ -119,7 +120,7 @@ def _gauges(address: str) -> dict[str, float]:
 
 
 async def _gauges_when(address: str, is_so: Callable[[dict[str, float]], bool]) -> dict[str, float]:
-    """They are told once a second."""
+    """Waits for the gauges, which are updated once a second."""
     async with asyncio.timeout(20):
         while not is_so(found := await asyncio.to_thread(_gauges, address)):
             await asyncio.sleep(0.05)
@@ -127,7 +128,8 @@ async def _gauges_when(address: str, is_so: Callable[[dict[str, float]], bool]) 
 
 
 async def test_use_and_limits_are_told_side_by_side(bundle: Path) -> None:
-    """What runs and what sessions take; and every number that bounds something, also one that the store chooses."""
+    """The gauges have what runs and what sessions take, and every number that bounds something, even one that the store
+    chooses."""
     settings = Settings(**LOCAL, max_lanes=3, max_lanes_per_owner=2, max_generated_tokens=10**6, max_answer_items=10**6)
     async with running(bundle, settings) as server, grpc.aio.insecure_channel(server.grpc_address) as channel:
         assert (await asyncio.to_thread(_gauges, server.http_address))["carousel_busy_lanes"] == 0

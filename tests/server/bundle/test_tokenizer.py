@@ -18,7 +18,7 @@ MANY = "aß日🌍 né\r\n\t\0\x7f\u200d👩‍👩‍👧"
 
 
 def bpe_tokenizer() -> Tokenizer:
-    """Bytes and a few merges, one of which ends inside a character."""
+    """Makes a tokenizer of bytes and a few merges, one of which ends inside a character."""
     merges = [("h", "e"), ("he", "l"), ("Ġ", "hel"), (BYTE_ALPHABET[0xE6], BYTE_ALPHABET[0x97])]
     letters = [*BYTE_ALPHABET, *(one + other for one, other in merges)]
     codec = tokenizers.Tokenizer(models.BPE(vocab={letter: n for n, letter in enumerate(letters)}, merges=merges))
@@ -106,7 +106,7 @@ def test_words_decode_with_the_space_that_follows() -> None:
 
 @pytest.mark.parametrize("tokenizer", [BYTES, CHARACTERS, BPE, WORDS])
 def test_nothing_is_nothing(tokenizer: Tokenizer) -> None:
-    """Empty text is no ids and back."""
+    """Empty text gives no ids and comes back."""
     assert tokenizer.encode("") == []
     assert tokenizer.decode([]) == ""
 

@@ -175,7 +175,7 @@ async def test_a_calls_arguments_arrive(client: AsyncClient, service: FakeServic
 @pytest.mark.usefixtures("past")
 @pytest.mark.parametrize("name", OF_SESSION)
 async def test_a_sessions_arguments_arrive(client: AsyncClient, service: FakeService, name: str) -> None:
-    """Works as by id; the caller's own id and expectation win over the session's."""
+    """The same holds as by id; the caller's own id and expectation win over the session's."""
     ask, wanted = OF_SESSION[name]
     with suppress(ServerError):
         await ask(client.open_session("mine", position=3), **BESIDE)

@@ -1,4 +1,4 @@
-"""Calls whose connection breaks, by a bare code or by a misbehaving peer."""
+"""Calls whose connection breaks are retried or not, by a bare code or by a misbehaving peer."""
 
 import grpc
 import pytest

@@ -49,7 +49,7 @@ async def test_a_change_by_id_is_retried_as_it_was(
 async def test_a_sessions_change_is_retried_as_it_was(
     session: AsyncSession, service: FakeService, change: Callable[..., Any]
 ) -> None:
-    """Works as by id."""
+    """The same holds as by id."""
     service.mishaps = [LOST, Mishap(), Mishap(error=STOPPING), None]
     await change(session)
     assert service.mishaps == []
@@ -81,7 +81,7 @@ async def test_a_change_by_id_can_bring_its_own(
 async def test_a_sessions_change_can_bring_its_own(
     session: AsyncSession, service: FakeService, change: Callable[..., Any]
 ) -> None:
-    """Works as by id."""
+    """The same holds as by id."""
     await change(session, request_id="own", timeout_seconds=10)
     await change(session, request_id="own")
     assert [request.request_id for request in service.changes[1:]] == ["own", "own"]

@@ -176,7 +176,7 @@ def test_a_calls_arguments_arrive(client: Client, service: FakeService, name: st
 @pytest.mark.usefixtures("past")
 @pytest.mark.parametrize("name", OF_SESSION)
 def test_a_sessions_arguments_arrive(client: Client, service: FakeService, name: str) -> None:
-    """Works as by id; the caller's own id and expectation win over the session's."""
+    """The same holds as by id; the caller's own id and expectation win over the session's."""
     ask, wanted = OF_SESSION[name]
     with suppress(ServerError):
         ask(client.open_session("mine", position=3), **BESIDE)

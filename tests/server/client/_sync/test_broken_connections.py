@@ -1,5 +1,5 @@
 # Generated from tests/server/client/_async/test_broken_connections.py by `make client`: change that file, not this one.
-"""Calls whose connection breaks, by a bare code or by a misbehaving peer."""
+"""Calls whose connection breaks are retried or not, by a bare code or by a misbehaving peer."""
 
 import grpc
 import pytest

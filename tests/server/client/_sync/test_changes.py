@@ -48,7 +48,7 @@ def test_a_change_by_id_is_retried_as_it_was(client: Client, service: FakeServic
 def test_a_sessions_change_is_retried_as_it_was(
     session: Session, service: FakeService, change: Callable[..., Any]
 ) -> None:
-    """Works as by id."""
+    """The same holds as by id."""
     service.mishaps = [LOST, Mishap(), Mishap(error=STOPPING), None]
     change(session)
     assert service.mishaps == []
@@ -78,7 +78,7 @@ def test_a_change_by_id_can_bring_its_own(client: Client, service: FakeService, 
 def test_a_sessions_change_can_bring_its_own(
     session: Session, service: FakeService, change: Callable[..., Any]
 ) -> None:
-    """Works as by id."""
+    """The same holds as by id."""
     change(session, request_id="own", timeout_seconds=10)
     change(session, request_id="own")
     assert [request.request_id for request in service.changes[1:]] == ["own", "own"]

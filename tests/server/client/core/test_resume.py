@@ -1,4 +1,4 @@
-"""What a retry brings again is left out when it is equal, and refused when it differs."""
+"""What a replay brings again is left out when it is equal, and refused when it differs."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -155,7 +155,7 @@ def test_a_rating_is_compared_with_a_tolerance() -> None:
     ("before", "same", "other"), [(-0.5, -0.509, -0.511), (-0.5, -0.491, -0.489), (-20.0, -20.19, -20.25)]
 )
 def test_a_rating_differs_by_a_hundredth_at_most(before: float, same: float, other: float) -> None:
-    """A hundredth of a nat or, far below 0, of the value itself; docs/sessions.md promises this."""
+    """The bound is a hundredth of a nat or, far below 0, of the value itself; docs/sessions.md promises this."""
     resume = ScoringResume()
     resume.accept(_scores(before))
     resume.restart()

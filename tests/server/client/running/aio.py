@@ -1,4 +1,4 @@
-"""Concurrency: tasks of one event loop. `blocking` has the same for threads."""
+"""Concurrency by tasks of one event loop. `blocking` has the same for threads."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""Concurrency: one thread each. `aio` has the same for tasks."""
+"""Concurrency by one thread each. `aio` has the same for tasks."""
 
 import threading
 from collections.abc import Callable

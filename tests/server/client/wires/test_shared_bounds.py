@@ -29,7 +29,7 @@ async def client(address: str) -> AsyncIterator[AsyncClient]:
 
 
 async def _at_once(seconds: float) -> None:
-    """A pause of no time."""
+    """Pauses for no time."""
 
 
 def _num_calls(service: FakeService, method: str) -> int:

@@ -24,7 +24,7 @@ QUESTION = lm.PredictRequest(input={"text": "a"})
 
 
 async def _at_once(seconds: float) -> None:
-    """A pause of no time."""
+    """Pauses for no time."""
 
 
 @pytest.mark.parametrize("num_askers", [1, 5])
@@ -74,7 +74,7 @@ def _line(places: SharedPlaces) -> SharedLine:
 
 
 async def _ask(line: SharedLine, scripts: list[Script]) -> Any:
-    """The first sequence of the last stream makes a request."""
+    """Sends the first request of the last stream."""
     asked = asyncio.ensure_future(line.exchange(QUESTION))
     await settle()
     scripts[-1].answer(right(1))

@@ -1,4 +1,4 @@
-"""Many sequences on one stream: requests go out in frames, answers come in; no request hangs."""
+"""Many sequences share one stream: requests go out in frames, answers come in, and no request hangs."""
 
 import asyncio
 from collections.abc import AsyncIterator
