@@ -15,7 +15,7 @@ def build_model(
     gain: float = 2.0,
     block: str = "plain",
 ) -> RecurrentLM:
-    """A random network. With the usual gain its states and logits differ widely; an Elman net is then chaotic."""
+    """Makes a random network. With the usual gain its states and logits differ widely; an Elman net is then chaotic."""
     torch.manual_seed(11)
     sizes = (num_layers, 12, embedding_size)
     model = RecurrentLM(ModelConfig(vocabulary_size, cell, *sizes, tied, dropout=0.4, block=block))

@@ -47,7 +47,7 @@ def test_scores_and_predictions_are_replayed_word_for_word(client: Client) -> No
 
 
 def test_a_repeat_joins_the_first_while_it_runs(client: Client) -> None:
-    """Several at once get one answer, and the session moves once."""
+    """Several repeats at once get one answer, and the session moves once."""
     with client.session() as session, ThreadPoolExecutor(4) as pool:
         options: dict[str, Any] = {"session_id": session.session_id, "request_id": "same", "max_tokens": 400}
         first = client.generate("A ", **options)
@@ -75,7 +75,7 @@ def test_an_id_used_for_something_else_is_refused(client: Client) -> None:
 
 
 def test_an_answer_too_large_to_keep_is_not_applied_twice(client: Client) -> None:
-    """Its retry is refused with the reason, and changes nothing."""
+    """Its repeat is refused with the reason, and changes nothing."""
     with client.session() as session:
         options: dict[str, Any] = {"session_id": session.session_id, "request_id": "long", "max_tokens": 3_000}
         list(client.generate("The ", **options))
@@ -85,7 +85,7 @@ def test_an_answer_too_large_to_keep_is_not_applied_twice(client: Client) -> Non
 
 
 def test_an_unexpected_position_is_refused_with_the_current_one(client: Client) -> None:
-    """For every kind of turn and for a rewind; nothing changes."""
+    """This holds for every kind of turn and for a rewind; nothing changes."""
     with client.session() as session:
         session.feed("The ")
         where: dict[str, Any] = {"session_id": session.session_id, "expected_position": 3}
@@ -170,7 +170,7 @@ def test_a_connection_that_breaks_costs_and_doubles_nothing(server: ServerProces
 
 
 async def test_the_asyncio_client_is_as_safe(server: ServerProcess) -> None:
-    """The same connections, the same tokens."""
+    """The same connections give the same tokens."""
     async with AsyncClient(server.grpc_address, timeout_seconds=60) as quiet, quiet.session() as expected:
         wanted = [
             token.id async for piece in expected.generate("The ", max_tokens=80, **SAMPLED) for token in piece.tokens
@@ -189,7 +189,7 @@ async def test_the_asyncio_client_is_as_safe(server: ServerProcess) -> None:
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_a_server_that_ends_costs_nothing(bundle: Path, tmp_path: Path, end: signal.Signals) -> None:
     """The server is killed or stopped, between turns and within one, and a new server starts on the same file and port:
-    the client continues, and its tokens are those of an undisturbed run."""
+    the client continues with the tokens of an undisturbed run."""
     store = ("--set", f"store=sqlite:{tmp_path / 'sessions'}")
 
     def generate(session: Session, turn: int) -> Stream[Piece]:

@@ -13,7 +13,8 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_session_moves_between_servers(bundle: Path, sealing: ServerProcess) -> None:
-    """Sealed on one server and opened on another with the same keys, old ones included, it continues bit for bit."""
+    """A state that is sealed on one server and opened on another with the same keys, even old ones, continues bit for
+    bit."""
     keys = {"CAROUSEL_SEAL_KEYS": ",".join(reversed(KEYS)), "CAROUSEL_OWNER_METADATA": "x-owner"}
     with serve(bundle, variables=keys) as second, call_as(sealing, "ann") as here, call_as(second, "ann") as there:
         with here.session() as session:
@@ -65,7 +66,7 @@ def test_a_state_used_again_is_refused_where_that_is_the_rule(bundle: Path) -> N
 
 
 def test_a_client_that_keeps_its_state_gets_what_a_session_gets(sealing: ServerProcess) -> None:
-    """Turn by turn, with the server keeping nothing: generation, score and predictions in one chain."""
+    """The server keeps nothing: generation, score and predictions continue in one chain, turn by turn."""
     with call_as(sealing, "ann") as client, client.session() as session:
         pieces = list(client.generate("The ", max_tokens=5, state=session.export(), **SAMPLED))
         assert ids_of(pieces) == ids_of(session.generate("The ", max_tokens=5, **SAMPLED))

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_deleted_session_says_so(client: Client) -> None:
-    """NOT_FOUND as for an unknown session, but with how and when it ended, for its owner."""
+    """The owner gets NOT_FOUND as for an unknown session, with the kind and time of the end."""
     before = datetime.now(UTC) - timedelta(seconds=1)
     with client.session() as session:
         session.delete()
@@ -39,7 +39,7 @@ def test_an_unused_session_expires_and_says_so(bundle: Path) -> None:
 
 
 def test_an_evicted_session_says_so(bundle: Path) -> None:
-    """The longest unused session makes room, its watcher gets the event, and its owner gets the reason."""
+    """The least recently used session makes room, its watcher gets the event, and its owner gets the reason."""
     with serve(bundle, "--set", "max_sessions=2") as server, Client(server.grpc_address) as client:
         for name in ("old", "used"):
             client.create_session(name)

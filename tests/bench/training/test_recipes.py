@@ -1,4 +1,4 @@
-"""The training bench: what it says without data, where it takes figures from, and that it runs a recipe's command."""
+"""The training bench reports missing data, takes figures from evaluations, and runs a recipe's command."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("name", MEASURES)
 def test_a_measures_recipe_has_its_time(name: str) -> None:
-    """A measure has a recipe of its name, bounded by the seconds that the name and the figure say, and only by them."""
+    """A measure has a recipe of its name, which is bounded only by the seconds that the name and the figure say."""
     budget = Settings.load(RECIPES / f"{name}.toml").budget
     seconds = name.rsplit("-", 1)[1].removesuffix("s")
     assert MEASURES[name].figure.endswith(f"_{seconds}s")
@@ -25,7 +25,8 @@ def test_a_measures_recipe_has_its_time(name: str) -> None:
 def test_without_data_it_says_so_and_measures_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No directory named, or one without the text: a reason on stderr, nothing on stdout, no run, no failure."""
+    """Without a directory, or with one without the text, there is a reason on stderr, nothing on stdout, no run and no
+    failure."""
     monkeypatch.delenv(recipes.DATA_VARIABLE, raising=False)
     recipes.main(["wikitext2-1200s"])
     recipes.main(["tinyshakespeare-300s", "--data", str(tmp_path), "--out", str(tmp_path / "out")])
@@ -37,14 +38,14 @@ def test_without_data_it_says_so_and_measures_nothing(
 
 
 def test_an_unknown_measure_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    """A misspelt name ends the command and is named."""
+    """A misspelled name ends the command and is in the message."""
     with pytest.raises(SystemExit):
         recipes.main(["tinyshakespear"])
     assert "there is no measure tinyshakespear" in capsys.readouterr().err
 
 
 def test_figures_are_the_best_evaluation_and_the_curve(capsys: pytest.CaptureFixture[str]) -> None:
-    """Every evaluation is a line of the curve; the figure is the lowest, held against its target."""
+    """Every evaluation is a line of the curve; the figure is the lowest, beside its target."""
     evaluations = [{"nats": 1.9, "seconds": 60.2}, {"nats": 1.45, "seconds": 200.0}, {"nats": 1.47, "seconds": 300.0}]
     recipes.print_figures(MEASURES["tinyshakespeare-300s"], evaluations)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -61,7 +62,7 @@ def test_figures_are_the_best_evaluation_and_the_curve(capsys: pytest.CaptureFix
 def test_a_recipe_is_trained_on_the_text_of_the_data_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The command is run with the recipe's settings on the measure's files, and its evaluations come back."""
+    """The command runs with the recipe's settings on the measure's files, and its evaluations come back."""
     recipe = (RECIPES / "wikitext2-1200s.toml").read_text(encoding="utf-8")
     for old, new in (
         ("max_minutes = 20.0", "max_steps = 20"),
