@@ -42,7 +42,7 @@ def find_names(modules: Sequence[Module]) -> dict[Module, set[str]]:
     printers: Printers = {"print_figure": (0, "name")}
     found = dict[Module, set[str]]()
     size = 0
-    while len(printers) > size:  # until no function is found any more that hands its argument on
+    while len(printers) > size:  # until no further function is found that passes its argument on
         size = len(printers)
         found = {module: set(_names_of(module, printers)) for module in modules}
     return found

@@ -64,7 +64,7 @@ def test_a_state_that_is_never_left_is_found() -> None:
     assert costs(ids_N) == [14.0, 0.0]
     ids_N[places_S[77]] = 5
     ids_N[0] = TRAP
-    assert costs(ids_N) == [0.0, 14.0]  # but for the start that begins there, too
+    assert costs(ids_N) == [0.0, 14.0]  # except for the start that also begins there
     found = check_starts(LockingModel(), HeldOutText("text", ids_N, START), 1.0)
     assert [check.holds for check in found] == [True, False]
 

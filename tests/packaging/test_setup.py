@@ -10,7 +10,7 @@ _ROOT = Path(__file__).parents[2]
 def _plan(*options: str) -> list[str]:
     """Returns what `make` would run for an environment that is out of date."""
     command = ["make", "--dry-run", "--what-if", "pyproject.toml", ".venv/.ready", *options]
-    # Not as a part of the `make` that may run these tests.
+    # It must not run as a part of the `make` that may run these tests.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     ran = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=True)
     return ran.stdout.splitlines()

@@ -97,7 +97,7 @@ class FakeMany:
         self._answers.put(None)
 
     def _read(self, frames: Iterator[Any]) -> None:
-        with contextlib.suppress(Exception):  # the client is gone
+        with contextlib.suppress(Exception):  # the client has gone
             for frame in frames:
                 for item in frame.items:
                     self._take(item)

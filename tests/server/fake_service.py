@@ -54,17 +54,17 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, FakeSessions):
         self.seen: list[Seen] = []
         self.is_cancelled = threading.Event()
         self.is_waiting = threading.Event()
-        self.may_answer = threading.Event()  # cleared: GetModel waits, and says so
+        self.may_answer = threading.Event()  # while it is cleared, GetModel waits and says so
         self.may_answer.set()
         self.is_holding = threading.Event()
-        self.is_ended = threading.Event()  # a sequence of questions has been, in order
-        self.knows_many = True  # that there is PredictMany
-        self.refusals: list[CarouselError] = []  # of the next such streams, whatever is on them
-        self.knows_itself = True  # that there is GetModel
-        self.max_sequences = 1000  # of one such stream, as GetModel says too
-        self.max_message_bytes = 0  # as GetModel says; what is read is the server's affair
-        self.shift = 0  # by which generation counts from elsewhere, as from another state
-        self.num_overloads = 0  # answers of that kind to give before Score works
+        self.is_ended = threading.Event()  # a sequence of questions has ended in order
+        self.knows_many = True  # whether there is PredictMany
+        self.refusals: list[CarouselError] = []  # for the next such streams, whatever is on them
+        self.knows_itself = True  # whether there is GetModel
+        self.max_sequences = 1000  # of one such stream, as GetModel reports
+        self.max_message_bytes = 0  # as GetModel reports; how much is read is the server's own matter
+        self.shift = 0  # generation counts on from this offset, as from another state
+        self.num_overloads = 0  # answers of that kind that come before Score works
 
     def Generate(self, request: Any, context: Any) -> Iterator[Any]:
         session = self._receive(request, request.session_id, context)

@@ -26,7 +26,7 @@ from carousel.errors import (
 from carousel.rpc.errors import to_status
 from carousel.v1 import sessions_pb2, sessions_pb2_grpc
 
-BROKEN = grpc.StatusCode.UNAVAILABLE  # a code alone is not this server's word
+BROKEN = grpc.StatusCode.UNAVAILABLE  # a bare code does not come from this server
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Mishap:
 
     after: int = 0
     error: CarouselError | grpc.StatusCode = BROKEN
-    is_applied: bool = False  # what was asked for is done; the client alone does not get the answer
+    is_applied: bool = False  # the request is done, and only its answer is lost
 
 
 class Kept:

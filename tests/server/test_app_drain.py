@@ -80,7 +80,7 @@ async def test_a_signal_ends_serving(bundle: Path, number: signal.Signals) -> No
 
     def announce(server: Running) -> None:
         announced.append(server)
-        assert asyncio.get_running_loop().get_exception_handler() is not None  # asyncio's own would print texts
+        assert asyncio.get_running_loop().get_exception_handler() is not None  # asyncio's own handler would print texts
         asyncio.get_running_loop().call_soon(os.kill, os.getpid(), number)
 
     before = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
@@ -123,7 +123,7 @@ async def test_a_drain_amid_many_sequences_loses_nothing(bundle: Path, tmp_path:
             started = time.monotonic()
         assert time.monotonic() < started + 4
         await asyncio.gather(talking, return_exceptions=True)
-        # grpc.aio has a word of its own for a message that was written while the end was on its way.
+        # grpc.aio has its own status for a message that was written while the end was on its way.
         assert (await stream.code(), await stream.details()) in (
             (grpc.StatusCode.UNAVAILABLE, "the server is shutting down"),
             (grpc.StatusCode.INTERNAL, "Internal error from Core"),

@@ -14,7 +14,7 @@ from carousel.tasks import running_task
 
 def hold(seconds: float) -> None:
     secret = "swordfish"
-    time.sleep(seconds)  # what this file is about: somebody holds the loop
+    time.sleep(seconds)  # the subject of this file: it holds the loop
     del secret
 
 

@@ -51,7 +51,7 @@ def test_names_follow_the_rules(registry: CollectorRegistry) -> None:
     _total."""
     for family in text_string_to_metric_families(generate_latest(registry).decode()):
         if family.name.endswith("_created"):
-            continue  # the client library's own
+            continue  # metrics of the client library
         assert re.fullmatch(r"carousel_[a-z_]+[a-z]", family.name)
         assert family.documentation.endswith(".")
         assert not re.search(r"_(ms|milliseconds|count|sum|bucket)$", family.name)

@@ -58,7 +58,7 @@ def test_metrics_count_what_happened(bundle: Path) -> None:
     assert _value(page, "carousel_store_up") == 1
     assert _value(page, "carousel_event_loop_lag_seconds_count") > 0
     assert _value(page, "carousel_time_to_first_token_seconds_count") == 1
-    assert _value(page, "carousel_time_between_tokens_seconds_count") <= 6  # one a message after the first
+    assert _value(page, "carousel_time_between_tokens_seconds_count") <= 6  # one for each message after the first
     assert _value(page, "carousel_queue_wait_seconds_count") == 1
     assert _value(page, "carousel_model_info", provider="cpu") == 1
     assert SECRET not in page

@@ -90,7 +90,7 @@ def test_stop_strings_straddle_tokens_and_stay_in_the_session(server: ServerProc
     options: dict[str, Any] = {
         "max_tokens": 60,
         "temperature": 0,
-    }  # what was learned differs between kinds of processors
+    }  # processors of other kinds learn other weights
     with Client(server.grpc_address) as client, client.session() as session:
         whole = "".join(piece.text for piece in client.generate("The carousel ", **options))
         stop = next(whole[at : at + 6] for at in range(3, 50) if whole.find(whole[at : at + 6]) == at)

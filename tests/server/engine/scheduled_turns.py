@@ -50,7 +50,7 @@ def assert_all_free(scheduler: Scheduler) -> None:
     bounds = scheduler.bounds
     num_lanes = bounds.max_lanes + bounds.max_short_lanes
     jobs = []
-    for number in range(num_lanes):  # each owner far from his limits
+    for number in range(num_lanes):  # no owner is near his limits
         if scheduler.num_queued == bounds.max_queued_turns:
             break
         jobs.append(scheduler.submit(turn(1, owner=f"fresh {number}")))

@@ -139,8 +139,8 @@ async def test_one_among_a_thousand_is_in_the_next_step(in_loop: bool) -> None:
         counts = await asyncio.gather(*greedy)
         assert max(steps) <= (
             2 if in_loop else 8
-        )  # one that runs, one that is planned; the thread does not wait for us
-        assert max(counts) - min(counts) <= 1  # and each of the thousand has its turn
+        )  # one runs and one is planned, since the thread does not wait for the loop
+        assert max(counts) - min(counts) <= 1  # each of the thousand has its turn
 
 
 class Failing(ToyModel):

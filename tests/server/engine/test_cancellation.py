@@ -221,7 +221,7 @@ async def test_stop_ends_turns_in_every_phase_once() -> None:
         for ticket in (half_read, running, queued):
             with pytest.raises(ShuttingDown):
                 await ending(ticket)
-            with pytest.raises(ShuttingDown):  # the error stays the last word
+            with pytest.raises(ShuttingDown):  # the error stays the last event
                 await ticket.next_events()
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(cancelled.next_events(), 0.01)

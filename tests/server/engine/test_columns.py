@@ -146,8 +146,8 @@ def test_whoever_wants_many_candidates_costs_the_others_nothing(monkeypatch: pyt
         assert found.ids_AK[index][:count] == alone.ids_NK[0].tolist()
         assert found.log_probs_AK[index][:count] == alone.log_probs_NK[0].tolist()
     assert found.is_finite_A == [True] * len(wanted)
-    columns.run(model, advances(*steps[:2]))  # not worth asking twice
-    columns.run(model, advances(*[step for step in steps if step[3] > 32], *steps[1:2] * 5))  # all want many
+    columns.run(model, advances(*steps[:2]))  # a second call would not pay
+    columns.run(model, advances(*[step for step in steps if step[3] > 32], *steps[1:2] * 5))  # all rows want many
     assert model.asked[-2:] == [(2, 90), (7, 90)]
 
 

@@ -147,7 +147,7 @@ def test_tokens_of_a_busy_loop_share_a_wake_up(loop: ClockedLoop) -> None:
         reading = asyncio.ensure_future(read_slowly())
         await settle()
         pace.deliver(slow, Generated(2), is_first=False)
-        pace.release_due()  # nothing was sent lately: at once
+        pace.release_due()  # nothing was sent lately, so it goes at once
         assert await reading == [Generated(2)]
         await settle()
         started, reading = loop.now, asyncio.ensure_future(read_slowly())

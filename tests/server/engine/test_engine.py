@@ -196,7 +196,7 @@ async def test_the_queue_is_bounded() -> None:
         turn = Turn(engine.start_snapshot, (1,), Generate(GREEDY, 5))
         model.close()
         tickets = [engine.submit(turn)]
-        await model.until_held()  # so that the lane is busy, and the next ones stay in the queue
+        await model.until_held()  # the lane is then busy, and the next ones stay in the queue
         tickets += [engine.submit(turn), engine.submit(turn)]
         with pytest.raises(Overloaded) as refused:
             engine.submit(turn)
@@ -287,7 +287,7 @@ async def test_prompts_beside_a_stream_are_fed_as_fast_as_the_bound_lets_them() 
     model = TimedModel()
     async with started(model, model.clock, max_lanes=3) as engine:
         stream = engine.submit(Turn(engine.start_snapshot, (1,), Generate(GREEDY, 300)))
-        while len(model.steps) < 12:  # so that its own step is known
+        while len(model.steps) < 12:  # its own step is then known
             await stream.next_events()
         model.steps.clear()
         turn = Turn(engine.start_snapshot, (2,) * 100, Generate(GREEDY, 0))
@@ -295,7 +295,7 @@ async def test_prompts_beside_a_stream_are_fed_as_fast_as_the_bound_lets_them() 
         assert [ended.snapshot.position for _, ended in ends] == [100, 100]
         stream.cancel()
     chunks = [columns for rows, columns in model.steps if columns > 1 and rows == 2]
-    assert chunks[:3] == [8, 8, 8]  # while nothing is known of prompts
+    assert chunks[:3] == [8, 8, 8]  # nothing is known of prompts yet
     assert set(chunks[3:-1]) == {7}
 
 
@@ -370,7 +370,7 @@ async def test_ending_many_turns_does_not_hold_the_event_loop() -> None:
         tickets = [engine.submit(turn)]
         await model.until_held()
         tickets += [engine.submit(turn) for _ in range(1024)]
-        started_at = time.thread_time()  # which a busy machine does not lengthen
+        started_at = time.thread_time()  # processor time, which a busy machine does not lengthen
         engine._end_all(ShuttingDown("the test is over"))
         seconds = time.thread_time() - started_at
         model.gate.set()

@@ -110,7 +110,7 @@ def test_penalties_look_back_as_far_as_the_window(model: ToyModel, window: int, 
     """They count what was fed before and now; a window of none penalises nothing, not even the last token."""
     oracle = SlowOracle(model)
     start, fed = oracle.feed(oracle.start(), (9,)), oracle.feed(oracle.start(), (9, 4, 5))
-    for token in range(model.vocabulary_size):  # without penalties the likeliest by far
+    for token in range(model.vocabulary_size):  # by far the likeliest without penalties
         goal = Generate(Sampling(seed=1, temperature=0, presence_penalty=50, logit_bias=((token, 40),)), 3)
         job = Job(Turn(start, (4, 5), goal), penalty_window=window)
         job.lane = 0

@@ -205,8 +205,8 @@ def test_the_scale_of_the_weights_means_nothing(options: dict[str, Any]) -> None
         ([2, 1, 1], {"top_p": 0.5}, {0}),  # what reaches top_p to the last bit is enough
         ([1, 2, 1], {"top_p": 0.5}, {1}),
         ([2, 1, 1], {"top_p": 0.75}, {0, 1}),
-        ([1, 1, 1, 1], {"top_p": 0.5}, {0, 1}),  # of equal ones the lower ids
-        ([4, 2, 1], {"min_p": 0.5}, {0, 1}),  # and what is as likely as min_p asks is kept
+        ([1, 1, 1, 1], {"top_p": 0.5}, {0, 1}),  # the lower ids of equal ones
+        ([4, 2, 1], {"min_p": 0.5}, {0, 1}),  # a token at exactly min_p is kept
         ([1, 0, 1], {}, {0, 2}),
     ],
 )

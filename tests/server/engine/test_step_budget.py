@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from carousel.engine.step_budget import StepBudget, StepSeconds, StepShape
 
-BOUND = 2.5  # of a step of the waiting lanes alone
+BOUND = 2.5  # seconds of a step of the waiting lanes alone
 
 
 class Machine:

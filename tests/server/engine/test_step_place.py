@@ -65,7 +65,7 @@ def test_steps_that_would_be_cut_to_a_few_rows_run_in_the_thread() -> None:
         run(place, middling, 1)
         num_in_loop += place.is_in_loop
     assert num_in_loop < 2000
-    for num_asking in (6, 8):  # all that ask, also where it is as many as a step may take
+    for num_asking in (6, 8):  # all that ask, even where a step may take just as many
         place = StepPlace(MOST)
         assert run(place, middling, 2000, num_asking) == 1
         assert place.is_in_loop

@@ -7,7 +7,7 @@ from tests.server.rpc.served_world import ManyStream
 from carousel.sessions.gate import Gate
 from carousel.v1 import language_model_pb2 as wire
 
-MAX_A_ROUND = 48  # plain items, or what costs as much: a round and a piece
+MAX_A_ROUND = 48  # plain items, or as much other work: a round and a piece
 FRAME = 600
 
 

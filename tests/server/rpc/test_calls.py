@@ -55,7 +55,7 @@ class FakeContext:
         self.statuses.append(status)
         task = asyncio.current_task()
         assert task is not None
-        assert task.cancelling() == 0  # or the transport, sending the status, would be cancelled by its own time limits
+        assert task.cancelling() == 0  # otherwise its own time limits would cancel the transport that sends the status
         raise Aborted
 
     @property

@@ -12,7 +12,7 @@ from tests.server.rpc.served_house import GREEDY, Code, Wire, drain, served, tex
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import language_model_pb2_grpc, sessions_pb2
 
-_ANEW = (("grpc.use_local_subchannel_pool", 1),)  # a connection of its own
+_ANEW = (("grpc.use_local_subchannel_pool", 1),)  # a separate connection
 
 
 async def test_garbage_on_the_port_harms_nobody() -> None:
@@ -101,7 +101,7 @@ async def _hear(address: str) -> bytes:
 async def test_a_connection_that_does_not_begin_is_closed() -> None:
     """The connection says nothing, not even that it speaks HTTP/2."""
     async with served(handshake_seconds=0.2) as house:
-        assert await _hear(house.server.address)  # what a server begins with, and then the end
+        assert await _hear(house.server.address)  # the server's first bytes, and then the end
 
 
 async def test_connections_are_bounded() -> None:

@@ -12,7 +12,7 @@ NEVER_MET = {
     errors.BundleInvalid,
     errors.ProviderUnavailable,
     errors.SettingsInvalid,
-    errors.StoreInvalid,  # these four end the start
+    errors.StoreInvalid,  # these four only occur at the start
 }
 EXAMPLES = [
     (errors.InvalidRequest("top_k", "no"), "INVALID_ARGUMENT"),

@@ -88,7 +88,7 @@ async def test_tags_are_free_of_each_other() -> None:
         stream = served.many()
         await stream.ask(1, 1, session_id="a")
         await stream.ask(2, 1, session_id="b")
-        async with served.world.access.hold("", "a"):  # somebody else has it
+        async with served.world.access.hold("", "a"):  # another caller has it
             await stream.send(*[ask(1, token) for token in (2, 3, 4)])
             for token in (5, 6, 7):
                 await stream.ask(2, token)

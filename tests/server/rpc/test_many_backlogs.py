@@ -47,7 +47,7 @@ async def test_items_take_no_memory_before_their_turn(monkeypatch: pytest.Monkey
     """A frame can hold very many small items: those for which the stream has no room are only bytes."""
     decode, decoded = frames._decode, list[weakref.ref[Any]]()
 
-    class Request:  # one to which there can be weak references
+    class Request:  # a class that allows weak references
         def __init__(self, request: wire.PredictRequest) -> None:
             self._request = request
 
@@ -66,7 +66,7 @@ async def test_items_take_no_memory_before_their_turn(monkeypatch: pytest.Monkey
         async with served.world.access.hold("", "a"):
             stream = served.many()
             await stream.send(*[ask(1, session_id="a") for _ in range(3000)])
-            await until(lambda: len(decoded) >= 3000)  # all were looked at, whether they are closes
+            await until(lambda: len(decoded) >= 3000)  # all were examined for closes
             assert served.manys[-1].num_waiting == 50
             assert sum(one() is not None for one in decoded) <= 51
             stream.call.cancel()
@@ -138,7 +138,7 @@ async def test_what_cannot_be_the_name_of_a_session_is_not_kept(name: str) -> No
         assert reason(await stream.ask(1, 1, session_id=name)) == "SESSION_NOT_FOUND"
         (sequence,) = served.manys[-1]._sequences.values()
         assert sequence._talk._session_id == ""
-        assert reason(await stream.ask(1, 1)) == "INVALID_REQUEST"  # it does not go on from a fresh sequence
+        assert reason(await stream.ask(1, 1)) == "INVALID_REQUEST"  # it does not continue from a fresh sequence
         assert (await stream.ask(2, 1)).position == 1
         assert await stream.finish() is Code.OK
         single = served.model.Predict()

@@ -106,7 +106,7 @@ async def test_answers_come_in_messages_that_clients_accept() -> None:
         assert await stream.finish() is Code.OK
 
 
-# Idle or not, and the end.
+# Idleness and the end of a stream
 
 
 async def test_a_stream_whose_items_are_worked_on_is_not_idle() -> None:
@@ -268,7 +268,7 @@ async def test_sequences_of_all_streams_are_bounded_and_shared(monkeypatch: pyte
             for tag in range(3):
                 assert reason(await stream.ask(tag, 1, session_id="none")) == "SESSION_NOT_FOUND"
         assert limit_of(await streams[0].ask(9, 1)) == "max_sequences"
-        await streams[1].ask(0, 1)  # an open one goes on
+        await streams[1].ask(0, 1)  # an open one continues
         other = served.many(metadata=BOB)
         for tag in range(3):
             assert (await other.ask(tag, 1)).position == 1

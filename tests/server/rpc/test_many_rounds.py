@@ -129,7 +129,7 @@ async def test_one_stream_has_its_answers_beside_a_flood_of_another_owner() -> N
         stream = served.many(metadata=BOB)
         for _ in range(2):
             await stream.ask(1, 2)
-        # Steps run in the loop: a thread would wait for Python's lock, not for the gate.
+        # Steps run in the loop, since a thread would wait for Python's lock and not for the gate.
         served.world.engine._place.max_rows = 2**10
         floods = [asyncio.create_task(flood(served.many(metadata=ANN), items, 20)) for _ in range(8)]
         await until(lambda: num_refused() > 500)

@@ -34,7 +34,7 @@ async def test_closes_of_a_frame_make_room_for_its_questions() -> None:
     """The closes make room although they stand behind the questions."""
     async with serving(max_waiting_per_stream=4) as served:
         await open_sessions(served, "a")
-        async with served.world.access.hold("", "a"):  # somebody else has it
+        async with served.world.access.hold("", "a"):  # another caller has it
             stream = served.many()
             await stream.send(*[ask(tag, 1, session_id="a") for tag in range(4)])
             await until(lambda: served.manys and served.manys[-1].num_waiting == 4)

@@ -30,6 +30,6 @@ def test_every_layer_did_fail(done: subprocess.CompletedProcess[str]) -> None:
     assert len(ends) == 14
     lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
     named = [line["error"] for line in lines if "error" in line]
-    assert len(named) >= 13  # the model's failure is known by its class alone
+    assert len(named) >= 13  # only its class identifies the model's failure
     assert all(error["type"] == "builtins.ValueError" for error in named)
     assert all(error["frames"][-1].endswith(" fail") for error in named)

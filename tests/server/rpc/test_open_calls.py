@@ -178,7 +178,7 @@ async def test_who_is_not_named_once_is_unauthenticated(metadata: Any) -> None:
         for call in (
             desk.model.GetModel(wire.GetModelRequest(), metadata=metadata),
             desk.model.Generate(wire.GenerateRequest(), metadata=metadata),
-            desk.model.Predict(metadata=metadata),  # and says nothing: grpc fails a message that meets the refusal
+            desk.model.Predict(metadata=metadata),  # it says nothing, since grpc fails a message that meets the refusal
             desk.life.ListSessions(sessions_pb2.ListSessionsRequest(), metadata=metadata),
         ):
             code, _, details = await refusal(call)

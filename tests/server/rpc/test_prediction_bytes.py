@@ -31,7 +31,7 @@ TEXTS = [
     "\x15\0\0",
 ]
 NUM_IDS = 70_000
-MARK = struct.unpack("<f", b"\0\0\xc0\xbf")[0]  # what the pieces are cut at
+MARK = struct.unpack("<f", b"\0\0\xc0\xbf")[0]  # the marks at which the pieces are cut
 
 
 class Texts:

@@ -84,7 +84,7 @@ class ModelledSessions(RuleBasedStateMachine):
     """The sessions of one server and what the model believes of them."""
 
     make_store: Callable[[Clock], SessionStore]
-    has_clock: bool  # that the test can turn
+    has_clock: bool  # whether the test can turn it
 
     def __init__(self) -> None:
         super().__init__()
@@ -188,7 +188,7 @@ class ModelledSessions(RuleBasedStateMachine):
         if caller.request_id:
             believed.remember(caller.request_id, asked, (content, replace(standing, is_replay=False)))
 
-    # How it is done
+    # How the calls are made
 
     async def send(self, asked: Asked, caller: Caller) -> Answer:
         """Returns the content of the answer, however it was cut into pieces, and where the sequence stands."""

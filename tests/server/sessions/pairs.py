@@ -33,7 +33,7 @@ from carousel.turns import SamplingOptions
 RETENTION = make_retention(max_turns=3, max_answers=2, max_answer_bytes=65_536, max_request_ids=12)
 SESSIONS = ("a", "b", "c", "d")
 STREAMS = ("1", "2", "3", "4", "5", "6")
-MANY_STREAMS = ("5", "6")  # that are tags of PredictMany
+MANY_STREAMS = ("5", "6")  # streams that are tags of PredictMany
 NUM_ROUNDS = 150
 NUM_SLOTS = 3
 ROW_BYTES = 4 * 4 + 8 + 4 * 4  # of the toy model: state, count, hidden vector
@@ -80,7 +80,7 @@ class Side:
     """One of the two worlds, and the streams that are open there."""
 
     world: World
-    streams: dict[str, tuple[str, "Talk"]] = field(default_factory=dict)  # with the session of each
+    streams: dict[str, tuple[str, "Talk"]] = field(default_factory=dict)  # each with its session
 
     async def do(self, op: Op, position: int) -> Outcome:
         try:
@@ -138,7 +138,7 @@ class Side:
                 request = GenerationRequest((op.number % 16,), options, max_tokens=3)
                 (*_, last) = [one async for one in sessions.generate(caller, request)]
                 assert last.end is not None
-                return replace(last.end, standing=replace(last.end.standing, durable_position=0))  # a matter of moments
+                return replace(last.end, standing=replace(last.end.standing, durable_position=0))  # timing decides
             case _:
                 scoring = ScoringRequest((op.number % 16, 3))
                 (*_, end) = [one async for one in sessions.score(caller, scoring)]
@@ -193,7 +193,7 @@ class Pair:
     """Keeps the two worlds in step."""
 
     def __init__(self, seed: int, held: Side, taken: Side, path: Path, *, evicts: bool) -> None:
-        self._path = path  # of the held side's file, if it has one
+        self._path = path  # the held side's file, if it has one
         self._evicts = evicts
         self.dice = random.Random(seed)
         self.held = held
@@ -259,7 +259,7 @@ class Pair:
         """Talks at once in the one world and in order in the other."""
         for op in ops:
             if isinstance(op, Say) and self.held.streams.get(op.stream, (op.session, None))[0] != op.session:
-                await self.held.close(op.stream)  # which takes a while, in which a later call would arrive first
+                await self.held.close(op.stream)  # this takes a while, in which a later call would arrive first
                 await self.taken.close(op.stream)
         positions = [await self._position(op.session) for op in ops]
         tasks = []
@@ -285,7 +285,7 @@ class Pair:
             if len(ops) == 1 and isinstance(op, Say):
                 await self._check_written(op)
         if self._evicts and (len(ops) > 1 or any(isinstance(one, BaseException) for one in outcomes)):
-            await self.compare()  # which was used last is not told by what was asked first
+            await self.compare()  # the order of requests does not tell which was used last
 
     async def _check_written(self, op: Say) -> None:
         """Checks that what was answered is in a store that outlives the server: at once, or with the next write."""
@@ -346,7 +346,7 @@ class Pair:
             kind = dice.choices(kinds, weights)[0]
             ops = [*ops, Other(kind, dice.choice(SESSIONS), dice.randrange(100))]
         if any(isinstance(op, Other) and op.kind in ("delete", "list", "create", "fork", "rewind") for op in ops):
-            return ops[-1:]  # their place among others is not that of their arrival
+            return ops[-1:]  # they do not queue in their order of arrival
         return ops
 
 

@@ -129,7 +129,7 @@ async def test_a_branch_that_fails_fails_the_turn() -> None:
         assert await world.operations.get("ann", "s") == session
 
 
-# Branch by itself
+# A single branch
 
 BYTES = byte_tokenizer()
 START = Snapshot(3, (), np.zeros(1, np.float32))

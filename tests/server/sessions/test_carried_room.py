@@ -113,7 +113,7 @@ def test_the_bound_holds_whatever_happens() -> None:
         assert room._shares.total == 10 * len(present)
 
 
-# With real sequences.
+# With real sequences
 
 
 async def say(talk: Conversation, token: int = 2, *, state: bytes = b"", is_plain: bool = True) -> int:
@@ -172,7 +172,7 @@ async def test_sealed_states_that_streams_carry_count_too() -> None:
             await late.answer(PredictionRequest((3,), 5), Caller("ann"))
         with pytest.raises(Overloaded):
             await bob.answer(PredictionRequest((3,), 5), Caller("bob"))
-        world.plan.carried_room._max_bytes = 29  # so that bob's share is one
+        world.plan.carried_room._max_bytes = 29  # bob's share is then one
         world.plan.carried_room.enter("ann", Carrier("ann"))
         assert await say(bob) == 1
         with pytest.raises(SessionEvicted):

@@ -110,7 +110,7 @@ async def test_overload_and_shutdown_are_told_before_anything_is_looked_at() -> 
         nobody = Caller("ann", "nothing")
         model.close()
         tickets = [world.engine.submit(Turn(world.engine.start_snapshot, (1,), Predict(1)))]
-        await model.until_held()  # so that the lane is busy, and the next one stays in the queue
+        await model.until_held()  # the lane is then busy, and the next one stays in the queue
         tickets.append(world.engine.submit(Turn(world.engine.start_snapshot, (1,), Predict(1))))
         with pytest.raises(Overloaded):
             await world.sessions.predict(nobody, PredictionRequest("a" * 100_000))

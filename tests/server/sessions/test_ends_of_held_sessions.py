@@ -45,7 +45,7 @@ async def test_a_turn_whose_session_is_deleted_while_it_runs_is_not_applied() ->
         await world.store.end(row, EndReason.DELETED)
         await world.open("0")
         model.gate.set()
-        assert await running == 1  # it went the ordinary way, to the namesake
+        assert await running == 1  # it took the ordinary path, to the namesake
         assert (await world.operations.get("ann", "0")).position == 1
 
 
@@ -67,7 +67,7 @@ async def test_what_ended_does_not_keep_the_others_from_being_given_back(monkeyp
         await wait(1.0, monkeypatch)
         async with asyncio.timeout(5):
             tidying = asyncio.create_task(world.residents.tidy())
-            await asyncio.sleep(0)  # it has given some back
+            await asyncio.sleep(0)  # it has given some sessions back
             assert len(world.residents) == 40 - 16
             for number in range(24):
                 await world.open(f"new{number}")

@@ -16,7 +16,7 @@ from carousel.state.memory import MemoryStore
 from carousel.state.store import Capacity
 
 NUM_STREAMS = 1000
-HIS = 15  # the token that the other owner alone feeds
+HIS = 15  # the token that only the other owner feeds
 
 
 class Noting(ToyModel):
@@ -35,7 +35,7 @@ class Noting(ToyModel):
 class Stream:
     """Asks again as soon as it is answered, as a sequence of a PredictMany stream does."""
 
-    is_over = False  # nobody closes it
+    is_over = False  # it is never closed
 
     def __init__(self, world: World, owner: str, name: str) -> None:
         self._world = world
@@ -98,6 +98,6 @@ async def test_a_thousand_holds_do_not_slow_one(in_loop: bool) -> None:
         assert len(model.his_steps) == 20
         assert max(steps) <= (
             2 if in_loop else 8
-        )  # one that runs, one that is planned; the thread does not wait for us
+        )  # one runs and one is planned, since the thread does not wait for the loop
         counts = [stream.num_answers for stream in greedy]
         assert max(counts) - min(counts) <= 1

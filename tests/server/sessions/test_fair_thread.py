@@ -58,7 +58,7 @@ async def test_who_goes_away_keeps_nobody_waiting() -> None:
     waits, called, last = desk.ask("ann", "a"), desk.ask("bob", "b"), desk.ask("cid", "c")
     await asyncio.sleep(0)
     waits.cancel()
-    held.cancel()  # while it runs: bob is called
+    held.cancel()  # bob is called while it runs
     await asyncio.sleep(0)
     called.cancel()
     desk.gate.set()

@@ -48,7 +48,7 @@ async def test_a_round_has_a_bounded_amount_of_work() -> None:
     async with Rounds() as rounds:
         await asyncio.gather(*(work(gate, rounds, "ann", 4.0, 25) for _ in range(8)))
     amounts = [counter["ann"] for counter in rounds.done]
-    assert max(amounts) <= 12  # what is begun is done
+    assert max(amounts) <= 12  # work that has begun is done
     assert sum(amounts) == 800
     assert sum(1 for one in amounts if not one) <= 3
 

@@ -72,4 +72,4 @@ async def _random_turn(
             pieces = world.sessions.generate(caller, GenerationRequest(ids, GREEDY, 1000))
             async with contextlib.aclosing(pieces):
                 piece = await anext(pieces)
-            return past if piece.end is None else oracle.greedy(past, ids, 1000)[1]  # on a slow machine it was all
+            return past if piece.end is None else oracle.greedy(past, ids, 1000)[1]  # on a slow machine the whole turn

@@ -70,7 +70,7 @@ async def test_long_lists_of_owners_take_turns() -> None:
             done.append(owner)
 
         await asyncio.gather(*map(ask, ["mallory"] * 4 + ["bob"]))
-        assert done.index("bob") == 2  # after the one that ran, and the one that came before him
+        assert done.index("bob") == 2  # after the one that ran and the one that came before it
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ async def test_nothing_is_held_after_a_recovery(tmp_path: Path) -> None:
         streams = [await it.stream(name) for name in NAMES]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(SqliteStore, "trim", _nothing)
-            await it.store.flush()  # the log still says what is written
+            await it.store.flush()  # the log still has what is written by now
         await streams[0].say(3)
         inner = SqliteStore(copy_file(tmp_path / "sessions.db"), ROOMY, LIFETIMES, clock=it.world.clock)
         store = WriteAhead(inner, 1e6)

@@ -131,7 +131,7 @@ async def test_a_stream_that_never_pauses_keeps_nobody_waiting(kind: str, tmp_pa
                             await asyncio.sleep(0)
                     before = num_turns
                     await asyncio.wait_for(ask(), 5)
-                    assert num_turns <= before + 10  # a list is read beside the turns
+                    assert num_turns <= before + 10  # the list is read beside the turns
         finally:
             stopped.set()
             await going

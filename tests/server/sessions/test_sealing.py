@@ -65,7 +65,7 @@ def test_two_blobs_cannot_be_mixed() -> None:
     sealer = Sealer([NEW], MODEL)
     one, other = (sealer.seal(content, "ann", 99) for content in (b"one state", b"other one"))
     mixed = {one[:cut] + other[cut:] for cut in range(len(one))} - {one, other}
-    assert len(mixed) > 30  # where both have the same byte, two cuts are one
+    assert len(mixed) > 30  # where both have the same byte, the two cuts are equal
     assert {why(sealer, blob) for blob in mixed} == {"altered"}
 
 
@@ -135,7 +135,7 @@ def test_remembering_a_use_takes_no_longer_when_many_are_remembered() -> None:
     started = time.perf_counter()
     for number in range(100):
         seals.note(used(-number - 1, expires_at=1e9), 0)
-    assert time.perf_counter() - started < 0.1  # 62 ms each before
+    assert time.perf_counter() - started < 0.1  # it once took 62 ms each
 
 
 def test_used_seals_are_bounded_and_shared() -> None:

@@ -64,7 +64,7 @@ def _redis(_: Path, url: str, clock: Clock) -> SessionStore:
     return RedisStore(url, Lifetimes(idle=10_000, absolute=10_000), timing=Timing(lease=10.0))
 
 
-STORES: dict[str, tuple[Callable[[Path, str, Clock], SessionStore], int]] = {  # and how many lives are drawn
+STORES: dict[str, tuple[Callable[[Path, str, Clock], SessionStore], int]] = {  # with the number of lives that are drawn
     "memory": (_memory, 40),
     "sqlite": (_sqlite, 12),
     "sqlite, from disk": (_sqlite_uncached, 12),
@@ -121,7 +121,7 @@ class Sessions(ModelledSessions):
         is_known = request_id in self.live[name].used
         self.faulty.faults[fault] = 1
         with contextlib.suppress(StoreUnavailable) if is_known else pytest.raises(StoreUnavailable):
-            self.run(self.send(asked, caller))  # a known one is not written, and so may not meet the fault
+            self.run(self.send(asked, caller))  # a known one is not written, so it may not meet the fault
         self.faulty.faults.clear()
         self.check_turn(name, asked, caller, is_repeat=fault is Fault.AFTER_WRITE)
 

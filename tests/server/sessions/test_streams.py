@@ -95,7 +95,7 @@ def test_the_furthest_above_his_share_who_idles_gives_way() -> None:
     hall = Hall(3)
     for _ in range(2):
         hall.enter("ann")
-    hall.enter("bob", is_idle=True)  # just his share of three
+    hall.enter("bob", is_idle=True)  # exactly his share of three
     assert hall.refused("cyd") == "max_streams"
     assert hall.closed == []
 

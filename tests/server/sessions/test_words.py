@@ -210,7 +210,7 @@ async def test_a_failure_on_the_way_leaves_no_turn_behind() -> None:
     async with running_world(Plan(model=model, bounds=make_bounds(max_lanes=1, max_queued_turns=2))) as world:
 
         def submit(turn: Turn) -> Ticket:
-            if turn.ids:  # a branch: from here on none ends, so that the queue cannot empty meanwhile
+            if turn.ids:  # a branch, after which none ends, so the queue cannot empty meanwhile
                 model.close()
             return world.engine.submit(turn)
 

@@ -13,8 +13,8 @@ class Faults:
 
     def __init__(self, store: RedisStore) -> None:
         self.num_calls = 0
-        self.first_lost, self.num_lost = 0, 0  # of the calls counted from 0
-        self.is_carried_out = False  # the first of the lost calls takes place, and its answer is lost
+        self.first_lost, self.num_lost = 0, 0  # the numbers of the calls, counted from 0
+        self.is_carried_out = False  # the first of the lost calls takes place; only its answer is lost
         self.hook: Callable[[], Awaitable[None]] | None = None
         self._run = store._link.run
         store._link.run = self._run_or_lose  # type: ignore[method-assign]

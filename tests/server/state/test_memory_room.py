@@ -73,7 +73,7 @@ async def test_growth_beyond_a_bound_is_swept(told: list[Ending], clock: FakeClo
     for one in (*held, grown):
         await store.release(one)
     assert store._room.bytes.total == 2 * 1700 + 7000 + 3 * 1700 + 8500
-    assert await sweep_all(store) == 3  # for bob's own bound, then of bob, who has most, then of ann, who has most then
+    assert await sweep_all(store) == 3  # for his own bound bob, then bob with the most, then ann with the most
     assert [ending.id for ending in told[2:]] == ["bob 0", "bob 2", "ann 0"]
     assert await sweep_all(store) == 0
 

@@ -206,7 +206,7 @@ async def test_an_end_is_told_once_although_its_answer_is_lost(
     async with opened(shared_redis, told=told.append) as store, opened(shared_redis, told=others.append) as other:
         rows = await store.create([make_birth(name) for name in "abc"])
         lose_answers(store, monkeypatch)
-        monkeypatch.setattr(RedisEndings, "_bound", _do_nothing)  # its calls would use up answers that arrive
+        monkeypatch.setattr(RedisEndings, "_bound", _do_nothing)  # its calls would use up the answers that arrive
         run_cli(shared_redis, "hset", "carousel2:{ann:a}:row", "expires_at", "1")
         call_due(shared_redis)
         await asyncio.gather(store.sweep(9), other.sweep(9), store.read("ann", "a"), other.read("ann", "a"))

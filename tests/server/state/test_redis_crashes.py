@@ -173,7 +173,7 @@ async def test_an_unanswered_creation_is_whole_or_nothing(
 async def test_what_a_repeat_has_finished_is_not_undone(shared_redis: RedisServer) -> None:
     """The server without an answer would undo the creation and comes back later."""
     async with two(shared_redis) as (cut_off, other):
-        for number in range(4):  # record, enlist, schedule, and the first of the three
+        for number in range(4):  # record, enlist, schedule, and the first of the three sessions
             births, again = births_of(number), births_of(number)
             faults = Faults(cut_off)
             faults.lose(3 + number, EVER)

@@ -75,7 +75,7 @@ async def test_a_paused_server_cannot_overwrite(shared_redis: RedisServer) -> No
         late = await take(paused)
         await stop_renewing(paused)
         got = await asyncio.wait_for(take(other), 10)
-        await paused._leases._renew(("ann", "s"), late.epoch)  # what it has lost it keeps no longer
+        await paused._leases._renew(("ann", "s"), late.epoch)  # it no longer keeps what it has lost
         assert len(paused._leases) == 0
         with pytest.raises(SessionMoved):  # though the revision is still the one that it held
             await paused.commit(late, step(late, {"late": b"x"}))
@@ -210,7 +210,7 @@ async def test_who_gives_up_waiting_leaves_the_line(shared_redis: RedisServer) -
         for number in range(8):
             held = await take(one)
             waiting = asyncio.create_task(take(other))
-            if number % 2:  # otherwise while its first question is on its way
+            if number % 2:  # otherwise while its first question is under way
                 while other._leases._server not in await _line(one):
                     await asyncio.sleep(0)
             for _ in range(number):

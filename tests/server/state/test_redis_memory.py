@@ -102,7 +102,7 @@ async def test_memory_that_ends_in_the_middle_leaves_no_copies(tmp_path: Path) -
                 assert [row is not None for row in rows] == [is_made] * 3
                 assert (await store.recall("ann", "r") is not None) == is_made
                 run_cli(server, "config", "set", "maxmemory", "0")
-            assert is_made  # with the memory gone once all were made, it is done
+            assert is_made  # when memory ends after all were made, the fork is done
 
 
 async def test_the_sweep_passes_by_what_is_used_without_memory(tmp_path: Path) -> None:

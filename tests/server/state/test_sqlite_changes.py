@@ -218,7 +218,7 @@ async def test_endings_are_bounded_for_each_owner(path: Path, monkeypatch: pytes
         assert known == [False] * 3 + [True] * 3
         await store.end(await open_session(store, "t", "cid"), EndReason.DELETED)
         assert isinstance(await store.read("bob", "s"), Ending)
-        assert await store.read("ann", "3") is None  # of who has most
+        assert await store.read("ann", "3") is None  # from the owner with the most
 
 
 async def test_what_was_undone_leaves_nothing(path: Path) -> None:

@@ -114,7 +114,7 @@ async def _check_outcome(store: SqliteStore, found: Held | Ending | None, told: 
         row = await store.read("ann", "s")
         assert isinstance(row, Row)
         assert row.revision == 1
-    elif isinstance(found, Held):  # the one that was made under the id of the one that ended
+    elif isinstance(found, Held):  # the session that was made under the ended one's id
         await store.commit(found, step(found, {"more": b"1"}))
     else:
         assert isinstance(found, Ending)

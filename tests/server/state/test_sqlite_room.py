@@ -116,7 +116,7 @@ async def test_who_uses_most_makes_room(path: Path) -> None:
         held = await take(store, "a2")
         await open_session(store, "b3", "bob")  # ann has 4, her share is 3
         assert [ending.id for ending in told] == ["a3"]
-        await open_session(store, "b4", "bob")  # both have 3: who asks gives
+        await open_session(store, "b4", "bob")  # both have 3, so the asking owner gives way
         assert [ending.id for ending in told] == ["a3", "b1"]
         await open_session(store, "c1", "cid")  # shares are 2 now
         await open_session(store, "c2", "cid")

@@ -164,7 +164,7 @@ async def test_pages_follow_creation_and_skip_nothing(store: SessionStore) -> No
     for names in (("b", "a", "a.b", "a~"), ("c", "z", "y")):
         for row in await store.create([make_birth(name) for name in names]):
             rows[row.id] = row
-        await asyncio.sleep(0.002)  # so that the second ones are younger by any clock
+        await asyncio.sleep(0.002)  # the second ones are then younger by any clock
     await open_session(store, "other", "bob")
     await advance(store, "c")
     expected = [row.id for row in sorted(rows.values(), key=lambda row: (row.created_at, row.id)) if row.id != "z"]
@@ -227,7 +227,7 @@ async def test_a_cancelled_wait_leaves_no_half(store: SessionStore) -> None:
         await store.release(after)
         assert after.parts["a"] == after.parts["b"] == b"%d" % after.row.revision
     while True:
-        with contextlib.suppress(SessionMoved):  # by the last of those above
+        with contextlib.suppress(SessionMoved):  # by the last of the commits above
             row = await advance(store)
             break
     assert await store.read("ann", "s") == row

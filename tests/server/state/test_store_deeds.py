@@ -152,7 +152,7 @@ def test_all_stores_remember_as_many_deeds() -> None:
 async def test_a_deed_is_forgotten_after_its_time(store: SessionStore, clock: FakeClock) -> None:
     """Ten minutes later the id is free, and no earlier."""
     if isinstance(store, RedisStore):
-        return  # there a key's time to live sees to it, which its own tests look at
+        return  # in Redis a key's time to live does this, which its own tests check
     await create(store, make_birth("a"))
     clock.advance(DEED_SECONDS - 1)
     assert await store.recall("ann", "r") is not None

@@ -11,7 +11,7 @@ from carousel_training.optimizers import Optimizers
 from carousel_training.settings import OptimizerSettings
 
 CPU = torch.device("cpu")
-GATES_THAT_KEEP = {  # and whether an open gate is one whose value is high
+GATES_THAT_KEEP = {  # with whether a high value of the gate opens it
     "lstm": ("f", True),
     "lstm-peephole": ("f", True),
     "lstm-peephole-dense": ("f", True),

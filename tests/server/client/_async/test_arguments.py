@@ -192,7 +192,7 @@ def _check(service: FakeService, wanted: Any) -> None:
     session_id = getattr(wanted, "session_id", "")
     assert last.metadata.get("x-session-id", "") == session_id
     assert last.seconds_left is not None
-    assert 5 < last.seconds_left < 16  # the client's own is 20
+    assert 5 < last.seconds_left < 16  # the client's default is 20
 
 
 async def test_the_clients_time_holds_where_a_call_brings_none(

@@ -32,7 +32,7 @@ async def test_other_bare_codes_are_final(
 ) -> None:
     """The same calls are made once."""
     for ask in (session.feed, session.predict, session.checkpoint):
-        service.mishaps = [Mishap(error=code)] * 2  # a call of its own is refused likewise
+        service.mishaps = [Mishap(error=code)] * 2  # a separate call is refused as well
         with pytest.raises(ServerError) as caught:
             await ask("a")
         assert caught.value.code == code.name

@@ -31,7 +31,7 @@ def test_bare_codes_of_broken_connections_are_retried(
 def test_other_bare_codes_are_final(session: Session, service: FakeService, naps: Naps, code: grpc.StatusCode) -> None:
     """The same calls are made once."""
     for ask in (session.feed, session.predict, session.checkpoint):
-        service.mishaps = [Mishap(error=code)] * 2  # a call of its own is refused likewise
+        service.mishaps = [Mishap(error=code)] * 2  # a separate call is refused as well
         with pytest.raises(ServerError) as caught:
             ask("a")
         assert caught.value.code == code.name

@@ -13,7 +13,7 @@ from tests.server.fake_service import STOPPING, FakeService, Mishap
 from carousel.client import Client, ServerError, Session
 from carousel.errors import AnswerGone, PositionMismatch
 
-LOST = Mishap(is_applied=True)  # what was asked for is done, and nobody is told
+LOST = Mishap(is_applied=True)  # the request is done, and its answer is lost
 
 BY_ID: list[Callable[..., Any]] = [
     lambda client, **options: client.create_session("new", **options),

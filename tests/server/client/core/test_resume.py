@@ -109,7 +109,7 @@ def test_nothing_new_comes_before_all_that_is_known_has_come_again() -> None:
     ]
     resume.restart()
     assert _accept(resume, _piece("ab", 1, 2, 3, 4)) == []
-    resume.restart()  # what waited was not delivered: it comes with the next try
+    resume.restart()  # what waited was not delivered: it comes with the next attempt
     assert _accept(resume, _piece("ab", 1, 2, 3), _piece("xy", 8, 9, branch=1), _piece("c", 4)) == [_piece("c", 4)]
 
 

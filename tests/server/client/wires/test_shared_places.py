@@ -41,7 +41,7 @@ class Server:
 
     def __init__(self) -> None:
         self.calls: list[Quiet] = []
-        self.names: list[str] = []  # under which its limits were asked for
+        self.names: list[str] = []  # the names under which its limits were asked for
         self.limits: Any = lm.Limits(max_message_bytes=5_000, max_sequences_per_stream=2)
         self.may_answer = asyncio.Event()
         self.may_answer.set()

@@ -96,7 +96,7 @@ async def test_a_line_does_not_stay_on_a_stream_that_is_closed_for_load(
     scripts[-1].answers.put_nowait(_refusal())
     await settle()
     assert seat.stream.failure is not None
-    assert not seat.stream.is_cut  # by what was too large: the server says what it was
+    assert not seat.stream.is_cut  # the server says which limit a large request exceeds
     places.leave_seat(seat)
     assert (await _ask(_line(places), scripts)).position == 1
     assert len(scripts) == 3
