@@ -1,4 +1,4 @@
-"""Bounds as the settings have them by default, but for what a test changes."""
+"""The bounds of the settings' defaults, except what a test changes."""
 
 from dataclasses import replace
 from typing import Any
@@ -15,7 +15,7 @@ _CONNECTIONS = replace(ConnectionBounds.of(_SETTINGS), max_streams=2**20)
 
 
 def make_bounds(**changed: Any) -> Bounds:
-    """Without room for held sequences."""
+    """Makes bounds without room for held sequences."""
     return replace(_BOUNDS, **changed)
 
 
@@ -28,5 +28,5 @@ def make_retention(**changed: Any) -> Retention:
 
 
 def make_connection_bounds(max_message_bytes: int, **changed: Any) -> ConnectionBounds:
-    """Without a bound of streams."""
+    """Makes bounds of connections without a bound of streams."""
     return replace(_CONNECTIONS, max_message_bytes=max_message_bytes, **changed)

@@ -32,7 +32,7 @@ class Sizes:
 
 
 def write_bundle(directory: Path, sizes: Sizes = Sizes(), tokenizer: Tokenizer | None = None) -> Manifest:
-    """A whole bundle; the byte tokenizer unless another one is given."""
+    """Writes a whole bundle, with the byte tokenizer unless another one is given."""
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer = tokenizer or byte_tokenizer()
     tokenizer.save(directory / TOKENIZER_FILE)
@@ -42,7 +42,7 @@ def write_bundle(directory: Path, sizes: Sizes = Sizes(), tokenizer: Tokenizer |
 
 
 def sign(directory: Path, sizes: Sizes, tokenizer: Tokenizer) -> Manifest:
-    """A manifest for the files as they are."""
+    """Writes a manifest for the files as they are."""
     manifest = Manifest(
         name="tiny",
         cell="lstm",
@@ -62,7 +62,7 @@ def sign(directory: Path, sizes: Sizes, tokenizer: Tokenizer) -> Manifest:
 
 
 def core_graph(sizes: Sizes) -> onnx.ModelProto:
-    """ids_BT, lengths_B, h_BH, c_BH -> hidden_BTH and the next h_BH, c_BH."""
+    """Makes the core: ids_BT, lengths_B, h_BH, c_BH -> hidden_BTH and the next h_BH, c_BH."""
     random = np.random.default_rng(sizes.seed)
     hidden, embedding = sizes.hidden_size, sizes.embedding_size
     constants = {
@@ -98,7 +98,8 @@ def core_graph(sizes: Sizes) -> onnx.ModelProto:
 
 
 def head_graph(sizes: Sizes) -> onnx.ModelProto:
-    """hidden_NH, targets_N, num_candidates, temperatures_N -> everything that `carousel.bundle.graphs` lists."""
+    """Makes the head: hidden_NH, targets_N, num_candidates, temperatures_N -> all that `carousel.bundle.graphs`
+    lists."""
     random = np.random.default_rng(sizes.seed + 1)
     constants = {
         "w": 3 * random.normal(size=(sizes.hidden_size, sizes.vocabulary_size)),

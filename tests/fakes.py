@@ -90,7 +90,7 @@ class GatedModel(ToyModel):
         return super().core(ids_BT, lengths_B, state)
 
     def close(self) -> None:
-        """Hold the next step that begins."""
+        """Holds the next step that begins."""
         self.entered.clear()
         self.gate.clear()
 
@@ -266,7 +266,7 @@ class FaultyStore:
 
 
 def same_snapshot(one: Snapshot, other: Snapshot) -> bool:
-    """Equal bit for bit."""
+    """Compares bit for bit."""
     arrays = zip((*one.state, one.hidden_H), (*other.state, other.hidden_H), strict=True)
     return (
         one.position == other.position
@@ -276,7 +276,7 @@ def same_snapshot(one: Snapshot, other: Snapshot) -> bool:
 
 
 def character_tokenizer(characters: str) -> Tokenizer:
-    """Ids in the order of `characters`."""
+    """Makes a tokenizer whose ids are in the order of `characters`."""
     vocabulary = {"<unk>": 0} | {character: index for index, character in enumerate(characters, 1)}
     codec = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     codec.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"(?m:.)"), "isolated")
@@ -284,7 +284,7 @@ def character_tokenizer(characters: str) -> Tokenizer:
 
 
 def byte_tokenizer() -> Tokenizer:
-    """Ids 0..255 are the bytes."""
+    """Makes a tokenizer whose ids 0..255 are the bytes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     shifted = iter(letter for letter in alphabet if ord(letter) > 255)
     vocabulary = {chr(byte) if chr(byte) in alphabet else next(shifted): byte for byte in range(256)}

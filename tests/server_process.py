@@ -1,4 +1,4 @@
-"""A `carousel serve` of its own process, as its users start it, for tests to talk to."""
+"""Starts `carousel serve` as a process of its own, as users do, for tests to talk to."""
 
 import contextlib
 import os
@@ -25,7 +25,8 @@ class ServerProcess:
 def serve(
     bundle: Path, *options: str, log: Path | None = None, variables: Mapping[str, str] | None = None
 ) -> Iterator[ServerProcess]:
-    """The server of a bundle on free ports; `options` go onto its command line. Killed if it outlives the block."""
+    """Serves a bundle on free ports; `options` go onto its command line. The server is killed if it outlives the
+    block."""
     command = [sys.executable, "-m", "carousel", "serve", str(bundle)]
     command += ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", *options]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("CAROUSEL_")}

@@ -1,4 +1,4 @@
-"""The fixture that the tests of training and export share."""
+"""The tests of training and export share a fixture."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Small products gain nothing from a pool, and the machine has other work."""
+    """Limits torch to one thread: small products gain nothing from a pool, and the machine has other work."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

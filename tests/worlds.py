@@ -110,22 +110,22 @@ class World:
         return "(0 of" in repr(self.engine) and "0 queued" in repr(self.engine)
 
     async def open(self, session_id: str = "s", owner: str = "ann") -> Row:
-        """A new session at the start."""
+        """Creates a new session at the start."""
         return await self.operations.create(owner, session_id, self.engine.start_snapshot)
 
     async def hold(self, session_id: str = "s", owner: str = "ann") -> Held:
-        """What the store has of a session."""
+        """Returns what the store has of a session."""
         held = await self.store.acquire(owner, session_id)
         assert isinstance(held, Held)
         await self.store.release(held)
         return replace(held, epoch=0)
 
     async def snapshot(self, session_id: str = "s") -> Snapshot:
-        """Where the store has a session."""
+        """Returns the snapshot that the store has of a session."""
         return self.codec.decode(self.ledger.current(await self.hold(session_id)))
 
     def seal(self, snapshot: Snapshot, owner: str = "ann", seconds: float = 50) -> bytes:
-        """A state that the owner may bring, good for so long."""
+        """Seals a state that the owner may bring for so long."""
         return self.service.sealer.seal(self.codec.encode(snapshot), owner, self.clock() + seconds)
 
     def value(self, name: str, **labels: str) -> float:
@@ -164,7 +164,7 @@ def make_service(
 
 
 def _make_settings(plan: Plan) -> Settings:
-    """Unchecked, for a plan may be smaller than a server."""
+    """Makes unchecked settings, since a plan may be smaller than a server."""
     retention, limits = plan.retention, plan.limits
     settings = Settings.model_construct(
         retained_turns=retention.max_turns,

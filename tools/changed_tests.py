@@ -33,39 +33,39 @@ _READ_BY_PAGES = ("pyproject.toml", "Makefile", "mkdocs.yml")
 def find_tests(changed: Iterable[str], root: Path = _ROOT) -> list[str]:
     """Returns the test files and folders of changed paths, in order, without those inside another."""
     paths = [PurePosixPath(path) for path in changed]
-    found = {test for path in paths if (test := _tests_of(path, root))}
+    found = {test for path in paths for test in _tests_of(path, root)}
     found |= {_CARRIED for path in paths if path.is_relative_to("server/carousel/sessions")}
     return sorted(
         test for test in found if not any(PurePosixPath(other) in PurePosixPath(test).parents for other in found)
     )
 
 
-def _tests_of(path: PurePosixPath, root: Path) -> str | None:
-    """Returns the nearest test of one path: a module's own, otherwise the folder that mirrors its package."""
+def _tests_of(path: PurePosixPath, root: Path) -> list[str]:
+    """Returns the nearest tests of one path: a module's own, otherwise the folder that mirrors its package."""
     if path.parts[0] == "tests":
         return _changed_test(path, root)
     for sources, tests in _PACKAGES.items():
         if path.is_relative_to(sources):
-            return tests if tests.endswith(".py") else _mirror(PurePosixPath(tests), path.relative_to(sources), root)
-    return "tests/docs" if path.suffix == ".md" or path.name in _READ_BY_PAGES else None
+            return [tests] if tests.endswith(".py") else _mirror(PurePosixPath(tests), path.relative_to(sources), root)
+    return ["tests/docs"] if path.suffix == ".md" or path.name in _READ_BY_PAGES else []
 
 
-def _mirror(tests: PurePosixPath, inside: PurePosixPath, root: Path) -> str | None:
-    own = tests / inside.parent / f"test_{inside.stem}.py"
-    if len(inside.parts) == 1 and (root / own).is_file():  # in a package, a module's change affects its neighbours
-        return str(own)
+def _mirror(tests: PurePosixPath, inside: PurePosixPath, root: Path) -> list[str]:
     folder = tests / inside.parent
+    own = folder / f"test_{inside.stem}.py"
+    if len(inside.parts) == 1 and (root / own).is_file():  # in a package, a module's change affects its neighbours
+        return [str(own), *(str(folder / path.name) for path in (root / folder).glob(f"{own.stem}_*.py"))]
     while folder != tests and not (root / folder).is_dir():
         folder = folder.parent
-    return str(folder) if (root / folder).is_dir() else None
+    return [str(folder)] if (root / folder).is_dir() else []
 
 
-def _changed_test(path: PurePosixPath, root: Path) -> str | None:
+def _changed_test(path: PurePosixPath, root: Path) -> list[str]:
     """A changed test is its own test; a file that tests share affects all tests in its folder. A deleted file affects
     none."""
     if path.name.startswith("test_"):
-        return str(path) if (root / path).is_file() else None
-    return str(path.parent) if path.suffix == ".py" and (root / path.parent).is_dir() else None
+        return [str(path)] if (root / path).is_file() else []
+    return [str(path.parent)] if path.suffix == ".py" and (root / path.parent).is_dir() else []
 
 
 def _changed_paths(base: str) -> list[str]:

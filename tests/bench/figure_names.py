@@ -1,4 +1,4 @@
-"""Which names the benches' modules give to figures, read from their text: what they spell out of each, up to its first
+"""The names that the benches' modules give to figures are read from their text: what they spell out, up to the first
 gap."""
 
 import ast
@@ -23,33 +23,33 @@ class Module:
 
 @dataclass(frozen=True)
 class Naming:
-    """An expression that names a figure, in the function (none: the module's body) that hands it to a printer."""
+    """An expression that names a figure, in the function (none: the module's body) that passes it to a printer."""
 
     name: ast.expr
     function: Function | None
 
 
 def read_modules(folder: Path) -> list[Module]:
-    """Those in rooms, which are folders. What runs inside other servers is none of ours."""
+    """Reads the modules in the benches' folders. What runs inside other servers is not ours."""
     paths = [path for path in sorted(folder.rglob("*.py")) if "inside" not in path.parts]
     relative = [(path, path.relative_to(folder).with_suffix("").parts) for path in paths]
     return [Module(parts, ast.parse(path.read_text(encoding="utf-8"))) for path, parts in relative if len(parts) > 1]
 
 
 def find_names(modules: Sequence[Module]) -> dict[Module, set[str]]:
-    """By module, what it spells. A name that is an argument counts for the callers. Raises ValueError for a name of
-    which nothing is spelt."""
+    """Returns what each module spells. A name that is an argument counts for the callers. Raises ValueError for a name
+    that spells nothing."""
     printers: Printers = {"print_figure": (0, "name")}
     found = dict[Module, set[str]]()
     size = 0
-    while len(printers) > size:  # until no function is found any more that hands its argument on
+    while len(printers) > size:  # until no further function is found that passes its argument on
         size = len(printers)
         found = {module: set(_names_of(module, printers)) for module in modules}
     return found
 
 
 def _names_of(module: Module, printers: Printers) -> Iterator[str]:
-    """What it spells; functions that hand an argument on are noted among the printers."""
+    """Returns what it spells; functions that pass an argument on are added to the printers."""
     for naming in list(_namings(module, printers)):
         spelt = _spell(naming.name, naming.function)
         if isinstance(spelt, str):
@@ -73,7 +73,7 @@ def _namings(module: Module, printers: Printers) -> Iterator[Naming]:
 
 
 def _spell(name: ast.expr, function: Function | None) -> str | ast.arg | None:
-    """The beginning of a name, or the argument that it comes from; None where neither can be told."""
+    """Returns the beginning of a name or the argument that it comes from; None where neither is known."""
     match name:
         case ast.Constant(value=str(text)):
             return text
@@ -91,7 +91,7 @@ def _spell(name: ast.expr, function: Function | None) -> str | ast.arg | None:
 
 
 def _assigned(function: Function, word: str) -> Iterator[ast.expr]:
-    """What a variable of the function stands for, once for each assignment."""
+    """Returns what a variable of the function stands for, once for each assignment."""
     for node in ast.walk(function):
         if isinstance(node, ast.Assign):
             yield from (node.value for one in node.targets if isinstance(one, ast.Name) and one.id == word)

@@ -1,4 +1,4 @@
-"""The benches' rooms: what a figure's name says of the module that prints it, and who may import whom."""
+"""The benches' rooms: a figure's name says which module prints it, and imports go one way."""
 
 import ast
 from pathlib import Path
@@ -19,7 +19,7 @@ BELOW = {  # room -> the rooms that it may import from, besides itself
 
 
 def imports(path: Path) -> set[str]:
-    """The modules that a file imports from, by their dotted names."""
+    """Returns the modules that a file imports from, by their dotted names."""
     found = set[str]()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -39,7 +39,7 @@ NAMES = find_names(MODULES_OF_ROOMS)
 
 @pytest.mark.parametrize("module", [one for one in MODULES_OF_ROOMS if NAMES[one]], ids=str)
 def test_a_figures_name_begins_with_its_module(module: Module) -> None:
-    """Whatever a module prints begins with its name, or with that of the folder that it shares with others."""
+    """All that a module prints begins with its name, or with that of the folder that it shares with others."""
     room, prefix = module.parts[:2]
     assert room in MEASURING
     for name in NAMES[module]:
@@ -47,14 +47,14 @@ def test_a_figures_name_begins_with_its_module(module: Module) -> None:
 
 
 def test_every_command_prints_figures() -> None:
-    """Each module that `python -m bench` starts has figures, and none in `serving` that has some is left out."""
+    """Each module that `python -m bench` starts has figures, and no module in `serving` with figures is left out."""
     started = {f"serving.{name}" for names in MODULES.values() for name in names}
     assert started == {str(module) for module in NAMES if NAMES[module] and module.parts[0] == "serving"}
     assert all(name.split(".")[0] == command for command, names in MODULES.items() for name in names)
 
 
 def test_a_name_that_is_handed_on_counts_for_whom_it_comes_from(tmp_path: Path) -> None:
-    """Constants, their beginnings, variables and arguments: each name stands with the module that spells it."""
+    """Constants, their beginnings, variables and arguments belong to the module that spells the name."""
     (tmp_path / "serving").mkdir()
     (tmp_path / "serving" / "shared.py").write_text(
         "def show(count, name):\n    print_figure(f'{name}.sum', count, 'x')\n    show_again(3, name=name)\n"
@@ -69,7 +69,7 @@ def test_a_name_that_is_handed_on_counts_for_whom_it_comes_from(tmp_path: Path) 
 
 
 def test_a_name_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    """A name from a table or a call could be anything, so it must begin with what is spelt out."""
+    """A name from a table or a call could be anything, so it must begin with a spelled part."""
     (tmp_path / "serving").mkdir()
     (tmp_path / "serving" / "cost.py").write_text("print_figure(TABLE[0], 1, 'x')\n")
     with pytest.raises(ValueError, match="serving.cost"):
@@ -78,14 +78,14 @@ def test_a_name_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("room", BELOW)
 def test_rooms_import_downwards(room: str) -> None:
-    """The harness knows no bench, a client no bench, and no measuring room another."""
+    """The harness imports no bench, a client no bench, and no measuring room another."""
     allowed = BELOW[room] | {room}
     for path in (ROOT / "bench" / room).rglob("*.py"):
         assert {name.split(".")[1] for name in of_bench(path)} <= allowed, path
 
 
 def test_trials_see_the_harness_alone() -> None:
-    """What trials share with benches lies in `bench.harness`."""
+    """What trials share with benches is in `bench.harness`."""
     seen = {name for path in (ROOT / "trials").rglob("*.py") for name in of_bench(path)}
     assert seen
     assert all(name.startswith("bench.harness.") for name in seen)

@@ -47,7 +47,7 @@ def _rules() -> list[dict[str, Any]]:
 
 
 def test_every_metric_that_they_name_is_the_servers() -> None:
-    """None is misspelt, which would only ever be silent; nor is one of the limits."""
+    """No metric and no limit in them is misspelled, which would only ever be silent."""
     registry = CollectorRegistry()
     Metrics(registry)
     known = {
@@ -77,7 +77,7 @@ def test_every_metric_that_they_name_is_the_servers() -> None:
     ],
 )
 def test_each_fires_on_what_it_is_for(series: dict[str, str], alert: str | None, tmp_path: Path) -> None:
-    """After half an hour of it, and then no other one; a healthy server at nine tenths of nothing fires none."""
+    """Each fires after half an hour of its trouble, and no other one does; a healthy server fires none."""
     case = {
         "rule_files": [str(_FILE)],
         "evaluation_interval": "1m",

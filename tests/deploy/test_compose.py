@@ -19,13 +19,14 @@ def _services() -> dict[str, Any]:
 
 
 def _command() -> str:
-    """The one in the file's head, as a user would copy it."""
+    """Returns the command in the file's head, as a user would copy it."""
     [line] = [line for line in _FILE.read_text().splitlines() if "docker compose" in line]
     return line.removeprefix("#").strip()
 
 
 def test_the_command_in_its_head_mounts_the_demos_bundle(tmp_path: Path) -> None:
-    """Typed in the checkout, where the demo leaves its bundle; compose takes relative paths as beside the file."""
+    """A user types it in the checkout, where the demo leaves its bundle; compose resolves relative paths beside the
+    file."""
     docker = tmp_path / "docker"
     docker.write_text('#!/bin/sh\nprintf %s "$CAROUSEL_BUNDLE"\n')
     docker.chmod(0o755)
@@ -35,7 +36,7 @@ def test_the_command_in_its_head_mounts_the_demos_bundle(tmp_path: Path) -> None
 
 
 def test_everything_else_that_is_mounted_lies_beside_the_file() -> None:
-    """And the image is built from the checkout."""
+    """The image is built from the checkout."""
     mounts = [mount.split(":")[0] for one in _services().values() for mount in one.get("volumes", ())]
     beside = [mount for mount in mounts if mount.startswith(".")]
     assert beside
@@ -44,7 +45,7 @@ def test_everything_else_that_is_mounted_lies_beside_the_file() -> None:
 
 
 def test_every_replica_has_the_bundle_and_the_store() -> None:
-    """The same of both, or a session could not move between them; the drain has time to end."""
+    """Both have the same, or a session could not move between them; the drain has time to end."""
     one, other = _services()["a"], _services()["b"]
     assert one == other
     assert any("CAROUSEL_BUNDLE" in mount and mount.endswith(":/bundle:ro") for mount in one["volumes"])

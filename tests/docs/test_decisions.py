@@ -1,4 +1,4 @@
-"""Records of decisions are numbered, dated and in the index, and what is superseded says by what."""
+"""Records of decisions are numbered, dated and in the index; a superseded one names its successor."""
 
 import re
 from pathlib import Path
@@ -22,7 +22,7 @@ def test_numbers_follow_each_other() -> None:
 
 @pytest.mark.parametrize("record", _RECORDS, ids=lambda path: path.stem)
 def test_a_record_has_its_parts(record: Path) -> None:
-    """Title with the number, status, date, context, choice and consequences, in this order."""
+    """The parts are title with the number, status, date, context, choice and consequences, in this order."""
     text = record.read_text()
     lines = text.splitlines()
     assert lines[0].startswith(f"# {record.name[:3]}. ")
@@ -35,7 +35,7 @@ def test_a_record_has_its_parts(record: Path) -> None:
 
 
 def test_the_index_has_every_record_as_it_is() -> None:
-    """One row each, in order, with the record's own title, status and date."""
+    """Each record has one row, in order, with its title, status and date."""
     rows = re.findall(r"^\| \[(.+)\]\((.+)\) \| (.+) \| (.+) \|$", (_FOLDER / "index.md").read_text(), re.MULTILINE)
     expected = []
     for record in _RECORDS:

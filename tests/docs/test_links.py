@@ -16,12 +16,12 @@ _TEXT = {".py", ".md", ".toml", ".yaml", ".proto", ".cfg", ".js"}
 
 
 def find_broken(page: Path) -> list[str]:
-    """Relative links of a Markdown file whose file or heading is not there."""
+    """Returns the relative links of a Markdown file whose file or heading does not exist."""
     return [link for link in _links(page.read_text()) if not _leads_somewhere(page, link)]
 
 
 def _links(markdown: str) -> Iterator[str]:
-    """Outside code."""
+    """Returns the links outside code."""
     yield from _LINK.findall(_CODE.sub("code", _BLOCK.sub("", markdown)))
 
 
@@ -32,7 +32,7 @@ def _leads_somewhere(page: Path, link: str) -> bool:
 
 
 def _headings(markdown: str) -> set[str]:
-    """Names of a page's headings, as they are linked."""
+    """Returns the names of a page's headings, as they are linked."""
     found = re.findall(r"^#+ (.+)$", _BLOCK.sub("", markdown), re.MULTILINE)
     titles = (re.sub(r"[`*]|\[([^\]]*)\]\([^)]*\)", r"\1", title) for title in found)
     return {re.sub(r"[^\w -]", "", title.lower()).strip().replace(" ", "-") for title in titles}
@@ -40,7 +40,7 @@ def _headings(markdown: str) -> set[str]:
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: str(page.relative_to(_ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    """Every page of docs/, and those at the top."""
+    """This holds for every page of docs/ and for those at the top."""
     assert find_broken(page) == []
 
 

@@ -16,7 +16,7 @@ _SVG = "{http://www.w3.org/2000/svg}"
 
 
 def _screen(*lines: str) -> Screen:
-    """What a terminal of two rows and ten columns shows after these lines."""
+    """Returns what a terminal of two rows and ten columns shows after these lines."""
     terminal = Terminal(2, 10)
     terminal.feed("\r\n".join(lines))
     return terminal.screen()
@@ -31,7 +31,7 @@ def test_the_readme_shows_a_picture_that_moves() -> None:
 
 @pytest.mark.parametrize("picture", sorted((_ROOT / "docs" / "images").glob("*.svg")), ids=lambda path: path.name)
 def test_pictures_run_no_script_and_load_nothing(picture: Path) -> None:
-    """Every SVG is well formed. It has no script, no handler, no foreign content, and links to itself alone."""
+    """Every SVG is well formed and has no script, no handler, no foreign content and no link beyond itself."""
     for element in ElementTree.parse(picture).iter():
         assert element.tag not in (f"{_SVG}script", f"{_SVG}foreignObject", f"{_SVG}image")
         assert not [name for name in element.attrib if name.startswith("on")]
@@ -67,7 +67,8 @@ def test_a_terminal_refuses_what_it_does_not_know(unknown: str) -> None:
 
 
 def test_a_screen_that_is_gone_at_once_is_not_drawn() -> None:
-    """Half a screen goes into the next one's time, equal ones become one, and the last one stays as long as told."""
+    """A screen that is gone at once adds its time to the next one, equal ones become one, and the last one stays as
+    long as told."""
     moments = [(0.0, _screen("a")), (1.0, _screen("half")), (1.01, _screen("b")), (2.0, _screen("b"))]
     frames = make_frames(moments, 3.0)
     assert [frame.screen.lines()[0] for frame in frames] == ["a", "b"]
@@ -75,8 +76,8 @@ def test_a_screen_that_is_gone_at_once_is_not_drawn() -> None:
 
 
 def test_each_screen_is_drawn_for_its_time() -> None:
-    """Rows are drawn once and used by the screens that show them; what the terminal shows is escaped. The
-    fullest screen is the one that may stand still."""
+    """Rows are drawn once and used by the screens that show them, and their text is escaped. The fullest screen is the
+    one that may stand still."""
     frames = [Frame(_screen("a<b", "same"), 1.0), Frame(_screen("c█", "same"), 3.0)]
     svg = draw(frames, "a title")
     texts = [element.text for element in ElementTree.fromstring(svg).iter(f"{_SVG}text")]

@@ -14,18 +14,18 @@ _DOCS = Path(__file__).parents[2] / "docs"
 
 
 def _rows() -> dict[str, str]:
-    """Reason and code, as docs/client.md has them."""
+    """Returns reason and code, as docs/client.md has them."""
     return dict(re.findall(r"^\| `([A-Z_]+)` \| ([A-Z_]+) \|", (_DOCS / "client.md").read_text(), re.MULTILINE))
 
 
 def test_every_reason_stands_there_with_its_code() -> None:
-    """No more and no fewer than the server can send, and the one for what nobody expected."""
+    """The page has exactly the reasons that the server can send, with the one for unexpected errors."""
     known = {error.reason: code_pb2.Code.Name(code) for error, code in CODES.items()}
     assert _rows() == known | {"INTERNAL": "INTERNAL"}
 
 
 def test_the_five_alerts_are_explained() -> None:
-    """Each by its name."""
+    """Each has its name on the page."""
     alerts = re.findall(r"alert: (\w+)", (_DOCS.parent / "deploy" / "alerts.yaml").read_text())
     page = (_DOCS / "operations.md").read_text()
     assert len(alerts) == 5
@@ -33,14 +33,14 @@ def test_the_five_alerts_are_explained() -> None:
 
 
 def test_every_setting_that_is_named_is_one() -> None:
-    """In either page: names that look like limits are settings, metrics or parts of the wire."""
+    """In either page, names that look like limits are settings, metrics or parts of the wire."""
     for page in ("client.md", "operations.md"):
         named = re.findall(r"`((?:max|retained|session|seal|drain|num)_\w+?)(?:=\w+)?`", (_DOCS / page).read_text())
         assert set(named) <= set(Settings.model_fields), set(named) - set(Settings.model_fields)
 
 
 def test_every_metric_has_its_row_with_its_labels() -> None:
-    """No more and no fewer than the server has, under the names that Prometheus sees."""
+    """The page has exactly the server's metrics, under the names that Prometheus sees."""
     registry = CollectorRegistry()
     metrics = vars(Metrics(registry)).values()
     known = set()

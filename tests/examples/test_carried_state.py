@@ -24,7 +24,7 @@ def _console(*, is_terminal: bool = False) -> tuple[Console, io.StringIO]:
 
 
 def test_every_piece_is_shown_before_the_next_one_is_asked_for() -> None:
-    """Streams: nothing is gathered first."""
+    """The pieces stream: nothing is gathered first."""
     console, out = _console()
 
     def pieces() -> Iterator[Piece]:
@@ -38,7 +38,7 @@ def test_every_piece_is_shown_before_the_next_one_is_asked_for() -> None:
 
 
 def test_a_slip_stands_out() -> None:
-    """Coloured by its rank, the text whole; and named, for those who see no colours."""
+    """The text is whole and coloured by rank; the slip is also named, for readers without colours."""
     tokens = [ScoredToken(number, -1.0, rank, rank == 1, text) for number, (text, rank) in enumerate(_RANKS)]
     console, out = _console()
     show_surprise(console, tokens)
@@ -54,7 +54,7 @@ _RANKS = [("The", 1), (" dau", 1781), ("hgter", 20), (" went", 10)]
 
 
 def test_nothing_to_rate_is_nothing_to_show() -> None:
-    """A text without tokens."""
+    """A text without tokens shows nothing."""
     console, out = _console()
     show_surprise(console, [])
     assert out.getvalue() == "\n"
@@ -68,7 +68,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_runs_on_a_bundle(bundle: Path) -> None:
-    """From a server that it starts to one that it has stopped: exit code 0, ids and verdict on one line each."""
+    """It starts a server and stops it: exit code 0, with ids and verdict on one line each."""
     command = [sys.executable, str(_ROOT / "examples" / "carried_state.py"), str(bundle)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -80,7 +80,7 @@ def test_it_runs_on_a_bundle(bundle: Path) -> None:
 
 
 def test_an_answer_that_differs_is_seen() -> None:
-    """What is compared are the ids and the position that the server tells."""
+    """The ids and the position that the server reports are compared."""
 
     class Told(Session):
         def __init__(self, position: int) -> None:

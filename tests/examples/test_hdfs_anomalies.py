@@ -1,4 +1,4 @@
-"""The log example: its split and verdicts, and the whole of it on sessions made up here."""
+"""The log example: its split and verdicts, and all of it on invented sessions."""
 
 import random
 import re
@@ -16,14 +16,14 @@ NEVER = float("inf")
 
 
 def test_equal_sessions_count_once(tmp_path: Path) -> None:
-    """White space apart, a session is read once; blank lines are none."""
+    """Sessions that differ only in white space are read once; blank lines are no sessions."""
     path = tmp_path / "sessions"
     path.write_text("5 22 5 \n\n9 11\n5  22 5\n", encoding="utf-8")
     assert read_sessions(path) == ["5 22 5", "9 11"]
 
 
 def test_the_split_shares_nothing() -> None:
-    """Every normal session is in exactly one part, and no abnormal one is the same as a normal one."""
+    """Every normal session is in exactly one part, and no abnormal one equals a normal one."""
     normal = [f"1 {number}" for number in range(100)]
     split = split_sessions(normal, ["1 3", "2 2"], seed=1)
     parts = (split.train, split.valid, split.normal)
@@ -35,7 +35,7 @@ def test_the_split_shares_nothing() -> None:
 
 
 def test_texts_hold_what_the_split_says(tmp_path: Path) -> None:
-    """Each training session comes equally often, in orders that differ; nothing of the test is written."""
+    """Each training session comes equally often, in different orders; no test session is written."""
     split = split_sessions([f"1 {number}" for number in range(50)], ["2 2"], seed=1)
     train, valid = (path.read_text(encoding="utf-8").splitlines() for path in write_texts(split, tmp_path, 1))
     assert valid == split.valid
@@ -45,7 +45,8 @@ def test_texts_hold_what_the_split_says(tmp_path: Path) -> None:
 
 
 def test_g_leaves_no_more_alarms_than_tolerated() -> None:
-    """The smallest g within the tolerance; sessions with unknown events are flagged under any g and do not count."""
+    """The smallest g within the tolerance is chosen; sessions with unknown events are flagged under any g and do not
+    count."""
     ranks = [1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 5.0, 6.0, 7.0, 9.0, NEVER]
     assert choose_g(ranks, 0.0) == 9
     assert choose_g(ranks, 0.1) == 7
@@ -53,7 +54,7 @@ def test_g_leaves_no_more_alarms_than_tolerated() -> None:
 
 
 def test_verdicts_count_both_kinds() -> None:
-    """Flagged is what lies beyond g; precision, recall and F1 follow, also for equal numbers of both kinds."""
+    """A session beyond g is flagged; precision, recall and F1 follow, even for equal numbers of both kinds."""
     found = judge([2.0, 8.0, NEVER, 9.0], [1.0, 3.0, 5.0, 8.0, 2.0, 1.0, 1.0, 1.0], g=5)
     assert found == Verdicts(3, 4, 1, 8)
     assert (found.precision, found.recall, found.false_alarms) == (0.75, 0.75, 0.125)
@@ -62,7 +63,7 @@ def test_verdicts_count_both_kinds() -> None:
 
 
 def test_the_example_finds_what_it_should(tmp_path: Path) -> None:
-    """Trained, exported and served: sessions that stop short, run backwards or have an unknown event are told from
+    """A trained, exported and served model tells sessions that stop short, run backwards or have an unknown event from
     normal ones, whose middles vary."""
     rng = random.Random(0)
     normal = [f"1 2 3 {' '.join(rng.choices('45', k=9))} 7 8 9" for _ in range(150)]

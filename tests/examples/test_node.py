@@ -21,7 +21,7 @@ _ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy beside a copy of the wire contract, as in the checkout, with its packages."""
+    """Copies the example beside a copy of the wire contract, as in the checkout, with its packages."""
     place = tmp_path_factory.mktemp("node")
     shutil.copytree(_ROOT / "proto", place / "proto")
     copy = place / "examples" / "node"
@@ -45,7 +45,7 @@ def _run(example: Path, address: str, *arguments: str) -> subprocess.CompletedPr
 
 
 def test_it_streams_a_text_on_a_session(example: Path, server: ServerProcess) -> None:
-    """Prompt and text, then the figures: a seed in all its digits, and where the session stands."""
+    """Prompt and text come first, then the figures: a seed in all its digits, and the session's position."""
     done = _run(example, server.grpc_address, "Once")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Once")
@@ -53,7 +53,7 @@ def test_it_streams_a_text_on_a_session(example: Path, server: ServerProcess) ->
 
 
 def test_a_refusal_is_told_with_its_field(example: Path, server: ServerProcess) -> None:
-    """From what the server attaches: its reason, and the field that is at fault."""
+    """The message has the reason and the wrong field, which the server attaches."""
     done = _run(example, server.grpc_address, "Once", "--temperature", "500")
     assert done.returncode == 1
     assert "INVALID_ARGUMENT INVALID_REQUEST: sampling.temperature" in done.stderr
@@ -62,7 +62,7 @@ def test_a_refusal_is_told_with_its_field(example: Path, server: ServerProcess) 
 
 
 def test_a_full_server_is_told_with_when_to_try_again(example: Path, tmp_path: Path) -> None:
-    """RetryInfo, as seconds."""
+    """The time is RetryInfo, in seconds."""
     write_bundle(tmp_path)
     full = ("--set", "max_sessions=1", "--set", "when_full=refuse")
     with serve(tmp_path, *full) as server:
@@ -74,7 +74,7 @@ def test_a_full_server_is_told_with_when_to_try_again(example: Path, tmp_path: P
 
 
 def test_no_server_is_no_reason_of_the_servers(example: Path) -> None:
-    """The code alone, from the connection."""
+    """The message has only the code, from the connection."""
     done = _run(example, "127.0.0.1:1", "Once")
     assert done.returncode == 1
     assert "\nUNAVAILABLE : " in done.stderr

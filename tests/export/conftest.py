@@ -21,13 +21,13 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture
 def trained(tokenizer: Tokenizer) -> TrainedModel:
-    """A two-layer LSTM over the characters of TEXT."""
+    """Trains a two-layer LSTM over the characters of TEXT."""
     return TrainedModel(build_model(num_layers=2, vocabulary_size=tokenizer.size), tokenizer, {"steps": 3})
 
 
 @pytest.fixture
 def checkpoint(trained: TrainedModel, tmp_path: Path) -> Path:
-    """The same as a run's directory."""
+    """Writes the same as a run's directory."""
     directory = tmp_path / "run"
     directory.mkdir()
     facts = {

@@ -16,7 +16,7 @@ def build_model(
     block: str = "plain",
     ngram_order: int = 1,
 ) -> RecurrentLM:
-    """A random network. With the usual gain its states and logits differ widely; an Elman net is then chaotic."""
+    """Makes a random network. With the usual gain its states and logits differ widely; an Elman net is then chaotic."""
     torch.manual_seed(11)
     sizes = (num_layers, 12, embedding_size)
     shape = {"block": block, "ngram_order": ngram_order, "ngram_buckets": 64}

@@ -1,4 +1,4 @@
-"""Publishing: a bundle appears whole or not at all."""
+"""A bundle that is published appears whole or not at all."""
 
 import hashlib
 import json
@@ -62,7 +62,7 @@ def test_what_fails_its_check_never_appears(
 def test_an_existing_bundle_survives_a_failed_export(
     trained: TrainedModel, tmp_path: Path, check: object, error: type[BaseException]
 ) -> None:
-    """The bundle that stood there stands there still, byte for byte."""
+    """The bundle that was there is still there, byte for byte."""
     publish(trained, tmp_path / "bundle", "old", accept)
     before = contents(tmp_path / "bundle")
     with pytest.raises(error):
@@ -115,7 +115,7 @@ def test_other_peoples_files_are_left_alone(trained: TrainedModel, tmp_path: Pat
 
 
 def test_an_empty_directory_and_missing_parents_are_fine(trained: TrainedModel, tmp_path: Path) -> None:
-    """What mkdir would allow is allowed."""
+    """The export makes missing parents and fills an empty directory."""
     (tmp_path / "empty").mkdir()
     for target in (tmp_path / "empty", tmp_path / "a" / "b" / "bundle"):
         publish(trained, target, "fox", accept)

@@ -1,4 +1,4 @@
-"""`carousel-export` from the command line."""
+"""`carousel-export` on the command line publishes a checked bundle or says in one sentence why not."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ from carousel_training.vocabulary import learn_vocabulary
 
 
 def build_corrupt_core(model: RecurrentLM, precision: Precision) -> onnx.ModelProto:
-    """The core with one recurrent weight changed."""
+    """Builds the core with one recurrent weight changed."""
     graph = build_core(model, precision)
     for constant in graph.graph.initializer:
         if constant.name == "layer_1.R":
@@ -34,7 +34,7 @@ def build_corrupt_core(model: RecurrentLM, precision: Precision) -> onnx.ModelPr
 
 
 def test_a_checkpoint_becomes_a_bundle(checkpoint: Path, tmp_path: Path) -> None:
-    """A line says what was checked, the bundle loads, is called as asked, and carries the training facts."""
+    """A line says what was checked; the bundle loads, has the given name, and carries the training facts."""
     result = CliRunner().invoke(app, [str(checkpoint), str(tmp_path / "fox"), "--name", "reynard"])
     assert result.exit_code == 0, result.output
     assert "9 checks hold; logits, largest difference " in result.output
@@ -47,7 +47,7 @@ def test_a_checkpoint_becomes_a_bundle(checkpoint: Path, tmp_path: Path) -> None
 
 
 def test_one_wrong_weight_publishes_nothing(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A graph that computes something else is caught: exit code 1, the figures, and the old bundle untouched."""
+    """A graph that computes something else is refused: exit code 1, the figures, and the old bundle unchanged."""
     target = tmp_path / "fox"
     assert CliRunner().invoke(app, [str(checkpoint), str(target)]).exit_code == 0
     digest = Bundle.load(target).manifest.digest
@@ -65,7 +65,7 @@ def test_one_wrong_weight_publishes_nothing(checkpoint: Path, tmp_path: Path, mo
 
 
 def test_a_bundle_whose_sessions_begin_badly_is_not_published(checkpoint: Path, tmp_path: Path, held_out: Path) -> None:
-    """With a text that says so, what a fresh start costs is bounded; the option moves the bound."""
+    """A text shows what a fresh start costs, which is bounded; the option moves the bound."""
     options = ["--text", str(held_out)]
     result = CliRunner().invoke(app, [str(checkpoint), str(tmp_path / "fox"), *options])
     assert result.exit_code == 0, result.output
@@ -78,12 +78,12 @@ def test_a_bundle_whose_sessions_begin_badly_is_not_published(checkpoint: Path, 
 
 
 def test_a_named_text_that_is_not_there_is_one_sentence(checkpoint: Path, tmp_path: Path) -> None:
-    """Only the run's own text may be gone without an error."""
+    """Only the run's own text may be missing without an error."""
     assert "cannot read" in refused(checkpoint, tmp_path / "fox", "--text", str(tmp_path / "absent"))
 
 
 def refused(checkpoint: Path, target: Path, *options: str) -> str:
-    """The one sentence that a refused export prints."""
+    """Returns the one sentence that a refused export prints."""
     result = CliRunner().invoke(app, [str(checkpoint), str(target), *options])
     assert result.exit_code == EXIT_BAD_INPUT, result.output
     assert not target.exists()
@@ -92,26 +92,26 @@ def refused(checkpoint: Path, target: Path, *options: str) -> str:
 
 
 def test_no_checkpoint_is_one_sentence(tmp_path: Path) -> None:
-    """A directory without a checkpoint, and no directory at all."""
+    """This holds for a directory without a checkpoint, and for no directory."""
     assert "no checkpoint at" in refused(tmp_path, tmp_path / "fox")
     assert "no checkpoint at" in refused(tmp_path / "absent", tmp_path / "fox")
 
 
 def test_a_truncated_checkpoint_is_one_sentence(checkpoint: Path, tmp_path: Path) -> None:
-    """The file that was cut short is named."""
+    """The sentence names the file that was cut short."""
     (tensors,) = checkpoint.glob("*.safetensors")
     tensors.write_bytes(tensors.read_bytes()[:100])
     assert f"{tensors.name} is truncated" in refused(checkpoint, tmp_path / "fox")
 
 
 def test_a_vocabulary_that_does_not_fit_is_one_sentence(checkpoint: Path, tmp_path: Path) -> None:
-    """Another run's tokenizer beside the checkpoint is noticed."""
+    """A tokenizer of another run beside the checkpoint is noticed."""
     save_tokenizer(checkpoint, learn_vocabulary("xyz", VocabularySettings.model_validate({"kind": "character"})))
     assert "tokenizer.json is not the vocabulary of this checkpoint" in refused(checkpoint, tmp_path / "fox")
 
 
 def test_a_target_that_is_not_a_bundle_is_left_alone(checkpoint: Path) -> None:
-    """Exporting onto the run's own directory is refused before anything is written."""
+    """An export onto the run's own directory is refused before anything is written."""
     before = sorted(path.name for path in checkpoint.iterdir())
     result = CliRunner().invoke(app, [str(checkpoint), str(checkpoint)])
     assert result.exit_code == EXIT_BAD_INPUT
@@ -127,7 +127,7 @@ def held_out(tmp_path: Path) -> Path:
 
 
 def test_int8_says_what_it_costs(checkpoint: Path, tmp_path: Path, held_out: Path) -> None:
-    """Both perplexities and their ratio on the text that was named, and a bundle that says what it is."""
+    """The output has both perplexities and their ratio on the named text, and the bundle says that it is int8."""
     options = ["--precision", "int8", "--text", str(held_out)]
     result = CliRunner().invoke(app, [str(checkpoint), str(tmp_path / "fox"), *options])
     assert result.exit_code == 0, result.output
@@ -140,7 +140,8 @@ def test_int8_says_what_it_costs(checkpoint: Path, tmp_path: Path, held_out: Pat
 def test_int8_is_refused_beyond_its_bound(
     checkpoint: Path, tmp_path: Path, held_out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A rise above --max-perplexity-rise is exit code 1 with the figure, and nothing is published; below it is fine."""
+    """A rise above --max-perplexity-rise is exit code 1 with the figure, and nothing is published; a smaller one
+    passes."""
     monkeypatch.setattr(cli, "compare_perplexity", lambda *_: Perplexities(10.0, 10.2))
     options = ["--precision", "int8", "--text", str(held_out)]
     result = CliRunner().invoke(app, [str(checkpoint), str(tmp_path / "fox"), *options])
@@ -152,7 +153,7 @@ def test_int8_is_refused_beyond_its_bound(
 
 
 def test_int8_without_a_text_is_one_sentence(checkpoint: Path, tmp_path: Path) -> None:
-    """A checkpoint that does not say what it was validated on, and files that are not there or empty."""
+    """This holds for a checkpoint that does not name its validation text, and for missing or empty files."""
     (tmp_path / "empty").touch()
     assert "does not say what it was validated on; name a text" in refused(
         checkpoint, tmp_path / "fox", "--precision", "int8"
@@ -164,7 +165,7 @@ def test_int8_without_a_text_is_one_sentence(checkpoint: Path, tmp_path: Path) -
 
 
 def test_int8_of_another_cell_is_one_sentence(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    """It names the cells that can, and needs no text to say so."""
+    """The sentence names the cells that can be int8, and needs no text for that."""
     model = build_model("elman", vocabulary_size=tokenizer.size)
     facts = {"step": 1, "tokenizer": save_tokenizer(tmp_path, tokenizer), "model": model.config.as_json()}
     save_checkpoint(tmp_path, BEST, facts, {f"model.{name}": tensor for name, tensor in model.state_dict().items()})
@@ -173,7 +174,7 @@ def test_int8_of_another_cell_is_one_sentence(tokenizer: Tokenizer, tmp_path: Pa
 
 
 def test_an_unknown_precision_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    """The command line knows the two that there are."""
+    """The command line knows only the two precisions."""
     result = CliRunner().invoke(app, [str(checkpoint), str(tmp_path / "fox"), "--precision", "int4"])
     assert result.exit_code == EXIT_BAD_INPUT
     assert "int8" in result.stderr

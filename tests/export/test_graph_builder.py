@@ -1,4 +1,4 @@
-"""Loops in a graph, against the same recurrence in numpy."""
+"""Loops in a graph compute the same recurrence as numpy."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from carousel_export.graph_builder import GraphBuilder, Loop, describe
 
 
 def step_decay(step: GraphBuilder, before: Sequence[str], given: Sequence[str]) -> list[str]:
-    """a = 0.5 * a + x; b = b + a before."""
+    """Builds a step: a = 0.5 * a + x; b = b + a before."""
     half = step.keep("half", np.full(1, 0.5, np.float32))
     a, b = before
     return [step.put("Add", step.put("Mul", a, half), given[0]), step.put("Add", b, a)]
@@ -41,7 +41,8 @@ def test_a_loop_is_its_recurrence_where_the_mask_says_so() -> None:
 
 
 def test_names_inside_a_loop_are_its_own() -> None:
-    """A step of a loop shares no name with the graph around it, whose nodes and constants are numbered the same way."""
+    """A step of a loop shares no name with the graph around it, although both number their nodes and constants
+    alike."""
     graph = GraphBuilder()
     graph.put("Identity", graph.keep("half", np.zeros(1, np.float32)))
     Loop("decay", ["a", "b"], ["x"], "mask", step_decay).build(graph, ["a_next", "b_next"])

@@ -1,4 +1,4 @@
-"""The graphs against the network they are written from."""
+"""The graphs compute what the network does from which they are written."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +36,7 @@ def serve(model: RecurrentLM, tokenizer: Tokenizer, directory: Path) -> OnnxMode
 
 
 def random_state(model: RecurrentLM, num_lanes: int) -> State:
-    """Floats at random; a counter or a window as if some tokens had been read."""
+    """Makes random floats; a counter or a window is as if some tokens had been read."""
     state = tuple(torch.randn_like(t) * 0.5 if t.is_floating_point() else t for t in model.initial_state(num_lanes))
     with torch.no_grad():
         _, after = model(torch.randint(model.config.vocabulary_size, (num_lanes, 3)), state)
@@ -46,7 +46,7 @@ def random_state(model: RecurrentLM, num_lanes: int) -> State:
 def run_head(
     model: RecurrentLM, hidden_NH: Array, targets_N: Array, num_candidates: int, temperatures_N: Sequence[float] = ()
 ) -> dict[str, Array]:
-    """All outputs of the head, by name."""
+    """Runs the head and returns all outputs by name."""
     session = onnxruntime.InferenceSession(build_head(model).SerializeToString(), providers=["CPUExecutionProvider"])
     feed = {names.HIDDEN: hidden_NH, names.TARGETS: targets_N, names.NUM_CANDIDATES: np.array([num_candidates])}
     feed[names.TEMPERATURES] = np.array(temperatures_N, np.float32)
@@ -58,7 +58,7 @@ def run_head(
 def test_graphs_equal_torch(
     cell: str, num_layers: int, embedding_size: int, tied: bool, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    """Core and head in sequence give the network's logits and states, from a state that is not zero."""
+    """Core and head in sequence give the network's logits and states, from a nonzero state."""
     model = build_model(cell, num_layers, embedding_size, tied=tied, vocabulary_size=tokenizer.size)
     served = serve(model, tokenizer, tmp_path)
     ids_BT = torch.randint(tokenizer.size, (3, 6))
@@ -74,7 +74,7 @@ def test_graphs_equal_torch(
 
 @pytest.mark.parametrize("cell", list(CELLS))
 def test_greedy_text_equals_torchs(cell: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    """After each of ten prompts, 20 tokens written by the served model, each from the one before, are the network's."""
+    """After each of ten prompts, the served model writes the network's 20 tokens, each from the one before."""
     model = build_model(cell, 2, 7, tied=False, vocabulary_size=tokenizer.size)
     with torch.no_grad():
         model.embedding.weight.normal_(std=3.0)
@@ -115,7 +115,7 @@ def test_files_are_of_the_promised_versions() -> None:
 
 
 def test_head_reads_candidates_normaliser_and_targets_from_the_logits() -> None:
-    """Every output of the head is what numpy makes of its logits; K may be 1 or the whole vocabulary."""
+    """Numpy makes every output of the head from its logits; K may be 1 or the whole vocabulary."""
     model, rng = build_model(), np.random.default_rng(0)
     hidden_NH = rng.standard_normal((5, 12)).astype(np.float32)
     targets_N = rng.integers(0, 29, 5)
@@ -133,7 +133,7 @@ def test_head_reads_candidates_normaliser_and_targets_from_the_logits() -> None:
 
 
 def test_a_call_without_targets_gives_none() -> None:
-    """No targets, no scores, and everything else as with them: nobody pays for what is not asked."""
+    """Without targets there are no scores, at no cost, and everything else is as with them."""
     model, hidden_NH = build_model(), np.random.default_rng(0).standard_normal((5, 12)).astype(np.float32)
     asked = run_head(model, hidden_NH, np.arange(5), 4)
     found = run_head(model, hidden_NH, np.empty(0, np.int64), 4)
@@ -156,7 +156,7 @@ def test_probabilities_are_at_each_rows_temperature() -> None:
 
 
 def test_equal_logits_come_lower_id_first_and_share_a_rank() -> None:
-    """With all weights zero every logit is equal: candidates are 0, 1, 2, ... and nobody is above anybody."""
+    """With all weights zero, every logit is equal: candidates are 0, 1, 2, ... and all share the first rank."""
     model = build_model()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -178,7 +178,7 @@ def test_the_normaliser_survives_huge_logits() -> None:
 
 
 def test_the_normaliser_of_a_large_vocabulary_keeps_its_digits() -> None:
-    """33,278 logits, most of them small, are summed to what double precision gives but for a few units in 1e-6."""
+    """The sum of 33,278 logits, most of them small, equals double precision's to a few units in 1e-6."""
     model, rng = build_model(vocabulary_size=33_278), np.random.default_rng(0)
     hidden_NH = rng.standard_normal((3, 12)).astype(np.float32)
     found = run_head(model, hidden_NH, np.zeros(3, np.int64), 1)

@@ -18,7 +18,7 @@ NUM_STEPS = 300
 
 
 def served_and_exact(model: RecurrentLM, tokenizer: Tokenizer, directory: Path) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Hidden vectors and states after many tokens: as served, and in double precision."""
+    """Returns hidden vectors and states after many tokens, as served and in double precision."""
     write_files(TrainedModel(model, tokenizer, {}), directory, "model")
     served = OnnxModel(Bundle.load(directory))
     ids_BT = np.random.default_rng(0).integers(0, tokenizer.size, (4, NUM_STEPS))
@@ -32,7 +32,7 @@ def served_and_exact(model: RecurrentLM, tokenizer: Tokenizer, directory: Path) 
 
 @pytest.mark.parametrize("bias", [-14.0, -7.0, 0.0, 7.0])
 def test_a_real_gated_unit_that_hardly_moves_is_exact(bias: float, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    """Its root of 1 - a^2 has all digits where a is next to 1."""
+    """The root of 1 - a^2 has all digits where a is next to 1."""
     model = build_model("rg-lru", vocabulary_size=tokenizer.size, gain=1.0)
     with torch.no_grad():
         dict(model.named_parameters())["stack.layers.0.bias_gates"][:12].fill_(bias)
@@ -43,7 +43,7 @@ def test_a_real_gated_unit_that_hardly_moves_is_exact(bias: float, tokenizer: To
 @pytest.mark.parametrize("cell", ["slstm", "mlstm"])
 @pytest.mark.parametrize("bias", [-9.0, 0.0, 9.0, 16.0])
 def test_forget_gates_that_hardly_move_are_exact(cell: str, bias: float, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    """Their logarithm has all digits where the gate is next to 1, and where it is next to 0."""
+    """The gate's logarithm has all digits where the gate is next to 1 and where it is next to 0."""
     model = build_model(cell, vocabulary_size=tokenizer.size, gain=1.0)
     forget = slice(24, 36) if cell == "slstm" else slice(-4, None)
     with torch.no_grad():

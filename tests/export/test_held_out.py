@@ -1,4 +1,4 @@
-"""What rounding costs: the same tokens read by a network and by a bundle."""
+"""The cost of rounding: a network and a bundle read the same tokens."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def served(trained: TrainedModel, tmp_path: Path) -> OnnxModel:
 
 
 def with_corpus(checkpoint: Checkpoint, text: Path, digest: str) -> Checkpoint:
-    """A checkpoint whose run split that file, when it had that digest."""
+    """Makes a checkpoint whose run split that file when it had that digest."""
     settings = Settings.parse({"corpus": {"text": [str(text)], "valid_fraction": 0.25}})
     facts = {**checkpoint.facts, "settings": settings.as_json(), "corpus": {"sha256": digest}}
     return Checkpoint(checkpoint.path, facts, checkpoint.tensors, checkpoint.tokenizer)
@@ -37,14 +37,14 @@ def with_corpus(checkpoint: Checkpoint, text: Path, digest: str) -> Checkpoint:
 def test_a_faithful_bundle_has_the_networks_perplexity(
     trained: TrainedModel, served: OnnxModel, num_tokens: int
 ) -> None:
-    """The same number on both sides, for texts of fewer tokens than lanes and for lanes of unequal length."""
+    """Both have the same number, for texts of fewer tokens than lanes and for lanes of unequal length."""
     ids_N = np.random.default_rng(0).integers(0, trained.tokenizer.size, num_tokens)
     found = compare_perplexity(trained.model, served, HeldOutText("noise", ids_N, trained.tokenizer.start_id))
     assert found.ratio == pytest.approx(1.0, abs=1e-5)
 
 
 def test_every_token_counts_once(trained: TrainedModel, served: OnnxModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a single lane it is the mean over a plain reading from the start token on."""
+    """In a single lane, the result is the mean over a plain reading from the start token on."""
     monkeypatch.setattr(held_out, "NUM_LANES", 1)
     ids_N = np.random.default_rng(1).integers(0, trained.tokenizer.size, 150)
     start = trained.tokenizer.start_id
@@ -73,7 +73,7 @@ def test_the_runs_own_validation_part_is_found(checkpoint: Path, tmp_path: Path)
 
 
 def test_a_text_that_changed_or_went_away_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    """What may have been trained on is no test; the sentence says so."""
+    """The sentence says that text which may have been trained on is no test."""
     (tmp_path / "all.txt").write_text(TEXT)
     best = load_best(checkpoint)
     with pytest.raises(NoHeldOutText, match=r"all\.txt is not the text that .* was trained on; name a text"):
@@ -87,7 +87,7 @@ def test_a_text_that_changed_or_went_away_is_refused(checkpoint: Path, tmp_path:
 def test_long_texts_are_read_from_the_beginning(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An export takes its time, but not the time of a whole corpus."""
+    """An export takes time, but not as much as a whole corpus would need."""
     monkeypatch.setattr(held_out, "MAX_TOKENS", 40)
     (tmp_path / "all.txt").write_text(TEXT)
     best = load_best(checkpoint)

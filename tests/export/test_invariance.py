@@ -1,5 +1,5 @@
-"""What the server promises, for every cell and through the server's own model class: a row's bits do not depend on who
-shares its batch, nor on how its tokens are cut into calls."""
+"""The server's own model class keeps its promise for every cell: a row's bits do not depend on what shares its batch,
+nor on how its tokens are cut into calls."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ KINDS = [*((cell, Precision.FLOAT32) for cell in CELLS), *((cell, Precision.INT8
 
 @pytest.fixture(params=KINDS, ids="-".join)
 def served(request: pytest.FixtureRequest, tokenizer: Tokenizer, tmp_path: Path) -> OnnxModel:
-    """Two layers of each cell, of widths that are no multiple of a vector register."""
+    """Makes two layers of each cell, of widths that are no multiple of a vector register."""
     cell, precision = request.param
     model = build_model(cell, 2, 7, vocabulary_size=tokenizer.size)
     write_files(TrainedModel(model, tokenizer, {}), tmp_path, "model", precision)
@@ -80,7 +80,7 @@ def test_padding_changes_nothing(served: OnnxModel) -> None:
 
 
 def test_what_the_head_says_of_a_row_is_the_same_alone_and_in_every_batch(served: OnnxModel) -> None:
-    """Logits, probabilities, candidates, normaliser, scores and ranks, over rows of very different sizes."""
+    """Logits, probabilities, candidates, normaliser, scores and ranks are equal, over rows of very different sizes."""
     rng = np.random.default_rng(3)
     hidden_NH = np.tanh(rng.standard_normal((NUM_LANES, 12)) * np.logspace(-3, 1, NUM_LANES)[:, None]).astype(
         np.float32

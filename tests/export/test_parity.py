@@ -1,4 +1,4 @@
-"""The check itself: it passes what is right, and it catches every kind of wrong."""
+"""The export's check passes what is right, and catches every kind of wrong."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -119,7 +119,7 @@ def test_a_rounded_bundle_is_held_to_its_perplexity(trained: TrainedModel, round
     ],
 )
 def test_what_is_not_rounding_is_still_caught(rounded: OnnxModel, name: str, change: float, check: str) -> None:
-    """A bundle with eight-bit products is allowed another perplexity and nothing else."""
+    """A bundle with eight-bit products may have another perplexity and no other difference."""
 
     def flaw(found: str, result: Array) -> Array:
         return result + np.asarray(change, dtype=result.dtype) if found == name else result
@@ -130,13 +130,13 @@ def test_what_is_not_rounding_is_still_caught(rounded: OnnxModel, name: str, cha
 
 
 def test_a_value_that_is_not_a_number_never_holds() -> None:
-    """NaN is not at most anything."""
+    """NaN is not at most anything, so it never passes."""
     assert not Check("x", float("nan"), 1.0).holds
     assert ParityReport((Check("x", 0.0, 0.0),)).holds
 
 
 def test_turns_are_ragged_shuffled_and_of_several_sizes() -> None:
-    """What is compared covers what a server does: every lane in every round, in changing company."""
+    """The comparison covers what a server does: every lane in every round, in changing company."""
     turns = plan_turns(29, np.random.default_rng(0))
     sizes = {len(turn.lanes_B) for turn in turns}
     assert {1, 2, 3, 7, 16, 24} <= sizes

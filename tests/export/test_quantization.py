@@ -1,4 +1,4 @@
-"""Eight-bit products in a graph, against the same numbers in numpy."""
+"""Eight-bit products in a graph compute the same numbers as numpy."""
 
 import numpy as np
 import onnxruntime
@@ -39,7 +39,7 @@ def run_product(x_NK: FloatArray, weight_MK: FloatArray, bias_M: FloatArray | No
 
 
 def test_each_channel_is_within_half_a_level_of_its_own_range(rng: np.random.Generator) -> None:
-    """A channel of large weights does not coarsen one of small weights, and the largest weight of each is met."""
+    """A channel of large weights does not coarsen one of small weights, and the largest weight of each is exact."""
     weight_MK = normal(rng, NUM_OUTPUTS, NUM_INPUTS) * np.logspace(-3, 3, NUM_OUTPUTS, dtype=np.float32)[:, None]
     levels_KM, scales_M = quantize_channels(weight_MK)
     assert levels_KM.dtype == np.int8
@@ -50,7 +50,7 @@ def test_each_channel_is_within_half_a_level_of_its_own_range(rng: np.random.Gen
 
 
 def test_rows_of_zeros_stay_zeros() -> None:
-    """Nothing is divided by nothing: such a channel gives its bias, such a row of a table stands for zeros."""
+    """There is no division by zero: such a channel gives its bias, and such a row of a table gives zeros."""
     zeros = np.zeros((3, NUM_INPUTS), np.float32)
     values, sizes = quantize_rows(zeros)
     assert np.all(values == 128)
@@ -71,7 +71,7 @@ def test_a_table_is_the_row_times_its_size(rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_a_product_is_the_sum_over_rounded_numbers(rng: np.random.Generator, with_bias: bool) -> None:
-    """What the graph computes is exact but for the rounding of the two factors, at the edges of the range as well."""
+    """The graph is exact except for the rounding of the two factors, even at the edges of the range."""
     x_NK = np.tanh(3.0 * normal(rng, 9, NUM_INPUTS))
     x_NK[0], x_NK[1] = 1.0, -1.0
     weight_MK = normal(rng, NUM_OUTPUTS, NUM_INPUTS)
@@ -97,14 +97,14 @@ def test_a_row_without_a_bound_takes_its_own_size(rng: np.random.Generator, with
 
 
 def test_no_pair_of_products_overflows_sixteen_bits(rng: np.random.Generator) -> None:
-    """Processors without an instruction of their own add products in pairs, in 16 bits, and cut what does not fit."""
+    """Processors without a special instruction add products in pairs, in 16 bits, and cut what does not fit."""
     levels_KM, _ = quantize_channels(normal(rng, NUM_OUTPUTS, NUM_INPUTS))
     largest_activation = int(quantize_rows(np.ones((1, 2), np.float32))[0].max())
     assert 2 * largest_activation * int(np.abs(levels_KM).max()) < 2**15
 
 
 def test_sums_at_the_ends_of_the_range_are_exact() -> None:
-    """All ones, and all minus ones, against all the largest weights."""
+    """The factors are all ones, and all minus ones, with the largest weights."""
     ends_NK, weight_MK = np.ones((2, 650), np.float32), np.ones((8, 650), np.float32)
     ends_NK[1] = -1.0
     found_NM = run_product(ends_NK, weight_MK, None, is_bounded=True)
@@ -112,7 +112,7 @@ def test_sums_at_the_ends_of_the_range_are_exact() -> None:
 
 
 def test_sizes_of_an_operand_multiply_the_result(rng: np.random.Generator) -> None:
-    """As an embedding's rows do: values from a table, sizes beside them."""
+    """An embedding's rows do so: the values come from a table, with sizes beside them."""
     graph, weight_MK = GraphBuilder(), normal(rng, NUM_OUTPUTS, NUM_INPUTS)
     build_product(graph, "product", Operand("values", "sizes"), weight_MK, None, result="y")
     inputs = [

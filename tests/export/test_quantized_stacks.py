@@ -1,4 +1,5 @@
-"""Networks with eight-bit products: close to the network, the same contract, a quarter of the weights."""
+"""Networks with eight-bit products are close to the network, keep the contract, and have a quarter of the weights'
+bytes."""
 
 from pathlib import Path
 
@@ -31,8 +32,8 @@ SHAPES = [
 def test_logits_and_states_are_close_to_the_networks(
     cell: str, num_layers: int, embedding_size: int, tied: bool, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    """After 20 tokens from a state that is not zero, with and without a projection, rounding has moved logits by a
-    small share of how much they differ; another gate order or a forgotten bias would move them by all of it."""
+    """After 20 tokens from a nonzero state, with and without a projection, rounding moves logits by a small share of
+    their spread; another gate order or a missing bias would move them by all of it."""
     model = build_model(cell, num_layers, embedding_size, tied=tied, vocabulary_size=tokenizer.size, gain=1.5)
     write_files(TrainedModel(model, tokenizer, {}), tmp_path, "model", Precision.INT8)
     served = OnnxModel(Bundle.load(tmp_path))
@@ -59,7 +60,8 @@ def test_other_cells_are_refused_by_name(cell: str) -> None:
 
 @pytest.mark.parametrize("cell", list(INT8_CELLS))
 def test_the_contract_is_the_float_graphs(cell: str) -> None:
-    """Inputs and outputs have the same names, types and shapes, so that sessions and snapshots know no precision."""
+    """Inputs and outputs have the same names, types and shapes, so sessions and snapshots do not depend on
+    precision."""
     model = build_model(cell, 2, 7)
     for build in (build_core, build_head):
         exact, rounded = build(model).graph, build(model, Precision.INT8).graph
@@ -68,7 +70,7 @@ def test_the_contract_is_the_float_graphs(cell: str) -> None:
 
 
 def test_every_large_constant_is_a_byte_each() -> None:
-    """No matrix is kept as floats, in loops either: what is left in float32 grows with the sides, not the area."""
+    """No matrix stays in floats, even in loops: what is left in float32 grows with the sides, not the area."""
 
     def constants(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
         bodies = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
@@ -82,7 +84,7 @@ def test_every_large_constant_is_a_byte_each() -> None:
 
 
 def test_precision_is_in_the_manifest_and_in_the_digest(trained: TrainedModel, tmp_path: Path) -> None:
-    """One network makes two models, which must not take over each other's sessions."""
+    """One network makes two models, which must not continue each other's sessions."""
     digests = set()
     for precision in Precision:
         (tmp_path / precision).mkdir()

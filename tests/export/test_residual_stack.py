@@ -28,7 +28,8 @@ IN_BLOCKS = [cell for cell in CELLS if cell not in CELLS_WITHOUT_BLOCKS]
 def test_blocks_pass_the_exports_own_check(
     cell: str, num_layers: int, embedding_size: int, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    """Logits, states, greedy text, and rows that do not depend on their batch; with the input's width and another."""
+    """Logits, states and greedy text agree, and rows do not depend on their batch, with the input's width and
+    another."""
     options = {"vocabulary_size": tokenizer.size, "gain": 1.0}
     model = build_model(cell, num_layers, embedding_size, block="residual", **options)  # type: ignore[arg-type]
     write_files(TrainedModel(model, tokenizer, {}), tmp_path, "model")
@@ -40,7 +41,7 @@ def test_blocks_pass_the_exports_own_check(
 
 @pytest.mark.parametrize("cell", IN_BLOCKS)
 def test_a_text_is_the_same_in_chunks_and_in_company(cell: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    """64 lanes of 23 tokens at once, and each few lanes in pieces, have the same bits."""
+    """64 lanes of 23 tokens at once, and a few lanes at a time in pieces, have the same bits."""
     model = build_model(cell, 2, 7, vocabulary_size=tokenizer.size, block="residual")
     write_files(TrainedModel(model, tokenizer, {}), tmp_path, "model")
     served = OnnxModel(Bundle.load(tmp_path))
@@ -58,7 +59,7 @@ def test_a_text_is_the_same_in_chunks_and_in_company(cell: str, tokenizer: Token
 
 
 def test_a_word_of_zeros_is_no_trouble(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    """Where the stream is zero its norm is zero, in both."""
+    """Where the stream is zero, its norm is zero in both."""
     model = build_model("mingru", 1, vocabulary_size=tokenizer.size, block="residual")
     with torch.no_grad():
         model.embedding.weight[3].zero_()
@@ -73,6 +74,6 @@ def test_a_word_of_zeros_is_no_trouble(tokenizer: Tokenizer, tmp_path: Path) -> 
 
 
 def test_eight_bit_products_are_for_plain_stacks() -> None:
-    """A cell that has them alone is refused in blocks, and the sentence says why."""
+    """A cell that has them in a plain stack is refused in blocks, and the sentence says why."""
     with pytest.raises(PrecisionRefused, match="int8 is for plain stacks; this model's blocks are residual"):
         build_core(build_model("gru", 2, block="residual"), Precision.INT8)

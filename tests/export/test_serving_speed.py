@@ -1,4 +1,4 @@
-"""Serving speed of a trained model."""
+"""The serving speed of a trained model is measured through its graphs."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from carousel_training.checkpoint import TrainedModel
 
 
 class TickingModel:
-    """Every step takes a second on its own clock."""
+    """Each step takes a second on its own clock."""
 
     layout = StateLayout(())
     vocabulary_size = 9
@@ -47,7 +47,7 @@ class TickingModel:
 
 @pytest.mark.parametrize("num_rows", [1, 64])
 def test_the_figure_is_rows_per_step_and_second(num_rows: int) -> None:
-    """One step a second is as many tokens a second as there are rows, whatever the warm-up took."""
+    """One step a second is as many tokens a second as there are rows, whatever the warm-up takes."""
     model = TickingModel()
     assert tokens_per_second(model, num_rows, 10.0, model.clock) == num_rows
     assert model.num_rows == {num_rows}
@@ -56,7 +56,7 @@ def test_the_figure_is_rows_per_step_and_second(num_rows: int) -> None:
 def test_a_trained_model_is_measured_at_every_batch_size(
     trained: TrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Through real graphs, in a bundle that is gone afterwards."""
+    """The measurement uses real graphs, in a bundle that is gone afterwards."""
     monkeypatch.setattr(serving_speed, "SECONDS", 0.01)
     speeds = measure_serving(trained)
     assert list(speeds) == [1, 64]

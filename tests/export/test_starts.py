@@ -1,4 +1,4 @@
-"""A session begun in the midst of a text must soon do as well as one that has read all of it."""
+"""A session that begins in the middle of a text must soon do as well as one that has read all of it."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ class LockingModel:
 
 
 def costs(ids_N: Array) -> list[float]:
-    """Of a fresh start and of carried state, at worst."""
+    """Returns the worst costs of a fresh start and of carried state."""
     return [check.value for check in check_starts(LockingModel(), HeldOutText("text", ids_N, START), 1.0)]
 
 
@@ -64,13 +64,13 @@ def test_a_state_that_is_never_left_is_found() -> None:
     assert costs(ids_N) == [14.0, 0.0]
     ids_N[places_S[77]] = 5
     ids_N[0] = TRAP
-    assert costs(ids_N) == [0.0, 14.0]  # but for the start that begins there, too
+    assert costs(ids_N) == [0.0, 14.0]  # except for the start that also begins there
     found = check_starts(LockingModel(), HeldOutText("text", ids_N, START), 1.0)
     assert [check.holds for check in found] == [True, False]
 
 
 def test_a_text_too_short_to_begin_in_is_not_judged() -> None:
-    """One start needs its warm-up and what is judged."""
+    """A single start needs its warm-up and the judged tokens."""
     shortest = starts.WARM_UP + starts.JUDGED
     assert costs(np.full(shortest - 1, 5)) == []
     assert costs(np.full(shortest, 5)) == [0.0, 0.0]
@@ -78,7 +78,7 @@ def test_a_text_too_short_to_begin_in_is_not_judged() -> None:
 
 @pytest.mark.parametrize("num_tokens", [200, 900])
 def test_the_costs_are_those_of_the_network(trained: TrainedModel, tmp_path: Path, num_tokens: int) -> None:
-    """Start token first, the same tokens on both sides, whatever is read in one call."""
+    """The start token comes first and both sides read the same tokens, however they are cut into calls."""
     write_files(trained, tmp_path, "model")
     ids_N = np.random.default_rng(0).integers(0, trained.tokenizer.size, num_tokens)
     start_id = trained.tokenizer.start_id
@@ -94,7 +94,7 @@ def test_the_costs_are_those_of_the_network(trained: TrainedModel, tmp_path: Pat
 
 
 def losses(trained: TrainedModel, ids_N: Array) -> Array:
-    """Of every token but the first."""
+    """Returns the losses of every token except the first."""
     with torch.no_grad():
         logits_1TV, _ = trained.model(torch.from_numpy(ids_N[None, :-1]), trained.model.initial_state(1))
         return functional.cross_entropy(logits_1TV[0], torch.from_numpy(ids_N[1:]), reduction="none").numpy()

@@ -24,7 +24,7 @@ print([name for name in ("numpy", "onnxruntime", "pydantic", "typer") if name in
 
 
 def _lines() -> list[list[str]]:
-    """Of the page's pip commands, in their order: what stands behind `pip`."""
+    """Returns the page's pip commands in their order, without `pip`."""
     page = (ROOT / "docs" / "client.md").read_text()
     return [shlex.split(line)[1:] for line in page.splitlines() if line.startswith("pip install ")]
 
@@ -38,7 +38,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 def test_the_lines_of_the_page_make_a_client(wheel: Path, server: ServerProcess, tmp_path: Path) -> None:
-    """The library after the first two, the command after the third; in a tenth of the space of a server."""
+    """The first two lines give the library and the third the command, in a tenth of the space of a server."""
     programs = make_environment(tmp_path / "env")
 
     def run(*command: str) -> str:

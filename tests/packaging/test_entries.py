@@ -8,7 +8,7 @@ import pytest
 
 @pytest.mark.parametrize(("package", "extra"), [("carousel_training", "train"), ("carousel_export", "export")])
 def test_a_missing_package_is_one_line(package: str, extra: str) -> None:
-    """With the command that brings it; no traceback."""
+    """The line has the command that brings it, and there is no traceback."""
     program = f"import sys; sys.modules['torch'] = None; from {package}.entry import main; main()"
     done = subprocess.run([sys.executable, "-c", program, "--help"], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")
@@ -18,7 +18,7 @@ def test_a_missing_package_is_one_line(package: str, extra: str) -> None:
 
 @pytest.mark.parametrize("package", ["carousel_training", "carousel_export"])
 def test_a_defect_of_ours_is_not_taken_for_a_missing_package(package: str) -> None:
-    """A module of the project that is not there is a traceback."""
+    """A missing module of the project gives a traceback."""
     program = f"import sys; sys.modules['{package}.errors'] = None; from {package}.entry import main; main()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert "Traceback" in done.stderr
@@ -27,7 +27,7 @@ def test_a_defect_of_ours_is_not_taken_for_a_missing_package(package: str) -> No
 
 @pytest.mark.parametrize("package", ["carousel_training", "carousel_export"])
 def test_otherwise_it_is_the_command(package: str) -> None:
-    """Help and all."""
+    """The command has its help and all else."""
     program = f"from {package}.entry import main; main()"
     done = subprocess.run([sys.executable, "-c", program, "--help"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0

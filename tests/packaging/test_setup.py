@@ -1,4 +1,4 @@
-"""Setting up the checkout says what it does before it is silent, and lets its user tell pip more."""
+"""The set-up of the checkout says what it does before it is silent, and passes options on to pip."""
 
 import os
 import subprocess
@@ -8,16 +8,16 @@ _ROOT = Path(__file__).parents[2]
 
 
 def _plan(*options: str) -> list[str]:
-    """What `make` would run for an environment that is out of date."""
+    """Returns what `make` would run for an environment that is out of date."""
     command = ["make", "--dry-run", "--what-if", "pyproject.toml", ".venv/.ready", *options]
-    # Not as a part of the `make` that may run these tests.
+    # It must not run as a part of the `make` that may run these tests.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     ran = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=True)
     return ran.stdout.splitlines()
 
 
 def test_what_it_takes_is_said_first() -> None:
-    """How long, how large, and the way round gigabytes of CUDA, before the first command that takes time."""
+    """The time, the size and the way around gigabytes of CUDA come before the first slow command."""
     lines = _plan()
     first = next(number for number, line in enumerate(lines) if not line.startswith("echo"))
     told = " ".join(lines[:first])
@@ -28,7 +28,7 @@ def test_what_it_takes_is_said_first() -> None:
 
 
 def test_pip_takes_more_options() -> None:
-    """Whatever PIP_OPTIONS holds; nothing unless it is given."""
+    """pip gets whatever PIP_OPTIONS holds, and nothing unless it is given."""
     [pip] = [line for line in _plan("PIP_OPTIONS=--extra-index-url there") if "pip install" in line]
     assert "--constraint constraints.txt --extra-index-url there --editable" in pip
     [pip] = [line for line in _plan() if "pip install" in line]

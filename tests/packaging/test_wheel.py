@@ -28,7 +28,7 @@ with Client("here:1") as client:
 
 @dataclass(frozen=True)
 class Installed:
-    """An environment that holds the wheel and what it needs, and a folder far from the checkout to work in."""
+    """An environment with the wheel and what it needs, and a folder to work in, far from the checkout."""
 
     bin: Path
     folder: Path
@@ -71,7 +71,8 @@ def _served(installed: Installed) -> Iterator[str]:
 
 
 def test_the_wheel_holds_the_packages_with_their_types_and_nothing_else(wheel: Path) -> None:
-    """No tests, no bench; the scripts of the Redis store and the stubs of the wire contract are there."""
+    """The wheel has no tests and no bench; the scripts of the Redis store and the stubs of the wire contract are
+    there."""
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == set(_PACKAGES)
     assert {f"{package}/py.typed" for package in _PACKAGES} <= set(names)
@@ -80,7 +81,7 @@ def test_the_wheel_holds_the_packages_with_their_types_and_nothing_else(wheel: P
 
 
 def test_it_serves_where_nothing_else_is(installed: Installed) -> None:
-    """A server and a client of the installed package alone, from the first token to a drain."""
+    """The installed package alone serves and calls, from the first token to a drain."""
     with _served(installed) as address:
         assert len(installed.run("carousel", "tokenize", "abc", "--address", address).splitlines()) == 3
         ids = installed.run("carousel", "generate", "1 2", "--ids", "--address", address, "--max-tokens", "5")
@@ -96,7 +97,7 @@ def test_commands_that_need_more_say_so(installed: Installed) -> None:
 
 
 def test_it_runs_from_where_it_was_installed(installed: Installed) -> None:
-    """No path leads back to the checkout; neither torch nor a build tool came along."""
+    """No path leads back to the checkout, and neither torch nor a build tool is installed."""
     told = installed.run(
         "python", "-c", "import carousel.app, sys; print(carousel.__file__ or carousel.__path__, sys.path)"
     )
@@ -106,7 +107,7 @@ def test_it_runs_from_where_it_was_installed(installed: Installed) -> None:
 
 
 def test_a_type_checker_reads_its_types(installed: Installed) -> None:
-    """Of a program that uses the client, in strict mode."""
+    """A type checker accepts a program that uses the client, in strict mode."""
     program = installed.folder / "program.py"
     program.write_text(_PROGRAM)
     command = [

@@ -1,6 +1,6 @@
 """PredictMany of the fake server: each tag is a Predict stream of it, answered in frames of one item.
 
-A bare code is a broken connection, and that is the whole stream's: it ends when all that was asked has met its fate.
+A bare code is a broken connection of the whole stream: it ends when every request has its answer or error.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ Predict = Callable[[Iterator[Any], Any, Carried], Iterator[Any]]
 
 
 class Refused(Exception):
-    """What a call of its own would have been aborted with."""
+    """The status with which a separate call would have been aborted."""
 
 
 class _Tag:
@@ -97,7 +97,7 @@ class FakeMany:
         self._answers.put(None)
 
     def _read(self, frames: Iterator[Any]) -> None:
-        with contextlib.suppress(Exception):  # the client is gone
+        with contextlib.suppress(Exception):  # the client has gone
             for frame in frames:
                 for item in frame.items:
                     self._take(item)

@@ -44,9 +44,9 @@ MODEL = lm.Model(
 
 
 class FakeService(language_model_pb2_grpc.LanguageModelServicer, FakeSessions):
-    """`seen` are all calls, `requests` and `metadata` those that concern turns and sessions' pasts.
+    """`seen` has all calls, `requests` and `metadata` those of turns and of sessions' pasts.
 
-    `is_cancelled` is set when a call ends that hung.
+    `is_cancelled` is set when a call that hung ends.
     """
 
     def __init__(self) -> None:
@@ -54,17 +54,17 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, FakeSessions):
         self.seen: list[Seen] = []
         self.is_cancelled = threading.Event()
         self.is_waiting = threading.Event()
-        self.may_answer = threading.Event()  # cleared: GetModel waits, and says so
+        self.may_answer = threading.Event()  # while it is cleared, GetModel waits and says so
         self.may_answer.set()
         self.is_holding = threading.Event()
-        self.is_ended = threading.Event()  # a sequence of questions has been, in order
-        self.knows_many = True  # that there is PredictMany
-        self.refusals: list[CarouselError] = []  # of the next such streams, whatever is on them
-        self.knows_itself = True  # that there is GetModel
-        self.max_sequences = 1000  # of one such stream, as GetModel says too
-        self.max_message_bytes = 0  # as GetModel says; what is read is the server's affair
-        self.shift = 0  # by which generation counts from elsewhere, as from another state
-        self.num_overloads = 0  # answers of that kind to give before Score works
+        self.is_ended = threading.Event()  # a sequence of questions has ended in order
+        self.knows_many = True  # whether there is PredictMany
+        self.refusals: list[CarouselError] = []  # for the next such streams, whatever is on them
+        self.knows_itself = True  # whether there is GetModel
+        self.max_sequences = 1000  # of one such stream, as GetModel reports
+        self.max_message_bytes = 0  # as GetModel reports; how much is read is the server's own matter
+        self.shift = 0  # generation counts on from this offset, as from another state
+        self.num_overloads = 0  # answers of that kind that come before Score works
 
     def Generate(self, request: Any, context: Any) -> Iterator[Any]:
         session = self._receive(request, request.session_id, context)
@@ -170,7 +170,7 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, FakeSessions):
     def _answer(
         self, request: Any, session: Kept | None, answers: list[Any], position: int, context: Any
     ) -> Iterator[Any]:
-        """A turn on a session happens once: by its id, and where it is expected."""
+        """Applies a turn on a session once: by its id, and at its expected position."""
         recorded = self.recall(session, request, context) if session else None
         if recorded is None:
             self._check_position(request, session, context)
@@ -202,7 +202,7 @@ class FakeService(language_model_pb2_grpc.LanguageModelServicer, FakeSessions):
 
 
 def _turn_of(session: Kept | None) -> contextlib.AbstractContextManager[Any]:
-    """One turn of a session at a time."""
+    """Lets one turn of a session in at a time."""
     return session.order if session else contextlib.nullcontext()
 
 
@@ -220,7 +220,7 @@ def _given(given: Any) -> list[int]:
 
 @contextlib.contextmanager
 def serve_fake(max_message_bytes: int = 1 << 20) -> Iterator[tuple[str, FakeService, health.HealthServicer]]:
-    """Address, the service, and its health for the test to set. Larger messages are not read."""
+    """Yields the address, the service, and its health for the test to set. Larger messages are not read."""
     service, well = FakeService(), health.HealthServicer()
     well.set("", health_pb2.HealthCheckResponse.SERVING)
     with ThreadPoolExecutor(32) as pool:

@@ -1,6 +1,6 @@
 """The sessions of the fake server: where each stands, what it has applied, and which requests have made or ended some.
 
-As the real server does it, a change happens once: a repeated turn, rewind or checkpoint gets its recorded answer, or
+As in the real server, a change happens once: a repeated turn, rewind or checkpoint gets its recorded answer, or
 ANSWER_GONE when only its id is remembered; a repeated create, fork or import gets the sessions as they stand.
 """
 
@@ -26,16 +26,16 @@ from carousel.errors import (
 from carousel.rpc.errors import to_status
 from carousel.v1 import sessions_pb2, sessions_pb2_grpc
 
-BROKEN = grpc.StatusCode.UNAVAILABLE  # a code alone is not this server's word
+BROKEN = grpc.StatusCode.UNAVAILABLE  # a bare code does not come from this server
 
 
 @dataclass(frozen=True)
 class Mishap:
-    """What befalls a call: `error` after so many messages. A bare code is what a broken connection looks like."""
+    """What happens to a call: `error` after so many messages. A bare code looks like a broken connection."""
 
     after: int = 0
     error: CarouselError | grpc.StatusCode = BROKEN
-    is_applied: bool = False  # what was asked for is done; the client alone does not get the answer
+    is_applied: bool = False  # the request is done, and only its answer is lost
 
 
 class Kept:
@@ -57,7 +57,7 @@ class Kept:
 class FakeSessions(sessions_pb2_grpc.SessionsServicer):
     """`changes` are the requests of the six calls that make, move and end sessions, as they came in.
 
-    `mishaps` befall the next calls one by one; None is a call that goes well.
+    `mishaps` happen to the next calls one by one; None is a call that goes well.
     """
 
     def __init__(self) -> None:
@@ -123,7 +123,7 @@ class FakeSessions(sessions_pb2_grpc.SessionsServicer):
         return self._session(request.session_id)
 
     def ListSessions(self, request: Any, context: Any) -> Any:
-        """Two on a page, whatever size is asked for."""
+        """Puts two on a page, whatever size is asked for."""
         start = int(request.page_token or 0)
         ids = list(self.kept)
         token = str(start + 2) if start + 2 < len(ids) else ""
@@ -139,13 +139,13 @@ class FakeSessions(sessions_pb2_grpc.SessionsServicer):
         )
 
     def ExportSession(self, request: Any, context: Any) -> Any:
-        """The state is its position, sealed with nothing."""
+        """Answers with a state that is the position, without a seal."""
         self._receive(request, request.session_id, context)
         position = self._find(request.session_id, request.point, context)
         return sessions_pb2.ExportSessionResponse(state=b"at %d" % position, position=position)
 
     def WatchSessions(self, request: Any, context: Any) -> Iterable[Any]:
-        """Tells what has happened so far, and ends."""
+        """Reports what has happened so far, and ends."""
         kinds: list[tuple[Any, list[str]]] = [(sessions_pb2.SessionEvent.KIND_CREATED, [*self.kept]), (99, ["later"])]
         for kind, ids in kinds:
             for session_id in ids:
@@ -153,7 +153,7 @@ class FakeSessions(sessions_pb2_grpc.SessionsServicer):
                 yield sessions_pb2.SessionEvent(kind=kind, session_id=session_id, time=time)
 
     def recall(self, session: Kept, request: Any, context: Any) -> list[Any] | None:
-        """The recorded answer to a repeat; None for what is new. The record comes before the position."""
+        """Returns the recorded answer to a repeat, or None for a new request. The record comes before the position."""
         if not request.request_id or request.request_id not in session.applied:
             return None
         if session.applied[request.request_id] != request.SerializeToString(deterministic=True):
@@ -170,7 +170,7 @@ class FakeSessions(sessions_pb2_grpc.SessionsServicer):
                 del session.answers[oldest]
 
     def _receive(self, request: Any, session_id: str, context: Any) -> Any:
-        """The session, if there shall be one."""
+        """Finds the session, if there must be one."""
         self.requests.append(request)
         self.metadata.append(dict(context.invocation_metadata()))
         if session_id:
@@ -199,7 +199,7 @@ class FakeSessions(sessions_pb2_grpc.SessionsServicer):
         return session_id
 
     def _do_once(self, request: Any, do: Callable[[], list[str]], context: Any) -> list[str]:
-        """Make or end sessions, unless the request has done so before."""
+        """Makes or ends sessions, unless the request has done so before."""
         self.changes.append(request)
         mishap = self._take_mishap(context)
         asked = request.SerializeToString(deterministic=True)
@@ -214,7 +214,7 @@ class FakeSessions(sessions_pb2_grpc.SessionsServicer):
         return concerned
 
     def _move(self, request: Any, do: Callable[[Kept], None], context: Any) -> Any:
-        """Change a session, unless the request has done so before."""
+        """Changes a session, unless the request has done so before."""
         self.changes.append(request)
         session = self._receive(request, request.session_id, context)
         mishap = self._take_mishap(context)
@@ -228,7 +228,7 @@ class FakeSessions(sessions_pb2_grpc.SessionsServicer):
         return answers[0]
 
     def _take_mishap(self, context: Any) -> Mishap | None:
-        """What befalls the call when it is done; one that befalls it before does so here."""
+        """Returns the mishap for when the call is done; one for before that happens here."""
         mishap = self.mishaps.pop(0) if self.mishaps else None
         if mishap is not None and not mishap.is_applied:
             abort(mishap.error, context)
@@ -265,7 +265,7 @@ class FakeSessions(sessions_pb2_grpc.SessionsServicer):
 
 
 def abort(error: CarouselError | grpc.StatusCode, context: Any) -> None:
-    """A bare code comes without details."""
+    """Aborts the call. A bare code comes without details."""
     if isinstance(error, grpc.StatusCode):
         context.abort(error, "Socket closed")
     else:

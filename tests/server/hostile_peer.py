@@ -1,7 +1,7 @@
-"""A peer that breaks HTTP/2 calls in the ways that balancers, proxies and dying servers do, spoken by hand on a socket.
+"""A peer that breaks HTTP/2 calls as balancers, proxies and dying servers do, spoken by hand on a socket.
 
-Each connection has one trick, which is played on its first call; then it is closed. When all tricks are played, further
-connections are piped to the real server.
+Each connection plays one trick on its first call and is then closed. When all tricks are played, further connections
+are piped to the real server.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 def _status(code: int) -> bytes:
-    """A field ":status" that is spelled out."""
+    """Writes a field ":status" that is spelled out."""
     return b"\x08\x03" + str(code).encode()
 
 
@@ -38,7 +38,7 @@ def _reset(error: int) -> Callable[[int], bytes]:
 
 
 def _refuse(status: int) -> Callable[[int], bytes]:
-    """As a proxy does that finds no server."""
+    """Refuses as a proxy does that finds no server."""
     return lambda stream: (
         _frame(_HEADERS, _END_HEADERS, stream, _status(status) + _HTML) + _frame(_DATA, _END_STREAM, stream, b"<html>")
     )
@@ -76,7 +76,7 @@ class HostilePeer:
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
 
     def run(self) -> None:
-        """Until it is closed."""
+        """Serves until it is closed."""
         with contextlib.suppress(OSError):
             while True:
                 peer, _ = self._listener.accept()
@@ -87,12 +87,12 @@ class HostilePeer:
                     self._pipe(peer)
 
     def stop(self) -> None:
-        """No further connections."""
+        """Takes no further connections."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """When it has stopped."""
+        """Closes it once it has stopped."""
         for one in self._open:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
@@ -109,7 +109,7 @@ class HostilePeer:
         self._threads[-1].start()
 
     def _play(self, trick: str, peer: socket.socket) -> None:
-        """The trick on the first call, then the end of the connection, in order: what was sent arrives."""
+        """Plays the trick on the first call, then ends the connection, in order: what was sent arrives."""
         _read(peer, len(_PREFACE))
         peer.sendall(_frame(_SETTINGS, 0, 0))
         stream = next(_requests(peer))
@@ -134,7 +134,7 @@ def _copy(source: socket.socket, sink: socket.socket) -> None:
 
 
 def _requests(peer: socket.socket) -> Iterator[int]:
-    """The streams of the calls that have begun, each when its first message is here."""
+    """Yields the streams of the calls that have begun, each when its first message is here."""
     while True:
         head = _read(peer, 9)
         kind, flags, stream = head[3], head[4], struct.unpack(">I", head[5:])[0]
@@ -158,7 +158,7 @@ def _read(peer: socket.socket, length: int) -> bytes:
 
 
 def call_unread(address: str, method: bytes, metadata: Mapping[bytes, bytes] | None = None) -> socket.socket:
-    """A call with an empty message whose client leaves no room for an answer: a window of 0 bytes."""
+    """Makes a call with an empty message whose client leaves no room for an answer: a window of 0 bytes."""
     host, _, port = address.rpartition(":")
     known = {b":path": b"/" + method, b":authority": b"x", b"te": b"trailers", b"content-type": b"application/grpc"}
     fields = b"\x83\x86"  # POST, http
@@ -172,7 +172,7 @@ def call_unread(address: str, method: bytes, metadata: Mapping[bytes, bytes] | N
 
 @contextlib.contextmanager
 def serve_hostile(target: str, tricks: list[str]) -> Iterator[HostilePeer]:
-    """In front of the server at `target`."""
+    """Serves in front of the server at `target`."""
     peer = HostilePeer(target, tricks)
     listening = threading.Thread(target=peer.run)
     listening.start()

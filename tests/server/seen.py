@@ -1,4 +1,4 @@
-"""What reaches a server, written down before anything is answered."""
+"""Notes what reaches a server before anything is answered."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

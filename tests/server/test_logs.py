@@ -1,4 +1,4 @@
-"""The log says what went wrong and where, and repeats no text: not an error's, not a variable's, not a library's."""
+"""The log says what went wrong and where, and contains no text of an error, a variable or a library."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ def caught(function: Any = fail) -> Exception:
 
 
 def test_an_error_is_described_by_type_and_places() -> None:
-    """Module, line and function of each frame, innermost last; neither text nor variables."""
+    """The description has module, line and function of each frame, innermost last, and neither text nor variables."""
     found = logs.describe(caught())
     assert found["type"] == "builtins.ValueError"
     names = [place.split()[-1] for place in found["frames"]]
@@ -42,7 +42,7 @@ def test_an_error_is_described_by_type_and_places() -> None:
 
 
 def test_what_is_behind_an_error_is_described_too() -> None:
-    """Causes and contexts nearest first, and the members of a group; a circle ends."""
+    """Causes and contexts come nearest first, with the members of a group; a circle ends."""
 
     def chain() -> None:
         try:
@@ -125,7 +125,8 @@ def output() -> str:
 
 
 def test_no_way_out_tells_the_text(output: str) -> None:
-    """Our log, a library's, a task that nobody waits for, a callback, a thread, a finalizer, the end of the process."""
+    """The ways out are our log, a library's, a forgotten task, a callback, a thread, a finalizer and the end of the
+    process."""
     assert SECRET not in output
     lines = [json.loads(line) for line in output.splitlines()]
     assert [line["event"] for line in lines] == [
@@ -147,7 +148,7 @@ def test_no_way_out_tells_the_text(output: str) -> None:
 
 
 def test_a_librarys_line_says_who_and_where(output: str) -> None:
-    """The logger, the place, and the template where the arguments are apart from it."""
+    """The line has the logger, the place, and the template where the arguments are apart from it."""
     lines = [json.loads(line) for line in output.splitlines() if '"library"' in line]
     assert [line.get("template") for line in lines] == ["it failed: %s", None, "%d"]
     assert {line["logger"] for line in lines} == {"lib"}
@@ -155,13 +156,13 @@ def test_a_librarys_line_says_who_and_where(output: str) -> None:
 
 
 def test_a_task_is_named(output: str) -> None:
-    """Which of them it was."""
+    """The log says which task it was."""
     lines = [json.loads(line) for line in output.splitlines() if "event loop" in line]
     assert [line["task"] for line in lines] == ["the task", ""]
 
 
 async def test_an_event_of_the_loop_without_an_error_is_told() -> None:
-    """asyncio reports some mistakes by words alone; these are not repeated."""
+    """asyncio reports some mistakes only by a text; that text is not logged."""
     loop = asyncio.new_event_loop()
     try:
         logs.watch_loop(loop)
@@ -171,7 +172,7 @@ async def test_an_event_of_the_loop_without_an_error_is_told() -> None:
 
 
 def test_a_record_without_arguments_keeps_its_message() -> None:
-    """For itself: nobody knows what it was made of."""
+    """The line leaves it out, since its parts are unknown."""
     record = logging.LogRecord("lib", logging.ERROR, "x/y.py", 7, SECRET, None, None)
     import structlog
 
@@ -197,7 +198,7 @@ with mock.patch.object(serve, "serve_bundle", fail):
 
 
 def test_a_server_that_dies_keeps_texts_to_itself() -> None:
-    """By an error that nobody expected: exit code 1 and a line, no rich traceback with variables."""
+    """It dies by an unexpected error: exit code 1 and a line, without a rich traceback and its variables."""
     done = subprocess.run([sys.executable, "-c", SERVED], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert SECRET not in done.stdout + done.stderr

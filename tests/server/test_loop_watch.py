@@ -1,4 +1,4 @@
-"""How late the event loop is can be read, and who held it is told by name and line."""
+"""The delay of the event loop can be read, and what held it is reported by name and line."""
 
 import asyncio
 import threading
@@ -14,7 +14,7 @@ from carousel.tasks import running_task
 
 def hold(seconds: float) -> None:
     secret = "swordfish"
-    time.sleep(seconds)  # what this file is about: somebody holds the loop
+    time.sleep(seconds)  # the subject of this file: it holds the loop
     del secret
 
 
@@ -25,7 +25,7 @@ async def until(condition: "object") -> None:
 
 
 async def test_a_stall_is_measured() -> None:
-    """A handler of 60 ms shows as at least 50 ms, and otherwise beats come early enough."""
+    """A handler of 60 ms shows as at least 50 ms; beats otherwise come early enough."""
     late: list[float] = []
     async with running_task("watch", LoopWatch(late.append).run, lambda name: None):
         await until(lambda: len(late) >= 3)
@@ -37,7 +37,7 @@ async def test_a_stall_is_measured() -> None:
 
 
 async def test_the_offender_is_named_while_it_holds_the_loop() -> None:
-    """One line a stall, with the function and its line, without its variables."""
+    """Each stall has one line, with the function and its line and without its variables."""
     beats: list[float] = []
     with structlog.testing.capture_logs() as lines:
         async with running_task("watch", LoopWatch(beats.append, 0.05).run, lambda name: None):
@@ -57,7 +57,7 @@ async def test_the_offender_is_named_while_it_holds_the_loop() -> None:
 
 
 async def test_without_the_setting_nobody_looks() -> None:
-    """No thread, no line; and with it the thread ends with the task."""
+    """Without it there is no thread and no line; with it, the thread ends with the task."""
     beats: list[float] = []
     async with running_task("watch", LoopWatch(beats.append).run, lambda name: None):
         await until(lambda: beats)
@@ -78,5 +78,5 @@ def _join() -> None:
 
 
 def test_the_grain_is_what_counts_as_a_defect() -> None:
-    """10 ms."""
+    """The grain is 10 ms."""
     assert pytest.approx(0.01) == loop_watch._BEAT_SECONDS

@@ -1,4 +1,4 @@
-"""What is measured follows the rules of Prometheus, and its labels can neither grow without bound nor tell on users."""
+"""What is measured follows the rules of Prometheus, and its labels neither grow without bound nor reveal users."""
 
 import re
 
@@ -21,7 +21,7 @@ class Step:
 
 @pytest.fixture
 def registry() -> CollectorRegistry:
-    """Every metric touched once."""
+    """Returns a registry whose metrics have all been used once."""
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     metrics.build_info(version="1", onnxruntime="2")
@@ -47,10 +47,11 @@ def registry() -> CollectorRegistry:
 
 
 def test_names_follow_the_rules(registry: CollectorRegistry) -> None:
-    """Prefixed snake case with a help text; durations in seconds; counters end in _total and nothing else does."""
+    """Names are prefixed snake case with a help text; durations are in seconds; counters, and only they, end in
+    _total."""
     for family in text_string_to_metric_families(generate_latest(registry).decode()):
         if family.name.endswith("_created"):
-            continue  # the client library's own
+            continue  # metrics of the client library
         assert re.fullmatch(r"carousel_[a-z_]+[a-z]", family.name)
         assert family.documentation.endswith(".")
         assert not re.search(r"_(ms|milliseconds|count|sum|bucket)$", family.name)
@@ -69,7 +70,7 @@ def test_the_exposition_is_read_by_the_strict_parser(registry: CollectorRegistry
 
 
 def test_labels_are_bounded_sets(registry: CollectorRegistry) -> None:
-    """No label but the known ones, so neither an id nor text can be one; an error's text is not in its label."""
+    """Only known labels exist, so neither an id nor a text can be one; an error's text is not in its label."""
     for family in registry.collect():
         allowed = INFO_LABELS if family.name.endswith("_info") else LABELS
         for sample in family.samples:

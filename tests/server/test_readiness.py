@@ -1,4 +1,4 @@
-"""Readiness tells the truth about the session store, once a change, and shows no secret."""
+"""Readiness shows the state of the session store, reports each change once, and shows no secret."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from carousel.readiness import Readiness, StoreHealth
 
 
 class Watched:
-    """A store's health, with what was told and logged."""
+    """A store's health, with what was reported and logged."""
 
     def __init__(self) -> None:
         self.told: list[bool] = []
@@ -26,14 +26,14 @@ def trouble(cause: Exception | None = None) -> StoreUnavailable:
 
 
 def test_a_store_is_up_until_something_says_otherwise() -> None:
-    """And that is told at once, so that the gauge is there from the start."""
+    """This is reported at once, so the gauge is there from the start."""
     watched = Watched()
     assert watched.health.is_up
     assert watched.told == [True]
 
 
 def test_each_change_is_told_and_logged_once() -> None:
-    """However often the probe fails; by the type of what is behind, never by the text."""
+    """The probe may fail often; the report has the type of the cause and never its text."""
     watched = Watched()
     with structlog.testing.capture_logs() as lines:
         for _ in range(5):
@@ -51,7 +51,7 @@ def test_each_change_is_told_and_logged_once() -> None:
 
 
 def test_calls_that_fail_one_after_the_other_are_a_trouble() -> None:
-    """A store that reads but cannot write: the probe's success does not hide it, a call's success ends it."""
+    """A store reads but cannot write: the probe's success does not hide that, and a call's success ends it."""
     watched = Watched()
     for _ in range(2):
         watched.health.call_failed(trouble())
@@ -68,7 +68,7 @@ def test_calls_that_fail_one_after_the_other_are_a_trouble() -> None:
 
 
 def test_when_nobody_calls_the_probe_decides_after_a_while() -> None:
-    """Ten seconds without a failed call."""
+    """It decides after ten seconds without a failed call."""
     watched = Watched()
     for _ in range(3):
         watched.health.call_failed(trouble())
@@ -81,7 +81,7 @@ def test_when_nobody_calls_the_probe_decides_after_a_while() -> None:
 
 
 def test_a_calls_success_does_not_hide_a_failing_probe() -> None:
-    """It may be one that was under way."""
+    """The call may have been under way before."""
     watched = Watched()
     watched.health.probe_failed(trouble())
     watched.health.call_failed(trouble())
@@ -103,7 +103,7 @@ def test_a_calls_success_does_not_hide_a_failing_probe() -> None:
 def test_readiness_is_serving_and_where_wanted_the_store(
     is_serving: bool, is_up: bool, needs_store: bool, is_ready: bool, text: str
 ) -> None:
-    """By default a server without its store stays ready, and says what is the matter."""
+    """By default, a server without its store stays ready and reports the trouble."""
     watched = Watched()
     readiness = Readiness(watched.health, needs_store=needs_store)
     assert not readiness.is_ready

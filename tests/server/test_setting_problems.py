@@ -1,4 +1,4 @@
-"""A bad setting is told in a sentence that names it and says what it must be."""
+"""A bad setting gets a sentence that names it and says what it must be."""
 
 import re
 from pathlib import Path
@@ -41,22 +41,22 @@ from carousel.settings import Settings, read_settings
     ],
 )
 def test_the_sentence_says_what_would_be_right(name: str, value: str, sentence: str) -> None:
-    """None of the validating library's phrases, and nothing that ends in the middle of one."""
+    """The sentence has no phrase of the validating library and is never cut."""
     with pytest.raises(SettingsInvalid) as refused:
         read_settings({}, {name: value})
     assert str(refused.value) == sentence
 
 
 @pytest.mark.parametrize(("name", "value"), [("seal_keys", "hunter2"), ("store", "ftp://me:hunter2@host")])
-def test_a_value_that_may_be_secret_is_not_repeated(name: str, value: str) -> None:
-    """Keys, and addresses that may hold a password."""
+def test_a_value_that_may_be_secret_is_not_shown(name: str, value: str) -> None:
+    """Such values are keys, and addresses that may hold a password."""
     with pytest.raises(SettingsInvalid, match=name) as refused:
         read_settings({}, {name: value})
     assert "hunter2" not in str(refused.value)
 
 
 def test_several_problems_are_sentences_between_semicolons() -> None:
-    """All at once, in the order of the settings, the unknown ones last."""
+    """All come at once, in the order of the settings, with unknown ones last."""
     with pytest.raises(SettingsInvalid) as refused:
         read_settings({}, {"max_lanes": "0", "num_threads": "-1", "nonsense": "1"})
     assert str(refused.value) == (
@@ -66,7 +66,7 @@ def test_several_problems_are_sentences_between_semicolons() -> None:
 
 
 def test_what_the_deployment_files_are_told_is_no_unknown_setting() -> None:
-    """Every CAROUSEL_ variable of deploy/ is a setting or is left alone, so that one shell can hold them all."""
+    """Every CAROUSEL_ variable of deploy/ is a setting or is left alone, so one shell can hold them all."""
     found: set[str] = set()
     for file in (Path(__file__).parents[2] / "deploy").iterdir():
         found |= set(_variables(file.read_text()))
@@ -76,7 +76,7 @@ def test_what_the_deployment_files_are_told_is_no_unknown_setting() -> None:
 
 
 def test_a_slip_in_a_variable_is_still_an_error() -> None:
-    """Leaving some names alone does not let others through."""
+    """The names that are left alone do not let others through."""
     for name in ("CAROUSEL_BUNDL", "CAROUSEL_C", "CAROUSEL_A_GRPCS"):
         with pytest.raises(SettingsInvalid, match="unknown setting"):
             read_settings({name: "x"}, {})

@@ -103,14 +103,14 @@ def test_the_variables_of_others_are_left_alone() -> None:
 )
 @pytest.mark.parametrize("source", ["environment", "command line"])
 def test_a_bad_setting_is_named(source: str, name: str, value: str) -> None:
-    """Unknown, out of range or of the wrong kind: SettingsInvalid with the setting's name."""
+    """A setting that is unknown, out of range or of the wrong kind is SettingsInvalid with its name."""
     environ = {f"CAROUSEL_{name.upper()}": value} if source == "environment" else {}
     with pytest.raises(SettingsInvalid, match=name):
         read_settings(environ, {} if environ else {name: value})
 
 
 def test_what_is_made_at_the_start_is_bounded_in_a_sentence() -> None:
-    """Lanes and threads: the largest that is allowed is told, and is allowed."""
+    """The sentence names the largest allowed number of lanes and threads, and that number is allowed."""
     for name, most in (("max_lanes", 65_536), ("max_short_lanes", 4_096), ("num_threads", 1_024)):
         assert getattr(read_settings({}, {name: str(most)}), name) == most
         with pytest.raises(SettingsInvalid, match=f"^{name}: must be at most {most}, not '2000000000'$"):
@@ -124,13 +124,13 @@ def test_every_bad_setting_is_named_at_once() -> None:
 
 
 def test_settings_are_frozen() -> None:
-    """Nobody changes a setting after it was read."""
+    """A setting cannot be changed after it was read."""
     with pytest.raises(ValidationError):
         Settings().max_lanes = 5  # type: ignore[misc]
 
 
 def test_providers_are_an_ordered_list() -> None:
-    """Commas separate them, spaces do not matter, the order stays."""
+    """Commas separate them, spaces do not matter, and the order stays."""
     assert read_settings({}, {"providers": "cuda, cpu"}).providers == ("cuda", "cpu")
 
 
@@ -138,7 +138,7 @@ KEYS = [bytes(32), bytes(range(32))]
 
 
 def test_sealing_keys_are_a_list_of_secrets() -> None:
-    """Base64 with commas between; the order stays, and no text of the settings shows them."""
+    """They are in base64 with commas between; the order stays, and no text of the settings shows them."""
     encoded = [base64.b64encode(key).decode() for key in KEYS]
     settings = read_settings({"CAROUSEL_SEAL_KEYS": ",".join(encoded)}, {})
     assert [key.get_secret_value() for key in settings.seal_keys] == KEYS
@@ -147,22 +147,22 @@ def test_sealing_keys_are_a_list_of_secrets() -> None:
 
 
 @pytest.mark.parametrize("content", ["swordfish", "c3dvcmRmaXNo", "c3dvcmRmaXNo=,c3dvcmRmaXNo"])
-def test_a_bad_key_is_not_repeated(content: str) -> None:
-    """The error names the setting and keeps the key to itself."""
+def test_a_bad_key_is_not_shown(content: str) -> None:
+    """The error names the setting and does not show the key."""
     with pytest.raises(SettingsInvalid, match="seal_keys") as refused:
         read_settings({"CAROUSEL_SEAL_KEYS": content}, {})
     assert content not in str(refused.value)
 
 
 def test_write_behind_is_for_stores_that_outlive_the_process() -> None:
-    """interval with memory, which keeps nothing, is refused by name; with sqlite it is fine."""
+    """`interval` with memory, which keeps nothing, is refused by name; with sqlite it is accepted."""
     with pytest.raises(SettingsInvalid, match="durability"):
         read_settings({}, {"durability": "interval"})
     assert read_settings({}, {"durability": "interval", "store": "sqlite:x.db"}).durability == "interval"
 
 
 def test_a_repeat_is_never_forgotten_while_it_may_still_run() -> None:
-    """As many ids are remembered as turns may wait, and the one that runs; fewer are refused by name."""
+    """As many ids are remembered as turns may wait, and one for the turn that runs; fewer are refused by name."""
     with pytest.raises(SettingsInvalid, match="retained_request_ids"):
         read_settings({}, {"retained_request_ids": "8"})
     assert read_settings({}, {"retained_request_ids": "9"}).retained_request_ids == 9
@@ -170,12 +170,12 @@ def test_a_repeat_is_never_forgotten_while_it_may_still_run() -> None:
 
 @pytest.mark.parametrize(("given", "key"), [("X-User", "x-user"), ("x_user.id", "x_user.id"), ("", "")])
 def test_the_owners_key_is_lowered(given: str, key: str) -> None:
-    """As keys are on the wire, or it would match nothing."""
+    """Keys on the wire are lower case, so another key would match nothing."""
     assert read_settings({}, {"owner_metadata": given}).owner_metadata == key
 
 
 def test_an_owners_limits_are_one_object() -> None:
-    """Each from its own setting; where nothing is set, watches alone are bounded."""
+    """Each limit comes from its own setting; without any, only watches are bounded."""
     names = ("max_sessions", "max_session_bytes", "max_streams", "max_queued_turns", "max_lanes", "max_watches")
     given = {f"{name}_per_owner": str(70_000 + number) for number, name in enumerate(names)}
     assert read_settings({}, given).owner_limits == OwnerLimits(70_000, 70_001, 70_002, 70_003, 70_004, 70_005)
@@ -183,7 +183,7 @@ def test_an_owners_limits_are_one_object() -> None:
 
 
 def test_a_vanished_peer_is_noticed_within_a_minute() -> None:
-    """By the defaults: asked after so long, closed after so long without an answer."""
+    """The defaults add up to less than a minute: the time until the server asks, and the time without an answer."""
     assert Settings().keepalive_seconds + Settings().keepalive_timeout_seconds <= 60
 
 

@@ -1,4 +1,4 @@
-"""Who uses how much, and who uses most."""
+"""How much each owner uses, and who uses most."""
 
 import time
 from functools import partial
@@ -16,7 +16,8 @@ CHANGES = some.lists(some.tuples(some.sampled_from(OWNERS), some.integers(-9, 9)
 @settings(max_examples=300, deadline=None)
 @given(CHANGES)
 def test_the_largest_is_right_after_any_changes(changes: list[tuple[str, int, int]]) -> None:
-    """As a plain dictionary says: totals, who uses most, and who above a share, of all and of the accepted."""
+    """A plain dictionary gives the same totals, the largest owner, and the owners above a share, of all and of the
+    accepted."""
     shares, used = Shares(), dict.fromkeys(OWNERS, 0)
     for owner, amount, above in changes:
         amount = max(amount, -used[owner])
@@ -38,7 +39,7 @@ def test_the_largest_is_right_after_any_changes(changes: list[tuple[str, int, in
 
 
 def test_a_share_is_that_of_the_owners_present() -> None:
-    """Who asks counts as present; one alone has all."""
+    """The asking owner counts as present; one alone has all."""
     shares = Shares()
     assert shares.share(12, "a") == 12
     shares.change("a", 5)
@@ -51,7 +52,7 @@ def test_a_share_is_that_of_the_owners_present() -> None:
 
 
 def test_more_than_is_used_is_not_given_back() -> None:
-    """It would be a mistake of ours, and totals would be wrong from then on."""
+    """It would be a mistake of ours that makes all later totals wrong."""
     shares = Shares()
     shares.change("a", 2)
     with pytest.raises(AssertionError, match="gives back 3"):
@@ -60,7 +61,7 @@ def test_more_than_is_used_is_not_given_back() -> None:
 
 
 def test_nothing_is_left_of_owners_that_use_nothing() -> None:
-    """However many come and go, what is kept follows those that are there."""
+    """However many come and go, only present owners take room."""
     shares = Shares()
     for number in range(10_000):
         shares.change(f"owner {number}", 1 + number % 7)
@@ -75,7 +76,7 @@ def test_nothing_is_left_of_owners_that_use_nothing() -> None:
 
 
 def test_those_above_a_share_are_named_the_largest_first() -> None:
-    """None that uses just the share."""
+    """An owner at exactly the share is not among them."""
     shares = Shares()
     for owner, amount in (("a", 2), ("b", 5), ("c", 3), ("d", 4)):
         shares.change(owner, amount)
@@ -83,7 +84,8 @@ def test_those_above_a_share_are_named_the_largest_first() -> None:
 
 
 def test_among_equals_it_is_who_was_not_touched_for_longest() -> None:
-    """Whatever they are called; whoever uses more comes first all the same, and a touch of nobody is nothing."""
+    """The names do not matter; an owner that uses more comes first all the same, and a touch of an unknown owner does
+    nothing."""
     shares = Shares()
     for owner in "cba":
         shares.change(owner, 2)
@@ -101,7 +103,7 @@ def test_among_equals_it_is_who_was_not_touched_for_longest() -> None:
 
 
 def test_many_that_were_touched_are_not_all_looked_at() -> None:
-    """Of 100,000 equals that were all active, one is named as quickly as of few."""
+    """Of 100,000 equal owners that were all active, one is named as quickly as of a few."""
     shares = Shares()
     for number in range(100_000):
         shares.change(f"owner {number}", 1)

@@ -1,4 +1,4 @@
-"""A task that dies is begun anew, counted and logged; one that ends or is cancelled is not."""
+"""A task that dies is started anew, counted and logged; one that ends or is cancelled is not."""
 
 import asyncio
 from types import SimpleNamespace
@@ -25,7 +25,7 @@ class Work:
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What was slept, without sleeping it."""
+    """Collects the pauses instead of sleeping."""
     slept: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -36,7 +36,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 async def test_a_task_that_dies_is_begun_anew(pauses: list[float]) -> None:
-    """Each death is told, logged without its text, and followed by a pause that doubles up to a bound."""
+    """Each death is counted, logged without its text, and followed by a pause that doubles up to a bound."""
     work, told = Work(8), list[str]()
     with structlog.testing.capture_logs() as lines:
         await keep_running("sweep", work, told.append)
@@ -50,7 +50,7 @@ async def test_a_task_that_dies_is_begun_anew(pauses: list[float]) -> None:
 async def test_a_task_that_lived_long_begins_with_a_short_pause(
     pauses: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A death a day is no reason to wait longer each day."""
+    """A death a day makes no later pause longer."""
     moments = iter([0.0, 1.0, 2.0, 3.0, 4.0, 70.0, 71.0, 72.0, 73.0])
     monkeypatch.setattr(tasks, "time", SimpleNamespace(monotonic=lambda: next(moments)))
     await keep_running("sweep", Work(4), lambda name: None)
@@ -58,14 +58,14 @@ async def test_a_task_that_lived_long_begins_with_a_short_pause(
 
 
 async def test_a_task_that_returns_is_done(pauses: list[float]) -> None:
-    """Once, without a word."""
+    """The task ran once and nothing is logged."""
     work = Work(0)
     await keep_running("sweep", work, lambda name: pytest.fail("it did not die"))
     assert (work.num_runs, pauses) == (1, [])
 
 
 async def test_it_ends_with_its_block() -> None:
-    """Cancelled where it is, also in its pause; no task is left."""
+    """It is cancelled where it is, even in its pause; no task is left."""
     told: list[str] = []
     async with running_task("wait", asyncio.Event().wait, told.append):  # type: ignore[arg-type]
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""A heap that forgets what is out of date without ever going over all of it."""
+"""A heap forgets what is out of date without ever going over all of it."""
 
 import random
 
@@ -8,7 +8,7 @@ Item = tuple[int, int]
 
 
 def test_the_smallest_comes_first_whatever_was_tidied() -> None:
-    """In a random order of pushes, pops and tidying, what is popped is the smallest of what is there."""
+    """In any order of pushes, pops and tidying, a pop returns the smallest item."""
     heap: TidyHeap[Item] = TidyHeap()
     there: list[Item] = []
     chance = random.Random(7)
@@ -26,7 +26,7 @@ def test_the_smallest_comes_first_whatever_was_tidied() -> None:
 
 
 def test_what_is_out_of_date_goes_a_little_at_a_time() -> None:
-    """While every second item becomes out of date there are never many, and no step looks at more than a few."""
+    """While every second item becomes out of date, there are never many, and no step looks at more than a few."""
     heap: TidyHeap[Item] = TidyHeap()
     for number in range(10_000):
         heap.push((number, number))
@@ -51,7 +51,7 @@ def test_what_is_out_of_date_goes_a_little_at_a_time() -> None:
 
 
 def test_an_item_is_renewed_in_passing() -> None:
-    """What `renew` says takes the place of what was there."""
+    """The item that `renew` returns takes the old one's place."""
     heap: TidyHeap[Item] = TidyHeap()
     for number in range(100):
         heap.push((number, number))
@@ -62,7 +62,7 @@ def test_an_item_is_renewed_in_passing() -> None:
 
 
 def test_nothing_is_tidied_while_there_is_little() -> None:
-    """As many as are good, and a few more, may be there."""
+    """Up to a few more than the good ones may be out of date."""
     heap: TidyHeap[Item] = TidyHeap()
     for number in range(164):
         heap.push((number, number))

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 from tests.server_process import ServerProcess, serve
+from tests.system.persistent_sessions import KEYS
+
+from carousel.client import Client
 
 TEXT = "The carousel turns and the horses rise and fall; when the music ends the horses rest.\n" * 60
 SETTINGS = """
@@ -22,7 +25,7 @@ compute = {precision = "float32", threads = 1}
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A byte-level LSTM that has memorised one sentence."""
+    """Trains a byte-level LSTM that memorises one sentence."""
     directory = tmp_path_factory.mktemp("system")
     text, settings = directory / "text.txt", directory / "settings.toml"
     text.write_text(TEXT)
@@ -41,11 +44,24 @@ def bundle(checkpoint: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """One server for the tests of a module."""
+    """Serves the tests of a module."""
     with serve(bundle, log=tmp_path_factory.mktemp("server") / "log.jsonl") as running:
         yield running
 
 
+@pytest.fixture
+def client(server: ServerProcess) -> Iterator[Client]:
+    with Client(server.grpc_address, timeout_seconds=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def sealing(bundle: Path) -> Iterator[ServerProcess]:
+    """Starts a server that can seal, and identifies its callers by metadata."""
+    with serve(bundle, variables={"CAROUSEL_SEAL_KEYS": KEYS[0], "CAROUSEL_OWNER_METADATA": "x-owner"}) as server:
+        yield server
+
+
 def _command(name: str) -> str:
-    """The installed command, as users call it."""
+    """Returns the path of an installed command, as users call it."""
     return str(Path(sys.executable).with_name(name))

@@ -50,7 +50,7 @@ async def _generate(client: AsyncClient, prompt: list[int], num_tokens: int, ses
 
 @pytest.mark.parametrize(("cell", "block"), KINDS)
 async def test_a_cell_is_served_as_it_was_trained(cell: str, block: str, tmp_path: Path) -> None:
-    """Greedy tokens equal the network's; in several requests as in one; and bit-identical among 20 streams."""
+    """Greedy tokens equal the network's, are the same in several requests, and are bit-identical among 20 streams."""
     network = _random_network(cell, block)
     write_files(network, tmp_path, cell)
     async with running(tmp_path, SETTINGS) as server, AsyncClient(server.grpc_address) as client:
@@ -69,8 +69,8 @@ async def test_a_cell_is_served_as_it_was_trained(cell: str, block: str, tmp_pat
 
 @pytest.mark.parametrize(("cell", "block"), KINDS)
 async def test_a_state_of_any_shapes_is_held_sealed_and_moved(cell: str, block: str, tmp_path: Path) -> None:
-    """At the default width: a stream that holds the session, a sealed copy small enough to send back, a fork and a
-    rewind all go on as the session does, to the same probabilities bit for bit."""
+    """At the default width, a stream that holds the session, a sealed copy small enough to send back, a fork and a
+    rewind all continue with the same probabilities, bit for bit."""
     defaults = ModelSettings()
     network = _random_network(cell, block, defaults.hidden_size, defaults.num_layers)
     write_files(network, tmp_path, cell)

@@ -1,4 +1,4 @@
-"""A short chaos: servers are killed, paused and restarted under load; nothing acknowledged is lost or doubled."""
+"""In a short chaos, servers are killed, paused and restarted under load; no acknowledged turn is lost or doubled."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def test_a_server_on_sqlite_is_killed_and_goes_on(replica: Replica, tmp_path: Pa
     reason="redis-server, haproxy or libfaketime is not installed (Debian packages redis-server, haproxy, faketime)",
 )
 def test_replicas_behind_a_balancer_are_killed_and_paused(replica: Replica, tmp_path: Path) -> None:
-    """Any replica goes on with any session, through kills, pauses beyond the lease and restarts of Redis, though the
+    """Any replica continues any session through kills, pauses beyond the lease and restarts of Redis, while the
     replicas' clocks are ten minutes apart and connections drop answers."""
     _check(RedisWorld(replica, tmp_path), replica)
 

@@ -1,4 +1,4 @@
-"""The commands against a real server with a real model, as a shell runs them."""
+"""The commands work against a real server with a real model, as a shell runs them."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ def _run(server: ServerProcess, *arguments: str, stdin: str = "") -> str:
 
 
 def test_as_many_tokens_as_asked_for_are_printed(server: ServerProcess) -> None:
-    """A byte each, and nothing beside them."""
+    """Each token is a byte, and nothing else is printed."""
     assert len(_run(server, "generate", _KNOWN[:24], "--temperature", "0", "--max-tokens", "12").encode()) == 12
 
 
@@ -50,7 +50,7 @@ def test_strange_text_scores_worse_than_known_text(server: ServerProcess) -> Non
 
 
 def test_a_text_beyond_one_request_scores_like_its_parts(server: ServerProcess, tmp_path: Path) -> None:
-    """More tokens than a request may have: all are counted, on one sequence."""
+    """A text of more tokens than a request may have is counted completely, on one sequence."""
     file = tmp_path / "long.txt"
     file.write_text((_KNOWN + "\n") * 1500)
     output = _run(server, "score", str(file))
@@ -81,7 +81,7 @@ def test_an_empty_generation_is_an_answer(server: ServerProcess) -> None:
 
 
 async def test_predictions_over_one_stream_equal_fresh_ones(server: ServerProcess) -> None:
-    """The stream carries the state; asking again changes nothing."""
+    """The stream carries the state, and a repeated question changes nothing."""
     async with AsyncClient(server.grpc_address) as client:
         whole = await client.predict(_KNOWN[:24], k=5)
         async with client.predictor() as predict:
@@ -92,7 +92,7 @@ async def test_predictions_over_one_stream_equal_fresh_ones(server: ServerProces
 
 
 def test_health_is_quick(server: ServerProcess) -> None:
-    """Of three runs the fastest stays well below what a container runtime waits for."""
+    """The fastest of three runs stays well below what a container runtime waits for."""
     seconds = []
     for _ in range(3):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""A model with eight-bit products is served like any other: the graphs' own tokens, in any batch."""
+"""A model with eight-bit products is served like any other: it gives the graphs' own tokens, in any batch."""
 
 import asyncio
 from pathlib import Path
@@ -51,7 +51,7 @@ async def generate(client: AsyncClient, prompt: bytes, num_tokens: int, session_
 
 
 async def test_a_rounded_model_is_served_as_its_graphs_are(bundle: Path) -> None:
-    """Greedy tokens are the graphs'; in several requests as in one; and the same among 20 streams."""
+    """Greedy tokens are the graphs', are the same in several requests, and are the same among 20 streams."""
     async with running(bundle, SETTINGS) as server, AsyncClient(server.grpc_address) as client:
         expected = greedy(bundle, PROMPT, 40)
         assert await generate(client, PROMPT, 40) == expected

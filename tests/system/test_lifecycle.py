@@ -1,4 +1,4 @@
-"""Starting, stopping and failing to start, as an operator sees it."""
+"""Servers start, stop and fail to start, as an operator sees it."""
 
 import os
 import shutil
@@ -125,7 +125,7 @@ def _start_and_fail(*arguments: str) -> tuple[int, str]:
 
 
 def test_an_edited_bundle_is_refused_by_file_name(bundle: Path, tmp_path: Path) -> None:
-    """One changed byte of a graph: exit code 2 and a line that names the file."""
+    """One changed byte of a graph gives exit code 2 and a line that names the file."""
     edited = tmp_path / "edited"
     shutil.copytree(bundle, edited)
     graph = edited / "head.onnx"
@@ -139,7 +139,7 @@ def test_an_edited_bundle_is_refused_by_file_name(bundle: Path, tmp_path: Path) 
 
 
 def test_a_missing_provider_alone_is_a_clear_error(bundle: Path) -> None:
-    """`--providers cuda` without CUDA: exit code 2 and the available providers."""
+    """`--providers cuda` without CUDA gives exit code 2 and the available providers."""
     import onnxruntime
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
@@ -165,7 +165,7 @@ def test_a_provider_in_second_place_is_used_and_reported(bundle: Path) -> None:
     ],
 )
 def test_a_wrong_setting_is_named(bundle: Path, arguments: list[str], message: str) -> None:
-    """Unknown and impossible settings: exit code 2 and their name."""
+    """Unknown and impossible settings give exit code 2 and their name."""
     code, errors = _start_and_fail(str(bundle), *arguments)
     assert code == 2
     assert message in errors
@@ -203,7 +203,7 @@ def test_the_environment_sets_settings(bundle: Path) -> None:
 
 
 def test_no_bundle_is_a_clear_error(tmp_path: Path) -> None:
-    """A directory without a manifest: exit code 2 and the path."""
+    """A directory without a manifest gives exit code 2 and the path."""
     code, errors = _start_and_fail(str(tmp_path), "--listen", "127.0.0.1:0")
     assert code == 2
     assert str(tmp_path) in errors

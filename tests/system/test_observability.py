@@ -1,4 +1,4 @@
-"""What an operator can see: metrics that Prometheus accepts, probes, one log line a request, no user text."""
+"""An operator sees metrics that Prometheus accepts, probes, one log line a request, and no user text."""
 
 import json
 import shutil
@@ -58,14 +58,14 @@ def test_metrics_count_what_happened(bundle: Path) -> None:
     assert _value(page, "carousel_store_up") == 1
     assert _value(page, "carousel_event_loop_lag_seconds_count") > 0
     assert _value(page, "carousel_time_to_first_token_seconds_count") == 1
-    assert _value(page, "carousel_time_between_tokens_seconds_count") <= 6  # one a message after the first
+    assert _value(page, "carousel_time_between_tokens_seconds_count") <= 6  # one for each message after the first
     assert _value(page, "carousel_queue_wait_seconds_count") == 1
     assert _value(page, "carousel_model_info", provider="cpu") == 1
     assert SECRET not in page
 
 
 def test_probes(server: ServerProcess) -> None:
-    """Alive and ready while it serves; an unknown path is 404."""
+    """The server is alive and ready while it serves; an unknown path is 404."""
     assert _get(server, "/healthz") == "ok\n"
     assert _get(server, "/readyz") == "ready\n"
     with pytest.raises(urllib.error.HTTPError) as missing:
@@ -75,7 +75,7 @@ def test_probes(server: ServerProcess) -> None:
 
 
 def test_logs_are_json_lines_without_user_text(bundle: Path, tmp_path: Path) -> None:
-    """One line a request with method, code and time; neither prompt nor session id nor generated text."""
+    """Each request has one line with method, code and time, and neither prompt nor session id nor generated text."""
     log = tmp_path / "log.jsonl"
     with serve(bundle, log=log) as server, Client(server.grpc_address) as client, client.session() as session:
         list(session.generate(SECRET, max_tokens=4))

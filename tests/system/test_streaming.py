@@ -1,4 +1,4 @@
-"""What a client gets over the wire from a trained, exported and served model."""
+"""A client gets from a trained, exported and served model what the network says."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ PARTS = ["The carousel ", "turns and the ", "horses "]
 
 
 def test_a_conversation_in_several_requests_equals_the_same_text_in_one(server: ServerProcess) -> None:
-    """Fed in three requests or in one, the session continues with the same tokens at the same position."""
+    """Three requests or one continue the session with the same tokens at the same position."""
     with Client(server.grpc_address) as client, client.session() as in_parts, client.session() as at_once:
         for part in PARTS[:-1]:
             in_parts.feed(part)
@@ -39,7 +39,7 @@ def test_a_conversation_in_several_requests_equals_the_same_text_in_one(server: 
 
 
 def test_a_generation_in_several_requests_equals_one_long_generation(server: ServerProcess) -> None:
-    """Ten tokens at a time, seeded, give the tokens of one long seeded request."""
+    """Ten tokens at a time, seeded, are the tokens of one long seeded request."""
     with Client(server.grpc_address) as client, client.session() as short, client.session() as long:
         options: dict[str, Any] = {"temperature": 0.9, "top_p": 0.95, "seed": 11}
         pieces = list(short.generate("A child ", max_tokens=10, **options))
@@ -90,7 +90,7 @@ def test_stop_strings_straddle_tokens_and_stay_in_the_session(server: ServerProc
     options: dict[str, Any] = {
         "max_tokens": 60,
         "temperature": 0,
-    }  # what was learned differs between kinds of processors
+    }  # processors of other kinds learn other weights
     with Client(server.grpc_address) as client, client.session() as session:
         whole = "".join(piece.text for piece in client.generate("The carousel ", **options))
         stop = next(whole[at : at + 6] for at in range(3, 50) if whole.find(whole[at : at + 6]) == at)
@@ -138,7 +138,8 @@ def test_the_api_describes_itself(server: ServerProcess) -> None:
 
 
 async def test_conversations_on_shared_streams_equal_those_on_their_own(server: ServerProcess) -> None:
-    """Twenty sessions and twenty sequences without one, token by token: candidates and positions to the bit."""
+    """Twenty sessions and twenty sequences without one have the same candidates and positions, token by token, to the
+    bit."""
 
     async def converse(predictors: list[Any]) -> list[list[Prediction]]:
         async def follow(predict: Any, first: int) -> list[Prediction]:

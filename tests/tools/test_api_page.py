@@ -1,4 +1,4 @@
-"""The page of the wire contract is what the proto files say, comments included."""
+"""The page of the wire contract is what the proto files say, with their comments."""
 
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def test_every_file_of_the_contract_is_read() -> None:
 
 
 def test_services_say_what_goes_in_and_out(page: str) -> None:
-    """A call has its heading, both types with links, and its comment as it stands."""
+    """A call has its heading, both types with links, and its unchanged comment."""
     assert "## wheels.proto\n\nWhat this file is about.\n\n### service Wheels\n\nTurns a wheel.\n" in page
     assert "#### Turn\n\nstream of [Push](#push) → [Push.Way](#pushway)\n\nUntil it stands\nstill.\n" in page
 
@@ -90,12 +90,12 @@ def test_services_say_what_goes_in_and_out(page: str) -> None:
     ],
 )
 def test_fields_and_values_have_a_row(page: str, row: str) -> None:
-    """With type, number and comment; a bar in a comment does not end its cell."""
+    """The row has type, number and comment; a bar in a comment does not end its cell."""
     assert row in page.splitlines()
 
 
 def test_what_lies_in_a_message_follows_it(page: str) -> None:
-    """Under its full name; a map's entry is no message of its own, and an empty message says so."""
+    """It comes under its full name; a map's entry is no separate message, and an empty message says so."""
     assert page.index("### Push\n") < page.index("### Push.Way\n\nWhere to.") < page.index("### Push.Kind\n")
     assert "MarksEntry" not in page
     assert "### Nothing\n\nNo fields." in page

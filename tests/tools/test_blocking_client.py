@@ -1,4 +1,4 @@
-"""The blocking twin is what the asyncio code says, and nothing besides."""
+"""The blocking twin is what the asyncio code says, and nothing else."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from tools.blocking_client import write_folder
 
 
 def test_a_twin_has_no_file_that_its_source_has_no_more(tmp_path: Path) -> None:
-    """What was removed or renamed there goes here, too."""
+    """A file that was removed or renamed there goes here, too."""
     for name in ("_async", "_sync"):
         (tmp_path / name).mkdir()
     (tmp_path / "_async" / "here.py").write_text("async def ask() -> None:\n    await nobody()\n")

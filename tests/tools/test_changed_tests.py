@@ -1,4 +1,4 @@
-"""What changed is tested by the tests that mirror it, and by no others."""
+"""A change is tested by the tests that mirror it, and by no others."""
 
 import subprocess
 import sys
@@ -16,6 +16,10 @@ _ROOT = Path(__file__).parents[2]
     ("changed", "tests"),
     [
         ("server/carousel/shares.py", "tests/server/test_shares.py"),
+        (
+            "server/carousel/app.py",
+            "tests/server/test_app.py tests/server/test_app_drain.py tests/server/test_app_upkeep.py",
+        ),
         ("server/carousel/engine/line.py", "tests/server/engine"),
         ("server/carousel/client/_sync/client.py", "tests/server/client/_sync"),
         ("server/carousel/v1/carousel_pb2.py", "tests/server"),  # no folder mirrors it
@@ -36,7 +40,7 @@ _ROOT = Path(__file__).parents[2]
     ],
 )
 def test_a_path_has_the_tests_that_mirror_it(changed: str, tests: str) -> None:
-    """A module of a package is tested with its neighbours, one at the top alone."""
+    """A module of a package is tested with its neighbours, and one at the top alone."""
     assert " ".join(find_tests([changed])) == tests
 
 
@@ -47,14 +51,14 @@ def test_what_lies_in_another_is_named_once() -> None:
 
 
 def test_every_package_has_tests() -> None:
-    """Each folder that the table names is there."""
+    """Each folder in the table exists."""
     for sources, tests in changed_tests._PACKAGES.items():
         assert (_ROOT / sources).exists(), sources
         assert (_ROOT / tests).exists(), tests
 
 
 def test_the_command_sees_what_is_new(tmp_path: Path) -> None:
-    """Compared with a commit, a file that git does not know yet counts as well."""
+    """A file that git does not know yet counts as different from a commit."""
     for command in (["clone", "--quiet", "--shared", str(_ROOT), "."],):
         subprocess.run(["git", *command], cwd=tmp_path, check=True)
     (tmp_path / "tools" / "changed_tests.py").write_text(Path(changed_tests.__file__).read_text())
@@ -66,7 +70,7 @@ def test_the_command_sees_what_is_new(tmp_path: Path) -> None:
 
 
 def test_a_commit_that_is_not_there_is_an_error() -> None:
-    """Nothing to compare with is not the same as nothing changed."""
+    """Without a commit to compare with, it is unknown whether anything changed."""
     command = [sys.executable, "-m", "tools.changed_tests", "nosuch"]
     refused = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True)
     assert refused.returncode != 0

@@ -47,7 +47,7 @@ def test_the_page_is_what_the_command_writes() -> None:
 def test_a_figure_that_misses_its_target_says_so(
     tmp_path: Path, value: float, target: float, holds: bool, said: str
 ) -> None:
-    """Its row has the target, on which side of it the figure must lie, and `missed` where it does not."""
+    """Its row has the target and its direction, and `missed` where the figure misses it."""
     page = _page(tmp_path, _MACHINE, _figure("predict.small", value, target, holds))
     assert f"| `predict.small` | {value} | ratio | {said} |" in page
     assert f"1 have a target; {'none' if holds else 1} of them missed it." in page
@@ -61,14 +61,14 @@ def test_a_figure_without_a_target_says_nothing(tmp_path: Path) -> None:
 
 
 def test_benches_have_tables_of_their_own(tmp_path: Path) -> None:
-    """Figures stand under the bench that their name begins with, in the order in which they were printed."""
+    """Figures are under the bench that their name begins with, in the order in which they were printed."""
     page = _page(tmp_path, _MACHINE, _figure("b.one", 1), _figure("b.two", 2), _MACHINE, _figure("a.one", 3))
     assert page.index("**b**") < page.index("`b.one`") < page.index("`b.two`") < page.index("**a**")
     assert page.count("| figure | value |") == 2
 
 
 def test_the_machine_is_described(tmp_path: Path) -> None:
-    """The section is named after the file, and says what it was measured on."""
+    """The section is named after the file and describes the machine."""
     page = _page(tmp_path, _MACHINE, _figure("a.one", 3))
     assert "## 2026-01-02, some machine" in page
     assert "a processor, 2 cores, 8 GiB of memory; system Linux, python 3.11." in page

@@ -15,7 +15,7 @@ def test_the_page_is_what_the_command_writes() -> None:
 
 
 def test_groups_have_tables_of_their_own() -> None:
-    """A setting stands under its group, in the order given."""
+    """A setting is under its group, in the order given."""
     made = [
         {"group": group, "name": name, "environment": "", "default": "1", "meaning": f"what {name} means"}
         for group, name in (("Turns", "b"), ("Turns", "a"), ("Owners", "c"))

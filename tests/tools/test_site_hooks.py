@@ -10,7 +10,7 @@ _RECORD = "decisions/001-a.md"
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A repository with a README, two pages, a folder of records and code."""
+    """Makes a repository with a README, two pages, a folder of records and code."""
     names = (
         "README.md",
         "docs/cells.md",
@@ -46,12 +46,13 @@ def root(tmp_path: Path) -> Path:
     ],
 )
 def test_a_link_leads_where_it_led(root: Path, source: str, page: str, link: str, there: str) -> None:
-    """To the site's own pages; other files of the repository are named alone, and broken links are left for MkDocs."""
+    """Links to the site's own pages work; other files of the repository are only named, and broken links are left for
+    MkDocs."""
     assert resolve_links(f"See {link}.", source, page, root) == f"See {there}."
 
 
 def test_folders_are_their_pages(root: Path) -> None:
-    """The index first, also inside sections; a folder without pages is left out."""
+    """The index comes first, even inside sections; a folder without pages is left out."""
     nav = [{"Home": "index.md"}, {"More": [{"Decisions": "decisions/"}, {"Lines": "lines/"}, {"Study": "study/"}]}]
     decisions = {"Decisions": ["decisions/index.md", _RECORD]}
     assert open_folders(nav, root / "docs") == [{"Home": "index.md"}, {"More": [decisions]}]

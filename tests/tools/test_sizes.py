@@ -1,4 +1,4 @@
-"""What is too long is found, by its name and its lines."""
+"""A function or file that is too long is reported by its name and its lines."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def outer(
 
 
 def test_a_functions_lines_are_counted_without_its_docstring(tmp_path: Path) -> None:
-    """Its arguments and the functions in it count, decorators do not."""
+    """Its arguments and the functions in it count; decorators do not."""
     path = tmp_path / "some.py"
     path.write_text(SOURCE)
     assert set(measure_functions(path)) == {(5, f"{path}:2 outer"), (2, f"{path}:7 inner")}
@@ -26,7 +26,7 @@ def test_a_functions_lines_are_counted_without_its_docstring(tmp_path: Path) -> 
 
 
 def test_what_is_generated_is_not_measured(tmp_path: Path) -> None:
-    """Nor what another language's installer brought."""
+    """What another language's installer brought is not measured either."""
     kept = tmp_path / "server" / "carousel" / "app.py"
     for path in (kept, kept.parent / "v1" / "stubs.py", tmp_path / "server" / "node_modules" / "one.py"):
         path.parent.mkdir(parents=True, exist_ok=True)

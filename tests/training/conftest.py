@@ -1,4 +1,4 @@
-"""The training tests share one thread, and settings of a run that takes a second."""
+"""The training tests share one thread and the settings of a run that takes a second."""
 
 from pathlib import Path
 from typing import Any

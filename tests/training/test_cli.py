@@ -1,11 +1,10 @@
 """`carousel-train` as a process trains, refuses bad input in one sentence, and saves after Ctrl-C."""
 
 import json
-import select
 import signal
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ pytestmark = pytest.mark.slow
 
 COMMAND = [sys.executable, "-c", "from carousel_training.cli import main; main()"]
 ENDLESS = "1000000"
+DEADLINE_SECONDS = 120.0  # for all of a signalled run, on a busy machine too
 SETTINGS = {
     "vocabulary.kind": "character",
     "model.hidden_size": "16",
@@ -34,27 +34,29 @@ SETTINGS = {
 OPTIONS = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
 
 
-def wait_for_line(process: subprocess.Popen[str], start: str, timeout_seconds: float) -> None:
-    """Blocks until the process prints a line that contains `start`."""
-    assert process.stdout is not None
-    deadline = time.monotonic() + timeout_seconds
-    while time.monotonic() < deadline:
-        select.select([process.stdout], [], [], deadline - time.monotonic())
-        if start in process.stdout.readline():
-            return
-    raise AssertionError(f"no line with {start!r} in {timeout_seconds} seconds")
-
-
 def train_until_signal(out: Path, arguments: list[str], number: signal.Signals) -> str:
-    """Trains in another process, signals it after the first evaluation, and returns its output."""
-    process = subprocess.Popen(
+    """Trains in another process, signals it after the first evaluation, and returns its output. The process is killed
+    at the deadline; then the test fails with that output."""
+    printed: list[str] = []
+    with subprocess.Popen(
         [*COMMAND, "--out", str(out), "--max-steps", ENDLESS, *arguments], stdout=subprocess.PIPE, text=True
-    )
-    with process:
-        wait_for_line(process, "step 50", 60)
-        process.send_signal(number)
-        output, _ = process.communicate(timeout=60)
-    assert process.returncode == EXIT_INTERRUPTED
+    ) as process:
+        assert process.stdout is not None
+        deadline = threading.Timer(DEADLINE_SECONDS, process.kill)
+        deadline.start()
+        try:
+            for line in process.stdout:
+                printed.append(line)
+                if "step 50" in line:
+                    process.send_signal(number)
+                    break
+            printed += process.stdout
+            process.wait()
+        finally:
+            deadline.cancel()
+            process.kill()
+    output = "".join(printed)
+    assert process.returncode == EXIT_INTERRUPTED, f"exit code {process.returncode} after this output:\n{output}"
     return output
 
 

@@ -11,7 +11,7 @@ from carousel_training.settings import CorpusSettings
 
 
 def test_the_split_is_a_cut_at_fixed_fractions(tmp_path: Path) -> None:
-    """First 80 % for training, then 10 % validation, then 10 % test, the same on every reading."""
+    """The first 80 % are for training, then 10 % for validation, then 10 % for the test, on every reading."""
     path = tmp_path / "digits.txt"
     path.write_text("0123456789" * 10)
     settings = CorpusSettings(text=(path,), valid_fraction=0.1, test_fraction=0.1)
@@ -50,8 +50,8 @@ def test_a_folder_is_its_matching_files_in_order(tmp_path: Path) -> None:
 
 
 def test_the_default_is_a_text_of_the_package() -> None:
-    """Without any path there is half a megabyte of English to train on: the same under every Python, by its digest, and
-    none of its validation part stands in its training part."""
+    """Without any path, there is half a megabyte of English to train on, the same under every Python. None of its
+    validation part is in its training part."""
     corpus = read_corpus(CorpusSettings())
     assert corpus.source == "grimm.txt"
     assert corpus.digest == "96df3127cbec32f3b93b41ff8c783fb7208bf64cf934e716352453b265b0e927"

@@ -16,7 +16,7 @@ def build(cell: str = "lstm", num_layers: int = 1) -> RecurrentLM:
 
 
 def step_once(model: RecurrentLM, settings: OptimizerSettings, factor: float = 1.0) -> dict[str, torch.Tensor]:
-    """By how much each parameter moved for a gradient that is mostly one direction."""
+    """Returns how far each parameter moved for a gradient that is mostly one direction."""
     optimizers = Optimizers(model, settings)
     optimizers.set_factor(factor)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -62,7 +62,7 @@ def test_the_recurrent_matrix_takes_orthogonal_steps() -> None:
 
 
 def test_the_rates_move_together() -> None:
-    """At a tenth of the peaks every parameter moves a tenth as far."""
+    """At a tenth of the peaks, every parameter moves a tenth as far."""
     settings = OptimizerSettings(kind="muon", weight_decay=0.0)
     whole, tenth = step_once(build(), settings), step_once(build(), settings, factor=0.1)
     for name, step in whole.items():

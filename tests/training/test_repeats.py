@@ -24,7 +24,8 @@ def share_by_hand(known: str, text: str, length: int) -> float:
 
 @pytest.mark.parametrize("length", [1, 2, 7, 8, 50])
 def test_the_share_is_that_of_a_plain_search(length: int) -> None:
-    """Stretches at the start, in the middle and at the end, some a character too short, in texts of few letters."""
+    """The stretches are at the start, in the middle and at the end, some a character too short, in texts of few
+    letters."""
     for seed in range(5):
         known = "".join(random.Random(seed).choices("abc", k=400)) + letters(300, seed)
         text = known[40:95] + letters(60, seed + 100) + known[:49] + "Z" + known[350:] + "é𝕏" + known[-50:]

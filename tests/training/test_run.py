@@ -142,7 +142,7 @@ def test_a_run_leaves_what_the_next_tools_need(tiny_facts: dict[str, Any], tmp_p
     assert names == {"best", "best.json", "last", "last.json", "log.jsonl", "loss.png", "tokenizer.json"}
     assert (tmp_path / "run" / "loss.png").read_bytes().startswith(b"\x89PNG")
     kinds = [record["kind"] for record in run.journal.records()]
-    assert (kinds.count("train"), kinds.count("evaluation")) == (3 + 11, 2)  # steps 1, 2 and 5 besides
+    assert (kinds.count("train"), kinds.count("evaluation")) == (3 + 11, 2)  # steps 1, 2 and 5 are logged too
     facts = load_checkpoint(tmp_path / "run", BEST).facts
     training = facts["training"]
     assert training["tokens_seen"] == training["steps"] * 4 * 16

@@ -77,7 +77,7 @@ def assert_resumes_exactly(trainer: Trainer, twin: Trainer) -> None:
     twin.advance(0.1)
     twin.restore(tensors, facts)
     for each in (trainer, twin):
-        torch.manual_seed(step)  # what another history would have left
+        torch.manual_seed(step)  # what another history would leave
         for step in range(8, 16):
             each.advance(step / 16)
     expected = trainer.tensors()
@@ -168,7 +168,7 @@ def test_masks_follow_the_seed_and_the_step_alone() -> None:
     losses = []
     for seed, history in ((1, 5), (1, 6), (2, 5)):
         trainer = build()
-        ids_N = torch.zeros(200, dtype=torch.int64)  # the order of the text makes no difference
+        ids_N = torch.zeros(200, dtype=torch.int64)  # the order of the text does not matter
         trainer.batches = TrainingBatches(ids_N, 0, LanePlan(3, 5), Chances(seed, 0.0))
         torch.manual_seed(history)
         trainer.advance(0.5)

@@ -1,4 +1,4 @@
-"""Trains each cell for three steps and prints its losses as JSON: a program for torchrun, and for one process."""
+"""A program for torchrun and for one process: it trains each cell for three steps and prints its losses as JSON."""
 
 import json
 import os
@@ -18,7 +18,8 @@ NUM_STEPS = 3
 
 
 def losses() -> dict[str, list[float]]:
-    """By cell; of two layers, with lanes that begin afresh and without dropout, so that all groups do the same."""
+    """Returns the losses by cell, of two layers, with lanes that start afresh and without dropout, so that all groups
+    do the same."""
     torch.set_num_threads(1)
     found: dict[str, list[float]] = {}
     for cell in CELLS:
@@ -35,7 +36,7 @@ def losses() -> dict[str, list[float]]:
 
 
 def threads() -> list[str]:
-    """Names of this process's threads, those of libraries too."""
+    """Returns the names of this process's threads, with those of libraries."""
     return sorted((task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir())
 
 

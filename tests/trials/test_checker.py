@@ -93,7 +93,7 @@ def test_who_was_not_served_for_long_is_starved() -> None:
 
 
 def test_the_silence_before_a_trouble_is_measured() -> None:
-    """From the last answer on."""
+    """The silence counts from the last answer on."""
     history = History("asyncio")
     history.heard_at -= 100.0
     history.note_trouble("gone", "SESSION_EXPIRED")
@@ -104,7 +104,7 @@ def test_the_silence_before_a_trouble_is_measured() -> None:
 
 
 def test_what_can_be_repeated_ends_at_the_first_gap() -> None:
-    """A quiet server repeats the turns in order of position, as far as that order is known."""
+    """A quiet server runs the turns again in order of position, as far as that order is known."""
     line = _line(3, 5, 2)
     assert unbroken(Line(line.turns[::-1], 10)) == line.turns
     gone = replace(line.turns[1], position=None)

@@ -18,7 +18,7 @@ print(time.time(), time.monotonic(), began)
 
 @pytest.mark.skipif(find_library() is None, reason="libfaketime is not installed (Debian package faketime)")
 def test_the_time_of_day_is_ahead_and_durations_are_not() -> None:
-    """Ten minutes ahead; the monotonic clock is the machine's."""
+    """The time of day is ten minutes ahead; the monotonic clock is the machine's."""
     environment = os.environ | shifted_clock(600)
     answer = subprocess.run([sys.executable, "-c", _PROGRAM], env=environment, capture_output=True, check=True)
     time_of_day, now, began = map(float, answer.stdout.split())

@@ -1,4 +1,4 @@
-"""The proxy that drops answers: requests arrive; at some moment the answer and the connection are lost."""
+"""The proxy that drops answers: requests arrive, and at some time the answer and the connection are lost."""
 
 import asyncio
 import random

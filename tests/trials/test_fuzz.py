@@ -77,7 +77,7 @@ def test_a_fault_under_guidance_is_found(fault: str, told: str, tmp_path: Path) 
     (finding,) = fuzz_planted(fault, "guided_snapshots", 20_000, tmp_path).findings
     assert (finding.what, finding.kind) == (CRASH, "guided_snapshots")
     assert told in finding.detail
-    if fault == "raise":  # an exit at once leaves no time to write
+    if fault == "raise":  # an immediate exit leaves no time to write
         assert len(finding.content) % 4 == FAULTY_REST
 
 

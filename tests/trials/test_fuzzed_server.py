@@ -18,7 +18,7 @@ UNTIL_CLOSED = "import sys; sys.stdin.read(); sys.exit(41)"
 
 
 async def make_server(address: str, directory: Path, patience: float = 30.0) -> FuzzedServer:
-    """Its process answers nothing, and ends when its input does."""
+    """Makes a server whose process answers nothing, and ends when its input does."""
     server = FuzzedServer(PLANS[0], (sys.executable,), directory, directory, patience)
     server.grpc_address = address
     pipe = asyncio.subprocess.PIPE

@@ -1,4 +1,4 @@
-"""The lines of the soak: a planted leak is found in noise, and noise alone does not count as a leak."""
+"""The lines of the soak find a planted leak in noise, and do not count noise alone as a leak."""
 
 import random
 
@@ -9,7 +9,7 @@ from trials.soak import MAX_BYTES_PER_TURN, bytes_per_turn, files_per_thousand_t
 
 
 def _samples(leak: float, *, files_per_turn: float = 0.0, seed: int = 0) -> Samples:
-    """Half an hour at 150 turns a second: resident memory in pages, with noise that persists for a while."""
+    """Makes half an hour at 150 turns a second: resident memory in pages, with noise that persists for a while."""
     dice = random.Random(seed)
     samples = Samples()
     drift = 0.0
@@ -42,7 +42,7 @@ def test_clients_that_come_and_go_are_no_leak_of_files(seed: int) -> None:
 
 
 def test_a_file_left_open_now_and_then_is_found() -> None:
-    """One in ten thousand turns."""
+    """One file in ten thousand turns is found."""
     assert 0.05 < files_per_thousand_turns(_samples(0, files_per_turn=0.0001)) < 0.1
 
 

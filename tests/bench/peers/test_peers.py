@@ -1,4 +1,4 @@
-"""The comparison with other servers: golden answers, the client's conversations, and what the figures say."""
+"""The comparison with other servers has golden answers, the client's conversations, and right figures."""
 
 import asyncio
 import contextlib
@@ -54,7 +54,7 @@ def advance(sequences: Sequences, tokens: dict[int, int]) -> dict[int, list[int]
 
 
 def test_sequences_in_changing_company_answer_as_alone(bundle: Path, golden: Answers) -> None:
-    """What runs inside the peers gives the golden answers whatever else is in the batch."""
+    """What runs inside the peers gives the golden answers, whatever else is in the batch."""
     sequences = Sequences(bundle, 1, NUM_CANDIDATES)
     answers: Answers = [[] for _ in golden]
     for number in range(NUM_SEQUENCES):
@@ -70,7 +70,7 @@ def test_sequences_in_changing_company_answer_as_alone(bundle: Path, golden: Ans
 
 
 def test_ended_sequences_leave_their_places(bundle: Path, golden: Answers) -> None:
-    """A place is used again, from the start state; an ended sequence is unknown."""
+    """A place is used again, from the start state, and an ended sequence is unknown."""
     sequences = Sequences(bundle, 1, NUM_CANDIDATES, max_sequences=1)
     for _ in range(2):
         sequences.start(7)
@@ -93,7 +93,7 @@ def test_a_server_that_forgets_is_found_out(bundle: Path, golden: Answers) -> No
 
 
 def test_short_and_empty_answers_are_wrong(golden: Answers) -> None:
-    """Fewer candidates may be given, but not none, and not for fewer tokens."""
+    """Fewer candidates are right, but not none; fewer tokens are wrong."""
     assert find_difference([[given[:1] for given in one] for one in golden], golden) == ""
     assert find_difference([[given[:0] for given in one] for one in golden], golden) != ""
     assert find_difference([one[:-1] for one in golden], golden) == "sequence 0 has 23 answers instead of 24"
@@ -108,7 +108,7 @@ async def test_our_server_answers_golden(carousel: str, golden: Answers, pattern
 
 
 class FakePeer:
-    """Triton's and MLServer's wire over the graphs; an unknown sequence is an error, as in both."""
+    """Speaks Triton's and MLServer's wire over the graphs; an unknown sequence is an error, as in both."""
 
     def __init__(self, bundle: Path) -> None:
         self.sequences = Sequences(bundle, 1, NUM_CANDIDATES)
@@ -179,7 +179,7 @@ async def test_peers_are_asked_rightly(peer: tuple[FakePeer, grpc.aio.Channel], 
 
 
 async def test_an_error_in_the_stream_is_raised(peer: tuple[FakePeer, grpc.aio.Channel]) -> None:
-    """Triton reports a failed request inside its stream; that is no answer."""
+    """Triton reports a failed request inside its stream; this is no answer."""
     fake, channel = peer
     conversation = triton_apart(channel).open()
     await conversation.step(2)
@@ -189,7 +189,7 @@ async def test_an_error_in_the_stream_is_raised(peer: tuple[FakePeer, grpc.aio.C
 
 
 async def test_a_shared_stream_that_fails_fails_all(peer: tuple[FakePeer, grpc.aio.Channel]) -> None:
-    """Nobody waits for an answer that cannot come, and nobody asks again."""
+    """No caller waits for an answer that cannot come, and none asks again."""
     fake, channel = peer
     way = triton_together(channel, num_streams=1)
     conversations = [way.open(), way.open()]
@@ -204,7 +204,7 @@ async def test_a_shared_stream_that_fails_fails_all(peer: tuple[FakePeer, grpc.a
 
 
 async def test_a_refused_sequence_fails_alone(carousel: str) -> None:
-    """An item's status is an error of its sequence; the others on the stream go on."""
+    """An item's status is an error of its sequence, and the others on the stream continue."""
     async with grpc.aio.insecure_channel(carousel) as channel:
         way = together(channel, has_sessions=False)
         conversations = [way.open() for _ in range(4)]
@@ -217,7 +217,7 @@ async def test_a_refused_sequence_fails_alone(carousel: str) -> None:
 
 
 def test_only_what_ends_in_the_window_counts() -> None:
-    """Tokens before and after it do not, and a message of three is one wait."""
+    """Tokens before and after the window do not count, and a message of three is one wait."""
     window = Window(10.0, 12.0)
     for started, ended, num_tokens in ((9.0, 9.9, 1), (9.5, 10.5, 3), (11.0, 11.5, 1), (11.5, 12.0, 1)):
         window.count(started, ended, num_tokens)
@@ -234,7 +234,7 @@ def make_timings(speeds: dict[tuple[str, str], list[float]]) -> Timings:
 
 
 def test_shared_streams_stand_beside_shared_streams(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each of ours over the peer's fastest pattern of its kind; where the peer has none, there is no ratio."""
+    """Each of our patterns is divided by the peer's fastest of its kind; where the peer has none, there is no ratio."""
     speeds = {
         ("carousel", "predict"): [100.0] * 3,
         ("carousel", "predict_many"): [900.0] * 3,
@@ -253,7 +253,7 @@ def test_shared_streams_stand_beside_shared_streams(capsys: pytest.CaptureFixtur
 
 
 def test_ratios_are_taken_within_rounds(capsys: pytest.CaptureFixture[str]) -> None:
-    """Against the peer's fastest pattern of the round; an aim belongs to one size."""
+    """Each round uses the peer's fastest pattern; an aim belongs to one size."""
     speeds = {
         ("carousel", "predict"): [300.0, 100.0, 900.0],
         ("carousel", "generate"): [600.0, 600.0, 600.0],
@@ -274,7 +274,7 @@ def test_ratios_are_taken_within_rounds(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
-    """The last words of its log are the reason."""
+    """The reason is the end of its log."""
     (port,) = free_ports(1)
     command = [sys.executable, "-c", "raise SystemExit('libfoo.so is missing')"]
     with pytest.raises(PeerUnavailable, match="libfoo.so is missing"), running(command, port, {}, tmp_path / "log"):

@@ -1,4 +1,4 @@
-"""The benches of single predictions, on a tiny model: every way to ask answers rightly, and what they print adds up."""
+"""The benches of single predictions, on a tiny model: each way to ask gets right answers, and the figures add up."""
 
 import asyncio
 import json
@@ -58,7 +58,7 @@ def printed(capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
     ids=lambda load: f"{load.kind}-{load.num_connections}",
 )
 def test_every_answer_has_its_time(server: ServerProcess, load: Load) -> None:
-    """Of each sequence the start and seven answers, in order; the client's own time is said."""
+    """Each sequence has the start and seven answers, in order, and the client's own time is printed."""
     found = put_load(server.grpc_address, load)
     assert [len(times) for times in found["seconds"]] == [8] * 5
     assert all(times == sorted(times) for times in found["seconds"])
@@ -67,7 +67,7 @@ def test_every_answer_has_its_time(server: ServerProcess, load: Load) -> None:
 
 
 def test_a_refused_item_is_no_answer(bundle: Path) -> None:
-    """The client ends with what the server says."""
+    """The client ends with the server's message."""
     with (
         serve(bundle, "--set", "max_sequences_per_stream=2") as server,
         pytest.raises(subprocess.CalledProcessError) as caught,
@@ -77,14 +77,14 @@ def test_a_refused_item_is_no_answer(bundle: Path) -> None:
 
 
 def test_messages_are_counted_from_the_common_start() -> None:
-    """Two streams of two messages each, in half a second."""
+    """The messages are those of two streams of two each, in half a second."""
     assert per_second([[1.0, 1.2, 1.4], [1.1, 1.3, 1.5]]) == 8
 
 
 def test_a_share_is_of_the_echo_in_the_same_round(
     server: ServerProcess, bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Served and echo in turn, on as many connections; the aim is the case's."""
+    """Served and echo alternate, on as many connections; the aim is the case's."""
     load = Load("predict", 3, 1, 10)
     with echo_server() as echo:
         predict.measure(server, echo, predict.Case("tiny", load, 0.0), 2, load)
@@ -101,14 +101,14 @@ async def test_the_columns_of_the_ladder_predict(bundle: Path) -> None:
 
 
 def test_rungs_that_differ_in_cost_alone_give_the_same_bytes(bundle: Path) -> None:
-    """A message made anew, and prepared pieces."""
+    """A message is made anew or from prepared pieces."""
     tokenizer = Bundle.load(bundle).tokenizer
     named = Named([7, 200, 3], [-0.5, -1.5, -2.25], 300, 0)
     assert make_message(list(tokenizer.texts), named) == PredictionBytes(tokenizer).encode(named)
 
 
 def test_a_cost_is_of_one_message(server: ServerProcess) -> None:
-    """Speed and both processor times, each above nothing and below the whole of it."""
+    """The speed and both processor times are above zero and below the whole message's."""
     cost = measure(Rung("held", server.grpc_address, server.process.pid, Load("predict", 4, 1, 200)))
     assert cost.speed > 0
     assert 0 < cost.client_us < 1e6
@@ -116,7 +116,7 @@ def test_a_cost_is_of_one_message(server: ServerProcess) -> None:
 
 
 def test_shares_are_medians_over_rounds(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each round against its own echo."""
+    """Each round is divided by its own echo."""
     rounds, floors = ([Cost(speed, 10.0, 20.0) for speed in many] for many in ((50, 30, 90), (100, 100, 90)))
     print_rung("held", rounds, floors)
     assert printed(capsys) == {
@@ -128,7 +128,7 @@ def test_shares_are_medians_over_rounds(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_the_ladder_has_every_rung(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """From the echo to the stores that write every turn."""
+    """The rungs go from the echo to the stores that write every turn."""
     measure_ladder(bundle, tmp_path, 1, 4, num_many=80)
     figures = printed(capsys)
     rungs = {"echo", "messages", "pieces", "columns", "carried", "held", "sqlite"}
@@ -140,8 +140,8 @@ def test_the_ladder_has_every_rung(bundle: Path, tmp_path: Path, capsys: pytest.
 
 
 async def test_only_what_a_message_does_is_counted() -> None:
-    """In the loop and in a thread, each function entered; not what a task of the background does meanwhile, nor what
-    comes after."""
+    """Each function that is entered in the loop and in a thread counts, and not what a background task does meanwhile
+    or what comes later."""
 
     async def beat() -> None:
         while True:
@@ -167,7 +167,8 @@ async def test_only_what_a_message_does_is_counted() -> None:
 
 
 def test_the_files_of_a_message_are_counted(bundle: Path) -> None:
-    """What every message of a kind crosses, in both threads: held sequences their columns, generation the lanes."""
+    """The files are those that every message of a kind crosses, in both threads: held sequences their columns,
+    generation the lanes."""
     found = count_crossings(bundle, num_warm=5)
     assert found.keys() == {"predict", "predict_many", "generate"}
     assert all(

@@ -1,4 +1,4 @@
-"""The benches of starts, long inputs and many sessions, on a tiny model: what they print, and raw against served."""
+"""The benches of starts, long inputs and many sessions, on a tiny model: their figures, and raw against served."""
 
 import gc
 import json
@@ -34,7 +34,7 @@ def printed(capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
 
 
 def test_the_bare_loop_rates_a_sequence_as_single_steps_do(bundle: Path) -> None:
-    """Whatever the chunk, the log-probability is the one that token by token adds up to."""
+    """With any chunk, the log-probability is the sum over single tokens."""
     loaded = Bundle.load(bundle)
     model = OnnxModel(loaded)
     ids = [draw_sequence(number, 20, model.vocabulary_size) for number in range(3)]
@@ -66,8 +66,8 @@ def test_the_best_chunk_is_the_one_that_counts(capsys: pytest.CaptureFixture[str
 
 
 def test_company_is_compared_with_solitude(capsys: pytest.CaptureFixture[str]) -> None:
-    """Prompts: how fast beside a stream, over alone. The stream: the 99th percentile meanwhile, over a mean gap;
-    of several rounds the median."""
+    """A prompt's figure is its speed beside a stream over that alone. The stream's is the 99th percentile meanwhile
+    over a mean gap; several rounds give the median."""
     rounds = [
         Company(1.0, beside, [0.1, 0.2, 0.9], [0.3] * 98 + [slow] * 2)
         for beside, slow in ((2.0, 0.4), (4.0, 0.6), (1.25, 9.0))
@@ -80,7 +80,7 @@ def test_company_is_compared_with_solitude(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_long_inputs_are_measured_against_a_server(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Both kinds, with raw speeds by chunk."""
+    """Both kinds are measured, with raw speeds by chunk."""
     inputs = Inputs(bundle, num_threads=1, num_rounds=1, num_tokens=40)
     measure_ingest("tiny", inputs)
     measure_score("tiny", inputs)
@@ -91,7 +91,7 @@ def test_long_inputs_are_measured_against_a_server(bundle: Path, capsys: pytest.
 
 
 def test_a_start_is_measured_against_a_bare_process(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Seconds and memory; a server is never smaller than its libraries."""
+    """The figures are seconds and memory; a server is never smaller than its libraries."""
     start.measure_readiness(bundle, {}, 1)
     start.measure_memory(bundle, {}, 20)
     figures = printed(capsys)

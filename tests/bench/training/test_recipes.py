@@ -1,4 +1,4 @@
-"""The training bench: what it says without data, where it takes figures from, and that it runs a recipe's command."""
+"""The training bench says what it lacks without data, takes figures from the last evaluations, and trains every seed.
 
 import json
 from pathlib import Path

@@ -239,7 +239,7 @@ def test_facts_of_the_wrong_kind_are_refused(directory: Path, change: dict[str, 
 
 @pytest.mark.parametrize("name", ["x" * 256, "\u202e" * 300])
 def test_a_name_that_no_file_can_have_is_refused(directory: Path, name: str) -> None:
-    """Longer than a file system accepts: BundleInvalid, as for a missing file."""
+    """A name that is longer than a file system accepts is BundleInvalid, as a missing file is."""
     files = json.loads((directory / FILE_NAME).read_text())["files"]
     forge(directory, files=files | {name: "0" * 64})
     with pytest.raises(BundleInvalid, match="too long"):
@@ -278,7 +278,7 @@ def test_a_tokenizer_of_another_size_is_refused(directory: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"model": {"type": "Morse"}}'])
 def test_a_tokenizer_that_is_none_is_refused(directory: Path, content: bytes) -> None:
-    """Signed or not, the file must be a tokenizer."""
+    """The file must be a tokenizer, signed or not."""
     (directory / TOKENIZER_FILE).write_bytes(content)
     bundles.sign(directory, Sizes(), byte_tokenizer())
     with pytest.raises(BundleInvalid, match=TOKENIZER_FILE):

@@ -18,7 +18,7 @@ MANY = "aß日🌍 né\r\n\t\0\x7f\u200d👩‍👩‍👧"
 
 
 def bpe_tokenizer() -> Tokenizer:
-    """Bytes and a few merges, one of which ends inside a character."""
+    """Makes a tokenizer of bytes and a few merges, one of which ends inside a character."""
     merges = [("h", "e"), ("he", "l"), ("Ġ", "hel"), (BYTE_ALPHABET[0xE6], BYTE_ALPHABET[0x97])]
     letters = [*BYTE_ALPHABET, *(one + other for one, other in merges)]
     codec = tokenizers.Tokenizer(models.BPE(vocab={letter: n for n, letter in enumerate(letters)}, merges=merges))
@@ -38,7 +38,7 @@ BPE = bpe_tokenizer()
 WORDS = word_tokenizer("the", "cat", "日本")
 
 
-@settings(deadline=None)  # a busy machine takes its time
+@settings(deadline=None)  # a busy machine is slow
 @given(st.text())
 def test_bytes_decode_to_what_was_encoded(text: str) -> None:
     """Any text survives the byte vocabulary, one id for each byte."""
@@ -47,14 +47,14 @@ def test_bytes_decode_to_what_was_encoded(text: str) -> None:
     assert BYTES.decode(ids) == text
 
 
-@settings(deadline=None)  # a busy machine takes its time
+@settings(deadline=None)  # a busy machine is slow
 @given(st.text())
 def test_bpe_decodes_to_what_was_encoded(text: str) -> None:
     """Any text survives byte-level byte-pair encoding."""
     assert BPE.decode(BPE.encode(text)) == text
 
 
-@settings(deadline=None)  # a busy machine takes its time
+@settings(deadline=None)  # a busy machine is slow
 @given(st.text(max_size=200))
 def test_a_text_is_encoded_aside_as_it_is_here(text: str) -> None:
     """The variant that lets other threads run gives the same ids, for every kind of vocabulary."""
@@ -83,7 +83,7 @@ def test_other_threads_run_while_a_text_is_encoded_aside() -> None:
     assert max(gaps) < 0.5 * seconds
 
 
-@settings(deadline=None)  # a busy machine takes its time
+@settings(deadline=None)  # a busy machine is slow
 @given(st.text(alphabet="abc \nß日🌍"))
 def test_characters_decode_to_what_was_encoded(text: str) -> None:
     """Text of known characters survives, one id for each."""
@@ -106,7 +106,7 @@ def test_words_decode_with_the_space_that_follows() -> None:
 
 @pytest.mark.parametrize("tokenizer", [BYTES, CHARACTERS, BPE, WORDS])
 def test_nothing_is_nothing(tokenizer: Tokenizer) -> None:
-    """Empty text is no ids and back."""
+    """Empty text gives no ids and comes back."""
     assert tokenizer.encode("") == []
     assert tokenizer.decode([]) == ""
 
@@ -178,7 +178,7 @@ def test_a_tail_carries_over_to_another_decoder(split: int) -> None:
     assert first + TextDecoder(one.tail).push(content[split:]) == MANY
 
 
-@settings(deadline=None)  # a busy machine takes its time
+@settings(deadline=None)  # a busy machine is slow
 @given(st.lists(st.binary(max_size=5)))
 def test_pieces_decode_like_the_whole(pieces: list[bytes]) -> None:
     """Any bytes in any pieces give the text that the whole gives; the tail is at most three bytes."""

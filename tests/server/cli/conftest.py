@@ -37,7 +37,7 @@ def fake() -> Iterator[Fake]:
 
 @pytest.fixture
 def run(fake: Fake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """`run("generate", "a", stdin=b"")`; the server's address is in the environment."""
+    """Runs the command, as `run("generate", "a", stdin=b"")`; the server's address is in the environment."""
 
     def invoke(*arguments: str, stdin: bytes = b"") -> Result:
         monkeypatch.setattr(sys, "argv", ["carousel", *arguments])

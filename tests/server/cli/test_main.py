@@ -31,7 +31,7 @@ def test_the_version_is_told(run: Run) -> None:
 
 
 def test_an_unknown_command_is_refused(run: Run) -> None:
-    """Exit code 2, as for any wrong usage."""
+    """The exit code is 2, as for any wrong usage."""
     result = run("generat")
     assert result.code == 2
     assert "generat" in result.err

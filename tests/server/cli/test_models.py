@@ -1,4 +1,4 @@
-"""`carousel models`."""
+"""`carousel models` describes the models."""
 
 import json
 
@@ -6,7 +6,7 @@ from tests.server.cli.conftest import Run
 
 
 def test_a_model_is_described_in_lines(run: Run) -> None:
-    """Name first, then its facts, limits and training notes."""
+    """The name comes first, then facts, limits and training notes."""
     lines = run("models").out.splitlines()
     assert lines[0] == "counter"
     facts = {line.rsplit(maxsplit=1)[0].strip(): line.rsplit(maxsplit=1)[1] for line in lines[1:] if line.split()[1:]}
@@ -16,6 +16,6 @@ def test_a_model_is_described_in_lines(run: Run) -> None:
 
 
 def test_a_model_is_described_as_json(run: Run) -> None:
-    """All that the server says."""
+    """The JSON has all that the server says."""
     [line] = run("models", "--json").out.splitlines()
     assert json.loads(line)["limits"]["max_input_tokens"] == 16

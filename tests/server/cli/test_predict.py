@@ -17,7 +17,7 @@ def test_every_line_is_answered_by_likely_words(run: Run, fake: Fake) -> None:
 
 
 def test_json_lines_keep_the_text_beside_the_words(run: Run) -> None:
-    """For a program to read."""
+    """A program can read them."""
     [line] = run("predict", "--words", "1", "--json", stdin="né".encode()).out.splitlines()
     assert json.loads(line) == {"text": "né", "prefix": "né", "words": [{"text": "néa", "probability": 0.5}]}
 

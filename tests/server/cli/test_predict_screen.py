@@ -71,7 +71,7 @@ async def test_keys_write_and_tab_takes_the_first_word(fake: Fake) -> None:
 
 
 async def test_alt_and_a_digit_take_another_word(fake: Fake) -> None:
-    """Numbered as on the screen."""
+    """The digits are those on the screen."""
     async with _open_desk(fake) as desk:
         await desk.press("The ca")
         await desk.press("\x1b2")
@@ -148,7 +148,7 @@ async def test_a_servers_error_ends_the_screen(fake: Fake) -> None:
 
 
 def test_rows_show_bars_by_probability() -> None:
-    """Numbered from 1, as the keys are."""
+    """The rows are numbered from 1, as the keys are."""
     rows = format_choices([Suggestion("cat", " cat", 0.5), Suggestion("a", " a", 0.0)])
     lines = "".join(fragment[1] for fragment in rows).splitlines()
     assert lines == ["  1 cat   50.0% " + "█" * 12, "  2 a      0.0% "]

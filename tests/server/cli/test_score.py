@@ -13,7 +13,7 @@ from carousel.v1 import language_model_pb2 as lm
 
 
 def test_a_file_is_shown_with_its_totals(run: Run, tmp_path: Path) -> None:
-    """The text itself, a legend, and the sums over all tokens."""
+    """The output has the text itself, a legend, and the sums over all tokens."""
     file = tmp_path / "text"
     file.write_text("ab c\n")
     lines = run("score", str(file), "--top-g", "97").out.splitlines()
@@ -39,7 +39,7 @@ def test_a_long_text_goes_through_a_session_in_parts(run: Run, fake: Fake) -> No
 def test_parts_keep_within_the_bytes_that_the_server_takes(
     run: Run, fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where that is less than the tokens that it takes."""
+    """The limit in bytes may be less than the tokens allow."""
     model = lm.Model()
     model.CopyFrom(fake_service.MODEL)
     model.limits.max_input_bytes = 5
@@ -49,7 +49,7 @@ def test_parts_keep_within_the_bytes_that_the_server_takes(
 
 
 def test_a_short_text_needs_no_session(run: Run, fake: Fake) -> None:
-    """One request on a fresh sequence; or on the session that the user names."""
+    """It takes one request on a fresh sequence, or on the session that the user names."""
     run("score", "-", stdin=b"ab")
     assert fake.service.requests[-1].session_id == ""
     assert run("score", "-", "--session", "mine", stdin=b"ab").err.endswith("carousel sessions create mine)\n")
@@ -64,7 +64,7 @@ def test_an_empty_text_has_no_tokens(run: Run) -> None:
 
 
 def test_an_unreadable_file_is_one_line(run: Run, tmp_path: Path) -> None:
-    """Named, with the system's reason."""
+    """The line names the file and has the system's reason."""
     result = run("score", str(tmp_path / "none"))
     assert result.code == 1
     assert result.err.endswith("none: No such file or directory\n")

@@ -53,12 +53,12 @@ def test_an_overloaded_server_is_asked_again(run: Run, fake: Fake) -> None:
 
 
 def test_a_lost_server_ends_the_log(run: Run) -> None:
-    """One line on standard error, however many lines were waiting."""
+    """Standard error gets one line, however many lines were waiting."""
     result = run("score", "-", "--lines", "--address", "127.0.0.1:1", stdin=b"a\n" * 200)
     assert (result.code, result.out) == (1, "")
     assert result.err.count("\n") == 1
 
 
 def test_lines_and_a_session_exclude_each_other(run: Run) -> None:
-    """A separate line continues nothing."""
+    """A line is a separate sequence and continues nothing."""
     assert run("score", "-", "--lines", "--session", "mine").code == 2

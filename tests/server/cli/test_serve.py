@@ -58,7 +58,7 @@ def test_it_serves_in_a_fast_loop_and_says_where(run: Run, monkeypatch: pytest.M
 
 @pytest.mark.parametrize(("error", "code"), [(BundleInvalid("bad bundle"), 2), (ModelFailed("it broke"), 1)])
 def test_what_goes_wrong_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int) -> None:
-    """2 where the server did not start, 1 where it failed later."""
+    """The exit code is 2 where the server did not start, and 1 where it failed later."""
     serve_by(monkeypatch, ends=error)
     result = run("serve", "somewhere")
     assert (result.code, result.err) == (code, f"carousel serve: {error}\n")

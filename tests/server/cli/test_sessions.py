@@ -1,4 +1,4 @@
-"""`carousel sessions ...`."""
+"""`carousel sessions ...` creates, lists, moves, exports and ends sessions."""
 
 import io
 import json
@@ -23,7 +23,7 @@ def test_a_session_is_made_shown_and_deleted(run: Run, fake: Fake) -> None:
 
 
 def test_the_list_has_every_page(run: Run) -> None:
-    """As a table with whole ids, and as JSON lines."""
+    """The list comes as a table with whole ids, and as JSON lines."""
     names = ["a", "b" * 60, "c"]
     for name in names:
         run("sessions", "create", name)
@@ -43,7 +43,7 @@ def test_several_are_deleted_at_once(run: Run, fake: Fake) -> None:
 
 
 def test_one_is_told_as_json(run: Run) -> None:
-    """The same facts for a program."""
+    """The JSON has the same facts for a program."""
     run("sessions", "create", "mine")
     assert json.loads(run("sessions", "get", "mine", "--json").out)["session_id"] == "mine"
 

@@ -18,7 +18,7 @@ _SETTINGS = (
 
 
 def test_every_setting_is_a_line_in_a_pipe(run: Run) -> None:
-    """Name, default and meaning, whole and in the order of their declaration, for grep to find."""
+    """A line has name, default and meaning, whole and in the order of declaration, so that grep finds them."""
     lines = [line for line in run("settings").out.splitlines() if line.startswith("  ")]
     assert [line.split()[0] for line in lines] == list(Settings.model_fields)
     meanings = [field.description or "" for field in Settings.model_fields.values()]
@@ -26,7 +26,7 @@ def test_every_setting_is_a_line_in_a_pipe(run: Run) -> None:
 
 
 def test_groups_are_headings(run: Run) -> None:
-    """Each once, before its first setting; every group begins at a setting that exists."""
+    """Each heading comes once, before its first setting; every group begins at a setting that exists."""
     lines = run("settings").out.splitlines()
     assert [line for line in lines[:-1] if line and not line.startswith(" ")] == list(GROUPS.values())
     for name, group in GROUPS.items():

@@ -66,6 +66,6 @@ def test_a_word_is_whole_when_it_is_likely_itself(
 
 
 def test_a_word_that_follows_keeps_what_was_typed() -> None:
-    """One space between them, in vocabularies of both kinds."""
+    """One space is between them, in vocabularies of both kinds."""
     for prefix, text in ((" of", " the"), ("of", "the")):
         assert follow_word((Suggestion("the", text, 0.5),), prefix) == (Suggestion("the", f"{prefix} the", 0.5),)

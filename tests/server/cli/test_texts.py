@@ -20,7 +20,7 @@ def test_parts_are_the_whole_text_within_the_bound(text: str, max_bytes: int) ->
     [("ab\ncd\nef", ["ab\ncd\n", "ef"]), ("ab cd ef", ["ab cd", " ef"]), ("abcdefgh", ["abcdefg", "h"])],
 )
 def test_cuts_fall_where_tokens_end(text: str, parts: list[str]) -> None:
-    """After a line end if there is one, else before a space, else anywhere."""
+    """A cut is after a line end if there is one, otherwise before a space, otherwise anywhere."""
     assert list(split_text(text, 7)) == parts
 
 

@@ -1,4 +1,4 @@
-"""`carousel tokenize`."""
+"""`carousel tokenize` prints tokens."""
 
 import json
 
@@ -6,11 +6,11 @@ from tests.server.cli.conftest import Run
 
 
 def test_tokens_are_printed_one_on_each_line(run: Run) -> None:
-    """Id and text, white space made visible."""
+    """A line has id and text, with visible white space."""
     assert run("tokenize", "a\n").out == "97\t'a'\n10\t'\\n'\n"
 
 
 def test_text_comes_from_standard_input_too(run: Run) -> None:
-    """With `-`; as JSON lines if wanted."""
+    """`-` reads it; the output may be JSON lines."""
     lines = run("tokenize", "-", "--json", stdin=b"ab").out.splitlines()
     assert [json.loads(line) for line in lines] == [{"id": 97, "text": "a"}, {"id": 98, "text": "b"}]

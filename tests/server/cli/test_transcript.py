@@ -41,13 +41,14 @@ def _without_styles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_pace_counts_from_the_call_to_the_last_tokens(capsys: pytest.CaptureFixture[str]) -> None:
-    """Two tokens after a quarter of a second, three more within another one: ten a second, whenever it ends."""
+    """Two tokens come after a quarter of a second and three more within another one: ten a second, whenever it ends."""
     _write([_piece("ab"), _piece("cde"), _piece("", is_last=True)], 10.0, 10.25, 10.5)
     assert capsys.readouterr().out == "The abcde\n5 tokens in 0.50 s, 10 tokens/s, seed 40\n"
 
 
 def test_a_short_text_is_told_as_well(capsys: pytest.CaptureFixture[str]) -> None:
-    """One token; tokens that took no measured time; and no figures where nothing was generated."""
+    """The figures exist for one token and for tokens in no measured time, and are left out where nothing was
+    generated."""
     _write([_piece("a", is_last=True)], 10.0, 10.5)
     assert capsys.readouterr().out == "The a\n1 token in 0.50 s, 2 tokens/s, seed 40\n"
     _write([_piece("a", is_last=True)], 10.0, 10.0)
@@ -93,14 +94,14 @@ def _generate(fake: Fake, *arguments: str, is_output_piped: bool = False, **envi
 
 
 def test_a_terminal_shows_prompt_text_and_figures(fake: Fake) -> None:
-    """In this order, the figures on a line of their own."""
+    """They come in this order, and the figures have their own line."""
     shown = _generate(fake, "a", "--seed", "7")
     assert shown.code == 0
     assert re.fullmatch(r"abcd\n3 tokens in [\d.]+ s, [\d,]+ tokens/s, seed 7\n", shown.text)
 
 
 def test_several_texts_stand_under_headings_on_a_terminal(fake: Fake) -> None:
-    """The prompt once, the figures of all once."""
+    """The prompt comes once, and so do the figures of all."""
     shown = _generate(fake, "a", "--n", "2", "--seed", "7")
     assert re.fullmatch(
         r"a\n--- 1 of 2\nbcd\n--- 2 of 2\ncde\n6 tokens in [\d.]+ s, [\d,]+ tokens/s, seed 7\n", shown.text

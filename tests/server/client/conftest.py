@@ -8,7 +8,7 @@ from tests.server.fake_service import FakeService, serve_fake
 
 @pytest.fixture
 def fake() -> Iterator[tuple[str, FakeService]]:
-    """Address and service."""
+    """Yields the address and the service."""
     with serve_fake() as (address, service, _):
         yield address, service
 

@@ -53,7 +53,7 @@ def test_both_say_who_they_are(blocking: Client) -> None:
 
 
 async def test_the_asyncio_client_says_who_it_is() -> None:
-    """By its own name."""
+    """The client gives its own name."""
     async with AsyncClient("here:1") as client:
         assert (repr(client), repr(client.open_session("a"))) == ("AsyncClient('here:1')", "AsyncSession('a')")
 

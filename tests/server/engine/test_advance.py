@@ -1,5 +1,5 @@
-"""Held sequences advance beside turns, in the event loop or in the thread, with the same results; each token is
-answered once, whatever fails, drains or stops, and nobody's thousand keep another's one waiting."""
+"""Held sequences advance beside turns, in the event loop or in the thread, with the same results. Each token is
+answered once, whatever fails, drains or stops, and one owner's thousand delay no other's one."""
 
 import asyncio
 import contextlib
@@ -37,7 +37,7 @@ async def started(model: ToyModel, *, in_loop: bool = False, **bounds: Any) -> A
 
 
 class Held:
-    """A sequence in the columns, told one token after the other."""
+    """A sequence in the columns that gets one token after the other."""
 
     def __init__(self, engine: Engine, owner: str = "ann") -> None:
         row = engine.columns.allocate_slot()
@@ -49,7 +49,7 @@ class Held:
         engine.columns.load(row, engine.start_snapshot)
 
     def feed(self, token_id: int, num_candidates: int = 3) -> "asyncio.Future[Any]":
-        """To be awaited before the next one."""
+        """Feeds a token; it must be awaited before the next one."""
         waiter = asyncio.get_running_loop().create_future()
         row = self._first_row + self._place % RING
         self._place += 1
@@ -59,7 +59,7 @@ class Held:
 
 
 async def run(engine: Engine, num_sequences: int, num_tokens: int) -> list[list[Any]]:
-    """Each sequence's answers, those of one round at once."""
+    """Returns each sequence's answers; those of one round are fed at once."""
     sequences = [Held(engine) for _ in range(num_sequences)]
     answers: list[list[Any]] = [[] for _ in sequences]
     for token in range(num_tokens):
@@ -70,7 +70,7 @@ async def run(engine: Engine, num_sequences: int, num_tokens: int) -> list[list[
 
 
 async def test_a_step_in_the_event_loop_is_one_in_the_thread() -> None:
-    """Bit for bit, and as the oracle has it, over more tokens than the ring has rows."""
+    """The results are equal bit for bit, and the oracle's, over more tokens than the ring has rows."""
     found = []
     for in_loop in (False, True):
         async with started(ToyModel(), in_loop=in_loop, max_lanes=5) as engine:
@@ -88,7 +88,7 @@ async def test_a_step_in_the_event_loop_is_one_in_the_thread() -> None:
 
 @pytest.mark.parametrize("in_loop", [False, True])
 async def test_turns_and_held_sequences_share_steps(in_loop: bool) -> None:
-    """Neither's results depend on the other's being there."""
+    """Turns and held sequences have the same results with and without each other."""
     turn = Turn(SlowOracle(ToyModel()).start(), (1, 2, 3), Generate(GREEDY, 30))
     async with started(ToyModel(), in_loop=in_loop) as engine:
         alone = await engine.finish(turn), await run(engine, 5, 12)
@@ -116,7 +116,7 @@ class Noting(ToyModel):
 
 @pytest.mark.parametrize("in_loop", [False, True])
 async def test_one_among_a_thousand_is_in_the_next_step(in_loop: bool) -> None:
-    """The others' owner asks again as soon as he is answered; counted in steps, not in time."""
+    """The others' owner asks again as soon as he is answered; the test counts steps, not time."""
     model = Noting()
     async with started(model, in_loop=in_loop, max_lanes=64) as engine:
         stopped = False
@@ -139,8 +139,8 @@ async def test_one_among_a_thousand_is_in_the_next_step(in_loop: bool) -> None:
         counts = await asyncio.gather(*greedy)
         assert max(steps) <= (
             2 if in_loop else 8
-        )  # one that runs, one that is planned; the thread does not wait for us
-        assert max(counts) - min(counts) <= 1  # and each of the thousand has its turn
+        )  # one runs and one is planned, since the thread does not wait for the loop
+        assert max(counts) - min(counts) <= 1  # each of the thousand has its turn
 
 
 class Failing(ToyModel):
@@ -169,7 +169,7 @@ async def test_a_step_that_raises_fails_its_rows_and_the_engine_lives_on(in_loop
 @pytest.mark.parametrize("in_loop", [False, True])
 @pytest.mark.filterwarnings("ignore")
 async def test_a_defect_of_the_engine_ends_all_who_wait(in_loop: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those in the step too, wherever it runs; whoever watches the engine is told."""
+    """Sequences of the running step get an error too, wherever it runs, and whoever watches the engine hears of it."""
     async with started(ToyModel(), in_loop=in_loop, max_lanes=2) as engine:
 
         def commit(*_: object) -> None:
@@ -258,7 +258,7 @@ async def test_stop_answers_whoever_waits() -> None:
 
 
 async def test_who_no_longer_waits_is_not_told() -> None:
-    """The others of the step are."""
+    """The others of the step are answered."""
     model = GatedModel()
     async with started(model) as engine:
         model.close()
@@ -269,26 +269,49 @@ async def test_who_no_longer_waits_is_not_told() -> None:
         assert (await second)[2]
 
 
-async def test_turns_take_the_place_of_steps_in_the_event_loop() -> None:
-    """While anything generates, steps run in the thread; then they come back, and nothing stands still between."""
-    async with started(ToyModel(), in_loop=True) as engine:
+class PlacedModel(ToyModel):
+    """Notes of each step whether it ran in the event loop, and whether the engine had a turn then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.engine: Engine | None = None
+        self.runs: list[tuple[bool, bool]] = []
+        self._loop_thread = threading.get_ident()
+
+    def core(self, ids_BT: Array, lengths_B: Array, state: StateBatch) -> tuple[Array, StateBatch]:
+        if self.engine is not None:
+            self.runs.append((threading.get_ident() == self._loop_thread, self.engine._scheduler.has_turns))
+        return super().core(ids_BT, lengths_B, state)
+
+
+async def test_turns_take_the_place_of_steps_in_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a turn generates, steps run in the thread; then they come back, and tokens are answered all the while."""
+    model = PlacedModel()
+    async with started(model, in_loop=True) as engine:
+        monkeypatch.setattr(engine._place, "note", lambda *_: False)  # a slow machine moves no step to the thread
+        model.engine = engine
         sequence = Held(engine)
-        turn = Turn(engine.start_snapshot, (1,), Generate(GREEDY, 40))
         async with asyncio.timeout(10):
             for _ in range(5):
-                generating = asyncio.create_task(engine.finish(turn))
+                model.runs.clear()
+                generating = asyncio.create_task(engine.finish(Turn(engine.start_snapshot, (1,), Generate(GREEDY, 40))))
+                num_answered = 0
                 while not generating.done():
                     await sequence.feed(1)
+                    num_answered += 1
                 await generating
+                assert (True, True) not in model.runs
+                assert (False, True) in model.runs
+                assert num_answered > 1
                 await engine.finish(Turn(engine.start_snapshot, (1, 2), Predict(1)))
-                for _ in range(3):
+                while model.runs[-1] != (True, False):
                     await sequence.feed(2)
 
 
 async def test_a_step_in_the_event_loop_is_not_answered_before_one_of_the_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Also when steps begin to run in the loop while it has not received what the thread ran."""
+    """This holds even when steps begin to run in the loop while it has not received what the thread ran."""
     model, answered, slow_to_plan = GatedModel(), list[str](), threading.Event()
     async with started(model) as engine:
         next_step = engine._next_step

@@ -37,7 +37,7 @@ def add(line: AdvanceLine, owner: str, *numbers: int) -> None:
 
 
 def names(taken: Advances | None) -> list[tuple[str, int]]:
-    """Whose and which, checked against the other columns."""
+    """Returns owner and number of each, checked against the other columns."""
     assert taken is not None
     found = []
     for index, waiter in enumerate(taken.waiters):
@@ -62,7 +62,7 @@ def test_one_owner_has_the_whole_step() -> None:
 
 
 def test_who_has_one_is_in_the_next_step() -> None:
-    """However many another has waiting; what he leaves the other has."""
+    """This holds however many another owner has waiting; that one gets the rest of the step."""
     line = make_line(4)
     add(line, "ann", *range(1000))
     add(line, "bob", 0)
@@ -72,7 +72,7 @@ def test_who_has_one_is_in_the_next_step() -> None:
 
 
 def test_owners_take_turns_where_a_step_has_not_one_for_each() -> None:
-    """Who had none comes first."""
+    """An owner who had none in the step before comes first."""
     line = make_line(2)
     for owner in "abcde":
         add(line, owner, 0, 1)
@@ -95,7 +95,7 @@ def test_an_owner_runs_as_many_as_he_may() -> None:
 
 
 def test_an_owner_has_as_many_waiting_as_he_may() -> None:
-    """Beyond it he is refused; others are not, and it is over when some were taken."""
+    """Beyond the bound the owner is refused and others are not; when some were taken, he may add more."""
     line = make_line(2, max_queued=3)
     add(line, "ann", 0, 1, 2)
     with pytest.raises(Overloaded) as error:
@@ -130,8 +130,8 @@ OWNERS = st.sampled_from("abcdef")
     st.lists(OWNERS | st.just("take"), max_size=80),
 )
 def test_nothing_is_lost_or_doubled(max_rows: int, max_lanes: int | None, events: list[str]) -> None:
-    """In any order of arrivals and steps; every step is as full as the bounds allow, each owner's are in order, and
-    nobody who waited at its beginning waits for more steps than there are owners."""
+    """This holds for any order of arrivals and steps: every step is as full as the bounds allow, each owner's tokens
+    are in order, and none that waited at its beginning waits for more steps than there are owners."""
     line = make_line(max_rows, max_lanes)
     waiting: dict[str, collections.deque[int]] = collections.defaultdict(collections.deque)
     steps_without: collections.Counter[str] = collections.Counter()

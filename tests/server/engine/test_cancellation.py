@@ -1,4 +1,5 @@
-"""Wherever a turn is when its caller gives up, its lane comes free, nobody else notices, and the end comes once."""
+"""Wherever a turn is when its caller gives up, its lane comes free, other turns do not change, and the end comes
+once."""
 
 import asyncio
 import contextlib
@@ -46,7 +47,7 @@ async def ending(ticket: Ticket) -> Ended:
 
 
 async def assert_whole(engine: Engine) -> None:
-    """All lanes are free, nothing waits, and as many turns as there are lanes run side by side and are right."""
+    """Checks that all lanes are free, nothing waits, and as many turns as lanes run side by side and are right."""
     while not repr(engine).startswith("Engine(Scheduler(0 of"):
         await asyncio.sleep(0)
     assert "0 queued" in repr(engine)
@@ -127,7 +128,7 @@ async def test_cancelled_in_the_step_that_would_have_failed_it() -> None:
 
 
 async def test_cancelled_after_the_end_or_twice() -> None:
-    """Cancelling what has ended, again and again, changes nothing."""
+    """A second cancel, or one after the end, changes nothing."""
     async with started(max_lanes=4) as (engine, _):
         ticket = engine.submit(generation(engine, 2))
         await ending(ticket)
@@ -148,7 +149,7 @@ async def test_closing_the_iterator_cancels() -> None:
 
 @pytest.mark.parametrize("is_running", [True, False])
 async def test_cancelling_the_following_task_cancels(is_running: bool) -> None:
-    """A task that is cancelled while it waits for events, of a running or a queued turn, lets go of it."""
+    """A task that is cancelled while it waits for events releases its running or queued turn."""
     async with started(max_lanes=1) as (engine, model):
         other = None if is_running else engine.submit(generation(engine))
 
@@ -171,7 +172,7 @@ async def test_cancelling_the_following_task_cancels(is_running: bool) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_cancelled_at_random_points(seed: int) -> None:
-    """60 turns in 3 lanes, a third of them given up at random: the rest are right, the lanes are all there."""
+    """A third of 60 turns in 3 lanes are given up at random: the rest are right, and all lanes are free."""
     dice = random.Random(seed)
     oracle = SlowOracle(ToyModel())
     async with started(max_lanes=3, max_chunk_tokens=2) as (engine, _):
@@ -220,7 +221,7 @@ async def test_stop_ends_turns_in_every_phase_once() -> None:
         for ticket in (half_read, running, queued):
             with pytest.raises(ShuttingDown):
                 await ending(ticket)
-            with pytest.raises(ShuttingDown):  # the error stays the last word
+            with pytest.raises(ShuttingDown):  # the error stays the last event
                 await ticket.next_events()
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(cancelled.next_events(), 0.01)
@@ -249,7 +250,7 @@ async def test_an_engine_that_was_never_started_can_be_stopped() -> None:
 
 
 async def test_drain_waits_for_the_queued_too() -> None:
-    """All accepted turns finish in a drain, also those that had no lane yet."""
+    """All accepted turns finish in a drain, even those that had no lane yet."""
     async with started(max_lanes=1) as (engine, _):
         tickets = [engine.submit(generation(engine, 4)) for _ in range(5)]
         await engine.drain(20)
@@ -282,7 +283,7 @@ async def test_drain_past_its_deadline_ends_every_phase_once() -> None:
 
 
 async def test_a_failing_stop_check_does_not_hang_anyone() -> None:
-    """Should the loop itself break, every turn gets an error and new ones are refused: nobody waits for ever."""
+    """If the loop itself breaks, every turn gets an error and new ones are refused: no caller waits for ever."""
 
     def broken(token: int) -> bool:
         raise RuntimeError(f"cannot look at {token}")
@@ -299,7 +300,7 @@ async def test_a_failing_stop_check_does_not_hang_anyone() -> None:
 
 
 async def test_a_predict_survives_a_cancelled_twin() -> None:
-    """Two turns from one snapshot do not share anything: cancelling one leaves the other's answer."""
+    """Two turns from one snapshot share nothing: one is cancelled and the other's answer stays."""
     async with started(max_lanes=2) as (engine, model):
         one, other = (engine.submit(Turn(engine.start_snapshot, (3, 4), Predict(3))) for _ in range(2))
         model.close()

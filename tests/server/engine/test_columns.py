@@ -1,5 +1,4 @@
-"""A step over columns is, row for row, what the model does with each sequence alone; it writes where it is told, and
-nowhere else."""
+"""A step over columns gives each row what the model does with its sequence alone, and writes only where it is told."""
 
 import numpy as np
 import pytest
@@ -41,7 +40,7 @@ def advances(*steps: tuple[int, int, int, int]) -> Advances:
 
 
 def stored(columns: Columns, row: int, like: Snapshot) -> Snapshot:
-    """What lies in a row, with what else `like` has."""
+    """Returns the content of a row, with what else `like` has."""
     state, hidden_H = columns.save(row)
     return Snapshot(like.position, tuple(array.copy() for array in state), hidden_H.copy(), like.recent_ids)
 
@@ -67,7 +66,7 @@ def test_rows_of_a_step_are_alone() -> None:
 
 
 def test_what_no_step_names_stays() -> None:
-    """Bit for bit: all rows of all other slots, and the other rows of the ring."""
+    """All rows of all other slots and the other rows of the ring are equal bit for bit."""
     model = ToyModel()
     columns = make_columns(model)
     slots = [take(columns) for _ in range(3)]
@@ -92,7 +91,7 @@ def test_a_row_that_is_no_number_is_told_and_its_neighbours_are_not() -> None:
 
 
 class HalfBroken(ToyModel):
-    """Its hidden vectors are numbers, and its log-probabilities are not, or the other way round."""
+    """Its hidden vectors are numbers and its log-probabilities are not, or the other way round."""
 
     def __init__(self, *, hidden: bool) -> None:
         super().__init__()
@@ -118,7 +117,7 @@ def test_either_half_that_is_no_number_is_told(hidden: bool) -> None:
 
 
 class WideModel(ToyModel):
-    """With a large vocabulary; remembers what it was asked for."""
+    """Has a large vocabulary and remembers what it was asked for."""
 
     def __init__(self) -> None:
         super().__init__(100)
@@ -130,7 +129,7 @@ class WideModel(ToyModel):
 
 
 def test_whoever_wants_many_candidates_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The head finds few for the rows that want few; each row has what it would have alone."""
+    """The head finds few candidates for the rows that want few; each row has what it would have alone."""
     monkeypatch.setattr(engine_columns, "_MAX_SURPLUS", 100)
     model = WideModel()
     oracle, columns = SlowOracle(model), make_columns(model)
@@ -147,8 +146,8 @@ def test_whoever_wants_many_candidates_costs_the_others_nothing(monkeypatch: pyt
         assert found.ids_AK[index][:count] == alone.ids_NK[0].tolist()
         assert found.log_probs_AK[index][:count] == alone.log_probs_NK[0].tolist()
     assert found.is_finite_A == [True] * len(wanted)
-    columns.run(model, advances(*steps[:2]))  # not worth asking twice
-    columns.run(model, advances(*[step for step in steps if step[3] > 32], *steps[1:2] * 5))  # all want many
+    columns.run(model, advances(*steps[:2]))  # a second call would not pay
+    columns.run(model, advances(*[step for step in steps if step[3] > 32], *steps[1:2] * 5))  # all rows want many
     assert model.asked[-2:] == [(2, 90), (7, 90)]
 
 
@@ -163,7 +162,7 @@ def test_candidates_are_as_many_as_the_greediest_wants() -> None:
 
 
 def test_slots_are_as_many_as_the_bytes_hold() -> None:
-    """None is given twice, and what is given back can be had again."""
+    """No slot is given twice, and one that was given back can be had again."""
     model = ToyModel()
     slot_bytes = make_columns(model).slot_bytes
     assert slot_bytes == RING * (model.layout.num_bytes + 4 * model.hidden_size)

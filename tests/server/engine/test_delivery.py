@@ -1,4 +1,4 @@
-"""Events reach their caller in order and once; tokens may share a wake-up, and nothing else waits for one."""
+"""Events reach their caller in order and once; tokens may share a wake-up, and no other event waits for one."""
 
 import asyncio
 import gc
@@ -13,7 +13,7 @@ from carousel.turns import Event, Generated, Predicted
 
 
 class ClockedLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time passes only when it is told to, and at once when all it has left is a timer."""
+    """An event loop whose time passes only when told to, and at once when only a timer is left."""
 
     now = 1000.0
 
@@ -38,13 +38,13 @@ def ticket() -> Ticket:
 
 
 async def settle() -> None:
-    """Let everything run that is ready."""
+    """Lets everything run that is ready."""
     for _ in range(3):
         await asyncio.sleep(0)
 
 
 def test_events_come_in_order_and_once(loop: ClockedLoop) -> None:
-    """What was added before a wake-up comes together; what came after it, next time."""
+    """Events from before a wake-up come together; later ones come next time."""
 
     async def follow() -> None:
         one = ticket()
@@ -65,7 +65,7 @@ def test_events_come_in_order_and_once(loop: ClockedLoop) -> None:
 
 
 def test_an_error_is_raised_after_the_events_and_stays(loop: ClockedLoop) -> None:
-    """The events before it are not lost, and whoever asks again is told again."""
+    """The events before it are not lost, and every later read raises it again."""
 
     async def follow() -> None:
         one = ticket()
@@ -97,7 +97,7 @@ def test_a_caller_that_left_is_not_woken(loop: ClockedLoop) -> None:
 
 
 def test_nothing_is_no_news(loop: ClockedLoop) -> None:
-    """Whoever is woken without events goes on waiting."""
+    """A caller that is woken without events goes on waiting."""
 
     async def follow() -> None:
         one = ticket()
@@ -115,7 +115,7 @@ def test_nothing_is_no_news(loop: ClockedLoop) -> None:
 
 
 def test_a_ticket_that_was_woken_is_let_go(loop: ClockedLoop) -> None:
-    """The pace keeps no ticket of a turn that is over."""
+    """The pace keeps no ticket of a turn that has ended."""
 
     async def deliver() -> None:
         pace, one = Pace(0.02), ticket()
@@ -131,7 +131,7 @@ def test_a_ticket_that_was_woken_is_let_go(loop: ClockedLoop) -> None:
 
 
 def test_tokens_of_a_busy_loop_share_a_wake_up(loop: ClockedLoop) -> None:
-    """After a round that took 3 ms, tokens wait 6 ms for the next one; a first token and other events do not wait."""
+    """After a round of 3 ms, tokens wait 6 ms for the next one; a first token and other events do not wait."""
 
     async def deliver() -> None:
         pace, slow, other = Pace(0.02), ticket(), ticket()
@@ -147,7 +147,7 @@ def test_tokens_of_a_busy_loop_share_a_wake_up(loop: ClockedLoop) -> None:
         reading = asyncio.ensure_future(read_slowly())
         await settle()
         pace.deliver(slow, Generated(2), is_first=False)
-        pace.release_due()  # nothing was sent lately: at once
+        pace.release_due()  # nothing was sent lately, so it goes at once
         assert await reading == [Generated(2)]
         await settle()
         started, reading = loop.now, asyncio.ensure_future(read_slowly())
@@ -166,7 +166,7 @@ def test_tokens_of_a_busy_loop_share_a_wake_up(loop: ClockedLoop) -> None:
 
 
 def test_no_token_waits_longer_than_the_bound(loop: ClockedLoop) -> None:
-    """However long the loop was busy, the wait is the bound at most; a bound of 0 holds nothing back."""
+    """However long the loop was busy, the wait is at most the bound; a bound of 0 holds nothing back."""
 
     async def deliver(bound: float) -> float:
         pace, one = Pace(bound), ticket()
@@ -190,7 +190,7 @@ def test_no_token_waits_longer_than_the_bound(loop: ClockedLoop) -> None:
 
 
 def test_a_token_that_comes_while_others_are_sent_waits_no_longer_than_they_take(loop: ClockedLoop) -> None:
-    """A step that ends before it is known how long sending takes must not wait the whole delay for that."""
+    """A step ends before the duration of sending is known: its token does not wait the whole delay."""
 
     async def deliver() -> None:
         pace, one = Pace(0.02), ticket()

@@ -1,4 +1,4 @@
-"""The engine gives every turn exactly what it would get alone, whoever shares its batch, and ends each one once."""
+"""The engine gives every turn what it would get alone, whatever shares its batch, and ends each one once."""
 
 import asyncio
 import contextlib
@@ -100,7 +100,7 @@ async def test_nobody_notices_the_company(max_lanes: int, max_chunk_tokens: int)
 
 
 def _flat(events: list[Event]) -> list[object]:
-    """Score events may be cut differently; their contents may not differ."""
+    """Flattens Score events: their cuts may differ, their contents may not."""
     scored = [event for event in events if isinstance(event, Scored)]
     rest: list[object] = [event for event in events if not isinstance(event, Scored)]
     return [*rest, [x for e in scored for x in zip(e.ids, e.log_probabilities, e.ranks, strict=True)]]
@@ -196,7 +196,7 @@ async def test_the_queue_is_bounded() -> None:
         turn = Turn(engine.start_snapshot, (1,), Generate(GREEDY, 5))
         model.close()
         tickets = [engine.submit(turn)]
-        await model.until_held()  # so that the lane is busy, and the next ones stay in the queue
+        await model.until_held()  # the lane is then busy, and the next ones stay in the queue
         tickets += [engine.submit(turn), engine.submit(turn)]
         with pytest.raises(Overloaded) as refused:
             engine.submit(turn)
@@ -246,7 +246,7 @@ async def test_snapshots_that_were_handed_out_never_change() -> None:
 
 
 async def test_the_engine_waits_for_a_busy_event_loop() -> None:
-    """However short the steps and long the event loop is busy, only a few steps are run that it has not seen."""
+    """However short the steps and long the event loop is busy, only a few steps run that it has not seen."""
 
     class CountedModel(ToyModel):
         has_run_away = threading.Event()
@@ -282,12 +282,12 @@ class TimedModel(ToyModel):
 
 
 async def test_prompts_beside_a_stream_are_fed_as_fast_as_the_bound_lets_them() -> None:
-    """Eleven tokens of prompts cost as much as the stream's own step: two prompts of 100 take chunks of 7, a step 2.3
-    times as long as the stream's, where 16 tokens at once, right for other models, were too many."""
+    """Eleven tokens of prompts cost as much as the stream's own step: two prompts of 100 take chunks of 7, and a step
+    takes 2.3 times the stream's. 16 tokens at once, right for other models, were too many."""
     model = TimedModel()
     async with started(model, model.clock, max_lanes=3) as engine:
         stream = engine.submit(Turn(engine.start_snapshot, (1,), Generate(GREEDY, 300)))
-        while len(model.steps) < 12:  # so that its own step is known
+        while len(model.steps) < 12:  # its own step is then known
             await stream.next_events()
         model.steps.clear()
         turn = Turn(engine.start_snapshot, (2,) * 100, Generate(GREEDY, 0))
@@ -295,7 +295,7 @@ async def test_prompts_beside_a_stream_are_fed_as_fast_as_the_bound_lets_them() 
         assert [ended.snapshot.position for _, ended in ends] == [100, 100]
         stream.cancel()
     chunks = [columns for rows, columns in model.steps if columns > 1 and rows == 2]
-    assert chunks[:3] == [8, 8, 8]  # while nothing is known of prompts
+    assert chunks[:3] == [8, 8, 8]  # nothing is known of prompts yet
     assert set(chunks[3:-1]) == {7}
 
 
@@ -342,7 +342,7 @@ async def test_drain_lets_an_accepted_request_submit_its_later_turns() -> None:
 
 
 async def test_an_accepted_request_is_over_at_the_deadline() -> None:
-    """Then its turns end, and it may begin no more of them; leaving changes nothing."""
+    """Then its turns end, and it may begin no more; leaving changes nothing."""
     async with started(ToyModel()) as engine:
         with engine.accepted():
             ticket = engine.submit(Turn(engine.start_snapshot, (1,), Generate(GREEDY, 10_000_000)))
@@ -354,7 +354,7 @@ async def test_an_accepted_request_is_over_at_the_deadline() -> None:
 
 
 async def test_a_request_that_fails_is_no_longer_waited_for() -> None:
-    """Whatever ends it, a drain is not kept."""
+    """Whatever ends it, a drain does not wait for it."""
     async with started(ToyModel()) as engine:
         with contextlib.suppress(RuntimeError), engine.accepted():
             raise RuntimeError("oops")
@@ -362,7 +362,7 @@ async def test_a_request_that_fails_is_no_longer_waited_for() -> None:
 
 
 async def test_ending_many_turns_does_not_hold_the_event_loop() -> None:
-    """1,024 queued turns are ended at a drain's deadline in less than 10 ms of the event loop at once."""
+    """A drain's deadline ends 1,024 queued turns in less than 10 ms of the event loop at once."""
     model = GatedModel()
     async with started(model, max_lanes=1, max_queued_turns=1024) as engine:
         turn = Turn(engine.start_snapshot, (1,), Generate(GREEDY, 5))
@@ -370,7 +370,7 @@ async def test_ending_many_turns_does_not_hold_the_event_loop() -> None:
         tickets = [engine.submit(turn)]
         await model.until_held()
         tickets += [engine.submit(turn) for _ in range(1024)]
-        started_at = time.thread_time()  # which a busy machine does not lengthen
+        started_at = time.thread_time()  # processor time, which a busy machine does not lengthen
         engine._end_all(ShuttingDown("the test is over"))
         seconds = time.thread_time() - started_at
         model.gate.set()

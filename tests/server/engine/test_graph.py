@@ -1,4 +1,4 @@
-"""A graph gives the same bits wherever its rows lie; those on a device stay there until somebody looks at them."""
+"""A graph gives the same bits wherever its rows lie; rows on a device stay there until they are read."""
 
 import numpy as np
 import onnxruntime
@@ -36,7 +36,7 @@ def plain(bundle: Bundle) -> OnnxModel:
 
 @pytest.fixture(scope="module")
 def bound(bundle: Bundle) -> OnnxModel:
-    """Its rows go the way of a device's, though the device is the processor."""
+    """Makes a graph whose rows take a device's path, though the device is the processor."""
     return OnnxModel(bundle, device="cpu")
 
 
@@ -49,7 +49,7 @@ def is_fetched(rows: object) -> bool:
 
 
 def test_steps_on_a_device_have_the_same_bits_and_fetch_nothing(plain: OnnxModel, bound: OnnxModel) -> None:
-    """Ten steps, state handed on as it came: hidden vectors and states agree, and were not looked at on the way."""
+    """Ten steps hand the state on as it came: hidden vectors and states agree, and were not read on the way."""
     state, stays = plain.layout.initial(4), bound.layout.initial(4)
     for token in range(10):
         hidden_B1H, state = plain.core(ids(token, 7, 1, 2), ONES_4, state)
@@ -66,7 +66,7 @@ def test_steps_on_a_device_have_the_same_bits_and_fetch_nothing(plain: OnnxModel
 
 
 def test_every_answer_of_the_head_takes_vectors_from_the_device(plain: OnnxModel, bound: OnnxModel) -> None:
-    """Likeliest, candidates, logits and scores are those of the same vectors on the host, on which they end up."""
+    """Likeliest, candidates, logits and scores are those of the same vectors on the host, where they end up."""
     start = plain.layout.initial(4)
     on_host = plain.core(ids(3, 1, 4, 1), ONES_4, start)[0][:, 0]
     there = bound.core(ids(3, 1, 4, 1), ONES_4, start)[0].reshape(on_host.shape)
@@ -84,7 +84,7 @@ def test_every_answer_of_the_head_takes_vectors_from_the_device(plain: OnnxModel
 
 
 def test_arrays_of_any_stride_are_taken(plain: OnnxModel, bound: OnnxModel) -> None:
-    """A state that is every second row of something larger gives what its copy gives."""
+    """A state that is every second row of a larger array gives what its copy gives."""
     random = np.random.default_rng(3)
     wide = tuple(random.normal(size=(8, *tensor.shape)).astype(np.float32) for tensor in plain.layout.tensors)
     expected, _ = plain.core(ids(1, 2, 3, 4), ONES_4, tuple(array[::2].copy() for array in wide))
@@ -93,7 +93,7 @@ def test_arrays_of_any_stride_are_taken(plain: OnnxModel, bound: OnnxModel) -> N
 
 
 async def answers(model: OnnxModel) -> list[list[object]]:
-    """Turns of all kinds that join and leave one another in four lanes, each one's answers and its end."""
+    """Returns the answers and the end of turns of all kinds that join and leave in four lanes."""
     engine = Engine(model, 0, make_bounds(max_lanes=4, max_chunk_tokens=5), Metrics(CollectorRegistry()))
     await engine.start()
     try:
@@ -117,7 +117,7 @@ async def answers(model: OnnxModel) -> list[list[object]]:
 
 
 def _bits(event: Event) -> tuple[object, ...]:
-    """Scores token by token, since how many come together depends on how long steps take."""
+    """Gives scores token by token, since how many come together depends on how long steps take."""
     if isinstance(event, Ended):
         snapshot = event.snapshot
         return (event.reason, snapshot.position, *(array.tobytes() for array in (*snapshot.state, snapshot.hidden_H)))
@@ -127,7 +127,7 @@ def _bits(event: Event) -> tuple[object, ...]:
 
 
 async def test_an_engine_beside_a_device_answers_the_same(plain: OnnxModel, bound: OnnxModel) -> None:
-    """Lanes that join, leave and are taken up again get the same tokens, scores and snapshots, bit for bit."""
+    """Lanes that join, leave and are taken again get the same tokens, scores and snapshots, bit for bit."""
     assert await answers(bound) == await answers(plain)
 
 
@@ -139,7 +139,7 @@ def lane_work(lane: int, start: Snapshot, *, is_last: bool) -> Work:
 
 @pytest.mark.parametrize("is_last", [False, True])
 def test_a_broken_row_on_a_device_fails_alone(bundle: Bundle, is_last: bool) -> None:
-    """Vectors that are not finite are found in the answer, or when the row is saved; the next lane goes on."""
+    """Vectors that are not finite are found in the answer or when the row is saved; the next lane goes on."""
 
     class Breaking(OnnxModel):
         def core(self, ids_BT: Array, lengths_B: Array, state: StateBatch) -> tuple[Rows, StateBatch]:
@@ -159,7 +159,7 @@ def test_a_broken_row_on_a_device_fails_alone(bundle: Bundle, is_last: bool) -> 
 
 
 def test_a_graph_says_where_it_runs(bundle: Bundle) -> None:
-    """On a processor nothing is bound: what stays is plain arrays."""
+    """On a processor nothing is bound: the state stays in plain arrays."""
     graph = Graph(CORE_FILE, bundle.read_graph(CORE_FILE), Execution())
     assert graph.provider == "cpu"
     layout = bundle.manifest.state
@@ -168,7 +168,7 @@ def test_a_graph_says_where_it_runs(bundle: Bundle) -> None:
 
 
 def test_a_provider_that_is_missing_is_an_error_when_asked_for_alone() -> None:
-    """Alone it is ProviderUnavailable that names it and what there is; in a list the next one is taken."""
+    """Alone it is ProviderUnavailable, which names it and what there is; in a list the next one is taken."""
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this installation has CUDA")
     with pytest.raises(ProviderUnavailable, match="cuda.*there is: cpu"):

@@ -1,4 +1,4 @@
-"""Owners share lanes and the line before them fairly; within an owner the order is that of arrival."""
+"""Owners share lanes and the line before them fairly; an owner's own turns keep their order of arrival."""
 
 import time
 
@@ -36,7 +36,7 @@ def owners_of(jobs: tuple[Job, ...]) -> list[str]:
 
 
 def limit_of(scheduler: Scheduler, owner: str) -> str:
-    """What keeps a turn of the owner out; empty if nothing does. The check and the submission agree."""
+    """Returns what keeps a turn of the owner out, or an empty text. The check and the submission agree."""
     limits = []
     for attempt in (lambda: scheduler.check_open(owner), lambda: scheduler.submit(turn(owner))):
         try:
@@ -52,7 +52,7 @@ def limit_of(scheduler: Scheduler, owner: str) -> str:
 
 
 def test_one_owner_is_served_in_order_of_arrival() -> None:
-    """With nobody else there is nothing to share, whatever the turns are."""
+    """With one owner there is nothing to share, whatever the turns are."""
     scheduler = Scheduler(make_bounds(max_lanes=2))
     goals: list[Goal] = [generation(2), Predict(1), generation(1), Predict(1), generation(3), generation(1)]
     jobs = [scheduler.submit(turn("ann", goal)) for goal in goals]
@@ -65,7 +65,8 @@ def test_one_owner_is_served_in_order_of_arrival() -> None:
 
 
 def test_a_free_lane_goes_to_the_owner_with_fewest() -> None:
-    """Whoever came first: three owners with many turns get four lanes each of twelve, and one with two gets both."""
+    """The order of arrival does not matter: three owners with many turns get four lanes each of twelve, and one with
+    two gets both."""
     scheduler = Scheduler(make_bounds(max_lanes=14))
     for owner in "aaaaaaaaaaaabbbbbbbbbbbbccccccccccccdd":
         scheduler.submit(turn(owner))
@@ -103,7 +104,7 @@ def test_with_one_lane_tokens_are_shared_not_turns() -> None:
 
 
 def test_nobody_saves_up_a_claim_by_staying_away() -> None:
-    """One who comes late shares with one who was alone before: neither pays for, nor profits by, what was then."""
+    """An owner who comes late shares with one who was alone before; neither pays for the past or profits by it."""
     scheduler = Scheduler(make_bounds(max_lanes=1))
     for _ in range(60):
         scheduler.submit(turn("ann", generation(1)))
@@ -116,7 +117,7 @@ def test_nobody_saves_up_a_claim_by_staying_away() -> None:
 
 
 def test_one_who_always_comes_back_is_not_taken_for_new() -> None:
-    """An owner who sends his next long turn when the last is done does not get every other turn for it."""
+    """An owner who sends his next long turn when the last is done does not get every other turn."""
     scheduler = Scheduler(make_bounds(max_lanes=1))
     for _ in range(200):
         scheduler.submit(turn("bob", generation(1)))
@@ -132,7 +133,7 @@ def test_one_who_always_comes_back_is_not_taken_for_new() -> None:
 
 
 def test_an_owner_runs_no_more_than_he_may() -> None:
-    """Lanes stay free rather; they are the others', and his next turn comes when one of his is done."""
+    """Lanes stay free for others, and his next turn comes when one of his is done."""
     scheduler = Scheduler(make_bounds(max_lanes=5, owner_limits=OwnerLimits(max_lanes=2)))
     jobs = [scheduler.submit(turn("ann", generation(1))) for _ in range(4)]
     scheduler.submit(turn("ann", Predict(1)))
@@ -146,7 +147,7 @@ def test_an_owner_runs_no_more_than_he_may() -> None:
 
 
 def test_asking_again_is_not_for_nothing() -> None:
-    """Turns that feed nothing are counted too: they take turns with those that feed a token."""
+    """Turns that feed nothing count too: they alternate with those that feed a token."""
     scheduler = Scheduler(make_bounds(max_lanes=1, max_short_lanes=0))
     for _ in range(20):
         scheduler.submit(turn("ann", Predict(1), 0))
@@ -161,7 +162,7 @@ def test_asking_again_is_not_for_nothing() -> None:
 
 @pytest.mark.parametrize("goal", [Predict(1), generation(0)])
 def test_a_short_turn_does_not_wait_for_long_ones(goal: Goal) -> None:
-    """A Predict among 64 long generations, and behind a hundred more, runs from the next step on, on a lane beyond."""
+    """A Predict behind 64 running generations and a hundred more runs from the next step on, on a lane beyond."""
     scheduler = Scheduler(make_bounds())
     for _ in range(164):
         scheduler.submit(turn("ann"))
@@ -179,7 +180,7 @@ def test_a_short_turn_does_not_wait_for_long_ones(goal: Goal) -> None:
 
 
 def test_short_lanes_are_for_short_turns_alone() -> None:
-    """Not for what generates, nor for a prompt of more than a chunk; and only when all other lanes are busy."""
+    """They take no generation and no prompt of more than a chunk, and only when all other lanes are busy."""
     scheduler = Scheduler(make_bounds(max_lanes=2, max_short_lanes=2, max_chunk_tokens=8))
     scheduler.submit(turn("ann"))
     first = scheduler.submit(turn("ann", Predict(1), 8))
@@ -199,7 +200,7 @@ def test_short_lanes_are_for_short_turns_alone() -> None:
 
 
 def test_short_lanes_are_shared_between_owners() -> None:
-    """Many short turns of one owner do not keep another's, although that one has all the long lanes."""
+    """Many short turns of one owner do not delay another's, although that one has all the long lanes."""
     scheduler = Scheduler(make_bounds(max_lanes=4, max_short_lanes=2))
     for _ in range(4):
         scheduler.submit(turn("ann"))
@@ -212,7 +213,7 @@ def test_short_lanes_are_shared_between_owners() -> None:
 
 
 def test_short_lanes_count_into_what_an_owner_may_run() -> None:
-    """Of two lanes, one is busy with his generation: one short turn of his runs at a time."""
+    """One of two lanes is busy with his generation: one short turn of his runs at a time."""
     scheduler = Scheduler(make_bounds(max_lanes=1, max_short_lanes=4, owner_limits=OwnerLimits(max_lanes=2)))
     scheduler.submit(turn("ann"))
     for _ in range(4):
@@ -227,7 +228,7 @@ def test_short_lanes_count_into_what_an_owner_may_run() -> None:
 
 
 def test_a_full_line_refuses_whoever_has_his_share() -> None:
-    """An owner alone has all of it; of two, each half. The refusal names the bound."""
+    """An owner alone has all of it; each of two has half. The refusal names the bound."""
     scheduler = Scheduler(make_bounds(max_lanes=1, max_queued_turns=4))
     for _ in range(4):
         assert limit_of(scheduler, "ann") == ""
@@ -241,7 +242,7 @@ def test_a_full_line_refuses_whoever_has_his_share() -> None:
 
 
 def test_the_newest_turn_of_the_one_with_most_makes_room() -> None:
-    """He is told once, with the bound's name; nothing of it was run, and his older turns stay."""
+    """He gets one error, with the bound's name; nothing of that turn was run, and his older turns stay."""
     scheduler = Scheduler(make_bounds(max_lanes=1, max_short_lanes=0, max_queued_turns=4))
     running = scheduler.submit(turn("ann"))
     run_step(scheduler)
@@ -264,7 +265,7 @@ def test_the_newest_turn_of_the_one_with_most_makes_room() -> None:
 
 
 def test_a_turn_that_is_cancelled_after_it_was_pushed_out_is_told_nothing() -> None:
-    """Nobody listens any more."""
+    """Its caller no longer listens."""
     scheduler = Scheduler(make_bounds(max_lanes=1, max_queued_turns=2))
     scheduler.submit(turn("ann"))
     run_step(scheduler)
@@ -276,7 +277,7 @@ def test_a_turn_that_is_cancelled_after_it_was_pushed_out_is_told_nothing() -> N
 
 
 def test_an_owner_has_a_bound_of_his_own() -> None:
-    """It is named for what it is, and others are let in."""
+    """The refusal names that bound, and other owners are let in."""
     scheduler = Scheduler(make_bounds(max_lanes=1, max_queued_turns=4, owner_limits=OwnerLimits(max_queued_turns=2)))
     for _ in range(2):
         assert limit_of(scheduler, "ann") == ""
@@ -285,7 +286,7 @@ def test_an_owner_has_a_bound_of_his_own() -> None:
 
 
 def test_more_owners_than_places_do_not_push_each_other_out() -> None:
-    """Where nobody can have a whole turn as his share, who came first stays."""
+    """Where no owner can have a whole turn as his share, the first ones stay."""
     scheduler = Scheduler(make_bounds(max_lanes=1, max_queued_turns=3))
     assert [limit_of(scheduler, owner) for owner in "abcd"] == ["", "", "", "max_queued_turns"]
 

@@ -35,7 +35,7 @@ def model(directory: Path) -> OnnxModel:
 
 
 def consume(model: OnnxModel, ids: Array, state: StateBatch | None = None) -> tuple[Array, StateBatch]:
-    """One row alone, without padding."""
+    """Feeds one row alone, without padding."""
     state = model.layout.initial(1) if state is None else state
     hidden_1TH, after = model.core(ids[None], np.array([len(ids)], np.int32), state)
     return np.asarray(hidden_1TH), after
@@ -104,7 +104,7 @@ def test_a_prompt_in_chunks_has_the_same_bits(model: OnnxModel, chunk: int) -> N
 
 
 def test_arguments_are_not_written_to(model: OnnxModel) -> None:
-    """A call leaves its ids, lengths and state as they were, and its results are not views of them."""
+    """A call does not change its ids, lengths and state, and its results are not views of them."""
     ids_BT, lengths_B = np.array([[1, 2], [3, 0]]), np.array([2, 1], np.int32)
     state = model.layout.initial(2)
     before = [np.asarray(array).tobytes() for array in (ids_BT, lengths_B, *state)]
@@ -132,7 +132,7 @@ def test_the_three_readings_of_the_head_agree(model: OnnxModel) -> None:
 
 
 def test_more_candidates_than_tokens_are_all_tokens(model: OnnxModel) -> None:
-    """Asking for more than the vocabulary holds gives the vocabulary."""
+    """A request for more than the vocabulary gives the whole vocabulary."""
     found = model.candidates(np.zeros((1, SIZES.hidden_size), np.float32), 10_000)
     assert sorted(found.ids_NK[0].tolist()) == list(range(SIZES.vocabulary_size))
 
@@ -157,7 +157,7 @@ def test_it_says_where_it_runs(model: OnnxModel) -> None:
 
 
 def with_graph(directory: Path, name: str, graph: onnx.ModelProto) -> Bundle:
-    """A bundle, valid but for one graph, which its manifest nevertheless signs."""
+    """Makes a bundle that is valid except for one graph, which its manifest nevertheless signs."""
     bundles.write_bundle(directory, SIZES)
     (directory / name).write_bytes(graph.SerializeToString())
     bundles.sign(directory, SIZES, byte_tokenizer())
@@ -194,7 +194,7 @@ def test_a_graph_that_lacks_a_name_is_refused(tmp_path: Path, file: str, name: s
 
 
 def test_a_graph_that_is_not_one_is_refused(tmp_path: Path) -> None:
-    """Bytes that onnxruntime cannot read, though properly signed, are BundleInvalid naming the file."""
+    """Bytes that onnxruntime cannot read, though properly signed, are BundleInvalid with the file's name."""
     bundles.write_bundle(tmp_path, SIZES)
     (tmp_path / CORE_FILE).write_bytes(b"not a graph")
     bundles.sign(tmp_path, SIZES, byte_tokenizer())
@@ -260,7 +260,7 @@ def test_a_next_state_of_another_shape_is_refused(tmp_path: Path) -> None:
 
 
 def test_hidden_vectors_of_another_width_are_refused(tmp_path: Path) -> None:
-    """The manifest's width is that of both graphs: else the head would fail at what the core gives."""
+    """The manifest's width is that of both graphs; otherwise the head would fail at the core's vectors."""
     replace(bundles.write_bundle(tmp_path, SIZES), hidden_size=13).save(tmp_path)
     with pytest.raises(BundleInvalid, match=f"{CORE_FILE} has hidden vectors of 12; the manifest says 13"):
         OnnxModel(Bundle.load(tmp_path))

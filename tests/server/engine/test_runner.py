@@ -76,7 +76,7 @@ def test_single_tokens_are_not_padded_to_a_chunk(model: ToyModel) -> None:
     ],
 )
 def test_choices_are_the_samplers_at_the_lanes_position(model: ToyModel, sampling: Sampling) -> None:
-    """The sampler sees the lane's logits, its recent tokens with those just fed, and the position after them."""
+    """The sampler gets the lane's logits, its recent tokens with those just fed, and the position after them."""
     oracle = SlowOracle(model)
     start = oracle.feed(oracle.start(), (9, 9, 2))
     fed = oracle.feed(start, (5, 5))
@@ -89,7 +89,7 @@ def test_choices_are_the_samplers_at_the_lanes_position(model: ToyModel, samplin
 
 @pytest.mark.parametrize("options", [{}, {"top_p": 0.6}, {"min_p": 0.1, "temperature": 1.7}, {"top_k": 4}])
 def test_draws_from_probabilities_and_from_logits_agree(model: ToyModel, options: dict[str, Any]) -> None:
-    """Asking for candidates, which takes the logits, changes no token; nor does anybody else in the step."""
+    """Candidates, which need the logits, change no token, nor do the other rows of the step."""
     start = SlowOracle(model).start()
     for seed in range(20):
         sampling = Sampling(seed=seed, **options)
@@ -107,10 +107,10 @@ def _fed(model: ToyModel, start: Snapshot) -> Snapshot:
 
 @pytest.mark.parametrize(("window", "penalised"), [(0, ()), (1, (5,)), (2, (4, 5)), (3, (9, 4, 5)), (64, (9, 4, 5))])
 def test_penalties_look_back_as_far_as_the_window(model: ToyModel, window: int, penalised: tuple[int, ...]) -> None:
-    """Over what was fed before and now; a window of none penalises nothing, not even the last token."""
+    """They count what was fed before and now; a window of none penalises nothing, not even the last token."""
     oracle = SlowOracle(model)
     start, fed = oracle.feed(oracle.start(), (9,)), oracle.feed(oracle.start(), (9, 4, 5))
-    for token in range(model.vocabulary_size):  # without penalties the likeliest by far
+    for token in range(model.vocabulary_size):  # by far the likeliest without penalties
         goal = Generate(Sampling(seed=1, temperature=0, presence_penalty=50, logit_bias=((token, 40),)), 3)
         job = Job(Turn(start, (4, 5), goal), penalty_window=window)
         job.lane = 0
@@ -122,8 +122,8 @@ def test_penalties_look_back_as_far_as_the_window(model: ToyModel, window: int, 
 
 
 def test_the_seconds_of_a_step_are_told_apart(model: ToyModel) -> None:
-    """What prompts took, what ratings took, and the rest, by a clock that each row of the core moves by 10 and each
-    look by 1; one token of a longer prompt runs apart from the lanes that wait."""
+    """The clock moves by 10 for each row of the core and by 1 for each look: prompts, ratings and the rest are told
+    apart. One token of a longer prompt runs apart from the lanes that wait."""
     start = SlowOracle(model).start()
     model.steps.clear()
     ticks = iter(range(100))

@@ -1,4 +1,4 @@
-"""A slow, obvious sampler checks the fast one; draws are uniform and depend on seed and position alone."""
+"""A slow, obvious sampler checks the fast one; draws are uniform and depend only on seed and position."""
 
 import math
 import subprocess
@@ -35,7 +35,8 @@ samplings = st.builds(
 
 
 def weights_by_the_book(logits: Array, sampling: Sampling, recent: list[int]) -> list[tuple[int, float]]:
-    """The wire contract, sentence by sentence: (id, probability) of what may be drawn, likeliest first."""
+    """Follows the wire contract sentence by sentence: returns (id, probability) of what may be drawn, likeliest
+    first."""
     values = [float(value) for value in logits]
     for token in set(recent):
         penalty = sampling.repetition_penalty
@@ -137,14 +138,14 @@ def test_top_k_keeps_the_lower_ids_among_equals() -> None:
 
 @pytest.mark.parametrize("temperature", [1e-45, 1e-30, 1e-6])
 def test_a_tiny_temperature_is_greedy(temperature: float) -> None:
-    """As the temperature goes to 0 the choice goes to the likeliest; nothing overflows on the way."""
+    """As the temperature goes to 0, the choice goes to the likeliest token, without overflow."""
     logits_V = np.array([3.0, -1e30, 7.5, 7.0, 1e4], np.float32)
     for position in range(20):
         assert sampler.choose(logits_V, Sampling(seed=1, temperature=temperature), (), position) == 4
 
 
 def test_the_smallest_temperature_there_is_overflows_nothing() -> None:
-    """Not even a denormal temperature makes the weights something else than numbers."""
+    """Even a denormal temperature leaves the weights numbers."""
     logits_V = np.array([-3.0, -1.0, -2.0], np.float32)
     assert {sampler.choose(logits_V, Sampling(seed=s, temperature=5e-324), (), 0) for s in range(20)} == {1}
 
@@ -158,7 +159,7 @@ def test_huge_logits_are_drawn_from() -> None:
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_an_extreme_penalty_overflows_nothing(temperature: float) -> None:
-    """Dividing a logit by the least penalty there is makes it likeliest, and two of them are still compared."""
+    """A division by the smallest penalty makes a logit likeliest, and two such logits are still compared."""
     logits_V = np.array([5.0, 6.0, 7.0], np.float32)
     sampling = Sampling(seed=3, temperature=temperature, repetition_penalty=1e-45)
     assert {sampler.choose(logits_V, sampling, (0, 1), position) for position in range(50)} == {1}
@@ -166,7 +167,7 @@ def test_an_extreme_penalty_overflows_nothing(temperature: float) -> None:
 
 @pytest.mark.parametrize("vocabulary_size", [5, 256, 1000, 33_278])
 def test_rows_are_chosen_as_if_alone(vocabulary_size: int) -> None:
-    """Whoever is in the batch, and wherever a row stands in it, its token is the same."""
+    """A row's token is the same whatever else is in the batch, and wherever the row stands."""
     dice = np.random.default_rng(vocabulary_size)
     logits_NV = dice.normal(0, 0.6, (41, vocabulary_size)).astype(np.float32)
     options: list[dict[str, Any]] = [
@@ -204,8 +205,8 @@ def test_the_scale_of_the_weights_means_nothing(options: dict[str, Any]) -> None
         ([2, 1, 1], {"top_p": 0.5}, {0}),  # what reaches top_p to the last bit is enough
         ([1, 2, 1], {"top_p": 0.5}, {1}),
         ([2, 1, 1], {"top_p": 0.75}, {0, 1}),
-        ([1, 1, 1, 1], {"top_p": 0.5}, {0, 1}),  # of equal ones the lower ids
-        ([4, 2, 1], {"min_p": 0.5}, {0, 1}),  # and what is as likely as min_p asks is kept
+        ([1, 1, 1, 1], {"top_p": 0.5}, {0, 1}),  # the lower ids of equal ones
+        ([4, 2, 1], {"min_p": 0.5}, {0, 1}),  # a token at exactly min_p is kept
         ([1, 0, 1], {}, {0, 2}),
     ],
 )
@@ -227,7 +228,7 @@ def test_borders_are_exact(weights: list[int], options: dict[str, Any], kept: se
 
 
 def test_what_top_p_leaves_keeps_its_shares() -> None:
-    """Of the two that top_k and top_p leave, neither gets what the others had."""
+    """Top_k and top_p leave two tokens, and neither gets the share of the others."""
     logits_V = np.log(np.array([4, 3, 2, 1], np.float32))
     sampling = Sampling(seed=6, top_k=4, top_p=0.65)
     chosen = [sampler.choose(logits_V, sampling, (), position) for position in range(4000)]
@@ -243,7 +244,7 @@ def test_a_logit_between_none_and_one_is_divided() -> None:
 
 
 def test_nothing_is_chosen_for_nobody() -> None:
-    """A step in which no row is drawn."""
+    """A step may draw no row."""
     assert sampler.draw_all(np.zeros((0, 5), np.float32), [], []) == []
 
 

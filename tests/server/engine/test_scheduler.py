@@ -1,85 +1,26 @@
-"""The scheduler admits in order, shares a step fairly, and lets go of every lane exactly once."""
+"""The scheduler gives lanes in order, ends every job once, and lets go of every job that is cancelled."""
 
 import random
 
-import numpy as np
 import pytest
 from tests.bounds import make_bounds
-
-from carousel.engine.jobs import Ask, Job, Outcome, Step, Work
-from carousel.engine.scheduler import Delivery, Scheduler, _shape
-from carousel.engine.step_budget import StepSeconds, StepShape
-from carousel.errors import ModelFailed, Overloaded, ShuttingDown
-from carousel.shares import OwnerLimits
-from carousel.turns import (
-    Ended,
-    FinishReason,
-    Generate,
-    Generated,
-    Goal,
-    Predict,
-    Predicted,
-    Sampling,
-    Score,
-    Scored,
-    Snapshot,
-    Turn,
+from tests.server.engine.scheduled_turns import (
+    AFTER,
+    START,
+    answers,
+    assert_all_free,
+    generate,
+    is_open,
+    run_out,
+    run_step,
+    turn,
 )
 
-START = Snapshot(0, (), np.zeros(1, np.float32))
-AFTER = Snapshot(99, (), np.zeros(1, np.float32))
-
-
-def turn(num_ids: int, goal: Goal | None = None, owner: str = "", *, keeps_state: bool = True) -> Turn:
-    return Turn(START, tuple(range(num_ids)), goal or Predict(1), keeps_state, owner)
-
-
-def generate(max_tokens: int) -> Generate:
-    return Generate(Sampling(seed=0, temperature=0), max_tokens)
-
-
-def answers(step: Step) -> list[Outcome]:
-    return [Outcome(token_id=7, snapshot=AFTER if work.is_last else None) for work in step.works]
-
-
-def run_step(scheduler: Scheduler) -> tuple[Step, list[Delivery]]:
-    step = scheduler.plan()
-    assert step is not None
-    return step, scheduler.commit(step, answers(step))
-
-
-def run_out(scheduler: Scheduler) -> list[Delivery]:
-    deliveries: list[Delivery] = []
-    while (step := scheduler.plan()) is not None:
-        deliveries.extend(scheduler.commit(step, answers(step)))
-    return deliveries
-
-
-def is_open(scheduler: Scheduler, owner: str) -> bool:
-    try:
-        scheduler.check_open(owner)
-    except Overloaded:
-        return False
-    return True
-
-
-def assert_all_free(scheduler: Scheduler) -> None:
-    """Every lane can be taken again, each once; the short ones too."""
-    assert (scheduler.num_busy, scheduler.num_queued) == (0, 0)
-    bounds = scheduler.bounds
-    num_lanes = bounds.max_lanes + bounds.max_short_lanes
-    jobs = []
-    for number in range(num_lanes):  # each owner far from his limits
-        if scheduler.num_queued == bounds.max_queued_turns:
-            break
-        jobs.append(scheduler.submit(turn(1, owner=f"fresh {number}")))
-    step = scheduler.plan()
-    assert step is not None
-    assert sorted(job.lane for job in step.admitted if job.lane is not None) == list(range(len(jobs)))
-    assert len({job.lane for job in jobs}) == len(jobs)
-    for job in jobs:
-        scheduler.cancel(job)
-    assert scheduler.plan() is None
+from carousel.engine.jobs import Job, Outcome
+from carousel.engine.scheduler import Scheduler
+from carousel.errors import ModelFailed, Overloaded, ShuttingDown
+from carousel.shares import OwnerLimits
+from carousel.turns import Ended, FinishReason, Generated, Goal, Predict, Predicted, Score, Scored
 
 
 def test_nothing_to_do_is_no_step() -> None:
@@ -111,110 +52,6 @@ def test_lanes_in_a_step_are_distinct() -> None:
         scheduler.commit(step, answers(step))
 
 
-def test_a_prompt_is_fed_in_order_in_bounded_chunks() -> None:
-    """The chunks of a prompt are at most the bound long and together are the prompt; only the last asks."""
-    scheduler = Scheduler(make_bounds(max_chunk_tokens=4))
-    scheduler.submit(turn(10))
-    works: list[Work] = []
-    while (step := scheduler.plan()) is not None:
-        works.extend(step.works)
-        scheduler.commit(step, answers(step))
-    assert [work.ids for work in works] == [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9)]
-    assert [work.ask for work in works] == [Ask.NOTHING, Ask.NOTHING, Ask.CANDIDATES]
-    assert [work.is_last for work in works] == [False, False, True]
-
-
-def test_prompts_share_a_budget_and_nobody_starves() -> None:
-    """Prompts alone divide the budget of a step evenly, within the bound of a chunk; every lane moves in every step."""
-    bounds = make_bounds(max_lanes=6, max_chunk_tokens=8, max_prompt_tokens_per_step=15)
-    scheduler = Scheduler(bounds)
-    for _ in range(6):
-        scheduler.submit(turn(20))
-    while (step := scheduler.plan()) is not None:
-        assert all(work.ids for work in step.works)
-        assert sum(len(work.ids) for work in step.works) <= bounds.max_prompt_tokens_per_step
-        scheduler.commit(step, answers(step))
-
-
-def test_a_lone_prompt_is_not_held_back() -> None:
-    """What others leave of the budget is the last one's, up to the bound of a chunk."""
-    scheduler = Scheduler(make_bounds(max_chunk_tokens=8, max_prompt_tokens_per_step=10))
-    scheduler.submit(turn(6))
-    scheduler.submit(turn(30))
-    sizes = []
-    while (step := scheduler.plan()) is not None:
-        sizes.append([len(work.ids) for work in step.works])
-        scheduler.commit(step, answers(step))
-    assert sizes[0] == [5, 5]
-    assert sizes[-3:] == [[8], [8], [1]]
-
-
-def test_a_long_prompt_does_not_keep_the_others() -> None:
-    """While another lane waits for its next token, prompts share a smaller budget, and the others move every step."""
-    scheduler = Scheduler(make_bounds(max_prompt_tokens_per_step=100))
-    scheduler.submit(turn(1, generate(12)))
-    run_step(scheduler)
-    for _ in range(2):
-        scheduler.submit(turn(120))
-    for _ in range(11):
-        step, deliveries = run_step(scheduler)
-        assert [type(event) for _, event in deliveries] == [Generated]
-        assert [len(work.ids) for work in step.works] == [1, 8, 8]
-        assert [work.is_chunk for work in step.works] == [False, True, True]
-    run_step(scheduler)  # the generation's last token
-    step, _ = run_step(scheduler)
-    assert [len(work.ids) for work in step.works] == [24, 24]
-
-
-def test_prompts_beside_a_stream_get_what_the_steps_took() -> None:
-    """Ten prompts of 2,000 tokens beside one stream are fed in 400 steps, not in 2,000, when a token of each costs a
-    quarter of what the stream's own step does, and no step is two and a half times as long as that."""
-    scheduler = Scheduler(make_bounds())
-    scheduler.submit(turn(1, generate(10_000)))
-    for _ in range(10):
-        scheduler.submit(turn(2000, generate(0)))
-    num_steps, ended = 0, 0
-    while ended < 10:
-        step = scheduler.plan()
-        assert step is not None
-        chunk = max(len(work.ids) for work in step.works)
-        prompt_seconds = 0.25 * chunk if step.num_prompts else 0.0
-        assert 1 + prompt_seconds < 2.5
-        for _, event in scheduler.commit(step, answers(step), StepSeconds(prompt_seconds, 0, 1.0)):
-            ended += isinstance(event, Ended)
-        num_steps += 1
-    assert 400 <= num_steps < 410
-
-
-def test_prompts_that_are_rated_get_what_that_leaves() -> None:
-    """Ratings cost time as well: chunks of Score turns are shorter beside a stream than those of others."""
-    scheduler = Scheduler(make_bounds())
-    scheduler.submit(turn(1, generate(10_000)))
-    sizes = []
-    for goal in (Score(), Predict(1)):
-        job = scheduler.submit(turn(500, goal))
-        for _ in range(6):
-            step = scheduler.plan()
-            assert step is not None
-            chunk = len(step.works[-1].ids) * step.num_prompts
-            rated = 0.25 * chunk if goal == Score() else 0.0
-            scheduler.commit(step, answers(step), StepSeconds(0.125 * chunk, rated, 1.0))
-        sizes.append(chunk)
-        scheduler.cancel(job)
-    assert sizes == [3, 11]
-
-
-def test_the_longest_chunk_is_what_a_step_costs() -> None:
-    """A prompt whose rest is short does not make the others' tokens look dear: all are padded to the longest."""
-    scheduler = Scheduler(make_bounds(max_chunk_tokens=20))
-    scheduler.submit(turn(30))
-    scheduler.submit(turn(5))
-    scheduler.submit(turn(1))
-    step = scheduler.plan()
-    assert step is not None
-    assert _shape(step) == StepShape(num_answered=2, num_prompts=2, chunk=8)
-
-
 def test_a_generation_that_is_kept_consumes_its_last_token() -> None:
     """A kept turn ends after a step that feeds the last choice; an unkept one ends with the choice."""
     for keeps_state, num_steps in ((True, 4), (False, 3)):
@@ -235,7 +72,7 @@ def test_a_generation_that_is_kept_consumes_its_last_token() -> None:
 
 @pytest.mark.parametrize(("num_ids", "kinds"), [(3, [Scored, Scored, Ended]), (0, [Ended])])
 def test_scores_end_with_the_input(num_ids: int, kinds: list[type]) -> None:
-    """A Score gives its ratings chunk by chunk; of nothing there are none."""
+    """A Score gives its ratings chunk by chunk; without input there are none."""
     scheduler = Scheduler(make_bounds(max_chunk_tokens=2))
     scheduler.submit(turn(num_ids, Score()))
     deliveries = run_out(scheduler)
@@ -244,7 +81,7 @@ def test_scores_end_with_the_input(num_ids: int, kinds: list[type]) -> None:
 
 
 def test_a_predict_without_input_is_one_step() -> None:
-    """Asking again consumes nothing and is answered at once."""
+    """A repeated question consumes nothing and is answered at once."""
     scheduler = Scheduler(make_bounds())
     scheduler.submit(turn(0))
     step, deliveries = run_step(scheduler)
@@ -274,7 +111,7 @@ def test_an_error_ends_its_job_alone() -> None:
 
 
 def test_a_queued_job_that_is_cancelled_never_runs() -> None:
-    """It leaves the queue at once, and makes room in it."""
+    """The job leaves the queue at once and makes room in it."""
     scheduler = Scheduler(make_bounds(max_lanes=1, max_queued_turns=2))
     first, second = scheduler.submit(turn(1)), scheduler.submit(turn(1))
     scheduler.cancel(second)
@@ -286,7 +123,7 @@ def test_a_queued_job_that_is_cancelled_never_runs() -> None:
 
 
 def test_a_job_cancelled_between_plan_and_commit_frees_its_lane_at_commit() -> None:
-    """Its outcome is dropped, nothing is delivered, the lane is free once; also when its outcome is an error."""
+    """Its outcome, even an error, is dropped; nothing is delivered, and the lane is free once."""
     for outcome in (Outcome(token_id=1), Outcome(error=ModelFailed("no"))):
         scheduler = Scheduler(make_bounds(max_lanes=2))
         job = scheduler.submit(turn(1, generate(5)))
@@ -299,7 +136,7 @@ def test_a_job_cancelled_between_plan_and_commit_frees_its_lane_at_commit() -> N
 
 
 def test_a_job_cancelled_between_steps_frees_its_lane_at_the_next_plan() -> None:
-    """The next plan has no work of it, and hands its lane to who waits."""
+    """The next plan has no work of it and gives its lane to the next in line."""
     scheduler = Scheduler(make_bounds(max_lanes=1, max_short_lanes=0))
     job, waiting = scheduler.submit(turn(1, generate(5))), scheduler.submit(turn(1))
     run_step(scheduler)
@@ -324,7 +161,7 @@ def test_cancelling_again_or_after_the_end_changes_nothing() -> None:
 
 
 def test_a_cancelled_job_does_not_disturb_the_next_holder_of_its_lane() -> None:
-    """Cancelling a job that ended leaves the job that has its lane now alone."""
+    """The cancel of a job that ended does not touch the job that has its lane now."""
     scheduler = Scheduler(make_bounds(max_lanes=1))
     old = scheduler.submit(turn(1))
     run_out(scheduler)
@@ -349,7 +186,7 @@ def test_the_queue_has_a_bound() -> None:
 
 
 def test_a_closed_scheduler_refuses_and_finishes() -> None:
-    """After close no turn is accepted; those inside run to their end."""
+    """After the close no turn is accepted; those inside run to their end."""
     scheduler = Scheduler(make_bounds())
     job = scheduler.submit(turn(1))
     scheduler.close()
@@ -361,7 +198,8 @@ def test_a_closed_scheduler_refuses_and_finishes() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_happens_every_job_ends_once_and_lanes_add_up(seed: int) -> None:
-    """Random submits, cancels and failures at random points: one ending each, none after a cancel, no lane lost."""
+    """Jobs are submitted, cancelled and fail at random points: each ends once, none after its cancel, and no lane is
+    lost."""
     dice = random.Random(seed)
     bounds = make_bounds(
         max_lanes=3,

@@ -1,4 +1,4 @@
-"""What is put onto a lane is what comes back from it, and lanes do not touch each other."""
+"""A lane gives back what was put onto it, and lanes do not touch each other."""
 
 import random
 
@@ -15,13 +15,13 @@ def snapshot(value: int) -> Snapshot:
 
 
 def batch(values: list[int]) -> tuple[StateBatch, Array]:
-    """State and hidden vectors as a model puts them out."""
+    """Makes state and hidden vectors as a model puts them out."""
     h_B23 = np.array(values, np.float32)[:, None, None] * np.ones((2, 3), np.float32)
     return (h_B23, np.array(values)), -np.array(values, np.float32)[:, None] * np.ones(4, np.float32)
 
 
 def value_on(states: LaneStates, lane: int) -> int:
-    """The number of the snapshot that stands on a lane, which all its parts must agree on."""
+    """Returns the number of the snapshot on a lane, on which all its parts must agree."""
     (h, n), hidden_H = states.save(lane)
     np.testing.assert_array_equal(h, np.full((2, 3), n))
     np.testing.assert_array_equal(hidden_H, np.full(4, -n))
@@ -37,7 +37,7 @@ def test_load_and_save_are_opposites() -> None:
 
 
 def test_what_was_saved_does_not_follow_the_lane() -> None:
-    """Saved arrays are copies of their own: a batch is not kept alive or shared by them."""
+    """Saved arrays are copies: they do not keep a batch alive or share it."""
     states = LaneStates()
     states.load(0, snapshot(1))
     states.scatter([0], *batch([7]))
@@ -59,7 +59,7 @@ def test_loading_does_not_write_into_the_snapshot() -> None:
 
 
 def test_lanes_that_stay_together_are_not_copied() -> None:
-    """What the model put out for lanes is what is handed to it for the same lanes, the very same arrays."""
+    """The model gets for the same lanes what it put out for them, the very same arrays."""
     states = LaneStates()
     for lane in (4, 2):
         states.load(lane, snapshot(lane))

@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 
 from carousel.engine.step_budget import StepBudget, StepSeconds, StepShape
 
-BOUND = 2.5  # of a step of the waiting lanes alone
+BOUND = 2.5  # seconds of a step of the waiting lanes alone
 
 
 class Machine:
-    """Steps of which waiting lanes, and a token of each prompt, take certain seconds."""
+    """A machine whose steps take certain seconds for waiting lanes and for a token of each prompt."""
 
     def __init__(self, alone: float = 0.25, lane: float = 0.02, column: float = 0.05, row: float = 0.01) -> None:
         self.budget = StepBudget()
@@ -20,7 +20,7 @@ class Machine:
         return self._alone + self._lane * num_waiting
 
     def run(self, num_waiting: int, num_prompts: int, *, slower: float = 1.0) -> tuple[int, float]:
-        """A step: the chunk that was decided, and the seconds of all."""
+        """Runs a step. Returns the chunk that was decided and the seconds of all."""
         rest = slower * self.alone(num_waiting)
         if not num_prompts:
             self.budget.note(StepShape(num_waiting), StepSeconds(0, 0, rest))
@@ -37,7 +37,7 @@ class Machine:
 
 
 def test_nothing_known_is_sixteen_tokens() -> None:
-    """Shared by the prompts, and one each at the least."""
+    """The prompts share sixteen tokens, with at least one each."""
     assert [StepBudget().chunk(1, num_prompts) for num_prompts in (1, 3, 10, 17, 100)] == [16, 5, 1, 1, 1]
 
 
@@ -51,8 +51,8 @@ def test_nothing_known_is_sixteen_tokens() -> None:
 def test_a_step_keeps_the_bound_and_prompts_get_the_rest(
     alone: float, lane: float, column: float, row: float, companies: list[tuple[int, int]]
 ) -> None:
-    """Whatever lanes and prompts cost and come: once a shape is known, one more token of each would break the bound,
-    or come close to it; and those there are keep it, unless they are the one that each prompt always gets."""
+    """Lanes and prompts cost and come at will: once a shape is known, a step keeps the bound, and one more token of
+    each prompt would break it or come close. The one token that each prompt always gets is excepted."""
     machine = Machine(alone, lane, column, row)
     for num_waiting, num_prompts in companies:
         machine.learn(num_waiting, num_prompts)
@@ -63,7 +63,7 @@ def test_a_step_keeps_the_bound_and_prompts_get_the_rest(
 
 
 def test_two_steps_are_not_enough_to_know() -> None:
-    """The first ones of a shape may be anything: until the third the careful start holds."""
+    """The first steps of a shape may be anything: until the third, the careful start holds."""
     budget = StepBudget()
     for expected in (16, 16, 28):
         budget.note(StepShape(1), StepSeconds(0, 0, 1.0))
@@ -72,7 +72,7 @@ def test_two_steps_are_not_enough_to_know() -> None:
 
 
 def test_what_is_new_is_guessed_on_the_careful_side() -> None:
-    """Lanes and prompts in numbers that were not seen before break no bound in their first step."""
+    """New numbers of lanes and prompts break no bound in their first step."""
     machine = Machine()
     machine.learn(8, 4)
     for num_waiting, num_prompts in ((63, 4), (8, 30), (1, 1), (2, 64), (40, 2), (1, 3)):
@@ -94,7 +94,7 @@ def test_one_strange_step_changes_nothing(slower: float) -> None:
 
 
 def test_a_machine_that_became_slower_is_followed() -> None:
-    """Also when no step without prompts tells so: the chunk comes back to what it was."""
+    """This holds even when no step without prompts shows it: the chunk comes back to what it was."""
     machine = Machine()
     machine.learn(1, 2)
     before, _ = machine.run(1, 2)
@@ -105,7 +105,7 @@ def test_a_machine_that_became_slower_is_followed() -> None:
 
 
 def test_what_prompts_do_to_the_others_is_theirs_to_pay() -> None:
-    """Where lanes are slower beside prompts than alone, up to a seventh, the whole step keeps the bound."""
+    """Where lanes are up to a seventh slower beside prompts than alone, the whole step keeps the bound."""
     budget = StepBudget()
     for _ in range(3):
         budget.note(StepShape(1), StepSeconds(0, 0, 1.0))
@@ -115,8 +115,8 @@ def test_what_prompts_do_to_the_others_is_theirs_to_pay() -> None:
 
 
 def test_rating_tokens_is_part_of_what_they_cost() -> None:
-    """Prompts that are scored get shorter chunks by what their ratings take, each for itself; unknown, they begin
-    small again."""
+    """Prompts that are scored get shorter chunks by what their ratings take, each for itself; unknown ones begin small
+    again."""
     budget = StepBudget()
     for _ in range(3):
         budget.note(StepShape(1), StepSeconds(0, 0, 1.0))

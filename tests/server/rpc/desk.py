@@ -57,8 +57,8 @@ MAX_MESSAGE_BYTES = 200_000
 
 
 class FakeSessions:
-    """Answers at once, but for a generation of more than 1,000 tokens, which is one token and never ends. `raises` is
-    raised by every method instead; `seen` has what was asked."""
+    """Answers at once, except a generation of more than 1,000 tokens, which is one token and never ends. Every method
+    raises `raises` instead if it is set; `seen` has the requests."""
 
     def __init__(self, limits: Limits) -> None:
         self.manifest = make_manifest(Plan())
@@ -105,7 +105,7 @@ class FakeSessions:
     async def predict_unkept(
         self, start: Any, request: PredictionRequest, caller: Caller
     ) -> tuple[Prediction, list[Caller]]:
-        """The sequence is the list of those who carried it on."""
+        """Answers with a sequence that is the list of those who carried it on."""
         self._note(caller, request)
         await self.may_answer.wait()
         carried = [*(start or []), caller]
@@ -129,7 +129,7 @@ def _converse_with_nobody() -> Conversation:
 
 
 class NoResidents:
-    """No stream holds anything, of sessions or of what it carries."""
+    """No stream holds anything, neither sessions nor what it carries."""
 
     is_enabled = False
 
@@ -142,14 +142,14 @@ class NoResidents:
         return CarriedRoom(2**20, 1, evicts=True)
 
     async def make_room(self, owner: str) -> None:
-        """There is enough."""
+        """Says that there is enough room."""
 
     async def move_in(self, key: tuple[str, str], plain: Plain) -> tuple[None, None]:
         return None, None
 
 
 class FakeOperations:
-    """Rows by owner and id. `raises` and `seen` as above."""
+    """Rows by owner and id. `raises` and `seen` are as above."""
 
     def __init__(self) -> None:
         self.watch = EventHub(max_watches_per_owner=2).watch
@@ -245,7 +245,7 @@ async def open_desk(
     streams_of_a_connection: int = 2**20,
     **limits: int,
 ) -> AsyncIterator[Desk]:
-    """`limits` are settings that GetModel tells."""
+    """Serves the stand-ins. `limits` are the settings that GetModel tells."""
     settings = Settings(**limits)
     sessions, operations, registry = FakeSessions(Limits.of(settings)), FakeOperations(), CollectorRegistry()
     metrics = Metrics(registry)

@@ -1,6 +1,6 @@
 """A program that serves marked prompts while each layer in turn fails with them in its error and its variables.
 
-It prints, on standard output, each layer and how its call ended; whatever the server logs goes to standard error.
+Its standard output has each layer and how its call ended; the server's log goes to standard error.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from unittest import mock
 
 import grpc
 from tests.fakes import ToyModel, character_tokenizer
-from tests.server.rpc.test_server import House, served
+from tests.server.rpc.served_house import House, served
 from tests.worlds import LETTERS, Plan
 
 from carousel import logs
@@ -26,7 +26,7 @@ MARK = "sword" + "fish"
 
 
 def fail(*given: Any, **named: Any) -> Any:
-    """As a defect would."""
+    """Fails as a defect would."""
     prompt = MARK
     raise ValueError(f"cannot make sense of {prompt} in {given} {named}")
 
@@ -56,7 +56,7 @@ async def tokenize(house: House) -> None:
 
 
 async def forget_a_task(house: House) -> None:
-    """asyncio tells of it when it is collected."""
+    """Forgets a task that failed; asyncio reports it when it is collected."""
     task = asyncio.create_task(fail_later(MARK))
     await asyncio.sleep(0)
     del task
@@ -64,7 +64,7 @@ async def forget_a_task(house: House) -> None:
 
 
 def layers(house: House) -> list[tuple[str, Any, str, Any, Callable[[House], Any]]]:
-    """Name, what is replaced where, and the call that meets it."""
+    """Lists each layer's name, what is replaced where, and the call that meets it."""
     world = house.world
     return [
         ("convert to", convert, "to_generation", fail, generate),

@@ -32,11 +32,13 @@ from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 
 SECONDS = 20.0
+Code = grpc.StatusCode
+ANN, BOB = (("x-owner", "ann"),), (("x-owner", "bob"),)
 
 
 @dataclass
 class ServedWorld:
-    """With a client's stubs, which have no types."""
+    """A served world with a client's stubs, which have no types."""
 
     world: World
     calls: Calls
@@ -56,7 +58,7 @@ class ServedWorld:
 
     @property
     def num_slots(self) -> int:
-        """That are in use."""
+        """Counts the slots in use."""
         return self.world.engine.columns.num_used
 
     @property
@@ -64,7 +66,7 @@ class ServedWorld:
         return len(self.calls._open)
 
     async def until_idle(self) -> None:
-        """No call is open, no session is held, nothing is in use."""
+        """Waits until no call is open, no session is held and nothing is in use."""
         await until(lambda: not self.num_calls and not self.num_slots and self.world.is_idle)
         assert not self.world.engine._num_advancing
         assert not len(self.world.residents)
@@ -74,7 +76,7 @@ class ServedWorld:
 async def serving(
     plan: Plan | None = None, *, owner: str = "", streams: StreamBounds | None = None, **limits: int
 ) -> AsyncIterator[ServedWorld]:
-    """`limits` are settings, which GetModel tells."""
+    """Serves a world. `limits` are settings, which GetModel tells."""
     async with contextlib.AsyncExitStack() as stack:
         world = await stack.enter_async_context(running_world(replace(plan or Plan(), settings=limits)))
         health = StoreHealth(world.metrics.store_is_up)
@@ -101,7 +103,7 @@ async def serving(
 
 
 class ManyStream:
-    """Answers as they came, by tag."""
+    """Keeps the answers in their order of arrival, by tag."""
 
     def __init__(self, call: Any) -> None:
         self.call = call
@@ -110,24 +112,24 @@ class ManyStream:
         self.frames: list[wire.PredictManyResponse] = []
 
     async def send(self, *items: wire.PredictManyRequest.Item) -> None:
-        """In one frame."""
+        """Sends the items in one frame."""
         await self.call.write(wire.PredictManyRequest(items=items))
 
     async def receive(self, num_answers: int) -> None:
-        """Until so many more have come."""
+        """Waits until the given number of answers has come."""
         async with asyncio.timeout(SECONDS):
             until = self.num_answers + num_answers
             while self.num_answers < until:
                 assert self._keep(await self.call.read()), "the stream ended"
 
     async def ask(self, tag: int, token: int | None = None, **fields: Any) -> Any:
-        """One request and its answer."""
+        """Sends one request and returns its answer."""
         await self.send(ask(tag, token, **fields))
         await self.receive(1)
         return self.answers[tag][-1]
 
     async def finish(self) -> grpc.StatusCode:
-        """Say that nothing more comes, receive the rest; how the call ended."""
+        """Ends the requests, receives the rest, and returns how the call ended."""
         await self.call.done_writing()
         async with asyncio.timeout(SECONDS):
             while self._keep(await self.call.read()):

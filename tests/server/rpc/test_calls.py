@@ -1,4 +1,4 @@
-"""Every call ends once, with one line of log and one count, whoever ends it."""
+"""Every call ends once, with one log line and one count, whatever ends it."""
 
 import asyncio
 from typing import Any
@@ -55,7 +55,7 @@ class FakeContext:
         self.statuses.append(status)
         task = asyncio.current_task()
         assert task is not None
-        assert task.cancelling() == 0  # or the transport, sending the status, would be cancelled by its own time limits
+        assert task.cancelling() == 0  # otherwise its own time limits would cancel the transport that sends the status
         raise Aborted
 
     @property
@@ -83,7 +83,7 @@ class Desk:
 
 
 async def test_a_call_that_returns_is_ok() -> None:
-    """One count, one line with its facts, nothing open."""
+    """The call has one count, one line with its facts, and is no longer open."""
     desk = Desk()
     with structlog.testing.capture_logs() as lines:
         async with desk.calls.answer("Do", FakeContext()) as call:
@@ -118,7 +118,7 @@ async def test_an_error_becomes_the_status(error: Exception, code: str) -> None:
     ("remaining_seconds", "code"), [(None, "CANCELLED"), (3.0, "CANCELLED"), (-0.01, "DEADLINE_EXCEEDED")]
 )
 async def test_a_cancelled_call_is_cancelled(remaining_seconds: float | None, code: str) -> None:
-    """The client's going, or its deadline, is no error of ours: no status is sent, the task ends as cancelled."""
+    """A client that leaves, or its deadline, is no error of ours: no status is sent, and the task ends as cancelled."""
     desk, context = Desk(), FakeContext()
     context.remaining_seconds = remaining_seconds
 
@@ -136,7 +136,7 @@ async def test_a_cancelled_call_is_cancelled(remaining_seconds: float | None, co
 
 
 async def test_calls_beyond_the_bound_are_refused() -> None:
-    """The one too many ends at once, and counts no longer when it has."""
+    """A call beyond the bound ends at once and then no longer counts."""
     desk = Desk(max_streams=1)
     async with desk.calls.answer("Do", FakeContext()):
         context = FakeContext()
@@ -154,7 +154,7 @@ async def test_calls_beyond_the_bound_are_refused() -> None:
 
 
 async def test_finish_ends_waiting_calls_at_once_and_lets_the_others_send() -> None:
-    """A call that waits for its client gets UNAVAILABLE; one that is sending goes to its end; one too slow does not."""
+    """A call that waits for its client gets UNAVAILABLE; one that is sending goes to its end, unless it is too slow."""
     desk = Desk()
     contexts = {name: FakeContext() for name in ("waiting", "sending", "stuck")}
     may_send = asyncio.Event()
@@ -181,7 +181,7 @@ async def test_finish_ends_waiting_calls_at_once_and_lets_the_others_send() -> N
 
 
 async def test_a_call_that_comes_to_wait_while_others_finish_ends_then() -> None:
-    """Not at the end of the grace."""
+    """Such a call ends at once, and not at the end of the grace."""
     desk = Desk()
     is_answered = asyncio.Event()
 
@@ -205,7 +205,8 @@ async def test_a_call_that_comes_to_wait_while_others_finish_ends_then() -> None
 async def refuse(
     desk: Desk, error: Exception | None, request: Any = None, *metadata: tuple[str, str]
 ) -> dict[str, Any]:
-    """A call that must be refused, by `error` or before the body; its log line, with the status's code."""
+    """Makes a call that must be refused, by `error` or before the body. Returns its log line, with the status's
+    code."""
     context = FakeContext(*metadata)
 
     async def handle() -> None:
@@ -222,7 +223,7 @@ async def refuse(
 
 
 async def test_the_owner_is_who_the_proxy_says() -> None:
-    """A call knows its owner; one that names none is UNAUTHENTICATED and takes no place."""
+    """A call knows its owner; one that names no owner is UNAUTHENTICATED and takes no place."""
     desk = Desk(max_streams=1, owner_metadata="x-owner")
     line = await refuse(desk, None)
     assert (line["code"], line["reason"]) == ("UNAUTHENTICATED", Unauthenticated.reason)
@@ -231,13 +232,13 @@ async def test_the_owner_is_who_the_proxy_says() -> None:
 
 
 async def test_a_message_that_cannot_be_read_is_refused() -> None:
-    """Before the handler's body sees it."""
+    """The handler's body never sees it."""
     line = await refuse(Desk(), None, UNREADABLE)
     assert (line["code"], line["reason"]) == ("INVALID_ARGUMENT", "MESSAGE_INVALID")
 
 
 async def test_a_failed_call_says_why_for_whom_and_where() -> None:
-    """Reason, field, hash of the session, request id and peer, and not a word of the error's text."""
+    """The line has reason, field, hash of the session, request id and peer, and nothing of the error's text."""
     request = wire.ScoreRequest(session_id="swordfish", request_id="r")
     line = await refuse(Desk(), InvalidRequest("g", "swordfish"), request)
     assert (line["reason"], line["field"], line["request_id"]) == ("INVALID_REQUEST", "g", "r")
@@ -246,7 +247,7 @@ async def test_a_failed_call_says_why_for_whom_and_where() -> None:
 
 
 async def test_a_call_that_is_ok_names_no_session() -> None:
-    """Only failures need to be found again."""
+    """Only failures need to be found again, so the line has no session."""
     with structlog.testing.capture_logs() as lines:
         async with Desk().calls.answer("Do", FakeContext(), wire.ScoreRequest(session_id="s", request_id="r")):
             pass
@@ -254,7 +255,7 @@ async def test_a_call_that_is_ok_names_no_session() -> None:
 
 
 async def test_the_last_message_of_a_stream_is_the_one_that_failed() -> None:
-    """Its request id is told."""
+    """The line has its request id."""
     desk = Desk()
 
     async def handle() -> None:
@@ -276,7 +277,7 @@ async def until_idle(desk: Desk, context: FakeContext, entered: asyncio.Event) -
 
 
 async def test_an_idle_call_gives_way_to_a_newcomer() -> None:
-    """Its client is told RESOURCE_EXHAUSTED and which limit, and the newcomer is served at once."""
+    """The idle call's client gets RESOURCE_EXHAUSTED and the limit, and the newcomer is served at once."""
     desk = Desk(max_streams=1, owner_metadata="x-owner")
     idle, entered = FakeContext(("x-owner", "ann")), asyncio.Event()
     task = asyncio.create_task(until_idle(desk, idle, entered))
@@ -292,7 +293,7 @@ async def test_an_idle_call_gives_way_to_a_newcomer() -> None:
 
 
 async def test_a_call_is_ended_for_one_reason() -> None:
-    """The first: what comes before it has heard of it changes nothing."""
+    """The first reason holds: what comes before the call has heard of it changes nothing."""
     desk, context, entered = Desk(), FakeContext(), asyncio.Event()
     task = asyncio.create_task(until_idle(desk, context, entered))
     await entered.wait()
@@ -304,7 +305,7 @@ async def test_a_call_is_ended_for_one_reason() -> None:
 
 
 async def test_what_is_not_counted_needs_no_place() -> None:
-    """Metadata calls are served when all places are taken, and take none."""
+    """Metadata calls are served when all places are taken, and take no place."""
     desk = Desk(max_streams=1)
 
     async def ask(is_counted: bool, *beside: bool) -> None:
@@ -319,7 +320,7 @@ async def test_what_is_not_counted_needs_no_place() -> None:
 
 
 async def test_after_the_end_calls_are_refused() -> None:
-    """A watch that came now would never be ended by anybody."""
+    """A later watch would never end."""
     desk = Desk()
     await desk.open.finish(0)
     line = await refuse(desk, None)
@@ -338,7 +339,7 @@ async def test_after_the_end_calls_are_refused() -> None:
     ],
 )
 async def test_calls_tell_whether_the_store_answers(method: str, request_message: Any, is_evidence: bool) -> None:
-    """Three that failed for it are a trouble; one that wrote ends it, one that did not says nothing."""
+    """Three calls that failed for it show trouble; a call that wrote ends it, and one that did not changes nothing."""
     desk = Desk()
     for _ in range(3):
         assert desk.health.is_up
@@ -350,7 +351,7 @@ async def test_calls_tell_whether_the_store_answers(method: str, request_message
 
 
 async def test_other_failures_say_nothing_of_the_store() -> None:
-    """However many."""
+    """However many they are, the store counts as answering."""
     desk = Desk()
     errors: list[CarouselError] = [ModelFailed("no"), SessionNotFound("no")] * 3
     for error in errors:

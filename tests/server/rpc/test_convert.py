@@ -1,4 +1,4 @@
-"""What the wire leaves unset becomes the documented default, and answers carry all that they were given."""
+"""A field that the wire leaves unset has the documented default, and answers carry all that they were given."""
 
 import json
 from dataclasses import fields, replace
@@ -87,7 +87,7 @@ def test_input_is_text_ids_or_nothing(message: types_pb2.Input, expected: reques
 
 @pytest.mark.parametrize("reason", [FinishReason.LENGTH, FinishReason.STOP, FinishReason.STOP_ID])
 def test_an_end_is_told_whole(reason: FinishReason) -> None:
-    """Reason, stop, counts and seed are in `finished`."""
+    """`finished` has reason, stop, counts and seed."""
     piece = GenerationPiece((), "rest", GenerationEnd(reason, "stop", STANDING, 3, 4, 2**64 - 1))
     response = convert.from_generation(piece, wire.GenerateRequest.CONTENT_BOTH, BYTES)
     end = response.finished
@@ -98,7 +98,7 @@ def test_an_end_is_told_whole(reason: FinishReason) -> None:
 
 
 def test_every_answer_says_where_its_sequence_stands() -> None:
-    """Position, durable position, sealed state and whether it is a repeat are told alike by all three kinds of turn."""
+    """All three kinds of turn report position, durable position, sealed state and whether the answer is a replay."""
     end = GenerationEnd(FinishReason.LENGTH, "", STANDING, 1, 1, 1)
     generated = convert.from_generation(GenerationPiece((), "", end, 3), wire.GenerateRequest.CONTENT_BOTH, BYTES)
     assert generated.branch == 3
@@ -129,7 +129,7 @@ def test_a_point_is_a_position_a_checkpoint_or_now(message: sessions_pb2.Point, 
 
 
 def test_tokens_carry_their_candidates_with_text() -> None:
-    """A candidate that is no whole character alone shows as U+FFFD."""
+    """A candidate that is no whole character by itself appears as U+FFFD."""
     token = Generated(ord("a"), -0.5, (Candidate(ord("a"), -0.5), Candidate(0xE6, -1.5)))
     piece = GenerationPiece((token, Generated(5)), "a")
     first, second = convert.from_generation(piece, wire.GenerateRequest.CONTENT_IDS, BYTES).tokens
@@ -139,7 +139,7 @@ def test_tokens_carry_their_candidates_with_text() -> None:
 
 
 def tokenized(ids: list[int]) -> tuple[wire.TokenizeResponse, list[int]]:
-    """The answer, and how many tokens it had after each slice."""
+    """Returns the answer, and how many tokens it had after each slice."""
     response = wire.TokenizeResponse()
     return response, [len(response.tokens) for _ in convert.fill_tokens(response, ids, BYTES)]
 
@@ -154,7 +154,7 @@ def test_token_texts_join_to_the_text() -> None:
 
 
 def test_many_tokens_come_in_slices() -> None:
-    """So that others run in between."""
+    """Other work runs between the slices."""
     sizes = tokenized([65] * 5000)[1]
     assert sizes == [2048, 4096, 5000]
 
@@ -189,7 +189,7 @@ def test_an_infinite_perplexity_can_be_told() -> None:
 
 @pytest.mark.parametrize("num_tokens", [0, 1, 256, 257, 1000])
 def test_a_long_piece_is_split_into_messages_of_bounded_size(num_tokens: int) -> None:
-    """All tokens in order, at most 256 a message; text and end in the last one alone."""
+    """All tokens come in order, at most 256 a message; text and end come only in the last one."""
     end = requests.GenerationEnd(FinishReason.LENGTH, "", STANDING, 1, num_tokens, 3)
     piece = requests.GenerationPiece(tuple(Generated(n) for n in range(num_tokens)), "text", end)
     parts = list(convert.split_piece(piece))
@@ -201,7 +201,7 @@ def test_a_long_piece_is_split_into_messages_of_bounded_size(num_tokens: int) ->
 
 @pytest.mark.parametrize(("num_candidates", "size"), [(0, 256), (16, 256), (17, 240), (64, 64)])
 def test_many_candidates_make_shorter_messages(num_candidates: int, size: int) -> None:
-    """What is made at once is bounded in candidates, too: 256 tokens with 64 each take 7 ms."""
+    """The bound counts candidates too: 256 tokens with 64 each take 7 ms."""
     tokens = (Generated(1, -0.5, (Candidate(1, -0.5),) * num_candidates),) * 600
     parts = list(convert.split_piece(requests.GenerationPiece(tokens, "text", branch=2)))
     assert [len(part.tokens) for part in parts] == [size] * (600 // size) + [600 % size]
@@ -210,7 +210,7 @@ def test_many_candidates_make_shorter_messages(num_candidates: int, size: int) -
 
 @pytest.mark.parametrize("num_tokens", [0, 1, 2048, 2049, 5000])
 def test_many_ratings_come_in_several_messages(num_tokens: int) -> None:
-    """All of them in order, the totals with the last."""
+    """All of them come in order, and the totals with the last."""
     totals = requests.ScoreTotals(num_tokens, -1.0, 0, STANDING)
     rated = tuple(requests.ScoredToken(number, -0.5, 1, True, "a") for number in range(num_tokens))
     parts = list(convert.split_scoring(requests.ScoringPiece(rated, totals)))
@@ -221,7 +221,7 @@ def test_many_ratings_come_in_several_messages(num_tokens: int) -> None:
 
 
 def test_times_and_expectations_that_are_not_set() -> None:
-    """A day for a sealed state; no expectation; 0 is neither."""
+    """Unset times and expectations mean a day for a sealed state and no expectation; 0 is neither."""
     export = sessions_pb2.ExportSessionRequest
     assert convert.to_ttl(export()) == 86_400
     assert convert.to_ttl(export(ttl=duration_pb2.Duration(seconds=2, nanos=500_000_000))) == 2.5

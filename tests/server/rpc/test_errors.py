@@ -1,4 +1,4 @@
-"""Each domain error has one code and its facts; anything else keeps its text to itself."""
+"""Each domain error has one code and its facts; the text of any other error stays inside."""
 
 import inspect
 
@@ -12,7 +12,7 @@ NEVER_MET = {
     errors.BundleInvalid,
     errors.ProviderUnavailable,
     errors.SettingsInvalid,
-    errors.StoreInvalid,  # these four end the start
+    errors.StoreInvalid,  # these four only occur at the start
 }
 EXAMPLES = [
     (errors.InvalidRequest("top_k", "no"), "INVALID_ARGUMENT"),
@@ -94,7 +94,7 @@ def test_other_errors_keep_their_text(error: Exception) -> None:
 
 
 def test_a_long_message_is_shortened() -> None:
-    """A message that repeats what the caller sent fits into trailers, and begins as it should."""
+    """A message that contains what the caller sent fits into trailers and keeps its beginning."""
     for error in (errors.SessionNotFound("there is no " + "é" * 100_000), errors.InvalidRequest("f", "x" * 100_000)):
         status = to_status(error)
         assert len(status.SerializeToString()) < 4000

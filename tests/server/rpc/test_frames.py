@@ -1,4 +1,4 @@
-"""Frames are read and written item by item as protobuf reads and writes them whole, and what is no frame is refused."""
+"""Frames are read and written item by item as protobuf reads and writes them whole; any other bytes are refused."""
 
 import pytest
 from google.protobuf import unknown_fields  # type: ignore[attr-defined]
@@ -51,7 +51,7 @@ def test_items_are_read_as_protobuf_reads_them(tags: list[int]) -> None:
 
 @pytest.mark.parametrize("extra", UNKNOWN.values(), ids=UNKNOWN)
 def test_fields_of_later_versions_are_passed_over(extra: bytes) -> None:
-    """Before, between and behind the items."""
+    """They may stand before, between and behind the items."""
     items = make_items([1, 2, 3])
     parts = [wire.PredictManyRequest(items=[item]).SerializeToString() for item in items]
     content = extra + extra.join(parts) + extra
@@ -63,8 +63,7 @@ def test_fields_of_later_versions_are_passed_over(extra: bytes) -> None:
 @example(b"\x8d\x80\x80\x80\x10\x00\x00\x00\x00")  # a key of 33 bits
 @given(some.binary(max_size=12) | some.binary(max_size=12).map(lambda rest: b"\x0a\x06\x08\x01\x12\x02\x18\x05" + rest))
 def test_what_protobuf_refuses_is_refused(content: bytes) -> None:
-    """And nothing is raised but that. Groups, which no version has, and keys that are longer than they need are refused
-    too."""
+    """Only a refusal is raised. Groups, which no version has, and keys that are longer than needed are refused too."""
     try:
         expected = list(wire.PredictManyRequest.FromString(content).items)
     except DecodeError:
@@ -98,7 +97,7 @@ def test_what_is_cut_short_is_refused(content: bytes) -> None:
 @settings(max_examples=300, deadline=None)
 @given(some.lists(some.tuples(TAGS, some.integers(0, 40_000), some.booleans()), max_size=6))
 def test_answers_are_written_as_protobuf_writes_them(given_answers: list[tuple[int, int, bool]]) -> None:
-    """Lengths of one, two and three bytes."""
+    """Lengths take one, two and three bytes."""
     content, expected = b"", wire.PredictManyResponse()
     for tag, size, is_response in given_answers:
         if is_response:

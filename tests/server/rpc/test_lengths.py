@@ -1,4 +1,4 @@
-"""Lists that are too long are refused before anybody copies them, under the names that the wire gives them."""
+"""Lists that are too long are refused before they are copied, under the names that the wire gives them."""
 
 import pytest
 from tests.bounds import make_limits
@@ -29,14 +29,14 @@ def given(num_tokens: int) -> types_pb2.Input:
     ],
 )
 def test_a_list_too_long_is_named(message: wire.GenerateRequest, field: str, said: str) -> None:
-    """With the bound, and the setting where there is one."""
+    """The error has the bound, and the setting if there is one."""
     with pytest.raises(InvalidRequest) as refused:
         lengths.check_generation(message, LIMITS)
     assert (refused.value.field, str(refused.value)) == (field, f"{field}: {said}")
 
 
 def test_the_bounds_themselves_pass() -> None:
-    """All lists at their longest, and a text, whose length is another matter."""
+    """All lists at their longest pass, and a text, whose length is bounded elsewhere."""
     sampling = wire.Sampling(logit_bias=dict.fromkeys(range(1024), 1))
     full = wire.GenerateRequest(input=given(5), stop_ids=[1] * 3, stop=["a"] * 16, sampling=sampling)
     lengths.check_generation(full, LIMITS)
@@ -46,7 +46,7 @@ def test_the_bounds_themselves_pass() -> None:
 
 
 def test_forks_and_ids_are_bounded_too() -> None:
-    """By their own names."""
+    """They are refused under their own names."""
     with pytest.raises(InvalidRequest, match="^new_session_ids: at most 100, not 101"):
         lengths.check_fork(sessions_pb2.ForkSessionRequest(new_session_ids=["a"] * 101))
     with pytest.raises(InvalidRequest, match="^ids: at most 5"):

@@ -1,4 +1,4 @@
-"""A PredictMany stream is bounded in memory, idle when nothing is to be done for it, and ends when the server does."""
+"""A PredictMany stream is bounded in memory, is idle when it has nothing to do, and ends when the server does."""
 
 import asyncio
 import random
@@ -10,7 +10,10 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from tests.fakes import GatedModel, ToyModel
 from tests.server.rpc.served_world import (
+    ANN,
+    BOB,
     SECONDS,
+    Code,
     ask,
     end,
     open_sessions,
@@ -27,9 +30,6 @@ from carousel.sessions.requests import Prediction, Standing
 from carousel.sessions.sequence import Question
 from carousel.sessions.streams import StreamBounds
 from carousel.v1 import language_model_pb2 as wire
-
-Code = grpc.StatusCode
-ANN, BOB = (("x-owner", "ann"),), (("x-owner", "bob"),)
 
 
 async def test_a_client_that_never_reads_is_not_read_from() -> None:
@@ -51,7 +51,7 @@ async def test_a_client_that_never_reads_is_not_read_from() -> None:
 
 
 async def test_a_frame_of_very_many_items_is_taken_little_by_little() -> None:
-    """However many fit into a message."""
+    """This holds however many items fit into a message."""
     async with serving(max_waiting_per_stream=100) as served:
         await open_sessions(served, "a")
         stream = served.many()
@@ -66,7 +66,7 @@ async def test_a_frame_of_very_many_items_is_taken_little_by_little() -> None:
 
 
 async def test_requests_that_wait_are_bounded_in_bytes() -> None:
-    """Long ones fill a stream sooner than short ones."""
+    """Long requests fill a stream sooner than short ones."""
     model = GatedModel()
     async with serving(Plan(model), max_message_bytes=100_000) as served:
         stream = served.many()
@@ -91,7 +91,7 @@ async def test_requests_that_wait_are_bounded_in_bytes() -> None:
 
 
 async def test_answers_come_in_messages_that_clients_accept() -> None:
-    """A gRPC client takes 4 MiB unless told otherwise. An answer that is larger by itself goes alone."""
+    """A gRPC client takes 4 MiB unless told otherwise. A larger answer goes alone."""
     async with serving() as served:
         stream = served.many()
         await stream.ask(1, 1)
@@ -106,11 +106,11 @@ async def test_answers_come_in_messages_that_clients_accept() -> None:
         assert await stream.finish() is Code.OK
 
 
-# Idle or not, and the end.
+# Idleness and the end of a stream
 
 
 async def test_a_stream_whose_items_are_worked_on_is_not_idle() -> None:
-    """Although it also waits for its client's next frame, it gives way to nobody; one that has nothing to do does."""
+    """Although it also waits for its client's next frame, it is not closed for others; a stream without work is."""
     model = GatedModel()
     async with serving(Plan(model), owner="x-owner", streams=StreamBounds(1)) as served:
         stream = served.many(metadata=ANN)
@@ -132,7 +132,7 @@ async def test_a_stream_whose_items_are_worked_on_is_not_idle() -> None:
 
 
 async def test_a_drain_answers_what_was_begun_and_refuses_the_rest() -> None:
-    """Item by item; then the stream ends with UNAVAILABLE, and the server has stopped in time."""
+    """This is decided item by item; then the stream ends with UNAVAILABLE, and the server stops in time."""
     model = GatedModel()
     async with serving(Plan(model)) as served:
         await open_sessions(served, *"abcd")
@@ -163,7 +163,7 @@ async def test_a_drain_answers_what_was_begun_and_refuses_the_rest() -> None:
 
 
 async def test_a_drain_past_its_deadline_ends_items(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are told, and their sessions are unchanged."""
+    """The items get an error, and their sessions are unchanged."""
     model = GatedModel()
     async with serving(Plan(model)) as served:
         await open_sessions(served, "a")
@@ -227,7 +227,7 @@ async def test_a_row_that_is_not_a_number_fails_alone() -> None:
 
 
 async def test_many_sequences_of_many_streams() -> None:
-    """A few hundred, opened, closed and cut off at random, leave nothing behind."""
+    """A few hundred sequences that are opened, closed and cut off at random leave nothing behind."""
     dice = random.Random(3)
     async with serving() as served:
         await open_sessions(served, *[f"s{number}" for number in range(60)])
@@ -259,8 +259,8 @@ async def test_many_sequences_of_many_streams() -> None:
 
 
 async def test_sequences_of_all_streams_are_bounded_and_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also those that a session was refused for. Who has less than his share gets his own beside who has more; what is
-    closed, or ends with its stream, is given back."""
+    """Sequences whose session was refused count too. An owner below his share gets his own beside one with more; what
+    is closed, or ends with its stream, is given back."""
     monkeypatch.setattr(many, "_MAX_SEQUENCES", 6)
     async with serving(owner="x-owner") as served:
         streams = [served.many(metadata=ANN) for _ in range(2)]
@@ -268,7 +268,7 @@ async def test_sequences_of_all_streams_are_bounded_and_shared(monkeypatch: pyte
             for tag in range(3):
                 assert reason(await stream.ask(tag, 1, session_id="none")) == "SESSION_NOT_FOUND"
         assert limit_of(await streams[0].ask(9, 1)) == "max_sequences"
-        await streams[1].ask(0, 1)  # an open one goes on
+        await streams[1].ask(0, 1)  # an open one continues
         other = served.many(metadata=BOB)
         for tag in range(3):
             assert (await other.ask(tag, 1)).position == 1
@@ -285,7 +285,7 @@ async def test_sequences_of_all_streams_are_bounded_and_shared(monkeypatch: pyte
 
 
 def limit_of(status: status_pb2.Status) -> str:
-    """That the status names."""
+    """Returns the limit that the status names."""
     info = error_details_pb2.ErrorInfo()
     assert any(detail.Unpack(info) for detail in status.details)
     return str(info.metadata["limit"])

@@ -15,21 +15,21 @@ def done() -> subprocess.CompletedProcess[str]:
 
 
 def test_no_layer_logs_a_prompt(done: subprocess.CompletedProcess[str]) -> None:
-    """Transport, conversion, sessions, ledger, tokenizer, model, store, gRPC's and asyncio's own words: each fails with
-    the prompt in its error and in its variables, and what is written has it nowhere."""
+    """Transport, conversion, sessions, ledger, tokenizer, model, store, and gRPC's and asyncio's own messages: each
+    fails with the prompt in its error and variables, and the log does not contain it."""
     assert done.returncode == 0, done.stderr
     assert MARK not in done.stderr
     assert MARK not in done.stdout
 
 
 def test_every_layer_did_fail(done: subprocess.CompletedProcess[str]) -> None:
-    """Otherwise the search would prove nothing: each ended with INTERNAL, and left the type and the place."""
+    """Otherwise the search would prove nothing: each call ended with INTERNAL and logged the type and the place."""
     ends = dict(line.split(": ") for line in done.stdout.splitlines())
     odd = {name: end for name, end in ends.items() if end != "INTERNAL"}
     assert odd == {"outside of calls": "UNKNOWN", "forgotten task": "OK"}
     assert len(ends) == 14
     lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
     named = [line["error"] for line in lines if "error" in line]
-    assert len(named) >= 13  # the model's failure is known by its class alone
+    assert len(named) >= 13  # only its class identifies the model's failure
     assert all(error["type"] == "builtins.ValueError" for error in named)
     assert all(error["frames"][-1].endswith(" fail") for error in named)

@@ -1,4 +1,4 @@
-"""Calls over a real port when streams run short, and when the other end has gone without a word."""
+"""Calls over a real port when streams run short, and when the other end has gone without notice."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.server.hostile_peer import call_unread
 from tests.server.rpc.desk import Desk, open_desk
-from tests.server.rpc.test_server import Wire, refusal, until
+from tests.server.rpc.served_house import Wire, refusal, until
 
 from carousel.sessions import calls
 from carousel.sessions.streams import StreamBounds
@@ -25,7 +25,7 @@ ENDLESS = wire.GenerateRequest(max_tokens=1001)
 
 
 async def rest(desk: Desk, metadata: Any = ANN) -> Any:
-    """A Predict stream that has had one answer, and is idle."""
+    """Opens a Predict stream that has had one answer and is idle."""
     stream = desk.model.Predict(metadata=metadata)
     await stream.write(wire.PredictRequest())
     await stream.read()
@@ -37,7 +37,7 @@ def num_open(desk: Desk) -> int:
 
 
 async def test_idle_streams_of_one_do_not_keep_another_out() -> None:
-    """The one that idled longest ends with RESOURCE_EXHAUSTED; the others live, and the newcomer's call is served."""
+    """The call that idled longest ends with RESOURCE_EXHAUSTED; the others live, and the newcomer's call is served."""
     async with open_desk(StreamBounds(3), owner="x-owner") as desk:
         streams = [await rest(desk) for _ in range(3)]
         answer = await desk.model.Tokenize(wire.TokenizeRequest(text="a"), metadata=BOB)
@@ -63,7 +63,7 @@ async def test_a_watch_is_idle() -> None:
 
 
 async def test_one_owners_watches_are_bounded_by_name() -> None:
-    """Beyond max_watches_per_owner he is refused and his place among the calls is free again; another is not."""
+    """Beyond max_watches_per_owner he is refused, and his place among the calls is free again; another owner is not."""
     async with open_desk(StreamBounds(10), owner="x-owner") as desk:
         watches = [desk.life.WatchSessions(sessions_pb2.WatchSessionsRequest(), metadata=ANN) for _ in range(2)]
         for watch in watches:
@@ -80,7 +80,7 @@ async def test_one_owners_watches_are_bounded_by_name() -> None:
 
 
 async def test_running_calls_are_not_closed() -> None:
-    """The newcomer gets a place of the reserve, and beyond it is refused; nobody's generation ends."""
+    """The newcomer gets a place of the reserve and beyond it is refused; no generation ends."""
     async with open_desk(StreamBounds(2, 1), owner="x-owner") as desk:
         running = [desk.model.Generate(ENDLESS, metadata=ANN) for _ in range(2)]
         for stream in running:
@@ -115,7 +115,7 @@ async def test_a_stream_that_nobody_reads_is_idle(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_who_goes_while_he_is_written_to_has_cancelled() -> None:
-    """That is no error of the server's."""
+    """This is no error of the server's."""
     async with open_desk() as desk:
         unread = call_unread(desk.server.address, b"carousel.v1.LanguageModel/Predict")
         await until(lambda: len(desk.sessions.seen) == 1)
@@ -126,7 +126,7 @@ async def test_who_goes_while_he_is_written_to_has_cancelled() -> None:
 
 
 async def test_a_stream_that_is_being_answered_is_not_idle() -> None:
-    """It was, before its client's message came."""
+    """It was idle before its client's message came."""
     async with open_desk(StreamBounds(1), owner="x-owner") as desk:
         stream = await rest(desk)
         desk.sessions.may_answer.clear()
@@ -139,7 +139,7 @@ async def test_a_stream_that_is_being_answered_is_not_idle() -> None:
 
 
 async def test_one_connection_opens_no_more_than_its_bound() -> None:
-    """HTTP/2 makes the client wait, so that half-open calls of one peer are bounded before they are calls."""
+    """HTTP/2 makes the client wait, so the half-open calls of one peer are bounded before they are calls."""
     async with open_desk(streams_of_a_connection=1) as desk:
         stream = await rest(desk, None)
         waiting = asyncio.ensure_future(desk.model.GetModel(wire.GetModelRequest()))
@@ -150,7 +150,7 @@ async def test_one_connection_opens_no_more_than_its_bound() -> None:
 
 
 async def test_health_and_metadata_are_told_whatever_is_open() -> None:
-    """GetModel, ListModels and health with all places taken by the same caller, who then has no other call."""
+    """GetModel, ListModels and health answer while the same caller has taken all places and gets no other call."""
     async with open_desk(StreamBounds(2)) as desk:
         streams = [await rest(desk, None) for _ in range(2)]
         await desk.model.GetModel(wire.GetModelRequest())
@@ -162,7 +162,7 @@ async def test_health_and_metadata_are_told_whatever_is_open() -> None:
 
 
 async def test_one_owners_streams_are_bounded_by_name() -> None:
-    """Beyond max_streams_per_owner he is refused, another is not."""
+    """Beyond max_streams_per_owner he is refused; another owner is not."""
     async with open_desk(StreamBounds(10, 0, 1), owner="x-owner") as desk:
         stream = await rest(desk)
         code, _, details = await refusal(desk.model.Tokenize(wire.TokenizeRequest(), metadata=ANN))
@@ -173,12 +173,12 @@ async def test_one_owners_streams_are_bounded_by_name() -> None:
 
 @pytest.mark.parametrize("metadata", [(), ANN * 2, (("x-owner", ""),)])
 async def test_who_is_not_named_once_is_unauthenticated(metadata: Any) -> None:
-    """Unary calls and streams; health needs no name."""
+    """This holds for unary calls and streams; health needs no name."""
     async with open_desk(owner="x-owner") as desk:
         for call in (
             desk.model.GetModel(wire.GetModelRequest(), metadata=metadata),
             desk.model.Generate(wire.GenerateRequest(), metadata=metadata),
-            desk.model.Predict(metadata=metadata),  # and says nothing: grpc fails a message that meets the refusal
+            desk.model.Predict(metadata=metadata),  # it says nothing, since grpc fails a message that meets the refusal
             desk.life.ListSessions(sessions_pb2.ListSessionsRequest(), metadata=metadata),
         ):
             code, _, details = await refusal(call)
@@ -188,7 +188,7 @@ async def test_who_is_not_named_once_is_unauthenticated(metadata: Any) -> None:
 
 
 async def test_a_line_that_goes_silent_is_noticed() -> None:
-    """A network that carries nothing any more, without closing: the running call and the idle stream are let go."""
+    """A network carries nothing any more without closing: the running call and the idle stream are released."""
     async with open_desk(keepalive_seconds=0.3) as desk:
         cable = Wire(desk.server.address)
         async with grpc.aio.insecure_channel(await cable.open()) as channel:
@@ -205,7 +205,7 @@ async def test_a_line_that_goes_silent_is_noticed() -> None:
 
 
 async def test_a_live_peer_may_be_silent() -> None:
-    """It is asked again and again whether it lives, says so, and its stream goes on."""
+    """The server asks it again and again whether it lives; it answers, and its stream goes on."""
     async with open_desk(keepalive_seconds=0.05) as desk:
         cable = Wire(desk.server.address)
         async with grpc.aio.insecure_channel(await cable.open()) as channel:
@@ -231,7 +231,7 @@ sys.stdin.read()
 
 
 async def test_a_stopped_client_is_noticed() -> None:
-    """Its kernel still answers for it, its gRPC does not."""
+    """Its kernel still answers for it, but its gRPC does not."""
     async with open_desk(keepalive_seconds=0.3) as desk:
         command = [sys.executable, "-c", CLIENT, desk.server.address]
         pipe = subprocess.PIPE

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from tests.server.rpc.desk import Desk, open_desk
-from tests.server.rpc.test_server import refusal
+from tests.server.rpc.served_house import refusal
 
 from carousel.rpc import session_servicer
 from carousel.sessions.operations import Point
@@ -43,7 +43,7 @@ def request_of(method: str, **fields: Any) -> Any:
 async def test_what_changes_something_brings_its_request_id(
     method: str, fields: dict[str, Any], asked: tuple[Any, ...]
 ) -> None:
-    """Beside all that was asked; empty where there is none."""
+    """The id comes with all that was asked, and is empty where there is none."""
     async with open_desk() as desk:
         for request_id in ("r", ""):
             await create(desk, "s")
@@ -52,7 +52,7 @@ async def test_what_changes_something_brings_its_request_id(
 
 
 async def test_too_many_forks_are_refused_unread() -> None:
-    """By the name of their list."""
+    """The error names the list."""
     async with open_desk() as desk:
         await create(desk, "s")
         request = request_of("ForkSession", session_id="s", new_session_ids=["a"] * 101)
@@ -64,7 +64,8 @@ async def test_too_many_forks_are_refused_unread() -> None:
 
 @pytest.mark.parametrize(("page_size", "count"), [(0, 50), (1, 1), (1000, 1000), (1001, 1000), (2**31 - 1, 1000)])
 async def test_a_page_too_large_is_lowered(page_size: int, count: int) -> None:
-    """To the most there is; 0 is the default. One more is looked for, to know whether there is a next page."""
+    """The size is lowered to the maximum; 0 is the default. One more session is looked for, to know whether there is a
+    next page."""
     async with open_desk() as desk:
         await desk.life.ListSessions(request_of("ListSessions", page_size=page_size))
         assert desk.operations.seen == [("", (0.0, ""), count + 1)]
@@ -72,7 +73,7 @@ async def test_a_page_too_large_is_lowered(page_size: int, count: int) -> None:
 
 @pytest.mark.parametrize("page_size", [-1, -(2**31)])
 async def test_a_negative_page_is_refused(page_size: int) -> None:
-    """By its name."""
+    """The error names the field."""
     async with open_desk() as desk:
         code, _, details = await refusal(desk.life.ListSessions(request_of("ListSessions", page_size=page_size)))
         assert (code, details["ErrorInfo"].metadata["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, "page_size")
@@ -80,7 +81,7 @@ async def test_a_negative_page_is_refused(page_size: int) -> None:
 
 @pytest.mark.parametrize("moment", ["nan", "inf", "-inf", "1e999", "x", "", "NaN"])
 async def test_a_page_token_of_no_moment_is_refused(moment: str) -> None:
-    """What the server never writes must reach no store."""
+    """A token that the server never writes reaches no store."""
     async with open_desk() as desk:
         token = base64.urlsafe_b64encode(f"{moment} s".encode()).decode()
         code, _, details = await refusal(desk.life.ListSessions(request_of("ListSessions", page_token=token)))
@@ -89,7 +90,7 @@ async def test_a_page_token_of_no_moment_is_refused(moment: str) -> None:
 
 
 async def test_pages_follow_each_other() -> None:
-    """The token of one leads to the next, and the last has none."""
+    """The token of one page leads to the next, and the last has none."""
     async with open_desk() as desk:
         await create(desk, "a", "b", "c")
         first = await desk.life.ListSessions(request_of("ListSessions", page_size=2))
@@ -99,7 +100,7 @@ async def test_pages_follow_each_other() -> None:
 
 
 async def test_a_full_page_is_described_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """1,000 sessions in their order, with the loop turning in between."""
+    """1,000 sessions come in their order, and the loop turns in between."""
     turns: list[int] = []
 
     async def sleep(seconds: float) -> None:

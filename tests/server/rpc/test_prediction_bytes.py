@@ -1,4 +1,4 @@
-"""Answers put together from bytes are the messages that protobuf makes of the same answers."""
+"""Answers that are put together from bytes are the messages that protobuf makes of the same answers."""
 
 import itertools
 import math
@@ -31,7 +31,7 @@ TEXTS = [
     "\x15\0\0",
 ]
 NUM_IDS = 70_000
-MARK = struct.unpack("<f", b"\0\0\xc0\xbf")[0]  # what the pieces are cut at
+MARK = struct.unpack("<f", b"\0\0\xc0\xbf")[0]  # the marks at which the pieces are cut
 
 
 class Texts:
@@ -66,7 +66,7 @@ def test_numbers_of_their_own_kind(number: float) -> None:
 
 
 def test_every_id_and_text() -> None:
-    """Ids of all lengths, with all texts: no piece is cut in the wrong place."""
+    """Ids of all lengths with all texts come through: no piece is cut in the wrong place."""
     edges = [0, 1, 20, 21, 22, 127, 128, 0x15, 0x1515, 2**14 - 1, 2**14, NUM_IDS - 1]
     ids = [*edges, *random.Random(1).sample(range(NUM_IDS), 500)]
     for few in itertools.batched(ids, 50) if hasattr(itertools, "batched") else [ids]:

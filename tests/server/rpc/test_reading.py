@@ -1,4 +1,4 @@
-"""A message that cannot be decoded is the caller's mistake, and is told so by every method there is."""
+"""A message that cannot be decoded is the caller's mistake, and every method says so."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.server.rpc.desk import Desk, open_desk
-from tests.server.rpc.test_server import refusal
+from tests.server.rpc.served_house import refusal
 
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import sessions_pb2
@@ -32,8 +32,8 @@ def call(desk: Desk, path: str, content: bytes) -> Any:
 
 
 async def test_every_method_refuses_what_is_no_message(caplog: pytest.LogCaptureFixture) -> None:
-    """INVALID_ARGUMENT with a reason, for ours, health and reflection; nothing unexpected is logged, and after it all
-    the server serves."""
+    """Our services, health and reflection answer INVALID_ARGUMENT with a reason; nothing unexpected is logged, and
+    afterwards the server serves."""
     async with open_desk() as desk:
         with structlog.testing.capture_logs() as lines:
             for path in [*METHODS, *OTHERS, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"]:
@@ -57,7 +57,7 @@ async def test_text_that_is_no_utf8_is_no_message() -> None:
 
 
 async def test_a_later_message_of_a_stream_is_refused_too() -> None:
-    """What came before it was answered."""
+    """The messages before it were answered."""
     async with open_desk() as desk:
         path = "/carousel.v1.LanguageModel/Predict"
         stream = desk.channel.stream_stream(path, response_deserializer=wire.PredictResponse.FromString)()
@@ -84,7 +84,7 @@ async def test_health_and_reflection_answer_as_before() -> None:
 
 
 async def test_an_unknown_method_is_unimplemented() -> None:
-    """By gRPC's own word."""
+    """gRPC itself answers so."""
     async with open_desk() as desk:
         code, *_ = await refusal(desk.channel.unary_unary("/carousel.v1.LanguageModel/Nothing")(b""))
         assert code is grpc.StatusCode.UNIMPLEMENTED

@@ -7,7 +7,7 @@ import grpc
 import pytest
 import structlog
 from tests.server.rpc.desk import Desk, open_desk
-from tests.server.rpc.test_server import refusal
+from tests.server.rpc.served_house import refusal
 
 from carousel.errors import SessionNotFound
 from carousel.sessions.requests import Caller
@@ -22,7 +22,7 @@ def given(num_tokens: int) -> types_pb2.Input:
 
 
 async def test_the_caller_is_told_whole_to_every_turn() -> None:
-    """Owner, session, state, request id and position, with a session, with a state and with neither."""
+    """Owner, session, state, request id and position arrive, with a session, with a state and with neither."""
     rest: dict[str, Any] = {"request_id": "r", "expected_position": 0}
     async with open_desk(owner="x-owner") as desk:
         for name, state in (("s", b""), ("", b"x"), ("", b"")):
@@ -39,14 +39,14 @@ async def test_the_caller_is_told_whole_to_every_turn() -> None:
 
 
 async def test_a_stream_without_a_session_carries_its_sequence() -> None:
-    """Each message goes on from the one before, in the name of the same caller."""
+    """Each message goes on from the one before, for the same caller."""
     async with open_desk() as desk:
         answers = [one async for one in desk.model.Predict(iter([wire.PredictRequest()] * 3))]
         assert [one.position for one in answers] == [1, 2, 3]
 
 
 async def test_the_message_that_failed_is_the_one_that_is_logged() -> None:
-    """By its request id, in the line of the stream that it ended."""
+    """The line of the stream that it ended has its request id."""
     async with open_desk() as desk:
         stream = desk.model.Predict()
         await stream.write(wire.PredictRequest(request_id="one"))
@@ -69,7 +69,7 @@ async def test_the_message_that_failed_is_the_one_that_is_logged() -> None:
     ],
 )
 async def test_lists_are_bounded_before_they_are_read(message: object, field: str) -> None:
-    """Under the settings that GetModel tells; nothing below hears of it."""
+    """The bounds are the settings that GetModel tells; nothing below hears of the request."""
     async with open_desk(max_input_tokens=5, max_stop_ids=2) as desk:
         method = type(message).__name__.removesuffix("Request")
         argument = iter([message]) if method == "Predict" else message
@@ -80,7 +80,7 @@ async def test_lists_are_bounded_before_they_are_read(message: object, field: st
 
 
 async def test_the_bounds_themselves_pass() -> None:
-    """As many as GetModel says."""
+    """The longest allowed lists are those that GetModel tells."""
     async with open_desk(max_input_tokens=5, max_stop_ids=2) as desk:
         await desk.model.Detokenize(wire.DetokenizeRequest(ids=[1] * 5))
         request = wire.GenerateRequest(input=given(5), stop_ids=[1, 2], max_tokens=1)
@@ -88,7 +88,7 @@ async def test_the_bounds_themselves_pass() -> None:
 
 
 async def test_token_ids_are_turned_into_text_for_their_caller() -> None:
-    """In his name, so that long lists of his wait for each other."""
+    """The caller's name goes with them, so that his long lists wait for each other."""
     async with open_desk(owner="x-owner") as desk:
         answer = await desk.model.Detokenize(wire.DetokenizeRequest(ids=[1, 2]), metadata=ANN)
         assert answer.text == desk.sessions.tokenizer.decode([1, 2])
@@ -96,7 +96,7 @@ async def test_token_ids_are_turned_into_text_for_their_caller() -> None:
 
 
 async def test_a_long_text_is_answered_in_slices() -> None:
-    """While 60,000 tokens are written down others are served: the loop turns at least once a slice."""
+    """Other calls are served while 60,000 tokens are written: the loop turns at least once a slice."""
     async with open_desk() as desk:
         turns = asyncio.create_task(_count_turns(desk))
         found = await desk.model.Tokenize(wire.TokenizeRequest(text="ab" * 30_000))
@@ -106,7 +106,7 @@ async def test_a_long_text_is_answered_in_slices() -> None:
 
 
 async def _count_turns(desk: Desk) -> int:
-    """Of the loop, from when the text is there."""
+    """Counts the turns of the loop from when the text is there."""
     num_turns = 0
     try:
         while True:

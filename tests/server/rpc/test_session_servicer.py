@@ -1,4 +1,4 @@
-"""The life of sessions over a real port: fork, rewind, checkpoints, sealed states, events, and repeats of requests."""
+"""Sessions over a real port: fork, rewind, checkpoints, sealed states, events, and repeats of requests."""
 
 import asyncio
 from typing import Any
@@ -7,7 +7,7 @@ import grpc
 import pytest
 from google.protobuf import duration_pb2
 from tests.fakes import Fault, FaultyStore
-from tests.server.rpc.test_server import GREEDY, House, _drain, refusal, served, text, until
+from tests.server.rpc.served_house import GREEDY, House, drain, refusal, served, text, until
 from tests.worlds import LIFETIMES, ROOMY, Plan
 
 from carousel.state.memory import MemoryStore
@@ -27,7 +27,7 @@ async def create(house: House, session_id: str = "s") -> sessions_pb2.Session:
 
 async def say(house: House, given: str, num_tokens: int = 3, **rest: Any) -> list[wire.GenerateResponse]:
     rest = {"session_id": "s", **rest}
-    return await _drain(
+    return await drain(
         house.model.Generate(wire.GenerateRequest(input=text(given), sampling=GREEDY, max_tokens=num_tokens, **rest))
     )
 
@@ -37,7 +37,7 @@ def ids_of(messages: list[wire.GenerateResponse]) -> list[int]:
 
 
 async def test_a_session_is_forked_rewound_and_tells_its_past() -> None:
-    """Fork at a position, rewind to a checkpoint, history: each says where the sessions stand."""
+    """Fork at a position, rewind to a checkpoint and history each say where the sessions stand."""
     async with served() as house:
         await create(house)
         await say(house, "ab")
@@ -57,7 +57,7 @@ async def test_a_session_is_forked_rewound_and_tells_its_past() -> None:
 
 
 async def test_a_state_goes_out_and_comes_in() -> None:
-    """An exported state is imported as a session, and can be brought along with every kind of turn."""
+    """An exported state is imported as a session, and every kind of turn takes it."""
     async with served() as house:
         await create(house)
         await say(house, "ab")
@@ -71,10 +71,10 @@ async def test_a_state_goes_out_and_comes_in() -> None:
         assert ids_of(brought) == ids_of(expected)
         assert (brought[-1].finished.position, expected[-1].finished.state) == (9, b"")
         state = brought[-1].finished.state
-        scored = await _drain(house.model.Score(wire.ScoreRequest(state=state, input=text("ab"))))
+        scored = await drain(house.model.Score(wire.ScoreRequest(state=state, input=text("ab"))))
         assert scored[-1].totals.position == 11
         stream = house.model.Predict(iter([wire.PredictRequest(state=scored[-1].totals.state), wire.PredictRequest()]))
-        first, second = await _drain(stream)
+        first, second = await drain(stream)
         assert first.position == second.position == 11
         assert list(first.candidates) == list(second.candidates)
         assert first.state != second.state
@@ -86,9 +86,9 @@ async def test_a_predict_stream_goes_on_from_its_own_state() -> None:
         await create(house)
         sealed = await house.sessions.ExportSession(sessions_pb2.ExportSessionRequest(session_id="s"))
         messages = [wire.PredictRequest(state=sealed.state, input=text("a")), wire.PredictRequest(input=text("b"))]
-        answers = await _drain(house.model.Predict(iter(messages)))
+        answers = await drain(house.model.Predict(iter(messages)))
         assert [one.position for one in answers] == [1, 2]
-        again = await _drain(house.model.Predict(iter([wire.PredictRequest(state=answers[0].state, input=text("b"))])))
+        again = await drain(house.model.Predict(iter([wire.PredictRequest(state=answers[0].state, input=text("b"))])))
         assert list(again[0].candidates) == list(answers[1].candidates)
 
 
@@ -103,7 +103,7 @@ async def test_a_predict_stream_goes_on_from_its_own_state() -> None:
     ],
 )
 async def test_a_ttl_out_of_bounds_is_named(ttl: duration_pb2.Duration) -> None:
-    """Also one that no clock can hold."""
+    """This includes one that no clock can hold."""
     async with served() as house:
         await create(house)
         request = sessions_pb2.ExportSessionRequest(session_id="s", ttl=ttl)
@@ -113,7 +113,7 @@ async def test_a_ttl_out_of_bounds_is_named(ttl: duration_pb2.Duration) -> None:
 
 
 async def test_a_repeat_is_answered_again_over_the_wire() -> None:
-    """Token for token, marked, with its own position, for all three kinds of turn."""
+    """The answer comes token for token, marked as a replay, with its own position, for all three kinds of turn."""
     async with served() as house:
         await create(house)
         first, again = [await say(house, "ab", 20, request_id="g", num_log_probabilities=3) for _ in range(2)]
@@ -122,16 +122,16 @@ async def test_a_repeat_is_answered_again_over_the_wire() -> None:
         ends = [messages[-1].finished for messages in (first, again)]
         assert [(end.position, end.is_replay) for end in ends] == [(22, False), (22, True)]
         score = wire.ScoreRequest(session_id="s", request_id="s", input=text("abc"))
-        totals = [(await _drain(house.model.Score(score)))[-1].totals for _ in range(2)]
+        totals = [(await drain(house.model.Score(score)))[-1].totals for _ in range(2)]
         assert [(one.position, one.is_replay, one.num_tokens) for one in totals] == [(25, False, 3), (25, True, 3)]
         predict = wire.PredictRequest(session_id="s", request_id="p", input=text("a"))
-        one, other = await _drain(house.model.Predict(iter([predict, predict])))
+        one, other = await drain(house.model.Predict(iter([predict, predict])))
         assert (one.position, other.position, one.is_replay, other.is_replay) == (26, 26, False, True)
         assert list(one.candidates) == list(other.candidates)
 
 
 async def test_the_ways_a_call_can_be_refused() -> None:
-    """Code, reason and facts of each refusal that sessions which survive bring with them."""
+    """Each refusal of a persistent session has its code, reason and facts."""
     async with served() as house:
         await create(house)
         await say(house, "ab", request_id="r")
@@ -164,7 +164,7 @@ def _generate(**changes: Any) -> wire.GenerateRequest:
 
 
 async def test_endings_are_told_apart() -> None:
-    """Deleted and expired sessions say so, with when and why."""
+    """Deleted and expired sessions have different endings, with time and cause."""
     async with served() as house:
         await create(house, "deleted")
         await house.sessions.DeleteSession(sessions_pb2.DeleteSessionRequest(session_id="deleted"))
@@ -181,7 +181,7 @@ async def test_endings_are_told_apart() -> None:
 
 
 async def test_a_store_that_is_away_is_unavailable_with_a_hint() -> None:
-    """UNAVAILABLE and when to try again; a repeat after a lost answer is not applied twice."""
+    """The call is UNAVAILABLE with a time to try again; a repeat after a lost answer is not applied twice."""
     store = FaultyStore(MemoryStore(ROOMY, LIFETIMES))
     async with served(Plan(store=lambda clock: store)) as house:
         await create(house)
@@ -190,12 +190,12 @@ async def test_a_store_that_is_away_is_unavailable_with_a_hint() -> None:
             code, _, details = await refusal(house.model.Generate(_generate(request_id="r")))
             assert (code, details["ErrorInfo"].reason) == (Code.UNAVAILABLE, "STORE_UNAVAILABLE")
             assert details["RetryInfo"].retry_delay.seconds == 1
-        messages = await _drain(house.model.Generate(_generate(request_id="r")))
+        messages = await drain(house.model.Generate(_generate(request_id="r")))
         assert (messages[-1].finished.position, messages[-1].finished.is_replay) == (2, True)
 
 
 async def test_events_reach_the_watcher_of_their_owner() -> None:
-    """From the moment that the call is answered; the stream ends with the server."""
+    """Events come from when the call is answered; the stream ends with the server."""
     async with served(owner="x-owner") as house:
         ann, bob = (("x-owner", "ann"),), (("x-owner", "bob"),)
         watching = house.sessions.WatchSessions(sessions_pb2.WatchSessionsRequest(), metadata=ann)
@@ -227,7 +227,7 @@ async def test_a_watcher_that_leaves_is_forgotten() -> None:
 
 
 async def test_a_foreign_session_is_as_unknown_to_every_call() -> None:
-    """Fork, rewind, checkpoint, history and export answer a stranger as if there were nothing."""
+    """Fork, rewind, checkpoint, history and export answer a stranger as for an unknown session."""
     async with served(owner="x-owner") as house:
         request = sessions_pb2.CreateSessionRequest(session_id="hers")
         await house.sessions.CreateSession(request, metadata=(("x-owner", "ann"),))

@@ -17,7 +17,7 @@ _ROOMY = Capacity(1000, 2**30, evicts=True)
 
 
 def copy_file(path: Path) -> Path:
-    """With SQLite's log, if there is one."""
+    """Copies the file, with SQLite's log if there is one."""
     copy = path.parent / "crashed"
     shutil.rmtree(copy, ignore_errors=True)
     copy.mkdir()
@@ -31,7 +31,7 @@ def copy_file(path: Path) -> Path:
 async def after_crash(
     path: Path, ledger: Ledger, clock: Callable[[], float], lifetimes: Lifetimes = LIFETIMES
 ) -> AsyncIterator[WriteAhead]:
-    """A store of its own on copies of the file and of SQLite's log, recovered."""
+    """Opens a store of its own on copies of the file and of SQLite's log, recovered."""
     store = WriteAhead(SqliteStore(copy_file(path), _ROOMY, lifetimes, clock=clock), 1e6)
     await store.start(lambda _: None)
     try:

@@ -1,4 +1,4 @@
-"""The stores that two worlds are compared on. Each world has one of its own, in a directory that has its name."""
+"""The stores that two worlds are compared on. Each world has its own, in a directory with its name."""
 
 from collections.abc import Callable
 from pathlib import Path

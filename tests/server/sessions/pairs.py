@@ -1,8 +1,8 @@
-"""Two worlds that are told the same, one that holds sessions and one that takes them for every message, and what
-callers do there at random.
+"""Two worlds get the same calls: one holds sessions, the other takes them for every message. Callers act there at
+random.
 
-Where calls run at once, the second is told them one after the other in the order of their arrival; a call that was
-given up is told it only if it was applied, which its request id shows.
+Where calls run at once, the second world gets them one after the other in the order of their arrival. It gets a call
+that was given up only if that was applied, which its request id shows.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from carousel.turns import SamplingOptions
 RETENTION = make_retention(max_turns=3, max_answers=2, max_answer_bytes=65_536, max_request_ids=12)
 SESSIONS = ("a", "b", "c", "d")
 STREAMS = ("1", "2", "3", "4", "5", "6")
-MANY_STREAMS = ("5", "6")  # that are tags of PredictMany
+MANY_STREAMS = ("5", "6")  # streams that are tags of PredictMany
 NUM_ROUNDS = 150
 NUM_SLOTS = 3
 ROW_BYTES = 4 * 4 + 8 + 4 * 4  # of the toy model: state, count, hidden vector
@@ -64,7 +64,7 @@ class Say:
 
 @dataclass(frozen=True)
 class Other:
-    """Anything else that takes or changes a session."""
+    """Any other call that takes or changes a session."""
 
     kind: str
     session: str
@@ -80,7 +80,7 @@ class Side:
     """One of the two worlds, and the streams that are open there."""
 
     world: World
-    streams: dict[str, tuple[str, "Talk"]] = field(default_factory=dict)  # with the session of each
+    streams: dict[str, tuple[str, "Talk"]] = field(default_factory=dict)  # each with its session
 
     async def do(self, op: Op, position: int) -> Outcome:
         try:
@@ -138,7 +138,7 @@ class Side:
                 request = GenerationRequest((op.number % 16,), options, max_tokens=3)
                 (*_, last) = [one async for one in sessions.generate(caller, request)]
                 assert last.end is not None
-                return replace(last.end, standing=replace(last.end.standing, durable_position=0))  # a matter of moments
+                return replace(last.end, standing=replace(last.end.standing, durable_position=0))  # timing decides
             case _:
                 scoring = ScoringRequest((op.number % 16, 3))
                 (*_, end) = [one async for one in sessions.score(caller, scoring)]
@@ -190,10 +190,10 @@ class Talk:
 
 
 class Pair:
-    """The two worlds in step."""
+    """Keeps the two worlds in step."""
 
     def __init__(self, seed: int, held: Side, taken: Side, path: Path, *, evicts: bool) -> None:
-        self._path = path  # of the held side's file, if it has one
+        self._path = path  # the held side's file, if it has one
         self._evicts = evicts
         self.dice = random.Random(seed)
         self.held = held
@@ -223,7 +223,7 @@ class Pair:
             await self.compare()
 
     async def _give_back(self) -> None:
-        """What a drain does, and what is done to idle ones."""
+        """Gives sessions back, as a drain and idleness do."""
         found = self.held.world.residents
         if self.dice.random() < 0.5:
             await found.leave_all()
@@ -234,7 +234,7 @@ class Pair:
             await found.tidy()
 
     async def compare(self) -> None:
-        """Every session, bit for bit."""
+        """Compares every session, bit for bit."""
         for name in SESSIONS:
             op = Other("history", name, 0)
             assert await self.held.do(op, 0) == await self.taken.do(op, 0)
@@ -247,7 +247,7 @@ class Pair:
                 assert same_snapshot(*pair)
 
     async def _talk_on(self, stream: str) -> None:
-        """Long enough for the ring to come round; in the end somebody else comes, whoever is cut off."""
+        """Talks until the ring has come round; a caller at the end finds the session, whoever is cut off."""
         for _ in range(self.dice.randrange(2, 8)):
             if (said := self._draw_say(stream)).session == self.held.streams.get(stream, (said.session, None))[0]:
                 await self._talk([said])
@@ -256,10 +256,10 @@ class Pair:
         await self._talk(_told_apart(pair), share_cut=0.6)
 
     async def _talk(self, ops: list[Op], share_cut: float = 0.2) -> None:
-        """All at once in the one world, in order in the other."""
+        """Talks at once in the one world and in order in the other."""
         for op in ops:
             if isinstance(op, Say) and self.held.streams.get(op.stream, (op.session, None))[0] != op.session:
-                await self.held.close(op.stream)  # which takes a while, in which a later call would arrive first
+                await self.held.close(op.stream)  # this takes a while, in which a later call would arrive first
                 await self.taken.close(op.stream)
         positions = [await self._position(op.session) for op in ops]
         tasks = []
@@ -285,10 +285,10 @@ class Pair:
             if len(ops) == 1 and isinstance(op, Say):
                 await self._check_written(op)
         if self._evicts and (len(ops) > 1 or any(isinstance(one, BaseException) for one in outcomes)):
-            await self.compare()  # which was used last is not told by what was asked first
+            await self.compare()  # the order of requests does not tell which was used last
 
     async def _check_written(self, op: Say) -> None:
-        """What was answered is in a store that outlives the server: at once, or with the next write."""
+        """Checks that what was answered is in a store that outlives the server: at once, or with the next write."""
         world = self.held.world
         expected = await self.taken.world.store.read("ann", op.session)
         if isinstance(world.store, WriteAhead):
@@ -303,7 +303,7 @@ class Pair:
             assert _place(await world.store.read("ann", op.session)) == _place(expected)
 
     async def _is_applied(self, op: Say) -> bool:
-        """Whether the session knows the request, in the one world and not yet in the other."""
+        """Says whether the session knows the request in the one world and not yet in the other."""
         ledger = self.held.world.ledger
         if not isinstance(await self.held.do(Other("get", op.session, 0), 0), int):
             return False
@@ -329,7 +329,7 @@ class Pair:
         return Say(stream, session, ids, dice.choice([0, 1, 5, 10]), self._draw_id(), expects, dice.random() < 0.05)
 
     def _draw_id(self) -> str:
-        """Mostly new ones, some of the last ones again."""
+        """Draws mostly new ids, and some of the last ones again."""
         if self.dice.random() < 0.4:
             return ""
         if self.dice.random() < 0.85:
@@ -346,7 +346,7 @@ class Pair:
             kind = dice.choices(kinds, weights)[0]
             ops = [*ops, Other(kind, dice.choice(SESSIONS), dice.randrange(100))]
         if any(isinstance(op, Other) and op.kind in ("delete", "list", "create", "fork", "rewind") for op in ops):
-            return ops[-1:]  # their place among others is not that of their arrival
+            return ops[-1:]  # they do not queue in their order of arrival
         return ops
 
 
@@ -355,13 +355,13 @@ def _place(found: Row | Ending | None) -> int | None:
 
 
 def _told_apart(ops: list[Op]) -> list[Op]:
-    """Without a second one of a request id: which of two was applied, nobody could tell."""
+    """Leaves out a second message with a request id: which of two was applied could not be told."""
     ids = [op.request_id for op in ops]
     return [op for number, op in enumerate(ops) if not op.request_id or ids.index(op.request_id) == number]
 
 
 async def run_pair(kind: str, seed: int, directory: Path, url: str) -> int:
-    """How many turns were taken by who holds."""
+    """Runs the pair and returns how many turns held sessions took."""
     retention = replace(RETENTION, max_turns=1 + seed % 3)
     ring_size = retention.max_turns + 2
     bounds = make_bounds(max_lanes=3, max_held_bytes=NUM_SLOTS * ring_size * ROW_BYTES, ring_size=ring_size)

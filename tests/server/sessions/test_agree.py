@@ -1,6 +1,5 @@
-"""Sessions that streams hold answer as those that are taken for every message: no difference in any answer, position,
-error or bit, whatever else callers do between, at once or by giving up.
-"""
+"""Sessions that streams hold answer as those that are taken for every message: every answer, position, error and bit is
+the same, whatever other callers do between, at once or by giving up."""
 
 import contextlib
 from pathlib import Path
@@ -20,7 +19,7 @@ pytestmark = pytest.mark.slow
 async def test_who_holds_answers_as_who_takes(
     kind: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And some messages did stay with who holds, or nothing would be compared."""
+    """Both worlds answer alike, and some messages did stay with held sessions, or nothing would be compared."""
     monkeypatch.setattr(residents, "_WANTED_SECONDS", 0.0)
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(run_redis(tmp_path)).url if kind == "redis" else ""

@@ -62,7 +62,7 @@ ANSWERS = (
 def test_a_plain_prediction_has_the_record_that_any_has(
     token_id: int, num_candidates: int, found: list[tuple[int, float]], position: int
 ) -> None:
-    """Byte for byte, its fingerprint too, and no longer than is said."""
+    """The record is equal byte for byte, with its fingerprint, and no longer than stated."""
     prediction = Prediction(tuple(Candidate(*one) for one in found), (), Standing(position, 0))
     expected = write_record(Record(fingerprint(PredictionRequest((token_id,), num_candidates)), prediction))
     ids, log_probabilities = [one for one, _ in found], [value for _, value in found]
@@ -73,7 +73,7 @@ def test_a_plain_prediction_has_the_record_that_any_has(
 @settings(derandomize=True, database=None, deadline=None, max_examples=150)
 @given(ANSWERS)
 def test_an_answer_comes_back_bit_for_bit(answer: Answer) -> None:
-    """Any answer of any kind: the same kind, the same values; repr tells -0.0 from 0.0."""
+    """Any answer of any kind comes back with its kind and values; repr tells -0.0 from 0.0."""
     record = Record("print", answer)
     back = read_record(write_record(record))
     assert back == record
@@ -84,14 +84,14 @@ def test_an_answer_comes_back_bit_for_bit(answer: Answer) -> None:
     "value", [0.1 + 0.2, -0.0, 5e-324, 1.7976931348623157e308, struct.unpack("f", b"\x01\x02\x03\xbe")[0], -math.inf]
 )
 def test_a_float_keeps_its_bits(value: float) -> None:
-    """Also those that a careless number format loses."""
+    """Floats that a careless number format loses keep their bits too."""
     back = read_record(write_record(Record("p", Prediction((Candidate(1, value),), (), Standing(1, 0)))))
     assert isinstance(back.answer, Prediction)
     assert struct.pack("d", back.answer.candidates[0].log_probability) == struct.pack("d", value)
 
 
 def test_the_position_of_an_answer_is_where_its_turn_ended() -> None:
-    """For each kind."""
+    """This holds for each kind of answer."""
     standing = Standing(7, 0)
     end = GenerationEnd(FinishReason.STOP, "", standing, 1, 2, 3)
     other = replace(end, standing=Standing(9, 0))
@@ -101,7 +101,7 @@ def test_the_position_of_an_answer_is_where_its_turn_ended() -> None:
 
 
 def test_a_fingerprint_tells_requests_apart() -> None:
-    """Equal requests have one fingerprint; any difference, of kind or of a single value, makes another."""
+    """Equal requests have one fingerprint; any difference in kind or in a single value makes another."""
     different: list[Any] = [
         GenerationRequest("a"),
         GenerationRequest("b"),
@@ -119,7 +119,7 @@ def test_a_fingerprint_tells_requests_apart() -> None:
 
 
 async def test_real_answers_are_recorded_as_they_were_given() -> None:
-    """What the engine gives, numbers of its own kinds included, is what a repeat gets."""
+    """A repeat gets what the engine gave, with its own kinds of numbers."""
     async with running_world(Plan()) as world:
         await world.open()
         options = SamplingOptions(seed=3)
@@ -145,7 +145,7 @@ async def _one(prediction: Any) -> list[Any]:
 
 
 def _content(pieces: list[Any]) -> Any:
-    """All that pieces say, however they are cut, without standings."""
+    """Returns all that pieces say, however they are cut, without standings."""
     if isinstance(pieces[0], Prediction):
         return repr([replace(one, standing=Standing(0, 0)) for one in pieces])
     if hasattr(pieces[0], "totals"):

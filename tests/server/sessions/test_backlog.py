@@ -1,4 +1,4 @@
-"""Items are taken in their order, and what a close seen ahead makes void is not taken at all."""
+"""Items are taken in their order, and an item that a close makes void is not taken at all."""
 
 import random
 from typing import Any
@@ -17,7 +17,7 @@ def frame(*items: wire.PredictManyRequest.Item) -> bytes:
 
 
 def take_all(backlog: Backlog) -> list[tuple[int, int]]:
-    """Tags and tokens; a close has token -1."""
+    """Returns tags and tokens; a close has token -1."""
     taken = []
     while backlog:
         item: Any = backlog.pop()[0]
@@ -27,7 +27,7 @@ def take_all(backlog: Backlog) -> list[tuple[int, int]]:
 
 
 def look(backlog: Backlog, count: int = 1000) -> list[int]:
-    """The tags that are closed by the next items."""
+    """Returns the tags that the next items close."""
     tags = []
     while count and not backlog.is_seen:
         tag, num_bytes = backlog.look_ahead()
@@ -52,7 +52,7 @@ def test_items_come_in_their_order_with_their_sizes() -> None:
 
 
 def test_a_close_seen_ahead_makes_void_what_came_before_it_for_its_tag() -> None:
-    """And nothing else: what comes behind it is another sequence's."""
+    """Only items before the close are void; those behind it belong to another sequence."""
     backlog = Backlog(read_item, 10)
     backlog.add(frame(ask(1, 1), ask(2, 2), ask(1, 3)))
     backlog.add(frame(ask(2, 4), end(1), ask(1, 5), ask(3, 6)))
@@ -72,7 +72,7 @@ def test_of_several_closes_the_last_counts() -> None:
 
 
 def test_only_what_was_not_taken_is_looked_at() -> None:
-    """A close that was taken in its order is not applied again, to whoever has its tag by then."""
+    """A close that was taken in its order is not applied again to the tag's next sequence."""
     backlog = Backlog(read_item, 10)
     backlog.add(frame(ask(1, 1), end(1), ask(1, 2)))
     for _ in range(3 - 1):
@@ -82,7 +82,7 @@ def test_only_what_was_not_taken_is_looked_at() -> None:
 
 
 def test_no_more_closes_are_remembered_than_allowed() -> None:
-    """The others come in their order."""
+    """Beyond the bound, closes come in their order."""
     backlog = Backlog(read_item, 2)
     backlog.add(frame(*[end(tag) for tag in (1, 2, 3, 4, 1)], ask(1, 7)))
     assert look(backlog) == [1, 2, 1]
@@ -91,7 +91,7 @@ def test_no_more_closes_are_remembered_than_allowed() -> None:
 
 @pytest.mark.parametrize("content", [b"\x0a\x05ab", b"\xff\xff"])
 def test_what_is_wrong_stays_the_next_to_be_read(content: bytes) -> None:
-    """Whoever takes it and whoever looks ahead both meet it."""
+    """Both the taker and the one who looks ahead meet it."""
     backlog = Backlog(read_item, 10)
     backlog.add(frame(ask(1, 1)) + content)
     backlog.add(frame(ask(1, 2)))
@@ -106,7 +106,7 @@ def test_what_is_wrong_stays_the_next_to_be_read(content: bytes) -> None:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_each_tag_is_told_the_same_however_far_is_looked_ahead(seed: int) -> None:
-    """Its last sequence has the same questions; of those that were closed some may be left out."""
+    """A tag's last sequence gets the same questions; some of those of closed ones may be left out."""
     dice = random.Random(seed)
     backlog, open_ones, expected = Backlog(read_item, 3), dict[int, list[int]](), dict[int, list[int]]()
     for number in range(300):

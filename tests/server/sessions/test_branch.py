@@ -24,7 +24,7 @@ ANN = Caller("ann", "s")
 
 
 async def branches_of(world: World, caller: Caller, request: GenerationRequest) -> dict[int, list[GenerationPiece]]:
-    """Pieces by branch, checked: one end each, as its last; branch 0 ends last of all."""
+    """Returns the pieces by branch and checks them: each has one end, as its last, and branch 0 ends last."""
     pieces = [piece async for piece in world.sessions.generate(caller, request)]
     found: dict[int, list[GenerationPiece]] = {}
     for piece in pieces:
@@ -41,7 +41,7 @@ def ids_of(pieces: list[GenerationPiece]) -> list[int]:
 
 @pytest.mark.parametrize("max_lanes", [1, 2, 64])
 async def test_branches_are_what_each_seed_gives_alone(max_lanes: int) -> None:
-    """Branch k has seed + k, whoever shares its batch; the session stands where branch 0 ended."""
+    """Branch k has seed + k, whatever shares its batch; the session stands where branch 0 ended."""
     async with running_world(Plan(bounds=make_bounds(max_lanes=max_lanes))) as world:
         await world.open()
         request = GenerationRequest((1, 2), SamplingOptions(seed=2**64 - 2), 7, num_branches=4)
@@ -68,7 +68,7 @@ async def test_the_input_of_branches_is_fed_once() -> None:
 
 
 async def test_branches_stop_each_for_itself() -> None:
-    """One that meets its stop ends alone; the others go on to their length."""
+    """A branch that meets its stop ends alone; the others go on to their length."""
     async with running_world() as world:
         request = GenerationRequest((1,), SamplingOptions(seed=5, temperature=2), 30, 6, stop_ids=(3,))
         found = await branches_of(world, Caller("ann"), request)
@@ -85,7 +85,7 @@ async def test_branches_stop_each_for_itself() -> None:
         assert len(reasons) == 2
 
 
-async def test_all_branches_are_repeated_from_the_record() -> None:
+async def test_all_branches_are_replayed_from_the_record() -> None:
     """A repeat gives every branch again, marked as a repeat, and moves nothing."""
     async with running_world() as world:
         await world.open()
@@ -104,7 +104,7 @@ async def test_all_branches_are_repeated_from_the_record() -> None:
 
 
 async def test_branches_that_are_given_up_free_their_lanes() -> None:
-    """Closing the stream in the middle ends all of them, and the session has not moved."""
+    """A close in the middle ends all of them, and the session has not moved."""
     async with running_world() as world:
         session = await world.open()
         pieces = world.sessions.generate(ANN, GenerationRequest("a", SamplingOptions(), 100_000, 5))
@@ -117,7 +117,7 @@ async def test_branches_that_are_given_up_free_their_lanes() -> None:
 
 
 async def test_a_branch_that_fails_fails_the_turn() -> None:
-    """A NaN in one of them: the stream ends with the error, the others are ended, nothing is saved."""
+    """A NaN in one of them ends the stream with the error; the others end, and nothing is saved."""
     model = ToyModel()
     async with running_world(Plan(model=model)) as world:
         session = await world.open()
@@ -129,7 +129,7 @@ async def test_a_branch_that_fails_fails_the_turn() -> None:
         assert await world.operations.get("ann", "s") == session
 
 
-# Branch by itself
+# A single branch
 
 BYTES = byte_tokenizer()
 START = Snapshot(3, (), np.zeros(1, np.float32))
@@ -148,7 +148,7 @@ def make_branch(request: GenerationRequest, max_answer_bytes: int | None = None,
 
 
 def run_branch(branch: Branch, tokens: list[Generated], reason: FinishReason = FinishReason.LENGTH) -> GenerationEnd:
-    """Tokens one by one, as the engine's thread and then the event loop see them."""
+    """Reads tokens one by one, as the engine's thread and then the event loop do."""
     goal = branch.turn().goal
     assert isinstance(goal, Generate)
     for token in tokens:
@@ -162,7 +162,7 @@ def run_branch(branch: Branch, tokens: list[Generated], reason: FinishReason = F
 
 @given(st.lists(TOKENS, max_size=12), st.integers(0, 1500))
 def test_an_answer_that_fits_is_kept(tokens: list[Generated], max_answer_bytes: int) -> None:
-    """No answer whose record is small enough is given up, and one that is kept is whole."""
+    """An answer whose record is small enough is never given up, and a kept one is whole."""
     branch = make_branch(GenerationRequest(max_tokens=12), max_answer_bytes)
     answer = branch.answer(run_branch(branch, tokens))
     whole = make_branch(GenerationRequest(max_tokens=12), 2**24)
@@ -176,7 +176,7 @@ def test_an_answer_that_fits_is_kept(tokens: list[Generated], max_answer_bytes: 
 
 @pytest.mark.parametrize("max_answer_bytes", [None, 0, 1000])
 def test_an_answer_that_is_not_to_be_recorded_or_too_large_is_none(max_answer_bytes: int | None) -> None:
-    """The pieces, the end and the ids are what they are with it."""
+    """Pieces, end and ids are the same without a record."""
     tokens = [Generated(97)] * 100
     branch = make_branch(GenerationRequest(max_tokens=100), max_answer_bytes)
     end = run_branch(branch, tokens)
@@ -224,7 +224,7 @@ def test_many_stop_ids_cost_the_reader_nothing() -> None:
 
 
 def test_a_stop_id_has_no_text() -> None:
-    """It counts as consumed; the text ends before it, and what was held back for a stop string is given."""
+    """The stop id counts as consumed; the text ends before it and includes what was held back for a stop string."""
     branch = make_branch(GenerationRequest(max_tokens=9, stop_ids=(33,), stop=("bcd",)), 1000)
     end = run_branch(branch, [Generated(byte) for byte in b"abc!"], FinishReason.STOP_ID)
     answer = branch.answer(end)
@@ -234,7 +234,7 @@ def test_a_stop_id_has_no_text() -> None:
 
 
 def test_a_stop_string_is_left_out_and_named() -> None:
-    """The tokens that spell it count; its text does not."""
+    """The tokens that spell it count, but its text is left out."""
     branch = make_branch(GenerationRequest(max_tokens=9, stop=("cd",)), 1000)
     end = run_branch(branch, [Generated(byte) for byte in b"abcd"], FinishReason.STOP)
     answer = branch.answer(end)
@@ -243,7 +243,7 @@ def test_a_stop_string_is_left_out_and_named() -> None:
 
 
 def test_a_branch_is_its_owners() -> None:
-    """The engine is told whose turn it is."""
+    """The engine is told which owner's turn it is."""
     assert make_branch(GenerationRequest(), owner="ann").turn().owner == "ann"
 
 
@@ -277,7 +277,7 @@ class Sources:
 
 
 async def test_merge_gives_all_items_each_source_in_order() -> None:
-    """Of any number of sources, none among them."""
+    """This holds for any number of sources, even none."""
     sources = Sources()
     found = [item async for item in merge([sources.count(0, 5), sources.count(10, 12), sources.count(20, 20)])]
     assert [item for item in found if item < 10] == [0, 1, 2, 3, 4]
@@ -287,7 +287,7 @@ async def test_merge_gives_all_items_each_source_in_order() -> None:
 
 
 async def test_merge_raises_what_a_source_raises_and_ends_the_others() -> None:
-    """Also those that would wait for ever."""
+    """Sources that would wait for ever end as well."""
     sources = Sources()
     merged = merge([sources.wait(), sources.count(0, 2, ValueError("oops")), sources.wait()])
     assert [await anext(merged), await anext(merged)] == [0, 1]
@@ -297,7 +297,7 @@ async def test_merge_raises_what_a_source_raises_and_ends_the_others() -> None:
 
 
 async def test_merge_that_is_closed_or_cancelled_closes_its_sources() -> None:
-    """Nothing is left running."""
+    """The sources are closed, and nothing keeps running."""
     sources = Sources()
     merged = merge([sources.wait(), sources.count(0, 100)])
     await anext(merged)

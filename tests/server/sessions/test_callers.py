@@ -1,4 +1,4 @@
-"""Who calls is who the proxy names, exactly once; nobody is taken for somebody else."""
+"""The caller is the one that the proxy names, exactly once; no caller is taken for another."""
 
 import pytest
 
@@ -19,7 +19,7 @@ Metadata = tuple[tuple[str, str | bytes], ...]
     ],
 )
 def test_the_owner_is_who_the_proxy_says(key: str, metadata: Metadata | None, owner: str) -> None:
-    """Only the configured key names the caller; without it everybody is anonymous."""
+    """Only the configured key names the caller; without it, every caller is anonymous."""
     assert Callers(key).identify(metadata) == owner
 
 
@@ -37,6 +37,6 @@ def test_the_owner_is_who_the_proxy_says(key: str, metadata: Metadata | None, ow
     ],
 )
 def test_who_is_not_named_exactly_once_is_nobody(metadata: Metadata | None) -> None:
-    """Missing, empty and doubled names are refused, and the refusal says which key is meant."""
+    """Missing, empty and doubled names are refused, and the refusal names the key."""
     with pytest.raises(Unauthenticated, match="x-owner"):
         Callers("x-owner").identify(metadata)

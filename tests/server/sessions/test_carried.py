@@ -1,6 +1,5 @@
-"""What a stream carries without a session is the same whether it is held in the engine's columns or not, and is gone
-with the stream.
-"""
+"""A stream's state without a session is the same whether it is held in the engine's columns or not, and goes with the
+stream."""
 
 import random
 
@@ -19,7 +18,7 @@ NOW = Point()
 
 
 class NoSink:
-    """Nothing may come."""
+    """Refuses every event."""
 
     is_over = False
 
@@ -28,7 +27,7 @@ class NoSink:
 
 
 async def say(talk: Conversation, ids: tuple[int, ...], *, has_words: bool = False) -> Answer:
-    """As a transport does it."""
+    """Says a token, as a transport does."""
     if len(ids) == 1 and not has_words and (named := await talk.answer_plain(Plain(ids[0], 5))) is not None:
         return list(zip(named.ids, named.log_probabilities, strict=True)), named.position
     request = PredictionRequest(ids, 5, word_prefix="a" if has_words else None)
@@ -37,7 +36,7 @@ async def say(talk: Conversation, ids: tuple[int, ...], *, has_words: bool = Fal
 
 
 async def converse(world: World, seed: int) -> list[Answer]:
-    """Several streams in turn, with everything that makes them leave the columns and come back."""
+    """Runs several streams in turn, with everything that makes them leave the columns and come back."""
     dice = random.Random(seed)
     talks = [world.sessions.converse("ann") for _ in range(4)]
     for talk in talks:
@@ -56,7 +55,7 @@ async def converse(world: World, seed: int) -> list[Answer]:
 
 @pytest.mark.parametrize("seconds", [-1e6, 1e8, 2e9])
 async def test_no_clock_ends_what_is_carried(seconds: float) -> None:
-    """However far it is set: the stream is there, and so is what it carries."""
+    """However far the clock is set on, the stream and its state are there."""
     async with running_world() as world:
         talk = world.sessions.converse("ann")
         talk.name("")
@@ -73,7 +72,7 @@ async def test_no_clock_ends_what_is_carried(seconds: float) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 async def test_what_is_carried_is_the_same_held_or_not(seed: int) -> None:
-    """With fewer slots than streams, so that they push each other out; and nothing is left of it."""
+    """There are fewer slots than streams, so they push each other out; in the end nothing is left."""
     async with running_world(Plan(bounds=make_bounds(max_held_bytes=1200))) as held:
         assert 0 < held.engine.columns.num_slots < 4
         found = await converse(held, seed)
@@ -86,7 +85,7 @@ async def test_what_is_carried_is_the_same_held_or_not(seed: int) -> None:
 
 
 async def test_what_needs_a_session_is_refused_as_ever() -> None:
-    """A request id or an expected position on a stream that is held; it goes on after that."""
+    """A request id or an expected position is refused on a held stream, which then goes on."""
     async with running_world() as world:
         talk = world.sessions.converse("ann")
         talk.name("")
@@ -101,7 +100,7 @@ async def test_what_needs_a_session_is_refused_as_ever() -> None:
 
 
 async def test_a_sealed_state_takes_the_place_of_what_was_carried() -> None:
-    """From then on the stream goes on from the state, which is given back with every answer."""
+    """The stream goes on from the state, which comes back with every answer."""
     async with running_world() as world:
         talk = world.sessions.converse("ann")
         talk.name("")

@@ -1,4 +1,4 @@
-"""What streams carry without a session is bounded in bytes and shared among owners, as sessions are."""
+"""The state that streams carry without a session is bounded in bytes and shared among owners, as sessions are."""
 
 import asyncio
 import random
@@ -41,7 +41,7 @@ def make_room(count: int, *, evicts: bool = True) -> CarriedRoom:
 
 
 def test_an_owner_alone_may_have_all_of_it() -> None:
-    """And no more: he is refused, and loses nothing that he has."""
+    """An owner can have no more than all: then he is refused and loses nothing."""
     room = make_room(4)
     carriers = [enter(room, "ann") for _ in range(4)]
     with pytest.raises(Overloaded) as error:
@@ -54,7 +54,7 @@ def test_an_owner_alone_may_have_all_of_it() -> None:
 
 
 def test_whoever_has_less_than_his_share_gets_what_was_not_used_for_longest() -> None:
-    """Of the owner furthest above his; up to his share."""
+    """The newcomer gets room up to his share, from the owner furthest above his own."""
     room = make_room(8)
     anns = [enter(room, "ann") for _ in range(6)]
     bobs = [enter(room, "bob") for _ in range(2)]
@@ -90,7 +90,7 @@ def test_nobody_gives_way_where_nothing_is_evicted() -> None:
 
 
 def test_the_bound_holds_whatever_happens() -> None:
-    """And nobody who is below his share loses anything."""
+    """An owner below his share loses nothing."""
     dice = random.Random(1)
     room, present = make_room(20), list[Carrier]()
     for _ in range(5000):
@@ -113,11 +113,11 @@ def test_the_bound_holds_whatever_happens() -> None:
         assert room._shares.total == 10 * len(present)
 
 
-# With real sequences.
+# With real sequences
 
 
 async def say(talk: Conversation, token: int = 2, *, state: bytes = b"", is_plain: bool = True) -> int:
-    """As a transport does it; the position."""
+    """Says a token, as a transport does, and returns the position."""
     if is_plain and not state and (named := await talk.answer_plain(Plain(token, 5))) is not None:
         return named.position
     found = await talk.answer(PredictionRequest((token,), 5), Caller("", state=state))
@@ -133,7 +133,7 @@ def begin(world: World, owner: str) -> Conversation:
 @pytest.mark.parametrize("num_slots_bytes", [0, 2**20])
 @pytest.mark.parametrize("num_said", [1, 2, 3])
 async def test_a_sequence_that_made_room_says_so_from_then_on(num_said: int, num_slots_bytes: int) -> None:
-    """It does not begin anew by itself, wherever it was carried, and others go on as they were."""
+    """It never begins anew by itself, wherever it was carried, and others go on as they were."""
     plan = Plan(carried_room=make_room(4), bounds=make_bounds(max_held_bytes=num_slots_bytes))
     async with running_world(plan) as world:
         anns = [begin(world, "ann") for _ in range(4)]
@@ -162,7 +162,7 @@ async def test_a_sequence_that_made_room_says_so_from_then_on(num_said: int, num
 
 
 async def test_sealed_states_that_streams_carry_count_too() -> None:
-    """A stream that brings a state after what it carried had to go goes on from that."""
+    """A stream that brings a state after its sequence had to go continues from that state."""
     async with running_world(Plan(carried_room=make_room(1))) as world:
         await world.open()
         sealed, _ = await world.operations.export("ann", "s", Point(), 50)
@@ -172,7 +172,7 @@ async def test_sealed_states_that_streams_carry_count_too() -> None:
             await late.answer(PredictionRequest((3,), 5), Caller("ann"))
         with pytest.raises(Overloaded):
             await bob.answer(PredictionRequest((3,), 5), Caller("bob"))
-        world.plan.carried_room._max_bytes = 29  # so that bob's share is one
+        world.plan.carried_room._max_bytes = 29  # bob's share is then one
         world.plan.carried_room.enter("ann", Carrier("ann"))
         assert await say(bob) == 1
         with pytest.raises(SessionEvicted):
@@ -187,7 +187,7 @@ async def test_sealed_states_that_streams_carry_count_too() -> None:
 
 
 async def test_what_fails_at_once_takes_no_room() -> None:
-    """Nor does what never says anything."""
+    """A sequence that fails at once, or that never says anything, takes no room."""
     async with running_world(Plan(carried_room=make_room(1))) as world:
         for _ in range(3):
             talk = begin(world, "ann")
@@ -199,7 +199,7 @@ async def test_what_fails_at_once_takes_no_room() -> None:
 
 
 async def test_what_is_used_is_not_what_must_go() -> None:
-    """Held ones are used too, in whatever way they are asked."""
+    """Held sequences count as used too, however they are asked."""
 
     class Sink:
         is_over = False
@@ -224,7 +224,7 @@ async def test_what_is_used_is_not_what_must_go() -> None:
 
 
 async def test_a_sequence_in_use_makes_no_room() -> None:
-    """It is answered, and carried on."""
+    """The sequence in use is answered and stays."""
     async with running_world(Plan(carried_room=make_room(2))) as world:
         anns = [begin(world, "ann") for _ in range(2)]
         for talk in anns:
@@ -240,7 +240,7 @@ async def test_a_sequence_in_use_makes_no_room() -> None:
 
 
 async def test_a_turn_that_runs_keeps_its_sequence() -> None:
-    """Also where nobody awaits it."""
+    """This holds even where the turn's caller does not wait for it."""
 
     class Sink:
         is_over = False
@@ -268,7 +268,7 @@ async def test_a_turn_that_runs_keeps_its_sequence() -> None:
 
 
 async def test_who_had_to_go_asks_for_room_anew() -> None:
-    """Also if the first thing after that is a state that he brings."""
+    """This holds even if the next message brings a state."""
     async with running_world(Plan(carried_room=make_room(2))) as world:
         await world.open()
         sealed, _ = await world.operations.export("ann", "s", Point(), 50)

@@ -1,4 +1,4 @@
-"""Every number a caller sends has bounds; at the bound it passes, beyond it the error names the field."""
+"""Every number that a caller sends has bounds: it passes at the bound, and beyond it the error names the field."""
 
 import math
 from dataclasses import replace
@@ -58,7 +58,7 @@ def test_a_generation_is_bounded(field: str, good: tuple[object, ...], bad: tupl
 
 @pytest.mark.parametrize(("field", "good", "bad"), SAMPLING)
 def test_sampling_is_bounded(field: str, good: tuple[object, ...], bad: tuple[object, ...]) -> None:
-    """Each sampling option passes at its bounds and is named beyond them; what is not a number is beyond."""
+    """Each sampling option passes at its bounds and is named beyond them; NaN counts as beyond."""
     for value in good:
         check_sampling(**{field: value})
     for value in bad:
@@ -69,7 +69,7 @@ def test_sampling_is_bounded(field: str, good: tuple[object, ...], bad: tuple[ob
 
 @pytest.mark.parametrize("stop", ["", "x" * 257, "é" * 129])
 def test_a_stop_string_has_a_length(stop: str) -> None:
-    """An empty stop, or one of more than 256 bytes, is refused by its index."""
+    """An empty stop, and one of more than 256 bytes, is refused by its index."""
     with pytest.raises(InvalidRequest) as refused:
         check_generation(stop=("fine", stop))
     assert refused.value.field == "stop[1]"
@@ -77,14 +77,14 @@ def test_a_stop_string_has_a_length(stop: str) -> None:
 
 @pytest.mark.parametrize("bias", [100.1, -100.1, math.nan, math.inf])
 def test_a_bias_is_bounded(bias: float) -> None:
-    """The bad bias is named by its token."""
+    """The error names the bad bias by its token."""
     with pytest.raises(InvalidRequest) as refused:
         check_sampling(logit_bias=((3, 0.0), (7, bias)))
     assert refused.value.field == "sampling.logit_bias[7]"
 
 
 def test_biases_are_counted() -> None:
-    """1,024 entries pass, one more does not."""
+    """1,024 entries pass; one more is refused."""
     request = GenerationRequest(max_tokens=1, sampling=SamplingOptions(logit_bias=tuple((n, 0.0) for n in range(1025))))
     with pytest.raises(InvalidRequest, match="1025"):
         checks.check_generation(request, LIMITS, 2000)
@@ -101,7 +101,7 @@ def test_biases_are_counted() -> None:
     ],
 )
 def test_a_prediction_is_bounded(field: str, name: str, good: tuple[object, ...], bad: tuple[object, ...]) -> None:
-    """Each field of a PredictRequest passes at its bounds and is named, as on the wire, beyond them."""
+    """Each field of a PredictRequest passes at its bounds and is named beyond them, as on the wire."""
     for value in good:
         checks.check_prediction(replace(PredictionRequest(), **{field: value}))  # type: ignore[arg-type]
     for value in bad:
@@ -120,13 +120,13 @@ def test_a_scoring_is_bounded() -> None:
 
 
 def test_the_default_requests_fit_the_smallest_vocabulary() -> None:
-    """A caller who sends nothing special is not refused because the vocabulary is small."""
+    """A small vocabulary does not make a request without options refused."""
     checks.check_scoring(ScoringRequest(), 3)
     checks.check_prediction(PredictionRequest())
 
 
 def test_input_is_bounded_in_bytes_length_and_vocabulary() -> None:
-    """As many bytes or tokens as the limit pass, one more does not, and each id must be in the vocabulary."""
+    """As many bytes or tokens as the limit pass and one more is refused; each id must be in the vocabulary."""
     checks.check_length((0, 49) * 5, LIMITS)
     with pytest.raises(InvalidRequest, match=r"^input: 11 tokens; at most 10 .*max_input_tokens"):
         checks.check_length((0,) * 11, LIMITS)
@@ -143,7 +143,7 @@ def test_input_is_bounded_in_bytes_length_and_vocabulary() -> None:
 
 @pytest.mark.parametrize(("n", "max_tokens", "num_log_probabilities"), [(16, 100, 2), (1, 100, 63), (2, 100, 40)])
 def test_an_answer_is_bounded_as_a_whole(n: int, max_tokens: int, num_log_probabilities: int) -> None:
-    """n x max_tokens x (1 + num_log_probabilities) passes at the bound; beyond it the bound is named."""
+    """n x max_tokens x (1 + num_log_probabilities) passes at the bound; beyond it the error names the bound."""
     request = GenerationRequest((), SamplingOptions(), max_tokens, n, (), (), num_log_probabilities)
     num_items = n * max_tokens * (1 + num_log_probabilities)
     checks.check_generation(request, replace(LIMITS, max_answer_items=num_items), V)

@@ -1,4 +1,4 @@
-"""Watchers hear of their own sessions, in order, from when they began; one that missed some is told so."""
+"""Watchers hear of their own sessions, in order, from when they began; one that missed events is told so."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ def event(number: int, owner: str = "ann") -> SessionEvent:
 
 
 async def test_a_watcher_hears_what_happens_from_now_on() -> None:
-    """In order, all of it, nothing from before."""
+    """The watcher hears all later events in order, and none from before."""
     hub = EventHub()
     hub.publish(event(0))
     with hub.watch("ann") as heard:
@@ -24,7 +24,7 @@ async def test_a_watcher_hears_what_happens_from_now_on() -> None:
 
 
 async def test_events_are_for_their_owner() -> None:
-    """Each watcher of the owner hears them, nobody else does."""
+    """Each watcher of the owner hears them, and no other owner's does."""
     hub = EventHub()
     with hub.watch("ann") as one, hub.watch("ann") as other, hub.watch("bob") as stranger, hub.watch("") as nobody:
         hub.publish(event(1))
@@ -35,7 +35,7 @@ async def test_events_are_for_their_owner() -> None:
 
 
 async def test_a_waiting_watcher_wakes() -> None:
-    """An event that comes while somebody waits reaches them."""
+    """An event reaches a watcher that waits for it."""
     hub = EventHub()
     with hub.watch("ann") as heard:
         waiting = asyncio.ensure_future(anext(heard))
@@ -50,7 +50,7 @@ async def test_a_waiting_watcher_wakes() -> None:
 async def test_a_watcher_that_missed_events_is_told(
     monkeypatch: pytest.MonkeyPatch, num_events: int, is_waiting: bool
 ) -> None:
-    """Up to the bound nothing is missed; beyond it the reader gets the error, and nothing that leaves some out."""
+    """Up to the bound no event is missed; beyond it the reader gets the error instead of events with a gap."""
     monkeypatch.setattr(events, "_MAX_BEHIND", 3)
     hub = EventHub()
     with hub.watch("ann") as heard:
@@ -69,7 +69,8 @@ async def test_a_watcher_that_missed_events_is_told(
 
 
 async def test_an_owners_watchers_are_bounded() -> None:
-    """Beyond the bound he is refused by the setting's name, another owner is not, and one that leaves makes room."""
+    """Beyond the bound the owner is refused by the setting's name, another owner is not, and a watcher that leaves
+    makes room."""
     hub = EventHub(max_watches_per_owner=2)
     with hub.watch("ann") as first:
         with hub.watch("ann"):
@@ -85,7 +86,7 @@ async def test_an_owners_watchers_are_bounded() -> None:
 
 
 async def test_a_slow_watcher_does_not_hold_up_a_quick_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who keeps up hears all; only who stays behind misses some."""
+    """A watcher that keeps up hears all events; only the slow one misses some."""
     monkeypatch.setattr(events, "_MAX_BEHIND", 3)
     hub = EventHub()
     with hub.watch("ann") as quick, hub.watch("ann") as slow:
@@ -97,8 +98,8 @@ async def test_a_slow_watcher_does_not_hold_up_a_quick_one(monkeypatch: pytest.M
 
 
 async def test_many_watchers_are_woken_a_few_at_a_time() -> None:
-    """All of them hear all, in order; in one turn of the event loop not more than some do, also when events come
-    while others are being woken; and when all have heard, nothing is kept."""
+    """All of them hear all events in order. One round of the event loop wakes a bounded number, even when events come
+    meanwhile; when all have heard them, nothing is kept."""
     hub = EventHub()
     heard: list[list[SessionEvent]] = [[] for _ in range(100)]
 
@@ -132,7 +133,7 @@ async def test_many_watchers_are_woken_a_few_at_a_time() -> None:
 
 
 async def test_a_watcher_that_leaves_while_woken_is_forgotten() -> None:
-    """And the others hear the event all the same."""
+    """The others still hear the event."""
     hub = EventHub()
     with hub.watch("ann") as one, hub.watch("ann") as other:
         leaving, staying = (asyncio.ensure_future(anext(each)) for each in (one, other))
@@ -145,7 +146,7 @@ async def test_a_watcher_that_leaves_while_woken_is_forgotten() -> None:
 
 
 async def test_nothing_is_kept_for_those_who_left() -> None:
-    """After the block, also one that failed, the hub holds no queue."""
+    """After the block, even one that failed, the hub holds no queue."""
     hub = EventHub()
     with pytest.raises(ValueError, match="oops"), hub.watch("ann"), hub.watch("ann"):
         raise ValueError("oops")

@@ -1,4 +1,4 @@
-"""A failed call's line tells reason, place and caller, and repeats nothing that a caller could fill with text."""
+"""A failed call's log line has reason, place and caller, and no text that a caller could write."""
 
 import subprocess
 
@@ -14,7 +14,7 @@ PEER = "ipv4:127.0.0.1:5"
 
 
 def test_all_is_told() -> None:
-    """Reason, field, session as a hash, request id and peer."""
+    """The line has reason, field, the session as a hash, request id and peer."""
     request = wire.GenerateRequest(session_id="s", request_id="r-1")
     found = facts.of_failure(request, PEER, InvalidRequest("sampling.logit_bias[7]", "no"))
     session = found.pop("session")
@@ -38,14 +38,14 @@ def test_all_is_told() -> None:
     ],
 )
 def test_errors_are_told_by_their_reason(error: Exception | None, expected: dict[str, str]) -> None:
-    """Never by their text; a call that was given up has none."""
+    """The line never has an error's text; a call that was given up has no reason."""
     for request in (None, UNREADABLE, wire.GenerateRequest(), sessions_pb2.WatchSessionsRequest()):
         assert facts.of_failure(request, PEER, error) == {"peer": PEER} | expected
 
 
 @pytest.mark.parametrize("bad", ["a secret", "x" * 65, "a\nb", "é", "a\0"])
-def test_what_has_no_proper_form_is_not_repeated(bad: str) -> None:
-    """Request ids, peers and fields of another form are `invalid`; the session is a hash whatever it is."""
+def test_what_has_no_proper_form_is_not_logged(bad: str) -> None:
+    """Request ids, peers and fields of another form are `invalid`; the session is always a hash."""
     found = facts.of_failure(
         wire.GenerateRequest(session_id=bad, request_id=bad), bad if len(bad) < 60 else bad * 2, InvalidRequest(bad, "")
     )
@@ -56,5 +56,5 @@ def test_what_has_no_proper_form_is_not_repeated(bad: str) -> None:
 
 @pytest.mark.parametrize("peer", ["ipv4:127.0.0.1:50051", "ipv6:%5B::1%5D:80", "unix:/run/carousel.sock", "unix:"])
 def test_the_peers_that_grpc_knows_are_told(peer: str) -> None:
-    """As it writes them."""
+    """The line has them as gRPC writes them."""
     assert facts.of_failure(None, peer, None) == {"peer": peer}

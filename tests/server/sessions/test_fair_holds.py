@@ -1,5 +1,5 @@
-"""A thousand streams of one owner that hold their sessions keep another owner's one no longer than a step or two.
-Counted in steps of the model, not in time."""
+"""A thousand held streams of one owner delay another owner's only stream by a step or two. The test counts steps of the
+model, not time."""
 
 import asyncio
 from typing import Any
@@ -16,11 +16,11 @@ from carousel.state.memory import MemoryStore
 from carousel.state.store import Capacity
 
 NUM_STREAMS = 1000
-HIS = 15  # the token that the other owner alone feeds
+HIS = 15  # the token that only the other owner feeds
 
 
 class Noting(ToyModel):
-    """Notes in which of its steps his token was fed."""
+    """Notes in which of its steps the other owner's token was fed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Noting(ToyModel):
 class Stream:
     """Asks again as soon as it is answered, as a sequence of a PredictMany stream does."""
 
-    is_over = False  # nobody closes it
+    is_over = False  # it is never closed
 
     def __init__(self, world: World, owner: str, name: str) -> None:
         self._world = world
@@ -47,7 +47,7 @@ class Stream:
         self.goes_on = False
 
     async def start(self) -> None:
-        """Until it holds its session."""
+        """Asks until it holds its session."""
         await self.talk.answer(PredictionRequest((1,), 1), Caller(self._owner))
         assert await self.talk.answer_plain(Plain(1, 1)) is not None
 
@@ -64,7 +64,7 @@ class Stream:
 
 @pytest.mark.parametrize("in_loop", [False, True])
 async def test_a_thousand_holds_do_not_slow_one(in_loop: bool) -> None:
-    """And each of the thousand is answered as often as the others."""
+    """Each of the thousand is answered as often as the others."""
     model = Noting()
 
     def make(clock: Any) -> MemoryStore:
@@ -98,6 +98,6 @@ async def test_a_thousand_holds_do_not_slow_one(in_loop: bool) -> None:
         assert len(model.his_steps) == 20
         assert max(steps) <= (
             2 if in_loop else 8
-        )  # one that runs, one that is planned; the thread does not wait for us
+        )  # one runs and one is planned, since the thread does not wait for the loop
         counts = [stream.num_answers for stream in greedy]
         assert max(counts) - min(counts) <= 1

@@ -1,4 +1,4 @@
-"""Work that takes long: in what order owners get the thread, also when they go away."""
+"""Work that takes long: in what order owners get the thread, even when they leave."""
 
 import asyncio
 import threading
@@ -8,7 +8,7 @@ from carousel.sessions.fair_thread import FairThread
 
 
 class Desk:
-    """A thread that is held by its first piece of work until `gate` is set; notes what ran."""
+    """A thread that is blocked by its first piece of work until `gate` is set. It notes what ran."""
 
     def __init__(self) -> None:
         self.thread = FairThread("test")
@@ -30,7 +30,7 @@ class Desk:
 
 
 async def test_owners_take_turns() -> None:
-    """Whoever asks for much waits for himself: another's work runs after one piece of his, in its own order."""
+    """An owner's many pieces wait for their own turn: another's work runs after one of them, in its own order."""
     desk = Desk()
     held = await desk.hold()
     tasks = [desk.ask("mallory", f"m{number}") for number in range(4)]
@@ -42,7 +42,7 @@ async def test_owners_take_turns() -> None:
 
 
 async def test_work_in_parts_keeps_its_turn() -> None:
-    """Parts run in order, with nobody else's between, and give what each has given."""
+    """The parts run in order, with no other work between, and return their results."""
     desk = Desk()
     parts = [partial(divmod, number, 2) for number in range(3)]
     ann = asyncio.create_task(desk.thread.run_parts("ann", [*parts, partial(desk.ran.append, "a")]))
@@ -52,13 +52,13 @@ async def test_work_in_parts_keeps_its_turn() -> None:
 
 
 async def test_who_goes_away_keeps_nobody_waiting() -> None:
-    """Work that nobody wants any more is not done, whether it waits, is called just now, or runs."""
+    """Work of a caller that left is not done, whether it waits, is just called or runs."""
     desk = Desk()
     held = await desk.hold()
     waits, called, last = desk.ask("ann", "a"), desk.ask("bob", "b"), desk.ask("cid", "c")
     await asyncio.sleep(0)
     waits.cancel()
-    held.cancel()  # while it runs: bob is called
+    held.cancel()  # bob is called while it runs
     await asyncio.sleep(0)
     called.cancel()
     desk.gate.set()
@@ -70,7 +70,7 @@ async def test_who_goes_away_keeps_nobody_waiting() -> None:
 
 
 async def test_work_that_fails_hands_the_thread_on() -> None:
-    """Its error is its caller's; the next one runs."""
+    """Its error goes to its caller, and the next work runs."""
     desk = Desk()
     failed = asyncio.create_task(desk.thread.run("ann", partial(int, "no number")))
     await asyncio.gather(failed, desk.ask("bob", "b"), return_exceptions=True)

@@ -1,5 +1,4 @@
-"""Work is let into the event loop a little in each round, and to each owner as much as to any other, however many
-streams bring it."""
+"""Each round of the event loop lets a little work in, and as much of each owner, however many streams bring it."""
 
 import asyncio
 import collections
@@ -10,7 +9,7 @@ from carousel.sessions.gate import Gate
 
 
 class Rounds:
-    """Counts those of the event loop, and what was done in each."""
+    """Counts the rounds of the event loop and what was done in each."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -44,18 +43,18 @@ async def until_quiet(gate: Gate) -> None:
 
 
 async def test_a_round_has_a_bounded_amount_of_work() -> None:
-    """Of all streams together, and at least so much that nobody starves."""
+    """The amount is that of all streams together, and is enough that none starves."""
     gate = Gate(10.0)
     async with Rounds() as rounds:
         await asyncio.gather(*(work(gate, rounds, "ann", 4.0, 25) for _ in range(8)))
     amounts = [counter["ann"] for counter in rounds.done]
-    assert max(amounts) <= 12  # what is begun is done
+    assert max(amounts) <= 12  # work that has begun is done
     assert sum(amounts) == 800
     assert sum(1 for one in amounts if not one) <= 3
 
 
 async def test_nobody_waits_for_nobody() -> None:
-    """While there is room in the round, whoever comes is let in at once."""
+    """While the round has room, all work is let in at once."""
     gate = Gate(10.0)
     async with Rounds() as rounds:
         for _ in range(3):
@@ -67,7 +66,7 @@ async def test_nobody_waits_for_nobody() -> None:
 
 
 async def test_owners_have_equal_parts_however_many_streams_they_have() -> None:
-    """Of eighty streams and four, each owner does half; and one stream alone has its piece in every round."""
+    """Of eighty streams and four, each owner does half; one stream alone has its piece in every round."""
     gate = Gate(10.0)
     async with Rounds() as rounds:
         crowd = [asyncio.create_task(work(gate, rounds, "ann", 4.0, 50)) for _ in range(80)]
@@ -83,7 +82,7 @@ async def test_owners_have_equal_parts_however_many_streams_they_have() -> None:
 
 
 async def test_who_had_nothing_comes_next() -> None:
-    """Whoever comes with one piece waits for one round, beside many owners who each want much."""
+    """A caller with one piece waits for one round, beside many owners who each want much."""
     gate = Gate(8.0)
     async with Rounds() as rounds:
         crowd = [asyncio.create_task(work(gate, rounds, f"o{n}", 4.0, 100)) for n in range(20)]
@@ -100,7 +99,7 @@ async def test_who_had_nothing_comes_next() -> None:
 
 
 async def test_what_is_charged_afterwards_is_paid_by_its_owner() -> None:
-    """Work of which more came than was said gives the others the next rounds, also when its owner waits already."""
+    """Work that was larger than stated gives the others the next rounds, even when its owner already waits."""
     gate = Gate(10.0)
     async with Rounds() as rounds:
 
@@ -121,7 +120,7 @@ async def test_what_is_charged_afterwards_is_paid_by_its_owner() -> None:
 
 
 async def test_what_was_not_done_is_given_back() -> None:
-    """A round has room for as much as is done, not for as much as was said."""
+    """A round has room for what is done, not for what was stated."""
     gate = Gate(10.0)
     async with Rounds() as rounds:
         for _ in range(9):
@@ -131,7 +130,7 @@ async def test_what_was_not_done_is_given_back() -> None:
 
 
 async def test_a_long_past_is_not_held_against_anybody() -> None:
-    """Who has worked alone for long, and who comes anew, share from then on."""
+    """An owner who has worked alone for long shares equally with a newcomer from then on."""
     gate = Gate(10.0)
     async with Rounds() as rounds:
         old = asyncio.create_task(work(gate, rounds, "ann", 5.0, 2000))
@@ -163,7 +162,7 @@ async def test_who_has_given_up_costs_nothing() -> None:
 
 
 async def test_owners_who_have_gone_are_forgotten() -> None:
-    """Also where there is never a quiet round."""
+    """This holds even where no round is ever quiet."""
     gate = Gate(10.0)
 
     async def press() -> None:
@@ -183,7 +182,7 @@ async def test_owners_who_have_gone_are_forgotten() -> None:
 
 
 async def test_a_busy_gate_does_not_hold_the_loop() -> None:
-    """A timer beside it is on time."""
+    """A timer beside the gate fires in time."""
     gate = Gate(10.0)
 
     async def press() -> None:

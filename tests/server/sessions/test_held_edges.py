@@ -1,11 +1,11 @@
-"""Where a held session's turns stop being plain, and what is let go then: pins, slots, turns that are not written."""
+"""Where a held session's turns stop being plain, and what they then release: pins, slots, unwritten turns."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.server.sessions.test_logged_holds import logging
-from tests.server.sessions.test_residents import Stream, holding
+from tests.server.sessions.held_streams import Stream, holding
+from tests.server.sessions.logged_servers import logging
 
 from carousel.errors import Overloaded, SessionMoved, ShuttingDown
 from carousel.sessions import residents
@@ -35,7 +35,7 @@ async def test_a_turn_that_is_refused_leaves_nothing_in_use(monkeypatch: pytest.
 
 
 async def test_nothing_is_begun_when_the_engine_closes() -> None:
-    """It is refused where all others are."""
+    """The turn is refused as all others are."""
     async with holding() as (world, (stream,)):
         held = world.residents
         assert held.may_begin(resident_of(stream), Plain(3, 2))
@@ -46,7 +46,7 @@ async def test_nothing_is_begun_when_the_engine_closes() -> None:
 
 
 async def test_no_more_turns_are_unwritten_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then one goes the ordinary way, which writes them."""
+    """Then a turn takes the ordinary path, which writes them."""
     monkeypatch.setattr(residents, "_MAX_UNWRITTEN", 3)
     async with holding() as (world, (stream,)):
         written = list[int]()
@@ -59,7 +59,7 @@ async def test_no_more_turns_are_unwritten_than_allowed(monkeypatch: pytest.Monk
 
 
 async def test_the_end_of_a_namesake_ends_nothing() -> None:
-    """What is told late is of a session before this one."""
+    """A late note belongs to an earlier session of that name."""
     async with holding() as (world, (stream,)):
         row = resident_of(stream).held.row
         for incarnation, holds in ((row.incarnation + 1, True), (row.incarnation, False)):
@@ -70,7 +70,7 @@ async def test_the_end_of_a_namesake_ends_nothing() -> None:
 async def test_a_session_of_which_nothing_can_be_noted_is_not_held_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has ended, or others have moved it: no further turn may go on from there."""
+    """The session has ended or others have moved it: no further turn may go on from the held state."""
     async with logging(tmp_path) as it:
         stream = await it.stream()
 

@@ -1,5 +1,5 @@
-"""What is promised of turns holds for sessions that streams hold when the store fails, the client gives up at any
-await, or the server drains: each turn is applied once or not at all, and no slot is lost."""
+"""Held sessions keep the promises of turns when the store fails, the client gives up at any await, or the server
+drains: each turn is applied once or not at all, and no slot is lost."""
 
 import asyncio
 from pathlib import Path
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.bounds import make_bounds, make_retention
 from tests.fakes import Fault, FaultyStore, same_snapshot
-from tests.server.sessions.test_residents import Stream
+from tests.server.sessions.held_streams import Stream
 from tests.worlds import LIFETIMES, Clock, Plan, World, running_world
 
 from carousel.errors import AnswerGone, StoreUnavailable
@@ -29,7 +29,7 @@ def faults_of(world: World) -> FaultyStore:
 
 
 async def pause(event: str) -> None:
-    """An await of several rounds of the event loop."""
+    """Waits for several rounds of the event loop."""
     for _ in range(3):
         await asyncio.sleep(0)
 
@@ -37,7 +37,7 @@ async def pause(event: str) -> None:
 @pytest.mark.parametrize("num_before", [1, 2, 5])
 @pytest.mark.parametrize("fault", [Fault.ACQUIRE, Fault.BEFORE_WRITE, Fault.AFTER_WRITE])
 async def test_a_store_that_fails_in_the_middle(fault: Fault, num_before: int) -> None:
-    """The client is told, and its repeat finds the turn applied once, whether it was or not."""
+    """The client gets the error, and its repeat finds the turn applied once in either case."""
     async with running_world(faulty_plan()) as world:
         await world.open("s")
         stream = Stream(world, "s")
@@ -61,7 +61,7 @@ async def test_a_store_that_fails_in_the_middle(fault: Fault, num_before: int) -
 
 
 async def test_a_store_that_fails_for_long_keeps_no_slot() -> None:
-    """And when it is back, streams hold again."""
+    """When the store is back, streams hold again."""
     async with running_world(faulty_plan()) as world:
         streams = [Stream(world, f"s{number}") for number in range(20)]
         for number, stream in enumerate(streams):
@@ -83,7 +83,7 @@ async def test_a_store_that_fails_for_long_keeps_no_slot() -> None:
 
 @pytest.mark.parametrize("num_before", [0, 1, 2, 3])
 async def test_given_up_at_every_await(num_before: int) -> None:
-    """One message after the other is cut off one round later, until one is not."""
+    """Each message is cut off one round later, until one is not."""
     store = FaultyStore(MemoryStore(ROOMY, LIFETIMES), pause)
     async with running_world(Plan(store=lambda _: store)) as world:
         for num_rounds in range(200):
@@ -140,7 +140,7 @@ async def test_a_drain_writes_what_is_held(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("max_turns", [1, 2, 8])
 async def test_rewinds_reach_as_far_as_they_do_elsewhere(max_turns: int) -> None:
-    """However short the ring is."""
+    """The length of the ring does not matter."""
     plan = Plan(
         bounds=make_bounds(max_held_bytes=2**16, ring_size=max_turns + 2),
         retention=make_retention(max_turns=max_turns, max_answers=1, max_answer_bytes=65_536),
@@ -165,7 +165,7 @@ async def test_rewinds_reach_as_far_as_they_do_elsewhere(max_turns: int) -> None
 
 
 async def test_two_streams_on_one_session_take_turns(tmp_path: Path) -> None:
-    """Each message is applied once, and the positions that are told are those of the session."""
+    """Each message is applied once, and the answered positions are the session's."""
     async with running_world(
         Plan(store=lambda clock: WriteAhead(SqliteStore(tmp_path / "sessions.db", ROOMY, LIFETIMES, clock=clock)))
     ) as world:
@@ -187,7 +187,7 @@ async def test_two_streams_on_one_session_take_turns(tmp_path: Path) -> None:
 
 
 async def test_a_clock_that_is_set_back_or_on() -> None:
-    """A held session lives on, and ends by the clock that there is."""
+    """A held session lives on, and ends by the new clock."""
     async with running_world() as world:
         await world.open("s")
         stream = Stream(world, "s")

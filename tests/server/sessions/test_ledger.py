@@ -1,4 +1,4 @@
-"""A session's past as parts: what a rewind finds is what was there, and nothing grows beyond its bound."""
+"""A session's past as parts: a rewind finds what was there, and nothing grows beyond its bound."""
 
 import hashlib
 import itertools
@@ -34,7 +34,7 @@ def opened(position: int = 0) -> Held:
 
 
 def apply(held: Held, change: Change) -> Held:
-    """As a store does."""
+    """Applies a change as a store does."""
     parts = {key: part for key, part in held.parts.items() if key not in change.drop}
     row = replace(held.row, revision=held.row.revision + 1, position=change.position)
     return Held(row, parts | dict(change.put))
@@ -49,7 +49,7 @@ def moved(held: Held, change: Change, request_id: str, contents: bytes = b"twelv
 
 
 def test_a_new_session_stands_at_its_snapshot() -> None:
-    """Position and parts say the same, with one boundary."""
+    """Position and parts agree, with one boundary."""
     held = opened(position=5)
     assert (held.row.id, held.row.owner, held.row.incarnation, held.row.position) == ("s", "ann", 7, 5)
     assert (LEDGER.current(held), LEDGER.positions(held), LEDGER.marks(held)) == (at(5), [5], {})
@@ -67,7 +67,7 @@ def test_turns_leave_boundaries_up_to_the_bound() -> None:
 
 
 def test_turns_that_move_nothing_keep_the_boundaries() -> None:
-    """Asking a hundred times without feeding pushes nothing out of the ring."""
+    """A hundred requests that feed nothing push nothing out of the ring."""
     held = advanced(advanced(opened(), 1), 2)
     for _ in range(100):
         held = advanced(held, 2)
@@ -77,7 +77,7 @@ def test_turns_that_move_nothing_keep_the_boundaries() -> None:
 
 
 def test_answers_are_found_by_their_request_up_to_the_bound() -> None:
-    """The last ones are there word for word; the oldest are dropped; another id has none."""
+    """The last answers are there word for word, the oldest are dropped, and another id has none."""
     held = opened()
     for number in range(1, 5):
         held = advanced(held, number, f"request-{number}", b"%d" % number)
@@ -89,7 +89,7 @@ def test_answers_are_found_by_their_request_up_to_the_bound() -> None:
 
 
 def test_turns_without_an_id_keep_no_answer_and_drop_none() -> None:
-    """Records are for requests that can be repeated."""
+    """Only requests that can be repeated have records."""
     held = advanced(opened(), 1, "r", b"x")
     for position in range(2, 9):
         held = advanced(held, position)
@@ -99,14 +99,14 @@ def test_turns_without_an_id_keep_no_answer_and_drop_none() -> None:
 
 @pytest.mark.parametrize(("size", "kept"), [(10, b"x" * 10), (11, None), (0, None)])
 def test_an_answer_has_a_size(size: int, kept: bytes | None) -> None:
-    """At the bound it is kept; above it, and where there is none, only that the request was applied."""
+    """An answer at the bound is kept; above it, or without one, only the request's application is recorded."""
     held = advanced(opened(), 1, "r", b"x" * size)
     assert LEDGER.find_answer(held, "r") == kept
     assert LEDGER.is_used(held, "r")
 
 
 def test_ids_are_remembered_longer_than_answers() -> None:
-    """The last five ids are used, of which two have answers; the sixth is forgotten; nobody else's is used."""
+    """The last five ids are used, of which two have answers; the sixth is forgotten; no other id is used."""
     held = opened()
     for number in range(1, 9):
         held = advanced(held, number, f"r{number}", b"x")
@@ -117,7 +117,7 @@ def test_ids_are_remembered_longer_than_answers() -> None:
 
 
 def test_an_id_is_not_found_across_two_others() -> None:
-    """Eight bytes that are the end of one digest and the begin of the next are nobody's id."""
+    """Eight bytes from the end of one digest and the start of the next are no id."""
     wanted = hashlib.blake2b(b"wanted", digest_size=8).digest()
     for shift in range(1, 8):
         held = opened()
@@ -128,7 +128,7 @@ def test_an_id_is_not_found_across_two_others() -> None:
 
 
 def test_answers_of_an_older_server_count_as_used() -> None:
-    """A session that has answers and no list of ids: also after the next request has made the list."""
+    """A session has answers and no list of ids: they count even after the next request has made the list."""
     old = {"answer/000000000001/a": b"x", "answer/000000000002/b": b""}
     held = opened()
     held = Held(held.row, {**held.parts, **old})
@@ -138,7 +138,7 @@ def test_answers_of_an_older_server_count_as_used() -> None:
 
 
 def test_moves_are_remembered_with_their_contents() -> None:
-    """What a rewind did is found by its id for as long as the id is, whatever turns came since; its id is used."""
+    """A rewind is found by its id as long as the id is remembered, whatever turns came since; its id is used."""
     held = advanced(advanced(opened(), 2), 4)
     held = moved(held, LEDGER.rewind(held, at(2)), "back", b"first rewind")
     held = moved(held, LEDGER.mark(held, "c"), "mark", b"a checkpoint")
@@ -156,7 +156,7 @@ def test_moves_are_remembered_with_their_contents() -> None:
 
 
 def test_find_gives_the_newest_snapshot_at_a_position() -> None:
-    """By position, by checkpoint, or now; what is not there is PositionUnknown and says what is."""
+    """The point is a position, a checkpoint, or now; another one is PositionUnknown, with the available points."""
     held = advanced(advanced(opened(), 2), 4)
     assert LEDGER.find(held, None, "") == at(4)
     assert LEDGER.find(held, 2, "") == at(2)
@@ -169,7 +169,7 @@ def test_find_gives_the_newest_snapshot_at_a_position() -> None:
 
 
 def test_a_rewind_forgets_what_came_after() -> None:
-    """Boundaries from the target on go, the target is the current one, the revision still grows."""
+    """Boundaries from the target on go, the target is the current one, and the revision still grows."""
     held = opened()
     for position in (2, 4, 6):
         held = advanced(held, position)
@@ -181,7 +181,7 @@ def test_a_rewind_forgets_what_came_after() -> None:
 
 
 def test_a_rewind_keeps_answers_and_checkpoints() -> None:
-    """A late repeat of a request still finds its answer, and a checkpoint ahead can be gone to again."""
+    """A late repeat still finds its answer, and a checkpoint ahead is still available."""
     held = advanced(opened(), 5, "r", b"x")
     held = apply(held, LEDGER.mark(held, "c"))
     back = apply(held, LEDGER.rewind(held, LEDGER.find(held, 0, "")))
@@ -191,7 +191,7 @@ def test_a_rewind_keeps_answers_and_checkpoints() -> None:
 
 
 def test_a_checkpoint_outlives_its_boundary() -> None:
-    """It is there when the ring has forgotten the position, and moves when named again."""
+    """The checkpoint is there when the ring has forgotten the position, and moves when it is named again."""
     held = apply(opened(), LEDGER.mark(opened(), "c"))
     assert (held.row.revision, held.row.position, LEDGER.positions(held)) == (1, 0, [0])
     for position in range(1, 9):
@@ -203,8 +203,8 @@ def test_a_checkpoint_outlives_its_boundary() -> None:
 
 
 def test_any_history_is_consistent() -> None:
-    """After every one of many random changes: the current snapshot is at the row's position, boundaries grow, and all
-    stay within their bounds."""
+    """After each of many random changes, the current snapshot is at the row's position, boundaries grow, and all parts
+    keep their bounds."""
     dice = random.Random(5)
     held = opened()
     for number in range(2000):
@@ -226,7 +226,7 @@ def test_any_history_is_consistent() -> None:
 
 
 def test_a_change_is_not_applied_to_what_is_held() -> None:
-    """The rules are pure: what was held is as before."""
+    """The rules are pure: the held session stays as it was."""
     held = advanced(opened(), 1)
     before = (held.row, dict(held.parts))
     LEDGER.advance(held, at(3), "r", b"x")
@@ -239,7 +239,7 @@ Turns = list[tuple[str, bytes]]  # request id and answer of each turn
 
 
 def advanced_at_once(held: Held, turns: Turns) -> Held:
-    """As a held session is written: the last boundaries, all ids, the answers of the last of these."""
+    """Writes turns as for a held session: the last boundaries, all ids, the answers of the last of these."""
     first = held.row.position
     numbers = range(1, len(turns) + 1)[-RETENTION.max_turns - 1 :]
     boundaries = [Boundary(number, at(first + number)) for number in numbers]
@@ -262,7 +262,7 @@ def advanced_one_by_one(held: Held, turns: Turns) -> Held:
 
 
 def seen(held: Held, names: list[str]) -> object:
-    """All that one can find out about a session's past."""
+    """Returns all that one can find out about a session's past."""
     answers = {name: LEDGER.find_answer(held, name) for name in names}
     used = {name: LEDGER.is_used(held, name) for name in names}
     boundaries = {position: LEDGER.find(held, position, "") for position in LEDGER.positions(held)}
@@ -274,7 +274,7 @@ EVENT = st.integers(1, 12) | st.sampled_from(["mark", "rewind"])
 
 @given(st.lists(st.tuples(EVENT, st.integers(0, 2)), max_size=12))
 def test_turns_that_are_written_together_are_as_many_turns(events: list[tuple[int | str, int]]) -> None:
-    """Whatever lies between: the same boundaries, answers, ids and checkpoints, and as many parts."""
+    """They give the same boundaries, answers, ids, checkpoints and number of parts, whatever lies between."""
     one, other, names = opened(), opened(), list[str]()
     for event, share in events:
         if isinstance(event, int):
@@ -294,7 +294,7 @@ def test_turns_that_are_written_together_are_as_many_turns(events: list[tuple[in
 
 @given(st.lists(st.booleans(), min_size=1, max_size=12), st.lists(st.booleans(), max_size=12))
 def test_answers_that_are_not_kept_cost_the_last_ones_none(before: list[bool], together: list[bool]) -> None:
-    """Answers that are too large cost the others what they cost them in turns one by one."""
+    """Answers that are too large affect the others as they do in turns one by one."""
     count = itertools.count()
 
     def make(kept: list[bool]) -> Turns:
@@ -310,7 +310,7 @@ def test_answers_that_are_not_kept_cost_the_last_ones_none(before: list[bool], t
 
 
 def test_keys_of_turns_that_were_written_together_stand_in_order() -> None:
-    """Among those of others, before and after; what cuts keys by their order cuts the oldest."""
+    """The keys stand in order among those of other turns, before and after, so the oldest are the ones cut."""
     held = advanced_one_by_one(opened(), [("a", b"1")])
     held = advanced_at_once(held, [("b", b"2"), ("c", b"3")])
     held = advanced_one_by_one(held, [("d", b"4")])

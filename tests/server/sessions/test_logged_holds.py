@@ -1,102 +1,26 @@
-"""Held sessions of a store that has a log: whenever the server dies, the next one finds every turn that was answered,
-once, and all that it left, whatever was written of it meanwhile."""
+"""Whenever a server with a log dies, the next one finds every turn of a held session that was answered, once."""
 
 import asyncio
-import contextlib
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tests.bounds import make_retention
-from tests.fakes import GatedModel, ToyModel, byte_tokenizer, same_snapshot
-from tests.server.sessions.crashes import after_crash, copy_file, held_after_crash
-from tests.server.sessions.test_residents import Stream
-from tests.worlds import LIFETIMES, Clock, Plan, World, running_world
+from tests.fakes import GatedModel, same_snapshot
+from tests.server.sessions.held_streams import Stream
+from tests.server.sessions.logged_servers import NAMES, ROOMY, Logged, facts, logging
+from tests.worlds import LIFETIMES
 
-from carousel.errors import SessionDeleted, StoreInvalid, StoreUnavailable
-from carousel.sessions.ledger import Ledger
+from carousel.errors import SessionDeleted, StoreUnavailable
 from carousel.sessions.operations import Point
-from carousel.sessions.recovery import recover
 from carousel.sessions.resident import Plain
 from carousel.state import write_ahead
 from carousel.state.sqlite_store import SqliteStore
-from carousel.state.store import Capacity, Change, EndReason, Held, Row
-from carousel.state.write_ahead import WriteAhead
-from carousel.state.write_behind import WriteBehind
-
-ROOMY = Capacity(1000, 2**30, evicts=True)
-RETENTION = make_retention(max_turns=3, max_answers=2, max_answer_bytes=65_536, max_request_ids=12)
-NAMES = ("a", "b", "c")
-
-
-class GatedLog(SqliteStore):
-    """Entries wait for a gate before they are appended, or after, or fail."""
-
-    def __init__(self, path: Path, clock: Clock) -> None:
-        super().__init__(path, ROOMY, LIFETIMES, clock=clock)
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.reached = asyncio.Event()
-        self.is_broken = False
-
-    async def append(self, entry: bytes, then: Callable[[int], None]) -> None:
-        self.reached.set()
-        await self.gate.wait()
-        if self.is_broken:
-            raise StoreUnavailable("the disk is full")
-        await super().append(entry, then)
-
-
-class Logged:
-    """A server whose store writes when it is told to."""
-
-    def __init__(self, world: World, store: WriteAhead, inner: GatedLog, path: Path) -> None:
-        self.world = world
-        self.store = store
-        self.inner = inner
-        self._path = path
-
-    async def stream(self, name: str = "s") -> Stream:
-        """That holds its session after two turns, tokens 1 and 2."""
-        await self.world.open(name)
-        stream = Stream(self.world, name)
-        for token in (1, 2):
-            await stream.say(token)
-        assert stream.holds
-        return stream
-
-    async def left(self, name: str = "s") -> Held:
-        return await held_after_crash(self._path, self.world.ledger, self.world.clock, name)
-
-    def crash(self) -> contextlib.AbstractAsyncContextManager[WriteAhead]:
-        return after_crash(self._path, self.world.ledger, self.world.clock)
-
-
-@contextlib.asynccontextmanager
-async def logging(directory: Path, model: ToyModel | None = None, **changes: Any) -> AsyncIterator[Logged]:
-    path = directory / "sessions.db"
-    made = list[GatedLog]()
-
-    def make(clock: Clock) -> WriteAhead:
-        made.append(GatedLog(path, clock))
-        return WriteAhead(made[0], 1e6)
-
-    async with running_world(Plan(model or ToyModel(), store=make, retention=RETENTION, **changes)) as world:
-        assert isinstance(world.store, WriteAhead)
-        yield Logged(world, world.store, made[0], path)
-
-
-def facts(ledger: Ledger, held: Held, ids: list[str]) -> object:
-    """All that one can find out about a session."""
-    boundaries = {at: ledger.find(held, at, "") for at in ledger.positions(held)}
-    answers = [ledger.find_answer(held, one) for one in ids]
-    return held.row.position, boundaries, ledger.marks(held), answers, [ledger.is_used(held, one) for one in ids]
+from carousel.state.store import Change, EndReason, Held, Row
 
 
 async def test_a_turn_is_answered_when_it_is_in_the_log(tmp_path: Path) -> None:
-    """Not before; and then the next server has it, with what it was answered."""
+    """The answer does not come before; then the next server has the turn and its answer."""
     async with logging(tmp_path) as it:
         stream = await it.stream()
         it.inner.gate.clear()
@@ -129,7 +53,7 @@ async def test_what_is_said_to_be_durable_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_whenever_the_server_dies_nothing_is_lost(seed: int, tmp_path: Path) -> None:
-    """Between turns of streams, turns in the ordinary way, rewinds, checkpoints, deletions, writes and give-backs."""
+    """This holds between held turns, ordinary turns, rewinds, checkpoints, deletions, writes and give-backs."""
     dice = random.Random(seed)
     async with logging(tmp_path) as it:
         operations, residents, streams = it.world.operations, it.world.residents, dict[str, Stream]()
@@ -169,7 +93,7 @@ async def test_whenever_the_server_dies_nothing_is_lost(seed: int, tmp_path: Pat
 
 
 async def compare(it: Logged, ids: list[str]) -> None:
-    """What a crash would leave is what the living server has."""
+    """Compares what a crash would leave with what the living server has."""
     ledger = it.world.ledger
     async with it.crash() as crashed:
         found = {name: await crashed.acquire("ann", name) for name in NAMES}
@@ -190,7 +114,7 @@ async def compare(it: Logged, ids: list[str]) -> None:
 
 
 async def test_a_turn_that_cannot_be_logged_has_not_happened(tmp_path: Path) -> None:
-    """It is refused; those before it are there; the next one takes its place, also after a crash."""
+    """The turn is refused, those before it are there, and the next one takes its place, even after a crash."""
     async with logging(tmp_path) as it:
         stream = await it.stream()
         it.inner.is_broken = True
@@ -212,7 +136,7 @@ async def settled(it: Logged) -> Held:
 
 
 async def test_a_turn_that_was_logged_and_refused_gives_way_to_the_next(tmp_path: Path) -> None:
-    """A disk that fails while it writes may have written all the same."""
+    """A disk that fails during a write may have written it all the same."""
     async with logging(tmp_path) as it:
         stream = await it.stream()
         real = SqliteStore.append
@@ -234,7 +158,7 @@ async def test_a_turn_that_was_logged_and_refused_gives_way_to_the_next(tmp_path
 
 
 async def test_a_write_waits_for_a_turn_on_its_way_to_the_log(tmp_path: Path) -> None:
-    """What the entry says of its session must be true when it is there: else the turn would be lost or come twice."""
+    """The entry must be true of its session when it is there; otherwise the turn would be lost or come twice."""
     async with logging(tmp_path) as it:
         stream = await it.stream()
         await stream.say(3)
@@ -258,7 +182,7 @@ async def test_a_write_waits_for_a_turn_on_its_way_to_the_log(tmp_path: Path) ->
 
 
 async def test_a_write_beside_a_step_that_runs(tmp_path: Path) -> None:
-    """It need not wait: nothing is said of that turn yet."""
+    """The write need not wait: nothing has been said of that turn yet."""
     model = GatedModel()
     async with logging(tmp_path, model) as it:
         stream = await it.stream()
@@ -274,7 +198,7 @@ async def test_a_write_beside_a_step_that_runs(tmp_path: Path) -> None:
 
 
 async def test_turns_during_a_write_stay_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are not in it."""
+    """The write does not contain them."""
     async with logging(tmp_path) as it:
         stream = await it.stream()
         real = it.inner.write
@@ -292,7 +216,7 @@ async def test_turns_during_a_write_stay_in_the_log(tmp_path: Path, monkeypatch:
 
 
 async def test_a_turn_that_is_given_up_on_its_way_happens(tmp_path: Path) -> None:
-    """In the log it is there for the next server, so it must be here as well; it is asked for again under its id."""
+    """The next server has it from the log, so this one must have it too; its repeat gets the answer."""
     async with logging(tmp_path) as it:
         stream = await it.stream()
         it.inner.gate.clear()
@@ -310,7 +234,7 @@ async def test_a_turn_that_is_given_up_on_its_way_happens(tmp_path: Path) -> Non
 
 
 async def test_a_session_that_ends_while_a_turn_is_on_its_way(tmp_path: Path) -> None:
-    """Its turn has not happened, here or after a crash."""
+    """The turn has not happened, here or after a crash."""
     async with logging(tmp_path) as it:
         stream = await it.stream()
         it.inner.gate.clear()
@@ -325,18 +249,8 @@ async def test_a_session_that_ends_while_a_turn_is_on_its_way(tmp_path: Path) ->
             assert not isinstance(await store.read("ann", "s"), Row)
 
 
-async def test_characters_that_are_not_whole_survive(tmp_path: Path) -> None:
-    """The bytes at the end that the next token may make one of."""
-    async with logging(tmp_path, ToyModel(256), tokenizer=byte_tokenizer()) as it:
-        await it.world.open("s")
-        stream, codec, ledger = Stream(it.world, "s"), it.world.codec, it.world.ledger
-        for byte, tail in zip("a\u00e9\u4e00".encode(), (b"", b"\xc3", b"", b"\xe4", b"\xe4\xb8", b""), strict=True):
-            await stream.say(byte)
-            assert codec.decode(ledger.current(await it.left())).tail == tail
-
-
 async def test_the_log_is_trimmed_by_each_write(tmp_path: Path) -> None:
-    """But for what came since it began; a clean end leaves none."""
+    """Turns since the write's start stay; a clean end leaves none."""
     async with logging(tmp_path) as it:
         stream = await it.stream()
         for token in (3, 4, 5):
@@ -353,7 +267,7 @@ async def test_the_log_is_trimmed_by_each_write(tmp_path: Path) -> None:
 
 
 async def test_a_log_that_grows_is_written_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And where that fails for long, turns are refused before it is too large."""
+    """Where that fails for long, turns are refused before the log is too large."""
     monkeypatch.setattr(write_ahead, "_LARGE_BYTES", 1000)
     monkeypatch.setattr(write_ahead, "_MAX_BYTES", 3000)
     async with logging(tmp_path) as it:
@@ -375,70 +289,3 @@ async def test_a_log_that_grows_is_written_early(tmp_path: Path, monkeypatch: py
             assert (await it.left()).row.position == acknowledged
         await it.store.flush()
         assert await stream.say(3) == acknowledged + 1
-
-
-async def test_a_server_that_dies_while_it_recovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before or after it has written what it found, the one after it finds the same."""
-    path, ledger = tmp_path / "sessions.db", Ledger(RETENTION)
-    async with logging(tmp_path) as it:
-        streams = [await it.stream(name) for name in NAMES]
-        for number, stream in enumerate(streams):
-            for token in range(number):
-                await stream.say(token, f"r{token}")
-                await it.world.residents.settle()
-        clock = it.world.clock
-        expected = [facts(ledger, await it.left(name), ["r0", "r1"]) for name in NAMES]
-        monkeypatch.setattr(SqliteStore, "trim", _nothing)
-        async with it.crash():
-            pass
-        found = []
-        for name in NAMES:
-            held = await held_after_crash(tmp_path / "crashed" / path.name, ledger, clock, name)
-            found.append(facts(ledger, held, ["r0", "r1"]))
-        assert found == expected
-        monkeypatch.undo()
-
-
-async def _nothing(*_: object) -> None:
-    return None
-
-
-async def test_what_ended_does_not_come_back(tmp_path: Path) -> None:
-    """Nor do its turns reach a namesake."""
-    async with logging(tmp_path) as it:
-        for name, reason in (("s", EndReason.DELETED), ("t", EndReason.UNDONE)):
-            stream = await it.stream(name)
-            await stream.say(3)
-            await it.store.end((await it.world.hold(name)).row, reason)
-        await it.world.open("s")
-        assert (await it.left("s")).row.position == 0
-        async with it.crash() as store:
-            assert not isinstance(await store.read("ann", "t"), Row)
-
-
-async def test_a_log_is_recovered_whatever_the_durability(tmp_path: Path) -> None:
-    """A server that is started with `interval` has the turns that one without it has logged."""
-    async with logging(tmp_path) as it:
-        stream = await it.stream()
-        await stream.say(3)
-        inner = SqliteStore(copy_file(tmp_path / "sessions.db"), ROOMY, LIFETIMES, clock=it.world.clock)
-        store = WriteBehind(inner, 1e6)
-        await store.start(lambda _: None)
-        await recover(store, it.world.ledger, it.world.clock())
-        for one in (store, inner):
-            found = await one.read("ann", "s")
-            assert isinstance(found, Row)
-            assert found.position == 3
-        assert await inner.read_log() == []
-        await store.close()
-
-
-async def test_a_log_that_is_damaged_is_not_ignored(tmp_path: Path) -> None:
-    async with logging(tmp_path) as it:
-        await it.stream()
-        for entry in (b"something else", b"CTL\x01" + bytes(30), b"CTL\x01" + bytes(48)[:-1] + b"\x00" * 5):
-            await it.inner.append(entry, lambda _: None)
-            with pytest.raises(StoreInvalid):
-                async with it.crash():
-                    pass
-            await it.inner.trim(2**62)

@@ -1,4 +1,4 @@
-"""Turns of one session come one at a time, first come first served; sessions do not wait for each other."""
+"""Turns of one session come one at a time, in order of arrival; sessions do not wait for each other."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ async def settle() -> None:
 
 
 class Visits:
-    """Callers that hold a session until told to leave; the order in which they got it."""
+    """Callers that hold a session until they are told to leave, and the order in which they got it."""
 
     def __init__(self, order: TurnOrder) -> None:
         self._order = order
@@ -37,7 +37,7 @@ class Visits:
 
 
 async def test_one_at_a_time_in_order_of_arrival() -> None:
-    """Each holder is alone, and they follow as they came."""
+    """Each holder is alone, and they follow in order of arrival."""
     visits = Visits(TurnOrder(10))
     tasks = [visits.come(name) for name in "abcd"]
     for name in "abcd":
@@ -49,7 +49,7 @@ async def test_one_at_a_time_in_order_of_arrival() -> None:
 
 
 async def test_sessions_do_not_wait_for_each_other() -> None:
-    """Holders of different sessions are inside at once."""
+    """Holders of different sessions are inside at the same time."""
     visits = Visits(TurnOrder(0))
     tasks = [visits.come(name, session_id=name) for name in "abc"]
     await settle()
@@ -61,7 +61,7 @@ async def test_sessions_do_not_wait_for_each_other() -> None:
 
 @pytest.mark.parametrize("max_waiting", [0, 1, 3])
 async def test_the_line_has_a_bound(max_waiting: int) -> None:
-    """Beside the holder, so many may wait; the next is refused at once, and has a place again when one left."""
+    """A bounded number may wait beside the holder; the next is refused at once, until one has left."""
     order = TurnOrder(max_waiting)
     visits = Visits(order)
     tasks = [visits.come(str(number)) for number in range(max_waiting + 1)]
@@ -81,7 +81,7 @@ async def test_the_line_has_a_bound(max_waiting: int) -> None:
 
 
 async def test_leaving_the_line_leaves_the_order() -> None:
-    """A cancelled waiter and a cancelled holder make way; the rest follow in order."""
+    """A cancelled waiter and a cancelled holder make way, and the rest follow in order."""
     visits = Visits(TurnOrder(10))
     tasks = [visits.come(name) for name in "abcd"]
     await settle()
@@ -97,7 +97,7 @@ async def test_leaving_the_line_leaves_the_order() -> None:
 
 
 async def test_a_holder_that_fails_lets_the_next_one_in() -> None:
-    """An exception inside gives the session free."""
+    """An exception inside frees the session."""
     order = TurnOrder(0)
     for _ in range(3):
         with pytest.raises(ValueError, match="oops"):
@@ -106,7 +106,7 @@ async def test_a_holder_that_fails_lets_the_next_one_in() -> None:
 
 
 async def test_nothing_is_kept_of_sessions_that_nobody_holds() -> None:
-    """When the last one has left, failed or was cancelled, the session's lock is gone."""
+    """When the last caller has left, failed or was cancelled, the session's lock is gone."""
     order = TurnOrder(2)
     visits = Visits(order)
     tasks = [visits.come(name, session_id=name[0]) for name in ("a1", "a2", "b1", "c1", "c2")]

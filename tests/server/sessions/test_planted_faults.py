@@ -1,6 +1,5 @@
-"""Faults that are planted where streams hold sessions are found by what is asked of those: the differential test, and
-for what is a matter of moments a race of its own.
-"""
+"""Faults that are planted where streams hold sessions are found: by the differential test, or by a race where timing
+matters."""
 
 import asyncio
 from pathlib import Path
@@ -23,7 +22,7 @@ ROW_BYTES = 40  # of the toy model: four units, a count, the hidden vector
 
 
 def _reuse_early(patch: pytest.MonkeyPatch) -> None:
-    """A slot is free although its step still runs."""
+    """Frees a slot although its step still runs."""
 
     async def rested(self: Resident) -> None:
         return None
@@ -36,13 +35,13 @@ def _lose_ids(patch: pytest.MonkeyPatch) -> None:
 
 
 def _keep_stale(patch: pytest.MonkeyPatch) -> None:
-    """A boundary has the row before its own."""
+    """Gives a boundary the row before its own."""
     row = Resident._row
     patch.setattr(Resident, "_row", lambda self, place: row(self, place - (place < self._place)))
 
 
 def _apply_twice(patch: pytest.MonkeyPatch) -> None:
-    """A turn that happened goes the ordinary way as well."""
+    """Sends a turn that happened the ordinary way as well."""
 
     async def run_turn(self: Residents, resident: Resident, plain: Plain) -> None:
         await real(self, resident, plain)
@@ -52,7 +51,7 @@ def _apply_twice(patch: pytest.MonkeyPatch) -> None:
 
 
 def _answer_early(patch: pytest.MonkeyPatch) -> None:
-    """The write comes after the answer."""
+    """Writes after the answer."""
 
     def add(self: TurnLog, drafted: Drafted) -> None:
         ids, log_probabilities, _ = drafted.found
@@ -80,8 +79,8 @@ MUTANTS = {
 
 
 async def run_race() -> None:
-    """A held turn is given up while its step runs, and another stream wants the only slot: it must not have it before
-    the step has ended, which writes a row that is the other's first one."""
+    """Runs a race: a held turn is given up while its step runs, and another stream wants the only slot. It must not get
+    it before the step has ended, whose row would replace its first one."""
     bounds = make_bounds(max_held_bytes=3 * ROW_BYTES, ring_size=3)
     model = GatedModel()
     plan = Plan(model, bounds=bounds, retention=make_retention(max_turns=1, max_answers=2, max_answer_bytes=65_536))
@@ -105,7 +104,7 @@ async def run_race() -> None:
 
 
 async def _begin(world: World, name: str) -> Conversation:
-    """A stream that goes on on a session of its own, which has consumed token 2."""
+    """Begins a stream on its own session, which has consumed token 2."""
     await world.open(name)
     talk = world.sessions.converse("ann")
     talk.name(name)
@@ -123,7 +122,7 @@ async def test_a_slot_is_not_used_anew_before_its_step_has_ended() -> None:
 
 
 async def test_a_slot_that_is_used_too_early_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first planted fault."""
+    """The race finds the first planted fault."""
     _reuse_early(monkeypatch)
     with pytest.raises(AssertionError):
         await run_race()
@@ -132,7 +131,7 @@ async def test_a_slot_that_is_used_too_early_is_found(monkeypatch: pytest.Monkey
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", MUTANTS)
 async def test_a_planted_fault_is_found(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By one of many seeds."""
+    """One of many seeds finds the fault."""
     monkeypatch.setattr(residents, "_WANTED_SECONDS", 0.0)
     plant, kind = MUTANTS[name]
     plant(monkeypatch)

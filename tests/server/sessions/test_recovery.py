@@ -1,11 +1,11 @@
-"""What a crash has left in the log becomes part of its sessions, as if it had been written when it happened."""
+"""What a crash has left in the log becomes part of its sessions, as if it had been written at its time."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.server.sessions.crashes import copy_file
-from tests.server.sessions.test_logged_holds import NAMES, ROOMY, Logged, logging
+from tests.server.sessions.logged_servers import NAMES, ROOMY, Logged, logging
 from tests.worlds import LIFETIMES
 
 from carousel.sessions.recovery import recover
@@ -20,7 +20,7 @@ assert (LIFETIMES.idle, LIFETIMES.absolute) == (100, 1000)
 
 @pytest.mark.parametrize("seconds", [0, 50, 99.5])
 async def test_a_session_lives_on_from_its_last_turn(seconds: float, tmp_path: Path) -> None:
-    """Which the log alone has: by what was written of it before, it would have been idle for too long."""
+    """Only the log has that turn: without it, the session would have been idle for too long."""
     async with logging(tmp_path) as it:
         stream = await it.stream()
         await it.store.flush()
@@ -39,7 +39,7 @@ async def test_a_session_lives_on_from_its_last_turn(seconds: float, tmp_path: P
 
 
 async def test_a_session_whose_last_turn_is_long_ago_ends(tmp_path: Path) -> None:
-    """By the clock, as if it had been written when it was used."""
+    """The clock ends it, as if the turn had been written when it happened."""
     async with logging(tmp_path) as it:
         stream = await it.stream()
         await it.store.flush()
@@ -53,7 +53,7 @@ async def test_a_session_whose_last_turn_is_long_ago_ends(tmp_path: Path) -> Non
 
 
 async def test_an_age_that_is_reached_ends_a_session_that_was_used(tmp_path: Path) -> None:
-    """Turns in the log do not make it younger."""
+    """Turns in the log do not make the session younger."""
     async with logging(tmp_path) as it:
         stream = await it.stream()
         for number in range(11):
@@ -73,12 +73,12 @@ async def test_an_age_that_is_reached_ends_a_session_that_was_used(tmp_path: Pat
 
 
 async def test_nothing_is_held_after_a_recovery(tmp_path: Path) -> None:
-    """Also of sessions of which the log has nothing new: they are ended in time as any other."""
+    """Sessions about which the log has nothing new end in time as well."""
     async with logging(tmp_path) as it:
         streams = [await it.stream(name) for name in NAMES]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(SqliteStore, "trim", _nothing)
-            await it.store.flush()  # the log still says what is written
+            await it.store.flush()  # the log still has what is written by now
         await streams[0].say(3)
         inner = SqliteStore(copy_file(tmp_path / "sessions.db"), ROOMY, LIFETIMES, clock=it.world.clock)
         store = WriteAhead(inner, 1e6)
@@ -96,7 +96,7 @@ async def _nothing(*_: object) -> None:
 
 
 async def rewrite(it: Logged, change: Callable[[list[LoggedTurn]], list[LoggedTurn]]) -> None:
-    """The log has other turns from now on."""
+    """Gives the log other turns."""
     turns = [turn for entry in await it.inner.read_log() for turn in read_entry(entry)]
     await it.inner.trim(2**62)
     for turn in change(turns):
@@ -111,7 +111,7 @@ async def position_after_crash(it: Logged) -> int:
 
 
 async def test_nothing_is_made_of_what_follows_a_gap(tmp_path: Path) -> None:
-    """A turn goes on from the one before it, or it never happened; also where the turns behind it would fit again."""
+    """A turn goes on from the one before it or never happened, even where the turns behind it would fit again."""
     async with logging(tmp_path) as it:
         stream = await it.stream()
         await it.store.flush()
@@ -128,7 +128,7 @@ async def test_nothing_is_made_of_what_follows_a_gap(tmp_path: Path) -> None:
 
 
 async def test_a_turn_of_a_namesake_replaces_nothing(tmp_path: Path) -> None:
-    """A session that was made anew counts its turns anew: they are of another incarnation."""
+    """A session that was made anew counts its turns anew, so they belong to another incarnation."""
     async with logging(tmp_path) as it:
         stream = await it.stream()
         await it.store.flush()
@@ -144,7 +144,7 @@ async def test_a_turn_of_a_namesake_replaces_nothing(tmp_path: Path) -> None:
 
 
 async def test_a_clock_that_was_set_back_makes_no_session_younger_than_now(tmp_path: Path) -> None:
-    """A turn that is of later than now counts as of now."""
+    """A turn from later than now counts as of now."""
     async with logging(tmp_path) as it:
         stream = await it.stream()
         await it.store.flush()

@@ -1,4 +1,4 @@
-"""Items that fail are each counted and told as calls are; of many there are few log lines, which account for all."""
+"""Failed items are each counted and logged as calls are; many of them share a few log lines, which account for all."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -47,7 +47,7 @@ def events(lines: list[Any]) -> list[str]:
 
 
 def test_a_few_have_a_line_each(lines: list[Any]) -> None:
-    """With what a call's line would say, and nothing is added up."""
+    """Each line says what a call's line would, and nothing is summed up."""
     world = World()
     world.refuse(10)
     world.refusals.close()
@@ -57,7 +57,7 @@ def test_a_few_have_a_line_each(lines: list[Any]) -> None:
 
 
 def test_many_have_a_line_together(lines: list[Any]) -> None:
-    """When their second is over and another fails, or at the end; each is counted."""
+    """The line comes when their second is over and another fails, or at the end; each item is counted."""
     world = World()
     world.refuse(25)
     world.clock.now += 0.9

@@ -1,4 +1,4 @@
-"""A held session is what it would be in the store: every boundary, tail, recent token, record and moment of a turn."""
+"""A held session is what it would be in the store: every boundary, tail, recent token, record and time of a turn."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ def byte_plan(window: int = 3, **retention: int) -> Plan:
 
 @contextlib.asynccontextmanager
 async def resting(plan: Plan | None = None) -> AsyncIterator[tuple[World, Resident]]:
-    """A held session without a stream."""
+    """Makes a held session without a stream."""
     async with running_world(plan or byte_plan()) as world:
         await world.open()
         yield world, await hold_anew(world)
@@ -51,7 +51,7 @@ async def take(world: World, resident: Resident, plain: Plain) -> Any:
 
 
 def applied(held: Held, change: Change) -> Held:
-    """As a store does."""
+    """Applies a change as a store does."""
     parts = {key: part for key, part in held.parts.items() if key not in change.drop} | dict(change.put)
     return Held(replace(held.row, revision=held.row.revision + 1, position=change.position), parts)
 
@@ -59,7 +59,7 @@ def applied(held: Held, change: Change) -> Held:
 @pytest.mark.parametrize("window", [0, 3, 64])
 @pytest.mark.parametrize("num_together", [1, 2, 5, len(TEXT)])
 async def test_it_is_written_as_turns_in_the_ordinary_way(num_together: int, window: int) -> None:
-    """Characters of several bytes, broken ones too, that begin before it was written and end after."""
+    """This holds for characters of several bytes, even broken ones, that begin before the write and end after it."""
     plan = byte_plan(window)
     async with running_world(plan) as world:
         await world.open()
@@ -86,7 +86,7 @@ async def test_it_is_written_as_turns_in_the_ordinary_way(num_together: int, win
 
 
 async def test_a_change_says_the_same_until_the_next_turn() -> None:
-    """To look at it moves nothing."""
+    """A look at the change moves nothing."""
     async with resting() as (world, resident):
         for token in range(9):
             await take(world, resident, Plain(token, 2, f"r{token}"))
@@ -94,7 +94,8 @@ async def test_a_change_says_the_same_until_the_next_turn() -> None:
 
 
 async def test_what_it_knows_goes_the_ordinary_way() -> None:
-    """Ids of its own turns, of those before it was held, and no others; also of those whose answers are gone."""
+    """It knows the ids of its own turns and of those before it was held, even where the answers are gone, and no
+    others."""
     async with resting() as (world, resident):
         for token in range(8):
             await take(world, resident, Plain(token, 2, f"r{token}" if token % 2 else ""))
@@ -106,7 +107,7 @@ async def test_what_it_knows_goes_the_ordinary_way() -> None:
 
 
 async def test_a_turn_that_failed_has_not_happened() -> None:
-    """The next one starts where it did."""
+    """The next turn starts where the failed one did."""
     plan = byte_plan()
     async with resting(plan) as (world, resident):
         await take(world, resident, Plain(1, 2))
@@ -122,7 +123,7 @@ async def test_a_turn_that_failed_has_not_happened() -> None:
 
 
 async def test_its_row_is_in_use_until_its_step_has_ended() -> None:
-    """Also when its caller has given up long before; then nothing has happened."""
+    """This holds even when its caller has given up long before; then nothing has happened."""
     model = GatedModel()
     async with resting(Plan(model, bounds=make_bounds(max_held_bytes=2**16))) as (world, resident):
         model.close()
@@ -140,7 +141,7 @@ async def test_its_row_is_in_use_until_its_step_has_ended() -> None:
 
 
 async def test_many_wait_for_its_rest() -> None:
-    """One of them may give up."""
+    """One of the waiting callers may give up."""
     model = GatedModel()
     async with resting(Plan(model, bounds=make_bounds(max_held_bytes=2**16))) as (world, resident):
         model.close()
@@ -157,7 +158,7 @@ async def test_many_wait_for_its_rest() -> None:
 
 @pytest.mark.parametrize(("used_at", "now", "age"), [(10.0, 14.0, 4.0), (10.0, 10.0, 0.0), (10.0, 7.0, 0.0)])
 async def test_a_change_is_as_old_as_the_last_turn(used_at: float, now: float, age: float) -> None:
-    """A clock that was set back makes it no younger than new."""
+    """A clock that was set back does not make it older than new."""
     async with resting() as (world, resident):
         world.clock.now = used_at
         await take(world, resident, Plain(1, 2))
@@ -166,7 +167,7 @@ async def test_a_change_is_as_old_as_the_last_turn(used_at: float, now: float, a
 
 @pytest.mark.parametrize("max_answer_bytes", [0, 400, 65_536])
 async def test_answers_have_the_bound_that_they_have_elsewhere(max_answer_bytes: int) -> None:
-    """Those above it are not kept; the requests count as applied all the same."""
+    """Answers above the bound are not kept; their requests count as applied all the same."""
     dice = random.Random(2)
     asked = [dice.choice([1, 3, 200]) for _ in range(3)]
     found = []
@@ -186,7 +187,7 @@ async def test_answers_have_the_bound_that_they_have_elsewhere(max_answer_bytes:
 
 @pytest.mark.parametrize("seed", range(20))
 async def test_answers_that_are_too_large_cost_the_others_what_they_cost_elsewhere(seed: int) -> None:
-    """In any order, before the session was held and since, and however often it was written meanwhile."""
+    """This holds in any order, before the session was held and since, and however often it was written meanwhile."""
     dice = random.Random(seed)
     asked = [(dice.choice([1, 200]), dice.random() < 0.8) for _ in range(16)]
     num_before, found = dice.randrange(8), []

@@ -1,4 +1,4 @@
-"""What is added in one round of the event loop is worked on as a whole, and a defect in one of several stays there."""
+"""The additions of one round of the event loop are worked on together, and a defect in one of them stays there."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from carousel.sessions.rounds import Rounds, tell
 
 
 async def test_what_comes_in_one_round_goes_together() -> None:
-    """What comes later does not wait for what runs."""
+    """Later additions do not wait for what runs."""
     seen: list[list[int]] = []
     gate = asyncio.Event()
 

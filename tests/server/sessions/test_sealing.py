@@ -1,4 +1,4 @@
-"""A sealed state opens for its owner on servers with the key and the model, and for nothing and nobody else."""
+"""A sealed state opens for its owner on servers with the key and the model, and nowhere else."""
 
 import secrets
 import time
@@ -22,7 +22,7 @@ def why(sealer: Sealer, blob: bytes, owner: str = "ann", now: float = 0.0) -> st
 @pytest.mark.parametrize("snapshot", [b"", b"x", secrets.token_bytes(5000)])
 @pytest.mark.parametrize("owner", ["", "ann", "日本"])
 def test_a_seal_opens_to_what_was_sealed(snapshot: bytes, owner: str) -> None:
-    """Content and expiry come back; the content is not to be read in the blob."""
+    """Content and expiry come back, and the blob does not show the content."""
     sealer = Sealer([NEW], MODEL)
     blob = sealer.seal(snapshot, owner, 99.5)
     opened = sealer.open(blob, owner, 99.4)
@@ -31,14 +31,14 @@ def test_a_seal_opens_to_what_was_sealed(snapshot: bytes, owner: str) -> None:
 
 
 def test_no_two_seals_are_alike() -> None:
-    """Sealing the same twice gives two blobs with two ids."""
+    """Two seals of the same content are two blobs with two ids."""
     sealer = Sealer([NEW], MODEL)
     blobs = {sealer.seal(b"x", "ann", 9) for _ in range(50)}
     assert len({sealer.open(blob, "ann", 0).blob_id for blob in blobs}) == len(blobs) == 50
 
 
 def test_every_flipped_bit_is_refused() -> None:
-    """Whichever bit of the blob is changed, it does not open, and the reason fits the place."""
+    """A blob with any changed bit does not open, and the reason fits the place."""
     sealer = Sealer([NEW], MODEL)
     blob = sealer.seal(b"the state", "ann", 99)
     reasons = []
@@ -51,7 +51,7 @@ def test_every_flipped_bit_is_refused() -> None:
 
 
 def test_a_cut_or_longer_blob_is_refused() -> None:
-    """Any length but its own."""
+    """Only a blob of its own length opens."""
     sealer = Sealer([NEW], MODEL)
     blob = sealer.seal(b"the state", "ann", 99)
     for length in range(len(blob)):
@@ -65,7 +65,7 @@ def test_two_blobs_cannot_be_mixed() -> None:
     sealer = Sealer([NEW], MODEL)
     one, other = (sealer.seal(content, "ann", 99) for content in (b"one state", b"other one"))
     mixed = {one[:cut] + other[cut:] for cut in range(len(one))} - {one, other}
-    assert len(mixed) > 30  # where both have the same byte, two cuts are one
+    assert len(mixed) > 30  # where both have the same byte, the two cuts are equal
     assert {why(sealer, blob) for blob in mixed} == {"altered"}
 
 
@@ -80,13 +80,13 @@ def test_two_blobs_cannot_be_mixed() -> None:
     ],
 )
 def test_the_reason_is_told(owner: str, now: float, model: str, reason: str) -> None:
-    """Another's, expired, another model's: each is told apart."""
+    """The reasons of another owner's, an expired and another model's state differ."""
     blob = Sealer([NEW], MODEL).seal(b"x", "ann", 99)
     assert why(Sealer([NEW], model), blob, owner, now) == reason
 
 
 def test_keys_change_without_a_pause() -> None:
-    """A server with the new key first opens old seals and makes new ones; without the old key it refuses them."""
+    """A server with the new key first opens old seals and makes new ones; without the old key it refuses old ones."""
     old, both, new = (Sealer(keys, MODEL) for keys in ([OLD], [NEW, OLD], [NEW]))
     before = old.seal(b"x", "ann", 9)
     assert both.open(before, "ann", 0).snapshot == b"x"
@@ -97,12 +97,12 @@ def test_keys_change_without_a_pause() -> None:
 
 
 def test_a_key_is_not_in_the_blob() -> None:
-    """What names the key does not give it away."""
+    """The part that names the key does not reveal it."""
     assert NEW[:8] not in Sealer([NEW], MODEL).seal(b"x", "ann", 9)
 
 
 def test_without_a_key_nothing_is_sealed_or_opened() -> None:
-    """Both say that the server has no key."""
+    """Both errors say that the server has no key."""
     sealer = Sealer([], MODEL)
     assert why(sealer, Sealer([NEW], MODEL).seal(b"x", "ann", 9)) == "no_key"
     with pytest.raises(StateRefused, match="seal_keys"):
@@ -114,7 +114,7 @@ def used(number: int, owner: str = "ann", expires_at: float = 10.0) -> Opened:
 
 
 def test_a_use_is_remembered_until_the_seal_expires_or_is_forgiven() -> None:
-    """The second use is refused; after a forgiven one the next is the first; an expired one is forgotten."""
+    """The second use is refused; after a forgiven use the next one is the first; an expired one is forgotten."""
     seals = UsedSeals()
     for number, expires_at in ((1, 10.0), (2, 5.0)):
         seals.note(used(number, expires_at=expires_at), 0)
@@ -128,18 +128,18 @@ def test_a_use_is_remembered_until_the_seal_expires_or_is_forgiven() -> None:
 
 
 def test_remembering_a_use_takes_no_longer_when_many_are_remembered() -> None:
-    """Of 100,000 remembered uses, one more looks at few: it walks over none of them."""
+    """With 100,000 remembered uses, one more walks over only a few."""
     seals = UsedSeals()
     for number in range(100_000):
         seals.note(used(number, expires_at=1e9), 0)
     started = time.perf_counter()
     for number in range(100):
         seals.note(used(-number - 1, expires_at=1e9), 0)
-    assert time.perf_counter() - started < 0.1  # 62 ms each before
+    assert time.perf_counter() - started < 0.1  # it once took 62 ms each
 
 
 def test_used_seals_are_bounded_and_shared() -> None:
-    """At the bound an owner with his share or more is refused by name; another is not; nothing is forgotten."""
+    """At the bound, an owner with his share or more is refused by name and another is not; no use is forgotten."""
     seals = UsedSeals(max_used=4)
     for number in range(4):
         seals.note(used(number), 0)
@@ -154,7 +154,7 @@ def test_used_seals_are_bounded_and_shared() -> None:
 
 
 def test_forgiven_uses_leave_nothing_behind() -> None:
-    """One state, refused and forgiven over and over, takes no more memory each time: anybody could fill a server so."""
+    """One state that is refused and forgiven over and over takes no more memory, or anybody could fill a server."""
     seals = UsedSeals()
     for number in range(100):
         seals.note(used(number, expires_at=1e9), 0)

@@ -1,4 +1,4 @@
-"""The messages of one tag are answered in their order, whichever way each of them goes."""
+"""The messages of one tag are answered in their order, whichever path each of them takes."""
 
 import asyncio
 from typing import Any, cast
@@ -14,7 +14,7 @@ READER = PredictMessages(make_limits(max_input_tokens=9, max_generated_tokens=9)
 
 
 class Talk:
-    """Begins plain messages when it is told to; the ordinary way, the position is the token."""
+    """Begins plain messages when it is told to; on the ordinary path, the position is the token."""
 
     is_holding = False
 
@@ -76,7 +76,7 @@ async def answered(stream: Stream, count: int) -> list[int]:
 
 
 async def begun() -> tuple[Stream, Talk, Sequence]:
-    """It has answered its first question; what it is asked now goes the shortest way."""
+    """Makes a sequence that has answered its first question; its next ones take the shortest path."""
     stream, talk = Stream(), Talk()
     sequence = Sequence(stream, 1, talk, READER)  # type: ignore[arg-type]
     sequence.ask(question(1))
@@ -88,7 +88,7 @@ async def begun() -> tuple[Stream, Talk, Sequence]:
 
 
 async def test_a_question_that_was_given_back_is_answered_before_those_behind_it() -> None:
-    """It had begun the shortest way, did not happen, and goes the ordinary one."""
+    """It had begun on the shortest path, did not happen, and takes the ordinary one."""
     stream, talk, sequence = await begun()
     for token in (2, 3, 4):
         sequence.ask(question(token))
@@ -99,7 +99,7 @@ async def test_a_question_that_was_given_back_is_answered_before_those_behind_it
 
 
 async def test_what_is_answered_after_the_end_is_dropped() -> None:
-    """And what waits behind it."""
+    """What waits behind it is dropped too."""
     stream, talk, sequence = await begun()
     for token in (2, 3):
         sequence.ask(question(token))

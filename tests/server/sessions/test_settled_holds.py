@@ -1,5 +1,5 @@
-"""Held sessions of a store that writes at intervals: told to it just before each write, so that a crash takes what it
-takes of other turns, and what was said to be durable is."""
+"""A store that writes at intervals learns of held turns just before each write: a crash takes no more than of other
+turns, and durable positions are right."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.fakes import GatedModel, ToyModel, same_snapshot
-from tests.server.sessions.test_residents import Stream
+from tests.server.sessions.held_streams import Stream
 from tests.server.state.conftest import LONG, NOW
 from tests.server.state.opening import GatedStore, opened
 from tests.worlds import Plan, World, running_world
@@ -23,7 +23,7 @@ from carousel.state.write_behind import WriteBehind
 
 @contextlib.asynccontextmanager
 async def settling(path: Path, model: ToyModel | None = None) -> AsyncIterator[tuple[World, WriteBehind, GatedStore]]:
-    """Writes when it is told to, or at the end."""
+    """Makes a server that writes when it is told to, or at the end."""
     inner = GatedStore(path / "sessions.db")
     behind = WriteBehind(inner, 1e6)
     async with running_world(Plan(model or ToyModel(), store=lambda _: behind, now=NOW)) as world:
@@ -31,7 +31,7 @@ async def settling(path: Path, model: ToyModel | None = None) -> AsyncIterator[t
 
 
 async def held_stream(world: World, name: str = "s") -> Stream:
-    """After two turns, tokens 1 and 2."""
+    """Opens a stream that holds its session after two turns, tokens 1 and 2."""
     await world.open(name)
     stream = Stream(world, name)
     for token in (1, 2):
@@ -41,7 +41,7 @@ async def held_stream(world: World, name: str = "s") -> Stream:
 
 
 async def left_by_a_crash(path: Path, name: str = "s") -> Held:
-    """What the next server would find if this one died now."""
+    """Returns what the next server would find if this one died now."""
     copy = path / "copy"
     shutil.rmtree(copy, ignore_errors=True)
     copy.mkdir()
@@ -54,7 +54,7 @@ async def left_by_a_crash(path: Path, name: str = "s") -> Held:
 
 
 async def test_a_turn_is_told_at_the_next_write(tmp_path: Path) -> None:
-    """Before it the store knows nothing of it; after it the file has it, and the stream goes on holding."""
+    """Before the write the store knows nothing of it; afterwards the file has it, and the stream still holds."""
     async with settling(tmp_path) as (world, behind, inner):
         stream = await held_stream(world)
         for token in (3, 4, 5):
@@ -72,7 +72,7 @@ async def test_a_turn_is_told_at_the_next_write(tmp_path: Path) -> None:
 
 
 async def test_what_was_said_to_be_durable_is(tmp_path: Path) -> None:
-    """Whenever the server dies; and after a write all that was acknowledged before it."""
+    """This holds whenever the server dies; after a write, all that was acknowledged before it is durable."""
     dice = random.Random(7)
     async with settling(tmp_path) as (world, behind, _):
         stream = await held_stream(world)
@@ -96,7 +96,7 @@ async def test_what_was_said_to_be_durable_is(tmp_path: Path) -> None:
 
 
 async def test_a_write_while_a_turn_runs(tmp_path: Path) -> None:
-    """What happened before it is written, the turn is not; it goes on, and is in the next write."""
+    """What happened before is written and the turn is not; it goes on, and is in the next write."""
     model = GatedModel()
     async with settling(tmp_path, model) as (world, behind, _):
         stream = await held_stream(world)
@@ -174,7 +174,7 @@ async def test_a_turn_that_runs_when_a_write_fails_is_refused(tmp_path: Path) ->
 
 
 async def test_a_drain_loses_nothing(tmp_path: Path) -> None:
-    """Of those that are given back, and of those that are still held when the store closes."""
+    """The file has the turns of sessions that were given back, and of those still held when the store closes."""
     async with settling(tmp_path) as (world, behind, _):
         streams = [await held_stream(world, f"s{number}") for number in range(40)]
         for stream in streams:
@@ -187,7 +187,7 @@ async def test_a_drain_loses_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("reason", [EndReason.DELETED, EndReason.UNDONE])
 async def test_what_ended_is_not_written_over_its_namesake(tmp_path: Path, reason: EndReason) -> None:
-    """Held turns of a session that was deleted, or undone, which nobody is told of, are nobody's."""
+    """Held turns of a session that was deleted or undone unnoticed go nowhere."""
     async with settling(tmp_path) as (world, behind, _):
         stream = await held_stream(world)
         await stream.say(3)
@@ -203,7 +203,7 @@ async def test_what_ended_is_not_written_over_its_namesake(tmp_path: Path, reaso
 
 
 async def test_the_moment_of_use_is_kept(tmp_path: Path) -> None:
-    """However late the store is told, the session expires after its last use."""
+    """The session expires after its last use, however late the store hears of it."""
     async with settling(tmp_path) as (world, behind, inner):
         stream = await held_stream(world)
         await stream.say(3)
@@ -216,7 +216,7 @@ async def test_the_moment_of_use_is_kept(tmp_path: Path) -> None:
 
 
 async def test_a_session_is_held_over_many_writes(tmp_path: Path) -> None:
-    """A use between two writes moves the end of its life, so that it is not given back before its time."""
+    """A use between two writes moves its end, so it is not given back before its time."""
     async with settling(tmp_path) as (world, behind, inner):
         stream = await held_stream(world)
         resident = stream.talk._resident
@@ -231,7 +231,7 @@ async def test_a_session_is_held_over_many_writes(tmp_path: Path) -> None:
 
 
 async def test_others_have_their_turns_while_many_are_told(tmp_path: Path) -> None:
-    """Each is told by itself; the event loop goes round in between."""
+    """Each session is told separately, and the event loop goes round in between."""
     async with settling(tmp_path) as (world, behind, _):
         streams = [await held_stream(world, f"s{number}") for number in range(40)]
         rounds = 0
@@ -250,7 +250,7 @@ async def test_others_have_their_turns_while_many_are_told(tmp_path: Path) -> No
 
 
 async def test_a_row_is_as_new_as_its_last_note(tmp_path: Path) -> None:
-    """The revision is one further for each write, not for each turn, and is the one that others then find."""
+    """The revision grows by one with each write, not with each turn, and other callers find that one."""
     async with settling(tmp_path) as (world, behind, _):
         stream = await held_stream(world)
         revisions = []

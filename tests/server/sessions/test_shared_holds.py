@@ -1,5 +1,5 @@
-"""Sessions that a stream holds in a store of several servers: any other server has them when it asks, and finds every
-turn that was answered; whoever held one goes on after it in the ordinary way."""
+"""Sessions that a stream holds in a store of several servers: another server gets them when it asks and finds every
+answered turn; the holder then goes on in the ordinary way."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from tests.fakes import GatedModel, ToyModel, same_snapshot
-from tests.server.sessions.test_residents import Stream, wait
+from tests.server.sessions.held_streams import Stream, wait
 from tests.server.state.conftest import RedisServer, run_redis
 from tests.server.state.redis_opening import run_cli
 from tests.worlds import LIFETIMES, Plan, World, running_world
@@ -25,7 +25,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 @contextlib.asynccontextmanager
 async def two_worlds(server: RedisServer, model: ToyModel | None = None) -> AsyncIterator[tuple[World, World]]:
-    """Two servers of one Redis; the model is the first one's."""
+    """Makes two servers of one Redis; the model is the first one's."""
     run_cli(server, "flushall")
 
     def make() -> RedisStore:
@@ -48,7 +48,7 @@ async def held_stream(world: World) -> Stream:
 
 
 async def test_another_server_need_not_wait(redis: RedisServer) -> None:
-    """It is as fast as if nobody held the session, and its turn comes after all that were answered."""
+    """It is as fast as if no stream held the session, and its turn comes after all that were answered."""
     async with two_worlds(redis) as (one, other):
         stream = await held_stream(one)
         for token in (3, 4):
@@ -68,7 +68,7 @@ async def test_another_server_need_not_wait(redis: RedisServer) -> None:
 async def test_what_another_server_took_is_not_held_for_a_second(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or the two would take it from each other again and again, a lost step for each turn."""
+    """Otherwise the two would take it from each other again and again and lose a step for each turn."""
     async with two_worlds(redis) as (one, other):
         stream = await held_stream(one)
         elsewhere = Stream(other, "s")
@@ -99,8 +99,8 @@ async def test_a_stream_holds_its_session_for_as_long_as_it_speaks(
 
 
 async def test_a_turn_that_another_server_overtakes_is_not_applied_twice(redis: RedisServer) -> None:
-    """It runs when the other one takes the session: it happens after that one's, once, or is refused if it says what it
-    expects."""
+    """The turn runs when the other server takes the session: it happens once, after that one's, or is refused if it
+    expects a position."""
     model = GatedModel()
     async with two_worlds(redis, model) as (one, other):
         stream = await held_stream(one)
@@ -138,7 +138,7 @@ async def test_a_session_that_another_server_deletes_answers_so(redis: RedisServ
 
 
 async def test_two_streams_on_two_servers_share_a_session(redis: RedisServer) -> None:
-    """Each of their turns is applied once, whoever holds the session just then."""
+    """Each of their turns is applied once, whichever server holds the session."""
     async with two_worlds(redis) as (one, other):
         await one.open("s")
         streams = [Stream(one, "s"), Stream(other, "s")]

@@ -1,4 +1,5 @@
-"""Places among the open calls: one owner may have all, several share, and only what is idle is closed for others."""
+"""Places among the open calls: one owner may have all, several share them, and only idle calls are closed for
+others."""
 
 import random
 
@@ -9,7 +10,7 @@ from carousel.sessions.streams import Place, StreamBounds, Streams
 
 
 class Hall:
-    """Streams, with a list of the owners whose calls were closed."""
+    """Streams with a list of the owners whose calls were closed."""
 
     def __init__(self, max_streams: int, reserved: int = 0, max_per_owner: int | None = None) -> None:
         self.streams = Streams(StreamBounds(max_streams, reserved, max_per_owner))
@@ -28,7 +29,7 @@ class Hall:
 
 
 def test_an_owner_alone_has_all_and_no_more() -> None:
-    """His newest call is refused, also while his others are idle: nothing of his is closed for himself."""
+    """His newest call is refused even while his others are idle: none of them is closed for himself."""
     hall = Hall(3, reserved=5)
     places = [hall.enter("ann", is_idle=True) for _ in range(3)]
     assert hall.refused("ann") == "max_streams"
@@ -38,7 +39,7 @@ def test_an_owner_alone_has_all_and_no_more() -> None:
 
 
 def test_who_comes_late_gets_the_place_idle_for_longest() -> None:
-    """Of the owner who has most; each time one, until the newcomer has his share."""
+    """The place comes from the owner with the most, one at a time, until the newcomer has his share."""
     hall = Hall(4)
     hall.enter("ann", name="busy")
     first = hall.enter("ann", is_idle=True, name="first")
@@ -53,7 +54,7 @@ def test_who_comes_late_gets_the_place_idle_for_longest() -> None:
 
 
 def test_a_call_that_works_is_not_closed() -> None:
-    """Without idle ones the newcomer takes from the reserve, and beyond it is refused."""
+    """Without idle calls, the newcomer takes from the reserve, and beyond it is refused."""
     hall = Hall(4, reserved=1)
     woken = hall.enter("ann", is_idle=True)
     hall.streams.wake(woken)
@@ -65,7 +66,7 @@ def test_a_call_that_works_is_not_closed() -> None:
 
 
 def test_the_reserve_is_for_those_below_their_share() -> None:
-    """Who has his share does not get it, and who has most neither."""
+    """An owner with his share does not get it, nor does the one with the most."""
     hall = Hall(4, reserved=10)
     for owner in ("ann", "ann", "bob", "bob"):
         hall.enter(owner)
@@ -76,7 +77,8 @@ def test_the_reserve_is_for_those_below_their_share() -> None:
 
 
 def test_the_furthest_above_his_share_who_idles_gives_way() -> None:
-    """The one with most has nothing idle: the next one above the share does; who is not above it never does."""
+    """The owner with the most has no idle call: the next one above the share gives way, and never one who is not above
+    it."""
     hall = Hall(9)
     for _ in range(5):
         hall.enter("ann")
@@ -93,13 +95,13 @@ def test_the_furthest_above_his_share_who_idles_gives_way() -> None:
     hall = Hall(3)
     for _ in range(2):
         hall.enter("ann")
-    hall.enter("bob", is_idle=True)  # just his share of three
+    hall.enter("bob", is_idle=True)  # exactly his share of three
     assert hall.refused("cyd") == "max_streams"
     assert hall.closed == []
 
 
 def test_the_bound_of_one_owner_is_named() -> None:
-    """Also while there is room for everybody, and for each owner by himself."""
+    """This holds even while there is room for all, and for each owner by himself."""
     hall = Hall(10, max_per_owner=2)
     for owner in ("ann", "bob"):
         places = [hall.enter(owner) for _ in range(2)]
@@ -109,7 +111,7 @@ def test_the_bound_of_one_owner_is_named() -> None:
 
 
 def test_a_place_is_left_once() -> None:
-    """Whose place was taken leaves and rests without effect; in the end nothing is held."""
+    """A call whose place was taken leaves and rests without effect; in the end no place is held."""
     hall = Hall(1)
     taken = hall.enter("ann", is_idle=True)
     with pytest.raises(Overloaded):
@@ -127,8 +129,8 @@ def test_a_place_is_left_once() -> None:
 
 
 def test_whatever_happens_the_bounds_hold() -> None:
-    """Random comings, goings and rests: never more than bound and reserve, never a working call closed, and who has
-    nothing gets in while somebody above his share idles."""
+    """Calls come, go and rest at random: bound and reserve hold, no working call is closed, and an owner without calls
+    gets in while one above his share idles."""
     random.seed(7)
     bounds = StreamBounds(12, 3)
     streams = Streams(bounds)

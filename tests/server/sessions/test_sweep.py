@@ -13,7 +13,7 @@ from carousel.sessions.sweep import sweep
 
 
 class FakeOperations:
-    """Seven sessions, of which streams hold three; `raises` is raised where it says."""
+    """Has seven sessions, of which streams hold three; raises `raises` where it says."""
 
     def __init__(self) -> None:
         self.num_held = 3
@@ -43,7 +43,7 @@ class Sweeping:
         self.seen: list[bool] = []  # whether the store was up after each round
 
     async def run(self, *raises: dict[str, Exception]) -> None:
-        """A round for each entry."""
+        """Runs a round for each entry."""
         rounds = iter(raises[1:])
         self.operations.raises = raises[0]
 
@@ -59,7 +59,7 @@ class Sweeping:
 
 
 async def test_what_is_due_ends_and_the_rest_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each round."""
+    """Each round does so."""
     sweeping = Sweeping(monkeypatch)
     await sweeping.run({}, {})
     assert sweeping.operations.num_expired == 2
@@ -70,7 +70,7 @@ async def test_what_is_due_ends_and_the_rest_is_counted(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("where", ["expire", "num_live"])
 async def test_a_store_that_does_not_answer_is_noted(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    """Down after the round that failed, up after the next one; the gauge follows."""
+    """The store counts as down after the round that failed and as up after the next one; the gauge follows."""
     sweeping = Sweeping(monkeypatch)
     await sweeping.run({where: StoreUnavailable("no")}, {})
     assert sweeping.seen == [False, True]
@@ -78,7 +78,7 @@ async def test_a_store_that_does_not_answer_is_noted(monkeypatch: pytest.MonkeyP
 
 
 async def test_any_other_error_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever runs it counts that and begins anew."""
+    """The runner of the sweep counts that and starts it anew."""
     sweeping = Sweeping(monkeypatch)
     sweeping.operations.raises = {"expire": RuntimeError("no")}
     with pytest.raises(RuntimeError):

@@ -24,7 +24,7 @@ class Words:
 
 
 def stream(pieces: list[str], stops: tuple[str, ...]) -> tuple[list[str], StopFinder]:
-    """Push byte by byte, taking after each piece; what was taken, and the finder."""
+    """Pushes byte by byte and takes after each piece. Returns what was taken, and the finder."""
     finder = StopFinder(BYTES, b"", stops)
     text = TextStream(BYTES, b"", finder)
     taken: list[str] = []
@@ -39,7 +39,7 @@ def stream(pieces: list[str], stops: tuple[str, ...]) -> tuple[list[str], StopFi
 
 
 def by_the_book(whole: str, stops: tuple[str, ...]) -> tuple[str, str]:
-    """Character by character: the text before the first stop to be complete (earliest start, then longest)."""
+    """Returns the text before the first complete stop (earliest start, then longest), character by character."""
     for end in range(1, len(whole) + 1):
         found = [stop for stop in stops if whole[:end].endswith(stop)]
         if found:
@@ -51,7 +51,7 @@ def by_the_book(whole: str, stops: tuple[str, ...]) -> tuple[str, str]:
 @pytest.mark.parametrize("first", range(8))
 @pytest.mark.parametrize("second", range(8))
 def test_a_stop_that_straddles_pieces_is_found(first: int, second: int) -> None:
-    """Wherever the text is cut, it ends before the stop and no letter of the stop was shown."""
+    """Wherever the text is cut, it ends before the stop, and no letter of the stop was shown."""
     whole = "ab STOP"
     cuts = sorted((first, second))
     taken, finder = stream([whole[: cuts[0]], whole[cuts[0] : cuts[1]], whole[cuts[1] :] + " more"], ("STOP",))
@@ -65,7 +65,7 @@ def test_a_stop_that_straddles_pieces_is_found(first: int, second: int) -> None:
     st.lists(st.text(alphabet="abé", min_size=1, max_size=4), max_size=3).map(tuple),
 )
 def test_any_text_in_any_pieces_ends_by_the_rules(pieces: list[str], stops: tuple[str, ...]) -> None:
-    """Taken text is the reference's, at every moment a beginning of it, and holds back no more than a stop's length."""
+    """The taken text is the reference's, is always a beginning of it, and holds back no more than a stop's length."""
     expected, stop = by_the_book("".join(pieces), stops)
     taken, finder = stream(pieces, stops)
     assert "".join(taken) == expected
@@ -109,8 +109,8 @@ class SlowStream:
 def test_tokens_of_any_bytes_end_as_a_slow_search_says(
     tokens: list[bytes], stops: tuple[str, ...], tail: bytes, takes: set[int]
 ) -> None:
-    """The same stop, at the same token, the same text, and as much of it at each moment: also where a token holds
-    several characters or none, and however many tokens come at once."""
+    """The stop, its token, the text and what is shown at each moment are the same, even where a token holds several
+    characters or none, and however many tokens come at once."""
     words, slow = Words(*tokens), SlowStream(tail, stops)
     finder = StopFinder(words, tail, stops)  # type: ignore[arg-type]
     text = TextStream(words, tail, finder)  # type: ignore[arg-type]
@@ -131,7 +131,7 @@ def test_tokens_of_any_bytes_end_as_a_slow_search_says(
 
 
 def test_the_reader_may_be_behind_the_search() -> None:
-    """A stop that the search has come to is not known before its token is read."""
+    """A stop that the search has reached is not known before its token is read."""
     finder = StopFinder(BYTES, b"", ("xyz",))
     text = TextStream(BYTES, b"", finder)
     assert [finder.push(byte) for byte in b"axbxyz"] == [False] * 5 + [True]
@@ -144,7 +144,7 @@ def test_the_reader_may_be_behind_the_search() -> None:
 
 
 def test_only_what_a_stop_could_claim_is_held_back() -> None:
-    """Text is held while a stop may be beginning, and let go as soon as it is not."""
+    """Text is held while a stop may be beginning, and released as soon as it is not."""
     finder = StopFinder(BYTES, b"", ("xyz",))
     text = TextStream(BYTES, b"", finder)
     seen = []
@@ -179,7 +179,7 @@ def test_the_end_gives_what_was_held() -> None:
 def test_the_longest_of_stops_that_begin_together_wins(
     token: bytes, stops: tuple[str, ...], expected: tuple[str, str]
 ) -> None:
-    """Two stops complete at once by one token: the earlier start wins, then the longer."""
+    """One token completes two stops: the earlier start wins, then the longer stop."""
     words = Words(token)
     finder = StopFinder(words, b"", stops)  # type: ignore[arg-type]
     text = TextStream(words, b"", finder)  # type: ignore[arg-type]
@@ -189,7 +189,7 @@ def test_the_longest_of_stops_that_begin_together_wins(
 
 
 def test_half_a_character_waits_for_its_rest() -> None:
-    """A character's bytes come out together; the last half stays inside."""
+    """A character's bytes come out together; an incomplete character stays inside."""
     text = TextStream(BYTES, b"")
     seen = []
     for byte in "né日".encode()[:-1]:
@@ -219,7 +219,7 @@ def test_pending_bytes_are_the_decoders(tail: bytes, tokens: list[bytes]) -> Non
 
 @given(st.text(), st.integers(0, 40), st.integers(0, 40))
 def test_pending_bytes_are_those_of_an_unfinished_character(text: str, first: int, second: int) -> None:
-    """In one turn or in two, what is pending after some bytes is what no character has claimed yet."""
+    """In one turn or in two, the bytes that no character has claimed yet are pending."""
     content = text.encode()
     first, second = sorted((min(first, len(content)), min(second, len(content))))
     tail = pending_bytes(BYTES, b"", content[:first])
@@ -229,7 +229,7 @@ def test_pending_bytes_are_those_of_an_unfinished_character(text: str, first: in
 
 
 class CountingWords(Words):
-    """Notes how many spellings were looked up."""
+    """Counts the spellings that were looked up."""
 
     num_looked_up = 0
 
@@ -239,7 +239,7 @@ class CountingWords(Words):
 
 
 def test_the_pending_bytes_of_a_long_turn_are_looked_for_at_its_end() -> None:
-    """65,536 tokens cost no more than three."""
+    """The look-ups for 65,536 tokens are no more than for three."""
     words = CountingWords("日".encode()[:1])
     assert pending_bytes(words, b"", [0] * 65_536) == "日".encode()[:1]  # type: ignore[arg-type]
     assert words.num_looked_up == 3
@@ -247,8 +247,8 @@ def test_the_pending_bytes_of_a_long_turn_are_looked_for_at_its_end() -> None:
 
 @pytest.mark.parametrize("letters", ["a", "ab", "zy"])
 def test_stops_cost_each_token_little(letters: str) -> None:
-    """16 stops of 256 letters that the text begins again and again: a token costs less than 100 microseconds, where
-    looking at each beginning of each stop took over 300."""
+    """The text begins 16 stops of 256 letters again and again: a token costs less than 100 microseconds, where a look
+    at each beginning of each stop took over 300."""
     stops = tuple((letters * 256)[: 255 - number] + "!" for number in range(16))
     fastest = float("inf")
     for _ in range(5):
@@ -261,7 +261,7 @@ def test_stops_cost_each_token_little(letters: str) -> None:
 
 
 def test_reading_costs_no_search() -> None:
-    """The stream that hands out text looks for no stop again: it goes by what the finder left."""
+    """The stream that gives out text searches for no stop again: it uses what the finder left."""
     finder = StopFinder(BYTES, b"", ("stop",))
     for byte in b"a sto":
         finder.push(byte)
@@ -272,7 +272,7 @@ def test_reading_costs_no_search() -> None:
 
 
 def test_long_tokens_cost_no_more_than_the_stops_are_long() -> None:
-    """A token of 4,000 letters takes no more looks than a stop has letters: what is longer is not compared."""
+    """A token of 4,000 letters takes no more looks than a stop has letters."""
     looks: list[str] = []
 
     class Stop(str):

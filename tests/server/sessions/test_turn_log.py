@@ -1,4 +1,4 @@
-"""Turns as entries of a log: read as they were written, and refused where anything is missing."""
+"""Turns as entries of a log are read as they were written, and refused where anything is missing."""
 
 import asyncio
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def test_an_entry_is_read_as_it_was_written(written: list[LoggedTurn]) -> None:
 @settings(derandomize=True, database=None, deadline=None)
 @given(some.lists(turns(), min_size=1, max_size=2), some.data())
 def test_what_is_cut_off_is_refused(written: list[LoggedTurn], data: some.DataObject) -> None:
-    """Unless it ends where a turn does."""
+    """An entry that is cut off is refused, unless the cut is at the end of a turn."""
     entry = write_entry(written)
     length = data.draw(some.integers(0, len(entry) - 1))
     if length in (4, len(write_entry(written[:1]))):
@@ -55,7 +55,7 @@ def test_what_is_cut_off_is_refused(written: list[LoggedTurn], data: some.DataOb
 @settings(derandomize=True, database=None, deadline=None)
 @given(some.binary(max_size=200))
 def test_nothing_else_is_read(content: bytes) -> None:
-    """Whatever it is, it is read as turns or refused."""
+    """Any other bytes are read as turns or refused."""
     for entry in (content, b"CTL\x01" + content):
         try:
             list(read_entry(entry))
@@ -77,7 +77,7 @@ class SketchedResident:
 
 
 async def test_a_turn_that_cannot_be_written_is_not_on_its_way_any_more() -> None:
-    """Whoever waits until its session's turns are told goes on, and so does whoever comes later."""
+    """A caller that waits until its session's turns are told goes on, and so does a later one."""
     resident, refused = SketchedResident(), list[Exception]()
     log = TurnLog(FullDisk(), lambda: 0.0, _never_logged, lambda _, error: refused.append(error))  # type: ignore[arg-type]
     log.add(Drafted(resident, Plain(1, 1), ((), (), True), None))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Whole words from a beam over spellings: on a tiny vocabulary, every word there is says what must be found."""
+"""Whole words from a beam over spellings: on a tiny vocabulary, an enumeration of all words says what must be found."""
 
 import asyncio
 import collections
@@ -24,7 +24,7 @@ DEPTH = 7
 
 
 class Spelt:
-    """A vocabulary of given spellings; all that the search wants of a tokenizer."""
+    """A vocabulary of given spellings: all that the search needs of a tokenizer."""
 
     def __init__(self, *spellings: bytes) -> None:
         self.spellings = spellings
@@ -36,7 +36,7 @@ def search(world: World, *spellings: bytes) -> WordSearch:
 
 
 def every_word(oracle: SlowOracle, start: Snapshot, spellings: tuple[bytes, ...], prefix: bytes) -> dict[bytes, float]:
-    """All words of up to DEPTH tokens, with the summed probability of their spellings that end."""
+    """Returns all words of up to DEPTH tokens, with the summed probability of their spellings that end."""
     found: dict[bytes, float] = {}
 
     def grow(snapshot: Snapshot, spelled: bytes, log_prob: float, depth: int) -> None:
@@ -86,7 +86,7 @@ async def test_the_likeliest_words_of_all_are_found(prefix: str, seed: int) -> N
 
 
 async def test_all_words_begin_with_the_prefix_and_come_likeliest_first() -> None:
-    """Whatever the prefix, it is honoured letter by letter, and nothing after it that ends a word is part of one."""
+    """Every word has the prefix, letter by letter, and contains nothing after it that ends a word."""
     async with running_world(Plan(model=SureModel(len(SPELLINGS)))) as world:
         finder = search(world, *SPELLINGS)
         for letters in itertools.product("ab", repeat=3):
@@ -110,14 +110,14 @@ async def test_leading_space_belongs_to_the_word() -> None:
 
 
 async def test_a_prefix_that_no_token_spells_has_no_words() -> None:
-    """Letters outside the vocabulary give nothing, quickly."""
+    """Letters outside the vocabulary give no words, quickly."""
     async with running_world(Plan(model=ToyModel(len(SPELLINGS)))) as world:
         assert await search(world, *SPELLINGS).find(world.engine.start_snapshot, "xyz", 5) == ()
 
 
 @pytest.mark.parametrize("rest", [b"a", b"ab", b"abc", b"b\xff", b"\xff", b"\xff\xff", b"\xfe", b"zz", b"\x00"])
 async def test_continuations_are_all_tokens_that_fit(rest: bytes) -> None:
-    """Those that begin with what is left of the prefix, and those with which that begins."""
+    """They are the tokens that begin with the rest of the prefix, and those that are a beginning of it."""
     spellings = (
         b"",
         b"\xff\xff",
@@ -141,7 +141,7 @@ async def test_continuations_are_all_tokens_that_fit(rest: bytes) -> None:
 
 
 async def test_searches_look_at_their_answers_one_a_round() -> None:
-    """A step answers many of them at once: the event loop belongs to others in between."""
+    """A step answers many searches at once: other work has the event loop in between."""
     async with running_world(Plan(ToyModel(len(SPELLINGS)))) as world:
         finder, number, looked = search(world, *SPELLINGS), 0, collections.Counter[int]()
         expand = finder._expand
@@ -167,13 +167,13 @@ async def test_searches_look_at_their_answers_one_a_round() -> None:
 
 
 async def test_no_words_are_wanted() -> None:
-    """Zero words is a legal wish."""
+    """Zero words is a valid request."""
     async with running_world(Plan(model=SureModel(len(SPELLINGS)))) as world:
         assert await search(world, *SPELLINGS).find(world.engine.start_snapshot, "a", 0) == ()
 
 
 async def test_all_turns_of_a_search_are_the_owners() -> None:
-    """The engine is told whose they are, so that lanes are shared fairly."""
+    """The engine gets their owner, so lanes are shared fairly."""
     async with running_world(Plan(model=SureModel(len(SPELLINGS)))) as world:
         turns: list[Turn] = []
 
@@ -197,7 +197,7 @@ class ScornfulModel(ToyModel):
 
 
 async def test_a_word_too_unlikely_for_a_float_is_still_answered() -> None:
-    """A typed prefix of probability below the least float has a logarithm, and its words are found."""
+    """A typed prefix of probability below the smallest float has a logarithm, and its words are found."""
     async with running_world(Plan(model=ScornfulModel(3))) as world:
         words = await search(world, b" ", b"z", b"a").find(world.engine.start_snapshot, "zzz", 2)
     assert words[0].text == "zzz"
@@ -210,7 +210,7 @@ async def test_a_failure_on_the_way_leaves_no_turn_behind() -> None:
     async with running_world(Plan(model=model, bounds=make_bounds(max_lanes=1, max_queued_turns=2))) as world:
 
         def submit(turn: Turn) -> Ticket:
-            if turn.ids:  # a branch: from here on none ends, so that the queue cannot empty meanwhile
+            if turn.ids:  # a branch, after which none ends, so the queue cannot empty meanwhile
                 model.close()
             return world.engine.submit(turn)
 

@@ -1,4 +1,4 @@
-"""Stores to test, and a real redis-server."""
+"""The stores under test and a real redis-server."""
 
 import contextlib
 import secrets
@@ -78,7 +78,7 @@ def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server for this test alone, which may kill it. Acknowledged writes are on its disk."""
+    """Runs a server for one test, which may kill it. Acknowledged writes are on its disk."""
     with run_redis(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
         yield server
 
@@ -102,7 +102,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def told() -> list[Ending]:
-    """The endings that the store reported."""
+    """Collects the endings that the store reports."""
     return []
 
 
@@ -110,7 +110,7 @@ def told() -> list[Ending]:
 async def store(
     request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock, told: list[Ending]
 ) -> AsyncIterator[SessionStore]:
-    """Each implementation, open, wide and empty."""
+    """Gives each implementation, open, wide and empty."""
     made = make_store(request.param, request, tmp_path, WIDE, clock=clock)
     await made.start(told.append)
     yield made
@@ -126,7 +126,7 @@ def make_store(
     lifetimes: Lifetimes = LONG,
     clock: Callable[[], float] = time.time,
 ) -> SessionStore:
-    """Redis has a clock of its own."""
+    """Makes a store of the kind with the clock. Redis has a clock of its own."""
     if kind == "memory":
         return MemoryStore(capacity, lifetimes, clock=clock)
     if kind == "redis":
@@ -144,13 +144,13 @@ def make_birth(session_id: str = "s", owner: str = "ann", parts: Parts | None = 
 
 
 async def open_session(store: SessionStore, session_id: str = "s", owner: str = "ann") -> Row:
-    """A new session with one part, `at/0`."""
+    """Creates a session with one part, `at/0`."""
     (row,) = await store.create([make_birth(session_id, owner)])
     return row
 
 
 def step(held: Held, put: Parts, drop: tuple[str, ...] = ()) -> Change:
-    """One token further."""
+    """Moves a session one token on."""
     return Change(held.row.position + 1, put, drop)
 
 
@@ -161,7 +161,7 @@ async def take(store: SessionStore, session_id: str = "s", owner: str = "ann", r
 
 
 async def advance(store: SessionStore, session_id: str = "s", owner: str = "ann") -> Row:
-    """A whole turn, whose part is named by its revision."""
+    """Makes a whole turn, whose part is named by its revision."""
     held = await take(store, session_id, owner)
     try:
         return await store.commit(held, step(held, {f"at/{held.row.revision + 1}": b"%d" % held.row.revision}))

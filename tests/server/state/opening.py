@@ -1,4 +1,4 @@
-"""SQLite stores that are open for as long as a test needs them."""
+"""Opens SQLite stores for as long as a test needs them."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ async def opened(
     clock: Callable[[], float] = time.time,
     told: Callable[[Ending], None] = lambda _: None,
 ) -> AsyncIterator[SqliteStore]:
-    """A SQLite store that is open meanwhile."""
+    """Keeps a SQLite store open inside the block."""
     store = SqliteStore(path, capacity, lifetimes, cache_bytes, clock)
     await store.start(told)
     try:
@@ -35,7 +35,7 @@ async def opened(
 
 
 class GatedStore(SqliteStore):
-    """A real store whose writes wait for a gate, or fail."""
+    """A real store whose writes wait for a gate or fail."""
 
     def __init__(self, path: Path, capacity: Capacity = WIDE, cache_bytes: int = 2**20) -> None:
         self.fake_clock = FakeClock(NOW)
@@ -56,7 +56,7 @@ class GatedStore(SqliteStore):
 
 
 async def start_behind(inner: GatedStore, told: list[Ending] | None = None, **options: float) -> WriteBehind:
-    """Writes by itself only where an interval is given."""
+    """Starts a write-behind store, which writes by itself only where an interval is given."""
     store = WriteBehind(inner, options.get("interval_seconds", 1e6), int(options.get("max_unwritten", 4096)))
     await store.start((told if told is not None else []).append)
     return store

@@ -1,4 +1,4 @@
-"""What befalls a server between any two of its calls to Redis: it dies, it is answered late, it is made to wait."""
+"""What can happen to a server between two of its calls to Redis: it dies, it gets its answer late, it has to wait."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,18 +9,18 @@ from carousel.state.redis_store import RedisStore
 
 
 class Faults:
-    """Stands between a store and its Redis. Counts calls; `hook` comes before and after each of them."""
+    """Stands between a store and its Redis and counts calls. `hook` runs before and after each of them."""
 
     def __init__(self, store: RedisStore) -> None:
         self.num_calls = 0
-        self.first_lost, self.num_lost = 0, 0  # of the calls counted from 0
-        self.is_carried_out = False  # the first of the lost calls takes place, and its answer is lost
+        self.first_lost, self.num_lost = 0, 0  # the numbers of the calls, counted from 0
+        self.is_carried_out = False  # the first of the lost calls takes place; only its answer is lost
         self.hook: Callable[[], Awaitable[None]] | None = None
         self._run = store._link.run
         store._link.run = self._run_or_lose  # type: ignore[method-assign]
 
     def lose(self, first: int, count: int, *, is_carried_out: bool = False) -> None:
-        """Calls from now on."""
+        """Loses the calls from now on."""
         self.num_calls, self.first_lost, self.num_lost = 0, first, count
         self.is_carried_out = is_carried_out
 
@@ -40,6 +40,6 @@ class Faults:
 
 
 async def until_quiet(store: RedisStore) -> None:
-    """Until nothing runs in the store but the keeping of leases."""
+    """Waits until the store runs nothing but the renewal of leases."""
     while [task for task in store._work._beside | store._work._whole if task.get_name() != "keep-leases"]:
         await asyncio.sleep(0.001)

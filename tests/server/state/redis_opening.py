@@ -1,4 +1,4 @@
-"""Opening Redis stores in tests, and talking to their server past them."""
+"""Opens Redis stores in tests and talks to their server directly."""
 
 import asyncio
 import contextlib
@@ -44,14 +44,14 @@ def run_cli(server: RedisServer, *command: str) -> str:
 
 
 async def stop_renewing(store: RedisStore) -> None:
-    """As if the server were paused: it says nothing to Redis until its next call."""
+    """Pauses the server: it says nothing to Redis until its next call."""
     (task,) = [task for task in store._work._beside if task.get_name() == "keep-leases"]
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
 
 def lose_answers(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every second exchange with Redis takes place and its answers are thrown away."""
+    """Lets every second exchange with Redis take place and throws its answers away."""
     num_calls = 0
     exchange = store._link._exchange
 
@@ -68,6 +68,6 @@ def lose_answers(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def call_due(server: RedisServer) -> None:
-    """Let the index of expiries say that all sessions are to be looked at now."""
+    """Makes the index of expiries say that all sessions are due for a look now."""
     script = "for _, m in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do redis.call('ZADD', KEYS[1], 1, m) end"
     run_cli(server, "eval", script, "1", "carousel2:expiries")

@@ -1,4 +1,4 @@
-"""A snapshot whose checksum fits says what it is or is refused, whatever stands in its head."""
+"""A snapshot with a right checksum gives its content or is refused, whatever its head says."""
 
 import struct
 import zlib
@@ -32,7 +32,7 @@ def forge(snapshot: Snapshot, place: tuple[int, str], value: int) -> bytes:
 
 @pytest.mark.parametrize("snapshot", [TWIN, ALONE])
 def test_the_forger_forges_well(snapshot: Snapshot) -> None:
-    """With its own numbers a snapshot is read, bit for bit, so that the refusals below are for their reasons."""
+    """The forger's snapshot with its own numbers is read, bit for bit, so the refusals below have their reasons."""
     found = CODEC.decode(forge(snapshot, RECENT, 3))
     assert (found.position, found.recent_ids, found.tail) == (5, (1, 2, 3), b"\xe2")
     np.testing.assert_array_equal(found.hidden_H, snapshot.hidden_H)
@@ -43,7 +43,7 @@ def test_the_forger_forges_well(snapshot: Snapshot) -> None:
 @pytest.mark.parametrize("snapshot", [TWIN, ALONE])
 @pytest.mark.parametrize(("place", "value"), [(RECENT, 2), (RECENT, 4), (RECENT, 65_535), (TAIL, 0), (TAIL, 255)])
 def test_lengths_that_do_not_fit_are_refused(snapshot: Snapshot, place: tuple[int, str], value: int) -> None:
-    """More or fewer recent tokens or bytes of text than there are: refused, never an error of a library."""
+    """A head that claims more or fewer recent tokens or bytes of text is refused, without an error of a library."""
     with pytest.raises(StateInvalid, match="do not add up"):
         CODEC.decode(forge(snapshot, place, value))
 
@@ -51,7 +51,7 @@ def test_lengths_that_do_not_fit_are_refused(snapshot: Snapshot, place: tuple[in
 @pytest.mark.parametrize("snapshot", [TWIN, ALONE])
 @pytest.mark.parametrize("value", [-2, 0, 2, 127])
 def test_the_hidden_vector_is_a_tensor_of_its_shape(snapshot: Snapshot, value: int) -> None:
-    """Neither a tensor that there is not, nor one of another shape or type, stands for the hidden vector."""
+    """A missing tensor, or one of another shape or type, is never taken for the hidden vector."""
     body = CODEC.encode(TWIN)[:-4] if snapshot is TWIN else CODEC.encode(ALONE)[: -4 - 4 * WIDTH]
     forged = bytearray(body)
     struct.pack_into(HIDDEN_IS[1], forged, HIDDEN_IS[0], value)

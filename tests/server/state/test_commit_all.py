@@ -38,7 +38,7 @@ async def held_sessions(store: GroupStore, count: int) -> list[Held]:
 
 
 async def test_each_is_committed(store: GroupStore) -> None:
-    """More of them than travel at once; rows in order, and the parts that each had put and dropped."""
+    """More changes than travel at once are committed: the rows in order, with the parts that each put and dropped."""
     helds = await held_sessions(store, 300)
     changes = [(held, step(held, {"x": held.row.id.encode()}, ("at/0",))) for held in helds]
     rows = await store.commit_all(changes)
@@ -51,7 +51,7 @@ async def test_each_is_committed(store: GroupStore) -> None:
 
 
 async def test_what_has_moved_is_refused_and_the_others_are_not(store: GroupStore) -> None:
-    """The refused ones were changed by another turn, have ended, or have ended and were created again."""
+    """A change is refused where another turn changed the session, or where it has ended or was created again."""
     helds = await held_sessions(store, 6)
     row = await advance(store, "s1")
     for number in (3, 4):
@@ -64,7 +64,7 @@ async def test_what_has_moved_is_refused_and_the_others_are_not(store: GroupStor
 
 
 async def test_one_after_the_other_on_the_same_hold(store: GroupStore) -> None:
-    """The second goes on from the first."""
+    """The second change on a hold goes on from the first."""
     helds = await held_sessions(store, 3)
     for number in range(1, 4):
         rows = await store.commit_all([(held, step(held, {f"at/{number}": b"x"})) for held in helds])
@@ -93,7 +93,7 @@ async def test_of_none_nothing_comes(store: GroupStore) -> None:
 async def test_answers_that_are_lost_are_asked_for_again(
     shared_redis: RedisServer, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each change is applied once; also where Redis has forgotten its scripts."""
+    """Each change is applied once, even where Redis has forgotten its scripts."""
     store = make_store("redis", request, tmp_path)
     assert isinstance(store, RedisStore)
     await store.start(lambda _: None)
@@ -110,7 +110,7 @@ async def test_answers_that_are_lost_are_asked_for_again(
 
 
 async def test_whoever_gives_up_leaves_the_others_their_answers(store: GroupStore) -> None:
-    """Several commit at once; one is cancelled."""
+    """Several commit at once; one that is cancelled leaves the others their answers."""
     helds = await held_sessions(store, 30)
     tasks = [
         asyncio.create_task(store.commit_all([(held, step(held, {"x": b"1"})) for held in helds[first : first + 10]]))

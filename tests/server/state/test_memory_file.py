@@ -1,4 +1,4 @@
-"""The file of sleeping sessions is whole or not there, and nothing that is not one is taken for it."""
+"""The file of sleeping sessions is whole or absent, and no other file is taken for it."""
 
 import json
 import struct
@@ -47,7 +47,7 @@ def test_a_file_of_the_version_before_is_read() -> None:
 
 
 def test_the_versions_are_told_apart(tmp_path: Path) -> None:
-    """A server of the version before refuses what is written now, instead of losing the deeds in it."""
+    """A server of the version before refuses today's file instead of losing the deeds in it."""
     write_memory(tmp_path / "file", [])
     assert (tmp_path / "file").read_bytes() == b"CRSM\x02"
     assert FORMER.read_bytes()[:5] == b"CRSM\x01"
@@ -69,8 +69,8 @@ def test_another_file_is_refused_and_left(tmp_path: Path, content: bytes) -> Non
 
 
 def test_every_flipped_byte_and_every_cut_is_found(tmp_path: Path) -> None:
-    """Damage anywhere behind the first bytes is told, never read as sessions. A cut between two records is seen by the
-    rest alone, which the atomic write makes impossible."""
+    """Damage anywhere behind the first bytes is found and never read as sessions. Only the rest shows a cut between two
+    records, which the atomic write makes impossible."""
     file = tmp_path / "file"
     write_memory(file, [(_row("a"), {"at/0": b"state"})], DEEDS[:1])
     whole = file.read_bytes()
@@ -86,7 +86,7 @@ def test_every_flipped_byte_and_every_cut_is_found(tmp_path: Path) -> None:
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    """An error in between leaves what was there, and no draft beside it."""
+    """An error during the write leaves the old file and no draft beside it."""
     file = tmp_path / "file"
     write_memory(file, [(_row("a"), {})])
     before = file.read_bytes()
@@ -115,7 +115,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     ],
 )
 def test_a_whole_record_that_says_nonsense_is_refused(tmp_path: Path, head: bytes) -> None:
-    """A checksum is no proof: what is no row, no size, no deed is StoreInvalid, whatever it is instead."""
+    """A right checksum is no proof: what is no row, no size or no deed is StoreInvalid."""
     content = head + b"\nrest"
     file = tmp_path / "file"
     file.write_bytes(b"CRSM\x02" + struct.pack("<II", len(content), zlib.crc32(content)) + content)

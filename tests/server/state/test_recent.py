@@ -1,10 +1,10 @@
-"""The bounded memory of what was used last."""
+"""A bounded memory of what was used last."""
 
 from carousel.state.recent import Recent
 
 
 def test_the_least_recently_used_goes_first() -> None:
-    """Beyond the bound of bytes the oldest in use is dropped; getting is using."""
+    """Beyond the bound of bytes, the least recently used item is dropped; a get is a use."""
     recent: Recent[str] = Recent(100)
     for name in "abc":
         recent.put(name, name.upper(), 30)
@@ -14,7 +14,7 @@ def test_the_least_recently_used_goes_first() -> None:
 
 
 def test_a_new_item_replaces_the_old_one() -> None:
-    """Its weight does too, so that nothing leaks; what is dropped twice is dropped once."""
+    """A new item replaces the old one and its weight, so nothing leaks; a second drop does nothing."""
     recent: Recent[str] = Recent(100)
     for _ in range(10):
         recent.put("a", "A", 60)
@@ -35,7 +35,7 @@ def test_what_is_too_large_is_not_kept() -> None:
 
 
 def test_equal_ids_of_two_owners_are_two_items() -> None:
-    """Whatever a key is made of."""
+    """Equal ids of two owners are two items, whatever the key is made of."""
     recent: Recent[str] = Recent(100)
     recent.put(("ann", "s"), "A", 40)
     recent.put(("bob", "s"), "B", 40)

@@ -1,4 +1,4 @@
-"""A Redis that does not answer, loses answers, goes, comes back, or has forgotten."""
+"""Redis does not answer, loses answers, goes, comes back or forgets."""
 
 import asyncio
 import contextlib
@@ -42,7 +42,7 @@ async def test_an_answer_that_was_lost_is_not_applied_twice(
 
 
 async def test_a_commit_in_doubt_is_not_acknowledged(redis_server: RedisServer) -> None:
-    """Redis hangs while a turn commits: it is refused, and whatever became of it the session is whole afterwards."""
+    """Redis hangs while a turn commits: the turn is refused, and the session is whole afterwards in either case."""
     async with opened(redis_server) as store:
         await store.create([make_birth(parts={"a": b"0"})])
         held = await take(store)
@@ -59,7 +59,8 @@ async def test_a_commit_in_doubt_is_not_acknowledged(redis_server: RedisServer) 
 
 
 async def test_redis_that_goes_and_comes_back(redis_server: RedisServer) -> None:
-    """While it is away calls are unavailable; then what it acknowledged is there, and service goes on by itself."""
+    """Calls are unavailable while Redis is away; then all that it acknowledged is there, and service goes on by
+    itself."""
     async with opened(redis_server) as store:
         for number in range(20):
             await open_session(store, f"s{number}")
@@ -102,7 +103,7 @@ async def test_a_short_absence_is_ridden_out(redis_server: RedisServer) -> None:
 
 
 async def test_redis_that_forgot_everything(redis_server: RedisServer) -> None:
-    """A turn that was held when Redis lost its data is refused, and so is one on a session created again since."""
+    """A turn that was held when Redis lost its data is refused, even on a session that was created again since."""
     async with opened(redis_server) as store:
         await store.create([make_birth(parts={"a": b"old"})])
         await advance(store)
@@ -125,7 +126,7 @@ async def _until_answers(store: RedisStore) -> None:
 
 
 async def test_no_redis_is_unavailable(tmp_path: Path) -> None:
-    """A start without a server, and a call without a start, say so; closing is harmless."""
+    """A start without a server, and a call without a start, report it; closing does no harm."""
     with run_redis(tmp_path) as server:
         pass
     store = RedisStore(server.url, LONG, timing=QUICK)

@@ -1,4 +1,4 @@
-"""In Redis its own clock ends sessions, whatever the servers' clocks say, and never one that a turn holds."""
+"""Redis ends sessions by its own clock, whatever the servers' clocks say, and never one that a turn holds."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ SHORT = Lifetimes(idle=0.5, absolute=30.0)
 
 
 async def until_due(server: RedisServer, row: Row) -> None:
-    """By the clock of Redis."""
+    """Waits until the session is due by the clock of Redis."""
     while float(run_cli(server, "time").split()[0]) + 0.1 < row.expires_at:
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.2)
@@ -27,7 +27,7 @@ async def until_due(server: RedisServer, row: Row) -> None:
 async def test_the_servers_clock_does_not_matter(
     shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, skew: float
 ) -> None:
-    """A server whose clock is ten minutes off writes the moments of Redis, ends nothing early and all in time."""
+    """A server whose clock is ten minutes off writes the times of Redis, ends nothing early and everything in time."""
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + skew)
     run_cli(shared_redis, "flushall")
@@ -76,7 +76,7 @@ async def test_a_session_whose_time_has_come_ends_when_it_is_met(shared_redis: R
 
 
 async def test_an_age_that_is_reached_is_told_as_such(shared_redis: RedisServer) -> None:
-    """However much the session was used."""
+    """The ending names the age, however much the session was used."""
     told: list[Ending] = []
     run_cli(shared_redis, "flushall")
     store = RedisStore(shared_redis.url, Lifetimes(idle=9.0, absolute=0.5), timing=QUICK)
@@ -91,8 +91,8 @@ async def test_an_age_that_is_reached_is_told_as_such(shared_redis: RedisServer)
 
 @pytest.mark.parametrize("sweeper", ["its own", "another"])
 async def test_a_session_in_use_is_not_ended_by_the_clock(shared_redis: RedisServer, sweeper: str) -> None:
-    """The lease is renewed long past the session's time, with sweeps between any two steps; its change is applied, and
-    its keys outlive it."""
+    """The lease is renewed long past the session's time, while sweeps run; the change is applied, and the keys outlive
+    the session's time."""
     run_cli(shared_redis, "flushall")
     timing = replace(QUICK, lease=1.0)
     async with opened(shared_redis, timing, SHORT) as one, opened(shared_redis, timing, SHORT) as two:
@@ -113,7 +113,7 @@ async def test_a_session_in_use_is_not_ended_by_the_clock(shared_redis: RedisSer
 
 
 async def test_a_sweep_that_saw_a_session_before_a_turn_does_not_end_it(shared_redis: RedisServer) -> None:
-    """What was due when it was looked at and was used since, or is in use, stays."""
+    """A session that was due when the sweep looked stays if it was used since or is in use."""
     run_cli(shared_redis, "flushall")
     async with opened(shared_redis, lifetimes=Lifetimes(idle=9.0, absolute=90.0)) as store:
         seen = await open_session(store)
@@ -132,7 +132,7 @@ async def test_a_sweep_that_saw_a_session_before_a_turn_does_not_end_it(shared_r
 
 
 async def test_many_are_swept_in_portions(shared_redis: RedisServer) -> None:
-    """About as many as it is told at once."""
+    """One sweep ends about as many sessions as it is told to."""
     run_cli(shared_redis, "flushall")
     async with opened(shared_redis, lifetimes=SHORT) as store:
         for number in range(5):
@@ -147,8 +147,8 @@ async def test_many_are_swept_in_portions(shared_redis: RedisServer) -> None:
 async def test_sweeps_between_any_two_steps_of_a_turn(
     shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, skew: float
 ) -> None:
-    """Another server, whose clock is ten minutes off, sweeps before and after each call of a turn that runs beyond the
-    session's time: the turn is applied, and the session lives. A turn that fails lets it go."""
+    """Another server, whose clock is ten minutes off, sweeps before and after each call of a turn that outlasts its
+    session's time: the turn is applied and the session lives. A turn that fails lets it end."""
     run_cli(shared_redis, "flushall")
     real = time.time
     told: list[Ending] = []
@@ -178,8 +178,8 @@ async def test_sweeps_between_any_two_steps_of_a_turn(
 
 
 async def test_used_sessions_do_not_hide_those_that_are_due(shared_redis: RedisServer) -> None:
-    """Many whose entries are old, since turns do not move them, stand before a few that are due: one sweep gets there,
-    and the entries say when they are to be looked at again."""
+    """Many sessions have old entries, since turns do not move them, and stand before a few that are due. One sweep
+    reaches those, and the entries then say when to look again."""
     run_cli(shared_redis, "flushall")
     async with opened(shared_redis) as store:
         rows = await store.create([make_birth(f"{number:02}") for number in range(30)])
@@ -206,7 +206,7 @@ async def test_an_end_is_told_once_although_its_answer_is_lost(
     async with opened(shared_redis, told=told.append) as store, opened(shared_redis, told=others.append) as other:
         rows = await store.create([make_birth(name) for name in "abc"])
         lose_answers(store, monkeypatch)
-        monkeypatch.setattr(RedisEndings, "_bound", _do_nothing)  # its calls would use up answers that arrive
+        monkeypatch.setattr(RedisEndings, "_bound", _do_nothing)  # its calls would use up the answers that arrive
         run_cli(shared_redis, "hset", "carousel2:{ann:a}:row", "expires_at", "1")
         call_due(shared_redis)
         await asyncio.gather(store.sweep(9), other.sweep(9), store.read("ann", "a"), other.read("ann", "a"))

@@ -49,7 +49,7 @@ def deed_of(births: list[Birth], request_id: str = "r") -> Deed:
 
 
 async def test_a_cluster_works(tmp_path: Path) -> None:
-    """A server in cluster mode is found out; sessions of all slots, their lists and their ends work."""
+    """A server in cluster mode is recognised; sessions of all slots, their lists and their ends work."""
     async with clustered(tmp_path, 1) as (server,):
         async with opened(server) as store:
             assert "RedisCluster" in type(store._link._client).__name__
@@ -67,8 +67,8 @@ async def test_a_cluster_works(tmp_path: Path) -> None:
 
 
 async def test_a_fork_across_machines_is_all_or_none(tmp_path: Path) -> None:
-    """One request creates copies on three machines once; refused, it leaves none; interrupted, its retry finishes them
-    from another server."""
+    """One request creates copies on three machines once. A refused one leaves none; the repeat of an interrupted one
+    finishes them from another server."""
     async with clustered(tmp_path, 3) as nodes, opened(nodes[0]) as one, opened(nodes[2]) as other:
         births, again = [[make_birth(name) for name in NAMES] for _ in range(2)]
         rows = await one.create(births, deed_of(births))

@@ -1,5 +1,5 @@
-"""A server that dies, is disconnected or is cancelled between any two of its calls to Redis leaves nothing that a retry
-does not finish, and nothing half created where no retry comes."""
+"""A server that dies, is disconnected or is cancelled between any two of its calls to Redis leaves nothing that a
+repeat does not finish, and nothing half created where no repeat comes."""
 
 import asyncio
 import contextlib
@@ -42,8 +42,8 @@ async def who_lives(store: RedisStore, number: int) -> list[Row]:
 async def test_a_creation_cut_off_anywhere_is_finished_by_its_repeat(
     shared_redis: RedisServer, *, is_carried_out: bool
 ) -> None:
-    """All three sessions belong to one request, at one point; the deed names them; nothing else remains, and another
-    retry creates nothing."""
+    """All three sessions belong to one request, at one point, and the deed names them; nothing else remains, and
+    another repeat creates nothing."""
     run_cli(shared_redis, "flushall")
     async with opened(shared_redis) as other:
         for number in itertools.count():
@@ -77,7 +77,7 @@ async def test_a_creation_cut_off_anywhere_is_finished_by_its_repeat(
 async def test_a_refused_creation_cut_off_anywhere_leaves_nothing(
     shared_redis: RedisServer, *, is_carried_out: bool
 ) -> None:
-    """One of its ids is taken: its retry is refused as well, none of the others exists then, and the request's id is
+    """One of its ids is taken: its repeat is refused as well, none of the others exists then, and the request's id is
     free for another request."""
     run_cli(shared_redis, "flushall")
     async with opened(shared_redis) as other:
@@ -142,8 +142,8 @@ def deed_of_end(row: Row, number: int) -> Deed:
 async def test_an_unanswered_creation_is_whole_or_nothing(
     shared_redis: RedisServer, *, has_deed: bool, is_carried_out: bool
 ) -> None:
-    """Redis is silent for two calls, wherever that is: when it answers again all three sessions are there or none, and
-    the deed says which."""
+    """Redis is silent for any two calls: when it answers again, all three sessions are there or none, and the deed says
+    which."""
     run_cli(shared_redis, "flushall")
     async with opened(shared_redis) as store, opened(shared_redis) as other:
         faults = Faults(store)
@@ -171,9 +171,9 @@ async def test_an_unanswered_creation_is_whole_or_nothing(
 
 @pytest.mark.usefixtures("quick_undo")
 async def test_what_a_repeat_has_finished_is_not_undone(shared_redis: RedisServer) -> None:
-    """The server without an answer would undo it, and comes back later."""
+    """The server without an answer would undo the creation and comes back later."""
     async with two(shared_redis) as (cut_off, other):
-        for number in range(4):  # record, enlist, schedule, and the first of the three
+        for number in range(4):  # record, enlist, schedule, and the first of the three sessions
             births, again = births_of(number), births_of(number)
             faults = Faults(cut_off)
             faults.lose(3 + number, EVER)
@@ -187,7 +187,7 @@ async def test_what_a_repeat_has_finished_is_not_undone(shared_redis: RedisServe
 
 
 async def test_what_was_recalled_is_not_undone(shared_redis: RedisServer) -> None:
-    """Everything was created, but its server has not reported it: once another caller was told, it stays."""
+    """All sessions are created, but their server has not reported it: once another caller is told, they stay."""
     async with two(shared_redis) as (cut_off, other):
         births = births_of(0)
         intent = await cut_off._deeds.record(Intent(deed_of(births, "r"), tuple(births)))
@@ -198,7 +198,7 @@ async def test_what_was_recalled_is_not_undone(shared_redis: RedisServer) -> Non
 
 
 async def test_what_is_being_undone_is_not_taken_up(shared_redis: RedisServer) -> None:
-    """A server died while it undid a refused creation: a retry finishes that first, and starts again."""
+    """A server died while it undid a refused creation: a repeat finishes that first, and starts again."""
     async with two(shared_redis) as (dead, other):
         first, again = births_of(0), births_of(0, b"later one")
         intent = await dead._deeds.record(Intent(deed_of(first, "r"), tuple(first)))
@@ -213,7 +213,7 @@ async def test_what_is_being_undone_is_not_taken_up(shared_redis: RedisServer) -
 
 
 async def test_who_is_used_is_not_undone(shared_redis: RedisServer) -> None:
-    """A session may be in use although no caller got its creation's answer."""
+    """A session may be in use although no caller got its creation's answer; then it stays."""
     async with two(shared_redis) as (store, _):
         used, unused = await open_session(store, "used"), await open_session(store, "unused")
         row = await advance(store, "used")
@@ -224,7 +224,8 @@ async def test_who_is_used_is_not_undone(shared_redis: RedisServer) -> None:
 
 @pytest.mark.parametrize("has_deed", [False, True])
 async def test_a_cancelled_creation_is_whole_or_nothing(shared_redis: RedisServer, *, has_deed: bool) -> None:
-    """Cancelled at any call: what can be retried is finished, anything else is undone and leaves no ending."""
+    """A creation is cancelled at any call: with a request id it is finished, without one it is undone and leaves no
+    ending."""
     run_cli(shared_redis, "flushall")
     async with opened(shared_redis) as store:
         faults = Faults(store)
@@ -252,7 +253,7 @@ async def test_a_cancelled_creation_is_whole_or_nothing(shared_redis: RedisServe
 
 @pytest.mark.parametrize("way", ["request", "sweep"])
 async def test_a_cancelled_end_is_whole(shared_redis: RedisServer, way: str) -> None:
-    """Cancelled at any call, the ending is reported once and leaves no entry."""
+    """An end that is cancelled at any call is reported once and leaves no entry."""
     told: list[Ending] = []
     run_cli(shared_redis, "flushall")
     async with opened(shared_redis, told=told.append) as store:

@@ -1,4 +1,4 @@
-"""A request whose server died midway is finished by its retry on any server, and done once."""
+"""A request whose server died midway is finished by its repeat on any server, and done once."""
 
 import asyncio
 from typing import Any
@@ -18,7 +18,7 @@ def deed_of(births: list[Birth]) -> Deed:
 
 @pytest.mark.parametrize("num_made", [0, 1, 2])
 async def test_what_a_dead_server_left_half_made_is_finished(shared_redis: RedisServer, num_made: int) -> None:
-    """The recorded incarnations and state are used, although the retry itself would now start elsewhere."""
+    """The recorded incarnations and state are used, although the repeat itself would now start elsewhere."""
     async with two(shared_redis) as (dead, other):
         first = [make_birth(name, parts={"at/0": b"first"}) for name in "abc"]
         await dead._deeds.record(Intent(deed_of(first), tuple(first)))
@@ -37,7 +37,7 @@ async def test_what_a_dead_server_left_half_made_is_finished(shared_redis: Redis
 
 
 async def test_a_deletion_that_was_written_down_is_carried_out(shared_redis: RedisServer) -> None:
-    """Its retry carries it out, and only on the intended session."""
+    """The repeat carries the deletion out, and only on the intended session."""
     async with two(shared_redis) as (dead, other):
         row = await open_session(dead)
         deed = Deed("ann", "r", "print", ((row.id, row.incarnation),))
@@ -55,7 +55,7 @@ async def test_a_deletion_that_was_written_down_is_carried_out(shared_redis: Red
 
 
 async def test_a_repeat_beside_the_first_makes_the_same(shared_redis: RedisServer) -> None:
-    """Two servers carry out one request at once: one session of each id, the same for both."""
+    """Two servers carry out one request at once: each id gets one session, the same for both."""
     async with two(shared_redis) as servers:
         for number in range(10):
             names = [f"{number}-{name}" for name in "abc"]
@@ -77,7 +77,7 @@ async def test_a_repeat_beside_the_first_makes_the_same(shared_redis: RedisServe
 
 
 async def test_a_deed_lives_ten_minutes(shared_redis: RedisServer) -> None:
-    """By a time to live of its key, in nasty owners' names too."""
+    """The deed's key has a time to live, under any owner's name."""
     run_cli(shared_redis, "flushall")
     async with opened(shared_redis) as store:
         for owner in ("ann", "a:{b}\0", ""):
@@ -91,7 +91,8 @@ async def test_a_deed_lives_ten_minutes(shared_redis: RedisServer) -> None:
 
 
 async def test_a_creation_in_doubt_is_said_to_be(redis_server: RedisServer) -> None:
-    """Redis fails when the session is to be written: UNAVAILABLE with `in_doubt`, and the retry settles it."""
+    """Redis fails when the session is to be written: the call is UNAVAILABLE with `in_doubt`, and the repeat settles
+    it."""
     async with opened(redis_server) as store:
         birth = make_birth()
         enlisted = store._index.add
@@ -113,7 +114,7 @@ async def test_a_creation_in_doubt_is_said_to_be(redis_server: RedisServer) -> N
 
 
 async def test_a_deed_stays_done_when_its_id_is_made_anew(shared_redis: RedisServer) -> None:
-    """The request's session was ended, and its id given to another session, which ends too: the retry creates
+    """The request's session was ended, and its id given to another session, which ends too: the repeat creates
     nothing."""
     async with two(shared_redis) as (one, other):
         birth, again = make_birth("a"), make_birth("a")
@@ -131,7 +132,8 @@ async def test_a_deed_stays_done_when_its_id_is_made_anew(shared_redis: RedisSer
 
 
 async def test_what_was_made_and_ended_is_not_made_by_a_repeat(shared_redis: RedisServer) -> None:
-    """A server died before it recorded completion, and one of the sessions was deleted since."""
+    """A server died before it recorded completion, and one of the sessions was deleted since: the repeat does not make
+    it again."""
     async with two(shared_redis) as (dead, other):
         births = [make_birth(name) for name in "abc"]
         await dead._deeds.record(Intent(deed_of(births), tuple(births)))
@@ -151,7 +153,8 @@ async def test_what_was_made_and_ended_is_not_made_by_a_repeat(shared_redis: Red
 async def test_what_was_made_and_ended_is_told_from_its_namesakes(
     shared_redis: RedisServer, num_namesakes: int
 ) -> None:
-    """A server died before it said that all was done; what it made was deleted since, and its id used again."""
+    """A server died before it recorded completion; its session was deleted since, and the id used again: the repeat
+    tells them apart."""
     async with two(shared_redis) as (dead, other):
         birth, again = make_birth("a"), make_birth("a")
         await dead._deeds.record(Intent(deed_of([birth]), (birth,)))
@@ -166,7 +169,7 @@ async def test_what_was_made_and_ended_is_told_from_its_namesakes(
 
 
 async def test_what_is_known_of_namesakes_is_bounded(shared_redis: RedisServer) -> None:
-    """An id that is used again and again costs no more and no more."""
+    """What Redis keeps of an id does not grow, however often the id is used again."""
     async with two(shared_redis) as (store, _):
         for _ in range(30):
             row = await open_session(store, "a")
@@ -186,7 +189,7 @@ async def test_a_deed_that_is_done_costs_little(shared_redis: RedisServer) -> No
 
 
 async def test_states_that_differ_are_written_down_each(shared_redis: RedisServer) -> None:
-    """A retry that finishes the request gives every session its own."""
+    """A repeat that finishes the request gives every session its own state."""
     async with two(shared_redis) as (dead, other):
         births = [make_birth(name, parts={"at/0": part}) for name, part in zip("abc", (b"x", b"y", b"x"), strict=True)]
         await dead._deeds.record(Intent(deed_of(births), tuple(births)))
@@ -196,7 +199,7 @@ async def test_states_that_differ_are_written_down_each(shared_redis: RedisServe
 
 
 async def test_another_request_with_the_id_of_a_dead_one_is_told(shared_redis: RedisServer) -> None:
-    """A request id is bound to its contents from the moment it is written down; nothing is made or ended."""
+    """A request id is bound to its contents as soon as it is written down; another request makes and ends nothing."""
     async with two(shared_redis) as (dead, other):
         births = [make_birth("a")]
         await dead._deeds.record(Intent(deed_of(births), tuple(births)))

@@ -1,4 +1,4 @@
-"""Turns of several servers on one session: leases, fences, places in line."""
+"""Several servers take turns on one session: leases, fences, places in line."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ from carousel.state.store import Row
 
 
 async def test_another_servers_turn_is_waited_for(shared_redis: RedisServer) -> None:
-    """A take waits while another server holds the session, and has its change then."""
+    """A take waits while another server holds the session, and then has its change."""
     async with two(shared_redis, SLOW) as (one, other):
         await open_session(one)
         held = await take(one)
@@ -69,13 +69,13 @@ async def test_a_lease_lasts_as_long_as_the_turn(shared_redis: RedisServer) -> N
 
 
 async def test_a_paused_server_cannot_overwrite(shared_redis: RedisServer) -> None:
-    """Once its lease is over another goes on; whatever the paused one commits or releases later has no effect."""
+    """When a paused server's lease is over, another goes on; the paused one's later commit or release has no effect."""
     async with two(shared_redis) as (paused, other):
         await open_session(paused)
         late = await take(paused)
         await stop_renewing(paused)
         got = await asyncio.wait_for(take(other), 10)
-        await paused._leases._renew(("ann", "s"), late.epoch)  # what it has lost it keeps no longer
+        await paused._leases._renew(("ann", "s"), late.epoch)  # it no longer keeps what it has lost
         assert len(paused._leases) == 0
         with pytest.raises(SessionMoved):  # though the revision is still the one that it held
             await paused.commit(late, step(late, {"late": b"x"}))
@@ -123,7 +123,7 @@ async def test_closing_gives_leases_back(shared_redis: RedisServer) -> None:
 
 
 async def test_an_epoch_follows_the_clock_of_redis(shared_redis: RedisServer) -> None:
-    """So that none comes twice, although Redis has lost the takes since: an old turn is refused whatever it held."""
+    """No epoch comes twice, although Redis has lost the takes since: an old turn is refused whatever it held."""
     async with two(shared_redis) as (one, other):
         await open_session(one)
         late = await take(one)
@@ -139,7 +139,8 @@ async def test_an_epoch_follows_the_clock_of_redis(shared_redis: RedisServer) ->
 async def test_a_waiting_server_is_let_in_by_those_with_lines_of_their_own(
     shared_redis: RedisServer, num_busy: int
 ) -> None:
-    """Servers have turn after turn on a session; another's single turn comes when each of them had one more at most."""
+    """Other servers have turn after turn on a session; a single turn of another server comes after at most one more of
+    each."""
     async with contextlib.AsyncExitStack() as stack:
         run_cli(shared_redis, "flushall")
         other, *busy = [await stack.enter_async_context(opened(shared_redis, SLOW)) for _ in range(1 + num_busy)]
@@ -177,7 +178,7 @@ async def _look(store: RedisStore) -> Row:
 
 
 async def test_who_waits_longest_is_next(shared_redis: RedisServer) -> None:
-    """Servers are let in as they came, also one that asks seldom by then."""
+    """Servers are let in as they came, even one that asks seldom by then."""
     async with contextlib.AsyncExitStack() as stack:
         run_cli(shared_redis, "flushall")
         stores = [await stack.enter_async_context(opened(shared_redis, SLOW)) for _ in range(5)]
@@ -201,7 +202,7 @@ async def test_who_waits_longest_is_next(shared_redis: RedisServer) -> None:
 
 
 async def test_who_gives_up_waiting_leaves_the_line(shared_redis: RedisServer) -> None:
-    """A session that is free does not wait for a turn that was cancelled, wherever that was."""
+    """A free session does not wait for a cancelled turn, wherever in the line that was."""
     async with contextlib.AsyncExitStack() as stack:
         run_cli(shared_redis, "flushall")
         one, other, third = [await stack.enter_async_context(opened(shared_redis, SLOW)) for _ in range(3)]
@@ -209,7 +210,7 @@ async def test_who_gives_up_waiting_leaves_the_line(shared_redis: RedisServer) -
         for number in range(8):
             held = await take(one)
             waiting = asyncio.create_task(take(other))
-            if number % 2:  # otherwise while its first question is on its way
+            if number % 2:  # otherwise while its first question is under way
                 while other._leases._server not in await _line(one):
                     await asyncio.sleep(0)
             for _ in range(number):
@@ -223,7 +224,7 @@ async def test_who_gives_up_waiting_leaves_the_line(shared_redis: RedisServer) -
 
 
 async def test_who_gives_up_waiting_leaves_the_places_of_others(shared_redis: RedisServer) -> None:
-    """Those who wait before and behind it keep their order."""
+    """Those who wait before and behind a cancelled turn keep their order."""
     async with contextlib.AsyncExitStack() as stack:
         run_cli(shared_redis, "flushall")
         one, *others = [await stack.enter_async_context(opened(shared_redis, SLOW)) for _ in range(4)]
@@ -244,7 +245,7 @@ async def test_who_gives_up_waiting_leaves_the_places_of_others(shared_redis: Re
 
 
 async def test_who_stopped_asking_is_not_waited_for(shared_redis: RedisServer) -> None:
-    """A server that died in the line keeps its place for a moment only."""
+    """A server that died in the line keeps its place only for a moment."""
     timing = Timing(lease=30.0, time_out=0.5, patience=1.0, ending=60.0, place=0.3)
     run_cli(shared_redis, "flushall")
     async with opened(shared_redis, timing) as one:
@@ -266,8 +267,8 @@ async def test_who_stopped_asking_is_not_waited_for(shared_redis: RedisServer) -
 
 
 async def test_a_turn_does_not_lose_its_session_to_the_keys(shared_redis: RedisServer) -> None:
-    """The session, and even its ending, would have been forgotten before the turn is over: the take and each renewal
-    of the lease let the keys outlive the lease."""
+    """Without that, the session and even its ending would be forgotten before the turn is over: the take and each
+    renewal let the keys outlive the lease."""
     keys = ("carousel2:{ann:s}:row", "carousel2:{ann:s}:parts")
     kept_ms = 1000 * (SLOW.lease + SLOW.ending)
     async with two(shared_redis, SLOW) as (store, _):

@@ -1,4 +1,4 @@
-"""What Redis is accepted: versions of the format, policies, passwords, TLS."""
+"""Which Redis is accepted: versions of the format, policies, passwords, TLS."""
 
 import datetime
 import subprocess
@@ -25,7 +25,7 @@ from carousel.state.redis_terms import Timing
 
 
 async def test_a_redis_that_drops_keys_is_refused(tmp_path: Path) -> None:
-    """An eviction policy would lose sessions in silence."""
+    """An eviction policy would lose sessions in silence, so it is refused."""
     with run_redis(tmp_path, "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru") as server:
         with pytest.raises(StoreInvalid, match="maxmemory-policy allkeys-lru"):
             await RedisStore(server.url, LONG, timing=Timing(lease=10.0)).start(print)
@@ -44,7 +44,8 @@ async def test_another_format_is_refused(tmp_path: Path) -> None:
 
 
 async def test_a_password_is_needed_and_not_told(tmp_path: Path) -> None:
-    """With the right one, in the URL or beside it, it works; a wrong one is StoreInvalid that does not repeat it."""
+    """The right password, in the URL or beside it, works; a wrong one is StoreInvalid, and the error does not show
+    it."""
     with run_redis(tmp_path, "--requirepass", "secret!") as server:
         for url, password in ((server.url, "secret!"), (server.url.replace("//", "//:secret!@"), None)):
             store = RedisStore(url, LONG, password=password, timing=QUICK)
@@ -60,7 +61,7 @@ async def test_a_password_is_needed_and_not_told(tmp_path: Path) -> None:
 
 
 async def test_tls(tmp_path: Path) -> None:
-    """rediss:// checks the server's certificate against the authority that the URL names, and refuses another."""
+    """A rediss:// URL checks the server's certificate against the authority that it names and refuses another."""
     certificate = _make_certificate(tmp_path)
     with run_redis(tmp_path) as server:
         run_cli(server, "config", "set", "tls-cert-file", str(certificate))
@@ -96,7 +97,7 @@ def _make_certificate(directory: Path) -> Path:
 
 
 def test_redis_is_needed_by_this_store_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The module can be imported without the client library; making a store then says what to install."""
+    """The module can be imported without the client library; the store then says what to install."""
     monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(StoreInvalid, match=r"pip install carousel-serving\[redis\]"):
         RedisStore("redis://localhost", LONG, timing=Timing(lease=10.0))
@@ -105,7 +106,7 @@ def test_redis_is_needed_by_this_store_only(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_an_error_of_the_library_is_a_broken_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever it raises while it talks to Redis: tried again, and told in our words in the end."""
+    """Whatever the library raises while it talks to Redis is tried again, and finally told in our words."""
     execute, faults = Pipeline.execute, [RuntimeError("lost count")]
 
     async def fail_first(pipeline: Pipeline, *arguments: Any, **options: Any) -> object:

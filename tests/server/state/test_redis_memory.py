@@ -1,4 +1,4 @@
-"""A Redis without memory refuses what takes some, and goes on with all that is running and all that frees."""
+"""A Redis without memory refuses what takes memory and goes on with turns that run and with all that frees some."""
 
 import asyncio
 import contextlib
@@ -16,8 +16,8 @@ from carousel.state.store import Deed, Ending, EndReason, Lifetimes, Repeated
 
 
 async def test_redis_out_of_memory(tmp_path: Path) -> None:
-    """New sessions are Overloaded, nothing that lives is dropped, what is due or deleted is freed all the same; with
-    memory again sessions are made."""
+    """New sessions are Overloaded and no live one is dropped; due and deleted ones are freed all the same. With memory
+    again, sessions are made."""
     with run_redis(tmp_path) as server:
         async with opened(server, lifetimes=Lifetimes(0.2, 9.0)) as store:
             await store.create([make_birth("due", parts={"x": bytes(1000)})])
@@ -38,8 +38,8 @@ async def test_redis_out_of_memory(tmp_path: Path) -> None:
 
 
 async def test_a_turn_that_runs_is_finished_without_memory(tmp_path: Path) -> None:
-    """Its lease is renewed and its change is stored, since its answer may have been streamed already; a new turn is
-    refused, and another session that was held is given back."""
+    """The turn's lease is renewed and its change stored, since its answer may have been streamed; a new turn is
+    refused, and a session that was held otherwise is given back."""
     with run_redis(tmp_path) as server:
         async with opened(server, SLOW) as store, opened(server, SLOW) as other:
             await store.create([make_birth(name) for name in "ab"])
@@ -61,7 +61,7 @@ async def test_a_turn_that_runs_is_finished_without_memory(tmp_path: Path) -> No
 
 
 async def test_a_deletion_that_can_be_repeated_needs_no_memory(tmp_path: Path) -> None:
-    """It is written down all the same, and its repeat does nothing; a creation that is refused leaves its id free."""
+    """The deletion is written down all the same, and its repeat does nothing; a refused creation leaves its id free."""
     with run_redis(tmp_path) as server:
         async with opened(server) as store:
             row = await open_session(store)
@@ -79,7 +79,8 @@ async def test_a_deletion_that_can_be_repeated_needs_no_memory(tmp_path: Path) -
 
 
 async def test_memory_that_ends_in_the_middle_leaves_no_copies(tmp_path: Path) -> None:
-    """Some of three are made, then Redis has no memory: refused, none is left, and the request's id is free."""
+    """Redis runs out of memory after some of three copies: the fork is refused, no copy is left, and the request's id
+    is free."""
     with run_redis(tmp_path) as server:
         async with opened(server) as store:
             for num_calls in range(1, 7):
@@ -101,11 +102,11 @@ async def test_memory_that_ends_in_the_middle_leaves_no_copies(tmp_path: Path) -
                 assert [row is not None for row in rows] == [is_made] * 3
                 assert (await store.recall("ann", "r") is not None) == is_made
                 run_cli(server, "config", "set", "maxmemory", "0")
-            assert is_made  # with the memory gone once all were made, it is done
+            assert is_made  # when memory ends after all were made, the fork is done
 
 
 async def test_the_sweep_passes_by_what_is_used_without_memory(tmp_path: Path) -> None:
-    """Entries of used sessions are moved, so that those behind them are ended and free memory."""
+    """The sweep moves the entries of used sessions, so those behind them end and free memory."""
     with run_redis(tmp_path) as server:
         async with opened(server) as store:
             await store.create([make_birth(f"{number}") for number in range(6)])
@@ -117,7 +118,7 @@ async def test_the_sweep_passes_by_what_is_used_without_memory(tmp_path: Path) -
 
 
 async def test_a_refusal_for_want_of_memory_is_known_by_its_words() -> None:
-    """Redis 6 wraps it into an error of the script, which has no code of its own."""
+    """Redis 6 wraps the refusal into an error of the script, which has no code of its own."""
     link = RedisLink("redis://localhost", None, None, 1.0)
     link._client = object()
 

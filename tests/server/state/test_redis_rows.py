@@ -1,4 +1,4 @@
-"""Keys of sessions: no two pairs of owner and id share one, and both hashes of a session share a slot."""
+"""No two pairs of owner and id share a key, and both hashes of a session share a slot."""
 
 import itertools
 
@@ -10,13 +10,13 @@ NASTY = ["", "{", "}", "{}", "a", "a:b", "b", "a}:{b", ":", "%3A", "%", "a\0b", 
 
 
 def test_no_two_pairs_share_a_key() -> None:
-    """Whatever braces, colons, NULs and escapes they are made of."""
+    """Keys differ whatever braces, colons, NULs and escapes the names contain."""
     keys = [key for pair in itertools.product(NASTY, repeat=2) for key in keys_of(pair)]
     assert len(set(keys)) == len(keys) == 2 * len(NASTY) ** 2
 
 
 def test_both_hashes_share_a_slot() -> None:
-    """One script reaches both; sessions of one owner lie in many slots."""
+    """One script reaches both hashes; the sessions of one owner lie in many slots."""
     slots = set()
     for pair in itertools.product(NASTY, repeat=2):
         row, parts = keys_of(pair)

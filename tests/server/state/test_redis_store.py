@@ -1,4 +1,4 @@
-"""What is particular to a store that servers share: what one does, others see; keys, indices, limits."""
+"""Servers share a Redis store: each sees what the others do. Its keys, indices and limits are tested here too."""
 
 import asyncio
 from collections.abc import Sequence
@@ -68,7 +68,7 @@ async def test_a_change_that_is_sent_again_is_told_of_itself(
 
 
 async def test_parts_that_are_known_do_not_travel(shared_redis: RedisServer) -> None:
-    """A server that made the last change is not sent the parts again; one that did not is."""
+    """The server that made the last change is not sent the parts again; another one is."""
     async with two(shared_redis) as (one, other):
         await one.create([make_birth(parts={"large": bytes(1_000_000)})])
         await advance(one)
@@ -87,7 +87,8 @@ def _sent(server: RedisServer) -> int:
 
 
 async def test_redis_keeps_what_ended_for_a_while(shared_redis: RedisServer) -> None:
-    """Every key of a session expires by itself: after its life and the time for which an ending is remembered."""
+    """Every key of a session expires by itself, after the session's life and the time for which an ending is
+    remembered."""
     run_cli(shared_redis, "flushall")
     async with opened(shared_redis, lifetimes=Lifetimes(100.0, 1000.0)) as store:
         row = await open_session(store, "a")
@@ -106,8 +107,8 @@ def _ttl(server: RedisServer, key: str) -> int:
 
 
 async def test_index_entries_without_a_session_are_removed(shared_redis: RedisServer) -> None:
-    """What a crash left in the indices is neither listed nor counted after it was met, unless it is young: then it may
-    be of a session that is being made."""
+    """Entries that a crash left in the indices are neither listed nor counted once they were met. A young one stays:
+    its session may be in the making."""
     run_cli(shared_redis, "flushall")
     async with opened(shared_redis, lifetimes=Lifetimes(0.05, 9.0)) as store:
         for name in "abc":
@@ -130,7 +131,7 @@ async def test_index_entries_without_a_session_are_removed(shared_redis: RedisSe
 
 
 def _age(server: RedisServer, key: str) -> None:
-    """As if the entries had been made two minutes ago."""
+    """Makes the entries look two minutes old."""
     script = "for _, m in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do redis.call('ZINCRBY', KEYS[1], -120, m) end"
     run_cli(server, "eval", script, "1", key)
 
@@ -146,7 +147,8 @@ async def test_a_row_reads_the_same_everywhere(shared_redis: RedisServer) -> Non
 
 
 async def test_a_limit_of_sessions_per_owner(shared_redis: RedisServer) -> None:
-    """Counted for each owner; at it the next is Overloaded by the limit's name, until one has ended."""
+    """Each owner's sessions are counted; at the limit the next one is Overloaded by the limit's name, until one has
+    ended."""
     run_cli(shared_redis, "flushall")
     async with opened(shared_redis, owner_limits=OwnerLimits(max_sessions=2)) as store:
         row = await open_session(store, "a")
@@ -161,7 +163,7 @@ async def test_a_limit_of_sessions_per_owner(shared_redis: RedisServer) -> None:
 
 
 async def test_creations_at_once_do_not_pass_an_owners_limit(shared_redis: RedisServer) -> None:
-    """Places are given and counted in one step, whichever server asks; who has a place already needs no other one."""
+    """Places are given and counted in one step, whichever server asks; a session with a place needs no second one."""
     run_cli(shared_redis, "flushall")
     limits = OwnerLimits(max_sessions=5)
     async with opened(shared_redis, owner_limits=limits) as one, opened(shared_redis, owner_limits=limits) as other:
@@ -173,7 +175,7 @@ async def test_creations_at_once_do_not_pass_an_owners_limit(shared_redis: Redis
 
 
 async def test_a_request_that_was_cut_off_at_the_limit_is_finished(shared_redis: RedisServer) -> None:
-    """The places of its sessions are its own."""
+    """The places of its sessions are already its own."""
     run_cli(shared_redis, "flushall")
     async with opened(shared_redis, owner_limits=OwnerLimits(max_sessions=3)) as store:
         births = [make_birth(name) for name in "abc"]
@@ -185,7 +187,7 @@ async def test_a_request_that_was_cut_off_at_the_limit_is_finished(shared_redis:
 
 
 async def test_a_session_is_listed_where_it_was_made(shared_redis: RedisServer) -> None:
-    """The moment of the list is that of the row, also when the row was made later than its entry."""
+    """The list's time is the row's, even when the row was made later than its entry."""
     async with two(shared_redis) as (store, _):
         births = [make_birth(name) for name in "ab"]
         for birth in births:
@@ -196,8 +198,8 @@ async def test_a_session_is_listed_where_it_was_made(shared_redis: RedisServer) 
 
 
 async def test_what_two_servers_made_at_once_is_listed_once(shared_redis: RedisServer) -> None:
-    """A request and its retry run on two servers at once: pages use the time that a session got first, and so they
-    end."""
+    """A request and its repeat run on two servers at once: pages use the time that a session got first, so they come to
+    an end."""
     async with two(shared_redis) as servers:
         for number in range(10):
             sets = [[make_birth(f"{number}{name}") for name in "abc"] for _ in servers]
@@ -215,7 +217,7 @@ async def test_what_two_servers_made_at_once_is_listed_once(shared_redis: RedisS
 
 
 async def test_endings_are_bounded_for_each_owner(shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of an owner's ended sessions the newest are remembered; one that was made anew meanwhile stays."""
+    """The newest of an owner's ended sessions are remembered; one that was made anew meanwhile stays."""
     monkeypatch.setattr("carousel.state.redis_endings.MAX_ENDINGS_PER_OWNER", 3)
     run_cli(shared_redis, "flushall")
     async with opened(shared_redis) as store:
@@ -230,7 +232,8 @@ async def test_endings_are_bounded_for_each_owner(shared_redis: RedisServer, mon
 
 
 async def test_an_entry_of_a_namesake_is_removed(shared_redis: RedisServer) -> None:
-    """A server died after it ended a session and before it removed the entry; another session has the id by then."""
+    """A server died after it ended a session and before it removed the entry, and another session has the id by then:
+    the entry goes."""
     async with two(shared_redis) as (store, dead):
         row = await open_session(store)
         await store.end(row, EndReason.DELETED)

@@ -1,4 +1,4 @@
-"""What a store must not leave halfway is finished; what runs beside it ends with it."""
+"""A store finishes what must not stay half done; what runs beside it ends with it."""
 
 import asyncio
 
@@ -30,7 +30,7 @@ async def test_work_goes_on_without_its_caller() -> None:
 
 
 async def test_what_runs_beside_ends_with_the_store() -> None:
-    """Also what never ends by itself."""
+    """Work beside the store ends with it, even work that never ends by itself."""
     work, ended = RedisWork(), []
 
     async def run() -> None:
@@ -46,7 +46,7 @@ async def test_what_runs_beside_ends_with_the_store() -> None:
 
 
 async def test_a_result_and_an_error_reach_the_caller() -> None:
-    """As if he had called himself."""
+    """The caller gets both as if it had made the call itself."""
     work = RedisWork()
 
     async def fail() -> None:

@@ -1,11 +1,11 @@
-"""What is remembered of owners, within bounds."""
+"""What is remembered of owners stays within bounds."""
 
 from carousel.state.remembered import Remembered
 
 
 def test_the_oldest_is_forgotten_first() -> None:
-    """Beyond an owner's bound its own oldest goes, beyond the common bound that of the owner with the most; an item put
-    again is new."""
+    """Beyond an owner's bound its own oldest item goes, beyond the common bound that of the owner with the most; an
+    item put again is new."""
     remembered: Remembered[int] = Remembered(max_per_owner=3, max_in_all=5)
     for number in range(3):
         remembered.put("ann", f"a{number}", number)
@@ -20,7 +20,7 @@ def test_the_oldest_is_forgotten_first() -> None:
 
 
 def test_an_owner_of_whom_nothing_is_remembered_costs_nothing() -> None:
-    """What is forgotten twice is forgotten once."""
+    """An item that is forgotten twice is forgotten once, and its owner takes no room."""
     remembered: Remembered[int] = Remembered(max_per_owner=3, max_in_all=5)
     for number in range(100):
         remembered.put(f"owner {number}", "x", number)

@@ -1,4 +1,4 @@
-"""Who must go when a store is full, decided without one."""
+"""A full store's choice of who must go, decided without a store."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from carousel.state.store import Capacity
 
 
 def _walk(owner: str) -> Iterator[Evictable]:
-    """Every owner has sessions of 100 bytes that no turn holds."""
+    """Makes a walk over owners whose sessions have 100 bytes and are not held."""
     return (Evictable(owner, f"{owner}{number}", 100) for number in range(9))
 
 
@@ -24,7 +24,7 @@ def _ids(victims: list[Evictable]) -> list[str]:
 
 
 def test_what_can_never_fit_is_refused_at_once() -> None:
-    """Without a look at anybody's sessions."""
+    """The refusal looks at no session."""
     room = Room(Capacity(5, 1_000, True, OwnerLimits(max_sessions=3)), _nobody)
     room.change("ann", 3, 900)
     for num_sessions, num_bytes, limit in ((1, 1_001, "max_session_bytes"), (4, 0, "max_sessions_per_owner")):
@@ -44,7 +44,7 @@ def test_what_fits_costs_nobody_anything() -> None:
 
 
 def test_as_many_go_as_it_takes_and_nothing_is_counted_yet() -> None:
-    """Of who has most, until another has most; the caller ends them."""
+    """The owner with the most loses sessions until another has most; the caller ends them."""
     room = Room(Capacity(99, 1_000, evicts=True), _walk)
     room.change("ann", 5, 500)
     room.change("bob", 4, 400)
@@ -53,7 +53,7 @@ def test_as_many_go_as_it_takes_and_nothing_is_counted_yet() -> None:
 
 
 def test_an_owner_at_his_share_makes_room_of_his_own() -> None:
-    """Who is below it does not, where another is above it."""
+    """An owner below its share does not, where another is above it."""
     room = Room(Capacity(6, 10_000, evicts=True), _walk)
     for owner, count in (("ann", 3), ("bob", 2), ("cid", 1)):
         room.change(owner, count, 100 * count)
@@ -74,7 +74,7 @@ def test_an_owners_own_bound_is_nobody_elses_matter() -> None:
 
 
 def test_where_nobody_may_be_evicted_nobody_is() -> None:
-    """Neither for what is new, nor because what there is is too much."""
+    """No session goes, neither for a new one nor because there are too many."""
     room = Room(Capacity(2, 1_000, evicts=False), _nobody)
     room.change("ann", 3, 2_000)
     assert room.find_excess() is None
@@ -83,7 +83,7 @@ def test_where_nobody_may_be_evicted_nobody_is() -> None:
 
 
 def test_the_excess_is_found_bound_by_bound() -> None:
-    """First that of an owner beyond his own, then that of all together: of who has most."""
+    """The excess of an owner beyond its own bound comes first, then that of all together, from whoever has most."""
     room = Room(Capacity(99, 1_000, True, OwnerLimits(max_bytes=800)), _walk)
     room.change("ann", 9, 900)
     room.change("bob", 3, 300)

@@ -1,4 +1,4 @@
-"""The store that the settings name is the one that is made, with their bounds."""
+"""The settings name the store that is made, with its bounds."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ from carousel.state.write_behind import WriteBehind
     ],
 )
 def test_the_named_store_is_made(given: dict[str, str], kind: type) -> None:
-    """Nothing is opened by that."""
+    """The store is made without being opened."""
     assert type(make_store(read_settings({}, given))) is kind
     assert not Path("x.db").exists()
 
@@ -35,7 +35,7 @@ def test_the_named_store_is_made(given: dict[str, str], kind: type) -> None:
 @pytest.mark.parametrize("when_full", ["evict", "refuse"])
 @pytest.mark.parametrize(("store", "default_bytes"), [("memory", 2**31), ("sqlite:x.db", 2**40)])
 def test_every_bound_reaches_the_store(store: str, default_bytes: int, when_full: str) -> None:
-    """Each setting by itself; bytes are as many as the kind of store has by default."""
+    """Each setting reaches the store by itself; without one, the bytes are the default of the kind of store."""
     given = {"store": store, "session_idle_seconds": "11", "session_lifetime_seconds": "12", "max_sessions": "13"}
     settings = read_settings({}, given | {"when_full": when_full, "max_sessions_per_owner": "14"})
     made = _behind(make_store(settings))
@@ -47,7 +47,7 @@ def test_every_bound_reaches_the_store(store: str, default_bytes: int, when_full
 
 
 def _behind(made: SessionStore) -> MemoryStore | SqliteStore:
-    """Where the sessions are in the end."""
+    """Returns the store in which the sessions finally are."""
     found = made._inner if isinstance(made, WriteAhead) else made
     assert isinstance(found, MemoryStore | SqliteStore)
     return found
@@ -74,7 +74,7 @@ print([name for name in {others!r} if name in sys.modules])
     ("store", "num_bytes"), [("memory", 2**31), ("sqlite:x.db", 2**40), ("redis://localhost", None)]
 )
 def test_the_bound_in_bytes_is_told(store: str, num_bytes: int | None) -> None:
-    """The one that the store is given: the setting, or the default of its kind; Redis has none of ours."""
+    """The bound is the setting or the default of the kind of store; Redis has no bound of ours."""
     assert choose_max_bytes(read_settings({}, {"store": store})) == num_bytes
     chosen = choose_max_bytes(read_settings({}, {"store": store, "max_session_bytes": "70000"}))
     assert chosen == (None if num_bytes is None else 70_000)

@@ -1,4 +1,4 @@
-"""One owner's sessions: in order of creation, and by last use."""
+"""One owner's sessions are in order of creation and by last use."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as some
@@ -18,7 +18,7 @@ def _row(session_id: str, created_at: float) -> Row:
 @settings(max_examples=200, deadline=None)
 @given(STEPS, some.sampled_from([2, 4, 512]))
 def test_any_changes_leave_all_in_order(steps: list[tuple[int, int, int]], page: int) -> None:
-    """As a sorted list has them, from any key on, with pages of any size."""
+    """The order is a sorted list's, from any key on, with pages of any size."""
     before, shelves._PAGE = shelves._PAGE, page
     try:
         shelf, known = Shelf(), dict[str, tuple[float, str]]()
@@ -38,7 +38,7 @@ def test_any_changes_leave_all_in_order(steps: list[tuple[int, int, int]], page:
 
 
 def test_an_entry_is_a_row_and_its_parts() -> None:
-    """Nothing is lost, and it weighs what its parts do, with what a row takes."""
+    """Nothing is lost, and the entry weighs as much as its parts and a row."""
     row, parts = _row("s", 5.25), {"a": b"12345", "b": b""}
     entry = make_entry(row, (5.25, "s"), parts)
     assert row_of("ann", entry) == row

@@ -1,4 +1,4 @@
-"""When sessions of the SQLite store end, what is remembered of that, and requests that are carried out once."""
+"""When sessions of the SQLite store end, what is remembered of them, and requests that are carried out once."""
 
 import asyncio
 import contextlib
@@ -26,8 +26,8 @@ def path(tmp_path: Path) -> Path:
 
 
 async def test_a_session_in_use_outlives_its_time(path: Path) -> None:
-    """Neither a sweep nor a read nor another take ends it while a turn holds it; its change counts, and then it goes on
-    or, past its absolute lifetime, ends."""
+    """Neither a sweep nor a read nor another take ends the session while a turn holds it; its change counts. Then it
+    goes on, or ends past its absolute lifetime."""
     clock, told = FakeClock(NOW), list[Ending]()
     lifetimes = Lifetimes(idle=10.0, absolute=100.0)
     async with opened(path, lifetimes=lifetimes, clock=clock, told=told.append) as store:
@@ -57,7 +57,7 @@ async def test_a_session_in_use_outlives_its_time(path: Path) -> None:
 
 
 async def test_two_releases_give_back_one_hold(path: Path) -> None:
-    """A release that comes twice does not let go what another turn holds."""
+    """A second release does not let go what another turn holds."""
     clock = FakeClock(NOW)
     async with opened(path, clock=clock) as store:
         await open_session(store)
@@ -71,7 +71,7 @@ async def test_two_releases_give_back_one_hold(path: Path) -> None:
 
 
 async def test_those_in_use_do_not_hide_what_is_due(path: Path) -> None:
-    """However many of the longest due are held, a sweep of one finds the others, and those used since are passed."""
+    """However many of the longest due are held, a sweep of one finds the others and passes those used since."""
     clock, told = FakeClock(NOW), list[Ending]()
     async with opened(path, clock=clock, told=told.append) as store:
         for number in range(30):
@@ -119,7 +119,7 @@ def _next_hundred() -> list[int]:
 
 
 async def test_a_part_of_a_sweep_is_short(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where sessions are large a transaction ends fewer of them; all are ended all the same."""
+    """Where sessions are large, a transaction ends fewer of them; all are ended in the end."""
     sizes: list[int] = []
     monkeypatch.setattr(sqlite_changes, "_SWEEP_SECONDS", 0.0)
     clock, told = FakeClock(NOW), list[Ending]()
@@ -140,7 +140,7 @@ async def test_a_part_of_a_sweep_is_short(path: Path, monkeypatch: pytest.Monkey
 
 
 async def test_several_are_made_together_or_not_at_all(path: Path) -> None:
-    """If one of them cannot be, none is, nobody was evicted for them and the request is not recorded."""
+    """If one of them cannot be made, none is, no session was evicted for them, and the request is not recorded."""
     told: list[Ending] = []
     deed = Deed("ann", "q", "f", ())
     async with opened(path, Capacity(3, 2**30, evicts=True), told=told.append) as store:
@@ -184,8 +184,8 @@ async def test_a_request_is_carried_out_once(path: Path) -> None:
 
 
 async def test_deeds_are_bounded_and_forgotten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of each owner the newest are kept; beyond what all may have, the oldest of who has most go, nobody else's; those
-    whose time has passed leave the file."""
+    """The newest of each owner are kept; beyond the common bound, the oldest of the owner with the most go; expired
+    ones leave the file."""
     monkeypatch.setattr(sqlite_changes, "MAX_DEEDS_PER_OWNER", 3)
     monkeypatch.setattr(sqlite_changes, "MAX_DEEDS", 5)
     clock = FakeClock(NOW)
@@ -218,11 +218,11 @@ async def test_endings_are_bounded_for_each_owner(path: Path, monkeypatch: pytes
         assert known == [False] * 3 + [True] * 3
         await store.end(await open_session(store, "t", "cid"), EndReason.DELETED)
         assert isinstance(await store.read("bob", "s"), Ending)
-        assert await store.read("ann", "3") is None  # of who has most
+        assert await store.read("ann", "3") is None  # from the owner with the most
 
 
 async def test_what_was_undone_leaves_nothing(path: Path) -> None:
-    """A session of a request that was given up is gone without a trace, and nobody is told."""
+    """A session of a request that was given up leaves no trace, and its end is not reported."""
     told: list[Ending] = []
     async with opened(path, told=told.append) as store:
         row = await open_session(store)
@@ -247,7 +247,7 @@ async def test_a_delete_ends_a_session_in_use(path: Path) -> None:
 
 
 async def test_a_list_has_nothing_that_is_due(path: Path) -> None:
-    """Pages are full of live sessions; due ones between them end, and are reported."""
+    """Pages are full of live sessions; due ones between them end and are reported."""
     clock, told = FakeClock(NOW), list[Ending]()
     async with opened(path, clock=clock, told=told.append) as store:
         for number in range(300):

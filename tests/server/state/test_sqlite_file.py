@@ -1,4 +1,4 @@
-"""The SQLite store's file: checked, locked, and brought from the format before to this one wholly or not at all."""
+"""The SQLite store's file is checked, locked, and brought from the format before to this one wholly or not at all."""
 
 import asyncio
 import contextlib
@@ -35,13 +35,13 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def old_path(path: Path) -> Path:
-    """A file of format 1."""
+    """Writes a file of format 1."""
     shutil.copyfile(FILES / "format_1.db", path)
     return path
 
 
 def _start(path: Path) -> None:
-    """Raises what the start raises."""
+    """Starts a store on the file and raises what the start raises."""
 
     async def start_and_close() -> None:
         async with opened(path):
@@ -110,7 +110,7 @@ def _scribble_old(path: Path) -> None:
 
 
 def _misspell(path: Path) -> None:
-    """A name in the schema that is no text."""
+    """Writes a name that is no text into the schema."""
     asyncio.run(_fill(path))
     path.write_bytes(path.read_bytes().replace(b"TABLE parts", b"TABLE \xff\xfe\xff\xfe\xff"))
 
@@ -150,7 +150,7 @@ async def _fill(path: Path) -> None:
     ],
 )
 def test_a_file_that_is_not_good_is_left_alone(path: Path, spoil: Callable[[Path], None], reason: str) -> None:
-    """It is refused with name and reason, stays unchanged byte for byte, and is not locked afterwards."""
+    """The start refuses it with name and reason, leaves it unchanged byte for byte, and keeps no lock."""
     spoil(path)
     before = path.read_bytes()
     for _ in range(2):
@@ -161,7 +161,7 @@ def test_a_file_that_is_not_good_is_left_alone(path: Path, spoil: Callable[[Path
 
 @pytest.mark.parametrize("name", ["missing/sessions.db", "."])
 def test_a_place_that_cannot_be_is_refused(tmp_path: Path, name: str) -> None:
-    """A directory that is not there, or is the file itself, is StoreInvalid at once."""
+    """A directory that is missing, or that is the file itself, is StoreInvalid at once."""
     with pytest.raises(StoreInvalid):
         _start(tmp_path / name)
 
@@ -176,7 +176,8 @@ async def test_a_start_that_was_killed_is_made_again(path: Path) -> None:
 
 
 def test_a_commit_waits_for_the_disk(path: Path) -> None:
-    """Power may fail after an acknowledgement: the log is synchronised at every commit, also of a file made before."""
+    """The log is synchronised at every commit, even of a file made before, since power may fail after an
+    acknowledgement."""
     for _ in range(2):
         writer, reader = open_file(path)
         assert writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
@@ -188,7 +189,7 @@ def test_a_commit_waits_for_the_disk(path: Path) -> None:
 
 
 async def test_a_file_of_the_format_before_goes_on(old_path: Path) -> None:
-    """What commit a313990 wrote is all there: rows, parts, answers, endings; its sessions go on, also after another
+    """All that commit a313990 wrote is there: rows, parts, answers, endings. Its sessions go on, even after another
     start, and ids are then each owner's own."""
     clock = FakeClock(KNOWN["saved_at"])
     rows = [Row(*one["row"]) for one in KNOWN["sessions"]]
@@ -213,7 +214,7 @@ async def test_a_file_of_the_format_before_goes_on(old_path: Path) -> None:
 
 
 def test_what_a_killed_server_left_in_its_log_is_migrated(old_path: Path, tmp_path: Path) -> None:
-    """Turns of the format before that were not yet written from the log into the file are there as well."""
+    """Turns that a server of the format before left in its log are there as well."""
     left = tmp_path / "left.db"
     with contextlib.closing(sqlite3.connect(old_path)) as connection:
         connection.execute("UPDATE sessions SET position = 77 WHERE id = 'story'")
@@ -227,7 +228,7 @@ def test_what_a_killed_server_left_in_its_log_is_migrated(old_path: Path, tmp_pa
 
 
 async def test_a_file_of_format_2_goes_on(path: Path) -> None:
-    """One without a log of turns; older servers refuse it from then on, for they would not read the log."""
+    """A file without a log of turns goes on; older servers refuse it from then on, for they would not read the log."""
     async with opened(path) as store:
         await store.create([make_birth()])
         row = await advance(store)
@@ -244,7 +245,8 @@ async def test_a_file_of_format_2_goes_on(path: Path) -> None:
 
 
 def test_a_server_of_the_format_before_refuses_the_new_one(old_path: Path) -> None:
-    """It looks at the version in the main file; that is there as soon as the file is open, also if nobody closes it."""
+    """The older server looks at the version in the main file, which is there as soon as the file is open, even if it is
+    never closed."""
     writer, reader = open_file(old_path)
     header = old_path.read_bytes()[:100]
     assert int.from_bytes(header[60:64], "big") == sqlite_format.FORMAT == 3
@@ -253,7 +255,7 @@ def test_a_server_of_the_format_before_refuses_the_new_one(old_path: Path) -> No
 
 
 def test_of_a_migration_that_stops_nothing_is_seen(old_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wherever it stops, the file is of the format before, whole; the next start then brings it to this one."""
+    """Wherever the migration stops, the file is whole and of the format before; the next start migrates it."""
     before = _dump(old_path)
     statements = sqlite_format._FROM_FORMAT_1
     for number in range(len(statements)):
@@ -327,8 +329,8 @@ def _as_nobody() -> Iterator[None]:
 @pytest.mark.parametrize("is_old", [True, False])
 @pytest.mark.parametrize("what", ["file", "directory"])
 def test_what_cannot_be_written_is_refused_and_stays(tmp_path: Path, what: str, is_old: bool) -> None:
-    """A file or a directory that is only to be read is StoreInvalid at the start and not at the first turn; the file
-    stays as it is."""
+    """A file or directory that is read-only is StoreInvalid at the start, not at the first turn; the file stays as it
+    is."""
     if any(not parent.stat().st_mode & 0o001 for parent in tmp_path.parents) and os.geteuid() == 0:
         for parent in (tmp_path, *tmp_path.parents[:2]):
             parent.chmod(0o755)
@@ -352,14 +354,14 @@ def test_what_cannot_be_written_is_refused_and_stays(tmp_path: Path, what: str, 
 
 
 def test_a_large_file_is_checked_in_part(old_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Above a bound only the sessions are checked, so that it opens quickly; it is migrated all the same."""
+    """Above a bound, only the sessions are checked, so the file opens quickly; it is migrated all the same."""
     monkeypatch.setattr(sqlite_file, "_FULL_CHECK_BYTES", 1000)
     _start(old_path)
     assert "deeds" in "\n".join(_dump(old_path))
 
 
 async def test_a_file_that_fits_no_more_is_swept(path: Path) -> None:
-    """A store whose capacity was lowered opens, and evicts what is too much where it may."""
+    """A store whose capacity was lowered opens and evicts the excess where it may."""
     async with opened(path) as store:
         for number in range(5):
             await store.create([make_birth(str(number))])
@@ -373,6 +375,6 @@ async def test_a_file_that_fits_no_more_is_swept(path: Path) -> None:
 
 
 def _dump(path: Path) -> list[str]:
-    """Schema, contents and version."""
+    """Returns schema, contents and version."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         return [*connection.iterdump(), str(connection.execute("PRAGMA user_version").fetchone())]

@@ -1,4 +1,4 @@
-"""Turns that begin while the writer's thread ends sessions, at any step of the one and of the other."""
+"""Turns begin while the writer's thread ends sessions, at any step of either."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ def path(tmp_path: Path) -> Path:
 
 
 class Steps:
-    """Counts the steps of the writer's or the reader's thread, and has it stand still before one of them."""
+    """Counts the steps of the writer's or the reader's thread and stops it before one of them."""
 
     def __init__(self, pause_before: int = -1) -> None:
         self.count = 0
@@ -48,7 +48,7 @@ class Steps:
         self._goes_on.set()
 
     def watch_writer(self, store: SqliteStore) -> None:
-        """Each statement, each look at what is held, before and after it, and the end of each transaction."""
+        """Watches each statement, each look at what is held, before and after it, and the end of each transaction."""
         assert store._open is not None
         holds, writer = store._open.holds, store._open.writer
         begin, settled = holds.begin_ending, writer._settled
@@ -106,7 +106,7 @@ async def _one_session(
 
 
 async def _check_outcome(store: SqliteStore, found: Held | Ending | None, told: list[Ending]) -> None:
-    """A session that was taken lives and can be changed; one that ended was said to have, once, and is gone."""
+    """Checks that a taken session lives and can be changed, and that an ended one was reported once and is gone."""
     endings = [ending for ending in told if ending.id == "s"]
     if isinstance(found, Held) and not (endings and endings[0].incarnation != found.row.incarnation):
         assert endings == []
@@ -114,7 +114,7 @@ async def _check_outcome(store: SqliteStore, found: Held | Ending | None, told: 
         row = await store.read("ann", "s")
         assert isinstance(row, Row)
         assert row.revision == 1
-    elif isinstance(found, Held):  # the one that was made under the id of the one that ended
+    elif isinstance(found, Held):  # the session that was made under the ended one's id
         await store.commit(found, step(found, {"more": b"1"}))
     else:
         assert isinstance(found, Ending)
@@ -126,8 +126,8 @@ async def _check_outcome(store: SqliteStore, found: Held | Ending | None, told: 
 async def test_a_take_at_any_step_of_an_ending_keeps_its_session_or_is_told(
     path: Path, how: str, is_cached: bool
 ) -> None:
-    """Wherever the writer stands when a take begins, the take never gets a session that the clock, or another's wish
-    for room, ends then."""
+    """Wherever the writer stands when a take begins, the take never gets a session that the clock or another's need for
+    room then ends."""
     dry = Steps()
     async with _one_session(path, how, is_cached=is_cached) as (store, _, told):
         dry.watch_writer(store)
@@ -151,7 +151,7 @@ async def test_a_take_at_any_step_of_an_ending_keeps_its_session_or_is_told(
 
 @pytest.mark.parametrize("how", ENDERS)
 async def test_an_ending_at_any_step_of_a_take_leaves_the_session_or_is_told(path: Path, how: str) -> None:
-    """Wherever a take stands when the clock or a wish for room goes over the sessions, it gets none that then ends."""
+    """Wherever a take stands when the clock or a need for room ends sessions, the take gets none that then ends."""
     for number in range(4):
         steps = Steps(pause_before=number)
         async with _one_session(path, "evict", is_cached=False) as (store, clock, told):
@@ -167,7 +167,8 @@ async def test_an_ending_at_any_step_of_a_take_leaves_the_session_or_is_told(pat
 
 @pytest.mark.parametrize("number", range(8))
 async def test_a_cancelled_take_holds_nothing(path: Path, number: int) -> None:
-    """Cancelled at any step, while it reads or while it asks the writer, it keeps no session from its end, nor room."""
+    """A take that is cancelled at any step, while it reads or asks the writer, keeps no session from its end and holds
+    no room."""
     clock = FakeClock(NOW)
     async with opened(path, FULL, cache_bytes=0, clock=clock) as store:
         await open_session(store)
@@ -189,7 +190,7 @@ async def test_a_cancelled_take_holds_nothing(path: Path, number: int) -> None:
 
 
 async def test_what_was_granted_late_holds(path: Path) -> None:
-    """A take that had to ask the writer holds its session like any other, after whoever held it before has gone."""
+    """A take that had to ask the writer holds its session like any other, after the holder before it has gone."""
     async with _one_session(path, "evict", is_cached=True) as (store, clock, told):
         first = await take(store)
         clock.advance(LONG.idle)
@@ -202,7 +203,7 @@ async def test_what_was_granted_late_holds(path: Path) -> None:
 
 
 async def test_what_asked_and_went_away_holds_nothing(path: Path) -> None:
-    """A take that is cancelled before the writer's answer gets no hold: it would never be released."""
+    """A take that is cancelled before the writer's answer gets no hold, which would never be released."""
     async with _one_session(path, "evict", is_cached=True) as (store, clock, told):
         held = await take(store)
         clock.advance(LONG.idle)
@@ -222,7 +223,7 @@ async def test_what_asked_and_went_away_holds_nothing(path: Path) -> None:
 
 
 async def test_an_ending_that_failed_lets_takes_in(path: Path) -> None:
-    """A take that began while the writer was about to end its session gets it when that was not written after all."""
+    """A take that began while the writer was about to end its session gets it when that write fails."""
     steps = Steps(pause_before=0)
     async with _one_session(path, "evict", is_cached=True) as (store, _, told):
         assert store._open is not None

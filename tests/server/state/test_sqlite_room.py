@@ -1,4 +1,4 @@
-"""Who makes room in a full SQLite store, and what is refused before it is done."""
+"""Which sessions make room in a full SQLite store, and what is refused beforehand."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def path(tmp_path: Path) -> Path:
 
 
 async def test_a_due_session_is_no_obstacle(path: Path) -> None:
-    """A creation under its id, or where it takes the last place, ends it, with no sweep before."""
+    """A creation ends a due session under its id or in the last place, without a sweep before."""
     clock, told = FakeClock(NOW), list[Ending]()
     async with opened(path, FULL, clock=clock, told=told.append) as store:
         for name in "abc":
@@ -62,7 +62,7 @@ async def test_room_is_set_aside_before_the_turn(path: Path) -> None:
 
 
 async def test_a_commit_does_not_count_twice(path: Path) -> None:
-    """Room that was set aside is not reckoned beside what the turn wrote."""
+    """Room that was set aside is not counted beside what the turn wrote."""
     async with opened(path, FULL) as store:
         await open_session(store, "a")
         await open_session(store, "b")
@@ -101,8 +101,8 @@ async def test_an_owner_has_limits_of_his_own(path: Path) -> None:
 
 
 async def test_who_uses_most_makes_room(path: Path) -> None:
-    """A full store ends the least recently used session of the owner furthest above his share, none that is in use and
-    none of an owner within it; also after a restart."""
+    """A full store ends the least recently used session of the owner furthest above its share, never one in use or one
+    of an owner within its share; a restart does not change that."""
     clock, told = FakeClock(NOW), list[Ending]()
     capacity = Capacity(max_sessions=6, max_bytes=2**30, evicts=True)
     async with opened(path, capacity, clock=clock, told=told.append) as store:
@@ -116,7 +116,7 @@ async def test_who_uses_most_makes_room(path: Path) -> None:
         held = await take(store, "a2")
         await open_session(store, "b3", "bob")  # ann has 4, her share is 3
         assert [ending.id for ending in told] == ["a3"]
-        await open_session(store, "b4", "bob")  # both have 3: who asks gives
+        await open_session(store, "b4", "bob")  # both have 3, so the asking owner gives way
         assert [ending.id for ending in told] == ["a3", "b1"]
         await open_session(store, "c1", "cid")  # shares are 2 now
         await open_session(store, "c2", "cid")
@@ -149,7 +149,7 @@ async def test_what_is_in_use_or_within_a_share_is_not_evicted(path: Path) -> No
 
 
 async def test_growth_is_evicted_afterwards(path: Path) -> None:
-    """Where it may evict, turns pass the bytes and the sweep makes up for it, the largest owner first."""
+    """Where it may evict, turns exceed the bytes and the sweep makes up for it, the largest owner first."""
     told: list[Ending] = []
     async with opened(path, Capacity(9, 10_000, evicts=True), told=told.append) as store:
         for owner in ("ann", "bob"):

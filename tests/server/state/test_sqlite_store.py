@@ -1,4 +1,4 @@
-"""What is particular to sessions in a file: it survives, it is quick, and its disk can be full."""
+"""What only sessions in a file have: they survive, they are quick, and their disk can be full."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ def path(tmp_path: Path) -> Path:
 
 
 async def test_everything_survives_a_restart(path: Path) -> None:
-    """Rows, parts, endings, deeds, order and counts are after a restart what they were."""
+    """Rows, parts, endings, deeds, order and counts are the same after a restart."""
     clock = FakeClock(NOW)
     deed = Deed("ann", "q", "f", (("b", 1), ("c", 2)))
     async with opened(path, clock=clock) as store:
@@ -74,7 +74,7 @@ asyncio.run(main())
 
 
 async def test_what_was_acknowledged_survives_a_kill(path: Path) -> None:
-    """After SIGKILL in the middle of commits every turn that was acknowledged is there, whole, with its part."""
+    """SIGKILL comes in the middle of commits: every acknowledged turn is there, whole, with its part."""
     root = str(Path(__file__).parents[3])
     for num_turns in (50, 300):
         acknowledged: dict[str, int] = {}
@@ -165,7 +165,7 @@ async def test_a_full_disk_is_unavailable(path: Path) -> None:
 
 
 async def test_on_a_full_disk_what_is_due_still_ends(path: Path) -> None:
-    """The room that the log has is used again, so that expiry can free what lies in the file, and is told."""
+    """The room of the log is used again, so expiry can free the room in the file, and is reported."""
     clock, told = FakeClock(NOW), list[Ending]()
     async with opened(path, cache_bytes=0, clock=clock, told=told.append) as store:
         for number in range(20):
@@ -182,7 +182,7 @@ async def test_on_a_full_disk_what_is_due_still_ends(path: Path) -> None:
 
 @contextlib.contextmanager
 def _full_disk(max_bytes: int) -> Iterator[None]:
-    """No file can become larger."""
+    """Forbids any file to become larger."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, limits[1]))
     try:
@@ -213,7 +213,7 @@ async def test_what_failed_counts_for_nothing(path: Path) -> None:
 
 
 async def test_a_locked_file_is_unavailable(path: Path) -> None:
-    """While a tool has the file locked turns are refused in time; then the same turn goes through."""
+    """While a tool has the file locked, turns are refused in time; afterwards the same turn goes through."""
     async with opened(path) as store:
         await store.create([make_birth(parts={})])
         held = await take(store)
@@ -227,7 +227,7 @@ async def test_a_locked_file_is_unavailable(path: Path) -> None:
 
 
 async def test_a_closed_store_is_unavailable(path: Path) -> None:
-    """Before the start and after the end every call is refused, and closing twice is harmless; no thread is left."""
+    """Before the start and after the end, every call is refused; closing twice does no harm; no thread is left."""
     async with opened(path) as store:
         await store.create([make_birth(parts={})])
         held = await take(store)
@@ -251,7 +251,7 @@ async def test_a_closed_store_is_unavailable(path: Path) -> None:
 
 
 async def test_what_runs_at_the_close_is_finished_or_refused(path: Path) -> None:
-    """Turns in flight when the store closes are acknowledged and there at the next start, or StoreUnavailable."""
+    """Turns in flight when the store closes are acknowledged and there at the next start, or are StoreUnavailable."""
     store = SqliteStore(path, WIDE, LONG, cache_bytes=0)
     await store.start(lambda ending: None)
     for number in range(20):
@@ -268,7 +268,7 @@ async def test_what_runs_at_the_close_is_finished_or_refused(path: Path) -> None
 
 
 async def test_a_hundred_thousand_sessions_open_quickly(path: Path) -> None:
-    """Opening does not read them all into memory: it takes a small part of the time that it took to write them."""
+    """Opening does not read all sessions into memory: it takes a small part of the time that writing them took."""
     async with opened(path):
         pass
     sessions = ((f"n{n}", f"owner {n % 100}", n, NOW, NOW, NOW + 600, NOW + 600) for n in range(100_000))

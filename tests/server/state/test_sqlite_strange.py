@@ -1,4 +1,4 @@
-"""A valid file into which another program has written: refused, or unavailable where its content is impossible."""
+"""A valid file that another program has written to is refused, or unavailable where its content is impossible."""
 
 import sqlite3
 from contextlib import closing
@@ -18,7 +18,7 @@ def make_store(path: Path) -> SqliteStore:
 
 
 async def write(path: Path, statement: str, value: object) -> SqliteStore:
-    """A file with a session, an ending and a deed, changed by the statement; its store, not started."""
+    """Writes a file with a session, an ending and a deed, changed by the statement. Returns its store, not started."""
     store = make_store(path)
     await store.start(lambda ending: None)
     await store.create([Birth("a", "ann", 1, 0, {"part": b"x"})])
@@ -32,7 +32,7 @@ async def write(path: Path, statement: str, value: object) -> SqliteStore:
 
 
 async def test_sizes_below_nothing_are_refused(tmp_path: Path) -> None:
-    """Counts that no server writes are found at the start."""
+    """The start finds counts that no server writes."""
     store = await write(tmp_path / "file", "UPDATE sessions SET num_bytes = ?", -5)
     with pytest.raises(StoreInvalid, match="damaged"):
         await store.start(lambda ending: None)

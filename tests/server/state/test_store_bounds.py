@@ -1,4 +1,4 @@
-"""A store that is full: who is refused, who makes room, and that a turn never fails for want of room."""
+"""A store that is full: which owner is refused, which makes room, and a turn never fails for want of room."""
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -50,7 +50,7 @@ async def refusal(store: SessionStore, birth_parts: dict[str, bytes] | None = No
 
 
 async def test_a_full_store_refuses_by_the_limits_name(open_store) -> None:  # type: ignore[no-untyped-def]
-    """At the limit of sessions or bytes, until one has ended; what was refused has left nothing."""
+    """The limit of sessions or bytes holds until one has ended; a refused session leaves nothing."""
     store = await open_store(2, 20_000, evicts=False)
     await open_session(store, "a")
     (row,) = await store.create([make_birth("b", parts={"large": bytes(15_000)})])
@@ -73,7 +73,8 @@ async def test_what_is_due_makes_room_first(open_store, clock: FakeClock, told: 
 
 
 async def test_room_is_set_aside_before_a_turn(open_store) -> None:  # type: ignore[no-untyped-def]
-    """Who takes a session with room that is not there is refused then; who got it can use all of it; it comes back."""
+    """A turn that needs room that is not there is refused at the take; an admitted one can use all of it, and the room
+    comes back."""
     store = await open_store(9, 60_000, evicts=False)
     for name in "abc":
         await open_session(store, name)
@@ -96,7 +97,7 @@ async def test_room_is_set_aside_before_a_turn(open_store) -> None:  # type: ign
 
 
 async def test_a_refused_take_holds_nothing(open_store, clock: FakeClock) -> None:  # type: ignore[no-untyped-def]
-    """The session can be taken with less room, and ended by the clock."""
+    """The session can be taken with less room, and the clock can end it."""
     store = await open_store(9, 60_000, evicts=False)
     await open_session(store)
     with pytest.raises(Overloaded):
@@ -108,7 +109,7 @@ async def test_a_refused_take_holds_nothing(open_store, clock: FakeClock) -> Non
 
 
 async def test_the_longest_unused_makes_room(open_store, clock: FakeClock, told: list[Ending]) -> None:  # type: ignore[no-untyped-def]
-    """Where it may, the store evicts as many as it takes, says so once each, and remembers them as evicted."""
+    """Where it may, the store evicts as many as needed, reports each once, and remembers them as evicted."""
     store = await open_store(3, 20_000, evicts=True)
     for name in "abc":
         await open_session(store, name)
@@ -165,7 +166,7 @@ async def test_who_has_most_makes_room(open_store, clock: FakeClock, told: list[
 
 
 async def test_bytes_are_shared_as_well(open_store, clock: FakeClock, told: list[Ending]) -> None:  # type: ignore[no-untyped-def]
-    """One owner's large sessions make room for another's first."""
+    """Large sessions of one owner make room for another owner's first."""
     store = await open_store(99, 60_000, evicts=True)
     for number in range(5):
         await store.create([make_birth(f"a{number}", "ann", {"large": bytes(10_000)})])
@@ -175,7 +176,7 @@ async def test_bytes_are_shared_as_well(open_store, clock: FakeClock, told: list
 
 
 async def test_a_store_that_grew_beyond_its_bytes_is_swept(open_store, clock: FakeClock, told: list[Ending]) -> None:  # type: ignore[no-untyped-def]
-    """Where sessions may be evicted, turns are not refused; the sweep ends the longest unused until all fits."""
+    """Where sessions may be evicted, turns are not refused; the sweep ends the least recently used until all fit."""
     store = await open_store(99, 40_000, evicts=True)
     for name in "abc":
         await open_session(store, name)
@@ -211,7 +212,7 @@ async def test_an_owner_has_limits_of_his_own(open_store, told: list[Ending], *,
 
 
 async def test_endings_are_bounded_for_each_owner(open_store) -> None:  # type: ignore[no-untyped-def]
-    """Of an owner's ended sessions the newest thousand are remembered, however many others end theirs."""
+    """The newest thousand of an owner's ended sessions are remembered, however many others end theirs."""
     store = await open_store(99, 2**30, evicts=False)
     await store.end(await open_session(store, "mine", "bob"), EndReason.DELETED)
     for number in range(1_003):
@@ -224,7 +225,7 @@ async def test_endings_are_bounded_for_each_owner(open_store) -> None:  # type: 
 
 
 async def test_what_is_due_makes_room_for_a_turn_too(open_store, clock: FakeClock, told: list[Ending]) -> None:  # type: ignore[no-untyped-def]
-    """And for several new sessions at once: as many end as it takes."""
+    """The same holds for several new sessions at once: as many due ones end as needed."""
     store = await open_store(9, 60_000, evicts=False)
     for name in "abc":
         await store.create([make_birth(name, parts={"large": bytes(15_000)})])
@@ -271,7 +272,7 @@ async def test_among_owners_of_as_much_the_one_unused_for_longest_makes_room(  #
 
 
 async def test_what_sessions_take_is_told(open_store) -> None:  # type: ignore[no-untyped-def]
-    """By the measure that the bound has: as much as a session has, and nothing when it has ended."""
+    """A session counts with what the bound measures, and an ended one with nothing."""
     store = await open_store(9, 20_000, evicts=False)
     assert await store.num_bytes() == 0
     (row,) = await store.create([make_birth("a", parts={"large": bytes(15_000)})])

@@ -17,7 +17,7 @@ IDLE, ABSOLUTE = 100.0, 1000.0
 async def store(
     request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock, told: list[Ending]
 ) -> AsyncIterator[SessionStore]:
-    """With short lives."""
+    """Gives each store, with short lives."""
     lifetimes = Lifetimes(IDLE, ABSOLUTE)
     made = make_store(request.param, request, tmp_path, WIDE, lifetimes=lifetimes, clock=clock)
     await made.start(told.append)
@@ -120,7 +120,7 @@ async def test_a_session_in_use_is_not_ended_by_the_clock(
 async def test_a_session_given_back_unchanged_after_its_time_is_due(
     store: SessionStore, clock: FakeClock, told: list[Ending]
 ) -> None:
-    """A turn that failed has not used it."""
+    """A turn that failed has not used the session."""
     await open_session(store)
     held = await take(store)
     clock.advance(IDLE)
@@ -133,7 +133,7 @@ async def test_a_session_given_back_unchanged_after_its_time_is_due(
 async def test_a_session_held_twice_is_held_until_both_have_given_it_back(
     store: SessionStore, clock: FakeClock
 ) -> None:
-    """The first to go does not let it go for the other."""
+    """The first release does not let the session go for the second holder."""
     await open_session(store)
     first, second = await take(store), await take(store)
     clock.advance(IDLE)

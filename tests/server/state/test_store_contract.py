@@ -1,4 +1,4 @@
-"""What every store promises, asked of every store: sessions that live, change and are given back."""
+"""What every store promises: sessions live, change and are given back."""
 
 import asyncio
 import contextlib
@@ -112,7 +112,7 @@ async def test_an_ended_session_is_remembered(store: SessionStore, told: list[En
 
 
 async def test_a_session_ends_as_it_stands(store: SessionStore) -> None:
-    """A row that was read before the last turns still names the session to be ended, also one in use."""
+    """A row that was read before the last turns still names the session to end, even one in use."""
     row = await open_session(store)
     await advance(store)
     held = await take(store)
@@ -139,7 +139,7 @@ async def test_what_was_handed_out_never_changes(store: SessionStore) -> None:
 
 
 async def test_a_put_outlives_a_drop_of_the_same_part(store: SessionStore) -> None:
-    """What a change both drops and puts is there afterwards."""
+    """A part that a change both drops and puts is there afterwards."""
     await open_session(store)
     held = await take(store)
     await store.commit(held, step(held, {"at/0": b"2"}, ("at/0",)))
@@ -159,12 +159,12 @@ async def test_parts_are_any_bytes(store: SessionStore) -> None:
 
 
 async def test_pages_follow_creation_and_skip_nothing(store: SessionStore) -> None:
-    """Paging meets every session once, in order of (created_at, id), though some are used or ended between pages."""
+    """Paging meets every session once, in order of (created_at, id), though some are used or end between pages."""
     rows = {}
     for names in (("b", "a", "a.b", "a~"), ("c", "z", "y")):
         for row in await store.create([make_birth(name) for name in names]):
             rows[row.id] = row
-        await asyncio.sleep(0.002)  # so that the second ones are younger by any clock
+        await asyncio.sleep(0.002)  # the second ones are then younger by any clock
     await open_session(store, "other", "bob")
     await advance(store, "c")
     expected = [row.id for row in sorted(rows.values(), key=lambda row: (row.created_at, row.id)) if row.id != "z"]
@@ -180,7 +180,7 @@ async def test_pages_follow_creation_and_skip_nothing(store: SessionStore) -> No
 
 
 async def test_turns_on_many_sessions_do_not_meet(store: SessionStore) -> None:
-    """Sessions that are changed all at once each have their own changes, all of them."""
+    """Sessions that are changed at once have all of their own changes."""
     names = [f"s{number}" for number in range(40)]
     await asyncio.gather(*(store.create([make_birth(name, parts={"name": name.encode()})]) for name in names))
 
@@ -197,7 +197,7 @@ async def test_turns_on_many_sessions_do_not_meet(store: SessionStore) -> None:
 
 
 async def test_of_changes_at_once_one_is_applied(store: SessionStore) -> None:
-    """Of many commits from the same held state exactly one succeeds, and it is the one that is read."""
+    """One of many commits from the same held state succeeds, and its change is the one that is read."""
     await open_session(store)
     held = await take(store)
     changes = [step(held, {"winner": secrets.token_bytes(8)}) for _ in range(16)]
@@ -212,7 +212,7 @@ async def test_of_changes_at_once_one_is_applied(store: SessionStore) -> None:
 
 
 async def test_a_cancelled_wait_leaves_no_half(store: SessionStore) -> None:
-    """A commit whose caller is gone is applied as a whole or not at all, and the session continues."""
+    """A commit whose caller has gone is applied as a whole or not at all, and the session continues."""
     await store.create([make_birth(parts={"a": b"0", "b": b"0"})])
     for number in range(20):
         held = await take(store)
@@ -227,14 +227,14 @@ async def test_a_cancelled_wait_leaves_no_half(store: SessionStore) -> None:
         await store.release(after)
         assert after.parts["a"] == after.parts["b"] == b"%d" % after.row.revision
     while True:
-        with contextlib.suppress(SessionMoved):  # by the last of those above
+        with contextlib.suppress(SessionMoved):  # by the last of the commits above
             row = await advance(store)
             break
     assert await store.read("ann", "s") == row
 
 
 async def test_ids_and_owners_are_any_text(store: SessionStore) -> None:
-    """Owners that are empty or full of signs stay apart, also with equal ids."""
+    """Owners that are empty or full of signs stay apart, even with equal ids."""
     owners = ["", "{}", "a{b}c", "é\n", "x" * 500, "%7B%7D", "a:b", "a", "a\0b", "a}:{b"]
     for number, owner in enumerate(owners):
         await store.create([make_birth("s", owner, {"number": b"%d" % number}), make_birth("b:s", owner)])
@@ -246,7 +246,7 @@ async def test_ids_and_owners_are_any_text(store: SessionStore) -> None:
 
 
 async def test_a_release_after_all_is_harmless(store: SessionStore) -> None:
-    """Releasing after a commit changes nothing and does not raise, also when the session has ended meanwhile."""
+    """A release after a commit changes nothing and does not raise, even when the session has ended meanwhile."""
     row = await open_session(store)
     held = await take(store)
     await store.commit(held, step(held, {}))
@@ -258,7 +258,7 @@ async def test_a_release_after_all_is_harmless(store: SessionStore) -> None:
 
 
 async def test_what_is_durable_is_said(store: SessionStore) -> None:
-    """Nothing is claimed to be durable beyond the position that the session has."""
+    """No position beyond the session's is called durable."""
     await open_session(store)
     row = await advance(store)
     assert 0 <= store.durable_position(row) <= row.position
@@ -268,7 +268,7 @@ async def test_what_is_durable_is_said(store: SessionStore) -> None:
 
 
 async def test_several_are_made_together_or_not_at_all(store: SessionStore, told: list[Ending]) -> None:
-    """Where one id of many is taken, or given twice, none of the others is there afterwards, not even as an ending."""
+    """Where one of many ids is taken or given twice, none of the others is there afterwards, not even as an ending."""
     await open_session(store, "taken")
     for names in (("a", "b", "taken"), ("a", "b", "a")):
         with pytest.raises(SessionExists):
@@ -281,7 +281,7 @@ async def test_several_are_made_together_or_not_at_all(store: SessionStore, told
 
 
 def test_the_tests_clock_is_not_the_machines() -> None:
-    """So that a store which asks the machine is found out."""
+    """The times differ, so a store that asks the machine is found out."""
     assert NOW < 1_750_000_000
 
 
@@ -296,7 +296,7 @@ async def test_what_is_undone_leaves_nothing(store: SessionStore, told: list[End
 
 
 async def test_a_turn_that_commits_nothing_leaves_the_row_as_it_was(store: SessionStore) -> None:
-    """Also the moment when it expires: a turn that was given up is no use of the session."""
+    """Even the time of its end stays: a turn that was given up is no use of the session."""
     row = await open_session(store)
     for _ in range(3):
         held = await take(store)

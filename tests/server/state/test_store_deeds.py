@@ -1,4 +1,4 @@
-"""Every store records what an owner's request did to sessions together with its effects, so that a retry does
+"""Every store records what an owner's request did to sessions together with its effects, so that a repeat does
 nothing."""
 
 import asyncio
@@ -72,7 +72,7 @@ async def test_a_refused_creation_is_no_deed(store: SessionStore) -> None:
 
 
 async def test_an_end_is_recorded_with_its_deed(store: SessionStore, told: list[Ending]) -> None:
-    """The retry ends nothing, even when another session has the id by then."""
+    """The repeat ends nothing, even when another session has the id by then."""
     row = await open_session(store)
     deed = Deed("ann", "r", "print", ((row.id, row.incarnation),))
     assert await store.end(row, EndReason.DELETED, deed)
@@ -115,7 +115,7 @@ async def test_a_late_repeat_does_not_make_what_came_and_went(store: SessionStor
 
 
 async def test_a_repeat_is_told_how_what_it_made_has_ended(store: SessionStore, clock: FakeClock) -> None:
-    """This holds as long as that is known. A later session under the id belongs to another request: the retry gets
+    """This holds as long as that is known. A later session under the id belongs to another request: the repeat gets
     neither it nor its ending, and changes nothing."""
     plan = Plan()
     metrics = Metrics(CollectorRegistry())
@@ -144,15 +144,15 @@ async def test_a_repeat_is_told_how_what_it_made_has_ended(store: SessionStore, 
 
 
 def test_all_stores_remember_as_many_deeds() -> None:
-    """That write them down themselves: Redis forgets by time alone."""
+    """All stores that write deeds down themselves keep as many; Redis forgets by time alone."""
     limits = [vars(module)["MAX_DEEDS"] for module in (memory, sqlite_changes)]
     assert limits == [MAX_DEEDS, MAX_DEEDS]
 
 
 async def test_a_deed_is_forgotten_after_its_time(store: SessionStore, clock: FakeClock) -> None:
-    """Ten minutes later the id is free; not before."""
+    """Ten minutes later the id is free, and no earlier."""
     if isinstance(store, RedisStore):
-        return  # there a key's time to live sees to it, which its own tests look at
+        return  # in Redis a key's time to live does this, which its own tests check
     await create(store, make_birth("a"))
     clock.advance(DEED_SECONDS - 1)
     assert await store.recall("ann", "r") is not None
@@ -163,7 +163,7 @@ async def test_a_deed_is_forgotten_after_its_time(store: SessionStore, clock: Fa
 
 
 async def test_what_was_made_and_ended_is_not_made_again(store: SessionStore) -> None:
-    """This holds even when its id was used again and that session ended too: a late retry of the first finds its
+    """This holds even when its id was used again and that session ended too: a late repeat of the first finds its
     deed."""
     for request_id in "rq":
         await create(store, make_birth("a"), request_id=request_id)

@@ -1,4 +1,4 @@
-"""Turns that are acknowledged before they are written: when they are written, and what is promised meanwhile."""
+"""Turns are acknowledged before they are written: when they are written, and what is promised meanwhile."""
 
 import asyncio
 from pathlib import Path
@@ -23,7 +23,7 @@ def told() -> list[Ending]:
 
 
 async def _move(store: WriteBehind, position: int) -> Row:
-    """A change that leaves the session there."""
+    """Returns a change that leaves the session at the position."""
     held = await take(store)
     row = await store.commit(held, Change(position, {"at": b"%d" % position}))
     await store.release(held)
@@ -31,7 +31,7 @@ async def _move(store: WriteBehind, position: int) -> Row:
 
 
 async def test_turns_between_writes_are_one_write(inner: GatedStore) -> None:
-    """What is acknowledged is read at once, is durable after a flush, and costs one write however many turns it was."""
+    """Acknowledged turns are read at once, are durable after a flush, and cost one write however many they are."""
     store = await start_behind(inner)
     await store.create([make_birth()])
     for _ in range(5):
@@ -53,7 +53,7 @@ async def test_turns_between_writes_are_one_write(inner: GatedStore) -> None:
 
 
 async def test_the_interval_writes_by_itself(inner: GatedStore) -> None:
-    """Without any call the turns reach the store behind."""
+    """Without any call, the turns reach the inner store."""
     store = await start_behind(inner, interval_seconds=0.01)
     await store.create([make_birth(parts={})])
     row = await advance(store)
@@ -64,7 +64,7 @@ async def test_the_interval_writes_by_itself(inner: GatedStore) -> None:
 
 
 async def test_closing_writes(inner: GatedStore, tmp_path: Path) -> None:
-    """After a close nothing acknowledged is missing from the file."""
+    """After a close, the file has everything acknowledged."""
     store = await start_behind(inner)
     await store.create([make_birth(parts={})])
     row = await advance(store)
@@ -76,7 +76,7 @@ async def test_closing_writes(inner: GatedStore, tmp_path: Path) -> None:
 
 
 async def test_a_turn_during_a_write_is_in_the_next(inner: GatedStore) -> None:
-    """A session that is used while it is written loses nothing and refuses nobody."""
+    """A session that is used while it is written loses nothing and refuses no turn."""
     store = await start_behind(inner)
     await store.create([make_birth(parts={})])
     await advance(store)
@@ -113,7 +113,7 @@ async def test_a_session_that_ends_during_a_write_is_gone(inner: GatedStore) -> 
 
 
 async def test_a_stale_hold_is_refused_after_the_write(inner: GatedStore) -> None:
-    """What was held before a turn that is written by now is SessionMoved, not accepted and lost later."""
+    """A hold from before a turn that is written by now is SessionMoved, and not accepted and lost later."""
     store = await start_behind(inner)
     await store.create([make_birth(parts={})])
     late = await take(store)
@@ -127,7 +127,7 @@ async def test_a_stale_hold_is_refused_after_the_write(inner: GatedStore) -> Non
 async def test_a_slow_look_at_the_store_behind_is_not_trusted(
     inner: GatedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A turn that was committed and written while another one looked makes that other one SessionMoved."""
+    """A turn is committed and written while another one looks at the inner store: the other one is SessionMoved."""
     store = await start_behind(inner)
     await store.create([make_birth(parts={})])
     late = await take(store)
@@ -156,7 +156,7 @@ async def test_a_slow_look_at_the_store_behind_is_not_trusted(
 async def test_a_list_that_was_read_before_a_write_is_as_new(
     inner: GatedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Although nothing is unwritten any more when it comes."""
+    """The list has the new rows, although nothing is unwritten any more when it comes."""
     store = await start_behind(inner)
     await store.create([make_birth()])
     row = await advance(store)
@@ -173,7 +173,7 @@ async def test_a_list_that_was_read_before_a_write_is_as_new(
 
 
 async def test_a_write_that_fails_stops_acknowledging(inner: GatedStore) -> None:
-    """Turns are refused until the store behind writes again, so that a crash never takes more than was stated."""
+    """Turns are refused until the inner store writes again, so a crash never takes more than was stated."""
     store = await start_behind(inner)
     await store.create([make_birth(parts={})])
     row = await advance(store)
@@ -192,7 +192,7 @@ async def test_a_write_that_fails_stops_acknowledging(inner: GatedStore) -> None
 
 
 async def test_what_is_unwritten_is_bounded(inner: GatedStore) -> None:
-    """At the bound a turn waits for a write instead of adding to what a crash takes."""
+    """At the bound, a turn waits for a write instead of adding to what a crash takes."""
     store = await start_behind(inner, max_unwritten=3)
     for number in range(10):
         await store.create([make_birth(str(number), parts={})])
@@ -203,7 +203,7 @@ async def test_what_is_unwritten_is_bounded(inner: GatedStore) -> None:
 
 
 async def test_durable_is_what_is_durable_of_the_line(inner: GatedStore) -> None:
-    """After a rewind nothing of the old line beyond it counts, and nothing of the new one until it is written."""
+    """After a rewind, nothing of the old line beyond it counts, and nothing of the new one until it is written."""
     store = await start_behind(inner)
     await store.create([make_birth(parts={})])
     row = await _move(store, 10)
@@ -219,7 +219,8 @@ async def test_durable_is_what_is_durable_of_the_line(inner: GatedStore) -> None
 
 
 async def test_durable_during_a_write_is_of_the_line_too(inner: GatedStore) -> None:
-    """What was committed while a write ran counts from what that wrote, and a base far behind is still the least."""
+    """Turns that were committed while a write ran count from what it wrote, and a base far behind is still the
+    least."""
     store = await start_behind(inner)
     await store.create([make_birth(parts={})])
     await _move(store, 2)
@@ -295,7 +296,7 @@ async def test_a_close_leaves_no_flush_behind(inner: GatedStore) -> None:
 
 
 async def test_deeds_are_written_at_once(inner: GatedStore) -> None:
-    """What made or ended sessions is in the store behind when it is acknowledged."""
+    """What made or ended sessions is in the inner store when it is acknowledged."""
     store = await start_behind(inner)
     made, ended = Deed("ann", "q", "f", (("s", 1),)), Deed("ann", "r", "f", (("s", 1),))
     (row,) = await store.create([make_birth()], made)
@@ -306,7 +307,7 @@ async def test_deeds_are_written_at_once(inner: GatedStore) -> None:
 
 
 async def test_a_close_that_cannot_write_says_so(inner: GatedStore) -> None:
-    """The last turns are not lost in silence."""
+    """The close raises, so the last turns are not lost in silence."""
     store = await start_behind(inner)
     await store.create([make_birth(parts={})])
     await advance(store)

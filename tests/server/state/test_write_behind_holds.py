@@ -1,4 +1,4 @@
-"""Sessions with unwritten turns, whose times are outdated in the inner store: when they end, what room they keep."""
+"""Sessions with unwritten turns, whose times are outdated in the inner store: when they end and what room they keep."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def inner(tmp_path: Path) -> GatedStore:
 
 
 async def test_what_is_unwritten_makes_room_all_the_same(tmp_path: Path) -> None:
-    """A session with unwritten turns is not evicted as it stands; where there is no other it is written first, and then
+    """A session with unwritten turns is not evicted as it stands. Where there is no other, it is written first and then
     stays evicted."""
     inner, told = GatedStore(tmp_path / "sessions.db", Capacity(1, 2**30, evicts=True)), list[Ending]()
     store = await start_behind(inner, told)
@@ -76,7 +76,7 @@ async def test_whoever_meets_what_is_due_ends_it(inner: GatedStore, told: list[E
 
 
 async def test_a_turn_that_outlasts_its_session_is_written(inner: GatedStore, told: list[Ending]) -> None:
-    """A turn that runs when the session comes due holds it, also while it is written; afterwards the session ends."""
+    """A turn that runs when the session comes due holds it, even while it is written; afterwards the session ends."""
     store = await start_behind(inner, told)
     await open_session(store)
     held = await take(store)
@@ -93,7 +93,7 @@ async def test_a_turn_that_outlasts_its_session_is_written(inner: GatedStore, to
 
 
 async def test_holds_end_with_the_write(inner: GatedStore) -> None:
-    """When everything is written and released, the store behind holds nothing and has no room set aside."""
+    """When everything is written and released, the inner store holds nothing and has no room set aside."""
     store = await start_behind(inner)
     for name in "abc":
         await open_session(store, name)

@@ -1,4 +1,4 @@
-"""Turns of held sessions that a write-behind store learns of late: they go with its next write, or never."""
+"""A write-behind store learns late of the turns of held sessions: they go with its next write, or never."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ async def _nothing() -> None:
 
 
 async def test_a_note_goes_on_from_the_last(inner: GatedStore) -> None:
-    """Of one hold, with writes between, and is as long ago as it says."""
+    """Notes of one hold follow each other across writes, and each has its own time."""
     store = await start_behind(inner)
     await open_session(store)
     held = await take(store)
@@ -62,7 +62,7 @@ async def test_a_note_goes_on_from_the_last(inner: GatedStore) -> None:
 
 @pytest.mark.parametrize("how", ["ended", "undone", "changed", "changed and written", "released", "noted before"])
 async def test_a_note_on_what_is_no_longer_held_is_refused(inner: GatedStore, how: str) -> None:
-    """It would be lost in silence, or undo what came since."""
+    """The note would be lost in silence, or undo what came since."""
     store = await start_behind(inner)
     row = await open_session(store)
     held = await take(store)
@@ -85,7 +85,7 @@ async def test_a_note_on_what_is_no_longer_held_is_refused(inner: GatedStore, ho
 
 
 async def test_what_was_acknowledged_is_noted_although_a_write_failed(inner: GatedStore) -> None:
-    """Nothing new may be acknowledged meanwhile; it is written when that is possible."""
+    """No new turn may be acknowledged meanwhile; the noted one is written when that is possible."""
     store = await start_behind(inner)
     await open_session(store)
     held = await take(store)
@@ -107,7 +107,7 @@ async def test_what_was_acknowledged_is_noted_although_a_write_failed(inner: Gat
 
 
 async def test_a_turn_that_is_written_at_once_makes_what_others_hold_stale(inner: GatedStore) -> None:
-    """In a store that has a log; and one that fails does not."""
+    """This holds in a store with a log; a turn whose write fails makes nothing stale."""
     store = WriteAhead(inner, 1e6)
     await store.start(lambda _: None)
     await open_session(store)

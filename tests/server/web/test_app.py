@@ -34,7 +34,7 @@ async def served(readiness: Readiness | None = None) -> AsyncIterator[WebServer]
 
 
 async def fetch(server: WebServer, path: str, accept: str = "*/*") -> tuple[int, str, str]:
-    """Status, content type and body."""
+    """Returns status, content type and body."""
 
     def get() -> tuple[int, str, str]:
         request = urllib.request.Request(f"http://{server.address}{path}", headers={"Accept": accept})
@@ -101,7 +101,7 @@ async def test_a_large_page_of_metrics_does_not_hold_the_loop(monkeypatch: pytes
 
 
 async def test_other_paths_are_not_found() -> None:
-    """Nothing else is there."""
+    """There are no other pages."""
     async with served() as server:
         assert (await fetch(server, "/"))[0] == 404
 

@@ -20,14 +20,14 @@ def s(a: Array) -> Array:
 
 
 def library(w: Weights, num_gates: int, x: Array, h: Array) -> tuple[list[Array], list[Array]]:
-    """W x + b and U h + b' of the gates, in torch's order."""
+    """Returns W x + b and U h + b' of the gates, in torch's order."""
     from_input = w["layers.weight_ih_l0"] @ x + w["layers.bias_ih_l0"]
     from_state = w["layers.weight_hh_l0"] @ h + w["layers.bias_hh_l0"]
     return np.split(from_input, num_gates), np.split(from_state, num_gates)
 
 
 def own(w: Weights, num_gates: int, x: Array, h: Array) -> list[Array]:
-    """W x + U h + b of the gates of the bottom layer, in our order."""
+    """Returns W x + U h + b of the gates of the bottom layer, in our order."""
     return np.split(w["layers.0.weight_ih"] @ x + w["layers.0.weight_hh"] @ h + w["layers.0.bias"], num_gates)
 
 
@@ -94,7 +94,7 @@ def gru_2014(w: Weights, x: Array, h: Array) -> list[Array]:
 
 
 def clockwork(w: Weights, x: Array, h: Array, t: Array) -> list[Array]:
-    """Two groups of two units, of periods 1 and 2; the second does not see the first."""
+    """Steps two groups of two units, of periods 1 and 2; the second does not see the first."""
     recurrent = w["layers.0.weight_hh"].copy()
     recurrent[2:, :2] = 0.0
     new = np.tanh(w["layers.0.weight_ih"] @ x + recurrent @ h + w["layers.0.bias"])
@@ -113,7 +113,7 @@ def mingru(w: Weights, x: Array, h: Array) -> list[Array]:
 
 
 def blocks(rows: Array, num_gates: int) -> list[Array]:
-    """The whole matrices [H,H], zeros included, of two heads."""
+    """Returns the whole matrices [H,H] of two heads, with their zeros."""
     whole = [np.zeros((H, H)) for _ in range(num_gates)]
     for matrix, own_rows in zip(whole, np.split(rows, num_gates), strict=True):
         matrix[: H // 2, : H // 2], matrix[H // 2 :, H // 2 :] = np.split(own_rows, 2)
@@ -137,7 +137,7 @@ def slstm(w: Weights, x: Array, h: Array, c: Array, n: Array, m: Array) -> list[
 
 
 def mlstm(w: Weights, x: Array, c: Array, n: Array, m: Array) -> list[Array]:
-    """Two heads of two values, with keys of one number. The output is not in the state; see below."""
+    """Steps two heads of two values, with keys of one number. The output is not in the state; see below."""
     sums = w["layers.0.weight_ih"] @ x + w["layers.0.bias"]
     k, v, i, f = sums[2:4].reshape(2, 1), sums[4:8].reshape(2, 2), sums[12:14], sums[14:16]
     m, before = np.maximum(np.log(s(f)) + m, i), m
@@ -239,7 +239,7 @@ def test_fresh_forget_gates_are_open_between_95_and_100_percent(cell: str) -> No
 
 
 def test_a_time_delay_net_is_a_feed_forward_net_over_its_window() -> None:
-    """Three embeddings side by side, a tanh layer, another on top of it."""
+    """Three embeddings side by side enter a tanh layer, with another one on top."""
     stack = build("tdnn", 2)
     w = {name: tensor.detach().numpy() for name, tensor in stack.named_parameters()}
     x_SBX = torch.randn(3, 2, X, dtype=torch.float64)
@@ -251,7 +251,7 @@ def test_a_time_delay_net_is_a_feed_forward_net_over_its_window() -> None:
 
 
 def test_a_window_remembers_the_last_tokens() -> None:
-    """The state is the last n - 1 tokens, -1 before the first; what is embedded is the state and the new tokens."""
+    """The state is the last n - 1 tokens, -1 before the first; the state and the new tokens are embedded."""
     stack = build("tdnn")
     state = stack.initial_state(1, torch.device("cpu"))
     ids_SB, state = stack.remember(torch.tensor([[7]]), state)

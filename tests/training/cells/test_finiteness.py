@@ -12,7 +12,7 @@ NUM_STEPS, SEGMENT, LANES, X, H = 10_000, 500, 4, 6, 8
 
 
 def _alternating(first: int) -> torch.Tensor:
-    """+1 and -1 in turns of a length that grows with the lane."""
+    """Returns +1 and -1 in turns of a length that grows with the lane."""
     steps_T1 = torch.arange(first, first + SEGMENT)[:, None]
     sign_TB = 1.0 - 2.0 * (steps_T1 // torch.tensor([1, 7, 100, 3000]) % 2)
     return sign_TB[..., None].expand(-1, -1, X)
@@ -40,7 +40,7 @@ def build(cell: str, gain: float, block: str = "plain") -> RecurrentStack:
 @pytest.mark.parametrize("gain", [1.0, 30.0, 1000.0])
 @pytest.mark.parametrize("inputs", [_alternating, _random, _constant], ids=["alternating", "random", "constant"])
 def test_outputs_and_states_stay_finite(cell: str, gain: float, inputs: Callable[[int], torch.Tensor]) -> None:
-    """With gates near their middle, saturated, and far beyond what a power of e can hold."""
+    """The gates are near their middle, saturated, and far beyond what a power of e can hold."""
     stack = build(cell, gain)
     state = stack.initial_state(LANES, torch.device("cpu"))
     with torch.no_grad():
@@ -53,7 +53,7 @@ def test_outputs_and_states_stay_finite(cell: str, gain: float, inputs: Callable
 @pytest.mark.parametrize("cell", ["rg-lru", "slstm", "mlstm"])
 @pytest.mark.parametrize("gain", [1.0, 30.0])
 def test_gradients_stay_finite(cell: str, gain: float) -> None:
-    """Of weights and inputs, over a segment far into a text."""
+    """The gradients are those of weights and inputs, over a segment far into a text."""
     stack = build(cell, gain)
     state = stack.initial_state(LANES, torch.device("cpu"))
     for inputs in (_alternating, _random, _constant):

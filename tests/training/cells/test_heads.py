@@ -9,7 +9,7 @@ H = N * D
 
 
 def test_columns_and_the_written_product_are_the_whole_matrix() -> None:
-    """For every gate: a matrix [H,H] that is zero outside its blocks, times the vector."""
+    """For every gate, the product is that of a matrix [H,H] that is zero outside its blocks."""
     torch.manual_seed(0)
     weight, h_BH = torch.randn(GATES * H, D), torch.randn(B, H)
     whole = torch.zeros(GATES, H, H)
@@ -23,7 +23,7 @@ def test_columns_and_the_written_product_are_the_whole_matrix() -> None:
 
 
 def test_heads_come_apart_and_together() -> None:
-    """For one gate and for several, with and without an axis of time in front."""
+    """This holds for one gate and for several, with and without an axis of time in front."""
     for shape in ((B, GATES * H), (5, B, GATES * H)):
         values = torch.randn(*shape)
         by_head = to_heads(values, N, GATES)

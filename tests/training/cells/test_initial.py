@@ -11,7 +11,7 @@ from carousel_training.optimizers import Optimizers
 from carousel_training.settings import OptimizerSettings
 
 CPU = torch.device("cpu")
-GATES_THAT_KEEP = {  # and whether an open gate is one whose value is high
+GATES_THAT_KEEP = {  # with whether a high value of the gate opens it
     "lstm": ("f", True),
     "lstm-peephole": ("f", True),
     "lstm-peephole-dense": ("f", True),
@@ -26,8 +26,8 @@ GATES_THAT_KEEP = {  # and whether an open gate is one whose value is high
 
 @pytest.mark.parametrize("cell", list(CELLS))
 def test_a_fresh_state_is_neither_silent_nor_loud(cell: str) -> None:
-    """On inputs of unit scale the root mean square of h lies within a factor of 9 for all cells, also for narrow
-    inputs; within one of 25 with a second layer. The sLSTM's is the least: it is a mean over many steps."""
+    """On inputs of unit scale, the root mean square of h lies within a factor of 9 for all cells, even for narrow
+    inputs, and within 25 with a second layer. The sLSTM's is the smallest: it is a mean over many steps."""
     for num_layers, input_size in ((1, 64), (2, 64), (1, 8)):
         torch.manual_seed(0)
         stack = CELLS[cell](StackShape(input_size, 128, num_layers, 0.0)).eval()
@@ -51,8 +51,8 @@ def test_a_gate_that_keeps_begins_at_the_same_share(cell: str) -> None:
 
 
 def test_every_gated_cell_is_asked_what_it_keeps() -> None:
-    """No cell with such a gate joins the registry without a word here; these have none, or one that begins at many
-    shares, spread over units or heads as in their papers."""
+    """A cell with such a gate cannot join the registry without an entry here. The listed ones have no such gate, or one
+    with many initial shares, spread over units or heads as in their papers."""
     assert set(CELLS) - set(GATES_THAT_KEEP) - {"rg-lru", "slstm", "mlstm"} == {
         *("elman", "clockwork", "tdnn", "lstm-1997"),
     }
@@ -60,7 +60,7 @@ def test_every_gated_cell_is_asked_what_it_keeps() -> None:
 
 @pytest.mark.parametrize("cell", ["elman", "lstm", "gru"])
 def test_a_bias_moves_as_fast_as_in_other_cells(cell: str) -> None:
-    """Of torch's two bias vectors one lives; only the GRU's second is a value of its own, in the rows of n."""
+    """Only one of torch's two bias vectors is trained; the GRU's second has separate values only in the rows of n."""
     torch.manual_seed(0)
     model = RecurrentLM(ModelConfig(9, cell, 2, 8, 6, tied=False, dropout=0.0))
     optimizers = Optimizers(model, OptimizerSettings(learning_rate=0.1))
@@ -89,7 +89,8 @@ def test_each_group_of_clocks_keeps_the_length_of_its_state() -> None:
 
 
 def test_one_layer_of_the_depth_gated_lstm_is_the_one_with_peepholes() -> None:
-    """With nothing below there is no depth gate: the same weights, drawn in the same order, the same outputs."""
+    """Without a layer below there is no depth gate: the same weights, drawn in the same order, give the same
+    outputs."""
     x_SBX = torch.randn(6, 2, 5)
     outputs = []
     for cell in ("lstm-depth-gated", "lstm-peephole"):

@@ -17,7 +17,7 @@ def random(*shape: int) -> torch.Tensor:
 
 
 def inputs(num_steps: int = T) -> Tensors:
-    """q, k, v, log f, the input gates' sums, C, n, m."""
+    """Returns q, k, v, log f, the input gates' sums, C, n, m."""
     torch.manual_seed(0)
     log_f = torch.nn.functional.logsigmoid(torch.randn(B, N, num_steps, dtype=torch.float64)).requires_grad_()
     shapes = ((B, N, num_steps, K), (B, N, num_steps, K), (B, N, num_steps, D))
@@ -26,7 +26,7 @@ def inputs(num_steps: int = T) -> Tensors:
 
 
 def run(*given: torch.Tensor) -> Tensors:
-    """What does not depend on the level: the reading at level 0, and the state as it is."""
+    """Returns what does not depend on the level: the reading at level 0 and the state as it is."""
     q, k, v, log_f, a_i, *state = given
     reading, after = run_matrix_memory(q, k, v, Gates(log_f, a_i), (state[0], state[1], state[2]))
     scale = torch.exp(reading.m)
@@ -35,7 +35,7 @@ def run(*given: torch.Tensor) -> Tensors:
 
 @pytest.mark.parametrize("chunk", [1, 2, 64])
 def test_the_gradients_are_those_of_the_function(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By everything it is given, of readings and final state, whether a chunk is a step, a few or all."""
+    """The gradients of readings and final state by every input are right, whether a chunk is a step, a few or all."""
     monkeypatch.setattr(matrix_memory, "CHUNK", chunk)
     assert torch.autograd.gradcheck(run, inputs())
 
@@ -47,7 +47,7 @@ def test_each_output_alone_has_its_gradient(part: int) -> None:
 
 
 def test_chunks_of_any_length_read_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """200 steps in chunks of 64, of 7 and of 1."""
+    """200 steps read the same in chunks of 64, of 7 and of 1."""
     found = []
     for chunk in (64, 7, 1):
         monkeypatch.setattr(matrix_memory, "CHUNK", chunk)
@@ -71,7 +71,7 @@ def test_what_a_gate_wiped_out_leaves_no_rounding_behind() -> None:
 
 
 def test_half_precision_is_near_the_exact_pass() -> None:
-    """Products are rounded, shares and the memory are not."""
+    """Products are rounded; shares and the memory are not."""
     q, k, v, log_f, a_i, *state = (tensor.detach().float() for tensor in inputs(100))
     exact, after = run_matrix_memory(q, k, v, Gates(log_f, a_i), (state[0], state[1], state[2]))
     half = (q.bfloat16(), k.bfloat16(), v.bfloat16())

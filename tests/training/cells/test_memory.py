@@ -1,4 +1,4 @@
-"""The hand-written backward passes against numerical differentiation, in double precision."""
+"""The hand-written backward passes agree with numerical differentiation, in double precision."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def random(*shape: int) -> torch.Tensor:
     ],
 )
 def test_the_gradients_of_a_memory(forget: Forget, num_gates: int, looks: list[tuple[int, ...] | None]) -> None:
-    """By the sums, the state, the matrix and whatever else the gates see."""
+    """They are by the sums, the state, the matrix and whatever else the gates see."""
     torch.manual_seed(0)
     has_depth = len(looks) == 4
     pre_TBG = random(T, B, (num_gates + has_depth) * H)
@@ -46,7 +46,7 @@ def test_the_gradients_of_a_memory(forget: Forget, num_gates: int, looks: list[t
 
 @pytest.mark.parametrize("stack_type", [GRU2014Stack, ClockworkStack])
 def test_the_gradients_of_the_other_loops(stack_type: type[GRU2014Stack] | type[ClockworkStack]) -> None:
-    """By the input and the state; the weights' are compared with the written equations in `test_stack.py`."""
+    """They are by the input and the state; `test_stack.py` compares the weights' with the written equations."""
     torch.manual_seed(0)
     stack = stack_type(StackShape(2, 4, 1, 0.0, num_clocks=2)).double()
     _, *counter = stack.initial_state(B, torch.device("cpu"))
@@ -59,21 +59,21 @@ def test_the_gradients_of_the_other_loops(stack_type: type[GRU2014Stack] | type[
 
 
 def test_the_gradients_of_a_linear_scan() -> None:
-    """By what is kept, what is added and the state before."""
+    """They are by what is kept, what is added and the state before."""
     torch.manual_seed(0)
     assert torch.autograd.gradcheck(linear_scan, (random(5, B, H), random(5, B, H), random(B, H)))
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 8, 13, 64])
 def test_both_scans_are_the_same(num_steps: int) -> None:
-    """Doubling reaches every step, also where their number is no power of two."""
+    """Doubling reaches every step, even where their number is no power of two."""
     torch.manual_seed(0)
     kept, added, state = torch.rand(num_steps, 3, 4), torch.randn(num_steps, 3, 4), torch.randn(3, 4)
     torch.testing.assert_close(scan_by_doubling(kept, added, state), scan_in_order(kept, added, state))
 
 
 def test_a_memory_in_bfloat16_is_near_the_exact_one() -> None:
-    """Products are rounded, sums and the memory are not: after 64 additions the memory is right to a percent."""
+    """Products are rounded; sums and the memory are not: after 64 additions the memory is right to a percent."""
     torch.manual_seed(0)
     pre_TBG, weight_hh = torch.randn(64, 4, 3 * 16), torch.randn(3 * 16, 16) * 0.2
     state = (torch.zeros(4, 16), torch.zeros(4, 16))

@@ -1,4 +1,4 @@
-"""Every cell is in the page about the cells, with the bytes that its state has."""
+"""Every cell is on the page about the cells, with the bytes that its state has."""
 
 import re
 from pathlib import Path
@@ -17,32 +17,32 @@ ROW = re.compile(r"^\| `([a-z0-9-]+)` \|.*\| ([0-9,]+) \|$", re.MULTILINE)
 
 
 def build(cell: str, **sizes: int) -> RecurrentStack:
-    """At the default sizes, or others."""
+    """Builds a cell at the default sizes, or at others."""
     settings = ModelSettings(cell=cell, **sizes)
     return build_stack(cell, "plain", ModelConfig.from_settings(settings, 256).stack_shape())
 
 
 def sealed_bytes(cell: str, **sizes: int) -> int:
-    """The most that a snapshot takes; a seal adds less than a hundred bytes."""
+    """Returns the most that a snapshot takes; a seal adds less than a hundred bytes."""
     stack = build(cell, **sizes)
     codec = SnapshotCodec(stack.state_layout, "ab" * 32, stack.shape.hidden_size)
     return codec.max_bytes(Settings().penalty_window) + 100
 
 
 def test_the_page_has_every_cells_bytes() -> None:
-    """One row a cell, none besides."""
+    """The page has one row for each cell and no others."""
     stated = {cell: int(number.replace(",", "")) for cell, number in ROW.findall(PAGE)}
     assert stated == {cell: build(cell).state_layout.num_bytes for cell in CELLS}
 
 
 def test_the_settings_name_the_same_cells() -> None:
-    """What can be asked for is what there is; those with heads are those that refuse a width that is no multiple."""
+    """The settings accept exactly the cells that exist; those with heads refuse a width that is no multiple."""
     assert set(get_args(CellName)) == set(CELLS)
     assert set(CELLS_WITH_HEADS) <= set(CELLS)
 
 
 def test_a_sealed_state_fits_a_message() -> None:
-    """Of every cell at the default sizes, and of as many layers as the page says."""
+    """This holds for every cell at the default sizes, and for as many layers as the page says."""
     limit = Settings().max_message_bytes
     assert all(sealed_bytes(cell) < limit for cell in CELLS)
     for hidden_size, num_heads, num_layers in ((256, 4, 31), (512, 4, 7), (1024, 4, 1), (1024, 8, 3)):
@@ -52,7 +52,7 @@ def test_a_sealed_state_fits_a_message() -> None:
 
 
 def test_the_page_says_how_many_sessions_are_held() -> None:
-    """In the 64 MiB that streams have for them."""
+    """The number is for the 64 MiB that streams have for them."""
     for cell, number in (("mlstm", 195), ("lstm", 2184)):
         layout = build(cell).state_layout
         assert Columns(layout, 256, 10, 64 * 2**20).num_slots == number

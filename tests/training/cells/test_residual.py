@@ -33,8 +33,8 @@ def doubled(state: State) -> State:
 @pytest.mark.parametrize("cell", IN_BLOCKS)
 @pytest.mark.parametrize("input_size", [5, 8])
 def test_a_sequence_and_its_gradients_are_those_of_its_steps(cell: str, input_size: int) -> None:
-    """Outputs, the last state, and the gradients by input and weights, in double precision, with inputs of another
-    width than the blocks and of the same."""
+    """Outputs, the last state, and the gradients by input and weights agree in double precision, with inputs of the
+    blocks' width and of another."""
     stack = build(cell, StackShape(input_size, 8, 2, 0.4)).double().eval()
     x_TBX, state = torch.randn(7, 3, input_size, dtype=torch.float64), doubled(stack.initial_state(3, CPU))
     wanted = [x_TBX.requires_grad_(), *(p for p in stack.parameters() if p.requires_grad)]
@@ -52,7 +52,7 @@ def test_a_sequence_and_its_gradients_are_those_of_its_steps(cell: str, input_si
 
 
 def test_a_step_is_the_blocks_equations() -> None:
-    """One block around an Elman net, written out in numpy."""
+    """One block around an Elman net equals its equations in numpy."""
     stack = build("elman", StackShape(3, 4, 1, 0.0, mlp_expansion=2)).double().eval()
     w = {name: tensor.detach().numpy() for name, tensor in stack.named_parameters()}
     (x_X, h_H) = np.array([0.3, -1.0, 2.0]), np.array([0.1, -0.5, 0.9, 0.2])
@@ -76,7 +76,7 @@ def test_a_step_is_the_blocks_equations() -> None:
 
 @pytest.mark.parametrize("cell", IN_BLOCKS)
 def test_states_and_gates_carry_the_number_of_their_block(cell: str) -> None:
-    """The same names as a plain stack's, but for a counter, which each block has of its own."""
+    """The names are those of a plain stack, except for a counter, which each block has separately."""
     stack = build_stack(cell, "residual", StackShape(4, 4, 3, 0.0))
     alone = CELLS[cell](StackShape(4, 4, 1, 0.0)).state_layout.tensors
     names = [tensor.name for tensor in stack.state_layout.tensors]
@@ -89,7 +89,8 @@ def test_states_and_gates_carry_the_number_of_their_block(cell: str) -> None:
 
 @pytest.mark.parametrize("is_locked", [False, True])
 def test_dropout_acts_on_branches_while_training(is_locked: bool) -> None:
-    """Also with one block. Locked, a unit that a branch does not add is missing at every step of the segment."""
+    """This holds with one block too. With a locked mask, a unit that a branch does not add is missing at every step of
+    the segment."""
     stack = build_stack("lstm", "residual", StackShape(6, 6, 1, 0.5, is_locked=is_locked))
     state, x_TBX = stack.initial_state(2, CPU), torch.randn(5, 2, 6)
     assert not torch.equal(stack(x_TBX, state)[0], stack(x_TBX, state)[0])
@@ -105,7 +106,7 @@ def test_dropout_acts_on_branches_while_training(is_locked: bool) -> None:
 
 
 def test_a_vector_of_zeros_has_a_norm_and_a_gradient_of_zero() -> None:
-    """Nothing infinite reaches what made it."""
+    """Nothing infinite reaches its inputs."""
     x = torch.zeros(2, 4, requires_grad=True)
     y = RMSNorm(4)(x)
     y.sum().backward()
@@ -115,7 +116,7 @@ def test_a_vector_of_zeros_has_a_norm_and_a_gradient_of_zero() -> None:
 
 
 def test_the_feed_forward_net_is_as_wide_as_it_is_told() -> None:
-    """3 x M x H x H weights."""
+    """It has 3 x M x H x H weights."""
     assert sum(parameter.numel() for parameter in GatedMLP(8, 5).parameters()) == 3 * 5 * 8 * 8
 
 
@@ -129,7 +130,7 @@ def test_cells_that_make_no_sense_in_blocks_are_refused(cell: str) -> None:
 
 
 def test_settings_reach_the_network() -> None:
-    """The block, its width and the number of heads."""
+    """The block, its width and the number of heads arrive."""
     given = {"cell": "slstm", "block": "residual", "mlp_expansion": 2, "num_heads": 2, "hidden_size": 8}
     model = RecurrentLM(ModelConfig.from_settings(ModelSettings.model_validate(given), 9))
     assert isinstance(model.stack, ResidualStack)
@@ -140,7 +141,7 @@ def test_settings_reach_the_network() -> None:
 
 @pytest.mark.parametrize("cell", ["slstm", "mlstm", "rg-lru"])
 def test_a_width_that_heads_do_not_share_is_refused(cell: str) -> None:
-    """By the settings and by the cell itself."""
+    """The settings and the cell both refuse it."""
     with pytest.raises(SettingsError, match=f"hidden_size of {cell} must be a multiple of num_heads, 4"):
         Settings.load(None, [f"model.cell={cell}", "model.hidden_size=30"])
     with pytest.raises(SettingsError, match="a hidden size of 30 is no multiple of num_heads, 4"):

@@ -1,4 +1,4 @@
-"""The sLSTM's loop: its backward pass against numerical differentiation, and its memory in half precision."""
+"""The sLSTM's loop: its backward pass agrees with numerical differentiation, and half precision keeps its memory."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def random(*shape: int, at_least: float | None = None) -> torch.Tensor:
 
 
 def inputs() -> Tensors:
-    """The sums, h, c, n, m and the recurrent blocks. Some input gates win the maximum, some do not."""
+    """Returns the sums, h, c, n, m and the recurrent blocks. Some input gates win the maximum, some do not."""
     torch.manual_seed(0)
     state = (random(B, H), random(B, H), random(B, H, at_least=1.0), random(B, H))
     return (random(T, B, 4 * H), *state, random(N, D, 4 * D))
@@ -29,7 +29,7 @@ def run(
 
 
 def test_the_gradients_are_those_of_the_function() -> None:
-    """By everything it is given, of the outputs and of every part of the final state."""
+    """The gradients of outputs and of every part of the final state by every input are right."""
     assert torch.autograd.gradcheck(run, inputs())
 
 
@@ -40,7 +40,7 @@ def test_each_output_alone_has_its_gradient(part: int) -> None:
 
 
 def test_the_loss_of_outputs_does_not_depend_on_the_level() -> None:
-    """Shifting m, with c and n as they are to be at that level, changes no output."""
+    """A shift of m, with c and n moved to that level, changes no output."""
     pre, h, c, n, m, r = inputs()
     shift = 3.0
     y_TBH, *_ = run(pre, h, c, n, m, r)
@@ -49,7 +49,7 @@ def test_the_loss_of_outputs_does_not_depend_on_the_level() -> None:
 
 
 def test_half_precision_is_near_the_exact_pass() -> None:
-    """Products are rounded, the memory is not: after 64 steps it is right to a few percent."""
+    """Products are rounded; the memory is not: after 64 steps it is right to a few percent."""
     torch.manual_seed(0)
     pre_TBG, columns = torch.randn(64, 4, 4 * 16), 0.2 * torch.randn(2, 8, 4 * 8)
     state = (*torch.zeros(2, 4, 16), torch.zeros(4, 16), torch.full((4, 16), -1e30))

@@ -11,7 +11,7 @@ NAMES = sorted(CELLS)
 
 
 def build(cell: str, shape: StackShape) -> RecurrentStack:
-    """A random stack whose weights are large enough to saturate some gates."""
+    """Builds a random stack whose weights are large enough to saturate some gates."""
     torch.manual_seed(3)
     stack = CELLS[cell](shape)
     with torch.no_grad():
@@ -21,7 +21,7 @@ def build(cell: str, shape: StackShape) -> RecurrentStack:
 
 
 def random_state(stack: RecurrentStack, num_lanes: int) -> State:
-    """Floats at random around what some inputs lead to; a counter or a window is as it was at the start."""
+    """Returns random floats around what some inputs lead to; a counter or a window is as at the start."""
     start = state = stack.initial_state(num_lanes, CPU)
     for _ in range(3):
         x_SBX = torch.randn(1 + stack.num_context, num_lanes, stack.shape.input_size)
@@ -83,7 +83,7 @@ def test_the_initial_state_is_the_layouts(cell: str) -> None:
 @pytest.mark.parametrize("cell", NAMES)
 @pytest.mark.parametrize("is_locked", [False, True])
 def test_dropout_acts_between_layers_while_training(cell: str, is_locked: bool) -> None:
-    """Two layers differ from call to call in training and agree in evaluation; one layer has nothing between."""
+    """Two layers differ from call to call in training and agree in evaluation; one layer has no layer between."""
     for num_layers, differs in ((2, True), (1, False)):
         stack = CELLS[cell](StackShape(3, 4, num_layers, 0.5, is_locked=is_locked))
         state, x_SBX = stack.initial_state(2, CPU), torch.randn(6 + stack.num_context, 2, 3)
@@ -94,7 +94,8 @@ def test_dropout_acts_between_layers_while_training(cell: str, is_locked: bool) 
 
 @pytest.mark.parametrize("cell", NAMES)
 def test_parameters_are_counted(cell: str) -> None:
-    """The count is that of the values that an output depends on: each gets a gradient, and no other value does."""
+    """The count is that of the values that an output depends on: each of them gets a gradient, and no other value
+    does."""
     stack = build(cell, StackShape(3, 4, 2, 0.0, num_clocks=2)).train()
     x_SBX = torch.randn(8 + stack.num_context, 6, 3)
     y_TBH, _ = stack(x_SBX, random_state(stack, 6))

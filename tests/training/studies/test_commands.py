@@ -24,7 +24,7 @@ def run(*arguments: str) -> str:
 
 
 def test_help_shows_training_and_studies() -> None:
-    """The options of a run and the four commands stand on one page."""
+    """The options of a run and the four commands are on one page."""
     text = run("--help")
     for word in ("--out", "--resume", "compare", "gradients", "recall", "inspect"):
         assert word in text
@@ -37,7 +37,7 @@ def no_processes(num_workers: int) -> Iterator[Executor]:
 
 @pytest.fixture
 def quick_compare(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainings in this process, speeds from a moment."""
+    """Makes trainings run in this process, with quickly measured speeds."""
     monkeypatch.setattr("carousel_export.serving_speed.SECONDS", 0.02)
     monkeypatch.setattr("carousel_training.studies.comparison.study.TIMING_SECONDS", 0.02)
     monkeypatch.setattr("carousel_training.studies.compare_command.worker_processes", no_processes)
@@ -70,7 +70,7 @@ def test_compare_leaves_figures_and_goes_on(tmp_path: Path, verse_file: Path) ->
 
 @pytest.mark.usefixtures("quick_compare")
 def test_a_page_is_drawn_anew_from_its_json(tmp_path: Path, verse_file: Path) -> None:
-    """Without any training, text or directory of runs."""
+    """It needs no training, text or directory of runs."""
     run(*compare_arguments(tmp_path / "c", verse_file), "--page", str(tmp_path / "page"))
     page = (tmp_path / "page" / "index.md").read_text()
     (tmp_path / "c").rename(tmp_path / "moved")
@@ -94,7 +94,7 @@ def test_gradients_leave_figures(tmp_path: Path, verse_file: Path) -> None:
 
 
 def test_recall_leaves_figures(tmp_path: Path) -> None:
-    """Accuracy by task, cell and gap."""
+    """The figures have accuracy by task, cell and gap."""
     out = tmp_path / "r"
     run(
         *("recall", "--out", str(out), "--cells", "elman", "--tasks", "adding", "--gaps", "1,2"),

@@ -1,4 +1,4 @@
-"""Tables and the picture of a gradient study."""
+"""A gradient study has tables and a picture."""
 
 import io
 from pathlib import Path
@@ -33,6 +33,6 @@ def test_tables_say_what_is_left_and_what_was_cut() -> None:
 
 
 def test_a_gradient_that_is_gone_can_be_drawn(tmp_path: Path) -> None:
-    """Zeros have no place on a logarithmic axis; the picture is made all the same, without a warning."""
+    """A logarithmic axis has no place for zeros; the picture is made all the same, without a warning."""
     plot_gradients(RESULTS, ({1.0: FADING}, {0.5: FADING}), 1.0, tmp_path / "g.png")
     assert (tmp_path / "g.png").read_bytes().startswith(b"\x89PNG")

@@ -36,7 +36,8 @@ def probe(num_steps: int, num_lanes: int = 3) -> tuple[torch.Tensor, torch.Tenso
 
 
 def elman_norms(model: RecurrentLM, ids_T: np.ndarray[tuple[int], np.dtype[np.int64]], target: int) -> list[float]:
-    """|dL/dh(t-k)| of one lane in numpy: softmax minus one-hot through the output, then U^T diag(1 - h^2) per step."""
+    """Returns |dL/dh(t-k)| of one lane in numpy: softmax minus one-hot through the output, then U^T diag(1 - h^2) per
+    step."""
     weights = {name: tensor.detach().double().numpy() for name, tensor in model.named_parameters()}
     inward, recurrent = weights["stack.layers.weight_ih_l0"], weights["stack.layers.weight_hh_l0"]
     bias = weights["stack.layers.bias_ih_l0"] + weights["stack.layers.bias_hh_l0"]
@@ -65,7 +66,7 @@ def test_an_elman_net_has_the_norms_of_its_equations() -> None:
 
 @pytest.mark.parametrize("cell", sorted(CELLS))
 def test_every_cell_has_a_curve(cell: str) -> None:
-    """One finite value per distance for hidden vectors and inputs, both 1 at k = 0."""
+    """The curve has one finite value per distance for hidden vectors and inputs, both 1 at k = 0."""
     reach = measure_reach(build(cell), *probe(12))
     for norms_K in (reach.hidden_K, reach.input_K):
         assert len(norms_K) == 12
@@ -83,7 +84,7 @@ def test_a_fixed_window_ends_where_it_ends() -> None:
 
 @pytest.mark.parametrize("cell", sorted(set(CELLS) - {"tdnn"}))
 def test_a_recurrent_cell_reaches_beyond_a_window(cell: str) -> None:
-    """Something of the loss arrives twenty steps back; at the inputs where, as in the mLSTM, outputs are never read."""
+    """Part of the loss arrives twenty steps back; at the inputs where, as in the mLSTM, outputs are never read."""
     reach = measure_reach(build(cell), *probe(21))
     assert (reach.input_K if cell == "mlstm" else reach.hidden_K)[20] > 0.0
 
@@ -108,7 +109,7 @@ def test_setting_the_forget_bias_sets_nothing_else() -> None:
 
 
 def test_a_large_recurrent_matrix_explodes(study_settings: Settings) -> None:
-    """Half an orthogonal matrix loses the gradient, three times the matrix makes it grow."""
+    """Half an orthogonal matrix loses the gradient; three times the matrix makes it grow."""
     wide = study_settings.model.model_copy(update={"hidden_size": 64, "embedding_size": 64})
     settings = study_settings.model_copy(update={"model": wide})
     reaches = study_recurrent_gain(GradientPlan(settings, ("elman",), 20), (0.5, 3.0))
@@ -117,7 +118,7 @@ def test_a_large_recurrent_matrix_explodes(study_settings: Settings) -> None:
 
 
 def test_both_arms_start_alike_and_only_one_is_clipped(study_settings: Settings) -> None:
-    """The first gradient is the same bit for bit; a tight clip shrinks what a step changes, or how later ones go."""
+    """The first gradient is the same bit for bit; a tight clip changes the size or the direction of later steps."""
     optimizer = study_settings.optimizer.model_copy(update={"clip_norm": 0.05})
     plan = GradientPlan(study_settings.model_copy(update={"optimizer": optimizer}), ("gru",), 10, num_lanes=4)
     result = study_cell(plan, "gru")

@@ -30,7 +30,7 @@ def build(cell: str, num_layers: int = 2) -> TrainedModel:
 
 
 def recording_of(**series: list[float]) -> Recording:
-    """One unit per name, over as many letters as there are values."""
+    """Makes one unit per name, over as many letters as there are values."""
     length = len(next(iter(series.values())))
     tokens = tuple("abcdefghijklmnop"[:length])
     return Recording(tokens, (1.0,) * length, {name: np.array(values)[:, None] for name, values in series.items()})
@@ -38,7 +38,7 @@ def recording_of(**series: list[float]) -> Recording:
 
 @pytest.mark.parametrize("cell", sorted(CELLS))
 def test_a_recording_has_every_gate_at_every_token(cell: str) -> None:
-    """Finite values [T,H], and a surprise that is the model's own loss on the text."""
+    """The values [T,H] are finite, and the surprise is the model's own loss on the text."""
     trained = build(cell)
     recording = record(trained, TEXT)
     assert "".join(recording.tokens) == TEXT
@@ -93,7 +93,7 @@ def test_a_visit_to_the_middle_is_no_switch() -> None:
 
 
 def test_the_table_names_where_units_switch(tmp_path: Path) -> None:
-    """On and off are told apart, white space can be seen, and brackets survive the console."""
+    """The table tells on from off, white space is visible, and brackets survive the console."""
     recording = replace(recording_of(f_0=[0.0, 1.0, 1.0, 0.0]), tokens=("x", "[", "y", "\n"))
     units = rank_units(recording)
     console = Console(file=io.StringIO(), width=120)
@@ -107,7 +107,7 @@ def test_the_table_names_where_units_switch(tmp_path: Path) -> None:
 
 
 def test_a_network_in_which_nothing_switches_can_be_drawn(tmp_path: Path) -> None:
-    """The surprise and the means are there all the same, also where the text holds what plots take for formulas."""
+    """The surprise and the means are there all the same, even where the text holds what plots take for formulas."""
     recording = replace(recording_of(f_0=[0.5, 0.5, 0.5]), tokens=("$x$", "\t", "$"))
     plot_inspection(recording, rank_units(recording), "a title", tmp_path / "i.png")
     assert (tmp_path / "i.png").read_bytes().startswith(b"\x89PNG")

@@ -38,7 +38,7 @@ def test_batches_have_the_sizes_that_the_task_says(task: Task, gap: int) -> None
 
 
 def test_copy_asks_for_the_symbols_in_order() -> None:
-    """Symbols, blanks, cues; the targets are the symbols."""
+    """The input is symbols, blanks and cues; the targets are the symbols."""
     batch = draw_copy(4, 5, generator())
     ids_TB = batch.x_TBX.argmax(dim=2)
     assert torch.equal(ids_TB[:NUM_COPIED], batch.targets_NB)
@@ -47,7 +47,7 @@ def test_copy_asks_for_the_symbols_in_order() -> None:
 
 
 def test_adding_asks_for_the_sum_of_the_marked() -> None:
-    """Two marks, `gap` unmarked numbers between them."""
+    """There are two marks, with `gap` unmarked numbers between them."""
     x_TBX, targets_NB = draw_adding(6, 5, generator())
     assert x_TBX[..., 1].sum(dim=0).tolist() == [2.0] * 5
     torch.testing.assert_close((x_TBX[..., 0] * x_TBX[..., 1]).sum(dim=0), targets_NB[0])
@@ -55,7 +55,7 @@ def test_adding_asks_for_the_sum_of_the_marked() -> None:
 
 @pytest.mark.parametrize("gap", [6, 7])
 def test_brackets_close_in_reverse(gap: int) -> None:
-    """Following the brackets with a stack gives the targets: the whole is balanced."""
+    """A stack that follows the brackets gives the targets: the whole is balanced."""
     batch = draw_brackets(gap, 20, generator())
     ids_TB = batch.x_TBX.argmax(dim=2)
     for lane in range(20):
@@ -85,7 +85,7 @@ def test_the_last_noun_says_nothing_about_the_verb() -> None:
 
 
 def test_nouns_between_follow_prepositions() -> None:
-    """So the subject is the one noun without a preposition before it."""
+    """The subject is therefore the one noun without a preposition before it."""
     ids_TB = draw_agreement(9, 300, generator()).x_TBX.argmax(dim=2)
     is_noun_TB = ids_TB < 2 * NUM_NOUNS
     is_preposition_TB = (ids_TB >= 2 * NUM_NOUNS) & (ids_TB < 2 * NUM_NOUNS + NUM_PREPOSITIONS)

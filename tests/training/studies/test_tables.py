@@ -24,5 +24,5 @@ def test_one_run_has_no_spread() -> None:
 
 
 def test_a_missing_figure_is_a_dash() -> None:
-    """None and NaN look alike, numbers take their form."""
+    """None and NaN look alike, and numbers take their form."""
     assert [show(value, ".1f") for value in (None, math.nan, 2.25)] == ["-", "-", "2.2"]

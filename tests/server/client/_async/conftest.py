@@ -43,7 +43,7 @@ async def client(address: str, naps: Naps, of_wire: WireOptions) -> AsyncIterato
 
 @pytest.fixture
 async def session(client: AsyncClient) -> AsyncSession:
-    """The session's id is mine."""
+    """Opens a session under the id `mine`."""
     made = await client.create_session("mine")
     return client.open_session(made.session_id, position=made.position)
 

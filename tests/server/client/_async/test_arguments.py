@@ -175,7 +175,7 @@ async def test_a_calls_arguments_arrive(client: AsyncClient, service: FakeServic
 @pytest.mark.usefixtures("past")
 @pytest.mark.parametrize("name", OF_SESSION)
 async def test_a_sessions_arguments_arrive(client: AsyncClient, service: FakeService, name: str) -> None:
-    """Works as by id; the caller's own id and expectation win over the session's."""
+    """The same holds as by id; the caller's own id and expectation win over the session's."""
     ask, wanted = OF_SESSION[name]
     with suppress(ServerError):
         await ask(client.open_session("mine", position=3), **BESIDE)
@@ -192,7 +192,7 @@ def _check(service: FakeService, wanted: Any) -> None:
     session_id = getattr(wanted, "session_id", "")
     assert last.metadata.get("x-session-id", "") == session_id
     assert last.seconds_left is not None
-    assert 5 < last.seconds_left < 16  # the client's own is 20
+    assert 5 < last.seconds_left < 16  # the client's default is 20
 
 
 async def test_the_clients_time_holds_where_a_call_brings_none(

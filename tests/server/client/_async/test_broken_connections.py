@@ -1,4 +1,4 @@
-"""Calls whose connection breaks, by a bare code or by a misbehaving peer."""
+"""Calls whose connection breaks are retried or not, by a bare code or by a misbehaving peer."""
 
 import grpc
 import pytest
@@ -14,7 +14,7 @@ FINAL = [code for code in grpc.StatusCode if code.name not in ("OK", *BROKEN)]
 
 
 @pytest.mark.parametrize("code", BROKEN)
-async def test_bare_codes_of_broken_connections_are_repeated(
+async def test_bare_codes_of_broken_connections_are_retried(
     session: AsyncSession, service: FakeService, naps: Naps, code: str
 ) -> None:
     """The library retries turns, predictions and changes."""
@@ -32,7 +32,7 @@ async def test_other_bare_codes_are_final(
 ) -> None:
     """The same calls are made once."""
     for ask in (session.feed, session.predict, session.checkpoint):
-        service.mishaps = [Mishap(error=code)] * 2  # a call of its own is refused likewise
+        service.mishaps = [Mishap(error=code)] * 2  # a separate call is refused as well
         with pytest.raises(ServerError) as caught:
             await ask("a")
         assert caught.value.code == code.name

@@ -1,4 +1,4 @@
-"""Every plain call of the wire contract, made once, and the errors it raises."""
+"""Every plain call of the wire contract is made once, and raises its errors."""
 
 import pytest
 from tests.server.client._async.conftest import read

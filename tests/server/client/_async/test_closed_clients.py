@@ -49,7 +49,7 @@ async def test_a_client_closed_unused_refuses_calls(of_wire: WireOptions) -> Non
 
 
 @pytest.mark.parametrize("turn", ["feed", "predict", "plain"])
-async def test_a_turn_whose_client_is_closed_meanwhile_is_not_repeated(
+async def test_a_turn_whose_client_is_closed_meanwhile_is_not_retried(
     client: AsyncClient, service: FakeService, naps: Naps, turn: str
 ) -> None:
     """During its pause before a retry, the turn gets the same error as a new call."""

@@ -41,7 +41,7 @@ async def test_conversations_side_by_side_survive_what_breaks_between(
     once, in order, with any sharing of streams."""
     chosen = random.Random(seed)
     kinds = [Mishap(), LOST, Mishap(error=OVERLOADED), Mishap(error=STOPPING), *[None] * 8]
-    patient = Retries(max_attempts=NUM_MISHAPS + 1)  # one call may meet them all
+    patient = Retries(max_attempts=NUM_MISHAPS + 1)  # one call may meet all mishaps
 
     async def converse(session: AsyncSession) -> list[int]:
         async with session.predictor() as predict:

@@ -1,4 +1,4 @@
-"""Requests and answers on one stream that stays open, and its end."""
+"""Requests and answers go over one stream that stays open, and ends in order."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Over a scripted wire: early ends, late failures, the caller's timeout, interrupted calls."""
+"""The transport over a scripted wire: early ends, late failures, the caller's timeout, interrupted calls."""
 
 from typing import Any
 
@@ -60,10 +60,10 @@ class Script:
         return await self.read()
 
     async def wait_until_open(self) -> None:
-        """It is open at once."""
+        """Returns at once: it is open."""
 
     def cancel(self) -> None:
-        """Nothing runs."""
+        """Cancels nothing, since nothing runs."""
 
     async def end(self, *, is_orderly: bool) -> None:
         """Records how the line ended."""
@@ -72,7 +72,7 @@ class Script:
         self.is_dropped = True
 
     async def close(self) -> None:
-        """The line never opened."""
+        """Closes nothing, since the line never opened."""
 
 
 def _transport(script: Script, naps: Naps) -> Transport:

@@ -44,7 +44,7 @@ def client(address: str, naps: Naps, of_wire: WireOptions) -> Iterator[Client]:
 
 @pytest.fixture
 def session(client: Client) -> Session:
-    """The session's id is mine."""
+    """Opens a session under the id `mine`."""
     made = client.create_session("mine")
     return client.open_session(made.session_id, position=made.position)
 

@@ -176,7 +176,7 @@ def test_a_calls_arguments_arrive(client: Client, service: FakeService, name: st
 @pytest.mark.usefixtures("past")
 @pytest.mark.parametrize("name", OF_SESSION)
 def test_a_sessions_arguments_arrive(client: Client, service: FakeService, name: str) -> None:
-    """Works as by id; the caller's own id and expectation win over the session's."""
+    """The same holds as by id; the caller's own id and expectation win over the session's."""
     ask, wanted = OF_SESSION[name]
     with suppress(ServerError):
         ask(client.open_session("mine", position=3), **BESIDE)
@@ -193,7 +193,7 @@ def _check(service: FakeService, wanted: Any) -> None:
     session_id = getattr(wanted, "session_id", "")
     assert last.metadata.get("x-session-id", "") == session_id
     assert last.seconds_left is not None
-    assert 5 < last.seconds_left < 16  # the client's own is 20
+    assert 5 < last.seconds_left < 16  # the client's default is 20
 
 
 def test_the_clients_time_holds_where_a_call_brings_none(

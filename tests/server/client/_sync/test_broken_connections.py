@@ -1,5 +1,5 @@
 # Generated from tests/server/client/_async/test_broken_connections.py by `make client`: change that file, not this one.
-"""Calls whose connection breaks, by a bare code or by a misbehaving peer."""
+"""Calls whose connection breaks are retried or not, by a bare code or by a misbehaving peer."""
 
 import grpc
 import pytest
@@ -15,7 +15,7 @@ FINAL = [code for code in grpc.StatusCode if code.name not in ("OK", *BROKEN)]
 
 
 @pytest.mark.parametrize("code", BROKEN)
-def test_bare_codes_of_broken_connections_are_repeated(
+def test_bare_codes_of_broken_connections_are_retried(
     session: Session, service: FakeService, naps: Naps, code: str
 ) -> None:
     """The library retries turns, predictions and changes."""
@@ -31,7 +31,7 @@ def test_bare_codes_of_broken_connections_are_repeated(
 def test_other_bare_codes_are_final(session: Session, service: FakeService, naps: Naps, code: grpc.StatusCode) -> None:
     """The same calls are made once."""
     for ask in (session.feed, session.predict, session.checkpoint):
-        service.mishaps = [Mishap(error=code)] * 2  # a call of its own is refused likewise
+        service.mishaps = [Mishap(error=code)] * 2  # a separate call is refused as well
         with pytest.raises(ServerError) as caught:
             ask("a")
         assert caught.value.code == code.name

@@ -1,5 +1,5 @@
 # Generated from tests/server/client/_async/test_calls.py by `make client`: change that file, not this one.
-"""Every plain call of the wire contract, made once, and the errors it raises."""
+"""Every plain call of the wire contract is made once, and raises its errors."""
 
 import pytest
 from tests.server.client._sync.conftest import read

@@ -13,7 +13,7 @@ from tests.server.fake_service import STOPPING, FakeService, Mishap
 from carousel.client import Client, ServerError, Session
 from carousel.errors import AnswerGone, PositionMismatch
 
-LOST = Mishap(is_applied=True)  # what was asked for is done, and nobody is told
+LOST = Mishap(is_applied=True)  # the request is done, and its answer is lost
 
 BY_ID: list[Callable[..., Any]] = [
     lambda client, **options: client.create_session("new", **options),
@@ -33,7 +33,7 @@ OF_SESSION: list[Callable[..., Any]] = [
 
 @pytest.mark.usefixtures("session")
 @pytest.mark.parametrize("change", BY_ID)
-def test_a_change_by_id_is_repeated_as_it_was(client: Client, service: FakeService, change: Callable[..., Any]) -> None:
+def test_a_change_by_id_is_retried_as_it_was(client: Client, service: FakeService, change: Callable[..., Any]) -> None:
     """After a lost answer or an outage, the client sends the same request with the same new id, and gets the first
     answer."""
     service.mishaps = [LOST, Mishap(), Mishap(error=STOPPING), None]
@@ -45,10 +45,10 @@ def test_a_change_by_id_is_repeated_as_it_was(client: Client, service: FakeServi
 
 
 @pytest.mark.parametrize("change", OF_SESSION)
-def test_a_sessions_change_is_repeated_as_it_was(
+def test_a_sessions_change_is_retried_as_it_was(
     session: Session, service: FakeService, change: Callable[..., Any]
 ) -> None:
-    """Works as by id."""
+    """The same holds as by id."""
     service.mishaps = [LOST, Mishap(), Mishap(error=STOPPING), None]
     change(session)
     assert service.mishaps == []
@@ -78,7 +78,7 @@ def test_a_change_by_id_can_bring_its_own(client: Client, service: FakeService, 
 def test_a_sessions_change_can_bring_its_own(
     session: Session, service: FakeService, change: Callable[..., Any]
 ) -> None:
-    """Works as by id."""
+    """The same holds as by id."""
     change(session, request_id="own", timeout_seconds=10)
     change(session, request_id="own")
     assert [request.request_id for request in service.changes[1:]] == ["own", "own"]
@@ -117,7 +117,7 @@ def test_a_lost_fork_gives_the_copies_that_were_made(session: Session, service: 
     assert [fork.position for fork in forks] == [2, 2]
 
 
-def test_a_repeated_rewind_undoes_nothing_that_came_later(
+def test_a_retried_rewind_undoes_nothing_that_came_later(
     client: Client, session: Session, service: FakeService, naps: Naps
 ) -> None:
     """Another caller advances the session between the rewind and its retry: that turn stays."""
@@ -131,7 +131,7 @@ def test_a_repeated_rewind_undoes_nothing_that_came_later(
     assert (caught.value.reason, caught.value.position) == ("POSITION_MISMATCH", 2)
 
 
-def test_a_repeated_delete_ends_no_session_made_later(
+def test_a_retried_delete_ends_no_session_made_later(
     client: Client, session: Session, service: FakeService, naps: Naps
 ) -> None:
     """The id is used again between the deletion and its retry."""

@@ -50,7 +50,7 @@ def test_a_client_closed_unused_refuses_calls(of_wire: WireOptions) -> None:
 
 
 @pytest.mark.parametrize("turn", ["feed", "predict", "plain"])
-def test_a_turn_whose_client_is_closed_meanwhile_is_not_repeated(
+def test_a_turn_whose_client_is_closed_meanwhile_is_not_retried(
     client: Client, service: FakeService, naps: Naps, turn: str
 ) -> None:
     """During its pause before a retry, the turn gets the same error as a new call."""

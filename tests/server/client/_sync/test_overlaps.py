@@ -42,7 +42,7 @@ def test_conversations_side_by_side_survive_what_breaks_between(
     once, in order, with any sharing of streams."""
     chosen = random.Random(seed)
     kinds = [Mishap(), LOST, Mishap(error=OVERLOADED), Mishap(error=STOPPING), *[None] * 8]
-    patient = Retries(max_attempts=NUM_MISHAPS + 1)  # one call may meet them all
+    patient = Retries(max_attempts=NUM_MISHAPS + 1)  # one call may meet all mishaps
 
     def converse(session: Session) -> list[int]:
         with session.predictor() as predict:

@@ -1,5 +1,5 @@
 # Generated from tests/server/client/_async/test_predictors.py by `make client`: change that file, not this one.
-"""Requests and answers on one stream that stays open, and its end."""
+"""Requests and answers go over one stream that stays open, and ends in order."""
 
 from typing import Any
 

@@ -1,5 +1,5 @@
 # Generated from tests/server/client/_async/test_transport.py by `make client`: change that file, not this one.
-"""Over a scripted wire: early ends, late failures, the caller's timeout, interrupted calls."""
+"""The transport over a scripted wire: early ends, late failures, the caller's timeout, interrupted calls."""
 
 from typing import Any
 
@@ -61,10 +61,10 @@ class Script:
         return self.read()
 
     def wait_until_open(self) -> None:
-        """It is open at once."""
+        """Returns at once: it is open."""
 
     def cancel(self) -> None:
-        """Nothing runs."""
+        """Cancels nothing, since nothing runs."""
 
     def end(self, *, is_orderly: bool) -> None:
         """Records how the line ended."""
@@ -73,7 +73,7 @@ class Script:
         self.is_dropped = True
 
     def close(self) -> None:
-        """The line never opened."""
+        """Closes nothing, since the line never opened."""
 
 
 def _transport(script: Script, naps: Naps) -> Transport:

@@ -62,7 +62,7 @@ def test_without_our_word_the_code_decides(code: grpc.StatusCode, attached: tupl
 
 @pytest.mark.parametrize("code", FAILURES)
 def test_with_our_word_the_reason_decides(code: grpc.StatusCode) -> None:
-    """The server has answered: nothing is broken. It answers UNAVAILABLE where a retry may help."""
+    """The server has answered, so nothing is broken. It answers UNAVAILABLE where a retry may help."""
     error = read_error(_fail(code, OURS), "here:1")
     assert not isinstance(error, ServerUnreachable)
     assert (error.code, error.reason, error.details, str(error)) == (code.name, "WHATEVER", {"a": "b"}, "layer: text")
@@ -85,7 +85,7 @@ def test_with_our_word_the_reason_decides(code: grpc.StatusCode) -> None:
         ("UNAUTHENTICATED", "UNAUTHENTICATED", [], False),
     ],
 )
-def test_what_the_server_says_is_repeated_or_final(
+def test_what_the_server_says_is_retried_or_final(
     code: str, reason: str, attached: list[message.Message], wanted: bool
 ) -> None:
     """The reason decides; for overload, the retry time does."""

@@ -1,4 +1,4 @@
-"""What a retry brings again is left out when it is equal, and refused when it differs."""
+"""What a replay brings again is left out when it is equal, and refused when it differs."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -37,7 +37,7 @@ def _ids(pieces: Iterable[Piece]) -> list[int]:
     return [token.id for piece in pieces for token in piece.tokens]
 
 
-def test_a_repeat_in_other_portions_is_cut_right() -> None:
+def test_a_replay_in_other_portions_is_cut_right() -> None:
     """Text may lag behind its tokens and come in other pieces the second time."""
     resume = GenerationResume()
     first = _accept(resume, _piece("", 1), _piece("é", 2), _piece("", 3))
@@ -109,7 +109,7 @@ def test_nothing_new_comes_before_all_that_is_known_has_come_again() -> None:
     ]
     resume.restart()
     assert _accept(resume, _piece("ab", 1, 2, 3, 4)) == []
-    resume.restart()  # what waited was not delivered: it comes with the next try
+    resume.restart()  # what waited was not delivered: it comes with the next attempt
     assert _accept(resume, _piece("ab", 1, 2, 3), _piece("xy", 8, 9, branch=1), _piece("c", 4)) == [_piece("c", 4)]
 
 
@@ -155,7 +155,7 @@ def test_a_rating_is_compared_with_a_tolerance() -> None:
     ("before", "same", "other"), [(-0.5, -0.509, -0.511), (-0.5, -0.491, -0.489), (-20.0, -20.19, -20.25)]
 )
 def test_a_rating_differs_by_a_hundredth_at_most(before: float, same: float, other: float) -> None:
-    """A hundredth of a nat or, far below 0, of the value itself; docs/sessions.md promises this."""
+    """The bound is a hundredth of a nat or, far below 0, of the value itself; docs/sessions.md promises this."""
     resume = ScoringResume()
     resume.accept(_scores(before))
     resume.restart()

@@ -1,4 +1,4 @@
-"""Concurrency: tasks of one event loop. `blocking` has the same for threads."""
+"""Concurrency by tasks of one event loop. `blocking` has the same for threads."""
 
 import asyncio
 import threading
@@ -7,8 +7,8 @@ from typing import Any
 
 from carousel.client.wires.aio import WireOptions
 
-WIRES = [WireOptions(), WireOptions(shares_streams=False)]  # over which the same must hold
-SECONDS = 20  # after which what does not end has failed
+WIRES = [WireOptions(), WireOptions(shares_streams=False)]  # the wires that must behave alike
+SECONDS = 20  # what has not ended after this has failed
 
 
 class Running:

@@ -1,4 +1,4 @@
-"""Concurrency: one thread each. `aio` has the same for tasks."""
+"""Concurrency by one thread each. `aio` has the same for tasks."""
 
 import threading
 from collections.abc import Callable
@@ -7,8 +7,8 @@ from typing import Any
 
 from carousel.client.wires.blocking import WireOptions
 
-WIRES = [WireOptions()]  # there is but one
-SECONDS = 20  # after which what does not end has failed
+WIRES = [WireOptions()]  # there is only one
+SECONDS = 20  # what has not ended after this has failed
 
 
 class Running:

@@ -22,7 +22,7 @@ class Script:
         self.events: list[str] = []
         self.may_write = asyncio.Event()
         self.may_write.set()
-        self.failure: BaseException | None = None  # of the next write
+        self.failure: BaseException | None = None  # raised by the next write
 
     async def read(self) -> Any:
         answer = await self.answers.get()

@@ -92,7 +92,7 @@ async def test_a_reader_that_is_cancelled_gives_its_turn_up(fake: tuple[str, Fak
         del stream
 
 
-async def test_a_reader_that_is_cancelled_before_a_repeat_gives_its_turn_up(fake: tuple[str, FakeService]) -> None:
+async def test_a_reader_that_is_cancelled_before_a_retry_gives_its_turn_up(fake: tuple[str, FakeService]) -> None:
     """The reader waits before a retry."""
     is_resting = asyncio.Event()
 
@@ -314,7 +314,7 @@ async def test_a_cancelled_question_that_is_not_sent_is_over() -> None:
 
 @pytest.mark.parametrize("num_ticks", range(12))
 async def test_a_client_closed_early_keeps_nobody_waiting(address: str, of_wire: WireOptions, num_ticks: int) -> None:
-    """However far the first question is on its way."""
+    """This holds however far the first question is on its way."""
     client = AsyncClient(address, **of_wire)
     asked = asyncio.ensure_future(client.predict(WAIT, timeout_seconds=4))
     for _ in range(num_ticks):
@@ -331,7 +331,7 @@ async def test_a_client_closed_early_keeps_nobody_waiting(address: str, of_wire:
 async def test_a_task_that_once_swallowed_a_cancel_is_not_cancelled(
     address: str, service: FakeService, of_wire: WireOptions, asks: str
 ) -> None:
-    """When its client is closed later: it hears that the call was cancelled, as any other."""
+    """Its client is closed later: it hears that the call was cancelled, as any other task does."""
     client, is_asking = AsyncClient(address, **of_wire), asyncio.Event()
 
     async def swallow_and_ask() -> Any:

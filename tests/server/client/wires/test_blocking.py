@@ -61,7 +61,7 @@ class _Broken:
         self.requests = requests
         self.error = error
         self.is_cancelled = False
-        self.end: Any = None  # what it calls when it ends
+        self.end: Any = None  # called when the call ends
 
     def add_callback(self, end: Any) -> bool:
         self.end = end

@@ -4,7 +4,7 @@ from carousel.client.wires.homes import Homes
 
 
 def rest(homes: Homes[str], session_id: str, place: str) -> None:
-    """The session had a sequence there, which has ended."""
+    """Gives the session a sequence there that has ended."""
     homes.enter(session_id, place)
     homes.leave(session_id)
 

@@ -11,7 +11,7 @@ from tests.server.fake_service import FakeService, serve_fake
 from carousel.client import AsyncClient, ServerError
 from carousel.client.wires.shared_places import MAX_FRAME_BYTES
 
-MAX_BYTES = 2_000  # that the server reads
+MAX_BYTES = 2_000  # bytes that the server reads
 NUM = 100
 TEXT = "a" * 50
 
@@ -29,7 +29,7 @@ async def client(address: str) -> AsyncIterator[AsyncClient]:
 
 
 async def _at_once(seconds: float) -> None:
-    """A pause of no time."""
+    """Pauses for no time."""
 
 
 def _num_calls(service: FakeService, method: str) -> int:

@@ -19,7 +19,7 @@ from carousel.client.wires.shared_places import MAX_FRAME_BYTES
 
 @pytest.fixture(autouse=True)
 def _two_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise two streams would need many sequences."""
+    """Lets two sequences count as many, or the tests would need many for two streams."""
     monkeypatch.setattr(shared_places, "FEW", 1)
 
 
@@ -34,7 +34,7 @@ async def _never(seconds: float) -> None:
 
 
 async def _at_once(seconds: float) -> None:
-    """A pause of no time."""
+    """Pauses for no time."""
 
 
 def _calls(service: FakeService, method: str) -> list[Any]:

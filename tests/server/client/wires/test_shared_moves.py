@@ -44,7 +44,7 @@ class Stage:
         return SharedLine(self.places, self._go_alone, calls.predict(session_id), CallOptions(), timeout_seconds)
 
     async def ask(self, line: SharedLine, answer: Any = None) -> Any:
-        """The first sequence of the last stream gets an answer."""
+        """Sends the first request of the last stream and lets it be answered."""
         asked = asyncio.ensure_future(line.exchange(QUESTION))
         await settle()
         self.scripts[-1].answer(answer or right(1))

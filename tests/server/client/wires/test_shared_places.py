@@ -23,7 +23,7 @@ class Quiet:
         return await asyncio.shield(self.ending)
 
     async def write(self, frame: Any) -> None:
-        """It goes nowhere."""
+        """Writes nowhere."""
 
     async def done_writing(self) -> None:
         self.cancel()
@@ -41,7 +41,7 @@ class Server:
 
     def __init__(self) -> None:
         self.calls: list[Quiet] = []
-        self.names: list[str] = []  # under which its limits were asked for
+        self.names: list[str] = []  # the names under which its limits were asked for
         self.limits: Any = lm.Limits(max_message_bytes=5_000, max_sequences_per_stream=2)
         self.may_answer = asyncio.Event()
         self.may_answer.set()
@@ -147,7 +147,7 @@ async def test_a_task_that_was_cancelled_is_no_answer(places: SharedPlaces, serv
 async def test_a_stream_that_was_cut_forgets_nothing(
     places: SharedPlaces, server: Server, code: grpc.StatusCode, is_known: bool
 ) -> None:
-    """A stream that broke may have had another server."""
+    """A broken stream may have belonged to another server."""
     seat = places.assign_seat("mine")
     await places.learn(seat, None)
     server.calls[0].fail(code)

@@ -24,7 +24,7 @@ QUESTION = lm.PredictRequest(input={"text": "a"})
 
 
 async def _at_once(seconds: float) -> None:
-    """A pause of no time."""
+    """Pauses for no time."""
 
 
 @pytest.mark.parametrize("num_askers", [1, 5])
@@ -74,7 +74,7 @@ def _line(places: SharedPlaces) -> SharedLine:
 
 
 async def _ask(line: SharedLine, scripts: list[Script]) -> Any:
-    """The first sequence of the last stream makes a request."""
+    """Sends the first request of the last stream."""
     asked = asyncio.ensure_future(line.exchange(QUESTION))
     await settle()
     scripts[-1].answer(right(1))
@@ -96,7 +96,7 @@ async def test_a_line_does_not_stay_on_a_stream_that_is_closed_for_load(
     scripts[-1].answers.put_nowait(_refusal())
     await settle()
     assert seat.stream.failure is not None
-    assert not seat.stream.is_cut  # by what was too large: the server says what it was
+    assert not seat.stream.is_cut  # the server says which limit a large request exceeds
     places.leave_seat(seat)
     assert (await _ask(_line(places), scripts)).position == 1
     assert len(scripts) == 3

@@ -1,4 +1,4 @@
-"""Many sequences on one stream: requests go out in frames, answers come in; no request hangs."""
+"""Many sequences share one stream: requests go out in frames, answers come in, and no request hangs."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -69,7 +69,7 @@ async def test_a_refusal_is_the_error_that_a_call_would_raise(stream: SharedStre
     refused, overloaded, odd, answer = await outcomes(*asked)
     assert (refused.code, refused.violations[0].field) == ("INVALID_ARGUMENT", "k")
     assert (overloaded.reason, overloaded.retry_after_seconds, overloaded.details["limit"]) == ("OVERLOADED", 0.5, "x")
-    assert isinstance(odd, ServerUnreachable)  # without our server's word, UNKNOWN is a broken connection
+    assert isinstance(odd, ServerUnreachable)  # without a reason of our server, UNKNOWN is a broken connection
     assert answer.position == 4
     assert stream.failure is None
 

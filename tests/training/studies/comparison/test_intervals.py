@@ -48,20 +48,20 @@ def test_the_chance_is_even_around_zero() -> None:
 
 
 def test_an_interval_of_a_mean() -> None:
-    """Mean 3, standard deviation sqrt(2.5), five values: 2.7764 x sqrt(0.5)."""
+    """Five values with mean 3 and standard deviation sqrt(2.5) give 2.7764 x sqrt(0.5)."""
     found = mean_interval([1.0, 2.0, 3.0, 4.0, 5.0])
     assert found.mean == 3.0
     assert found.half_width == pytest.approx(1.9632, abs=1e-4)
 
 
 def test_one_value_says_nothing_of_its_error() -> None:
-    """Its interval has no end; equal values have none at all."""
+    """The interval of one value is infinite; equal values have one of width zero."""
     assert mean_interval([2.0]).half_width == math.inf
     assert mean_interval([2.0, 2.0]) == Interval(2.0, 0.0)
 
 
 def test_errors_add_as_welch_says() -> None:
-    """Two samples of variances 4 / 4 and 9 / 9: t of (1 + 1)^2 / (1/3 + 1/8) = 8.73 degrees, times sqrt(2)."""
+    """Samples of variances 4 / 4 and 9 / 9 give t of (1 + 1)^2 / (1/3 + 1/8) = 8.73 degrees, times sqrt(2)."""
     found = combine(0.5, [Error(1.0, 3.0), Error(1.0, 8.0)], 0.95)
     assert found.half_width == pytest.approx(t_quantile(0.975, 4 / (1 / 3 + 1 / 8)) * math.sqrt(2.0))
     assert combine(0.5, [Error(1.0, 3.0), Error(0.0, 8.0)], 0.95).half_width == pytest.approx(3.1824, abs=1e-4)
@@ -69,13 +69,13 @@ def test_errors_add_as_welch_says() -> None:
 
 
 def test_the_farthest_end_counts_from_zero() -> None:
-    """On whichever side it lies."""
+    """This holds on either side."""
     assert Interval(-0.3, 0.1).farthest == pytest.approx(0.4)
     assert Interval(0.1, 0.3).farthest == pytest.approx(0.4)
 
 
 def test_the_bootstrap_spreads_as_means_of_blocks_do() -> None:
-    """Of 100 blocks of one token each the means have the variance of a mean of 100, and two models move together."""
+    """Means of 100 blocks of one token each have the variance of a mean of 100, and two models move together."""
     sums_N = np.random.default_rng(1).normal(2.0, 1.0, 100)
     means_RC = bootstrap_means(np.stack([sums_N, sums_N + 1.0]), np.ones(100), 4000, 0)
     assert means_RC.shape == (4000, 2)

@@ -18,8 +18,8 @@ FAST = Speeds(training=50_000.0, reading=100_000.0, setup=0.5, core_share=1.0)
 
 
 def test_the_estimate_counts_trainings_cooldowns_and_readings() -> None:
-    """By hand: a unit of 10 steps of 32 tokens, 2 trials of 5 steps and 1 of 10, 2 finals of 10 and 20 with a cooldown
-    of 2 steps thrown away; 3 readings of validation, 2 x 2 of both parts."""
+    """The figures by hand: a unit of 10 steps of 32 tokens, 2 trials of 5 steps and 1 of 10, 2 finals of 10 and 20 with
+    a cooldown of 2 steps thrown away; 3 readings of validation, 2 x 2 of both parts."""
     speed = Speeds(training=100.0, reading=1000.0, setup=0.25, core_share=1.0)
     steps, readings = 2 * 5 + 10 + 2 * 22, 3 * 100 + 4 * 220
     expected = SETTLING * (5 * 0.25 + steps * 32 / 100.0 + readings / 1000.0)
@@ -56,7 +56,7 @@ def test_options_stand_in_place_of_a_plan_s_own() -> None:
 
 @pytest.mark.parametrize("plan", [*PLANS.values(), DEFAULT_PLAN])
 def test_every_plan_searches_on_less_than_the_final(plan: StudyPlan) -> None:
-    """And counts its trainings: 16 + 8 + 4 + 5 of a cell in an hour."""
+    """The plan counts its trainings: 16 + 8 + 4 + 5 of a cell in an hour."""
     assert max(plan.rungs) < plan.marks[-1]
     assert PLANS["hour"].num_jobs(2) == 2 * 33
     assert DEFAULT_PLAN.with_options(None, None, 1).num_jobs(2) == 2 * 2

@@ -27,7 +27,7 @@ def make_ids(num_tokens: int) -> torch.Tensor:
 
 
 def test_a_lane_is_the_loss_of_its_stretch_alone() -> None:
-    """The start token, the warm-up, then every token of the stretch once; the same sums by blocks of 30."""
+    """It has the start token, the warm-up, then every token of the stretch once; blocks of 30 have the same sums."""
     model, ids_N = make_model().eval(), make_ids(WARM_UP + 2 * 200)
     part = Stretches(ids_N, START, ReadingPlan(2, 0, 0, block=30), num_tokens=2 * 75)
     found = part.read(model, COMPUTE)

@@ -21,7 +21,7 @@ def test_draws_belong_to_name_and_seed() -> None:
 
 
 def test_draws_fill_the_space() -> None:
-    """All within the bounds; the rate is as often below the bounds' geometric mean as above it."""
+    """All draws are within the bounds; the rate is as often below the bounds' geometric mean as above it."""
     space = Space()
     trials = draw_trials(space, 400, "gru", 0)
     for key in ("learning_rate", "warmup_share", "gate_shift", "dropout", "clip_norm"):
@@ -45,7 +45,7 @@ def test_diverged_trials_come_last_and_equal_ones_in_order() -> None:
 
 
 def test_a_rung_opens_when_the_one_before_is_done() -> None:
-    """Open are first all trials, then the missing ones, then the better half, then none."""
+    """First all trials are open, then the missing ones, then the better half, then none."""
     sizes = [4, 2, 1]
     assert open_trials([{}, {}, {}], sizes) == [(0, 0), (0, 1), (0, 2), (0, 3)]
     assert open_trials([{0: 3.0, 1: None, 3: 1.0}, {}, {}], sizes) == [(0, 2)]

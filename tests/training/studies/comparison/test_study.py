@@ -74,7 +74,7 @@ def test_every_entry_has_equal_terms(comparison_settings: Settings, tmp_path: Pa
 
 
 def test_what_is_done_is_not_done_again(comparison_settings: Settings, tmp_path: Path, text_directory: Path) -> None:
-    """The second study has exactly the first one's unit and figures, and prints one line."""
+    """The second study has the first one's unit and figures, and prints one line."""
     first, _ = run(make_study(comparison_settings, tmp_path, text_directory))
     again, said = run(make_study(comparison_settings, tmp_path, text_directory))
     assert again == first
@@ -117,7 +117,7 @@ def test_the_page_follows_from_the_json(comparison_settings: Settings, tmp_path:
 
 
 def arguments(out: Path, words_file: Path) -> list[str]:
-    """Of a command as small as it can be made, with two trainings side by side."""
+    """Returns the arguments of the smallest possible command, with two trainings side by side."""
     sizes = ["model.embedding_size=8", "batch.num_lanes=2", "batch.segment=16"]
     options = ["--cells", "elman,lstm", "--plan", "tiny", "--jobs", "2", "--parameters", "3000"]
     given = ["compare", "--out", str(out), "--text", str(words_file), *options]
@@ -136,7 +136,8 @@ def no_processes(num_workers: int) -> Iterator[Executor]:
 
 
 def test_a_killed_command_goes_on(tmp_path: Path, words_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed among its trainings and started again: the JSON of a command that ran through, but for times.
+    """A command that was killed among its trainings and started again has the JSON of one that ran through, except
+    times.
 
     Its processes end with it: the pipe that they share with it reaches its end.
     """

@@ -91,7 +91,7 @@ def test_a_folder_of_three_parts_is_split_as_it_is(comparison_settings: Settings
 
 
 def test_a_text_without_a_test_part_is_refused(comparison_settings: Settings, tmp_path: Path) -> None:
-    """The sentence says which setting gives one; what was never prepared is said not to be."""
+    """The sentence says which setting gives one; for a text that was never prepared, it says that."""
     with pytest.raises(CorpusError, match=r"corpus\.test_fraction"):
         prepare_text(with_corpus(comparison_settings, test_fraction=0.0), tmp_path / "text")
     with pytest.raises(CorpusError, match="no prepared text"):

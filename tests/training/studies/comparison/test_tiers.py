@@ -17,7 +17,7 @@ NO_ERROR = Error(0.0, 1.0)
 
 
 def test_a_difference_has_the_errors_of_both_and_of_the_text() -> None:
-    """With one side exact and no text it is Student's interval of the other; the text makes it wider."""
+    """With one exact side and no text it is Student's interval of the other; the text makes it wider."""
     one, exact = Contender("a", (1.0, 2.0, 3.0)), Contender("b", (1.5, 1.5, 1.5))
     plain = difference(one, exact, NO_ERROR, 0.95)
     assert plain.mean == pytest.approx(0.5)

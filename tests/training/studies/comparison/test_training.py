@@ -34,7 +34,8 @@ def test_a_mark_is_a_whole_training(comparison_settings: Settings, text_director
 
 
 def test_a_result_counts_what_was_done(comparison_settings: Settings, text_directory: Path) -> None:
-    """Tokens of the mark, losses of two lanes of 50 and 60 tokens, blocks of 25 of them, growing seconds."""
+    """The result has the tokens of the mark, losses of two lanes of 50 and 60 tokens in blocks of 25, and growing
+    seconds."""
     first, second = run_job(make_job(comparison_settings, (4, 8)), text_directory).marks
     assert (first.tokens, second.tokens) == (4 * 32, 8 * 32)
     assert 0.0 < first.core_seconds < second.core_seconds
@@ -48,7 +49,7 @@ def test_a_result_counts_what_was_done(comparison_settings: Settings, text_direc
 def test_seconds_are_those_of_a_training_that_went_straight_to_its_mark(
     comparison_settings: Settings, text_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a clock that ticks once for each stretch of steps: the constant ones so far, and the mark's own cooldown."""
+    """The clock ticks once for each stretch of steps: the constant ones so far and the mark's own cooldown count."""
     ticks = itertools.count()
     monkeypatch.setattr("carousel_training.studies.comparison.training.time.process_time", lambda: float(next(ticks)))
     marks = run_job(make_job(comparison_settings, (4, 8, 12)), text_directory).marks
@@ -56,7 +57,7 @@ def test_seconds_are_those_of_a_training_that_went_straight_to_its_mark(
 
 
 def test_a_network_begins_with_the_text_s_frequencies(comparison_settings: Settings, text_directory: Path) -> None:
-    """As one of an ordinary training does."""
+    """An ordinary training does so too."""
     trainer = build_trainer(comparison_settings, 0.0, text_directory)
     train_N = load_open_parts(text_directory)[0]
     shares_V = torch.bincount(train_N, minlength=len(trainer.model.output_bias)).clamp_min(1).double()

@@ -13,7 +13,7 @@ from carousel_training.studies.comparison.workers import Stopped, count_cores, r
 
 
 class HeldExecutor(InlineExecutor):
-    """Keeps what it is given; `end` ends the first of it."""
+    """Keeps what it is given; `end` ends the first item."""
 
     def __init__(self) -> None:
         self.held: list[tuple[Future[Any], int]] = []
@@ -33,7 +33,7 @@ class HeldExecutor(InlineExecutor):
 
 
 def test_everything_runs_once_and_two_at_a_time() -> None:
-    """Five items, each ready from the start, two places."""
+    """Five items are ready from the start, with two places."""
     left, found, executor = [1, 2, 3, 4, 5], dict[int, int](), HeldExecutor()
 
     def done(work: int, value: int) -> None:
@@ -79,5 +79,5 @@ def test_a_killed_process_is_said_to_be_one() -> None:
 
 
 def test_there_is_a_core() -> None:
-    """This test runs on one."""
+    """The machine of this test has one."""
     assert count_cores() >= 1

@@ -1,4 +1,4 @@
-"""`carousel-train` with one more plan, which takes seconds: what a test starts as a process of its own."""
+"""`carousel-train` with one more plan, which takes seconds, so that a test can start it as a process."""
 
 from tests.training.studies.comparison.conftest import TINY_PLAN
 

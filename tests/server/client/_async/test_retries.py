@@ -65,7 +65,7 @@ async def test_a_stream_is_never_spliced(session: AsyncSession, service: FakeSer
     assert (await session.get()).position == session.position
 
 
-async def test_a_score_and_a_prediction_are_repeated_too(client: AsyncClient, service: FakeService) -> None:
+async def test_a_score_and_a_prediction_are_retried_too(client: AsyncClient, service: FakeService) -> None:
     """Each scored token comes once; a prediction's stream is opened again."""
     async with client.session() as session:
         service.mishaps = [Mishap(1), Mishap(2, is_applied=True), None, Mishap(), Mishap(is_applied=True)]
@@ -110,7 +110,7 @@ async def test_overload_and_a_lost_race_are_waited_out(client: AsyncClient, serv
     assert 0.2 <= naps.seconds[2] <= 0.4
 
 
-async def test_repeats_are_bounded(address: str, service: FakeService, naps: Naps) -> None:
+async def test_retries_are_bounded(address: str, service: FakeService, naps: Naps) -> None:
     """After this many failures in a row the last one is raised; progress in between resets the count."""
     retries = Retries(max_attempts=3)
     async with AsyncClient(address, retries=retries, sleep=naps) as client, client.session() as session:
@@ -123,7 +123,7 @@ async def test_repeats_are_bounded(address: str, service: FakeService, naps: Nap
         assert _text(await read(session.generate("a", max_tokens=4))) == "bcde"
 
 
-async def test_repeats_end_with_the_callers_time(address: str, service: FakeService, naps: Naps) -> None:
+async def test_retries_end_with_the_callers_time(address: str, service: FakeService, naps: Naps) -> None:
     """No pause goes beyond the timeout: the failure is raised at once instead."""
     retries = Retries(first_seconds=50.0, max_seconds=60.0)
     async with AsyncClient(address, retries=retries, sleep=naps) as client, client.session() as session:
@@ -142,7 +142,7 @@ async def test_repeats_end_with_the_callers_time(address: str, service: FakeServ
         PositionMismatch(3, 4),
     ],
 )
-async def test_what_cannot_help_is_not_repeated(
+async def test_what_cannot_help_is_not_retried(
     client: AsyncClient, service: FakeService, naps: Naps, error: CarouselError
 ) -> None:
     """The first answer is final, and the session keeps its expectation."""

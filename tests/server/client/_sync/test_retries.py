@@ -1,4 +1,4 @@
-# Generated from tests/server/client/_async/test_repeats.py by `make client`: change that file, not this one.
+# Generated from tests/server/client/_async/test_retries.py by `make client`: change that file, not this one.
 """A failed turn is retried and applied once, and its stream continues where it stopped."""
 
 from collections.abc import Iterable
@@ -66,7 +66,7 @@ def test_a_stream_is_never_spliced(session: Session, service: FakeService) -> No
     assert (session.get()).position == session.position
 
 
-def test_a_score_and_a_prediction_are_repeated_too(client: Client, service: FakeService) -> None:
+def test_a_score_and_a_prediction_are_retried_too(client: Client, service: FakeService) -> None:
     """Each scored token comes once; a prediction's stream is opened again."""
     with client.session() as session:
         service.mishaps = [Mishap(1), Mishap(2, is_applied=True), None, Mishap(), Mishap(is_applied=True)]
@@ -109,7 +109,7 @@ def test_overload_and_a_lost_race_are_waited_out(client: Client, service: FakeSe
     assert 0.2 <= naps.seconds[2] <= 0.4
 
 
-def test_repeats_are_bounded(address: str, service: FakeService, naps: Naps) -> None:
+def test_retries_are_bounded(address: str, service: FakeService, naps: Naps) -> None:
     """After this many failures in a row the last one is raised; progress in between resets the count."""
     retries = Retries(max_attempts=3)
     with Client(address, retries=retries, sleep=naps) as client, client.session() as session:
@@ -122,7 +122,7 @@ def test_repeats_are_bounded(address: str, service: FakeService, naps: Naps) -> 
         assert _text(read(session.generate("a", max_tokens=4))) == "bcde"
 
 
-def test_repeats_end_with_the_callers_time(address: str, service: FakeService, naps: Naps) -> None:
+def test_retries_end_with_the_callers_time(address: str, service: FakeService, naps: Naps) -> None:
     """No pause goes beyond the timeout: the failure is raised at once instead."""
     retries = Retries(first_seconds=50.0, max_seconds=60.0)
     with Client(address, retries=retries, sleep=naps) as client, client.session() as session:
@@ -141,7 +141,7 @@ def test_repeats_end_with_the_callers_time(address: str, service: FakeService, n
         PositionMismatch(3, 4),
     ],
 )
-def test_what_cannot_help_is_not_repeated(
+def test_what_cannot_help_is_not_retried(
     client: Client, service: FakeService, naps: Naps, error: CarouselError
 ) -> None:
     """The first answer is final, and the session keeps its expectation."""
