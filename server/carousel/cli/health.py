@@ -4,8 +4,7 @@ from typing import Annotated
 
 import typer
 
-from carousel.cli.connection import DEFAULT_ADDRESS, Address
-from carousel.client import Client
+from carousel.cli.connection import DEFAULT_ADDRESS, Address, open_client
 
 _NOT_SERVING = 1
 
@@ -15,7 +14,7 @@ def health(
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Ask whether the server is ready. Exit code 0 when it is, 1 when it is not or does not answer."""
-    with Client(address, timeout_seconds=timeout) as client:
+    with open_client(address, timeout_seconds=timeout) as client:
         is_serving = client.is_serving()
     print("serving" if is_serving else "not serving")
     if not is_serving:

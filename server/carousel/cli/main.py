@@ -65,7 +65,19 @@ def _load_command(name: str, place: str) -> TyperCommand:
     app.command(name)(getattr(importlib.import_module(module), function))
     command = typer.main.get_command(app)
     assert isinstance(command, TyperCommand)
+    if any(option.name == "address" for option in command.params):
+        command.params += _make_encryption()
     return command
+
+
+def _make_encryption() -> list[Any]:
+    """The options of every command that talks to a server. None of them is an argument of the command's function."""
+    from carousel.cli.connection import encryption, remember  # loads the client, which some commands do without
+
+    options = _make_options(encryption)
+    for option in options:
+        option.callback, option.expose_value = remember, False
+    return options
 
 
 def build_commands() -> TyperGroup:

@@ -34,6 +34,7 @@ from carousel.client.core.results import (
     Token,
 )
 from carousel.client.core.retries import Retries
+from carousel.client.core.tls import Tls, choose_credentials
 from carousel.client.wires.aio import GrpcWire, Sleep, WireOptions, sleep
 
 
@@ -52,6 +53,7 @@ class AsyncClient:
         self,
         address: str,
         *,
+        tls: bool | Tls | None = None,
         credentials: Any = None,
         timeout_seconds: float | None = None,
         metadata: Metadata = (),
@@ -59,10 +61,11 @@ class AsyncClient:
         sleep: Sleep = sleep,
         **of_wire: Unpack[WireOptions],
     ) -> None:
-        """`credentials` are grpc.ChannelCredentials; without them the connection is not encrypted. `of_wire` is what
+        """Without `tls` the connection is not encrypted; `Tls` says which servers to trust and which certificate to
+        show. Instead of it, `credentials` are grpc.ChannelCredentials of any kind. `of_wire` is what
         this kind of client alone can be told: `WireOptions` says what."""
         self._address = address
-        connection = Connection(address, credentials, timeout_seconds, metadata)
+        connection = Connection(address, choose_credentials(credentials, tls), timeout_seconds, metadata)
         self._transport = Transport(GrpcWire(connection, **of_wire), connection, retries or Retries(), sleep)
 
     def __repr__(self) -> str:
