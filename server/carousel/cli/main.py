@@ -18,6 +18,7 @@ _COMMANDS = {  # where each function is, in the order of --help
     "serve": "carousel.cli.serve:serve",
     "settings": "carousel.cli.settings:settings",
     "new-key": "carousel.cli.new_key:new_key",
+    "token": {"new": "carousel.cli.token:new"},
     "generate": "carousel.cli.generate:generate",
     "predict": "carousel.cli.predict:predict",
     "score": "carousel.cli.score:score",
@@ -39,6 +40,8 @@ _COMMANDS = {  # where each function is, in the order of --help
     "health": "carousel.cli.health:health",
 }
 
+_GROUPS = {"token": "Make tokens for those that call.", "sessions": "Look after the server's sessions."}
+
 
 class _LazyGroup(TyperGroup):
     """Commands by name, each imported when it is first needed."""
@@ -55,7 +58,7 @@ class _LazyGroup(TyperGroup):
         if place is None:
             return None
         if isinstance(place, dict):
-            return _LazyGroup(cmd_name, place, f"Look after the server's {cmd_name}.")
+            return _LazyGroup(cmd_name, place, _GROUPS[cmd_name])
         return _load_command(cmd_name, place)
 
 
