@@ -61,7 +61,7 @@ def test_names_of_pages_in_code_are_there() -> None:
     found = (path for folder in folders for path in (_ROOT / folder).rglob("*"))
     files = [path for path in found if path.suffix in _TEXT and "node_modules" not in path.parts]
     files += [*_TOP, _ROOT / "Makefile", _ROOT / "pyproject.toml"]
-    named = {(file, name) for file in files for name in re.findall(r"\bdocs/[\w/-]+\.\w+\b", file.read_text())}
+    named = {(file, name) for file in files for name in re.findall(r"(?<![\w/])docs/[\w/-]+\.\w+\b", file.read_text())}
     gone = {str(file.relative_to(_ROOT)): name for file, name in named if not (_ROOT / name).exists()}
     assert named
     assert gone == {}

@@ -27,7 +27,7 @@ _ROOT = Path(__file__).parents[2]
         ("README.md", "tests/docs"),
         ("tests/docs/test_links.py", "tests/docs/test_links.py"),
         ("tests/export/conftest.py", "tests/export"),
-        ("tests/docs/test_that_is_gone.py", ""),
+        ("tests/export/test_that_is_gone.py", ""),
         ("Dockerfile", ""),
     ],
 )
