@@ -1,10 +1,13 @@
 """The real sessions over a toy model, as the application puts them together, without a transport."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from prometheus_client import CollectorRegistry
+from pydantic import SecretBytes
+from tests.bounds import make_bounds, make_limits, make_retention
 from tests.fakes import FakeClock, SlowOracle, ToyModel, character_tokenizer
 
 from carousel.bundle.manifest import Manifest
@@ -12,19 +15,17 @@ from carousel.bundle.tokenizer import Tokenizer
 from carousel.engine.engine import Engine
 from carousel.engine.scheduler import Bounds
 from carousel.metrics import Metrics
+from carousel.sessions.access import SessionAccess
 from carousel.sessions.carried import CarriedSequences
 from carousel.sessions.carried_room import CarriedRoom
 from carousel.sessions.checks import Limits
-from carousel.sessions.events import EventHub
+from carousel.sessions.composition import SessionService, make_sessions
 from carousel.sessions.ledger import Ledger, Retention
-from carousel.sessions.lives import Lives
-from carousel.sessions.order import TurnOrder
-from carousel.sessions.recovery import recover
-from carousel.sessions.resident import Kit
+from carousel.sessions.operations import SessionOperations
 from carousel.sessions.residents import Residents
-from carousel.sessions.sealing import Sealer
-from carousel.sessions.seats import Seats
+from carousel.sessions.sequence_source import SequenceSource
 from carousel.sessions.service import Sessions
+from carousel.settings import Settings
 from carousel.state.codec import SnapshotCodec
 from carousel.state.memory import MemoryStore
 from carousel.state.store import Capacity, Held, Lifetimes, Row, SessionStore
@@ -43,15 +44,16 @@ class Plan:
 
     model: ToyModel = field(default_factory=ToyModel)
     tokenizer: Tokenizer = field(default_factory=lambda: character_tokenizer(LETTERS))
-    bounds: Bounds = Bounds(max_held_bytes=2**20)
-    retention: Retention = Retention(max_turns=8, max_answers=4, max_answer_bytes=65_536)
+    bounds: Bounds = make_bounds(max_held_bytes=2**20)
+    retention: Retention = make_retention(max_turns=8, max_answers=4, max_answer_bytes=65_536)
     store: Callable[[Clock], SessionStore] = lambda clock: MemoryStore(ROOMY, LIFETIMES, clock=clock)
     now: float = 1_000_000.0
     seal_keys: tuple[bytes, ...] = (KEY,)
     replays_seals: bool = True
-    limits: Limits = Limits(max_input_tokens=1000, max_generated_tokens=100_000, max_answer_items=10**9)
+    limits: Limits = make_limits(max_input_tokens=1000, max_generated_tokens=100_000, max_answer_items=10**9)
     max_turns_per_session: int = 8
     holds_sessions: bool = True
+    settings: Mapping[str, Any] = field(default_factory=dict)  # others, by name
     carried_room: CarriedRoom = field(default_factory=lambda: CarriedRoom(2**20, 2**10, evicts=True))
 
 
@@ -63,10 +65,40 @@ class World:
     metrics: Metrics
     engine: Engine
     store: SessionStore
-    lives: Lives
-    seats: Seats
-    sessions: Sessions
+    service: SessionService
     manifest: Manifest
+
+    @property
+    def operations(self) -> SessionOperations:
+        return self.service.operations
+
+    @property
+    def sequences(self) -> SequenceSource:
+        return self.service.sequences
+
+    @property
+    def sessions(self) -> Sessions:
+        return self.service.turns
+
+    @property
+    def access(self) -> SessionAccess:
+        return self.service.access
+
+    @property
+    def residents(self) -> Residents:
+        return self.service.residents
+
+    @property
+    def carried(self) -> CarriedSequences:
+        return self.service.carried
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.service.ledger
+
+    @property
+    def codec(self) -> SnapshotCodec:
+        return self.service.codec
 
     @property
     def oracle(self) -> SlowOracle:
@@ -79,7 +111,7 @@ class World:
 
     async def open(self, session_id: str = "s", owner: str = "ann") -> Row:
         """A new session at the start."""
-        return await self.lives.create(owner, session_id, self.engine.start_snapshot)
+        return await self.operations.create(owner, session_id, self.engine.start_snapshot)
 
     async def hold(self, session_id: str = "s", owner: str = "ann") -> Held:
         """What the store has of a session."""
@@ -90,7 +122,11 @@ class World:
 
     async def snapshot(self, session_id: str = "s") -> Snapshot:
         """Where the store has a session."""
-        return self.lives.codec.decode(self.lives.ledger.current(await self.hold(session_id)))
+        return self.codec.decode(self.ledger.current(await self.hold(session_id)))
+
+    def seal(self, snapshot: Snapshot, owner: str = "ann", seconds: float = 50) -> bytes:
+        """A state that the owner may bring, good for so long."""
+        return self.service.sealer.seal(self.codec.encode(snapshot), owner, self.clock() + seconds)
 
     def value(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(f"carousel_{name}", labels) or 0
@@ -104,44 +140,51 @@ async def running_world(plan: Plan | None = None) -> AsyncIterator[World]:
     engine = Engine(plan.model, 0, plan.bounds, metrics)
     manifest = make_manifest(plan)
     store = plan.store(clock)
-    lives = make_lives(plan, manifest, engine, store, clock, metrics)
-    seats = Seats(engine, plan.tokenizer, lives, seal_seconds=50)
-    await store.start(lives.tell)
-    await recover(store, lives.ledger, clock())
+    service = make_service(plan, manifest, engine, store, clock, metrics)
+    await store.start(service.operations.tell)
+    await service.recover()
     await engine.start()
-    sessions = Sessions(manifest, plan.tokenizer, engine, seats, plan.limits, metrics)
     try:
-        yield World(plan, clock, registry, metrics, engine, store, lives, seats, sessions, manifest)
+        yield World(plan, clock, registry, metrics, engine, store, service, manifest)
     finally:
-        sessions.close()
-        await lives.residents.leave_all()
-        await lives.carried.residents.leave_all()
+        service.turns.close()
+        for holder in service.holders.values():
+            await holder.leave_all()
         await engine.stop()
         await store.close()
 
 
-def make_lives(
+def make_service(
     plan: Plan, manifest: Manifest, engine: Engine, store: SessionStore, clock: FakeClock, metrics: Metrics
-) -> Lives:
-    ledger, order = Ledger(plan.retention), TurnOrder(plan.max_turns_per_session)
-    codec = SnapshotCodec(manifest.state, manifest.digest, manifest.hidden_size)
-
-    def make_kit() -> Kit:
-        return Kit(engine.columns, ledger, codec, plan.tokenizer, plan.bounds.penalty_window)
-
-    return Lives(
-        store,
-        ledger,
-        codec,
-        Sealer(plan.seal_keys, manifest.digest),
-        order,
-        EventHub(),
-        clock,
-        metrics,
-        Residents(engine, make_kit, store, order, clock, is_enabled=plan.holds_sessions),
-        CarriedSequences(engine, make_kit, codec, plan.carried_room),
-        replays_seals=plan.replays_seals,
+) -> SessionService:
+    settings = _make_settings(plan)
+    return make_sessions(
+        settings, manifest, plan.tokenizer, engine, store, metrics, clock=clock, room=plan.carried_room
     )
+
+
+def _make_settings(plan: Plan) -> Settings:
+    """Unchecked, for a plan may be smaller than a server."""
+    retention, limits = plan.retention, plan.limits
+    settings = Settings.model_construct(
+        retained_turns=retention.max_turns,
+        retained_answers=retention.max_answers,
+        max_answer_bytes=retention.max_answer_bytes,
+        retained_request_ids=retention.max_request_ids,
+        max_turns_per_session=plan.max_turns_per_session,
+        penalty_window=plan.bounds.penalty_window,
+        seal_keys=tuple(SecretBytes(key) for key in plan.seal_keys),
+        seal_replay="allow" if plan.replays_seals else "refuse",
+        seal_seconds=50,
+        when_full="evict" if plan.holds_sessions else "refuse",
+        max_watches_per_owner=10**6,
+        max_input_tokens=limits.max_input_tokens,
+        max_generated_tokens=limits.max_generated_tokens,
+        max_input_bytes=limits.max_input_bytes,
+        max_answer_items=limits.max_answer_items,
+        max_stop_ids=limits.max_stop_ids,
+    )
+    return settings.model_copy(update=plan.settings)
 
 
 def make_manifest(plan: Plan) -> Manifest:

@@ -27,6 +27,7 @@ from carousel.engine.scheduler import Bounds
 from carousel.metrics import Metrics
 from carousel.rpc.prediction_bytes import PredictionBytes
 from carousel.sessions.resident import Named
+from carousel.settings import Settings
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import sessions_pb2
 
@@ -126,7 +127,7 @@ async def serving(rung: str, bundle_directory: Path) -> AsyncIterator[str]:
     encode, texts = PredictionBytes(bundle.tokenizer).encode, list(bundle.tokenizer.texts)
     server = grpc.aio.server()
     port = server.add_insecure_port("127.0.0.1:0")
-    bounds = Bounds(max_held_bytes=_HELD_BYTES)
+    bounds = Bounds.of(Settings(), _HELD_BYTES)
     engine = Engine(OnnxModel(bundle), bundle.manifest.start_id, bounds, Metrics(CollectorRegistry()))
     await engine.start()
     services = {

@@ -3,9 +3,8 @@
 import asyncio
 import contextlib
 import importlib.metadata
-import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,36 +23,23 @@ from carousel.loop_watch import LoopWatch
 from carousel.metrics import Metrics
 from carousel.readiness import Readiness, StoreHealth
 from carousel.rpc import convert
-from carousel.rpc.callers import Callers
 from carousel.rpc.calls import Calls
 from carousel.rpc.server import ConnectionBounds, RpcServer
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
-from carousel.rpc.streams import StreamBounds
-from carousel.sessions.carried import CarriedSequences
-from carousel.sessions.carried_room import CARRIER_BYTES, CarriedRoom
-from carousel.sessions.checks import Limits
-from carousel.sessions.events import EventHub
-from carousel.sessions.ledger import Ledger, Retention
-from carousel.sessions.lives import Lives
-from carousel.sessions.order import TurnOrder
-from carousel.sessions.recovery import recover
-from carousel.sessions.resident import Kit
-from carousel.sessions.residents import Residents
-from carousel.sessions.sealing import Sealer
-from carousel.sessions.seats import Seats
-from carousel.sessions.service import Sessions
+from carousel.sessions.callers import Callers
+from carousel.sessions.composition import make_sessions
+from carousel.sessions.streams import StreamBounds
 from carousel.sessions.sweep import sweep
 from carousel.settings import Settings
-from carousel.state.codec import SnapshotCodec
-from carousel.state.selection import choose_max_bytes, make_store
+from carousel.signals import stop_signal
+from carousel.state.selection import make_store, store_limits
 from carousel.state.store import SessionStore
 from carousel.tasks import running_task
 from carousel.web.app import WebServer, make_app
 
 _LAST_BYTES_SECONDS = 1.0
 _HELD_BYTES = 2**26  # of the rows of sessions that streams hold
-_UNCOUNTED_STREAMS = 20  # of one connection, beside watches of health: reflection, GetModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +62,7 @@ async def serve(
     """Serve until SIGTERM or SIGINT, then drain. A second signal kills. `announce` is called once, when ready;
     `announce_drain` when the first signal came, with the seconds that running turns have."""
     logs.watch_loop(asyncio.get_running_loop())
-    with _stop_signal() as stopped:
+    with stop_signal() as stopped:
         async with running(bundle_directory, settings) as server:
             announce(server)
             await _until_stopped(stopped, server.engine)
@@ -92,17 +78,18 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
     _tell_limits(settings, metrics)
     bundle = Bundle.load(bundle_directory)
     model = _load_model(bundle, settings, metrics)
-    engine = Engine(model, bundle.manifest.start_id, _bounds(settings), metrics, settings.token_delay_seconds)
+    held_bytes = _HELD_BYTES if "cuda" not in settings.providers else 0  # not measured there
+    bounds = Bounds.of(settings, held_bytes)
+    engine = Engine(model, bundle.manifest.start_id, bounds, metrics, settings.token_delay_seconds)
     store = make_store(settings)
-    lives = make_lives(settings, bundle, engine, store, metrics)
-    seats = Seats(engine, bundle.tokenizer, lives, settings.seal_seconds)
-    sessions = Sessions(bundle.manifest, bundle.tokenizer, engine, seats, _limits(settings), metrics)
+    sessions = make_sessions(settings, bundle.manifest, bundle.tokenizer, engine, store, metrics)
     health = StoreHealth(metrics.store_is_up)
     readiness = Readiness(health, needs_store=settings.unready_without_store)
-    calls = Calls(_stream_bounds(settings), Callers(settings.owner_metadata), metrics, health)
+    calls = Calls(StreamBounds.of(settings), Callers(settings.owner_metadata), metrics, health)
     description = convert.from_manifest(bundle.manifest, model.provider, settings)
-    language_model = LanguageModelServicer(sessions, description, calls)
-    rpc = RpcServer(language_model, SessionsServicer(sessions, lives, calls), _connection_bounds(settings))
+    language_model = LanguageModelServicer(sessions.turns, description, calls)
+    life = SessionsServicer(sessions.turns, sessions.operations, calls)
+    rpc = RpcServer(language_model, life, ConnectionBounds.of(settings))
     web = WebServer(make_app(registry, readiness))
     watch = LoopWatch(metrics.loop_lagged, settings.slow_handler_seconds)
 
@@ -115,22 +102,21 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
 
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(running_task("loop_watch", watch.run, metrics.task_restarted))
-        await store.start(lives.tell)
+        await store.start(sessions.operations.tell)
         stack.push_async_callback(store.close)
-        await recover(store, lives.ledger, lives.clock())
-        stack.callback(sessions.close)
+        await sessions.recover()
+        stack.callback(sessions.turns.close)
         stack.push_async_callback(engine.stop)
         await engine.start()
         await web.start(settings.http_listen)
         stack.push_async_callback(web.stop)
         await rpc.start(settings.listen)
         stack.push_async_callback(rpc.stop, _LAST_BYTES_SECONDS)
-        sweeping = partial(sweep, lives, health, metrics, after_sweep)
+        sweeping = partial(sweep, sessions.operations, health, metrics, after_sweep)
         await stack.enter_async_context(running_task("sweep", sweeping, metrics.task_restarted))
-        stack.push_async_callback(lives.residents.leave_all)
-        await stack.enter_async_context(running_task("residents", lives.residents.run, metrics.task_restarted))
-        stack.push_async_callback(lives.carried.residents.leave_all)
-        await stack.enter_async_context(running_task("carried", lives.carried.residents.run, metrics.task_restarted))
+        for name, holder in sessions.holders.items():
+            stack.push_async_callback(holder.leave_all)
+            await stack.enter_async_context(running_task(name, holder.run, metrics.task_restarted))
         readiness.is_serving = True
         await tell_health()
         log.info("ready", grpc=rpc.address, http=web.address, model=bundle.manifest.name, provider=model.provider)
@@ -159,27 +145,6 @@ async def _until_stopped(stopped: asyncio.Event, engine: Engine) -> None:
         await asyncio.gather(*waits, return_exceptions=True)
 
 
-@contextlib.contextmanager
-def _stop_signal() -> Iterator[asyncio.Event]:
-    """Set by the first SIGTERM or SIGINT; by then the second one has its default effect, at once."""
-    loop = asyncio.get_running_loop()
-    stopped = asyncio.Event()
-
-    def stop() -> None:
-        stopped.set()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    try:
-        yield stopped
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-
-
 def _load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> OnnxModel:
     providers = tuple(available_providers(settings.providers))
     model = OnnxModel(bundle, Execution(providers, settings.num_threads))
@@ -206,11 +171,8 @@ def _make_metrics(registry: CollectorRegistry) -> Metrics:
 
 
 def _tell_limits(settings: Settings, metrics: Metrics) -> None:
-    """Every number that bounds something; in Redis, how many sessions there are bounds nothing."""
-    of_store = {"max_session_bytes": choose_max_bytes(settings)}
-    if of_store["max_session_bytes"] is None:
-        of_store["max_sessions"] = None
-    for name, value in (dict(settings) | of_store).items():
+    """Every number that bounds something."""
+    for name, value in (dict(settings) | store_limits(settings)).items():
         if name.startswith(("max_", "reserved_")) and value is not None:
             metrics.limit_is(name, value)
 
@@ -221,84 +183,3 @@ async def _tell_use(engine: Engine, store: SessionStore, metrics: Metrics) -> No
     num_bytes = await store.num_bytes()
     if num_bytes is not None:
         metrics.num_session_bytes(num_bytes)
-
-
-def _bounds(settings: Settings) -> Bounds:
-    return Bounds(
-        max_lanes=settings.max_lanes,
-        max_queued_turns=settings.max_queued_turns,
-        max_chunk_tokens=settings.max_chunk_tokens,
-        max_prompt_tokens_per_step=settings.max_prompt_tokens_per_step,
-        penalty_window=settings.penalty_window,
-        max_short_lanes=settings.max_short_lanes,
-        owner_limits=settings.owner_limits,
-        max_held_bytes=_HELD_BYTES if "cuda" not in settings.providers else 0,  # not measured there
-        ring_size=settings.retained_turns + 2,
-    )
-
-
-def _limits(settings: Settings) -> Limits:
-    return Limits(
-        max_input_tokens=settings.max_input_tokens,
-        max_generated_tokens=settings.max_generated_tokens,
-        max_input_bytes=settings.max_input_bytes,
-        max_answer_items=settings.max_answer_items,
-        max_stop_ids=settings.max_stop_ids,
-    )
-
-
-def _stream_bounds(settings: Settings) -> StreamBounds:
-    return StreamBounds(settings.max_streams, settings.reserved_streams, settings.owner_limits.max_calls)
-
-
-def _connection_bounds(settings: Settings) -> ConnectionBounds:
-    return ConnectionBounds(
-        max_message_bytes=settings.max_message_bytes,
-        max_streams=settings.max_streams + settings.reserved_streams + settings.max_health_watches + _UNCOUNTED_STREAMS,
-        keepalive_seconds=settings.keepalive_seconds,
-        keepalive_timeout_seconds=settings.keepalive_timeout_seconds,
-        max_connections=settings.max_connections,
-        handshake_seconds=settings.handshake_seconds,
-        idle_seconds=settings.connection_idle_seconds,
-        max_health_watches=settings.max_health_watches,
-    )
-
-
-def make_lives(settings: Settings, bundle: Bundle, engine: Engine, store: SessionStore, metrics: Metrics) -> Lives:
-    manifest = bundle.manifest
-    retention = Retention(
-        max_turns=settings.retained_turns,
-        max_answers=settings.retained_answers,
-        max_answer_bytes=settings.max_answer_bytes,
-        max_request_ids=settings.retained_request_ids,
-    )
-    ledger, order = Ledger(retention), TurnOrder(settings.max_turns_per_session)
-    codec = SnapshotCodec(manifest.state, manifest.digest, manifest.hidden_size)
-
-    def make_kit() -> Kit:
-        return Kit(engine.columns, ledger, codec, bundle.tokenizer, settings.penalty_window)
-
-    residents = Residents(
-        engine,
-        make_kit,
-        store,
-        order,
-        time.time,
-        is_enabled=settings.when_full == "evict",
-    )
-    weight = codec.max_bytes(settings.penalty_window) + CARRIER_BYTES
-    room = CarriedRoom(settings.max_carried_bytes, weight, evicts=settings.when_full == "evict")
-    return Lives(
-        store,
-        ledger,
-        codec,
-        Sealer([key.get_secret_value() for key in settings.seal_keys], manifest.digest),
-        order,
-        EventHub(settings.owner_limits.max_watches),
-        time.time,
-        metrics,
-        residents,
-        CarriedSequences(engine, make_kit, codec, room),
-        replays_seals=settings.seal_replay == "allow",
-        penalty_window=settings.penalty_window,
-    )

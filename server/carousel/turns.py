@@ -5,8 +5,9 @@ score. The engine answers with events, of which exactly one is the last: `Ended`
 """
 
 import enum
-from collections.abc import Callable, Mapping
-from dataclasses import field
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy.typing as npt
@@ -27,19 +28,44 @@ class Snapshot:
     tail: bytes = b""  # bytes at the end that are not yet a whole character
 
 
-@record(frozen=True, slots=True)
-class Sampling:
-    """How the next token is chosen; the meaning of each value is in the wire contract, where users read it."""
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What an option may be. `above` leaves `low` itself out."""
 
-    seed: int
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    low: float
+    high: float
+    above: bool = False
+
+
+def _option(default: float, low: float, high: float, *, above: bool = False) -> Any:
+    return field(default=default, metadata={"span": Span(low, high, above)})
+
+
+@record(frozen=True, slots=True)
+class SamplingOptions:
+    """How the next token is chosen, as callers say it: the one list of these options, named as in the wire contract,
+    where users read what each means. `seed` None asks for a random one."""
+
+    temperature: float = _option(1.0, 0, 100)
+    top_k: int = _option(0, 0, math.inf)
+    top_p: float = _option(1.0, 0, 1, above=True)
+    min_p: float = _option(0.0, 0, 1)
+    repetition_penalty: float = _option(1.0, 0, 100, above=True)
+    presence_penalty: float = _option(0.0, -100, 100)
+    frequency_penalty: float = _option(0.0, -100, 100)
+    logit_bias: tuple[tuple[int, float], ...] = ()  # token ids, each once
+    seed: int | None = None
+
+
+@record(frozen=True, slots=True)
+class Sampling(SamplingOptions):
+    """The same with a seed, by which every choice is made."""
+
+    seed: int = 0
+
+    @classmethod
+    def of(cls, options: SamplingOptions, seed: int) -> "Sampling":
+        return cls(**{name: getattr(options, name) for name in _OPTIONS} | {"seed": seed})
 
     @property
     def has_penalties(self) -> bool:
@@ -49,6 +75,10 @@ class Sampling:
     def is_plain_greedy(self) -> bool:
         """Whether the likeliest token as the model gives it is the choice."""
         return self.temperature == 0 and not self.has_penalties and not self.logit_bias
+
+
+_OPTIONS = tuple(one.name for one in fields(SamplingOptions))
+SAMPLING_SPANS = {one.name: one.metadata["span"] for one in fields(SamplingOptions) if "span" in one.metadata}
 
 
 class FinishReason(enum.Enum):

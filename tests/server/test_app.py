@@ -20,9 +20,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from tests import bundles
+from tests.bounds import make_bounds
 from tests.fakes import ToyModel
 
-from carousel import app, tasks
+from carousel import tasks
 from carousel.app import Running, running, serve
 from carousel.bundle.manifest import CORE_FILE, Bundle
 from carousel.engine.engine import Engine
@@ -31,10 +32,11 @@ from carousel.engine.scheduler import Bounds
 from carousel.errors import BundleInvalid, Overloaded, ProviderUnavailable, SettingsInvalid, StoreUnavailable
 from carousel.metrics import Metrics
 from carousel.rpc.server import ConnectionBounds
-from carousel.rpc.streams import StreamBounds
 from carousel.sessions import sweep
 from carousel.sessions.checks import Limits
-from carousel.sessions.lives import Lives
+from carousel.sessions.composition import make_sessions
+from carousel.sessions.operations import SessionOperations
+from carousel.sessions.streams import StreamBounds
 from carousel.settings import Settings
 from carousel.state.memory import MemoryStore
 from carousel.state.store import Capacity, Lifetimes, Row
@@ -281,13 +283,13 @@ async def test_a_sweep_that_dies_is_begun_anew(bundle: Path, monkeypatch: pytest
     monkeypatch.setattr(tasks, "_FIRST_PAUSE", 0.01)
     deaths = iter(range(2))
 
-    async def expire(lives: Lives) -> None:
+    async def expire(operations: SessionOperations) -> None:
         if next(deaths, None) is not None:
             raise RuntimeError("OOM command not allowed")
-        while await lives.store.sweep(100):
+        while await operations._store.sweep(100):
             pass
 
-    monkeypatch.setattr(Lives, "expire", expire)
+    monkeypatch.setattr(SessionOperations, "expire", expire)
     async with running(bundle, Settings(**LOCAL, session_idle_seconds=0.01)) as server:
         async with grpc.aio.insecure_channel(server.grpc_address) as channel:
             await sessions_pb2_grpc.SessionsStub(channel).CreateSession(sessions_pb2.CreateSessionRequest())
@@ -333,17 +335,18 @@ def test_every_bound_of_calls_and_connections_reaches_its_place() -> None:
         connection_idle_seconds=27,
         max_health_watches=28,
     )
-    assert app._stream_bounds(settings) == StreamBounds(11, 12, 13)
-    assert app._connection_bounds(settings) == ConnectionBounds(14, 11 + 12 + 28 + 20, 15, 16, 25, 26, 27, 28)
-    assert app._limits(settings) == Limits(17, 18, 19, 20, 21)
-    bounds = app._bounds(settings)
+    assert StreamBounds.of(settings) == StreamBounds(11, 12, 13)
+    assert ConnectionBounds.of(settings) == ConnectionBounds(14, 11 + 12 + 28 + 20, 15, 16, 25, 26, 27, 28)
+    assert Limits.of(settings) == Limits(17, 18, 19, 20, 21)
+    bounds = Bounds.of(settings)
     assert (bounds.max_lanes, bounds.max_short_lanes, bounds.owner_limits) == (22, 23, settings.owner_limits)
 
 
 def test_what_sessions_remember_is_set(bundle: Path) -> None:
     """How many ids and answers, how large snapshots may be for the penalty window, and how many may watch."""
+    loaded = Bundle.load(bundle)
     made = [
-        app.make_lives(
+        make_sessions(
             Settings(
                 retained_request_ids=31,
                 retained_answers=3,
@@ -351,8 +354,9 @@ def test_what_sessions_remember_is_set(bundle: Path) -> None:
                 penalty_window=window,
                 max_watches_per_owner=1,
             ),
-            Bundle.load(bundle),
-            Engine(ToyModel(), 0, Bounds(), Metrics(CollectorRegistry())),
+            loaded.manifest,
+            loaded.tokenizer,
+            Engine(ToyModel(), 0, make_bounds(), Metrics(CollectorRegistry())),
             MemoryStore(Capacity(1, 1, evicts=True), Lifetimes(1, 1)),
             Metrics(CollectorRegistry()),
         )
@@ -360,8 +364,9 @@ def test_what_sessions_remember_is_set(bundle: Path) -> None:
     ]
     retention = made[0].ledger.retention
     assert (retention.max_request_ids, retention.max_answers, retention.max_turns) == (31, 3, 5)
-    assert made[1].snapshot_bytes > made[0].snapshot_bytes
-    with made[0].hub.watch("ann"), pytest.raises(Overloaded, match="1 watches"), made[0].hub.watch("ann"):
+    assert made[1].operations._snapshot_bytes > made[0].operations._snapshot_bytes
+    watch = made[0].operations.watch
+    with watch("ann"), pytest.raises(Overloaded, match="1 watches"), watch("ann"):
         pass
 
 

@@ -27,7 +27,7 @@ from carousel.state.write_ahead import WriteAhead
 
 _LENGTH = struct.Struct("<I")
 _REVISIONS = {("a", 1), ("b", 0)}  # as `fill` leaves them
-_LEDGER = Ledger(Retention(max_turns=4, max_answers=2, max_answer_bytes=10_000))
+_LEDGER = Ledger(Retention(max_turns=4, max_answers=2, max_answer_bytes=10_000, max_request_ids=256))
 
 
 def turn_logs(place: Place) -> Decoder:

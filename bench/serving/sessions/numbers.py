@@ -23,20 +23,17 @@ from bench.harness.reference_models import write_reference_bundle
 from bench.harness.report import percentile, print_figure, print_machine
 from prometheus_client import CollectorRegistry
 
-from carousel.app import make_lives
 from carousel.bundle.manifest import Bundle
 from carousel.engine.engine import Engine
 from carousel.engine.model import OnnxModel
 from carousel.engine.scheduler import Bounds
 from carousel.metrics import Metrics
-from carousel.sessions.checks import Limits
-from carousel.sessions.lives import Lives
-from carousel.sessions.requests import Caller, GenerationRequest, PredictionRequest, SamplingOptions
-from carousel.sessions.seats import Seats
-from carousel.sessions.service import Sessions
+from carousel.sessions.composition import SessionService, make_sessions
+from carousel.sessions.requests import Caller, GenerationRequest, PredictionRequest
 from carousel.settings import Settings
 from carousel.state.memory import MemoryStore
 from carousel.state.store import Capacity, Lifetimes
+from carousel.turns import SamplingOptions
 
 NUM_ACTIVE = 64
 NUM_ROUNDS = 100  # of predictions; a fifth as many of generations
@@ -65,7 +62,7 @@ def measure_growth(bundle_directory: Path, most: int, num_rounds: int = NUM_ROUN
 
 async def _grow(bundle: Bundle, most: int, num_rounds: int) -> None:
     metrics = Metrics(CollectorRegistry())
-    engine = Engine(OnnxModel(bundle), bundle.manifest.start_id, Bounds(), metrics)
+    engine = Engine(OnnxModel(bundle), bundle.manifest.start_id, Bounds.of(Settings()), metrics)
     await engine.start()
     gc.freeze()  # as `carousel serve` does when it is ready
     few, many = (_make_world(bundle, engine, metrics, 2 * most) for _ in range(2))
@@ -111,8 +108,7 @@ def _print_targets(size: int, found: Comparison, bytes_over_state: float, bundle
 class World:
     """Sessions in a memory of their own, on an engine that others use too."""
 
-    lives: Lives
-    sessions: Sessions
+    service: SessionService
     num_sessions: int = 0
 
 
@@ -120,20 +116,17 @@ def _make_world(bundle: Bundle, engine: Engine, metrics: Metrics, max_sessions: 
     settings = Settings(max_sessions=max_sessions)
     lifetimes = Lifetimes(settings.session_idle_seconds, settings.session_lifetime_seconds)
     store = MemoryStore(Capacity(settings.max_sessions, 2**45, evicts=False), lifetimes)
-    lives = make_lives(settings, bundle, engine, store, metrics)
-    seats = Seats(engine, bundle.tokenizer, lives, settings.seal_seconds)
-    limits = Limits(settings.max_input_tokens, settings.max_generated_tokens)
-    return World(lives, Sessions(bundle.manifest, bundle.tokenizer, engine, seats, limits, metrics))
+    return World(make_sessions(settings, bundle.manifest, bundle.tokenizer, engine, store, metrics))
 
 
 async def _open_until(size: int, world: World, engine: Engine) -> float:
     """The seconds that opening the median one took. Each has a state of its own."""
-    snapshot = world.lives.codec.encode(engine.start_snapshot)
+    snapshot = world.service.codec.encode(engine.start_snapshot)
     seconds = []
     for number in range(world.num_sessions, size):
         own = bytes(bytearray(snapshot))  # as a turn leaves it: shared with nobody
         started = time.perf_counter()
-        await world.lives.create("", f"s{number}", own)
+        await world.service.operations.create("", f"s{number}", own)
         seconds.append(time.perf_counter() - started)
     world.num_sessions = size
     return percentile(seconds, 0.5)
@@ -151,7 +144,7 @@ async def _predict(world: World, round_number: int) -> float:
     """Seconds of a round in which 64 sessions each take a Predict turn of one token."""
     request = PredictionRequest(input=(5,))
     started = time.perf_counter()
-    await asyncio.gather(*(world.sessions.predict(caller, request) for caller in _choose(world, round_number)))
+    await asyncio.gather(*(world.service.turns.predict(caller, request) for caller in _choose(world, round_number)))
     return time.perf_counter() - started
 
 
@@ -160,7 +153,7 @@ async def _generate(world: World, round_number: int) -> float:
     request = GenerationRequest(input=(5,), max_tokens=NUM_TOKENS, sampling=SamplingOptions(temperature=0))
 
     async def stream(caller: Caller) -> None:
-        async for _ in world.sessions.generate(caller, request):
+        async for _ in world.service.turns.generate(caller, request):
             pass
 
     started = time.perf_counter()

@@ -20,13 +20,12 @@ from bench.harness.reference_models import write_reference_bundle
 from bench.harness.report import print_figure, print_machine
 from prometheus_client import CollectorRegistry
 
-from carousel.app import make_lives
 from carousel.bundle.manifest import Bundle
 from carousel.engine.engine import Engine
 from carousel.engine.model import OnnxModel
 from carousel.engine.scheduler import Bounds
 from carousel.metrics import Metrics
-from carousel.sessions.lives import Lives
+from carousel.sessions.composition import SessionService, make_sessions
 from carousel.settings import Settings
 from carousel.state.memory import MemoryStore
 from carousel.state.store import Capacity, Lifetimes
@@ -65,13 +64,13 @@ def measure_request_ids(bundle_directory: Path, num_sessions: int) -> None:
 async def _cost(bundle: Bundle, kind: "Kind", num_sessions: int) -> float:
     """Resident bytes of a session."""
     metrics = Metrics(CollectorRegistry())
-    engine = Engine(OnnxModel(bundle), bundle.manifest.start_id, Bounds(), metrics)
+    engine = Engine(OnnxModel(bundle), bundle.manifest.start_id, Bounds.of(Settings()), metrics)
     await engine.start()
-    lives = _make_lives(bundle, engine, metrics)
-    await _talk(lives, "first", engine.start_snapshot, kind)
+    service = _make_service(bundle, engine, metrics)
+    await _talk(service, "first", engine.start_snapshot, kind)
     before = resident_bytes()
     for number in range(num_sessions):
-        await _talk(lives, f"s{number}", engine.start_snapshot, kind)
+        await _talk(service, f"s{number}", engine.start_snapshot, kind)
     cost = (resident_bytes() - before) / num_sessions
     await engine.stop()
     return cost
@@ -88,20 +87,20 @@ class Kind:
 KINDS = {"without": Kind(), "with": Kind(has_ids=True), "answered": Kind(has_ids=True, answer=b"x" * 300)}
 
 
-def _make_lives(bundle: Bundle, engine: Engine, metrics: Metrics) -> Lives:
+def _make_service(bundle: Bundle, engine: Engine, metrics: Metrics) -> SessionService:
     settings = Settings()
     store = MemoryStore(Capacity(settings.max_sessions, 2**45, evicts=False), Lifetimes(1e6, 1e6))
-    return make_lives(settings, bundle, engine, store, metrics)
+    return make_sessions(settings, bundle.manifest, bundle.tokenizer, engine, store, metrics)
 
 
-async def _talk(lives: Lives, session_id: str, start: Snapshot, kind: Kind) -> None:
+async def _talk(service: SessionService, session_id: str, start: Snapshot, kind: Kind) -> None:
     """Turns as they are saved, without the arithmetic."""
-    await lives.create("", session_id, start)
+    await service.operations.create("", session_id, start)
     for turn in range(1, NUM_TURNS + 1):
-        blob = lives.codec.encode(Snapshot(turn, start.state, start.hidden_H, start.recent_ids))
-        async with lives.take("", session_id) as held:
+        blob = service.codec.encode(Snapshot(turn, start.state, start.hidden_H, start.recent_ids))
+        async with service.access.hold("", session_id) as held:
             request_id = f"{session_id}-{turn}" if kind.has_ids else ""
-            await lives.commit(held, lives.ledger.advance(held, blob, request_id, kind.answer))
+            await service.access.commit(held, service.ledger.advance(held, blob, request_id, kind.answer))
 
 
 if __name__ == "__main__":

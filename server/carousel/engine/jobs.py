@@ -5,18 +5,20 @@ import enum
 from dataclasses import dataclass
 
 from carousel.engine.columns import Advances
+from carousel.engine.sampler import is_plain
 from carousel.errors import CarouselError
 from carousel.records import record
-from carousel.turns import Candidate, FinishReason, Generate, Snapshot, Turn
+from carousel.turns import Candidate, FinishReason, Generate, Goal, Predict, Score, Snapshot, Turn
 
 
-class Ask(enum.Enum):
-    """What the model is asked after a lane has consumed its tokens."""
+class Ask(enum.IntEnum):  # whose hash, unlike an Enum's, costs no call
+    """What the model is asked after a lane has consumed its tokens: as little as its next token or answer takes."""
 
     NOTHING = enum.auto()
-    LIKELIEST = enum.auto()  # the next token of a Generate that takes the likeliest and tells nothing of it
-    CHOICE = enum.auto()  # the next token of any other Generate
-    CANDIDATES = enum.auto()  # the answer to a Predict
+    LIKELIEST = enum.auto()  # the token alone, not how likely it is
+    CANDIDATES = enum.auto()  # the likeliest tokens
+    PROBABILITIES = enum.auto()  # at the temperature
+    LOGITS = enum.auto()  # from which all the rest follows
     SCORES = enum.auto()  # ratings of the tokens consumed in this step
 
 
@@ -24,7 +26,7 @@ class Job:
     """A turn on its way. The scheduler alone changes it."""
 
     __slots__ = (
-        "ask_for_token",
+        "ask",
         "finish",
         "is_cancelled",
         "is_short",
@@ -52,7 +54,7 @@ class Job:
         self.position = turn.start.position
         self.recent_ids = collections.deque(turn.start.recent_ids, maxlen=penalty_window)
         self.finish: FinishReason | None = None  # set when only consuming is left
-        self.ask_for_token = _ask_for_token(turn.goal) if isinstance(turn.goal, Generate) else Ask.NOTHING
+        self.ask = ask_for(turn.goal)  # when all is fed
 
     def __repr__(self) -> str:
         fed = f"{self.num_fed}/{len(self.turn.ids)} fed"
@@ -104,5 +106,14 @@ class Outcome:
     snapshot: Snapshot | None = None
 
 
-def _ask_for_token(goal: Generate) -> Ask:
-    return Ask.LIKELIEST if goal.num_candidates == 0 and goal.sampling.is_plain_greedy else Ask.CHOICE
+def ask_for(goal: Goal) -> Ask:
+    """For the next token, for the answer, or for ratings."""
+    match goal:
+        case Generate() if goal.sampling.is_plain_greedy:
+            return Ask.CANDIDATES if goal.num_candidates else Ask.LIKELIEST
+        case Generate():
+            return Ask.PROBABILITIES if is_plain(goal.sampling) and not goal.num_candidates else Ask.LOGITS
+        case Predict():
+            return Ask.CANDIDATES if goal.allowed_ids is None else Ask.LOGITS
+        case Score():
+            return Ask.SCORES

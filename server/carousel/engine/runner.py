@@ -4,7 +4,6 @@ It decides nothing about who runs. Rows are grouped by what they need, which no 
 row by itself. Legend: B rows, T tokens, H hidden width, N asked rows.
 """
 
-import enum
 import time
 from collections.abc import Callable, Sequence
 
@@ -17,20 +16,9 @@ from carousel.engine.model import StepModel
 from carousel.engine.states import LaneStates
 from carousel.engine.step_budget import StepSeconds
 from carousel.errors import ModelFailed
-from carousel.turns import Candidate, Generate, Goal, Predict, Sampling, Snapshot
+from carousel.turns import Candidate, Generate, Predict, Sampling, Snapshot
 
 Row = tuple[Work, Outcome]
-
-
-class _Need(enum.IntEnum):  # whose hash, unlike an Enum's, costs no call
-    """Which of the model's answers a row needs."""
-
-    NOTHING = enum.auto()
-    LIKELIEST = enum.auto()
-    CANDIDATES = enum.auto()
-    PROBABILITIES = enum.auto()
-    LOGITS = enum.auto()
-    SCORES = enum.auto()
 
 
 class Runner:
@@ -84,18 +72,18 @@ class Runner:
 
     def _answer(self, rows: Sequence[Row], score_hidden: dict[int, Rows]) -> float:
         """The seconds that rating took, which is work on what was fed."""
-        by_need: dict[_Need, list[Row]] = {}
+        by_ask: dict[Ask, list[Row]] = {}
         for row in rows:
-            by_need.setdefault(_need_of(row[0]), []).append(row)
-        if plain := by_need.get(_Need.LIKELIEST):
+            by_ask.setdefault(row[0].ask, []).append(row)
+        if plain := by_ask.get(Ask.LIKELIEST):
             self._answer_likeliest(plain)
-        if ranked := by_need.get(_Need.CANDIDATES):
+        if ranked := by_ask.get(Ask.CANDIDATES):
             self._answer_ranked(ranked)
-        if drawn := by_need.get(_Need.PROBABILITIES):
+        if drawn := by_ask.get(Ask.PROBABILITIES):
             self._answer_drawn(drawn)
-        if whole := by_need.get(_Need.LOGITS):
+        if whole := by_ask.get(Ask.LOGITS):
             _answer_whole(whole, self._model.logits(self._hidden(whole)))
-        if not (rated := by_need.get(_Need.SCORES)):
+        if not (rated := [row for row in by_ask.get(Ask.SCORES, ()) if row[0].ids]):
             return 0.0
         started = self._clock()
         for work, outcome in rated:
@@ -189,27 +177,6 @@ def _pad(ids: Sequence[Sequence[int]]) -> tuple[Array, Array]:
         for index, row in enumerate(ids):
             ids_BT[index, : len(row)] = row
     return ids_BT, np.array(lengths, np.int32)
-
-
-def _need_of(work: Work) -> _Need:
-    """What the model must say so that the work can be answered."""
-    match work.ask:
-        case Ask.LIKELIEST:
-            return _Need.LIKELIEST
-        case Ask.SCORES if work.ids:
-            return _Need.SCORES
-        case Ask.CHOICE | Ask.CANDIDATES:
-            return _need_of_answer(work.job.turn.goal)
-    return _Need.NOTHING
-
-
-def _need_of_answer(goal: Goal) -> _Need:
-    """The likeliest candidates, as the model gives them, or its probabilities, where that is all that is wanted."""
-    if isinstance(goal, Generate):
-        if goal.sampling.is_plain_greedy:
-            return _Need.CANDIDATES
-        return _Need.PROBABILITIES if sampler.is_plain(goal.sampling) and not goal.num_candidates else _Need.LOGITS
-    return _Need.CANDIDATES if isinstance(goal, Predict) and goal.allowed_ids is None else _Need.LOGITS
 
 
 def _num_candidates(work: Work) -> int:

@@ -168,7 +168,7 @@ def _adjust(logits_V: Array, sampling: Sampling, recent_ids: Sequence[int]) -> A
         values = np.where(values > 0, values / sampling.repetition_penalty, values * sampling.repetition_penalty)
         times = np.fromiter(counts.values(), np.float64)
         logits_V[ids] = values - sampling.presence_penalty - sampling.frequency_penalty * times
-    for index, bias in sampling.logit_bias.items():
+    for index, bias in sampling.logit_bias:
         logits_V[index] += bias
     return logits_V
 

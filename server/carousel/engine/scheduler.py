@@ -14,6 +14,7 @@ from carousel.engine.line import Line, pushed_out
 from carousel.engine.step_budget import StepBudget, StepSeconds, StepShape
 from carousel.errors import CarouselError, ShuttingDown
 from carousel.records import record
+from carousel.settings import Settings
 from carousel.shares import OwnerLimits
 from carousel.turns import (
     Ended,
@@ -39,19 +40,33 @@ class Bounds:
     take at most `max_held_bytes`.
     """
 
-    max_lanes: int = 64
-    max_short_lanes: int = 8
-    max_queued_turns: int = 256
-    max_prompt_tokens_per_step: int = 1024
-    max_chunk_tokens: int = 64
-    penalty_window: int = 64
-    owner_limits: OwnerLimits = OwnerLimits()
-    max_held_bytes: int = 0
-    ring_size: int = 10
+    max_lanes: int
+    max_short_lanes: int
+    max_queued_turns: int
+    max_prompt_tokens_per_step: int
+    max_chunk_tokens: int
+    penalty_window: int
+    owner_limits: OwnerLimits
+    max_held_bytes: int
+    ring_size: int
+
+    @classmethod
+    def of(cls, settings: Settings, max_held_bytes: int = 0) -> "Bounds":
+        return cls(
+            max_lanes=settings.max_lanes,
+            max_short_lanes=settings.max_short_lanes,
+            max_queued_turns=settings.max_queued_turns,
+            max_prompt_tokens_per_step=settings.max_prompt_tokens_per_step,
+            max_chunk_tokens=settings.max_chunk_tokens,
+            penalty_window=settings.penalty_window,
+            owner_limits=settings.owner_limits,
+            max_held_bytes=max_held_bytes,
+            ring_size=settings.retained_turns + 2,
+        )
 
 
 Delivery = tuple[Job, Event | CarouselError]
-_OF_NEXT_TOKEN = (Ask.LIKELIEST, Ask.CHOICE, Ask.CANDIDATES)
+_OF_NO_TOKEN = (Ask.NOTHING, Ask.SCORES)
 
 
 @dataclass
@@ -188,7 +203,7 @@ class Scheduler:
         assert job.lane is not None
         if job.unfed_id is not None:
             is_last = job.finish is not None
-            return Work(job.lane, (job.unfed_id,), Ask.NOTHING if is_last else job.ask_for_token, is_last, job)
+            return Work(job.lane, (job.unfed_id,), Ask.NOTHING if is_last else job.ask, is_last, job)
         left = job.num_left
         size = min(left, chunk)
         ids = job.turn.ids[job.num_fed : job.num_fed + size]
@@ -213,22 +228,22 @@ class Scheduler:
 
     def _event_of(self, work: Work, outcome: Outcome) -> Event | None:
         job = work.job
-        match work.ask:
-            case Ask.LIKELIEST | Ask.CHOICE:
+        if work.ask is Ask.NOTHING:
+            if work.is_last and job.finish is None:
+                job.finish = FinishReason.LENGTH  # a Generate of no tokens: feeding was all
+            return None
+        match job.turn.goal:
+            case Generate():
                 job.unfed_id = outcome.token_id
                 job.num_generated += 1
                 job.finish = _finish_after(job, outcome.token_id)
                 return Generated(outcome.token_id, outcome.log_probability, outcome.candidates)
-            case Ask.CANDIDATES:
+            case Predict():
                 job.finish = FinishReason.INPUT_END
                 return Predicted(outcome.candidates)
-            case Ask.SCORES:
+            case Score():
                 job.finish = FinishReason.INPUT_END if work.is_last else None
                 return Scored(work.ids, outcome.log_probabilities, outcome.ranks) if work.ids else None
-            case Ask.NOTHING:
-                if work.is_last and job.finish is None:
-                    job.finish = FinishReason.LENGTH  # a Generate of no tokens: feeding was all
-                return None
 
 
 def _shape(step: Step) -> StepShape:
@@ -236,7 +251,7 @@ def _shape(step: Step) -> StepShape:
         return StepShape(len(step.works))
     chunks = [work for work in step.works if work.is_chunk]
     return StepShape(
-        len(step.works) - len(chunks) + sum([work.ask in _OF_NEXT_TOKEN for work in chunks]),
+        len(step.works) - len(chunks) + sum([work.ask not in _OF_NO_TOKEN for work in chunks]),
         len(chunks),
         max([len(work.ids) for work in chunks]),
         sum([len(work.ids) for work in step.works if work.ask is Ask.SCORES]),
@@ -251,13 +266,13 @@ def _ask_after(job: Job, *, is_fed: bool) -> tuple[Ask, bool]:
     """What to ask when a chunk of the input is consumed, and whether that ends the job."""
     match job.turn.goal:
         case Score():
-            return Ask.SCORES, is_fed
+            return job.ask, is_fed
         case Predict():
-            return (Ask.CANDIDATES, True) if is_fed else (Ask.NOTHING, False)
+            return (job.ask, True) if is_fed else (Ask.NOTHING, False)
         case Generate(max_tokens=0):
             return Ask.NOTHING, is_fed
         case Generate():
-            return (job.ask_for_token, False) if is_fed else (Ask.NOTHING, False)
+            return (job.ask, False) if is_fed else (Ask.NOTHING, False)
 
 
 def _finish_after(job: Job, token_id: int) -> FinishReason | None:

@@ -15,11 +15,11 @@ from carousel.errors import CarouselError, Overloaded, ShuttingDown, StoreUnavai
 from carousel.metrics import Metrics
 from carousel.readiness import StoreHealth
 from carousel.rpc import facts
-from carousel.rpc.callers import Callers
 from carousel.rpc.errors import to_status
 from carousel.rpc.reading import UNREADABLE, message_invalid
 from carousel.rpc.refusals import ItemRefusals
-from carousel.rpc.streams import Place, StreamBounds, Streams
+from carousel.sessions.callers import Callers
+from carousel.sessions.streams import Place, StreamBounds, Streams
 
 Context: TypeAlias = grpc.aio.ServicerContext  # a name for annotations; grpc ships no types
 

@@ -12,11 +12,11 @@ from carousel.bundle.manifest import Manifest
 from carousel.bundle.tokenizer import TextDecoder, Tokenizer
 from carousel.sessions import requests
 from carousel.sessions.events import EventKind, SessionEvent
-from carousel.sessions.lives import History, Point
+from carousel.sessions.operations import History, Point
 from carousel.sessions.resident import Plain
 from carousel.settings import Settings
 from carousel.state.store import Row
-from carousel.turns import Candidate, FinishReason, Generated
+from carousel.turns import Candidate, FinishReason, Generated, SamplingOptions
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import sessions_pb2, types_pb2
 
@@ -77,20 +77,10 @@ def to_generation(message: wire.GenerateRequest) -> requests.GenerationRequest:
     )
 
 
-def to_sampling(message: wire.Sampling) -> requests.SamplingOptions:
-    default = requests.SamplingOptions()
-    has = message.HasField
-    return requests.SamplingOptions(
-        temperature=message.temperature if has("temperature") else default.temperature,
-        top_k=message.top_k,
-        top_p=message.top_p if has("top_p") else default.top_p,
-        min_p=message.min_p,
-        repetition_penalty=message.repetition_penalty if has("repetition_penalty") else default.repetition_penalty,
-        presence_penalty=message.presence_penalty,
-        frequency_penalty=message.frequency_penalty,
-        logit_bias=tuple(sorted(message.logit_bias.items())),
-        seed=message.seed if has("seed") else None,
-    )
+def to_sampling(message: wire.Sampling) -> SamplingOptions:
+    """Options have the same names on the wire; one that is not set there has the domain's default."""
+    given = {option.name: value for option, value in message.ListFields()}
+    return SamplingOptions(**given | {"logit_bias": tuple(sorted(message.logit_bias.items()))})
 
 
 def to_prediction(message: wire.PredictRequest) -> requests.PredictionRequest:

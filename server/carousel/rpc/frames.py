@@ -15,8 +15,8 @@ _LENGTH = 2  # the wire type of messages, texts and bytes
 _ITEMS = wire.PredictManyRequest.ITEMS_FIELD_NUMBER << 3 | _LENGTH
 _ITEMS_KEY = bytes((wire.PredictManyResponse.ITEMS_FIELD_NUMBER << 3 | _LENGTH,))
 _TAG_KEY = bytes((wire.PredictManyResponse.Item.TAG_FIELD_NUMBER << 3,))
-_RESPONSE_KEY = bytes((wire.PredictManyResponse.Item.RESPONSE_FIELD_NUMBER << 3 | _LENGTH,))
-_STATUS_KEY = bytes((wire.PredictManyResponse.Item.STATUS_FIELD_NUMBER << 3 | _LENGTH,))
+RESPONSE = bytes((wire.PredictManyResponse.Item.RESPONSE_FIELD_NUMBER << 3 | _LENGTH,))
+STATUS = bytes((wire.PredictManyResponse.Item.STATUS_FIELD_NUMBER << 3 | _LENGTH,))
 _MAX_DIGITS, _MAX_SHORT_DIGITS = 10, 5  # of 64 bits, and of keys and lengths
 _decode = Item.FromString
 
@@ -39,16 +39,8 @@ def read_item(content: bytes, at: int) -> tuple[Item | None, int]:
     raise message_invalid()  # it is cut short
 
 
-def make_response(tag: int, response: bytes) -> bytes:
-    """An item of a PredictManyResponse."""
-    return _make_item(tag, _RESPONSE_KEY, response)
-
-
-def make_status(tag: int, status: bytes) -> bytes:
-    return _make_item(tag, _STATUS_KEY, status)
-
-
-def _make_item(tag: int, kind: bytes, content: bytes) -> bytes:
+def make_item(tag: int, kind: bytes, content: bytes) -> bytes:
+    """Of a PredictManyResponse; `kind` is RESPONSE or STATUS."""
     number, size = _varint(tag), _varint(len(content))
     whole = _varint(2 + len(number) + len(size) + len(content))
     return b"".join((_ITEMS_KEY, whole, _TAG_KEY, number, kind, size, content))

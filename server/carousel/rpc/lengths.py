@@ -10,26 +10,24 @@ from carousel.sessions import checks
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import sessions_pb2, types_pb2
 
-_MAX_FORKS = 100
 
-
-def check_generation(message: wire.GenerateRequest, limits: wire.Limits) -> None:
+def check_generation(message: wire.GenerateRequest, limits: checks.Limits) -> None:
     check_input(message.input, limits)
     _at_most("stop", message.stop, checks.MAX_STOPS)
     _at_most("stop_ids", message.stop_ids, limits.max_stop_ids, "max_stop_ids")
     _at_most("sampling.logit_bias", message.sampling.logit_bias, checks.MAX_BIASES)
 
 
-def check_input(message: types_pb2.Input, limits: wire.Limits) -> None:
+def check_input(message: types_pb2.Input, limits: checks.Limits) -> None:
     _at_most("input", message.tokens.ids, limits.max_input_tokens, "max_input_tokens")
 
 
-def check_ids(field: str, ids: Sized, limits: wire.Limits) -> None:
+def check_ids(field: str, ids: Sized, limits: checks.Limits) -> None:
     _at_most(field, ids, limits.max_input_tokens, "max_input_tokens")
 
 
 def check_fork(message: sessions_pb2.ForkSessionRequest) -> None:
-    _at_most("new_session_ids", message.new_session_ids, _MAX_FORKS)
+    _at_most("new_session_ids", message.new_session_ids, checks.MAX_FORKS)
 
 
 def _at_most(field: str, given: Sized, bound: int, name: str = "") -> None:

@@ -13,13 +13,14 @@ from carousel.rpc import health
 from carousel.rpc.reading import OthersMethods, OurMethods
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
-from carousel.settings import split_address
+from carousel.settings import Settings, split_address
 from carousel.v1 import language_model_pb2, language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 
 _SERVICES = (
     language_model_pb2.DESCRIPTOR.services_by_name["LanguageModel"].full_name,
     sessions_pb2.DESCRIPTOR.services_by_name["Sessions"].full_name,
 )
+_UNCOUNTED_STREAMS = 20  # of one connection, beside watches of health: reflection, GetModel
 _MOST = 2**31 - 1  # that an option can say
 
 
@@ -29,13 +30,27 @@ class ConnectionBounds:
     any more, or nobody who wants anything."""
 
     max_message_bytes: int
-    max_streams: int = 2**20  # of one connection; HTTP/2 makes its client wait beyond
-    keepalive_seconds: float = 20.0  # a silent connection is asked so often
-    keepalive_timeout_seconds: float = 20.0  # and is closed when it does not answer so long
-    max_connections: int = 4096
-    handshake_seconds: float = 20.0  # until HTTP/2 has begun
-    idle_seconds: float = 600.0  # without a call
-    max_health_watches: int = 100  # of one connection
+    max_streams: int  # of one connection; HTTP/2 makes its client wait beyond
+    keepalive_seconds: float  # a silent connection is asked so often
+    keepalive_timeout_seconds: float  # and is closed when it does not answer so long
+    max_connections: int
+    handshake_seconds: float  # until HTTP/2 has begun
+    idle_seconds: float  # without a call
+    max_health_watches: int  # of one connection
+
+    @classmethod
+    def of(cls, settings: Settings) -> "ConnectionBounds":
+        counted = settings.max_streams + settings.reserved_streams + settings.max_health_watches
+        return cls(
+            max_message_bytes=settings.max_message_bytes,
+            max_streams=counted + _UNCOUNTED_STREAMS,
+            keepalive_seconds=settings.keepalive_seconds,
+            keepalive_timeout_seconds=settings.keepalive_timeout_seconds,
+            max_connections=settings.max_connections,
+            handshake_seconds=settings.handshake_seconds,
+            idle_seconds=settings.connection_idle_seconds,
+            max_health_watches=settings.max_health_watches,
+        )
 
 
 class RpcServer:

@@ -13,29 +13,27 @@ import grpc
 
 from carousel.rpc import convert, lengths
 from carousel.rpc.calls import Call, Calls, Context
-from carousel.rpc.gate import Gate
-from carousel.rpc.many import Many
+from carousel.rpc.predict_messages import ManyMessages, PredictMessages
 from carousel.rpc.prediction_bytes import PredictionBytes
-from carousel.rpc.predictions import Predictions
 from carousel.rpc.reading import UNREADABLE, message_invalid
+from carousel.sessions.many import Many
+from carousel.sessions.requests import Prediction
 from carousel.sessions.resident import Named
 from carousel.sessions.service import Sessions
-from carousel.shares import Shares
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import language_model_pb2_grpc
 
 
 class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
-    """`model` is what GetModel answers; lists longer than its limits are refused before they are read."""
+    """`model` is what GetModel answers. Lists that are too long are refused before they are read."""
 
     def __init__(self, sessions: Sessions, model: wire.Model, calls: Calls) -> None:
         self._sessions = sessions
         self._model = model
-        self._limits = model.limits
+        self._limits = sessions.limits
         self._calls = calls
         self._encoder = PredictionBytes(sessions.tokenizer)
-        self._gate = Gate()
-        self._open_sequences = Shares()  # of PredictMany
+        self._messages = PredictMessages(self._limits)
 
     async def Generate(self, request: wire.GenerateRequest, context: Context) -> None:
         async with self._calls.answer("Generate", context, request) as call:
@@ -55,15 +53,15 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
 
     async def Predict(self, _requests: AsyncIterator[wire.PredictRequest], context: Context) -> None:
         async with self._calls.answer("Predict", context) as call, self._sessions.conversing(call.owner) as talk:
-            predictions = Predictions(self._sessions, self._limits, call.owner)
-            num_messages = 0
+            num_messages, encode = 0, self._encoder.encode
             while (request := await _wait_for(call, context)) is not None:
-                if num_messages == 0:
-                    predictions.begin(talk, request)
-                found = await predictions.answer(talk, request)
-                await call.write(context, self._encoder.encode(found) if isinstance(found, Named) else found)
+                found = await talk.ask(request, self._messages)
+                await call.write(context, encode(found) if isinstance(found, Named) else self._convert(found))
                 num_messages += 1
                 call.facts["num_messages"] = num_messages
+
+    def _convert(self, prediction: Prediction) -> wire.PredictResponse:
+        return convert.from_prediction(prediction, self._sessions.tokenizer)
 
     async def PredictMany(self, _requests: AsyncIterator[wire.PredictManyRequest], context: Context) -> None:
         async with self._calls.answer("PredictMany", context) as call:
@@ -72,9 +70,8 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
                 call.is_waiting = is_resting
 
             refusals = self._calls.refusing_items("PredictMany", context)
-            predictions = Predictions(self._sessions, self._limits, call.owner)
-            shared = (self._gate, self._open_sequences)
-            many = Many(predictions, self._encoder, self._limits, call.owner, *shared, refusals.refuse, rest)
+            messages = ManyMessages(self._encoder, self._sessions.tokenizer, self._limits, refusals.refuse)
+            many = self._sessions.converse_many(call.owner, messages, rest)
             writing = asyncio.create_task(_write_frames(many, call, context))
             try:
                 while (content := await _read(call, context)) is not None:

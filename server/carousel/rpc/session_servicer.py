@@ -1,98 +1,92 @@
-"""The life of sessions on the wire: convert, call one method of `Lives`, convert back."""
+"""The life of sessions on the wire: convert, call one method of `SessionOperations`, convert back."""
 
 import asyncio
-import binascii
-import math
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 
 from google.protobuf import empty_pb2
 
-from carousel.errors import InvalidRequest
 from carousel.rpc import convert, lengths
 from carousel.rpc.calls import Calls, Context
-from carousel.sessions.lives import Lives
+from carousel.sessions.operations import SessionOperations
 from carousel.sessions.service import Sessions
 from carousel.state.store import Row
 from carousel.v1 import sessions_pb2 as wire
 from carousel.v1 import sessions_pb2_grpc
 
-_DEFAULT_PAGE = 50
-_MAX_PAGE = 1000
 _ROWS_PER_SLICE = 250  # less than 2 ms of the event loop
 
 
 class SessionsServicer(sessions_pb2_grpc.SessionsServicer):
-    """`sessions` gives the model and its start, `lives` the rest."""
+    """`sessions` gives the model, `operations` the rest."""
 
-    def __init__(self, sessions: Sessions, lives: Lives, calls: Calls) -> None:
+    def __init__(self, sessions: Sessions, operations: SessionOperations, calls: Calls) -> None:
         self._sessions = sessions
-        self._lives = lives
+        self._operations = operations
         self._calls = calls
 
     async def CreateSession(self, request: wire.CreateSessionRequest, context: Context) -> wire.Session:
         async with self._calls.answer("CreateSession", context, request) as call:
             self._sessions.check_model(request.model)
-            start = self._sessions.start_snapshot
-            return self._describe(await self._lives.create(call.owner, request.session_id, start, request.request_id))
+            row = await self._operations.create(call.owner, request.session_id, request_id=request.request_id)
+            return self._describe(row)
 
     async def GetSession(self, request: wire.GetSessionRequest, context: Context) -> wire.Session:
         async with self._calls.answer("GetSession", context, request) as call:
-            return self._describe(await self._lives.get(call.owner, request.session_id))
+            return self._describe(await self._operations.get(call.owner, request.session_id))
 
     async def ListSessions(self, request: wire.ListSessionsRequest, context: Context) -> wire.ListSessionsResponse:
         async with self._calls.answer("ListSessions", context, request) as call:
-            if request.page_size < 0:
-                raise InvalidRequest("page_size", f"must not be negative, as {request.page_size} is")
-            size = min(request.page_size or _DEFAULT_PAGE, _MAX_PAGE)
-            found = await self._lives.list_owned(call.owner, _read_token(request.page_token), size + 1)
-            page = found[:size]
-            token = _write_token(page[-1]) if len(found) > size else ""
-            return wire.ListSessionsResponse(sessions=await self._describe_all(page), next_page_token=token)
+            page = await self._operations.list_page(call.owner, request.page_size, request.page_token)
+            described = await self._describe_all(page.rows)
+            return wire.ListSessionsResponse(sessions=described, next_page_token=page.next_token)
 
     async def DeleteSession(self, request: wire.DeleteSessionRequest, context: Context) -> empty_pb2.Empty:
         async with self._calls.answer("DeleteSession", context, request) as call:
-            await self._lives.delete(call.owner, request.session_id, request.request_id)
+            await self._operations.delete(call.owner, request.session_id, request.request_id)
             return empty_pb2.Empty()
 
     async def ForkSession(self, request: wire.ForkSessionRequest, context: Context) -> wire.ForkSessionResponse:
         async with self._calls.answer("ForkSession", context, request) as call:
             lengths.check_fork(request)
             point, ids = convert.to_point(request.point), list(request.new_session_ids)
-            rows = await self._lives.fork(call.owner, request.session_id, point, ids, request.count, request.request_id)
+            rows = await self._operations.fork(
+                call.owner, request.session_id, point, ids, request.count, request.request_id
+            )
             return wire.ForkSessionResponse(sessions=await self._describe_all(rows))
 
     async def RewindSession(self, request: wire.RewindSessionRequest, context: Context) -> wire.Session:
         async with self._calls.answer("RewindSession", context, request) as call:
             point, expected = convert.to_point(request.point), convert.to_expected(request)
-            row = await self._lives.rewind(call.owner, request.session_id, point, expected, request.request_id)
+            row = await self._operations.rewind(call.owner, request.session_id, point, expected, request.request_id)
             return self._describe(row)
 
     async def SaveCheckpoint(self, request: wire.SaveCheckpointRequest, context: Context) -> wire.Session:
         async with self._calls.answer("SaveCheckpoint", context, request) as call:
             name = request.checkpoint
-            return self._describe(await self._lives.mark(call.owner, request.session_id, name, request.request_id))
+            return self._describe(await self._operations.mark(call.owner, request.session_id, name, request.request_id))
 
     async def GetHistory(self, request: wire.GetHistoryRequest, context: Context) -> wire.History:
         async with self._calls.answer("GetHistory", context, request) as call:
-            history = await self._lives.history(call.owner, request.session_id)
+            history = await self._operations.history(call.owner, request.session_id)
             return convert.from_history(history, self._describe(history.row))
 
     async def ExportSession(self, request: wire.ExportSessionRequest, context: Context) -> wire.ExportSessionResponse:
         async with self._calls.answer("ExportSession", context, request) as call:
             point = convert.to_point(request.point)
-            state, position = await self._lives.export(call.owner, request.session_id, point, convert.to_ttl(request))
+            state, position = await self._operations.export(
+                call.owner, request.session_id, point, convert.to_ttl(request)
+            )
             return wire.ExportSessionResponse(state=state, position=position)
 
     async def ImportSession(self, request: wire.ImportSessionRequest, context: Context) -> wire.Session:
         async with self._calls.answer("ImportSession", context, request) as call:
             state, new_id = request.state, request.session_id
-            return self._describe(await self._lives.import_state(call.owner, state, new_id, request.request_id))
+            return self._describe(await self._operations.import_state(call.owner, state, new_id, request.request_id))
 
     async def WatchSessions(self, request: wire.WatchSessionsRequest, context: Context) -> None:
         async with self._calls.answer("WatchSessions", context, request) as call:
             call.is_waiting = True  # for events, which may never come
-            with self._lives.hub.watch(call.owner) as events:
+            with self._operations.watch(call.owner) as events:
                 await context.send_initial_metadata(())  # from here on nothing is missed
                 async for event in events:
                     await context.write(convert.from_event(event))
@@ -106,22 +100,4 @@ class SessionsServicer(sessions_pb2_grpc.SessionsServicer):
         return described
 
     def _describe(self, row: Row) -> wire.Session:
-        return convert.from_row(row, self._sessions.manifest, self._lives.durable_position(row))
-
-
-def _write_token(row: Row) -> str:
-    return urlsafe_b64encode(f"{row.created_at!r} {row.id}".encode()).decode()
-
-
-def _read_token(token: str) -> tuple[float, str]:
-    """Where the page before ended. Raises InvalidRequest for a token that this server did not make."""
-    if not token:
-        return 0.0, ""
-    try:
-        moment, _, session_id = urlsafe_b64decode(token).decode().partition(" ")
-        created_at = float(moment)
-    except (ValueError, binascii.Error):
-        created_at, session_id = math.nan, ""
-    if not math.isfinite(created_at):
-        raise InvalidRequest("page_token", "is not one that this server made")
-    return created_at, session_id
+        return convert.from_row(row, self._sessions.manifest, self._operations.durable_position(row))

@@ -19,7 +19,7 @@ from carousel.state.memory import MemoryStore
 from carousel.state.store import Capacity, EndReason, Held, Lifetimes
 from carousel.turns import Snapshot
 
-_NO_PAST = Retention(max_turns=0, max_answers=0, max_answer_bytes=0)
+_NO_PAST = Retention(max_turns=0, max_answers=0, max_answer_bytes=0, max_request_ids=0)
 _FOR_EVER = Lifetimes(idle=1e9, absolute=1e9)  # streams end, and with them what they carry: no clock ends it
 _ALL = Capacity(2**40, 2**60, evicts=False)  # it is the room that bounds them
 

@@ -1,12 +1,13 @@
 """Is what a caller asks for within bounds? The checks raise InvalidRequest naming the field as the wire does."""
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from carousel.errors import InvalidRequest, PositionMismatch
-from carousel.sessions.requests import GenerationRequest, PredictionRequest, SamplingOptions, ScoringRequest
+from carousel.sessions.requests import GenerationRequest, PredictionRequest, ScoringRequest
+from carousel.settings import Settings
+from carousel.turns import SAMPLING_SPANS, SamplingOptions
 
 MAX_STOPS = 16
 MAX_BRANCHES = 16
@@ -16,6 +17,7 @@ MAX_LOG_PROBABILITIES = 64
 MAX_CANDIDATES = 256
 MAX_WORDS = 32
 MAX_PREFIX_BYTES = 64
+MAX_FORKS = 100
 _NAME = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 
 
@@ -25,9 +27,19 @@ class Limits:
 
     max_input_tokens: int
     max_generated_tokens: int
-    max_input_bytes: int = 524_288
-    max_answer_items: int = 65_536
-    max_stop_ids: int = 1024
+    max_input_bytes: int
+    max_answer_items: int
+    max_stop_ids: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Limits":
+        return cls(
+            max_input_tokens=settings.max_input_tokens,
+            max_generated_tokens=settings.max_generated_tokens,
+            max_input_bytes=settings.max_input_bytes,
+            max_answer_items=settings.max_answer_items,
+            max_stop_ids=settings.max_stop_ids,
+        )
 
 
 def is_name(text: str) -> bool:
@@ -91,13 +103,8 @@ def check_position(position: int, expected_position: int | None) -> None:
 
 
 def _check_sampling(sampling: SamplingOptions, vocabulary_size: int) -> None:
-    _within("sampling.temperature", sampling.temperature, 0, 100)
-    _within("sampling.top_k", sampling.top_k, 0, math.inf)
-    _within("sampling.top_p", sampling.top_p, 0, 1, above=True)
-    _within("sampling.min_p", sampling.min_p, 0, 1)
-    _within("sampling.repetition_penalty", sampling.repetition_penalty, 0, 100, above=True)
-    _within("sampling.presence_penalty", sampling.presence_penalty, -100, 100)
-    _within("sampling.frequency_penalty", sampling.frequency_penalty, -100, 100)
+    for name, span in SAMPLING_SPANS.items():
+        _within(f"sampling.{name}", getattr(sampling, name), span.low, span.high, above=span.above)
     if len(sampling.logit_bias) > MAX_BIASES:
         raise InvalidRequest("sampling.logit_bias", f"at most {MAX_BIASES} entries, not {len(sampling.logit_bias)}")
     check_ids("sampling.logit_bias", [index for index, _ in sampling.logit_bias], vocabulary_size)

@@ -8,20 +8,27 @@ stream without a session carries is held in the same way.
 from dataclasses import replace
 from typing import Protocol
 
-from carousel.errors import CarouselError, SessionEvicted, SessionNotFound
+from carousel.errors import CarouselError, InvalidRequest, SessionEvicted, SessionNotFound
 from carousel.sessions import checks
 from carousel.sessions.carried import CarriedSequences
 from carousel.sessions.deeds import is_request_id
 from carousel.sessions.endurance import finish
+from carousel.sessions.messages import Message, Reader
 from carousel.sessions.order import Key
 from carousel.sessions.requests import Caller, Prediction, PredictionRequest
 from carousel.sessions.resident import Named, Plain, Resident, Sink
 from carousel.sessions.residents import Residents
 from carousel.turns import Snapshot
 
+# In the gate's unit: of a search for words, beside its turn.
+_SEARCH_COST, _WORD_COST = 20.0, 2.0
+_TOKENS_PER_COST = 800  # of the vocabulary, of which a search sorts the tokens that fit
+
 
 class Predictor(Protocol):
     """The ordinary way."""
+
+    def check_model(self, model: str) -> None: ...
 
     async def predict(self, caller: Caller, request: PredictionRequest) -> Prediction: ...
 
@@ -39,8 +46,11 @@ class Conversation:
         self._predictor = predictor
         self._residents = residents  # of sessions, or of what streams carry
         self._carrying = carried
+        self._room = carried.room  # for all that streams carry
         self._owner = owner
         self._vocabulary_size = vocabulary_size
+        self._is_begun = False
+        self._has_lost_session = False  # one was named that cannot be gone on with: no other sequence is meant
         self._session_id = ""
         self._sealed = b""  # the last state, when the client brought one
         self._carried: Snapshot | None = None  # the sequence of a stream that names no session and brings no state
@@ -61,6 +71,22 @@ class Conversation:
         """It has more to do at its end than to be forgotten."""
         return self._resident is not None or self._kept is not None
 
+    async def ask(self, message: Message, reader: Reader) -> Named | Prediction:
+        """One message on its shortest way. The first one says which model and session are meant: it raises
+        ModelNotFound or SessionNotFound, and then the next one is the first."""
+        if not self._is_begun:
+            self._begin(message)
+        plain = reader.to_plain(message)
+        if plain is not None and (named := await self.answer_plain(plain)) is not None:
+            return named
+        return await self.answer(*reader.to_request(message, self._owner))
+
+    def search_cost(self, num_words: int) -> float:
+        """Of so many words, about, in the gate's unit, beside the turn: it takes one step or dozens."""
+        if not 0 < num_words <= checks.MAX_WORDS:
+            return 0.0
+        return _SEARCH_COST + _WORD_COST * num_words + self._vocabulary_size / _TOKENS_PER_COST
+
     def name(self, session_id: str) -> None:
         """The first message's. Raises SessionNotFound for what cannot be the id of one: it is not kept."""
         if session_id and not checks.is_name(session_id):
@@ -68,6 +94,7 @@ class Conversation:
         self._session_id = session_id
         if not session_id:
             self._residents = self._carrying.residents
+        self._is_begun = True
 
     def begin_plain(self, plain: Plain, sink: Sink) -> bool:
         """Whether the sink will have the answer, or has it already, without anybody waiting."""
@@ -75,7 +102,7 @@ class Conversation:
         if resident is None or resident.is_leaving or not self._goes_on or not self._is_sound(plain):
             return False
         if self._is_in_room:
-            self._carrying.room.touch(self._owner, self)
+            self._room.touch(self._owner, self)
         try:
             return self._residents.may_take(resident, plain) and self._residents.begin_turn(resident, plain, sink)
         except CarouselError as error:
@@ -108,9 +135,19 @@ class Conversation:
             if not self._is_carrying:
                 self._leave_room()
 
+    def _begin(self, message: Message) -> None:
+        if self._has_lost_session and not message.session_id:
+            raise InvalidRequest(
+                "session_id", "the session that this tag named was refused: name one, or close the tag"
+            )
+        self._has_lost_session = bool(message.session_id)
+        self._predictor.check_model(message.model)
+        self.name(message.session_id)
+        self._has_lost_session = False
+
     async def _answer_plain(self, plain: Plain) -> Named | None:
         if self._is_in_room:
-            self._carrying.room.touch(self._owner, self)
+            self._room.touch(self._owner, self)
         if self._resident is None or self._resident.is_leaving:
             self._resident, named = await self._residents.move_in(await self._key(), plain)
             return named
@@ -175,15 +212,15 @@ class Conversation:
         if self._is_given_up and not caller.state:
             raise SessionEvicted("what this stream carried was given up, for others had too little room")
         if self._is_in_room:
-            return self._carrying.room.touch(self._owner, self)
+            return self._room.touch(self._owner, self)
         await self._carrying.make_room(self._owner)
-        self._carrying.room.enter(self._owner, self)
+        self._room.enter(self._owner, self)
         self._is_in_room = True
 
     def _leave_room(self) -> None:
         if self._is_in_room:
             self._is_in_room = False
-            self._carrying.room.leave(self._owner, self)
+            self._room.leave(self._owner, self)
 
     def give_up(self) -> Key | None:
         """What is carried: it cannot be gone on with. The key under which it is still kept, if it is."""

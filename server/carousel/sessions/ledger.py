@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from carousel.errors import PositionUnknown
 from carousel.records import record
+from carousel.settings import Settings
 from carousel.state.codec import SnapshotCodec
 from carousel.state.store import Birth, Change, Held
 
@@ -31,7 +32,16 @@ class Retention:
     max_turns: int  # turn boundaries that a rewind can go back to
     max_answers: int
     max_answer_bytes: int
-    max_request_ids: int = 256
+    max_request_ids: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Retention":
+        return cls(
+            max_turns=settings.retained_turns,
+            max_answers=settings.retained_answers,
+            max_answer_bytes=settings.max_answer_bytes,
+            max_request_ids=settings.retained_request_ids,
+        )
 
 
 @record(frozen=True, slots=True)

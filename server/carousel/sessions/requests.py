@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from carousel.records import record
-from carousel.turns import Candidate, FinishReason, Generated
+from carousel.turns import Candidate, FinishReason, Generated, SamplingOptions
 
 
 @record(frozen=True, slots=True)
@@ -27,21 +27,6 @@ class Standing:
     durable_position: int  # up to here a crash of the server takes nothing
     state: bytes = b""
     is_replay: bool = False  # the request had been applied before, and was answered from the record
-
-
-@record(frozen=True, slots=True)
-class SamplingOptions:
-    """As on the wire, defaults filled in; `seed` None asks for a random one."""
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    seed: int | None = None
 
 
 Input = str | Sequence[int]

@@ -33,7 +33,7 @@ _Hint = tuple[float, str]  # when a used state expires, its blob id
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What was in a seal. `blob_id` lets a policy refuse the second use."""
+    """What was in a seal. `blob_id` lets the sealer refuse a second use."""
 
     snapshot: bytes
     blob_id: str
@@ -42,11 +42,13 @@ class Opened:
 
 
 class Sealer:
-    """Seals and opens one model's snapshots. Without keys it refuses both, with the reason."""
+    """Seals and opens one model's snapshots. Without keys it refuses both, with the reason. Where it allows no replay,
+    it knows which sealed states were used."""
 
-    def __init__(self, keys: Sequence[bytes], model_digest: str) -> None:
+    def __init__(self, keys: Sequence[bytes], model_digest: str, *, allows_replay: bool = True) -> None:
         self._keys = {_key_id(key): _make_cipher(key) for key in keys}
         self._digest = bytes.fromhex(model_digest)
+        self._used = None if allows_replay else UsedSeals()
 
     def seal(self, snapshot: bytes, owner: str, expires_at: float) -> bytes:
         key_id = self._first_key()
@@ -78,6 +80,22 @@ class Sealer:
         if expires_at <= now:
             raise StateRefused("the sealed state has expired", why="expired")
         return Opened(snapshot, blob_id.hex(), expires_at, owner)
+
+    def note_use(self, opened: Opened, now: float, request: bytes = b"") -> None:
+        """What was in it is put to use; until it is settled, a repeat of the request may use it again. Raises
+        StateRefused or Overloaded."""
+        if self._used is not None:
+            self._used.note(opened, now, request)
+
+    def settle(self, opened: Opened) -> None:
+        """The request was carried out, and that is recorded: from now on no other use is a repeat."""
+        if self._used is not None:
+            self._used.settle(opened)
+
+    def forgive(self, opened: Opened) -> None:
+        """Its use was refused and nothing of it was told, so it may be used again."""
+        if self._used is not None:
+            self._used.forgive(opened)
 
     def _first_key(self) -> bytes:
         if not self._keys:

@@ -7,9 +7,10 @@ last piece is handed out. Whatever goes wrong before that leaves the session whe
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 
 from carousel.bundle.manifest import Manifest
 from carousel.bundle.tokenizer import TextDecoder, Tokenizer
@@ -19,8 +20,12 @@ from carousel.metrics import Metrics
 from carousel.sessions import checks, requests
 from carousel.sessions.answers import GenerationAnswer, ScoringAnswer, ScoringRecord
 from carousel.sessions.branch import Branch, merge
+from carousel.sessions.carried import CarriedSequences
 from carousel.sessions.conversation import Conversation
 from carousel.sessions.encoding import Encoder
+from carousel.sessions.gate import Gate
+from carousel.sessions.many import Many, ManyBounds
+from carousel.sessions.messages import Format
 from carousel.sessions.requests import (
     Caller,
     GenerationPiece,
@@ -32,8 +37,10 @@ from carousel.sessions.requests import (
     ScoringRequest,
     Standing,
 )
-from carousel.sessions.seats import Outcome, Seat, Seats, check_caller
+from carousel.sessions.residents import Residents
+from carousel.sessions.sequence_source import Outcome, SequenceSource, TurnSequence, check_caller
 from carousel.sessions.words import WordSearch
+from carousel.shares import Shares
 from carousel.turns import (
     Candidate,
     Ended,
@@ -57,8 +64,11 @@ class Sessions:
         manifest: Manifest,
         tokenizer: Tokenizer,
         engine: Engine,
-        seats: Seats,
+        sequences: SequenceSource,
+        residents: Residents,
+        carried: CarriedSequences,
         limits: checks.Limits,
+        many_bounds: ManyBounds,
         metrics: Metrics,
     ) -> None:
         self.manifest = manifest
@@ -66,15 +76,15 @@ class Sessions:
         self.limits = limits
         self._digest = manifest.digest
         self._engine = engine
-        self._seats = seats
+        self._sequences = sequences
+        self._residents = residents
+        self._carried = carried
+        self._many_bounds = many_bounds
+        self._gate = Gate()  # for the streams of many sequences
+        self._open_sequences = Shares()  # of all these
         self._metrics = metrics
         self._words = WordSearch(tokenizer, engine.submit)
         self._encoder = Encoder(tokenizer, limits, manifest.vocabulary_size)
-
-    @property
-    def start_snapshot(self) -> Snapshot:
-        """Where every fresh sequence stands."""
-        return self._engine.start_snapshot
 
     def close(self) -> None:
         """Let go of the thread for long texts."""
@@ -96,9 +106,8 @@ class Sessions:
             raise ModelNotFound(f"there is no model {model}; this server holds {self.manifest.name}")
 
     def converse(self, owner: str) -> Conversation:
-        """To be closed."""
-        seats = self._seats
-        return Conversation(self, seats.residents, seats.carried, owner, self.manifest.vocabulary_size)
+        """A new sequence. To be closed."""
+        return Conversation(self, self._residents, self._carried, owner, self.manifest.vocabulary_size)
 
     @contextlib.asynccontextmanager
     async def conversing(self, owner: str) -> AsyncIterator[Conversation]:
@@ -109,21 +118,26 @@ class Sessions:
         finally:
             await talk.close()
 
+    def converse_many(self, owner: str, format: Format, rest: Callable[[bool], None]) -> Many:
+        """A stream of many sequences. To be closed."""
+        converse = partial(self.converse, owner)
+        return Many(format, converse, self._many_bounds, owner, self._gate, self._open_sequences, rest)
+
     async def generate(self, caller: Caller, request: GenerationRequest) -> AsyncGenerator[GenerationPiece]:
         """Pieces as they come, the last one of each branch with its end; branch 0 is what the session goes on from."""
         pace = _Pace(self._metrics)
         checks.check_generation(request, self.limits, self.manifest.vocabulary_size)
         with self._engine.accepted(caller.owner):
             ids = await self._encode(caller, request.input)
-            async with self._seats.take(caller, request) as seat:
-                if seat.replay is not None:
-                    for piece in _replay_generation(seat):
+            async with self._sequences.hold(caller, request) as sequence:
+                if sequence.replay is not None:
+                    for piece in _replay_generation(sequence):
                         yield piece
                     return
-                async with aclosing(self._run_branches(seat, ids, request, caller.owner)) as pieces:
+                async with aclosing(self._run_branches(sequence, ids, request, caller.owner)) as pieces:
                     async for piece in pieces:
                         pace.note(len(piece.tokens))
-                        seat.is_told = True
+                        sequence.is_told = True
                         yield piece
 
     async def predict(self, caller: Caller, request: PredictionRequest) -> Prediction:
@@ -131,12 +145,12 @@ class Sessions:
         checks.check_prediction(request)
         with self._engine.accepted(caller.owner):
             ids = await self._encode(caller, request.input)
-            async with self._seats.take(caller, request) as seat:
-                if isinstance(seat.replay, Prediction):
-                    return replace(seat.replay, standing=seat.standing)
-                candidates, words, snapshot = await self._predict_from(seat.start, ids, request, caller.owner)
+            async with self._sequences.hold(caller, request) as sequence:
+                if isinstance(sequence.replay, Prediction):
+                    return replace(sequence.replay, standing=sequence.standing)
+                candidates, words, snapshot = await self._predict_from(sequence.start, ids, request, caller.owner)
                 unsaved = Prediction(candidates, words, Standing(snapshot.position, 0))
-                return Prediction(candidates, words, await seat.save(Outcome(snapshot, ids, unsaved)))
+                return Prediction(candidates, words, await sequence.save(Outcome(snapshot, ids, unsaved)))
 
     async def predict_unkept(
         self, start: Snapshot | None, request: PredictionRequest, caller: Caller
@@ -145,8 +159,10 @@ class Sessions:
         checks.check_prediction(request)
         with self._engine.accepted(caller.owner):
             ids = await self._encode(caller, request.input)
-            async with self._seats.take(caller, request) as seat:
-                candidates, words, snapshot = await self._predict_from(start or seat.start, ids, request, caller.owner)
+            async with self._sequences.hold(caller, request) as sequence:
+                candidates, words, snapshot = await self._predict_from(
+                    start or sequence.start, ids, request, caller.owner
+                )
                 return Prediction(candidates, words, Standing(snapshot.position, 0)), snapshot
 
     async def score(self, caller: Caller, request: ScoringRequest) -> AsyncGenerator[ScoringPiece]:
@@ -154,13 +170,15 @@ class Sessions:
         checks.check_scoring(request, self.manifest.vocabulary_size)
         with self._engine.accepted(caller.owner):
             ids = await self._encode(caller, request.input)
-            async with self._seats.take(caller, request) as seat:
-                if isinstance(seat.replay, ScoringAnswer):
-                    yield ScoringPiece(seat.replay.tokens, replace(seat.replay.totals, standing=seat.standing))
+            async with self._sequences.hold(caller, request) as sequence:
+                if isinstance(sequence.replay, ScoringAnswer):
+                    yield ScoringPiece(
+                        sequence.replay.tokens, replace(sequence.replay.totals, standing=sequence.standing)
+                    )
                     return
-                async with aclosing(self._run_scoring(seat, ids, request, caller.owner)) as pieces:
+                async with aclosing(self._run_scoring(sequence, ids, request, caller.owner)) as pieces:
                     async for piece in pieces:
-                        seat.is_told = True
+                        sequence.is_told = True
                         yield piece
 
     async def _encode(self, caller: Caller, given: requests.Input) -> tuple[int, ...]:
@@ -168,11 +186,11 @@ class Sessions:
         return await self._encoder.encode(given, caller.owner)
 
     async def _run_scoring(
-        self, seat: Seat, ids: tuple[int, ...], request: ScoringRequest, owner: str
+        self, sequence: TurnSequence, ids: tuple[int, ...], request: ScoringRequest, owner: str
     ) -> AsyncGenerator[ScoringPiece]:
-        decoder = TextDecoder(seat.start.tail)
-        record = ScoringRecord(seat.max_answer_bytes)
-        async with aclosing(self._engine.follow(Turn(seat.start, ids, Score(), owner=owner))) as batches:
+        decoder = TextDecoder(sequence.start.tail)
+        record = ScoringRecord(sequence.max_answer_bytes)
+        async with aclosing(self._engine.follow(Turn(sequence.start, ids, Score(), owner=owner))) as batches:
             async for events, ended in batches:
                 tokens = self._rate(events, request.num_top, decoder)
                 record.add(tokens)
@@ -180,14 +198,14 @@ class Sessions:
                     yield ScoringPiece(tokens)
                     continue
                 totals = record.total(ended.snapshot.position)
-                standing = await seat.save(Outcome(ended.snapshot, ids, record.answer(totals)))
+                standing = await sequence.save(Outcome(ended.snapshot, ids, record.answer(totals)))
                 yield ScoringPiece(tokens, replace(totals, standing=standing))
 
     async def _run_branches(
-        self, seat: Seat, ids: tuple[int, ...], request: GenerationRequest, owner: str
+        self, sequence: TurnSequence, ids: tuple[int, ...], request: GenerationRequest, owner: str
     ) -> AsyncGenerator[GenerationPiece]:
         """Pieces of all branches; the end of branch 0 comes last, when the session is saved."""
-        branches = await self._make_branches(seat, ids, request, owner)
+        branches = await self._make_branches(sequence, ids, request, owner)
         answers: dict[int, GenerationAnswer | None] = {}
         last: tuple[GenerationPiece, Ended] | None = None
         runs = [self._run_branch(branch) for branch in branches]
@@ -204,27 +222,28 @@ class Sessions:
         assert piece.end is not None
         record = tuple(answer for _, answer in sorted(answers.items()) if answer is not None)
         kept = record if len(record) == len(answers) else None
-        standing = await seat.save(Outcome(ended.snapshot, branches[0].consumed(), kept))
+        standing = await sequence.save(Outcome(ended.snapshot, branches[0].consumed(), kept))
         yield replace(piece, end=replace(piece.end, standing=standing))
 
     async def _make_branches(
-        self, seat: Seat, ids: tuple[int, ...], request: GenerationRequest, owner: str
+        self, sequence: TurnSequence, ids: tuple[int, ...], request: GenerationRequest, owner: str
     ) -> list[Branch]:
         """One branch feeds the input itself; several fork from where it leads, each with the next seed."""
-        sampling = _resolve(request.sampling)
-        fed = await self._feed(seat.start, ids, owner) if request.num_branches > 1 else None
+        options = request.sampling
+        sampling = Sampling.of(options, secrets.randbits(63) if options.seed is None else options.seed)
+        fed = await self._feed(sequence.start, ids, owner) if request.num_branches > 1 else None
         return [
             Branch(
                 self.tokenizer,
                 request,
-                seat.start,
+                sequence.start,
                 ids,
                 replace(sampling, seed=(sampling.seed + number) % 2**64),
                 number=number,
                 fed=fed,
-                keeps_state=seat.is_kept and number == 0,
+                keeps_state=sequence.is_kept and number == 0,
                 owner=owner,
-                max_answer_bytes=seat.max_answer_bytes or None,
+                max_answer_bytes=sequence.max_answer_bytes or None,
             )
             for number in range(request.num_branches)
         ]
@@ -276,24 +295,9 @@ class _Pace:
         self._since, self._is_first = now, False
 
 
-def _resolve(options: requests.SamplingOptions) -> Sampling:
-    seed = secrets.randbits(63) if options.seed is None else options.seed
-    return Sampling(
-        seed=seed,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        min_p=options.min_p,
-        repetition_penalty=options.repetition_penalty,
-        presence_penalty=options.presence_penalty,
-        frequency_penalty=options.frequency_penalty,
-        logit_bias=dict(options.logit_bias),
-    )
-
-
-def _replay_generation(seat: Seat) -> Iterator[GenerationPiece]:
+def _replay_generation(sequence: TurnSequence) -> Iterator[GenerationPiece]:
     """The recorded answer, a piece a branch, branch 0 last as it was."""
-    assert isinstance(seat.replay, tuple)
-    for number, answer in reversed(list(enumerate(seat.replay))):
-        standing = seat.standing if number == 0 else replace(answer.end.standing, is_replay=True)
+    assert isinstance(sequence.replay, tuple)
+    for number, answer in reversed(list(enumerate(sequence.replay))):
+        standing = sequence.standing if number == 0 else replace(answer.end.standing, is_replay=True)
         yield GenerationPiece(answer.tokens, answer.text, replace(answer.end, standing=standing), number)

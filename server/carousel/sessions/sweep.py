@@ -6,20 +6,22 @@ from collections.abc import Awaitable, Callable
 from carousel.errors import StoreUnavailable
 from carousel.metrics import Metrics
 from carousel.readiness import StoreHealth
-from carousel.sessions.lives import Lives
+from carousel.sessions.operations import SessionOperations
 
 _SECONDS = 1.0
 
 
-async def sweep(lives: Lives, health: StoreHealth, metrics: Metrics, swept: Callable[[], Awaitable[None]]) -> None:
+async def sweep(
+    operations: SessionOperations, health: StoreHealth, metrics: Metrics, swept: Callable[[], Awaitable[None]]
+) -> None:
     """For ever, once a second; `swept` is awaited after each time. A store that does not answer is noted, and asked
     again; any other error is the caller's."""
     while True:
         await asyncio.sleep(_SECONDS)
         try:
-            await lives.expire()
-            metrics.num_held_sessions(lives.residents.num_slots)
-            metrics.num_live_sessions(await lives.store.num_live())
+            await operations.expire()
+            metrics.num_held_sessions(operations.num_held)
+            metrics.num_live_sessions(await operations.num_live())
         except StoreUnavailable as error:
             health.probe_failed(error)
         else:

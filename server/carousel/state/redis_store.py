@@ -60,12 +60,11 @@ class RedisStore:
         *,
         username: str | None = None,
         password: str | None = None,
-        timing: Timing | None = None,
+        timing: Timing,
         cache_bytes: int = _CACHE_BYTES,
         owner_limits: OwnerLimits = _NO_LIMITS,
     ) -> None:
         """Raises StoreInvalid when the extra `redis` is not installed."""
-        timing = timing or Timing()
         self._terms = Terms.of(lifetimes, timing)
         self._work = RedisWork()
         self._link = RedisLink(url, username, password, timing.time_out)

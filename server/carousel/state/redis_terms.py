@@ -9,7 +9,7 @@ from carousel.state.store import Lifetimes
 class Timing:
     """How long things take, in seconds."""
 
-    lease: float = 10.0  # how long others wait for a server that does not answer
+    lease: float  # how long others wait for a server that does not answer
     time_out: float = 2.0  # of one attempt
     patience: float = 5.0  # how long a finished turn tries to be committed
     ending: float = 3600.0  # how long an ending is remembered

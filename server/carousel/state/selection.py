@@ -25,6 +25,12 @@ def make_store(settings: Settings) -> SessionStore:
     return RedisStore(settings.store, lifetimes, password=password, timing=timing, owner_limits=limits)
 
 
+def store_limits(settings: Settings) -> dict[str, int | None]:
+    """By the settings' names. In Redis, how many sessions there are bounds nothing: None."""
+    max_bytes = choose_max_bytes(settings)
+    return {"max_session_bytes": max_bytes, "max_sessions": settings.max_sessions if max_bytes is not None else None}
+
+
 def choose_max_bytes(settings: Settings) -> int | None:
     """The bytes that sessions may take; None in Redis, which has bounds of its own."""
     if settings.store == "memory":

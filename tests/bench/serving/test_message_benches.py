@@ -174,5 +174,5 @@ def test_the_files_of_a_message_are_counted(bundle: Path) -> None:
         {"rpc/servicer.py", "engine/engine.py", "engine/model.py"} <= entered.keys() for entered in found.values()
     )
     assert "engine/columns.py" in found["predict"].keys() & found["predict_many"].keys()
-    assert "rpc/many.py" in found["predict_many"]
+    assert "sessions/many.py" in found["predict_many"]
     assert "engine/runner.py" in found["generate"].keys() - found["predict"].keys()

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from tests.bounds import make_bounds
 from tests.fakes import GatedModel, SlowOracle, ToyModel
 
 from carousel.bundle.layout import Array, StateBatch
 from carousel.engine.engine import Engine
-from carousel.engine.scheduler import Bounds
 from carousel.errors import ModelFailed, ShuttingDown
 from carousel.metrics import Metrics
 from carousel.turns import Generate, Predict, Sampling, Turn
@@ -27,7 +27,7 @@ GREEDY = Sampling(seed=0, temperature=0)
 @contextlib.asynccontextmanager
 async def started(model: ToyModel, *, in_loop: bool = False, **bounds: Any) -> AsyncIterator[Engine]:
     held = {"max_held_bytes": 2**20, "ring_size": RING}
-    engine = Engine(model, 0, Bounds(**(held | bounds)), Metrics(CollectorRegistry()))
+    engine = Engine(model, 0, make_bounds(**(held | bounds)), Metrics(CollectorRegistry()))
     await engine.start()
     engine._place.max_rows = 2**10 if in_loop else 0
     try:

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from tests.bounds import make_bounds
 from tests.fakes import GatedModel, SlowOracle, ToyModel, same_snapshot
 
 from carousel.engine.delivery import Ticket
 from carousel.engine.engine import Engine
-from carousel.engine.scheduler import Bounds
 from carousel.errors import ModelFailed, ShuttingDown
 from carousel.metrics import Metrics
 from carousel.turns import Ended, Event, Generate, Generated, Predict, Predicted, Sampling, Turn
@@ -25,7 +25,7 @@ GREEDY = Sampling(seed=0, temperature=0)
 @contextlib.asynccontextmanager
 async def started(**bounds: Any) -> AsyncIterator[tuple[Engine, GatedModel]]:
     model = GatedModel()
-    engine = Engine(model, 0, Bounds(**bounds), Metrics(CollectorRegistry()))
+    engine = Engine(model, 0, make_bounds(**bounds), Metrics(CollectorRegistry()))
     await engine.start()
     try:
         yield engine, model
@@ -242,7 +242,7 @@ async def test_stop_leaves_no_thread_and_no_task() -> None:
 
 async def test_an_engine_that_was_never_started_can_be_stopped() -> None:
     """Stop cleans up after a start that failed or did not happen."""
-    engine = Engine(ToyModel(), 0, Bounds(), Metrics(CollectorRegistry()))
+    engine = Engine(ToyModel(), 0, make_bounds(), Metrics(CollectorRegistry()))
     await engine.stop()
     with pytest.raises(ShuttingDown):
         engine.check_open()

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
+from tests.bounds import make_bounds
 from tests.fakes import GatedModel, SlowOracle, ToyModel, same_snapshot
 
 from carousel.bundle.layout import Array, StateBatch
 from carousel.engine import sampler
 from carousel.engine.delivery import Ticket
 from carousel.engine.engine import Engine
-from carousel.engine.scheduler import Bounds
 from carousel.errors import ModelFailed, Overloaded, ShuttingDown
 from carousel.metrics import Metrics
 from carousel.turns import (
@@ -43,7 +43,7 @@ GREEDY = Sampling(seed=0, temperature=0)
 async def started(
     model: ToyModel, clock: Callable[[], float] = time.perf_counter, **bounds: Any
 ) -> AsyncIterator[Engine]:
-    engine = Engine(model, 0, Bounds(**bounds), Metrics(CollectorRegistry()), clock=clock)
+    engine = Engine(model, 0, make_bounds(**bounds), Metrics(CollectorRegistry()), clock=clock)
     await engine.start()
     try:
         yield engine

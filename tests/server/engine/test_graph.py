@@ -5,6 +5,7 @@ import onnxruntime
 import pytest
 from prometheus_client import CollectorRegistry
 from tests import bundles
+from tests.bounds import make_bounds
 
 from carousel.bundle.layout import Array, Rows, StateBatch
 from carousel.bundle.manifest import CORE_FILE, Bundle
@@ -13,7 +14,6 @@ from carousel.engine.graph import DeviceRows, Execution, Graph, available_provid
 from carousel.engine.jobs import Ask, Job, Step, Work
 from carousel.engine.model import OnnxModel
 from carousel.engine.runner import Runner
-from carousel.engine.scheduler import Bounds
 from carousel.errors import ModelFailed, ProviderUnavailable
 from carousel.metrics import Metrics
 from carousel.turns import Ended, Event, Generate, Predict, Sampling, Score, Scored, Snapshot, Turn
@@ -94,7 +94,7 @@ def test_arrays_of_any_stride_are_taken(plain: OnnxModel, bound: OnnxModel) -> N
 
 async def answers(model: OnnxModel) -> list[list[object]]:
     """Turns of all kinds that join and leave one another in four lanes, each one's answers and its end."""
-    engine = Engine(model, 0, Bounds(max_lanes=4, max_chunk_tokens=5), Metrics(CollectorRegistry()))
+    engine = Engine(model, 0, make_bounds(max_lanes=4, max_chunk_tokens=5), Metrics(CollectorRegistry()))
     await engine.start()
     try:
         first = [

@@ -4,10 +4,11 @@ import time
 
 import numpy as np
 import pytest
+from tests.bounds import make_bounds
 
 from carousel.engine.jobs import Job, Outcome, Step
 from carousel.engine.line import Line
-from carousel.engine.scheduler import Bounds, Scheduler
+from carousel.engine.scheduler import Scheduler
 from carousel.errors import CarouselError, Overloaded
 from carousel.shares import OwnerLimits
 from carousel.turns import Ended, Event, Generate, Goal, Predict, Predicted, Sampling, Snapshot, Turn
@@ -52,7 +53,7 @@ def limit_of(scheduler: Scheduler, owner: str) -> str:
 
 def test_one_owner_is_served_in_order_of_arrival() -> None:
     """With nobody else there is nothing to share, whatever the turns are."""
-    scheduler = Scheduler(Bounds(max_lanes=2))
+    scheduler = Scheduler(make_bounds(max_lanes=2))
     goals: list[Goal] = [generation(2), Predict(1), generation(1), Predict(1), generation(3), generation(1)]
     jobs = [scheduler.submit(turn("ann", goal)) for goal in goals]
     order: list[Job] = []
@@ -65,7 +66,7 @@ def test_one_owner_is_served_in_order_of_arrival() -> None:
 
 def test_a_free_lane_goes_to_the_owner_with_fewest() -> None:
     """Whoever came first: three owners with many turns get four lanes each of twelve, and one with two gets both."""
-    scheduler = Scheduler(Bounds(max_lanes=14))
+    scheduler = Scheduler(make_bounds(max_lanes=14))
     for owner in "aaaaaaaaaaaabbbbbbbbbbbbccccccccccccdd":
         scheduler.submit(turn(owner))
     step, _ = run_step(scheduler)
@@ -74,7 +75,7 @@ def test_a_free_lane_goes_to_the_owner_with_fewest() -> None:
 
 def test_lanes_that_run_count_for_who_is_next() -> None:
     """An owner with all lanes waits behind another's first turns, although his came before."""
-    scheduler = Scheduler(Bounds(max_lanes=4))
+    scheduler = Scheduler(make_bounds(max_lanes=4))
     running = [scheduler.submit(turn("ann")) for _ in range(4)]
     run_step(scheduler)
     for owner in ("ann", "bob", "bob", "bob"):
@@ -90,7 +91,7 @@ def test_lanes_that_run_count_for_who_is_next() -> None:
 
 def test_with_one_lane_tokens_are_shared_not_turns() -> None:
     """Of two owners with turns of 1 and of 9 tokens, each gets about half of the tokens."""
-    scheduler = Scheduler(Bounds(max_lanes=1))
+    scheduler = Scheduler(make_bounds(max_lanes=1))
     for _ in range(100):
         scheduler.submit(turn("ann", generation(8)))
         scheduler.submit(turn("bob", generation(1)))
@@ -103,7 +104,7 @@ def test_with_one_lane_tokens_are_shared_not_turns() -> None:
 
 def test_nobody_saves_up_a_claim_by_staying_away() -> None:
     """One who comes late shares with one who was alone before: neither pays for, nor profits by, what was then."""
-    scheduler = Scheduler(Bounds(max_lanes=1))
+    scheduler = Scheduler(make_bounds(max_lanes=1))
     for _ in range(60):
         scheduler.submit(turn("ann", generation(1)))
     for _ in range(60):
@@ -116,7 +117,7 @@ def test_nobody_saves_up_a_claim_by_staying_away() -> None:
 
 def test_one_who_always_comes_back_is_not_taken_for_new() -> None:
     """An owner who sends his next long turn when the last is done does not get every other turn for it."""
-    scheduler = Scheduler(Bounds(max_lanes=1))
+    scheduler = Scheduler(make_bounds(max_lanes=1))
     for _ in range(200):
         scheduler.submit(turn("bob", generation(1)))
     served = {"ann": 0, "bob": 0}
@@ -132,7 +133,7 @@ def test_one_who_always_comes_back_is_not_taken_for_new() -> None:
 
 def test_an_owner_runs_no_more_than_he_may() -> None:
     """Lanes stay free rather; they are the others', and his next turn comes when one of his is done."""
-    scheduler = Scheduler(Bounds(max_lanes=5, owner_limits=OwnerLimits(max_lanes=2)))
+    scheduler = Scheduler(make_bounds(max_lanes=5, owner_limits=OwnerLimits(max_lanes=2)))
     jobs = [scheduler.submit(turn("ann", generation(1))) for _ in range(4)]
     scheduler.submit(turn("ann", Predict(1)))
     step, _ = run_step(scheduler)
@@ -146,7 +147,7 @@ def test_an_owner_runs_no_more_than_he_may() -> None:
 
 def test_asking_again_is_not_for_nothing() -> None:
     """Turns that feed nothing are counted too: they take turns with those that feed a token."""
-    scheduler = Scheduler(Bounds(max_lanes=1, max_short_lanes=0))
+    scheduler = Scheduler(make_bounds(max_lanes=1, max_short_lanes=0))
     for _ in range(20):
         scheduler.submit(turn("ann", Predict(1), 0))
     for _ in range(20):
@@ -161,7 +162,7 @@ def test_asking_again_is_not_for_nothing() -> None:
 @pytest.mark.parametrize("goal", [Predict(1), generation(0)])
 def test_a_short_turn_does_not_wait_for_long_ones(goal: Goal) -> None:
     """A Predict among 64 long generations, and behind a hundred more, runs from the next step on, on a lane beyond."""
-    scheduler = Scheduler(Bounds())
+    scheduler = Scheduler(make_bounds())
     for _ in range(164):
         scheduler.submit(turn("ann"))
     run_step(scheduler)
@@ -179,7 +180,7 @@ def test_a_short_turn_does_not_wait_for_long_ones(goal: Goal) -> None:
 
 def test_short_lanes_are_for_short_turns_alone() -> None:
     """Not for what generates, nor for a prompt of more than a chunk; and only when all other lanes are busy."""
-    scheduler = Scheduler(Bounds(max_lanes=2, max_short_lanes=2, max_chunk_tokens=8))
+    scheduler = Scheduler(make_bounds(max_lanes=2, max_short_lanes=2, max_chunk_tokens=8))
     scheduler.submit(turn("ann"))
     first = scheduler.submit(turn("ann", Predict(1), 8))
     step, _ = run_step(scheduler)
@@ -199,7 +200,7 @@ def test_short_lanes_are_for_short_turns_alone() -> None:
 
 def test_short_lanes_are_shared_between_owners() -> None:
     """Many short turns of one owner do not keep another's, although that one has all the long lanes."""
-    scheduler = Scheduler(Bounds(max_lanes=4, max_short_lanes=2))
+    scheduler = Scheduler(make_bounds(max_lanes=4, max_short_lanes=2))
     for _ in range(4):
         scheduler.submit(turn("ann"))
     run_step(scheduler)
@@ -212,7 +213,7 @@ def test_short_lanes_are_shared_between_owners() -> None:
 
 def test_short_lanes_count_into_what_an_owner_may_run() -> None:
     """Of two lanes, one is busy with his generation: one short turn of his runs at a time."""
-    scheduler = Scheduler(Bounds(max_lanes=1, max_short_lanes=4, owner_limits=OwnerLimits(max_lanes=2)))
+    scheduler = Scheduler(make_bounds(max_lanes=1, max_short_lanes=4, owner_limits=OwnerLimits(max_lanes=2)))
     scheduler.submit(turn("ann"))
     for _ in range(4):
         scheduler.submit(turn("ann", Predict(1)))
@@ -227,7 +228,7 @@ def test_short_lanes_count_into_what_an_owner_may_run() -> None:
 
 def test_a_full_line_refuses_whoever_has_his_share() -> None:
     """An owner alone has all of it; of two, each half. The refusal names the bound."""
-    scheduler = Scheduler(Bounds(max_lanes=1, max_queued_turns=4))
+    scheduler = Scheduler(make_bounds(max_lanes=1, max_queued_turns=4))
     for _ in range(4):
         assert limit_of(scheduler, "ann") == ""
     assert limit_of(scheduler, "ann") == "max_queued_turns"
@@ -241,7 +242,7 @@ def test_a_full_line_refuses_whoever_has_his_share() -> None:
 
 def test_the_newest_turn_of_the_one_with_most_makes_room() -> None:
     """He is told once, with the bound's name; nothing of it was run, and his older turns stay."""
-    scheduler = Scheduler(Bounds(max_lanes=1, max_short_lanes=0, max_queued_turns=4))
+    scheduler = Scheduler(make_bounds(max_lanes=1, max_short_lanes=0, max_queued_turns=4))
     running = scheduler.submit(turn("ann"))
     run_step(scheduler)
     jobs = [scheduler.submit(turn("ann", goal)) for goal in (LONG, Predict(1), LONG)]
@@ -264,7 +265,7 @@ def test_the_newest_turn_of_the_one_with_most_makes_room() -> None:
 
 def test_a_turn_that_is_cancelled_after_it_was_pushed_out_is_told_nothing() -> None:
     """Nobody listens any more."""
-    scheduler = Scheduler(Bounds(max_lanes=1, max_queued_turns=2))
+    scheduler = Scheduler(make_bounds(max_lanes=1, max_queued_turns=2))
     scheduler.submit(turn("ann"))
     run_step(scheduler)
     jobs = [scheduler.submit(turn("ann")) for _ in range(2)]
@@ -276,7 +277,7 @@ def test_a_turn_that_is_cancelled_after_it_was_pushed_out_is_told_nothing() -> N
 
 def test_an_owner_has_a_bound_of_his_own() -> None:
     """It is named for what it is, and others are let in."""
-    scheduler = Scheduler(Bounds(max_lanes=1, max_queued_turns=4, owner_limits=OwnerLimits(max_queued_turns=2)))
+    scheduler = Scheduler(make_bounds(max_lanes=1, max_queued_turns=4, owner_limits=OwnerLimits(max_queued_turns=2)))
     for _ in range(2):
         assert limit_of(scheduler, "ann") == ""
     assert limit_of(scheduler, "ann") == "max_queued_turns_per_owner"
@@ -285,7 +286,7 @@ def test_an_owner_has_a_bound_of_his_own() -> None:
 
 def test_more_owners_than_places_do_not_push_each_other_out() -> None:
     """Where nobody can have a whole turn as his share, who came first stays."""
-    scheduler = Scheduler(Bounds(max_lanes=1, max_queued_turns=3))
+    scheduler = Scheduler(make_bounds(max_lanes=1, max_queued_turns=3))
     assert [limit_of(scheduler, owner) for owner in "abcd"] == ["", "", "", "max_queued_turns"]
 
 
@@ -309,7 +310,7 @@ def test_many_owners_leave_nothing_behind() -> None:
 
 def test_leaving_a_long_line_takes_no_walk_along_it() -> None:
     """20,000 turns are cancelled, from the back, the front and the middle, in less than a second."""
-    scheduler = Scheduler(Bounds(max_queued_turns=20_000))
+    scheduler = Scheduler(make_bounds(max_queued_turns=20_000))
     jobs = [scheduler.submit(turn("ann" if number % 2 else "bob")) for number in range(20_000)]
     started = time.thread_time()
     for job in (*jobs[::-2], *jobs[::2]):

@@ -7,7 +7,7 @@ import pytest
 from tests.fakes import SlowOracle, ToyModel, same_snapshot
 
 from carousel.engine import sampler
-from carousel.engine.jobs import Ask, Job, Outcome, Step, Work
+from carousel.engine.jobs import Ask, Job, Outcome, Step, Work, ask_for
 from carousel.engine.runner import Runner
 from carousel.errors import ModelFailed
 from carousel.turns import Generate, Goal, Predict, Sampling, Score, Snapshot, Turn
@@ -36,7 +36,7 @@ def test_outcomes_come_in_the_order_of_the_works(model: ToyModel) -> None:
     oracle = SlowOracle(model)
     start = oracle.start()
     prompts = [(1, 2, 3), (4,), (), (5, 6), (7,)]
-    works = [work(6 - n, ids, Ask.CHOICE, GREEDY, start) for n, ids in enumerate(prompts)]
+    works = [work(6 - n, ids, Ask.CANDIDATES, GREEDY, start) for n, ids in enumerate(prompts)]
     outcomes = run(model, start, *works)
     assert [one.token_id for one in outcomes] == [oracle.greedy(start, ids, 1)[0][0] for ids in prompts]
 
@@ -69,14 +69,18 @@ def test_single_tokens_are_not_padded_to_a_chunk(model: ToyModel) -> None:
 
 @pytest.mark.parametrize(
     "sampling",
-    [Sampling(seed=4), Sampling(seed=4, temperature=0, logit_bias={2: 50.0}), Sampling(seed=4, repetition_penalty=3.0)],
+    [
+        Sampling(seed=4),
+        Sampling(seed=4, temperature=0, logit_bias=((2, 50.0),)),
+        Sampling(seed=4, repetition_penalty=3.0),
+    ],
 )
 def test_choices_are_the_samplers_at_the_lanes_position(model: ToyModel, sampling: Sampling) -> None:
     """The sampler sees the lane's logits, its recent tokens with those just fed, and the position after them."""
     oracle = SlowOracle(model)
     start = oracle.feed(oracle.start(), (9, 9, 2))
     fed = oracle.feed(start, (5, 5))
-    chosen = run(model, start, work(0, (5, 5), Ask.CHOICE, Generate(sampling, 3, num_candidates=2), start))[0]
+    chosen = run(model, start, work(0, (5, 5), Ask.LOGITS, Generate(sampling, 3, num_candidates=2), start))[0]
     logits_V = oracle.logits(fed)
     assert chosen.token_id == sampler.choose(logits_V, sampling, fed.recent_ids, fed.position)
     assert chosen.candidates == sampler.rank_candidates(logits_V, 2)
@@ -89,13 +93,10 @@ def test_draws_from_probabilities_and_from_logits_agree(model: ToyModel, options
     start = SlowOracle(model).start()
     for seed in range(20):
         sampling = Sampling(seed=seed, **options)
-        plain, ranked, _ = run(
-            model,
-            start,
-            work(0, (5,), Ask.CHOICE, Generate(sampling, 3), start),
-            work(1, (5,), Ask.CHOICE, Generate(sampling, 3, num_candidates=2), start),
-            work(2, (6,), Ask.CHOICE, Generate(Sampling(seed=seed), 3), start),
-        )
+        goals = Generate(sampling, 3), Generate(sampling, 3, num_candidates=2), Generate(Sampling(seed=seed), 3)
+        asked = zip((5, 5, 6), goals, strict=True)
+        works = [work(lane, (token,), ask_for(goal), goal, start) for lane, (token, goal) in enumerate(asked)]
+        plain, ranked, _ = run(model, start, *works)
         assert plain.token_id == ranked.token_id
         assert plain.token_id == sampler.choose(SlowOracle(model).logits(_fed(model, start)), sampling, (), 1)
 
@@ -110,10 +111,10 @@ def test_penalties_look_back_as_far_as_the_window(model: ToyModel, window: int, 
     oracle = SlowOracle(model)
     start, fed = oracle.feed(oracle.start(), (9,)), oracle.feed(oracle.start(), (9, 4, 5))
     for token in range(model.vocabulary_size):  # without penalties the likeliest by far
-        goal = Generate(Sampling(seed=1, temperature=0, presence_penalty=50, logit_bias={token: 40}), 3)
+        goal = Generate(Sampling(seed=1, temperature=0, presence_penalty=50, logit_bias=((token, 40),)), 3)
         job = Job(Turn(start, (4, 5), goal), penalty_window=window)
         job.lane = 0
-        found = Runner(model).run(Step((job,), (Work(0, (4, 5), Ask.CHOICE, True, job),)))[0]
+        found = Runner(model).run(Step((job,), (Work(0, (4, 5), Ask.LOGITS, True, job),)))[0]
         assert (found.token_id == token) == (token not in penalised)
         assert found.token_id == sampler.choose(oracle.logits(fed), goal.sampling, penalised, fed.position)
         assert found.snapshot is not None
@@ -150,7 +151,7 @@ def test_both_ways_to_candidates_agree(model: ToyModel) -> None:
         model,
         start,
         work(0, (3,), Ask.CANDIDATES, Predict(5), start, is_last=True),
-        work(1, (3,), Ask.CANDIDATES, Predict(5, everything), start, is_last=True),
+        work(1, (3,), Ask.LOGITS, Predict(5, everything), start, is_last=True),
     )
     assert [one.id for one in ranked.candidates] == [one.id for one in whole.candidates]
     np.testing.assert_allclose(
@@ -180,7 +181,8 @@ def test_scores_rate_each_token_by_what_stands_before_it(model: ToyModel) -> Non
 
 
 @pytest.mark.parametrize(
-    ("ask", "goal"), [(Ask.CHOICE, GREEDY), (Ask.CANDIDATES, Predict(2)), (Ask.SCORES, Score()), (Ask.NOTHING, GREEDY)]
+    ("ask", "goal"),
+    [(Ask.CANDIDATES, GREEDY), (Ask.CANDIDATES, Predict(2)), (Ask.SCORES, Score()), (Ask.NOTHING, GREEDY)],
 )
 def test_a_hidden_vector_that_is_not_a_number_fails_its_lane_alone(model: ToyModel, ask: Ask, goal: Goal) -> None:
     """NaN in a row is ModelFailed for that lane, without a snapshot; the neighbour is answered."""
@@ -209,10 +211,10 @@ class _BrokenHead(ToyModel):
 @pytest.mark.parametrize(
     ("ask", "goal"),
     [
-        (Ask.CHOICE, GREEDY),
-        (Ask.CHOICE, Generate(Sampling(seed=0), 9)),
+        (Ask.CANDIDATES, GREEDY),
+        (Ask.PROBABILITIES, Generate(Sampling(seed=0), 9)),
         (Ask.CANDIDATES, Predict(2)),
-        (Ask.CANDIDATES, Predict(2, np.arange(3))),
+        (Ask.LOGITS, Predict(2, np.arange(3))),
         (Ask.SCORES, Score()),
     ],
 )

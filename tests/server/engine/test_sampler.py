@@ -28,7 +28,9 @@ samplings = st.builds(
     repetition_penalty=st.sampled_from([0.5, 1.0, 2.0]),
     presence_penalty=st.sampled_from([-1.5, 0.0, 1.5]),
     frequency_penalty=st.sampled_from([-0.5, 0.0, 0.5]),
-    logit_bias=st.dictionaries(st.integers(0, VOCABULARY - 1), st.sampled_from([-100.0, -1.0, 3.0]), max_size=3),
+    logit_bias=st.dictionaries(st.integers(0, VOCABULARY - 1), st.sampled_from([-100.0, -1.0, 3.0]), max_size=3).map(
+        lambda biases: tuple(biases.items())
+    ),
 )
 
 
@@ -39,7 +41,7 @@ def weights_by_the_book(logits: Array, sampling: Sampling, recent: list[int]) ->
         penalty = sampling.repetition_penalty
         values[token] = values[token] / penalty if values[token] > 0 else values[token] * penalty
         values[token] -= sampling.presence_penalty + sampling.frequency_penalty * recent.count(token)
-    for token, bias in sampling.logit_bias.items():
+    for token, bias in sampling.logit_bias:
         values[token] += bias
     order = sorted(range(len(values)), key=lambda token: (-values[token], token))
     if sampling.temperature == 0:
@@ -83,7 +85,7 @@ def test_choose_does_what_the_contract_says(
         {"min_p": 0.1, "top_p": 0.7},
         {"top_k": 3},
         {"top_k": 5, "top_p": 0.6},
-        {"top_p": 0.8, "repetition_penalty": 1.5, "logit_bias": {3: 1.0}},
+        {"top_p": 0.8, "repetition_penalty": 1.5, "logit_bias": ((3, 1.0),)},
     ],
 )
 @pytest.mark.parametrize("num_tokens", [VOCABULARY, 200])
@@ -256,7 +258,7 @@ def test_nothing_is_chosen_for_nobody() -> None:
         ({"temperature": 1e-3}, True),
         ({"frequency_penalty": 0.5}, False),
         ({"top_k": 5}, False),
-        ({"logit_bias": {1: 2.0}}, False),
+        ({"logit_bias": ((1, 2.0),)}, False),
         ({"presence_penalty": 0.5}, False),
         ({"repetition_penalty": 1.5}, False),
     ],

@@ -4,9 +4,10 @@ import random
 
 import numpy as np
 import pytest
+from tests.bounds import make_bounds
 
 from carousel.engine.jobs import Ask, Job, Outcome, Step, Work
-from carousel.engine.scheduler import Bounds, Delivery, Scheduler, _shape
+from carousel.engine.scheduler import Delivery, Scheduler, _shape
 from carousel.engine.step_budget import StepSeconds, StepShape
 from carousel.errors import ModelFailed, Overloaded, ShuttingDown
 from carousel.shares import OwnerLimits
@@ -83,12 +84,12 @@ def assert_all_free(scheduler: Scheduler) -> None:
 
 def test_nothing_to_do_is_no_step() -> None:
     """Without jobs there is no step."""
-    assert Scheduler(Bounds()).plan() is None
+    assert Scheduler(make_bounds()).plan() is None
 
 
 def test_lanes_are_given_in_order_of_arrival() -> None:
     """The first jobs get the lanes; the next one follows as soon as a lane is free."""
-    scheduler = Scheduler(Bounds(max_lanes=2))
+    scheduler = Scheduler(make_bounds(max_lanes=2))
     first, second, third = (scheduler.submit(turn(1, generate(n))) for n in (1, 3, 1))
     step, _ = run_step(scheduler)
     assert [work.job for work in step.works] == [first, second]
@@ -101,7 +102,7 @@ def test_lanes_are_given_in_order_of_arrival() -> None:
 
 def test_lanes_in_a_step_are_distinct() -> None:
     """No two works of a step share a lane."""
-    scheduler = Scheduler(Bounds(max_lanes=5))
+    scheduler = Scheduler(make_bounds(max_lanes=5))
     for number in range(9):
         scheduler.submit(turn(number % 3, generate(number)))
     while (step := scheduler.plan()) is not None:
@@ -112,7 +113,7 @@ def test_lanes_in_a_step_are_distinct() -> None:
 
 def test_a_prompt_is_fed_in_order_in_bounded_chunks() -> None:
     """The chunks of a prompt are at most the bound long and together are the prompt; only the last asks."""
-    scheduler = Scheduler(Bounds(max_chunk_tokens=4))
+    scheduler = Scheduler(make_bounds(max_chunk_tokens=4))
     scheduler.submit(turn(10))
     works: list[Work] = []
     while (step := scheduler.plan()) is not None:
@@ -125,7 +126,7 @@ def test_a_prompt_is_fed_in_order_in_bounded_chunks() -> None:
 
 def test_prompts_share_a_budget_and_nobody_starves() -> None:
     """Prompts alone divide the budget of a step evenly, within the bound of a chunk; every lane moves in every step."""
-    bounds = Bounds(max_lanes=6, max_chunk_tokens=8, max_prompt_tokens_per_step=15)
+    bounds = make_bounds(max_lanes=6, max_chunk_tokens=8, max_prompt_tokens_per_step=15)
     scheduler = Scheduler(bounds)
     for _ in range(6):
         scheduler.submit(turn(20))
@@ -137,7 +138,7 @@ def test_prompts_share_a_budget_and_nobody_starves() -> None:
 
 def test_a_lone_prompt_is_not_held_back() -> None:
     """What others leave of the budget is the last one's, up to the bound of a chunk."""
-    scheduler = Scheduler(Bounds(max_chunk_tokens=8, max_prompt_tokens_per_step=10))
+    scheduler = Scheduler(make_bounds(max_chunk_tokens=8, max_prompt_tokens_per_step=10))
     scheduler.submit(turn(6))
     scheduler.submit(turn(30))
     sizes = []
@@ -150,7 +151,7 @@ def test_a_lone_prompt_is_not_held_back() -> None:
 
 def test_a_long_prompt_does_not_keep_the_others() -> None:
     """While another lane waits for its next token, prompts share a smaller budget, and the others move every step."""
-    scheduler = Scheduler(Bounds(max_prompt_tokens_per_step=100))
+    scheduler = Scheduler(make_bounds(max_prompt_tokens_per_step=100))
     scheduler.submit(turn(1, generate(12)))
     run_step(scheduler)
     for _ in range(2):
@@ -168,7 +169,7 @@ def test_a_long_prompt_does_not_keep_the_others() -> None:
 def test_prompts_beside_a_stream_get_what_the_steps_took() -> None:
     """Ten prompts of 2,000 tokens beside one stream are fed in 400 steps, not in 2,000, when a token of each costs a
     quarter of what the stream's own step does, and no step is two and a half times as long as that."""
-    scheduler = Scheduler(Bounds())
+    scheduler = Scheduler(make_bounds())
     scheduler.submit(turn(1, generate(10_000)))
     for _ in range(10):
         scheduler.submit(turn(2000, generate(0)))
@@ -187,7 +188,7 @@ def test_prompts_beside_a_stream_get_what_the_steps_took() -> None:
 
 def test_prompts_that_are_rated_get_what_that_leaves() -> None:
     """Ratings cost time as well: chunks of Score turns are shorter beside a stream than those of others."""
-    scheduler = Scheduler(Bounds())
+    scheduler = Scheduler(make_bounds())
     scheduler.submit(turn(1, generate(10_000)))
     sizes = []
     for goal in (Score(), Predict(1)):
@@ -205,7 +206,7 @@ def test_prompts_that_are_rated_get_what_that_leaves() -> None:
 
 def test_the_longest_chunk_is_what_a_step_costs() -> None:
     """A prompt whose rest is short does not make the others' tokens look dear: all are padded to the longest."""
-    scheduler = Scheduler(Bounds(max_chunk_tokens=20))
+    scheduler = Scheduler(make_bounds(max_chunk_tokens=20))
     scheduler.submit(turn(30))
     scheduler.submit(turn(5))
     scheduler.submit(turn(1))
@@ -217,7 +218,7 @@ def test_the_longest_chunk_is_what_a_step_costs() -> None:
 def test_a_generation_that_is_kept_consumes_its_last_token() -> None:
     """A kept turn ends after a step that feeds the last choice; an unkept one ends with the choice."""
     for keeps_state, num_steps in ((True, 4), (False, 3)):
-        scheduler = Scheduler(Bounds())
+        scheduler = Scheduler(make_bounds())
         scheduler.submit(turn(2, generate(3), keeps_state=keeps_state))
         steps = 0
         deliveries = []
@@ -235,7 +236,7 @@ def test_a_generation_that_is_kept_consumes_its_last_token() -> None:
 @pytest.mark.parametrize(("num_ids", "kinds"), [(3, [Scored, Scored, Ended]), (0, [Ended])])
 def test_scores_end_with_the_input(num_ids: int, kinds: list[type]) -> None:
     """A Score gives its ratings chunk by chunk; of nothing there are none."""
-    scheduler = Scheduler(Bounds(max_chunk_tokens=2))
+    scheduler = Scheduler(make_bounds(max_chunk_tokens=2))
     scheduler.submit(turn(num_ids, Score()))
     deliveries = run_out(scheduler)
     assert [type(event) for _, event in deliveries] == kinds
@@ -244,7 +245,7 @@ def test_scores_end_with_the_input(num_ids: int, kinds: list[type]) -> None:
 
 def test_a_predict_without_input_is_one_step() -> None:
     """Asking again consumes nothing and is answered at once."""
-    scheduler = Scheduler(Bounds())
+    scheduler = Scheduler(make_bounds())
     scheduler.submit(turn(0))
     step, deliveries = run_step(scheduler)
     assert step.num_tokens == 0
@@ -253,7 +254,7 @@ def test_a_predict_without_input_is_one_step() -> None:
 
 def test_the_positions_and_recent_ids_of_a_job_count_what_it_consumed() -> None:
     """Fed and generated tokens both count, once, and the window keeps the newest."""
-    scheduler = Scheduler(Bounds(penalty_window=3))
+    scheduler = Scheduler(make_bounds(penalty_window=3))
     job = scheduler.submit(turn(5, generate(2)))
     run_out(scheduler)
     assert job.position == 7
@@ -262,7 +263,7 @@ def test_the_positions_and_recent_ids_of_a_job_count_what_it_consumed() -> None:
 
 def test_an_error_ends_its_job_alone() -> None:
     """The job whose outcome is an error leaves with it; the other one goes on."""
-    scheduler = Scheduler(Bounds(max_lanes=2))
+    scheduler = Scheduler(make_bounds(max_lanes=2))
     bad, good = scheduler.submit(turn(1, generate(2))), scheduler.submit(turn(1, generate(2)))
     step = scheduler.plan()
     assert step is not None
@@ -274,7 +275,7 @@ def test_an_error_ends_its_job_alone() -> None:
 
 def test_a_queued_job_that_is_cancelled_never_runs() -> None:
     """It leaves the queue at once, and makes room in it."""
-    scheduler = Scheduler(Bounds(max_lanes=1, max_queued_turns=2))
+    scheduler = Scheduler(make_bounds(max_lanes=1, max_queued_turns=2))
     first, second = scheduler.submit(turn(1)), scheduler.submit(turn(1))
     scheduler.cancel(second)
     assert scheduler.num_queued == 1
@@ -287,7 +288,7 @@ def test_a_queued_job_that_is_cancelled_never_runs() -> None:
 def test_a_job_cancelled_between_plan_and_commit_frees_its_lane_at_commit() -> None:
     """Its outcome is dropped, nothing is delivered, the lane is free once; also when its outcome is an error."""
     for outcome in (Outcome(token_id=1), Outcome(error=ModelFailed("no"))):
-        scheduler = Scheduler(Bounds(max_lanes=2))
+        scheduler = Scheduler(make_bounds(max_lanes=2))
         job = scheduler.submit(turn(1, generate(5)))
         step = scheduler.plan()
         assert step is not None
@@ -299,7 +300,7 @@ def test_a_job_cancelled_between_plan_and_commit_frees_its_lane_at_commit() -> N
 
 def test_a_job_cancelled_between_steps_frees_its_lane_at_the_next_plan() -> None:
     """The next plan has no work of it, and hands its lane to who waits."""
-    scheduler = Scheduler(Bounds(max_lanes=1, max_short_lanes=0))
+    scheduler = Scheduler(make_bounds(max_lanes=1, max_short_lanes=0))
     job, waiting = scheduler.submit(turn(1, generate(5))), scheduler.submit(turn(1))
     run_step(scheduler)
     scheduler.cancel(job)
@@ -312,7 +313,7 @@ def test_a_job_cancelled_between_steps_frees_its_lane_at_the_next_plan() -> None
 
 def test_cancelling_again_or_after_the_end_changes_nothing() -> None:
     """Cancel is idempotent at every point, so no lane is freed twice."""
-    scheduler = Scheduler(Bounds(max_lanes=3))
+    scheduler = Scheduler(make_bounds(max_lanes=3))
     queued, ended = scheduler.submit(turn(1)), scheduler.submit(turn(1))
     scheduler.cancel(queued)
     scheduler.cancel(queued)
@@ -324,7 +325,7 @@ def test_cancelling_again_or_after_the_end_changes_nothing() -> None:
 
 def test_a_cancelled_job_does_not_disturb_the_next_holder_of_its_lane() -> None:
     """Cancelling a job that ended leaves the job that has its lane now alone."""
-    scheduler = Scheduler(Bounds(max_lanes=1))
+    scheduler = Scheduler(make_bounds(max_lanes=1))
     old = scheduler.submit(turn(1))
     run_out(scheduler)
     new = scheduler.submit(turn(1, generate(2)))
@@ -335,7 +336,7 @@ def test_a_cancelled_job_does_not_disturb_the_next_holder_of_its_lane() -> None:
 
 def test_the_queue_has_a_bound() -> None:
     """The turn beyond it is refused with the bound's name and a hint; check_open says so beforehand."""
-    scheduler = Scheduler(Bounds(max_lanes=1, max_queued_turns=2))
+    scheduler = Scheduler(make_bounds(max_lanes=1, max_queued_turns=2))
     for _ in range(2):
         scheduler.check_open()
         scheduler.submit(turn(1))
@@ -349,7 +350,7 @@ def test_the_queue_has_a_bound() -> None:
 
 def test_a_closed_scheduler_refuses_and_finishes() -> None:
     """After close no turn is accepted; those inside run to their end."""
-    scheduler = Scheduler(Bounds())
+    scheduler = Scheduler(make_bounds())
     job = scheduler.submit(turn(1))
     scheduler.close()
     with pytest.raises(ShuttingDown):
@@ -362,7 +363,7 @@ def test_a_closed_scheduler_refuses_and_finishes() -> None:
 def test_whatever_happens_every_job_ends_once_and_lanes_add_up(seed: int) -> None:
     """Random submits, cancels and failures at random points: one ending each, none after a cancel, no lane lost."""
     dice = random.Random(seed)
-    bounds = Bounds(
+    bounds = make_bounds(
         max_lanes=3,
         max_short_lanes=seed % 3,
         max_queued_turns=5,

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import grpc
 from prometheus_client import CollectorRegistry
+from tests.bounds import make_connection_bounds
 from tests.fakes import character_tokenizer
 from tests.worlds import LETTERS, Plan, make_manifest
 
@@ -15,16 +17,20 @@ from carousel.errors import ModelNotFound, SessionNotFound
 from carousel.metrics import Metrics
 from carousel.readiness import StoreHealth
 from carousel.rpc import convert
-from carousel.rpc.callers import Callers
 from carousel.rpc.calls import Calls
-from carousel.rpc.server import ConnectionBounds, RpcServer
+from carousel.rpc.server import RpcServer
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
-from carousel.rpc.streams import StreamBounds
+from carousel.sessions.callers import Callers
 from carousel.sessions.carried_room import CarriedRoom
+from carousel.sessions.checks import Limits
 from carousel.sessions.conversation import Conversation
 from carousel.sessions.events import EventHub
-from carousel.sessions.lives import History, Point
+from carousel.sessions.gate import Gate
+from carousel.sessions.many import Many, ManyBounds
+from carousel.sessions.messages import Format
+from carousel.sessions.operations import History, Point
+from carousel.sessions.pages import Page, read_page
 from carousel.sessions.requests import (
     Caller,
     GenerationEnd,
@@ -38,7 +44,9 @@ from carousel.sessions.requests import (
     Standing,
 )
 from carousel.sessions.resident import Plain
+from carousel.sessions.streams import StreamBounds
 from carousel.settings import Settings
+from carousel.shares import Shares
 from carousel.state.store import Row
 from carousel.turns import Candidate, FinishReason, Generated
 from carousel.v1 import language_model_pb2_grpc, sessions_pb2_grpc
@@ -50,10 +58,10 @@ class FakeSessions:
     """Answers at once, but for a generation of more than 1,000 tokens, which is one token and never ends. `raises` is
     raised by every method instead; `seen` has what was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
         self.manifest = make_manifest(Plan())
+        self.limits = limits
         self.tokenizer = character_tokenizer(LETTERS)
-        self.start_snapshot = b""
         self.raises: Exception | None = None
         self.seen: list[Any] = []
         self.num_running = 0
@@ -85,6 +93,9 @@ class FakeSessions:
     async def conversing(self, owner: str) -> AsyncIterator[Conversation]:
         yield Conversation(self, NoResidents(), NoResidents(), owner, self.tokenizer.size)  # type: ignore[arg-type]
 
+    def converse_many(self, owner: str, format: Format, rest: Callable[[bool], None]) -> Many:
+        return Many(format, _converse_with_nobody, ManyBounds(9, 9, 99), owner, Gate(), Shares(), rest)
+
     async def predict(self, caller: Caller, request: PredictionRequest) -> Prediction:
         self._note(caller, request)
         return Prediction((Candidate(1, -0.5),), (), Standing(1, 1))
@@ -111,6 +122,10 @@ class FakeSessions:
         return self.tokenizer.decode(ids)
 
 
+def _converse_with_nobody() -> Conversation:
+    raise AssertionError("nothing is asked")
+
+
 class NoResidents:
     """No stream holds anything, of sessions or of what it carries."""
 
@@ -131,11 +146,11 @@ class NoResidents:
         return None, None
 
 
-class FakeLives:
+class FakeOperations:
     """Rows by owner and id. `raises` and `seen` as above."""
 
     def __init__(self) -> None:
-        self.hub = EventHub(max_watches_per_owner=2)
+        self.watch = EventHub(max_watches_per_owner=2).watch
         self.rows: dict[tuple[str, str], Row] = {}
         self.raises: Exception | None = None
         self.seen: list[Any] = []
@@ -151,7 +166,7 @@ class FakeLives:
     def durable_position(self, row: Row) -> int:
         return row.position
 
-    async def create(self, owner: str, session_id: str, snapshot: Any, request_id: str = "") -> Row:
+    async def create(self, owner: str, session_id: str, snapshot: Any = b"", request_id: str = "") -> Row:
         row = Row(session_id or "made", owner, 1, 0, 0, 1e9 + len(self.rows), 1e9, 2e9)
         self.rows[owner, row.id] = row
         return self._find(owner, row.id, snapshot, request_id)
@@ -165,6 +180,9 @@ class FakeLives:
             raise self.raises
         found = sorted((row.created_at, row.id) for row in self.rows.values() if row.owner == owner)
         return [self.rows[owner, name] for moment, name in found if (moment, name) > after][:count]
+
+    async def list_page(self, owner: str, size: int, token: str) -> Page:
+        return await read_page(partial(self.list_owned, owner), size, token)
 
     async def delete(self, owner: str, session_id: str, request_id: str = "") -> None:
         self._find(owner, session_id, request_id)
@@ -199,7 +217,7 @@ class Desk:
     """A served stand-in with a client's stubs, which have no types."""
 
     sessions: FakeSessions
-    lives: FakeLives
+    operations: FakeOperations
     calls: Calls
     health: StoreHealth
     server: RpcServer
@@ -226,18 +244,24 @@ async def open_desk(
     **limits: int,
 ) -> AsyncIterator[Desk]:
     """`limits` are settings that GetModel tells."""
-    sessions, lives, registry = FakeSessions(), FakeLives(), CollectorRegistry()
+    settings = Settings(**limits)
+    sessions, operations, registry = FakeSessions(Limits.of(settings)), FakeOperations(), CollectorRegistry()
     metrics = Metrics(registry)
     health = StoreHealth(metrics.store_is_up)
     calls = Calls(streams or StreamBounds(100), Callers(owner), metrics, health)
-    model = convert.from_manifest(sessions.manifest, "cpu", Settings(**limits))
-    services = LanguageModelServicer(sessions, model, calls), SessionsServicer(sessions, lives, calls)  # type: ignore[arg-type]
-    bounds = ConnectionBounds(MAX_MESSAGE_BYTES, streams_of_a_connection, keepalive_seconds, keepalive_seconds)
+    model = convert.from_manifest(sessions.manifest, "cpu", settings)
+    services = LanguageModelServicer(sessions, model, calls), SessionsServicer(sessions, operations, calls)  # type: ignore[arg-type]
+    bounds = make_connection_bounds(
+        MAX_MESSAGE_BYTES,
+        max_streams=streams_of_a_connection,
+        keepalive_seconds=keepalive_seconds,
+        keepalive_timeout_seconds=keepalive_seconds,
+    )
     server = RpcServer(*services, bounds)
     await server.start("127.0.0.1:0")
     await server.set_ready(is_ready=True)
     try:
         async with grpc.aio.insecure_channel(server.address) as channel:
-            yield Desk(sessions, lives, calls, health, server, registry, channel)
+            yield Desk(sessions, operations, calls, health, server, registry, channel)
     finally:
         await server.stop(0)

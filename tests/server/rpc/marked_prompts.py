@@ -70,7 +70,7 @@ def layers(house: House) -> list[tuple[str, Any, str, Any, Callable[[House], Any
         ("convert to", convert, "to_generation", fail, generate),
         ("convert from", convert, "from_scoring", fail, score),
         ("sessions", world.sessions, "check_model", fail, predict),
-        ("seats", world.seats, "take", fail, generate),
+        ("sequences", world.sequences, "hold", fail, generate),
         ("ledger", Ledger, "find", fail, export),
         ("tokenizer", Tokenizer, "encode", fail, tokenize),
         ("tokenizer of a turn", Tokenizer, "encode", fail, predict),

@@ -4,24 +4,26 @@ import asyncio
 import collections
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest import mock
 
 import grpc
 from google.rpc import error_details_pb2
+from tests.bounds import make_connection_bounds
 from tests.server.rpc.desk import MAX_MESSAGE_BYTES
 from tests.worlds import Plan, World, running_world
 
 from carousel.readiness import StoreHealth
-from carousel.rpc import convert, servicer
-from carousel.rpc.callers import Callers
+from carousel.rpc import convert
 from carousel.rpc.calls import Calls
-from carousel.rpc.many import Many
-from carousel.rpc.server import ConnectionBounds, RpcServer
+from carousel.rpc.server import RpcServer
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
-from carousel.rpc.streams import StreamBounds
+from carousel.sessions import service
+from carousel.sessions.callers import Callers
+from carousel.sessions.many import Many
+from carousel.sessions.streams import StreamBounds
 from carousel.settings import Settings
 from carousel.tasks import running_task
 from carousel.v1 import language_model_pb2 as wire
@@ -63,27 +65,27 @@ class ServedWorld:
         """No call is open, no session is held, nothing is in use."""
         await until(lambda: not self.num_calls and not self.num_slots and self.world.is_idle)
         assert not self.world.engine._num_advancing
-        assert not len(self.world.lives.residents)
+        assert not len(self.world.residents)
 
 
 @contextlib.asynccontextmanager
 async def serving(
     plan: Plan | None = None, *, owner: str = "", streams: StreamBounds | None = None, **limits: int
 ) -> AsyncIterator[ServedWorld]:
-    """`limits` are settings that GetModel tells."""
+    """`limits` are settings, which GetModel tells."""
     async with contextlib.AsyncExitStack() as stack:
-        world = await stack.enter_async_context(running_world(plan))
+        world = await stack.enter_async_context(running_world(replace(plan or Plan(), settings=limits)))
         health = StoreHealth(world.metrics.store_is_up)
         calls = Calls(streams or StreamBounds(1000), Callers(owner), world.metrics, health)
         model = convert.from_manifest(world.manifest, "cpu", Settings(**limits))
         services = (
             LanguageModelServicer(world.sessions, model, calls),
-            SessionsServicer(world.sessions, world.lives, calls),
+            SessionsServicer(world.sessions, world.operations, calls),
         )
-        server = RpcServer(*services, ConnectionBounds(MAX_MESSAGE_BYTES))
+        server = RpcServer(*services, make_connection_bounds(MAX_MESSAGE_BYTES))
         await server.start("127.0.0.1:0")
         stack.push_async_callback(server.stop, 0)
-        tidying = running_task("residents", world.lives.residents.run, world.metrics.task_restarted)
+        tidying = running_task("residents", world.residents.run, world.metrics.task_restarted)
         await stack.enter_async_context(tidying)
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(server.address))
         manys: list[Many] = []
@@ -92,7 +94,7 @@ async def serving(
             manys.append(Many(*arguments))
             return manys[-1]
 
-        stack.enter_context(mock.patch.object(servicer, "Many", make_many))
+        stack.enter_context(mock.patch.object(service, "Many", make_many))
         yield ServedWorld(world, calls, health, server, channel, manys)
 
 

@@ -20,10 +20,10 @@ from carousel.errors import (
 )
 from carousel.metrics import Metrics
 from carousel.readiness import StoreHealth
-from carousel.rpc.callers import Callers
 from carousel.rpc.calls import Calls
 from carousel.rpc.reading import UNREADABLE
-from carousel.rpc.streams import StreamBounds
+from carousel.sessions.callers import Callers
+from carousel.sessions.streams import StreamBounds
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import sessions_pb2
 

@@ -10,10 +10,10 @@ from tests.worlds import Plan, make_manifest
 
 from carousel.rpc import convert
 from carousel.sessions import requests
-from carousel.sessions.lives import Point
-from carousel.sessions.requests import GenerationEnd, GenerationPiece, SamplingOptions
+from carousel.sessions.operations import Point
+from carousel.sessions.requests import GenerationEnd, GenerationPiece
 from carousel.settings import Settings
-from carousel.turns import Candidate, FinishReason, Generated
+from carousel.turns import Candidate, FinishReason, Generated, SamplingOptions
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import sessions_pb2, types_pb2
 

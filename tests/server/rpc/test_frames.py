@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as some
 
 from carousel.errors import MessageInvalid
-from carousel.rpc.frames import Item, make_response, make_status, read_item
+from carousel.rpc.frames import RESPONSE, STATUS, Item, make_item, read_item
 from carousel.v1 import language_model_pb2 as wire
 
 TAGS = some.integers(0, 2**64 - 1) | some.sampled_from([0, 127, 128, 4095, 4096, 16_383, 16_384, 2**63])
@@ -103,10 +103,10 @@ def test_answers_are_written_as_protobuf_writes_them(given_answers: list[tuple[i
     for tag, size, is_response in given_answers:
         if is_response:
             response = wire.PredictResponse(state=b"x" * size)
-            content += make_response(tag, response.SerializeToString())
+            content += make_item(tag, RESPONSE, response.SerializeToString())
             expected.items.add(tag=tag, response=response)
         else:
             status = status_pb2.Status(code=3, message="x" * size)
-            content += make_status(tag, status.SerializeToString())
+            content += make_item(tag, STATUS, status.SerializeToString())
             expected.items.add(tag=tag, status=status)
     assert wire.PredictManyResponse.FromString(content) == expected

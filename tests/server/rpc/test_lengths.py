@@ -1,13 +1,14 @@
 """Lists that are too long are refused before anybody copies them, under the names that the wire gives them."""
 
 import pytest
+from tests.bounds import make_limits
 
 from carousel.errors import InvalidRequest
 from carousel.rpc import lengths
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import sessions_pb2, types_pb2
 
-LIMITS = wire.Limits(max_input_tokens=5, max_stop_ids=3)
+LIMITS = make_limits(max_input_tokens=5, max_generated_tokens=9, max_stop_ids=3)
 
 
 def given(num_tokens: int) -> types_pb2.Input:

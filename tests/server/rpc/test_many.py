@@ -10,6 +10,7 @@ import grpc
 import pytest
 import structlog
 from google.rpc import code_pb2
+from tests.bounds import make_bounds
 from tests.fakes import GatedModel
 from tests.server.rpc.served_world import (
     SECONDS,
@@ -24,7 +25,6 @@ from tests.server.rpc.served_world import (
 )
 from tests.worlds import LIFETIMES, Clock, Plan
 
-from carousel.engine.scheduler import Bounds
 from carousel.state.memory import MemoryStore
 from carousel.state.store import Capacity
 from carousel.v1 import language_model_pb2 as wire
@@ -97,7 +97,7 @@ async def test_tags_are_free_of_each_other() -> None:
         stream = served.many()
         await stream.ask(1, 1, session_id="a")
         await stream.ask(2, 1, session_id="b")
-        async with served.world.lives.take("", "a"):  # somebody else has it
+        async with served.world.access.hold("", "a"):  # somebody else has it
             await stream.send(*[ask(1, token) for token in (2, 3, 4)])
             for token in (5, 6, 7):
                 await stream.ask(2, token)
@@ -171,7 +171,7 @@ async def test_a_position_that_is_not_met_gives_the_session_back() -> None:
         await stream.ask(1, 1, session_id="a")
         assert reason(await stream.ask(1, 2, expected_position=5)) == "POSITION_MISMATCH"
         await stream.send(end(1))
-        await served.world.lives.get("", "a")
+        await served.world.operations.get("", "a")
         assert await stream.finish() is Code.OK
         assert served.num_slots == 0
 
@@ -189,7 +189,7 @@ async def test_closing_a_tag_frees_its_session_and_gives_up_what_is_not_answered
         await stream.send(ask(1, 3), ask(1, 4), ask(1, 5))
         await model.until_held()
         await stream.send(end(1), ask(1, 6, session_id="b"))
-        await until(lambda: len(served.world.sessions._seats._lives._order._locks) > 0)
+        await until(lambda: len(served.world.access._order._locks) > 0)
         model.gate.set()
         await stream.receive(1)
         assert stream.answers[1][-1].position == 1
@@ -279,7 +279,7 @@ async def test_cancelling_the_stream_gives_all_up(num_before: int) -> None:
 
 async def test_the_end_of_many_sequences_holds_nobody_up() -> None:
     """They are written a few at a time, and nothing is begun on any of them meanwhile."""
-    plan = Plan(bounds=Bounds(max_held_bytes=2**22), store=_roomy_memory)
+    plan = Plan(bounds=make_bounds(max_held_bytes=2**22), store=_roomy_memory)
     async with serving(plan) as served:
         names = [f"s{number}" for number in range(200)]
         await open_sessions(served, *names)

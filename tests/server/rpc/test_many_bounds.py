@@ -22,9 +22,10 @@ from tests.server.rpc.served_world import (
 from tests.worlds import Plan
 
 from carousel.bundle.layout import Array, StateBatch
-from carousel.rpc import many
-from carousel.rpc.sequence import Question
-from carousel.rpc.streams import StreamBounds
+from carousel.sessions import many
+from carousel.sessions.requests import Prediction, Standing
+from carousel.sessions.sequence import Question
+from carousel.sessions.streams import StreamBounds
 from carousel.v1 import language_model_pb2 as wire
 
 Code = grpc.StatusCode
@@ -98,7 +99,7 @@ async def test_answers_come_in_messages_that_clients_accept() -> None:
         many, question = served.manys[-1], Question(wire.PredictRequest(), 0, 0)
         for number, num_bytes in enumerate([10] * 3000 + [10_000] * 1000 + [2**21, 10, 2**21]):
             many.num_waiting += 1
-            many.answer(number, question, wire.PredictResponse(state=b"x" * num_bytes))
+            many.answer(number, question, Prediction((), (), Standing(0, 0, b"x" * num_bytes)))
         await stream.receive(4003)
         assert max(frame.ByteSize() for frame in stream.frames if len(frame.items) > 1) < 2**20 + 2**16
         assert max(len(frame.items) for frame in stream.frames) <= 1024
@@ -157,7 +158,7 @@ async def test_a_drain_answers_what_was_begun_and_refuses_the_rest() -> None:
         for tag in range(4):
             assert stream.answers[tag][2].position == 3
             assert reason(stream.answers[tag][3]) == "SHUTTING_DOWN"
-        await served.world.lives.residents.leave_all()
+        await served.world.residents.leave_all()
         assert served.num_slots == 0
 
 
@@ -176,7 +177,7 @@ async def test_a_drain_past_its_deadline_ends_items(monkeypatch: pytest.MonkeyPa
         model.gate.set()
         await stream.receive(1)
         await served.calls.finish(1)
-        await served.world.lives.residents.leave_all()
+        await served.world.residents.leave_all()
         last = stream.answers[1][2]
         is_applied = isinstance(last, wire.PredictResponse)
         assert (await served.world.hold("a", "")).row.position == (3 if is_applied else 2)

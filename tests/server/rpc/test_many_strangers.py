@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 import structlog
+from tests.bounds import make_bounds
 from tests.fakes import GatedModel
 from tests.server.rpc.served_world import (
     SECONDS,
@@ -27,12 +28,13 @@ from tests.server.rpc.served_world import (
 )
 from tests.worlds import Plan
 
-from carousel.engine.scheduler import Bounds
-from carousel.rpc import backlog, frames
-from carousel.rpc.gate import Gate
-from carousel.rpc.sequence import Question
+from carousel.rpc import frames
+from carousel.rpc.predict_messages import ManyMessages
 from carousel.sessions.carried_room import CarriedRoom
 from carousel.sessions.conversation import Conversation
+from carousel.sessions.gate import Gate
+from carousel.sessions.requests import Prediction, Standing
+from carousel.sessions.sequence import Question
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import sessions_pb2
 
@@ -75,7 +77,7 @@ async def flood(stream: ManyStream, items: list[wire.PredictManyRequest.Item], n
 
 async def test_plain_items_of_many_streams_are_taken_a_few_in_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of eight streams no more than of one."""
-    plan = Plan(bounds=Bounds(max_held_bytes=2**22))
+    plan = Plan(bounds=make_bounds(max_held_bytes=2**22))
     async with serving(plan, owner="x-owner") as served, counted_rounds() as (done, note):
         advance = served.world.engine.advance
 
@@ -136,7 +138,7 @@ async def test_fields_of_later_versions_are_passed_over_a_few_in_a_round(monkeyp
                 note()
             return item, end
 
-        monkeypatch.setattr(backlog, "read_item", read_and_note)
+        monkeypatch.setattr(ManyMessages, "read_item", staticmethod(read_and_note))
         frame, stream = b"\x10\x01" * 5000, served.many()
         raw = [served.channel.stream_stream("/carousel.v1.LanguageModel/PredictMany")() for _ in range(4)]
         await asyncio.gather(*(one.write(frame) for one in raw))
@@ -205,7 +207,7 @@ async def test_a_frame_counts_for_what_of_it_is_not_answered() -> None:
         await open_sessions(served, *"abcdef")
         async with contextlib.AsyncExitStack() as held:
             for name in "abcdef":
-                await held.enter_async_context(served.world.lives.take("", name))
+                await held.enter_async_context(served.world.access.hold("", name))
             stream = served.many()
             for tag, name in enumerate("abcdef"):
                 await stream.send(ask(tag, 1, session_id=name), *[long_item(100 + n) for n in range(20)])
@@ -219,7 +221,7 @@ async def test_closes_of_a_frame_make_room_for_its_questions() -> None:
     """Although they come behind them."""
     async with serving(max_waiting_per_stream=4) as served:
         await open_sessions(served, "a")
-        async with served.world.lives.take("", "a"):  # somebody else has it
+        async with served.world.access.hold("", "a"):  # somebody else has it
             stream = served.many()
             await stream.send(*[ask(tag, 1, session_id="a") for tag in range(4)])
             await until(lambda: served.manys and served.manys[-1].num_waiting == 4)
@@ -234,7 +236,7 @@ async def test_closes_of_later_frames_make_room_too() -> None:
     """As long as the frames between are no more than a message's bytes."""
     async with serving(max_waiting_per_stream=4) as served:
         await open_sessions(served, "a")
-        async with served.world.lives.take("", "a"):
+        async with served.world.access.hold("", "a"):
             stream = served.many()
             await stream.send(*[ask(tag, 1, session_id="a") for tag in range(4)])
             for number in range(30):
@@ -249,7 +251,7 @@ async def test_a_close_seen_ahead_keeps_the_order_of_its_tag() -> None:
     """What came before it is given up, what comes after it is a new sequence."""
     async with serving(max_waiting_per_stream=2) as served:
         await open_sessions(served, "a", "b")
-        async with served.world.lives.take("", "a"):
+        async with served.world.access.hold("", "a"):
             stream = served.many()
             await stream.send(*[ask(1, token, session_id="a") for token in (1, 2, 3, 4)])
             await stream.send(ask(2, 5), end(1), ask(1, 6, session_id="b"), ask(1, 7))
@@ -264,7 +266,7 @@ async def test_a_stalled_stream_is_not_read_for_ever() -> None:
     """Beyond a message's bytes of questions for which there is no room."""
     async with serving(max_waiting_per_stream=2, max_message_bytes=50_000) as served:
         await open_sessions(served, "a")
-        async with served.world.lives.take("", "a"):
+        async with served.world.access.hold("", "a"):
             stream = served.many()
             await stream.send(*[ask(tag, 1, session_id="a") for tag in range(2)])
 
@@ -287,7 +289,7 @@ async def test_a_bad_frame_ends_a_stalled_stream() -> None:
     """As it ends one that is not; what was asked before is given up, for it may never be answered."""
     async with serving(max_waiting_per_stream=2) as served:
         await open_sessions(served, "a")
-        async with served.world.lives.take("", "a"):
+        async with served.world.access.hold("", "a"):
             raw = served.channel.stream_stream("/carousel.v1.LanguageModel/PredictMany")()
             good = [ask(tag, 1, session_id="a") for tag in range(6)]
             await raw.write(wire.PredictManyRequest(items=good).SerializeToString())
@@ -304,7 +306,7 @@ async def test_the_end_of_a_stalled_stream_waits_for_all_that_was_asked(max_wait
     async with serving(max_waiting_per_stream=max_waiting) as served:
         await open_sessions(served, "a")
         stream = served.many()
-        async with served.world.lives.take("", "a"):
+        async with served.world.access.hold("", "a"):
             await stream.send(*[ask(tag, 1, session_id="a") for tag in range(7)])
             await stream.send(*[ask(tag, 1) for tag in range(7, 9)])
             await stream.call.done_writing()
@@ -319,7 +321,7 @@ async def test_cancelling_a_stalled_stream_leaves_nothing(num_frames: int) -> No
     async with serving(max_waiting_per_stream=2) as served:
         await open_sessions(served, "a")
         tasks = asyncio.all_tasks()
-        async with served.world.lives.take("", "a"):
+        async with served.world.access.hold("", "a"):
             stream = served.many(timeout=0.5)
             for _ in range(num_frames):
                 await stream.send(*[ask(tag, 1, session_id="a") for tag in range(7)])
@@ -381,7 +383,7 @@ async def test_items_take_no_memory_before_their_turn(monkeypatch: pytest.Monkey
     monkeypatch.setattr(frames, "_decode", decode_and_note)
     async with serving(max_waiting_per_stream=50) as served:
         await open_sessions(served, "a")
-        async with served.world.lives.take("", "a"):
+        async with served.world.access.hold("", "a"):
             stream = served.many()
             await stream.send(*[ask(1, session_id="a") for _ in range(3000)])
             await until(lambda: len(decoded) >= 3000)  # all were looked at, whether they are closes
@@ -467,7 +469,7 @@ async def test_what_cannot_be_the_name_of_a_session_is_not_kept(name: str) -> No
 async def test_answers_that_are_expected_count_as_answers_that_wait() -> None:
     """Who asks for many candidates on many tags at once and does not read has no more than a message's bytes of them
     piled up, and little more."""
-    plan = Plan(bounds=Bounds(max_held_bytes=2**22))
+    plan = Plan(bounds=make_bounds(max_held_bytes=2**22))
     async with serving(plan, max_message_bytes=20_000, max_waiting_per_stream=5000) as served:
         stream = served.many()
         tags = range(300)
@@ -578,7 +580,7 @@ async def test_frames_that_go_out_are_work_too() -> None:
         for count, size in ((1, 10), (1000, 10), (1, 900_000)):
             for _ in range(count):
                 many.num_waiting += 1
-                many.answer(1, question, wire.PredictResponse(state=b"x" * size))
+                many.answer(1, question, Prediction((), (), Standing(0, 0, b"x" * size)))
             gate.charged.clear()
             await stream.receive(count)
             costs.append(sum(gate.charged))
@@ -670,7 +672,7 @@ async def test_nothing_is_left_of_an_attack(seed: int) -> None:
     """No slot, no task, no room, no session that is taken; and nothing unexpected is logged."""
     dice = random.Random(seed)
     room = CarriedRoom(10_000, 1000, evicts=True)
-    plan = Plan(carried_room=room, bounds=Bounds(max_held_bytes=2000))
+    plan = Plan(carried_room=room, bounds=make_bounds(max_held_bytes=2000))
     limits: dict[str, Any] = {"max_waiting_per_stream": 6, "max_sequences_per_stream": 5, "max_message_bytes": 2000}
     with structlog.testing.capture_logs() as lines:
         async with serving(plan, owner="x-owner", **limits) as served:
@@ -687,7 +689,7 @@ async def test_nothing_is_left_of_an_attack(seed: int) -> None:
             except TimeoutError as error:
                 raise TasksLeft([repr(one) for one in asyncio.all_tasks() - tasks]) from error
             assert "(0 of" in repr(room)
-            assert "(0 of" in repr(served.world.lives.carried)
+            assert "(0 of" in repr(served.world.carried)
             for many in served.manys:
                 assert not many._sequences
                 assert not many._closing

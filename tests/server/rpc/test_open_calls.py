@@ -15,7 +15,7 @@ from tests.server.rpc.desk import Desk, open_desk
 from tests.server.rpc.test_server import Wire, refusal, until
 
 from carousel.rpc import calls
-from carousel.rpc.streams import StreamBounds
+from carousel.sessions.streams import StreamBounds
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import language_model_pb2_grpc, sessions_pb2
 
@@ -183,7 +183,7 @@ async def test_who_is_not_named_once_is_unauthenticated(metadata: Any) -> None:
         ):
             code, _, details = await refusal(call)
             assert (code, details["ErrorInfo"].reason) == (Code.UNAUTHENTICATED, "UNAUTHENTICATED")
-        assert desk.sessions.seen == desk.lives.seen == []
+        assert desk.sessions.seen == desk.operations.seen == []
         await health_pb2_grpc.HealthStub(desk.channel).Check(health_pb2.HealthCheckRequest(), metadata=metadata)
 
 

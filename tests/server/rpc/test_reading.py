@@ -44,7 +44,7 @@ async def test_every_method_refuses_what_is_no_message(caplog: pytest.LogCapture
         assert {line["event"] for line in lines} == {"call"}
         assert {line["reason"] for line in lines} == {"MESSAGE_INVALID"}
         assert caplog.records == []
-        assert desk.sessions.seen == desk.lives.seen == []
+        assert desk.sessions.seen == desk.operations.seen == []
         assert desk.value("requests_total", method="Generate", code="INVALID_ARGUMENT") == 2
         await desk.model.GetModel(wire.GetModelRequest())
 

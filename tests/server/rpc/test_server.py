@@ -14,21 +14,20 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
+from tests.bounds import make_bounds, make_connection_bounds, make_limits
 from tests.fakes import GatedModel
 from tests.server.hostile_peer import call_unread
 from tests.worlds import LIFETIMES, Plan, World, running_world
 
-from carousel.engine.scheduler import Bounds
 from carousel.errors import SettingsInvalid
 from carousel.readiness import StoreHealth
 from carousel.rpc import convert
-from carousel.rpc.callers import Callers
 from carousel.rpc.calls import Calls
-from carousel.rpc.server import ConnectionBounds, RpcServer
+from carousel.rpc.server import RpcServer
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
-from carousel.rpc.streams import StreamBounds
-from carousel.sessions.checks import Limits
+from carousel.sessions.callers import Callers
+from carousel.sessions.streams import StreamBounds
 from carousel.settings import Settings
 from carousel.state.memory import MemoryStore
 from carousel.state.store import Capacity
@@ -37,7 +36,7 @@ from carousel.v1 import language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 
 Code = grpc.StatusCode
 GREEDY = wire.Sampling(temperature=0, seed=1)
-LONG = Limits(max_input_tokens=1000, max_generated_tokens=100_000, max_answer_items=10**7)
+LONG = make_limits(max_input_tokens=1000, max_generated_tokens=100_000, max_answer_items=10**7)
 _MAX_MESSAGE_BYTES = 200_000
 _ANEW = (("grpc.use_local_subchannel_pool", 1),)  # a connection of its own
 
@@ -70,9 +69,9 @@ async def served(
         description = convert.from_manifest(world.manifest, "cpu", Settings())
         services = (
             LanguageModelServicer(world.sessions, description, calls),
-            SessionsServicer(world.sessions, world.lives, calls),
+            SessionsServicer(world.sessions, world.operations, calls),
         )
-        server = RpcServer(*services, ConnectionBounds(_MAX_MESSAGE_BYTES, **bounds))
+        server = RpcServer(*services, make_connection_bounds(_MAX_MESSAGE_BYTES, **bounds))
         await server.start("127.0.0.1:0")
         await server.set_ready(is_ready=True)
         try:
@@ -356,7 +355,7 @@ async def test_taken_expired_and_too_many_sessions() -> None:
 
 async def test_a_full_queue_is_resource_exhausted() -> None:
     """The call beyond the queue is refused at once and the others finish."""
-    async with served(Plan(model=GatedModel(), bounds=Bounds(max_lanes=1, max_queued_turns=1))) as house:
+    async with served(Plan(model=GatedModel(), bounds=make_bounds(max_lanes=1, max_queued_turns=1))) as house:
         house.gate.clear()
         request = wire.GenerateRequest(input=text("a"), sampling=GREEDY, max_tokens=2)
         first = asyncio.create_task(_drain(house.model.Generate(request)))
@@ -685,8 +684,8 @@ async def test_a_port_that_is_taken_is_a_settings_error() -> None:
     async with served() as house:
         other = RpcServer(
             LanguageModelServicer(house.world.sessions, wire.Model(), house.calls),
-            SessionsServicer(house.world.sessions, house.world.lives, house.calls),
-            ConnectionBounds(1000),
+            SessionsServicer(house.world.sessions, house.world.operations, house.calls),
+            make_connection_bounds(1000),
         )
         with pytest.raises(SettingsInvalid, match=f"listen: .*{house.server.address}: another server is there$"):
             await other.start(house.server.address)
@@ -698,8 +697,8 @@ async def test_an_address_that_is_not_ours_is_told_as_the_system_tells_it(addres
     async with served() as house:
         other = RpcServer(
             LanguageModelServicer(house.world.sessions, wire.Model(), house.calls),
-            SessionsServicer(house.world.sessions, house.world.lives, house.calls),
-            ConnectionBounds(1000),
+            SessionsServicer(house.world.sessions, house.world.operations, house.calls),
+            make_connection_bounds(1000),
         )
         with pytest.raises(SettingsInvalid) as refused:
             await other.start(address)
@@ -722,7 +721,7 @@ async def test_every_call_is_counted_by_method_and_code() -> None:
 
 async def test_input_is_bounded_by_the_limits() -> None:
     """The limits of the server hold on the wire: one token too many is refused, the bound passes."""
-    async with served(Plan(limits=Limits(max_input_tokens=3, max_generated_tokens=2))) as house:
+    async with served(Plan(limits=make_limits(max_input_tokens=3, max_generated_tokens=2))) as house:
         ok = wire.GenerateRequest(input=text("abc"), max_tokens=2)
         assert (await _drain(house.model.Generate(ok)))[-1].finished.position == 5
         for bad in (

@@ -223,7 +223,7 @@ async def test_a_watcher_that_leaves_is_forgotten() -> None:
         await watching.initial_metadata()
         watching.cancel()
         await until(lambda: house.world.value("requests_total", method="WatchSessions", code="CANCELLED") == 1)
-        assert house.world.lives.hub._boards == {}
+        assert house.world.operations._hub._boards == {}
 
 
 async def test_a_foreign_session_is_as_unknown_to_every_call() -> None:

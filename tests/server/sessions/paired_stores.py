@@ -7,6 +7,7 @@ from tests.worlds import Clock
 
 from carousel.state.memory import MemoryStore
 from carousel.state.redis_store import RedisStore
+from carousel.state.redis_terms import Timing
 from carousel.state.sqlite_store import SqliteStore
 from carousel.state.store import Capacity, Lifetimes, SessionStore
 from carousel.state.write_ahead import WriteAhead
@@ -35,7 +36,7 @@ def _write_behind(directory: Path, url: str, clock: Clock) -> SessionStore:
 
 def _redis(directory: Path, url: str, clock: Clock) -> SessionStore:
     database = 0 if directory.name == "held" else 1
-    return RedisStore(f"{url.removesuffix('/0')}/{database}", Lifetimes(10_000, 10_000))
+    return RedisStore(f"{url.removesuffix('/0')}/{database}", Lifetimes(10_000, 10_000), timing=Timing(lease=10.0))
 
 
 STORES: dict[str, Callable[[Path, str, Clock], SessionStore]] = {

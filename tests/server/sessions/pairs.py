@@ -13,24 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.bounds import make_bounds, make_retention
 from tests.fakes import ToyModel, same_snapshot
 from tests.server.sessions.crashes import after_crash
 from tests.server.sessions.paired_stores import STORES
 from tests.worlds import Clock, Plan, World, running_world
 
 from carousel.bundle.layout import Array, StateBatch
-from carousel.engine.scheduler import Bounds
 from carousel.errors import CarouselError
 from carousel.sessions import residents
-from carousel.sessions.ledger import Retention
-from carousel.sessions.lives import Point
-from carousel.sessions.requests import Caller, GenerationRequest, PredictionRequest, SamplingOptions, ScoringRequest
+from carousel.sessions.operations import Point
+from carousel.sessions.requests import Caller, GenerationRequest, PredictionRequest, ScoringRequest
 from carousel.sessions.resident import Named, Plain
 from carousel.state.store import Durability, Ending, Row, SessionStore
 from carousel.state.write_ahead import WriteAhead
 from carousel.state.write_behind import WriteBehind
+from carousel.turns import SamplingOptions
 
-RETENTION = Retention(max_turns=3, max_answers=2, max_answer_bytes=65_536, max_request_ids=12)
+RETENTION = make_retention(max_turns=3, max_answers=2, max_answer_bytes=65_536, max_request_ids=12)
 SESSIONS = ("a", "b", "c", "d")
 STREAMS = ("1", "2", "3", "4", "5", "6")
 MANY_STREAMS = ("5", "6")  # that are tags of PredictMany
@@ -110,29 +110,29 @@ class Side:
             raise
 
     async def _do_other(self, op: Other) -> Outcome:
-        lives, sessions = self.world.lives, self.world.sessions
+        operations, sessions = self.world.operations, self.world.sessions
         caller = Caller("ann", op.session, request_id=op.request_id)
         match op.kind:
             case "create":
-                return (await lives.create("ann", op.session, self.world.engine.start_snapshot)).position
+                return (await operations.create("ann", op.session, self.world.engine.start_snapshot)).position
             case "delete":
-                return await lives.delete("ann", op.session)
+                return await operations.delete("ann", op.session)
             case "get":
-                return (await lives.get("ann", op.session)).position
+                return (await operations.get("ann", op.session)).position
             case "list":
-                return sorted((row.id, row.position) for row in await lives.list_owned("ann", (0.0, ""), 100))
+                return sorted((row.id, row.position) for row in await operations.list_owned("ann", (0.0, ""), 100))
             case "history":
-                history = await lives.history("ann", op.session)
+                history = await operations.history("ann", op.session)
                 return history.positions, history.marks, history.row.position
             case "mark":
-                return (await lives.mark("ann", op.session, f"m{op.number % 2}")).position
+                return (await operations.mark("ann", op.session, f"m{op.number % 2}")).position
             case "rewind":
-                at = (await lives.history("ann", op.session)).positions
+                at = (await operations.history("ann", op.session)).positions
                 point = Point(at[op.number % len(at)])
-                return (await lives.rewind("ann", op.session, point, None, op.request_id)).position
+                return (await operations.rewind("ann", op.session, point, None, op.request_id)).position
             case "fork":
                 target = SESSIONS[op.number % len(SESSIONS)]
-                return [row.position for row in await lives.fork("ann", op.session, Point(), [target], 1)]
+                return [row.position for row in await operations.fork("ann", op.session, Point(), [target], 1)]
             case "generate":
                 options = SamplingOptions(temperature=0.7, seed=op.number, repetition_penalty=1.3)
                 request = GenerationRequest((op.number % 16,), options, max_tokens=3)
@@ -224,7 +224,7 @@ class Pair:
 
     async def _give_back(self) -> None:
         """What a drain does, and what is done to idle ones."""
-        found = self.held.world.lives.residents
+        found = self.held.world.residents
         if self.dice.random() < 0.5:
             await found.leave_all()
             return
@@ -241,7 +241,7 @@ class Pair:
             if not isinstance(await self.taken.world.store.read("ann", name), Row):
                 continue
             one, other = await self.held.world.hold(name), await self.taken.world.hold(name)
-            ledger, codec = self.held.world.lives.ledger, self.held.world.lives.codec
+            ledger, codec = self.held.world.ledger, self.held.world.codec
             for position in ledger.positions(other):
                 pair = [codec.decode(ledger.find(held, position, "")) for held in (one, other)]
                 assert same_snapshot(*pair)
@@ -293,7 +293,7 @@ class Pair:
         expected = await self.taken.world.store.read("ann", op.session)
         if isinstance(world.store, WriteAhead):
             if self.dice.random() < 0.1:
-                async with after_crash(self._path, world.lives.ledger, world.clock) as found:
+                async with after_crash(self._path, world.ledger, world.clock) as found:
                     assert _place(await found.read("ann", op.session)) == _place(expected)
         elif isinstance(world.store, WriteBehind):
             if self.dice.random() < 0.2:
@@ -304,7 +304,7 @@ class Pair:
 
     async def _is_applied(self, op: Say) -> bool:
         """Whether the session knows the request, in the one world and not yet in the other."""
-        ledger = self.held.world.lives.ledger
+        ledger = self.held.world.ledger
         if not isinstance(await self.held.do(Other("get", op.session, 0), 0), int):
             return False
         held = await self.held.world.hold(op.session)
@@ -317,7 +317,7 @@ class Pair:
     async def _pass_time(self, seconds: float) -> None:
         for side in (self.held, self.taken):
             side.world.clock.now += seconds
-            await side.world.lives.expire()
+            await side.world.operations.expire()
 
     def _draw_say(self, stream: str | None = None) -> Say:
         dice = self.dice
@@ -364,7 +364,7 @@ async def run_pair(kind: str, seed: int, directory: Path, url: str) -> int:
     """How many turns were taken by who holds."""
     retention = replace(RETENTION, max_turns=1 + seed % 3)
     ring_size = retention.max_turns + 2
-    bounds = Bounds(max_lanes=3, max_held_bytes=NUM_SLOTS * ring_size * ROW_BYTES, ring_size=ring_size)
+    bounds = make_bounds(max_lanes=3, max_held_bytes=NUM_SLOTS * ring_size * ROW_BYTES, ring_size=ring_size)
     plans = []
     for name in ("held", "taken"):
         (directory / name).mkdir()
@@ -386,6 +386,6 @@ async def run_pair(kind: str, seed: int, directory: Path, url: str) -> int:
         for stream in STREAMS:
             await pair.held.close(stream)
             await pair.taken.close(stream)
-        await held.lives.residents.tidy()
+        await held.residents.tidy()
         assert held.engine.columns.num_used == 0
         return int(held.value("held_turns_total"))

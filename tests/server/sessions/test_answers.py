@@ -29,14 +29,13 @@ from carousel.sessions.requests import (
     GenerationRequest,
     Prediction,
     PredictionRequest,
-    SamplingOptions,
     ScoredToken,
     ScoreTotals,
     ScoringRequest,
     Standing,
     Word,
 )
-from carousel.turns import Candidate, FinishReason, Generated
+from carousel.turns import Candidate, FinishReason, Generated, SamplingOptions
 
 FLOATS = some.floats(allow_nan=False)
 IDS = some.integers(0, 2**31 - 1)

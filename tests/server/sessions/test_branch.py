@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import to_json
+from tests.bounds import make_bounds
 from tests.fakes import ToyModel, byte_tokenizer, same_snapshot
 from tests.worlds import Plan, World, running_world
 
-from carousel.engine.scheduler import Bounds
 from carousel.errors import ModelFailed
 from carousel.sessions.branch import Branch, merge
-from carousel.sessions.requests import Caller, GenerationEnd, GenerationPiece, GenerationRequest, SamplingOptions
-from carousel.turns import Candidate, Ended, FinishReason, Generate, Generated, Sampling, Snapshot
+from carousel.sessions.requests import Caller, GenerationEnd, GenerationPiece, GenerationRequest
+from carousel.turns import Candidate, Ended, FinishReason, Generate, Generated, Sampling, SamplingOptions, Snapshot
 
 ANN = Caller("ann", "s")
 
@@ -42,14 +42,14 @@ def ids_of(pieces: list[GenerationPiece]) -> list[int]:
 @pytest.mark.parametrize("max_lanes", [1, 2, 64])
 async def test_branches_are_what_each_seed_gives_alone(max_lanes: int) -> None:
     """Branch k has seed + k, whoever shares its batch; the session stands where branch 0 ended."""
-    async with running_world(Plan(bounds=Bounds(max_lanes=max_lanes))) as world:
+    async with running_world(Plan(bounds=make_bounds(max_lanes=max_lanes))) as world:
         await world.open()
         request = GenerationRequest((1, 2), SamplingOptions(seed=2**64 - 2), 7, num_branches=4)
         found = await branches_of(world, ANN, request)
         assert sorted(found) == [0, 1, 2, 3]
         oracle = world.oracle
         for number, seed in enumerate((2**64 - 2, 2**64 - 1, 0, 1)):
-            expected, after = oracle.sample(oracle.start(), (1, 2), 7, Sampling(seed))
+            expected, after = oracle.sample(oracle.start(), (1, 2), 7, Sampling(seed=seed))
             end = found[number][-1].end
             assert end is not None
             assert ids_of(found[number]) == expected
@@ -62,7 +62,7 @@ async def test_branches_are_what_each_seed_gives_alone(max_lanes: int) -> None:
 async def test_the_input_of_branches_is_fed_once() -> None:
     """A prompt of many tokens costs one pass however many branches follow."""
     model = ToyModel()
-    async with running_world(Plan(model=model, bounds=Bounds(max_chunk_tokens=100))) as world:
+    async with running_world(Plan(model=model, bounds=make_bounds(max_chunk_tokens=100))) as world:
         await branches_of(world, Caller("ann"), GenerationRequest((1,) * 50, SamplingOptions(seed=1), 3, 8))
         assert [shape for shape in model.steps if shape[1] == 50] == [(1, 50)]
 
@@ -100,7 +100,7 @@ async def test_all_branches_are_repeated_from_the_record() -> None:
             assert repeated is not None
             assert (end.seed, end.standing.is_replay) == (repeated.seed, False)
             assert (repeated.standing.position, repeated.standing.is_replay) == (7, True)
-        assert (await world.lives.get("ann", "s")).position == 7
+        assert (await world.operations.get("ann", "s")).position == 7
 
 
 async def test_branches_that_are_given_up_free_their_lanes() -> None:
@@ -113,7 +113,7 @@ async def test_branches_that_are_given_up_free_their_lanes() -> None:
                 await anext(pieces)
         while not world.is_idle:
             await asyncio.sleep(0)
-        assert await world.lives.get("ann", "s") == session
+        assert await world.operations.get("ann", "s") == session
 
 
 async def test_a_branch_that_fails_fails_the_turn() -> None:
@@ -126,7 +126,7 @@ async def test_a_branch_that_fails_fails_the_turn() -> None:
             await branches_of(world, ANN, GenerationRequest("a", SamplingOptions(seed=5, temperature=2), 1000, 6))
         while not world.is_idle:
             await asyncio.sleep(0)
-        assert await world.lives.get("ann", "s") == session
+        assert await world.operations.get("ann", "s") == session
 
 
 # Branch by itself
@@ -143,7 +143,7 @@ TOKENS = st.builds(
 
 def make_branch(request: GenerationRequest, max_answer_bytes: int | None = None, *, owner: str = "") -> Branch:
     return Branch(
-        BYTES, request, START, (65,), Sampling(1), keeps_state=True, owner=owner, max_answer_bytes=max_answer_bytes
+        BYTES, request, START, (65,), Sampling(seed=1), keeps_state=True, owner=owner, max_answer_bytes=max_answer_bytes
     )
 
 

@@ -5,12 +5,12 @@ with the stream.
 import random
 
 import pytest
+from tests.bounds import make_bounds
 from tests.worlds import Plan, World, running_world
 
-from carousel.engine.scheduler import Bounds
 from carousel.errors import InvalidRequest
 from carousel.sessions.conversation import Conversation
-from carousel.sessions.lives import Point
+from carousel.sessions.operations import Point
 from carousel.sessions.requests import Caller, PredictionRequest
 from carousel.sessions.resident import Named, Plain
 
@@ -48,7 +48,7 @@ async def converse(world: World, seed: int) -> list[Answer]:
         ids = tuple(dice.choices(range(16), k=1 if what < 0.8 else dice.randrange(4)))
         answers.append(await say(talk, ids, has_words=dice.random() < 0.05))
         if dice.random() < 0.1:
-            await world.lives.carried.residents.leave_all()
+            await world.carried.residents.leave_all()
     for talk in talks:
         await talk.close()
     return answers
@@ -62,25 +62,25 @@ async def test_no_clock_ends_what_is_carried(seconds: float) -> None:
         talk.name("")
         for number in range(3):
             await say(talk, (number,))
-        assert world.lives.carried.residents.num_slots == 1
+        assert world.carried.residents.num_slots == 1
         world.clock.advance(seconds)
-        await world.lives.carried.residents.tidy()
+        await world.carried.residents.tidy()
         assert [(await say(talk, (number,)))[1] for number in range(3)] == [4, 5, 6]
         assert (await say(talk, (1, 2)))[1] == 8
         await talk.close()
-        assert world.lives.carried.residents.num_slots == 0
+        assert world.carried.residents.num_slots == 0
 
 
 @pytest.mark.parametrize("seed", range(5))
 async def test_what_is_carried_is_the_same_held_or_not(seed: int) -> None:
     """With fewer slots than streams, so that they push each other out; and nothing is left of it."""
-    async with running_world(Plan(bounds=Bounds(max_held_bytes=1200))) as held:
+    async with running_world(Plan(bounds=make_bounds(max_held_bytes=1200))) as held:
         assert 0 < held.engine.columns.num_slots < 4
         found = await converse(held, seed)
         assert held.value("held_turns_total") > 10
         assert held.engine.columns.num_used == 0
-        assert "(0 of" in repr(held.lives.carried)
-    async with running_world(Plan(bounds=Bounds(max_held_bytes=0))) as plain:
+        assert "(0 of" in repr(held.carried)
+    async with running_world(Plan(bounds=make_bounds(max_held_bytes=0))) as plain:
         assert await converse(plain, seed) == found
         assert plain.value("held_turns_total") == 0
 
@@ -108,7 +108,7 @@ async def test_a_sealed_state_takes_the_place_of_what_was_carried() -> None:
         for _ in range(3):
             await say(talk, (2,))
         await world.open()
-        sealed, _position = await world.lives.export("ann", "s", NOW, 50)
+        sealed, _position = await world.operations.export("ann", "s", NOW, 50)
         first = await talk.answer(PredictionRequest((3,), 5), Caller("ann", state=sealed))
         assert first.standing.position == 1
         assert await talk.answer_plain(Plain(3, 5)) is None

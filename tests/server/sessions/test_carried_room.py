@@ -4,14 +4,14 @@ import asyncio
 import random
 
 import pytest
+from tests.bounds import make_bounds
 from tests.fakes import GatedModel
 from tests.worlds import Plan, World, running_world
 
-from carousel.engine.scheduler import Bounds
 from carousel.errors import CarouselError, Overloaded, SessionEvicted
 from carousel.sessions.carried_room import CarriedRoom
 from carousel.sessions.conversation import Conversation
-from carousel.sessions.lives import Point
+from carousel.sessions.operations import Point
 from carousel.sessions.order import Key
 from carousel.sessions.requests import Caller, PredictionRequest
 from carousel.sessions.resident import Plain
@@ -134,7 +134,7 @@ def begin(world: World, owner: str) -> Conversation:
 @pytest.mark.parametrize("num_said", [1, 2, 3])
 async def test_a_sequence_that_made_room_says_so_from_then_on(num_said: int, num_slots_bytes: int) -> None:
     """It does not begin anew by itself, wherever it was carried, and others go on as they were."""
-    plan = Plan(carried_room=make_room(4), bounds=Bounds(max_held_bytes=num_slots_bytes))
+    plan = Plan(carried_room=make_room(4), bounds=make_bounds(max_held_bytes=num_slots_bytes))
     async with running_world(plan) as world:
         anns = [begin(world, "ann") for _ in range(4)]
         for _ in range(num_said):
@@ -156,8 +156,8 @@ async def test_a_sequence_that_made_room_says_so_from_then_on(num_said: int, num
         assert await say(late) == 1
         for talk in (*anns, bob, late):
             await talk.close()
-        assert "(0 of" in repr(world.lives.carried)
-        assert "(0 of" in repr(world.lives.carried.room)
+        assert "(0 of" in repr(world.carried)
+        assert "(0 of" in repr(world.carried.room)
         assert world.engine.columns.num_used == 0
 
 
@@ -165,7 +165,7 @@ async def test_sealed_states_that_streams_carry_count_too() -> None:
     """A stream that brings a state after what it carried had to go goes on from that."""
     async with running_world(Plan(carried_room=make_room(1))) as world:
         await world.open()
-        sealed, _ = await world.lives.export("ann", "s", Point(), 50)
+        sealed, _ = await world.operations.export("ann", "s", Point(), 50)
         ann, bob, late = begin(world, "ann"), begin(world, "bob"), begin(world, "ann")
         found = await ann.answer(PredictionRequest((3,), 5), Caller("ann", state=sealed))
         with pytest.raises(Overloaded):
@@ -271,7 +271,7 @@ async def test_who_had_to_go_asks_for_room_anew() -> None:
     """Also if the first thing after that is a state that he brings."""
     async with running_world(Plan(carried_room=make_room(2))) as world:
         await world.open()
-        sealed, _ = await world.lives.export("ann", "s", Point(), 50)
+        sealed, _ = await world.operations.export("ann", "s", Point(), 50)
         anns = [begin(world, "ann") for _ in range(2)]
         for talk in anns:
             await say(talk)

@@ -5,13 +5,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.bounds import make_limits
 
 from carousel.errors import InvalidRequest
 from carousel.sessions import checks
-from carousel.sessions.checks import Limits
-from carousel.sessions.requests import GenerationRequest, PredictionRequest, SamplingOptions, ScoringRequest
+from carousel.sessions.requests import GenerationRequest, PredictionRequest, ScoringRequest
+from carousel.turns import SamplingOptions
 
-LIMITS = Limits(max_input_tokens=10, max_generated_tokens=100, max_input_bytes=20, max_stop_ids=3)
+LIMITS = make_limits(max_input_tokens=10, max_generated_tokens=100, max_input_bytes=20, max_stop_ids=3)
 V = 50
 
 

@@ -5,11 +5,11 @@ import asyncio
 from typing import Any
 
 import pytest
+from tests.bounds import make_bounds
 from tests.fakes import ToyModel
 from tests.worlds import LIFETIMES, Plan, World, running_world
 
 from carousel.bundle.layout import Array, StateBatch
-from carousel.engine.scheduler import Bounds
 from carousel.sessions.requests import Caller, PredictionRequest
 from carousel.sessions.resident import Named, Plain
 from carousel.state.memory import MemoryStore
@@ -70,7 +70,7 @@ async def test_a_thousand_holds_do_not_slow_one(in_loop: bool) -> None:
     def make(clock: Any) -> MemoryStore:
         return MemoryStore(Capacity(2000, 2**30, evicts=True), LIFETIMES, clock=clock)
 
-    async with running_world(Plan(model, bounds=Bounds(max_lanes=64, max_held_bytes=2**22), store=make)) as world:
+    async with running_world(Plan(model, bounds=make_bounds(max_lanes=64, max_held_bytes=2**22), store=make)) as world:
         greedy = []
         for number in range(NUM_STREAMS):
             await world.open(f"s{number}")
@@ -79,7 +79,7 @@ async def test_a_thousand_holds_do_not_slow_one(in_loop: bool) -> None:
         await world.open("his", "bob")
         modest = Stream(world, "bob", "his")
         await modest.start()
-        assert len(world.lives.residents) == NUM_STREAMS + 1
+        assert len(world.residents) == NUM_STREAMS + 1
         world.engine._place.max_rows = 2**10 if in_loop else 0
         for stream in greedy:
             stream.goes_on = True

@@ -37,7 +37,7 @@ async def test_a_turn_that_is_refused_leaves_nothing_in_use(monkeypatch: pytest.
 async def test_nothing_is_begun_when_the_engine_closes() -> None:
     """It is refused where all others are."""
     async with holding() as (world, (stream,)):
-        held = world.lives.residents
+        held = world.residents
         assert held.may_take(resident_of(stream), Plain(3, 2))
         await world.engine.drain(1)
         assert not held.may_take(resident_of(stream), Plain(3, 2))
@@ -51,7 +51,7 @@ async def test_no_more_turns_are_unwritten_than_allowed(monkeypatch: pytest.Monk
     async with holding() as (world, (stream,)):
         written = list[int]()
         for number in range(12):
-            monkeypatch.setattr(world.lives.residents, "_wanted", {})
+            monkeypatch.setattr(world.residents, "_wanted", {})
             assert await stream.say(number) == number + 3
             written.append((await world.hold("0")).row.position)
         assert all(number + 3 - position <= 3 for number, position in enumerate(written))
@@ -63,7 +63,7 @@ async def test_the_end_of_a_namesake_ends_nothing() -> None:
     async with holding() as (world, (stream,)):
         row = resident_of(stream).held.row
         for incarnation, holds in ((row.incarnation + 1, True), (row.incarnation, False)):
-            world.lives.residents.forget(Ending(row.id, row.owner, EndReason.DELETED, 0.0, incarnation))
+            world.residents.forget(Ending(row.id, row.owner, EndReason.DELETED, 0.0, incarnation))
             assert stream.holds is holds
 
 
@@ -79,8 +79,8 @@ async def test_a_session_of_which_nothing_can_be_noted_is_not_held_on(
 
         with monkeypatch.context() as patch:
             patch.setattr(it.store, "note", refuse)
-            await it.world.lives.residents.settle()
+            await it.world.residents.settle()
         assert not stream.holds
-        assert len(it.world.lives.residents) == 0
-        await it.world.lives.residents.tidy()
+        assert len(it.world.residents) == 0
+        await it.world.residents.tidy()
         assert it.world.engine.columns.num_used == 0

@@ -5,13 +5,12 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from tests.bounds import make_bounds, make_retention
 from tests.fakes import Fault, FaultyStore, same_snapshot
 from tests.server.sessions.test_residents import Stream
 from tests.worlds import LIFETIMES, Clock, Plan, World, running_world
 
-from carousel.engine.scheduler import Bounds
 from carousel.errors import AnswerGone, StoreUnavailable
-from carousel.sessions.ledger import Retention
 from carousel.state.memory import MemoryStore
 from carousel.state.sqlite_store import SqliteStore
 from carousel.state.store import Capacity, SessionStore
@@ -57,7 +56,7 @@ async def test_a_store_that_fails_in_the_middle(fault: Fault, num_before: int) -
         expected = world.oracle.feed(world.engine.start_snapshot, [*range(num_before), 7, 8])
         assert same_snapshot(await world.snapshot("s"), expected)
         await stream.talk.close()
-        await world.lives.residents.tidy()
+        await world.residents.tidy()
         assert world.engine.columns.num_used == 0
 
 
@@ -73,7 +72,7 @@ async def test_a_store_that_fails_for_long_keeps_no_slot() -> None:
         for _ in range(3):
             outcomes = await asyncio.gather(*(stream.say(3) for stream in streams), return_exceptions=True)
             assert all(isinstance(one, StoreUnavailable) for one in outcomes)
-            await world.lives.residents.tidy()
+            await world.residents.tidy()
             assert world.engine.columns.num_used == 0
         faults_of(world).faults.clear()
         for stream in streams:
@@ -117,7 +116,7 @@ async def test_a_drain_writes_what_is_held(tmp_path: Path) -> None:
     def make(clock: Clock) -> SessionStore:
         return MemoryStore(ROOMY, LIFETIMES, tmp_path / "sessions", clock)
 
-    retention = Retention(max_turns=3, max_answers=2, max_answer_bytes=65_536)
+    retention = make_retention(max_turns=3, max_answers=2, max_answer_bytes=65_536)
     async with running_world(Plan(store=make, retention=retention)) as world:
         for number in range(40):
             await world.open(f"s{number}")
@@ -128,7 +127,7 @@ async def test_a_drain_writes_what_is_held(tmp_path: Path) -> None:
     async with running_world(Plan(store=make, retention=retention)) as world:
         for number in range(40):
             name, count = f"s{number}", number % 9 + 1
-            history = await world.lives.history("ann", name)
+            history = await world.operations.history("ann", name)
             assert history.positions == tuple(range(max(0, count - 3), count + 1))
             expected = world.oracle.feed(world.engine.start_snapshot, range(count))
             assert same_snapshot(await world.snapshot(name), expected)
@@ -143,8 +142,8 @@ async def test_a_drain_writes_what_is_held(tmp_path: Path) -> None:
 async def test_rewinds_reach_as_far_as_they_do_elsewhere(max_turns: int) -> None:
     """However short the ring is."""
     plan = Plan(
-        bounds=Bounds(max_held_bytes=2**16, ring_size=max_turns + 2),
-        retention=Retention(max_turns=max_turns, max_answers=1, max_answer_bytes=65_536),
+        bounds=make_bounds(max_held_bytes=2**16, ring_size=max_turns + 2),
+        retention=make_retention(max_turns=max_turns, max_answers=1, max_answer_bytes=65_536),
     )
     async with running_world(plan) as world:
         await world.open("s")
@@ -152,16 +151,16 @@ async def test_rewinds_reach_as_far_as_they_do_elsewhere(max_turns: int) -> None
         for number in range(1, 25):
             await stream.say(number % 16)
             if number % 7 == 0:
-                positions = (await world.lives.history("ann", "s")).positions
+                positions = (await world.operations.history("ann", "s")).positions
                 assert positions == tuple(range(max(0, number - max_turns), number + 1))
                 held = await world.hold("s")
                 for position in positions:
-                    found = world.lives.codec.decode(world.lives.ledger.find(held, position, ""))
+                    found = world.codec.decode(world.ledger.find(held, position, ""))
                     expected = world.oracle.feed(
                         world.engine.start_snapshot, [one % 16 for one in range(1, position + 1)]
                     )
                     assert same_snapshot(found, expected)
-                world.lives.residents._wanted.clear()
+                world.residents._wanted.clear()
         await stream.talk.close()
 
 
@@ -177,11 +176,11 @@ async def test_two_streams_on_one_session_take_turns(tmp_path: Path) -> None:
         async def talk(stream: Stream) -> None:
             for token in range(15):
                 told.append(await stream.say(token % 16))
-                world.lives.residents._wanted.clear()
+                world.residents._wanted.clear()
 
         await asyncio.gather(*(talk(stream) for stream in streams))
         assert sorted(told) == list(range(1, 46))
-        assert (await world.lives.get("ann", "s")).position == 45
+        assert (await world.operations.get("ann", "s")).position == 45
         for stream in streams:
             await stream.talk.close()
         assert world.engine.columns.num_used == 0
@@ -196,14 +195,14 @@ async def test_a_clock_that_is_set_back_or_on() -> None:
             await stream.say(token)
         world.clock.now -= 50
         assert await stream.say(3) == 4
-        row = await world.lives.get("ann", "s")
+        row = await world.operations.get("ann", "s")
         assert (row.updated_at, row.expires_at) == (world.clock.now, world.clock.now + LIFETIMES.idle)
-        world.lives.residents._wanted.clear()
+        world.residents._wanted.clear()
         for token in range(3):
             await stream.say(token)
         world.clock.now += LIFETIMES.idle - 1.5
         assert await stream.say(3) == 8
         world.clock.now += 2
-        await world.lives.expire()
+        await world.operations.expire()
         assert await stream.say(4) == 9
         await stream.talk.close()

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.bounds import make_retention
 
 from carousel.bundle.layout import StateLayout, StateTensor
 from carousel.errors import PositionUnknown
-from carousel.sessions.ledger import Boundary, Ledger, Move, Retention
+from carousel.sessions.ledger import Boundary, Ledger, Move
 from carousel.state.codec import SnapshotCodec
 from carousel.state.store import Change, Held, Row
 from carousel.turns import Snapshot
 
 CODEC = SnapshotCodec(StateLayout((StateTensor("h", (1,), "float32"),)), "ab" * 32, 1)
-RETENTION = Retention(max_turns=3, max_answers=2, max_answer_bytes=10, max_request_ids=5)
+RETENTION = make_retention(max_turns=3, max_answers=2, max_answer_bytes=10, max_request_ids=5)
 LEDGER = Ledger(RETENTION)
 
 

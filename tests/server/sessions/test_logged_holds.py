@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.bounds import make_retention
 from tests.fakes import GatedModel, ToyModel, byte_tokenizer, same_snapshot
 from tests.server.sessions.crashes import after_crash, copy_file, held_after_crash
 from tests.server.sessions.test_residents import Stream
 from tests.worlds import LIFETIMES, Clock, Plan, World, running_world
 
 from carousel.errors import SessionDeleted, StoreInvalid, StoreUnavailable
-from carousel.sessions.ledger import Ledger, Retention
-from carousel.sessions.lives import Point
+from carousel.sessions.ledger import Ledger
+from carousel.sessions.operations import Point
 from carousel.sessions.recovery import recover
 from carousel.sessions.resident import Plain
 from carousel.state import write_ahead
@@ -26,7 +27,7 @@ from carousel.state.write_ahead import WriteAhead
 from carousel.state.write_behind import WriteBehind
 
 ROOMY = Capacity(1000, 2**30, evicts=True)
-RETENTION = Retention(max_turns=3, max_answers=2, max_answer_bytes=65_536, max_request_ids=12)
+RETENTION = make_retention(max_turns=3, max_answers=2, max_answer_bytes=65_536, max_request_ids=12)
 NAMES = ("a", "b", "c")
 
 
@@ -67,10 +68,10 @@ class Logged:
         return stream
 
     async def left(self, name: str = "s") -> Held:
-        return await held_after_crash(self._path, self.world.lives.ledger, self.world.clock, name)
+        return await held_after_crash(self._path, self.world.ledger, self.world.clock, name)
 
     def crash(self) -> contextlib.AbstractAsyncContextManager[WriteAhead]:
-        return after_crash(self._path, self.world.lives.ledger, self.world.clock)
+        return after_crash(self._path, self.world.ledger, self.world.clock)
 
 
 @contextlib.asynccontextmanager
@@ -109,10 +110,10 @@ async def test_a_turn_is_answered_when_it_is_in_the_log(tmp_path: Path) -> None:
         it.inner.gate.set()
         assert await running == 3
         assert stream.holds
-        found, ledger = await it.left(), it.world.lives.ledger
+        found, ledger = await it.left(), it.world.ledger
         expected = it.world.oracle.feed(it.world.engine.start_snapshot, (1, 2, 3))
-        assert same_snapshot(it.world.lives.codec.decode(ledger.current(found)), expected)
-        live = await it.world.lives.history("ann", "s")
+        assert same_snapshot(it.world.codec.decode(ledger.current(found)), expected)
+        live = await it.world.operations.history("ann", "s")
         assert ledger.find_answer(found, "r") == ledger.find_answer(await it.world.hold("s"), "r")
         assert ledger.positions(found) == list(live.positions)
 
@@ -131,7 +132,7 @@ async def test_whenever_the_server_dies_nothing_is_lost(seed: int, tmp_path: Pat
     """Between turns of streams, turns in the ordinary way, rewinds, checkpoints, deletions, writes and give-backs."""
     dice = random.Random(seed)
     async with logging(tmp_path) as it:
-        lives, streams = it.world.lives, dict[str, Stream]()
+        operations, residents, streams = it.world.operations, it.world.residents, dict[str, Stream]()
         ids = list[str]()
         for _ in range(120):
             name = dice.choice(NAMES)
@@ -148,19 +149,19 @@ async def test_whenever_the_server_dies_nothing_is_lost(seed: int, tmp_path: Pat
                 case 1:
                     await stream.say_otherwise(dice.randrange(16), ids[-1])
                 case 2:
-                    positions = (await lives.history("ann", name)).positions
-                    await lives.rewind("ann", name, Point(dice.choice(positions)), None)
+                    positions = (await operations.history("ann", name)).positions
+                    await operations.rewind("ann", name, Point(dice.choice(positions)), None)
                 case 3:
-                    await lives.mark("ann", name, "m")
+                    await operations.mark("ann", name, "m")
                 case 4:
-                    await lives.delete("ann", name)
+                    await operations.delete("ann", name)
                 case 5:
                     await it.store.flush()
                 case 6:
-                    await lives.residents.settle()
+                    await residents.settle()
                 case _:
-                    await lives.residents.leave_all()
-            lives.residents._wanted.clear()
+                    await residents.leave_all()
+            residents._wanted.clear()
             if dice.random() < 0.3:
                 await compare(it, ids[-12:])
         await compare(it, ids)
@@ -169,14 +170,14 @@ async def test_whenever_the_server_dies_nothing_is_lost(seed: int, tmp_path: Pat
 
 async def compare(it: Logged, ids: list[str]) -> None:
     """What a crash would leave is what the living server has."""
-    ledger = it.world.lives.ledger
+    ledger = it.world.ledger
     async with it.crash() as crashed:
         found = {name: await crashed.take("ann", name) for name in NAMES}
         for held in found.values():
             if isinstance(held, Held):
                 await crashed.release(held)
     for name in NAMES:
-        await it.world.lives.residents.leave(("ann", name))
+        await it.world.residents.leave(("ann", name))
         living, left = await it.store.take("ann", name), found[name]
         if not isinstance(living, Held):
             assert type(left) is type(living)
@@ -185,7 +186,7 @@ async def compare(it: Logged, ids: list[str]) -> None:
         assert isinstance(left, Held)
         assert facts(ledger, left, ids) == facts(ledger, living, ids)
         assert left.row.updated_at == pytest.approx(living.row.updated_at, abs=1e-3)
-    it.world.lives.residents._wanted.clear()
+    it.world.residents._wanted.clear()
 
 
 async def test_a_turn_that_cannot_be_logged_has_not_happened(tmp_path: Path) -> None:
@@ -202,11 +203,11 @@ async def test_a_turn_that_cannot_be_logged_has_not_happened(tmp_path: Path) -> 
         assert await stream.say(4, "r", expected=2) == 3
         expected = it.world.oracle.feed(it.world.engine.start_snapshot, (1, 2, 4))
         for held in (await it.left(), await settled(it)):
-            assert same_snapshot(it.world.lives.codec.decode(it.world.lives.ledger.current(held)), expected)
+            assert same_snapshot(it.world.codec.decode(it.world.ledger.current(held)), expected)
 
 
 async def settled(it: Logged) -> Held:
-    await it.world.lives.residents.leave_all()
+    await it.world.residents.leave_all()
     return await it.world.hold("s")
 
 
@@ -228,8 +229,8 @@ async def test_a_turn_that_was_logged_and_refused_gives_way_to_the_next(tmp_path
         assert await stream.say(5) == 4
         expected = it.world.oracle.feed(it.world.engine.start_snapshot, (1, 2, 4, 5))
         found = await it.left()
-        assert same_snapshot(it.world.lives.codec.decode(it.world.lives.ledger.current(found)), expected)
-        assert not it.world.lives.ledger.is_used(found, "r")
+        assert same_snapshot(it.world.codec.decode(it.world.ledger.current(found)), expected)
+        assert not it.world.ledger.is_used(found, "r")
 
 
 async def test_a_write_waits_for_a_turn_on_its_way_to_the_log(tmp_path: Path) -> None:
@@ -252,8 +253,8 @@ async def test_a_write_waits_for_a_turn_on_its_way_to_the_log(tmp_path: Path) ->
         assert (await it.left()).row.position == 4
         assert await stream.say(5) == 5
         found = await it.left()
-        assert it.world.lives.ledger.positions(found) == [2, 3, 4, 5]
-        assert it.world.lives.ledger.is_used(found, "r")
+        assert it.world.ledger.positions(found) == [2, 3, 4, 5]
+        assert it.world.ledger.is_used(found, "r")
 
 
 async def test_a_write_beside_a_step_that_runs(tmp_path: Path) -> None:
@@ -303,7 +304,7 @@ async def test_a_turn_that_is_given_up_on_its_way_happens(tmp_path: Path) -> Non
         closing = asyncio.create_task(stream.talk.close())
         it.inner.gate.set()
         await closing
-        assert (await it.world.lives.get("ann", "s")).position == 3
+        assert (await it.world.operations.get("ann", "s")).position == 3
         assert (await it.left()).row.position == 3
         assert await Stream(it.world, "s").say(3, "r") == 3
 
@@ -328,7 +329,7 @@ async def test_characters_that_are_not_whole_survive(tmp_path: Path) -> None:
     """The bytes at the end that the next token may make one of."""
     async with logging(tmp_path, ToyModel(256), tokenizer=byte_tokenizer()) as it:
         await it.world.open("s")
-        stream, codec, ledger = Stream(it.world, "s"), it.world.lives.codec, it.world.lives.ledger
+        stream, codec, ledger = Stream(it.world, "s"), it.world.codec, it.world.ledger
         for byte, tail in zip("a\u00e9\u4e00".encode(), (b"", b"\xc3", b"", b"\xe4", b"\xe4\xb8", b""), strict=True):
             await stream.say(byte)
             assert codec.decode(ledger.current(await it.left())).tail == tail
@@ -384,7 +385,7 @@ async def test_a_server_that_dies_while_it_recovers(tmp_path: Path, monkeypatch:
         for number, stream in enumerate(streams):
             for token in range(number):
                 await stream.say(token, f"r{token}")
-                await it.world.lives.residents.settle()
+                await it.world.residents.settle()
         clock = it.world.clock
         expected = [facts(ledger, await it.left(name), ["r0", "r1"]) for name in NAMES]
         monkeypatch.setattr(SqliteStore, "trim", _nothing)
@@ -423,7 +424,7 @@ async def test_a_log_is_recovered_whatever_the_durability(tmp_path: Path) -> Non
         inner = SqliteStore(copy_file(tmp_path / "sessions.db"), ROOMY, LIFETIMES, clock=it.world.clock)
         store = WriteBehind(inner, 1e6)
         await store.start(lambda _: None)
-        await recover(store, it.world.lives.ledger, it.world.clock())
+        await recover(store, it.world.ledger, it.world.clock())
         for one in (store, inner):
             found = await one.read("ann", "s")
             assert isinstance(found, Row)

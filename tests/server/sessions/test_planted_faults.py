@@ -6,15 +6,14 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from tests.bounds import make_bounds, make_retention
 from tests.fakes import GatedModel, same_snapshot
 from tests.server.sessions.pairs import run_pair
 from tests.worlds import Plan, World, running_world
 
-from carousel.engine.scheduler import Bounds
 from carousel.errors import CarouselError
 from carousel.sessions import residents
 from carousel.sessions.conversation import Conversation
-from carousel.sessions.ledger import Retention
 from carousel.sessions.requests import Caller, PredictionRequest
 from carousel.sessions.resident import Named, Plain, Resident
 from carousel.sessions.residents import Residents
@@ -83,9 +82,9 @@ MUTANTS = {
 async def run_race() -> None:
     """A held turn is given up while its step runs, and another stream wants the only slot: it must not have it before
     the step has ended, which writes a row that is the other's first one."""
-    bounds = Bounds(max_held_bytes=3 * ROW_BYTES, ring_size=3)
+    bounds = make_bounds(max_held_bytes=3 * ROW_BYTES, ring_size=3)
     model = GatedModel()
-    plan = Plan(model, bounds=bounds, retention=Retention(max_turns=1, max_answers=2, max_answer_bytes=65_536))
+    plan = Plan(model, bounds=bounds, retention=make_retention(max_turns=1, max_answers=2, max_answer_bytes=65_536))
     async with running_world(plan) as world:
         one, other = [await _begin(world, name) for name in ("a", "b")]
         for token_id in (3, 4):

@@ -83,7 +83,7 @@ async def test_nothing_is_held_after_a_recovery(tmp_path: Path) -> None:
         inner = SqliteStore(copy_file(tmp_path / "sessions.db"), ROOMY, LIFETIMES, clock=it.world.clock)
         store = WriteAhead(inner, 1e6)
         await store.start(lambda _: None)
-        await recover(store, it.world.lives.ledger, it.world.clock())
+        await recover(store, it.world.ledger, it.world.clock())
         assert inner._open is not None
         assert (len(inner._open.holds), store._in_use) == (0, {})
         it.world.clock.advance(LIFETIMES.idle + 1)

@@ -8,12 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.bounds import make_bounds, make_retention
 from tests.fakes import GatedModel, ToyModel, byte_tokenizer, same_snapshot
 from tests.worlds import Plan, World, running_world
 
-from carousel.engine.scheduler import Bounds
 from carousel.errors import ModelFailed
-from carousel.sessions.ledger import Retention
 from carousel.sessions.requests import Caller, PredictionRequest
 from carousel.sessions.resident import Kit, Plain, Resident, checked
 from carousel.state.store import Change, Held
@@ -23,8 +22,8 @@ TEXT = "a\u00e9\u4e00\U0001f600b\u00e9".encode() + b"\xff\xe4z\xf0\x9f"
 
 def byte_plan(window: int = 3, **retention: int) -> Plan:
     kept = {"max_turns": 4, "max_answers": 3, "max_answer_bytes": 65_536, "max_request_ids": 12} | retention
-    bounds = Bounds(max_held_bytes=2**20, ring_size=kept["max_turns"] + 2, penalty_window=window)
-    return Plan(ToyModel(256), byte_tokenizer(), bounds, Retention(**kept))
+    bounds = make_bounds(max_held_bytes=2**20, ring_size=kept["max_turns"] + 2, penalty_window=window)
+    return Plan(ToyModel(256), byte_tokenizer(), bounds, make_retention(**kept))
 
 
 @contextlib.asynccontextmanager
@@ -67,7 +66,7 @@ async def test_it_is_written_as_turns_in_the_ordinary_way(num_together: int, win
         for number, token in enumerate(TEXT):
             caller = Caller("ann", "s", request_id=f"r{number}")
             await world.sessions.predict(caller, PredictionRequest((token,), 3))
-        expected, ledger, codec = await world.hold(), world.lives.ledger, world.lives.codec
+        expected, ledger, codec = await world.hold(), world.ledger, world.codec
     async with resting(byte_plan(window)) as (world, resident):
         for number, token in enumerate(TEXT, 1):
             await take(world, resident, Plain(token, 3, f"r{number - 1}"))
@@ -117,7 +116,7 @@ async def test_a_turn_that_failed_has_not_happened() -> None:
         assert (resident.position, resident.num_turns, resident.is_known("r"), resident.is_busy) == (1, 1, False, False)
         plan.model.poison_id = None
         await take(world, resident, Plain(2, 2))
-        snapshot = world.lives.codec.decode(resident.change(0).put["at/000000000001"])
+        snapshot = world.codec.decode(resident.change(0).put["at/000000000001"])
         expected = world.oracle.feed(world.engine.start_snapshot, [1, 2])
         assert all((a == b).all() for a, b in zip(snapshot.state, expected.state, strict=True))
 
@@ -125,7 +124,7 @@ async def test_a_turn_that_failed_has_not_happened() -> None:
 async def test_its_row_is_in_use_until_its_step_has_ended() -> None:
     """Also when its caller has given up long before; then nothing has happened."""
     model = GatedModel()
-    async with resting(Plan(model, bounds=Bounds(max_held_bytes=2**16))) as (world, resident):
+    async with resting(Plan(model, bounds=make_bounds(max_held_bytes=2**16))) as (world, resident):
         model.close()
         task = asyncio.create_task(take(world, resident, Plain(1, 2)))
         await model.until_held()
@@ -143,7 +142,7 @@ async def test_its_row_is_in_use_until_its_step_has_ended() -> None:
 async def test_many_wait_for_its_rest() -> None:
     """One of them may give up."""
     model = GatedModel()
-    async with resting(Plan(model, bounds=Bounds(max_held_bytes=2**16))) as (world, resident):
+    async with resting(Plan(model, bounds=make_bounds(max_held_bytes=2**16))) as (world, resident):
         model.close()
         task = asyncio.create_task(take(world, resident, Plain(1, 2)))
         await model.until_held()
@@ -180,7 +179,7 @@ async def test_answers_have_the_bound_that_they_have_elsewhere(max_answer_bytes:
                     caller = Caller("ann", "s", request_id=f"r{number}")
                     await world.sessions.predict(caller, PredictionRequest((number,), k))
             held = applied(resident.held, resident.change(world.clock.now)) if is_held else await world.hold()
-            ledger = world.lives.ledger
+            ledger = world.ledger
             found.append([(ledger.find_answer(held, f"r{n}"), ledger.is_used(held, f"r{n}")) for n in range(3)])
     assert found[0] == found[1]
 
@@ -208,14 +207,14 @@ async def test_answers_that_are_too_large_cost_the_others_what_they_cost_elsewhe
             held = await world.hold()
             if is_held and resident.num_turns:
                 held = applied(resident.held, resident.change(world.clock.now))
-            ledger = world.lives.ledger
+            ledger = world.ledger
             found.append([(ledger.find_answer(held, f"r{n}"), ledger.is_used(held, f"r{n}")) for n in range(16)])
     assert found[0] == found[1]
 
 
 async def hold_anew(world: World) -> Resident:
-    lives, bounds = world.lives, world.plan.bounds
-    kit = Kit(world.engine.columns, lives.ledger, lives.codec, world.plan.tokenizer, bounds.penalty_window)
+    bounds = world.plan.bounds
+    kit = Kit(world.engine.columns, world.ledger, world.codec, world.plan.tokenizer, bounds.penalty_window)
     row = world.engine.columns.take_slot()
     assert row is not None
     return Resident(kit, await world.hold(), row, 0.0)

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.bounds import make_bounds
 from tests.fakes import GatedModel, same_snapshot
 from tests.worlds import LIFETIMES, Clock, Plan, World, running_world
 
 from carousel.engine.scheduler import Bounds
 from carousel.errors import Overloaded, PositionMismatch, SessionDeleted, SessionEvicted, SessionExpired
 from carousel.sessions import residents
-from carousel.sessions.lives import Point
+from carousel.sessions.operations import Point
 from carousel.sessions.requests import Caller, PredictionRequest
 from carousel.sessions.resident import Named, Plain
 from carousel.shares import OwnerLimits
@@ -63,7 +64,7 @@ async def holding(num_streams: int = 1, plan: Plan | None = None) -> AsyncIterat
         yield world, streams
         for stream in streams:
             await stream.talk.close()
-        await world.lives.residents.tidy()
+        await world.residents.tidy()
         assert world.engine.columns.num_used == 0
 
 
@@ -82,7 +83,7 @@ def memory_plan(max_sessions: int, **changes: Any) -> Plan:
 
 
 def bounds(num_slots: int) -> Bounds:
-    return Bounds(ring_size=10, max_held_bytes=num_slots * 10 * ROW_BYTES)
+    return make_bounds(ring_size=10, max_held_bytes=num_slots * 10 * ROW_BYTES)
 
 
 async def wait(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +97,7 @@ async def test_a_stream_that_goes_on_holds_its_session() -> None:
     async with holding() as (world, (stream,)):
         assert stream.holds
         assert (await world.hold("0")).row.position == 1  # the store's own
-        assert (await world.lives.get("ann", "0")).position == 2
+        assert (await world.operations.get("ann", "0")).position == 2
         assert not stream.holds
 
 
@@ -105,10 +106,10 @@ async def test_what_is_idle_is_given_back(monkeypatch: pytest.MonkeyPatch) -> No
     async with holding(3) as (world, streams):
         await wait(0.2, monkeypatch)
         await streams[1].say(3)
-        await world.lives.residents.tidy()
+        await world.residents.tidy()
         assert all(stream.holds for stream in streams)
         await wait(0.1, monkeypatch)
-        await world.lives.residents.tidy()
+        await world.residents.tidy()
         assert [stream.holds for stream in streams] == [False, True, False]
         assert (await world.hold("0")).row.position == 2
         await streams[0].say(3)
@@ -117,7 +118,7 @@ async def test_what_is_idle_is_given_back(monkeypatch: pytest.MonkeyPatch) -> No
 
 async def test_what_others_want_is_not_held_for_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     async with holding() as (world, (stream,)):
-        await world.lives.get("ann", "0")
+        await world.operations.get("ann", "0")
         for seconds, holds in [(0.0, False), (0.9, False), (0.2, True)]:
             await wait(seconds, monkeypatch)
             await stream.say(3)
@@ -129,7 +130,7 @@ async def test_a_stream_that_failed_in_the_ordinary_way_lets_others_want_its_ses
     async with holding() as (world, (stream,)):
         with pytest.raises(Exception, match="k"):
             await stream.say_otherwise(3, k=999)
-        await world.lives.get("ann", "0")
+        await world.operations.get("ann", "0")
         await stream.say(4)
         assert not stream.holds
 
@@ -178,7 +179,7 @@ async def test_nobody_makes_room_who_is_busy() -> None:
 async def test_a_session_that_ends_while_it_is_held_answers_so(kind: str, tmp_path: Path) -> None:
     """And a namesake that is made afterwards is another session."""
     async with holding(1, Plan() if kind == "memory" else sqlite_plan(tmp_path)) as (world, (stream,)):
-        await world.lives.delete("ann", "0")
+        await world.operations.delete("ann", "0")
         with pytest.raises(SessionDeleted):
             await stream.say(3)
         await world.open("0")
@@ -208,13 +209,13 @@ async def test_a_turn_whose_session_is_deleted_while_it_runs_is_not_applied() ->
         await world.open("0")
         model.gate.set()
         assert await running == 1  # it went the ordinary way, to the namesake
-        assert (await world.lives.get("ann", "0")).position == 1
+        assert (await world.operations.get("ann", "0")).position == 1
 
 
 async def test_looking_at_a_session_does_not_change_who_is_evicted() -> None:
     """What a held session is given back for, is no use of it."""
     async with holding(3, memory_plan(3)) as (world, streams):
-        await world.lives.get("ann", "0")
+        await world.operations.get("ann", "0")
         await world.open("new")
         with pytest.raises(SessionEvicted):
             await streams[0].say(3)
@@ -228,14 +229,14 @@ async def test_what_ended_does_not_keep_the_others_from_being_given_back(monkeyp
             await stream.say(3)
         await wait(1.0, monkeypatch)
         async with asyncio.timeout(5):
-            tidying = asyncio.create_task(world.lives.residents.tidy())
+            tidying = asyncio.create_task(world.residents.tidy())
             await asyncio.sleep(0)  # it has given some back
-            assert len(world.lives.residents) == 40 - 16
+            assert len(world.residents) == 40 - 16
             for number in range(24):
                 await world.open(f"new{number}")
             await tidying
         assert world.engine.columns.num_used == 0
-        assert len(world.lives.residents) == 0
+        assert len(world.residents) == 0
 
 
 async def test_who_waits_for_a_session_that_ends_meanwhile_is_answered() -> None:
@@ -245,7 +246,7 @@ async def test_who_waits_for_a_session_that_ends_meanwhile_is_answered() -> None
         model.close()
         running = asyncio.create_task(stream.say(3))
         await model.until_held()
-        looking = asyncio.create_task(world.lives.get("ann", "0"))
+        looking = asyncio.create_task(world.operations.get("ann", "0"))
         await asyncio.sleep(0)
         await world.store.end((await world.hold("0")).row, EndReason.DELETED)
         model.gate.set()
@@ -269,15 +270,15 @@ async def test_a_stream_that_never_pauses_keeps_nobody_waiting(kind: str, tmp_pa
                 num_turns += 1
 
         going = asyncio.create_task(go_on())
-        lives = world.lives
+        operations, residents = world.operations, world.residents
         try:
             for _ in range(10):
                 for ask in (
-                    lambda: lives.get("ann", "0"),
-                    lambda: lives.list_owned("ann", (0.0, ""), 10),
-                    lives.residents.leave_all,
+                    lambda: operations.get("ann", "0"),
+                    lambda: operations.list_owned("ann", (0.0, ""), 10),
+                    residents.leave_all,
                 ):
-                    lives.residents._wanted.clear()
+                    residents._wanted.clear()
                     async with asyncio.timeout(5):
                         while not stream.holds:
                             await asyncio.sleep(0)
@@ -294,12 +295,12 @@ async def test_expiry_comes_in_time() -> None:
     async with holding(2) as (world, streams):
         for _ in range(4):
             world.clock.advance(60)
-            await world.lives.expire()
+            await world.operations.expire()
             await streams[1].say(3)
         with pytest.raises(SessionExpired):
             await streams[0].say(3)
         assert await streams[1].say(3) == 7
-        assert (await world.lives.get("ann", "1")).expires_at == world.clock.now + LIFETIMES.idle
+        assert (await world.operations.get("ann", "1")).expires_at == world.clock.now + LIFETIMES.idle
 
 
 async def test_nothing_is_begun_just_before_the_end() -> None:
@@ -317,7 +318,7 @@ async def test_the_moment_of_use_is_kept() -> None:
         await stream.say(3)
         used_at = world.clock.now
         world.clock.advance(30)
-        row = await world.lives.get("ann", "0")
+        row = await world.operations.get("ann", "0")
         assert (row.updated_at, row.expires_at) == (used_at, used_at + LIFETIMES.idle)
 
 
@@ -349,8 +350,8 @@ async def test_a_stream_that_is_cut_off_anywhere_holds_nothing(kind: str, tmp_pa
             (outcome,) = await asyncio.gather(task, return_exceptions=True)
             await stream.talk.close()
             assert world.engine.columns.num_used == 0
-            position = (await world.lives.get("ann", f"s{number}")).position
-            is_applied = world.lives.ledger.is_used(await world.hold(f"s{number}"), "r")
+            position = (await world.operations.get("ann", f"s{number}")).position
+            is_applied = world.ledger.is_used(await world.hold(f"s{number}"), "r")
             assert position == number % 3 + is_applied
             assert is_applied or isinstance(outcome, asyncio.CancelledError)
 
@@ -372,11 +373,11 @@ async def test_a_caller_at_his_limit_does_not_cost_others_their_holds(kind: str,
         for _ in range(2):
             await his.say(1)
         for number in range(3):
-            await stack.enter_async_context(world.lives.take("bob", f"b{number}"))
+            await stack.enter_async_context(world.access.hold("bob", f"b{number}"))
         await world.open("b4", "bob")
         with pytest.raises(SessionEvicted):
             await his.say(1)
-        await stack.enter_async_context(world.lives.take("bob", "b4"))
+        await stack.enter_async_context(world.access.hold("bob", "b4"))
         with pytest.raises(Overloaded):
             await world.open("b5", "bob")
         assert all(stream.holds for stream in streams)
@@ -409,10 +410,10 @@ async def test_slots_of_all_sizes_come_back() -> None:
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(one is None or isinstance(one, asyncio.CancelledError) for one in outcomes)
         assert world.value("held_turns_total") > 20
-        await world.lives.residents.leave_all()
+        await world.residents.leave_all()
         assert world.engine.columns.num_used == 0
-        assert len(world.lives.residents) == 0
-        assert repr(world.lives.residents) == "Residents(0 here)"
+        assert len(world.residents) == 0
+        assert repr(world.residents) == "Residents(0 here)"
 
 
 async def test_a_fork_of_held_turns_goes_where_they_went() -> None:
@@ -421,10 +422,10 @@ async def test_a_fork_of_held_turns_goes_where_they_went() -> None:
         for token in range(3, 16):
             await stream.say(token)
         oracle = world.oracle
-        await world.lives.fork("ann", "0", Point(position=12), ["fork"], 1)
+        await world.operations.fork("ann", "0", Point(position=12), ["fork"], 1)
         expected = oracle.feed(world.engine.start_snapshot, range(1, 13))
         assert same_snapshot(await world.snapshot("fork"), expected)
-        row = await world.lives.rewind("ann", "0", Point(position=10), None)
+        row = await world.operations.rewind("ann", "0", Point(position=10), None)
         assert row.position == 10
         assert same_snapshot(await world.snapshot("0"), oracle.feed(world.engine.start_snapshot, range(1, 11)))
         assert await stream.say(11) == 11

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.bounds import make_bounds, make_limits
 from tests.fakes import GatedModel, SlowOracle, ToyModel, byte_tokenizer, same_snapshot
 from tests.worlds import Plan, World, running_world
 
 from carousel.bundle.layout import Array, StateBatch
 from carousel.engine import sampler
-from carousel.engine.scheduler import Bounds
 from carousel.errors import (
     AnswerGone,
     InvalidRequest,
@@ -32,12 +32,11 @@ from carousel.sessions.requests import (
     GenerationPiece,
     GenerationRequest,
     PredictionRequest,
-    SamplingOptions,
     ScoredToken,
     ScoreTotals,
     ScoringRequest,
 )
-from carousel.turns import FinishReason, Predict, Sampling, Snapshot, Turn
+from carousel.turns import FinishReason, Predict, Sampling, SamplingOptions, Snapshot, Turn
 
 GREEDY = SamplingOptions(temperature=0, seed=0)
 ANN = Caller("ann", "s")
@@ -90,7 +89,7 @@ async def test_generation_reports_how_it_ended() -> None:
         for round_number in range(3):
             _, _, end = await generate(world, ANN, GenerationRequest("ab", GREEDY, 5))
             assert (end.reason, end.num_input_tokens, end.num_generated_tokens) == (FinishReason.LENGTH, 2, 5)
-            assert end.standing.position == 7 * (round_number + 1) == (await world.lives.get("ann", "s")).position
+            assert end.standing.position == 7 * (round_number + 1) == (await world.operations.get("ann", "s")).position
 
 
 async def test_a_random_seed_is_reported_and_repeats_the_generation() -> None:
@@ -145,7 +144,7 @@ async def test_a_character_cut_by_the_end_of_a_turn_is_completed_by_the_next() -
 async def test_scores_add_up() -> None:
     """Totals are the sums of the tokens' ratings, which are the oracle's; texts joined are the input."""
     text = "abcabcnm"
-    async with running_world(Plan(bounds=Bounds(max_chunk_tokens=3))) as world:
+    async with running_world(Plan(bounds=make_bounds(max_chunk_tokens=3))) as world:
         tokens, totals = await score(world, Caller("ann"), ScoringRequest(text, num_top=4))
         oracle, snapshot = world.oracle, world.oracle.start()
         for token in tokens:
@@ -207,7 +206,7 @@ async def test_a_generation_that_is_given_up_leaves_the_session(num_pieces: int)
         async with contextlib.aclosing(pieces):
             for _ in range(num_pieces):
                 await anext(pieces)
-        assert await world.lives.get("ann", "s") == session
+        assert await world.operations.get("ann", "s") == session
         await settle(world)
         tokens, _, _ = await generate(world, ANN, GenerationRequest("ab", GREEDY, 5))
         assert tokens == world.oracle.greedy(world.oracle.start(), (1, 2), 5)[0]
@@ -225,7 +224,7 @@ async def test_a_model_that_fails_leaves_the_session() -> None:
         ):
             with pytest.raises(ModelFailed):
                 await turn
-        assert await world.lives.get("ann", "s") == session
+        assert await world.operations.get("ann", "s") == session
 
 
 class _Shy(ToyModel):
@@ -251,7 +250,7 @@ async def test_a_model_that_raises_mid_stream_leaves_the_session() -> None:
             with pytest.raises(ModelFailed):
                 async for _ in pieces:
                     pass
-        assert await world.lives.get("ann", "s") == session
+        assert await world.operations.get("ann", "s") == session
         model.is_broken = False
         await generate(world, ANN, GenerationRequest("ab", GREEDY, 2))
 
@@ -262,12 +261,12 @@ async def test_a_session_that_is_deleted_mid_stream_ends_the_turn() -> None:
         await world.open()
         pieces = world.sessions.generate(ANN, GenerationRequest("ab", GREEDY, 3000))
         await anext(pieces)
-        await world.lives.delete("ann", "s")
+        await world.operations.delete("ann", "s")
         with pytest.raises(SessionDeleted):
             async for _ in pieces:
                 pass
         with pytest.raises(SessionDeleted):
-            await world.lives.get("ann", "s")
+            await world.operations.get("ann", "s")
 
 
 async def test_a_session_that_becomes_too_old_mid_stream_is_acknowledged_first() -> None:
@@ -281,14 +280,14 @@ async def test_a_session_that_becomes_too_old_mid_stream_is_acknowledged_first()
         assert last.end is not None
         assert last.end.standing.position == 3002
         with pytest.raises(SessionExpired):
-            await world.lives.get("ann", "s")
+            await world.operations.get("ann", "s")
 
 
 async def test_overload_and_shutdown_are_told_before_anything_is_looked_at() -> None:
     """With a full queue or a closed engine even an unknown session gets that answer, and no text is tokenized."""
     model = GatedModel()
     async with running_world(
-        Plan(model=model, bounds=Bounds(max_lanes=1, max_short_lanes=0, max_queued_turns=1))
+        Plan(model=model, bounds=make_bounds(max_lanes=1, max_short_lanes=0, max_queued_turns=1))
     ) as world:
         nobody = Caller("ann", "nothing")
         model.close()
@@ -339,7 +338,7 @@ def marked_text(num_characters: int) -> str:
 
 async def test_a_long_text_is_tokenized_beside_the_event_loop() -> None:
     """The ids are those of a short text's way, and the loop turns meanwhile."""
-    async with running_world(Plan(limits=Limits(100_000, 10))) as world:
+    async with running_world(Plan(limits=make_limits(100_000, 10))) as world:
         text = marked_text(50_000)
         tokenizing = asyncio.create_task(world.sessions.tokenize("ann", text))
         num_rounds = 0
@@ -366,7 +365,7 @@ async def test_a_long_list_of_ids_is_turned_into_text_beside_the_event_loop() ->
 
 async def test_bytes_of_one_character_may_lie_in_two_slices() -> None:
     """As they do where tokens are bytes."""
-    encoder = Encoder(byte_tokenizer(), Limits(10**6, 9), 256)
+    encoder = Encoder(byte_tokenizer(), make_limits(10**6, 9), 256)
     text = "日本" * 2_000
     assert await encoder.decode(list(text.encode())) == text
     encoder.close()
@@ -394,7 +393,8 @@ async def test_long_lists_of_owners_take_turns() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limits", "name"), [(Limits(9, 9), "max_input_tokens"), (Limits(99, 9, 9), "max_input_bytes")]
+    ("limits", "name"),
+    [(make_limits(9, 9), "max_input_tokens"), (make_limits(99, 9, max_input_bytes=9), "max_input_bytes")],
 )
 async def test_a_text_has_a_bound_in_bytes_and_in_tokens(limits: Limits, name: str) -> None:
     """Above it, turns and tokenizing are refused with the bound's name."""
@@ -418,7 +418,7 @@ async def test_an_answer_that_cannot_be_kept_is_not_collected() -> None:
         assert (len(tokens), totals.num_tokens, totals.standing.position) == (200, 200, 200)
         with pytest.raises(AnswerGone):
             await score(world, caller, ScoringRequest((1, 2) * 100))
-        assert (await world.lives.get("ann", "s")).position == 200
+        assert (await world.operations.get("ann", "s")).position == 200
 
 
 async def test_turns_on_one_session_queue_in_order_up_to_a_bound() -> None:
@@ -441,7 +441,7 @@ async def test_turns_on_one_session_queue_in_order_up_to_a_bound() -> None:
 
 async def test_bad_requests_are_refused_before_the_session_is_touched() -> None:
     """Ids outside the vocabulary, too much input or output, bad options: InvalidRequest, nothing changed."""
-    async with running_world(Plan(limits=Limits(max_input_tokens=4, max_generated_tokens=4))) as world:
+    async with running_world(Plan(limits=make_limits(max_input_tokens=4, max_generated_tokens=4))) as world:
         session = await world.open()
         for turn in (
             generate(world, ANN, GenerationRequest((16,), GREEDY, 1)),
@@ -454,7 +454,7 @@ async def test_bad_requests_are_refused_before_the_session_is_touched() -> None:
         ):
             with pytest.raises(InvalidRequest):
                 await turn
-        assert await world.lives.get("ann", "s") == session
+        assert await world.operations.get("ann", "s") == session
 
 
 async def test_a_model_is_known_by_name_and_digest() -> None:
@@ -479,7 +479,7 @@ async def test_pace_and_tokens_are_counted() -> None:
 async def test_a_thousand_interleaved_turns_on_fifty_sessions() -> None:
     """Predict, Score, greedy and seeded Generate, some given up, on 50 sessions: always the oracle's answer."""
     dice = random.Random(11)
-    plan = Plan(bounds=Bounds(max_lanes=16, max_queued_turns=100, max_chunk_tokens=4), max_turns_per_session=50)
+    plan = Plan(bounds=make_bounds(max_lanes=16, max_queued_turns=100, max_chunk_tokens=4), max_turns_per_session=50)
     async with running_world(plan) as world:
         oracle = SlowOracle(ToyModel())
         names = [f"s{number}" for number in range(50)]
@@ -524,7 +524,7 @@ async def _random_turn(
             options = SamplingOptions(seed=dice.randrange(2**64), top_p=0.8, repetition_penalty=1.3)
             tokens, _, _ = await generate(world, caller, GenerationRequest(ids, options, 6))
             assert options.seed is not None
-            sampling = Sampling(options.seed, top_p=0.8, repetition_penalty=1.3)
+            sampling = Sampling(seed=options.seed, top_p=0.8, repetition_penalty=1.3)
             after = oracle.feed(past, ids)
             for token in tokens:
                 assert token == sampler.choose(oracle.logits(after), sampling, after.recent_ids, after.position)
@@ -539,7 +539,7 @@ async def _random_turn(
 
 async def test_long_texts_of_one_owner_do_not_keep_anothers_waiting() -> None:
     """A long text waits for one of another owner's at most, however many he has sent before."""
-    async with running_world(Plan(limits=Limits(100_000, 10))) as world:
+    async with running_world(Plan(limits=make_limits(100_000, 10))) as world:
         done: list[str] = []
 
         async def tokenize(owner: str) -> None:

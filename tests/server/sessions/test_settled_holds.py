@@ -63,7 +63,7 @@ async def test_a_turn_is_told_at_the_next_write(tmp_path: Path) -> None:
         await behind.flush()
         assert stream.holds
         found = await left_by_a_crash(tmp_path)
-        ledger, codec = world.lives.ledger, world.lives.codec
+        ledger, codec = world.ledger, world.codec
         assert ledger.positions(found) == [0, 1, 2, 3, 4, 5]
         expected = world.oracle.feed(world.engine.start_snapshot, (1, 2, 3, 4, 5))
         assert same_snapshot(codec.decode(ledger.current(found)), expected)
@@ -86,8 +86,8 @@ async def test_what_was_said_to_be_durable_is(tmp_path: Path) -> None:
                 await behind.flush()
                 written = acknowledged
             if dice.random() < 0.2:
-                await world.lives.get("ann", "s")
-                world.lives.residents._wanted.clear()
+                await world.operations.get("ann", "s")
+                world.residents._wanted.clear()
                 await stream.say(1)
                 acknowledged += 1
             if dice.random() < 0.3:
@@ -111,7 +111,7 @@ async def test_a_write_while_a_turn_runs(tmp_path: Path) -> None:
         await behind.flush()
         found = await left_by_a_crash(tmp_path)
         expected = world.oracle.feed(world.engine.start_snapshot, (1, 2, 3))
-        assert same_snapshot(world.lives.codec.decode(world.lives.ledger.current(found)), expected)
+        assert same_snapshot(world.codec.decode(world.ledger.current(found)), expected)
 
 
 async def test_turns_during_a_write_are_in_the_next(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ async def test_a_drain_loses_nothing(tmp_path: Path) -> None:
         streams = [await held_stream(world, f"s{number}") for number in range(40)]
         for stream in streams:
             await stream.say(3)
-        await world.lives.residents.leave(("ann", "s0"))
+        await world.residents.leave(("ann", "s0"))
         await behind.close()
     for number in (0, 1, 39):
         assert (await left_by_a_crash(tmp_path, f"s{number}")).row.position == 3
@@ -198,7 +198,7 @@ async def test_what_ended_is_not_written_over_its_namesake(tmp_path: Path, reaso
         await world.open("s")
         for _ in range(2):
             await behind.flush()
-        assert (await world.lives.get("ann", "s")).position == 0
+        assert (await world.operations.get("ann", "s")).position == 0
         assert await stream.say(4) == 1
 
 
@@ -225,9 +225,9 @@ async def test_a_session_is_held_over_many_writes(tmp_path: Path) -> None:
                 clock.advance(LONG.idle / 2)
             await stream.say(3)
             await behind.flush()
-            await world.lives.expire()
+            await world.operations.expire()
         assert stream.talk._resident is resident
-        assert (await world.lives.get("ann", "s")).expires_at == world.clock.now + LONG.idle
+        assert (await world.operations.get("ann", "s")).expires_at == world.clock.now + LONG.idle
 
 
 async def test_others_have_their_turns_while_many_are_told(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ async def test_others_have_their_turns_while_many_are_told(tmp_path: Path) -> No
                 await asyncio.sleep(0)
 
         counting = asyncio.create_task(count())
-        await world.lives.residents.settle()
+        await world.residents.settle()
         counting.cancel()
         assert rounds >= 2
         assert all(stream.holds for stream in streams)

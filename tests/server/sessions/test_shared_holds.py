@@ -14,6 +14,7 @@ from tests.worlds import LIFETIMES, Plan, World, running_world
 
 from carousel.errors import PositionMismatch, SessionDeleted
 from carousel.state.redis_store import RedisStore
+from carousel.state.redis_terms import Timing
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ async def two_worlds(server: RedisServer, model: ToyModel | None = None) -> Asyn
     run_cli(server, "flushall")
 
     def make() -> RedisStore:
-        return RedisStore(server.url, LIFETIMES)
+        return RedisStore(server.url, LIFETIMES, timing=Timing(lease=10.0))
 
     async with (
         running_world(Plan(model or ToyModel(), store=lambda _: make())) as one,
@@ -52,7 +53,7 @@ async def test_another_server_need_not_wait(redis: RedisServer) -> None:
         stream = await held_stream(one)
         for token in (3, 4):
             await stream.say(token, f"r{token}")
-        assert (await other.lives.get("ann", "s")).position == 4
+        assert (await other.operations.get("ann", "s")).position == 4
         elsewhere = Stream(other, "s")
         async with asyncio.timeout(0.2):
             assert await elsewhere.say(5, expected=4) == 5
@@ -92,7 +93,7 @@ async def test_a_stream_holds_its_session_for_as_long_as_it_speaks(
         for _ in range(20):
             await wait(0.2, monkeypatch)
             await stream.say(3)
-            await one.lives.residents.tidy()
+            await one.residents.tidy()
         assert stream.talk._resident is resident
         await stream.talk.close()
 
@@ -113,7 +114,7 @@ async def test_a_turn_that_another_server_overtakes_is_not_applied_twice(redis: 
             model.gate.set()
             if expected is None:
                 assert await running == 4
-                one.lives.residents._wanted.clear()
+                one.residents._wanted.clear()
                 await stream.say(5)
                 await stream.say(6)
                 assert stream.holds
@@ -128,7 +129,7 @@ async def test_a_turn_that_another_server_overtakes_is_not_applied_twice(redis: 
 async def test_a_session_that_another_server_deletes_answers_so(redis: RedisServer) -> None:
     async with two_worlds(redis) as (one, other):
         stream = await held_stream(one)
-        await other.lives.delete("ann", "s")
+        await other.operations.delete("ann", "s")
         with pytest.raises(SessionDeleted):
             await stream.say(3)
         await other.open("s")

@@ -24,6 +24,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from tests.bounds import make_retention
 from tests.fakes import Fault, FaultyStore, ToyModel, same_snapshot
 from tests.server.state.conftest import run_redis
 from tests.worlds import Clock, Plan, World, running_world
@@ -39,22 +40,21 @@ from carousel.errors import (
     SessionNotFound,
     StoreUnavailable,
 )
-from carousel.sessions.ledger import Retention
-from carousel.sessions.lives import Point
+from carousel.sessions.operations import Point
 from carousel.sessions.requests import (
     Caller,
     GenerationRequest,
     PredictionRequest,
-    SamplingOptions,
     ScoringRequest,
     Standing,
 )
 from carousel.state.memory import MemoryStore
 from carousel.state.redis_store import RedisStore
+from carousel.state.redis_terms import Timing
 from carousel.state.sqlite_store import SqliteStore
 from carousel.state.store import Capacity, Lifetimes, SessionStore
 from carousel.state.write_ahead import WriteAhead
-from carousel.turns import Sampling, Snapshot
+from carousel.turns import Sampling, SamplingOptions, Snapshot
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +62,7 @@ Result = TypeVar("Result")
 Ids = tuple[int, ...]
 Answer = tuple[Any, Standing]
 
-RETENTION = Retention(max_turns=3, max_answers=2, max_answer_bytes=65_536)
+RETENTION = make_retention(max_turns=3, max_answers=2, max_answer_bytes=65_536)
 LIFETIMES = Lifetimes(idle=100, absolute=300)
 WIDE = Capacity(1000, 2**30, evicts=False)
 NAMES = some.sampled_from(["a", "b", "c"])
@@ -90,7 +90,7 @@ def _sqlite_uncached(directory: Path, url: str, clock: Clock) -> SessionStore:
 def _redis(_: Path, url: str, clock: Clock) -> SessionStore:
     """On the server that the test runs, emptied. Time passes there as it does everywhere."""
     subprocess.run(["redis-cli", "-u", url, "flushall"], check=True, stdout=subprocess.DEVNULL)
-    return RedisStore(url, Lifetimes(idle=10_000, absolute=10_000))
+    return RedisStore(url, Lifetimes(idle=10_000, absolute=10_000), timing=Timing(lease=10.0))
 
 
 STORES: dict[str, tuple[Callable[[Path, str, Clock], SessionStore], int]] = {  # and how many lives are drawn
@@ -194,7 +194,7 @@ class Sessions(RuleBasedStateMachine):
     def create(self, name: str) -> None:
         """A free name is taken, another is refused."""
         with self.refused(SessionExists if self.is_live(name) else None):
-            self.run(self.world.lives.create("ann", name, self.world.engine.start_snapshot))
+            self.run(self.world.operations.create("ann", name, self.world.engine.start_snapshot))
             self.note_new(name, ())
 
     @rule(
@@ -245,7 +245,7 @@ class Sessions(RuleBasedStateMachine):
         """The new session stands at the point; the old one is as it was."""
         point, ids = self.draw_point(name, data)
         with self.refused(self.ending(name) or self.unknown(ids) or (SessionExists if self.is_live(new) else None)):
-            self.run(self.world.lives.fork("ann", name, point, (new,), 0))
+            self.run(self.world.operations.fork("ann", name, point, (new,), 0))
             self.note_new(new, ids or ())
 
     @rule(name=NAMES, data=some.data(), expected=EXPECTED, is_named=some.booleans())
@@ -256,7 +256,7 @@ class Sessions(RuleBasedStateMachine):
         error = self.ending(name) or (PositionMismatch if expected == "wrong" else None) or self.unknown(ids)
         request_id = self.new_id() if is_named else ""
         with self.refused(error):
-            row = self.run(self.world.lives.rewind("ann", name, point, position, request_id))
+            row = self.run(self.world.operations.rewind("ann", name, point, position, request_id))
             assert ids is not None
             assert row.position == len(ids)
             self.live[name].go_back(ids, self.world.clock.now)
@@ -269,16 +269,16 @@ class Sessions(RuleBasedStateMachine):
         if self.is_live(name) and self.live[name].moves:
             request_id = data.draw(some.sampled_from(sorted(self.live[name].moves)))
             point, ids = self.live[name].moves[request_id]
-            assert self.run(self.world.lives.rewind("ann", name, point, None, request_id)).position == len(ids)
+            assert self.run(self.world.operations.rewind("ann", name, point, None, request_id)).position == len(ids)
             with pytest.raises(InvalidRequest):
-                self.run(self.world.lives.mark("ann", name, "m", request_id))
+                self.run(self.world.operations.mark("ann", name, "m", request_id))
 
     @rule(name=NAMES, turns=some.lists(some.tuples(KINDS, INPUTS, REQUEST_IDS), min_size=2, max_size=4), back=MARKS)
     def regret(self, name: str, turns: list[tuple[str, Ids, str]], back: str) -> None:
         """A conversation that goes back one turn or all of them; what it was answered stays on record."""
         self.talk(name, turns)
         ids = self.live[name].boundaries[-2:][0] if back == "m" else self.live[name].boundaries[0]
-        self.run(self.world.lives.rewind("ann", name, Point(len(ids)), None))
+        self.run(self.world.operations.rewind("ann", name, Point(len(ids)), None))
         self.live[name].go_back(ids, self.world.clock.now)
         for request_id, (asked, (_, standing)) in self.live[name].answers.items():
             again = self.run(self.send(asked, Caller("ann", name, request_id=request_id)))
@@ -288,7 +288,7 @@ class Sessions(RuleBasedStateMachine):
     def checkpoint(self, name: str, mark: str) -> None:
         """The name points here from now on."""
         with self.refused(self.ending(name)):
-            self.run(self.world.lives.mark("ann", name, mark))
+            self.run(self.world.operations.mark("ann", name, mark))
             self.live[name].marks[mark] = self.live[name].ids
             self.live[name].used_at = self.world.clock.now
 
@@ -297,7 +297,7 @@ class Sessions(RuleBasedStateMachine):
         """The state at the point, to be used later."""
         point, ids = self.draw_point(name, data)
         with self.refused(self.ending(name) or self.unknown(ids)):
-            blob, position = self.run(self.world.lives.export("ann", name, point, ttl_seconds))
+            blob, position = self.run(self.world.operations.export("ann", name, point, ttl_seconds))
             assert ids is not None
             assert position == len(ids)
             self.sealed.append((blob, ids, self.world.clock.now + ttl_seconds))
@@ -309,7 +309,7 @@ class Sessions(RuleBasedStateMachine):
         good = [one for one in self.sealed if one[2] > self.world.clock.now]
         blob, ids, _ = good[data.draw(some.integers(0, len(good) - 1))]
         with self.refused(SessionExists if self.is_live(name) else None):
-            self.run(self.world.lives.import_state("ann", blob, name))
+            self.run(self.world.operations.import_state("ann", blob, name))
             self.note_new(name, ids)
 
     @rule(name=NAMES, is_sure=RARELY)
@@ -318,7 +318,7 @@ class Sessions(RuleBasedStateMachine):
         if self.is_live(name) and not is_sure:
             return
         with self.refused(self.ending(name)):
-            self.run(self.world.lives.delete("ann", name))
+            self.run(self.world.operations.delete("ann", name))
             del self.live[name]
             self.ended[name] = SessionDeleted
 
@@ -327,7 +327,7 @@ class Sessions(RuleBasedStateMachine):
         """Time passes; sessions expire, swept or not."""
         self.world.clock.advance(seconds if self.has_clock else 0.0)
         if is_swept:
-            self.run(self.world.lives.expire())
+            self.run(self.world.operations.expire())
 
     @rule(name=NAMES)
     def trespass(self, name: str) -> None:
@@ -342,14 +342,14 @@ class Sessions(RuleBasedStateMachine):
         """Position, past and state of each, bit for bit; nobody else is there; no lane is busy."""
         for name in ("a", "b", "c"):
             with self.refused(self.ending(name)):
-                history = self.run(self.world.lives.history("ann", name))
+                history = self.run(self.world.operations.history("ann", name))
                 believed = self.live[name]
                 assert history.row.position == len(believed.ids)
                 assert not self.has_clock or history.row.expires_at == believed.expires_at
                 assert history.positions == tuple(map(len, believed.boundaries))
                 assert history.marks == {mark: len(ids) for mark, ids in believed.marks.items()}
                 assert same_snapshot(self.run(self.world.snapshot(name)), self.at(believed.ids))
-        listed = self.run(self.world.lives.list_owned("ann", (0.0, ""), 9))
+        listed = self.run(self.world.operations.list_owned("ann", (0.0, ""), 9))
         assert {row.id for row in listed} == {name for name in self.live if self.is_live(name)}
 
     # The model
@@ -420,7 +420,7 @@ class Sessions(RuleBasedStateMachine):
         assert is_repeat is None or standing.is_replay == is_repeat
         ids = (*believed.ids, *asked.ids)
         if asked.kind == "generate":
-            sampling = Sampling(asked.seed, repetition_penalty=1.3)
+            sampling = Sampling(seed=asked.seed, repetition_penalty=1.3)
             expected, _ = self.oracle.sample(self.at(believed.ids), asked.ids, 3, sampling)
             assert [token.id for token in content[0]] == expected
             ids += tuple(expected)

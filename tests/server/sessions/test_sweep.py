@@ -1,7 +1,6 @@
 """The sweep ends what is due, asks the store how it is, and survives a store that does not answer."""
 
 import asyncio
-from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -13,13 +12,11 @@ from carousel.sessions import sweep as module
 from carousel.sessions.sweep import sweep
 
 
-class FakeLives:
+class FakeOperations:
     """Seven sessions, of which streams hold three; `raises` is raised where it says."""
 
     def __init__(self) -> None:
-        self.store: Any = self
-        self.residents: Any = self
-        self.num_slots = 3
+        self.num_held = 3
         self.num_expired = 0
         self.raises: dict[str, Exception] = {}
 
@@ -39,7 +36,7 @@ class Sweeping:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "_SECONDS", 0.0)
-        self.lives = FakeLives()
+        self.operations = FakeOperations()
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry)
         self.health = StoreHealth(self.metrics.store_is_up)
@@ -48,24 +45,24 @@ class Sweeping:
     async def run(self, *raises: dict[str, Exception]) -> None:
         """A round for each entry."""
         rounds = iter(raises[1:])
-        self.lives.raises = raises[0]
+        self.operations.raises = raises[0]
 
         async def swept() -> None:
             self.seen.append(self.health.is_up)
             try:
-                self.lives.raises = next(rounds)
+                self.operations.raises = next(rounds)
             except StopIteration:
                 raise asyncio.CancelledError from None
 
         with pytest.raises(asyncio.CancelledError):
-            await sweep(self.lives, self.health, self.metrics, swept)  # type: ignore[arg-type]
+            await sweep(self.operations, self.health, self.metrics, swept)  # type: ignore[arg-type]
 
 
 async def test_what_is_due_ends_and_the_rest_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each round."""
     sweeping = Sweeping(monkeypatch)
     await sweeping.run({}, {})
-    assert sweeping.lives.num_expired == 2
+    assert sweeping.operations.num_expired == 2
     assert sweeping.registry.get_sample_value("carousel_live_sessions") == 7
     assert sweeping.registry.get_sample_value("carousel_held_sessions") == 3
     assert sweeping.seen == [True, True]
@@ -83,6 +80,6 @@ async def test_a_store_that_does_not_answer_is_noted(monkeypatch: pytest.MonkeyP
 async def test_any_other_error_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever runs it counts that and begins anew."""
     sweeping = Sweeping(monkeypatch)
-    sweeping.lives.raises = {"expire": RuntimeError("no")}
+    sweeping.operations.raises = {"expire": RuntimeError("no")}
     with pytest.raises(RuntimeError):
-        await sweep(sweeping.lives, sweeping.health, sweeping.metrics, asyncio.Event().wait)  # type: ignore[arg-type]
+        await sweep(sweeping.operations, sweeping.health, sweeping.metrics, asyncio.Event().wait)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.bounds import make_bounds
 from tests.fakes import GatedModel, SlowOracle, ToyModel, character_tokenizer
 from tests.worlds import Plan, World, running_world
 
@@ -15,7 +16,6 @@ from carousel.bundle.layout import Array, Rows
 from carousel.bundle.tokenizer import Tokenizer
 from carousel.engine.delivery import Ticket
 from carousel.engine.sampler import log_probabilities
-from carousel.engine.scheduler import Bounds
 from carousel.errors import Overloaded
 from carousel.sessions.words import WordSearch
 from carousel.turns import Snapshot, Turn
@@ -207,7 +207,7 @@ async def test_a_word_too_unlikely_for_a_float_is_still_answered() -> None:
 async def test_a_failure_on_the_way_leaves_no_turn_behind() -> None:
     """When the queue refuses part of a beam, the part that was accepted is given up."""
     model = GatedModel()
-    async with running_world(Plan(model=model, bounds=Bounds(max_lanes=1, max_queued_turns=2))) as world:
+    async with running_world(Plan(model=model, bounds=make_bounds(max_lanes=1, max_queued_turns=2))) as world:
 
         def submit(turn: Turn) -> Ticket:
             if turn.ids:  # a branch: from here on none ends, so that the queue cannot empty meanwhile

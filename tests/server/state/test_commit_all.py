@@ -23,7 +23,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
             made = make_store("redis", request, tmp_path)
         else:
             nodes = await stack.enter_async_context(clustered(tmp_path, 2))
-            made = RedisStore(nodes[0].url, LONG, timing=Timing(time_out=20.0))
+            made = RedisStore(nodes[0].url, LONG, timing=Timing(lease=10.0, time_out=20.0))
         assert isinstance(made, GroupStore)
         await made.start(lambda _: None)
         stack.push_async_callback(made.close)

@@ -21,13 +21,14 @@ from tests.server.state.redis_opening import opened, run_cli
 
 from carousel.errors import StoreInvalid, StoreUnavailable
 from carousel.state.redis_store import RedisStore
+from carousel.state.redis_terms import Timing
 
 
 async def test_a_redis_that_drops_keys_is_refused(tmp_path: Path) -> None:
     """An eviction policy would lose sessions in silence."""
     with run_redis(tmp_path, "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru") as server:
         with pytest.raises(StoreInvalid, match="maxmemory-policy allkeys-lru"):
-            await RedisStore(server.url, LONG).start(print)
+            await RedisStore(server.url, LONG, timing=Timing(lease=10.0)).start(print)
         run_cli(server, "config", "set", "maxmemory-policy", "noeviction")
         async with opened(server):
             pass
@@ -38,7 +39,7 @@ async def test_another_format_is_refused(tmp_path: Path) -> None:
     with run_redis(tmp_path) as server:
         run_cli(server, "set", "carousel2:format", "3")
         with pytest.raises(StoreInvalid, match="format version 3, this server reads 2"):
-            await RedisStore(server.url, LONG).start(print)
+            await RedisStore(server.url, LONG, timing=Timing(lease=10.0)).start(print)
         assert run_cli(server, "get", "carousel2:format") == "3"
 
 
@@ -98,7 +99,7 @@ def test_redis_is_needed_by_this_store_only(monkeypatch: pytest.MonkeyPatch) -> 
     """The module can be imported without the client library; making a store then says what to install."""
     monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(StoreInvalid, match=r"pip install carousel-serving\[redis\]"):
-        RedisStore("redis://localhost", LONG)
+        RedisStore("redis://localhost", LONG, timing=Timing(lease=10.0))
     code = "import sys, carousel.state.redis_store; sys.exit('redis' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from tests.fakes import FakeClock, SlowOracle
 from tests.server.state.conftest import advance, make_birth, open_session, take
-from tests.worlds import Plan, make_lives, make_manifest
+from tests.worlds import Plan, make_manifest, make_service
 
 from carousel.engine.engine import Engine
 from carousel.errors import SessionDeleted, SessionEnded, SessionExists
@@ -119,15 +119,15 @@ async def test_a_repeat_is_told_how_what_it_made_has_ended(store: SessionStore, 
     plan = Plan()
     metrics = Metrics(CollectorRegistry())
     engine = Engine(plan.model, 0, plan.bounds, metrics)
-    lives = make_lives(plan, make_manifest(plan), engine, store, clock, metrics)
+    operations = make_service(plan, make_manifest(plan), engine, store, clock, metrics).operations
     start = SlowOracle(plan.model).start()
 
     async def make(request_id: str) -> Row:
-        return await lives.create("ann", "a", start, request_id)
+        return await operations.create("ann", "a", start, request_id)
 
     first = await make("r")
     assert await make("r") == first
-    await lives.delete("ann", "a")
+    await operations.delete("ann", "a")
     with pytest.raises(SessionDeleted):
         await make("r")
     namesake = await make("q")
@@ -136,8 +136,8 @@ async def test_a_repeat_is_told_how_what_it_made_has_ended(store: SessionStore, 
             await make("r")
         assert (ended.value.reason, ended.value.details) == ("SESSION_ENDED", {})
         if is_alive:
-            assert await make("q") == namesake == await lives.get("ann", "a")
-            await lives.delete("ann", "a")
+            assert await make("q") == namesake == await operations.get("ann", "a")
+            await operations.delete("ann", "a")
     with pytest.raises(SessionDeleted):
         await make("q")
 

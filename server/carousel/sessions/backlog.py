@@ -1,12 +1,15 @@
-"""What has come on a PredictMany stream and was not taken yet: frames, in their order, as bytes.
+"""What has come on a stream of many sequences and was not taken yet: frames, in their order, as bytes.
 
 While there is no room for questions, closes are sought ahead: each makes room, and what came before it for its tag need
 not be asked any more.
 """
 
 import collections
+from collections.abc import Callable
 
-from carousel.rpc.frames import Item, read_item
+from carousel.sessions.messages import Item
+
+ReadItem = Callable[[bytes, int], tuple[Item | None, int]]  # a format's
 
 
 class _Frame:
@@ -22,8 +25,9 @@ class _Frame:
 class Backlog:
     """Reading raises MessageInvalid; what is wrong stays the next one to be read."""
 
-    def __init__(self, max_closed_ahead: int) -> None:
+    def __init__(self, read_item: ReadItem, max_closed_ahead: int) -> None:
         """`max_closed_ahead` tags are remembered as closed ahead of their order; closes of others wait for theirs."""
+        self._read_item = read_item
         self._max_closed_ahead = max_closed_ahead
         self._frames: collections.deque[_Frame] = collections.deque()
         self._unseen: collections.deque[_Frame] = collections.deque()  # the last of them, not looked at to their ends
@@ -49,7 +53,7 @@ class Backlog:
         """The next item and its size; None for a field that is none, or for one that came before a close seen ahead."""
         frame = self._frames[0]
         start = frame.taken
-        item, end = read_item(frame.content, start)
+        item, end = self._read_item(frame.content, start)
         frame.taken = end
         if end == len(frame.content):
             self._finish(frame)
@@ -67,7 +71,7 @@ class Backlog:
         size."""
         frame = self._unseen[0]
         at = max(frame.seen, frame.taken)
-        item, end = read_item(frame.content, at)
+        item, end = self._read_item(frame.content, at)
         frame.seen = end
         if end >= len(frame.content):
             self._unseen.popleft()

@@ -3,7 +3,7 @@
 import pytest
 
 from carousel.errors import Unauthenticated
-from carousel.rpc.callers import Callers
+from carousel.sessions.callers import Callers
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 

@@ -1,4 +1,4 @@
-"""One sequence of a PredictMany stream: its messages in their order.
+"""One sequence of a stream of many: its messages in their order.
 
 What a held session can answer at once costs no task. All else runs in a task of the sequence's own, one message after
 the other, each let in by the gate.
@@ -8,11 +8,10 @@ import asyncio
 import collections
 from typing import NamedTuple, Protocol
 
-from carousel.errors import InvalidRequest
-from carousel.rpc import convert
-from carousel.rpc.predictions import Predictions
+from carousel.sessions.conversation import Conversation
+from carousel.sessions.messages import Message, Reader
+from carousel.sessions.requests import Prediction
 from carousel.sessions.resident import Named
-from carousel.v1 import language_model_pb2 as wire
 
 # In the gate's unit.
 _HELD_COST, _ORDINARY_COST = 2.0, 20.0  # of a message in a task, whose session is held or not
@@ -22,7 +21,7 @@ _CLOSE_COST = 15.0  # of a sequence that holds something
 class Question(NamedTuple):
     """One request, and what it takes while it is not answered."""
 
-    request: wire.PredictRequest
+    request: Message
     num_bytes: int
     num_answer_bytes: int  # that its answer will have, about
 
@@ -38,7 +37,7 @@ class Stream(Protocol):
         """Until its client has read enough of what was answered."""
         ...
 
-    def answer(self, tag: int, question: Question, outcome: Named | wire.PredictResponse) -> None: ...
+    def answer(self, tag: int, question: Question, outcome: Named | Prediction) -> None: ...
 
     def refuse(self, tag: int, question: Question, error: Exception) -> None: ...
 
@@ -52,9 +51,7 @@ class Sequence:
 
     __slots__ = (
         "_asked",
-        "_has_lost_session",
-        "_is_named",
-        "_predictions",
+        "_reader",
         "_stream",
         "_tag",
         "_talk",
@@ -63,21 +60,19 @@ class Sequence:
         "is_over",
     )
 
-    def __init__(self, stream: Stream, tag: int, predictions: Predictions) -> None:
+    def __init__(self, stream: Stream, tag: int, talk: Conversation, reader: Reader) -> None:
         self._stream = stream
         self._tag = tag
-        self._predictions = predictions
-        self._talk = predictions.converse()
+        self._talk = talk
+        self._reader = reader
         self._waiting: collections.deque[Question] | None = None  # most have nothing, and there are many
         self._asked: Question | None = None  # on its way without a task
         self._task: asyncio.Task[None] | None = None
-        self._is_named = False
-        self._has_lost_session = False  # one was named that cannot be gone on with: no other sequence is meant
         self.is_over = False
 
     def ask(self, question: Question) -> None:
-        if self._task is None and self._asked is None and self._is_named:
-            plain = convert.to_plain(question.request)
+        if self._task is None and self._asked is None:
+            plain = self._reader.to_plain(question.request)
             if plain is not None:
                 self._asked = question
                 if self._talk.begin_plain(plain, self):
@@ -134,19 +129,8 @@ class Sequence:
         finally:
             self._task = None
 
-    async def _answer(self, request: wire.PredictRequest) -> Named | wire.PredictResponse:
+    async def _answer(self, request: Message) -> Named | Prediction:
         await self._stream.until_read()
         cost = _HELD_COST if self._talk.is_holding else _ORDINARY_COST
-        await self._stream.enter(cost + self._predictions.search_cost(request))
-        if not self._is_named:
-            self._begin(request)
-        return await self._predictions.answer(self._talk, request)
-
-    def _begin(self, request: wire.PredictRequest) -> None:
-        if self._has_lost_session and not request.session_id:
-            raise InvalidRequest(
-                "session_id", "the session that this tag named was refused: name one, or close the tag"
-            )
-        self._has_lost_session = bool(request.session_id)
-        self._predictions.begin(self._talk, request)
-        self._is_named, self._has_lost_session = True, False
+        await self._stream.enter(cost + self._talk.search_cost(self._reader.num_words(request)))
+        return await self._talk.ask(request, self._reader)

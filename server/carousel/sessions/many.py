@@ -1,31 +1,27 @@
-"""The sequences of one PredictMany stream: frames in, answers out in frames, whoever is done first.
+"""Many sequences on one stream: frames in, answers out in frames, whoever is done first.
 
-A question waits for its place among `max_waiting_per_stream` and for the bytes that it and its answer take; closes do
+A question waits for its place among `max_waiting` and for the bytes that it and its answer take; closes do
 not wait where they make room. All work comes through the gate, which shares the event loop among owners.
 """
 
 import asyncio
 import collections
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from google.rpc import status_pb2
-
 from carousel.errors import MessageInvalid, Overloaded
-from carousel.rpc.backlog import Backlog
-from carousel.rpc.frames import make_response, make_status
-from carousel.rpc.gate import Gate
-from carousel.rpc.prediction_bytes import PredictionBytes
-from carousel.rpc.predictions import Predictions
-from carousel.rpc.sequence import Question, Sequence
-from carousel.sessions.checks import MAX_CANDIDATES
+from carousel.sessions.backlog import Backlog
+from carousel.sessions.conversation import Conversation
 from carousel.sessions.endurance import finish
-from carousel.sessions.requests import PredictionRequest
+from carousel.sessions.gate import Gate
+from carousel.sessions.messages import Format
+from carousel.sessions.requests import Prediction
 from carousel.sessions.resident import Named
+from carousel.sessions.sequence import Question, Sequence
+from carousel.settings import Settings
 from carousel.shares import Shares
-from carousel.v1 import language_model_pb2 as wire
 
-Refuse = Callable[[wire.PredictRequest, Exception], status_pb2.Status]  # counts it, and logs it if there are few
 _MAX_ITEMS_PER_FRAME = 1024
 _MAX_SEQUENCES = 2**18  # of all streams: 450 bytes each while nothing is carried
 _MAX_FRAME_BYTES = 2**20  # but one answer may be larger; clients accept 4 MiB unless told otherwise
@@ -39,47 +35,60 @@ _FRAME_COST = 4.0  # of reading or writing one, without its items
 _BYTES_PER_COST = 2**14  # of what is copied, in or out
 _ITEM_BYTES = 32  # of a small item, from which it is guessed how many a frame has
 _CLOSED_PER_PIECE = 16
-_ANSWER_BYTES, _CANDIDATE_BYTES = 32, 20  # of answers, about
 _PLAIN_ANSWER_BYTES = 256  # more cost their making, 35 us for 256 candidates
 _MADE_BYTES_PER_COST = 1400
-_DEFAULT = PredictionRequest()
+
+
+@dataclass(frozen=True, slots=True)
+class ManyBounds:
+    """Of one stream."""
+
+    max_sequences: int
+    max_waiting: int  # requests that are unanswered or unread
+    max_bytes: int  # of what came, and of what goes
+
+    @classmethod
+    def of(cls, settings: Settings) -> "ManyBounds":
+        return cls(
+            max_sequences=settings.max_sequences_per_stream,
+            max_waiting=settings.max_waiting_per_stream,
+            max_bytes=settings.max_message_bytes,
+        )
 
 
 class Frame(NamedTuple):
-    """A PredictManyResponse."""
+    """Several answers."""
 
     content: bytes
     num_items: int
 
 
 class Many:
-    """Belongs to one call. `take` what comes, `end` when nothing more does, `next_frame` what goes, `close` at the end
-    whatever happened. `rest` is told when all is answered and read, and when that is over. `open_sequences` are those
-    of all streams."""
+    """Belongs to one call of one owner. `take` what comes, `end` when nothing more does, `next_frame` what goes,
+    `close` at the end whatever happened. `rest` is told when all is answered and read, and when that is over.
+    `open_sequences` are those of all streams."""
 
     def __init__(
         self,
-        predictions: Predictions,
-        encoder: PredictionBytes,
-        limits: wire.Limits,
+        format: Format,
+        converse: Callable[[], Conversation],
+        bounds: ManyBounds,
         owner: str,
         gate: Gate,
         open_sequences: Shares,
-        refuse: Refuse,
         rest: Callable[[bool], None],
     ) -> None:
-        self._predictions = predictions
-        self._encoder = encoder
+        self._format = format
+        self._converse = converse
         self._owner = owner
         self._gate = gate
         self._open_sequences = open_sequences
-        self._refuse = refuse
         self._rest = rest
-        self._max_waiting, self._max_bytes = limits.max_waiting_per_stream, limits.max_message_bytes
-        self._max_sequences = limits.max_sequences_per_stream
+        self._max_waiting, self._max_bytes = bounds.max_waiting, bounds.max_bytes
+        self._max_sequences = bounds.max_sequences
         self._sequences: dict[int, Sequence] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        self._backlog = Backlog(self._max_sequences)
+        self._backlog = Backlog(format.read_item, self._max_sequences)
         self._taking: asyncio.Task[None] | None = None  # what there was no room for at first
         self._answers: collections.deque[bytes] = collections.deque()
         self._changed = asyncio.Event()  # answers have come, or none will
@@ -122,14 +131,13 @@ class Many:
     async def until_read(self) -> None:
         await self._until(lambda: self._num_unread_bytes < self._max_bytes)
 
-    def answer(self, tag: int, question: Question, outcome: Named | wire.PredictResponse) -> None:
-        content = self._encoder.encode(outcome) if isinstance(outcome, Named) else outcome.SerializeToString()
-        self._put(make_response(tag, content), question)
+    def answer(self, tag: int, question: Question, outcome: Named | Prediction) -> None:
+        self._put(self._format.write(tag, outcome), question)
 
     def refuse(self, tag: int, question: Question, error: Exception) -> None:
         self._num_refused += 1
         self._gate.charge(self._owner, _REFUSAL_COST)
-        self._put(make_status(tag, self._refuse(question.request, error).SerializeToString()), question)
+        self._put(self._format.write_refusal(tag, question.request, error), question)
 
     def drop(self, question: Question) -> None:
         self._give_back(question)
@@ -181,7 +189,7 @@ class Many:
                 cost += _CLOSE_COST
                 self._close(item.tag)
             else:
-                num_answer_bytes = _expect(item.request)
+                num_answer_bytes = self._format.num_answer_bytes(item.request)
                 cost += 1.0 + max(0, num_answer_bytes - _PLAIN_ANSWER_BYTES) / _MADE_BYTES_PER_COST
                 self._ask(item.tag, Question(item.request, num_bytes, num_answer_bytes))
         return cost
@@ -217,7 +225,7 @@ class Many:
             if (refusal := self._refuse_another()) is not None:
                 return self.refuse(tag, question, refusal)
             self._open_sequences.change(self._owner, 1)
-            sequence = self._sequences[tag] = Sequence(self, tag, self._predictions)
+            sequence = self._sequences[tag] = Sequence(self, tag, self._converse(), self._format)
         sequence.ask(question)
 
     def _refuse_another(self) -> Overloaded | None:
@@ -305,9 +313,3 @@ class Many:
         while not is_so():
             self._roomy.clear()
             await self._roomy.wait()
-
-
-def _expect(request: wire.PredictRequest) -> int:
-    """How many bytes its answer will have, about."""
-    num_candidates = request.k or _DEFAULT.num_candidates
-    return _ANSWER_BYTES + _CANDIDATE_BYTES * num_candidates if 0 < num_candidates <= MAX_CANDIDATES else _ANSWER_BYTES

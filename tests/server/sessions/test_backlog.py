@@ -1,12 +1,14 @@
 """Items are taken in their order, and what a close seen ahead makes void is not taken at all."""
 
 import random
+from typing import Any
 
 import pytest
 from tests.server.rpc.served_world import ask, end
 
 from carousel.errors import MessageInvalid
-from carousel.rpc.backlog import Backlog
+from carousel.rpc.frames import read_item
+from carousel.sessions.backlog import Backlog
 from carousel.v1 import language_model_pb2 as wire
 
 
@@ -18,7 +20,7 @@ def take_all(backlog: Backlog) -> list[tuple[int, int]]:
     """Tags and tokens; a close has token -1."""
     taken = []
     while backlog:
-        item, _ = backlog.take()
+        item: Any = backlog.take()[0]
         if item is not None:
             taken.append((item.tag, -1 if item.close else item.request.input.tokens.ids[0]))
     return taken
@@ -37,7 +39,7 @@ def look(backlog: Backlog, count: int = 1000) -> list[int]:
 
 
 def test_items_come_in_their_order_with_their_sizes() -> None:
-    backlog = Backlog(10)
+    backlog = Backlog(read_item, 10)
     frames = [frame(ask(1, 1), ask(2, 2), end(1)), b"", frame(ask(1, 3))]
     for content in frames:
         backlog.add(content)
@@ -51,7 +53,7 @@ def test_items_come_in_their_order_with_their_sizes() -> None:
 
 def test_a_close_seen_ahead_makes_void_what_came_before_it_for_its_tag() -> None:
     """And nothing else: what comes behind it is another sequence's."""
-    backlog = Backlog(10)
+    backlog = Backlog(read_item, 10)
     backlog.add(frame(ask(1, 1), ask(2, 2), ask(1, 3)))
     backlog.add(frame(ask(2, 4), end(1), ask(1, 5), ask(3, 6)))
     assert look(backlog) == [1]
@@ -60,7 +62,7 @@ def test_a_close_seen_ahead_makes_void_what_came_before_it_for_its_tag() -> None
 
 
 def test_of_several_closes_the_last_counts() -> None:
-    backlog = Backlog(10)
+    backlog = Backlog(read_item, 10)
     backlog.add(frame(ask(1, 1), end(1), ask(1, 2)))
     assert look(backlog) == [1]
     backlog.add(frame(end(1), ask(1, 3), end(2)))
@@ -71,7 +73,7 @@ def test_of_several_closes_the_last_counts() -> None:
 
 def test_only_what_was_not_taken_is_looked_at() -> None:
     """A close that was taken in its order is not applied again, to whoever has its tag by then."""
-    backlog = Backlog(10)
+    backlog = Backlog(read_item, 10)
     backlog.add(frame(ask(1, 1), end(1), ask(1, 2)))
     for _ in range(3 - 1):
         backlog.take()
@@ -81,7 +83,7 @@ def test_only_what_was_not_taken_is_looked_at() -> None:
 
 def test_no_more_closes_are_remembered_than_allowed() -> None:
     """The others come in their order."""
-    backlog = Backlog(2)
+    backlog = Backlog(read_item, 2)
     backlog.add(frame(*[end(tag) for tag in (1, 2, 3, 4, 1)], ask(1, 7)))
     assert look(backlog) == [1, 2, 1]
     assert take_all(backlog) == [(3, -1), (4, -1), (1, 7)]
@@ -90,7 +92,7 @@ def test_no_more_closes_are_remembered_than_allowed() -> None:
 @pytest.mark.parametrize("content", [b"\x0a\x05ab", b"\xff\xff"])
 def test_what_is_wrong_stays_the_next_to_be_read(content: bytes) -> None:
     """Whoever takes it and whoever looks ahead both meet it."""
-    backlog = Backlog(10)
+    backlog = Backlog(read_item, 10)
     backlog.add(frame(ask(1, 1)) + content)
     backlog.add(frame(ask(1, 2)))
     backlog.take()
@@ -106,7 +108,7 @@ def test_what_is_wrong_stays_the_next_to_be_read(content: bytes) -> None:
 def test_each_tag_is_told_the_same_however_far_is_looked_ahead(seed: int) -> None:
     """Its last sequence has the same questions; of those that were closed some may be left out."""
     dice = random.Random(seed)
-    backlog, open_ones, expected = Backlog(3), dict[int, list[int]](), dict[int, list[int]]()
+    backlog, open_ones, expected = Backlog(read_item, 3), dict[int, list[int]](), dict[int, list[int]]()
     for number in range(300):
         if dice.random() < 0.4:
             tag = dice.randrange(5)
@@ -120,7 +122,7 @@ def test_each_tag_is_told_the_same_however_far_is_looked_ahead(seed: int) -> Non
             for tag in look(backlog, dice.randrange(4)):
                 open_ones.pop(tag, None)
         elif backlog:
-            taken, _ = backlog.take()
+            taken: Any = backlog.take()[0]
             if taken is not None and taken.close:
                 open_ones.pop(taken.tag, None)
             elif taken is not None:

@@ -25,11 +25,11 @@ from carousel.errors import (
 )
 from carousel.sessions import deeds
 from carousel.sessions.events import EventKind, SessionEvent
-from carousel.sessions.lives import Point
-from carousel.sessions.requests import Caller, GenerationRequest, PredictionRequest, SamplingOptions
+from carousel.sessions.operations import Point
+from carousel.sessions.requests import Caller, GenerationRequest, PredictionRequest
 from carousel.state.memory import MemoryStore
 from carousel.state.store import Birth, Capacity, Deed, EndReason, Row
-from carousel.turns import Snapshot
+from carousel.turns import SamplingOptions, Snapshot
 
 NOW = Point()
 BAD_NAMES = ["", "a b", "x" * 129, "a/b", "é", "a\n", "{a}", "a\0"]
@@ -55,7 +55,7 @@ def fed(world: World, *ids: int) -> Snapshot:
 async def heard(world: World, owner: str = "ann") -> AsyncIterator[list[SessionEvent]]:
     """What a watcher hears inside the block, there when it ends."""
     found: list[SessionEvent] = []
-    with world.lives.hub.watch(owner) as events:
+    with world.operations.watch(owner) as events:
         yield found
         while True:
             waiting = asyncio.ensure_future(anext(events))
@@ -69,13 +69,13 @@ async def heard(world: World, owner: str = "ann") -> AsyncIterator[list[SessionE
 async def refusal(world: World, owner: str, session_id: str) -> CarouselError:
     """That of every call that names the session: they are all alike."""
     calls = [
-        world.lives.get(owner, session_id),
-        world.lives.delete(owner, session_id),
-        world.lives.history(owner, session_id),
-        world.lives.fork(owner, session_id, NOW, (), 1),
-        world.lives.rewind(owner, session_id, NOW, None),
-        world.lives.mark(owner, session_id, "c"),
-        world.lives.export(owner, session_id, NOW, 9),
+        world.operations.get(owner, session_id),
+        world.operations.delete(owner, session_id),
+        world.operations.history(owner, session_id),
+        world.operations.fork(owner, session_id, NOW, (), 1),
+        world.operations.rewind(owner, session_id, NOW, None),
+        world.operations.mark(owner, session_id, "c"),
+        world.operations.export(owner, session_id, NOW, 9),
     ]
     errors = []
     for call in calls:
@@ -102,8 +102,8 @@ async def test_a_caller_may_choose_an_id(session_id: str) -> None:
         with pytest.raises(SessionExists):
             await world.open(session_id)
         assert (await world.open(session_id, "bob")).owner == "bob"
-        await world.lives.delete("bob", session_id)
-        assert (await world.lives.get("ann", session_id)).owner == "ann"
+        await world.operations.delete("bob", session_id)
+        assert (await world.operations.get("ann", session_id)).owner == "ann"
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
@@ -112,14 +112,14 @@ async def test_a_malformed_name_is_refused(name: str) -> None:
     async with running_world() as world:
         await world.open()
         with pytest.raises(InvalidRequest, match="^checkpoint: "):
-            await world.lives.mark("ann", "s", name)
+            await world.operations.mark("ann", "s", name)
         if name:
             with pytest.raises(InvalidRequest, match="^session_id: "):
                 await world.open(name)
             with pytest.raises(InvalidRequest, match="^new_session_ids: "):
-                await world.lives.fork("ann", "s", NOW, ("fine", name), 0)
+                await world.operations.fork("ann", "s", NOW, ("fine", name), 0)
         assert await world.store.num_live() == 1
-        assert (await world.lives.history("ann", "s")).marks == {}
+        assert (await world.operations.history("ann", "s")).marks == {}
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
@@ -137,7 +137,7 @@ async def test_a_foreign_session_is_as_unknown() -> None:
         unknown = await refusal(world, "bob", "t")
         await world.open()
         living = await refusal(world, "bob", "s")
-        await world.lives.delete("ann", "s")
+        await world.operations.delete("ann", "s")
         ended = await refusal(world, "bob", "s")
         assert type(unknown) is type(living) is type(ended) is SessionNotFound
         assert str(unknown)[:-1] + "s" == str(living) == str(ended)
@@ -152,7 +152,7 @@ async def test_a_deleted_session_is_known_as_deleted() -> None:
     async with running_world() as world:
         await world.open()
         world.clock.advance(7.5)
-        await world.lives.delete("ann", "s")
+        await world.operations.delete("ann", "s")
         error = await refusal(world, "ann", "s")
         assert type(error) is SessionDeleted
         assert error.details == {"ending": "deleted", "ended_at": "1000007.500"}
@@ -171,10 +171,10 @@ async def test_an_expired_session_says_why(seconds: tuple[int, ...], ending: str
             if number:
                 await feed(world, 1)
             world.clock.advance(one - 0.25)
-            assert (await world.lives.get("ann", "s")).position == number
+            assert (await world.operations.get("ann", "s")).position == number
             world.clock.advance(0.25)
         if is_swept:
-            await world.lives.expire()
+            await world.operations.expire()
             assert await world.store.num_live() == 0
         error = await refusal(world, "ann", "s")
         assert (type(error), error.details["ending"]) == (SessionExpired, ending)
@@ -194,7 +194,7 @@ async def test_an_evicted_session_says_so() -> None:
         assert (type(error), error.details["ending"]) == (SessionEvicted, "evicted")
         assert [(one.kind, one.session_id) for one in events] == [(EventKind.EVICTED, "b"), (EventKind.CREATED, "c")]
         assert world.value("sessions_ended_total", reason="evicted") == 1
-        assert (await world.lives.get("ann", "a")).position == 1
+        assert (await world.operations.get("ann", "a")).position == 1
 
 
 async def test_a_full_store_refuses_until_sessions_expire() -> None:
@@ -206,7 +206,7 @@ async def test_a_full_store_refuses_until_sessions_expire() -> None:
             await world.open("c")
         world.clock.advance(100)
         await world.open("c")
-        assert [row.id for row in await world.lives.list_owned("ann", (0.0, ""), 9)] == ["c"]
+        assert [row.id for row in await world.operations.list_owned("ann", (0.0, ""), 9)] == ["c"]
 
 
 async def test_sessions_are_listed_for_their_owner_oldest_first() -> None:
@@ -216,11 +216,11 @@ async def test_sessions_are_listed_for_their_owner_oldest_first() -> None:
             await world.open(name)
             world.clock.advance(1)
         await world.open("d", owner="bob")
-        first = await world.lives.list_owned("ann", (0.0, ""), 2)
-        rest = await world.lives.list_owned("ann", (first[-1].created_at, first[-1].id), 2)
+        first = await world.operations.list_owned("ann", (0.0, ""), 2)
+        rest = await world.operations.list_owned("ann", (first[-1].created_at, first[-1].id), 2)
         assert [row.id for row in (*first, *rest)] == ["b", "a", "c"]
         world.clock.advance(97.5)
-        assert [row.id for row in await world.lives.list_owned("ann", (0.0, ""), 9)] == ["a", "c"]
+        assert [row.id for row in await world.operations.list_owned("ann", (0.0, ""), 9)] == ["a", "c"]
 
 
 async def test_watchers_hear_of_every_kind() -> None:
@@ -230,10 +230,10 @@ async def test_watchers_hear_of_every_kind() -> None:
             await world.open("a")
             await world.open("x", owner="bob")
             world.clock.advance(5)
-            await world.lives.delete("ann", "a")
+            await world.operations.delete("ann", "a")
             await world.open("b")
             world.clock.advance(100)
-            await world.lives.expire()
+            await world.operations.expire()
         kinds = [EventKind.CREATED, EventKind.DELETED, EventKind.CREATED, EventKind.EXPIRED]
         times = [1_000_000, 1_000_005, 1_000_005, 1_000_105]
         expected = [SessionEvent(*one) for one in zip(kinds, "aabb", ["ann"] * 4, times, strict=True)]
@@ -246,9 +246,9 @@ async def test_live_sessions_are_counted() -> None:
         for name in "abc":
             await world.open(name)
         assert world.value("sessions_created_total") == 3
-        await world.lives.delete("ann", "a")
+        await world.operations.delete("ann", "a")
         world.clock.advance(100)
-        await world.lives.expire()
+        await world.operations.expire()
         assert world.value("sessions_ended_total", reason="expired") == 2
         assert world.value("sessions_ended_total", reason="deleted") == 1
 
@@ -261,19 +261,19 @@ async def test_forks_stand_where_the_session_stood() -> None:
     async with running_world() as world:
         await world.open()
         await feed(world, 1, 2)
-        await world.lives.mark("ann", "s", "c")
+        await world.operations.mark("ann", "s", "c")
         await feed(world, 3)
         for name, point, ids in (("x", NOW, (1, 2, 3)), ("y", Point(0), ()), ("z", Point(mark="c"), (1, 2))):
-            (row,) = await world.lives.fork("ann", "s", point, (name,), 0)
+            (row,) = await world.operations.fork("ann", "s", point, (name,), 0)
             assert (row.id, row.owner, row.position) == (name, "ann", len(ids))
             assert same_snapshot(await world.snapshot(name), fed(world, *ids))
-            history = await world.lives.history("ann", name)
+            history = await world.operations.history("ann", name)
             assert (history.positions, history.marks) == ((len(ids),), {})
         await feed(world, 9, session_id="z")
         assert same_snapshot(await world.snapshot("z"), fed(world, 1, 2, 9))
         assert same_snapshot(await world.snapshot(), fed(world, 1, 2, 3))
-        await world.lives.delete("ann", "s")
-        assert (await world.lives.get("ann", "x")).position == 3
+        await world.operations.delete("ann", "s")
+        assert (await world.operations.get("ann", "x")).position == 3
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ async def test_the_number_of_forks(ids: tuple[str, ...], count: int, num_made: i
     plan = store_of(Capacity(200, 2**20, evicts=False))
     async with running_world(plan) as world:
         await world.open()
-        rows = await world.lives.fork("ann", "s", NOW, ids, count)
+        rows = await world.operations.fork("ann", "s", NOW, ids, count)
         assert len({row.id for row in rows}) == num_made
         assert await world.store.num_live() == num_made + 1
 
@@ -298,7 +298,7 @@ async def test_a_wrong_number_of_forks_is_refused(ids: tuple[str, ...], count: i
     async with running_world() as world:
         await world.open()
         with pytest.raises(InvalidRequest) as refused:
-            await world.lives.fork("ann", "s", NOW, ids, count)
+            await world.operations.fork("ann", "s", NOW, ids, count)
         assert refused.value.field == field
         assert await world.store.num_live() == 1
 
@@ -309,9 +309,9 @@ async def test_forks_are_made_all_or_none(ids: tuple[str, ...]) -> None:
     async with running_world() as world:
         await world.open()
         with pytest.raises(SessionExists):
-            await world.lives.fork("ann", "s", NOW, ids, 0)
-        assert [row.id for row in await world.lives.list_owned("ann", (0.0, ""), 9)] == ["s"]
-        await world.lives.fork("ann", "s", NOW, ("a", "b"), 0)
+            await world.operations.fork("ann", "s", NOW, ids, 0)
+        assert [row.id for row in await world.operations.list_owned("ann", (0.0, ""), 9)] == ["s"]
+        await world.operations.fork("ann", "s", NOW, ("a", "b"), 0)
 
 
 async def test_a_fork_beyond_the_limit_makes_none() -> None:
@@ -319,9 +319,9 @@ async def test_a_fork_beyond_the_limit_makes_none() -> None:
     async with running_world(store_of(Capacity(3, 2**20, evicts=False))) as world:
         await world.open()
         with pytest.raises(Overloaded):
-            await world.lives.fork("ann", "s", NOW, (), 3)
+            await world.operations.fork("ann", "s", NOW, (), 3)
         assert await world.store.num_live() == 1
-        assert len(await world.lives.fork("ann", "s", NOW, (), 2)) == 2
+        assert len(await world.operations.fork("ann", "s", NOW, (), 2)) == 2
 
 
 async def test_a_rewind_goes_back_bit_for_bit() -> None:
@@ -330,12 +330,12 @@ async def test_a_rewind_goes_back_bit_for_bit() -> None:
         await world.open()
         for token in (1, 2, 3, 4):
             await feed(world, token)
-        assert (await world.lives.history("ann", "s")).positions == (0, 1, 2, 3, 4)
-        assert (await world.lives.rewind("ann", "s", Point(2), 4)).position == 2
+        assert (await world.operations.history("ann", "s")).positions == (0, 1, 2, 3, 4)
+        assert (await world.operations.rewind("ann", "s", Point(2), 4)).position == 2
         assert same_snapshot(await world.snapshot(), fed(world, 1, 2))
-        assert (await world.lives.history("ann", "s")).positions == (0, 1, 2)
+        assert (await world.operations.history("ann", "s")).positions == (0, 1, 2)
         with pytest.raises(PositionUnknown):
-            await world.lives.rewind("ann", "s", Point(3), None)
+            await world.operations.rewind("ann", "s", Point(3), None)
         await feed(world, 7)
         assert same_snapshot(await world.snapshot(), fed(world, 1, 2, 7))
 
@@ -353,7 +353,7 @@ async def test_generating_again_from_a_point_computes_nothing_twice() -> None:
             async for _ in world.sessions.generate(Caller("ann", "s"), request):
                 pass
             assert len(model.steps) == num_steps + 1  # the generated token alone
-            await world.lives.rewind("ann", "s", Point(2), 3)
+            await world.operations.rewind("ann", "s", Point(2), 3)
         assert same_snapshot(await world.snapshot(), fed(world, 1, 2))
 
 
@@ -365,7 +365,7 @@ async def test_a_rewind_that_expects_another_position_changes_nothing(expected: 
         await feed(world, 1)
         held = await world.hold()
         with pytest.raises(PositionMismatch) as refused:
-            await world.lives.rewind("ann", "s", Point(0), expected)
+            await world.operations.rewind("ann", "s", Point(0), expected)
         assert refused.value.details == {"position": "1"}
         assert await world.hold() == held
 
@@ -375,12 +375,12 @@ async def test_checkpoints_are_named_bounded_and_move() -> None:
     async with running_world() as world:
         await world.open()
         for number in range(16):
-            await world.lives.mark("ann", "s", f"c{number}")
+            await world.operations.mark("ann", "s", f"c{number}")
         await feed(world, 1)
         with pytest.raises(InvalidRequest, match="^checkpoint: "):
-            await world.lives.mark("ann", "s", "c16")
-        assert (await world.lives.mark("ann", "s", "c3")).position == 1
-        marks = (await world.lives.history("ann", "s")).marks
+            await world.operations.mark("ann", "s", "c16")
+        assert (await world.operations.mark("ann", "s", "c3")).position == 1
+        marks = (await world.operations.history("ann", "s")).marks
         assert marks == {f"c{number}": int(number == 3) for number in range(16)}
 
 
@@ -405,7 +405,9 @@ async def test_a_change_that_is_cancelled_ends_its_write_first(change: str, num_
         doing.append(change)
         store.log.clear()
         call = (
-            world.lives.rewind("ann", "s", Point(0), None) if change == "rewind" else world.lives.mark("ann", "s", "c")
+            world.operations.rewind("ann", "s", Point(0), None)
+            if change == "rewind"
+            else world.operations.mark("ann", "s", "c")
         )
         task = asyncio.ensure_future(call)
         while store.log != ["take", "commit"]:
@@ -429,11 +431,11 @@ async def test_a_rewind_that_the_store_fails_is_done_or_not(fault: Fault) -> Non
         await feed(world, 1, 2)
         world.store.faults[fault] = 1
         with pytest.raises(StoreUnavailable):
-            await world.lives.rewind("ann", "s", Point(0), 2)
+            await world.operations.rewind("ann", "s", Point(0), 2)
         is_done = fault is Fault.AFTER_WRITE
         assert same_snapshot(await world.snapshot(), fed(world, *(() if is_done else (1, 2))))
         with pytest.raises(PositionMismatch) if is_done else contextlib.nullcontext():
-            await world.lives.rewind("ann", "s", Point(0), 2)
+            await world.operations.rewind("ann", "s", Point(0), 2)
 
 
 async def test_a_session_changed_by_somebody_else_is_told_apart_from_one_that_ended() -> None:
@@ -443,10 +445,10 @@ async def test_a_session_changed_by_somebody_else_is_told_apart_from_one_that_en
         held = await world.hold()
         await feed(world, 1)
         with pytest.raises(SessionMoved):
-            await world.lives.commit(held, world.lives.ledger.mark(held, "c"))
-        await world.lives.delete("ann", "s")
+            await world.access.commit(held, world.ledger.mark(held, "c"))
+        await world.operations.delete("ann", "s")
         with pytest.raises(SessionDeleted):
-            await world.lives.commit(held, world.lives.ledger.mark(held, "c"))
+            await world.access.commit(held, world.ledger.mark(held, "c"))
 
 
 # Export and import
@@ -457,8 +459,8 @@ async def test_an_exported_state_is_imported_anywhere_the_key_is() -> None:
     async with running_world() as here, running_world() as there:
         await here.open()
         await feed(here, 1, 2, 3)
-        blob, position = await here.lives.export("ann", "s", NOW, 60)
-        row = await there.lives.import_state("ann", blob, "moved")
+        blob, position = await here.operations.export("ann", "s", NOW, 60)
+        row = await there.operations.import_state("ann", blob, "moved")
         assert (row.id, row.position, position) == ("moved", 3, 3)
         await feed(there, 4, session_id="moved")
         assert same_snapshot(await there.snapshot("moved"), fed(there, 1, 2, 3, 4))
@@ -470,11 +472,11 @@ async def test_any_point_can_be_exported(point: Point, position: int) -> None:
     async with running_world() as world:
         await world.open()
         await feed(world, 1, 2)
-        await world.lives.mark("ann", "s", "c")
+        await world.operations.mark("ann", "s", "c")
         await feed(world, 3)
-        blob, told = await world.lives.export("ann", "s", point, 60)
+        blob, told = await world.operations.export("ann", "s", point, 60)
         assert told == position
-        await world.lives.import_state("ann", blob, "t")
+        await world.operations.import_state("ann", blob, "t")
         assert same_snapshot(await world.snapshot("t"), fed(world, *(1, 2, 3)[:position]))
 
 
@@ -484,19 +486,19 @@ async def test_a_ttl_has_bounds(ttl_seconds: float) -> None:
     async with running_world() as world:
         await world.open()
         with pytest.raises(InvalidRequest, match="^ttl: "):
-            await world.lives.export("ann", "s", NOW, ttl_seconds)
+            await world.operations.export("ann", "s", NOW, ttl_seconds)
 
 
 async def test_a_state_is_refused_with_its_reason() -> None:
     """Another owner's, expired, of a key that is not here, of another model."""
     async with running_world() as world:
         await world.open()
-        blob, _ = await world.lives.export("ann", "s", NOW, 60)
+        blob, _ = await world.operations.export("ann", "s", NOW, 60)
         await _refused(world, blob, "foreign", owner="bob")
         async with running_world(Plan(seal_keys=(bytes(32),))) as other:
             await _refused(other, blob, "unknown_key")
         async with running_world(Plan(seal_keys=(bytes(32), KEY))) as other:
-            await other.lives.import_state("ann", blob, "t")
+            await other.operations.import_state("ann", blob, "t")
         async with running_world(Plan(seal_keys=())) as other:
             await _refused(other, blob, "no_key")
         async with running_world(Plan(model=ToyModel(hidden_size=5))) as other:
@@ -507,7 +509,7 @@ async def test_a_state_is_refused_with_its_reason() -> None:
 
 async def _refused(world: World, blob: bytes, why: str, owner: str = "ann") -> None:
     with pytest.raises(StateRefused) as refused:
-        await world.lives.import_state(owner, blob, "t")
+        await world.operations.import_state(owner, blob, "t")
     assert refused.value.details == {"why": why}
 
 
@@ -515,11 +517,11 @@ async def test_a_state_that_is_good_once_is_used_only_by_an_import_that_succeeds
     """Under that policy a failed import, as on an id that is taken, leaves it good."""
     async with running_world(Plan(replays_seals=False)) as world:
         await world.open()
-        blob, _ = await world.lives.export("ann", "s", NOW, 60)
+        blob, _ = await world.operations.export("ann", "s", NOW, 60)
         for _ in range(2):
             with pytest.raises(SessionExists):
-                await world.lives.import_state("ann", blob, "s")
-        await world.lives.import_state("ann", blob, "t")
+                await world.operations.import_state("ann", blob, "s")
+        await world.operations.import_state("ann", blob, "t")
         await _refused(world, blob, "replayed")
 
 
@@ -531,14 +533,14 @@ async def test_a_repeated_creation_gets_the_session_as_it_stands() -> None:
     async with running_world() as world:
         for session_id, request_id in (("s", "r1"), ("", "r2")):
             start = world.engine.start_snapshot
-            row = await world.lives.create("ann", session_id, start, request_id)
-            assert await world.lives.create("ann", session_id, start, request_id) == row
+            row = await world.operations.create("ann", session_id, start, request_id)
+            assert await world.operations.create("ann", session_id, start, request_id) == row
             await feed(world, 1, 2, session_id=row.id)
-            again = await world.lives.create("ann", session_id, start, request_id)
+            again = await world.operations.create("ann", session_id, start, request_id)
             assert (again.id, again.position) == (row.id, 2)
-            await world.lives.delete("ann", row.id)
+            await world.operations.delete("ann", row.id)
             with pytest.raises(SessionDeleted):
-                await world.lives.create("ann", session_id, start, request_id)
+                await world.operations.create("ann", session_id, start, request_id)
         assert world.value("sessions_created_total") == 2
 
 
@@ -553,12 +555,12 @@ async def test_an_end_that_comes_meanwhile(other_id: str, monkeypatch: pytest.Mo
         async def recall_early(store: MemoryStore, owner: str, request_id: str) -> Deed | None:
             found = await recall(store, owner, request_id)
             monkeypatch.setattr(MemoryStore, "recall", recall)
-            await world.lives.delete(owner, "s", other_id)
+            await world.operations.delete(owner, "s", other_id)
             return found
 
         monkeypatch.setattr(MemoryStore, "recall", recall_early)
         with contextlib.nullcontext() if other_id == "this" else pytest.raises(SessionDeleted):
-            await world.lives.delete("ann", "s", "this")
+            await world.operations.delete("ann", "s", "this")
 
 
 async def test_an_end_that_comes_after_the_look_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -570,19 +572,19 @@ async def test_an_end_that_comes_after_the_look_is_told(monkeypatch: pytest.Monk
         async def record_and_end_too_late(store: MemoryStore, row: Row, reason: EndReason, deed: Deed | None) -> bool:
             monkeypatch.setattr(MemoryStore, "end", end)
             store._record(deed, world.clock())
-            await world.lives.delete("ann", "s", "another")
+            await world.operations.delete("ann", "s", "another")
             return False
 
         monkeypatch.setattr(MemoryStore, "end", record_and_end_too_late)
         with pytest.raises(SessionDeleted):
-            await world.lives.delete("ann", "s", "this")
+            await world.operations.delete("ann", "s", "this")
 
 
 async def test_an_id_that_was_made_for_a_request_is_its_own() -> None:
     """Whichever server makes it, the same id; another owner's or another request's is another one."""
     async with running_world() as here, running_world() as there:
         made = [
-            (await world.lives.create(owner, "", world.engine.start_snapshot, request_id)).id
+            (await world.operations.create(owner, "", world.engine.start_snapshot, request_id)).id
             for world in (here, there)
             for owner, request_id in (("ann", "r"), ("ann", "q"), ("bob", "r"))
         ]
@@ -596,20 +598,20 @@ async def test_a_request_id_is_for_one_request() -> None:
     async with running_world() as world:
         await world.open("t")
         start = world.engine.start_snapshot
-        await world.lives.create("ann", "s", start, "r")
-        blob, _ = await world.lives.export("ann", "s", NOW, 60)
+        await world.operations.create("ann", "s", start, "r")
+        blob, _ = await world.operations.export("ann", "s", NOW, 60)
         others = [
-            world.lives.create("ann", "x", start, "r"),
-            world.lives.create("ann", "", start, "r"),
-            world.lives.fork("ann", "s", NOW, ("x",), 0, "r"),
-            world.lives.import_state("ann", blob, "x", "r"),
-            world.lives.delete("ann", "s", "r"),
+            world.operations.create("ann", "x", start, "r"),
+            world.operations.create("ann", "", start, "r"),
+            world.operations.fork("ann", "s", NOW, ("x",), 0, "r"),
+            world.operations.import_state("ann", blob, "x", "r"),
+            world.operations.delete("ann", "s", "r"),
         ]
         for other in others:
             with pytest.raises(InvalidRequest, match="^request_id: "):
                 await other
-        assert [row.id for row in await world.lives.list_owned("ann", (0.0, ""), 9)] == ["s", "t"]
-        await world.lives.create("bob", "x", start, "r")
+        assert [row.id for row in await world.operations.list_owned("ann", (0.0, ""), 9)] == ["s", "t"]
+        await world.operations.create("bob", "x", start, "r")
 
 
 @pytest.mark.parametrize("request_id", ["a b", "x" * 65, "a/b", "a\n"])
@@ -617,14 +619,14 @@ async def test_a_malformed_request_id_is_refused(request_id: str) -> None:
     """By every call that takes one, before anything is done."""
     async with running_world() as world:
         await world.open()
-        blob, _ = await world.lives.export("ann", "s", NOW, 60)
+        blob, _ = await world.operations.export("ann", "s", NOW, 60)
         calls = [
-            world.lives.create("ann", "x", world.engine.start_snapshot, request_id),
-            world.lives.fork("ann", "s", NOW, ("x",), 0, request_id),
-            world.lives.import_state("ann", blob, "x", request_id),
-            world.lives.rewind("ann", "s", NOW, None, request_id),
-            world.lives.mark("ann", "s", "c", request_id),
-            world.lives.delete("ann", "s", request_id),
+            world.operations.create("ann", "x", world.engine.start_snapshot, request_id),
+            world.operations.fork("ann", "s", NOW, ("x",), 0, request_id),
+            world.operations.import_state("ann", blob, "x", request_id),
+            world.operations.rewind("ann", "s", NOW, None, request_id),
+            world.operations.mark("ann", "s", "c", request_id),
+            world.operations.delete("ann", "s", request_id),
         ]
         for call in calls:
             with pytest.raises(InvalidRequest, match="^request_id: "):
@@ -636,13 +638,13 @@ async def test_a_repeated_deletion_ends_nothing_that_was_made_since() -> None:
     """The first is done; a namesake made later stays; without an id the repeat is told that it is gone."""
     async with running_world() as world:
         await world.open()
-        await world.lives.delete("ann", "s", "r")
-        await world.lives.delete("ann", "s", "r")
+        await world.operations.delete("ann", "s", "r")
+        await world.operations.delete("ann", "s", "r")
         with pytest.raises(SessionDeleted):
-            await world.lives.delete("ann", "s")
+            await world.operations.delete("ann", "s")
         await world.open()
-        await world.lives.delete("ann", "s", "r")
-        assert (await world.lives.get("ann", "s")).position == 0
+        await world.operations.delete("ann", "s", "r")
+        assert (await world.operations.get("ann", "s")).position == 0
 
 
 async def test_a_repeated_fork_makes_no_more() -> None:
@@ -650,13 +652,13 @@ async def test_a_repeated_fork_makes_no_more() -> None:
     async with running_world() as world:
         await world.open()
         await feed(world, 1)
-        rows = await world.lives.fork("ann", "s", NOW, (), 3, "r")
+        rows = await world.operations.fork("ann", "s", NOW, (), 3, "r")
         await feed(world, 2)
         await feed(world, 3, 4, session_id=rows[1].id)
-        again = await world.lives.fork("ann", "s", NOW, (), 3, "r")
+        again = await world.operations.fork("ann", "s", NOW, (), 3, "r")
         assert [(row.id, row.position) for row in again] == list(zip([row.id for row in rows], (1, 3, 1), strict=True))
-        await world.lives.delete("ann", "s")
-        assert len(await world.lives.fork("ann", "s", NOW, (), 3, "r")) == 3
+        await world.operations.delete("ann", "s")
+        assert len(await world.operations.fork("ann", "s", NOW, (), 3, "r")) == 3
         assert await world.store.num_live() == 3
 
 
@@ -664,11 +666,11 @@ async def test_a_repeated_import_uses_its_state_once() -> None:
     """Where a state is good once, the repeat still gets the session; another request is refused."""
     async with running_world(Plan(replays_seals=False)) as world:
         await world.open()
-        blob, _ = await world.lives.export("ann", "s", NOW, 60)
-        row = await world.lives.import_state("ann", blob, "", "r")
-        assert await world.lives.import_state("ann", blob, "", "r") == row
+        blob, _ = await world.operations.export("ann", "s", NOW, 60)
+        row = await world.operations.import_state("ann", blob, "", "r")
+        assert await world.operations.import_state("ann", blob, "", "r") == row
         with pytest.raises(StateRefused):
-            await world.lives.import_state("ann", blob, "", "q")
+            await world.operations.import_state("ann", blob, "", "q")
 
 
 async def test_an_import_can_be_repeated_until_it_is_done() -> None:
@@ -686,22 +688,22 @@ async def test_an_import_can_be_repeated_until_it_is_done() -> None:
         assert isinstance(world.store, FaultyStore)
         may_write.set()
         await world.open()
-        blob, _ = await world.lives.export("ann", "s", NOW, 60)
+        blob, _ = await world.operations.export("ann", "s", NOW, 60)
         world.store.faults[Fault.BEFORE_WRITE] = 1
         with pytest.raises(StoreUnavailable):
-            await world.lives.import_state("ann", blob, "", "r")
+            await world.operations.import_state("ann", blob, "", "r")
         may_write.clear()
-        first, second = (asyncio.ensure_future(world.lives.import_state("ann", blob, "", "r")) for _ in range(2))
+        first, second = (asyncio.ensure_future(world.operations.import_state("ann", blob, "", "r")) for _ in range(2))
         await writing.wait()
         for session_id, request_id in (("t", "r"), ("", "q"), ("", "")):
             with pytest.raises(StateRefused):
-                await world.lives.import_state("ann", blob, session_id, request_id)
+                await world.operations.import_state("ann", blob, session_id, request_id)
         may_write.set()
-        assert await first == await second == await world.lives.import_state("ann", blob, "", "r")
-        await world.lives.delete("ann", (await first).id)
+        assert await first == await second == await world.operations.import_state("ann", blob, "", "r")
+        await world.operations.delete("ann", (await first).id)
         for request_id in ("q", ""):
             with pytest.raises(StateRefused):
-                await world.lives.import_state("ann", blob, "", request_id)
+                await world.operations.import_state("ann", blob, "", request_id)
         assert await world.store.num_live() == 1
 
 
@@ -722,7 +724,7 @@ async def test_a_repeat_that_waited_for_room_is_a_repeat() -> None:
             return 1
 
     async with running_world(Plan(store=lambda clock: FullTwice(MemoryStore(ROOMY, LIFETIMES, clock=clock)))) as world:
-        calls = [world.lives.create("ann", "s", world.engine.start_snapshot, "r") for _ in range(2)]
+        calls = [world.operations.create("ann", "s", world.engine.start_snapshot, "r") for _ in range(2)]
         one, other = await asyncio.gather(*calls)
         assert one == other
 
@@ -733,17 +735,17 @@ async def test_a_repeated_rewind_or_checkpoint_moves_nothing() -> None:
         await world.open()
         await feed(world, 1)
         await feed(world, 2)
-        assert (await world.lives.rewind("ann", "s", Point(1), 2, "back")).position == 1
-        assert (await world.lives.mark("ann", "s", "c", "mark")).position == 1
+        assert (await world.operations.rewind("ann", "s", Point(1), 2, "back")).position == 1
+        assert (await world.operations.mark("ann", "s", "c", "mark")).position == 1
         await feed(world, 3)
-        assert (await world.lives.rewind("ann", "s", Point(1), 2, "back")).position == 1
-        assert (await world.lives.mark("ann", "s", "c", "mark")).position == 1
+        assert (await world.operations.rewind("ann", "s", Point(1), 2, "back")).position == 1
+        assert (await world.operations.mark("ann", "s", "c", "mark")).position == 1
         assert same_snapshot(await world.snapshot(), fed(world, 1, 3))
-        assert (await world.lives.history("ann", "s")).marks == {"c": 1}
+        assert (await world.operations.history("ann", "s")).marks == {"c": 1}
         for other in (
-            world.lives.rewind("ann", "s", Point(0), 2, "back"),
-            world.lives.mark("ann", "s", "d", "mark"),
-            world.lives.mark("ann", "s", "c", "back"),
+            world.operations.rewind("ann", "s", Point(0), 2, "back"),
+            world.operations.mark("ann", "s", "d", "mark"),
+            world.operations.mark("ann", "s", "c", "back"),
         ):
             with pytest.raises(InvalidRequest, match="^request_id: "):
                 await other
@@ -751,7 +753,7 @@ async def test_a_repeated_rewind_or_checkpoint_moves_nothing() -> None:
             await world.sessions.predict(Caller("ann", "s", request_id="back"), PredictionRequest((1,)))
         await world.sessions.predict(Caller("ann", "s", request_id="turn"), PredictionRequest((1,)))
         with pytest.raises(InvalidRequest, match="^request_id: "):
-            await world.lives.mark("ann", "s", "c", "turn")
+            await world.operations.mark("ann", "s", "c", "turn")
 
 
 @pytest.mark.parametrize("request_id", ["", "r"])
@@ -766,7 +768,7 @@ async def test_a_cancelled_fork_makes_all_or_none(request_id: str, num_steps: in
     plan = Plan(store=lambda clock: FaultyStore(MemoryStore(ROOMY, LIFETIMES, clock=clock), pause))
     async with running_world(plan) as world:
         await world.open()
-        forking = asyncio.ensure_future(world.lives.fork("ann", "s", NOW, (), 3, request_id))
+        forking = asyncio.ensure_future(world.operations.fork("ann", "s", NOW, (), 3, request_id))
         for _ in range(num_steps):
             await asyncio.sleep(0)
         is_done = forking.done()
@@ -775,7 +777,7 @@ async def test_a_cancelled_fork_makes_all_or_none(request_id: str, num_steps: in
             await forking
         num_copies = await world.store.num_live() - 1
         assert num_copies in ((3,) if is_done else (0, 3) if request_id else (0,))
-        await world.lives.fork("ann", "s", NOW, (), 3, request_id)
+        await world.operations.fork("ann", "s", NOW, (), 3, request_id)
         assert await world.store.num_live() - 1 == (3 if request_id else num_copies + 3)
 
 
@@ -786,8 +788,8 @@ async def test_a_creation_whose_answer_was_lost_is_not_made_twice() -> None:
         for session_id in ("chosen", ""):
             world.store.faults[Fault.AFTER_WRITE] = 1
             with pytest.raises(StoreUnavailable):
-                await world.lives.create("ann", session_id, world.engine.start_snapshot, f"r{session_id}")
-            await world.lives.create("ann", session_id, world.engine.start_snapshot, f"r{session_id}")
+                await world.operations.create("ann", session_id, world.engine.start_snapshot, f"r{session_id}")
+            await world.operations.create("ann", session_id, world.engine.start_snapshot, f"r{session_id}")
         assert await world.store.num_live() == 2
 
 
@@ -805,15 +807,15 @@ async def test_a_state_stays_used_when_an_import_is_in_doubt() -> None:
         assert isinstance(world.store, FaultyStore)
         may_write.set()
         await world.open()
-        blob, _ = await world.lives.export("ann", "s", NOW, 60)
-        lost, _ = await world.lives.export("ann", "s", NOW, 60)
+        blob, _ = await world.operations.export("ann", "s", NOW, 60)
+        lost, _ = await world.operations.export("ann", "s", NOW, 60)
         world.store.faults[Fault.AFTER_WRITE] = 1
         with pytest.raises(StoreUnavailable):
-            await world.lives.import_state("ann", lost, "")
+            await world.operations.import_state("ann", lost, "")
         await _refused(world, lost, "replayed")
         may_write.clear()
         writing.clear()
-        importing = asyncio.ensure_future(world.lives.import_state("ann", blob, ""))
+        importing = asyncio.ensure_future(world.operations.import_state("ann", blob, ""))
         await writing.wait()
         importing.cancel()
         may_write.set()

@@ -3,13 +3,18 @@
 import asyncio
 from typing import Any
 
-from carousel.rpc.sequence import Question, Sequence
+from tests.bounds import make_limits
+
+from carousel.rpc.predict_messages import PredictMessages
 from carousel.sessions.resident import Named
+from carousel.sessions.sequence import Question, Sequence
 from carousel.v1 import language_model_pb2 as wire
+
+READER = PredictMessages(make_limits(max_input_tokens=9, max_generated_tokens=9))
 
 
 class Talk:
-    """Takes plain messages, and answers them when it is told to."""
+    """Begins plain messages when it is told to; the ordinary way, the position is the token."""
 
     is_holding = False
 
@@ -22,25 +27,13 @@ class Talk:
             self.begun.append(plain.token_id)
         return self.is_open
 
-    async def close(self) -> None: ...
-
-
-class Predictions:
-    """The ordinary way: the position is the token."""
-
-    def __init__(self) -> None:
-        self.talk = Talk()
-
-    def converse(self) -> Talk:
-        return self.talk
-
-    def begin(self, talk: Talk, request: wire.PredictRequest) -> None: ...
-
-    def search_cost(self, request: wire.PredictRequest) -> float:
+    def search_cost(self, num_words: int) -> float:
         return 0.0
 
-    async def answer(self, talk: Talk, request: wire.PredictRequest) -> wire.PredictResponse:
-        return wire.PredictResponse(position=request.input.tokens.ids[0])
+    async def ask(self, message: wire.PredictRequest, reader: Any) -> Named:
+        return Named((), (), message.input.tokens.ids[0], 0)
+
+    async def close(self) -> None: ...
 
 
 class Stream:
@@ -52,7 +45,7 @@ class Stream:
 
     async def until_read(self) -> None: ...
 
-    def answer(self, tag: int, question: Question, outcome: Named | wire.PredictResponse) -> None:
+    def answer(self, tag: int, question: Question, outcome: Any) -> None:
         assert outcome.position == question.request.input.tokens.ids[0]
         self.answered.append(outcome.position)
 
@@ -76,24 +69,24 @@ async def answered(stream: Stream, count: int) -> list[int]:
     return stream.answered
 
 
-async def begun() -> tuple[Stream, Predictions, Sequence]:
+async def begun() -> tuple[Stream, Talk, Sequence]:
     """It has answered its first question; what it is asked now goes the shortest way."""
-    stream, predictions = Stream(), Predictions()
-    sequence = Sequence(stream, 1, predictions)  # type: ignore[arg-type]
+    stream, talk = Stream(), Talk()
+    sequence = Sequence(stream, 1, talk, READER)  # type: ignore[arg-type]
     sequence.ask(question(1))
     await answered(stream, 1)
     while sequence._task is not None:
         await asyncio.sleep(0)
-    predictions.talk.is_open = True
-    return stream, predictions, sequence
+    talk.is_open = True
+    return stream, talk, sequence
 
 
 async def test_a_question_that_was_given_back_is_answered_before_those_behind_it() -> None:
     """It had begun the shortest way, did not happen, and goes the ordinary one."""
-    stream, predictions, sequence = await begun()
+    stream, talk, sequence = await begun()
     for token in (2, 3, 4):
         sequence.ask(question(token))
-    assert predictions.talk.begun == [2]
+    assert talk.begun == [2]
     sequence.put(None)
     assert await answered(stream, 4) == [1, 2, 3, 4]
     await sequence.close()
@@ -101,7 +94,7 @@ async def test_a_question_that_was_given_back_is_answered_before_those_behind_it
 
 async def test_what_is_answered_after_the_end_is_dropped() -> None:
     """And what waits behind it."""
-    stream, predictions, sequence = await begun()
+    stream, talk, sequence = await begun()
     for token in (2, 3):
         sequence.ask(question(token))
     await sequence.close()

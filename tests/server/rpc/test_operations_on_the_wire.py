@@ -11,7 +11,7 @@ from tests.server.rpc.desk import Desk, open_desk
 from tests.server.rpc.test_server import refusal
 
 from carousel.rpc import session_servicer
-from carousel.sessions.lives import Point
+from carousel.sessions.operations import Point
 from carousel.state.store import Row
 from carousel.v1 import sessions_pb2
 
@@ -21,7 +21,7 @@ NOW = Point()
 async def create(desk: Desk, *names: str) -> None:
     for name in names:
         await desk.life.CreateSession(sessions_pb2.CreateSessionRequest(session_id=name))
-    desk.lives.seen.clear()
+    desk.operations.seen.clear()
 
 
 def request_of(method: str, **fields: Any) -> Any:
@@ -48,7 +48,7 @@ async def test_what_changes_something_brings_its_request_id(
         for request_id in ("r", ""):
             await create(desk, "s")
             await getattr(desk.life, method)(request_of(method, request_id=request_id, **fields))
-            assert desk.lives.seen == [(*asked, request_id)]
+            assert desk.operations.seen == [(*asked, request_id)]
 
 
 async def test_too_many_forks_are_refused_unread() -> None:
@@ -59,7 +59,7 @@ async def test_too_many_forks_are_refused_unread() -> None:
         code, _, details = await refusal(desk.life.ForkSession(request))
         found = (code, details["ErrorInfo"].metadata["field"])
         assert found == (grpc.StatusCode.INVALID_ARGUMENT, "new_session_ids")
-        assert desk.lives.seen == []
+        assert desk.operations.seen == []
 
 
 @pytest.mark.parametrize(("page_size", "count"), [(0, 50), (1, 1), (1000, 1000), (1001, 1000), (2**31 - 1, 1000)])
@@ -67,7 +67,7 @@ async def test_a_page_too_large_is_lowered(page_size: int, count: int) -> None:
     """To the most there is; 0 is the default. One more is looked for, to know whether there is a next page."""
     async with open_desk() as desk:
         await desk.life.ListSessions(request_of("ListSessions", page_size=page_size))
-        assert desk.lives.seen == [("", (0.0, ""), count + 1)]
+        assert desk.operations.seen == [("", (0.0, ""), count + 1)]
 
 
 @pytest.mark.parametrize("page_size", [-1, -(2**31)])
@@ -85,7 +85,7 @@ async def test_a_page_token_of_no_moment_is_refused(moment: str) -> None:
         token = base64.urlsafe_b64encode(f"{moment} s".encode()).decode()
         code, _, details = await refusal(desk.life.ListSessions(request_of("ListSessions", page_token=token)))
         assert (code, details["ErrorInfo"].metadata["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, "page_token")
-        assert desk.lives.seen == []
+        assert desk.operations.seen == []
 
 
 async def test_pages_follow_each_other() -> None:
@@ -107,7 +107,7 @@ async def test_a_full_page_is_described_in_slices(monkeypatch: pytest.MonkeyPatc
 
     async with open_desk() as desk:
         rows = [Row(f"s{n}", "", n, 0, 0, 1e9 + n, 1e9, 2e9) for n in range(1001)]
-        desk.lives.rows = {("", row.id): row for row in rows}
+        desk.operations.rows = {("", row.id): row for row in rows}
         monkeypatch.setattr(asyncio, "sleep", sleep)
         page = await desk.life.ListSessions(request_of("ListSessions", page_size=1000))
         monkeypatch.undo()

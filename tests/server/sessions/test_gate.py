@@ -6,7 +6,7 @@ import collections
 import contextlib
 import time
 
-from carousel.rpc.gate import Gate
+from carousel.sessions.gate import Gate
 
 
 class Rounds:

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from carousel.errors import Overloaded
-from carousel.rpc.streams import Place, StreamBounds, Streams
+from carousel.sessions.streams import Place, StreamBounds, Streams
 
 
 class Hall:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from carousel.errors import Overloaded
+from carousel.settings import Settings
 from carousel.shares import Shares
 
 _RETRY_SECONDS = 1.0
@@ -16,6 +17,10 @@ class StreamBounds:
     max_streams: int
     reserved_streams: int = 0  # beyond it, for owners below their share
     max_per_owner: int | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> "StreamBounds":
+        return cls(settings.max_streams, settings.reserved_streams, settings.owner_limits.max_calls)
 
 
 @dataclass(eq=False, slots=True)

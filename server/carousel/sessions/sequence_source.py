@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from dataclasses import dataclass, replace
 
 from carousel.bundle.tokenizer import Tokenizer
-from carousel.engine.engine import Engine
 from carousel.errors import AnswerGone, CarouselError, InvalidRequest
 from carousel.records import record
+from carousel.sessions.access import SessionAccess
 from carousel.sessions.answers import (
     Answer,
     Record,
@@ -22,13 +22,13 @@ from carousel.sessions.answers import (
     read_record,
     write_record,
 )
-from carousel.sessions.carried import CarriedSequences
 from carousel.sessions.checks import check_position
 from carousel.sessions.deeds import check_request_id, used_otherwise
-from carousel.sessions.lives import Lives
+from carousel.sessions.ledger import Ledger
 from carousel.sessions.requests import Caller, Standing
-from carousel.sessions.residents import Residents
+from carousel.sessions.sealing import Sealer
 from carousel.sessions.text import pending_bytes
+from carousel.state.codec import SnapshotCodec
 from carousel.state.store import Held
 from carousel.turns import Snapshot
 
@@ -45,7 +45,7 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class Seat:
+class TurnSequence:
     """A turn's hold on its sequence."""
 
     start: Snapshot
@@ -57,48 +57,57 @@ class Seat:
     is_told: bool = False  # something of the answer has gone out: set by whoever hands it out
 
 
-class Seats:
+class SequenceSource:
     """Gives turns their sequences."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, lives: Lives, seal_seconds: float) -> None:
-        self._engine = engine
+    def __init__(
+        self,
+        access: SessionAccess,
+        ledger: Ledger,
+        codec: SnapshotCodec,
+        sealer: Sealer,
+        tokenizer: Tokenizer,
+        clock: Callable[[], float],
+        *,
+        snapshot_bytes: int,
+        seal_seconds: float,
+        start: Callable[[], Snapshot],
+    ) -> None:
+        """`snapshot_bytes` is the most that a snapshot takes; `start` says where every fresh sequence stands."""
+        self._access = access
+        self._ledger = ledger
+        self._codec = codec
+        self._sealer = sealer
         self._tokenizer = tokenizer
-        self._lives = lives
+        self._clock = clock
+        self._snapshot_bytes = snapshot_bytes
         self._seal_seconds = seal_seconds
-
-    @property
-    def residents(self) -> Residents:
-        """Those of its sequences that streams hold."""
-        return self._lives.residents
-
-    @property
-    def carried(self) -> CarriedSequences:
-        """What streams carry without a session."""
-        return self._lives.carried
+        self._start = start
 
     @contextlib.asynccontextmanager
-    async def take(self, caller: Caller, request: Request) -> AsyncIterator[Seat]:
+    async def hold(self, caller: Caller, request: Request) -> AsyncIterator[TurnSequence]:
         """The caller is checked by then. Raises SessionNotFound, SessionEnded, PositionMismatch, AnswerGone,
         StateRefused, or InvalidRequest for a request id used for something else."""
         if caller.state:
-            with self._sealed(caller) as seat:
-                yield seat
+            with self._sealed(caller) as sequence:
+                yield sequence
         elif not caller.session_id:
-            yield Seat(self._engine.start_snapshot, False, None, Standing(0, 0), _forget)
+            yield TurnSequence(self._start(), False, None, Standing(0, 0), _forget)
         else:
-            retention = self._lives.ledger.retention
-            max_answer_bytes = answer_room(retention, request) if caller.request_id else 0
-            room = self._lives.snapshot_bytes + max_answer_bytes + _RECORD_BYTES
-            async with self._lives.take(caller.owner, caller.session_id, room) as held:
-                yield self._seat(caller, held, fingerprint(request) if caller.request_id else "", max_answer_bytes)
+            max_answer_bytes = answer_room(self._ledger.retention, request) if caller.request_id else 0
+            room = self._snapshot_bytes + max_answer_bytes + _RECORD_BYTES
+            async with self._access.hold(caller.owner, caller.session_id, room) as held:
+                yield self._hold_session(
+                    caller, held, fingerprint(request) if caller.request_id else "", max_answer_bytes
+                )
 
-    def _seat(self, caller: Caller, held: Held, mark: str, max_answer_bytes: int) -> Seat:
+    def _hold_session(self, caller: Caller, held: Held, mark: str, max_answer_bytes: int) -> TurnSequence:
         replay = self._find_replay(caller, held, mark)
-        start = self._lives.codec.decode(self._lives.ledger.current(held))
+        start = self._codec.decode(self._ledger.current(held))
         if replay is None:
             check_position(held.row.position, caller.expected_position)
         position = held.row.position if replay is None else answered_position(replay)
-        durable_position = min(position, self._lives.durable_position(held.row))
+        durable_position = min(position, self._access.durable_position(held.row))
         standing = Standing(position, durable_position, is_replay=replay is not None)
 
         async def save(outcome: Outcome) -> Standing:
@@ -106,16 +115,16 @@ class Seats:
             if outcome.answer is not None and max_answer_bytes:
                 content = write_record(Record(mark, outcome.answer))
             answer = content if len(content) <= max_answer_bytes else b""
-            blob = self._lives.codec.encode(self._with_tail(start, outcome))
-            change = self._lives.ledger.advance(held, blob, caller.request_id, answer)
-            row = await self._lives.commit(held, change)
-            return Standing(row.position, self._lives.durable_position(row))
+            blob = self._codec.encode(self._with_tail(start, outcome))
+            change = self._ledger.advance(held, blob, caller.request_id, answer)
+            row = await self._access.commit(held, change)
+            return Standing(row.position, self._access.durable_position(row))
 
-        return Seat(start, True, replay, standing, save, max_answer_bytes)
+        return TurnSequence(start, True, replay, standing, save, max_answer_bytes)
 
     def _find_replay(self, caller: Caller, held: Held, mark: str) -> Answer | None:
         """Looked up before the position is compared: a repeat expects the position before it was applied."""
-        ledger = self._lives.ledger
+        ledger = self._ledger
         if not caller.request_id or not ledger.is_used(held, caller.request_id):
             return None
         content = ledger.find_answer(held, caller.request_id)
@@ -130,24 +139,27 @@ class Seats:
         return record.answer
 
     @contextlib.contextmanager
-    def _sealed(self, caller: Caller) -> Iterator[Seat]:
-        opened = self._lives.unseal(caller.state, caller.owner)
-        start = self._lives.codec.decode(opened.snapshot)
+    def _sealed(self, caller: Caller) -> Iterator[TurnSequence]:
+        now = self._clock()
+        opened = self._sealer.open(caller.state, caller.owner, now)
+        start = self._codec.decode(opened.snapshot)
+        self._sealer.note_use(opened, now)
 
         async def save(outcome: Outcome) -> Standing:
             snapshot = self._with_tail(start, outcome)
-            sealed = self._lives.seal(self._lives.codec.encode(snapshot), caller.owner, self._seal_seconds)
-            seat.is_told = True
+            expires_at = self._clock() + self._seal_seconds
+            sealed = self._sealer.seal(self._codec.encode(snapshot), caller.owner, expires_at)
+            sequence.is_told = True
             # The caller holds it: nothing here can be lost.
             return Standing(snapshot.position, snapshot.position, sealed)
 
-        seat = Seat(start, True, None, Standing(start.position, start.position), save)
+        sequence = TurnSequence(start, True, None, Standing(start.position, start.position), save)
         try:
             check_position(start.position, caller.expected_position)
-            yield seat
+            yield sequence
         except CarouselError:  # a definite refusal; whoever is cancelled may have had an answer
-            if not seat.is_told:
-                self._lives.forgive(opened)
+            if not sequence.is_told:
+                self._sealer.forgive(opened)
             raise
 
     def _with_tail(self, start: Snapshot, outcome: Outcome) -> Snapshot:

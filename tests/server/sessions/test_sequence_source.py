@@ -1,4 +1,4 @@
-"""A seat is a turn's hold on its sequence: for the owner, in order, saved once with its answer, given back whatever
+"""A sequence is a turn's hold on its sequence: for the owner, in order, saved once with its answer, given back whatever
 happens."""
 
 import asyncio
@@ -23,7 +23,7 @@ from carousel.errors import (
     StateRefused,
     StoreUnavailable,
 )
-from carousel.sessions.lives import Point
+from carousel.sessions.operations import Point
 from carousel.sessions.requests import (
     Caller,
     GenerationRequest,
@@ -32,7 +32,7 @@ from carousel.sessions.requests import (
     ScoringRequest,
     Standing,
 )
-from carousel.sessions.seats import Outcome, Seat
+from carousel.sessions.sequence_source import Outcome, TurnSequence
 from carousel.state.memory import MemoryStore
 from carousel.turns import Candidate
 
@@ -50,23 +50,25 @@ def faults_of(world: World) -> FaultyStore:
     return world.store
 
 
-def outcome(world: World, seat: Seat, *ids: int, num_candidates: int = 1) -> Outcome:
+def outcome(world: World, sequence: TurnSequence, *ids: int, num_candidates: int = 1) -> Outcome:
     """What a turn that fed the ids leads to."""
-    after = world.oracle.feed(seat.start, ids)
+    after = world.oracle.feed(sequence.start, ids)
     answer = Prediction((Candidate(1, -0.5),) * num_candidates, (), Standing(after.position, 0))
     return Outcome(after, ids, answer)
 
 
-async def turn(world: World, caller: Caller, *ids: int, request: PredictionRequest = ASKED, size: int = 1) -> Seat:
+async def turn(
+    world: World, caller: Caller, *ids: int, request: PredictionRequest = ASKED, size: int = 1
+) -> TurnSequence:
     """Take, feed and save unless it was done before."""
-    async with world.seats.take(caller, request) as seat:
-        if seat.replay is None:
-            await seat.save(outcome(world, seat, *ids, num_candidates=size))
-    return seat
+    async with world.sequences.hold(caller, request) as sequence:
+        if sequence.replay is None:
+            await sequence.save(outcome(world, sequence, *ids, num_candidates=size))
+    return sequence
 
 
 async def position(world: World) -> int:
-    return (await world.lives.get("ann", "s")).position
+    return (await world.operations.get("ann", "s")).position
 
 
 async def settle() -> None:
@@ -75,12 +77,12 @@ async def settle() -> None:
 
 
 async def test_a_turn_without_a_session_gets_the_start_and_keeps_nothing() -> None:
-    """Its seat begins at the start snapshot and saving is without effect."""
+    """Its sequence begins at the start snapshot and saving is without effect."""
     async with running_world() as world:
-        async with world.seats.take(Caller("ann"), ASKED) as seat:
-            assert seat.start is world.engine.start_snapshot
-            assert not seat.is_kept
-            assert (await seat.save(outcome(world, seat, 1, 2))) == Standing(2, 0)
+        async with world.sequences.hold(Caller("ann"), ASKED) as sequence:
+            assert sequence.start is world.engine.start_snapshot
+            assert not sequence.is_kept
+            assert (await sequence.save(outcome(world, sequence, 1, 2))) == Standing(2, 0)
         assert await world.store.num_live() == 0
 
 
@@ -88,22 +90,22 @@ async def test_a_turn_gets_its_session_and_saves_it() -> None:
     """What is saved is the next turn's start, and the standing says where that is."""
     async with running_world() as world:
         await world.open()
-        async with world.seats.take(ANN, ASKED) as seat:
-            assert (seat.is_kept, seat.replay, seat.standing) == (True, None, Standing(0, 0))
-            done = outcome(world, seat, 1)
-            assert await seat.save(done) == Standing(1, 0)
-        async with world.seats.take(ANN, ASKED) as seat:
-            assert same_snapshot(seat.start, done.snapshot)
+        async with world.sequences.hold(ANN, ASKED) as sequence:
+            assert (sequence.is_kept, sequence.replay, sequence.standing) == (True, None, Standing(0, 0))
+            done = outcome(world, sequence, 1)
+            assert await sequence.save(done) == Standing(1, 0)
+        async with world.sequences.hold(ANN, ASKED) as sequence:
+            assert same_snapshot(sequence.start, done.snapshot)
 
 
 async def test_a_turn_is_saved_once() -> None:
-    """A second save on one seat is refused, and the first one holds."""
+    """A second save on one sequence is refused, and the first one holds."""
     async with running_world() as world:
         await world.open()
-        async with world.seats.take(ANN, ASKED) as seat:
-            await seat.save(outcome(world, seat, 1))
+        async with world.sequences.hold(ANN, ASKED) as sequence:
+            await sequence.save(outcome(world, sequence, 1))
             with pytest.raises(SessionMoved):
-                await seat.save(outcome(world, seat, 1, 2))
+                await sequence.save(outcome(world, sequence, 1, 2))
         assert await position(world) == 1
 
 
@@ -122,10 +124,10 @@ async def test_an_unknown_or_foreign_session_gives_no_seat(caller: Caller) -> No
     """All are SessionNotFound, also while the owner's turn holds the session: a stranger does not wait."""
     async with running_world(Plan(max_turns_per_session=0)) as world:
         await world.open()
-        async with world.seats.take(ANN, ASKED):
+        async with world.sequences.hold(ANN, ASKED):
             with pytest.raises(SessionNotFound):
-                async with world.seats.take(caller, ASKED):
-                    pytest.fail("no seat for strangers")
+                async with world.sequences.hold(caller, ASKED):
+                    pytest.fail("no sequence for strangers")
 
 
 async def test_a_session_that_ends_while_a_turn_waits_is_gone_for_it() -> None:
@@ -133,11 +135,11 @@ async def test_a_session_that_ends_while_a_turn_waits_is_gone_for_it() -> None:
     for end, error in (("delete", SessionDeleted), ("expire", SessionExpired)):
         async with running_world() as world:
             await world.open()
-            async with world.seats.take(ANN, ASKED):
+            async with world.sequences.hold(ANN, ASKED):
                 waiting = asyncio.create_task(turn(world, ANN, 1))
                 await settle()
                 if end == "delete":
-                    await world.lives.delete("ann", "s")
+                    await world.operations.delete("ann", "s")
                 else:
                     world.clock.advance(1000)
             with pytest.raises(error):
@@ -148,10 +150,10 @@ async def test_a_session_that_is_deleted_during_a_turn_cannot_be_saved() -> None
     """The turn is told how it ended, and nothing comes back to life."""
     async with running_world() as world:
         await world.open()
-        async with world.seats.take(ANN, ASKED) as seat:
-            await world.lives.delete("ann", "s")
+        async with world.sequences.hold(ANN, ASKED) as sequence:
+            await world.operations.delete("ann", "s")
             with pytest.raises(SessionDeleted):
-                await seat.save(outcome(world, seat, 1))
+                await sequence.save(outcome(world, sequence, 1))
         assert await world.store.num_live() == 0
 
 
@@ -161,15 +163,15 @@ async def test_the_clock_ends_no_session_in_use(seconds: int) -> None:
     that has passed ends it, and an idle time begins anew."""
     async with running_world() as world:
         await world.open()
-        async with world.seats.take(ANN, ASKED) as seat:
+        async with world.sequences.hold(ANN, ASKED) as sequence:
             world.clock.advance(seconds)
-            await world.lives.expire()
-            assert (await world.lives.get("ann", "s")).position == 0
-            assert (await seat.save(outcome(world, seat, 1))).position == 1
-            await world.lives.expire()
+            await world.operations.expire()
+            assert (await world.operations.get("ann", "s")).position == 0
+            assert (await sequence.save(outcome(world, sequence, 1))).position == 1
+            await world.operations.expire()
         if seconds == 1000:
             with pytest.raises(SessionExpired):
-                await world.lives.get("ann", "s")
+                await world.operations.get("ann", "s")
         else:
             world.clock.advance(99.5)
             assert await position(world) == 1
@@ -183,7 +185,7 @@ async def test_a_session_whose_turns_are_all_cancelled_is_idle() -> None:
             begun = asyncio.Event()
 
             async def hold(begun: asyncio.Event) -> None:
-                async with world.seats.take(ANN, ASKED):
+                async with world.sequences.hold(ANN, ASKED):
                     begun.set()
                     await asyncio.Event().wait()
 
@@ -192,21 +194,21 @@ async def test_a_session_whose_turns_are_all_cancelled_is_idle() -> None:
             world.clock.advance(24)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            assert await world.lives.get("ann", "s") == session
+            assert await world.operations.get("ann", "s") == session
         world.clock.advance(4)
         with pytest.raises(SessionExpired):
-            await world.lives.get("ann", "s")
+            await world.operations.get("ann", "s")
 
 
 async def test_a_session_made_anew_is_not_touched_by_an_old_turn() -> None:
     """A turn that began on the session of that name before it was deleted and made again cannot be saved."""
     async with running_world() as world:
         await world.open()
-        async with world.seats.take(ANN, ASKED) as seat:
-            await world.lives.delete("ann", "s")
+        async with world.sequences.hold(ANN, ASKED) as sequence:
+            await world.operations.delete("ann", "s")
             await world.open()
             with pytest.raises(SessionMoved):
-                await seat.save(outcome(world, seat, 1))
+                await sequence.save(outcome(world, sequence, 1))
         assert await position(world) == 0
 
 
@@ -216,9 +218,9 @@ async def test_a_turn_that_fails_gives_its_seat_back() -> None:
         session = await world.open()
         for _ in range(3):
             with pytest.raises(ValueError, match="oops"):
-                async with world.seats.take(ANN, ASKED):
+                async with world.sequences.hold(ANN, ASKED):
                     raise ValueError("oops")
-        assert await world.lives.get("ann", "s") == session
+        assert await world.operations.get("ann", "s") == session
 
 
 @pytest.mark.parametrize(
@@ -273,7 +275,7 @@ async def test_a_repeat_stands_where_its_own_turn_ended() -> None:
         await turn(world, caller, 1, 2)
         await turn(world, ANN, 3)
         assert (await turn(world, caller, 1, 2)).standing.position == 2
-        await world.lives.rewind("ann", "s", Point(0), None)
+        await world.operations.rewind("ann", "s", Point(0), None)
         assert (await turn(world, caller, 1, 2)).standing.position == 2
         assert await position(world) == 0
 
@@ -283,11 +285,11 @@ async def test_a_repeat_while_the_first_runs_waits_for_its_record() -> None:
     async with running_world() as world:
         await world.open()
         caller = replace(ANN, request_id="r")
-        async with world.seats.take(caller, ASKED) as seat:
+        async with world.sequences.hold(caller, ASKED) as sequence:
             waiting = asyncio.create_task(turn(world, caller, 1))
             await settle()
             assert not waiting.done()
-            await seat.save(outcome(world, seat, 1))
+            await sequence.save(outcome(world, sequence, 1))
         assert (await waiting).standing == Standing(1, 0, is_replay=True)
         assert await position(world) == 1
 
@@ -300,7 +302,7 @@ async def test_a_repeat_of_a_turn_that_failed_is_a_first() -> None:
         may_fail = asyncio.Event()
 
         async def fail() -> None:
-            async with world.seats.take(caller, ASKED):
+            async with world.sequences.hold(caller, ASKED):
                 await may_fail.wait()
                 raise ValueError("oops")
 
@@ -462,7 +464,7 @@ async def test_expected_position_alone_keeps_a_lost_write_from_being_applied_twi
 
 @pytest.mark.parametrize("fault", [Fault.TAKE])
 async def test_a_store_that_fails_to_load_refuses_the_turn(fault: Fault) -> None:
-    """Nobody gets a seat, the line is free again, and service resumes with the store."""
+    """Nobody gets a sequence, the line is free again, and service resumes with the store."""
     async with running_world(faulty_plan(max_turns_per_session=0)) as world:
         await world.open()
         faults_of(world).faults[fault] = 3
@@ -549,10 +551,10 @@ async def test_a_turn_cancelled_anywhere_is_applied_wholly_or_not_at_all() -> No
             running.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await running
-            row = await world.lives.get("ann", session_id)
+            row = await world.operations.get("ann", session_id)
             again = await turn(world, caller, 1, 2)
             assert (row.position, again.replay is None) in ((0, True), (2, False))
-            assert (await world.lives.get("ann", session_id)).position == 2
+            assert (await world.operations.get("ann", session_id)).position == 2
             outcomes.add((running.cancelled(), row.position))
     assert outcomes == {(True, 0), (True, 2), (False, 2)}
     assert "CancelledError" not in faults_of(world).log
@@ -564,22 +566,23 @@ async def test_a_turn_cancelled_anywhere_is_applied_wholly_or_not_at_all() -> No
 async def test_a_sealed_state_is_a_sequence_that_its_caller_keeps() -> None:
     """The next state comes back with the position; no session is made; nothing can be lost here."""
     async with running_world() as world:
-        start = world.lives.codec.encode(world.engine.start_snapshot)
-        state = world.lives.seal(start, "ann", 50)
+        state = world.seal(world.engine.start_snapshot)
         for number in (1, 2, 3):
-            async with world.seats.take(Caller("ann", state=state, expected_position=number - 1), ASKED) as seat:
-                standing = await seat.save(outcome(world, seat, number))
+            async with world.sequences.hold(
+                Caller("ann", state=state, expected_position=number - 1), ASKED
+            ) as sequence:
+                standing = await sequence.save(outcome(world, sequence, number))
             assert (standing.position, standing.durable_position) == (number, number)
             state = standing.state
-        async with world.seats.take(Caller("ann", state=state), ASKED) as seat:
-            assert same_snapshot(seat.start, world.oracle.feed(world.oracle.start(), (1, 2, 3)))
+        async with world.sequences.hold(Caller("ann", state=state), ASKED) as sequence:
+            assert same_snapshot(sequence.start, world.oracle.feed(world.oracle.start(), (1, 2, 3)))
         assert await world.store.num_live() == 0
 
 
 async def test_a_sealed_state_is_for_its_owner_at_its_position_and_for_a_time() -> None:
     """Anybody else, another position and a later day are refused."""
     async with running_world() as world:
-        state = world.lives.seal(world.lives.codec.encode(world.engine.start_snapshot), "ann", 50)
+        state = world.seal(world.engine.start_snapshot)
         with pytest.raises(StateRefused, match="someone else"):
             await turn(world, Caller("bob", state=state))
         with pytest.raises(PositionMismatch) as refused:
@@ -594,9 +597,9 @@ async def test_a_sealed_state_is_for_its_owner_at_its_position_and_for_a_time() 
 async def test_whether_a_state_may_be_used_again_is_a_setting(replays_seals: bool) -> None:
     """Allowed, it gives the same again; refused, the second use is told so, but one that was refused is no use."""
     async with running_world(Plan(replays_seals=replays_seals)) as world:
-        caller = Caller("ann", state=world.lives.seal(world.lives.codec.encode(world.oracle.start()), "ann", 50))
+        caller = Caller("ann", state=world.seal(world.oracle.start()))
         with pytest.raises(ModelFailed):
-            async with world.seats.take(caller, ASKED):
+            async with world.sequences.hold(caller, ASKED):
                 raise ModelFailed("oops")
         with pytest.raises(PositionMismatch):
             await turn(world, replace(caller, expected_position=9))
@@ -612,8 +615,8 @@ async def test_whether_a_state_may_be_used_again_is_a_setting(replays_seals: boo
 async def test_two_turns_cannot_use_one_state_at_once_where_it_is_good_once() -> None:
     """While the first runs, the second is refused."""
     async with running_world(Plan(replays_seals=False)) as world:
-        caller = Caller("ann", state=world.lives.seal(world.lives.codec.encode(world.oracle.start()), "ann", 50))
-        async with world.seats.take(caller, ASKED):
+        caller = Caller("ann", state=world.seal(world.oracle.start()))
+        async with world.sequences.hold(caller, ASKED):
             with pytest.raises(StateRefused, match="used before"):
                 await turn(world, caller, 1)
 
@@ -622,11 +625,11 @@ async def test_two_turns_cannot_use_one_state_at_once_where_it_is_good_once() ->
 async def test_a_state_of_which_something_may_be_known_stays_used(end: BaseException) -> None:
     """A turn that was given up, that broke, or of which something was told: where a state is good once, it is used."""
     async with running_world(Plan(replays_seals=False)) as world:
-        caller = Caller("ann", state=world.lives.seal(world.lives.codec.encode(world.oracle.start()), "ann", 50))
+        caller = Caller("ann", state=world.seal(world.oracle.start()))
 
         async def fail() -> None:
-            async with world.seats.take(caller, ASKED) as seat:
-                seat.is_told = isinstance(end, ModelFailed)
+            async with world.sequences.hold(caller, ASKED) as sequence:
+                sequence.is_told = isinstance(end, ModelFailed)
                 raise end
 
         with pytest.raises(type(end)):
@@ -638,7 +641,7 @@ async def test_a_state_of_which_something_may_be_known_stays_used(end: BaseExcep
 async def test_a_generation_that_is_closed_has_used_its_state() -> None:
     """After its first piece, where a state is good once."""
     async with running_world(Plan(replays_seals=False)) as world:
-        caller = Caller("ann", state=world.lives.seal(world.lives.codec.encode(world.oracle.start()), "ann", 50))
+        caller = Caller("ann", state=world.seal(world.oracle.start()))
         pieces = world.sessions.generate(caller, GenerationRequest((1,), max_tokens=1000))
         await anext(pieces)
         await pieces.aclose()
@@ -649,11 +652,11 @@ async def test_a_generation_that_is_closed_has_used_its_state() -> None:
 async def test_a_state_whose_next_one_was_made_stays_used() -> None:
     """Also when its caller went away before the answer was sent."""
     async with running_world(Plan(replays_seals=False)) as world:
-        caller = Caller("ann", state=world.lives.seal(world.lives.codec.encode(world.oracle.start()), "ann", 50))
+        caller = Caller("ann", state=world.seal(world.oracle.start()))
 
         async def fail() -> None:
-            async with world.seats.take(caller, ASKED) as seat:
-                await seat.save(outcome(world, seat, 1))
+            async with world.sequences.hold(caller, ASKED) as sequence:
+                await sequence.save(outcome(world, sequence, 1))
                 raise ValueError("oops")
 
         with pytest.raises(ValueError, match="oops"):
