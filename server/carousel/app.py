@@ -19,6 +19,8 @@ from carousel.engine.graph import Execution, available_providers
 from carousel.engine.model import OnnxModel
 from carousel.engine.scheduler import Bounds
 from carousel.errors import ModelFailed
+from carousel.identity.certificates import Certificate, CertificateFiles, watch_certificate
+from carousel.identity.watched_files import WatchedFiles
 from carousel.loop_watch import LoopWatch
 from carousel.metrics import Metrics
 from carousel.readiness import Readiness, StoreHealth
@@ -28,7 +30,7 @@ from carousel.rpc.server import ConnectionBounds, RpcServer
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
 from carousel.sessions.callers import Callers
-from carousel.sessions.composition import make_sessions
+from carousel.sessions.composition import SessionService, make_sessions
 from carousel.sessions.streams import StreamBounds
 from carousel.sessions.sweep import sweep
 from carousel.settings import Settings
@@ -36,6 +38,7 @@ from carousel.signals import stop_signal
 from carousel.state.selection import make_store, store_limits
 from carousel.state.store import SessionStore
 from carousel.tasks import running_task
+from carousel.v1 import language_model_pb2 as wire
 from carousel.web.app import WebServer, make_app
 
 _LAST_BYTES_SECONDS = 1.0
@@ -83,13 +86,11 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
     engine = Engine(model, bundle.manifest.start_id, bounds, metrics, settings.token_delay_seconds)
     store = make_store(settings)
     sessions = make_sessions(settings, bundle.manifest, bundle.tokenizer, engine, store, metrics)
+    certificate = _watch_certificate(settings, metrics)
     health = StoreHealth(metrics.store_is_up)
     readiness = Readiness(health, needs_store=settings.unready_without_store)
     calls = Calls(StreamBounds.of(settings), Callers(settings.owner_metadata), metrics, health)
-    description = convert.from_manifest(bundle.manifest, model.provider, settings)
-    language_model = LanguageModelServicer(sessions.turns, description, calls)
-    life = SessionsServicer(sessions.turns, sessions.operations, calls)
-    rpc = RpcServer(language_model, life, ConnectionBounds.of(settings))
+    rpc = _make_rpc(settings, convert.from_manifest(bundle.manifest, model.provider, settings), sessions, calls)
     web = WebServer(make_app(registry, readiness))
     watch = LoopWatch(metrics.loop_lagged, settings.slow_handler_seconds)
 
@@ -98,19 +99,21 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
 
     async def after_sweep() -> None:
         await tell_health()
-        await _tell_use(engine, store, metrics)
+        await _tell_use(engine, store, certificate, metrics)
 
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(running_task("loop_watch", watch.run, metrics.task_restarted))
+        for file in filter(None, [certificate]):
+            await stack.enter_async_context(running_task(repr(file), file.watch, metrics.task_restarted))
         await store.start(sessions.operations.tell)
         stack.push_async_callback(store.close)
         await sessions.recover()
         stack.callback(sessions.turns.close)
         stack.push_async_callback(engine.stop)
         await engine.start()
-        await web.start(settings.http_listen)
+        await web.start(settings.http_listen, certificate if settings.encrypts_http else None)
         stack.push_async_callback(web.stop)
-        await rpc.start(settings.listen)
+        await rpc.start(settings.listen, certificate)
         stack.push_async_callback(rpc.stop, _LAST_BYTES_SECONDS)
         sweeping = partial(sweep, sessions.operations, health, metrics, after_sweep)
         await stack.enter_async_context(running_task("sweep", sweeping, metrics.task_restarted))
@@ -145,6 +148,20 @@ async def _until_stopped(stopped: asyncio.Event, engine: Engine) -> None:
         await asyncio.gather(*waits, return_exceptions=True)
 
 
+def _make_rpc(settings: Settings, model: wire.Model, sessions: SessionService, calls: Calls) -> RpcServer:
+    language_model = LanguageModelServicer(sessions.turns, model, calls)
+    operations = SessionsServicer(sessions.turns, sessions.operations, calls)
+    return RpcServer(language_model, operations, ConnectionBounds.of(settings))
+
+
+def _watch_certificate(settings: Settings, metrics: Metrics) -> WatchedFiles[Certificate] | None:
+    """None where nothing is encrypted. Raises SettingsInvalid for files that cannot be used."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    files = CertificateFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    return watch_certificate(files, metrics.files_read)
+
+
 def _load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> OnnxModel:
     providers = tuple(available_providers(settings.providers))
     model = OnnxModel(bundle, Execution(providers, settings.num_threads))
@@ -177,9 +194,13 @@ def _tell_limits(settings: Settings, metrics: Metrics) -> None:
             metrics.limit_is(name, value)
 
 
-async def _tell_use(engine: Engine, store: SessionStore, metrics: Metrics) -> None:
+async def _tell_use(
+    engine: Engine, store: SessionStore, certificate: WatchedFiles[Certificate] | None, metrics: Metrics
+) -> None:
     """Against the limits; how many calls and queued turns there are, the metrics are told as they come and go."""
     metrics.num_busy_lanes(engine.num_busy_lanes)
     num_bytes = await store.num_bytes()
     if num_bytes is not None:
         metrics.num_session_bytes(num_bytes)
+    if certificate is not None:
+        metrics.certificate_is_valid_until(certificate.current.valid_until)

@@ -4,8 +4,10 @@ Read once, at the edge, from `CAROUSEL_<NAME>` in the environment and from the c
 """
 
 import base64
+import ipaddress
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -26,6 +28,7 @@ from carousel.shares import OwnerLimits
 _PREFIX = "CAROUSEL_"
 _OF_OTHERS = frozenset(  # the client's, the tests', and what the files in deploy/ are told
     {"CAROUSEL_ADDRESS", "CAROUSEL_TEST_DATA", "CAROUSEL_BUNDLE", "CAROUSEL_BIND"}
+    | {"CAROUSEL_TLS", "CAROUSEL_CA", "CAROUSEL_CLIENT_CERT", "CAROUSEL_CLIENT_KEY"}
     | {f"CAROUSEL_{replica}{part}" for replica in "AB" for part in ("", "_GRPC", "_HTTP")}
 )
 _BAD_KEY = "must be base64 of 32 bytes, several with commas between; `carousel new-key` prints one"
@@ -36,6 +39,7 @@ Provider = Literal["cpu", "cuda"]
 
 GROUPS = {  # each from this setting on, up to the next one
     "listen": "Addresses",
+    "tls_cert": "Encryption",
     "providers": "Model",
     "max_lanes": "Turns",
     "max_streams": "Calls and connections",
@@ -57,6 +61,12 @@ class Settings(BaseModel):
 
     listen: str = Field("127.0.0.1:50051", description="gRPC address; port 0 takes a free one")
     http_listen: str = Field("127.0.0.1:9090", description="address of /metrics, /healthz and /readyz")
+    tls_cert: Path | None = Field(None, description="PEM file of the server's certificate and those that signed it")
+    tls_key: Path | None = Field(None, description="PEM file of its key; all of these files are read again on change")
+    tls_client_ca: Path | None = Field(None, description="PEM file of who signs callers' certificates, then demanded")
+    plaintext: Literal["loopback", "http", "everywhere"] = Field(
+        "loopback", description="where nothing need be encrypted: on this machine, at http_listen too, everywhere"
+    )
     providers: tuple[Provider, ...] = Field(("cpu",), description="execution providers in order: cuda,cpu")
     num_threads: int = Field(1, ge=0, le=1024, description="threads of one model step; 0 lets onnxruntime choose")
 
@@ -183,6 +193,22 @@ class Settings(BaseModel):
             raise ValueError("retained_request_ids must be above max_turns_per_session, or a repeat could be applied")
         return self
 
+    @model_validator(mode="after")
+    def _check_encryption(self) -> "Settings":
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca needs tls_cert and tls_key")
+        if self.tls_cert is None and self.plaintext != "everywhere":
+            _refuse_plain("listen", self.listen, "everywhere")
+        if not self.encrypts_http and self.plaintext == "loopback":
+            _refuse_plain("http_listen", self.http_listen, "http")
+        return self
+
+    @property
+    def encrypts_http(self) -> bool:
+        return self.tls_cert is not None and self.plaintext == "loopback"
+
     @field_validator("owner_metadata")
     @classmethod
     def _check_owner_metadata(cls, value: str) -> str:
@@ -232,3 +258,16 @@ def split_address(address: str) -> tuple[str, int]:
     if not colon or not host or not port.isdigit() or int(port) > 65_535:
         raise ValueError(f"must be host:port, not {address!r}")
     return host.strip("[]"), int(port)
+
+
+def _refuse_plain(name: str, address: str, permission: str) -> None:
+    """Raises ValueError for an address that others reach."""
+    host = split_address(address)[0]
+    try:
+        is_loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = host == "localhost"
+    if not is_loopback:
+        raise ValueError(
+            f"{name} {address} would be reached unencrypted; set tls_cert and tls_key, or plaintext={permission}"
+        )

@@ -118,8 +118,8 @@ def _explain(problem: Mapping[str, object], content: Mapping[str, object]) -> st
     assert isinstance(place, tuple)
     if len(place) > 1 and place[0] == "principal":
         inner = {**problem, "loc": place[2:] or place[:1]}
-        return f"principal {place[1] + 1}: {explain_problem(inner, Principal.model_fields, 'docs/security.md')}"
-    return explain_problem(problem, _File.model_fields, "docs/security.md")
+        return f"principal {place[1] + 1}: {explain_problem(inner, Principal.model_fields, 'carousel token new')}"
+    return explain_problem(problem, _File.model_fields, "carousel token new")
 
 
 def _refuse_repeats(what: str, values: Iterable[str]) -> None:

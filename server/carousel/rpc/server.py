@@ -9,6 +9,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from carousel.errors import SettingsInvalid
+from carousel.identity.certificates import Certificate, grpc_credentials
+from carousel.identity.watched_files import WatchedFiles
 from carousel.rpc import health
 from carousel.rpc.reading import OthersMethods, OurMethods
 from carousel.rpc.servicer import LanguageModelServicer
@@ -69,12 +71,16 @@ class RpcServer:
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), others)
         self.address = ""  # host:port, once started
 
-    async def start(self, listen: str) -> None:
-        """Raises SettingsInvalid when the address cannot be bound."""
+    async def start(self, listen: str, certificate: WatchedFiles[Certificate] | None = None) -> None:
+        """Encrypted where there is a certificate. Raises SettingsInvalid when the address cannot be bound."""
         await self.set_ready(is_ready=False)
         host, number = split_address(listen)
         try:
-            port = self._server.add_insecure_port(listen)
+            port = (
+                self._server.add_insecure_port(listen)
+                if certificate is None
+                else self._server.add_secure_port(listen, grpc_credentials(certificate))
+            )
         except RuntimeError as error:
             raise SettingsInvalid(f"listen: cannot bind {listen}: {_explain_refusal(host, number)}") from error
         await self._server.start()

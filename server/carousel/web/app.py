@@ -14,6 +14,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from carousel.errors import SettingsInvalid
+from carousel.identity.certificates import Certificate, http_context
+from carousel.identity.watched_files import WatchedFiles
 from carousel.readiness import Readiness
 from carousel.settings import split_address
 
@@ -38,19 +40,22 @@ class WebServer:
 
     def __init__(self, app: Starlette) -> None:
         # The protocols are named, because "auto" imports every implementation that is installed.
-        config = uvicorn.Config(app, http="h11", ws="none", log_config=None, access_log=False, lifespan="off")
-        self._server = _QuietServer(config)
+        self._config = uvicorn.Config(app, http="h11", ws="none", log_config=None, access_log=False, lifespan="off")
+        self._server = _QuietServer(self._config)
         self._task: asyncio.Task[None] | None = None
         self.address = ""  # host:port, once started
 
-    async def start(self, listen: str) -> None:
-        """Raises SettingsInvalid when the address cannot be bound."""
+    async def start(self, listen: str, certificate: WatchedFiles[Certificate] | None = None) -> None:
+        """Encrypted where there is a certificate. Raises SettingsInvalid when the address cannot be bound."""
         host, port = split_address(listen)
         try:
             bound = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         except OSError as error:
             raise SettingsInvalid(f"http_listen: cannot bind {listen}: {error.strerror}") from error
         self.address = f"[{host}]:{bound.getsockname()[1]}" if ":" in host else f"{host}:{bound.getsockname()[1]}"
+        self._config.load()
+        if certificate is not None:
+            self._config.ssl = http_context(certificate)
         self._task = asyncio.create_task(self._server.serve(sockets=[bound]), name="web")
 
     async def stop(self) -> None:
