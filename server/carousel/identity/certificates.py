@@ -7,7 +7,6 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 
-import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
@@ -57,21 +56,6 @@ def read_certificate(files: CertificateFiles) -> Certificate:
     return Certificate(chain, key, client_ca, _make_context(files), leaf.not_valid_after_utc.timestamp())
 
 
-def grpc_credentials(watched: WatchedFiles[Certificate]) -> grpc.ServerCredentials:
-    """Asked at each handshake, on a thread of gRPC's. Callers need a certificate where files name who signs it."""
-    used = watched.current
-
-    def fetch() -> grpc.ServerCertificateConfiguration | None:
-        nonlocal used
-        if watched.current is used:
-            return None
-        used = watched.current
-        return _configuration(used)
-
-    needs_certificate = used.client_ca is not None
-    return grpc.dynamic_ssl_server_credentials(_configuration(used), fetch, needs_certificate)
-
-
 def http_context(watched: WatchedFiles[Certificate]) -> ssl.SSLContext:
     """For a listening socket: each handshake takes the context of the files as they are then."""
     context = watched.current.context
@@ -81,12 +65,6 @@ def http_context(watched: WatchedFiles[Certificate]) -> ssl.SSLContext:
 
     context.sni_callback = choose
     return context
-
-
-def _configuration(certificate: Certificate) -> grpc.ServerCertificateConfiguration:
-    return grpc.ssl_server_certificate_configuration(
-        [(certificate.key, certificate.chain)], root_certificates=certificate.client_ca
-    )
 
 
 def _make_context(files: CertificateFiles) -> ssl.SSLContext:

@@ -9,9 +9,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from carousel.errors import SettingsInvalid
-from carousel.identity.certificates import Certificate, grpc_credentials
+from carousel.identity.certificates import Certificate
 from carousel.identity.watched_files import WatchedFiles
 from carousel.rpc import health
+from carousel.rpc.credentials import grpc_credentials
 from carousel.rpc.reading import OthersMethods, OurMethods
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer

@@ -18,11 +18,11 @@ from carousel.errors import SettingsInvalid
 from carousel.identity.certificates import (
     Certificate,
     CertificateFiles,
-    grpc_credentials,
     http_context,
     watch_certificate,
 )
 from carousel.identity.watched_files import WatchedFiles
+from carousel.rpc.credentials import grpc_credentials
 
 OPTIONS = (("grpc.use_local_subchannel_pool", 1),)  # each channel shakes hands by itself
 
