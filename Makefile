@@ -36,7 +36,7 @@ test: $(READY)
 # What differs from SINCE (HEAD unless given) is tested by the tests that mirror it, without the slow ones.
 SINCE ?= HEAD
 quick: $(READY)   ## the quick tests of what you changed
-	@tests="$$($(BIN)/python -m tools.changed_tests $(SINCE))"; if [ -z "$$tests" ]; then echo "Nothing that tests cover has changed."; \
+	@tests="$$($(BIN)/python -m tools.changed_tests $(SINCE))" || exit 1; if [ -z "$$tests" ]; then echo "Nothing that tests cover has changed."; \
 	else echo "$$tests"; $(BIN)/pytest -q -m "not packaging and not slow" $$tests || [ $$? = 5 ]; fi
 
 packages: $(READY)    ## the wheel alone in an empty environment; our pins beside other servers' clients; the client alone; Node

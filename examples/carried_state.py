@@ -29,17 +29,8 @@ STYLES = ((1000, "bold white on red"), (100, "bold dark_orange"), (10, "yellow")
 @contextlib.contextmanager
 def serve(bundle: Path) -> Iterator[str]:
     """`carousel serve` on free ports for as long as the block runs; yields the gRPC address."""
-    command = [
-        sys.executable,
-        "-m",
-        "carousel",
-        "serve",
-        str(bundle),
-        "--listen",
-        "127.0.0.1:0",
-        "--http",
-        "127.0.0.1:0",
-    ]
+    command = [sys.executable, "-m", "carousel", "serve", str(bundle)]
+    command += ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]
     process = subprocess.Popen([*command, "--set", "log_level=warning"], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

@@ -160,7 +160,7 @@ class Fault(enum.Enum):
     """Where a call of a store fails."""
 
     READ = "read"
-    TAKE = "take"
+    ACQUIRE = "acquire"
     BEFORE_WRITE = "before the write"
     AFTER_WRITE = "after the write"  # it was done, but the answer is lost
     COUNT = "count"
@@ -203,10 +203,10 @@ class FaultyStore:
         self._fail(Fault.READ)
         return await self.inner.read(owner, session_id)
 
-    async def take(self, owner: str, session_id: str, room: int = 0) -> Held | Ending | None:
-        self._fail(Fault.TAKE)
-        await self._step("take")
-        return await self.inner.take(owner, session_id, room)
+    async def acquire(self, owner: str, session_id: str, room: int = 0) -> Held | Ending | None:
+        self._fail(Fault.ACQUIRE)
+        await self._step("acquire")
+        return await self.inner.acquire(owner, session_id, room)
 
     async def commit(self, held: Held, change: Change) -> Row:
         try:

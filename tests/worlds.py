@@ -115,7 +115,7 @@ class World:
 
     async def hold(self, session_id: str = "s", owner: str = "ann") -> Held:
         """What the store has of a session."""
-        held = await self.store.take(owner, session_id)
+        held = await self.store.acquire(owner, session_id)
         assert isinstance(held, Held)
         await self.store.release(held)
         return replace(held, epoch=0)

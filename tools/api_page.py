@@ -42,12 +42,12 @@ gRPC, package `carousel.v1`. What errors say is in [client.md](client.md#what-er
 *one of* excludes the others of its group.
 """
 
-Place = tuple[int, ...]  # in a file's descriptor: field numbers and indices, as source info has them
+Place = tuple[int, ...]  # in a file's descriptor: field numbers and indices, as in its source info
 
 
 def read_contract(root: Path, names: Sequence[str] = FILES) -> list[FileDescriptorProto]:
-    """Descriptors with source info of the files under `root`/carousel/v1, in the order of `names`. Raises
-    CalledProcessError when protoc refuses one; it says why on stderr."""
+    """Returns the descriptors of the files under `root`/carousel/v1 with source info, in the order of `names`. Raises
+    CalledProcessError when protoc refuses one; protoc prints the reason on stderr."""
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder, "contract.bin")
         includes = [f"--proto_path={path}" for path in (root, sysconfig.get_path("purelib"))]
@@ -59,12 +59,12 @@ def read_contract(root: Path, names: Sequence[str] = FILES) -> list[FileDescript
 
 
 def make_page(files: Sequence[FileDescriptorProto]) -> str:
-    """The whole page: each file's services, then its messages."""
+    """Returns the whole page: each file's services, then its messages."""
     return "\n".join([_INTRODUCTION, *(line for file in files for line in _FilePage(file).lines())]).rstrip() + "\n"
 
 
 class _FilePage:
-    """One file's lines. Messages and enums inside messages follow theirs, under their full names."""
+    """One file's lines. Nested messages and enums follow their parents, under their full names."""
 
     def __init__(self, file: FileDescriptorProto) -> None:
         self._file = file
@@ -114,13 +114,13 @@ class _FilePage:
         yield ""
 
     def _text(self, place: Place) -> Iterator[str]:
-        """The comment at a place as paragraphs, and an empty line; nothing where there is none."""
+        """Yields the comment at a place as paragraphs, and an empty line; nothing where there is no comment."""
         if comment := self._comments.get(place):
             yield from (comment, "")
 
 
 def _join(comment: str) -> str:
-    """protoc keeps the space behind `//` in each line."""
+    """Joins the lines; protoc keeps the space after `//` in each."""
     return "\n".join(line.removeprefix(" ").rstrip() for line in comment.splitlines()).strip()
 
 
@@ -129,7 +129,7 @@ def _cell(comment: str) -> str:
 
 
 def _kind(message: DescriptorProto, field: FieldDescriptorProto) -> str:
-    """The type as a reader wants it: linked, repeated, optional, a map, or one of a group."""
+    """Returns the type for readers: linked, repeated, optional, a map, or one of a group."""
     entry = next((one for one in message.nested_type if field.type_name.endswith(f".{message.name}.{one.name}")), None)
     if entry is not None and entry.options.map_entry:
         return f"map of {_plain(entry.field[0])} to {_plain(entry.field[1])}"
@@ -149,7 +149,7 @@ def _plain(field: FieldDescriptorProto) -> str:
 
 
 def _link(type_name: str) -> str:
-    """A type of ours leads to its heading; others are named in full."""
+    """Links our own types to their headings; names others in full."""
     name = type_name.removeprefix(".carousel.v1.")
     if name == type_name:
         return f"`{type_name.removeprefix('.')}`"

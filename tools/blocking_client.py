@@ -8,7 +8,7 @@ from pathlib import Path
 import unasync
 
 FOLDERS = (Path("server/carousel/client"), Path("tests/server/client"))
-WORDS = {  # beside those that unasync knows: whole names and whole strings
+WORDS = {  # beside unasync's own list: whole names and whole strings
     "AsyncClient": "Client",
     "AsyncPredictor": "Predictor",
     "AsyncSession": "Session",
@@ -22,7 +22,7 @@ RULE = unasync.Rule("/_async/", "/_sync/", WORDS)
 
 
 def write_folder(folder: Path) -> Path:
-    """`_sync` anew from `_async`. Returns it."""
+    """Replaces `_sync` with a translation of `_async`. Returns the folder."""
     made = folder / "_sync"
     shutil.rmtree(made, ignore_errors=True)
     sources = sorted((folder / "_async").rglob("*.py"))
@@ -35,7 +35,7 @@ def write_folder(folder: Path) -> Path:
 
 
 def tidy(folders: list[Path]) -> None:
-    """In the house's order and layout: names sort differently now, and lines are shorter."""
+    """Sorts and formats: names sort differently now, and lines are shorter."""
     ruff = [sys.executable, "-m", "ruff"]
     subprocess.run([*ruff, "check", "--quiet", "--fix-only", *folders], check=True)
     subprocess.run([*ruff, "format", "--quiet", *folders], check=True)

@@ -1,11 +1,12 @@
-"""Prints the tests that what you changed needs: `make quick` runs them.
+"""Prints the tests of what you changed: `make quick` runs them.
 
-Changed is what differs from a commit (`HEAD` unless told otherwise) or is new. A package's tests mirror it, so that its
-path says where they are.
+Changed is what differs from a commit (by default `HEAD`) or is new. A package's tests mirror it, so its path determines
+their place.
 """
 
 import argparse
 import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
@@ -20,31 +21,38 @@ _PACKAGES = {  # folder of sources -> its tests
     "tools": "tests/tools",
     "examples": "tests/examples",
     "deploy": "tests/deploy",
+    "training/recipes": "tests/training/test_recipes.py",
+    "training/demo.toml": "tests/training/test_settings.py",
     "docs": "tests/docs",
 }
 
+_CARRIED = "tests/server/rpc"  # what transports bring to sessions is tested over the wire
+_READ_BY_PAGES = ("pyproject.toml", "Makefile", "mkdocs.yml")
+
 
 def find_tests(changed: Iterable[str], root: Path = _ROOT) -> list[str]:
-    """The test files and folders of changed paths, in order; one that lies in another is left out."""
-    found = {test for path in changed if (test := _tests_of(PurePosixPath(path), root))}
+    """Returns the test files and folders of changed paths, in order, without those inside another."""
+    paths = [PurePosixPath(path) for path in changed]
+    found = {test for path in paths if (test := _tests_of(path, root))}
+    found |= {_CARRIED for path in paths if path.is_relative_to("server/carousel/sessions")}
     return sorted(
         test for test in found if not any(PurePosixPath(other) in PurePosixPath(test).parents for other in found)
     )
 
 
 def _tests_of(path: PurePosixPath, root: Path) -> str | None:
-    """The nearest test of one path: a module's own, else the folder that mirrors its package's."""
+    """Returns the nearest test of one path: a module's own, otherwise the folder that mirrors its package."""
     if path.parts[0] == "tests":
         return _changed_test(path, root)
     for sources, tests in _PACKAGES.items():
         if path.is_relative_to(sources):
-            return _mirror(PurePosixPath(tests), path.relative_to(sources), root)
-    return "tests/docs" if path.suffix == ".md" else None
+            return tests if tests.endswith(".py") else _mirror(PurePosixPath(tests), path.relative_to(sources), root)
+    return "tests/docs" if path.suffix == ".md" or path.name in _READ_BY_PAGES else None
 
 
 def _mirror(tests: PurePosixPath, inside: PurePosixPath, root: Path) -> str | None:
     own = tests / inside.parent / f"test_{inside.stem}.py"
-    if len(inside.parts) == 1 and (root / own).is_file():  # of a package, one module's change concerns its neighbours
+    if len(inside.parts) == 1 and (root / own).is_file():  # in a package, a module's change affects its neighbours
         return str(own)
     folder = tests / inside.parent
     while folder != tests and not (root / folder).is_dir():
@@ -53,7 +61,8 @@ def _mirror(tests: PurePosixPath, inside: PurePosixPath, root: Path) -> str | No
 
 
 def _changed_test(path: PurePosixPath, root: Path) -> str | None:
-    """A test is its own; what tests share concerns all in its folder. One that is gone concerns nobody."""
+    """A changed test is its own test; a file that tests share affects all tests in its folder. A deleted file affects
+    none."""
     if path.name.startswith("test_"):
         return str(path) if (root / path).is_file() else None
     return str(path.parent) if path.suffix == ".py" and (root / path.parent).is_dir() else None
@@ -72,7 +81,10 @@ def _lines_of(command: list[str]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", nargs="?", default="HEAD", help="the commit to compare with")
-    print(*find_tests(_changed_paths(parser.parse_args().base)))
+    try:
+        print(*find_tests(_changed_paths(parser.parse_args().base)))
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"git cannot compare: {error.stderr.strip()}")
 
 
 if __name__ == "__main__":

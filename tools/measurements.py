@@ -52,8 +52,8 @@ class Measured:
 
 
 def read_measured(path: Path) -> Measured:
-    """One file of JSON lines. Raises ValueError, with file and line, for lines that are no bench's: the first must
-    describe the machine, later descriptions must equal it, and each figure stands once."""
+    """Reads one file of JSON lines. Raises ValueError, with file and line, for lines that no bench prints: the first
+    must describe the machine, later descriptions must equal it, and each figure appears once."""
     named = _FILE_NAME.fullmatch(path.stem)
     if named is None:
         raise ValueError(f"{path.name}: a file is named YYYY-MM-DD-MACHINE.jsonl")
@@ -78,7 +78,7 @@ def read_measured(path: Path) -> Measured:
 
 
 def make_page(measured: Iterable[Measured]) -> str:
-    """The whole page, one section for each machine and day in the order given."""
+    """Returns the whole page, one section for each machine and day in the given order."""
     return "\n".join([_INTRODUCTION, *(line for one in measured for line in _section(one))]).rstrip() + "\n"
 
 
@@ -94,15 +94,15 @@ def _section(measured: Measured) -> Iterator[str]:
 
 
 def _describe(machine: dict[str, Any]) -> str:
-    """Processor, cores and memory, then every version that the benches name."""
+    """Returns processor, cores and memory, then every version that the benches name."""
     hardware = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB of memory"
     versions = (f"{name} {text}" for name, text in machine.items() if name not in ("cpu", "cores", "memory_gib"))
     return f"{hardware}; {', '.join(versions)}."
 
 
 def _aim(figure: Figure) -> str:
-    """The target, and in words when the figure misses it. On which side of it a figure must lie follows from
-    whether this one holds."""
+    """Returns the target, with a remark when the figure misses it. Whether this figure meets it shows on which side of
+    it figures must lie."""
     if figure.target is None:
         return ""
     is_above = figure.value > figure.target
@@ -111,7 +111,7 @@ def _aim(figure: Figure) -> str:
 
 
 def _spell(value: float) -> str:
-    """Five digits, as benches print, with commas between thousands."""
+    """Returns five digits, as benches print, with commas between thousands."""
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:,.5g}" if abs(value) < 1000 else f"{value:,.1f}"
 
 

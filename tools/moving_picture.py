@@ -1,6 +1,6 @@
 """Draws screens of a terminal, one after the other, as an SVG that moves by CSS alone and needs no script.
 
-Where the reader asks for less motion, or the viewer knows no animations, the last screen stands still.
+Where the reader asks for less motion, or the viewer knows no animations, the fullest screen stands still.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ text { font: %dpx ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mo
   white-space: pre; }
 .b { font-weight: bold; }
 .screen { visibility: hidden; animation: %gs step-end infinite; }
-.last { visibility: visible; }
+.still { visibility: visible; }
 """
 
 
@@ -36,6 +36,7 @@ def draw(frames: Sequence[Frame], title: str) -> str:
     first = frames[0].screen
     width = 2 * _MARGIN + round(len(first.rows[0]) * _COLUMN)
     height = _BAR + _MARGIN + len(first.rows) * _LINE
+    still = max((frame.screen for frame in frames), key=_fullness)
     rows = {row: f"r{number}" for number, row in enumerate(dict.fromkeys(_drawn_rows(frames)))}
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
@@ -45,10 +46,16 @@ def draw(frames: Sequence[Frame], title: str) -> str:
         "<defs>",
         *(f'<g id="{name}">{"".join(_draw_row(row))}</g>' for row, name in rows.items()),
         "</defs>",
-        *(line for number, frame in enumerate(frames) for line in _draw_screen(frames, number, frame.screen, rows)),
+        *(line for number, frame in enumerate(frames) for line in _draw_screen(number, frame.screen, still, rows)),
         "</svg>",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _fullness(screen: Screen) -> tuple[int, int]:
+    """How many lines are written, then how long the longest bar is."""
+    lines = screen.lines()
+    return sum(map(bool, lines)), max(line.count(_BLOCK) for line in lines)
 
 
 def _drawn_rows(frames: Sequence[Frame]) -> Iterator[Row]:
@@ -78,8 +85,8 @@ def _draw_window(width: int, height: int, title: str) -> Iterator[str]:
     yield f'<text x="{width / 2:g}" y="{_BAR // 2 + 5}" text-anchor="middle" class="b">{escape(title)}</text>'
 
 
-def _draw_screen(frames: Sequence[Frame], number: int, screen: Screen, rows: dict[Row, str]) -> Iterator[str]:
-    kind = "screen last" if number + 1 == len(frames) else "screen"
+def _draw_screen(number: int, screen: Screen, still: Screen, rows: dict[Row, str]) -> Iterator[str]:
+    kind = "screen still" if screen is still else "screen"
     yield f'<g class="{kind}" style="animation-name: s{number}">'
     for line, row in enumerate(screen.rows):
         if row in rows:

@@ -25,8 +25,9 @@ from tools.terminal import CURSOR_QUESTION, Screen, Terminal
 PICTURE = Path("docs/images/predict.svg")
 NUM_ROWS, NUM_COLUMNS = 8, 64
 
-_TAB, _SECOND, _END = "\t", "\x1b2", "\x04"
-_KEYS = ("The king's d", _TAB, "went into the f", _TAB, _TAB, _SECOND, _TAB, "the w", _TAB, _TAB, ".")
+_TAB, _END = "\t", "\x04"
+_KEYS = ("The king's d", _TAB, "went into the f", _TAB, _TAB, "saw a ", _TAB, "m", _TAB, ".")
+_START_SECONDS = 60.0
 _LAST_SECONDS = 3.0
 _SETTLING_SECONDS = 0.03  # a screen that stays for less is on its way to the next one
 
@@ -56,7 +57,7 @@ def press(parts: Iterable[str], random_source: random.Random) -> Iterator[tuple[
     """Pauses in seconds, each with the key that is pressed after it. Letters come fast; before a word is taken, the
     reader has time to see which ones there are."""
     for part in parts:
-        if len(part) > 1 and not part.startswith("\x1b"):
+        if part != _TAB:
             yield from ((random_source.uniform(0.07, 0.16), letter) for letter in part)
         else:
             yield 1.1, part
@@ -72,6 +73,7 @@ def record(command: list[str], keys: Iterable[tuple[float, str]]) -> list[Moment
     os.close(theirs)
     try:
         watcher = _Watcher(ours)
+        watcher.await_start(_START_SECONDS)
         watcher.watch(2.0)
         for pause, key in keys:
             watcher.watch(pause)
@@ -94,6 +96,14 @@ class _Watcher:
         self._descriptor = descriptor
         self._terminal = Terminal(NUM_ROWS, NUM_COLUMNS)
         self._decoder = codecs.getincrementaldecoder("utf-8")()
+
+    def await_start(self, seconds: float) -> None:
+        """Returns when something is on the screen: keys that come before the program reads them are shown twice."""
+        until = time.monotonic() + seconds
+        while not self.moments:
+            if time.monotonic() > until:
+                raise SystemExit(f"the command showed nothing within {seconds:g} s")
+            self.watch(0.1)
 
     def watch(self, seconds: float) -> None:
         until = time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""Writes docs/settings.md from what `carousel settings --json` says: `make settings`."""
+"""Writes docs/settings.md from the output of `carousel settings --json`: `make settings`."""
 
 import json
 import subprocess
@@ -21,14 +21,14 @@ names and values out of bounds are refused at the start. Which ones to look at f
 
 
 def read_settings() -> list[dict[str, str]]:
-    """Every setting in its order: group, name, environment, default, meaning."""
+    """Returns every setting in order: group, name, environment, default, meaning."""
     command = [sys.executable, "-m", "carousel", "settings", "--json"]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     return [json.loads(line) for line in lines]
 
 
 def make_page(settings: Iterable[dict[str, str]]) -> str:
-    """The whole page, a table for each group."""
+    """Returns the whole page, a table for each group."""
     lines = [_INTRODUCTION]
     for group, members in groupby(settings, key=lambda setting: setting["group"]):
         lines += [f"## {group}", "", "| setting | default | meaning |", "|---|---|---|"]

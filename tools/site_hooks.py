@@ -1,13 +1,12 @@
 """What the site needs beside the pages in docs/: the pages at the top of the repository, links that leave docs/, and
-folders in the navigation. MkDocs calls these functions by their names; `mkdocs.yml` names this file.
-"""
+folders in the navigation. MkDocs calls these functions by their names; `mkdocs.yml` names this file."""
 
 import posixpath
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # of `make docs` alone: the rest of this module is tested without them
+if TYPE_CHECKING:  # only for `make docs`: the rest of this module is tested without them
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
     from mkdocs.structure.pages import Page
@@ -18,14 +17,14 @@ _LINK = re.compile(r"(!?)\[((?:[^\[\]]|!\[[^\]]*\]\([^)]*\))*)\]\((?!https?:|#)(
 
 
 def on_config(config: "MkDocsConfig") -> "MkDocsConfig":
-    """Folders of the navigation become their pages; those without any are left out."""
+    """Replaces folders of the navigation with their pages; leaves out empty ones."""
     if config.nav is not None:
         config.nav = open_folders(config.nav, Path(config.docs_dir))
     return config
 
 
 def on_files(files: "Files", *, config: "MkDocsConfig") -> "Files":
-    """README, CONTRIBUTING and CHANGELOG are pages of the site, too."""
+    """Adds README, CONTRIBUTING and CHANGELOG as pages of the site."""
     from mkdocs.structure.files import File
 
     root = Path(config.docs_dir).parent
@@ -36,7 +35,7 @@ def on_files(files: "Files", *, config: "MkDocsConfig") -> "Files":
 
 
 def on_page_markdown(markdown: str, *, page: "Page", config: "MkDocsConfig", files: "Files") -> str:
-    """Links of pages in docs/ that lead out of it. Those of the pages at the top are resolved already."""
+    """Resolves links of pages in docs/ that leave docs/. Those of the pages at the top are resolved already."""
     uri = page.file.src_uri
     if uri in TOP_PAGES.values():
         return markdown
@@ -44,8 +43,9 @@ def on_page_markdown(markdown: str, *, page: "Page", config: "MkDocsConfig", fil
 
 
 def resolve_links(markdown: str, source: str, page: str, root: Path) -> str:
-    """Markdown of the file `source`, for the place `page` in the site. A link to what the site has leads there; one to
-    another file of the repository becomes its text. What is not there stays a link, for MkDocs to refuse."""
+    """Returns the Markdown of the file `source` for the place `page` in the site. A link to a page of the site leads
+    there; a link to another file of the repository becomes its text. A link to a missing file stays, so that MkDocs
+    refuses it."""
 
     def resolve(link: re.Match[str]) -> str:
         is_image, text, target = link.groups()
@@ -62,7 +62,7 @@ def resolve_links(markdown: str, source: str, page: str, root: Path) -> str:
 
 
 def open_folders(nav: list[Any], docs: Path) -> list[Any]:
-    """A navigation in which a name that ends with a slash stands for a folder: its index, then its other pages."""
+    """Returns the navigation with each name that ends with a slash replaced by the folder's index and other pages."""
     opened: list[Any] = []
     for item in nav:
         [(title, target)] = item.items()

@@ -29,13 +29,13 @@ def measure_file(path: Path) -> Size:
 
 
 def find_files(root: Path, rooms: Iterable[str]) -> list[Path]:
-    """Those that people write."""
+    """Returns the hand-written files."""
     files = [path for room in rooms for path in sorted((root / room).rglob("*.py"))]
     return [path for path in files if not path.is_relative_to(root / GENERATED) and "node_modules" not in path.parts]
 
 
 def report(sizes: dict[str, list[Size]]) -> list[str]:
-    """Prints the longest of each kind; returns what is too long."""
+    """Prints the longest of each kind; returns those that are too long."""
     refused = []
     for kind, found in sizes.items():
         longest = sorted(found, reverse=True)

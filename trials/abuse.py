@@ -1,15 +1,5 @@
-"""Does one caller's abuse make another one wait? The round trips of a modest caller, quiet and beside each abuse.
-
-    python -m trials.abuse [NAME ...] [--seconds 8]
-
-`abuse.<name>.p99_ratio`: the 99th percentile of the modest caller's Predict beside the abuse. Where the server refuses
-the abuse, it is held against an idle server; where what is asked is admissible, against the same load from many
-callers who each ask for a part, or, of many streams of one caller, against one of them. That is measured directly
-before and directly after; the mean of both counts.
-
-`waited`: seconds that the server's threads were ready to run and had no processor meanwhile, all together. Where that
-is much, the machine was slow, not the server.
-"""
+"""Does one caller's abuse make another caller wait? Measures a modest caller's round trips, quiet and beside each
+abuse."""
 
 import argparse
 import contextlib
@@ -36,7 +26,7 @@ _OPTIONS = ("--threads", "1", "--set", f"owner_metadata={OWNER_KEY}", "--set", "
 
 @dataclass(frozen=True, slots=True)
 class Felt:
-    """What the modest caller felt."""
+    """What the modest caller measured."""
 
     p50: float  # seconds
     p99: float
@@ -58,7 +48,7 @@ def main() -> None:
 
 
 def measure(bundle: Path, name: str, seconds: float) -> bool:
-    """Prints the figures of one abuse; whether the modest caller was served as he should be."""
+    """Prints the figures of one abuse. Returns whether the modest caller was served properly."""
     before = feel_without(bundle, name, seconds)
     beside = feel_beside(bundle, name, seconds)
     after = feel_without(bundle, name, seconds)
@@ -75,12 +65,12 @@ def measure(bundle: Path, name: str, seconds: float) -> bool:
 
 
 def slow_down(before: Felt, beside: Felt, after: Felt) -> float:
-    """How often the mean of the 99th percentiles before and after goes into the one beside the abuse."""
+    """Returns the 99th percentile beside the abuse, divided by the mean of those before and after."""
     return beside.p99 / statistics.mean((before.p99, after.p99))
 
 
 def feel_without(bundle: Path, name: str, seconds: float) -> Felt:
-    """What the abuse is held against: quiet, or the same load from honest callers."""
+    """Returns the baseline of the abuse: quiet, or the same load from honest callers."""
     with serve(bundle, *_OPTIONS) as server:
         feel(server, 1.0)  # warm
         if name in REFUSED:
@@ -97,7 +87,7 @@ def feel_beside(bundle: Path, name: str, seconds: float) -> Felt:
 
 
 def feel(server: ServerProcess, seconds: float) -> Felt:
-    """The modest caller in a process of its own."""
+    """Runs the modest caller in a separate process."""
     command = [sys.executable, "-m", "trials.victim", server.grpc_address, str(seconds)]
     directory = Path(f"/proc/{server.process.pid}")
     waited = waited_seconds(directory)
@@ -109,7 +99,7 @@ def feel(server: ServerProcess, seconds: float) -> Felt:
 
 @contextlib.contextmanager
 def abusing(address: str, name: str, *, is_honest: bool = False) -> Iterator[None]:
-    """The abuse in a process of its own, which gives way to the others on this machine."""
+    """Runs the abuse in a separate process with low priority on this machine."""
     command = [sys.executable, "-m", "trials.abuses", address, name, *(["--honest"] if is_honest else [])]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, preexec_fn=_give_way)
     try:

@@ -1,10 +1,4 @@
-"""Clients that ask for too much: each abuse runs until its process is killed.
-
-    python -m trials.abuses ADDRESS NAME [--honest]
-
-All calls of an abuse come from one owner; with --honest, each of its tasks has an owner of its own. It prints "running"
-once it is under way.
-"""
+"""Clients that ask for too much: each abuse runs until its process is killed."""
 
 import argparse
 import asyncio
@@ -27,7 +21,7 @@ _PAUSE_SECONDS = 0.02  # between refused calls: the sender must not take the cor
 
 
 class Abuser:
-    """One task: its stubs, and the metadata that say whose calls these are."""
+    """One task: its stubs, and the metadata with the owner of its calls."""
 
     def __init__(self, channel: grpc.aio.Channel, owner: str, number: int) -> None:
         self.model = language_model_pb2_grpc.LanguageModelStub(channel)
@@ -37,7 +31,7 @@ class Abuser:
         self.dice = random.Random(number)
 
     async def generate(self, **fields: Any) -> None:
-        """To the end; what is refused is followed by a pause."""
+        """Reads the answer to its end; pauses after a refusal."""
         try:
             async for _ in self.model.Generate(wire.GenerateRequest(**fields), metadata=self.metadata):
                 pass
@@ -46,35 +40,35 @@ class Abuser:
 
 
 async def stop_ids(abuser: Abuser) -> None:
-    """A megabyte of them."""
+    """Sends a megabyte of stop ids."""
     ids = [abuser.dice.randrange(2, 2000) for _ in range(400_000)]
     while True:
         await abuser.generate(input=_tokens(2), max_tokens=16_384, stop_ids=ids)
 
 
 async def many_stop_ids(abuser: Abuser) -> None:
-    """As many as are allowed, in generations of 16,384 tokens."""
+    """Sends as many stop ids as allowed, in generations of 16,384 tokens."""
     ids = range(2000, 2048)
     while True:
         await abuser.generate(input=_tokens(2), max_tokens=16_384, stop_ids=[*ids] * 21, sampling=_sampling())
 
 
 async def huge_text(abuser: Abuser) -> None:
-    """More than may be tokenized."""
+    """Sends more text than may be tokenized."""
     text = "the wheel turns " * 60_000
     while True:
         await abuser.generate(input=types_pb2.Input(text=text), max_tokens=0)
 
 
 async def long_text(abuser: Abuser) -> None:
-    """As much as may be tokenized; of more tokens than a turn may have."""
+    """Sends as much text as may be tokenized, with more tokens than a turn may have."""
     text = "the wheel turns " * 32_000
     while True:
         await abuser.generate(input=types_pb2.Input(text=text), max_tokens=0)
 
 
 async def long_ids(abuser: Abuser) -> None:
-    """As many as may be turned into text."""
+    """Sends as many ids as may be converted to text."""
     request = wire.DetokenizeRequest(ids=[abuser.dice.randrange(2, 2000) for _ in range(65_536)])
     while True:
         with contextlib.suppress(grpc.aio.AioRpcError):
@@ -82,7 +76,7 @@ async def long_ids(abuser: Abuser) -> None:
 
 
 async def huge_answer(abuser: Abuser) -> None:
-    """Sixteen continuations of 16,384 tokens with 64 candidates each, to be remembered."""
+    """Requests sixteen continuations of 16,384 tokens with 64 candidates each, to be recorded."""
     await _open(abuser, "huge")
     for number in itertools.count():
         wanted = {"n": 16, "max_tokens": 16_384, "num_log_probabilities": 64}
@@ -90,7 +84,7 @@ async def huge_answer(abuser: Abuser) -> None:
 
 
 async def wide_answer(abuser: Abuser) -> None:
-    """The largest answer that is allowed, to be remembered."""
+    """Requests the largest allowed answer, to be recorded."""
     name = f"wide-{abuser.number}"
     await _open(abuser, name)
     for number in itertools.count():
@@ -99,7 +93,7 @@ async def wide_answer(abuser: Abuser) -> None:
 
 
 async def idle_streams(abuser: Abuser) -> None:
-    """Streams that say nothing."""
+    """Opens streams and sends nothing."""
     calls = []
     for _ in range(64):
         call = abuser.model.Predict(metadata=abuser.metadata)
@@ -111,19 +105,19 @@ async def idle_streams(abuser: Abuser) -> None:
 
 
 async def long_generations(abuser: Abuser) -> None:
-    """Every lane, for as long as can be."""
+    """Occupies every lane for as long as possible."""
     while True:
         await abuser.generate(input=_tokens(2), max_tokens=16_384, sampling=_sampling())
 
 
 async def full_queue(abuser: Abuser) -> None:
-    """More turns at once than may wait."""
+    """Sends more turns at once than may wait."""
     while True:
         await asyncio.gather(*(abuser.generate(input=_tokens(2), max_tokens=64) for _ in range(40)))
 
 
 async def session_churn(abuser: Abuser) -> None:
-    """Sessions made and deleted."""
+    """Creates and deletes sessions."""
     for number in itertools.count():
         name = f"churn-{abuser.number}-{number}"
         await _open(abuser, name)
@@ -133,13 +127,13 @@ async def session_churn(abuser: Abuser) -> None:
 
 
 async def session_flood(abuser: Abuser) -> None:
-    """More sessions than there may be: others must keep theirs."""
+    """Creates more sessions than may exist: other owners must keep theirs."""
     for number in itertools.count():
         await _open(abuser, f"flood-{abuser.number}-{number}")
 
 
 async def listing(abuser: Abuser) -> None:
-    """Long pages of many sessions."""
+    """Requests long pages of many sessions."""
     for number in range(2_000):
         await _open(abuser, f"listed-{abuser.number}-{number}")
     while True:
@@ -149,7 +143,7 @@ async def listing(abuser: Abuser) -> None:
 
 
 async def watches(abuser: Abuser) -> None:
-    """As many as he gets, of sessions that come and go."""
+    """Opens as many watches as allowed, on sessions that come and go."""
     calls = [
         abuser.sessions.WatchSessions(sessions_pb2.WatchSessionsRequest(), metadata=abuser.metadata) for _ in range(100)
     ]
@@ -157,12 +151,12 @@ async def watches(abuser: Abuser) -> None:
 
 
 async def many_flood(abuser: Abuser) -> None:
-    """Full frames on a PredictMany stream of 1,000 sequences, as fast as they are taken."""
+    """Sends full frames on a PredictMany stream of 1,000 sequences, as fast as the server reads them."""
     await _flood(abuser, wire.PredictRequest(input=_tokens(5)))
 
 
 async def many_refused(abuser: Abuser) -> None:
-    """The same with requests that are refused."""
+    """Sends the same with requests that are refused."""
     await _flood(abuser, wire.PredictRequest(input=_tokens(5), model="another"))
 
 
@@ -202,11 +196,11 @@ ABUSES: dict[str, tuple[Callable[[Abuser], Awaitable[None]], int]] = {  # and it
     "many_flood": (many_flood, 8),
     "many_refused": (many_refused, 8),
 }
-HONEST_TASKS = {"many_flood": 1}  # where honest callers are fewer: more streams shall bring their owner no more
+HONEST_TASKS = {"many_flood": 1}  # where honest callers are fewer: more streams must not gain their owner anything
 
 
 async def run(address: str, name: str, *, is_honest: bool) -> None:
-    """Until killed."""
+    """Runs until killed."""
     abuse, num_tasks = ABUSES[name]
     if is_honest:
         num_tasks = HONEST_TASKS.get(name, num_tasks)

@@ -1,8 +1,4 @@
-"""Holds what clients were told against what must be true. Pure.
-
-lost: acknowledged, and not in the session. doubled: the session went further than anybody was told. different: another
-answer than a quiet server gives to the same turns.
-"""
+"""Compares the clients' answers with what must be true. Pure."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,15 +9,19 @@ LIBRARY_KINDS = ("blocking", "asyncio")
 _GONE = ("SESSION_EXPIRED", "SESSION_EVICTED", "SESSION_NOT_FOUND", "SESSION_DELETED")
 
 
-def check(histories: Sequence[History]) -> Counter[str]:
-    """All but `different`, by name."""
+def check(histories: Sequence[History], idle_seconds: float) -> Counter[str]:
+    """Returns all counts by name, except `different`. A session that nobody served for `idle_seconds` expires by right:
+    on an overloaded machine its client is starved, and nothing went wrong."""
     totals: Counter[str] = Counter()
     for history in histories:
         totals["retries"] += history.num_retries
         totals["turns"] += sum(len(line.turns) for line in history.lines)
-        totals["unfinished"] += bool(history.trouble)
-        totals["library_unfinished"] += bool(history.trouble) and history.kind in LIBRARY_KINDS
-        totals["ended_in_use"] += history.trouble_reason in _GONE
+        if history.is_starved(idle_seconds):
+            totals["starved"] += 1
+        else:
+            totals["unfinished"] += bool(history.trouble)
+            totals["library_unfinished"] += bool(history.trouble) and history.kind in LIBRARY_KINDS
+            totals["ended_in_use"] += history.trouble_reason in _GONE
         for line in history.lines:
             totals += check_line(line)
         for listing in history.listings:
@@ -30,7 +30,7 @@ def check(histories: Sequence[History]) -> Counter[str]:
 
 
 def check_line(line: Line) -> Counter[str]:
-    """The turns must lie end to end from 0 to the final position; those without an answer fill what is left open."""
+    """The turns must lie end to end from 0 to the final position; turns without an answer fill the gaps."""
     totals: Counter[str] = Counter()
     open_size = num_gaps = position = 0
     for turn in _in_order(line.turns):
@@ -51,7 +51,7 @@ def check_line(line: Line) -> Counter[str]:
 
 
 def check_listing(listing: Listing) -> Counter[str]:
-    """Exactly the sessions that were made and not deleted, each where it was left."""
+    """The list must hold exactly the sessions that were created and not deleted, each at its last position."""
     totals: Counter[str] = Counter()
     for name in listing.expected.keys() | listing.listed.keys():
         expected, listed = listing.expected.get(name, -1), listing.listed.get(name, -1)
@@ -61,7 +61,7 @@ def check_listing(listing: Listing) -> Counter[str]:
 
 
 def unbroken(line: Line) -> list[Turn]:
-    """The turns from the start on that lie end to end: what a quiet server can repeat."""
+    """Returns the turns from the start that lie end to end: those that a quiet server can repeat."""
     position = 0
     turns: list[Turn] = []
     for turn in _in_order(line.turns):
@@ -73,7 +73,7 @@ def unbroken(line: Line) -> list[Turn]:
 
 
 def count_different(turns: Sequence[Turn], repeated: Sequence[Turn]) -> int:
-    """Turns whose answers are not those of the quiet server."""
+    """Counts the turns whose answers differ from the quiet server's."""
     return sum(turn != other for turn, other in zip(turns, repeated, strict=True))
 
 

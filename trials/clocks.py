@@ -1,4 +1,4 @@
-"""Programs that see another time of day than the machine (Debian package faketime)."""
+"""Programs that see a different time of day than the machine (Debian package faketime)."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ def find_library() -> Path | None:
 
 
 def shifted_clock(seconds: int) -> dict[str, str]:
-    """Environment of a program whose time of day is so much ahead; what measures durations stays as it is. Of all
-    that waits, `time.sleep` alone does not work there."""
+    """Returns the environment of a program whose time of day is this far ahead; clocks that measure durations are
+    unchanged. Of all waits, only `time.sleep` does not work there."""
     if not seconds:
         return {}
     library = find_library()

@@ -1,4 +1,4 @@
-"""All clients at once while things happen to the servers, then the same turns on a quiet server."""
+"""Runs all clients at once while servers are disturbed, then the same turns on a quiet server."""
 
 import asyncio
 import contextlib
@@ -38,16 +38,16 @@ Disturbance = Callable[[], Awaitable[None]]
 def run_and_check(
     world: World, plan: Plan, crowd: Mapping[str, int], replica: Replica
 ) -> tuple[list[History], Counter[str]]:
-    """The histories and the totals by name: those of `check`, `different`, `kills` and `drops`."""
+    """Returns the histories and the totals by name: those of `check`, `different`, `kills` and `drops`."""
     with world.running():
         histories, happened = asyncio.run(_disturb(world, plan, crowd))
-    totals = check(histories) + happened
+    totals = check(histories, plan.idle_seconds) + happened
     totals["different"] = count_different_in(histories, replica)
     return histories, totals
 
 
 def count_different_in(histories: Sequence[History], replica: Replica) -> int:
-    """Answers that a quiet server with its sessions in memory does not give."""
+    """Counts answers that a quiet server with its sessions in memory does not give."""
     lines = [unbroken(line) for history in histories for line in history.lines]
     with serve(replica.bundle, program=replica.program) as server:
         repeated = asyncio.run(replay(server.grpc_address, lines))
@@ -72,7 +72,8 @@ async def _disturb(world: World, plan: Plan, crowd: Mapping[str, int]) -> tuple[
 
 
 async def run_clients(addresses: Sequence[str], plan: Plan, crowd: Mapping[str, int]) -> list[History]:
-    """`crowd` says how many clients of each kind. All owners choose the same ids; addresses take turns."""
+    """`crowd` holds the number of clients of each kind. All owners choose the same ids; clients get the addresses in
+    turn."""
     threads = ThreadPoolExecutor(max_workers=crowd.get("blocking", 0) + 8)
     asyncio.get_running_loop().set_default_executor(threads)  # which the disturbances use too, as long as the loop runs
     ways = _ways(addresses, plan, crowd)

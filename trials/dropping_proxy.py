@@ -1,4 +1,4 @@
-"""A connection that drops answers: what clients send arrives, and at some moment the answer and the connection go."""
+"""A proxy that drops answers: requests arrive, and at some moment the answer and the connection are lost."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ _CHUNK_BYTES = 65_536
 
 @dataclass(slots=True)
 class Dropper:
-    """Where it listens, and how often it has dropped an answer."""
+    """The proxy's address, and how often it has dropped an answer."""
 
     address: str
     num_drops: int = 0
@@ -23,14 +23,14 @@ class Dropper:
 async def dropping(
     target: str, dice: random.Random, seconds_of_life: tuple[float, float] = _SECONDS_OF_LIFE
 ) -> AsyncIterator[Dropper]:
-    """A way to `target` (host:port) whose every connection lives for a few seconds: it passes what clients send, and
-    ends with the first answer after its time, which nobody gets."""
+    """Opens a proxy to `target` (host:port). Each of its connections lives for a few seconds: it passes on what clients
+    send, and ends with the first answer after its time, which is lost."""
     host, port = target.split(":")
     dropper = Dropper("")
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         dies_at = time.monotonic() + dice.uniform(*seconds_of_life)
-        with contextlib.suppress(OSError, asyncio.CancelledError):  # nobody waits for this task
+        with contextlib.suppress(OSError, asyncio.CancelledError):  # nothing waits for this task
             far_reader, far_writer = await asyncio.open_connection(host, int(port))
             there = asyncio.create_task(_pass(reader, far_writer))
             try:
@@ -50,7 +50,7 @@ async def dropping(
 
 
 async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, dies_at: float = float("inf")) -> bool:
-    """Until one side ends, or the first bytes after `dies_at`; whether those came."""
+    """Passes bytes until one side ends, or the first bytes after `dies_at`. Returns whether those came."""
     with contextlib.suppress(OSError):
         while content := await reader.read(_CHUNK_BYTES):
             if time.monotonic() >= dies_at:

@@ -1,7 +1,4 @@
-"""`carousel`, with a leak planted: each turn leaves SOAK_LEAK_BYTES behind. Shows that the soak finds one.
-
-SOAK_LEAK_BYTES=100 python -m trials.soak
-"""
+"""`carousel` with a planted leak: each turn leaks SOAK_LEAK_BYTES. Proves that the soak finds a leak."""
 
 import os
 import sys
@@ -16,7 +13,7 @@ _leaked: list[bytes] = []
 
 
 def plant_leak(num_bytes: int) -> None:
-    """Every turn that reaches the engine leaks from now on."""
+    """From now on, every turn that reaches the engine leaks."""
     submit = Engine.submit
 
     def submit_and_leak(engine: Engine, *given: Any, **named: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Clients that speak through the client library, as its users do: blocking and asyncio, nothing repeated by hand."""
+"""Clients that use the client library as its users do: blocking and asyncio, with no retries of their own."""
 
 import asyncio
 import random
@@ -9,14 +9,14 @@ from trials.plans import OWNER_KEY, Plan, Way
 
 from carousel.client import AsyncClient, AsyncSession, Client, Piece, Retries, ScorePiece, ServerError, Session
 
-_RETRIES = Retries(max_attempts=60)  # whatever happens to a server, it is there again in less than a minute
+_RETRIES = Retries(max_attempts=60)  # any server is back in less than a minute
 _SECONDS = 120.0
 _TURNS_BETWEEN_REWINDS = 8
 _CHECKPOINT = "here"
 
 
 async def run_blocking(way: Way, plan: Plan, dice: random.Random) -> History:
-    """In a thread of its own."""
+    """Runs in a separate thread."""
     return await asyncio.to_thread(_run_blocking, way, plan, dice)
 
 
@@ -29,8 +29,10 @@ def _run_blocking(way: Way, plan: Plan, dice: random.Random) -> History:
         with client, client.session(way.session_id, keep=True) as session:
             for number in range(plan.num_turns):
                 line.turns.append(_take_turn(session, draw_wish(dice, plan.vocabulary_size)))
+                history.hear()
                 if number % _TURNS_BETWEEN_REWINDS == 0:
                     _go_back(session, draw_wish(dice, plan.vocabulary_size))
+                    history.hear()
                 time.sleep(plan.pause_seconds * dice.random() * 2)
             line.final_position = session.get().position
     except ServerError as error:
@@ -53,14 +55,14 @@ def _take_turn(session: Session, wish: Wish) -> Turn:
 
 
 def _go_back(session: Session, wish: Wish) -> None:
-    """A turn that is taken back."""
+    """A turn that is then rewound."""
     session.checkpoint(_CHECKPOINT)
     _take_turn(session, wish)
     session.rewind(checkpoint=_CHECKPOINT)
 
 
 async def run_asyncio(way: Way, plan: Plan, dice: random.Random) -> History:
-    """As `run_blocking`."""
+    """Works as `run_blocking`."""
     line = Line()
     history = History("asyncio", [line])
     owner = ((OWNER_KEY, way.owner),)
@@ -69,8 +71,10 @@ async def run_asyncio(way: Way, plan: Plan, dice: random.Random) -> History:
         async with client, client.session(way.session_id, keep=True) as session:
             for number in range(plan.num_turns):
                 line.turns.append(await await_turn(session, draw_wish(dice, plan.vocabulary_size)))
+                history.hear()
                 if number % _TURNS_BETWEEN_REWINDS == 0:
                     await _await_going_back(session, draw_wish(dice, plan.vocabulary_size))
+                    history.hear()
                 await asyncio.sleep(plan.pause_seconds * dice.random() * 2)
             line.final_position = (await session.get()).position
     except ServerError as error:
@@ -109,7 +113,6 @@ def _scored(wish: Wish, pieces: list[ScorePiece]) -> Turn:
 
 
 def _note_trouble(history: History, error: ServerError) -> None:
-    history.trouble = f"{error.code} {error.reason}: {error}"
-    history.trouble_reason = error.reason
+    history.note_trouble(f"{error.code} {error.reason}: {error}", error.reason)
     if error.position is not None:
         history.lines[0].final_position = error.position

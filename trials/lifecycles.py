@@ -1,4 +1,4 @@
-"""Clients that make, fork, rewind and delete sessions, and repeat each of these calls also after it was answered."""
+"""Clients that create, fork, rewind and delete sessions, and retry each of these calls even after its answer."""
 
 import asyncio
 import random
@@ -14,12 +14,12 @@ from carousel.v1 import sessions_pb2 as pb
 
 _TURNS_A_ROUND = 10
 _NUM_CHILDREN = 2
-_SESSION = "the-only-one"  # every owner calls his so
-_ENDED = "SESSION_ENDED"  # of the later life under the same id nothing is told
+_SESSION = "the-only-one"  # every owner uses this id
+_ENDED = "SESSION_ENDED"  # says nothing of a later session under the same id
 
 
 async def run_lifecycles(way: Way, plan: Plan, dice: random.Random) -> History:
-    """Each client is an owner of his own, so that all that he is shown is his doing."""
+    """Each client is a separate owner, so its lists show only its own sessions."""
     own = Way(way.address, f"{way.owner}-of-{way.session_id}", _SESSION)
     history = History("lifecycles")
     async with connect(own) as stubs:
@@ -34,7 +34,7 @@ async def run_lifecycles(way: Way, plan: Plan, dice: random.Random) -> History:
 
 
 class WrongAnswer(Exception):
-    """A call was answered that had to be refused."""
+    """A call that had to be refused got an answer."""
 
 
 class _Life:
@@ -46,11 +46,11 @@ class _Life:
 
     @property
     def line(self) -> Line:
-        """Of the session that all begins with."""
+        """The line of the first session."""
         return self._lines.get(_SESSION, Line())
 
     async def go_round(self) -> None:
-        """Every call of the lifecycle, with late repeats that must change nothing."""
+        """Makes every lifecycle call, with late retries that must change nothing."""
         create = pb.CreateSessionRequest(session_id=_SESSION, request_id=new_id())
         await self._ask("CreateSession", create)
         self._begin(_SESSION, Line())
@@ -66,7 +66,7 @@ class _Life:
         await self._check_listing()
 
     async def _go_back_once(self) -> None:
-        """A rewind that is repeated after later turns does not undo them."""
+        """A rewind that is retried after later turns does not undo them."""
         await self._turn(_SESSION)
         save = pb.SaveCheckpointRequest(session_id=_SESSION, checkpoint="start", request_id=new_id())
         position = (await self._ask("SaveCheckpoint", save)).position
@@ -80,7 +80,7 @@ class _Life:
         await self._turn(_SESSION)
 
     async def _fork_once(self) -> list[str]:
-        """The repeat names the same children."""
+        """The retry returns the same children."""
         fork = pb.ForkSessionRequest(session_id=_SESSION, count=_NUM_CHILDREN, request_id=new_id())
         children = [session.session_id for session in (await self._ask("ForkSession", fork)).sessions]
         await self._ask("ForkSession", fork)
@@ -89,7 +89,7 @@ class _Life:
         return children
 
     async def _begin_anew(self, create: pb.CreateSessionRequest) -> None:
-        """Late repeats of the old session's birth and end touch no session that was made later under its id."""
+        """Late retries of the old session's creation and end touch no session that was created later under its id."""
         delete = pb.DeleteSessionRequest(session_id=_SESSION, request_id=new_id())
         await self._delete(delete)
         await self._ask("CreateSession", pb.CreateSessionRequest(session_id=_SESSION, request_id=new_id()))

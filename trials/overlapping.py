@@ -1,4 +1,4 @@
-"""Clients that have several turns open on one session at once: each is applied once, in whatever order."""
+"""Clients with several open turns on one session: each turn is applied once, in any order."""
 
 import asyncio
 import random
@@ -9,11 +9,11 @@ from trials.persistence import Persistence
 from trials.plans import Plan, Way
 from trials.wire import connect
 
-_AT_ONCE = (2, 8)  # one runs and the server lets as many as eight wait
+_AT_ONCE = (2, 8)  # one runs and the server lets up to eight wait
 
 
 async def run_overlapping(way: Way, plan: Plan, dice: random.Random) -> History:
-    """The turns lie end to end at the end, and fill the session."""
+    """At the end the turns lie end to end and cover the session."""
     line = Line()
     history = History("overlapping", [line])
     async with connect(way) as stubs:

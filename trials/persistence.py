@@ -1,4 +1,4 @@
-"""A client that repeats each call until it is acknowledged, with the same request id."""
+"""A client that retries each call until it is acknowledged, with the same request id."""
 
 import asyncio
 import random
@@ -19,7 +19,7 @@ SECONDS = 15.0  # for a call in no hurry
 
 
 class Persistence:
-    """Calls of one client. What it is told goes to `history`."""
+    """Calls of one client. Its answers go to `history`."""
 
     def __init__(self, stubs: Stubs, history: History, dice: random.Random) -> None:
         self.stubs = stubs
@@ -27,10 +27,12 @@ class Persistence:
         self._dice = dice
 
     async def insist(self, attempt: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Raises AioRpcError for a refusal that no repeat can change."""
+        """Raises AioRpcError for a refusal that no retry can change."""
         for number in range(MAX_TRIES):
             try:
-                return await attempt()
+                answer = await attempt()
+                self.history.hear()
+                return answer
             except StreamCut:
                 pass
             except grpc.aio.AioRpcError as error:
@@ -53,7 +55,7 @@ class Persistence:
         return int(session.position)  # type: ignore[attr-defined]
 
     async def turn(self, session_id: str, wish: Wish, expected_position: int | None = None) -> Turn:
-        """One turn; without an answer where the server remembers only that it was applied."""
+        """Makes one turn; without an answer where the server only remembers that the turn was applied."""
         request_id = new_id()
         try:
             return await self.insist(lambda: self._try_turn(session_id, wish, request_id, expected_position))
@@ -63,20 +65,19 @@ class Persistence:
             raise
 
     async def _try_turn(self, session_id: str, wish: Wish, request_id: str, expected_position: int | None) -> Turn:
-        """Some tries have hardly any time, some are given up in the middle."""
+        """Some attempts have a very short timeout, some are cancelled midway."""
         is_hurried, is_fickle = self._dice.random() < 0.1, self._dice.random() < 0.1
         timeout = self._dice.uniform(0.005, 0.08) if is_hurried else SECONDS
         call = open_turn(self.stubs, wish, session_id, request_id, expected_position, timeout)
         return await read_turn(call, wish, self._dice.randint(1, 3) if is_fickle else None)
 
     def note_trouble(self, error: Exception, line: Line) -> None:
-        """The client cannot go on. A refused expectation tells where the session stands."""
+        """The client cannot continue. A refused expectation contains the session's position."""
         if not isinstance(error, grpc.aio.AioRpcError):
-            self.history.trouble = repr(error)
+            self.history.note_trouble(repr(error))
             return
         info = error_info(error)
-        self.history.trouble = f"{error.code().name} {info.reason}: {error.details()}"
-        self.history.trouble_reason = info.reason
+        self.history.note_trouble(f"{error.code().name} {info.reason}: {error.details()}", info.reason)
         if info.reason == "POSITION_MISMATCH":
             line.final_position = int(info.metadata["position"])
 

@@ -1,4 +1,4 @@
-"""Who takes part in a chaos, and by which way he reaches the servers."""
+"""The clients of a chaos run, and how each reaches the servers."""
 
 import random
 from collections.abc import Awaitable
@@ -11,7 +11,7 @@ OWNER_KEY = "x-user"
 
 
 def draw_seed() -> int:
-    """Short enough to be printed and typed."""
+    """Returns a seed that is short enough to print and type."""
     return random.SystemRandom().randrange(100_000)
 
 
@@ -23,8 +23,8 @@ class Plan:
     num_turns: int  # of each session
     vocabulary_size: int
     pause_seconds: float  # between the turns of a session, on average
-    idle_seconds: float  # after which the servers end a session that nobody uses
-    num_owners: int = 2  # who choose the same session ids
+    idle_seconds: float  # after which the servers end an unused session
+    num_owners: int = 2  # they choose the same session ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,6 @@ class Way:
 
 
 class ClientKind(Protocol):
-    """A client from its first call to its last. It never raises for what a server answers: the history has it."""
+    """A client from its first call to its last. It never raises for a server's answer: the history records that."""
 
     def __call__(self, way: Way, plan: Plan, dice: random.Random) -> Awaitable[History]: ...

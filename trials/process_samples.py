@@ -1,4 +1,4 @@
-"""What a process holds, as Linux says."""
+"""A process's resources, as Linux reports them."""
 
 import asyncio
 import contextlib
@@ -12,22 +12,22 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(slots=True)
 class Samples:
-    """Equally long lists: turns taken until then, and what the server held."""
+    """Lists of equal length: turns until then, and the server's resources."""
 
     turns: list[float] = field(default_factory=list)
     resident_bytes: list[float] = field(default_factory=list)
     open_files: list[float] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
-        """As a table, a line each."""
+        """Writes a table, one line each."""
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = zip(self.turns, self.resident_bytes, self.open_files, strict=True)
         path.write_text("turns,resident_bytes,open_files\n" + "".join(f"{a},{b},{c}\n" for a, b, c in lines))
 
 
 def waited_seconds(directory: Path) -> float:
-    """How long the threads of the process in `directory` (/proc/PID) were ready to run and waited for a processor, all
-    together, since they began."""
+    """Returns how long all threads of the process in `directory` (/proc/PID) together were ready to run but waited for
+    a processor, since they began."""
     nanoseconds = 0
     for thread in (directory / "task").iterdir():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
@@ -36,7 +36,7 @@ def waited_seconds(directory: Path) -> float:
 
 
 async def sample_for_ever(pid: int, count_turns: Callable[[], int], samples: Samples, seconds: float = 1.0) -> None:
-    """Adds a sample each so many seconds, until cancelled. Raises FileNotFoundError when the process is gone."""
+    """Adds a sample every `seconds`, until cancelled. Raises FileNotFoundError when the process has exited."""
     directory = Path(f"/proc/{pid}")
     while True:
         samples.turns.append(count_turns())

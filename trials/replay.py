@@ -1,4 +1,4 @@
-"""The same turns on one quiet server, each session's one after the other."""
+"""Runs the same turns on one quiet server, each session's in sequence."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _AT_ONCE = 64
 
 
 async def replay(address: str, lines: Sequence[Sequence[Turn]]) -> list[list[Turn]]:
-    """What the quiet server answers to the turns of each line."""
+    """Returns the quiet server's answers to the turns of each line."""
     room = asyncio.Semaphore(_AT_ONCE)
     async with connect(Way(address, "", "")) as stubs:
 

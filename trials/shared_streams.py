@@ -1,4 +1,4 @@
-"""Clients with several sessions on one PredictMany stream, which is opened anew whenever it breaks."""
+"""Clients with several sessions on one PredictMany stream, which is reopened whenever it breaks."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ _PATIENCE_SECONDS = 15.0
 
 
 async def run_shared(way: Way, plan: Plan, dice: random.Random) -> History:
-    """Predictions at expected positions on all sessions at once, until all are acknowledged."""
+    """Makes predictions at expected positions on all sessions at once, until all are acknowledged."""
     lines = [Line() for _ in range(_NUM_SESSIONS)]
     history = History("shared", lines)
     async with connect(way) as stubs:
@@ -42,7 +42,7 @@ async def run_shared(way: Way, plan: Plan, dice: random.Random) -> History:
 
 
 class SharedStream:
-    """Requests of all tags on one call. Whoever waits when it breaks is told so."""
+    """Requests of all tags on one call. When it breaks, every waiting caller gets the error."""
 
     def __init__(self, stubs: Stubs, dice: random.Random) -> None:
         self._stubs = stubs
@@ -51,13 +51,13 @@ class SharedStream:
         self._writing = asyncio.Lock()
         self._reading: asyncio.Task[None] | None = None
         self._waiting: dict[int, asyncio.Future[lm.PredictResponse]] = {}
-        self._tags = itertools.count()  # none is used anew: an answer on its way would be taken for another's
+        self._tags = itertools.count()  # never reused: a late answer would match the wrong request
 
     def open_tag(self) -> int:
         return next(self._tags)
 
     async def ask(self, tag: int, request: lm.PredictRequest) -> lm.PredictResponse:
-        """Raises StreamCut or AioRpcError, as a call of its own does."""
+        """Raises StreamCut or AioRpcError, as a separate call does."""
         answer: asyncio.Future[lm.PredictResponse] = asyncio.get_running_loop().create_future()
         answer.add_done_callback(_look_at)
         self._waiting[tag] = answer
@@ -71,13 +71,13 @@ class SharedStream:
             self._waiting.pop(tag, None)
 
     async def close_tag(self, tag: int) -> None:
-        """Whatever of it is not answered is given up."""
+        """Gives up its open requests."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 await self._write(lm.PredictManyRequest.Item(tag=tag, close=True))
 
     def cut(self) -> None:
-        """As a connection that breaks."""
+        """Ends the stream as a broken connection does."""
         if self._call is not None:
             self._call.cancel()
 
@@ -142,7 +142,7 @@ class _Sequence:
             self._client.note_trouble(error, line)
 
     async def _take_turn(self, wish: Wish, expected_position: int, dice: random.Random) -> Turn:
-        """Some tries are given up: their tag is closed, or the whole stream is cut."""
+        """Some attempts are given up: their tag is closed, or the whole stream is cut."""
         request = predict_request(wish, self._session_id, new_id(), expected_position)
 
         async def attempt() -> lm.PredictResponse:
@@ -172,13 +172,13 @@ class _Sequence:
 
 
 def _look_at(answer: "asyncio.Future[lm.PredictResponse]") -> None:
-    """Whoever waited for it may have given up."""
+    """Retrieves the exception: the waiting caller may have given up."""
     if not answer.cancelled():
         answer.exception()
 
 
 def _error_of(status: Any) -> Exception:
-    """What a call of its own would have ended with."""
+    """Returns the error with which a separate call would end."""
     codes = {code.value[0]: code for code in grpc.StatusCode}
     details = grpc.aio.Metadata(("grpc-status-details-bin", status.SerializeToString()))
     error = grpc.aio.AioRpcError(codes[status.code], grpc.aio.Metadata(), details, details=status.message)

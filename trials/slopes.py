@@ -1,4 +1,4 @@
-"""Lines fitted through samples, and what can be said of their slopes. Pure."""
+"""Fits lines through samples, with bounds on their slopes. Pure."""
 
 import math
 from collections.abc import Sequence
@@ -10,29 +10,29 @@ _NUM_BLOCKS = 30
 
 @dataclass(frozen=True, slots=True)
 class Slope:
-    """What y gains for each x, and by how much that may be wrong."""
+    """The growth of y per x, and its uncertainty."""
 
     value: float
     standard_error: float
     num_points: int
 
     def upper(self, confidence: float) -> float:
-        """The slope is below with this confidence."""
+        """The slope is below this value with this confidence."""
         return self.value + _student_quantile(confidence, self.num_points - 2) * self.standard_error
 
     def lower(self, confidence: float) -> float:
-        """The slope is above with this confidence."""
+        """The slope is above this value with this confidence."""
         return self.value - _student_quantile(confidence, self.num_points - 2) * self.standard_error
 
 
 def after_first_quarter(xs: Sequence[float], ys: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
-    """Without the time in which caches and pools fill."""
+    """Leaves out the time in which caches and pools fill."""
     return xs[len(xs) // 4 :], ys[len(ys) // 4 :]
 
 
 def fit_slope(xs: Sequence[float], ys: Sequence[float]) -> Slope:
-    """Least squares over means of blocks: neighbouring samples resemble each other, so alone they would promise a
-    certainty that is not there. Needs three samples; raises ValueError for fewer, and where x stands still."""
+    """Least squares over means of blocks: neighbouring samples are similar, so using each would claim too much
+    certainty. Needs three samples; raises ValueError for fewer, and when x is constant."""
     xs, ys = _block_means(xs), _block_means(ys)
     if len(xs) < 3 or min(xs) == max(xs):
         raise ValueError("too few samples for a slope")
@@ -49,6 +49,7 @@ def _block_means(values: Sequence[float]) -> list[float]:
 
 
 def _student_quantile(confidence: float, degrees: int) -> float:
-    """Of Student's t, by its expansion about the normal one: right to 0.1 from five degrees of freedom on."""
+    """A quantile of Student's t, by its expansion about the normal one: accurate to 0.1 from five degrees of freedom
+    on."""
     z = NormalDist().inv_cdf(confidence)
     return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)

@@ -1,9 +1,4 @@
-"""A thousand streams that hold sessions, opened, closed and cut off at random: at the end the server holds none.
-
-    python -m trials.slots [--minutes 10] [--seed N] [--streams 1000]
-
-Streams of Predict, and tags on streams of PredictMany, share fewer sessions than there are of them.
-"""
+"""A thousand streams that hold sessions are opened, closed and cut at random: at the end the server holds none."""
 
 import argparse
 import asyncio
@@ -36,7 +31,7 @@ _ALLOWED = ("ABORTED", "CANCELLED", "OK", "RESOURCE_EXHAUSTED")  # POSITION_MISM
 
 @dataclass(slots=True)
 class Tally:
-    """What was done, and what the server said that it must not say."""
+    """What was done, and which forbidden answers the server gave."""
 
     done: Counter[str] = field(default_factory=Counter)
     unexpected: Counter[str] = field(default_factory=Counter)
@@ -62,7 +57,7 @@ def main() -> None:
 
 
 def run_and_print(bundle: Path, seconds: float, seed: int, num_streams: int) -> bool:
-    """Whether no slot was lost."""
+    """Returns whether no slot was lost."""
     with serve(bundle, "--set", f"max_streams={2 * num_streams + 100}") as server:
         tally, most = asyncio.run(_run(server, seconds, seed, num_streams))
         num_lost, num_running = read_gauge(server, "held_sessions"), read_gauge(server, "running_requests")
@@ -78,14 +73,14 @@ def run_and_print(bundle: Path, seconds: float, seed: int, num_streams: int) -> 
 
 
 def read_gauge(server: ServerProcess, name: str) -> float:
-    """The sum over its labels."""
+    """Returns the sum over its labels."""
     with urllib.request.urlopen(f"http://{server.http_address}/metrics", timeout=10) as answer:
         text = answer.read().decode()
     return sum(float(value) for value in re.findall(rf"^carousel_{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
 
 
 async def _run(server: ServerProcess, seconds: float, seed: int, num_streams: int) -> tuple[Tally, float]:
-    """With the most slots that were seen in use."""
+    """Also returns the largest number of slots in use."""
     tally, most = Tally(), 0.0
     channels = [
         grpc.aio.insecure_channel(server.grpc_address, options=(("x", number),)) for number in range(_NUM_CHANNELS)
@@ -127,7 +122,7 @@ async def _again_and_again(
 
 
 async def _stream(model: Any, names: list[str], dice: random.Random, tally: Tally) -> None:
-    """One of Predict: a few messages, then its end, or none."""
+    """One Predict stream: a few messages, then a proper end, or none."""
     call = model.Predict()
     tally.done["streams"] += 1
     session, is_cut = dice.choice(names), dice.random() < 0.3
@@ -149,7 +144,7 @@ async def _stream(model: Any, names: list[str], dice: random.Random, tally: Tall
 
 
 async def _many(model: Any, names: list[str], dice: random.Random, tally: Tally) -> None:
-    """One of PredictMany: frames of requests and ends of tags, then its end, or none."""
+    """One PredictMany stream: frames of requests and ends of tags, then a proper end, or none."""
     call = model.PredictMany()
     tally.done["streams_of_many"] += 1
     reading = asyncio.create_task(_read_all(call, tally))

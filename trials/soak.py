@@ -1,10 +1,4 @@
-"""A mixed load for half an hour: what the servers hold must not grow with the turns that they have taken.
-
-    python -m trials.soak [memory] [sqlite] [redis] [--minutes 30] [--seed N]
-
-A server for each store, all at once: streams that are cancelled, peers that vanish, repeats, forks, rewinds, sessions
-that expire. With SOAK_LEAK_BYTES=100 in the environment the servers leak so much a turn, and the soak must fail.
-"""
+"""A mixed load for half an hour: the servers' resources must not grow with the number of turns."""
 
 import argparse
 import asyncio
@@ -34,7 +28,7 @@ _NUM_RECORDS = 5_500  # makes 11,000 deeds: more than a server remembers of one 
 
 @dataclass(frozen=True, slots=True)
 class Soaked:
-    """One server with its load and what was seen of it."""
+    """One server with its load and the samples of it."""
 
     store: str
     server: ServerProcess
@@ -65,7 +59,7 @@ def main() -> None:
 def soak(
     servers: SoakServers, stores: Sequence[str], seconds: float, seed: int, num_records: int = _NUM_RECORDS
 ) -> list[Soaked]:
-    """Run the load on a server for each store. Raises FileNotFoundError when a server ends by itself."""
+    """Runs the load on a server for each store. Raises FileNotFoundError when a server exits by itself."""
     with contextlib.ExitStack() as stack:
         soaked = []
         for store in stores:
@@ -92,7 +86,7 @@ async def _soak(soaked: Sequence[Soaked], seconds: float, dice: random.Random, n
 
 
 def print_figures(soaked: Sequence[Soaked]) -> bool:
-    """A line for each store and one for the worst; whether all targets are met."""
+    """Prints a line for each store and one for the worst. Returns whether all targets are met."""
     growths = [bytes_per_turn(one.samples) for one in soaked]
     files = [files_per_thousand_turns(one.samples) for one in soaked]
     num_unexpected = sum(one.load.unexpected.total() for one in soaked)
@@ -110,13 +104,13 @@ def print_figures(soaked: Sequence[Soaked]) -> bool:
 
 
 def bytes_per_turn(samples: Samples) -> float:
-    """The most by which resident memory grows with each turn, with 95 % confidence."""
+    """The largest growth of resident memory per turn, with 95 % confidence."""
     xs, ys = after_first_quarter(samples.turns, samples.resident_bytes)
     return fit_slope(xs, ys).upper(0.95)
 
 
 def files_per_thousand_turns(samples: Samples) -> float:
-    """The least by which open files grow, with 99.9 % confidence: clients come and go, so it is never quite level."""
+    """The smallest growth of open files, with 99.9 % confidence: clients come and go, so the number always varies."""
     xs, ys = after_first_quarter(samples.turns, samples.open_files)
     return max(0.0, 1000 * fit_slope(xs, ys).lower(0.999))
 

@@ -1,4 +1,4 @@
-"""The mixed load of the soak: sessions that are cancelled, repeated, forked, rewound, deleted and left to expire."""
+"""The mixed load of the soak: sessions that are cancelled, retried, forked, rewound, deleted and left to expire."""
 
 import asyncio
 import contextlib
@@ -22,8 +22,8 @@ _SHARE_OF_LIBRARY = 1 / 3
 
 
 class Load:
-    """What runs against one server. `num_turns` counts those that were acknowledged, `unexpected` what no client of a
-    healthy server should see."""
+    """The load on one server. `num_turns` counts acknowledged turns, `unexpected` what no client of a healthy server
+    should see."""
 
     def __init__(self, address: str, vocabulary_size: int, seed: str) -> None:
         self.num_turns = 0
@@ -36,14 +36,14 @@ class Load:
         return self.num_turns
 
     async def run(self, num_clients: int) -> None:
-        """Until cancelled."""
+        """Runs until cancelled."""
         client = AsyncClient(self._way.address)
         async with connect(self._way) as stubs, client, asyncio.TaskGroup() as group:
             for _ in range(num_clients):
                 group.create_task(self._live(stubs, client))
 
     async def fill_records(self, count: int, at_once: int = 32) -> None:
-        """Sessions made and deleted at once, so that what a server remembers of past ones is at its bounds."""
+        """Creates and deletes sessions, so that the server's records of past ones reach their limits."""
         left = iter(range(count))
         async with connect(self._way) as stubs, asyncio.TaskGroup() as group:
             for _ in range(at_once):
@@ -67,7 +67,7 @@ class Load:
                 self.unexpected[repr(error)] += 1
 
     async def _spend_session(self, stubs: Stubs) -> None:
-        """One session's life; half are deleted, the others left to expire."""
+        """Runs one session's life; half are deleted, the others expire."""
         session_id = await _create(stubs)
         for _ in range(self._dice.randint(*_TURNS)):
             await self._do_something(stubs, session_id)
@@ -94,7 +94,7 @@ class Load:
             await read_turn(call, wish, give_up_after=self._dice.randint(1, 3))
 
     async def _repeat_turn(self, stubs: Stubs, session_id: str) -> None:
-        """The same request twice, at once or one after the other: one answer."""
+        """Sends the same request twice, at once or in sequence: both get one answer."""
         wish, request_id = self._draw(), new_id()
         if self._dice.random() < 0.5:
             first, second = await asyncio.gather(*(self._turn(stubs, session_id, wish, request_id) for _ in range(2)))
@@ -106,7 +106,7 @@ class Load:
             self.unexpected["a repeat got another answer"] += 1
 
     async def _fork(self, stubs: Stubs, session_id: str) -> None:
-        """Children that live for a turn; one is deleted, one left."""
+        """Forks children that live for a turn; one is deleted, one left."""
         request = pb.ForkSessionRequest(session_id=session_id, count=2, request_id=new_id())
         forked = await stubs.sessions.ForkSession(request, timeout=SECONDS)
         for child in forked.sessions:

@@ -16,7 +16,7 @@ _IDLE_SECONDS = "20"  # so that sessions expire all the time
 
 
 def program_of(python: str = sys.executable) -> tuple[str, ...]:
-    """The server's program; one that leaks where the environment says so."""
+    """Returns the server's program; one that leaks when the environment says so."""
     return (python, "-m", "trials.leaking_server" if VARIABLE in os.environ else "carousel")
 
 

@@ -1,4 +1,4 @@
-"""Clients whose turns come one after the other, each expecting the session where the last one left it."""
+"""Clients whose turns run in sequence, each expecting the session's last position."""
 
 import asyncio
 import random
@@ -11,7 +11,7 @@ from trials.wire import connect
 
 
 async def run_stepwise(way: Way, plan: Plan, dice: random.Random) -> History:
-    """Turns at expected positions, until all are acknowledged."""
+    """Makes turns at expected positions, until all are acknowledged."""
     line = Line()
     history = History("stepwise", [line])
     async with connect(way) as stubs:
@@ -29,7 +29,7 @@ async def run_stepwise(way: Way, plan: Plan, dice: random.Random) -> History:
 
 
 async def run_forgetful(way: Way, plan: Plan, dice: random.Random) -> History:
-    """One turn, and then never again: the session must expire, whatever happens to the servers meanwhile."""
+    """Makes one turn, then none: the session must expire, whatever happens to the servers meanwhile."""
     line = Line()
     history = History("forgetful", [line])
     async with connect(way) as stubs:

@@ -1,7 +1,4 @@
-"""Peers that leave without a word: programs with open calls that are killed or stopped, and silent connections.
-
-python -m trials.vanishing_peers ADDRESS ...        such a program: opens calls on each server and waits
-"""
+"""Peers that leave without notice: programs with open calls that are killed or stopped, and silent connections."""
 
 import asyncio
 import contextlib
@@ -26,7 +23,7 @@ _HOUR = 3_600.0
 
 
 async def hold_open_calls(addresses: Sequence[str]) -> None:
-    """Streams that are read and streams that nobody reads, until killed."""
+    """Opens streams, of which some are read and some are not, until killed."""
     async with contextlib.AsyncExitStack() as stack:
         calls = []
         for address in addresses:
@@ -43,7 +40,7 @@ async def hold_open_calls(addresses: Sequence[str]) -> None:
 
 
 async def vanish_again_and_again(addresses: Sequence[str], dice: random.Random) -> None:
-    """A program now and then, killed at once or stopped for a minute first. Until cancelled."""
+    """Starts a program now and then, which is killed at once or first stopped for a minute. Runs until cancelled."""
     async with asyncio.TaskGroup() as group:
         while True:
             group.create_task(_vanish(addresses, is_stopped_first=dice.random() < 0.5))
@@ -65,7 +62,7 @@ async def _vanish(addresses: Sequence[str], *, is_stopped_first: bool) -> None:
 
 
 async def be_silent_again_and_again(addresses: Sequence[str], dice: random.Random) -> None:
-    """Connections that say nothing, or the beginning of something, and are gone after a while. Until cancelled."""
+    """Opens connections that send nothing, or an incomplete start, and close after a while. Runs until cancelled."""
     async with asyncio.TaskGroup() as group:
         while True:
             for address in addresses:

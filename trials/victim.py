@@ -1,9 +1,4 @@
-"""A caller who wants little: one token in, ten candidates out, a hundred times a second, on a session.
-
-    python -m trials.victim ADDRESS SECONDS
-
-Prints one JSON object: the round trips in seconds, and what failed.
-"""
+"""A caller with a small load: one token in, ten candidates out, a hundred times a second, on a session."""
 
 import asyncio
 import json
@@ -43,7 +38,7 @@ async def run(address: str, seconds: float) -> None:
 
 
 async def _converse(channel: grpc.aio.Channel, end: float, round_trips: list[float]) -> None:
-    """Over one stream, until the time is up or the stream breaks."""
+    """Uses one stream, until the time is up or the stream breaks."""
     call = language_model_pb2_grpc.LanguageModelStub(channel).Predict(metadata=_METADATA)
     while time.perf_counter() < end:
         request = wire.PredictRequest(session_id=_SESSION, input=types_pb2.Input(tokens=types_pb2.TokenIds(ids=[5])))

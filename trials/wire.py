@@ -1,4 +1,4 @@
-"""Calls by raw gRPC, each made once, and what a failure of one means."""
+"""Calls by raw gRPC, each made once, and the meaning of their failures."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ from carousel.v1 import language_model_pb2_grpc, sessions_pb2_grpc, types_pb2
 _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
-    ("grpc.use_local_subchannel_pool", 1),  # a connection of one's own, to be cut alone
+    ("grpc.use_local_subchannel_pool", 1),  # a separate connection, to be cut separately
 )
 _TEMPERATURE = 0.9
 _NUM_CANDIDATES = 3
@@ -26,7 +26,7 @@ _OURS = {grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED}
 
 
 class Stubs:
-    """Both services over one channel, with the metadata that says who calls."""
+    """Both services over one channel, with the owner's metadata."""
 
     def __init__(self, channel: grpc.aio.Channel, metadata: tuple[tuple[str, str], ...]) -> None:
         self.models = language_model_pb2_grpc.LanguageModelStub(channel)
@@ -41,13 +41,13 @@ async def connect(way: Way) -> AsyncIterator[Stubs]:
 
 
 class StreamCut(Exception):
-    """The stream ended without an end, or we gave it up."""
+    """The stream ended without an end, or this side gave it up."""
 
 
 def open_turn(
     stubs: Stubs, wish: Wish, session_id: str, request_id: str, expected_position: int | None, timeout: float
 ) -> Any:
-    """The call. `read_turn` reads its answer."""
+    """Returns the call. `read_turn` reads its answer."""
     given: dict[str, Any] = {"session_id": session_id, "request_id": request_id, "expected_position": expected_position}
     given["input"] = types_pb2.Input(tokens=types_pb2.TokenIds(ids=wish.ids))
     how: dict[str, Any] = {"timeout": timeout, "metadata": stubs.metadata}
@@ -76,8 +76,8 @@ def predict_request(wish: Wish, session_id: str, request_id: str, expected_posit
 
 
 async def read_turn(call: Any, wish: Wish, give_up_after: int | None = None) -> Turn:
-    """Raises StreamCut after so many messages, and when the last message never comes. Otherwise the call is read to its
-    end, as its users do: cancelled just before, it costs a server of grpc.aio some 70 bytes for ever."""
+    """Raises StreamCut after `give_up_after` messages, and when the last message never comes. Otherwise it reads the
+    call to its end, as users do: a cancellation just before costs a grpc.aio server about 70 bytes permanently."""
     answer: list[float] = []
     turn: Turn | None = None
     num_messages = 0
@@ -124,7 +124,7 @@ def _final_position(message: Any, wish: Wish) -> int | None:
 
 
 def error_info(error: grpc.RpcError) -> Any:
-    """The server's ErrorInfo; an empty one where there is none."""
+    """Returns the server's ErrorInfo; an empty one where there is none."""
     try:
         status = rpc_status.from_call(error)
     except ValueError:
@@ -137,7 +137,8 @@ def error_info(error: grpc.RpcError) -> Any:
 
 
 def may_repeat(error: grpc.RpcError) -> bool:
-    """Whether the same request may succeed later: a connection broke, we gave up, or the server says so."""
+    """Returns whether the same request may succeed later: a connection broke, this side gave up, or the server says
+    so."""
     if error.code() in _OURS:
         return True
     reason = error_info(error).reason

@@ -1,4 +1,4 @@
-"""What chaos happens to: servers, a store, a balancer, and the list of what may be done to them."""
+"""The systems under chaos: servers, a store, a balancer, and the disturbances that are allowed."""
 
 import contextlib
 import signal
@@ -17,7 +17,7 @@ _LEASE_SECONDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """How every server of a world is started. Their logs go to files of their own in `logs`, where given."""
+    """How every server of a world is started. Each writes its own log file in `logs`, where given."""
 
     bundle: Path
     idle_seconds: float
@@ -28,7 +28,7 @@ class Replica:
     def process(
         self, ports: tuple[int, int], settings: dict[str, str], variables: dict[str, str] | None = None
     ) -> Process:
-        """On a port for gRPC and one for HTTP."""
+        """Returns a server on one port for gRPC and one for HTTP."""
         grpc_port, http_port = ports
         command = [*self.program, "serve", str(self.bundle), "--listen", f"127.0.0.1:{grpc_port}"]
         command += ["--http", f"127.0.0.1:{http_port}"]
@@ -40,7 +40,7 @@ class Replica:
 
 
 class World:
-    """Servers, and what may happen to them. `address` is where clients go."""
+    """Servers, and their possible disturbances. `address` is for clients."""
 
     address: str
     disturbances: list[Callable[[], Awaitable[None]]]
@@ -70,7 +70,7 @@ class SqliteWorld(World):
 
 
 class RedisWorld(World):
-    """Two replicas whose clocks are apart, one Redis that writes before it answers, one load balancer."""
+    """Two replicas with different clocks, one Redis that writes before it answers, one load balancer."""
 
     def __init__(self, replica: Replica, directory: Path) -> None:
         redis_port, balancer_port, *ports = free_ports(6)

@@ -63,7 +63,7 @@ class Slot:
     """A sequence in the engine's columns, to be closed after the last answer: no step uses its slot then."""
 
     def __init__(self, engine: Engine) -> None:
-        first_row = engine.columns.take_slot()
+        first_row = engine.columns.allocate_slot()
         assert first_row is not None
         self._engine = engine
         self._first_row = first_row
@@ -80,7 +80,7 @@ class Slot:
         return Named(ids, log_probabilities, self._position, 0)
 
     def close(self) -> None:
-        self._engine.columns.give_slot(self._first_row)
+        self._engine.columns.free_slot(self._first_row)
 
 
 class Service:

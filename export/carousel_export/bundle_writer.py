@@ -1,6 +1,6 @@
-"""Makes a bundle beside the place where it will stand, has it checked, and only then moves it there.
+"""Writes a bundle beside its target directory, has it checked, and then moves it to the target.
 
-Whatever fails, the place holds what it held before and nothing half-made stays behind.
+After a failure the target is as it was before, and no partial bundle stays behind.
 """
 
 import os
@@ -26,9 +26,9 @@ def publish(
     check: Callable[[Bundle], None],
     precision: Precision = Precision.FLOAT32,
 ) -> Manifest:
-    """A bundle called `name` at `target`, if `check` does not raise. An earlier bundle there is replaced as a whole.
+    """Writes a bundle called `name` to `target` unless `check` raises. Replaces an earlier bundle as a whole.
 
-    `check` gets the bundle as the server would load it. Raises TargetRefused when the target is something else,
+    `check` gets the bundle as the server would load it. Raises TargetRefused when the target is not a bundle,
     PrecisionRefused when the cell has no such graphs.
     """
     refuse_foreign(target)
@@ -41,17 +41,17 @@ def publish(
 
 
 def refuse_foreign(target: Path) -> None:
-    """Only a bundle or an empty directory may be replaced. Raises TargetRefused."""
+    """Raises TargetRefused unless the target is missing, empty or a bundle."""
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise TargetRefused(f"{target} is not a directory")
     if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST_FILE).is_file():
-        raise TargetRefused(f"{target} holds files and is not a bundle; it is left alone")
+        raise TargetRefused(f"{target} holds files and is not a bundle; it stays as it is")
 
 
 def write_files(
     trained: TrainedModel, directory: Path, name: str, precision: Precision = Precision.FLOAT32
 ) -> Manifest:
-    """All files of the bundle, the manifest last. Raises PrecisionRefused."""
+    """Writes all files of the bundle, the manifest last. Raises PrecisionRefused."""
     model = trained.model
     (directory / CORE_FILE).write_bytes(build_core(model, precision).SerializeToString())
     (directory / HEAD_FILE).write_bytes(build_head(model, precision).SerializeToString())
@@ -77,7 +77,7 @@ def write_files(
 
 @contextmanager
 def _workplace(target: Path) -> Iterator[Path]:
-    """A directory beside the target, on the same file system; gone afterwards, also after Ctrl-C."""
+    """Makes a directory beside the target, on the same file system, and removes it at the end, also after Ctrl-C."""
     workplace = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         workplace.mkdir(parents=True)
@@ -90,7 +90,10 @@ def _workplace(target: Path) -> Iterator[Path]:
 
 
 def _move(workplace: Path, target: Path) -> None:
-    """A directory cannot replace a full one in a single step: the old one steps aside first, and back on failure."""
+    """Moves the new directory to the target. Renames an old one first, and renames it back on failure.
+
+    A directory cannot replace a full one in a single step.
+    """
     if not target.exists():
         workplace.rename(target)
         return
@@ -105,7 +108,7 @@ def _move(workplace: Path, target: Path) -> None:
 
 
 def _sync(directory: Path) -> None:
-    """Bytes and names reach the disk before the bundle gets its name."""
+    """Writes bytes and names through to the disk, before the bundle gets its name."""
     for path in [*directory.iterdir(), directory]:
         handle = os.open(path, os.O_RDONLY)
         try:

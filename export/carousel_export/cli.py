@@ -1,4 +1,4 @@
-"""`carousel-export`: from a checkpoint to a bundle. It reads the command line, prints, and sets the exit code."""
+"""The command `carousel-export`, from a checkpoint to a bundle: reads the command line, prints, sets the exit code."""
 
 import signal
 from collections.abc import Callable
@@ -16,11 +16,11 @@ from rich.table import Table
 from carousel.bundle.manifest import Bundle, Manifest
 from carousel.engine.model import OnnxModel, StepModel
 from carousel_export.bundle_writer import publish
+from carousel_export.cell_exports import find_quantized
 from carousel_export.errors import ExportError, NoHeldOutText, ParityFailed
 from carousel_export.held_out import HeldOutText, compare_perplexity, find_text
 from carousel_export.parity import ParityReport, check_parity, check_rounded
 from carousel_export.precision import Precision
-from carousel_export.quantized_model import refuse_other_models
 from carousel_export.starts import MAX_COST, check_starts
 from carousel_training.checkpoint import Checkpoint, TrainedModel, load_best, rebuild_model
 from carousel_training.errors import TrainingError
@@ -33,8 +33,11 @@ MAX_PERPLEXITY_RISE = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """What a bundle is held against: a text (none: the run's validation text), what a fresh start may cost over carried
-    state in nats per token, and by what share the perplexity of one that rounds may rise."""
+    """The bounds that a bundle must keep, and the text that they are measured on (none: the run's validation text).
+
+    `max_start_cost` is how many nats per token a fresh start may cost over carried state. `max_perplexity_rise` is the
+    share by which the perplexity of an int8 bundle may rise.
+    """
 
     text: Path | None = None
     max_perplexity_rise: float = MAX_PERPLEXITY_RISE
@@ -47,34 +50,34 @@ app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 @app.command()
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="The directory of a training run.")],
-    bundle: Annotated[Path, typer.Argument(help="The directory to make; an earlier bundle there is replaced.")],
+    bundle: Annotated[Path, typer.Argument(help="The directory to write; an earlier bundle there is replaced.")],
     name: Annotated[
-        str | None, typer.Option(help="What the server calls the model; the directory's name if none.")
+        str | None, typer.Option(help="The model's name on the server; by default the directory's name.")
     ] = None,
     precision: Annotated[
         Precision, typer.Option(help="int8: a quarter of the size, more than twice as fast; LSTM and GRU only.")
     ] = Precision.FLOAT32,
     text: Annotated[
         Path | None,
-        typer.Option(help="Held-out text for fresh starts and int8's perplexity; the run's validation text if none."),
+        typer.Option(help="Held-out text for fresh starts and int8's perplexity; by default the run's own."),
     ] = None,
     max_perplexity_rise: Annotated[
-        float, typer.Option(min=0.0, help="int8 only: refuse where perplexity rises by more than this share.")
+        float, typer.Option(min=0.0, help="int8 only: refuse if perplexity rises by more than this share.")
     ] = MAX_PERPLEXITY_RISE,
     max_start_cost: Annotated[
-        float, typer.Option(min=0.0, help="Refuse where a fresh start costs more nats a token than carried state.")
+        float, typer.Option(min=0.0, help="Refuse if a fresh start costs this many nats per token over carried state.")
     ] = MAX_COST,
 ) -> None:
     """Write a run's best checkpoint as a bundle that the server loads.
 
-    The bundle is compared with the trained network before it appears: the same logits, states, greedy text (with int8:
-    nearly the same perplexity on held-out text), and the same bits whoever shares a batch. Sessions that begin anywhere
-    in the held-out text must do about as well as one that has read all of it. Exit code 1 with the figures if they do
-    not, 2 for an unreadable checkpoint.
+    The command compares the bundle with the trained network before it publishes the bundle. Logits, states and greedy
+    text must be the same (with int8: perplexity on held-out text must be nearly the same), and each row must be
+    bit-identical in any batch. Sessions that begin anywhere in the held-out text must do about as well as a session
+    that has read all of it. The exit code is 1, with the figures, if a check fails, and 2 for an unreadable checkpoint.
 
     Example: carousel-export runs/poems bundles/poems && carousel serve bundles/poems
     """
-    signal.signal(signal.SIGTERM, _leave)  # as an exception, so that nothing half-made stays behind
+    signal.signal(signal.SIGTERM, _leave)  # as an exception, so that no partial bundle stays behind
     console, errors = Console(), Console(stderr=True)
     acceptance = Acceptance(text, max_perplexity_rise, max_start_cost)
     try:
@@ -99,8 +102,10 @@ def export_checkpoint(
     precision: Precision = Precision.FLOAT32,
     acceptance: Acceptance = Acceptance(),
 ) -> Manifest:
-    """Load, write, check, publish. Raises CheckpointError, PrecisionRefused, NoHeldOutText, ParityFailed or
-    TargetRefused."""
+    """Loads, writes, checks and publishes.
+
+    Raises CheckpointError, PrecisionRefused, NoHeldOutText, ParityFailed or TargetRefused.
+    """
     checkpoint = load_best(directory)
     trained = rebuild_model(checkpoint)
     judge = _judge(trained, precision, checkpoint, acceptance, console)
@@ -114,13 +119,13 @@ def export_checkpoint(
             console.print(describe_parity(report), soft_wrap=True, highlight=False)
         else:
             console.print(parity_table(report))
-            raise ParityFailed(f"the bundle is not what it should be: {report.failures()}")
+            raise ParityFailed(f"the bundle fails its checks: {report.failures()}")
 
     return publish(trained, bundle, name, check, precision)
 
 
 def _text_for_starts(checkpoint: Checkpoint, acceptance: Acceptance, console: Console) -> HeldOutText | None:
-    """A text that is named must be there; the run's own may be gone, and then starts are not compared."""
+    """Returns the text to compare starts on, or None where the run's own text is gone. A named text must exist."""
     try:
         return find_text(checkpoint, acceptance.text)
     except NoHeldOutText as error:
@@ -133,10 +138,10 @@ def _text_for_starts(checkpoint: Checkpoint, acceptance: Acceptance, console: Co
 def _judge(
     trained: TrainedModel, precision: Precision, checkpoint: Checkpoint, acceptance: Acceptance, console: Console
 ) -> Callable[[StepModel], ParityReport]:
-    """The comparison for that precision; what it needs is looked for before any work is done."""
+    """Returns the comparison for that precision, and finds what it needs before any work is done."""
     if precision is Precision.FLOAT32:
         return lambda served: check_parity(trained.model, served, trained.tokenizer.start_id)
-    refuse_other_models(trained.model.config)
+    find_quantized(trained.model.config)
     text = find_text(checkpoint, acceptance.text)
 
     def judge(served: StepModel) -> ParityReport:
@@ -151,16 +156,16 @@ def _judge(
 
 
 def describe_parity(report: ParityReport) -> str:
-    """Of a report that holds: one line, with the figure that is measured first."""
+    """Describes a report without failures in one line, with its first figure."""
     first = report.checks[0]
     return (
-        f"the bundle computes what the trained model does: {len(report.checks)} checks hold; {first.name} "
+        f"the bundle computes what the trained model computes: {len(report.checks)} checks hold; {first.name} "
         f"{first.value:.2g} of at most {first.bound:.2g}"
     )
 
 
 def parity_table(report: ParityReport) -> Table:
-    """One row per check."""
+    """Makes a table with one row per check."""
     table = Table(title="bundle against trained model", title_justify="left", header_style="bold")
     table.add_column("check")
     table.add_column("found", justify="right")
@@ -173,7 +178,7 @@ def parity_table(report: ParityReport) -> Table:
 
 
 def main() -> None:
-    torch.set_num_threads(1)  # small products; a pool would only wait for itself
+    torch.set_num_threads(1)  # a pool does not pay for small products
     app()
 
 

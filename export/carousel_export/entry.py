@@ -1,4 +1,4 @@
-"""The command `carousel-export`, from where its packages may not be installed: then it says how to get them."""
+"""The entry point of `carousel-export`. It says how to install missing packages."""
 
 import sys
 

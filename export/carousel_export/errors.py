@@ -1,8 +1,8 @@
-"""What can go wrong in an export beyond a bad checkpoint. This module knows no exit codes."""
+"""The errors of an export, besides those of a bad checkpoint. This module knows no exit codes."""
 
 
 class ExportError(Exception):
-    """Base of all expected errors; the message is for the person at the keyboard."""
+    """Base of all expected errors. Its message is for the user."""
 
 
 class ParityFailed(ExportError):
@@ -10,11 +10,11 @@ class ParityFailed(ExportError):
 
 
 class TargetRefused(ExportError):
-    """The place for the bundle is taken by something that is not a bundle, or cannot be written."""
+    """The bundle's target holds something that is not a bundle, or cannot be written."""
 
 
 class PrecisionRefused(ExportError):
-    """The model's cell is not exported in the precision that was asked for."""
+    """The model's cell has no export in the requested precision."""
 
 
 class NoHeldOutText(ExportError):

@@ -1,8 +1,7 @@
-"""Finds held-out text, and reads it with the network and with its bundle, to say what rounding costs: two perplexities,
-one ratio.
+"""Finds held-out text and compares the perplexities of a network and its bundle on it: the cost of rounding.
 
-The text is the run's own validation part where it is still what it was, or a file. Legend: B lanes, T steps, H hidden
-width, N tokens.
+The text is a file, or the run's own validation part if it has not changed. Legend: B lanes, T steps, H hidden width, N
+tokens.
 """
 
 import math
@@ -31,7 +30,7 @@ NUM_LANES, SEGMENT = 16, 64
 
 @dataclass(frozen=True, slots=True)
 class HeldOutText:
-    """Tokens that a model was not trained on; `source` says for people where they are from."""
+    """Tokens that a model was not trained on. `source` names their origin for users."""
 
     source: str
     ids_N: npt.NDArray[np.int64]
@@ -43,7 +42,7 @@ class HeldOutText:
 
 @dataclass(frozen=True, slots=True)
 class Perplexities:
-    """Of the network in float32 and of its bundle, on the same tokens."""
+    """The perplexities of the network in float32 and of its bundle, on the same tokens."""
 
     float32: float
     bundle: float
@@ -54,7 +53,7 @@ class Perplexities:
 
 
 def find_text(checkpoint: Checkpoint, file: Path | None = None) -> HeldOutText:
-    """The file, or without one the validation text of the checkpoint's run. Raises NoHeldOutText."""
+    """Reads the file, or without one the validation text of the checkpoint's run. Raises NoHeldOutText."""
     try:
         source, text = _validation_text(checkpoint) if file is None else _whole(file)
         ids_N = encode_text(checkpoint.tokenizer, text)[:MAX_TOKENS]
@@ -64,14 +63,14 @@ def find_text(checkpoint: Checkpoint, file: Path | None = None) -> HeldOutText:
 
 
 def compare_perplexity(trained: RecurrentLM, served: StepModel, text: HeldOutText) -> Perplexities:
-    """Of both on the same tokens."""
+    """Measures both on the same tokens."""
     compute = Compute(torch.device("cpu"), uses_bfloat16=False)
     ours = evaluate(trained, EvaluationText(text.batches(), None), compute)
     return Perplexities(ours.perplexity, served_perplexity(served, text))
 
 
 def served_perplexity(served: StepModel, text: HeldOutText) -> float:
-    """Of a bundle: every token once, each after all before it in its lane."""
+    """Measures a bundle's perplexity: it predicts every token once, after all tokens before it in its lane."""
     batches, nats = text.batches(), 0.0
     state = served.layout.initial(batches.num_lanes)
     for index in range(len(batches)):
@@ -85,7 +84,7 @@ def served_perplexity(served: StepModel, text: HeldOutText) -> float:
 
 
 def _validation_text(checkpoint: Checkpoint) -> tuple[str, str]:
-    """Raises NoHeldOutText where the checkpoint does not say, or where the files are not what they were."""
+    """Returns source and text. Raises NoHeldOutText if the checkpoint names no text, or if the text has changed."""
     try:
         settings, digest = Settings.parse(checkpoint.facts["settings"]), checkpoint.facts["corpus"]["sha256"]
     except (KeyError, TypeError) as error:

@@ -1,8 +1,8 @@
 """Compares a bundle, run by the server's own model class, with the network it was made from.
 
-It decides whether a bundle may be published, and says by how much. In float32 logits, states and words must be the
-network's; with eight-bit products perplexity must be close. What the head reads from its own logits must be right in
-either, and no row may depend on its batch. Legend: B lanes, T steps, V vocabulary, N rows.
+The comparison decides whether a bundle may be published, and has a figure for each check. In float32, logits, states
+and words must be the network's; with eight-bit products, perplexity must be close. In both, what the head derives from
+its logits must be right, and no row may depend on its batch. Legend: B lanes, T steps, V vocabulary, N rows.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ BATCH_SIZES = (1, 2, 3, 7, 16, NUM_LANES)
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One figure and its bound; equal to the bound is still right."""
+    """One figure and the highest value at which the check holds."""
 
     name: str
     value: float
@@ -53,7 +53,7 @@ class ParityReport:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One ragged call: which lanes, in which order, and what each consumes. Rows are padded on the right with 0."""
+    """One ragged call: lanes in an order, and the tokens of each. Rows are padded on the right with 0."""
 
     lanes_B: Array
     ids_BT: Array
@@ -62,7 +62,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What the served model made of a turn."""
+    """The served model's results of a turn."""
 
     turn: Turn
     before: StateBatch
@@ -70,13 +70,16 @@ class Call:
     after: StateBatch
 
     def hidden(self) -> list[Array]:
-        """hidden_TH of each row, without padding."""
+        """Returns hidden_TH of each row, without padding."""
         return [hidden_TH[:length] for hidden_TH, length in zip(self.hidden_BTH, self.turn.lengths_B, strict=True)]
 
 
 def check_parity(trained: RecurrentLM, served: StepModel, start_id: int) -> ParityReport:
-    """Differences over carried states, several batch sizes, ragged lengths and shuffled lanes; greedy continuations;
-    equal bits whoever shares the batch."""
+    """Compares a float32 bundle with its network.
+
+    Covers carried states, several batch sizes, ragged lengths and shuffled lanes, greedy continuations, and rows that
+    must be bit-identical in any batch.
+    """
     turns = plan_turns(served.vocabulary_size, np.random.default_rng(0))
     logits_error, state_error, hidden_NH = _compare_turns(trained, served, turns)
     return ParityReport(
@@ -90,8 +93,7 @@ def check_parity(trained: RecurrentLM, served: StepModel, start_id: int) -> Pari
 
 
 def check_rounded(served: StepModel, perplexities: Perplexities, max_rise: float) -> ParityReport:
-    """For a bundle that is not meant to give the network's logits: perplexity may rise by the share `max_rise`, and
-    all that does not follow from rounding is as exact as ever."""
+    """Checks a bundle that rounds: perplexity may rise by the share `max_rise`; all other checks are the usual ones."""
     turns = plan_turns(served.vocabulary_size, np.random.default_rng(0))
     rise = Check("rise of perplexity over float32", perplexities.ratio - 1.0, max_rise)
     hidden_NH = np.concatenate([hidden for call in _calls(served, turns) for hidden in call.hidden()])
@@ -99,7 +101,7 @@ def check_rounded(served: StepModel, perplexities: Perplexities, max_rise: float
 
 
 def _own_checks(served: StepModel, turns: list[Turn], hidden_NH: Array) -> tuple[Check, ...]:
-    """What the head reads from its own logits, and equal bits in any company."""
+    """Checks what the head derives from its logits, and that rows are bit-identical in any batch."""
     return (
         Check("log normaliser, largest difference", _normalizer_error(served, hidden_NH), TOLERANCE),
         Check("candidates out of order", _wrong_candidates(served, hidden_NH), 0),
@@ -111,7 +113,7 @@ def _own_checks(served: StepModel, turns: list[Turn], hidden_NH: Array) -> tuple
 
 
 def plan_turns(vocabulary_size: int, rng: np.random.Generator) -> list[Turn]:
-    """Rounds in which every lane consumes a few tokens, in batches of several sizes over shuffled lanes."""
+    """Plans rounds in which every lane consumes a few tokens, in batches of several sizes over shuffled lanes."""
     turns = []
     for round_index in range(NUM_ROUNDS):
         size = BATCH_SIZES[round_index % len(BATCH_SIZES)]
@@ -126,7 +128,7 @@ def plan_turns(vocabulary_size: int, rng: np.random.Generator) -> list[Turn]:
 
 
 def _calls(served: StepModel, turns: list[Turn]) -> Iterator[Call]:
-    """The turns one after the other, each lane going on from where it was left."""
+    """Runs the turns in order. Each lane continues from its last state."""
     batch = [np.asarray(tensor) for tensor in served.layout.initial(NUM_LANES)]
     for turn in turns:
         before = tuple(tensor[turn.lanes_B] for tensor in batch)
@@ -137,8 +139,10 @@ def _calls(served: StepModel, turns: list[Turn]) -> Iterator[Call]:
 
 
 def _compare_turns(trained: RecurrentLM, served: StepModel, turns: list[Turn]) -> tuple[float, float, Array]:
-    """Largest difference of logits and of states, and the served hidden vectors after each token. The network runs
-    each lane alone, without padding; the served model runs the batches."""
+    """Returns the largest difference of logits and of states, and the served hidden vectors after each token.
+
+    The network runs each lane alone, without padding; the served model runs the batches.
+    """
     alone = [trained.initial_state(1) for _ in range(NUM_LANES)]
     logits_error = state_error = 0.0
     hidden = []
@@ -155,7 +159,7 @@ def _compare_turns(trained: RecurrentLM, served: StepModel, turns: list[Turn]) -
 
 
 def _normalizer_error(served: StepModel, hidden_NH: Array) -> float:
-    """Against torch, also (in float32; int8 knows no vector above 1) where exp() alone would overflow."""
+    """Compares with torch, also where exp() alone would overflow (in float32; int8 has no vector above 1)."""
     large_NH = np.concatenate([hidden_NH, hidden_NH * np.float32(100.0)])
     found_N = served.candidates(large_NH, 1).log_normalizer_N
     logits_NV = torch.from_numpy(served.logits(large_NH)).double()
@@ -164,7 +168,7 @@ def _normalizer_error(served: StepModel, hidden_NH: Array) -> float:
 
 
 def _wrong_candidates(served: StepModel, hidden_NH: Array) -> float:
-    """Entries that are not those of a stable sort, highest first, the lower id first among equals."""
+    """Counts entries that differ from a stable sort: highest first, the lower id first among equals."""
     count = min(NUM_CANDIDATES, served.vocabulary_size)
     found = served.candidates(hidden_NH, count)
     logits_NV = served.logits(hidden_NH)
@@ -202,8 +206,11 @@ def _temperatures(num_rows: int) -> Array:
 
 
 def _greedy_differences(trained: RecurrentLM, served: StepModel, start_id: int) -> float:
-    """Steps at which the two would say different words, but for those whose two best logits lie within the tolerance.
-    Both go on with the network's word, so that one close call does not part them for good."""
+    """Counts the steps at which the two choose different words.
+
+    Steps whose two best logits lie within the tolerance do not count. Both models continue with the network's word, so
+    that one close call does not separate them for good.
+    """
     token, state = start_id, served.layout.initial(1)
     theirs = trained.initial_state(1)
     differences = 0
@@ -220,7 +227,7 @@ def _greedy_differences(trained: RecurrentLM, served: StepModel, start_id: int) 
 
 
 def _dependent_rows(served: StepModel, turns: list[Turn]) -> float:
-    """Rows of which anything that is served changes by a single bit when they run alone and unpadded."""
+    """Counts the rows of which any served value changes by a single bit when they run alone and unpadded."""
     dependent = 0
     for call in _calls(served, turns):
         lengths_B, hidden = call.turn.lengths_B, call.hidden()
@@ -241,7 +248,7 @@ def _dependent_rows(served: StepModel, turns: list[Turn]) -> float:
 
 
 def _heads(served: StepModel, hidden_NH: Array, temperatures_N: Array) -> list[Array]:
-    """All that the head says of each row."""
+    """Returns all outputs of the head."""
     targets_N = np.zeros(len(hidden_NH), np.int64)
     return [
         served.logits(hidden_NH),
@@ -252,10 +259,10 @@ def _heads(served: StepModel, hidden_NH: Array, temperatures_N: Array) -> list[A
 
 
 def _deviation(found: Array, expected: Array) -> Array:
-    """Relative where a value is above 1: the memory of a cell that never forgets grows with the text."""
+    """Returns differences, relative for values above 1: the memory of a cell that never forgets grows with the text."""
     return np.asarray((found - expected) / np.maximum(1.0, np.abs(expected)))
 
 
 def _worst(so_far: float, *differences: Array) -> float:
-    """NaN stays NaN, so that it cannot pass for small."""
+    """Returns the largest difference so far. NaN stays NaN, so that it never passes for a small difference."""
     return float(np.max([so_far, *(np.max(np.abs(difference)) for difference in differences)]))

@@ -1,4 +1,4 @@
-"""The numbers that a bundle computes in, as its manifest names them."""
+"""The precisions of a bundle, as its manifest names them."""
 
 from enum import StrEnum
 

@@ -1,4 +1,4 @@
-"""How fast a trained model serves: tokens per second of its graphs in the server's own model class, no server around.
+"""Measures serving speed: tokens per second of a model's graphs in the server's own model class, without a server.
 
 `carousel-train compare` finds `measure_serving` through the entry point group `carousel_training.serving_speed`, since
 training may not import the exporter. Legend: B rows, H hidden width, K candidates.
@@ -22,7 +22,7 @@ NUM_CANDIDATES = 5
 
 
 def measure_serving(trained: TrainedModel) -> dict[int, float]:
-    """Tokens per second by batch size, on one thread, from a bundle that exists only for this."""
+    """Returns tokens per second by batch size, on one thread, from a temporary bundle."""
     with tempfile.TemporaryDirectory() as directory:
         write_files(trained, Path(directory), "measured")
         model = OnnxModel(Bundle.load(Path(directory)))
@@ -30,7 +30,7 @@ def measure_serving(trained: TrainedModel) -> dict[int, float]:
 
 
 def tokens_per_second(model: StepModel, num_rows: int, seconds: float, clock: Callable[[], float]) -> float:
-    """Decoding of `num_rows` sequences, the likeliest token fed back, after a warm-up of a fifth of the time."""
+    """Measures greedy decoding of `num_rows` sequences, after a warm-up of a fifth of the time."""
     ids_B1 = np.arange(num_rows, dtype=np.int64)[:, None] % model.vocabulary_size
     state, lengths_B = model.layout.initial(num_rows), np.ones(num_rows, np.int32)
     num_steps, started, warm_until = 0, clock(), clock() + 0.2 * seconds

@@ -1,8 +1,8 @@
-"""Whether a bundle goes on as well from a fresh start as from a long past, and the other way round.
+"""Checks that a bundle predicts as well after a fresh start as after a long past, and the other way round.
 
-A recurrent network can have states that it never leaves, at a loss far above its usual one. Comparing graph and network
-does not see them: both compute the same. So sessions are begun at many places of held-out text, as the server begins
-them, and their loss is held against that of a single session that has read everything before.
+A recurrent network can have states that it never leaves, at a loss far above its usual one. A comparison of graph and
+network does not show them: both compute the same. So sessions begin at many places of held-out text, as they begin on
+the server, and their loss is compared with that of a single session that has read everything before.
 Legend: N tokens, S starts, T steps of a start.
 """
 
@@ -27,7 +27,7 @@ Losses = npt.NDArray[np.float64]
 
 
 def check_starts(served: StepModel, text: HeldOutText, max_cost: float) -> tuple[Check, ...]:
-    """Two checks, or none where the text is too short for a start."""
+    """Returns two checks, or none if the text is too short for a start."""
     ids_N = text.ids_N[:MAX_READ]
     if len(ids_N) < WARM_UP + JUDGED:
         return ()
@@ -45,12 +45,12 @@ def check_starts(served: StepModel, text: HeldOutText, max_cost: float) -> tuple
 
 
 def _worst(cost_S: Losses) -> float:
-    """Not below nothing; a NaN stays one."""
+    """Returns the highest cost, at least 0. NaN stays NaN."""
     return float(np.maximum(cost_S, 0.0).max())
 
 
 def _read(served: StepModel, ids_SN: Array) -> Losses:
-    """losses_SN of every token but the first, each after all before it in its row."""
+    """Returns losses_SN of every token but the first, each predicted after all tokens before it in its row."""
     num_rows, losses = len(ids_SN), []
     state = served.layout.initial(num_rows)
     for inputs_ST, targets_ST in _segments(ids_SN, max(1, SEGMENT // num_rows)):

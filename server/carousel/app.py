@@ -1,4 +1,4 @@
-"""The composition root: builds everything, runs it, and takes it down in order. Read `serve` from top to bottom."""
+"""The composition root: builds everything, runs it, and stops it in order. Read `serve` from top to bottom."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ import structlog
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
 from carousel import logs
-from carousel.bundle.manifest import Bundle
+from carousel.bundle.manifest import Bundle, Manifest
 from carousel.engine.engine import Engine
 from carousel.engine.graph import Execution, available_providers
 from carousel.engine.model import OnnxModel
@@ -25,11 +25,13 @@ from carousel.loop_watch import LoopWatch
 from carousel.metrics import Metrics
 from carousel.readiness import Readiness, StoreHealth
 from carousel.rpc import convert
-from carousel.rpc.calls import Calls
+from carousel.rpc.calls import RpcCalls
+from carousel.rpc.errors import code_of
 from carousel.rpc.server import ConnectionBounds, RpcServer
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
 from carousel.sessions.callers import Callers
+from carousel.sessions.calls import Calls
 from carousel.sessions.composition import SessionService, make_sessions
 from carousel.sessions.streams import StreamBounds
 from carousel.sessions.sweep import sweep
@@ -38,11 +40,10 @@ from carousel.signals import stop_signal
 from carousel.state.selection import make_store, store_limits
 from carousel.state.store import SessionStore
 from carousel.tasks import running_task
-from carousel.v1 import language_model_pb2 as wire
 from carousel.web.app import WebServer, make_app
 
 _LAST_BYTES_SECONDS = 1.0
-_HELD_BYTES = 2**26  # of the rows of sessions that streams hold
+_HELD_BYTES = 2**26  # for the rows of sessions that streams hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,8 @@ async def serve(
     announce: Callable[[Running], None],
     announce_drain: Callable[[float], None],
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. A second signal kills. `announce` is called once, when ready;
-    `announce_drain` when the first signal came, with the seconds that running turns have."""
+    """Serves until SIGTERM or SIGINT, then drains. A second signal kills. Calls `announce` once, when ready, and
+    `announce_drain` at the first signal, with the seconds that running turns have."""
     logs.watch_loop(asyncio.get_running_loop())
     with stop_signal() as stopped:
         async with running(bundle_directory, settings) as server:
@@ -74,23 +75,21 @@ async def serve(
 
 @contextlib.asynccontextmanager
 async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[Running]:
-    """A ready server for as long as the block runs; leaving it drains. Raises CarouselError when it cannot start."""
+    """Runs a ready server during the block, and drains it at the end. Raises CarouselError when it cannot start."""
     log = structlog.get_logger("carousel.app")
     registry = CollectorRegistry()
     metrics = _make_metrics(registry)
     _tell_limits(settings, metrics)
     bundle = Bundle.load(bundle_directory)
     model = _load_model(bundle, settings, metrics)
-    held_bytes = _HELD_BYTES if "cuda" not in settings.providers else 0  # not measured there
-    bounds = Bounds.of(settings, held_bytes)
-    engine = Engine(model, bundle.manifest.start_id, bounds, metrics, settings.token_delay_seconds)
+    engine = _make_engine(model, bundle.manifest.start_id, settings, metrics)
     store = make_store(settings)
     sessions = make_sessions(settings, bundle.manifest, bundle.tokenizer, engine, store, metrics)
     certificate = _watch_certificate(settings, metrics)
     health = StoreHealth(metrics.store_is_up)
     readiness = Readiness(health, needs_store=settings.unready_without_store)
-    calls = Calls(StreamBounds.of(settings), Callers(settings.owner_metadata), metrics, health)
-    rpc = _make_rpc(settings, convert.from_manifest(bundle.manifest, model.provider, settings), sessions, calls)
+    calls = Calls(StreamBounds.of(settings), Callers(settings.owner_metadata), metrics, health, code_of)
+    rpc = _make_rpc(sessions, bundle.manifest, model.provider, RpcCalls(calls), settings)
     web = WebServer(make_app(registry, readiness))
     watch = LoopWatch(metrics.loop_lagged, settings.slow_handler_seconds)
 
@@ -136,7 +135,7 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
 
 
 async def _until_stopped(stopped: asyncio.Event, engine: Engine) -> None:
-    """Raises ModelFailed when the engine breaks first: better to be restarted than to refuse for ever."""
+    """Waits for a signal. Raises ModelFailed when the engine breaks first: a restart is better than endless refusal."""
     waits = [asyncio.create_task(stopped.wait()), asyncio.create_task(engine.until_broken())]
     try:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -146,12 +145,6 @@ async def _until_stopped(stopped: asyncio.Event, engine: Engine) -> None:
         for wait in waits:
             wait.cancel()
         await asyncio.gather(*waits, return_exceptions=True)
-
-
-def _make_rpc(settings: Settings, model: wire.Model, sessions: SessionService, calls: Calls) -> RpcServer:
-    language_model = LanguageModelServicer(sessions.turns, model, calls)
-    operations = SessionsServicer(sessions.turns, sessions.operations, calls)
-    return RpcServer(language_model, operations, ConnectionBounds.of(settings))
 
 
 def _watch_certificate(settings: Settings, metrics: Metrics) -> WatchedFiles[Certificate] | None:
@@ -176,6 +169,20 @@ def _load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> OnnxMod
     return model
 
 
+def _make_engine(model: OnnxModel, start_id: int, settings: Settings, metrics: Metrics) -> Engine:
+    held_bytes = _HELD_BYTES if "cuda" not in settings.providers else 0  # not measured with cuda
+    return Engine(model, start_id, Bounds.of(settings, held_bytes), metrics, settings.token_delay_seconds)
+
+
+def _make_rpc(
+    sessions: SessionService, manifest: Manifest, provider: str, calls: RpcCalls, settings: Settings
+) -> RpcServer:
+    description = convert.from_manifest(manifest, provider, settings)
+    language_model = LanguageModelServicer(sessions.turns, description, calls)
+    life = SessionsServicer(sessions.turns, sessions.operations, calls)
+    return RpcServer(language_model, life, ConnectionBounds.of(settings))
+
+
 def _make_metrics(registry: CollectorRegistry) -> Metrics:
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
@@ -188,7 +195,7 @@ def _make_metrics(registry: CollectorRegistry) -> Metrics:
 
 
 def _tell_limits(settings: Settings, metrics: Metrics) -> None:
-    """Every number that bounds something."""
+    """Reports every limit to the metrics."""
     for name, value in (dict(settings) | store_limits(settings)).items():
         if name.startswith(("max_", "reserved_")) and value is not None:
             metrics.limit_is(name, value)
@@ -197,7 +204,7 @@ def _tell_limits(settings: Settings, metrics: Metrics) -> None:
 async def _tell_use(
     engine: Engine, store: SessionStore, certificate: WatchedFiles[Certificate] | None, metrics: Metrics
 ) -> None:
-    """Against the limits; how many calls and queued turns there are, the metrics are told as they come and go."""
+    """Reports what is in use, to compare with the limits. Calls and queued turns are reported as they come and go."""
     metrics.num_busy_lanes(engine.num_busy_lanes)
     num_bytes = await store.num_bytes()
     if num_bytes is not None:

@@ -1,11 +1,11 @@
-"""What can go wrong, in the words of the domain. This module knows no transport; `rpc/errors.py` maps it once.
+"""The domain's errors. This module knows no transport; `rpc/errors.py` maps it once.
 
-Every error carries a message for the caller and, where it helps, facts (`details`) that a program can read.
+Every error has a message for the caller and, where it helps, facts (`details`) that a program can read.
 """
 
 
 class CarouselError(Exception):
-    """Base of all expected errors. `reason` is a stable machine-readable name; `details` are string facts."""
+    """The base class of all expected errors. `reason` is a stable machine-readable name; `details` are string facts."""
 
     reason = "UNKNOWN"
 
@@ -15,7 +15,7 @@ class CarouselError(Exception):
 
 
 class InvalidRequest(CarouselError):
-    """A value the caller sent is out of range. `field` names it as the wire does (dots for nesting)."""
+    """A value of the request is out of range. `field` has its name on the wire (dots for nesting)."""
 
     reason = "INVALID_REQUEST"
 
@@ -25,7 +25,7 @@ class InvalidRequest(CarouselError):
 
 
 class Unauthenticated(CarouselError):
-    """Who calls is not known, and must be."""
+    """The caller is unknown, but must be known."""
 
     reason = "UNAUTHENTICATED"
 
@@ -37,13 +37,13 @@ class PermissionDenied(CarouselError):
 
 
 class MessageInvalid(CarouselError):
-    """What the caller sent is not a message of the wire contract."""
+    """The bytes of a request are not a message of the wire contract."""
 
     reason = "MESSAGE_INVALID"
 
 
 class SessionNotFound(CarouselError):
-    """No such session, or it belongs to someone else: the caller cannot tell the two apart."""
+    """The session does not exist, or belongs to another owner: the caller cannot tell the two apart."""
 
     reason = "SESSION_NOT_FOUND"
 
@@ -55,8 +55,8 @@ class SessionExists(CarouselError):
 
 
 class SessionEnded(CarouselError):
-    """The session was there. `details` say how it ended (`ending`) and when (`ended_at`, seconds since the epoch) where
-    that is known: a store remembers one ending of an id, that of its last session."""
+    """The session has ended. `details` hold how (`ending`) and when (`ended_at`, seconds since the epoch) where known:
+    a store remembers one ending of an id, that of its last session."""
 
     reason = "SESSION_ENDED"
 
@@ -68,7 +68,7 @@ class SessionExpired(SessionEnded):
 
 
 class SessionEvicted(SessionEnded):
-    """The store was full, and it was the session that nobody had used for longest."""
+    """The store was full, and this session was unused for longest."""
 
     reason = "SESSION_EVICTED"
 
@@ -80,7 +80,7 @@ class SessionDeleted(SessionEnded):
 
 
 class SessionMoved(CarouselError):
-    """Somebody else advanced the session while the turn ran, so the turn was not applied. Trying again is safe."""
+    """Another caller advanced the session while the turn ran, so the turn was not applied. A retry is safe."""
 
     reason = "SESSION_MOVED"
 
@@ -107,20 +107,20 @@ class AnswerGone(CarouselError):
 
 
 class StateInvalid(CarouselError):
-    """A snapshot is damaged, from another format version, or another model's."""
+    """A snapshot is damaged, has another format version, or belongs to another model."""
 
     reason = "STATE_INVALID"
 
 
 class StateRefused(CarouselError):
-    """A sealed state is tampered with, expired, another owner's, used before, or there is no key for it."""
+    """A sealed state was altered, has expired, belongs to another owner, was used before, or has no key here."""
 
     reason = "STATE_REFUSED"
 
 
 class StoreUnavailable(CarouselError):
-    """The session store does not answer. The turn was not applied; with the detail `in_doubt` it may have been, which
-    a repeat with its request id settles."""
+    """The session store does not answer. The turn was not applied. With the detail `in_doubt` it may have been; a retry
+    with its request id settles that."""
 
     reason = "STORE_UNAVAILABLE"
     retry_seconds = 1.0
@@ -133,7 +133,7 @@ class StoreInvalid(CarouselError):
 
 
 class Overloaded(CarouselError):
-    """A bound is reached. Nothing was executed; trying again after `retry_seconds` may succeed."""
+    """A limit is reached. Nothing was executed; a retry after `retry_seconds` may succeed."""
 
     reason = "OVERLOADED"
 
@@ -144,31 +144,31 @@ class Overloaded(CarouselError):
 
 
 class ModelNotFound(CarouselError):
-    """The caller named a model that this server does not hold."""
+    """The request names a model that this server does not hold."""
 
     reason = "MODEL_NOT_FOUND"
 
 
 class ModelFailed(CarouselError):
-    """The model raised or produced a value that is not a number. The session stays where it was."""
+    """The model raised an error or produced a value that is not a number. The session is unchanged."""
 
     reason = "MODEL_FAILED"
 
 
 class ShuttingDown(CarouselError):
-    """The server is stopping; the turn was not executed, or was ended without a change to its session."""
+    """The server is stopping; the turn was not executed, or ended without changing its session."""
 
     reason = "SHUTTING_DOWN"
 
 
 class BundleInvalid(CarouselError):
-    """A bundle is incomplete, edited, from an unknown format version, or refers outside itself."""
+    """A bundle is incomplete, edited, has an unknown format version, or refers outside itself."""
 
     reason = "BUNDLE_INVALID"
 
 
 class ProviderUnavailable(CarouselError):
-    """None of the execution providers that were asked for is available in this installation."""
+    """None of the requested execution providers is available in this installation."""
 
     reason = "PROVIDER_UNAVAILABLE"
 

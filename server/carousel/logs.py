@@ -1,7 +1,7 @@
-"""What is written to the log, and what never is: JSON lines on standard error, without a word that a user wrote.
+"""The log: JSON lines on standard error, without a word that a user wrote.
 
-An error's text and its frames' variables may hold prompts, so an error is described by its type and its places alone,
-also where asyncio, a library or the interpreter itself would print it.
+An error's text and its frames' variables may contain prompts. So the log describes an error only by its type and its
+places, also where asyncio, a library or the interpreter itself would print it.
 """
 
 import asyncio
@@ -15,11 +15,11 @@ from typing import Any
 import structlog
 
 _MAX_FRAMES = 30
-_MAX_ERRORS = 5  # of a chain, and of a group
+_MAX_ERRORS = 5  # in a chain, and in a group
 
 
 def configure(level: str) -> None:
-    """From now on this process logs so: our own lines, those of libraries, and errors that nobody caught."""
+    """Sets up this process's log: for our own lines, those of libraries, and uncaught errors."""
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -38,12 +38,12 @@ def configure(level: str) -> None:
 
 
 def watch_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """What happens in the loop and reaches nobody (a task whose error is never looked at) is a line like the others."""
+    """Logs errors in the loop that reach no caller, such as an error of a task that is never awaited."""
     loop.set_exception_handler(_note_loop_error)
 
 
 def describe(error: BaseException) -> dict[str, Any]:
-    """Types and places of an error and of what is behind it. Never its text."""
+    """Returns the types and places of an error and of its causes, never their texts."""
     described: dict[str, Any] = {"type": _name(type(error)), "frames": list(_places(error.__traceback__))}
     if isinstance(error, BaseExceptionGroup):
         described["group"] = [describe(one) for one in error.exceptions[:_MAX_ERRORS]]
@@ -52,13 +52,13 @@ def describe(error: BaseException) -> dict[str, Any]:
 
 
 def place(frame: FrameType, line: int | None) -> str:
-    """`module:line function` of a frame."""
+    """Returns a frame's place as `module:line function`."""
     return f"{frame.f_globals.get('__name__', '?')}:{line or 0} {frame.f_code.co_qualname}"
 
 
 class LibraryHandler(logging.Handler):
-    """Lines of the standard library's logging: who wrote it, where, which error. Not the message, but for a template
-    whose arguments are left out."""
+    """Logs the lines of the standard library's logging: the logger, the place and the error. It leaves the message out,
+    except a template without its arguments."""
 
     def emit(self, record: logging.LogRecord) -> None:
         facts: dict[str, Any] = {"logger": record.name, "at": f"{record.module}:{record.lineno}"}
@@ -101,7 +101,7 @@ def _note_error(event: str, error: BaseException | None) -> None:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Nearest first."""
+    """Yields the error's causes, nearest first."""
     seen = {id(error)}
     for _ in range(_MAX_ERRORS):
         behind = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
@@ -113,7 +113,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _places(trace: TracebackType | None) -> Iterator[str]:
-    """The innermost ones, outermost first."""
+    """Yields the places of the innermost frames, outermost first."""
     found = []
     while trace is not None:
         found.append(place(trace.tb_frame, trace.tb_lineno))

@@ -1,4 +1,4 @@
-"""How long the event loop keeps others waiting, and, for debugging, who held it."""
+"""How long the event loop blocks, and, for debugging, which code blocks it."""
 
 import asyncio
 import sys
@@ -10,16 +10,16 @@ import structlog
 
 from carousel.logs import place
 
-_BEAT_SECONDS = 0.01  # a handler that takes longer than this at once is a defect, so this is the grain
+_BEAT_SECONDS = 0.01  # the resolution: a handler that blocks longer is a defect
 _MAX_FRAMES = 30
 
 
 class LoopWatch:
-    """Beats in the event loop; `observe` is told how late each beat came, in seconds. A handler that holds the loop for
+    """Beats in the event loop; `observe` gets the lateness of each beat in seconds. A handler that blocks the loop for
     d seconds shows as at least d - 0.01.
 
-    With `slow_seconds` a thread looks at the beats from outside, and logs where the loop's thread stands when one is
-    missing for so long: modules, lines and functions, once a stall. asyncio's own debug mode would print the values.
+    With `slow_seconds` a thread watches the beats from outside. When a beat is that late, it logs the stack of the
+    loop's thread once a stall: modules, lines and functions. asyncio's debug mode would print values too.
     """
 
     def __init__(self, observe: Callable[[float], None], slow_seconds: float = 0.0) -> None:
@@ -29,7 +29,7 @@ class LoopWatch:
         self._has_ended = threading.Event()
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Runs until it is cancelled."""
         self._has_ended.clear()
         self._due_at = time.perf_counter() + _BEAT_SECONDS
         if self._slow_seconds:
@@ -45,7 +45,8 @@ class LoopWatch:
             self._has_ended.set()
 
     def _look(self, loop_thread: int, has_ended: threading.Event) -> None:
-        """The thread. One stall is one line, written while it lasts, so that the frames are those of the offender."""
+        """Runs in the thread. Each stall gives one line, written while it lasts, so that it shows the responsible
+        frames."""
         log = structlog.get_logger("carousel.loop_watch")
         noted = 0.0
         while not has_ended.wait(self._slow_seconds / 4):
@@ -57,7 +58,7 @@ class LoopWatch:
 
 
 def _stack(thread: int) -> list[str]:
-    """Where a thread stands, outermost first."""
+    """Returns a thread's stack, outermost first."""
     found: list[str] = []
     frame = sys._current_frames().get(thread)
     while frame is not None and len(found) < _MAX_FRAMES:

@@ -1,4 +1,4 @@
-"""Every metric of the server, declared once on a registry that is handed in. Passive: it is told, it never asks.
+"""Every metric of the server, declared once on a given registry. Passive: other code reports, this module never asks.
 
 Labels are bounded sets (method, code, reason); ids and text never appear in them.
 """
@@ -14,7 +14,7 @@ _LANES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 class StepFacts(Protocol):
-    """What is counted of an engine step."""
+    """The facts of an engine step that the metrics count."""
 
     @property
     def num_lanes(self) -> int: ...
@@ -94,8 +94,8 @@ class Metrics:
         self._items.labels(method, code).inc()
 
     def tokens_generated(self, num_tokens: int, seconds: float, *, is_first: bool) -> None:
-        """Tokens that share a message: `seconds` since the call for the first ones, since the last message for the
-        others, which counts once, as their mean."""
+        """Counts tokens that share a message. `seconds` is the time since the call for the first ones, since the last
+        message for the others; it counts once, as their mean."""
         if is_first:
             self._first_token.observe(seconds)
         else:
@@ -142,7 +142,7 @@ class Metrics:
         self._busy.set(num_busy)
 
     def limit_is(self, name: str, value: int) -> None:
-        """`name` is a setting's."""
+        """`name` is a setting's name."""
         self._limits.labels(name).set(value)
 
     def store_is_up(self, is_up: bool) -> None:

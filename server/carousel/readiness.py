@@ -1,24 +1,24 @@
-"""Whether the server may be sent calls, and whether its session store answers."""
+"""Whether the server is ready for calls, and whether its session store answers."""
 
 import time
 from collections.abc import Callable
 
 import structlog
 
-_MAX_FAILURES = 3  # of calls in a row: one may be a single session's trouble
-_FORGET_SECONDS = 10.0  # when nobody calls, nobody can say that writing works again
+_MAX_FAILURES = 3  # consecutive calls: one may be a single session's problem
+_FORGET_SECONDS = 10.0  # without calls, no call can show that writes work again
 
 
 class StoreHealth:
-    """Decided from a probe that reads, and from calls that write: a store whose disk or memory is full still reads.
-    `told` is called at each change, and once at the start. Never shows an error's text, which may hold an address or an
-    id: its type says enough."""
+    """The store's health, from a probe that reads and from calls that write: a store whose disk or memory is full still
+    reads. `told` is called at the start and at each change. Never shows an error's text, which may hold an address or
+    an id: its type is enough."""
 
     def __init__(self, told: Callable[[bool], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._told = told
         self._clock = clock
         self._probe_trouble = ""
-        self._num_failures = 0  # of calls, since one succeeded
+        self._num_failures = 0  # consecutive failed calls
         self._last_failure_at = 0.0
         self.trouble = ""  # empty: it answers
         self._log = structlog.get_logger("carousel.readiness")
@@ -77,6 +77,6 @@ class Readiness:
 
     @property
     def text(self) -> str:
-        """For operators, on one line."""
+        """A line for operators."""
         state = "ready" if self.is_ready else "not ready"
         return state if self.store.is_up else f"{state}; the session store does not answer: {self.store.trouble}"

@@ -1,7 +1,7 @@
-"""`record` declares a small value that nobody changes.
+"""`record` declares a small value that no code changes.
 
-The type checker takes it for `dataclass(frozen=True, slots=True)`. At run time it is not frozen, which would triple
-the time to make one, and every turn makes a dozen.
+The type checker treats it as `dataclass(frozen=True, slots=True)`. At run time it is not frozen: that would triple the
+time to create one, and every turn creates a dozen.
 """
 
 from typing import TYPE_CHECKING

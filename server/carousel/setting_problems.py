@@ -1,4 +1,4 @@
-"""What is wrong with a setting, in a sentence that names it: pydantic's findings in plain words."""
+"""Explains what is wrong with a setting, in a sentence that names it: pydantic's findings in plain words."""
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
@@ -24,9 +24,9 @@ _MAX_SHOWN = 40  # characters of a value
 
 
 def explain_problem(problem: Mapping[str, Any], names: Iterable[str], lister: str = "carousel settings") -> str:
-    """One of `ValidationError.errors()` as a sentence; `names` are the settings that there are, `lister` lists them.
+    """Returns one of `ValidationError.errors()` as a sentence; `names` are the known settings, `lister` lists them.
 
-    A value is repeated only where a number or one of a few words was wanted: other values may be secrets.
+    A value appears only where a number or one of a few words is expected: other values may be secrets.
     """
     name = ".".join(str(part) for part in problem["loc"] if isinstance(part, str))
     if problem["type"] == "extra_forbidden":
@@ -44,7 +44,7 @@ def _suggest(name: str, names: Iterable[str], lister: str) -> str:
 
 
 def _number(value: float) -> str:
-    """Digits as a setting takes them: no exponent, no fraction that is zero."""
+    """Returns digits as a setting takes them: no exponent, no zero fraction."""
     return str(int(value)) if value == int(value) else str(value)
 
 

@@ -1,6 +1,7 @@
-"""Every setting of the server: name, default, meaning and bounds, each written once.
+"""The settings of the server: each one's name, default, meaning and bounds, written once.
 
-Read once, at the edge, from `CAROUSEL_<NAME>` in the environment and from the command line, which wins.
+The server reads them once, at its start, from `CAROUSEL_<NAME>` in the environment and from the command line, which
+wins.
 """
 
 import base64
@@ -26,18 +27,18 @@ from carousel.setting_problems import explain_problem
 from carousel.shares import OwnerLimits
 
 _PREFIX = "CAROUSEL_"
-_OF_OTHERS = frozenset(  # the client's, the tests', and what the files in deploy/ are told
+_OF_OTHERS = frozenset(  # for the client, the tests and the files in deploy/
     {"CAROUSEL_ADDRESS", "CAROUSEL_TEST_DATA", "CAROUSEL_BUNDLE", "CAROUSEL_BIND"}
     | {"CAROUSEL_TLS", "CAROUSEL_CA", "CAROUSEL_CLIENT_CERT", "CAROUSEL_CLIENT_KEY"}
     | {f"CAROUSEL_{replica}{part}" for replica in "AB" for part in ("", "_GRPC", "_HTTP")}
 )
 _BAD_KEY = "must be base64 of 32 bytes, several with commas between; `carousel new-key` prints one"
 
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]  # what the wire can say
-Seconds = Annotated[float, Field(gt=0, le=1e9)]  # so that a time stamp can hold the end
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]  # the wire's range
+Seconds = Annotated[float, Field(gt=0, le=1e9)]  # bounded so that a timestamp can hold the end
 Provider = Literal["cpu", "cuda"]
 
-GROUPS = {  # each from this setting on, up to the next one
+GROUPS = {  # each group starts at this setting and ends before the next group
     "listen": "Addresses",
     "tls_cert": "Encryption",
     "providers": "Model",
@@ -55,7 +56,7 @@ GROUPS = {  # each from this setting on, up to the next one
 
 
 class Settings(BaseModel):
-    """Frozen; unknown names are refused."""
+    """The server's settings. They are frozen; unknown names are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -212,7 +213,7 @@ class Settings(BaseModel):
     @field_validator("owner_metadata")
     @classmethod
     def _check_owner_metadata(cls, value: str) -> str:
-        """Metadata keys are lower case on the wire."""
+        """Returns the key in lower case, as on the wire."""
         if value and not re.fullmatch(r"[0-9a-z_.-]+", value.lower()):
             raise ValueError("must be a metadata key: letters, digits, dot, dash and underscore")
         if value.lower().startswith("grpc-") or value.lower().endswith("-bin"):
@@ -221,7 +222,7 @@ class Settings(BaseModel):
 
     @property
     def owner_limits(self) -> OwnerLimits:
-        """What one owner may use."""
+        """The limits of one owner."""
         return OwnerLimits(
             max_sessions=self.max_sessions_per_owner,
             max_bytes=self.max_session_bytes_per_owner,
@@ -239,7 +240,7 @@ class Settings(BaseModel):
 
 
 def read_settings(environ: Mapping[str, str], overrides: Mapping[str, str]) -> Settings:
-    """Settings from the environment, overridden by name. Raises SettingsInvalid naming each bad one."""
+    """Returns the environment's settings, overridden by name. Raises SettingsInvalid, which names each bad one."""
     values: dict[str, str] = {
         key.removeprefix(_PREFIX).lower(): value
         for key, value in environ.items()
@@ -253,7 +254,7 @@ def read_settings(environ: Mapping[str, str], overrides: Mapping[str, str]) -> S
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """`host:port`, an IPv6 host in brackets. Raises ValueError."""
+    """Splits `host:port`, with an IPv6 host in brackets. Raises ValueError."""
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isdigit() or int(port) > 65_535:
         raise ValueError(f"must be host:port, not {address!r}")

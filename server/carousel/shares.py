@@ -1,7 +1,7 @@
-"""What each owner may use, and who uses more than his share of something that is short.
+"""What each owner may use, and which owners use more than their share of a scarce resource.
 
-A share is the limit divided by the owners that are present. An owner alone may use all of it: shares matter only where
-something has run out and somebody else asks for it.
+A share is the limit divided by the owners that are present. A single owner may use all of it: shares matter only when
+the resource has run out and another owner asks for it.
 """
 
 import itertools
@@ -13,29 +13,29 @@ from carousel.tidy_heap import TidyHeap
 
 @record(frozen=True, slots=True)
 class OwnerLimits:
-    """The most that one owner may use. None: as much as there is."""
+    """The most that one owner may use. None: no limit of its own."""
 
     max_sessions: int | None = None
     max_bytes: int | None = None  # of sessions
     max_calls: int | None = None  # open at once
     max_queued_turns: int | None = None
     max_lanes: int | None = None
-    max_watches: int | None = None  # of the events of his sessions
+    max_watches: int | None = None  # of the owner's session events
 
 
-_Hint = tuple[int, int, str]  # (-used, number of the last touch, owner) as of some moment
-_MAX_RENEWED = 64  # hints of owners that were touched since; of more equals, one that was touched is taken
+_Hint = tuple[int, int, str]  # (-used, number of the last touch, owner) at some moment
+_MAX_RENEWED = 64  # hints of owners touched since; among more equals, a touched owner may be chosen
 
 
 class Shares:
-    """How much of one thing each owner uses. Finding the largest user costs a logarithm, not a walk over all. Of those
-    who use as much, it is who was not touched for longest; whoever uses more is touched."""
+    """How much of one thing each owner uses. Finding the largest user takes logarithmic time. Among equal users it is
+    the one that was not touched for longest; an owner that uses more is touched."""
 
     def __init__(self) -> None:
         self._used: dict[str, int] = {}
         self._touched: dict[str, int] = {}  # numbers of touches, by owner
         self._touches = itertools.count()
-        self._hints: dict[str, _Hint] = {}  # the good one of each owner in `_heap`: it never comes too late in it
+        self._hints: dict[str, _Hint] = {}  # the valid hint of each owner in `_heap`: it is never too late in it
         self._heap: TidyHeap[_Hint] = TidyHeap()
         self.total = 0
 
@@ -50,7 +50,7 @@ class Shares:
         return self._used.get(owner, 0)
 
     def change(self, owner: str, amount: int) -> None:
-        """Add to what the owner uses; a negative amount is given back, never more than he uses."""
+        """Adds to the owner's use; a negative amount is returned, never more than the owner uses."""
         if not amount:
             return
         used = self._used.get(owner, 0) + amount
@@ -67,17 +67,17 @@ class Shares:
         self._heap.tidy(len(self._hints), self._renew)
 
     def touch(self, owner: str) -> None:
-        """He is active: among equals he comes last."""
+        """The owner is active: among equals it comes last."""
         if owner in self._used:
             self._touched[owner] = next(self._touches)
 
     def share(self, limit: int, owner: str) -> float:
-        """Of `limit`, for each owner present; `owner` counts as present."""
+        """Returns each present owner's share of `limit`; `owner` counts as present."""
         return limit / max(1, self.num_owners + (owner not in self._used))
 
     def largest(self, above: float = 0.0, accept: Callable[[str], bool] = lambda owner: True) -> str | None:
-        """Of the owners that use more than `above`, the one that uses most and that is accepted; None if there is none.
-        Asks about owners from the largest on."""
+        """Returns the largest accepted user among the owners above `above`; None if there is none. Asks about owners
+        from the largest on."""
         asked: list[_Hint] = []
         num_renewed = 0
         try:
@@ -100,7 +100,7 @@ class Shares:
                 self._heap.push(hint)
 
     def above(self, share: float) -> list[str]:
-        """The owners that use more than `share`, the largest user first. A walk over all."""
+        """Returns the owners that use more than `share`, the largest user first. Walks over all."""
         return sorted((one for one, used in self._used.items() if used > share), key=lambda one: -self._used[one])
 
     def _hint(self, owner: str, used: int) -> None:

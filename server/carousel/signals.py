@@ -1,4 +1,4 @@
-"""How the server is told to stop: the first signal asks it to, the second one kills it."""
+"""The signals that stop the server: the first one drains it, the second one kills it."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ _STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 @contextlib.contextmanager
 def stop_signal() -> Iterator[asyncio.Event]:
-    """Set by the first SIGTERM or SIGINT; by then the second one has its default effect, at once."""
+    """Yields an event that the first SIGTERM or SIGINT sets. The second one then has its default effect, at once."""
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
 

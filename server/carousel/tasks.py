@@ -1,4 +1,4 @@
-"""Tasks of the server that must not die: one that does is begun anew after a pause, counted and logged."""
+"""Tasks of the server that must not die: a task that fails restarts after a pause, and is counted and logged."""
 
 import asyncio
 import contextlib
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import structlog
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds
-_HEALTHY_SECONDS = 60.0  # a task that ran so long begins with the first pause again
+_HEALTHY_SECONDS = 60.0  # a task that ran this long starts with the first pause again
 
 
 async def keep_running(
@@ -17,8 +17,8 @@ async def keep_running(
     restarted: Callable[[str], None],
     pause_seconds: float = _FIRST_PAUSE,
 ) -> None:
-    """Run `work` until it returns or this is cancelled. When it raises, `restarted` is told the name, and it runs again
-    after a pause, which doubles while it keeps dying young."""
+    """Runs `work` until it returns or this call is cancelled. When `work` raises, `restarted` gets the name, and `work`
+    runs again after a pause. The pause doubles while failures are quick."""
     log = structlog.get_logger("carousel.tasks")
     pause = pause_seconds
     while True:
@@ -38,7 +38,7 @@ async def keep_running(
 async def running_task(
     name: str, work: Callable[[], Awaitable[None]], restarted: Callable[[str], None]
 ) -> AsyncIterator[None]:
-    """`keep_running` beside the block; it has ended when the block has."""
+    """Runs `keep_running` during the block and ends it with the block."""
     task = asyncio.create_task(keep_running(name, work, restarted), name=name)
     try:
         yield

@@ -1,4 +1,4 @@
-"""A heap of hints, some out of date, cleared up bit by bit: to go over all of it at once would hold up everybody."""
+"""A heap of hints, some outdated, cleaned in small steps: cleaning all at once would delay every caller."""
 
 import heapq
 from collections.abc import Callable
@@ -11,12 +11,12 @@ _SLACK = 64
 
 
 class TidyHeap(Generic[Item]):
-    """Items, the smallest first. Whoever makes items out of date calls `tidy` once for each: then about as many of them
-    are kept as there are good ones, at most."""
+    """Items, the smallest first. A caller that makes an item outdated calls `tidy` once for it: then the heap keeps at
+    most about as many outdated items as valid ones."""
 
     def __init__(self) -> None:
-        self._old: list[Item] = []  # a heap that is looked through from its end
-        self._new: list[Item] = []  # a heap of what was looked through, and of what came since
+        self._old: list[Item] = []  # a heap that is checked from its end
+        self._new: list[Item] = []  # a heap of checked and of newer items
 
     def __repr__(self) -> str:
         return f"TidyHeap({len(self)} items)"
@@ -35,17 +35,17 @@ class TidyHeap(Generic[Item]):
         return heapq.heappop(self._first())
 
     def tidy(self, num_good: int, renew: Callable[[Item], Item | None]) -> None:
-        """A few steps on, where more than `num_good` are kept. `renew` says what an item should be, None of one that is
-        out of date."""
+        """Cleans a few items when more than `num_good` are kept. `renew` returns an item's current form, or None when
+        it is outdated."""
         if len(self) <= num_good + _SLACK:
             return
         for _ in range(_NUM_TIDIED):
             if not self._old:
                 self._old, self._new = self._new, self._old
-            item = renew(self._old.pop())  # of a heap, the last may be taken away
+            item = renew(self._old.pop())  # the last item of a heap can be removed
             if item is not None:
                 self.push(item)
 
     def _first(self) -> list[Item]:
-        """The heap that has the smallest."""
+        """Returns the heap with the smallest item."""
         return self._old if self._old and not (self._new and self._new[0] < self._old[0]) else self._new

@@ -1,7 +1,7 @@
-"""The words of a request's life: what a turn is, what it asks for, what comes back. No logic.
+"""The values of a request's life: what a turn is, what it asks for, what comes back. No logic.
 
 A session's past is a `Snapshot`. A `Turn` starts from one, feeds tokens, and then pursues a goal: generate, predict or
-score. The engine answers with events, of which exactly one is the last: `Ended`, or an error.
+score. The engine answers with events; exactly one is the last: `Ended`, or an error.
 """
 
 import enum
@@ -19,13 +19,13 @@ Array = npt.NDArray[Any]
 
 @record(frozen=True, slots=True)
 class Snapshot:
-    """A sequence's past at a position. Immutable: whoever is handed one must not write into its arrays."""
+    """A sequence's past at a position. Immutable: no receiver may write into its arrays."""
 
     position: int  # tokens consumed
     state: tuple[Array, ...]  # an array per state tensor, in the layout's order, without a batch axis
-    hidden_H: Array  # the core's output for the last token: what the head needs for the next one
-    recent_ids: tuple[int, ...] = ()  # the last tokens, for penalties; as many as the penalty window holds
-    tail: bytes = b""  # bytes at the end that are not yet a whole character
+    hidden_H: Array  # the core's output for the last token, which the head needs for the next one
+    recent_ids: tuple[int, ...] = ()  # the last tokens, for penalties; up to the penalty window
+    tail: bytes = b""  # trailing bytes of an incomplete character
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Sampling(SamplingOptions):
 
     @property
     def is_plain_greedy(self) -> bool:
-        """Whether the likeliest token as the model gives it is the choice."""
+        """Whether the choice is the likeliest token of the unchanged model."""
         return self.temperature == 0 and not self.has_penalties and not self.logit_bias
 
 
@@ -85,13 +85,13 @@ class FinishReason(enum.Enum):
     LENGTH = "length"
     STOP = "stop"
     STOP_ID = "stop_id"
-    INPUT_END = "input_end"  # nothing was to be generated
+    INPUT_END = "input_end"  # no token was to be generated
 
 
 @record(frozen=True, slots=True)
 class Generate:
-    """Choose up to `max_tokens` tokens. `is_stop` sees each one in order, in the engine's
-    thread, and ends the turn by answering True."""
+    """Generates up to `max_tokens` tokens. `is_stop` gets each one in order, in the engine's thread, and ends the turn
+    by returning True."""
 
     sampling: Sampling
     max_tokens: int
@@ -102,7 +102,7 @@ class Generate:
 
 @record(frozen=True, slots=True)
 class Predict:
-    """Name the likeliest next tokens, among `allowed_ids` when given (sorted, distinct)."""
+    """Returns the likeliest next tokens, among `allowed_ids` when given (sorted, distinct)."""
 
     num_candidates: int
     allowed_ids: Array | None = None
@@ -110,7 +110,7 @@ class Predict:
 
 @record(frozen=True, slots=True)
 class Score:
-    """Rate every token that is fed."""
+    """Scores every fed token."""
 
 
 Goal = Generate | Predict | Score
@@ -123,8 +123,8 @@ class Turn:
     start: Snapshot
     ids: tuple[int, ...]  # to feed first; checked against the vocabulary by the caller
     goal: Goal
-    keeps_state: bool = True  # False when nobody will continue: the last generated token need not be consumed
-    owner: str = ""  # whose turn it is, for sharing lanes fairly
+    keeps_state: bool = True  # False when nothing continues from it: the last generated token need not be consumed
+    owner: str = ""  # the turn's owner, for sharing lanes fairly
 
 
 @record(frozen=True, slots=True)
@@ -135,7 +135,7 @@ class Candidate:
 
 @record(frozen=True, slots=True)
 class Generated:
-    """One token was chosen. The log-probability is there when candidates were asked for."""
+    """One token was chosen. The log-probability is present when the caller asked for candidates."""
 
     id: int
     log_probability: float | None = None
@@ -149,7 +149,7 @@ class Predicted:
 
 @record(frozen=True, slots=True)
 class Scored:
-    """Some more of the fed tokens were rated."""
+    """More of the fed tokens were scored."""
 
     ids: tuple[int, ...]
     log_probabilities: tuple[float, ...]
@@ -158,7 +158,7 @@ class Scored:
 
 @record(frozen=True, slots=True)
 class Ended:
-    """The last event. `snapshot` is where the sequence stands now, without the text tail, which the engine ignores."""
+    """The last event. `snapshot` is the sequence's new state, without the text tail, which the engine ignores."""
 
     reason: FinishReason
     snapshot: Snapshot

@@ -75,7 +75,8 @@ def test_a_screen_that_is_gone_at_once_is_not_drawn() -> None:
 
 
 def test_each_screen_is_drawn_for_its_time() -> None:
-    """Rows are drawn once and used by the screens that show them; what the terminal shows is escaped."""
+    """Rows are drawn once and used by the screens that show them; what the terminal shows is escaped. The
+    fullest screen is the one that may stand still."""
     frames = [Frame(_screen("a<b", "same"), 1.0), Frame(_screen("c█", "same"), 3.0)]
     svg = draw(frames, "a title")
     texts = [element.text for element in ElementTree.fromstring(svg).iter(f"{_SVG}text")]
@@ -83,6 +84,10 @@ def test_each_screen_is_drawn_for_its_time() -> None:
     assert "@keyframes s0 { 0.000% { visibility: visible; } 25.000% { visibility: hidden; } }" in svg
     assert "@keyframes s1 { 0% { visibility: hidden; } 25.000% { visibility: visible; } }" in svg
     assert "animation: 4s step-end infinite" in svg
+    assert re.findall(r'class="(screen.*?)" style="animation-name: (s\d)"', svg) == [
+        ("screen", "s0"),
+        ("screen still", "s1"),
+    ]
 
 
 def test_a_program_is_recorded_while_keys_are_pressed() -> None:

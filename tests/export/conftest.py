@@ -1,11 +1,10 @@
 """What the export tests share: one thread, and a checkpoint made in milliseconds."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from tests.export.networks import build_model
+from tests.torch_fixtures import one_thread as one_thread
 
 from carousel.bundle.tokenizer import Tokenizer, TokenizerKind
 from carousel_training.checkpoint import BEST, TrainedModel, save_checkpoint, save_tokenizer
@@ -13,15 +12,6 @@ from carousel_training.settings import VocabularySettings
 from carousel_training.vocabulary import learn_vocabulary
 
 TEXT = "the quick brown fox jumps over the lazy dog\n"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small products gain nothing from a pool, and the machine has other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -115,7 +115,7 @@ def test_a_target_that_is_not_a_bundle_is_left_alone(checkpoint: Path) -> None:
     before = sorted(path.name for path in checkpoint.iterdir())
     result = CliRunner().invoke(app, [str(checkpoint), str(checkpoint)])
     assert result.exit_code == EXIT_BAD_INPUT
-    assert "is not a bundle; it is left alone" in result.stderr
+    assert "is not a bundle; it stays as it is" in result.stderr
     assert sorted(path.name for path in checkpoint.iterdir()) == before
 
 

@@ -12,9 +12,9 @@ from carousel.bundle.manifest import Bundle
 from carousel.bundle.tokenizer import Tokenizer
 from carousel.engine.model import OnnxModel
 from carousel_export.bundle_writer import write_files
+from carousel_export.cell_exports import INT8_CELLS
 from carousel_export.parity import check_parity
 from carousel_export.precision import Precision
-from carousel_export.quantized_model import CELLS as QUANTIZED_CELLS
 from carousel_training.cells.registry import CELLS
 from carousel_training.checkpoint import TrainedModel
 
@@ -22,7 +22,7 @@ NUM_LANES = 64
 NUM_TOKENS = 23
 
 
-KINDS = [*((cell, Precision.FLOAT32) for cell in CELLS), *((cell, Precision.INT8) for cell in QUANTIZED_CELLS)]
+KINDS = [*((cell, Precision.FLOAT32) for cell in CELLS), *((cell, Precision.INT8) for cell in INT8_CELLS)]
 
 
 @pytest.fixture(params=KINDS, ids="-".join)

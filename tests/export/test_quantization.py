@@ -5,12 +5,12 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
-from carousel_export.drawing import Drawing, FloatArray, describe
+from carousel_export.graph_builder import FloatArray, GraphBuilder, describe
 from carousel_export.quantization import (
     Operand,
-    draw_bounded,
-    draw_product,
-    draw_sized,
+    build_bounded,
+    build_product,
+    build_sized,
     quantize_channels,
     quantize_rows,
 )
@@ -28,11 +28,11 @@ def normal(rng: np.random.Generator, *shape: int) -> FloatArray:
 
 
 def run_product(x_NK: FloatArray, weight_MK: FloatArray, bias_M: FloatArray | None, *, is_bounded: bool) -> FloatArray:
-    drawing = Drawing()
-    operand = draw_bounded(drawing, "x") if is_bounded else draw_sized(drawing, "x")
-    draw_product(drawing, "product", operand, weight_MK, bias_M, result="y")
+    graph = GraphBuilder()
+    operand = build_bounded(graph, "x") if is_bounded else build_sized(graph, "x")
+    build_product(graph, "product", operand, weight_MK, bias_M, result="y")
     inputs = [describe("x", TensorProto.FLOAT, ["N", x_NK.shape[1]])]
-    model = drawing.finish("product", inputs, [describe("y", TensorProto.FLOAT, ["N", len(weight_MK)])])
+    model = graph.as_model("product", inputs, [describe("y", TensorProto.FLOAT, ["N", len(weight_MK)])])
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     y_NM: FloatArray = session.run(None, {"x": x_NK})[0]
     return y_NM
@@ -113,13 +113,13 @@ def test_sums_at_the_ends_of_the_range_are_exact() -> None:
 
 def test_sizes_of_an_operand_multiply_the_result(rng: np.random.Generator) -> None:
     """As an embedding's rows do: values from a table, sizes beside them."""
-    drawing, weight_MK = Drawing(), normal(rng, NUM_OUTPUTS, NUM_INPUTS)
-    draw_product(drawing, "product", Operand("values", "sizes"), weight_MK, None, result="y")
+    graph, weight_MK = GraphBuilder(), normal(rng, NUM_OUTPUTS, NUM_INPUTS)
+    build_product(graph, "product", Operand("values", "sizes"), weight_MK, None, result="y")
     inputs = [
         describe("values", TensorProto.UINT8, ["N", NUM_INPUTS]),
         describe("sizes", TensorProto.FLOAT, ["N", 1]),
     ]
-    model = drawing.finish("product", inputs, [describe("y", TensorProto.FLOAT, ["N", NUM_OUTPUTS])])
+    model = graph.as_model("product", inputs, [describe("y", TensorProto.FLOAT, ["N", NUM_OUTPUTS])])
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     table_VK = normal(rng, 4, NUM_INPUTS) * np.array([[0.1], [1.0], [10.0], [100.0]], np.float32)
     values, sizes_V1 = quantize_rows(table_VK)

@@ -461,7 +461,11 @@ async def test_a_drain_amid_many_sequences_loses_nothing(bundle: Path, tmp_path:
             started = time.monotonic()
         assert time.monotonic() < started + 4
         await asyncio.gather(talking, return_exceptions=True)
-        assert await stream.code() is grpc.StatusCode.UNAVAILABLE
+        # grpc.aio has a word of its own for a message that was written while the end was on its way.
+        assert (await stream.code(), await stream.details()) in (
+            (grpc.StatusCode.UNAVAILABLE, "the server is shutting down"),
+            (grpc.StatusCode.INTERNAL, "Internal error from Core"),
+        )
     assert min(told.values()) > 1
     async with running(bundle, settings) as server:
         for number, position in told.items():

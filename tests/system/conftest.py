@@ -22,7 +22,7 @@ compute = {precision = "float32", threads = 1}
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A byte-level LSTM that knows one sentence by heart."""
+    """A byte-level LSTM that has memorised one sentence."""
     directory = tmp_path_factory.mktemp("system")
     text, settings = directory / "text.txt", directory / "settings.toml"
     text.write_text(TEXT)

@@ -1,4 +1,4 @@
-"""Every cell goes the whole way: network, bundle, server, client; and none lets its sequences see each other."""
+"""Every cell works from network to bundle, server and client; and no cell mixes its sequences."""
 
 import asyncio
 import base64
@@ -33,7 +33,7 @@ def _random_network(cell: str, block: str, hidden_size: int = 32, num_layers: in
 
 
 def _greedy(network: TrainedModel, prompt: bytes, num_tokens: int) -> list[int]:
-    """What the PyTorch network says, one token at a time."""
+    """Returns the PyTorch network's tokens, one at a time."""
     ids, state, said = torch.tensor([[network.tokenizer.start_id, *prompt]]), network.model.initial_state(1), []
     with torch.inference_mode():
         for _ in range(num_tokens):
@@ -50,7 +50,7 @@ async def _generate(client: AsyncClient, prompt: list[int], num_tokens: int, ses
 
 @pytest.mark.parametrize(("cell", "block"), KINDS)
 async def test_a_cell_is_served_as_it_was_trained(cell: str, block: str, tmp_path: Path) -> None:
-    """Greedy tokens are the network's; in several requests as in one; and among 20 streams as alone."""
+    """Greedy tokens equal the network's; in several requests as in one; and bit-identical among 20 streams."""
     network = _random_network(cell, block)
     write_files(network, tmp_path, cell)
     async with running(tmp_path, SETTINGS) as server, AsyncClient(server.grpc_address) as client:

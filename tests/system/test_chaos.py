@@ -29,7 +29,8 @@ def replica(bundle: Path) -> Replica:
 
 
 def test_a_server_on_sqlite_is_killed_and_goes_on(replica: Replica, tmp_path: Path) -> None:
-    """kill -9 and a start on the same file: every turn of every kind of client is there once, as on a quiet server."""
+    """After kill -9 and a restart on the same file, every turn of every kind of client exists once, as on a quiet
+    server."""
     _check(SqliteWorld(replica, tmp_path), replica)
 
 
@@ -44,7 +45,7 @@ def test_replicas_behind_a_balancer_are_killed_and_paused(replica: Replica, tmp_
 
 
 def test_the_quiet_server_tells_other_answers_from_its_own(replica: Replica) -> None:
-    """A turn whose answer was made up is different; the same turn with the quiet server's own answer is not."""
+    """A turn with an invented answer counts as different; the same turn with the quiet server's own answer does not."""
     wish = Wish("predict", (65, 66), 0, 0)
     made_up = History("stepwise", [Line([Turn(wish, 2, (1, -0.5))])])
     assert count_different_in([made_up], replica) == 1

@@ -29,7 +29,7 @@ def test_as_many_tokens_as_asked_for_are_printed(server: ServerProcess) -> None:
 
 
 def test_a_conversation_in_parts_equals_one(server: ServerProcess) -> None:
-    """Fed in two turns, the session goes on as the whole text does."""
+    """Fed in two turns, the session continues as the whole text does."""
     greedy = ("--temperature", "0", "--max-tokens", "20")
     session_id = _run(server, "sessions", "create").strip()
     _run(server, "generate", _KNOWN[:10], "--session", session_id, "--max-tokens", "0")
@@ -41,7 +41,7 @@ def test_a_conversation_in_parts_equals_one(server: ServerProcess) -> None:
 
 
 def test_strange_text_scores_worse_than_known_text(server: ServerProcess) -> None:
-    """Line by line, the garbled line stands out."""
+    """Line by line, the garbled line scores worst."""
     garbled = "eTh rcsaoeul tnrus dna hte soresh esir nad lafl."
     output = _run(server, "score", "--lines", "-", stdin=f"{_KNOWN}\n{garbled}\n")
     rows = [json.loads(line) for line in output.splitlines()]
@@ -103,7 +103,7 @@ def test_health_is_quick(server: ServerProcess) -> None:
 
 @pytest.mark.parametrize("arguments", [("generate", "x", "--max-tokens", "-1"), ("generate", "x", "--session", "none")])
 def test_errors_are_one_line(server: ServerProcess, arguments: tuple[str, ...]) -> None:
-    """From the server's own words, exit code 1."""
+    """They are the server's own words, with exit code 1."""
     command = [sys.executable, "-m", "carousel", *arguments, "--address", server.grpc_address]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1

@@ -1,6 +1,5 @@
-"""Sessions that survive, over a real port: turns that happen once, typed endings, moves through the past, and servers
-that are killed or cut off meanwhile.
-"""
+"""Persistent sessions over a real port: turns that happen once, typed endings, moves through the past, and servers that
+are killed or disconnected meanwhile."""
 
 import base64
 import contextlib
@@ -34,7 +33,7 @@ def client(server: ServerProcess) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def sealing(bundle: Path) -> Iterator[ServerProcess]:
-    """A server that can seal, and knows its callers by their metadata."""
+    """A server that can seal, and identifies its callers by metadata."""
     with serve(bundle, variables={"CAROUSEL_SEAL_KEYS": KEYS[0], "CAROUSEL_OWNER_METADATA": "x-owner"}) as server:
         yield server
 
@@ -77,7 +76,7 @@ def test_a_repeat_is_answered_word_for_word(client: Client) -> None:
 
 
 def test_scores_and_predictions_are_repeated_word_for_word(client: Client) -> None:
-    """Every bit of them, floats included."""
+    """All bits are equal, floats included."""
     with client.session() as session:
         id_ = session.session_id
         scores = [list(client.score("horses", session_id=id_, request_id="s")) for _ in range(2)]
@@ -105,7 +104,7 @@ def test_a_repeat_joins_the_first_while_it_runs(client: Client) -> None:
 
 
 def test_an_id_used_for_something_else_is_refused(client: Client) -> None:
-    """Whether another prompt or another kind of request; nothing changes."""
+    """This holds for another prompt and for another kind of request; nothing changes."""
     with client.session() as session:
         where: dict[str, Any] = {"session_id": session.session_id, "request_id": "one"}
         list(client.generate("The ", max_tokens=3, **where))
@@ -120,7 +119,7 @@ def test_an_id_used_for_something_else_is_refused(client: Client) -> None:
 
 
 def test_an_answer_too_large_to_keep_is_not_applied_twice(client: Client) -> None:
-    """Its repeat is refused with the reason, and changes nothing."""
+    """Its retry is refused with the reason, and changes nothing."""
     with client.session() as session:
         options: dict[str, Any] = {"session_id": session.session_id, "request_id": "long", "max_tokens": 3_000}
         list(client.generate("The ", **options))
@@ -146,7 +145,7 @@ def test_an_unexpected_position_is_refused_with_the_current_one(client: Client) 
 
 
 def test_two_holders_of_a_session_do_not_overwrite_each_other(client: Client) -> None:
-    """The one who did not know of the other's turn is told so, and goes on from there when he has looked."""
+    """The holder that did not know of the other's turn gets an error, and continues after a `get`."""
     with client.session() as session:
         other = client.open_session(session.session_id, position=0)
         other.feed("The ")
@@ -156,7 +155,7 @@ def test_two_holders_of_a_session_do_not_overwrite_each_other(client: Client) ->
 
 
 def test_a_deleted_session_says_so(client: Client) -> None:
-    """NOT_FOUND as for one that never was, but with how and when it ended, for its owner."""
+    """NOT_FOUND as for an unknown session, but with how and when it ended, for its owner."""
     before = datetime.now(UTC) - timedelta(seconds=1)
     with client.session() as session:
         session.delete()
@@ -168,7 +167,7 @@ def test_a_deleted_session_says_so(client: Client) -> None:
 
 
 def test_an_unused_session_expires_and_says_so(bundle: Path) -> None:
-    """The watcher hears of it, and who comes later is told that and when it expired."""
+    """The watcher gets the event, and a later caller gets the reason and the time."""
     with serve(bundle, "--set", "session_idle_seconds=0.2") as server, Client(server.grpc_address) as client:
         with client.watch(timeout_seconds=30) as events:
             made = client.create_session("short")
@@ -180,7 +179,7 @@ def test_an_unused_session_expires_and_says_so(bundle: Path) -> None:
 
 
 def test_an_evicted_session_says_so(bundle: Path) -> None:
-    """The one unused for longest makes room, its watcher hears of it, and its owner is told."""
+    """The longest unused session makes room, its watcher gets the event, and its owner gets the reason."""
     with serve(bundle, "--set", "max_sessions=2") as server, Client(server.grpc_address) as client:
         for name in ("old", "used"):
             client.create_session(name)
@@ -195,7 +194,7 @@ def test_an_evicted_session_says_so(bundle: Path) -> None:
 
 
 def test_watchers_hear_of_their_own_sessions_alone(sealing: ServerProcess) -> None:
-    """Another caller's life is nobody's business."""
+    """Other owners' events stay hidden."""
     with _as(sealing, "ann") as ann, _as(sealing, "ben") as ben, ann.watch(timeout_seconds=30) as events:
         with ben.session(), ann.session("hers"):
             pass
@@ -206,7 +205,7 @@ def test_watchers_hear_of_their_own_sessions_alone(sealing: ServerProcess) -> No
 
 
 def test_forks_go_on_as_the_original_would(client: Client) -> None:
-    """Each copy gives the tokens of a fresh session fed the same, and none disturbs another."""
+    """Each copy gives the tokens of a new session with the same input, and no copy disturbs another."""
     with client.session() as session, client.session() as fresh:
         session.feed("The carousel ")
         session.checkpoint("start")
@@ -220,7 +219,8 @@ def test_forks_go_on_as_the_original_would(client: Client) -> None:
 
 
 def test_generating_again_from_here_needs_no_feeding(client: Client) -> None:
-    """Back at a boundary, another seed gives what it gives a fresh session, and the first seed its tokens again."""
+    """Back at a boundary, another seed gives the tokens that it gives in a new session, and the first seed gives its
+    tokens again."""
     with client.session() as session:
         start = session.feed("The horses ")
         first = _ids(session.generate(max_tokens=30, **SAMPLED))
@@ -237,7 +237,7 @@ def test_generating_again_from_here_needs_no_feeding(client: Client) -> None:
 
 
 def test_a_session_goes_back_to_retained_points_alone(client: Client) -> None:
-    """Boundaries beyond the ring are gone, a checkpoint outlives them, and the refusal lists what there is."""
+    """Boundaries beyond the ring are gone, a checkpoint outlives them, and the refusal lists the available points."""
     with client.session() as session:
         session.checkpoint("start")
         for _ in range(12):
@@ -252,7 +252,7 @@ def test_a_session_goes_back_to_retained_points_alone(client: Client) -> None:
 
 
 def test_continuations_are_those_of_their_seeds(client: Client) -> None:
-    """n branches give what n sessions give with seed, seed + 1, ...; the session goes on from the first."""
+    """n branches give what n sessions give with seed, seed + 1, ...; the session continues the first."""
     with client.session() as session, client.session() as alone:
         pieces = list(session.generate("The ", max_tokens=25, n=4, **SAMPLED))
         assert [piece.branch for piece in pieces if piece.finished is not None][-1] == 0
@@ -269,7 +269,7 @@ def test_continuations_are_those_of_their_seeds(client: Client) -> None:
 
 
 def test_a_session_moves_between_servers(bundle: Path, sealing: ServerProcess) -> None:
-    """Sealed on one and opened on another with the same keys, old ones included, it goes on bit for bit."""
+    """Sealed on one server and opened on another with the same keys, old ones included, it continues bit for bit."""
     keys = {"CAROUSEL_SEAL_KEYS": ",".join(reversed(KEYS)), "CAROUSEL_OWNER_METADATA": "x-owner"}
     with serve(bundle, variables=keys) as second, _as(sealing, "ann") as here, _as(second, "ann") as there:
         with here.session() as session:
@@ -285,7 +285,7 @@ def test_a_session_moves_between_servers(bundle: Path, sealing: ServerProcess) -
 
 
 def test_a_state_that_is_not_the_callers_is_refused(sealing: ServerProcess) -> None:
-    """Altered, expired, someone else's or none at all: each with its reason."""
+    """The state is altered, expired, another owner's or not a state: each has its own reason."""
     with _as(sealing, "ann") as ann, _as(sealing, "ben") as ben, ann.session() as session:
         session.feed("The ")
         state = session.export()
@@ -305,14 +305,14 @@ def test_a_state_that_is_not_the_callers_is_refused(sealing: ServerProcess) -> N
 
 
 def test_a_server_without_keys_seals_nothing(client: Client) -> None:
-    """And says what is missing."""
+    """The error names what is missing."""
     with client.session() as session:
         error = _failure(session.export)
     assert (error.reason, error.details["why"]) == ("STATE_REFUSED", "no_key")
 
 
 def test_a_state_used_again_is_refused_where_that_is_the_rule(bundle: Path) -> None:
-    """With seal_replay=refuse, each is good for one use."""
+    """With seal_replay=refuse, each state can be used once."""
     rules = {"CAROUSEL_SEAL_KEYS": KEYS[0], "CAROUSEL_SEAL_REPLAY": "refuse"}
     with serve(bundle, variables=rules) as server, Client(server.grpc_address) as client, client.session() as session:
         state = session.export()
@@ -342,7 +342,8 @@ def test_a_client_that_keeps_its_state_gets_what_a_session_gets(sealing: ServerP
 
 
 def test_a_stranger_cannot_tell_a_session_from_none(sealing: ServerProcess) -> None:
-    """Every call on another's session fails as on one that never was; so does one on his ended session."""
+    """Every call on another owner's session fails as on an unknown one; so does one on an ended session of that
+    owner."""
     with _as(sealing, "ann") as ann, _as(sealing, "ben") as ben, ann.session() as session, ann.session() as ended:
         ended.delete()
         for name in (session.session_id, ended.session_id):
@@ -358,8 +359,8 @@ def test_a_stranger_cannot_tell_a_session_from_none(sealing: ServerProcess) -> N
 
 @contextlib.contextmanager
 def _cut_off(address: str, limits: list[int]) -> Iterator[tuple[str, list[int]]]:
-    """A way to the server that breaks: each connection after the next limit's bytes from the server, later ones never.
-    Its address, and the connections made so far."""
+    """Opens a proxy that breaks: each connection ends after the next limit's bytes from the server, later ones never.
+    Yields its address, and the connections so far."""
     host, port = address.split(":")
     made: list[int] = []
     with socket.create_server(("127.0.0.1", 0)) as door, contextlib.ExitStack() as stack:
@@ -395,7 +396,7 @@ def _cut_off(address: str, limits: list[int]) -> Iterator[tuple[str, list[int]]]
 
 
 def test_a_connection_that_breaks_costs_and_doubles_nothing(server: ServerProcess, client: Client) -> None:
-    """Cut off again and again within a stream: each token and character once, the session where it would be."""
+    """The stream is cut again and again: each token and character comes once, and the session is where it should be."""
     limits = [300, 400, 600, 500, 200, 700, 350, 800]
     with client.session() as session, client.session() as quiet, _cut_off(server.grpc_address, limits) as (way, made):
         with Client(way, retries=Retries(first_seconds=0.01), timeout_seconds=60) as shaky:
@@ -434,8 +435,8 @@ async def test_the_asyncio_client_is_as_safe(server: ServerProcess) -> None:
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_a_server_that_ends_costs_nothing(bundle: Path, tmp_path: Path, end: signal.Signals) -> None:
-    """Killed or told to stop, between turns and within one, and a new server on the same file and port: the client goes
-    on, and its tokens are those of an undisturbed run."""
+    """The server is killed or stopped, between turns and within one, and a new server starts on the same file and port:
+    the client continues, and its tokens are those of an undisturbed run."""
     store = ("--set", f"store=sqlite:{tmp_path / 'sessions'}")
 
     def generate(session: Session, turn: int) -> Stream[Piece]:

@@ -1,4 +1,4 @@
-"""A model with eight-bit products is served like any other: the graphs' own words, whoever else is served."""
+"""A model with eight-bit products is served like any other: the graphs' own tokens, in any batch."""
 
 import asyncio
 from pathlib import Path
@@ -14,8 +14,8 @@ from carousel.client import AsyncClient
 from carousel.engine.model import OnnxModel
 from carousel.settings import read_settings
 from carousel_export.bundle_writer import write_files
+from carousel_export.cell_exports import INT8_CELLS
 from carousel_export.precision import Precision
-from carousel_export.quantized_model import CELLS
 from carousel_training.checkpoint import TrainedModel
 from carousel_training.model import ModelConfig, RecurrentLM
 
@@ -25,7 +25,7 @@ SETTINGS = read_settings({}, {"listen": "127.0.0.1:0", "http_listen": "127.0.0.1
 PROMPT = b"The carousel turns and the horses rise and fall."
 
 
-@pytest.fixture(params=list(CELLS))
+@pytest.fixture(params=list(INT8_CELLS))
 def bundle(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     torch.manual_seed(3)
     config = ModelConfig(256, request.param, num_layers=2, hidden_size=32, embedding_size=16, tied=False, dropout=0.0)
@@ -34,7 +34,7 @@ def bundle(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def greedy(bundle: Path, prompt: bytes, num_tokens: int) -> list[int]:
-    """What the graphs say, one token at a time."""
+    """Returns the graphs' tokens, one at a time."""
     loaded = Bundle.load(bundle)
     model, said = OnnxModel(loaded), list[int]()
     ids, state = [loaded.manifest.start_id, *prompt], model.layout.initial(1)
@@ -51,7 +51,7 @@ async def generate(client: AsyncClient, prompt: bytes, num_tokens: int, session_
 
 
 async def test_a_rounded_model_is_served_as_its_graphs_are(bundle: Path) -> None:
-    """Greedy tokens are the graphs'; in several requests as in one; and among 20 streams as alone."""
+    """Greedy tokens are the graphs'; in several requests as in one; and the same among 20 streams."""
     async with running(bundle, SETTINGS) as server, AsyncClient(server.grpc_address) as client:
         expected = greedy(bundle, PROMPT, 40)
         assert await generate(client, PROMPT, 40) == expected

@@ -21,7 +21,7 @@ ENDLESS = 16_000
 
 
 def _start_endless(address: str, on_first: threading.Event, endings: list[object]) -> threading.Thread:
-    """A client thread that generates until the server ends it; what ended it goes into `endings`."""
+    """Starts a client thread that generates until the server ends it; the error goes into `endings`."""
 
     def run() -> None:
         try:
@@ -40,7 +40,8 @@ def _start_endless(address: str, on_first: threading.Event, endings: list[object
 
 
 def test_sigterm_lets_running_turns_finish_and_refuses_new_ones(bundle: Path) -> None:
-    """The stream that runs gets all its tokens, a new one UNAVAILABLE, health says no, and the exit code is 0."""
+    """The running stream gets all its tokens, a new one gets UNAVAILABLE, health reports not ready, and the exit code
+    is 0."""
     with serve(bundle) as server, Client(server.grpc_address) as client:
         running = iter(client.generate("The ", max_tokens=6_000, temperature=0))
         next(running)
@@ -81,7 +82,7 @@ def _predict_across_the_end(client: Client, server: ServerProcess) -> None:
 
 
 def test_a_second_sigterm_exits_at_once(bundle: Path) -> None:
-    """While it drains, another SIGTERM ends the process by the signal; what it does was said after the first."""
+    """While it drains, another SIGTERM ends the process by the signal; the first one's message announced that."""
     with serve(bundle, "--set", "drain_seconds=60") as server, Client(server.grpc_address) as client:
         first = threading.Event()
         thread = _start_endless(server.grpc_address, first, [])
@@ -97,7 +98,7 @@ def test_a_second_sigterm_exits_at_once(bundle: Path) -> None:
 
 
 def test_a_drain_that_nobody_reads_is_a_drain(bundle: Path) -> None:
-    """Where standard output is a closed pipe, the server still ends well."""
+    """Where standard output is a closed pipe, the server still ends normally."""
     with serve(bundle) as server:
         output, server.process.stdout = server.process.stdout, None
         assert output is not None
@@ -107,7 +108,7 @@ def test_a_drain_that_nobody_reads_is_a_drain(bundle: Path) -> None:
 
 
 def test_garbage_on_the_port_disturbs_nobody(server: ServerProcess) -> None:
-    """Random bytes and a half-open connection leave the server answering."""
+    """After random bytes and a half-open connection, the server still answers."""
     host, port = server.grpc_address.split(":")
     with socket.create_connection((host, int(port))) as first, socket.create_connection((host, int(port))) as second:
         first.sendall(os.urandom(4096))
@@ -138,7 +139,7 @@ def test_an_edited_bundle_is_refused_by_file_name(bundle: Path, tmp_path: Path) 
 
 
 def test_a_missing_provider_alone_is_a_clear_error(bundle: Path) -> None:
-    """`--providers cuda` where there is none: exit code 2 and what there is."""
+    """`--providers cuda` without CUDA: exit code 2 and the available providers."""
     import onnxruntime
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
@@ -149,7 +150,7 @@ def test_a_missing_provider_alone_is_a_clear_error(bundle: Path) -> None:
 
 
 def test_a_provider_in_second_place_is_used_and_reported(bundle: Path) -> None:
-    """`cuda,cpu` on a machine without CUDA serves on the CPU and says so."""
+    """`cuda,cpu` on a machine without CUDA serves on the CPU and reports that."""
     with serve(bundle, "--providers", "cuda,cpu") as server, Client(server.grpc_address) as client:
         assert client.model().provider in ("cpu", "cuda")
 
@@ -221,7 +222,7 @@ def test_a_client_that_vanishes_frees_its_lane(bundle: Path) -> None:
 
 
 def test_a_deadline_that_passes_changes_nothing(server: ServerProcess) -> None:
-    """DEADLINE_EXCEEDED, and the session stands where it stood."""
+    """The call fails with DEADLINE_EXCEEDED, and the session is unchanged."""
     with Client(server.grpc_address) as client, client.session() as session:
         session.feed("The ")
         with pytest.raises(ServerError) as late:

@@ -33,13 +33,13 @@ def _value(page: str, name: str, **labels: str) -> float:
 
 
 def _await_value(server: ServerProcess, name: str, value: float) -> None:
-    """Some are counted once a second; the test's time limit bounds it."""
+    """Some values are updated once a second; the test's time limit bounds the wait."""
     while _value(_get(server, "/metrics"), name) != value:
         time.sleep(0.05)
 
 
 def test_metrics_count_what_happened(bundle: Path) -> None:
-    """Requests by code, tokens, sessions and refusals move as they should."""
+    """Requests by code, tokens, sessions and refusals change as they should."""
     with serve(bundle) as server, Client(server.grpc_address) as client:
         with client.session() as session:
             list(session.generate("The ", max_tokens=7))
@@ -96,7 +96,7 @@ def test_logs_are_json_lines_without_user_text(bundle: Path, tmp_path: Path) -> 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian package prometheus)")
 def test_promtool_accepts_the_metrics(server: ServerProcess) -> None:
-    """`promtool check metrics` has nothing to say about names, help or types."""
+    """`promtool check metrics` finds no fault in names, help or types."""
     with Client(server.grpc_address) as client:
         list(client.generate("The ", max_tokens=3))
     checked = subprocess.run(
@@ -136,7 +136,7 @@ def _listening_address(process: "subprocess.Popen[str]") -> str:
 
 
 def _query_until_found(address: str, series: str) -> dict[str, Any]:
-    """Ask until the first scrape is in; the test's time limit bounds it."""
+    """Asks until the first scrape has arrived; the test's time limit bounds it."""
     while True:
         try:
             with urllib.request.urlopen(f"http://{address}/api/v1/query?query={series}", timeout=10) as response:

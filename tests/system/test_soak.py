@@ -1,4 +1,4 @@
-"""A short soak: every part of the load runs, nothing but what is expected comes back; the planted leak leaks."""
+"""A short soak: every part of the load runs and returns only expected results; the planted leak leaks."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ def _soak(bundle: Path, directory: Path, stores: tuple[str, ...]) -> list[Soaked
 def test_a_mixed_load_meets_nothing_unexpected(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Streams cancelled, peers vanished, repeats, forks, rewinds: turns on every store, no error, and its figures."""
+    """Cancelled streams, vanished peers, retries, forks, rewinds: turns on every store, no error, and all figures."""
     soaked = _soak(bundle, tmp_path, STORES)
     print_figures(soaked)
     assert [one.load.unexpected for one in soaked] == [{}] * len(STORES)
@@ -35,7 +35,7 @@ def test_a_mixed_load_meets_nothing_unexpected(
 
 
 def test_a_planted_leak_fails_the_soak(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server whose environment says so leaks; here so much that a few seconds show it."""
+    """The server leaks when its environment says so; here enough to show within seconds."""
     monkeypatch.setenv(VARIABLE, "20000")
     (leaking,) = _soak(bundle, tmp_path, ("memory",))
     assert not leaking.load.unexpected

@@ -39,7 +39,7 @@ def test_a_conversation_in_several_requests_equals_the_same_text_in_one(server: 
 
 
 def test_a_generation_in_several_requests_equals_one_long_generation(server: ServerProcess) -> None:
-    """Going on ten tokens at a time, seeded, gives the tokens of one long seeded request."""
+    """Ten tokens at a time, seeded, give the tokens of one long seeded request."""
     with Client(server.grpc_address) as client, client.session() as short, client.session() as long:
         options: dict[str, Any] = {"temperature": 0.9, "top_p": 0.95, "seed": 11}
         pieces = list(short.generate("A child ", max_tokens=10, **options))
@@ -50,7 +50,7 @@ def test_a_generation_in_several_requests_equals_one_long_generation(server: Ser
 
 
 def test_greedy_text_equals_the_pytorch_models(server: ServerProcess, checkpoint: Path) -> None:
-    """256 greedy tokens over the wire are those of the network that was trained."""
+    """256 greedy tokens over the wire equal those of the trained network."""
     trained = load_model(checkpoint)
     prompt = trained.tokenizer.encode("The ")
     expected: list[int] = []
@@ -68,7 +68,7 @@ def test_greedy_text_equals_the_pytorch_models(server: ServerProcess, checkpoint
 
 
 async def test_sixty_four_streams_get_what_each_gets_alone(server: ServerProcess) -> None:
-    """Concurrent greedy and sampled streams equal the same requests made one after the other."""
+    """Concurrent greedy and sampled streams equal the same requests in sequence."""
 
     async def generate(client: AsyncClient, number: int) -> list[int]:
         options: dict[str, Any] = {"temperature": 0.0 if number % 2 else 0.8, "seed": number}
@@ -118,7 +118,7 @@ def test_score_of_known_text_is_better_than_of_unknown(server: ServerProcess) ->
 
 
 def test_predict_completes_words(server: ServerProcess) -> None:
-    """After text it knows by heart, the model completes the word that was begun; nothing of the prefix is fed."""
+    """After text it has memorised, the model completes the unfinished word; the prefix is not fed."""
     with Client(server.grpc_address) as client, client.session() as session, session.predictor() as predict:
         fed = predict("The carousel turns and the hor", k=3)
         completed = predict("", word_prefix="ses")

@@ -28,6 +28,10 @@ _ROOT = Path(__file__).parents[2]
         ("tests/docs/test_links.py", "tests/docs/test_links.py"),
         ("tests/export/conftest.py", "tests/export"),
         ("tests/export/test_that_is_gone.py", ""),
+        ("server/carousel/sessions/many.py", "tests/server/rpc tests/server/sessions"),
+        ("training/recipes/wikitext2-1200s.toml", "tests/training/test_recipes.py"),
+        ("training/demo.toml", "tests/training/test_settings.py"),
+        ("pyproject.toml", "tests/docs"),
         ("Dockerfile", ""),
     ],
 )
@@ -45,8 +49,8 @@ def test_what_lies_in_another_is_named_once() -> None:
 def test_every_package_has_tests() -> None:
     """Each folder that the table names is there."""
     for sources, tests in changed_tests._PACKAGES.items():
-        assert (_ROOT / sources).is_dir(), sources
-        assert (_ROOT / tests).is_dir(), tests
+        assert (_ROOT / sources).exists(), sources
+        assert (_ROOT / tests).exists(), tests
 
 
 def test_the_command_sees_what_is_new(tmp_path: Path) -> None:
@@ -59,3 +63,11 @@ def test_the_command_sees_what_is_new(tmp_path: Path) -> None:
         [sys.executable, "-m", "tools.changed_tests"], cwd=tmp_path, check=True, capture_output=True, text=True
     ).stdout
     assert "tests/docs" in printed.split()
+
+
+def test_a_commit_that_is_not_there_is_an_error() -> None:
+    """Nothing to compare with is not the same as nothing changed."""
+    command = [sys.executable, "-m", "tools.changed_tests", "nosuch"]
+    refused = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True)
+    assert refused.returncode != 0
+    assert refused.stderr.startswith("git cannot compare: ")

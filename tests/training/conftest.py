@@ -1,29 +1,19 @@
-"""What the training tests share: one thread, and settings of a run that takes a second."""
+"""The training tests share one thread, and settings of a run that takes a second."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from tests.torch_fixtures import one_thread as one_thread
 
 from carousel_training.settings import Settings
 
 VERSE = "the wheel turns and turns and never stops, the state goes round and round with it.\n"
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small products gain nothing from a pool, and the machine has other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def verse_file(tmp_path: Path) -> Path:
-    """A text of a few thousand characters."""
+    """Writes a text of a few thousand characters."""
     path = tmp_path / "verse.txt"
     path.write_text("".join(f"{number}: {VERSE}" for number in range(60)), encoding="utf-8")
     return path
@@ -31,7 +21,7 @@ def verse_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tiny_facts(verse_file: Path) -> dict[str, Any]:
-    """Settings of a tiny run as plain values, to be changed and parsed."""
+    """Returns the settings of a tiny run as plain values, which a test can change and parse."""
     return {
         "seed": 7,
         "corpus": {"text": [str(verse_file)]},

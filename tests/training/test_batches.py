@@ -1,4 +1,4 @@
-"""Lanes and segments: contiguous, complete, and with a state that can be carried."""
+"""Lanes and segments are contiguous and complete, and the state can be carried."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_segments_continue_their_lanes() -> None:
 
 
 def test_lanes_begin_afresh_by_chance_as_sessions_do() -> None:
-    """About the asked share of lanes does, each by itself and after the start token; all else is as without."""
+    """About the set share of lanes starts afresh, each alone and with the start token. Nothing else changes."""
     carried, fresh = (TrainingBatches(torch.arange(2000), START, PLAN, chances) for chances in (NEVER, ON))
     flags_SB = torch.stack([fresh.segment_at(step).is_fresh_B for step in range(130)])
     assert 0.18 < flags_SB[1:].float().mean() < 0.32
@@ -47,7 +47,7 @@ def test_lanes_begin_afresh_by_chance_as_sessions_do() -> None:
 
 
 def test_chance_follows_from_seed_and_step() -> None:
-    """Whatever was read before, a step's segment is the same; another seed begins other lanes afresh."""
+    """A step's segment does not depend on earlier reads, and another seed starts other lanes afresh."""
 
     def flags(seed: int, steps: list[int]) -> list[list[bool]]:
         batches = TrainingBatches(torch.arange(100), START, PLAN, Chances(seed, 0.25))
@@ -59,7 +59,7 @@ def test_chance_follows_from_seed_and_step() -> None:
 
 
 def test_epochs_start_at_other_places() -> None:
-    """Each epoch begins a new state and cuts the ring elsewhere, by the seed alone: the first one too."""
+    """Each epoch, also the first, starts with a new state and cuts the ring at a place that the seed gives."""
     batches = TrainingBatches(torch.arange(100), START, PLAN, ON)
     starts = [int(batches.segment_at(6 * epoch).targets_BT[0, 0]) for epoch in range(5)]
     assert len(set(starts)) > 1
@@ -71,7 +71,7 @@ def test_epochs_start_at_other_places() -> None:
 
 
 def test_a_text_too_short_for_one_segment_is_refused() -> None:
-    """The error says how much there is and how much is needed."""
+    """The error says how many tokens there are and how many are needed."""
     TrainingBatches(torch.arange(16), START, PLAN, ON)
     with pytest.raises(CorpusError, match="it has 15 tokens, and one segment of 5 tokens in 3 lanes needs 16"):
         TrainingBatches(torch.arange(15), START, PLAN, ON)

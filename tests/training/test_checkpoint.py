@@ -1,4 +1,4 @@
-"""Checkpoints on disk: whole or not at all, and errors that name the file."""
+"""Checkpoints on disk are whole or absent, and errors name the file."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ CONFIG = ModelConfig(8, "gru", 1, 4, 4, tied=True, dropout=0.0)
 
 
 def write(directory: Path, *, step: int = 1, config: ModelConfig = CONFIG) -> RecurrentLM:
-    """A checkpoint `last` of a random network over the characters of TEXT."""
+    """Writes a checkpoint `last` of a random network over the characters of TEXT."""
     directory.mkdir(exist_ok=True)
     tokenizer = learn_vocabulary(TEXT, VocabularySettings(kind=TokenizerKind.CHARACTER))
     model = RecurrentLM(config)
@@ -47,7 +47,7 @@ def test_a_model_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_only_the_newest_tensors_stay(tmp_path: Path) -> None:
-    """A checkpoint that replaces another takes its tensor file away."""
+    """A checkpoint that replaces another removes its tensor file."""
     for step in (1, 2):
         write(tmp_path, step=step)
     assert [path.name.startswith("last-00000002") for path in tmp_path.glob("*.safetensors")] == [True]
@@ -57,7 +57,7 @@ def test_only_the_newest_tensors_stay(tmp_path: Path) -> None:
 def test_a_crash_leaves_the_old_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes_before_the_crash: int
 ) -> None:
-    """Dying before the tensors or between tensors and facts leaves the checkpoint before, whole."""
+    """A crash before the tensors, or between tensors and facts, leaves the previous checkpoint whole."""
     old = write(tmp_path, step=1)
     done: list[Path] = []
 
@@ -75,7 +75,7 @@ def test_a_crash_leaves_the_old_checkpoint(
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the disk fails before the rename, the old content stands and no temporary file is left."""
+    """When the disk fails before the rename, the old content stays and no temporary file is left."""
     path = tmp_path / "file"
     write_atomically(path, b"old")
 
@@ -90,7 +90,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_truncated_tensors_are_named(tmp_path: Path) -> None:
-    """A file cut short is an error with its name."""
+    """A truncated file is an error with its name."""
     write(tmp_path)
     (tensors,) = tmp_path.glob("*.safetensors")
     tensors.write_bytes(tensors.read_bytes()[:-1])
@@ -130,10 +130,10 @@ def edit(directory: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"format": 99}, "last.json has format 99, of a newer version, and this one reads 2"),
+        ({"format": 99}, "last.json has format 99, of a newer version, and this version reads format 2"),
         (
             {"format": 1},
-            "last.json has format 1, of an older version, .* train it anew, or export and resume it with the",
+            "last.json has format 1, of an older version, .* train again, or export and resume the checkpoint with its",
         ),
         ({"format": "2"}, "last.json is not a checkpoint"),
         ({"format": None}, "last.json is not a checkpoint"),
@@ -144,7 +144,7 @@ def edit(directory: Path, **changes: Any) -> None:
     ],
 )
 def test_edited_facts_are_refused(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
-    """Whatever is wrong with the facts, the error is one of ours and names the file."""
+    """For any wrong facts, the error is a CheckpointError that names the file."""
     write(tmp_path)
     edit(tmp_path, **changes)
     with pytest.raises(CheckpointError, match=sentence):

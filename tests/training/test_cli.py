@@ -1,4 +1,4 @@
-"""`carousel-train` as a process: it trains, gives one sentence for bad input, and survives Ctrl-C."""
+"""`carousel-train` as a process trains, refuses bad input in one sentence, and saves after Ctrl-C."""
 
 import json
 import select
@@ -46,7 +46,7 @@ def wait_for_line(process: subprocess.Popen[str], start: str, timeout_seconds: f
 
 
 def train_until_signal(out: Path, arguments: list[str], number: signal.Signals) -> str:
-    """Train for ever in a process of its own, signal it after the first evaluation; what it said then."""
+    """Trains in another process, signals it after the first evaluation, and returns its output."""
     process = subprocess.Popen(
         [*COMMAND, "--out", str(out), "--max-steps", ENDLESS, *arguments], stdout=subprocess.PIPE, text=True
     )
@@ -59,7 +59,7 @@ def train_until_signal(out: Path, arguments: list[str], number: signal.Signals) 
 
 
 def test_sigterm_saves_and_says_how_to_go_on(tmp_path: Path, verse_file: Path) -> None:
-    """What stops a service stops a run the way Ctrl-C does."""
+    """SIGTERM stops a run as Ctrl-C does."""
     out = tmp_path / "run"
     output = train_until_signal(out, ["--text", str(verse_file), *OPTIONS], signal.SIGTERM)
     assert f"carousel-train --resume --out {out}" in output
@@ -67,8 +67,8 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path: Path, verse_file: Path) -
 
 
 def test_ctrl_c_saves_and_resume_goes_on_exactly(tmp_path: Path, verse_file: Path) -> None:
-    """SIGINT in the middle of training ends it with a checkpoint and the command that goes on; what the resumed run
-    ends with is, bit for bit, what a run of this process ends with that was told to stop at the same step."""
+    """SIGINT during training saves a checkpoint and prints the command that continues. The resumed run ends
+    bit-identical to a run in this process that stopped at the same step."""
     out, twin = tmp_path / "run", tmp_path / "twin"
     arguments = ["--text", str(verse_file), *OPTIONS]
     output = train_until_signal(out, arguments, signal.SIGINT)
@@ -86,7 +86,7 @@ def test_ctrl_c_saves_and_resume_goes_on_exactly(tmp_path: Path, verse_file: Pat
 
 
 def train_twin(directory: Path, arguments: list[str], num_steps: int, runner: CliRunner) -> None:
-    """The same run in this process, stopped after `num_steps` as a signal would."""
+    """Trains the same run in this process and stops it after `num_steps`, as a signal does."""
     from carousel_training import cli
 
     class StopAtStep:

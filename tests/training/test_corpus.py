@@ -1,4 +1,4 @@
-"""Corpora: what is read, how it is split, and what bad files get."""
+"""A corpus is read and split as its settings say, and bad files are refused."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def test_the_split_is_a_cut_at_fixed_fractions(tmp_path: Path) -> None:
 
 
 def test_the_digest_knows_where_the_cut_is(tmp_path: Path) -> None:
-    """The same text split otherwise is another corpus."""
+    """The same text with another split is another corpus."""
     path = tmp_path / "digits.txt"
     path.write_text("0123456789" * 10)
     digests = {read_corpus(CorpusSettings(text=(path,), valid_fraction=part)).digest for part in (0.1, 0.2)}
@@ -40,7 +40,7 @@ def test_given_files_are_taken_as_they_are(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_its_matching_files_in_order(tmp_path: Path) -> None:
-    """Files of a folder follow one another by path, those that do not match stay out."""
+    """The files of a folder are joined in the order of their paths. Other files are left out."""
     (tmp_path / "b").mkdir()
     for name, text in (("b/1.txt", "second."), ("a.txt", "first..."), ("c.bin", "\x00")):
         (tmp_path / name).write_text(text)
@@ -60,7 +60,7 @@ def test_the_default_is_a_text_of_the_package() -> None:
 
 
 def test_repeats_are_dropped_before_the_split(tmp_path: Path) -> None:
-    """Asked for, no line that repeats is in both parts; without, the text stays as it is."""
+    """With drop_repeats no line is in both parts. Without it the text stays as it is."""
     lines = [
         f"line {number} says something of its own, {number**5} times and more, to whom it may concern\n"
         for number in range(9)
@@ -89,7 +89,7 @@ def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    """A path that leads nowhere is an error with the path and the reason."""
+    """A missing path is an error with the path and the reason."""
     with pytest.raises(CorpusError, match="cannot read .*absent.txt: No such file"):
         read_corpus(CorpusSettings(text=(tmp_path / "absent.txt",)))
 
@@ -106,13 +106,13 @@ def test_an_unreadable_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_folder_without_texts_is_named(tmp_path: Path) -> None:
-    """A folder in which nothing is text is an error with the folder and what was sought."""
+    """A folder without text is an error with the folder and the kinds of file that are read."""
     with pytest.raises(CorpusError, match="holds no text: it is sought in .txt, .md, .py and .log files"):
         read_corpus(CorpusSettings(text=(tmp_path,)))
 
 
 def test_a_text_too_short_to_split_is_named(tmp_path: Path) -> None:
-    """One character cannot be both training and validation."""
+    """A text of one character cannot be split."""
     (tmp_path / "short.txt").write_text("a")
     with pytest.raises(CorpusError, match="short.txt is too short to split"):
         read_corpus(CorpusSettings(text=(tmp_path / "short.txt",)))

@@ -1,9 +1,9 @@
-"""The loss curve."""
+"""The loss curve is a picture for any log."""
 
 from pathlib import Path
 from typing import Any
 
-from carousel_training.curve import draw_curve
+from carousel_training.curve import plot_curve
 
 
 def records(num_steps: int, num_evaluations: int) -> list[dict[str, Any]]:
@@ -18,7 +18,7 @@ def test_a_curve_is_drawn_from_whatever_there_is(tmp_path: Path) -> None:
     """A long log, one line, evaluations alone or nothing at all give a PNG, and more data another picture."""
     pictures = set()
     for shape in ((9, 3), (1, 1), (0, 1), (1, 0), (0, 0)):
-        draw_curve(records(*shape), "title", tmp_path / "loss.png")
+        plot_curve(records(*shape), "title", tmp_path / "loss.png")
         pictures.add((tmp_path / "loss.png").read_bytes())
     assert len(pictures) == 5
     assert all(picture.startswith(b"\x89PNG") for picture in pictures)

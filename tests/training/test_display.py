@@ -1,4 +1,4 @@
-"""What is printed during a run."""
+"""The display prints the progress of a run."""
 
 import io
 
@@ -14,7 +14,7 @@ def step_report(step: int, share: float, seconds: float, *, is_sampled: bool = F
 
 
 def test_an_evaluation_is_one_line_and_its_sample_is_shown_as_it_is() -> None:
-    """Figures in all units, and text that looks like markup stays text."""
+    """An evaluation shows all units, and text that looks like markup stays text."""
     screen = io.StringIO()
     with Display(Console(file=screen, width=60)) as display:
         quality = Quality.of(1.0, 0.5)
@@ -25,7 +25,7 @@ def test_an_evaluation_is_one_line_and_its_sample_is_shown_as_it_is() -> None:
 
 
 def test_the_bar_shows_loss_speed_and_time_left() -> None:
-    """From a quarter to a half in ten seconds leaves twenty seconds."""
+    """After a quarter of the run in ten seconds, the remaining half takes twenty."""
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=120, color_system=None)
     with Display(console) as display:
@@ -40,7 +40,7 @@ def test_the_bar_shows_loss_speed_and_time_left() -> None:
 
 
 def test_the_bar_says_when_nats_are_an_estimate() -> None:
-    """Nats against drawn words are too low, and are not shown as if they were a validation's."""
+    """Nats against sampled words are too low. The bar does not show them as a validation's."""
     screen = io.StringIO()
     with Display(Console(file=screen, force_terminal=True, width=140, color_system=None)) as display:
         display.report_steps(step_report(10, 0.25, 100.0, is_sampled=True), 50.0)
@@ -48,7 +48,7 @@ def test_the_bar_says_when_nats_are_an_estimate() -> None:
 
 
 def test_where_there_is_no_bar_the_first_step_is_a_line() -> None:
-    """That it goes on is seen within a step; later ones are left to validations, and a terminal has its bar."""
+    """The first step shows that training runs. Later steps print nothing, and a terminal has its bar."""
     screen = io.StringIO()
     with Display(Console(file=screen, width=200)) as display:
         display.report_steps(step_report(1, 0.01, 1.25), 50.0)

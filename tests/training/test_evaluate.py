@@ -1,4 +1,4 @@
-"""Reading a whole text, and writing one."""
+"""A model reads a whole text, and writes a sample."""
 
 import math
 
@@ -35,7 +35,7 @@ def test_one_lane_is_one_long_forward_without_dropout() -> None:
 
 
 def test_evaluation_and_samples_leave_torchs_generator_alone() -> None:
-    """Looking at a run does not change it."""
+    """An evaluation does not change a run."""
     model = build().train()
     before = torch.get_rng_state()
     text = EvaluationText(EvaluationBatches(torch.randint(12, (9,)), 3, LanePlan(2, 4)), None)
@@ -47,7 +47,7 @@ def test_evaluation_and_samples_leave_torchs_generator_alone() -> None:
 
 
 def test_samples_follow_from_their_seed() -> None:
-    """The same seed writes the same, another seed something else, temperature 0 always the likeliest."""
+    """Equal seeds write the same, another seed writes something else, and temperature 0 takes the likeliest token."""
     model = build()
     written = [sample(model, [0], SamplePlan(20, 1.0, seed)) for seed in (1, 1, 2)]
     assert written[0] == written[1] != written[2]
@@ -57,7 +57,7 @@ def test_samples_follow_from_their_seed() -> None:
 
 
 def test_units_are_converted() -> None:
-    """Nats, bits, perplexity and bits per byte say the same thing."""
+    """Nats, bits, perplexity and bits per byte agree."""
     quality = Quality.of(math.log(8.0), tokens_per_byte=0.25)
     assert quality.bits_per_token == pytest.approx(3.0)
     assert quality.perplexity == pytest.approx(8.0)
@@ -66,7 +66,7 @@ def test_units_are_converted() -> None:
 
 
 def test_bits_per_byte_only_where_tokens_give_the_text_back() -> None:
-    """Words lose white space and unknown characters lose themselves: a figure per byte would flatter."""
+    """Word and character vocabularies lose text, so they have no figure per byte."""
     for kind, text, expected in (
         (TokenizerKind.BYTE, "né", 1.0),
         (TokenizerKind.CHARACTER, "né", 2 / 3),

@@ -1,4 +1,4 @@
-"""The loop's decisions: when to evaluate, keep, save and stop, with a clock and a desk of the test's own."""
+"""The loop evaluates, keeps, saves and stops at the right steps, with a fake clock and desk."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,7 @@ EVALUATION = EvaluationSettings(every_steps=5, log_every=2)
 
 @dataclass
 class FakeDesk:
-    """Writes down what it is asked for; validation nats are `qualities` in turn, the last one again and again."""
+    """Records all calls. Validation nats are `qualities` in turn, and the last one repeats."""
 
     qualities: list[float] = field(default_factory=lambda: [1.0])
     interrupt_at: int | None = None
@@ -53,7 +53,7 @@ class FakeDesk:
 
 
 class FakeClock:
-    """Ten seconds pass between any two looks."""
+    """Advances by ten seconds at each call."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0
@@ -90,7 +90,7 @@ def test_a_run_in_steps_evaluates_on_the_way_and_at_the_end() -> None:
 
 @pytest.mark.parametrize(("log_every", "told"), [(1, [1, 2, 3]), (2, [1, 2]), (3, [1, 2, 3]), (25, [1, 2])])
 def test_the_first_steps_are_told_whatever_the_pace(log_every: int, told: list[int]) -> None:
-    """So that a model of slow steps shows life at once; each step once."""
+    """Some of the first steps are reported, each once, so a model with slow steps shows progress early."""
     desk = FakeDesk()
     evaluation = EvaluationSettings(every_steps=5, log_every=log_every)
     fit(build(), desk, BudgetSettings(max_steps=3), evaluation, Progress(), FakeClock())
@@ -98,7 +98,7 @@ def test_the_first_steps_are_told_whatever_the_pace(log_every: int, told: list[i
 
 
 def test_patience_ends_a_run() -> None:
-    """Two evaluations without a gain are enough for a patience of two."""
+    """Two evaluations without a gain end a run with a patience of two."""
     trainer = build()
     outcome = run(trainer, FakeDesk([2.0, 3.0, 1.5, 1.5, 1.6]), BudgetSettings(max_steps=100, patience=2))
     assert (trainer.step, outcome.progress.best_step) == (25, 15)
@@ -116,14 +116,14 @@ def test_minutes_end_a_run_and_count_over_interruptions() -> None:
 
 
 def test_the_first_bound_that_is_reached_ends_the_run() -> None:
-    """Steps and minutes may both be given."""
+    """The first bound of steps and minutes ends the run."""
     trainer = build()
     run(trainer, FakeDesk(), BudgetSettings(max_steps=4, max_minutes=1.0))
     assert trainer.step == 4
 
 
 def test_an_interruption_saves_and_stops_between_steps() -> None:
-    """The step under way is finished, the last checkpoint saved, nothing evaluated."""
+    """After an interruption the current step finishes, the last checkpoint is saved, and nothing is evaluated."""
     trainer, desk = build(), FakeDesk(interrupt_at=3)
     outcome = run(trainer, desk, BudgetSettings(max_steps=12))
     assert outcome.is_interrupted
@@ -132,7 +132,7 @@ def test_an_interruption_saves_and_stops_between_steps() -> None:
 
 
 def test_a_lost_loss_ends_the_run_without_saving() -> None:
-    """NaN is an error that says what to try, and the good checkpoint is not overwritten."""
+    """NaN is an error that says what to try, and it does not overwrite the good checkpoint."""
     trainer, desk = build(), FakeDesk([float("nan")])
     with pytest.raises(TrainingError, match="validation loss is nan at step 5"):
         run(trainer, desk, BudgetSettings(max_steps=12))

@@ -1,4 +1,4 @@
-"""Signals as a question."""
+"""Signals become a flag."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from carousel_training.interruption import catch_interruption
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_sets_the_flag_and_handlers_come_back(number: signal.Signals) -> None:
-    """Inside the block a signal is only noted; afterwards it means what it meant before."""
+    """Inside the block a signal sets the flag. Afterwards the earlier handlers are back."""
     before = signal.getsignal(number)
     with catch_interruption() as interruption:
         assert not interruption.is_requested
@@ -20,7 +20,7 @@ def test_a_signal_sets_the_flag_and_handlers_come_back(number: signal.Signals) -
 
 
 def test_a_second_signal_is_not_held_back() -> None:
-    """Who presses Ctrl-C twice gets out at once."""
+    """A second Ctrl-C ends the process at once."""
     with catch_interruption() as interruption:
         os.kill(os.getpid(), signal.SIGINT)
         assert interruption.is_requested

@@ -1,4 +1,4 @@
-"""The log file."""
+"""The log keeps every record."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from carousel_training.journal import Journal
 
 
 def test_records_come_back_in_order(tmp_path: Path) -> None:
-    """Each record is a line, line ends and other scripts inside it included."""
+    """Each record is one line, even if it contains line ends or other scripts."""
     journal = Journal(tmp_path / "log.jsonl")
     assert journal.records() == []
     for record in ({"a": 1}, {"text": "zwei\nlinien \N{SNOWMAN}\x85"}):
@@ -15,7 +15,7 @@ def test_records_come_back_in_order(tmp_path: Path) -> None:
 
 
 def test_truncating_forgets_what_came_after(tmp_path: Path) -> None:
-    """Cut at a remembered length, the log is as it was then; a longer length cuts nothing."""
+    """Truncated to a stored length, the log is as it was then. A longer length changes nothing."""
     journal = Journal(tmp_path / "log.jsonl")
     journal.append({"a": 1})
     length = journal.num_bytes

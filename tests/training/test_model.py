@@ -1,4 +1,4 @@
-"""The network: shapes, initial values, and the loss it trains on."""
+"""The network has the right shapes, initial values and loss."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def test_a_tied_output_shares_the_matrix() -> None:
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_inputs_have_unit_scale_and_logits_are_small(tied: bool) -> None:
-    """A matrix that is that of the logits too begins between the scales of both."""
+    """A tied matrix starts at a scale between those of inputs and logits."""
     torch.manual_seed(0)
     model = RecurrentLM(ModelConfig(500, "lstm", 1, 64, 64, tied, dropout=0.0))
     ids_SB = torch.randint(500, (20, 30))
@@ -46,7 +46,7 @@ def test_inputs_have_unit_scale_and_logits_are_small(tied: bool) -> None:
 
 
 def test_a_fresh_model_knows_how_often_tokens_occur() -> None:
-    """Before any training it is as good as the counts alone; a token without any is as if it occurred once."""
+    """An untrained model is as good as the counts alone. A token that does not occur counts once."""
     torch.manual_seed(0)
     model = RecurrentLM(ModelConfig(30, "gru", 1, 8, 8, True, dropout=0.0))
     counts_V = torch.arange(30) ** 2
@@ -76,7 +76,7 @@ def test_the_loss_and_its_gradient_are_cross_entropy(tied: bool) -> None:
 
 
 def test_penalties_are_mean_squares_of_activations_and_of_their_changes() -> None:
-    """Without dropout both act on the top layer's output; nats are not touched by them."""
+    """Without dropout both penalties act on the top layer's output, and neither changes the nats."""
     torch.manual_seed(0)
     plain, weighted = (
         RecurrentLM(ModelConfig(30, "gru", 1, 8, 8, True, 0.0, activation_penalty=alpha, temporal_penalty=beta))
@@ -94,7 +94,7 @@ def test_penalties_are_mean_squares_of_activations_and_of_their_changes() -> Non
 
 
 def test_activations_are_penalised_after_dropout_and_changes_before_it() -> None:
-    """With half of the output dropped, the two penalties tell apart what they look at."""
+    """With half of the output dropped, one penalty acts after the dropout and the other before it."""
     torch.manual_seed(0)
     penalties: list[dict[str, Any]] = [{"activation_penalty": 1.0}, {"temporal_penalty": 1.0}]
     alpha, beta = (
@@ -113,7 +113,7 @@ def test_activations_are_penalised_after_dropout_and_changes_before_it() -> None
 
 
 def test_a_token_that_is_not_there_is_embedded_as_nothing() -> None:
-    """Before a text stands -1 in a window; its embedding is zero, and so is its gradient."""
+    """Before a text a window holds -1, whose embedding and gradient are zero."""
     model = build("tdnn")
     x_SBE = model.embed(torch.tensor([[-1], [4]]))
     assert not x_SBE[0].any()
@@ -121,7 +121,7 @@ def test_a_token_that_is_not_there_is_embedded_as_nothing() -> None:
 
 
 def test_a_detached_state_ends_back_propagation() -> None:
-    """No gradient reaches what came before the cut, and values stay."""
+    """Detaching keeps the values, and no gradient passes it."""
     model = build()
     _, state = model(torch.randint(30, (1, 3)), model.initial_state(1))
     cut = detach(state)

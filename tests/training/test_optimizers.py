@@ -1,4 +1,4 @@
-"""Every parameter has exactly one optimiser; orthogonal steps are orthogonal, and only where they belong."""
+"""Every parameter has exactly one optimiser, and only the hidden matrices take orthogonal steps."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def build(cell: str = "lstm", num_layers: int = 1) -> RecurrentLM:
     return RecurrentLM(ModelConfig(9, cell, num_layers, 8, 6, tied=False, dropout=0.0))
 
 
-def take_step(model: RecurrentLM, settings: OptimizerSettings, factor: float = 1.0) -> dict[str, torch.Tensor]:
+def step_once(model: RecurrentLM, settings: OptimizerSettings, factor: float = 1.0) -> dict[str, torch.Tensor]:
     """By how much each parameter moved for a gradient that is mostly one direction."""
     optimizers = Optimizers(model, settings)
     optimizers.set_factor(factor)
@@ -39,7 +39,7 @@ def test_biases_do_not_decay() -> None:
 
 @pytest.mark.parametrize("cell", list(CELLS))
 def test_each_parameter_has_one_optimizer(cell: str) -> None:
-    """With orthogonal steps, what is the one's is not the other's, and together they have all."""
+    """With orthogonal steps, the two optimisers share no parameter and together have all."""
     model = build(cell, num_layers=2)
     optimizers = Optimizers(model, OptimizerSettings(kind="muon"))
     held = [id(p) for each in optimizers.each for group in each.param_groups for p in group["params"]]
@@ -52,8 +52,8 @@ def test_each_parameter_has_one_optimizer(cell: str) -> None:
 def test_the_recurrent_matrix_takes_orthogonal_steps() -> None:
     """Its step, of 4H x H, stretches no direction much more than another; AdamW's step of the same gradient does."""
     settings = {"learning_rate": 0.1, "matrix_learning_rate": 0.1}
-    moved = take_step(build(), OptimizerSettings.model_validate({"kind": "muon", **settings}))
-    plain = take_step(build(), OptimizerSettings.model_validate(settings))
+    moved = step_once(build(), OptimizerSettings.model_validate({"kind": "muon", **settings}))
+    plain = step_once(build(), OptimizerSettings.model_validate(settings))
     name = next(name for name in moved if "weight_hh" in name)
     stretches, plain_stretches = (torch.linalg.svdvals(step[name]) for step in (moved, plain))
     assert stretches.max() / stretches.min() < 2.5
@@ -64,12 +64,12 @@ def test_the_recurrent_matrix_takes_orthogonal_steps() -> None:
 def test_the_rates_move_together() -> None:
     """At a tenth of the peaks every parameter moves a tenth as far."""
     settings = OptimizerSettings(kind="muon", weight_decay=0.0)
-    whole, tenth = take_step(build(), settings), take_step(build(), settings, factor=0.1)
+    whole, tenth = step_once(build(), settings), step_once(build(), settings, factor=0.1)
     for name, step in whole.items():
         torch.testing.assert_close(tenth[name], step / 10, rtol=1e-3, atol=1e-7)
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    """The settings name what there is."""
+    """The settings refuse an unknown kind by name."""
     with pytest.raises(SettingsError, match=r"optimizer\.kind"):
         Settings.parse({"optimizer": {"kind": "muons"}})

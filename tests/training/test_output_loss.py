@@ -24,7 +24,7 @@ def test_blocks_do_not_show(num_rows: int, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_large_logits_stay_finite() -> None:
-    """The maximum is taken out before exp."""
+    """The maximum is subtracted before exp, so large logits give a finite loss."""
     rows = torch.full((2, 1), 1000.0)
     loss = output_loss.output_loss(rows, torch.tensor([[1.0], [0.0]]), torch.zeros(2), torch.tensor([0, 0]))
     assert loss.item() == 0.0

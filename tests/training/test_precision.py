@@ -1,4 +1,4 @@
-"""Device and arithmetic."""
+"""A run uses the device and precision of its settings."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def of_processor(monkeypatch: pytest.MonkeyPatch, **capabilities: bool) -> None:
 
 
 def test_precision_is_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """bfloat16 makes products bfloat16, float32 leaves them."""
+    """bfloat16 computes products in bfloat16, float32 does not."""
     of_processor(monkeypatch, avx512_bw=True)
     for precision, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
         compute = Compute.choose(ComputeSettings.model_validate({"device": "cpu", "precision": precision}))
@@ -40,14 +40,14 @@ def test_what_was_chosen_is_said_in_the_settings(monkeypatch: pytest.MonkeyPatch
 
 
 def test_bfloat16_is_refused_where_nothing_would_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's LSTM in bfloat16 needs AVX-512; without it the run must not get as far as the first step."""
+    """torch's LSTM in bfloat16 needs AVX-512. Without it the run is refused before the first step."""
     of_processor(monkeypatch, avx512_bw=False)
     with pytest.raises(SettingsError, match="AVX-512"):
         Compute.choose(ComputeSettings(device="cpu", precision="bfloat16"))
 
 
 def test_cuda_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked for by name, a missing device is an error; on auto it is not."""
+    """A missing device is an error if it is set by name, and not with auto."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SettingsError, match="torch sees no CUDA device"):
         Compute.choose(ComputeSettings(device="cuda"))
@@ -55,7 +55,7 @@ def test_cuda_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_threads_are_set() -> None:
-    """The setting reaches torch, and the description says it."""
+    """The setting reaches torch, and the description shows it."""
     compute = Compute.choose(ComputeSettings(device="cpu", precision="float32", threads=2))
     assert torch.get_num_threads() == 2
     assert compute.describe() == "cpu, float32, 2 threads"

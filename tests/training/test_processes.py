@@ -1,4 +1,4 @@
-"""Two processes on this machine against one with the same batch, started as users start them."""
+"""Two processes train as one with the same batch, started as users start them."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tests.training.conftest import VERSE
 from carousel_training.cells.registry import CELLS
 from carousel_training.checkpoint import LAST, load_checkpoint
 from carousel_training.errors import SettingsError
-from carousel_training.processes import Crew
+from carousel_training.processes import ProcessGroup
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +63,7 @@ def train(tmp_path: Path) -> Train:
 
 
 def launch(script: Path, *arguments: str, num_processes: int) -> str:
-    """Runs a program to its end, in one process or under torchrun in several; what it printed."""
+    """Runs a program to its end, in one process or under torchrun in several. Returns its output."""
     command = [sys.executable]
     if num_processes > 1:
         command += ["-m", "torch.distributed.run", "--nproc-per-node", str(num_processes), "--standalone"]
@@ -80,8 +80,8 @@ def losses(directory: Path) -> list[float]:
 
 
 def test_two_processes_give_the_loss_curve_of_one(train: Train) -> None:
-    """The same batch shared by two: training and validation losses agree to float tolerance all along, and so do
-    the weights and the states of all lanes at the end."""
+    """With the same batch, two processes have the losses of one at every step, and the weights and states of all lanes
+    at the end, to float tolerance."""
     alone = train("alone", "--max-steps", "20")
     together = train("together", "--max-steps", "20", num_processes=2)
     assert len(losses(together)) == 8
@@ -93,8 +93,8 @@ def test_two_processes_give_the_loss_curve_of_one(train: Train) -> None:
 
 
 def test_every_cell_trains_in_two_processes() -> None:
-    """Each parameter of each cell gets its gradient in both, and the losses are those of one process. No thread of the
-    exchange is left behind it: one that is there when the interpreter ends may abort the process."""
+    """Each parameter of each cell gets its gradient in both processes, and the losses are those of one. No thread of
+    the exchange remains, since such a thread can abort the process when the interpreter ends."""
     printed = launch(Path(two_processes.__file__), num_processes=2)
     found = json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
     assert not [name for name in found["threads"] if "gloo" in name]
@@ -105,8 +105,7 @@ def test_every_cell_trains_in_two_processes() -> None:
 
 
 def test_two_processes_resume_exactly(train: Train) -> None:
-    """Masks, negatives and fresh lanes of both follow from seed, step and process: interrupted and resumed, they end
-    with the same bits."""
+    """Masks, negatives and fresh lanes follow from seed, step and process, so resumed processes end bit-identical."""
     options = ["--set", "model.dropout=0.3", "--set", "output.num_negatives=9"]
     options += ["--set", "optimizer.schedule=constant", "--set", "optimizer.warmup_fraction=0.0"]
     whole = train("whole", "--max-steps", "16", *options, num_processes=2)
@@ -119,20 +118,20 @@ def test_two_processes_resume_exactly(train: Train) -> None:
             assert torch.equal(found[name], tensor), name
 
 
-def test_a_crew_of_one_changes_nothing() -> None:
+def test_a_group_of_one_changes_nothing() -> None:
     """Without torchrun every exchange is the identity."""
-    crew, tensor = Crew.current(), torch.arange(6.0)
-    assert (crew.rank, crew.size) == (0, 1)
-    assert torch.equal(crew.own_lanes(tensor), tensor)
-    assert crew.all_lanes(tensor) is tensor
-    assert crew.mean(tensor) is tensor
-    assert crew.agree(0.5, torch.device("cpu")) == 0.5
+    group, tensor = ProcessGroup.current(), torch.arange(6.0)
+    assert (group.rank, group.size) == (0, 1)
+    assert torch.equal(group.own_lanes(tensor), tensor)
+    assert group.all_lanes(tensor) is tensor
+    assert group.mean(tensor) is tensor
+    assert group.agree(0.5, torch.device("cpu")) == 0.5
 
 
 def test_each_process_has_its_own_lanes() -> None:
-    """The parts are disjoint and in order; lanes that cannot be shared are refused by name."""
+    """The parts are disjoint and in order, and lanes that cannot be shared are refused by name."""
     lanes = torch.arange(6)
-    parts = [Crew(rank, 3).own_lanes(lanes) for rank in range(3)]
+    parts = [ProcessGroup(rank, 3).own_lanes(lanes) for rank in range(3)]
     assert torch.equal(torch.cat(parts), lanes)
     with pytest.raises(SettingsError, match=r"batch.num_lanes: 6 lanes cannot be shared among 4 processes"):
-        Crew(0, 4).own_lanes(lanes)
+        ProcessGroup(0, 4).own_lanes(lanes)

@@ -1,4 +1,4 @@
-"""Chance follows from the seed, the step and the process, and from nothing else."""
+"""Random numbers depend on seed, step and process, and on nothing else."""
 
 import random
 
@@ -18,7 +18,7 @@ def draw_in_step(seed: int, step: int, rank: int) -> float:
 
 
 def test_a_seed_sets_every_generator() -> None:
-    """Whatever was drawn before, the same seed gives the same; another gives something else."""
+    """After any earlier draws, equal seeds draw the same, and another seed draws something else."""
     drawn = []
     for seed in (5, 5, 6):
         seed_generators(seed)
@@ -29,7 +29,7 @@ def test_a_seed_sets_every_generator() -> None:
 
 
 def test_a_step_draws_by_seed_step_and_process() -> None:
-    """Each of the three makes a difference, also where their sums agree; the past makes none."""
+    """Each of the three changes the draw, even if their sums are equal. Earlier draws do not."""
     keys = [(seed, step, rank) for seed in (0, 1, 2**62) for step in range(4) for rank in range(3)]
     first = [draw_in_step(*key) for key in keys]
     assert len(set(first)) == len(keys)

@@ -1,4 +1,4 @@
-"""The recipes that come with the project."""
+"""The recipes of the project are valid."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def test_a_recipe_holds_known_settings_and_no_paths(recipe: Path) -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
 def test_a_recipe_for_wikitext_knows_all_its_words(recipe: Path) -> None:
-    """The bound on words leaves none of them out."""
+    """The bound on words includes all of them."""
     vocabulary = Settings.load(recipe).vocabulary
     assert vocabulary.kind != "word" or vocabulary.max_words == WIKITEXT_WORDS
 

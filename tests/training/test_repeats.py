@@ -1,4 +1,4 @@
-"""Repeats: found wherever they stand, to the character, and dropped by whole lines."""
+"""Repeats are found at every position, exact to the character, and dropped by whole lines."""
 
 import random
 import string
@@ -32,7 +32,7 @@ def test_the_share_is_that_of_a_plain_search(length: int) -> None:
 
 
 def test_long_texts_are_searched_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stretch that lies across two pieces is found; of a long text the beginning is measured."""
+    """A stretch across two pieces is found, and only the start of a long text is measured."""
     monkeypatch.setattr(repeats, "MAX_MEASURED", 100)
     known = letters(1000, 1)
     for start in (0, 51, 99, 150, 940):
@@ -42,7 +42,7 @@ def test_long_texts_are_searched_in_pieces(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("text", ["", "short", "a" * 49])
 def test_nothing_short_repeats(text: str) -> None:
-    """Texts of less than a window, and nothing at all."""
+    """A text shorter than a window, or an empty one, has no repeats."""
     assert share_repeated(text, text) == 0.0
     assert share_repeated(text, "long enough, but not in there; " * 3) == 0.0
     assert drop_repeats(text) == text
@@ -58,7 +58,7 @@ def test_lines_that_stood_before_are_dropped() -> None:
 
 
 def test_lines_that_another_text_holds_are_dropped() -> None:
-    """Also those of which fifty characters alone are known; forty-nine are no stretch."""
+    """A line is dropped if fifty of its characters are known, and not for forty-nine."""
     known, free = letters(300, 1), letters(80, 2) + "\n"
     for copied, is_dropped in ((49, False), (50, True)):
         line = "X" * 10 + known[100 : 100 + copied] + "Y" * 10 + "\n"
@@ -67,13 +67,13 @@ def test_lines_that_another_text_holds_are_dropped() -> None:
 
 
 def test_nothing_is_known_afterwards() -> None:
-    """Two halves of a known stretch that stood on both sides of a dropped line go with it."""
+    """Two halves of a known stretch on both sides of a dropped line are dropped too."""
     halves, between = (letters(30, 1) + "\n", letters(40, 2) + "\n"), letters(70, 3) + "\n"
     text = "free\n" + halves[0] + between + halves[1] + "also free\n"
     assert drop_known(text, halves[0] + halves[1] + "#" + between) == "free\nalso free\n"
 
 
 def test_a_long_line_goes_in_pieces() -> None:
-    """What is known of it takes no more than its piece along."""
+    """A known stretch in a long line drops only its piece."""
     text, known = letters(3 * MAX_LINE, 4), letters(60, 5)
     assert drop_known(text[:MAX_LINE] + known + text[MAX_LINE + 60 :], known) == text[:MAX_LINE] + text[2 * MAX_LINE :]

@@ -1,4 +1,4 @@
-"""A run as a whole: interrupted and resumed equals uninterrupted, bit for bit; and what a resumed run refuses."""
+"""A resumed run is bit-identical to an uninterrupted one, and refuses changed text and vocabulary."""
 
 import io
 import json
@@ -29,7 +29,7 @@ def quiet() -> Display:
 
 
 def stop_after(num_steps: int) -> Callable[[], bool]:
-    """True when it is asked for the `num_steps`-th time, which is once a step."""
+    """Returns a function that is true at its call number `num_steps`. The loop calls it once a step."""
     asked = iter(range(1, 10**9))
     return lambda: next(asked) == num_steps
 
@@ -43,14 +43,14 @@ def log_without_times(run: Run) -> list[dict[str, Any]]:
 
 
 def disturb_generators() -> None:
-    """What another process's history would leave behind."""
+    """Changes all generators, as another process's history would."""
     torch.manual_seed(999)
     random.seed(999)
     np.random.seed(999)
 
 
 def without_times(facts: Any) -> Any:
-    """Facts that do not depend on the clock or on the length of printed times."""
+    """Returns the facts that do not depend on the clock or on the length of printed times."""
     dropped = (*TIMES, "journal_bytes", "sha256", "tensors")
     if isinstance(facts, dict):
         return {key: without_times(value) for key, value in facts.items() if key not in dropped}
@@ -89,7 +89,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 
 
 def test_a_crash_after_the_last_checkpoint_repeats_what_was_lost(tiny_settings: Settings, tmp_path: Path) -> None:
-    """Killed between checkpoints, the run goes on from the last one; the log has no line twice."""
+    """A run that is killed between checkpoints continues from the last one, and the log has no line twice."""
 
     def die() -> bool:
         if run.materials.trainer.step == 70:
@@ -109,7 +109,7 @@ def test_a_crash_after_the_last_checkpoint_repeats_what_was_lost(tiny_settings: 
 
 
 def test_equal_seeds_train_equal_models(tiny_facts: dict[str, Any], tmp_path: Path) -> None:
-    """A run bounded by steps is a function of its settings; another seed is another run."""
+    """A run that is bounded by steps is a function of its settings, and another seed gives another run."""
     tiny_facts["budget"] = {"max_steps": 12}
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         disturb_generators()
@@ -120,7 +120,7 @@ def test_equal_seeds_train_equal_models(tiny_facts: dict[str, Any], tmp_path: Pa
 
 
 def test_early_stopping_counts_over_interruptions(tiny_facts: dict[str, Any], tmp_path: Path) -> None:
-    """A run that stops for want of gain stops at the same step when it was interrupted on the way."""
+    """A run that stops early stops at the same step after an interruption."""
     tiny_facts["optimizer"] = {"learning_rate": 1e-9}
     tiny_facts["budget"] = {"max_steps": 10_000, "patience": 2}
     tiny_facts["evaluation"] |= {"every_steps": 5}
@@ -134,7 +134,7 @@ def test_early_stopping_counts_over_interruptions(tiny_facts: dict[str, Any], tm
 
 
 def test_a_run_leaves_what_the_next_tools_need(tiny_facts: dict[str, Any], tmp_path: Path) -> None:
-    """Two checkpoints, tokenizer, log with both kinds of lines, a picture; no paths of this machine in the facts."""
+    """A run leaves two checkpoints, tokenizer, log and picture. Its facts contain no paths of this machine."""
     tiny_facts["budget"] = {"max_steps": 80}
     run = start_run(Settings.parse(tiny_facts), tmp_path / "run", quiet())
     run.execute(never)
@@ -152,7 +152,7 @@ def test_a_run_leaves_what_the_next_tools_need(tiny_facts: dict[str, Any], tmp_p
 
 
 def test_the_best_weights_read_the_test_text(tiny_facts: dict[str, Any], tmp_path: Path) -> None:
-    """With a test text the run ends with a figure on it, without one there is none."""
+    """A run with a test text ends with its quality on it."""
     tiny_facts["budget"] = {"max_steps": 10}
     run = start_run(Settings.parse(tiny_facts), tmp_path / "without", quiet())
     run.execute(never)
@@ -166,7 +166,7 @@ def test_the_best_weights_read_the_test_text(tiny_facts: dict[str, Any], tmp_pat
 
 
 def test_an_earlier_run_is_not_overwritten_by_accident(tiny_facts: dict[str, Any], tmp_path: Path) -> None:
-    """A directory that holds a run is refused with both ways out; --fresh replaces the run and nothing else."""
+    """A directory with a run is refused with both solutions, and --fresh replaces only the run."""
     tiny_facts["budget"] = {"max_steps": 2}
     settings = Settings.parse(tiny_facts)
     start_run(settings, tmp_path / "run", quiet()).execute(never)
@@ -182,7 +182,7 @@ def test_an_earlier_run_is_not_overwritten_by_accident(tiny_facts: dict[str, Any
 def test_a_run_keeps_the_precision_that_it_began_with(
     tiny_facts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`auto` on a processor without bfloat16 stays float32 where the run goes on with one that has it."""
+    """`auto` on a processor without bfloat16 stays float32 when the run resumes on one with it."""
     tiny_facts["compute"] = {"device": "cpu"}
     monkeypatch.setattr(precision, "_has_native_bfloat16", lambda: False)
     start_run(Settings.parse(tiny_facts), tmp_path / "run", quiet()).execute(stop_after(2))
@@ -206,7 +206,7 @@ def test_a_run_begins_with_the_frequencies_of_its_text(tiny_settings: Settings, 
 def test_the_log_says_whether_training_nats_are_an_estimate(
     tiny_facts: dict[str, Any], tmp_path: Path, num_negatives: int | None
 ) -> None:
-    """Against drawn words they are too low, and nobody should take them for a validation's."""
+    """Nats against sampled words are too low, and the log marks them."""
     tiny_facts |= {"budget": {"max_steps": 14}, "output": {"num_negatives": num_negatives}}
     run = start_run(Settings.parse(tiny_facts), tmp_path / "run", quiet())
     run.execute(never)
@@ -218,7 +218,7 @@ def test_the_log_says_whether_training_nats_are_an_estimate(
 def test_a_run_says_how_much_of_its_validation_text_it_was_trained_on(
     tiny_facts: dict[str, Any], tmp_path: Path, verse_file: Path
 ) -> None:
-    """The share goes with the model; a text of equal lines has all of it."""
+    """The facts of the model hold the share, which is 1 for a text of equal lines."""
     tiny_facts["budget"] = {"max_steps": 2}
     start_run(Settings.parse(tiny_facts), tmp_path / "run", quiet()).execute(never)
     share = load_checkpoint(tmp_path / "run", LAST).facts["training"]["corpus_share_leaked"]
@@ -226,7 +226,7 @@ def test_a_run_says_how_much_of_its_validation_text_it_was_trained_on(
 
 
 def test_a_corpus_that_changed_is_refused(tiny_settings: Settings, tmp_path: Path, verse_file: Path) -> None:
-    """Going on over other text would not be the same run."""
+    """A run does not resume on other text."""
     start_run(tiny_settings, tmp_path / "run", quiet()).execute(stop_after(2))
     verse_file.write_text(verse_file.read_text() + "one line more\n")
     with pytest.raises(CheckpointError, match="verse.txt is not the text"):
@@ -234,7 +234,7 @@ def test_a_corpus_that_changed_is_refused(tiny_settings: Settings, tmp_path: Pat
 
 
 def test_a_vocabulary_that_does_not_fit_is_refused(tiny_settings: Settings, tmp_path: Path) -> None:
-    """A tokenizer from another run beside the checkpoint is an error with its path."""
+    """A tokenizer of another run in the directory is an error with its path."""
     start_run(tiny_settings, tmp_path / "run", quiet()).execute(stop_after(2))
     tokenizer = tmp_path / "run" / "tokenizer.json"
     tokenizer.write_text(tokenizer.read_text().replace('"w"', '"W"'))

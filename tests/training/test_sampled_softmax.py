@@ -1,4 +1,4 @@
-"""The sampled loss against torch's cross-entropy, and the chances with which words are drawn."""
+"""The sampled loss agrees with torch's cross-entropy, and words are drawn with the right probabilities."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ COUNTS_V = torch.tensor([5000, 1, 300, 40, 2, 0, 900, 7, 3, 60])
 
 
 def test_chances_grow_with_counts_and_add_up() -> None:
-    """Chances sum to the number wished for; none exceeds 1; the most frequent words are certain, the rarest are not."""
+    """The probabilities sum to the wanted number, at most 1 each. Only the most frequent words are certain."""
     chances = inclusion_chances(COUNTS_V, 5)
     torch.testing.assert_close(chances.sum(), torch.tensor(5.0))
     assert chances.max() <= 1.0
@@ -28,14 +28,14 @@ def test_below_the_cut_chances_follow_the_power_of_the_counts() -> None:
 
 @pytest.mark.parametrize("num_negatives", [10, 25])
 def test_as_many_as_there_are_means_all(num_negatives: int) -> None:
-    """A wish for the whole vocabulary draws every word, each standing for itself."""
+    """A draw of the whole vocabulary has every word, with weight 1."""
     negatives = NegativeSampler(COUNTS_V, num_negatives).draw()
     assert negatives.ids_K.tolist() == list(range(10))
     assert negatives.log_weights_K.tolist() == [0.0] * 10
 
 
 def test_words_come_as_often_as_they_should() -> None:
-    """A draw has exactly as many different words as wished for, and each comes with its chance."""
+    """A draw has exactly the wanted number of different words, each with its probability."""
     sampler, chances = NegativeSampler(COUNTS_V, 5), inclusion_chances(COUNTS_V, 5)
     torch.manual_seed(2)
     found = torch.zeros(10)
@@ -48,7 +48,7 @@ def test_words_come_as_often_as_they_should() -> None:
 
 
 def test_draws_are_the_generators() -> None:
-    """The same generator state gives the same words, the next draw others: what exact resume rests on."""
+    """Equal generator states give equal words and the next draw gives others, which exact resuming needs."""
     sampler = NegativeSampler(torch.ones(500), 100)
     torch.manual_seed(3)
     first, second = sampler.draw(), sampler.draw()
@@ -60,7 +60,7 @@ def test_draws_are_the_generators() -> None:
 
 @pytest.mark.parametrize("num_rows", [1, 4, 11])
 def test_with_all_words_it_is_the_cross_entropy(num_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loss and gradients are torch's when every word is among the negatives, however the rows fill their blocks."""
+    """Loss and gradients equal torch's when every word is a negative, for any number of rows."""
     monkeypatch.setattr(sampled_softmax, "MIN_BLOCK_ROWS", 4)
     monkeypatch.setattr(sampled_softmax, "BLOCK_LOGITS", 1)
     rows, weight, bias, targets = _problem(num_rows)
@@ -72,7 +72,7 @@ def test_with_all_words_it_is_the_cross_entropy(num_rows: int, monkeypatch: pyte
 
 
 def test_gradients_are_those_of_the_formula() -> None:
-    """With some words alone, loss and gradients are those of the estimate written out in plain torch."""
+    """With some words, loss and gradients equal those of the estimate in plain torch."""
     rows, weight, bias, targets = _problem(6)
     negatives = Negatives(torch.tensor([0, 3, 8]), torch.tensor([0.0, 0.7, 1.9]))
     found = sampled_loss(rows, weight, bias, targets, negatives)
@@ -101,7 +101,7 @@ def test_the_normaliser_is_estimated_without_bias() -> None:
 
 
 def test_no_negatives_leave_nothing_to_learn() -> None:
-    """A draw that comes out empty gives a loss of zero and no gradient, not a NaN."""
+    """An empty draw gives a loss of zero and no gradient, not NaN."""
     rows, weight, bias, targets = _problem(3)
     loss = sampled_loss(rows, weight, bias, targets, Negatives(torch.empty(0, dtype=torch.long), torch.empty(0)))
     assert loss.item() == 0.0

@@ -1,4 +1,4 @@
-"""Settings: a file, overrides on top, and refusals that name the setting."""
+"""Settings come from a file and overrides, and a refusal names the setting."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def test_a_wrong_setting_is_refused_by_name(override: str, sentence: str) -> Non
 
 
 def test_an_unknown_key_in_the_file_is_refused(tmp_path: Path) -> None:
-    """The file gets no more freedom than the command line."""
+    """An unknown key in the file is refused as on the command line."""
     config = tmp_path / "run.toml"
     config.write_text("[optimizer]\nlearning_rat = 0.1\n")
     with pytest.raises(SettingsError, match="unknown setting optimizer.learning_rat"):
@@ -50,7 +50,7 @@ def test_an_unknown_key_in_the_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["[model", "x = \xff"])
 def test_a_file_that_is_not_toml_is_named(tmp_path: Path, content: str) -> None:
-    """A broken configuration file is an error with its path."""
+    """A configuration file that is not TOML is an error with its path."""
     config = tmp_path / "run.toml"
     config.write_bytes(content.encode("latin-1"))
     with pytest.raises(SettingsError, match="run.toml is not TOML"):
@@ -58,32 +58,32 @@ def test_a_file_that_is_not_toml_is_named(tmp_path: Path, content: str) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    """A configuration file that is not there is an error with its path."""
+    """A missing configuration file is an error with its path."""
     with pytest.raises(SettingsError, match="cannot read .*absent.toml"):
         Settings.load(tmp_path / "absent.toml")
 
 
 def test_a_run_without_bounds_gets_the_default_minutes() -> None:
-    """Nothing trains for ever by accident, and a bound in steps is not joined by one in minutes."""
+    """A run without bounds gets the default minutes. A run with a bound in steps gets none."""
     assert Settings.load(None).budget.max_minutes == DEFAULT_MINUTES
     assert Settings.load(None, ["budget.patience=3"]).budget.max_minutes == DEFAULT_MINUTES
     assert Settings.load(None, ["budget.max_steps=10"]).budget.max_minutes is None
 
 
 def test_settings_survive_json() -> None:
-    """What a checkpoint stores gives the same settings back."""
+    """The settings in a checkpoint parse to equal settings."""
     settings = Settings.load(None, ["corpus.text=['a.txt', 'b']", "budget.max_steps=10", "model.tied=false"])
     assert Settings.parse(settings.as_json()) == settings
 
 
 def test_a_text_to_split_and_given_parts_exclude_each_other() -> None:
-    """Two answers to where the validation text is from are refused."""
-    with pytest.raises(SettingsError, match="corpus: text is split by itself"):
+    """Two sources of the validation text are refused."""
+    with pytest.raises(SettingsError, match="corpus: text is split into parts"):
         Settings.load(None, ["corpus.text=['a']", "corpus.train=['b']", "corpus.valid=['c']"])
 
 
 def test_the_demo_is_bounded_in_minutes_and_needs_no_files() -> None:
-    """The settings that ship parse, train for a minute and a half, and read the package's own text."""
+    """The demo's settings parse, train for a minute and a half, and read the package's own text."""
     settings = Settings.load(Path(__file__).parents[2] / "training" / "demo.toml")
     assert settings.budget.max_minutes == 1.5
     assert settings.corpus == CorpusSettings()

@@ -1,4 +1,4 @@
-"""`carousel-train settings` lists what the settings are, for people and for programs."""
+"""`carousel-train settings` lists all settings, for people and for programs."""
 
 import json
 
@@ -12,7 +12,7 @@ from carousel_training.settings_list import format_all
 
 
 def _names() -> list[str]:
-    """Every key of every section, in the order of their declaration, what has no section first."""
+    """Returns every key of every section in declared order, keys without a section first."""
     names: list[str] = ["seed"]
     for name, field in Settings.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -21,7 +21,7 @@ def _names() -> list[str]:
 
 
 def test_every_setting_is_listed_with_its_default() -> None:
-    """As JSON lines; each default can be given back as it stands, and changes nothing."""
+    """The JSON lines hold every default, and setting a default changes nothing."""
     result = CliRunner().invoke(app, ["settings", "--json"])
     assert result.exit_code == 0, result.output
     rows = [json.loads(line) for line in result.output.splitlines()]
@@ -35,7 +35,7 @@ def test_every_setting_is_listed_with_its_default() -> None:
 
 @pytest.mark.parametrize("width", [200, 80, 40, 1])
 def test_no_name_is_ever_cut(width: int) -> None:
-    """However narrow the terminal is; sections are explained in the words of their own docstrings."""
+    """No terminal is too narrow for a name, and docstrings explain the sections."""
     lines = list(format_all(width))
     listed = [line.split()[0] for line in lines if line.startswith("  ") and "." in line.split()[0]]
     assert set(_names()) - {"seed"} <= set(listed)
@@ -44,5 +44,5 @@ def test_no_name_is_ever_cut(width: int) -> None:
 
 
 def test_options_of_a_run_do_not_stand_before_it() -> None:
-    """As for the studies: they would have no effect."""
+    """Options of a run in front of the command are refused, since they would have no effect."""
     assert CliRunner().invoke(app, ["--out", "x", "settings"]).exit_code == 2

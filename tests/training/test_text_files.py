@@ -1,4 +1,4 @@
-"""A folder is read for what is text in it; what is not is skipped and counted, and nothing is skipped in silence."""
+"""The text files of a folder are read, and all others are skipped and counted."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from carousel_training.text_files import Reading, TextReader
 
 
 def _write(folder: Path, **files: bytes) -> Path:
-    """`a__b_txt` is a/b.txt."""
+    """Writes files; the name `a__b_txt` means a/b.txt."""
     for name, content in files.items():
         path = folder / name.replace("__", "/").replace("_", ".")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -18,7 +18,7 @@ def _write(folder: Path, **files: bytes) -> Path:
 
 
 def test_a_folder_is_its_texts_in_order(tmp_path: Path) -> None:
-    """Plain text, Markdown, Python and logs, also those put aside and in folders below; by path."""
+    """Plain text, Markdown, Python and logs, also rotated and in subfolders, are read in the order of paths."""
     folder = _write(tmp_path, b_txt=b"2", a_md=b"1", c_py=b"3", d__e_log=b"4", d__e_log_1=b"5", F_TXT=b"0")
     reader = TextReader(None)
     assert reader.read([folder]) == "012345"
@@ -26,7 +26,7 @@ def test_a_folder_is_its_texts_in_order(tmp_path: Path) -> None:
 
 
 def test_what_is_no_text_is_skipped_and_counted(tmp_path: Path) -> None:
-    """Other kinds by their ending, the commonest first; empty files; what is no UTF-8, by name."""
+    """A report counts other kinds by extension and empty files, and names files that are not UTF-8."""
     folder = _write(
         tmp_path,
         a_txt=b"a",
@@ -47,8 +47,7 @@ def test_what_is_no_text_is_skipped_and_counted(tmp_path: Path) -> None:
 
 
 def test_hidden_files_and_folders_are_not_looked_at(tmp_path: Path) -> None:
-    """Environments and repositories beside a text are no part of it, and not counted; in a hidden folder's own path it
-    does not matter."""
+    """Hidden files and folders are neither read nor counted. A folder with a hidden folder in its own path is read."""
     folder = _write(tmp_path / ".texts", a_txt=b"a")
     (folder / ".git").mkdir()
     (folder / ".git" / "b.txt").write_text("b")
@@ -59,7 +58,7 @@ def test_hidden_files_and_folders_are_not_looked_at(tmp_path: Path) -> None:
 
 
 def test_a_pattern_chooses_instead_of_endings(tmp_path: Path) -> None:
-    """Whatever it matches is wanted, and what it does not is not counted; empty and undecodable files are."""
+    """A pattern chooses the files. Other files are not counted; empty and undecodable ones are."""
     folder = _write(tmp_path, a_rst=b"a", b_txt=b"b", c_rst=b"", d_rst=b"\xff")
     reader = TextReader("*.rst")
     assert reader.read([folder]) == "a"
@@ -67,7 +66,7 @@ def test_a_pattern_chooses_instead_of_endings(tmp_path: Path) -> None:
 
 
 def test_a_named_file_is_read_whatever_it_is_called(tmp_path: Path) -> None:
-    """And is an error when it is empty, no UTF-8 or not there."""
+    """A named file of any kind is read, and is an error when it is empty, not UTF-8 or missing."""
     folder = _write(tmp_path, a_dat=b"a", b_txt=b"", c_txt=b"caf\xe9")
     assert TextReader(None).read([folder / "a.dat"]) == "a"
     for name, sentence in (("b.txt", "is empty"), ("c.txt", "is not UTF-8: byte 3 is 0xe9"), ("d.txt", "cannot read")):
@@ -76,7 +75,7 @@ def test_a_named_file_is_read_whatever_it_is_called(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_text_is_an_error_that_says_why(tmp_path: Path) -> None:
-    """Where it looked, and what it found instead; also after another folder that had some."""
+    """The error says what was read and what was skipped, also after another folder with text."""
     full, other = _write(tmp_path / "full", a_txt=b"a"), _write(tmp_path / "other", a_png=b"\x89")
     with pytest.raises(
         CorpusError, match=r"other holds no text: it is sought in .txt, .md, .py and .log files; skipped"
@@ -96,5 +95,5 @@ def test_a_folder_without_text_is_an_error_that_says_why(tmp_path: Path) -> None
     ],
 )
 def test_it_is_told_in_a_line(reading: Reading, sentence: str) -> None:
-    """Nothing of a single file; names up to three."""
+    """The line is empty for a single file, and names up to three files."""
     assert reading.describe() == sentence

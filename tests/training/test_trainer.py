@@ -1,4 +1,4 @@
-"""One optimisation step, and going on from saved parts."""
+"""A trainer does optimisation steps and continues from saved parts."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def build(cell: str = "lstm", *, hidden_size: int = 6, uses_bfloat16: bool = Fal
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 @pytest.mark.parametrize("uses_bfloat16", [False, pytest.param(True, marks=needs_bfloat16)])
 def test_a_restored_trainer_goes_on_bit_for_bit(cell: str, uses_bfloat16: bool) -> None:
-    """In either arithmetic, everything the next steps depend on is in the tensors and facts that were taken."""
+    """In both precisions, tensors and facts hold everything that the next steps depend on."""
     trainer = build(cell, uses_bfloat16=uses_bfloat16)
     for _ in range(20):
         trainer.advance(0.5)
@@ -69,7 +69,7 @@ def build_regularised(cell: str, block: str = "plain", **optimizer: object) -> T
 
 
 def assert_resumes_exactly(trainer: Trainer, twin: Trainer) -> None:
-    """Eight steps and eight more are the same as eight steps, a restored twin, and eight more."""
+    """Asserts that eight steps in a restored twin equal eight more steps of the trainer."""
     for step in range(8):
         trainer.advance(step / 16)
     trainer.average.observe(2.0)
@@ -87,25 +87,25 @@ def assert_resumes_exactly(trainer: Trainer, twin: Trainer) -> None:
 
 @pytest.mark.parametrize("cell", list(CELLS))
 def test_every_cell_resumes_exactly_with_all_regularisation_on(cell: str) -> None:
-    """Masks, penalties, counters, windows and averaged weights are all in what is saved."""
+    """Saved parts cover masks, penalties, counters, windows and averaged weights."""
     assert_resumes_exactly(*(build_regularised(cell, averaging="tail", average_from=0.25) for _ in range(2)))
 
 
 @pytest.mark.parametrize("cell", ["lstm", "clockwork", "minlstm", "mlstm"])
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_residual_blocks_resume_exactly(cell: str, kind: str) -> None:
-    """Masks on branches and counters of each block are in what is saved."""
+    """Saved parts cover masks on branches and the counters of each block."""
     assert_resumes_exactly(*(build_regularised(cell, "residual", kind=kind) for _ in range(2)))
 
 
 @pytest.mark.parametrize("cell", list(CELLS))
 def test_orthogonal_steps_resume_exactly(cell: str) -> None:
-    """Both optimisers' momenta are in what is saved, whichever of the cell's matrices take orthogonal steps."""
+    """Saved parts cover the momenta of both optimisers, for every cell."""
     assert_resumes_exactly(*(build_regularised(cell, kind="muon") for _ in range(2)))
 
 
 def test_sgd_resumes_exactly_and_begins_its_average_later() -> None:
-    """The plain optimiser has no state of its own; the non-monotone rule remembers the validations."""
+    """The plain optimiser has no state, and the saved non-monotone rule has the validations."""
     pair = [
         build_regularised("lstm", kind="sgd", learning_rate=0.5, averaging="non-monotone", average_after_worse=0)
         for _ in range(2)
@@ -121,24 +121,23 @@ def test_sgd_resumes_exactly_and_begins_its_average_later() -> None:
 
 @pytest.mark.parametrize("cell", list(CELLS))
 def test_every_cell_learns_at_its_own_rate(cell: str) -> None:
-    """With nothing but its name given, a cell's loss on a sequence that repeats falls by half."""
+    """With its default rate, a cell halves its loss on a repeating sequence."""
     torch.manual_seed(0)
     model = RecurrentLM(ModelConfig(9, cell, 1, 32, 16, tied=True, dropout=0.0))
     batches = TrainingBatches(torch.arange(200) * 7 % 9, 0, LanePlan(4, 8), Chances(0, FRESH))
     settings = OptimizerSettings(schedule="constant", warmup_fraction=0.0)
     trainer = Trainer(model, batches, settings, Compute(torch.device("cpu"), uses_bfloat16=False))
     trainer.advance(0.5)
-    before, _ = trainer.take_window()
+    before, _ = trainer.pop_means()
     for _ in range(250):
         trainer.advance(0.5)
-    trainer.take_window()
+    trainer.pop_means()
     trainer.advance(0.5)
-    assert trainer.take_window()[0] < before / 2
+    assert trainer.pop_means()[0] < before / 2
 
 
 def test_the_state_is_carried_but_where_a_lane_begins_afresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each lane starts from where its segment before ended, or from the initial state where the batches say so: by
-    chance, and where an epoch begins."""
+    """Each lane starts from the state after its previous segment, or from the initial state if the batches say so."""
     trainer = build()
     given: list[torch.Tensor] = []
     left: list[torch.Tensor] = []
@@ -165,7 +164,7 @@ def test_the_state_is_carried_but_where_a_lane_begins_afresh(monkeypatch: pytest
 
 
 def test_masks_follow_the_seed_and_the_step_alone() -> None:
-    """Equal weights and another history of the generator give equal steps; another seed of the batches does not."""
+    """Equal weights give equal steps for any history of the generator, and other steps for another seed."""
     losses = []
     for seed, history in ((1, 5), (1, 6), (2, 5)):
         trainer = build()
@@ -173,15 +172,15 @@ def test_masks_follow_the_seed_and_the_step_alone() -> None:
         trainer.batches = TrainingBatches(ids_N, 0, LanePlan(3, 5), Chances(seed, 0.0))
         torch.manual_seed(history)
         trainer.advance(0.5)
-        losses.append(trainer.take_window()[0])
+        losses.append(trainer.pop_means()[0])
     assert losses[0] == losses[1] != losses[2]
 
 
 def test_gradients_are_clipped_together() -> None:
-    """The norm that is reported is the one before clipping; what the optimiser saw has the bound's norm."""
+    """The reported norm is the one before clipping, and the optimiser gets a gradient with the bound's norm."""
     trainer = build(clip_norm=0.01)
     trainer.advance(0.5)
-    _, norm_before = trainer.take_window()
+    _, norm_before = trainer.pop_means()
     gradients = [parameter.grad for parameter in trainer.model.parameters() if parameter.grad is not None]
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]))
     assert norm_before > 0.01
@@ -189,21 +188,21 @@ def test_gradients_are_clipped_together() -> None:
 
 
 def test_the_window_is_a_mean_and_starts_anew() -> None:
-    """Looking at the mean loss of some steps resets it."""
+    """Reading the means resets them."""
     trainer = build()
     trainer.advance(0.5)
-    first, _ = trainer.take_window()
+    first, _ = trainer.pop_means()
     trainer.advance(0.5)
-    second, _ = trainer.take_window()
+    second, _ = trainer.pop_means()
     both = build()
     both.advance(0.5)
     both.advance(0.5)
-    assert both.take_window()[0] == pytest.approx((first + second) / 2)
-    assert both.take_window() == (0.0, 0.0)
+    assert both.pop_means()[0] == pytest.approx((first + second) / 2)
+    assert both.pop_means() == (0.0, 0.0)
 
 
 def test_parts_of_another_model_are_refused() -> None:
-    """A checkpoint of other sizes is an error of ours."""
+    """A checkpoint of other sizes is a CheckpointError."""
     trainer = build()
     trainer.advance(0.5)
     with pytest.raises(CheckpointError, match="does not fit the model of this run"):

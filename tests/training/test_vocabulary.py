@@ -1,4 +1,4 @@
-"""Vocabularies: what is learned, that it gives text back, and the counts of WikiText-2."""
+"""A vocabulary is learned from a text, restores it, and counts WikiText-2 as papers do."""
 
 import os
 from pathlib import Path
@@ -25,7 +25,7 @@ def test_weird_text_comes_back_whole(kind: TokenizerKind) -> None:
 
 @pytest.mark.parametrize("kind", [TokenizerKind.BYTE, TokenizerKind.BPE])
 def test_bytes_never_run_out(kind: TokenizerKind) -> None:
-    """A byte-level vocabulary learned from English spells anything."""
+    """A byte-level vocabulary from English encodes any text."""
     tokenizer = learn_vocabulary("plain old English text. " * 20, VocabularySettings(kind=kind, size=280))
     assert tokenizer.decode(tokenizer.encode(WEIRD)) == WEIRD
 
@@ -39,7 +39,7 @@ def test_byte_ids_are_the_bytes() -> None:
 
 
 def test_characters_are_code_points_and_strangers_are_unknown() -> None:
-    """Ids follow code points after <unk>, a combining mark is a character of its own, strangers share an id."""
+    """Ids follow code points after <unk>, a combining mark is a character, and unknown characters share an id."""
     tokenizer = learn_vocabulary("e\u0301ab\n", VocabularySettings(kind=TokenizerKind.CHARACTER))
     assert tokenizer.encode("\nabe\u0301") == [1, 2, 3, 4, 5]
     assert tokenizer.encode("zΩ") == [0, 0]
@@ -47,7 +47,7 @@ def test_characters_are_code_points_and_strangers_are_unknown() -> None:
 
 
 def test_words_are_counted_with_an_end_at_every_line() -> None:
-    """Blank lines count one <eos>, white space counts nothing, the known <unk> and strangers share an id."""
+    """A blank line is one <eos>, white space is no token, and <unk> and unknown words share an id."""
     tokenizer = learn_vocabulary(" \n = a b = \n\n a <unk>\n", VocabularySettings(kind=TokenizerKind.WORD))
     unknown, end, equals, a, b = (tokenizer.encode(word)[0] for word in ("<unk>", "\n", "=", "a", "b"))
     assert tokenizer.size == 5
@@ -57,7 +57,7 @@ def test_words_are_counted_with_an_end_at_every_line() -> None:
 
 
 def test_rare_words_can_be_left_out() -> None:
-    """max_words keeps the most frequent words, min_count those seen often enough."""
+    """max_words keeps the most frequent words, min_count the words that occur often enough."""
     text = "a a a b b c\n"
     few = learn_vocabulary(text, VocabularySettings(kind=TokenizerKind.WORD, max_words=4))
     often = learn_vocabulary(text, VocabularySettings(kind=TokenizerKind.WORD, min_count=3))
@@ -67,14 +67,14 @@ def test_rare_words_can_be_left_out() -> None:
 
 
 def test_words_are_bounded_unless_asked_for() -> None:
-    """20,000 by default, unknown and end of line among them; more where more are named."""
+    """The default is 20,000 words, with unknown and end of line. A larger number keeps more."""
     text = "".join(f"w{number} " for number in range(30_000))
     assert learn_vocabulary(text, VocabularySettings(kind=TokenizerKind.WORD)).size == 20_000
     assert learn_vocabulary(text, VocabularySettings(kind=TokenizerKind.WORD, max_words=99_999)).size == 30_002
 
 
 def test_byte_pairs_learn_the_same_from_the_same(tmp_path: Path) -> None:
-    """Learning twice gives the same file, of the size that was asked for."""
+    """Learning twice gives the same file, of the set size."""
     text = "".join(f"round and round goes number {n}, and nothing rounds it down.\n" for n in range(200))
     settings = VocabularySettings(kind=TokenizerKind.BPE, size=320)
     for name in ("a.json", "b.json"):
@@ -87,7 +87,7 @@ def test_byte_pairs_learn_the_same_from_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("line_end", ["\n", ""])
 def test_chunks_do_not_show(line_end: str) -> None:
-    """A text longer than a chunk encodes as it does whole, with line ends to cut at and without."""
+    """A text longer than a chunk has the same ids as in one piece, with and without line ends."""
     text = (f"some words to fill a line with{line_end}" * (CHUNK_CHARACTERS // 20))[: CHUNK_CHARACTERS * 3 // 2]
     for kind in (TokenizerKind.BYTE, TokenizerKind.CHARACTER):
         tokenizer = learn_vocabulary(text, VocabularySettings(kind=kind))
@@ -95,7 +95,7 @@ def test_chunks_do_not_show(line_end: str) -> None:
 
 
 def test_a_text_without_tokens_is_refused() -> None:
-    """White space alone has no words."""
+    """A text of white space has no words and is refused."""
     tokenizer = learn_vocabulary("a b", VocabularySettings(kind=TokenizerKind.WORD))
     with pytest.raises(CorpusError, match="no tokens in a word vocabulary"):
         encode_text(tokenizer, "   ")

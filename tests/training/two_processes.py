@@ -10,7 +10,7 @@ from carousel_training.batches import Chances, LanePlan, TrainingBatches
 from carousel_training.cells.registry import CELLS
 from carousel_training.model import ModelConfig, RecurrentLM
 from carousel_training.precision import Compute
-from carousel_training.processes import Crew, join_processes
+from carousel_training.processes import ProcessGroup, join_processes
 from carousel_training.settings import OptimizerSettings
 from carousel_training.trainer import Trainer
 
@@ -18,11 +18,11 @@ NUM_STEPS = 3
 
 
 def losses() -> dict[str, list[float]]:
-    """By cell; of two layers, with lanes that begin afresh and without dropout, so that all crews do the same."""
+    """By cell; of two layers, with lanes that begin afresh and without dropout, so that all groups do the same."""
     torch.set_num_threads(1)
     found: dict[str, list[float]] = {}
     for cell in CELLS:
-        torch.manual_seed(0)
+        torch.manual_seed(ProcessGroup.current().rank)  # the first process's weights count
         model = RecurrentLM(ModelConfig(9, cell, 2, 8, 6, tied=False, dropout=0.0, window=3))
         batches = TrainingBatches(torch.arange(200) * 7 % 9, 0, LanePlan(4, 5), Chances(1, 0.25))
         settings = OptimizerSettings(schedule="constant", warmup_fraction=0.0)
@@ -30,7 +30,7 @@ def losses() -> dict[str, list[float]]:
         found[cell] = []
         for _ in range(NUM_STEPS):
             trainer.advance(0.5)
-            found[cell].append(trainer.take_window()[0])
+            found[cell].append(trainer.pop_means()[0])
     return found
 
 
@@ -42,7 +42,7 @@ def threads() -> list[str]:
 def main() -> None:
     with join_processes(os.environ):
         found = losses()
-        is_first = Crew.current().is_first
+        is_first = ProcessGroup.current().is_first
     if is_first:
         print(json.dumps({"losses": found, "threads": threads()}))
 

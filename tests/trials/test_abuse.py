@@ -1,4 +1,4 @@
-"""An abuse is held against the load around it, and a slow machine is told from a slow server."""
+"""An abuse is compared with the load around it, so that a slow machine does not count as a slow server."""
 
 from pathlib import Path
 
@@ -14,13 +14,13 @@ def felt(p99: float) -> Felt:
 
 
 def test_the_loads_before_and_after_count_alike() -> None:
-    """Their mean is what the abuse is held against."""
+    """Their mean is the baseline of the abuse."""
     assert slow_down(felt(1.0), felt(6.0), felt(3.0)) == pytest.approx(3.0)
     assert slow_down(felt(3.0), felt(6.0), felt(1.0)) == pytest.approx(3.0)
 
 
 def test_threads_wait_together(tmp_path: Path) -> None:
-    """As the kernel says for each thread: ran, waited (both in nanoseconds), how often."""
+    """The kernel reports for each thread: ran, waited (both in nanoseconds), how often."""
     for number, content in enumerate(("9000000000 1500000000 7\n", "1 250000000 3\n")):
         thread = tmp_path / "task" / str(number)
         thread.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Clocks apart: a program sees another time of day, and durations as they are."""
+"""A program can see a shifted time of day with unchanged durations."""
 
 import os
 import subprocess
@@ -28,5 +28,5 @@ def test_the_time_of_day_is_ahead_and_durations_are_not() -> None:
 
 
 def test_a_clock_that_is_right_needs_nothing() -> None:
-    """No library, no environment."""
+    """It needs no library and no environment."""
     assert shifted_clock(0) == {}

@@ -1,4 +1,4 @@
-"""The connection that drops answers: what is sent arrives; the answer, at some moment, and the connection are gone."""
+"""The proxy that drops answers: requests arrive; at some moment the answer and the connection are lost."""
 
 import asyncio
 import random
@@ -7,7 +7,7 @@ from trials.dropping_proxy import dropping
 
 
 async def test_an_answer_is_dropped_and_its_request_was_done() -> None:
-    """Echoed again and again until the connection ends: the other side has received what nobody got an answer for."""
+    """Echoes repeat until the connection ends: the other side has received the request that got no answer."""
     received: list[bytes] = []
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -34,7 +34,7 @@ async def test_a_server_that_is_away_is_away_through_the_proxy_too() -> None:
 
 
 async def _ask_until_cut(address: str) -> int:
-    """How many answers came."""
+    """Returns the number of answers."""
     host, port = address.split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     num_answers = 0

@@ -1,4 +1,4 @@
-"""A short fuzz finds nothing in the product, and what is planted beside it is found."""
+"""A short fuzz finds nothing in the product, and finds the planted faults."""
 
 import sys
 from collections import Counter
@@ -43,8 +43,8 @@ def fuzz_planted(fault: str, kind: str, num_inputs: int, tmp_path: Path) -> Repo
     ("fault", "what", "told"), [("raise", CRASH, "KeyError"), ("hang", HANG, "no end"), ("exit", CRASH, str(EXIT_CODE))]
 )
 def test_a_fault_of_a_decoder_is_found(fault: str, what: str, told: str, tmp_path: Path) -> None:
-    """A decoder that raises, hangs or takes its process down is told with number and input, and those behind it are
-    tried all the same."""
+    """A decoder that raises, hangs or kills its process is reported with number and input, and later inputs still
+    run."""
     report = fuzz_planted(fault, "snapshots", 10, tmp_path)
     assert report.findings
     assert {(one.what, one.kind) for one in report.findings} == {(what, "snapshots")}
@@ -60,8 +60,8 @@ def test_a_fault_of_a_decoder_is_found(fault: str, what: str, told: str, tmp_pat
     [("raise", INTERNAL, "is answered"), ("hang", HANG, "not respond"), ("exit", CRASH, str(EXIT_CODE))],
 )
 def test_a_fault_of_a_server_is_found(fault: str, what: str, told: str, tmp_path: Path) -> None:
-    """A server that fails, stops or exits at some call is told with the calls under way, and the next inputs go to a
-    server that runs."""
+    """A server that fails, hangs or exits at some call is reported with the running calls, and the next inputs go to a
+    running server."""
     report = fuzz_planted(fault, "messages", 120, tmp_path)
     assert report.findings
     assert {(one.what, one.kind) for one in report.findings} == {(what, "messages")}
@@ -73,7 +73,7 @@ def test_a_fault_of_a_server_is_found(fault: str, what: str, told: str, tmp_path
 @pytest.mark.skipif(not is_available(), reason="atheris has no wheel for this system")
 @pytest.mark.parametrize(("fault", "told"), [("raise", "KeyError"), ("exit", str(EXIT_CODE))])
 def test_a_fault_under_guidance_is_found(fault: str, told: str, tmp_path: Path) -> None:
-    """The child that follows coverage ends at the fault, and what it met there is kept."""
+    """The coverage-guided child ends at the fault, and its input is saved."""
     (finding,) = fuzz_planted(fault, "guided_snapshots", 20_000, tmp_path).findings
     assert (finding.what, finding.kind) == (CRASH, "guided_snapshots")
     assert told in finding.detail
@@ -83,7 +83,7 @@ def test_a_fault_under_guidance_is_found(fault: str, told: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("what", [CRASH, HANG, INTERNAL])
 def test_each_finding_fails_the_run(what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Any finding makes the result a failure, and says how it is seen again."""
+    """Any finding makes the result a failure, with the command that reproduces it."""
     report = Report(3, tmp_path)
     assert print_results([report])
     report.add(Finding(what, "bundles", [17], "why", b"\x01\x02"))

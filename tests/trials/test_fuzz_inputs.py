@@ -1,4 +1,4 @@
-"""Inputs depend on seed, kind and number alone, and reach what they are for."""
+"""Inputs depend only on seed, kind and number, and reach their targets."""
 
 import random
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ def make_decoder(kind: str, bundle: Bundle, directory: Path) -> Decoder:
 
 @pytest.mark.parametrize("kind", list(DECODERS))
 def test_what_is_decoded_depends_on_the_number_alone(kind: str, bundle: Bundle, tmp_path: Path) -> None:
-    """Another child, begun at another number, draws the same inputs; other numbers and seeds give others."""
+    """Another child, started at another number, makes the same inputs; other numbers and seeds give others."""
     first, second = (make_decoder(kind, bundle, tmp_path / name) for name in "ab")
     drawn = [first.make(make_dice(1, kind, number)) for number in range(12)]
     assert [second.make(make_dice(1, kind, number)) for number in reversed(range(12))] == drawn[::-1]
@@ -41,7 +41,7 @@ def test_what_is_decoded_depends_on_the_number_alone(kind: str, bundle: Bundle, 
 
 @pytest.mark.parametrize("kind", list(DECODERS))
 def test_some_are_accepted_and_some_refused(kind: str, bundle: Bundle, tmp_path: Path) -> None:
-    """A fuzz that is always refused at the door, or never, tries nothing."""
+    """A fuzz whose inputs are always refused, or never, tests nothing."""
     decoder = make_decoder(kind, bundle, tmp_path / kind)
     outcomes = set()
     for number in range(60):
@@ -56,7 +56,7 @@ def test_some_are_accepted_and_some_refused(kind: str, bundle: Bundle, tmp_path:
 @pytest.mark.parametrize("kind", list(CALLS))
 @pytest.mark.parametrize("has_owners", [False, True])
 def test_calls_depend_on_the_number_alone(kind: str, has_owners: bool, bundle: Bundle) -> None:
-    """The same methods with the same bytes, fates and metadata, in whatever order they are drawn."""
+    """The methods, bytes, fates and metadata are equal, in any order."""
 
     def draw(number: int) -> object:
         script = CALLS[kind](make_dice(1, kind, number), bundle.manifest, has_owners)
@@ -76,7 +76,7 @@ def test_every_method_is_called(bundle: Bundle) -> None:
 
 
 def test_garbage_depends_on_the_dice_alone() -> None:
-    """Frames, floods and other protocols are drawn again as they were."""
+    """Frames, floods and other protocols come out the same again."""
     assert [draw_garbage(random.Random(n)) for n in range(60)] == [draw_garbage(random.Random(n)) for n in range(60)]
 
 
@@ -89,17 +89,17 @@ def raising(error: BaseException) -> Decoder:
 
 @pytest.mark.parametrize("error", [ValueError("x"), RecursionError(), MemoryError(), SystemExit(1), KeyError("x")])
 def test_what_is_not_the_domains_is_trouble(error: BaseException) -> None:
-    """Whatever a decoder raises that is no CarouselError is told, with its type and place."""
+    """Any exception of a decoder other than CarouselError is reported, with its type and place."""
     assert attempt(raising(error), b"").startswith(f"{type(error).__name__}: ")
 
 
 def test_an_error_of_the_domain_is_an_answer() -> None:
-    """A refusal in the domain's words is what hostile input is for."""
+    """A refusal in the domain's words is the right result for hostile input."""
     assert attempt(raising(StateInvalid("no")), b"") == ""
     assert attempt(Decoder(lambda dice: b"", lambda content: None), b"") == ""
 
 
 def test_accidents_change_the_bytes() -> None:
-    """Nearly every mutation differs from what it was made of."""
+    """Nearly every mutation differs from its original."""
     whole: Sequence[bytes] = [mutate(bytes(range(100)), random.Random(n)) for n in range(200)]
     assert sum(one == bytes(range(100)) for one in whole) < 20

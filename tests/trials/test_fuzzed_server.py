@@ -1,4 +1,4 @@
-"""Whether a server has exited is decided by events, however long its end takes to be known."""
+"""Events decide whether a server has exited, however late its end becomes known."""
 
 import asyncio
 import socket
@@ -34,7 +34,7 @@ async def end(server: FuzzedServer) -> None:
 
 
 async def test_an_exit_is_waited_for(tmp_path: Path) -> None:
-    """The port is closed by then; the process is not known to have ended for a while."""
+    """The port is closed by then; the end of the process is known only later."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         server = await make_server(f"127.0.0.1:{closed.getsockname()[1]}", tmp_path)
@@ -47,7 +47,7 @@ async def test_an_exit_is_waited_for(tmp_path: Path) -> None:
 
 
 async def test_a_server_that_answers_again_has_not_exited(tmp_path: Path) -> None:
-    """A connection broke, and a fresh one is answered."""
+    """A connection broke, and a new one gets an answer."""
     health = HealthServicer(1)
     health.set("", 1)
     alive = grpc.aio.server()
@@ -62,7 +62,7 @@ async def test_a_server_that_answers_again_has_not_exited(tmp_path: Path) -> Non
 
 
 async def test_a_server_that_does_neither_is_not_waited_for_for_ever(tmp_path: Path) -> None:
-    """It hangs, which others find."""
+    """It hangs, which other checks find."""
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen()

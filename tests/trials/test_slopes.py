@@ -1,4 +1,4 @@
-"""The lines of the soak: a planted leak is found in noise, and noise alone is not taken for one."""
+"""The lines of the soak: a planted leak is found in noise, and noise alone does not count as a leak."""
 
 import random
 
@@ -9,7 +9,7 @@ from trials.soak import MAX_BYTES_PER_TURN, bytes_per_turn, files_per_thousand_t
 
 
 def _samples(leak: float, *, files_per_turn: float = 0.0, seed: int = 0) -> Samples:
-    """Half an hour at 150 turns a second: resident memory in pages, with noise that stays for a while."""
+    """Half an hour at 150 turns a second: resident memory in pages, with noise that persists for a while."""
     dice = random.Random(seed)
     samples = Samples()
     drift = 0.0
@@ -25,13 +25,13 @@ def _samples(leak: float, *, files_per_turn: float = 0.0, seed: int = 0) -> Samp
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_leak_of_100_bytes_a_turn_is_found(seed: int) -> None:
-    """It is above the bound, and told in its size."""
+    """It is above the bound, and reported with its size."""
     assert 95 < bytes_per_turn(_samples(100, seed=seed)) < 110
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_server_that_does_not_leak_holds_the_bound(seed: int) -> None:
-    """Though its memory grew while it warmed up, and goes up and down."""
+    """Its memory grew during the warm-up, and goes up and down."""
     assert bytes_per_turn(_samples(0, seed=seed)) < MAX_BYTES_PER_TURN / 2
 
 
@@ -64,7 +64,7 @@ def test_a_straight_line_has_one_slope() -> None:
 
 
 def test_too_few_samples_have_no_slope() -> None:
-    """Two points, or turns that do not move."""
+    """There are two points, or the number of turns does not change."""
     with pytest.raises(ValueError, match="too few samples"):
         fit_slope([1, 2], [1, 2])
     with pytest.raises(ValueError, match="too few samples"):

@@ -1,7 +1,7 @@
-"""The mean of the weights over the steps since some step, and the rules that choose it. It changes no optimiser.
+"""The mean of the weights over the steps since some step, and the rules that choose that step. It changes no optimiser.
 
-`tail` begins at a share of the run (0: averaged SGD, Polyak & Juditsky 1992). `non-monotone` begins after the
-validation that is worse than the best of all but the last few before it (NT-ASGD, Merity et al. 2017).
+`tail` begins at a share of the run (0: averaged SGD, Polyak & Juditsky 1992). `non-monotone` begins after a validation
+that is worse than the best of all but the last few before it (NT-ASGD, Merity et al. 2017).
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ PREFIX = "average."
 
 
 class WeightAverage:
-    """Means of a model's parameters; empty until a rule begins them, and for the rule `none` always."""
+    """Means of a model's parameters. There are none until a rule begins them, and the rule `none` never does."""
 
     def __init__(self, model: nn.Module, settings: OptimizerSettings) -> None:
         self.num_steps = 0
@@ -34,15 +34,15 @@ class WeightAverage:
         return bool(self._means)
 
     def observe(self, nats: float) -> None:
-        """A validation's result, in the order in which they come."""
+        """Records a validation's result. Validations come in order."""
         earlier = self._validations[: -self._settings.average_after_worse or None]
         if self._settings.averaging == "non-monotone" and not self.is_begun and earlier and nats > min(earlier):
             self._begin()
         self._validations.append(nats)
 
     @torch.no_grad()
-    def take(self, progress: float) -> None:
-        """The weights after a step; `progress` is the share of the run that was done before it."""
+    def update(self, progress: float) -> None:
+        """Adds the weights after a step. `progress` is the share of the run that was done before the step."""
         if self._settings.averaging == "tail" and not self.is_begun and progress >= self._settings.average_from:
             self._begin()
         if self.is_begun:
@@ -51,7 +51,7 @@ class WeightAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The model has the means as its weights inside, if there are any, and its own again afterwards."""
+        """Gives the model the means as its weights, if there are any, and its own weights back at the end."""
         if self.num_steps == 0:
             yield
             return
@@ -69,7 +69,7 @@ class WeightAverage:
         return {"num_steps": self.num_steps, "validations": self._validations}
 
     def restore(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
-        """Raises KeyError or RuntimeError for what is of another model."""
+        """Raises KeyError or RuntimeError for values of another model."""
         self.num_steps, self._validations = facts["num_steps"], list(facts["validations"])
         self._means = []
         if any(name.startswith(PREFIX) for name in tensors):

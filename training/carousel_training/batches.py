@@ -1,8 +1,8 @@
 """Cuts a token sequence into contiguous lanes and the lanes into segments, for truncated back-propagation.
 
-Lane b of a segment continues lane b of the one before it, so a recurrent state can be carried. Now and then a lane
-begins afresh, as a session of the server does: the initial state, then the start token. All of it is a function of seed
-and step: nothing here needs saving to resume. Legend: N tokens, B lanes, T segment, W warm-up.
+Lane b of a segment continues lane b of the segment before, so a recurrent state can be carried. By chance a lane begins
+afresh, as a session of the server does: with the initial state, then the start token. Everything is a function of seed
+and step, so resuming needs no saved state. Legend: N tokens, B lanes, T segment, W warm-up.
 """
 
 from dataclasses import dataclass
@@ -13,13 +13,15 @@ import torch
 
 from carousel_training.errors import CorpusError
 
-WARM_UP = 128  # tokens; what a network makes of its own start has faded by then
+WARM_UP = 128  # tokens; the effect of a network's own start has faded by then
 OFFSET, FRESH = 0, 1  # streams of the seed
 
 
 class Segment(NamedTuple):
-    """T tokens of B lanes and, for each, the token that follows. The lanes of `is_fresh_B` start from the initial
-    state, the others from where the segment before left them."""
+    """T tokens of B lanes, and the token that follows each.
+
+    The lanes of `is_fresh_B` start from the initial state, the others from their state after the segment before.
+    """
 
     inputs_BT: torch.Tensor
     targets_BT: torch.Tensor
@@ -28,7 +30,7 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LanePlan:
-    """The shape of the batches."""
+    """Gives the shape of the batches."""
 
     num_lanes: int
     segment: int
@@ -36,19 +38,20 @@ class LanePlan:
 
 @dataclass(frozen=True, slots=True)
 class Chances:
-    """What is drawn: where an epoch begins in the text, and, with the chance `fresh` for each lane of each segment,
-    which lanes begin afresh."""
+    """The random choices: where an epoch begins in the text, and which lanes of a segment begin afresh (each with the
+    chance `fresh`).
+    """
 
     seed: int
     fresh: float
 
 
 class TrainingBatches:
-    """Endless segments over `ids_N`. Each epoch starts at a place of its own in the text, drawn from the seed, so that
-    cuts fall differently; the text is taken as a ring. Raises CorpusError when one segment is too much.
+    """Endless segments over `ids_N`. Raises CorpusError for a text shorter than one segment.
 
-    A lane that begins afresh reads `start_id` in place of the token before its first target. Without such lanes a
-    network learns to go on, and never to begin: some states it then never leaves when it begins in the midst of a text.
+    Each epoch starts at its own place in the text, drawn from the seed, so that the cuts differ; the text is a ring. A
+    lane that begins afresh reads `start_id` in place of the token before its first target. Without such lanes a network
+    learns to continue and never to begin: started in the middle of a text, it enters states that it never leaves.
     """
 
     def __init__(self, ids_N: torch.Tensor, start_id: int, plan: LanePlan, chances: Chances) -> None:
@@ -77,11 +80,11 @@ class TrainingBatches:
         return self._plan.num_lanes * self._plan.segment
 
     def count_tokens(self, vocabulary_size: int) -> torch.Tensor:
-        """counts_V: how often each token occurs in the text."""
+        """Returns counts_V, the number of occurrences of each token in the text."""
         return torch.bincount(self._ids_N, minlength=vocabulary_size)
 
     def segment_at(self, step: int) -> Segment:
-        """The segment of optimisation step `step`, counted from 0."""
+        """Returns the segment of optimisation step `step`, counted from 0."""
         epoch, index = divmod(step, self.segments_per_epoch)
         if epoch != self._epoch:
             self._begin(epoch)
@@ -93,12 +96,12 @@ class TrainingBatches:
         return Segment(inputs_TB.t(), window_SB[1:].t(), is_fresh_B)
 
     def _draw_fresh(self, step: int, *, is_first: bool) -> torch.Tensor:
-        """All lanes where an epoch begins; elsewhere each by chance."""
+        """Chooses all lanes at the beginning of an epoch, and otherwise each lane by chance."""
         drawn_B = np.random.default_rng([self._chances.seed, step, FRESH]).random(self._plan.num_lanes)
         return torch.from_numpy((drawn_B < self._chances.fresh) | is_first).to(self._ids_N.device)
 
     def _begin(self, epoch: int) -> None:
-        """Lay the epoch's lanes out time-major, each with the one token more that is its last target."""
+        """Lays the epoch's lanes out time-major, each with one more token, its last target."""
         offset = np.random.default_rng([self._chances.seed, epoch, OFFSET]).integers(len(self._ids_N))
         ids_N = torch.roll(self._ids_N, -int(offset))
         length = self.segments_per_epoch * self._plan.segment
@@ -108,9 +111,10 @@ class TrainingBatches:
 
 
 class EvaluationBatches:
-    """A whole text once, every token a target exactly once. Every lane begins as a session does, after `start_id`; all
-    but the first then read up to `WARM_UP` tokens before their part of the text. These, and what fills short lanes up,
-    have the target -100, which losses ignore.
+    """A whole text once, in which every token is a target exactly once.
+
+    Every lane begins as a session does, after `start_id`; all but the first then read up to `WARM_UP` tokens before
+    their part of the text. These tokens and the padding of short lanes have the target -100, which losses ignore.
     """
 
     IGNORED = -100

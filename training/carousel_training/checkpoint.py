@@ -1,8 +1,8 @@
-"""Checkpoints on disk: `NAME.json` says all about one and names the safetensors file that holds its tensors.
+"""Checkpoints on disk. `NAME.json` describes a checkpoint and names the safetensors file with its tensors.
 
-The tensors are written first, under a name of their own; the rename of the JSON file is the moment the checkpoint
-exists, so a crash at any point leaves the one before it whole. This module does not know what the tensors mean, but for
-`rebuild_model`, which takes the ones of the network.
+The tensors are written first, under a name of their own. The checkpoint exists from the moment the JSON file is
+renamed, so a crash at any point leaves the checkpoint before it whole. This module does not know what the tensors mean,
+except `rebuild_model`, which uses those of the network.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from carousel.bundle.tokenizer import Tokenizer, TokenizerKind
 from carousel_training.errors import CheckpointError
 from carousel_training.model import ModelConfig, RecurrentLM
 
-FORMAT = 2  # 1: weights began by other rules, inputs were not scaled, and the generators' states were kept
+FORMAT = 2  # in 1, weights began by other rules, inputs had no scale, and generators' states were stored
 BEST = "best"
 LAST = "last"
 MODEL_PREFIX = "model."
@@ -30,7 +30,7 @@ MODEL_PREFIX = "model."
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What was saved: plain facts, tensors by name, and the tokenizer that lies beside them."""
+    """A saved checkpoint: plain facts, tensors by name, and the tokenizer beside them."""
 
     path: Path
     facts: Mapping[str, Any]
@@ -40,7 +40,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class TrainedModel:
-    """A network in evaluation mode on the CPU, its tokenizer, and the facts of its training."""
+    """Holds a network in evaluation mode on the CPU, its tokenizer, and the facts of its training."""
 
     model: RecurrentLM
     tokenizer: Tokenizer
@@ -48,7 +48,7 @@ class TrainedModel:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Either the old content or the new one is there afterwards, also after a power cut."""
+    """Replaces the content of a file. Afterwards the file has the old or the new content, also after a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -62,14 +62,14 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def save_tokenizer(directory: Path, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Writes `tokenizer.json`; the facts that tie a checkpoint to it."""
+    """Writes `tokenizer.json` and returns the facts that tie a checkpoint to it."""
     tokenizer.save(directory / TOKENIZER_FILE)
     content = (directory / TOKENIZER_FILE).read_bytes()
     return {"kind": str(tokenizer.kind), "size": tokenizer.size, "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def save_checkpoint(directory: Path, name: str, facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
-    """Replace the checkpoint `name`. `facts["step"]` tells its tensor file from the one before."""
+    """Replaces the checkpoint `name`. `facts["step"]` distinguishes its tensor file from the one before."""
     content = save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
     digest = hashlib.sha256(content).hexdigest()
     tensor_file = f"{name}-{facts['step']:08d}-{digest[:8]}.safetensors"
@@ -82,7 +82,7 @@ def save_checkpoint(directory: Path, name: str, facts: Mapping[str, Any], tensor
 
 
 def load_checkpoint(directory: Path, name: str) -> Checkpoint:
-    """Raises CheckpointError naming the file that is missing, damaged or does not fit the others."""
+    """Raises CheckpointError with the name of the file that is missing, damaged or does not fit the others."""
     path = directory / f"{name}.json"
     facts = _read_facts(path)
     try:
@@ -90,7 +90,7 @@ def load_checkpoint(directory: Path, name: str) -> Checkpoint:
         tokenizer = _read_tokenizer(directory / TOKENIZER_FILE, facts["tokenizer"])
         vocabulary_size = facts["model"]["vocabulary_size"]
     except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is not a checkpoint: {error} is missing or not what it should be") from error
+        raise CheckpointError(f"{path} is not a checkpoint: {error} is missing or has the wrong type") from error
     if tokenizer.size != vocabulary_size:
         raise CheckpointError(
             f"{directory / TOKENIZER_FILE} has {tokenizer.size} tokens and the model of {path} has {vocabulary_size}"
@@ -99,17 +99,17 @@ def load_checkpoint(directory: Path, name: str) -> Checkpoint:
 
 
 def load_best(directory: Path) -> Checkpoint:
-    """The best checkpoint of a run's directory, or the last where none was evaluated yet. Raises CheckpointError."""
+    """Loads the best checkpoint of a run's directory, or the last if none was evaluated yet. Raises CheckpointError."""
     return load_checkpoint(directory, LAST if not (directory / f"{BEST}.json").exists() else BEST)
 
 
 def load_model(directory: Path) -> TrainedModel:
-    """The network of `load_best`. Raises CheckpointError."""
+    """Loads the network of `load_best`. Raises CheckpointError."""
     return rebuild_model(load_best(directory))
 
 
 def rebuild_model(checkpoint: Checkpoint) -> TrainedModel:
-    """The network of a checkpoint. Raises CheckpointError when the weights do not fit what is said of them."""
+    """Rebuilds the network of a checkpoint. Raises CheckpointError when the weights do not fit their description."""
     weights = model_tensors(checkpoint.tensors)
     try:
         model = RecurrentLM(ModelConfig(**checkpoint.facts["model"]))
@@ -120,7 +120,7 @@ def rebuild_model(checkpoint: Checkpoint) -> TrainedModel:
 
 
 def model_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The network's own tensors under the names it knows."""
+    """Returns the network's own tensors under the network's names."""
     return {key.removeprefix(MODEL_PREFIX): t for key, t in tensors.items() if key.startswith(MODEL_PREFIX)}
 
 
@@ -136,8 +136,8 @@ def _read_facts(path: Path) -> dict[str, Any]:
     if facts["format"] != FORMAT:
         age = "an older" if facts["format"] < FORMAT else "a newer"
         raise CheckpointError(
-            f"{path} has format {facts['format']}, of {age} version, and this one reads {FORMAT}; train it anew, or "
-            "export and resume it with the version that it is from"
+            f"{path} has format {facts['format']}, of {age} version, and this version reads format {FORMAT}; train "
+            "again, or export and resume the checkpoint with its own version"
         )
     return facts
 

@@ -1,11 +1,11 @@
-"""`carousel-train`: from text to a checkpoint. It reads the command line, prints, and sets the exit code."""
+"""The command `carousel-train`, from text to a checkpoint: reads the command line, prints, sets the exit code."""
 
 import os
 from pathlib import Path
 from typing import Annotated
 
-# Threads that spin at OpenMP barriers lose nine tenths of the speed as soon as anything else wants a core. The runtime
-# reads this when torch is loaded, below.
+# Threads that spin at OpenMP barriers lose nine tenths of the speed as soon as another program needs a core. The
+# runtime reads this when torch is loaded, below.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import typer
@@ -42,18 +42,18 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated.")
     ] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Stop after so many optimisation steps.")] = None,
-    max_minutes: Annotated[float | None, typer.Option(help="Stop after so many minutes of training.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on exactly where the run in --out stopped.")] = False,
+    max_steps: Annotated[int | None, typer.Option(help="Stop after this number of optimisation steps.")] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Stop after this number of minutes of training.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue exactly where the run in --out stopped.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace the run that --out holds.")] = False,
 ) -> None:
     """Train a recurrent language model on text; or, with a command below, study the cells.
 
-    Without --text or a config it reads the tales of the brothers Grimm for ten minutes. Ctrl-C saves; --resume goes on
-    as if nothing had happened, bit for bit on a CPU when the budget is in steps. --max-steps and --max-minutes with
-    --resume change the budget, and the learning rate's schedule with it.
+    Without --text or a config it reads the tales of the brothers Grimm for ten minutes. Ctrl-C saves. --resume
+    continues as if nothing had happened, bit for bit on a CPU when the budget is in steps. --max-steps and
+    --max-minutes with --resume change the budget, and the learning rate's schedule with it.
 
-    Under `torchrun --nproc-per-node 2 --no-python carousel-train ...` the lanes of each batch are shared by processes.
+    Under `torchrun --nproc-per-node 2 --no-python carousel-train ...` the processes share the lanes of each batch.
 
     Example: carousel-train --out runs/poems --text poems/ --set model.hidden_size=512 --max-minutes 5
     """
@@ -61,9 +61,9 @@ def train(
         _refuse_options(context)
         return
     if out is None:
-        raise typer.BadParameter("say where the run is to lie", param_hint="--out")
-    with join_processes(os.environ) as crew, own_directory(crew, out, is_copied=resume) as place:
-        console = Console(quiet=not crew.is_first)
+        raise typer.BadParameter("a run needs a directory", param_hint="--out")
+    with join_processes(os.environ) as group, own_directory(group, out, is_copied=resume) as place:
+        console = Console(quiet=not group.is_first)
         try:
             status = console.status("reading the text, learning the vocabulary")
             if resume:
@@ -93,16 +93,16 @@ def main() -> None:
 
 
 def _refuse_options(context: typer.Context) -> None:
-    """A study has options of its own, behind its name; those in front of it would have no effect."""
+    """Refuses options before a study's name, where they would have no effect. A study has options of its own."""
     given = [name for name, value in context.params.items() if value]
     if given:
-        raise typer.BadParameter(f"options of {context.invoked_subcommand} stand behind it", param_hint=f"--{given[0]}")
+        raise typer.BadParameter(f"put options of {context.invoked_subcommand} after it", param_hint=f"--{given[0]}")
 
 
 def _overrides(
     given: list[str] | None, text: list[Path] | None, max_steps: int | None, max_minutes: float | None
 ) -> list[str]:
-    """The named flags are overrides like the others, and come last."""
+    """Turns the named flags into overrides, which come last."""
     overrides = list(given or [])
     if text:
         quoted = ", ".join(f"'{path}'" for path in text)
@@ -115,7 +115,7 @@ def _overrides(
 
 
 def _new_budget(out: Path, max_steps: int | None, max_minutes: float | None) -> BudgetSettings | None:
-    """The checkpoint's budget with the given bounds in place of its own; None leaves it as it is."""
+    """Returns the checkpoint's budget with the given bounds in place of its own, or None to leave it as it is."""
     if max_steps is None and max_minutes is None:
         return None
     patience = load_checkpoint(out, LAST).facts["settings"]["budget"]["patience"]
@@ -133,7 +133,7 @@ def _introduce(run: Run, console: Console) -> None:
     words = materials.settings.vocabulary
     if materials.tokenizer.kind == TokenizerKind.WORD and materials.tokenizer.size == words.max_words:
         console.print(
-            f"the vocabulary is the {words.max_words:,} commonest words; vocabulary.max_words says how many",
+            f"the vocabulary is the {words.max_words:,} commonest words; vocabulary.max_words sets the number",
             soft_wrap=True,
             highlight=False,
         )
@@ -146,14 +146,14 @@ def _introduce(run: Run, console: Console) -> None:
         highlight=False,
     )
     if trainer.step:
-        console.print(f"going on after step {trainer.step:,}")
+        console.print(f"continuing after step {trainer.step:,}")
 
 
 def _conclude(run: Run, outcome: Outcome, console: Console) -> None:
     if outcome.is_interrupted:
         command = f"carousel-train --resume --out {run.directory}"
         console.print(
-            f"saved after step {run.materials.trainer.step:,}; go on with: [bold]{command}[/]", soft_wrap=True
+            f"saved after step {run.materials.trainer.step:,}; continue with: [bold]{command}[/]", soft_wrap=True
         )
         raise typer.Exit(EXIT_INTERRUPTED)
     test = run.test_quality()

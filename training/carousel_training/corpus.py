@@ -1,6 +1,6 @@
-"""The text of a run: read from files, folders or this package's own tales, and split the same way every time.
+"""The text of a run: reads files, folders or this package's own tales, and splits them the same way every time.
 
-It knows no tokens. Text is kept as it is in the files, line ends included; several files follow one another.
+This module knows no tokens. It keeps text as it is in the files, line ends included, and joins several files in order.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ TALES = Path(__file__).parent / "texts" / "grimm.txt"
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Training, validation and test text; `source` says for people where it is from, `reading` from which files."""
+    """Training, validation and test text. `source` names their origin for users, `reading` says what was read."""
 
     source: str
     train: str
@@ -32,7 +32,7 @@ class Corpus:
 
     @property
     def digest(self) -> str:
-        """sha256 over the three parts, each under its length, so that moving a split changes it."""
+        """sha256 over the three parts, each after its length, so that moving a split changes the digest."""
         total = hashlib.sha256()
         for part in (self.train, self.valid, self.test):
             content = part.encode()
@@ -44,7 +44,7 @@ class Corpus:
 
 
 def read_corpus(settings: CorpusSettings) -> Corpus:
-    """Raises CorpusError naming the file that is missing, unreadable, empty or not UTF-8."""
+    """Raises CorpusError with the name of the file that is missing, unreadable, empty or not UTF-8."""
     reader = TextReader(settings.pattern)
     if settings.train:
         train, valid, test = (reader.read(paths) for paths in (settings.train, settings.valid, settings.test))
@@ -56,7 +56,7 @@ def read_corpus(settings: CorpusSettings) -> Corpus:
 
 
 def split_text(source: str, text: str, settings: CorpusSettings) -> Corpus:
-    """Cut at fixed fractions of the characters: training first, then validation, then test."""
+    """Cuts at fixed fractions of the characters: training first, then validation, then test."""
     valid_start = round(len(text) * (1.0 - settings.valid_fraction - settings.test_fraction))
     test_start = round(len(text) * (1.0 - settings.test_fraction))
     corpus = Corpus(source, text[:valid_start], text[valid_start:test_start], text[test_start:])

@@ -1,4 +1,4 @@
-"""Draws the loss curve of a run from its log. It knows the log's keys and nothing of training."""
+"""Plots the loss curve of a run from its log. It knows the log's keys and nothing of training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,15 +16,15 @@ INK = "#2b2f36"
 Records = Sequence[dict[str, Any]]
 
 
-def draw_curve(records: Records, title: str, path: Path) -> None:
-    """A PNG at `path`: nats per token over tokens, perplexity on the right, the learning rate below."""
+def plot_curve(records: Records, title: str, path: Path) -> None:
+    """Writes a PNG to `path`: nats per token over tokens, perplexity on the right, the learning rate below."""
     steps = [record for record in records if record["kind"] == "train"]
     evaluations = [record for record in records if record["kind"] == "evaluation"]
     figure = Figure(figsize=(9.0, 5.6), dpi=130, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     loss_axes, rate_axes = figure.subplots(2, 1, sharex=True, height_ratios=[5, 1])
-    _draw_loss(loss_axes, steps, evaluations)
-    _draw_rate(rate_axes, steps)
+    _plot_loss(loss_axes, steps, evaluations)
+    _plot_rate(rate_axes, steps)
     loss_axes.set_title(title, loc="left", color=INK, fontsize=12, fontweight="bold", pad=10)
     for axes in (loss_axes, rate_axes):
         _tidy(axes)
@@ -33,7 +33,7 @@ def draw_curve(records: Records, title: str, path: Path) -> None:
     temporary.replace(path)
 
 
-def _draw_loss(axes: Axes, steps: Records, evaluations: Records) -> None:
+def _plot_loss(axes: Axes, steps: Records, evaluations: Records) -> None:
     is_sampled = any(record.get("is_sampled") for record in steps)
     label = "training, against drawn words: too low" if is_sampled else "training"
     axes.plot(*_points(steps), color=TRAIN_COLOUR, linewidth=1.3, label=label)
@@ -68,7 +68,7 @@ def _mark_best(axes: Axes, best: dict[str, Any]) -> None:
     )
 
 
-def _draw_rate(axes: Axes, steps: Records) -> None:
+def _plot_rate(axes: Axes, steps: Records) -> None:
     tokens = [record["tokens"] for record in steps]
     rates = [record["learning_rate"] for record in steps]
     axes.fill_between(tokens, rates, color=TRAIN_COLOUR, alpha=0.35, linewidth=0)
@@ -84,7 +84,7 @@ def _points(records: Records) -> tuple[list[int], list[float]]:
 
 
 def _frame(axes: Axes, train: list[float], valid: list[float]) -> None:
-    """The first steps fall from the log of the vocabulary; the frame leaves most of that out, the rest is the story."""
+    """Chooses the axis range without most of the first steps, which fall from the log of the vocabulary."""
     values = sorted(train) + valid
     if not values:
         return

@@ -1,4 +1,4 @@
-"""What a person sees during a run: a progress bar with loss, speed and time left, and a line per evaluation."""
+"""The display of a run: a progress bar with loss, speed and remaining time, and a line per evaluation."""
 
 from types import TracebackType
 from typing import Self
@@ -13,7 +13,7 @@ SAMPLE_CHARACTERS = 200
 
 
 class Display:
-    """A context manager; reports may come at any time inside it. Where the output is no terminal, only lines appear."""
+    """A context manager that shows reports. Without a terminal it prints lines only."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -42,7 +42,7 @@ class Display:
         self._bar.stop()
 
     def report_steps(self, report: StepReport, tokens_per_second: float) -> None:
-        """The bar moves; where there is none, the run's first step is told in a line, and no other."""
+        """Moves the bar. Without a bar, prints a line for the run's first step only."""
         if report.step == 1 and not self._console.is_terminal:
             self._console.print(
                 f"step 1: {report.nats:.4f} nats after {report.elapsed_seconds:.1f} s; the next line is a validation's",
@@ -68,7 +68,7 @@ class Display:
             self._console.print(f"  [dim]{escape(text)}[/]", highlight=False, soft_wrap=True)
 
     def _time_left(self, report: StepReport) -> str:
-        """From the pace since the first report, so that a resumed run does not count the time before."""
+        """Estimates from the pace since the first report, so that a resumed run does not count the time before."""
         if self._first is None or report.share <= self._first.share:
             self._first = self._first or report
             return "-"

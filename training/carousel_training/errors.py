@@ -1,16 +1,16 @@
-"""What can go wrong before or during a run, each said in one sentence. This module knows no exit codes."""
+"""The errors of a run, each described in one sentence. This module knows no exit codes."""
 
 
 class TrainingError(Exception):
-    """Base of all expected errors; the message is for the person at the keyboard."""
+    """Base of all expected errors. Its message is for the user."""
 
 
 class SettingsError(TrainingError):
-    """A setting is unknown, out of range or contradicts another; the message names it."""
+    """A setting is unknown, out of range or contradicts another. The message names it."""
 
 
 class CorpusError(TrainingError):
-    """A text is missing, unreadable, empty, not UTF-8, or too short to train on; the message names the file."""
+    """A text is missing, unreadable, empty, not UTF-8, or too short to train on. The message names the file."""
 
 
 class CheckpointError(TrainingError):
@@ -18,4 +18,4 @@ class CheckpointError(TrainingError):
 
 
 class StudyInterrupted(TrainingError):
-    """Someone asked to stop; what was finished is kept, and the same command goes on."""
+    """The user asked to stop. Finished work is kept, and the same command continues."""

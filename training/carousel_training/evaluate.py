@@ -1,5 +1,6 @@
-"""Reads a whole text with a model: how well it predicts it, and how it writes on its own. It changes neither the model
-nor torch's generator, so evaluating more or less often does not change a run.
+"""Measures how well a model predicts a whole text, and samples text from it.
+
+It changes neither the model nor torch's generator, so the number of evaluations does not change a run.
 """
 
 import math
@@ -18,7 +19,7 @@ from carousel_training.precision import Compute
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Mean over a text. `bits_per_byte` is None where tokens do not give the text back, so that it would flatter."""
+    """Means over a text. `bits_per_byte` is None if the tokens do not reproduce the text, where it would flatter."""
 
     nats_per_token: float
     bits_per_token: float
@@ -42,20 +43,20 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationText:
-    """A text ready for reading; `tokens_per_byte` is None where its tokens lose some of it."""
+    """A text as batches. `tokens_per_byte` is None if its tokens lose a part of it."""
 
     batches: EvaluationBatches
     tokens_per_byte: float | None
 
 
 def measure_tokens(tokenizer: Tokenizer, text: str, ids: Sequence[int]) -> float | None:
-    """Tokens per byte; None where decoding does not give the text back, as with words or unknown characters."""
+    """Returns tokens per byte, or None if decoding does not reproduce the text, as with words or unknown characters."""
     return len(ids) / len(text.encode()) if tokenizer.decode(ids) == text else None
 
 
 @torch.no_grad()
 def evaluate(model: RecurrentLM, text: EvaluationText, compute: Compute) -> Quality:
-    """Every token of the text once, after a start as a session has it, in the precision of the run."""
+    """Predicts every token of the text once, starting as a session does, in the precision of the run."""
     was_training = model.training
     model.eval()
     total = torch.zeros((), dtype=torch.float64, device=model.device)
@@ -73,7 +74,7 @@ def evaluate(model: RecurrentLM, text: EvaluationText, compute: Compute) -> Qual
 
 @dataclass(frozen=True, slots=True)
 class SamplePlan:
-    """`temperature` 0 takes the likeliest token, the lower id among equals."""
+    """How to sample. A `temperature` of 0 chooses the likeliest token, the lower id among equals."""
 
     num_tokens: int
     temperature: float
@@ -82,7 +83,7 @@ class SamplePlan:
 
 @torch.no_grad()
 def sample(model: RecurrentLM, prompt: list[int], plan: SamplePlan) -> list[int]:
-    """What the model writes after the prompt (at least one token), in float32."""
+    """Samples the model's continuation of the prompt (at least one token), in float32."""
     was_training = model.training
     model.eval()
     generator = torch.Generator().manual_seed(plan.seed)

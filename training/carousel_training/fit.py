@@ -1,7 +1,8 @@
-"""The training loop: step, now and then log and evaluate, keep the best, stop when the budget is spent or someone asks.
+"""The training loop: steps, logs and evaluates at intervals, keeps the best, stops at the end of the budget or on
+request.
 
-Everything that the loop counts is in `Progress`, which goes into each checkpoint with the trainer's tensors. The clock
-is given; a run bounded by steps alone never lets it decide anything.
+`Progress` has everything that the loop counts, and goes into each checkpoint with the trainer's tensors. The caller
+passes the clock; in a run bounded by steps alone the clock decides nothing.
 """
 
 import math
@@ -21,7 +22,7 @@ _FIRST_STEPS = (1, 2, 5, 10)
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What the loop has counted so far. `elapsed_seconds` adds up over interruptions."""
+    """The counts of the loop so far. `elapsed_seconds` adds up over interruptions."""
 
     elapsed_seconds: float = 0.0
     best_nats: float | None = None
@@ -35,8 +36,11 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """Means over the steps since the last report. `share` of the budget is done. `is_sampled`: the nats are an estimate
-    against drawn words, too low on average, and not to be compared with a validation's."""
+    """Means over the steps since the last report. `share` is the finished share of the budget.
+
+    If `is_sampled`, the nats are an estimate against drawn words: too low on average, and not comparable with a
+    validation's.
+    """
 
     step: int
     tokens: int
@@ -50,7 +54,7 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """The validation text after `step` steps, and a sample of what the model writes."""
+    """The result on the validation text after `step` steps, and a sample of the model's text."""
 
     step: int
     tokens: int
@@ -60,13 +64,13 @@ class EvaluationReport:
     elapsed_seconds: float
 
 
-class Desk(Protocol):
-    """What the loop asks of the run around it. Calls come from one thread, between steps."""
+class RunHooks(Protocol):
+    """What the loop needs from the run around it. The loop calls from one thread, between steps."""
 
     def is_interrupted(self) -> bool: ...
 
     def evaluate(self, step: int) -> tuple[Quality, str]:
-        """Quality on the validation text and a sample. Must not change the trainer or any generator."""
+        """Returns quality on the validation text and a sample. Must not change the trainer or any generator."""
         ...
 
     def report_steps(self, report: StepReport) -> None: ...
@@ -86,40 +90,42 @@ class Outcome:
 
 def fit(
     trainer: Trainer,
-    desk: Desk,
+    hooks: RunHooks,
     budget: BudgetSettings,
     evaluation: EvaluationSettings,
     progress: Progress,
     clock: Clock,
 ) -> Outcome:
-    """Train until the budget is spent, patience runs out, or the desk is interrupted; the last checkpoint is saved
-    in each case. Raises TrainingError when the loss stops being a number, leaving the checkpoints as they are."""
+    """Trains until the budget is spent, patience runs out, or the hooks ask to stop, and saves the last checkpoint.
+
+    Raises TrainingError when the loss stops being a number, and leaves the checkpoints as they are.
+    """
     started = clock() - progress.elapsed_seconds
     while not is_done(budget, progress, trainer.step):
         trainer.advance(share_done(budget, progress, trainer.step))
         progress = replace(progress, elapsed_seconds=clock() - started)
         if _is_to_be_told(trainer.step, evaluation.log_every):
-            _report_steps(trainer, desk, budget, progress)
+            _report_steps(trainer, hooks, budget, progress)
         if trainer.step % evaluation.every_steps == 0:
-            progress = _evaluate(trainer, desk, progress)
+            progress = _evaluate(trainer, hooks, progress)
             progress = replace(progress, elapsed_seconds=clock() - started)
-            desk.save_last(progress)
-        if desk.is_interrupted():
-            desk.save_last(progress)
+            hooks.save_last(progress)
+        if hooks.is_interrupted():
+            hooks.save_last(progress)
             return Outcome(progress, is_interrupted=True)
     if progress.evaluated_step != trainer.step:
-        progress = _evaluate(trainer, desk, progress)
-        desk.save_last(progress)
+        progress = _evaluate(trainer, hooks, progress)
+        hooks.save_last(progress)
     return Outcome(progress, is_interrupted=False)
 
 
 def _is_to_be_told(step: int, log_every: int) -> bool:
-    """Every so many steps; of the first ones some besides, so that nobody waits to see whether anything happens."""
+    """Whether to report a step: every `log_every` steps, and a few of the first, to show early that the run works."""
     return step % log_every == 0 or (step in _FIRST_STEPS and step < log_every)
 
 
 def share_done(budget: BudgetSettings, progress: Progress, step: int) -> float:
-    """How much of the budget is spent: the larger share of steps and minutes, 1 at the end."""
+    """Returns the spent share of the budget: the larger share of steps and minutes, 1 at the end."""
     steps = 0.0 if budget.max_steps is None else step / budget.max_steps
     minutes = 0.0 if budget.max_minutes is None else progress.elapsed_seconds / (60.0 * budget.max_minutes)
     return min(max(steps, minutes), 1.0)
@@ -131,13 +137,13 @@ def is_done(budget: BudgetSettings, progress: Progress, step: int) -> bool:
     return share_done(budget, progress, step) >= 1.0
 
 
-def _report_steps(trainer: Trainer, desk: Desk, budget: BudgetSettings, progress: Progress) -> None:
-    nats, gradient_norm = trainer.take_window()
+def _report_steps(trainer: Trainer, hooks: RunHooks, budget: BudgetSettings, progress: Progress) -> None:
+    nats, gradient_norm = trainer.pop_means()
     if not math.isfinite(nats):
         raise TrainingError(
             f"the loss is {nats} at step {trainer.step}; try a smaller optimizer.learning_rate or optimizer.clip_norm"
         )
-    desk.report_steps(
+    hooks.report_steps(
         StepReport(
             step=trainer.step,
             tokens=trainer.num_tokens,
@@ -151,8 +157,8 @@ def _report_steps(trainer: Trainer, desk: Desk, budget: BudgetSettings, progress
     )
 
 
-def _evaluate(trainer: Trainer, desk: Desk, progress: Progress) -> Progress:
-    quality, text = desk.evaluate(trainer.step)
+def _evaluate(trainer: Trainer, hooks: RunHooks, progress: Progress) -> Progress:
+    quality, text = hooks.evaluate(trainer.step)
     nats = quality.nats_per_token
     if not math.isfinite(nats):
         raise TrainingError(f"the validation loss is {nats} at step {trainer.step}; try a smaller learning rate")
@@ -165,9 +171,9 @@ def _evaluate(trainer: Trainer, desk: Desk, progress: Progress) -> Progress:
         evaluated_step=trainer.step,
         evaluations_without_gain=0 if is_best else progress.evaluations_without_gain + 1,
     )
-    desk.report_evaluation(
+    hooks.report_evaluation(
         EvaluationReport(trainer.step, trainer.num_tokens, quality, is_best, text, progress.elapsed_seconds)
     )
     if is_best:
-        desk.save_best(progress)
+        hooks.save_best(progress)
     return progress

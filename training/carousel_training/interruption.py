@@ -1,4 +1,4 @@
-"""Turns SIGINT and SIGTERM into a question that the training loop asks between steps. It saves nothing itself."""
+"""Turns SIGINT and SIGTERM into a flag that the training loop checks between steps. It saves nothing itself."""
 
 import signal
 from collections.abc import Iterator
@@ -7,13 +7,13 @@ from types import FrameType
 
 
 class Interruption:
-    """Whether someone has asked the run to stop."""
+    """Whether the user has asked the run to stop."""
 
     def __init__(self) -> None:
         self.is_requested = False
 
     def request(self, number: int, frame: FrameType | None) -> None:
-        """A signal handler. The second signal meets the default handlers and ends the process at once."""
+        """Handles a signal. A second signal reaches the default handlers and ends the process at once."""
         self.is_requested = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -21,7 +21,7 @@ class Interruption:
 
 @contextmanager
 def catch_interruption() -> Iterator[Interruption]:
-    """Listens inside the block; the handlers that were there come back after it. Main thread only."""
+    """Listens inside the block and restores the handlers after it. Main thread only."""
     interruption = Interruption()
     before = [(number, signal.signal(number, interruption.request)) for number in (signal.SIGINT, signal.SIGTERM)]
     try:

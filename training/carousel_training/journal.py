@@ -1,6 +1,7 @@
-"""The log of a run: one JSON object per line, kinds `train` and `evaluation`. It does not know what the keys mean.
+"""The log of a run: one JSON object per line, of the kinds `train` and `evaluation`. It does not know the keys'
+meaning.
 
-A checkpoint remembers how long the log was; resuming cuts it there, so that nothing is logged twice.
+A checkpoint has the length of the log. Resuming cuts the log there, so that nothing is logged twice.
 """
 
 import json
@@ -11,7 +12,7 @@ from typing import Any
 
 
 class Journal:
-    """An append-only file of records."""
+    """Appends records to a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -25,7 +26,7 @@ class Journal:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def truncate(self, num_bytes: int) -> None:
-        """Forget what was written after the log was `num_bytes` long."""
+        """Removes what was written after the log was `num_bytes` long."""
         if self.num_bytes > num_bytes:
             os.truncate(self.path, num_bytes)
 

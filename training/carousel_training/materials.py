@@ -1,6 +1,6 @@
-"""Turns settings into what a run is made from: text, vocabulary, model, batches. It writes nothing.
+"""Makes the parts of a run from its settings: text, vocabulary, model, batches. It writes nothing.
 
-Making the same settings into materials again gives the same ones; seeds are set on the way.
+The same settings make the same parts; seeds are set on the way.
 """
 
 from dataclasses import dataclass
@@ -23,9 +23,11 @@ from carousel_training.vocabulary import encode_text, learn_vocabulary
 
 @dataclass(frozen=True, slots=True)
 class Materials:
-    """What a run is made from; all of it is the same when it is made again. The precision is no longer `auto`: a run
-    that goes on elsewhere keeps the one that it began with. `share_leaked` of the validation text stands word for word
-    in the training text."""
+    """The parts of a run. The same settings always make the same parts.
+
+    The precision in `settings` is no longer `auto`: a run that resumes elsewhere keeps the precision that it began
+    with. `share_leaked` is the share of the validation text that stands word for word in the training text.
+    """
 
     settings: Settings
     corpus: Corpus
@@ -37,7 +39,7 @@ class Materials:
 
 
 def make_materials(settings: Settings, tokenizer: Tokenizer | None = None) -> Materials:
-    """Read, encode and build; without a tokenizer one is learned from the training text. Raises TrainingError."""
+    """Reads, encodes and builds. Without a tokenizer, learns one from the training text. Raises TrainingError."""
     compute = Compute.choose(settings.compute)
     settings = settings.model_copy(update={"compute": compute.resolved(settings.compute)})
     corpus = read_corpus(settings.corpus)

@@ -1,4 +1,4 @@
-"""The language model: embedding, recurrent stack, output layer. It knows no text, no optimiser and no files.
+"""This module is the language model: embedding, recurrent stack, output layer. It knows no text, optimiser or file.
 
 Legend: B lanes, T steps, E embedding width, H hidden width, V vocabulary, N rows of hidden vectors.
 """
@@ -22,8 +22,10 @@ from carousel_training.settings import ModelSettings
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """All that is needed to build the network again, under the names of the settings. What has a default here did not
-    exist in the first checkpoints, and is off in them. `dropout` stands in where a place has no share of its own.
+    """Everything that rebuilding the network needs, under the names of the settings.
+
+    A field with a default did not exist in the first checkpoints, and its default switches it off. `dropout` is the
+    share of every place without a share of its own.
     """
 
     vocabulary_size: int
@@ -70,7 +72,7 @@ class ModelConfig:
 
 
 class Objective(NamedTuple):
-    """What a segment is trained on: mean nats over the targets, and what is added to them to keep activations small."""
+    """The loss of a segment: mean nats over the targets, and the penalty that keeps activations small."""
 
     nats: torch.Tensor
     penalty: torch.Tensor
@@ -78,7 +80,7 @@ class Objective(NamedTuple):
 
 
 class RecurrentLM(nn.Module):
-    """Predicts the next token from all before it, which the state sums up."""
+    """Predicts the next token from all tokens before it, which the state summarises."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -92,8 +94,9 @@ class RecurrentLM(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Inputs of unit scale, as the cells' rule takes them to be, and small logits; for a tied matrix see
-        `embedding_gain`."""
+        """Starts with inputs of unit scale, which the cells' rule expects, and small logits. For a tied matrix see
+        `embedding_gain`.
+        """
         nn.init.normal_(self.embedding.weight, std=self.config.embedding_size**-0.5 if self.config.tied else 1.0)
         if self.own_output is not None:
             bound = 1.0 / math.sqrt(self.config.hidden_size)
@@ -101,31 +104,35 @@ class RecurrentLM(nn.Module):
 
     @torch.no_grad()
     def begin_with_counts(self, counts_V: torch.Tensor) -> None:
-        """The output bias at the logarithm of each token's share, so that no hidden vector has to say it. A token that
-        does not occur counts as occurring once."""
+        """Sets the output bias to the logarithm of each token's share, so that no hidden vector has to encode it.
+
+        A token that does not occur counts as occurring once.
+        """
         shares_V = counts_V.double().clamp_min(1.0) / counts_V.double().clamp_min(1.0).sum()
         self.output_bias.copy_(shares_V.log())
 
     @property
     def embedding_gain(self) -> float:
-        """What an embedding is multiplied by on its way in. The logits want a tied matrix at a scale of E^-1/2, the
-        inputs at 1. E^1/4 stands between: AdamW lets the matrix grow some fourfold in its first steps, and with the
-        whole E^1/2 the gates would saturate then."""
+        """The factor of an embedding on its way into the stack.
+
+        The logits need a tied matrix at a scale of E^-1/2, the inputs at 1. E^1/4 lies between: AdamW lets the matrix
+        grow some fourfold in its first steps, and with E^1/2 the gates would saturate then.
+        """
         return float(self.config.embedding_size**0.25) if self.config.tied else 1.0
 
     @property
     def input_table(self) -> torch.Tensor:
-        """[V, E]: what each token is to the stack."""
+        """[V, E]: the stack's input for each token."""
         return self.embedding.weight * self.embedding_gain
 
     @property
     def output_weight(self) -> torch.Tensor:
-        """[V, E] where tied, else [V, H]."""
+        """[V, E] if tied, otherwise [V, H]."""
         return self.embedding.weight if self.own_output is None else self.own_output
 
     @property
     def num_parameters(self) -> int:
-        """Those that are trained and that some output depends on."""
+        """The number of parameters that are trained and that some output depends on."""
         return (
             sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad) - self.stack.num_dead
         )
@@ -142,12 +149,12 @@ class RecurrentLM(nn.Module):
         return self.stack.initial_state(num_lanes, self.device)
 
     def hidden(self, ids_BT: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
-        """hidden_TBH, time-major as the layers produce it, and the state after the last step."""
+        """Returns hidden_TBH, time-major as the layers produce it, and the state after the last step."""
         y_TBH, state = self._run(ids_BT, state)
         return self._drop(y_TBH, self.config.output_dropout), state
 
     def embed(self, ids_SB: torch.Tensor) -> torch.Tensor:
-        """x_SBE; an id of -1, where there is no token yet, is a row of zeros."""
+        """Returns x_SBE. An id of -1, where there is no token yet, becomes a row of zeros."""
         weight_VE = drop_words(self.embedding.weight, self.config.embedding_dropout, is_training=self.training)
         if self.stack.num_context == 0:
             return functional.embedding(ids_SB, weight_VE) * self.embedding_gain
@@ -155,24 +162,27 @@ class RecurrentLM(nn.Module):
         return functional.embedding(ids_SB.clamp_min(0), weight_VE) * (is_token_SB1 * self.embedding_gain)
 
     def logits(self, hidden_NH: torch.Tensor) -> torch.Tensor:
-        """logits_NV; any number of leading axes in place of N."""
+        """Returns logits_NV. Any number of leading axes may stand in place of N."""
         return functional.linear(self._features(hidden_NH), self.output_weight, self.output_bias)
 
     def forward(self, ids_BT: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
-        """logits_BTV of the token after each given one, and the state after the last."""
+        """Returns logits_BTV of the token after each given one, and the state after the last."""
         hidden_TBH, state = self.hidden(ids_BT, state)
         return self.logits(hidden_TBH).transpose(0, 1), state
 
     def loss(self, ids_BT: torch.Tensor, targets_BT: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
-        """Mean nats over the targets, and the state after the last step."""
+        """Returns mean nats over the targets, and the state after the last step."""
         objective = self.objective(ids_BT, targets_BT, state)
         return objective.nats, objective.state
 
     def objective(
         self, ids_BT: torch.Tensor, targets_BT: torch.Tensor, state: State, negatives: Negatives | None = None
     ) -> Objective:
-        """Loss and penalties of a segment. Activations are penalised as they leave the output's dropout, changes from
-        step to step as they enter it (Merity et al. 2017). With `negatives` the loss is estimated from them."""
+        """Returns loss and penalties of a segment. With `negatives` the loss is an estimate from them.
+
+        The penalties act on activations after the output's dropout, and on changes from step to step before it (Merity
+        et al. 2017).
+        """
         y_TBH, state = self._run(ids_BT, state)
         dropped_TBH = self._drop(y_TBH, self.config.output_dropout)
         features_NE = self._features(dropped_TBH.flatten(0, 1))
@@ -205,7 +215,7 @@ class RecurrentLM(nn.Module):
 
 
 def detach(state: State) -> State:
-    """The same values, cut from the graph that made them: where back-propagation is truncated."""
+    """Returns the same values without their history: back-propagation is truncated here."""
     return tuple(tensor.detach() for tensor in state)
 
 

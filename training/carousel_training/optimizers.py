@@ -1,7 +1,7 @@
-"""The optimisers of a run as one: whose step they take together, whose rates move together, whose state is saved.
+"""The optimisers of a run as one: they step together, their rates move together, their state is saved together.
 
-`adamw` and `sgd` are one optimiser for everything. `muon` gives the recurrent stack's matrices that hidden vectors pass
-through an optimiser of their own, whose step is the orthogonal matrix nearest to the momentum (Jordan et al. 2024), and
+`adamw` and `sgd` are one optimiser for everything. `muon` gives the recurrent stack's matrices that multiply hidden
+vectors an optimiser of their own, whose step is the orthogonal matrix nearest to the momentum (Jordan et al. 2024), and
 everything else to AdamW.
 """
 
@@ -18,7 +18,7 @@ Parameters = list[torch.nn.Parameter]
 
 
 class Optimizers:
-    """One or two of torch's. `peaks` are their learning rates at a factor of 1."""
+    """One or two of torch's optimisers. `peaks` are their learning rates at a factor of 1."""
 
     def __init__(self, model: RecurrentLM, settings: OptimizerSettings) -> None:
         peak = settings.learning_rate or model.stack.learning_rate
@@ -44,14 +44,15 @@ class Optimizers:
             optimizer.step()
 
     def set_factor(self, factor: float) -> None:
-        """The learning rates, as a share of their peaks."""
+        """Sets the learning rates to a share of their peaks."""
         for optimizer, peak in zip(self.each, self.peaks, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = peak * factor
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """All state, under names that `restore` knows: optimizer.PARAMETER.NAME, parameters counted on from one
-        optimiser to the next."""
+        """Returns all state, named optimizer.PARAMETER.NAME. The numbers of parameters run on from one optimiser to the
+        next.
+        """
         tensors: dict[str, torch.Tensor] = {}
         for first, optimizer in self._counted():
             for index, values in optimizer.state_dict()["state"].items():
@@ -60,7 +61,7 @@ class Optimizers:
         return tensors
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """The opposite of `tensors`. Raises ValueError or KeyError for those of another model."""
+        """Reverses `tensors`. Raises ValueError or KeyError for tensors of another model."""
         state: dict[int, dict[str, torch.Tensor]] = {}
         for key, tensor in tensors.items():
             if key.startswith(PREFIX):
@@ -74,7 +75,7 @@ class Optimizers:
             )
 
     def _counted(self) -> list[tuple[int, Optimizer]]:
-        """Each with the number of parameters before it."""
+        """Returns each optimiser with the number of parameters before it."""
         counted, first = [], 0
         for optimizer in self.each:
             counted.append((first, optimizer))
@@ -83,13 +84,13 @@ class Optimizers:
 
 
 def hidden_matrices(model: RecurrentLM) -> Parameters:
-    """The stack's matrices that are as wide as the hidden vectors that they multiply."""
+    """Returns the stack's matrices that are as wide as the hidden vectors that they multiply."""
     width = model.config.hidden_size
     return [parameter for parameter in model.stack.parameters() if parameter.dim() == 2 and parameter.shape[1] == width]
 
 
 def _build_plain(parameters: Parameters, settings: OptimizerSettings, rate: float) -> Optimizer:
-    """In its fused form; matrices decay, biases do not."""
+    """Builds an optimiser in its fused form. Matrices decay, biases do not."""
     matrices = [parameter for parameter in parameters if parameter.dim() > 1]
     biases = [parameter for parameter in parameters if parameter.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": biases, "weight_decay": 0.0}]

@@ -1,6 +1,7 @@
-"""The output layer and its cross-entropy in one, a block of rows at a time, with the gradient made on the way forward.
+"""The output layer and its cross-entropy in one, a block of rows at a time, with the gradient computed in the forward
+pass.
 
-The usual way keeps N x V logits, a float32 copy and their gradient until the backward pass; here no more than one block
+The usual way keeps N x V logits, a float32 copy and their gradient until the backward pass. Here no more than one block
 of them exists, and on a CPU a block stays in the cache. Legend: N rows, D width of the rows, V vocabulary.
 """
 
@@ -16,8 +17,11 @@ MIN_BLOCK_ROWS = 256  # below it, adding up V x D gradients costs more than the 
 def output_loss(
     rows_ND: torch.Tensor, weight_VD: torch.Tensor, bias_V: torch.Tensor, targets_N: torch.Tensor
 ) -> torch.Tensor:
-    """Mean cross-entropy in nats of softmax(rows @ weight' + bias) at the targets. Products run in the dtype of
-    `rows_ND`, everything else in float32. The gradient is exact; there is no second derivative."""
+    """Returns the mean cross-entropy in nats of softmax(rows @ weight' + bias) at the targets.
+
+    Products run in the dtype of `rows_ND`, everything else in float32. The gradient is exact; there is no second
+    derivative.
+    """
     loss: torch.Tensor = _OutputLoss.apply(rows_ND, weight_VD, bias_V, targets_N)  # type: ignore[no-untyped-call]
     return loss
 
@@ -51,5 +55,5 @@ class _OutputLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         grad_rows_ND, grad_weight_VD, grad_bias_V = ctx.saved_tensors
-        # mul, not mul_: a saved tensor may be asked for again when the graph is retained.
+        # mul, not mul_: backward may read a saved tensor again when the graph is retained.
         return grad_rows_ND * grad.to(grad_rows_ND.dtype), grad_weight_VD * grad, grad_bias_V * grad, None

@@ -1,4 +1,4 @@
-"""Chooses the device and the arithmetic of a run. It holds no model."""
+"""This module chooses the device and the precision of a run. It knows no model."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -12,24 +12,26 @@ from carousel_training.settings import ComputeSettings
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """A device and whether products run in bfloat16 under autocast; weights and optimiser stay float32."""
+    """A device, and whether products run in bfloat16 under autocast. Weights and optimiser stay float32."""
 
     device: torch.device
     uses_bfloat16: bool
 
     @classmethod
     def choose(cls, settings: ComputeSettings) -> "Compute":
-        """`auto` takes the GPU if there is one, and bfloat16 where the processor multiplies it natively. Sets torch's
-        thread pool if asked. Raises SettingsError when CUDA is asked for and absent, or bfloat16 where torch's LSTM
-        cannot run in it."""
+        """Chooses device and precision, and sets torch's thread pool if asked.
+
+        `auto` means the GPU if there is one, and bfloat16 if the processor multiplies it natively. Raises SettingsError
+        for CUDA without a CUDA device, and for bfloat16 if torch's LSTM cannot run in it.
+        """
         if settings.device == "cuda" and not torch.cuda.is_available():
-            raise SettingsError("compute.device: cuda was asked for and torch sees no CUDA device")
+            raise SettingsError("compute.device is cuda, but torch sees no CUDA device")
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         on_cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
         if settings.precision == "bfloat16" and not on_cuda and not can_run_bfloat16():
             raise SettingsError(
-                "compute.precision: bfloat16 needs a processor with AVX-512; auto takes what there is when a run begins"
+                "compute.precision: bfloat16 needs a processor with AVX-512; auto chooses a precision at a run's start"
             )
         if settings.precision != "auto":
             return cls(torch.device("cuda" if on_cuda else "cpu"), settings.precision == "bfloat16")
@@ -37,7 +39,7 @@ class Compute:
         return cls(torch.device("cuda" if on_cuda else "cpu"), pays)
 
     def resolved(self, settings: ComputeSettings) -> ComputeSettings:
-        """The settings with the precision that was chosen."""
+        """Returns the settings with the chosen precision."""
         return settings.model_copy(update={"precision": "bfloat16" if self.uses_bfloat16 else "float32"})
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -51,7 +53,7 @@ class Compute:
 
 
 def can_run_bfloat16() -> bool:
-    """Whether this processor runs bfloat16 at all: torch's fused LSTM in it needs AVX-512 on x86."""
+    """Whether this processor runs bfloat16 at all. On x86, torch's fused LSTM needs AVX-512 for it."""
     capabilities = _capabilities()
     return capabilities.get("architecture", "x86_64") != "x86_64" or bool(capabilities.get("avx512_bw", True))
 
@@ -62,5 +64,5 @@ def _has_native_bfloat16() -> bool:
 
 
 def _capabilities() -> dict[str, Any]:
-    read = getattr(torch.cpu, "get_capabilities", None)  # older torch does not say: float32 is always right
+    read = getattr(torch.cpu, "get_capabilities", None)  # older torch has no such call, and float32 always works
     return {} if read is None else dict(read())

@@ -1,6 +1,6 @@
-"""Where chance comes from: the seed of a run, and for each step of each process a seed that follows from it.
+"""The seeds of a run: its own seed, and a seed for each step of each process that follows from it.
 
-Nothing is carried from step to step, so a run that goes on draws what it would have drawn.
+No generator's state is carried from step to step, so a resumed run draws what an uninterrupted run draws.
 """
 
 import random
@@ -10,13 +10,13 @@ import torch
 
 
 def seed_generators(seed: int) -> None:
-    """Before weights are drawn: torch's generators (CPU and CUDA), Python's and numpy's."""
+    """Seeds torch's generators (CPU and CUDA), Python's and numpy's, before weights are drawn."""
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Before the masks and negatives of a step are drawn: torch's generators, for this process alone."""
+    """Seeds torch's generators for this process alone, before a step's masks and negatives are drawn."""
     (word,) = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
     torch.manual_seed(int(word))

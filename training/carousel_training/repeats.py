@@ -1,14 +1,14 @@
-"""How much of a text has been read before: stretches that stand word for word in another text, or earlier in the same.
+"""Finds stretches of a text that stand word for word in another text, or earlier in the same text.
 
 A validation text that repeats the training text measures memory. Stretches are compared by 64-bit hashes of all windows
-of `length` characters, a window at each place. Legend: N characters, M windows.
+of `length` characters, one window at each place. Legend: N characters, M windows.
 """
 
 import numpy as np
 import numpy.typing as npt
 
-LENGTH = 50  # characters; what two texts share by chance is shorter
-MAX_MEASURED = 1 << 22  # characters of a text that is measured, and of a piece that it is measured against
+LENGTH = 50  # characters; chance matches between two texts are shorter
+MAX_MEASURED = 1 << 22  # characters of a measured text, and of each piece it is compared with
 MAX_LINE = 1000
 TABLE_BITS = 26
 FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by it loses nothing
@@ -18,15 +18,20 @@ Marks = npt.NDArray[np.bool_]
 
 
 def share_repeated(known: str, text: str, length: int = LENGTH) -> float:
-    """The share of the text's characters that lie in a stretch of `length` or more which also stands in `known`; of a
-    long text the first four million."""
+    """Returns the share of the text's characters in stretches of `length` or more that also stand in `known`.
+
+    Measures the first four million characters of a long text.
+    """
     text = text[:MAX_MEASURED]
     return float(_mark_known(known, text, length).mean()) if text else 0.0
 
 
 def drop_known(text: str, known: str, length: int = LENGTH) -> str:
-    """The text without the lines that any part of such a stretch lies in, until there is none: lines that come to stand
-    together may repeat in their turn. Lines of more than MAX_LINE characters are taken in pieces."""
+    """Removes the lines that contain a part of such a stretch, until there are none.
+
+    Removing lines brings others together, which may repeat in turn. Lines of more than MAX_LINE characters are treated
+    in pieces.
+    """
     while (is_known_N := _mark_known(known, text, length)).any():
         kept, start = [], 0
         for line in _short_lines(text):
@@ -43,9 +48,9 @@ def _short_lines(text: str) -> list[str]:
 
 
 def _mark_known(known: str, text: str, length: int) -> Marks:
-    """Which characters of the text lie in a window that stands in `known`, which is searched piece by piece."""
+    """Marks the characters of the text in a window that stands in `known`, which is searched piece by piece."""
     hashes_M = _hash_windows(text, length)
-    is_in_table = np.zeros(1 << TABLE_BITS, np.bool_)  # leaves out nearly all that is not in the text, without a sort
+    is_in_table = np.zeros(1 << TABLE_BITS, np.bool_)  # filters most foreign hashes without a sort
     is_in_table[_cells(hashes_M)] = True
     found = []
     for start in range(0, len(known), MAX_MEASURED):
@@ -56,8 +61,10 @@ def _mark_known(known: str, text: str, length: int) -> Marks:
 
 
 def drop_repeats(text: str, length: int = LENGTH) -> str:
-    """The text without the lines that repeat: those of which more than half stands earlier in it, in stretches of
-    `length` or more. Lines keep their order and their ends."""
+    """Removes the lines of which more than half stands earlier in the text, in stretches of `length` or more.
+
+    The other lines keep their order and their ends.
+    """
     is_repeated_N = _mark_repeats(text, length)
     kept, start = [], 0
     for line in text.splitlines(keepends=True):
@@ -68,7 +75,7 @@ def drop_repeats(text: str, length: int = LENGTH) -> str:
 
 
 def _mark_repeats(text: str, length: int) -> Marks:
-    """Which characters lie in a window that has stood earlier."""
+    """Marks the characters in a window that stands earlier."""
     hashes_M = _hash_windows(text, length)
     is_again_M = np.ones(len(hashes_M), np.bool_)
     is_again_M[np.unique(hashes_M, return_index=True)[1]] = False
@@ -76,7 +83,7 @@ def _mark_repeats(text: str, length: int) -> Marks:
 
 
 def _cover(is_marked_M: Marks, num_characters: int, length: int) -> Marks:
-    """Which characters lie in a marked window."""
+    """Marks the characters in a marked window."""
     edges = np.zeros(num_characters + 1, np.int64)
     (starts,) = np.nonzero(is_marked_M)
     np.add.at(edges, starts, 1)
@@ -85,7 +92,7 @@ def _cover(is_marked_M: Marks, num_characters: int, length: int) -> Marks:
 
 
 def _hash_windows(text: str, length: int) -> Hashes:
-    """A hash of each window: of two neighbouring windows, made from theirs, doubled until the length is reached."""
+    """Hashes each window: joins the hashes of two neighbouring windows, doubling the width up to the length."""
     if len(text) < length:
         return np.empty(0, np.uint64)
     part_M = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
@@ -105,7 +112,7 @@ def _cells(hashes_M: Hashes) -> Hashes:
 
 
 def _join(left_M: Hashes, right_M: Hashes, distance: int) -> Hashes:
-    """Of a window and the one that begins `distance` later."""
+    """Joins the hashes of a window and the window that begins `distance` later."""
     later_M = right_M[distance:]
     mixed_M = (left_M[: len(later_M)] * FACTOR) ^ (left_M[: len(later_M)] >> np.uint64(29))
     return np.asarray((mixed_M + later_M) * FACTOR)

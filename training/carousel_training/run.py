@@ -1,4 +1,4 @@
-"""A run and its directory: begun from settings or resumed from the last checkpoint, it does what the loop asks.
+"""A run and its directory. A run begins from settings or resumes from the last checkpoint, and serves the loop.
 
 The directory holds `tokenizer.json`, `last.json` and `best.json` with their tensors, `log.jsonl` and `loss.png`.
 """
@@ -18,7 +18,7 @@ from carousel_training.checkpoint import (
     save_checkpoint,
     save_tokenizer,
 )
-from carousel_training.curve import draw_curve
+from carousel_training.curve import plot_curve
 from carousel_training.display import Display
 from carousel_training.errors import CheckpointError, TrainingError
 from carousel_training.evaluate import Quality, SamplePlan, evaluate, sample
@@ -26,7 +26,7 @@ from carousel_training.fit import Clock, EvaluationReport, Outcome, Progress, St
 from carousel_training.journal import Journal
 from carousel_training.materials import Materials, make_materials
 from carousel_training.model import RecurrentLM
-from carousel_training.processes import Crew
+from carousel_training.processes import ProcessGroup
 from carousel_training.settings import BudgetSettings, Settings
 from carousel_training.trainer import Trainer
 
@@ -35,7 +35,7 @@ CURVE_FILE = "loss.png"
 
 
 class Run:
-    """A run in `directory`. `execute` may be called once."""
+    """A run in `directory`. Callers may call `execute` once."""
 
     def __init__(
         self,
@@ -59,9 +59,11 @@ class Run:
         return f"Run({self.directory}, {self.materials.trainer!r})"
 
     def execute(self, is_interrupted: Callable[[], bool], clock: Clock = time.monotonic) -> Outcome:
-        """Train to the end of the budget or until interrupted. Raises TrainingError when the loss is lost."""
-        crew, device = Crew.current(), self.materials.trainer.model.device
-        self._is_interrupted = lambda: bool(crew.agree(float(is_interrupted()), device))
+        """Trains to the end of the budget or until interrupted. Raises TrainingError when the loss stops being a
+        number.
+        """
+        group, device = ProcessGroup.current(), self.materials.trainer.model.device
+        self._is_interrupted = lambda: bool(group.agree(float(is_interrupted()), device))
         settings, trainer = self.materials.settings, self.materials.trainer
         with self._display:
             return fit(
@@ -70,11 +72,11 @@ class Run:
                 settings.budget,
                 settings.evaluation,
                 self._progress,
-                lambda: crew.agree(clock(), device),
+                lambda: group.agree(clock(), device),
             )
 
     def test_quality(self) -> Quality | None:
-        """Of the best weights on the test text; None where there is no test text."""
+        """Measures the best weights on the test text. Returns None without a test text."""
         if self.materials.test is None:
             return None
         model, compute = self.materials.trainer.model, self.materials.trainer.compute
@@ -133,7 +135,7 @@ class Run:
         }
         self.journal.append(record)
         self._display.report_evaluation(report)
-        draw_curve(self.journal.records(), self._title(), self.directory / CURVE_FILE)
+        plot_curve(self.journal.records(), self._title(), self.directory / CURVE_FILE)
 
     def save_best(self, progress: Progress) -> None:
         trainer = self.materials.trainer
@@ -158,7 +160,7 @@ class Run:
         }
 
     def _training_facts(self, progress: Progress) -> dict[str, Any]:
-        """What a bundle's manifest says about how the model came to be: no paths of this machine."""
+        """Returns what a bundle's manifest says about the training, without paths of this machine."""
         materials = self.materials
         settings = materials.settings.as_json()
         del settings["corpus"], settings["compute"]
@@ -185,16 +187,16 @@ class Run:
 
 
 def start_run(settings: Settings, directory: Path, display: Display, *, is_fresh: bool = False) -> Run:
-    """A new run. An earlier one in the directory is refused, or with `is_fresh` removed. Raises TrainingError."""
+    """Starts a new run. Refuses or, with `is_fresh`, removes an earlier run in the directory. Raises TrainingError."""
     materials = make_materials(settings)
     _clear(directory, is_fresh=is_fresh)
     return Run(directory, materials, save_tokenizer(directory, materials.tokenizer), Progress(), display)
 
 
 def resume_run(directory: Path, display: Display, budget: BudgetSettings | None = None) -> Run:
-    """The run of the last checkpoint, to go on exactly where it stopped; `budget` replaces its own.
+    """Continues the run exactly after its last checkpoint. `budget` replaces the run's own.
 
-    Raises CheckpointError when the corpus or the vocabulary is no longer the one it was trained on.
+    Raises CheckpointError when the corpus or the vocabulary has changed since.
     """
     checkpoint = load_checkpoint(directory, LAST)
     facts = checkpoint.facts
@@ -213,7 +215,7 @@ def resume_run(directory: Path, display: Display, budget: BudgetSettings | None 
 
 
 def _clear(directory: Path, *, is_fresh: bool) -> None:
-    """Make the directory, empty of runs. Only a run's own files are removed."""
+    """Makes the directory and removes the files of a run, but no others."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:

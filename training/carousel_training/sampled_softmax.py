@@ -1,7 +1,7 @@
-"""The cross-entropy of a large vocabulary from a part of it: each target against words drawn anew for every segment.
+"""The cross-entropy of a large vocabulary from a part of it: each target against words drawn for every segment.
 
-The normaliser is estimated without bias, so what is trained is the plain full softmax, and it evaluates, exports and
-serves as such. Legend: N rows, D width of the rows, V vocabulary, K drawn words.
+The estimate of the normaliser is unbiased, so training optimises the plain full softmax, and the model evaluates,
+exports and serves as such. Legend: N rows, D width of the rows, V vocabulary, K drawn words.
 """
 
 from typing import Any, NamedTuple
@@ -16,21 +16,23 @@ FLATTENING = 0.75  # the power of the word counts that draws are proportional to
 
 
 class Negatives(NamedTuple):
-    """K different words; a word that is drawn with a chance of 1/n stands for n, so `log_weights_K` holds log n."""
+    """K different words. A word drawn with a chance of 1/n stands for n words, so `log_weights_K` holds log n."""
 
     ids_K: torch.Tensor
     log_weights_K: torch.Tensor
 
 
 class NegativeSampler:
-    """Draws different words, each with a chance that grows with its count: the frequent ones come every time, and only
-    the sum over the rare ones is an estimate. All randomness is torch's global generator.
+    """Draws different words, each with a chance that grows with its count.
 
-    The number of words never varies: a product's kernel is compiled and kept for each shape that it meets on a CPU.
+    The frequent words come every time, and only the sum over the rare ones is an estimate. All randomness is torch's
+    global generator.
+
+    The number of words never varies: on a CPU, a product's kernel is compiled and kept for each shape.
     """
 
     def __init__(self, counts_V: torch.Tensor, num_negatives: int) -> None:
-        """`num_negatives` words are drawn at a time. Words that do not occur count as occurring once."""
+        """Draws `num_negatives` words at a time. Words that do not occur count as occurring once."""
         self._chances_V = inclusion_chances(counts_V, num_negatives)
         self._points_K = torch.arange(min(num_negatives, len(counts_V)), dtype=torch.float64, device=counts_V.device)
 
@@ -38,8 +40,11 @@ class NegativeSampler:
         return f"NegativeSampler({len(self._points_K)} of {len(self._chances_V)} words)"
 
     def draw(self) -> Negatives:
-        """Systematic sampling: in a random order, every word takes its chance's length of a line on which points lie 1
-        apart, and no word is longer than that."""
+        """Draws by systematic sampling.
+
+        In a random order, every word occupies its chance's length of a line with points at a distance of 1, and no word
+        is longer than that distance.
+        """
         order_V = torch.randperm(len(self._chances_V), device=self._chances_V.device)
         ends_V = self._chances_V[order_V].cumsum(0, dtype=torch.float64)
         points_K = self._points_K + torch.rand_like(self._points_K[:1])
@@ -49,7 +54,7 @@ class NegativeSampler:
 
 
 def inclusion_chances(counts_V: torch.Tensor, num_negatives: int) -> torch.Tensor:
-    """float32 chances_V, proportional to a power of the counts, cut at 1, that add up to `num_negatives`."""
+    """Returns float32 chances_V, proportional to a power of the counts, cut at 1, with a sum of `num_negatives`."""
     if num_negatives >= len(counts_V):
         return torch.ones_like(counts_V, dtype=torch.float32)
     sizes_V, order_V = counts_V.double().clamp_min(1.0).pow(FLATTENING).sort(descending=True)
@@ -64,12 +69,15 @@ def inclusion_chances(counts_V: torch.Tensor, num_negatives: int) -> torch.Tenso
 def sampled_loss(
     rows_ND: torch.Tensor, weight_VD: torch.Tensor, bias_V: torch.Tensor, targets_N: torch.Tensor, negatives: Negatives
 ) -> torch.Tensor:
-    """Estimate of the mean cross-entropy in nats of softmax(rows @ weight' + bias) at the targets: exp(target) against
-    itself plus the weighted negatives other than it (Bengio & Senecal 2008; Blanc & Rendle 2018). With all words as
-    negatives it is the cross-entropy itself. Products run in the dtype of `rows_ND`, everything else in float32."""
+    """Estimates the mean cross-entropy in nats of softmax(rows @ weight' + bias) at the targets.
+
+    Compares exp(target) with itself plus the other weighted negatives (Bengio & Senecal 2008; Blanc & Rendle 2018).
+    With all words as negatives it is the cross-entropy itself. Products run in the dtype of `rows_ND`, everything else
+    in float32.
+    """
     loss: torch.Tensor = _SampledLoss.apply(  # type: ignore[no-untyped-call]
         rows_ND,
-        functional.embedding(targets_N, weight_VD),  # its gradient is added up many times faster than an index's
+        functional.embedding(targets_N, weight_VD),  # summing its gradient is many times faster than an index's
         bias_V.index_select(0, targets_N),
         functional.embedding(negatives.ids_K, weight_VD),
         bias_V.index_select(0, negatives.ids_K) + negatives.log_weights_K,
@@ -79,7 +87,7 @@ def sampled_loss(
 
 
 class _SampledLoss(torch.autograd.Function):
-    """`own` is what belongs to the targets, `other` to the negatives; `is_own_NK` says where the two are one word."""
+    """`own` belongs to the targets, `other` to the negatives; `is_own_NK` marks where both are the same word."""
 
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""The learning rate over a run, as a fraction of its peak. A pure function of how much of the run is done."""
+"""This module computes the learning rate as a fraction of its peak. It is a pure function of the progress of a run."""
 
 import math
 
@@ -8,7 +8,7 @@ ONE_CYCLE_START = 0.04  # where the one-cycle policy begins, as a fraction of th
 
 
 def rate_factor(settings: OptimizerSettings, progress: float) -> float:
-    """Between 0 and 1. `progress` is the share of the run that is done; values outside [0, 1] count as the nearer end.
+    """Returns a factor between 0 and 1. `progress` is the finished share of the run, clamped to [0, 1].
 
     one-cycle: half a cosine up from ONE_CYCLE_START over the warm-up, half a cosine down to `final_fraction`.
     cosine: a straight warm-up, then half a cosine down. constant: a straight warm-up, then 1.
@@ -25,5 +25,5 @@ def rate_factor(settings: OptimizerSettings, progress: float) -> float:
 
 
 def _between(start: float, end: float, share: float) -> float:
-    """Half a cosine wave from start to end."""
+    """Follows half a cosine wave from start to end."""
     return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * share))

@@ -1,4 +1,4 @@
-"""All settings of a training run: frozen, each default written once, unknown keys refused by name.
+"""All settings of a training run: frozen, each default written once. Unknown keys are refused by name.
 
 They come from a TOML file, whose tables are the sections below, and from `section.key=value` overrides on top of it.
 Paths are relative to the working directory. This module reads no corpus and builds nothing.
@@ -37,7 +37,7 @@ CellName = Literal[
 ]
 CELLS_WITH_HEADS = ("slstm", "mlstm", "rg-lru")
 CELLS_WITHOUT_BLOCKS = {  # and why
-    "tdnn": "a window of tokens is no layer",
+    "tdnn": "a window of tokens is not a layer",
     "lstm-depth-gated": "its gate opens to the memory of the layer below, which a block does not see",
 }
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -49,12 +49,12 @@ class Section(BaseModel):
 
 
 class CorpusSettings(Section):
-    """Where the text comes from. `text` is split by the fractions; `train`, `valid` and `test` are taken as they are.
+    """Where the text comes from. The fractions split `text`; `train`, `valid` and `test` stay as they are.
 
-    With none of them it is the package's own tales. A folder stands for the .txt, .md, .py and .log files in it and
-    below, hidden ones left out, or for those that match `pattern`, such as **/*.rst; in sorted order. The validation
-    part follows the training part, the test part follows that. `drop_repeats` leaves out lines of `text` that repeat
-    earlier ones, so that no part holds what another has.
+    Without any of them, the text is the package's own tales. A folder means the .txt, .md, .py and .log files in it and
+    below, in sorted order and without hidden files; or the files that match `pattern`, such as **/*.rst. The validation
+    part follows the training part, the test part follows the validation part. `drop_repeats` removes lines of `text`
+    that repeat earlier ones, so that no part contains what another contains.
     """
 
     text: tuple[Path, ...] = ()
@@ -69,11 +69,11 @@ class CorpusSettings(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.text and (self.train or self.valid or self.test):
-            raise ValueError("text is split by itself; leave train, valid and test out, or leave text out")
+            raise ValueError("text is split into parts; leave out either text, or train, valid and test")
         if bool(self.train) != bool(self.valid) or (self.test and not self.train):
             raise ValueError("train and valid go together, and test needs both")
         if self.drop_repeats and self.train:
-            raise ValueError("drop_repeats is for text; train, valid and test are taken as they are")
+            raise ValueError("drop_repeats is for text; train, valid and test stay as they are")
         if self.valid_fraction + self.test_fraction >= 1.0:
             raise ValueError("valid_fraction and test_fraction leave nothing to train on")
         return self
@@ -81,8 +81,7 @@ class CorpusSettings(Section):
 
 class VocabularySettings(Section):
     """What a token is. `size` bounds BPE. `max_words` bounds words: a larger output layer costs time in every step, and
-    rare words teach little; who wants them all names a number that is large enough. `min_count` bounds words and
-    characters.
+    rare words teach little; a large number keeps all words. `min_count` bounds words and characters.
     """
 
     kind: TokenizerKind = TokenizerKind.BPE
@@ -92,15 +91,15 @@ class VocabularySettings(Section):
 
 
 class ModelSettings(Section):
-    """The network. A tied output shares the embedding's matrix, through a projection where the sizes differ.
+    """The network. A tied output shares the embedding's matrix, through a projection if the sizes differ.
 
-    `dropout` acts on inputs, between layers and on outputs, where these have no share of their own; with
-    `locked_dropout` a mask lasts a segment. `embedding_dropout` leaves out whole words, `weight_drop` single recurrent
-    weights.
-    The penalties multiply the mean square of the top layer's activations and of their change from step to step.
-    `window` is what the time-delay network sees, `num_clocks` counts the clockwork net's groups, `num_heads` the blocks
-    of sLSTM, mLSTM and RG-LRU; others ignore them. With the `block` residual each layer stands between a norm and a
-    gated feed-forward net of `mlp_expansion` times the hidden size, beside a path that goes straight through.
+    `dropout` acts on inputs, between layers and on outputs, unless these have a share of their own; with
+    `locked_dropout` a mask lasts for a segment. `embedding_dropout` drops whole words, `weight_drop` single recurrent
+    weights. The penalties multiply the mean square of the top layer's activations and of their change from step to
+    step. `window` is the number of tokens that the time-delay network sees, `num_clocks` the number of the clockwork
+    net's groups, `num_heads` the number of blocks of sLSTM, mLSTM and RG-LRU; other cells ignore them. With the `block`
+    residual, each layer stands between a norm and a gated feed-forward net of `mlp_expansion` times the hidden size,
+    beside a path that skips them.
     """
 
     cell: CellName = "lstm"
@@ -135,26 +134,26 @@ class ModelSettings(Section):
 
     @property
     def width_multiple(self) -> int:
-        """What the cell's hidden size must be a multiple of."""
+        """The number of which the cell's hidden size must be a multiple."""
         if self.cell == "clockwork":
             return self.num_clocks
         return self.num_heads if self.cell in CELLS_WITH_HEADS else 1
 
 
 class OutputSettings(Section):
-    """How the output layer learns: against all words (none), or for each segment against `num_negatives` drawn ones,
-    which pays for large vocabularies. Validation, export and serving know all words either way.
+    """How the output layer learns: against all words (none), or for each segment against `num_negatives` drawn words,
+    which pays for large vocabularies. Validation, export and serving use all words in both cases.
     """
 
     num_negatives: Count | None = None
 
 
 class OptimizerSettings(Section):
-    """The optimiser and its learning rate over the run. `learning_rate` is the peak (none: what the cell trains well at
-    with AdamW), `final_fraction` of it the end. With `muon`, the matrices that hidden vectors pass through take
-    orthogonal steps at `matrix_learning_rate` instead, and everything else is AdamW's. `averaging` takes the mean of
-    the weights for validation and for the best checkpoint: `tail` from the share `average_from` of the run on,
-    `non-monotone` as soon as a validation is worse than the best of all but the `average_after_worse` before it.
+    """The optimiser and its learning rate over the run. `learning_rate` is the peak (none: a rate at which the cell
+    trains well with AdamW), `final_fraction` of it the end. With `muon`, the matrices that multiply hidden vectors take
+    orthogonal steps at `matrix_learning_rate`, and AdamW trains everything else. `averaging` uses the mean of the
+    weights for validation and for the best checkpoint: `tail` from the share `average_from` of the run on,
+    `non-monotone` from the first validation that is worse than the best of all but the `average_after_worse` before it.
     """
 
     kind: Literal["adamw", "sgd", "muon"] = "adamw"
@@ -180,8 +179,8 @@ class OptimizerSettings(Section):
 
 
 class BatchSettings(Section):
-    """Truncated back-propagation: `num_lanes` contiguous texts side by side, cut after every `segment` tokens. With the
-    chance `fresh` a lane begins a segment afresh, from the initial state and the start token, as a session does.
+    """Sets truncated back-propagation: `num_lanes` contiguous texts side by side, cut after every `segment` tokens.
+    With the probability `fresh` a lane starts a segment from the initial state and the start token, as a session does.
     """
 
     num_lanes: Count = 32
@@ -190,10 +189,10 @@ class BatchSettings(Section):
 
 
 class BudgetSettings(Section):
-    """When to stop: whichever of the bounds comes first. `patience` counts evaluations without a new best.
+    """When to stop: at the first of the bounds. `patience` counts evaluations without a new best.
 
     The learning rate follows max(steps / max_steps, minutes / max_minutes), so a run bounded by steps alone is a
-    function of its seed, and one bounded by minutes is not.
+    function of its seed, and a run bounded by minutes is not.
     """
 
     max_steps: Count | None = None
@@ -209,7 +208,7 @@ class BudgetSettings(Section):
 
 
 class EvaluationSettings(Section):
-    """How often and how the validation text is read, and the sample that goes with it. `log_every` is in steps too."""
+    """How often and how the validation text is read, and the sample that goes with it. `log_every` counts steps too."""
 
     every_steps: Count = 250
     log_every: Count = 25
@@ -219,7 +218,7 @@ class EvaluationSettings(Section):
 
 
 class ComputeSettings(Section):
-    """Where it runs. `threads` is torch's pool on the CPU; none leaves it to torch."""
+    """The device and its arithmetic. `threads` is torch's pool on the CPU; none leaves it to torch."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -227,7 +226,7 @@ class ComputeSettings(Section):
 
 
 class Settings(Section):
-    """A whole run."""
+    """Holds all settings of a run."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     corpus: CorpusSettings = CorpusSettings()
@@ -242,7 +241,7 @@ class Settings(Section):
 
     @classmethod
     def parse(cls, facts: Mapping[str, Any]) -> "Settings":
-        """From nested plain values. Raises SettingsError naming the first setting that is wrong."""
+        """Reads nested plain values. Raises SettingsError with the name of the first wrong setting."""
         try:
             return cls.model_validate(facts)
         except ValidationError as error:
@@ -250,7 +249,7 @@ class Settings(Section):
 
     @classmethod
     def load(cls, config: Path | None, overrides: Iterable[str] = ()) -> "Settings":
-        """The file's values with `section.key=value` overrides on top. Raises SettingsError."""
+        """Reads the file and applies `section.key=value` overrides. Raises SettingsError."""
         facts = {} if config is None else _read(config)
         for override in overrides:
             _apply(facts, override)
@@ -283,7 +282,7 @@ def _apply(facts: dict[str, Any], override: str) -> None:
 
 
 def _value(text: str) -> Any:
-    """A TOML value, or the text itself, so that `model.cell=gru` needs no quotes in a shell."""
+    """Reads a TOML value, or the text itself, so that `model.cell=gru` needs no quotes in a shell."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -295,7 +294,7 @@ def _sentence(error: ValidationError) -> str:
 
 
 def _names(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Of all settings and sections, as overrides have them."""
+    """Yields all settings and sections, as overrides name them."""
     for key, field in section.model_fields.items():
         yield prefix + key
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):

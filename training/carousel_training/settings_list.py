@@ -1,4 +1,4 @@
-"""`carousel-train settings`: what can be set, as `settings.py` declares it."""
+"""`carousel-train settings`: lists the settings that `settings.py` declares."""
 
 import enum
 import inspect
@@ -26,7 +26,7 @@ class Setting:
 
 
 def list_settings(as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False) -> None:
-    """List every setting: name, default, and what it may be."""
+    """List every setting with its name, default and possible values."""
     if as_json:
         for _, _, settings in describe_all():
             for setting in settings:
@@ -37,7 +37,7 @@ def list_settings(as_json: Annotated[bool, typer.Option("--json", help="Print JS
 
 
 def describe_all() -> Iterator[tuple[str, str, tuple[Setting, ...]]]:
-    """Section, its meaning, its settings; what stands in no section first."""
+    """Yields section, meaning and settings, beginning with the settings outside of any section."""
     plain = tuple(_describe("", name) for name in Settings.model_fields if _section(name) is None)
     yield "", "", plain
     for name in Settings.model_fields:
@@ -48,7 +48,7 @@ def describe_all() -> Iterator[tuple[str, str, tuple[Setting, ...]]]:
 
 
 def format_all(width: int) -> Iterator[str]:
-    """Names and defaults are never cut; what a section means is wrapped, and so is a list of values."""
+    """Formats the list. It wraps meanings and lists of values, and never cuts names and defaults."""
     sections = list(describe_all())
     names, defaults = _widths(setting for _, _, settings in sections for setting in settings)
     for name, meaning, settings in sections:
@@ -83,14 +83,14 @@ def _describe(prefix: str, key: str, section: type[BaseModel] = Settings) -> Set
 
 
 def _format(value: Any) -> str:
-    """As --set takes it, or `none`."""
+    """Formats a value as --set takes it, or as `none`."""
     if value is None or value == ():
         return "none"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _choices(kind: Any) -> Iterator[str]:
-    """The words that a setting takes, where it takes only some."""
+    """Returns the words that a setting takes, if it takes only some."""
     if get_origin(kind) is Literal:
         yield from map(str, get_args(kind))
     elif isinstance(kind, type) and issubclass(kind, enum.Enum):

@@ -1,6 +1,7 @@
-"""Which files the text of a run is read from: a named file as it is, of a folder what looks like text.
+"""Chooses the files that a run reads: a named file as it is, and from a folder all that looks like text.
 
-A named file must be there and be text. Of a folder, what is no text, is empty or is no UTF-8 is skipped and counted.
+A named file must exist and be text. In a folder, the reader skips and counts files that are not text, empty or not
+UTF-8.
 """
 
 import re
@@ -12,13 +13,13 @@ from pathlib import Path
 from carousel_training.errors import CorpusError
 
 KINDS = ".txt, .md, .py and .log"
-_IS_TEXT = re.compile(r"\.(txt|md|py|log(\.\d+)?)$", re.IGNORECASE)  # app.log.1: a log that was put aside
-_NUM_NAMED = 3  # skipped files that are told by name
+_IS_TEXT = re.compile(r"\.(txt|md|py|log(\.\d+)?)$", re.IGNORECASE)  # app.log.1: a rotated log
+_NUM_NAMED = 3  # the number of skipped files listed by name
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was read: `other_kinds` counts skipped files by their ending, `unreadable` names those that are no UTF-8."""
+    """What was read. `other_kinds` counts skipped files by ending, `unreadable` names those that are not UTF-8."""
 
     num_read: int = 0
     num_empty: int = 0
@@ -30,7 +31,7 @@ class Reading:
         return self.num_empty + len(self.unreadable) + sum(count for _, count in self.other_kinds)
 
     def describe(self) -> str:
-        """For people; empty for a single file, of which there is nothing to say."""
+        """Describes the reading for users. Returns "" for a single file."""
         if self.num_read == 1 and not self.num_skipped:
             return ""
         reasons = list(self._reasons())
@@ -49,10 +50,10 @@ class Reading:
 
 
 class TextReader:
-    """Reads files and folders one after the other; `reading` says what was met so far."""
+    """Reads files and folders in order. `reading` describes what was found so far."""
 
     def __init__(self, pattern: str | None) -> None:
-        """`pattern` chooses a folder's files instead of their endings."""
+        """`pattern` chooses a folder's files in place of their endings."""
         self._pattern = pattern
         self._num_read = 0
         self._num_empty = 0
@@ -65,7 +66,7 @@ class TextReader:
         return Reading(self._num_read, self._num_empty, tuple(kinds), tuple(self._unreadable))
 
     def read(self, paths: Iterable[Path]) -> str:
-        """The texts, one behind the other. Raises CorpusError naming the file or folder at fault."""
+        """Returns the joined texts. Raises CorpusError with the name of the file or folder at fault."""
         return "".join(text for path in paths for text in self._read_path(path))
 
     def _read_path(self, path: Path) -> Iterator[str]:
@@ -80,7 +81,7 @@ class TextReader:
             raise CorpusError(f"the folder {path} holds no text: {self._explain_nothing()}")
 
     def _read_member(self, file: Path, folder: Path) -> Iterator[str]:
-        """Nothing of a hidden file or folder is looked at, unless a pattern asks for it."""
+        """Reads a file of a folder. Skips hidden files and folders unless a pattern asks for them."""
         name = file.relative_to(folder)
         if self._pattern is None and any(part.startswith(".") for part in name.parts):
             return

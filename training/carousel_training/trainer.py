@@ -1,7 +1,7 @@
-"""One run's moving parts, and one optimisation step: forward, backward, clip, update, carry the state.
+"""The moving parts of one run, and one optimisation step: forward, backward, clip, update, carry the state.
 
-It reads no clock, writes no file and prints nothing; `fit.py` decides when to evaluate, save and stop. All that decides
-the next step is in `tensors()` and `facts()`, so a trainer that restores them goes on bit for bit.
+The trainer reads no clock, writes no file and prints nothing; `fit.py` decides when to evaluate, save and stop.
+Everything that decides the next step is in `tensors()` and `facts()`, so a restored trainer continues bit for bit.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from carousel_training.errors import CheckpointError
 from carousel_training.model import RecurrentLM, detach
 from carousel_training.optimizers import Optimizers
 from carousel_training.precision import Compute
-from carousel_training.processes import Crew
+from carousel_training.processes import ProcessGroup
 from carousel_training.randomness import seed_step
 from carousel_training.sampled_softmax import NegativeSampler
 from carousel_training.schedule import rate_factor
@@ -29,7 +29,7 @@ WINDOW = "window"
 
 
 class Trainer:
-    """Weights, optimiser, carried state and step counter of one run. `step` counts the steps that are done."""
+    """Weights, optimiser, carried state and step counter of one run. `step` counts the finished steps."""
 
     def __init__(
         self,
@@ -50,8 +50,9 @@ class Trainer:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.average = WeightAverage(model, settings)
         self._carried: State = ()
-        self._crew = Crew.current()
-        # Sums since the log last looked: loss, gradient norm, steps. On the device, so that a GPU need not wait.
+        self._group = ProcessGroup.current()
+        self._group.share(model.parameters())
+        # Sums since the last log entry: loss, gradient norm, steps. On the device, so that a GPU need not wait.
         self._window = torch.zeros(3, dtype=torch.float64, device=model.device)
 
     def __repr__(self) -> str:
@@ -59,39 +60,44 @@ class Trainer:
 
     @property
     def is_sampled(self) -> bool:
-        """Whether targets are told apart from drawn words alone. The logarithm of an estimated normaliser is too small
-        on average, so such nats flatter; validation counts all words."""
+        """Whether the loss compares targets with drawn words only.
+
+        The logarithm of an estimated normaliser is too small on average, so such nats are too low. Validation uses all
+        words.
+        """
         return self._sampler is not None
 
     @property
     def num_tokens(self) -> int:
-        """Tokens trained on so far."""
+        """The number of tokens trained on so far."""
         return self.step * self.batches.tokens_per_step
 
     def advance(self, progress: float, factor: float | None = None) -> None:
-        """One optimisation step at the learning rate of `progress`, the share of the run that is done; at `factor` of
-        the peak where that is given."""
+        """Runs one optimisation step.
+
+        The learning rate follows `progress`, the share of the run that is done, or is `factor` of the peak if given.
+        """
         self._set_rate(rate_factor(self._settings, progress) if factor is None else factor)
-        inputs_BT, targets_BT, is_fresh_B = map(self._crew.own_lanes, self.batches.segment_at(self.step))
+        inputs_BT, targets_BT, is_fresh_B = map(self._group.own_lanes, self.batches.segment_at(self.step))
         initial = self.model.initial_state(len(inputs_BT))
         state = start_afresh(self._carried, initial, is_fresh_B) if self._carried else initial
-        seed_step(self.batches.seed, self.step, self._crew.rank)
+        seed_step(self.batches.seed, self.step, self._group.rank)
         negatives = None if self._sampler is None else self._sampler.draw()
         with self.compute.autocast():
             nats, penalty, state = self.model.objective(inputs_BT, targets_BT, state, negatives)
         self._optimizers.clear()
         (nats + penalty).backward()  # type: ignore[no-untyped-call]
-        self._crew.average_gradients(self._parameters)
+        self._group.average_gradients(self._parameters)
         norm = nn.utils.clip_grad_norm_(self._parameters, self._settings.clip_norm)
         self._optimizers.step()
-        self.average.take(progress)
+        self.average.update(progress)
         self._carried = detach(state)
         self._window += torch.stack([nats.detach(), norm, torch.ones_like(norm)])
         self.step += 1
 
-    def take_window(self) -> tuple[float, float]:
-        """Mean nats per token and mean gradient norm over the steps since the last call."""
-        loss_sum, norm_sum, num_steps = self._crew.mean(self._window).tolist()
+    def pop_means(self) -> tuple[float, float]:
+        """Returns mean nats per token and mean gradient norm over the steps since the last call, and resets them."""
+        loss_sum, norm_sum, num_steps = self._group.mean(self._window).tolist()
         self._window.zero_()
         return loss_sum / max(num_steps, 1.0), norm_sum / max(num_steps, 1.0)
 
@@ -99,17 +105,17 @@ class Trainer:
         return {f"{MODEL_PREFIX}{name}": tensor for name, tensor in self.model.state_dict().items()}
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Everything tensor-valued that the next step depends on. All processes of a run must ask for it together."""
-        tensors = self.weights() | {WINDOW: self._crew.mean(self._window)}
-        tensors |= {f"{CARRIED_PREFIX}{index}": self._crew.all_lanes(t) for index, t in enumerate(self._carried)}
+        """Returns all tensors that the next step depends on. All processes of a run must call it together."""
+        tensors = self.weights() | {WINDOW: self._group.mean(self._window)}
+        tensors |= {f"{CARRIED_PREFIX}{index}": self._group.all_lanes(t) for index, t in enumerate(self._carried)}
         return tensors | self._optimizers.tensors() | self.average.tensors()
 
     def facts(self) -> dict[str, Any]:
-        """Everything else."""
+        """Returns everything else that the next step depends on."""
         return {"step": self.step, "average": self.average.facts()}
 
     def restore(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
-        """Go on where `tensors` and `facts` were taken. Raises CheckpointError when they are of another model."""
+        """Continues from saved `tensors` and `facts`. Raises CheckpointError for those of another model."""
         try:
             self.model.load_state_dict(model_tensors(tensors))
             self._optimizers.restore(tensors)
@@ -120,7 +126,7 @@ class Trainer:
             raise CheckpointError(f"the checkpoint does not fit the model of this run: {error}") from error
         num_carried = sum(name.startswith(CARRIED_PREFIX) for name in tensors)
         carried = [tensors[f"{CARRIED_PREFIX}{index}"].to(self.model.device) for index in range(num_carried)]
-        self._carried = tuple(self._crew.own_lanes(tensor) for tensor in carried)
+        self._carried = tuple(self._group.own_lanes(tensor) for tensor in carried)
 
     def _set_rate(self, factor: float) -> None:
         self.learning_rate = self._optimizers.peaks[0] * factor

@@ -1,6 +1,6 @@
-"""Learns the tokenizer of a corpus, one function per kind; `carousel.bundle.tokenizer` uses what is learned here.
+"""Learns the tokenizer of a corpus, one function per kind. `carousel.bundle.tokenizer` uses what is learned here.
 
-What each kind counts as a token is written there. Learning is deterministic: equal text gives equal ids.
+That module defines what each kind counts as a token. Learning is deterministic: equal text gives equal ids.
 """
 
 from collections import Counter
@@ -15,11 +15,11 @@ from carousel.bundle.tokenizer import BYTE_ALPHABET, END_OF_LINE, UNKNOWN, Token
 from carousel_training.errors import CorpusError
 from carousel_training.settings import VocabularySettings
 
-CHUNK_CHARACTERS = 1 << 16  # the library keeps offsets and more for all that it is given at once
+CHUNK_CHARACTERS = 1 << 16  # the library keeps offsets and more for each call's whole text
 
 
 def learn_vocabulary(text: str, settings: VocabularySettings) -> Tokenizer:
-    """The tokenizer of `settings.kind` over `text`."""
+    """Learns a tokenizer of `settings.kind` from `text`."""
     match settings.kind:
         case TokenizerKind.BYTE:
             codec = _bytes()
@@ -33,7 +33,7 @@ def learn_vocabulary(text: str, settings: VocabularySettings) -> Tokenizer:
 
 
 def encode_text(tokenizer: Tokenizer, text: str) -> npt.NDArray[np.int64]:
-    """ids_N of a whole text, in chunks that end where lines end. Raises CorpusError when nothing comes out."""
+    """Returns ids_N of a whole text, encoded in chunks that end at line ends. Raises CorpusError for no tokens."""
     chunks = [np.asarray(tokenizer.encode(chunk), dtype=np.int64) for chunk in _chunks(text)]
     ids_N = np.concatenate(chunks) if chunks else np.empty(0, dtype=np.int64)
     if not len(ids_N):
@@ -83,7 +83,7 @@ def _numbered(tokens: list[str]) -> dict[str, int]:
 
 
 def _chunks(text: str) -> Iterator[str]:
-    """Pieces of about CHUNK_CHARACTERS; a cut falls after a line end where the piece has one."""
+    """Yields pieces of about CHUNK_CHARACTERS. A cut follows a line end if the piece has one."""
     start = 0
     while start < len(text):
         end = start + CHUNK_CHARACTERS

@@ -1,11 +1,4 @@
-"""Hostile inputs, 100,000 and more, from everywhere: calls, garbage on the ports, files, states, settings.
-
-    python -m trials.fuzz [--seed N] [--kinds a,b] [--first N] [--inputs N]
-
-Runs with a fixed seed and then with a random one, or with the one that is given. Input `number` of a kind depends on
-seed, kind and number alone, so a finding is seen again with its three. The exit code is 1 if anything crashed or hung,
-or was answered INTERNAL or UNKNOWN.
-"""
+"""Sends 100,000 and more hostile inputs of all kinds: calls, garbage on the ports, files, states, settings."""
 
 import argparse
 import random
@@ -36,7 +29,7 @@ def main() -> None:
 
 
 def print_results(reports: Sequence[Report]) -> bool:
-    """Whether nothing was found."""
+    """Returns whether nothing was found."""
     counts: Counter[str] = sum((report.num_inputs for report in reports), Counter())
     codes: Counter[str] = sum((report.codes for report in reports), Counter())
     print_figure("fuzz.inputs", counts.total(), "count")

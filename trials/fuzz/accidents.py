@@ -1,4 +1,4 @@
-"""Messages whose fields are replaced by hostile values, whatever the message: its descriptor says what there is."""
+"""Replaces fields of any message with hostile values; the message's descriptor lists the fields."""
 
 import random
 from typing import Any
@@ -18,7 +18,7 @@ _MANY = (0, 1, 3, 17, 101, 1025)
 
 
 def spoil(message: Message, dice: random.Random) -> None:
-    """Replace one to three fields, here or in the messages inside."""
+    """Replaces one to three fields, here or in nested messages."""
     for _ in range(dice.choice((1, 1, 2, 3))):
         if message.DESCRIPTOR.fields:
             _spoil_field(message, dice.choice(message.DESCRIPTOR.fields), dice)
@@ -45,7 +45,7 @@ def _spoil_field(message: Message, field: FieldDescriptor, dice: random.Random) 
 
 
 def _spoil_messages(held: Any, dice: random.Random) -> None:
-    """Those that are there, or empty ones, some of them spoiled."""
+    """Spoils some of the existing messages, or of new empty ones."""
     for _ in range(dice.choice(_MANY)):
         held.add()
     for message in dice.sample(list(held), min(len(held), 3)):

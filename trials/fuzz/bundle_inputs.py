@@ -1,4 +1,4 @@
-"""Bundles: manifests, tokenizers and graphs that are spoiled, signed again or not."""
+"""Bundles: spoiled manifests, tokenizers and graphs, with valid or invalid digests."""
 
 import base64
 import hashlib
@@ -47,7 +47,7 @@ def _tokenizer(place: Place, kind: TokenizerKind) -> bytes:
 def _draw(
     dice: random.Random, whole: dict[str, bytes], tokenizers: dict[TokenizerKind, bytes]
 ) -> dict[str, bytes | None]:
-    """Files by name; None is a link that leads out."""
+    """Returns files by name; None is a link to the outside."""
     files: dict[str, bytes | None] = dict(whole)
     facts = json.loads(whole[MANIFEST_FILE])
     match dice.randrange(10):
@@ -97,7 +97,7 @@ def _vocabulary(content: bytes) -> dict[str, Any] | None:
 
 
 def sign(facts: dict[str, Any], files: dict[str, bytes | None]) -> None:
-    """A manifest whose digests fit, as far as there are files."""
+    """Writes digests that match the existing files into the manifest."""
     listed = facts.get("files")
     if isinstance(listed, dict):
         for name in listed:
@@ -127,7 +127,7 @@ def _load(content: bytes, target: Path) -> None:
 
 
 def _use_manifest(manifest: Manifest) -> None:
-    """What is accepted at the start must serve afterwards."""
+    """An accepted manifest must also work afterwards."""
     from_manifest(manifest, "cpu", Settings())
     codec, noise = make_codec(manifest), random.Random(0)
     if manifest.state.num_bytes < _MAX_TRIED:

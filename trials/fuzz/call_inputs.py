@@ -1,4 +1,4 @@
-"""Calls: sound requests with accidents, sealed states, page tokens, and random orders of all of them."""
+"""Calls: valid requests with accidents, sealed states, page tokens, and random orders of all of them."""
 
 import base64
 import random
@@ -39,7 +39,7 @@ _TOKEN_TEXTS = ("nan ", "inf x", "-inf ", "1e999 x", "-1 \0", "1.8e9", " ", "1_0
 
 
 def draw_metadata(dice: random.Random, has_owners: bool) -> Metadata:
-    """Where a proxy names the callers: most often one good name; none, two or a strange one otherwise."""
+    """Where a proxy names the callers: usually one good name; otherwise none, two or a strange one."""
     if not has_owners:
         return () if dice.random() < 0.9 else ((OWNER_METADATA, "u2"), ("x-odd-bin", dice.randbytes(20)))
     if dice.random() < 0.9:
@@ -64,7 +64,7 @@ def draw_fate(dice: random.Random, method: Method) -> Fate:
 
 
 def messages(dice: random.Random, manifest: Manifest, has_owners: bool) -> Script:
-    """Any method: sound, with hostile fields, or with bytes that are no message."""
+    """Any method: valid, with hostile fields, or with bytes that are not a message."""
     method = METHODS[dice.choice(_NAMES)]
     count = dice.choice((0, 1, 1, 2, 3)) if method.takes_stream else 1
     contents = [_spoil(dice, draw_request(dice, method.name)) for _ in range(count)]
@@ -82,7 +82,7 @@ def _spoil(dice: random.Random, message: Message) -> bytes:
 
 
 def states(dice: random.Random, manifest: Manifest, has_owners: bool) -> Script:
-    """A sealed state, whole or not, imported or gone on from, once or twice."""
+    """A sealed state, valid or not, imported or continued, once or twice."""
     metadata = draw_metadata(dice, has_owners)
     state = draw_state(dice, manifest, owner=OWNER if has_owners else "", now=_FAR, share_whole=0.6, is_refitted=False)
     steps = []
@@ -125,7 +125,7 @@ def _draw_token(dice: random.Random) -> str:
 
 
 def orders(dice: random.Random, manifest: Manifest, has_owners: bool) -> Script:
-    """Three to eight calls on one or two sessions, one after the other or all at once, some given up on the way."""
+    """Three to eight calls on one or two sessions, in sequence or all at once, some given up early."""
     sessions = dice.sample(POOL, 2)
     steps = tuple(_order_step(dice, sessions) for _ in range(dice.randrange(3, 9)))
     owner: Metadata = ((OWNER_METADATA, OWNER),) if has_owners else ()
@@ -151,12 +151,12 @@ def _order_step(dice: random.Random, sessions: Sequence[str]) -> Step:
 
 
 def _parts(request: Any) -> Sequence[Any]:
-    """Those of a frame, else the request itself."""
+    """Returns the parts of a frame, otherwise the request itself."""
     return [item.request for item in request.items] if request.DESCRIPTOR.name == "PredictManyRequest" else [request]
 
 
 def _heed(request: Any, memory: Memory) -> None:
-    """Say what the calls before have taught: the position, a state, a page."""
+    """Fills in what earlier calls returned: the position, a state, a page."""
     fields = request.DESCRIPTOR.fields_by_name
     if "expected_position" in fields and request.session_id in memory.positions:
         request.expected_position = memory.positions[request.session_id]

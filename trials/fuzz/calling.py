@@ -1,4 +1,4 @@
-"""Inputs that go to a server: played by a few workers at once, watched for forbidden answers, hangs and exits."""
+"""Sends inputs to a server with a few workers, and watches for forbidden answers, hangs and exits."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ _FORBIDDEN = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 
 @dataclass(frozen=True, slots=True)
 class _Input:
-    """Which one is played, and on which life of the server."""
+    """The input that is running, and the server generation."""
 
     kind: str
     number: int
@@ -60,7 +60,7 @@ class Player:
 
     async def _work(self, kind: str, numbers: Iterator[int]) -> None:
         for number in numbers:
-            async with self._mending:  # nothing begins while the server is started anew
+            async with self._mending:  # nothing begins while the server restarts
                 pass
             played = _Input(kind, number, self._server.generation)
             self._under_way.add(number)
@@ -112,19 +112,20 @@ class Player:
     async def _judge(
         self, played: _Input, step: Step, contents: Sequence[bytes], code: grpc.StatusCode, details: str
     ) -> None:
-        """Raises ConnectionError when it is the server's exit that ended the call."""
+        """Raises ConnectionError when the server's exit ended the call."""
         is_current = played.generation == self._server.generation
         if code is grpc.StatusCode.UNAVAILABLE and is_current and await self._server.has_exited():
             raise ConnectionError("the server is gone")
         if played.generation != self._server.generation:
-            return  # the server went in the meantime, for whatever reason: that is told already
+            return  # the server has exited meanwhile; that is reported already
         self._report.codes["ENDED" if details == _OURS else code.name] += 1
         if details != _OURS and code in _FORBIDDEN:
             detail = f"{step.method.name} is answered {code.name}: {details}"
             self._report.add(Finding(INTERNAL, played.kind, [played.number], detail, b"".join(contents)))
 
     async def _mend(self, played: _Input, what: str) -> None:
-        """The server is gone or silent: say so once, and start it anew. A hang of one call alone is a finding too."""
+        """The server has exited or hangs: reports that once and restarts it. A hang of a single call is a finding
+        too."""
         async with self._mending:
             if played.generation != self._server.generation:
                 return
@@ -143,7 +144,7 @@ class Player:
 
 
 async def _read(call: grpc.aio.StreamStreamCall, step: Step, memory: Memory, content: bytes) -> None:
-    """As much as is wanted."""
+    """Reads as much as the step wants."""
     left = step.fate.num_answers
     if left == 0:
         return

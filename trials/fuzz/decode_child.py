@@ -1,10 +1,4 @@
-"""The child that decodes: what takes it down is seen by its parent, which knows from the progress file how far it came.
-
-    python -m trials.fuzz.decode_child BUNDLE DIRECTORY SEED KIND FIRST COUNT
-
-The file `progress` holds the number under way, 8 bytes; the file `input` what it is. Each finding is a line of JSON on
-standard output.
-"""
+"""The child that decodes. Its parent sees when it dies, and the progress file shows at which input."""
 
 import json
 import mmap
@@ -42,7 +36,7 @@ def main() -> None:
 
 
 def attempt(decoder: Decoder, content: bytes) -> str:
-    """What is wrong, on one line; empty for an answer or an error of the domain."""
+    """Returns the problem on one line; empty for an answer or an error of the domain."""
     try:
         decoder.attempt(content)
     except CarouselError:

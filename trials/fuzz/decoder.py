@@ -1,4 +1,4 @@
-"""What every kind of input that is decoded in-process has in common."""
+"""What all kinds of input that are decoded in-process have in common."""
 
 import random
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from carousel.bundle.manifest import Bundle
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a decoder works: the bundle that inputs are drawn from, and a directory of its own to write into."""
+    """Where a decoder works: the bundle from which inputs are made, and its own directory for files."""
 
     bundle: Bundle
     directory: Path
@@ -18,8 +18,8 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """`make` draws an input. `attempt` hands it to the product and returns, or raises a CarouselError; whatever else
-    it raises is a finding."""
+    """`make` creates an input. `attempt` passes it to the product and returns, or raises a CarouselError; any other
+    exception is a finding."""
 
     make: Callable[[random.Random], bytes]
     attempt: Callable[[bytes], None]

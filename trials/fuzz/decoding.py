@@ -1,4 +1,5 @@
-"""The parent of the children that decode: it sees what ends or stops them, and starts the next one behind it."""
+"""The parent of the children that decode: it sees what ends or stops a child, and starts the next one after that
+input."""
 
 import json
 import mmap
@@ -29,7 +30,7 @@ def run_decoder(
 
 
 def _run_child(arguments: list[str], kind: str, report: Report, directory: Path, hang_seconds: float) -> int:
-    """The number to go on from."""
+    """Returns the number of the next input."""
     path, output = directory / "progress", directory / "findings.jsonl"
     path.write_bytes(PROGRESS.pack(_NOT_STARTED))
     with path.open("rb") as file, mmap.mmap(file.fileno(), PROGRESS.size, access=mmap.ACCESS_READ) as progress:
@@ -56,7 +57,7 @@ def _run_child(arguments: list[str], kind: str, report: Report, directory: Path,
 
 
 def _watch(child: subprocess.Popen[bytes], progress: mmap.mmap, hang_seconds: float) -> bool:
-    """Until the child ends, or has stayed with one input for too long; whether it has."""
+    """Waits until the child ends, or hangs on one input. Returns whether it hangs."""
     seen, since = PROGRESS.unpack_from(progress), time.monotonic()
     while True:
         try:

@@ -1,5 +1,5 @@
-"""Files of sessions, a memory store's and an SQLite store's, with accidents in any place, and all that a store is for
-done with what it accepts."""
+"""Session files of a memory store and an SQLite store, with accidents in any place, and full use of a store that
+accepts them."""
 
 import asyncio
 import contextlib
@@ -60,7 +60,7 @@ def _memory_store(path: Path) -> MemoryStore:
 
 
 async def fill(store: SessionStore, place: Place) -> None:
-    """Three sessions with a past, an ending, a deed."""
+    """Creates three sessions with a past, an ending, a deed."""
     snapshot = make_codec(place.bundle.manifest).encode(draw_snapshot(random.Random(0), place.bundle.manifest))
     await store.start(lambda ending: None)
     births = [Birth(name, OWNER, number, 5, {"at/000000000000": snapshot}) for number, name in enumerate("ab")]
@@ -73,7 +73,7 @@ async def fill(store: SessionStore, place: Place) -> None:
 
 
 async def _turn(store: SessionStore, owner: str, session_id: str) -> None:
-    held = await store.take(owner, session_id, 100)
+    held = await store.acquire(owner, session_id, 100)
     if isinstance(held, Held):
         try:
             await store.commit(held, Change(9, {"at/000000000001": b"snapshot"}, ()))
@@ -87,7 +87,7 @@ async def start_and_use(store: SessionStore) -> None:
 
 
 async def use(store: SessionStore) -> None:
-    """Of what is started; closed in the end."""
+    """Uses a started store and closes it."""
     try:
         for row in await store.list_owned(OWNER, (0.0, ""), 10):
             store.durable_position(row)
@@ -103,7 +103,7 @@ async def use(store: SessionStore) -> None:
 
 
 def _spoil_records(dice: random.Random, whole: bytes) -> bytes:
-    """Accidents in the heads and the parts of records, whose checksums fit again; or anywhere."""
+    """Spoils heads and parts of records with matching checksums; or any place."""
     if dice.random() < 0.3:
         return mutate(whole, dice)
     magic, at, records = whole[:5], 5, []
@@ -131,7 +131,7 @@ def _spoil_record(dice: random.Random, record: bytes) -> bytes:
 
 
 def _spoil_database(dice: random.Random, whole: bytes, path: Path) -> bytes:
-    """Damaged pages, or a sound file that says something else than a server writes."""
+    """Damages pages, or makes a valid file with content that no server writes."""
     if dice.random() < 0.6:
         return mutate(whole, dice)
     clear(path)

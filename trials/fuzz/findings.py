@@ -1,4 +1,4 @@
-"""What a fuzz may find, and how it tells: kind, seed, number, what happened, how to see it again."""
+"""The findings of a fuzz and how they are reported: kind, seed, number, what happened, how to reproduce it."""
 
 import sys
 from collections import Counter
@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 CRASH, HANG, INTERNAL = "crash", "hang", "internal error"
-_MAX_TOLD = 40  # findings of one kind that are told in full; the rest are counted
+_MAX_TOLD = 40  # findings of one kind that are reported in full; others are counted
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`numbers`: the input, or those that were under way when it happened."""
+    """`numbers`: the input, or those that were running when it happened."""
 
     what: str
     kind: str
@@ -23,7 +23,7 @@ class Finding:
 
 @dataclass(slots=True)
 class Report:
-    """Counts of a whole run. Findings are told on standard error as they come, their inputs kept as files."""
+    """The counts of a whole run. Findings are printed on standard error at once; their inputs are saved as files."""
 
     seed: int
     directory: Path

@@ -53,7 +53,7 @@ class Fuzz:
 
 
 def run_fuzz(fuzz: Fuzz, directory: Path) -> Report:
-    """`directory` is made; what was found, and what the servers wrote, stays in it."""
+    """Creates `directory`; findings and the servers' output stay there."""
     directory.mkdir(parents=True)
     bundle = write_tiny_bundle(directory / "tiny")
     report = Report(fuzz.seed, directory)
@@ -78,7 +78,7 @@ def _decode(fuzz: Fuzz, bundle: Path, report: Report) -> None:
 
 
 async def _call(fuzz: Fuzz, kinds: Sequence[str], index: int, bundle: Path, report: Report) -> None:
-    """Every second input goes to this server."""
+    """Sends every second input to this server."""
     directory = report.directory / PLANS[index].name
     directory.mkdir()
     server = FuzzedServer(PLANS[index], fuzz.server_command, bundle, directory, fuzz.hang_seconds)

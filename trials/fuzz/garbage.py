@@ -1,4 +1,4 @@
-"""What comes to a port and is no call: other protocols, broken HTTP/2 frames, huge headers, calls cut in the middle."""
+"""Bytes on a port that are not a call: other protocols, broken HTTP/2 frames, huge headers, calls cut in the middle."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ def draw_garbage(dice: random.Random) -> bytes:
 
 
 async def throw(address: str, content: bytes) -> None:
-    """Send, then read until the server closes; it must, for nothing more comes."""
+    """Sends, then reads until the server closes; it must, because nothing more comes."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
@@ -46,7 +46,7 @@ async def _read_all(reader: asyncio.StreamReader) -> None:
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes, length: int | None = None) -> bytes:
-    """RFC 9113, section 4.1; `length` may lie."""
+    """RFC 9113, section 4.1; `length` may be wrong."""
     size = len(payload) if length is None else length
     return struct.pack(">I", size % 2**24)[1:] + struct.pack(">BBI", kind, flags, stream % 2**32) + payload
 
@@ -86,7 +86,7 @@ def _noise(dice: random.Random) -> bytes:
 
 
 def _call(dice: random.Random) -> list[bytes]:
-    """The frames of a sound call, more or less."""
+    """Returns the frames of a nearly valid call."""
     method = METHODS[dice.choice([name for name, one in METHODS.items() if not one.is_endless])]
     content = draw_request(dice, method.name).SerializeToString()
     headers = [
@@ -142,7 +142,7 @@ def _strange_frame(dice: random.Random) -> bytes:
 
 
 def _flood(dice: random.Random) -> bytes:
-    """Many small frames, or many calls that are given up at once."""
+    """Returns many small frames, or many calls that are cancelled at once."""
     settings = frame(_SETTINGS, 0, 0, b"")
     if dice.random() < 0.5:
         return _PREFACE + settings + _strange_frame(dice) * dice.choice((10, 300))

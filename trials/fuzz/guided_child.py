@@ -1,9 +1,4 @@
-"""The child that mutates where new lines of the product were reached: libFuzzer, as atheris brings it.
-
-    python -m trials.fuzz.guided_child BUNDLE DIRECTORY SEED TARGET RUNS
-
-It ends with 0 after all runs, and otherwise at the first input that fails, which it leaves in the directory.
-"""
+"""The child that mutates inputs towards new lines of the product: libFuzzer, through atheris."""
 
 import json
 import struct
@@ -53,14 +48,14 @@ def _attempt(target: Target, content: bytes) -> None:
 
 
 def _snapshots(place: Place, seed: int) -> tuple[Target, list[bytes]]:
-    """Everything before the checksum, which always fits."""
+    """Mutates everything before the checksum, which always matches."""
     codec, whole = make_codec(place.bundle.manifest), DECODERS["snapshots"](place)
     samples = [whole.make(make_dice(seed, "guided", number))[:-4] for number in range(_NUM_SAMPLES)]
     return lambda content: codec.decode(content + struct.pack("<I", zlib.crc32(content))), samples
 
 
 def _memory_files(place: Place, seed: int) -> tuple[Target, list[bytes]]:
-    """One record, whose length and checksum always fit."""
+    """Mutates one record, whose length and checksum always match."""
     path = place.directory / "guided.mem"
     row = {"id": "a", "owner": "", "incarnation": 1, "revision": 0, "position": 0}
     row |= {"created_at": 1.8e9, "updated_at": 1.8e9, "expires_at": 1.9e9}
@@ -75,7 +70,7 @@ def _memory_files(place: Place, seed: int) -> tuple[Target, list[bytes]]:
 
 
 def _manifests(place: Place, seed: int) -> tuple[Target, list[bytes]]:
-    """A JSON object whose digest always fits."""
+    """Mutates a JSON object whose digest always matches."""
 
     def read(content: bytes) -> None:
         try:

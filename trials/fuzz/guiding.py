@@ -1,5 +1,5 @@
-"""The parent of the children that are guided by coverage. Without atheris, which has no wheel for every system, the
-kinds are left out."""
+"""The parent of the coverage-guided children. Without atheris, which has no wheel for some systems, these kinds are
+skipped."""
 
 import importlib.util
 import subprocess
@@ -17,7 +17,7 @@ def is_available() -> bool:
 
 
 def run_guided(command: Sequence[str], kind: str, bundle: Path, report: Report, num_runs: int) -> None:
-    """`command` runs `guided_child`. What it draws depends on the seed and on all inputs before."""
+    """`command` runs `guided_child`. Its inputs depend on the seed and on all earlier inputs."""
     directory = report.directory / kind
     directory.mkdir()
     arguments = [*command, str(bundle), str(directory), str(report.seed), kind, str(num_runs)]
@@ -34,6 +34,6 @@ def run_guided(command: Sequence[str], kind: str, bundle: Path, report: Report, 
 
 
 def _reason(told: Sequence[str], code: int) -> str:
-    """The error's line, which stands behind the traceback, or whatever came last."""
+    """Returns the error's line after the traceback, or the last line."""
     named = [line for line in told if "Error" in line and not line.startswith((" ", "=="))]
     return f"the child exited with {code}: {(named or list(told) or ['without a word'])[-1][:300]}"

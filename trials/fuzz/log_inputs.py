@@ -1,5 +1,5 @@
-"""Logs of turns that a crash left in an SQLite store's file: whole, in strange orders, of sessions that are not there,
-and with accidents in any place; and all that a store is for done after the recovery."""
+"""Logs of turns that a crash left in an SQLite store's file: intact, in strange orders, of missing sessions, and with
+accidents in any place; then full use of the store after recovery."""
 
 import asyncio
 import contextlib
@@ -57,11 +57,11 @@ async def _recover_and_use(path: Path) -> None:
 
 
 def _hear(ending: Ending) -> None:
-    """Nobody holds a session."""
+    """Does nothing: no session is held."""
 
 
 def _draw_log(dice: random.Random, manifest: Manifest) -> bytes:
-    """Entries, each behind its length."""
+    """Returns entries, each after its length."""
     entries = [write_entry(turns) for turns in _draw_turns(dice, manifest)]
     if dice.random() < 0.3:
         dice.shuffle(entries)
@@ -72,7 +72,7 @@ def _draw_log(dice: random.Random, manifest: Manifest) -> bytes:
 
 
 def _draw_turns(dice: random.Random, manifest: Manifest) -> Iterator[list[LoggedTurn]]:
-    """Of each entry: turns that go on from one another, or nearly."""
+    """Yields each entry's turns, which continue one another, or nearly."""
     numbers = dict.fromkeys(_REVISIONS, 0)
     for _ in range(dice.randrange(1, 6)):
         turns = []
@@ -94,7 +94,7 @@ def _draw_turn(dice: random.Random, manifest: Manifest, name: str, revision: int
 
 
 def _make_strange(dice: random.Random, turn: LoggedTurn) -> LoggedTurn:
-    """With one thing in it that no server writes."""
+    """Changes one thing so that no server would write it."""
     match dice.randrange(8):
         case 0:
             return turn._replace(owner=hostile_text(dice))

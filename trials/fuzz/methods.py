@@ -1,4 +1,4 @@
-"""Every method that the server's port answers, from the descriptors of the wire contract."""
+"""Every method of the server's port, from the descriptors of the wire contract."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _FILES = (language_model_pb2, sessions_pb2, health_pb2, reflection_pb2)
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One method. `is_endless`: it answers until its caller goes."""
+    """One method. `is_endless`: it answers until its caller leaves."""
 
     name: str
     path: str

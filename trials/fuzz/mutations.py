@@ -1,7 +1,4 @@
-"""Chance that repeats itself, and the ways in which an input is spoiled.
-
-Everything here draws from the dice that it is given: input `number` of a kind depends on seed, kind and number alone.
-"""
+"""Reproducible randomness, and the ways to spoil an input."""
 
 import random
 import struct
@@ -46,13 +43,13 @@ def hostile_text(dice: random.Random) -> str:
 
 
 def hostile_integer(dice: random.Random, low: int = -(2**63), high: int = 2**63 - 1) -> int:
-    """A remarkable one between the bounds, or any."""
+    """Returns a special value between the bounds, or any value."""
     within = [one for one in LONG_INTEGERS if low <= one <= high]
     return dice.choice(within) if dice.random() < 0.8 else dice.randint(low, high)
 
 
 def mutate(content: bytes, dice: random.Random) -> bytes:
-    """The bytes after one to four accidents."""
+    """Returns the bytes after one to four accidents."""
     spoiled = bytearray(content)
     for _ in range(dice.choice((1, 1, 1, 2, 4))):
         dice.choice(_ACCIDENTS)(spoiled, dice)
@@ -60,7 +57,7 @@ def mutate(content: bytes, dice: random.Random) -> bytes:
 
 
 def mutate_json(value: Any, dice: random.Random) -> Any:
-    """The value with something in it altered: a leaf, a key, a whole branch."""
+    """Returns the value with a change inside: a leaf, a key, a whole branch."""
     if isinstance(value, dict) and value and dice.random() < 0.9:
         return _mutate_object(dict(value), dice)
     if isinstance(value, list) and value and dice.random() < 0.9:

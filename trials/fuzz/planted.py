@@ -1,8 +1,4 @@
-"""A server, or a child that decodes, with a fault that a fuzz must find. The product itself has no place for it.
-
-python -m trials.fuzz.planted raise|hang|exit serve BUNDLE ...       in the server: some token ids cannot be decoded
-python -m trials.fuzz.planted raise|hang|exit BUNDLE DIRECTORY ...   as decode_child: some snapshots cannot
-"""
+"""A server, or a decoding child, with a fault that a fuzz must find. The product itself has no such fault."""
 
 import os
 import sys
@@ -13,8 +9,8 @@ from carousel.bundle.tokenizer import Tokenizer
 from carousel.state.codec import SnapshotCodec
 from carousel.turns import Snapshot
 
-FAULTY_IDS = 7  # so many token ids, or more, are too much for the server
-FAULTY_REST = 3  # a snapshot whose length has this rest, divided by 4, is too much for the child
+FAULTY_IDS = 7  # this number of token ids, or more, breaks the server
+FAULTY_REST = 3  # a snapshot whose length modulo 4 is this breaks the child
 EXIT_CODE = 41
 _HOUR = 3600.0
 

@@ -1,4 +1,4 @@
-"""What is done to a server in one input: a call, or several in an order, each read to its end or given up."""
+"""One input for a server: a call, or several in order, each read to its end or given up."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ Metadata = Sequence[tuple[str, str | bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """How much of an answer is wanted: so many messages, so many seconds; None: all of it."""
+    """How much of an answer is read: a number of messages, a number of seconds; None: all of it."""
 
     num_answers: int | None = None
     seconds: float | None = None
@@ -21,7 +21,7 @@ class Fate:
 
 @dataclass(slots=True)
 class Memory:
-    """What the answers so far have told: later calls of a script go on from it."""
+    """What the answers so far returned; later calls of a script use it."""
 
     positions: dict[str, int] = field(default_factory=dict)  # by session
     state: bytes = b""
@@ -29,7 +29,7 @@ class Memory:
     failed_items: list[str] = field(default_factory=list)  # statuses in frames that a server must not give
 
     def note(self, method: Method, content: bytes, answered: bytes) -> None:
-        """Whichever fields the answer has."""
+        """Records any fields that the answer has."""
         answer = method.answer.FromString(answered)
         for part in (answer, *(getattr(answer, name, None) for name in ("finished", "totals"))):
             if getattr(part, "position", 0):
@@ -50,7 +50,7 @@ def _session_id(method: Method, content: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One call. `make` gives its messages, serialized."""
+    """One call. `make` returns its messages, serialized."""
 
     method: Method
     make: Callable[[Memory], Sequence[bytes]]
@@ -59,7 +59,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """Calls one after the other; `overlap` starts each without waiting for the one before."""
+    """Calls in sequence; `overlap` starts each without waiting for the previous one."""
 
     steps: Sequence[Step]
     metadata: Metadata = ()

@@ -1,4 +1,4 @@
-"""The servers that calls go to: small bounds, so that they are met; started anew when they are gone."""
+"""The servers that receive the calls: small limits, so that inputs reach them; restarted when they exit."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import language_model_pb2_grpc, sessions_pb2, sessions_pb2_grpc, types_pb2
 
 _READY = re.compile(r"serving gRPC on (\S+), HTTP on (\S+) ")
-_ANEW = (("grpc.use_local_subchannel_pool", 1),)  # a connection of its own
+_ANEW = (("grpc.use_local_subchannel_pool", 1),)  # a separate connection
 _SMALL = {
     "seal_keys": KEY_TEXT,
     "max_generated_tokens": "256",
@@ -38,7 +38,7 @@ _SMALL = {
 
 @dataclass(frozen=True, slots=True)
 class ServerPlan:
-    """Settings beyond the small ones. `has_owners`: a proxy names the callers."""
+    """Settings beyond the small limits. `has_owners`: a proxy names the callers."""
 
     name: str
     settings: Callable[[Path], dict[str, str]]
@@ -66,8 +66,8 @@ PLANS: Sequence[ServerPlan] = (
 
 
 class FuzzedServer:
-    """One server process after the other. `generation` counts those that are gone; `patience`, in seconds, is for what
-    is asked between the inputs."""
+    """One server process after another. `generation` counts the exited ones; `patience`, in seconds, limits the checks
+    between inputs."""
 
     def __init__(
         self, plan: ServerPlan, command: Sequence[str], bundle: Path, directory: Path, patience: float
@@ -82,7 +82,7 @@ class FuzzedServer:
         places = ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]
         self._command = [*command, "serve", str(bundle), *places, *options]
         self._process: asyncio.subprocess.Process | None = None
-        self._wanted: list[int] | None = None  # what the well-formed request was answered first
+        self._wanted: list[int] | None = None  # the first answer to the valid request
         self._metadata = ((OWNER_METADATA, OWNER),) if plan.has_owners else ()
 
     @property
@@ -90,8 +90,8 @@ class FuzzedServer:
         return self._process.returncode if self._process is not None else None
 
     async def has_exited(self) -> bool:
-        """For whoever met a broken connection: awaited until the process has ended, or answers on a fresh connection.
-        No, if it does neither within the patience."""
+        """Call this after a broken connection. Waits until the process has exited, or answers on a new connection.
+        Returns False if neither happens within the patience."""
         assert self._process is not None
         events = [asyncio.ensure_future(self._process.wait()), asyncio.ensure_future(self._answer_anew())]
         try:
@@ -103,7 +103,7 @@ class FuzzedServer:
             await asyncio.gather(*events, return_exceptions=True)
 
     async def _answer_anew(self) -> None:
-        """Comes back when it does: nothing of a process that is ending is answered."""
+        """Returns when the server answers: a process that is ending answers nothing."""
         async with grpc.aio.insecure_channel(self.grpc_address, _ANEW) as channel:
             request = health_pb2.HealthCheckRequest()
             await health_pb2_grpc.HealthStub(channel).Check(request, wait_for_ready=True)
@@ -123,7 +123,7 @@ class FuzzedServer:
         self.channel = grpc.aio.insecure_channel(self.grpc_address)
 
     async def stop(self) -> None:
-        """At once: nothing of it is wanted any more."""
+        """Stops the server at once: nothing more is needed from it."""
         if self._process is None:
             return
         self.generation += 1
@@ -138,11 +138,11 @@ class FuzzedServer:
         await self.start()
 
     async def prepare(self) -> str:
-        """The pool's sessions are there, with their checkpoints, and few others."""
+        """Makes sure that the pool's sessions exist, with their checkpoints, and few others."""
         return await self._ask(self._prepare)
 
     async def check(self) -> str:
-        """Whether a well-formed request is answered as it was at first; what is wrong otherwise."""
+        """Returns a problem when a valid request no longer gets its first answer; otherwise an empty text."""
         return await self._ask(self._check)
 
     async def responds(self) -> bool:
@@ -157,7 +157,7 @@ class FuzzedServer:
                 return "a well-formed request is not answered"
             except grpc.aio.AioRpcError as error:
                 trouble = f"a well-formed request is answered {error.code().name}: {error.details()}"
-                if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:  # given-up calls may be ending still
+                if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:  # cancelled calls may still be ending
                     return trouble
             await asyncio.sleep(0.1 * 2**attempt)
         return trouble
@@ -177,7 +177,7 @@ class FuzzedServer:
         return ""
 
     async def _tolerate(self, method: Any, request: Any) -> None:
-        """Calls that were given up may have come first."""
+        """Ignores refusals: calls that were given up may have come first."""
         with contextlib.suppress(grpc.aio.AioRpcError):
             await method(request, metadata=self._metadata)
 

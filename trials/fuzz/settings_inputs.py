@@ -1,4 +1,4 @@
-"""Settings: names and values that people, and others, put into an environment and onto a command line."""
+"""Settings: names and values that people and programs put into an environment and onto a command line."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Requests that make sense: live sessions, plausible points, request ids that come again. The accidents come after."""
+"""Valid requests: live sessions, plausible points, repeated request ids. The accidents come later."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ def draw_request(dice: random.Random, name: str) -> Message:
 
 
 def draw_request_id(dice: random.Random) -> str:
-    """Most often none; otherwise one of a few that come again and again, or a new one."""
+    """Usually none; otherwise a new id, or one of a few that come again and again."""
     if dice.random() < 0.6:
         return ""
     return f"again-{dice.randrange(200)}" if dice.random() < 0.5 else f"once-{dice.getrandbits(60):x}"
@@ -80,7 +80,7 @@ def _predict(dice: random.Random) -> Message:
 
 
 def _predict_many(dice: random.Random) -> Message:
-    """A few tags that come again, most items plain; some are closed, some are nothing."""
+    """A few repeated tags, most items plain; some are closed, some are empty."""
     request = wire.PredictManyRequest()
     tags = (0, 1, 2, dice.getrandbits(64))
     for _ in range(dice.choice((0, 1, 3, 8, 40))):

@@ -1,4 +1,4 @@
-"""Snapshots and sealed states: whole, spoiled, and spoiled with a checksum or a seal that fits again."""
+"""Snapshots and sealed states: valid, spoiled, and spoiled with a matching checksum or seal."""
 
 import base64
 import random
@@ -27,7 +27,7 @@ def make_codec(manifest: Manifest) -> SnapshotCodec:
 
 
 def draw_snapshot(dice: random.Random, manifest: Manifest) -> Snapshot:
-    """A plausible past: what a model with bounded states could have left."""
+    """Returns a plausible past, as a model with bounded states could leave it."""
     noise = np.random.default_rng(dice.getrandbits(63))
     state = tuple(noise.uniform(-1, 1, t.shape).astype(t.dtype) for t in manifest.state.tensors)
     is_twin = bool(state) and state[0].shape == (manifest.hidden_size,) and dice.random() < 0.7
@@ -38,7 +38,7 @@ def draw_snapshot(dice: random.Random, manifest: Manifest) -> Snapshot:
 
 
 def seal(dice: random.Random, sealer: Sealer, snapshot: bytes, owner: str, expires_at: float) -> bytes:
-    """As the server seals, with a nonce that the dice know."""
+    """Seals as the server does, with a nonce from the dice."""
     with mock.patch("secrets.token_bytes", dice.randbytes):
         return sealer.seal(snapshot, owner, expires_at)
 
@@ -52,8 +52,8 @@ def draw_state(
     share_whole: float = 0.25,
     is_refitted: bool = True,
 ) -> bytes:
-    """A sealed state of the owner, as often as `share_whole` good; otherwise spoiled, expired, foreign, or
-    with a spoiled snapshot under a good seal. Without `is_refitted` no such snapshot has a checksum that fits."""
+    """Returns a sealed state of the owner, valid with probability `share_whole`; otherwise spoiled, expired, foreign,
+    or with a spoiled snapshot under a valid seal. Without `is_refitted` no such snapshot has a matching checksum."""
     codec, sealer = make_codec(manifest), Sealer([KEY], manifest.digest)
     snapshot = codec.encode(draw_snapshot(dice, manifest))
     if dice.random() < share_whole:
@@ -77,7 +77,7 @@ def draw_state(
 
 
 def spoil_snapshot(dice: random.Random, snapshot: bytes) -> bytes:
-    """Accidents in any place, most often with a checksum that fits again."""
+    """Adds accidents in any place, usually with a matching checksum."""
     content = bytearray(snapshot)
     if dice.random() < 0.5:  # the lengths and numbers of the head
         at, size = dice.choice(((4, 1), (5, 2), (7, 2), (9, 1), (10, 2), (12, 1), (45, 8)))

@@ -1,4 +1,4 @@
-"""The smallest bundle that has everything: an LSTM of 16 with random weights, a token for each byte."""
+"""The smallest complete bundle: an LSTM of 16 with random weights, a token for each byte."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ VOCABULARY_SIZE = 256
 
 
 def write_tiny_bundle(directory: Path) -> Path:
-    """At `directory`, which must not exist. Equal bytes at each call."""
+    """Writes the bundle to `directory`, which must not exist. Each call writes equal bytes."""
     torch.manual_seed(0)
     config = ModelConfig(
         vocabulary_size=VOCABULARY_SIZE,

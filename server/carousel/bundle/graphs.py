@@ -1,15 +1,14 @@
-"""The contract of a bundle's two graphs: what their inputs and outputs are called. The exporter writes it, the engine
-reads it.
+"""The contract of a bundle's two graphs: the names of their inputs and outputs. The exporter writes them, the engine
+reads them.
 
-``core``: ids [B,T] int64, lengths [B] int32 (1..T, rows are right-padded), one input [B, *shape] per state tensor
-  -> hidden [B,T,H] float32, one output [B, *shape] per state tensor: the state after each row's last real token.
-``head``: hidden [N,H] float32, targets [N] int64 or none of them, num_candidates [1] int64, temperatures [N] float32
-above 0 or none of them
-  -> logits [N,V]; candidate_logits and candidate_ids [N,K], highest first, the lower id first among equals;
-     log_normalizer [N], the log of the sum of exp(logits); target_logits [N]; target_ranks [N] int64, the number of
-     tokens whose logit is above the target's.
-     Without targets there are no target_logits and target_ranks.
-     probabilities [N,V], the softmax of logits / temperature; none without temperatures.
+``core``: ids [B,T] int64, lengths [B] int32 (1..T, rows are right-padded), one input [B, *shape] per state tensor ->
+hidden [B,T,H] float32, one output [B, *shape] per state tensor: the state after each row's last real token.
+
+``head``: hidden [N,H] float32, targets [N] int64 or none, num_candidates [1] int64, temperatures [N] float32 above 0 or
+none -> logits [N,V]; candidate_logits and candidate_ids [N,K], highest first, the lower id first among equals;
+log_normalizer [N], the log of the sum of exp(logits); target_logits [N]; target_ranks [N] int64, the number of tokens
+whose logit is above the target's. Without targets there are no target_logits and target_ranks. probabilities [N,V], the
+softmax of logits / temperature; absent without temperatures.
 """
 
 IDS = "ids"

@@ -1,6 +1,6 @@
-"""The named tensors that are one sequence's state, and how rows of them are stacked into a batch.
+"""The named tensors of one sequence's state, and how rows of them are stacked into a batch.
 
-Names, shapes and types come from the bundle's manifest; nothing else in the house spells a tensor's name.
+Names, shapes and types come from the bundle's manifest; no other code spells a tensor's name.
 """
 
 import math
@@ -16,7 +16,7 @@ State = tuple[Array, ...]  # one sequence: an array per tensor, in the layout's 
 
 
 class Rows(Protocol):
-    """An array, or what answers like one: rows that lie elsewhere and are fetched when they are looked at."""
+    """An array, or an object that behaves like one: rows that are stored elsewhere and fetched on access."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -28,13 +28,13 @@ class Rows(Protocol):
     def reshape(self, shape: tuple[int, int], /) -> Any: ...
 
 
-MAX_STATE_BYTES = 2**31 - 1  # of one sequence; what the wire can say
+MAX_STATE_BYTES = 2**31 - 1  # of one sequence; the wire's limit
 StateBatch = tuple[Rows, ...]  # the same with a leading axis B
 
 
 @dataclass(frozen=True, slots=True)
 class StateTensor:
-    """One tensor of the state. `shape` has no batch axis; the graph's has it in front."""
+    """One tensor of the state. `shape` has no batch axis; the graph's shape starts with it."""
 
     name: str
     shape: tuple[int, ...]
@@ -43,7 +43,7 @@ class StateTensor:
 
     @property
     def output_name(self) -> str:
-        """What the core graph calls the tensor's next value."""
+        """The core graph's name of the tensor's next value."""
         return f"{self.name}_next"
 
     @property
@@ -59,24 +59,24 @@ class StateLayout:
 
     @property
     def num_bytes(self) -> int:
-        """Raw state of one sequence."""
+        """The raw size of one sequence's state."""
         return sum(tensor.num_bytes for tensor in self.tensors)
 
     def initial(self, num_rows: int) -> StateBatch:
-        """The state before any token, for `num_rows` sequences."""
+        """Returns the state before any token, for `num_rows` sequences."""
         return tuple(np.full((num_rows, *t.shape), t.initial, dtype=t.dtype) for t in self.tensors)
 
     def stack(self, states: Sequence[State]) -> StateBatch:
-        """B states to one batch, row b being states[b]."""
+        """Stacks B states into one batch, row b being states[b]."""
         return tuple(np.stack(rows) for rows in zip(*states, strict=True))
 
     def unstack(self, batch: StateBatch) -> list[State]:
-        """The opposite of `stack`. Each row is a copy of its own, so keeping one does not keep the batch."""
+        """The inverse of `stack`. Each row is a separate copy, so keeping one does not keep the batch."""
         num_rows = batch[0].shape[0]
         return [tuple(array[row].copy() for array in batch) for row in range(num_rows)]
 
     def feed(self, batch: StateBatch) -> dict[str, Rows]:
-        """The batch under the names of the core graph's inputs."""
+        """Returns the batch under the names of the core graph's inputs."""
         return {tensor.name: array for tensor, array in zip(self.tensors, batch, strict=True)}
 
     def output_names(self) -> list[str]:
@@ -87,7 +87,7 @@ class StateLayout:
 
     @classmethod
     def from_json(cls, items: Iterable[Mapping[str, Any]]) -> "StateLayout":
-        """Raises KeyError, TypeError, ValueError or OverflowError for what describes no tensors."""
+        """Raises KeyError, TypeError, ValueError or OverflowError for items that describe no tensors."""
         layout = cls(tuple(_read_tensor(item) for item in items))
         if layout.num_bytes > MAX_STATE_BYTES:
             raise ValueError(f"a state of {layout.num_bytes} bytes; at most {MAX_STATE_BYTES}")

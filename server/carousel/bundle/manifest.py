@@ -1,7 +1,7 @@
 """The bundle: a directory with `manifest.json`, `tokenizer.json` and two ONNX graphs, described and verified here.
 
-The manifest holds the sha256 of every other file; the model's digest is the sha256 over those, the sizes and the state
-layout, so two bundles with one digest give the same answers. Training facts are for people and do not enter the digest.
+The manifest holds the sha256 of every other file. The model's digest is the sha256 over those, the sizes and the state
+layout, so two bundles with one digest give the same answers. Training facts are for people and not part of the digest.
 """
 
 import functools
@@ -22,7 +22,7 @@ CORE_FILE = "core.onnx"
 HEAD_FILE = "head.onnx"
 SCHEMA_VERSION = 3  # 1: the head needed a target for each row; 2: it had no probabilities
 PLAIN = "plain"
-_MOST = {  # what the wire and a snapshot can say
+_MOST = {  # what the wire and a snapshot can express
     "num_layers": 2**31 - 1,
     "hidden_size": 2**16 - 1,
     "vocabulary_size": 2**31 - 1,
@@ -42,15 +42,15 @@ class Manifest:
     num_parameters: int
     precision: str  # "float32" or "int8"
     tokenizer_kind: TokenizerKind
-    start_id: int  # every fresh sequence has consumed this token before position 0
+    start_id: int  # every new sequence has consumed this token before position 0
     state: StateLayout
     files: Mapping[str, str]  # file name -> sha256, all files but the manifest
     training: Mapping[str, Any] = field(default_factory=dict)
-    block: str = PLAIN  # what a layer stands in: nothing, or "residual"
+    block: str = PLAIN  # what surrounds a layer: nothing, or "residual"
 
     @functools.cached_property
     def digest(self) -> str:
-        """Identity of the model: sha256 over all that decides its answers."""
+        """The identity of the model: sha256 over all that decides its answers."""
         facts = self.as_json()
         del facts["training"], facts["name"], facts["digest"]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -72,7 +72,7 @@ class Manifest:
             "files": dict(self.files),
             "training": dict(self.training),
         }
-        # A plain stack's manifest says nothing of blocks, as before there were any: its digest is the same.
+        # A plain stack's manifest has no block entry, as in older versions: its digest stays the same.
         return facts if self.block == PLAIN else facts | {"block": self.block}
 
     def save(self, directory: Path) -> None:
@@ -81,7 +81,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> "Manifest":
-        """Raises BundleInvalid for another schema version, a bad or missing value, a digest that does not fit."""
+        """Raises BundleInvalid for another schema version, a bad or missing value, or a digest that does not match."""
         version = facts.get("schema_version")
         if version != SCHEMA_VERSION:
             raise BundleInvalid(
@@ -96,11 +96,11 @@ class Manifest:
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise BundleInvalid(f"{FILE_NAME} is not valid: {error}") from error
         if manifest.digest != facts.get("digest"):
-            raise BundleInvalid(f"{FILE_NAME} was changed: its digest does not fit its contents")
+            raise BundleInvalid(f"{FILE_NAME} was changed: its digest does not match its contents")
         return manifest
 
     def _check_values(self) -> None:
-        """Raises TypeError or ValueError naming the key: JSON can hold what the annotations do not allow."""
+        """Raises TypeError or ValueError with the key: JSON can hold what the annotations do not allow."""
         for one in fields(self):
             wanted = one.type if one.type in (int, str) else dict if one.name in ("files", "training") else object
             if not isinstance(getattr(self, one.name), wanted) or isinstance(getattr(self, one.name), bool):
@@ -116,8 +116,8 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A verified bundle: its manifest and its tokenizer. The graphs are verified, and read again when they are wanted:
-    a copy of all weights is not kept."""
+    """A verified bundle: its manifest and its tokenizer. The graphs are verified, and read again when needed, so that
+    no copy of all weights stays in memory."""
 
     directory: Path
     manifest: Manifest
@@ -125,7 +125,7 @@ class Bundle:
 
     @classmethod
     def load(cls, directory: Path) -> "Bundle":
-        """Read and verify. Raises BundleInvalid naming the file that is missing, edited or outside the bundle."""
+        """Reads and verifies. Raises BundleInvalid with the file that is missing, edited or outside the bundle."""
         manifest = Manifest.from_json(_read_json(directory))
         contents = {name: _read_verified(directory, name, digest) for name, digest in manifest.files.items()}
         for name in (CORE_FILE, HEAD_FILE, TOKENIZER_FILE):
@@ -142,16 +142,16 @@ class Bundle:
         return cls(directory, manifest, tokenizer)
 
     def read_graph(self, name: str) -> bytes:
-        """The bytes that were digested. Raises BundleInvalid if the file has been changed since."""
+        """Returns the verified bytes. Raises BundleInvalid if the file has changed since."""
         return _read_verified(self.directory, name, self.manifest.files[name])
 
 
 def _remedy(version: Any) -> str:
-    """What to do about another schema version; nothing to say where it is none."""
+    """Returns the remedy for another schema version; empty if there is none."""
     if not isinstance(version, int) or isinstance(version, bool):
         return ""
     is_older = version < SCHEMA_VERSION
-    return ": export it anew with carousel-export RUN BUNDLE" if is_older else ": it needs a newer carousel-serving"
+    return ": export it again with carousel-export RUN BUNDLE" if is_older else ": it needs a newer carousel-serving"
 
 
 def file_digest(path: Path) -> str:
@@ -180,7 +180,7 @@ def _read_verified(directory: Path, name: str, digest: str) -> bytes:
         content = path.read_bytes()
     except OSError as error:
         raise BundleInvalid(f"{name}: {error.strerror or error}") from error
-    except ValueError as error:  # a name that no file can have
+    except ValueError as error:  # no file can have this name
         raise BundleInvalid(f"{name!r}: {error}") from error
     if hashlib.sha256(content).hexdigest() != digest:
         raise BundleInvalid(f"{name}: digest mismatch, the file is truncated or was edited")

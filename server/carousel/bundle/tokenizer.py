@@ -1,14 +1,15 @@
 """Text to token ids and back. It uses a vocabulary; `carousel_training.vocabulary` learns one.
 
-A tokenizer is the file `tokenizer.json` (the Hugging Face `tokenizers` format) plus its kind, which says how a token
+A tokenizer is the file `tokenizer.json` (the Hugging Face `tokenizers` format) plus its kind, which defines how a token
 becomes bytes again:
 
-- ``byte``: ids 0..255 are the bytes themselves.
-- ``character``: one id per character; unknown ones become ``<unk>``.
-- ``word``: words between white space, ``<unk>``, and ``<eos>`` for each end of line, counted as the WikiText papers do.
-- ``bpe``: byte-level byte-pair encoding.
+    - ``byte``: ids 0..255 are the bytes themselves.
+    - ``character``: one id per character; unknown ones become ``<unk>``.
+    - ``word``: words between white space, ``<unk>``, and ``<eos>`` for each end of line, as in the WikiText papers.
+    - ``bpe``: byte-level byte-pair encoding.
 
-Every token has fixed bytes, whatever stands before it, so decoding is concatenation and can go token by token.
+Every token has fixed bytes, independent of the tokens before it, so decoding is concatenation and can go token by
+token.
 """
 
 import codecs
@@ -22,7 +23,7 @@ import tokenizers
 UNKNOWN = "<unk>"
 END_OF_LINE = "<eos>"
 FILE_NAME = "tokenizer.json"
-_UNHEARD_OF = "\U0010ffff"  # in no vocabulary: whoever cannot encode it would fail at some caller's text
+_UNHEARD_OF = "\U0010ffff"  # in no vocabulary: a tokenizer that cannot encode it would fail on a caller's text
 
 
 class TokenizerKind(enum.StrEnum):
@@ -33,7 +34,7 @@ class TokenizerKind(enum.StrEnum):
 
 
 class Tokenizer:
-    """An immutable text codec over `size` ids. `start_id` stands before the first token of every sequence."""
+    """An immutable text codec over `size` ids. `start_id` precedes the first token of every sequence."""
 
     def __init__(self, kind: TokenizerKind, codec: tokenizers.Tokenizer) -> None:
         self.kind = kind
@@ -43,7 +44,7 @@ class Tokenizer:
 
     @classmethod
     def parse(cls, kind: TokenizerKind, content: bytes) -> "Tokenizer":
-        """From the content of `tokenizer.json`. Raises ValueError with the reason when it is not one."""
+        """Parses the content of `tokenizer.json`. Raises ValueError with the reason when it is invalid."""
         try:
             codec = tokenizers.Tokenizer.from_buffer(content)
             missing = next((index for index in range(codec.get_vocab_size()) if codec.id_to_token(index) is None), None)
@@ -62,7 +63,7 @@ class Tokenizer:
 
     @functools.cached_property
     def start_id(self) -> int:
-        """The token that every sequence is taken to follow: the end of a line where the vocabulary has one."""
+        """The token before every sequence: the end of a line where the vocabulary has one."""
         if self.kind is TokenizerKind.BYTE:
             return ord("\n")
         end_of_line = END_OF_LINE if self.kind is TokenizerKind.WORD else BYTE_ALPHABET[ord("\n")]
@@ -74,17 +75,18 @@ class Tokenizer:
         return ids
 
     def encode_aside(self, text: str) -> list[int]:
-        """The same in a thread, while others run. `encode` keeps Python's lock, which is quicker for short texts."""
+        """Works as `encode`, in a thread that lets others run. `encode` keeps Python's lock, which is faster for short
+        texts."""
         (encoding,) = self._codec.encode_batch_fast([text], add_special_tokens=False)
         ids: list[int] = encoding.ids
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Bytes that are not UTF-8 become U+FFFD."""
+        """Returns the text; bytes that are not UTF-8 become U+FFFD."""
         return self.spell(ids).decode("utf-8", errors="replace")
 
     def spell(self, ids: Iterable[int]) -> bytes:
-        """The bytes of these tokens in a row."""
+        """Returns the concatenated bytes of these tokens."""
         return b"".join([self._bytes[index] for index in ids])
 
     def token_bytes(self, index: int) -> bytes:
@@ -111,7 +113,7 @@ class Tokenizer:
 
 
 class TextDecoder:
-    """Bytes in, text out as soon as whole characters are there. `tail` is what still waits for its continuation."""
+    """Bytes in, text out as soon as characters are complete. `tail` holds the incomplete rest."""
 
     def __init__(self, tail: bytes = b"") -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -121,7 +123,7 @@ class TextDecoder:
         return self._decoder.decode(piece)
 
     def flush(self) -> str:
-        """What waits becomes U+FFFD."""
+        """Returns the incomplete rest as U+FFFD."""
         return self._decoder.decode(b"", final=True)
 
     @property
@@ -130,9 +132,9 @@ class TextDecoder:
 
 
 def _byte_alphabet() -> list[str]:
-    """Byte-level BPE writes byte b as a printable character; the library gives the set, this gives the order.
+    """Byte-level BPE writes byte b as a printable character; the library gives the set, this function the order.
 
-    Printable Latin-1 characters stand for themselves, the others take the code points from 256 upwards in order.
+    Printable Latin-1 characters represent themselves, the others take the code points from 256 upwards in order.
     """
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     themselves = {ord(letter): letter for letter in alphabet if ord(letter) < 256}

@@ -1,4 +1,4 @@
-"""Options that the commands share, and what they say of a session that is not there."""
+"""Options that the commands share, and the hint for a missing session."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -78,7 +78,7 @@ def _check_readable(path: Path | None) -> None:
 
 @contextmanager
 def explaining_missing(session_id: str) -> Iterator[None]:
-    """Where the server does not have the session that the user named, the error says how to make it."""
+    """Adds the command that creates the session to the error when the server does not have it."""
     try:
         yield
     except ServerError as error:

@@ -1,4 +1,4 @@
-"""`carousel generate`: text from the model as it comes."""
+"""`carousel generate`: streams text from the model."""
 
 import base64
 import dataclasses
@@ -20,7 +20,7 @@ def generate(
     session: SessionId = "",
     max_tokens: Annotated[int | None, typer.Option(help="How many tokens at most.")] = None,
     temperature: Annotated[
-        float, typer.Option(help="0 always takes the likeliest token, 1 draws as the model says.")
+        float, typer.Option(help="0 always takes the likeliest token, 1 samples from the model unchanged.")
     ] = 0.7,
     top_k: Annotated[int | None, typer.Option(help="Choose among the k likeliest.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Choose among the likeliest up to this probability.")] = None,
@@ -38,9 +38,9 @@ def generate(
     as_json: AsJson = False,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
-    """Continue a text; what the model writes is printed as it comes.
+    """Continue a text; print the model's text as it arrives.
 
-    On a terminal the prompt stands before it, and pace and seed after it; a pipe gets the model's text alone.
+    On a terminal the prompt precedes it, and speed and seed follow it; a pipe gets only the model's text.
     """
     options = GenerateOptions(
         max_tokens=max_tokens,
@@ -75,7 +75,7 @@ def generate(
 
 
 def _write_branches(transcript: Transcript, stream: Iterable[Piece], *, ids: bool) -> None:
-    """One after the other under a heading each: they come mixed."""
+    """Prints the texts one after another, each under a heading: their pieces arrive interleaved."""
     texts: dict[int, str] = {}
     for piece in stream:
         transcript.count(piece)

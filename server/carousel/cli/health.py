@@ -1,4 +1,4 @@
-"""`carousel health`: for container health checks, hence quick to start and to give up."""
+"""`carousel health`: for container health checks, so it starts and gives up quickly."""
 
 from typing import Annotated
 
@@ -6,7 +6,6 @@ import typer
 
 from carousel.cli.connection import DEFAULT_ADDRESS, Address, open_client
 from carousel.errors import SettingsInvalid
-from carousel.settings import split_address
 
 _NOT_SERVING = 1
 
@@ -36,14 +35,13 @@ def _is_ready(address: str, timeout: float) -> bool:
     import http.client
     import ssl
 
-    try:
-        host, port = split_address(address)
-    except ValueError as error:
-        raise SettingsInvalid(f"--http: {error}") from error
+    host, colon, port = address.rpartition(":")  # carousel.settings would load pydantic
+    if not (colon and host and port.isdigit() and int(port) <= 65_535):
+        raise SettingsInvalid(f"--http: must be host:port, not {address!r}")
     unchecked = ssl._create_unverified_context()
     for connection in (
-        http.client.HTTPConnection(host, port, timeout=timeout),
-        http.client.HTTPSConnection(host, port, timeout=timeout, context=unchecked),
+        http.client.HTTPConnection(host.strip("[]"), int(port), timeout=timeout),
+        http.client.HTTPSConnection(host.strip("[]"), int(port), timeout=timeout, context=unchecked),
     ):
         try:
             connection.request("GET", "/readyz")

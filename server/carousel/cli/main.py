@@ -1,6 +1,6 @@
-"""The command `carousel`. Loads a command's module when it is asked for, so that small commands start fast.
+"""The command `carousel`. It imports a command's module only when needed, so that small commands start fast.
 
-It knows the commands' names, and how what goes wrong is told: one line on standard error, exit code 1.
+It knows the commands' names and how errors are shown: one line on standard error, exit code 1.
 """
 
 import importlib
@@ -44,7 +44,7 @@ _GROUPS = {"token": "Make tokens for those that call.", "sessions": "Look after 
 
 
 class _LazyGroup(TyperGroup):
-    """Commands by name, each imported when it is first needed."""
+    """A group of commands by name, each imported on first use."""
 
     def __init__(self, name: str, places: dict[str, Any], help_text: str) -> None:
         super().__init__(name=name, help=help_text, no_args_is_help=True)
@@ -91,7 +91,7 @@ def build_commands() -> TyperGroup:
 
 def _print_version(is_wanted: bool) -> None:
     if is_wanted:
-        import importlib.metadata  # slow to load, and needed here alone
+        import importlib.metadata  # slow to import and only needed here
 
         print(f"carousel {importlib.metadata.version('carousel-serving')}")
         raise typer.Exit
@@ -99,10 +99,10 @@ def _print_version(is_wanted: bool) -> None:
 
 def _whole(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and leave.")
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Declares the options of the command without a command."""
+    """Declares the options of the group itself."""
 
 
 def _make_options(function: Callable[..., None]) -> list[Any]:

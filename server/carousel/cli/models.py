@@ -1,4 +1,4 @@
-"""`carousel models`: what the server holds."""
+"""`carousel models`: the models that the server holds."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ def models(as_json: AsJson = False, address: Address = DEFAULT_ADDRESS) -> None:
 
 
 def _describe(model: ModelInfo) -> Iterator[str]:
-    """A line for each fact. What is nested deeply, the settings of the training, is for --json."""
+    """Yields a line for each fact. Deeply nested facts, the training settings, only appear with --json."""
     yield model.name
     facts = dataclasses.asdict(model)
     del facts["name"]

@@ -7,5 +7,5 @@ _NUM_BYTES = 32  # what ChaCha20-Poly1305 takes
 
 
 def new_key() -> None:
-    """Print a new key for the setting seal_keys. Keep it as a secret: who has it can read and make states."""
+    """Print a new key for the setting seal_keys. Keep it secret: its owner can read and create states."""
     print(base64.b64encode(secrets.token_bytes(_NUM_BYTES)).decode())

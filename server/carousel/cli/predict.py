@@ -1,4 +1,5 @@
-"""`carousel predict`: type, and see the next words live. Without a terminal, a line in gives a line out."""
+"""`carousel predict`: shows the next words while the user types. Without a terminal, each input line gives an output
+line."""
 
 import asyncio
 import json
@@ -19,7 +20,7 @@ from carousel.client import Client, Predictor, ServerError
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Words for a line. They stand in place of `prefix` at its end; where that is empty, they follow the line."""
+    """Words for a line. They replace `prefix` at its end; where that is empty, they follow the line."""
 
     rows: tuple[Suggestion, ...]
     prefix: str
@@ -28,7 +29,7 @@ class Answer:
 def predict(
     words: Annotated[int, typer.Option(help="How many words to show.", min=1, max=9)] = 5,
     session: Annotated[
-        str, typer.Option("--session", metavar="ID", help="After what this session holds, which stays as it is.")
+        str, typer.Option("--session", metavar="ID", help="Continue from this session, which stays unchanged.")
     ] = "",
     as_json: AsJson = False,
     address: Address = DEFAULT_ADDRESS,
@@ -36,7 +37,7 @@ def predict(
     """Type, and see the next words live; or pipe lines in, and get the words that may follow each."""
     with explaining_missing(session):
         if sys.stdin.isatty() and sys.stdout.isatty() and not as_json:
-            from carousel.cli.predict_screen import run_screen  # the terminal library, needed here alone
+            from carousel.cli.predict_screen import run_screen  # the terminal library, only needed here
 
             asyncio.run(run_screen(address, words, session))
         else:
@@ -44,7 +45,7 @@ def predict(
 
 
 def _predict_lines(address: str, num_words: int, session_id: str, *, as_json: bool) -> None:
-    """Every line is a sequence of its own."""
+    """Every line is a separate sequence."""
     with open_client(address) as client:
         do_spaces_lead = client.model().tokenizer != "word"
         for line in read_lines(STANDARD_INPUT):
@@ -56,7 +57,7 @@ def _predict_lines(address: str, num_words: int, session_id: str, *, as_json: bo
 
 @contextmanager
 def _forked(client: Client, session_id: str) -> Iterator[str]:
-    """The id of a session that stands where this one does, gone at the end; none for none."""
+    """Yields the id of a fork of the session, deleted at the end; an empty id gives an empty id."""
     if not session_id:
         yield ""
         return
@@ -64,12 +65,12 @@ def _forked(client: Client, session_id: str) -> Iterator[str]:
     try:
         yield fork.session_id
     finally:
-        with suppress(ServerError):  # gone already, or it will expire
+        with suppress(ServerError):  # already gone, or it will expire
             client.delete_session(fork.session_id)
 
 
 def _answer(predict_next: Predictor, draft: Draft, text: str, num_words: int) -> Answer:
-    """Words that the end of the text begins; or, when it is a word already, words that follow."""
+    """Returns words that complete the end of the text; or, when that is a whole word, words that follow."""
 
     def ask(text: str) -> Answer:
         step = draft.advance(text)

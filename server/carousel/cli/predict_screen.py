@@ -1,4 +1,4 @@
-"""The terminal side of `carousel predict`: an editor with the likely next words under it."""
+"""The terminal side of `carousel predict`: an editor with the likely next words below it."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ _MARKS = frozenset(".,;:!?")
 
 
 async def run_screen(address: str, num_words: int, session_id: str = "") -> None:
-    """Until the user ends it. Raises ServerError when the server does."""
+    """Runs until the user ends it. Raises ServerError when the server ends it."""
     async with open_async_client(address) as client:
         do_spaces_lead = (await client.model()).tokenizer != "word"
         async with Suggester(client, num_words, do_spaces_lead=do_spaces_lead, session_id=session_id) as suggester:
@@ -33,10 +33,9 @@ async def run_screen(address: str, num_words: int, session_id: str = "") -> None
 
 
 class Follower:
-    """Keeps one prediction stream in step with a text, and begins a new one when fed text was taken back.
+    """Keeps one prediction stream in step with a text, and starts a new one when text it has read is deleted.
 
-    With a session it follows a fork of it, which it deletes: what is typed here may be taken back, what a session was
-    fed may not.
+    With a session it follows a fork, which it deletes: typed text can be deleted, but a session cannot unread it.
     """
 
     def __init__(self, client: AsyncClient, draft: Draft, num_words: int, session_id: str) -> None:
@@ -48,7 +47,7 @@ class Follower:
         self._predict: AsyncPredictor | None = None
 
     async def ask(self, text: str) -> tuple[tuple[Suggestion, ...], str]:
-        """Words for the end of `text`, and the unfinished word there that they stand for."""
+        """Returns words for the end of `text`, and the unfinished word there that they replace."""
         step = self._draft.advance(text)
         if step.is_restart:
             await self.close()
@@ -72,13 +71,13 @@ class Follower:
         return await self._streams.enter_async_context(self._client.predictor(session_id=fork_id))
 
     async def _delete(self, fork_id: str) -> None:
-        with suppress(ServerError):  # gone already, or it will expire
+        with suppress(ServerError):  # already gone, or it will expire
             await self._client.delete_session(fork_id)
 
 
 class Suggester:
-    """Words for a text that is being typed: those that its last word may become, or, when that is a whole word already,
-    those that may follow, for which a second stream reads ahead."""
+    """Words for a text that is being typed: completions of its last word or, when that is a whole word, words that may
+    follow it. A second stream reads ahead for these."""
 
     def __init__(self, client: AsyncClient, num_words: int, *, do_spaces_lead: bool, session_id: str = "") -> None:
         def follow() -> Follower:
@@ -103,7 +102,7 @@ class Suggester:
 
 
 class Screen:
-    """The editor. What is typed wakes a task that asks for words; keys are never kept waiting for the server."""
+    """The editor. Typing wakes a task that asks for words; keys never wait for the server."""
 
     def __init__(self, suggester: Suggester, draft: Draft, num_words: int) -> None:
         self._suggester = suggester
@@ -113,14 +112,14 @@ class Screen:
         self._choices: tuple[Suggestion, ...] = ()
         self.num_answers = 0
         self._answered = ""  # the text that the choices belong to
-        self._after_accepting = ""  # the text as the last accepted word left it, its space at the end
+        self._after_accepting = ""  # the text after the last accepted word, with its space
         self.buffer = Buffer(multiline=True, on_text_changed=self._wake, on_cursor_position_changed=self._wake)
         self.application: Application[None] = Application(
             layout=Layout(self._build_rows()), key_bindings=self._build_keys()
         )
 
     async def run(self) -> None:
-        """Until the user ends it. Raises ServerError when the server ends it."""
+        """Runs until the user ends it. Raises ServerError when the server ends it."""
         self._changed.set()
         tasks = [asyncio.create_task(self.application.run_async()), asyncio.create_task(self._follow())]
         try:
@@ -133,7 +132,7 @@ class Screen:
             task.result()
 
     async def _follow(self) -> None:
-        """One question at a time; what was typed meanwhile is asked about next."""
+        """Makes one request at a time; the next one covers what was typed meanwhile."""
         while True:
             await self._changed.wait()
             self._changed.clear()
@@ -150,7 +149,7 @@ class Screen:
         self._changed.set()
 
     def _accept(self, index: int) -> None:
-        """Choices for an older text are not taken: they may no longer be what the user sees."""
+        """Ignores choices for an older text: they may differ from what the user sees."""
         text = self._typed()
         if self._answered != text or index >= len(self._choices):
             return
@@ -163,7 +162,7 @@ class Screen:
         self.buffer.set_document(Document(before_cursor + after, len(before_cursor)))
 
     def _insert_mark(self, mark: str) -> None:
-        """A closing mark stands before the space that came with an accepted word."""
+        """Puts a closing mark before the space that came with an accepted word."""
         text = self._typed()
         if text and text == self._after_accepting:
             self._replace(text[:-1])

@@ -22,13 +22,13 @@ _STYLES = ("", "yellow", "bold dark_orange", "bold white on red")  # from expect
 def score(
     file: Annotated[str, typer.Argument(help="A text file; - reads standard input.")],
     top_g: Annotated[int, typer.Option(min=1, help="A token is a hit among the g likeliest.")] = 10,
-    lines: Annotated[bool, typer.Option("--lines", help="Each line on its own; JSON lines out, as they come.")] = False,
+    lines: Annotated[bool, typer.Option("--lines", help="Score each line separately; print JSON lines.")] = False,
     session: SessionId = "",
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Show which tokens of a text surprise the model, and by how much."""
     if lines and session:
-        raise typer.BadParameter("--lines scores every line on its own; it goes with no --session")
+        raise typer.BadParameter("--lines scores every line separately; it cannot be combined with --session")
     with open_client(address) as client, explaining_missing(session):
         if lines:
             score_lines(client, read_lines(file), top_g)
@@ -49,12 +49,12 @@ def _score_text(client: Client, text: str, top_g: int, session_id: str) -> None:
 
 
 def _rate(client: Client, text: str, top_g: int, session_id: str) -> Iterator[ScorePiece]:
-    """A text that is too long for one request goes through a session of its own, part by part."""
+    """Scores a text. One that is too long for one request goes through a temporary session, part by part."""
     limits = client.model().limits
     num_bytes = min(
         limits.max_input_tokens,
         limits.max_message_bytes - _NUM_OVERHEAD_BYTES,
-        limits.max_input_bytes or limits.max_input_tokens,  # an older server does not tell
+        limits.max_input_bytes or limits.max_input_tokens,  # an older server does not report it
     )
     parts = list(split_text(text, num_bytes))
     with ExitStack() as stack:
@@ -94,7 +94,7 @@ def _exp(nats: float) -> float:
 
 
 def style_of(rank: int, top_g: int) -> str:
-    """A step up for every factor of ten beyond g."""
+    """Returns the next style for every factor of ten beyond g."""
     level = sum(rank > top_g * factor for factor in (1, 10, 100))
     return _STYLES[level]
 

@@ -1,6 +1,6 @@
-"""Scoring of a log, line by line: many lines at once, results in the order of the lines, each as soon as it may be.
+"""Scores a log line by line: many lines at once, results in the order of the lines, each as soon as possible.
 
-Reading is left to the calling thread, for it may wait for a line that never comes; a second thread prints.
+The calling thread reads, because it may wait for a line that never comes; a second thread prints.
 """
 
 import json
@@ -22,7 +22,7 @@ Result = dict[str, Any]
 
 
 def score_lines(client: Client, lines: Iterable[str], top_g: int) -> None:
-    """Print a JSON line for each line.
+    """Prints a JSON line for each line.
 
     A line that the server refuses gets an `error` in its place, and CarouselError is raised after the last line; any
     other failure is raised at once.
@@ -45,7 +45,7 @@ def score_lines(client: Client, lines: Iterable[str], top_g: int) -> None:
 
 
 class _Printer(threading.Thread):
-    """Prints results in order. After a failure it only empties the queue, so that the reader is not held up."""
+    """Prints results in order. After a failure it only empties the queue, so that the reader does not block."""
 
     def __init__(self) -> None:
         super().__init__(name="printer")
@@ -62,7 +62,7 @@ class _Printer(threading.Thread):
                 result = future.result()
                 self.num_refused += "error" in result
                 print(json.dumps(result, ensure_ascii=False), flush=True)
-            except BaseException as error:  # told by the reader's thread
+            except BaseException as error:  # the reader's thread raises it
                 self.failure = error
 
 

@@ -18,8 +18,8 @@ from carousel.settings import read_settings
 
 _FAILED = 1
 _NOT_STARTED = 2
-_SWITCH_SECONDS = 2e-4  # or the engine would wait 5 ms, as Python has it, for its turn after each run of a graph
-_YOUNG_OBJECTS = 20_000  # and not 700, before the collector looks for cycles: messages make many objects and leave none
+_SWITCH_SECONDS = 2e-4  # Python's default lets the engine wait 5 ms after each run of a graph
+_YOUNG_OBJECTS = 20_000  # not 700: messages make many objects and no cycles
 
 
 def serve(
@@ -47,7 +47,7 @@ def serve(
 
 def _announce(server: Running) -> None:
     gc.collect()
-    gc.freeze()  # what the start made stays to the end; no later collection, which stops everything, shall walk it
+    gc.freeze()  # the start's objects stay; later collections, which stop everything, need not walk them
     gc.set_threshold(_YOUNG_OBJECTS)
     typer.echo(f"serving gRPC on {server.grpc_address}, HTTP on {server.http_address} ({server.provider})")
 
@@ -57,7 +57,7 @@ def _announce_drain(seconds: float) -> None:
         f"stopping: turns that run have up to {seconds:g} s to finish. A second Ctrl-C or SIGTERM ends the server at "
         "once: these turns are not applied, and no memory_file is written"
     )
-    with suppress(OSError):  # whoever read the first line may be gone
+    with suppress(OSError):  # the reader of the first line may be gone
         typer.echo(text)
 
 

@@ -1,4 +1,4 @@
-"""`carousel sessions ...`: the conversations that the server keeps for this caller."""
+"""`carousel sessions ...`: the sessions that the server keeps for this caller."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="The session's id.")]
 Position = Annotated[int | None, typer.Option(help="A turn boundary in the session's history. Default: now.", min=0)]
 Checkpoint = Annotated[str, typer.Option(help="A checkpoint's name.")]
 
-_RETRIES = Retries(max_attempts=3)  # a lost answer is asked for again; a server that is not there is told at once
+_RETRIES = Retries(max_attempts=3)  # a lost answer is retried; an absent server is reported at once
 
 
 def list_sessions(as_json: AsJson = False, address: Address = DEFAULT_ADDRESS) -> None:
@@ -34,7 +34,7 @@ def list_sessions(as_json: AsJson = False, address: Address = DEFAULT_ADDRESS) -
 
 
 def create(
-    session_id: Annotated[str, typer.Argument(metavar="[ID]", help="Default: one that nobody can guess.")] = "",
+    session_id: Annotated[str, typer.Argument(metavar="[ID]", help="Default: one that cannot be guessed.")] = "",
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Start a session and print its id."""
@@ -71,7 +71,7 @@ def fork(
     checkpoint: Checkpoint = "",
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
-    """Make sessions that stand where this one stands or stood, and print their ids."""
+    """Create sessions that start where this one is or was, and print their ids."""
     _check_point(position, checkpoint)
     with _connect(address) as client:
         for made in client.fork_session(
@@ -83,7 +83,7 @@ def fork(
 def rewind(
     session_id: Id, position: Position = None, checkpoint: Checkpoint = "", address: Address = DEFAULT_ADDRESS
 ) -> None:
-    """Take a session back to a position or a checkpoint; what came after is forgotten. Prints the position."""
+    """Move a session back to a position or a checkpoint; everything after that point is lost. Prints the position."""
     _check_point(position, checkpoint)
     if position is None and not checkpoint:
         raise typer.BadParameter("either --position or --checkpoint says where to")
@@ -93,16 +93,16 @@ def rewind(
 
 def checkpoint(
     session_id: Id,
-    name: Annotated[str, typer.Argument(help="What to call it. A name used again moves.")],
+    name: Annotated[str, typer.Argument(help="The checkpoint's name. Using a name again moves it.")],
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
-    """Keep a session's current position under a name, and print it."""
+    """Save a session's current position under a name, and print it."""
     with _connect(address) as client:
         print(client.save_checkpoint(session_id, name).position)
 
 
 def history(session_id: Id, as_json: AsJson = False, address: Address = DEFAULT_ADDRESS) -> None:
-    """List where a session can go back to; the last line is where it stands."""
+    """List the points a session can go back to; the last line is its current position."""
     with _connect(address) as client:
         found = client.get_history(session_id)
     if as_json:
@@ -116,7 +116,7 @@ def history(session_id: Id, as_json: AsJson = False, address: Address = DEFAULT_
 def export(
     session_id: Id,
     file: Annotated[str, typer.Argument(help="Where to write it; - writes to standard output.")],
-    ttl: Annotated[float | None, typer.Option(help="Seconds that it is good for. Default: a day.")] = None,
+    ttl: Annotated[float | None, typer.Option(help="Seconds for which it is valid. Default: a day.")] = None,
     position: Position = None,
     checkpoint: Checkpoint = "",
     address: Address = DEFAULT_ADDRESS,
@@ -124,7 +124,7 @@ def export(
     """Write a session's sealed state, which a server with the same keys and model can import."""
     _check_point(position, checkpoint)
     if file == STANDARD_INPUT and sys.stdout.isatty():
-        raise typer.BadParameter("a state is bytes, which no terminal shows: name a file, or pipe the output")
+        raise typer.BadParameter("a state is binary and cannot be shown on a terminal: name a file, or pipe the output")
     good_for = None if ttl is None else timedelta(seconds=ttl)
     with _connect(address) as client:
         state = client.export_session(session_id, good_for, position=position, checkpoint=checkpoint)
@@ -139,10 +139,10 @@ def export(
 
 def import_state(
     file: Annotated[str, typer.Argument(help="What export wrote; - reads standard input.")],
-    session_id: Annotated[str, typer.Argument(metavar="[ID]", help="Default: one that nobody can guess.")] = "",
+    session_id: Annotated[str, typer.Argument(metavar="[ID]", help="Default: one that cannot be guessed.")] = "",
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
-    """Make a session from a sealed state and print its id."""
+    """Create a session from a sealed state and print its id."""
     try:
         state = sys.stdin.buffer.read() if file == STANDARD_INPUT else Path(file).read_bytes()
     except OSError as error:
@@ -152,7 +152,7 @@ def import_state(
 
 
 def watch(as_json: AsJson = False, address: Address = DEFAULT_ADDRESS) -> None:
-    """Tell what happens to the sessions from now on, a line each, until interrupted."""
+    """Print the events of the sessions from now on, one line each, until interrupted."""
     with suppress(KeyboardInterrupt), _connect(address) as client, client.watch() as events:
         for event in events:
             line = _to_json(event) if as_json else f"{_show_time(event.time)}  {event.kind:<7}  {event.session_id}"
@@ -169,7 +169,7 @@ def _check_point(position: int | None, checkpoint: str) -> None:
 
 
 def _to_json(value: Any) -> str:
-    """Of a dataclass of plain values and times."""
+    """Returns JSON of a dataclass of plain values and times."""
     return json.dumps(dataclasses.asdict(value), default=datetime.isoformat)
 
 
@@ -184,5 +184,5 @@ def _print_table(sessions: Iterable[SessionInfo]) -> None:
 
 
 def _show_time(when: datetime) -> str:
-    """In the user's time zone."""
+    """Returns the time in the user's time zone."""
     return when.astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -1,4 +1,4 @@
-"""`carousel settings`: what can be set, as `carousel.settings` declares it."""
+"""`carousel settings`: lists the settings that `carousel.settings` declares."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from carousel.cli.connection import AsJson
 from carousel.settings import GROUPS, Settings
 
 _HOW = "Set one with --set NAME=VALUE, or in the environment as CAROUSEL_NAME, in capitals; the command line wins."
-_MIN_MEANING = 24  # columns; in a narrower terminal the meaning stands below its setting
+_MIN_MEANING = 24  # columns; in a narrower terminal the meaning goes below its setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,8 @@ def settings(as_json: AsJson = False) -> None:
 
 
 def format_settings(settings: Iterable[Setting], width: int | None) -> Iterator[str]:
-    """Lines under a heading for each group. Names are never cut; without `width` a setting is one line, to search."""
+    """Yields lines under a heading for each group. Names are never cut; without `width` each setting is one line, for
+    searching."""
     found = tuple(settings)
     names, defaults = max(len(one.name) for one in found), max(len(one.default) for one in found)
     group = ""
@@ -48,7 +49,7 @@ def format_settings(settings: Iterable[Setting], width: int | None) -> Iterator[
 
 
 def _format(head: str, meaning: str, width: int | None) -> Iterator[str]:
-    """The meaning beside the head, wrapped in its own column, or below where there is no room."""
+    """Yields the meaning beside the head, wrapped in its own column, or below it where space is short."""
     if width is None:
         yield head + meaning
     elif width - len(head) < _MIN_MEANING:
@@ -66,7 +67,7 @@ def _describe_all() -> Iterator[Setting]:
 
 
 def _format_default(value: object) -> str:
-    """As `--set` takes it, or `none` where nothing is set."""
+    """Returns the default in the form that `--set` takes, or `none`."""
     if value is None or value == "" or value == ():
         return "none"
     match value:

@@ -1,18 +1,18 @@
-"""From a prediction to the rows that a user chooses from. Pure."""
+"""Turns a prediction into the rows that a user chooses from. Pure."""
 
 from dataclasses import dataclass
 
 from carousel.cli.texts import show
 from carousel.client import Prediction
 
-NUM_ASKED = 16  # words to ask for, however few are shown: they stand for all words that begin like this
-_WHOLE_SHARE = 0.5  # of the words that begin like this, from which on the typed letters are one
-_LEAST_SHARE = 0.01  # of the likeliest word's probability: what is below is letters that happen to fit, hardly a word
+NUM_ASKED = 16  # words to request, however few are shown: they represent all words with this prefix
+_WHOLE_SHARE = 0.5  # of the words with this prefix; above it the typed letters are a whole word
+_LEAST_SHARE = 0.01  # of the likeliest word's probability; below it the letters are hardly a word
 
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """`text` is what accepting it writes in place of the unfinished word, `label` what is shown."""
+    """`text` replaces the unfinished word when accepted; `label` is shown."""
 
     label: str
     text: str
@@ -20,11 +20,11 @@ class Suggestion:
 
 
 def choose_suggestions(prediction: Prediction, prefix: str, num_rows: int) -> tuple[Suggestion, ...]:
-    """The words, each once; the tokens, when there is no word to be had.
+    """Returns the words, each once; or the tokens, when there is no word.
 
-    Once letters of a word are typed, its probability is its share among the words found: the server's counts in how
-    unlikely those letters were. There may be fewer than `num_rows` then, for not everything that can be spelled is a
-    word.
+    Once letters of a word are typed, a word's probability is its share among the words found: the server's value
+    includes how unlikely those letters were. There may be fewer than `num_rows` then, because not everything that can
+    be spelled is a word.
     """
     is_begun = bool(prefix.strip())
     whole = sum(word.probability for word in prediction.words) if is_begun else 1.0
@@ -41,11 +41,11 @@ def choose_suggestions(prediction: Prediction, prefix: str, num_rows: int) -> tu
 
 
 def is_whole_word(rows: tuple[Suggestion, ...], prefix: str) -> bool:
-    """Whether the letters typed are the likeliest word already, so that what follows it is the better question."""
+    """Returns whether the typed letters are already the likeliest word, so that the words after it are more useful."""
     typed = show(prefix.strip())
     return bool(typed and rows) and rows[0].label == typed and rows[0].probability >= _WHOLE_SHARE
 
 
 def follow_word(rows: tuple[Suggestion, ...], prefix: str) -> tuple[Suggestion, ...]:
-    """Words that follow `prefix`, as rows that keep it when they are accepted."""
+    """Returns words that follow `prefix`, as rows that keep it when accepted."""
     return tuple(Suggestion(row.label, f"{prefix} {row.text.strip()}", row.probability) for row in rows)

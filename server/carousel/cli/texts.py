@@ -1,4 +1,4 @@
-"""Text in and out of a command: files and standard input, exact and in UTF-8; what a terminal may be sent."""
+"""Text in and out of a command: files and standard input, exact and in UTF-8; and what is safe for a terminal."""
 
 import io
 import sys
@@ -11,7 +11,8 @@ _CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(co
 
 
 def read_lines(path: str) -> Iterator[str]:
-    """Of the file, or of standard input for `-`, with their ends as they are. Raises CarouselError when unreadable."""
+    """Yields lines of the file, or of standard input for `-`, with their line ends unchanged. Raises CarouselError when
+    unreadable."""
     try:
         if path == STANDARD_INPUT:
             yield from io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", newline="")
@@ -29,12 +30,12 @@ def read_text(path: str) -> str:
 
 
 def show(text: str) -> str:
-    """`text` without control characters, which could drive a terminal; line ends and tabs stay."""
+    """Returns `text` without control characters, which could control a terminal; line ends and tabs stay."""
     return text.translate(_CONTROLS)
 
 
 def split_text(text: str, max_bytes: int) -> Iterator[str]:
-    """Parts of at most `max_bytes` in UTF-8, cut after a line end, else before a space, else anywhere."""
+    """Yields parts of at most `max_bytes` in UTF-8, cut after a line end, else before a space, else anywhere."""
     start = 0
     while start < len(text):
         part = text[start : start + max_bytes].encode()[:max_bytes].decode(errors="ignore")

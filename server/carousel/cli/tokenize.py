@@ -1,4 +1,4 @@
-"""`carousel tokenize`: how the server's model cuts a text."""
+"""`carousel tokenize`: shows how the server's model splits a text."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""How a generation is shown: bare into a pipe; on a terminal between its prompt and a line of figures."""
+"""How a generation is shown: bare in a pipe; on a terminal between its prompt and a line of figures."""
 
 import os
 import sys
@@ -13,19 +13,19 @@ _BOLD, _DIM, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 
 
 class Transcript:
-    """Writes to standard output. On a terminal, control characters are left out of what others wrote."""
+    """Writes to standard output. On a terminal it leaves out control characters of the model and the prompt."""
 
     def __init__(self, *, is_terminal: bool, clock: Callable[[], float] = time.perf_counter) -> None:
         self._is_terminal = is_terminal
         self._has_styles = is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         self._clock = clock
         self._last = "\n"
-        self._tally: _Tally | None = None  # of the block that runs
+        self._tally: _Tally | None = None  # of the running block
 
     @contextmanager
     def around(self, prompt: str) -> Iterator[None]:
-        """On a terminal: the prompt before what the block writes; after it, however it ends, the cursor at a line's
-        start, and the figures if all was generated."""
+        """On a terminal, prints the prompt before the block's output. After the block, however it ends, the cursor is
+        at the start of a line, and the figures follow a complete generation."""
         if self._is_terminal and prompt:
             self.write(prompt, _BOLD)
         self._tally = tally = _Tally(self._clock)
@@ -44,18 +44,18 @@ class Transcript:
         self._last = text or self._last
 
     def end_line(self) -> None:
-        """Unless the cursor stands at the start of one."""
+        """Ends the line unless the cursor is at the start of one."""
         if not self._last.endswith("\n"):
             self.write("\n")
 
     def count(self, piece: Piece) -> None:
-        """Towards the figures."""
+        """Adds the piece to the figures."""
         if self._tally is not None:
             self._tally.add(piece)
 
 
 class _Tally:
-    """How many tokens came, how fast, and the seed that repeats them.
+    """The number of tokens, their speed, and the seed that reproduces them.
 
     The clock starts with the call: messages that wait to be read would make a later start look too fast.
     """
@@ -75,7 +75,7 @@ class _Tally:
             self._seed = piece.finished.seed
 
     def describe(self) -> str:
-        """Empty unless the generation came to its end with tokens."""
+        """Returns the figures; empty unless the generation ended with tokens."""
         if self._seed is None or not self._num_tokens:
             return ""
         seconds = max(self._last_at - self._started_at, 1e-6)

@@ -1,6 +1,6 @@
-"""The client library's door: `Client` blocks, `AsyncClient` is for asyncio; both offer the same calls.
+"""The public names of the client library: `Client` blocks, `AsyncClient` is for asyncio; both offer the same calls.
 
-It needs grpc and the wire contract alone: it knows no model, no arrays and nothing of the server's inside.
+The library needs only grpc and the wire contract. It uses no model, no arrays and no server code.
 
     with Client("127.0.0.1:50051") as client:
         for piece in client.generate("The ", max_tokens=40):

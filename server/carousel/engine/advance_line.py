@@ -1,4 +1,4 @@
-"""Held sequences' tokens that wait for a step: each owner's in a line of its own. Decisions only."""
+"""The waiting tokens of held sequences, one line per owner. Decisions only."""
 
 from carousel.engine.columns import Advances, Waiter
 from carousel.errors import Overloaded
@@ -8,18 +8,19 @@ _RETRY_SECONDS = 1.0
 
 
 class AdvanceLine:
-    """A step takes at most `max_rows`, as many of each owner as there is room for, whoever had none first: who has a
-    thousand waiting slows nobody who has one. A sequence has one token here at most."""
+    """The lines of all owners. A step takes at most `max_rows` tokens, a fair share per owner; the owner that waited
+    longest comes first. An owner with a thousand waiting tokens does not slow an owner with one. A sequence has at most
+    one token here."""
 
     def __init__(self, max_rows: int, limits: OwnerLimits) -> None:
         self._max_rows = max_rows
         self._max_of_owner = limits.max_lanes or max_rows
         self._max_waiting = limits.max_queued_turns
-        self._by_owner: dict[str, Advances] = {}  # who has waited for longest first
+        self._by_owner: dict[str, Advances] = {}  # the owner that waited longest first
         self.num_waiting = 0
 
     def add(self, owner: str, row: int, next_row: int, token_id: int, num_candidates: int, waiter: Waiter) -> None:
-        """Raises Overloaded when the owner has as many waiting as he may."""
+        """Adds a token. Raises Overloaded when the owner has the maximum number waiting."""
         waiting = self._by_owner.get(owner)
         if waiting is None:
             waiting = self._by_owner[owner] = Advances()
@@ -29,24 +30,24 @@ class AdvanceLine:
         waiting.add(row, next_row, token_id, num_candidates, waiter)
         self.num_waiting += 1
 
-    def take(self, max_rows: int | None = None) -> Advances | None:
-        """Those that are fed now; `max_rows` lowers the bound."""
+    def pick(self, max_rows: int | None = None) -> Advances | None:
+        """Takes the tokens for the next step; `max_rows` lowers the bound."""
         if not self.num_waiting:
             return None
         count = self._max_rows if max_rows is None else min(max_rows, self._max_rows)
-        taken = self._take_first(count) if len(self._by_owner) == 1 else self._take_shares(count)
+        taken = self._pick_first(count) if len(self._by_owner) == 1 else self._pick_shares(count)
         self.num_waiting -= len(taken)
         return taken
 
     def clear(self) -> list[Waiter]:
-        """Nothing waits any more; who did."""
+        """Removes all tokens. Returns their waiters."""
         waiters = [waiter for waiting in self._by_owner.values() for waiter in waiting.waiters]
         self._by_owner.clear()
         self.num_waiting = 0
         return waiters
 
-    def _take_first(self, count: int) -> Advances:
-        """Of the only owner."""
+    def _pick_first(self, count: int) -> Advances:
+        """Takes tokens of the only owner."""
         owner, waiting = next(iter(self._by_owner.items()))
         count = min(count, self._max_of_owner)
         if len(waiting) <= count:
@@ -56,13 +57,13 @@ class AdvanceLine:
         self._move(owner, count, taken)
         return taken
 
-    def _take_shares(self, count: int) -> Advances:
+    def _pick_shares(self, count: int) -> Advances:
         taken = Advances()
         share = min(max(1, count // len(self._by_owner)), self._max_of_owner)
         owners = list(self._by_owner)
         counts = {owner: min(share, len(self._by_owner[owner])) for owner in owners[:count]}
         num_left = count - sum(counts.values())
-        for owner in counts:  # what the others leave
+        for owner in counts:  # adds what the others leave
             more = min(num_left, self._max_of_owner - counts[owner], len(self._by_owner[owner]) - counts[owner])
             counts[owner] += more
             num_left -= more
@@ -71,7 +72,7 @@ class AdvanceLine:
         return taken
 
     def _move(self, owner: str, count: int, taken: Advances) -> None:
-        """The owner's first ones; the rest waits behind the other owners."""
+        """Takes the owner's first tokens; the rest waits behind the other owners."""
         waiting = self._by_owner.pop(owner)
         taken.extend(waiting, 0, count)
         if len(waiting) > count:

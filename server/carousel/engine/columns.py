@@ -1,8 +1,8 @@
-"""Rows of the sequences that are held between turns, in arrays: for each a ring of its last boundaries.
+"""The states of sequences held between turns, as rows of arrays. Each sequence has a ring of its last boundaries.
 
-A turn that feeds one token is a row in such a step, not an object: one gather, one run, one scatter for all of them. It
-reads the row where a sequence stands and writes the next one of its ring, so that nothing has happened until whoever
-holds the sequence moves on to that row. Legend: A rows of a step, K candidates, H hidden width.
+A turn that feeds one token is a row of a step and not an object: one gather, one run and one scatter serve all rows. It
+reads the sequence's current row and writes the next row of its ring. So nothing has happened until the holder moves to
+that row. Legend: A rows of a step, K candidates, H hidden width.
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from carousel.turns import Snapshot
 
 _MAX_SLOTS = 8192
 _FEW_CANDIDATES = 32
-_MAX_SURPLUS = 4096  # candidates of a step that nobody wants: with more, to ask twice is shorter
+_MAX_SURPLUS = 4096  # unwanted candidates in a step; above this, two calls of the model are faster
 
 
 class Waiter(Protocol):
-    """Who gets the answer to one row, in the event loop. An asyncio.Future is one."""
+    """Receives one row's answer, in the event loop. An asyncio.Future is a Waiter."""
 
     def done(self) -> bool:
-        """Whether nobody waits any more."""
+        """Whether the caller has stopped waiting."""
         ...
 
     def set_result(self, found: Any, /) -> None: ...
@@ -32,13 +32,13 @@ class Waiter(Protocol):
 
 
 class Advances:
-    """Single tokens for held sequences, a column each of what a step must know of them."""
+    """Single tokens for held sequences, with one list for each fact that a step needs."""
 
     __slots__ = ("ids", "next_rows", "num_candidates", "rows", "waiters")
 
     def __init__(self) -> None:
-        self.rows: list[int] = []  # where each sequence stands
-        self.next_rows: list[int] = []  # where it will
+        self.rows: list[int] = []  # each sequence's current row
+        self.next_rows: list[int] = []  # its row after the step
         self.ids: list[int] = []
         self.num_candidates: list[int] = []
         self.waiters: list[Waiter] = []
@@ -54,7 +54,7 @@ class Advances:
         self.waiters.append(waiter)
 
     def extend(self, others: "Advances", start: int = 0, stop: int | None = None) -> None:
-        """Those of the others from `start` up to `stop`."""
+        """Adds the tokens of `others` from `start` to `stop`."""
         for name in self.__slots__:
             getattr(self, name).extend(getattr(others, name)[start:stop])
 
@@ -65,7 +65,7 @@ class Advances:
 
 
 class Found(NamedTuple):
-    """What a step found for its rows, in their order."""
+    """A step's results, in the order of its rows."""
 
     ids_AK: Sequence[list[int]]
     log_probs_AK: Sequence[list[float]]
@@ -73,8 +73,8 @@ class Found(NamedTuple):
 
 
 class Columns:
-    """The arrays, in as many slots of `ring_size` rows each as `max_bytes` hold. Memory that no slot has used is not
-    touched. The event loop loads and saves rows of slots that no step uses; steps use the others."""
+    """The arrays, with as many slots of `ring_size` rows as fit into `max_bytes`. Memory of unused slots is never
+    touched. The event loop loads and saves rows only in slots that no step uses."""
 
     def __init__(self, layout: StateLayout, hidden_size: int, ring_size: int, max_bytes: int) -> None:
         self.ring_size = ring_size
@@ -92,12 +92,12 @@ class Columns:
     def num_used(self) -> int:
         return self.num_slots - len(self._free)
 
-    def take_slot(self) -> int | None:
-        """The first row of a slot, None when all are used."""
+    def allocate_slot(self) -> int | None:
+        """Takes a slot. Returns its first row, or None when all are used."""
         return self._free.pop() * self.ring_size if self._free else None
 
-    def give_slot(self, first_row: int) -> None:
-        """No step may use it any more."""
+    def free_slot(self, first_row: int) -> None:
+        """Frees the slot, which no step may use any more."""
         self._free.append(first_row // self.ring_size)
 
     def load(self, row: int, snapshot: Snapshot) -> None:
@@ -106,11 +106,11 @@ class Columns:
         self._hidden[row] = snapshot.hidden_H
 
     def save(self, row: int) -> tuple[tuple[Array, ...], Array]:
-        """The opposite of `load`; views, good until the row is written again."""
+        """Returns the row's state and hidden vector, as views: valid until the row is written again."""
         return tuple(array[row] for array in self._state), self._hidden[row]
 
     def run(self, model: StepModel, step: Advances) -> Found:
-        """Feed every row its token. Each has at least as many candidates as it wants."""
+        """Feeds every row its token. Each row gets at least as many candidates as it wants."""
         rows_A, next_A = np.array(step.rows), np.array(step.next_rows)
         ids_A1 = np.array(step.ids, np.int64)[:, None]
         hidden_A1H, after = model.core(ids_A1, np.ones(len(step), np.int32), tuple(s[rows_A] for s in self._state))
@@ -120,12 +120,13 @@ class Columns:
         self._hidden[next_A] = hidden_AH
         ids_AK, log_probs_AK = _find(model, hidden_AH, step.num_candidates)
         best_A = [log_probs_K[0] for log_probs_K in log_probs_AK]
-        is_finite_A = np.isfinite(hidden_AH.sum(axis=1) + best_A)  # one that is none makes the sum none
+        is_finite_A = np.isfinite(hidden_AH.sum(axis=1) + best_A)  # one NaN or infinity makes the sum so too
         return Found(ids_AK, log_probs_AK, is_finite_A.tolist())
 
 
 def _find(model: StepModel, hidden_AH: Array, wanted_A: Sequence[int]) -> tuple[list[list[int]], list[list[float]]]:
-    """Ids and log-probabilities. Those who want many are asked for apart: the others' step is no longer for them."""
+    """Returns ids and log-probabilities. Rows that want many candidates run apart, so that the others' run stays
+    short."""
     most = max(wanted_A)
     are_alike = most <= _FEW_CANDIDATES or min(wanted_A) > _FEW_CANDIDATES
     if are_alike or most * len(wanted_A) - sum(wanted_A) <= _MAX_SURPLUS:

@@ -1,7 +1,7 @@
-"""How events reach those who wait for them: a ticket for each turn, and a pace at which tokens go out.
+"""How events reach their callers: a ticket for each turn, and a pace for sending tokens.
 
-A token may wait a moment for the next ones, so that they share a message; all else goes out at once, a turn's first
-token above all. Belongs to one event loop.
+A token may wait a moment for the next tokens, so that they share a message. All other events go out at once, a turn's
+first token above all. Belongs to one event loop.
 """
 
 import asyncio
@@ -13,34 +13,34 @@ from carousel.turns import Event, Generated
 
 
 class Ticket:
-    """The caller's end of a turn. Events come in order; exactly one Ended or one error is the last."""
+    """The caller's side of a turn. Events come in order. The last is exactly one Ended or one error."""
 
     def __init__(self, cancel: Callable[[], None]) -> None:
         self._arrived: list[Event] = []
         self._error: CarouselError | None = None
-        self._is_due = False  # something has arrived that need not wait any longer
+        self._is_due = False  # an event has arrived that must not wait longer
         self._waiter: asyncio.Future[None] | None = None
         self.cancel = cancel  # frees the lane at the next step; harmless after the end
 
     async def next_events(self) -> list[Event]:
-        """All events since the last call, waiting for at least one. Raises the turn's error after them."""
+        """Returns all events since the last call, and waits for at least one. Raises the turn's error after them."""
         while not self._is_due:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         if self._error is not None and not self._arrived:
-            raise self._error  # it stays the last word
+            raise self._error  # also at every later call
         arrived, self._arrived, self._is_due = self._arrived, [], self._error is not None
         return arrived
 
     def add(self, event: Event | CarouselError) -> None:
-        """It is seen when the ticket is woken."""
+        """Adds an event. The caller sees it when the ticket is woken."""
         if isinstance(event, CarouselError):
             self._error = event
         else:
             self._arrived.append(event)
 
     def wake(self) -> None:
-        """Let the caller have what has arrived, if it has not had it yet."""
+        """Lets the caller take the events that have arrived."""
         self._is_due = bool(self._arrived) or self._error is not None
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -48,7 +48,7 @@ class Ticket:
 
 @dataclass(slots=True)
 class Entry:
-    """A turn that has not ended yet, as the event loop knows it."""
+    """A turn that has not ended, as the event loop sees it."""
 
     ticket: Ticket
     submitted_at: float
@@ -56,10 +56,11 @@ class Entry:
 
 
 class Pace:
-    """Wakes tickets: a turn's tokens but the first all together, anything else at once.
+    """Wakes tickets: for a turn's first token and other events at once, for further tokens of all turns together.
 
-    Between two times lies twice what the last one kept the event loop busy for, so that two thirds of its time stay
-    free, but never more than `max_delay_seconds`. A stream alone hardly waits; of many, more tokens share a message.
+    The pause between two such releases is twice the time that the last one kept the event loop busy, so that two thirds
+    of its time stay free, but at most `max_delay_seconds`. A single stream hardly waits; with many streams, more tokens
+    share a message.
     """
 
     def __init__(self, max_delay_seconds: float) -> None:
@@ -76,7 +77,7 @@ class Pace:
             self._held.add(ticket)
 
     def release_due(self) -> None:
-        """After a step: release what was held, now or when its time has come."""
+        """Releases the held tokens after a step, now or when the release is due."""
         if not self._held or self._timer is not None:
             return
         loop = asyncio.get_running_loop()
@@ -92,12 +93,12 @@ class Pace:
         for ticket in self._held:
             ticket.wake()
         self._held.clear()
-        loop.call_soon(self._note_sent, loop.time())  # comes after all those that were woken
+        loop.call_soon(self._note_sent, loop.time())  # runs after all woken callers
 
     def _note_sent(self, released_at: float) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
         self._due_at = min(self._due_at, now + 2 * (now - released_at))
-        if self._timer is not None:  # set by a step that came before this was known
+        if self._timer is not None:  # a step has set it before this was known
             self._timer.cancel()
             self._timer = loop.call_at(self._due_at, self._release)

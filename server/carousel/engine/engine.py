@@ -1,7 +1,7 @@
-"""The loop that drives the lanes: plan -> run -> commit, in a thread of its own.
+"""The loop that drives the lanes: plan -> run -> commit, in its own thread.
 
-The event loop submits and cancels turns and receives what a step brought in one hand-over; it never waits for
-arithmetic, nor the arithmetic for it. The engine knows ids and snapshots; text, sessions and transports are above it.
+The event loop submits and cancels turns, and receives a step's results in one hand-over. It never waits for arithmetic,
+and arithmetic never waits for it. The engine knows ids and snapshots; text, sessions and transports are above it.
 """
 
 import asyncio
@@ -28,22 +28,22 @@ from carousel.metrics import Metrics
 from carousel.turns import Ended, Event, Snapshot, Turn
 
 _LAST = (Ended, CarouselError)
-_MAX_STEPS_AHEAD = 16  # of the event loop, which else could fall behind without end where steps are very short
+_MAX_STEPS_AHEAD = 16  # else the event loop could fall behind without bound where steps are very short
 
 
 @dataclass(frozen=True, slots=True)
 class _Brought:
-    """What a step brought: events for jobs, rows for those that hold sequences; None when it failed."""
+    """A step's results: events for jobs, and `found` for held sequences, which is None when the step failed."""
 
     started: float
     seconds: float
     deliveries: list[Delivery]
     found: Found | None
-    num_left: int  # rows that waited when it was over
+    num_left: int  # rows that waited when the step ended
 
 
 class _Accepted:
-    """As a class, for a generator in its place would cost every turn a microsecond."""
+    """An accepted request. It is a class because a generator would cost every turn a microsecond."""
 
     __slots__ = ("_engine", "_owner")
 
@@ -61,9 +61,9 @@ class _Accepted:
 class Engine:
     """Continuous batching over the lanes of one model. Belongs to the event loop that starts it.
 
-    The scheduler is touched by the event loop and by the engine's thread, each holding `_lock`; `_changed` wakes the
-    thread; nothing else is shared. Steps of held sequences alone run in the event loop while they are short enough; one
-    step runs at a time. `token_delay_seconds` is how long a token may wait for the next ones.
+    The event loop and the engine's thread share the scheduler and nothing else. Each holds `_lock` when it uses it;
+    `_changed` wakes the thread. Steps with only held sequences run in the event loop while they are short enough. One
+    step runs at a time. A token may wait `token_delay_seconds` for the next tokens.
     """
 
     def __init__(
@@ -83,30 +83,30 @@ class Engine:
         self._clock = clock
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._num_steps_ahead = 0  # run, and not received by the event loop yet
-        self._running: Step | None = None  # in either place
-        self._defect: Exception | None = None  # of ours, that ended the event loop's step
+        self._num_steps_ahead = 0  # finished, but not yet received by the event loop
+        self._running: Step | None = None  # in the thread or in the event loop
+        self._defect: Exception | None = None  # a defect of ours that ended a step in the event loop
         self._place = StepPlace(bounds.max_lanes)
         self._gathering = Gathering(bounds.max_lanes)
-        self._num_advancing = 0  # tokens of held sequences that are not answered yet
+        self._num_advancing = 0  # unanswered tokens of held sequences
         self._is_stopping = False
         self._is_waking = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._entries: dict[Job, Entry] = {}
         self._pace = Pace(token_delay_seconds)
-        self._num_accepted = 0  # requests whose turns are let in also while new ones are refused
-        self._is_over = False  # nothing is let in any more
+        self._num_accepted = 0  # requests whose turns are accepted even while new requests are refused
+        self._is_over = False  # no turn is accepted any more
         self._is_idle = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop
         self._driving: asyncio.Future[None] | None = None
         self.start_snapshot: Snapshot  # of every fresh sequence
-        self.columns: Columns  # of sequences that are held between turns
+        self.columns: Columns  # of sequences held between turns
 
     def __repr__(self) -> str:
         return f"Engine({self._scheduler!r})"
 
     async def start(self) -> None:
-        """Warm the model up on the start token, which also gives the start snapshot, and begin to run steps."""
+        """Warms the model up on the start token, which also gives the start snapshot. Then begins to run steps."""
         self._loop = asyncio.get_running_loop()
         self.start_snapshot = await self._loop.run_in_executor(self._thread, self._consume_start)
         bounds, hidden_size = self._scheduler.bounds, len(self.start_snapshot.hidden_H)
@@ -115,12 +115,12 @@ class Engine:
         self._driving = self._loop.run_in_executor(self._thread, self._drive)
 
     def check_open(self, owner: str = "") -> None:
-        """Raise ShuttingDown or Overloaded if `submit` would now; cheap, to be called before state is loaded."""
+        """Raises ShuttingDown or Overloaded if `submit` would now. It is cheap: call it before loading state."""
         self._scheduler.check_open(owner)
 
     def accepted(self, owner: str = "") -> "_Accepted":
-        """A request, for as long as it may submit turns: one that has begun when a drain begins is waited for, and its
-        later turns are let in, while others are refused. Entering raises what `check_open` does."""
+        """Marks a request while it may submit turns. A drain waits for a request that has begun and still accepts its
+        turns; it refuses others. Entering raises what `check_open` raises."""
         return _Accepted(self, owner)
 
     def begin_request(self, owner: str) -> None:
@@ -133,7 +133,7 @@ class Engine:
         self._note_idle()
 
     def submit(self, turn: Turn) -> Ticket:
-        """Queue a turn. The caller must cancel the ticket when it loses interest before the end."""
+        """Queues a turn. A caller that gives up before the end must cancel the ticket."""
         with self._lock:
             job = self._scheduler.submit(turn, is_accepted=self._num_accepted > 0 and not self._is_over)
         self._wake_soon()
@@ -143,9 +143,9 @@ class Engine:
         return ticket
 
     def advance(self, owner: str, row: int, next_row: int, token_id: int, num_candidates: int, waiter: Waiter) -> None:
-        """Feed a sequence that stands in a row of `columns` one token. The waiter gets (ids, log-probabilities, whether
-        they are numbers), or an error, also when nobody looks at it any more; until then no other step may use the two
-        rows. Raises Overloaded."""
+        """Feeds one token to the sequence in a row of `columns`. The waiter gets (ids, log-probabilities, whether they
+        are finite) or an error, even if its caller has gone. Until then, no other step may use the two rows. Raises
+        Overloaded."""
         with self._lock:
             self._scheduler.advances.add(owner, row, next_row, token_id, num_candidates, waiter)
         self._num_advancing += 1
@@ -153,12 +153,12 @@ class Engine:
         self._wake_soon()
 
     def create_future(self) -> "asyncio.Future[Any]":
-        """Of the engine's loop. To ask for the running one costs a system call."""
+        """Returns a future of the engine's loop. Looking up the running loop would cost a system call."""
         return self._loop.create_future()
 
     @property
     def is_open(self) -> bool:
-        """Whether new turns are let in."""
+        """Whether new turns are accepted."""
         return not self._scheduler.is_closed
 
     @property
@@ -166,7 +166,7 @@ class Engine:
         return self._scheduler.num_busy
 
     async def follow(self, turn: Turn) -> AsyncGenerator[tuple[list[Event], Ended | None]]:
-        """Run a turn; its events as they come, with the end when it is there. Close the iterator to give up."""
+        """Runs a turn. Yields its events as they come, the end with the last ones. Close the iterator to give up."""
         ticket = self.submit(turn)
         ended: Ended | None = None
         try:
@@ -179,7 +179,7 @@ class Engine:
             ticket.cancel()
 
     async def finish(self, turn: Turn) -> tuple[list[Event], Ended]:
-        """Run a turn to its end: the events before it, and the end."""
+        """Runs a turn to its end. Returns the events before the end, and the end."""
         ticket = self.submit(turn)
         events: list[Event] = []
         try:
@@ -192,13 +192,13 @@ class Engine:
         return events, ended
 
     async def until_broken(self) -> None:
-        """Raises what broke the engine's own loop; nothing can run after that. Otherwise it never returns."""
+        """Waits without end. Raises the error that breaks the engine's loop; after it, nothing can run."""
         assert self._driving is not None
         await asyncio.shield(self._driving)
 
     async def drain(self, deadline_seconds: float) -> None:
-        """Refuse new requests and turns, let the accepted ones finish, end the rest with ShuttingDown when the deadline
-        passes."""
+        """Refuses new requests and turns, and lets the accepted ones finish. Ends the rest with ShuttingDown at the
+        deadline."""
         self._scheduler.close()
         try:
             await asyncio.wait_for(self._is_idle.wait(), deadline_seconds)
@@ -206,7 +206,7 @@ class Engine:
             self._end_all(ShuttingDown("the server shut down before the turn was done; the session is unchanged"))
 
     async def stop(self) -> None:
-        """End what is left and the thread. The step that runs now is waited for."""
+        """Ends the remaining turns and the thread. Waits for the running step."""
         self._scheduler.close()
         self._end_all(ShuttingDown("the server is shutting down"))
         with self._lock:
@@ -217,16 +217,16 @@ class Engine:
         self._thread.shutdown()
 
     def _drive(self) -> None:
-        """The engine's thread."""
+        """Runs steps in the engine's thread."""
         try:
             while (step := self._next_step()) is not None:
                 self._loop.call_soon_threadsafe(self._receive, step, self._carry_out(step))
-        except Exception as error:  # a defect of ours; nobody shall wait for ever because of it
+        except Exception as error:  # a defect of ours; no caller may hang
             self._loop.call_soon_threadsafe(self._break, error)
             raise
 
     def _next_step(self) -> Step | None:
-        """What is to be done next, waiting for it; None when nothing shall be done any more."""
+        """Waits for the next step and returns it, or None when the engine stops."""
         with self._lock:
             while not self._is_stopping:
                 if self._defect is not None:
@@ -240,20 +240,20 @@ class Engine:
             return None
 
     def _seconds_to_gather(self) -> float:
-        """`_lock` is held. Those who have lanes are never kept waiting."""
+        """Returns how long to wait for more held sequences. Turns with lanes never wait. The caller holds `_lock`."""
         if self._running is not None or self._scheduler.has_turns:
             return 0.0
         return self._gathering.seconds_left(self._clock(), self._scheduler.advances.num_waiting)
 
     def _plan(self, max_advances: int | None = None) -> Step | None:
-        """`_lock` is held. Whoever gets a step carries it out."""
+        """Plans the next step, which the caller must run. The caller holds `_lock`."""
         if self._running is None and self._num_steps_ahead < _MAX_STEPS_AHEAD:
             self._running = self._scheduler.plan(max_advances)
             return self._running
         return None
 
     def _carry_out(self, step: Step) -> _Brought:
-        """Run the step and commit it, in either place."""
+        """Runs the step and commits it, in the thread or in the event loop."""
         started = self._clock()
         outcomes, parts, found = self._run(step)
         ended = self._clock()
@@ -268,7 +268,7 @@ class Engine:
         return _Brought(started, seconds, deliveries, found, num_left)
 
     def _run(self, step: Step) -> tuple[list[Outcome], StepSeconds | None, Found | None]:
-        """With how long the parts of the lanes' works took, unless it failed."""
+        """Runs the step. Also returns how long the parts of the lanes' works took, unless the step failed."""
         try:
             found = self.columns.run(self._model, step.advances) if step.advances else None
             return (self._runner.run(step), self._runner.seconds, found) if step.works else ([], None, found)
@@ -277,7 +277,7 @@ class Engine:
             return [Outcome(error=_failed_to_run()) for _ in step.works], None, None
 
     def _receive(self, step: Step, brought: _Brought) -> None:
-        """What a step brought, in the event loop."""
+        """Hands out a step's results, in the event loop."""
         with self._lock:
             if self._num_steps_ahead == _MAX_STEPS_AHEAD:
                 self._changed.notify()
@@ -296,7 +296,7 @@ class Engine:
             if isinstance(event, _LAST):
                 self._forget(job)
         self._pace.release_due()
-        self._loop.call_soon(self._note, step, brought)  # after those who wait for it
+        self._loop.call_soon(self._note, step, brought)  # after the waiting callers
 
     def _note(self, step: Step, brought: _Brought) -> None:
         self._metrics.step_done(brought.seconds, step, self._scheduler.num_queued)
@@ -315,7 +315,7 @@ class Engine:
                     waiter.set_exception(_failed_to_run())
                 else:
                     waiter.set_result((found.ids_AK[index], found.log_probs_AK[index], found.is_finite_A[index]))
-            except Exception as error:  # a defect of ours; the others shall have their answers
+            except Exception as error:  # a defect of ours; the others still get their answers
                 self._loop.call_exception_handler({"message": "a held turn was not delivered", "exception": error})
         self._note_idle()
 
@@ -327,7 +327,7 @@ class Engine:
             self._answer(self._running.advances, None)
 
     def _end_all(self, error: CarouselError) -> None:
-        """And let nothing in any more, whoever it belongs to."""
+        """Ends all turns with the error, and accepts no more turns of any request."""
         self._is_over = True
         entries, self._entries = self._entries, {}
         with self._lock:
@@ -349,10 +349,10 @@ class Engine:
             self._loop.call_soon(self._wake)
 
     def _wake(self) -> None:
-        """Once for all turns that came in the same round of the event loop, so that they share a step."""
+        """Wakes the engine once for all turns of one round of the event loop, so that they share a step."""
         self._is_waking = False
         with self._lock:
-            is_thread_ahead = self._num_steps_ahead > 0  # answers come in the order of their steps
+            is_thread_ahead = self._num_steps_ahead > 0  # answers must come in the order of the steps
             is_here = self._place.is_in_loop and not self._scheduler.has_turns and not is_thread_ahead
             step = self._plan(self._place.max_rows) if is_here else None
             if step is None:
@@ -363,7 +363,7 @@ class Engine:
     def _run_here(self, step: Step) -> None:
         try:
             brought = self._carry_out(step)
-        except Exception as error:  # the thread ends with it, as with one of its own
+        except Exception as error:  # ends the thread, like an error in the thread itself
             with self._lock:
                 self._defect = error
                 self._changed.notify()
@@ -377,7 +377,7 @@ class Engine:
             self._forget(job)
             with self._lock:
                 self._scheduler.cancel(job)
-                self._changed.notify()  # so that its lane is freed although nothing else may be running
+                self._changed.notify()  # frees the lane even if nothing else runs
 
     def _forget(self, job: Job) -> None:
         del self._entries[job]

@@ -1,4 +1,4 @@
-"""One graph in onnxruntime, run on the host or beside an accelerator's memory. Nothing else imports onnxruntime."""
+"""One graph in onnxruntime, run on the host or with an accelerator's memory. No other module imports onnxruntime."""
 
 import functools
 import os
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-# Importing onnxruntime starts a thread that reports its use to its maker; only this, and only before, prevents it.
+# Importing onnxruntime starts a thread that reports its use to its maker. Only this, before the import, prevents it.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 
@@ -17,23 +17,23 @@ from carousel.errors import BundleInvalid, ProviderUnavailable
 
 RUNTIME_VERSION: str = onnxruntime.__version__
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_TYPE_NAMES = {"float32": "float", "float64": "double"}  # onnxruntime's, where they are not numpy's
-_DEVICES = {"cuda": "cuda"}  # of providers whose memory is not the host's
+_TYPE_NAMES = {"float32": "float", "float64": "double"}  # onnxruntime's names where they differ from numpy's
+_DEVICES = {"cuda": "cuda"}  # of providers with their own memory
 
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """How graphs are run. `num_threads` is the size of onnxruntime's pool, 0 leaves it to onnxruntime."""
+    """How graphs run. `num_threads` is the size of onnxruntime's pool; 0 lets onnxruntime choose."""
 
     providers: tuple[str, ...] = ("cpu",)
     num_threads: int = 1
 
 
 class DeviceRows:
-    """Rows that lie on a device. A graph takes them from there; whoever looks at one fetches the whole batch, once."""
+    """Rows in a device's memory, where graphs read them. Reading a row on the host fetches the whole batch, once."""
 
     def __init__(self, value: Any, shape: tuple[int, ...]) -> None:
-        self.value = value  # onnxruntime's, which owns the memory
+        self.value = value  # onnxruntime's object, which owns the memory
         self.shape = shape
 
     def __len__(self) -> int:
@@ -46,7 +46,7 @@ class DeviceRows:
         return np.array(self._host, dtype, copy=copy)
 
     def reshape(self, shape: tuple[int, int]) -> "DeviceRows":
-        """The same memory under another shape."""
+        """Returns the same memory with another shape."""
         return DeviceRows(self.value, shape)
 
     @functools.cached_property
@@ -55,9 +55,10 @@ class DeviceRows:
 
 
 class Graph:
-    """Raises BundleInvalid when onnxruntime cannot load it, ProviderUnavailable when the only provider does not start.
+    """One loaded graph. Raises BundleInvalid when onnxruntime cannot load it, and ProviderUnavailable when the only
+    provider does not start.
 
-    With `device`, which is the provider's own unless given, inputs may be DeviceRows, and outputs can stay there.
+    On a `device`, by default the provider's own, inputs may be DeviceRows and outputs can stay there.
     """
 
     def __init__(self, name: str, graph: bytes, execution: Execution, device: str | None = None) -> None:
@@ -67,18 +68,18 @@ class Graph:
 
     @property
     def provider(self) -> str:
-        """The short name of the execution provider that is in use."""
+        """The short name of the execution provider in use."""
         return next(short for short, name in PROVIDERS.items() if name == self._session.get_providers()[0])
 
     def run(self, outputs: Sequence[str], feed: Mapping[str, Rows]) -> list[Array]:
-        """The outputs, on the host."""
+        """Returns the outputs, on the host."""
         if self._device is None:
             result: list[Array] = self._session.run(outputs, feed)
             return result
         return [value.numpy() for value in self._run_bound(outputs, feed, "cpu")]
 
     def run_staying(self, outputs: Sequence[str], feed: Mapping[str, Rows]) -> Sequence[Rows]:
-        """The outputs, left where they were computed."""
+        """Returns the outputs where they were computed."""
         if self._device is None:
             return self.run(outputs, feed)
         values = self._run_bound(outputs, feed, self._device)
@@ -91,7 +92,7 @@ class Graph:
         self._check("outputs", names, self._session.get_outputs())
 
     def check_rows(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
-        """Raises BundleInvalid if the input or output declares other rows than these, behind an axis of any length."""
+        """Raises BundleInvalid if the input or output declares other rows than these, after an axis of any length."""
         nodes = [*self._session.get_inputs(), *self._session.get_outputs()]
         node = next(node for node in nodes if node.name == name)
         if list(node.shape[1:]) != list(shape) or node.type != f"tensor({_TYPE_NAMES.get(dtype, dtype)})":
@@ -100,7 +101,7 @@ class Graph:
             )
 
     def width(self, name: str) -> int:
-        """The length of the last axis of an input or output, as the graph declares it; 0 where it leaves that open."""
+        """Returns the declared length of an input's or output's last axis, or 0 where the graph leaves it open."""
         nodes = [*self._session.get_inputs(), *self._session.get_outputs()]
         width = next(node.shape[-1] for node in nodes if node.name == name)
         return width if isinstance(width, int) else 0
@@ -126,7 +127,7 @@ class Graph:
 
 
 def available_providers(wanted: Sequence[str]) -> list[str]:
-    """Those of `wanted` (short names, in order) that this onnxruntime has. Raises ProviderUnavailable if none."""
+    """Returns those of `wanted` (short names, in order) that this onnxruntime has, or raises ProviderUnavailable."""
     installed = set(onnxruntime.get_available_providers())
     chosen = [name for name in wanted if PROVIDERS.get(name) in installed]
     if not chosen:
@@ -137,20 +138,20 @@ def available_providers(wanted: Sequence[str]) -> list[str]:
 
 def _open(name: str, graph: bytes, execution: Execution) -> Any:
     if "cuda" in execution.providers and hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()  # CUDA and cuDNN as they come in Python packages
+        onnxruntime.preload_dlls()  # CUDA and cuDNN from Python packages
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = execution.num_threads
     options.inter_op_num_threads = 1
-    # A pool that spins between steps would take the event loop's core.
+    # A pool that spins between steps would occupy the event loop's core.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Weights lie inside the graph; a reference to any other file must fail, wherever it points.
+    # Weights are inside the graph; a reference to any other file must fail.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", "/nonexistent")
     providers = [PROVIDERS[short] for short in available_providers(execution.providers)]
     try:
         session = onnxruntime.InferenceSession(graph, options, providers=providers)
-    except Exception as error:  # onnxruntime's own exceptions share no base but Exception
+    except Exception as error:  # onnxruntime's exceptions have no common base but Exception
         raise BundleInvalid(f"{name}: onnxruntime cannot load it: {error}") from error
-    session._model_bytes = None  # kept to begin anew with other providers, and as large as the weights
+    session._model_bytes = None  # kept only to restart with other providers; as large as the weights
     if session.get_providers()[0] != providers[0] and len(execution.providers) == 1:
         raise ProviderUnavailable(f"execution provider {execution.providers[0]} is installed but does not start here")
     return session

@@ -1,4 +1,4 @@
-"""A turn on its way through the engine, and what a step does with it: the words between scheduler and runner."""
+"""A turn on its way through the engine, and its part of a step: the data between scheduler and runner."""
 
 import collections
 import enum
@@ -11,19 +11,19 @@ from carousel.records import record
 from carousel.turns import Candidate, FinishReason, Generate, Goal, Predict, Score, Snapshot, Turn
 
 
-class Ask(enum.IntEnum):  # whose hash, unlike an Enum's, costs no call
-    """What the model is asked after a lane has consumed its tokens: as little as its next token or answer takes."""
+class Ask(enum.IntEnum):  # unlike an Enum's, its hash costs no call
+    """What the model computes after a lane has consumed its tokens: only what its next token or answer needs."""
 
     NOTHING = enum.auto()
-    LIKELIEST = enum.auto()  # the token alone, not how likely it is
+    LIKELIEST = enum.auto()  # the token alone, without its probability
     CANDIDATES = enum.auto()  # the likeliest tokens
     PROBABILITIES = enum.auto()  # at the temperature
-    LOGITS = enum.auto()  # from which all the rest follows
-    SCORES = enum.auto()  # ratings of the tokens consumed in this step
+    LOGITS = enum.auto()  # everything else follows from them
+    SCORES = enum.auto()  # scores of the tokens consumed in this step
 
 
 class Job:
-    """A turn on its way. The scheduler alone changes it."""
+    """A turn on its way through the engine. Only the scheduler changes it."""
 
     __slots__ = (
         "ask",
@@ -44,17 +44,17 @@ class Job:
     def __init__(self, turn: Turn, penalty_window: int, number: int = 0, is_short: bool = False) -> None:
         self.turn = turn
         self.number = number  # in order of arrival
-        self.is_short = is_short  # may have one of the lanes for turns that are soon done
+        self.is_short = is_short  # may use a short lane
         self.lane: int | None = None
         self.is_cancelled = False
         self.num_fed = 0  # of turn.ids
         self.num_left = len(turn.ids)  # not fed yet
         self.num_generated = 0
-        self.unfed_id: int | None = None  # chosen, not yet consumed
+        self.unfed_id: int | None = None  # chosen, but not yet consumed
         self.position = turn.start.position
         self.recent_ids = collections.deque(turn.start.recent_ids, maxlen=penalty_window)
         self.finish: FinishReason | None = None  # set when only consuming is left
-        self.ask = ask_for(turn.goal)  # when all is fed
+        self.ask = ask_for(turn.goal)  # after the whole input
 
     def __repr__(self) -> str:
         fed = f"{self.num_fed}/{len(self.turn.ids)} fed"
@@ -63,20 +63,20 @@ class Job:
 
 @record(frozen=True, slots=True)
 class Work:
-    """One lane's part of a step: consume `ids` (none: keep the hidden vector it has), then answer `ask`."""
+    """One lane's part of a step: consume `ids` (none: keep the hidden vector), then answer `ask`."""
 
     lane: int
     ids: tuple[int, ...]
     ask: Ask
-    is_last: bool  # the lane's state is wanted back
+    is_last: bool  # the step returns the lane's state
     job: Job
-    is_chunk: bool = False  # of a prompt: it runs apart from the lanes that wait for their next token
+    is_chunk: bool = False  # part of a prompt: runs apart from the lanes that wait for their next token
 
 
 @record(frozen=True, slots=True)
 class Step:
-    """What one run of the model does: works of lanes, and tokens of held sequences, which are alike and stand in
-    columns. The lanes of `admitted` jobs take their snapshots first."""
+    """What one run of the model does: the works of lanes, and the tokens of held sequences, which are all alike and so
+    in columns. The lanes of `admitted` jobs first load their snapshots."""
 
     admitted: tuple[Job, ...]
     works: tuple[Work, ...]
@@ -95,7 +95,7 @@ class Step:
 
 @dataclass(slots=True)
 class Outcome:
-    """What the runner found for one work; filled by the runner, `snapshot` for the last work of a job."""
+    """The result of one work, which the runner fills in; `snapshot` only for the last work of a job."""
 
     error: CarouselError | None = None
     token_id: int = -1
@@ -107,7 +107,7 @@ class Outcome:
 
 
 def ask_for(goal: Goal) -> Ask:
-    """For the next token, for the answer, or for ratings."""
+    """Returns what the goal needs for its next token, its answer, or its scores."""
     match goal:
         case Generate() if goal.sampling.is_plain_greedy:
             return Ask.CANDIDATES if goal.num_candidates else Ask.LIKELIEST

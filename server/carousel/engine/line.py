@@ -1,8 +1,8 @@
-"""Who is next: turns wait for lanes, each owner's in a line of its own. Decisions only.
+"""Which turn is next: turns wait for lanes, one line per owner. Decisions only.
 
-A lane that comes free goes to the owner who has the fewest; among equals to the one who was served the fewest tokens;
-within an owner's line to the turn that came first. Whoever comes, or comes back, starts level with those who are served
-now, so that nobody saves up a claim by staying away. With one owner all this is the order of arrival.
+A free lane goes to the owner with the fewest lanes; among equals, to the owner served the fewest tokens; within an
+owner's line, to the first turn. An owner that comes, or comes back, starts level with the owners served now, so that no
+owner gains a claim by staying away. With one owner, this is the order of arrival.
 """
 
 import collections
@@ -15,7 +15,7 @@ from carousel.errors import Overloaded
 from carousel.shares import OwnerLimits
 
 _RETRY_SECONDS = 1.0
-_MAX_REMEMBERED = 1024  # owners with nothing here who were served more than others
+_MAX_REMEMBERED = 1024  # owners without turns that were served more than others
 
 
 _Jobs = collections.OrderedDict[Job, None]
@@ -23,7 +23,7 @@ _Jobs = collections.OrderedDict[Job, None]
 
 @dataclass(slots=True, eq=False)
 class _Owner:
-    """What one owner has waiting and running."""
+    """One owner's waiting and running turns."""
 
     longs: _Jobs = field(default_factory=collections.OrderedDict)
     shorts: _Jobs = field(default_factory=collections.OrderedDict)
@@ -40,7 +40,7 @@ class _Owner:
         return not (self.longs or self.shorts or self.num_lanes or self.num_short_lanes)
 
     def first(self, *, of_short: bool) -> Job | None:
-        """The turn that came first; of those that may have a short lane."""
+        """Returns the owner's first turn, or with `of_short` the first that may use a short lane."""
         jobs = self.shorts if of_short else self._jobs_of_first()
         return next(iter(jobs)) if jobs else None
 
@@ -49,7 +49,7 @@ class _Owner:
         return max(ends, key=lambda job: job.number)
 
     def pop_first(self, count: int, *, of_short: bool) -> list[Job]:
-        """So many turns, which must be there."""
+        """Takes the first `count` turns, which must exist."""
         if of_short or not self.longs or not self.shorts:
             jobs = self.shorts if of_short else self.longs or self.shorts
             return [jobs.popitem(last=False)[0] for _ in range(count)]
@@ -62,22 +62,22 @@ class _Owner:
 
 
 class Line:
-    """Turns that wait, at most `max_queued`. It must be told when a turn that was taken leaves its lane."""
+    """The waiting turns, at most `max_queued`. The scheduler must call `left` when an admitted turn leaves its lane."""
 
     def __init__(self, max_queued: int, limits: OwnerLimits) -> None:
         self._max_queued = max_queued
         self._max_own = max_queued if limits.max_queued_turns is None else limits.max_queued_turns
         self._max_lanes = limits.max_lanes
         self._owners: dict[str, _Owner] = {}
-        self._waiting: dict[str, _Owner] = {}  # those of them who have turns here
+        self._waiting: dict[str, _Owner] = {}  # the owners with turns here
         self._num_remembered = 0
-        self._level = 0  # the most tokens that an owner had been served when a turn of his was taken
+        self._level = 0  # the most tokens that an owner was served when a turn of it was admitted
         self.num_queued = 0
-        self.num_short = 0  # of those, which may have a short lane
+        self.num_short = 0  # queued turns that may use a short lane
 
     def check_room(self, name: str) -> None:
-        """Raises Overloaded when a turn of that owner cannot wait here now. A full line has room for one who is below
-        his share of it: `add` pushes somebody else's turn out."""
+        """Raises Overloaded when a turn of that owner cannot wait here now. A full line still has room for an owner
+        below its share: `add` pushes out another owner's turn."""
         if self.num_queued < self._max_own and self.num_queued < self._max_queued:
             return
         owner = self._waiting.get(name)
@@ -91,7 +91,8 @@ class Line:
                 raise _full(self.num_queued)
 
     def add(self, job: Job) -> Job | None:
-        """The turn that had to leave for it, if any: the newest of the owner with most. Room is checked before."""
+        """Adds a turn after `check_room`. Returns the turn that it pushed out, if any: the newest turn of the owner
+        with the most."""
         pushed_out = self._push_out() if self.num_queued >= self._max_queued else None
         name = job.turn.owner
         owner = self._waiting.get(name) or self._arrive(name)
@@ -104,7 +105,7 @@ class Line:
         return pushed_out
 
     def remove(self, job: Job) -> bool:
-        """Whether it waited here."""
+        """Removes the turn. Returns whether it waited here."""
         owner = self._waiting.get(job.turn.owner)
         jobs = None if owner is None else owner.shorts if job.is_short else owner.longs
         if owner is None or jobs is None or job not in jobs:
@@ -114,8 +115,8 @@ class Line:
         self._forget_idle(job.turn.owner, owner)
         return True
 
-    def take(self, count: int, *, short: bool = False) -> list[Job]:
-        """Up to so many turns that get lanes now; `short` lanes, for those that may have one."""
+    def admit(self, count: int, *, short: bool = False) -> list[Job]:
+        """Takes up to `count` turns that get lanes now; with `short`, only turns that may use a short lane."""
         heap = [rank for owner in self._waiting.values() if (rank := self._rank(owner, short)) is not None]
         heapq.heapify(heap)
         taken: list[Job] = []
@@ -130,7 +131,7 @@ class Line:
         return taken
 
     def left(self, job: Job, short: bool) -> None:
-        """A turn that was taken is over."""
+        """Notes that an admitted turn has left its lane."""
         owner = self._owners[job.turn.owner]
         if short:
             owner.num_short_lanes -= 1
@@ -142,7 +143,8 @@ class Line:
             self._forget_idle(turn.owner, owner)
 
     def _rank(self, owner: _Owner, short: bool) -> tuple[int, int, int, _Owner] | None:
-        """Lower is sooner; None: he has none to run, or runs all that he may. The number decides at the latest."""
+        """Returns the owner's rank; lower is sooner. Returns None if it has no turn to run or no lane left. The turn's
+        number breaks every tie."""
         job = owner.first(of_short=short) if self._num_allowed(owner) > 0 else None
         if job is None:
             return None
@@ -154,7 +156,7 @@ class Line:
         return self._max_lanes - owner.num_lanes - owner.num_short_lanes
 
     def _admit(self, owner: _Owner, count: int, short: bool) -> list[Job]:
-        """His first turns, at least one."""
+        """Takes the owner's first turns, at least one."""
         num_there = len(owner.shorts) if short else owner.num_queued
         jobs = owner.pop_first(min(count, num_there, self._num_allowed(owner)), of_short=short)
         self._note_gone(jobs, owner)
@@ -172,7 +174,7 @@ class Line:
         return job
 
     def _note_gone(self, jobs: Sequence[Job], owner: _Owner) -> None:
-        """They do not wait any more."""
+        """Notes that the turns no longer wait."""
         self.num_queued -= len(jobs)
         self.num_short -= sum([job.is_short for job in jobs])
         if not owner.longs and not owner.shorts:
@@ -189,7 +191,7 @@ class Line:
         return owner
 
     def _forget_idle(self, name: str, owner: _Owner) -> None:
-        """One who has nothing here is remembered while he has been served more than the others."""
+        """Forgets an owner without turns, unless it was served more than the others."""
         if not owner.is_idle:
             return
         if owner.num_served <= self._level or self._num_remembered >= _MAX_REMEMBERED:
@@ -203,5 +205,5 @@ def _full(num_queued: int) -> Overloaded:
 
 
 def pushed_out(num_queued: int) -> Overloaded:
-    """What the caller of a turn is told that had to leave for another's."""
+    """Returns the error for a turn that another owner's turn pushed out."""
     return _full(num_queued)

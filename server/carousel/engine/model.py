@@ -1,4 +1,4 @@
-"""One step of the model on a batch of rows: the seam behind which its graphs run.
+"""One step of the model on a batch of rows: the interface in front of its graphs.
 
 Legend: B rows (lanes), T tokens, H hidden width, N rows of hidden vectors, V vocabulary, K candidates.
 """
@@ -47,7 +47,7 @@ class Likeliest(NamedTuple):
 
 
 class TargetScores(NamedTuple):
-    """How the model rates given next tokens: log-probability in nats, rank counted from 1."""
+    """The model's scores of given next tokens: log-probability in nats, rank counted from 1."""
 
     log_probs_N: Array
     ranks_N: Array
@@ -56,24 +56,25 @@ class TargetScores(NamedTuple):
 class StepModel(Protocol):
     """A stateless function over batches; the caller carries the state.
 
-    Row b of every result depends on row b of the arguments alone, bit for bit, whatever B and the padding are. Calls
-    block and must come from one thread at a time. Arguments are not kept or changed; results belong to the caller. What
-    `core` returns may lie on a device: handed back it costs nothing, looked at it is fetched.
+    Row b of every result depends only on row b of the arguments, bit for bit, for any B and any padding. Calls block
+    and must come from one thread at a time. Arguments are not kept or changed; results belong to the caller. What
+    `core` returns may be on a device: passing it back costs nothing, reading it fetches it.
     """
 
     layout: StateLayout
     vocabulary_size: int
 
     def core(self, ids_BT: Array, lengths_B: Array, state: StateBatch) -> tuple[Rows, StateBatch]:
-        """Consume lengths_B[b] >= 1 tokens of each row: hidden_BTH (rows past a length are undefined), new state."""
+        """Consumes lengths_B[b] >= 1 tokens of each row. Returns hidden_BTH (undefined past a row's length) and the
+        new state."""
         ...
 
     def logits(self, hidden_NH: Rows) -> Array:
-        """All logits_NV."""
+        """Returns all logits_NV."""
         ...
 
     def probabilities(self, hidden_NH: Rows, temperatures_N: Array) -> Array:
-        """probabilities_NV, each row at its temperature (float32, above 0)."""
+        """Returns probabilities_NV, each row at its temperature (float32, above 0)."""
         ...
 
     def likeliest(self, hidden_NH: Rows) -> Likeliest: ...
@@ -84,7 +85,7 @@ class StepModel(Protocol):
 
 
 class OnnxModel:
-    """The StepModel of a bundle. Raises BundleInvalid or ProviderUnavailable when it cannot be built."""
+    """A bundle's StepModel. Raises BundleInvalid or ProviderUnavailable when it cannot be built."""
 
     runtime_version = RUNTIME_VERSION
 
@@ -99,7 +100,7 @@ class OnnxModel:
 
     @property
     def provider(self) -> str:
-        """The short name of the execution provider that is in use."""
+        """The short name of the execution provider in use."""
         return self._core.provider
 
     def __repr__(self) -> str:
@@ -147,14 +148,14 @@ class OnnxModel:
         return self._head.run(outputs, feed)
 
     def _check_names(self) -> None:
-        """The graphs must speak the names that the manifest and the contract give."""
+        """Checks that the graphs have the names that the manifest and the contract require."""
         self._core.check_inputs({graphs.IDS, graphs.LENGTHS, *(tensor.name for tensor in self.layout.tensors)})
         self._core.check_outputs(set(self._core_outputs))
         self._head.check_inputs({graphs.HIDDEN, graphs.TARGETS, graphs.NUM_CANDIDATES, graphs.TEMPERATURES})
         self._head.check_outputs(_HEAD_OUTPUTS)
 
     def _check_shapes(self, hidden_size: int) -> None:
-        """What the manifest says of sizes must be what the graphs take and give: else the first step would fail."""
+        """Checks that the manifest's sizes are those of the graphs: otherwise the first step would fail."""
         for tensor in self.layout.tensors:
             for name in (tensor.name, tensor.output_name):
                 self._core.check_rows(name, tensor.shape, tensor.dtype)

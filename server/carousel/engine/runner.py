@@ -1,7 +1,7 @@
-"""Runs one step on the model, in the engine's thread: consume, then answer what each lane asks.
+"""Runs one step on the model, in the engine's thread: consumes tokens, then answers each lane's ask.
 
-It decides nothing about who runs. Rows are grouped by what they need, which no result depends on: the model treats each
-row by itself. Legend: B rows, T tokens, H hidden width, N asked rows.
+It does not decide which turns run. It groups rows by what they need, and no result depends on the group: the model
+computes each row on its own. Legend: B rows, T tokens, H hidden width, N asked rows.
 """
 
 import time
@@ -27,11 +27,12 @@ class Runner:
     def __init__(self, model: StepModel, clock: Callable[[], float] = time.perf_counter) -> None:
         self._model = model
         self._clock = clock
-        self.seconds = StepSeconds(0, 0, 0)  # that the last step took
+        self.seconds = StepSeconds(0, 0, 0)  # of the last step
         self._states = LaneStates()
 
     def run(self, step: Step) -> list[Outcome]:
-        """Outcomes in the order of step.works. A row whose values are not finite fails alone."""
+        """Runs the step. Returns outcomes in the order of step.works. A row with values that are not finite fails
+        alone."""
         started = self._clock()
         for job in step.admitted:
             assert job.lane is not None
@@ -53,7 +54,7 @@ class Runner:
         return [outcome for _, outcome in rows]
 
     def _consume_chunks(self, rows: Sequence[Row], score_hidden: dict[int, Rows]) -> float:
-        """The seconds that it took."""
+        """Consumes the chunks of prompts. Returns the seconds that it took."""
         started = self._clock()
         self._consume(rows, score_hidden)
         return self._clock() - started
@@ -66,12 +67,12 @@ class Runner:
         self._states.scatter(lanes, batch, hidden_BH)
         _mark_broken(rows, hidden_BH)
         for index, lane in enumerate(lanes if score_hidden else ()):
-            if lane in score_hidden:  # token t is rated by the hidden vector before it
+            if lane in score_hidden:  # the hidden vector before token t scores it
                 before = [score_hidden[lane], hidden_BTH[index, : lengths_B[index] - 1]]
                 score_hidden[lane] = np.concatenate(before)
 
     def _answer(self, rows: Sequence[Row], score_hidden: dict[int, Rows]) -> float:
-        """The seconds that rating took, which is work on what was fed."""
+        """Answers all rows. Returns the seconds that scoring took, which is work on the fed tokens."""
         by_ask: dict[Ask, list[Row]] = {}
         for row in rows:
             by_ask.setdefault(row[0].ask, []).append(row)
@@ -105,7 +106,7 @@ class Runner:
             outcome.log_probability = log_probs_K[0] if num else None
 
     def _answer_likeliest(self, rows: Sequence[Row]) -> None:
-        """Greedy choices of which nobody wants to know how likely they were: no normaliser is needed."""
+        """Answers greedy choices without probabilities, which need no normaliser."""
         found = self._model.likeliest(self._hidden(rows))
         answers = zip(rows, found.ids_N.tolist(), np.isfinite(found.logits_N).tolist(), strict=True)
         for (_, outcome), token_id, is_finite in answers:
@@ -117,10 +118,10 @@ class Runner:
         samplings = [_sampling_of(work) for work, _ in rows]
         temperatures_N = np.array([sampling.temperature for sampling in samplings], np.float32)
         probabilities_NV = self._model.probabilities(self._hidden(rows), temperatures_N)
-        is_finite_N = np.isfinite(probabilities_NV[:, 0])  # all are divided by the row's sum, so that one tells of all
+        is_finite_N = np.isfinite(probabilities_NV[:, 0])  # the row's sum divides all, so one value shows it for all
         good = np.flatnonzero(is_finite_N).tolist()
         positions = [_next_position(rows[index][0]) for index in good]
-        good_NV = sampler.take_rows(probabilities_NV, good)
+        good_NV = sampler.select_rows(probabilities_NV, good)
         tokens = sampler.draw_all(good_NV, [samplings[index] for index in good], positions)
         for index, token_id in zip(good, tokens, strict=True):
             rows[index][1].token_id = token_id
@@ -151,16 +152,16 @@ def _last(hidden_BTH: Rows, lengths_B: Array) -> Rows:
 
 
 def _mark_broken(rows: Sequence[Row], hidden_BH: Rows) -> None:
-    """Those whose hidden vector is not finite. Of vectors that lie on a device the answers tell as much, until one is
-    to be saved and they are fetched anyhow."""
+    """Marks the rows whose hidden vector is not finite. It checks vectors on a device only when one is saved and all
+    are fetched anyway; otherwise their answers show it."""
     if isinstance(hidden_BH, np.ndarray) or any(work.is_last for work, _ in rows):
         for row in np.flatnonzero(~np.isfinite(hidden_BH).all(axis=1)).tolist():
             rows[row][1].error = _not_finite()
 
 
 def _by_length(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """Single tokens and prompts' chunks apart, so that the many are not padded to the length of the few, and so that
-    it is seen what prompts cost."""
+    """Separates single tokens from the chunks of prompts. So the many rows are not padded to the length of the few, and
+    the cost of prompts can be measured."""
     singles = [row for row in rows if len(row[0].ids) == 1 and not row[0].is_chunk]
     if len(singles) == len(rows):
         return singles, []
@@ -168,7 +169,7 @@ def _by_length(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
 
 
 def _pad(ids: Sequence[Sequence[int]]) -> tuple[Array, Array]:
-    """ids_BT, zeros after each row's end, and lengths_B."""
+    """Returns ids_BT, with zeros after each row's end, and lengths_B."""
     lengths = list(map(len, ids))
     ids_BT = np.zeros((len(ids), max(lengths)), np.int64)
     if ids_BT.shape[1] == 1:
@@ -185,7 +186,7 @@ def _num_candidates(work: Work) -> int:
 
 
 def _answer_whole(rows: Sequence[Row], logits_NV: Array) -> None:
-    is_finite = np.isfinite(logits_NV.max(axis=1)).tolist()  # the highest is no number if any is not
+    is_finite = np.isfinite(logits_NV.max(axis=1)).tolist()  # the maximum is NaN if any value is NaN
     for (work, outcome), logits_V, is_good in zip(rows, logits_NV, is_finite, strict=True):
         if is_good:
             _answer_from(logits_V, work, outcome)
@@ -211,13 +212,13 @@ def _sampling_of(work: Work) -> Sampling:
 
 
 def _recent_ids(work: Work) -> tuple[int, ...]:
-    """The last tokens, those just fed among them, as many as the penalties look back at: maybe none."""
+    """Returns the last tokens, including those just fed, as many as the penalties look back at: maybe none."""
     window = work.job.recent_ids.maxlen or 0
     return (*work.job.recent_ids, *work.ids)[-window:] if window else ()
 
 
 def _next_position(work: Work) -> int:
-    """How many tokens stand before the one that is to be chosen."""
+    """Returns the number of tokens before the one to choose."""
     return work.job.position + len(work.ids)
 
 

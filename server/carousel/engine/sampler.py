@@ -1,11 +1,11 @@
-"""Logits, or probabilities, to tokens: pure numpy. No row's token depends on the others'. The order of the options is
-the wire contract's.
+"""Chooses tokens from logits or probabilities, in pure numpy. No row's token depends on other rows. The order of the
+options is the wire contract's.
 
-Randomness is a function of (seed, position) alone, so a replay chooses the same tokens wherever and whenever it runs.
+Randomness is a function of (seed, position) alone, so a replay chooses the same tokens anywhere and at any time.
 
-Where nearly all of the probability may be drawn, nothing is sorted: a token is drawn from the whole vocabulary and
-drawn again while it is not among those that top_p, top_k and min_p keep, which gives each kept token its exact share
-(rejection sampling). Each draw reads the row a few times; a sort of 33,278 logits costs as much as fifty of them.
+Where tokens with nearly all of the probability are kept, nothing is sorted. A token is drawn from the whole vocabulary,
+and again while top_p, top_k and min_p do not keep it. This gives each kept token its exact share (rejection sampling).
+Each draw reads the row a few times; a sort of 33,278 logits costs as much as fifty draws.
 """
 
 import collections
@@ -17,21 +17,21 @@ import numpy as np
 
 from carousel.turns import Array, Candidate, Sampling
 
-_MAX_DRAWS = 8  # then the kept tokens are sorted out and drawn from, which is as exact
+_MAX_DRAWS = 8  # after these, the row is sorted and drawn from the kept tokens, which is as exact
 _ROWS = 16  # drawn together: 2 MB of weights for a vocabulary of 33,278
-_BLOCK = 256  # weights that are summed before sums are
-_LEAST_TEMPERATURE = 1e-30  # what is smaller chooses no differently, and overflows float32
-_LEAST_PLAIN_TEMPERATURE = 1e-3  # below it logits over the temperature could overflow before the highest is taken away
+_BLOCK = 256  # weights per partial sum
+_LEAST_TEMPERATURE = 1e-30  # a smaller one chooses the same tokens, and overflows float32
+_LEAST_PLAIN_TEMPERATURE = 1e-3  # below it, logits over temperature could overflow before the maximum is subtracted
 
 
 def is_plain(sampling: Sampling) -> bool:
-    """Whether the probabilities at the temperature are all that a choice needs: `draw_all` makes it then."""
+    """Whether a choice needs only the probabilities at the temperature: then `draw_all` makes it."""
     is_adjusted = sampling.has_penalties or bool(sampling.logit_bias)
     return not is_adjusted and sampling.top_k == 0 and sampling.temperature >= _LEAST_PLAIN_TEMPERATURE
 
 
 def choose(logits_V: Array, sampling: Sampling, recent_ids: Sequence[int], position: int) -> int:
-    """The id of the next token, of which `position` tokens stand before it."""
+    """Returns the id of the next token; `position` is the number of tokens before it."""
     if sampling.has_penalties or sampling.logit_bias:
         logits_V = _adjust(logits_V, sampling, recent_ids)
     if sampling.temperature == 0:
@@ -44,7 +44,7 @@ def choose(logits_V: Array, sampling: Sampling, recent_ids: Sequence[int], posit
 
 
 def weigh(logits_NV: Array, temperatures_N: Sequence[float]) -> Array:
-    """Probabilities relative to the row's likeliest one. What overflows on the way is as unlikely as can be."""
+    """Returns probabilities relative to the row's likeliest token. Where it overflows, the weight is 0."""
     temperatures_N1 = np.maximum(temperatures_N, _LEAST_TEMPERATURE)[:, None].astype(logits_NV.dtype)
     with np.errstate(over="ignore", under="ignore"):
         weights_NV = logits_NV - logits_NV.max(axis=1, keepdims=True)
@@ -53,8 +53,8 @@ def weigh(logits_NV: Array, temperatures_N: Sequence[float]) -> Array:
 
 
 def draw_all(weights_NV: Array, samplings: Sequence[Sampling], positions: Sequence[int]) -> list[int]:
-    """A token of each row by weights at its temperature, of any scale; the same as alone. What else a sampling holds
-    than seed, top_p and min_p is left out."""
+    """Draws a token for each row from weights at its temperature, of any scale. A row's token is the same in any batch.
+    Of each sampling it uses only seed, top_p and min_p."""
     tokens: list[int] = []
     for first in range(0, len(positions), _ROWS):
         rows = slice(first, first + _ROWS)
@@ -62,22 +62,22 @@ def draw_all(weights_NV: Array, samplings: Sequence[Sampling], positions: Sequen
     return tokens
 
 
-def take_rows(array_NV: Array, rows: Sequence[int]) -> Array:
-    """Rows in ascending order, not copied where they follow each other."""
+def select_rows(array_NV: Array, rows: Sequence[int]) -> Array:
+    """Returns the rows, which must be ascending; does not copy adjacent rows."""
     if rows and rows[-1] - rows[0] + 1 == len(rows):
         return array_NV[rows[0] : rows[-1] + 1]
     return array_NV[list(rows)]
 
 
 def draw(seed: int, position: int, attempt: int = 0) -> float:
-    """A number in [0, 1), uniform over positions, over seeds and over attempts."""
+    """Returns a number in [0, 1), uniform over positions, over seeds and over attempts."""
     key = struct.pack("<Qq", seed, position) if attempt == 0 else struct.pack("<QqB", seed, position, attempt)
     digest = hashlib.blake2b(key, digest_size=8).digest()
     return float((int.from_bytes(digest, "little") >> 11) * 2.0**-53)
 
 
 def _draw(weights_NV: Array, samplings: Sequence[Sampling], positions: Sequence[int]) -> list[int]:
-    """A kept token of each row. Legend: B blocks of the vocabulary."""
+    """Draws a kept token for each row. Legend: B blocks of the vocabulary."""
     starts_B = np.arange(0, weights_NV.shape[1], _BLOCK)
     reached_NB = np.cumsum(np.add.reduceat(weights_NV, starts_B, axis=1), axis=1, dtype=np.float64)
     chosen: dict[int, int] = {}
@@ -85,7 +85,9 @@ def _draw(weights_NV: Array, samplings: Sequence[Sampling], positions: Sequence[
         left = [row for row in range(len(positions)) if row not in chosen]
         draws = [draw(samplings[row].seed, positions[row], attempt) for row in left]
         tokens = [_pick(weights_NV[row], reached_NB[row], at) for row, at in zip(left, draws, strict=True)]
-        is_kept = _are_kept(take_rows(weights_NV, left), tokens, [samplings[row] for row in left], reached_NB[left, -1])
+        is_kept = _are_kept(
+            select_rows(weights_NV, left), tokens, [samplings[row] for row in left], reached_NB[left, -1]
+        )
         chosen |= {row: token for row, token, kept in zip(left, tokens, is_kept, strict=True) if kept}
         if len(chosen) == len(positions):
             break
@@ -97,7 +99,7 @@ def _draw(weights_NV: Array, samplings: Sequence[Sampling], positions: Sequence[
 
 
 def _pick(weights_V: Array, reached_B: Array, share: float) -> int:
-    """The token at which the weights, added up, reach that share of all."""
+    """Returns the token at which the cumulative weights reach that share of the total."""
     at = share * float(reached_B[-1])
     block = min(int(reached_B.searchsorted(at, side="right")), len(reached_B) - 1)
     first = block * _BLOCK
@@ -107,13 +109,13 @@ def _pick(weights_V: Array, reached_B: Array, share: float) -> int:
 
 
 def _are_kept(weights_NV: Array, tokens: Sequence[int], samplings: Sequence[Sampling], totals_N: Array) -> list[bool]:
-    """Whether top_p and min_p leave each row's token. Nearly always it is enough to know the weight of the likelier
-    tokens together with the equal ones."""
+    """Whether top_p and min_p keep each row's token. The weight of all tokens that are at least as likely nearly always
+    decides it."""
     if all(sampling.top_p == 1 for sampling in samplings):
         reached_N = np.zeros(len(tokens))
     else:
         weights_N1 = weights_NV[np.arange(len(tokens)), tokens][:, None]
-        # A product, since picking the likelier ones out of a flat row takes eight times as long.
+        # A product, because selecting the likelier tokens of a flat row takes eight times as long.
         reached_N = np.einsum("nv,nv->n", weights_NV, (weights_NV >= weights_N1).astype(weights_NV.dtype))
     rows = zip(weights_NV, tokens, samplings, totals_N.tolist(), reached_N.tolist(), strict=True)
     return [
@@ -123,7 +125,7 @@ def _are_kept(weights_NV: Array, tokens: Sequence[int], samplings: Sequence[Samp
 
 
 def _is_kept(weights_V: Array, token: int, sampling: Sampling, total: float, *, is_sure: bool) -> bool:
-    """The likelier tokens, and equal ones with lower ids, do not reach top_p."""
+    """Whether the likelier tokens, and equal ones with lower ids, stay below top_p."""
     weight = weights_V[token]
     if weight == 0 or (sampling.min_p > 0 and weight < sampling.min_p * weights_V.max()):
         return False
@@ -135,7 +137,7 @@ def _is_kept(weights_V: Array, token: int, sampling: Sampling, total: float, *, 
 
 
 def _draw_from_kept(ids_K: Array, weights_K: Array, sampling: Sampling, position: int) -> int:
-    """One of the ids, which come likeliest first, that top_p and min_p leave."""
+    """Draws one of the ids that top_p and min_p keep. The ids come likeliest first."""
     cumulative_K = np.cumsum(weights_K, dtype=np.float64)
     num_kept = len(ids_K)
     if sampling.top_p < 1:
@@ -147,7 +149,7 @@ def _draw_from_kept(ids_K: Array, weights_K: Array, sampling: Sampling, position
 
 
 def rank_candidates(logits_V: Array, num_candidates: int, allowed_ids: Array | None = None) -> tuple[Candidate, ...]:
-    """The likeliest tokens with their log-probabilities under the whole vocabulary."""
+    """Returns the likeliest tokens with their log-probabilities over the whole vocabulary."""
     log_probs_V = log_probabilities(logits_V)
     ids = np.arange(len(logits_V)) if allowed_ids is None else allowed_ids
     best = ids[_descending(log_probs_V[ids], num_candidates)]
@@ -160,7 +162,7 @@ def log_probabilities(logits_V: Array) -> Array:
 
 
 def _adjust(logits_V: Array, sampling: Sampling, recent_ids: Sequence[int]) -> Array:
-    logits_V = logits_V.astype(np.float64)  # the least penalty allowed takes a logit beyond float32
+    logits_V = logits_V.astype(np.float64)  # the smallest allowed penalty takes a logit beyond float32
     if recent_ids and sampling.has_penalties:
         counts = collections.Counter(recent_ids)
         ids = np.fromiter(counts.keys(), np.int64)
@@ -174,7 +176,7 @@ def _adjust(logits_V: Array, sampling: Sampling, recent_ids: Sequence[int]) -> A
 
 
 def _descending(values_N: Array, num_wanted: int) -> Array:
-    """Indices of the highest values, highest first, the lower index first among equals."""
+    """Returns the indices of the highest values, highest first; among equals, the lower index first."""
     if num_wanted >= len(values_N):
         return np.argsort(-values_N, kind="stable")
     threshold = np.partition(values_N, -num_wanted)[-num_wanted]

@@ -1,8 +1,8 @@
-"""Who runs: turns wait in a queue, hold a lane while they run, and leave. Decisions only: no I/O, no arrays, no clock.
+"""Which turns run: they wait in a queue, hold a lane while they run, and leave. Decisions only: no I/O, arrays, clock.
 
-A step is `plan` -> (the runner runs it) -> `commit`. Plan says which tokens each lane consumes and what is asked of the
-model afterwards; commit takes what came back, moves every job on and returns the events to deliver. All state changes
-happen in these calls and in `submit` and `cancel`, one of them at a time, so no other moment needs thinking about.
+A step is `plan` -> (the runner runs it) -> `commit`. `plan` says which tokens each lane consumes and what the model
+computes afterwards. `commit` takes the results, advances every job and returns the events to deliver. State changes
+only in these calls and in `submit` and `cancel`, and only one of them runs at a time.
 """
 
 from collections.abc import Sequence
@@ -33,11 +33,11 @@ from carousel.turns import (
 
 @record(frozen=True, slots=True)
 class Bounds:
-    """How much runs at once. A step takes so many tokens of prompts, shared by the lanes that have more than one to
-    feed; fewer while other lanes wait for their next token (`StepBudget`). `max_short_lanes` come on top of
-    `max_lanes`, for turns that generate nothing and feed at most `max_chunk_tokens`: they need not wait for long ones.
-    Beside the lanes, a step takes one token each of up to `max_lanes` held sequences, whose rows, `ring_size` of each,
-    take at most `max_held_bytes`.
+    """How much runs at once. A step takes at most `max_prompt_tokens_per_step` tokens of prompts, shared by the lanes
+    with more than one token to feed; fewer while other lanes wait for their next token (`StepBudget`). In addition to
+    `max_lanes` there are `max_short_lanes` for turns that generate nothing and feed at most `max_chunk_tokens`: they do
+    not wait for long turns. A step also takes one token each of up to `max_lanes` held sequences. Their rows,
+    `ring_size` of each, take at most `max_held_bytes`.
     """
 
     max_lanes: int
@@ -71,13 +71,13 @@ _OF_NO_TOKEN = (Ask.NOTHING, Ask.SCORES)
 
 @dataclass
 class Scheduler:
-    """A line of jobs, the lanes, and the association between them. Short lanes are those from `max_lanes` on."""
+    """A line of jobs, the lanes, and which job has which lane. Lanes from `max_lanes` on are short lanes."""
 
     bounds: Bounds
     is_closed: bool = False  # set by close(): refuses new turns
     _lanes: dict[int, Job] = field(default_factory=dict)  # in order of admission
     _budget: StepBudget = field(default_factory=StepBudget)
-    _undelivered: list[Delivery] = field(default_factory=list)  # to jobs that were pushed out of the line
+    _undelivered: list[Delivery] = field(default_factory=list)  # to jobs pushed out of the line
     _num_submitted: int = 0
     advances: AdvanceLine = field(init=False)
     _line: Line = field(init=False)
@@ -104,18 +104,18 @@ class Scheduler:
 
     @property
     def has_turns(self) -> bool:
-        """In lanes, or waiting for one."""
+        """Whether turns are in lanes or wait for one."""
         return bool(self._lanes or self._line.num_queued or self._undelivered)
 
     def check_open(self, owner: str = "") -> None:
-        """Raise what `submit` would raise now: ShuttingDown, or Overloaded when the owner's turns find no room."""
+        """Raises what `submit` would raise now: ShuttingDown, or Overloaded when the owner's turns have no room."""
         if self.is_closed:
             raise ShuttingDown("the server is shutting down")
         self._line.check_room(owner)
 
     def submit(self, turn: Turn, *, is_accepted: bool = False) -> Job:
-        """Queue a turn. Every job ends in exactly one delivery of Ended or an error, unless cancelled. A turn that
-        belongs to something accepted before `close` is not refused because of that."""
+        """Queues a turn. Every job ends in exactly one delivery of Ended or an error, unless it is cancelled. After
+        `close`, turns of requests that were accepted before it are still queued."""
         if self.is_closed and not is_accepted:
             self.check_open()
         self._line.check_room(turn.owner)
@@ -128,7 +128,7 @@ class Scheduler:
         return job
 
     def cancel(self, job: Job) -> None:
-        """Forget the job; its lane is free at the latest when the step that runs now commits. Idempotent."""
+        """Forgets the job. Its lane is free at the latest when the running step commits. Idempotent."""
         job.is_cancelled = True
         if job.lane is None:
             self._line.remove(job)
@@ -137,19 +137,19 @@ class Scheduler:
         self.is_closed = True
 
     def plan(self, max_advances: int | None = None) -> Step | None:
-        """Admit what fits and divide the step among the lanes; at most so many held sequences, up to `max_lanes`. None
-        when nothing is to be done."""
+        """Admits what fits and divides the step among the lanes. The step has at most `max_advances` held sequences,
+        and never more than `max_lanes`. Returns None when there is no work."""
         for job in [job for job in self._lanes.values() if job.is_cancelled]:
             self._retire(job)
         admitted = tuple(self._admit_waiting()) if self._line.num_queued else ()
         prompts = [job for job in self._lanes.values() if job.num_left > 1]
         chunk = self._chunk_size(prompts) if prompts else 1
         works = tuple([self._plan_job(job, chunk) for job in self._lanes.values()])
-        advances = self.advances.take(max_advances)
+        advances = self.advances.pick(max_advances)
         return Step(admitted, works, len(prompts), advances) if works or advances else None
 
     def commit(self, step: Step, outcomes: Sequence[Outcome], seconds: StepSeconds | None = None) -> list[Delivery]:
-        """Move every job of the step on; outcomes[i] belongs to step.works[i]. `seconds` is how long they took."""
+        """Advances every job of the step; outcomes[i] belongs to step.works[i]. `seconds` is how long they took."""
         if seconds is not None:
             self._budget.note(_shape(step), seconds)
         deliveries: list[Delivery] = []
@@ -168,13 +168,14 @@ class Scheduler:
         return deliveries
 
     def _admit_waiting(self) -> list[Job]:
-        """Short lanes last: a turn that still waits found the others busy, or its owner runs all that he may."""
-        admitted = self._line.take(len(self._free)) if self._free else []
+        """Admits waiting turns, to short lanes last: for a turn that still waits, the other lanes are busy or its owner
+        is at its limit."""
+        admitted = self._line.admit(len(self._free)) if self._free else []
         for job in admitted:
             job.lane = self._free.pop()
             self._lanes[job.lane] = job
         if self._line.num_short and self._free_short:
-            for job in self._line.take(len(self._free_short), short=True):
+            for job in self._line.admit(len(self._free_short), short=True):
                 job.lane = self._free_short.pop()
                 self._lanes[job.lane] = job
                 admitted.append(job)
@@ -190,7 +191,7 @@ class Scheduler:
         self._line.left(job, is_short)
 
     def _chunk_size(self, prompts: Sequence[Job]) -> int:
-        """What each lane with more than a token to feed may feed in this step."""
+        """Returns how many tokens each lane with more than one to feed may feed in this step."""
         bounds, num_prompts = self.bounds, len(prompts)
         chunk = min(bounds.max_prompt_tokens_per_step // num_prompts, bounds.max_chunk_tokens)
         if num_waiting := len(self._lanes) - num_prompts:
@@ -199,7 +200,7 @@ class Scheduler:
         return max(1, chunk)
 
     def _plan_job(self, job: Job, chunk: int) -> Work:
-        """The last choice; or the next chunk of the input."""
+        """Plans a job's work: to feed its last chosen token, or the next chunk of its input."""
         assert job.lane is not None
         if job.unfed_id is not None:
             is_last = job.finish is not None
@@ -210,7 +211,7 @@ class Scheduler:
         return Work(job.lane, ids, *_ask_after(job, is_fed=size == left), job, left > 1)
 
     def _advance(self, work: Work, outcome: Outcome, deliveries: list[Delivery]) -> None:
-        """Record what a lane consumed and was told; retire it when that was all."""
+        """Records what a lane consumed and its result. Retires the job when that was all."""
         job = work.job
         num_consumed = len(work.ids)
         job.position += num_consumed
@@ -263,7 +264,7 @@ def _generates_nothing(goal: Goal) -> bool:
 
 
 def _ask_after(job: Job, *, is_fed: bool) -> tuple[Ask, bool]:
-    """What to ask when a chunk of the input is consumed, and whether that ends the job."""
+    """Returns the ask after a chunk of the input, and whether that ends the job."""
     match job.turn.goal:
         case Score():
             return job.ask, is_fed

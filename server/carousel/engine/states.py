@@ -1,8 +1,8 @@
-"""The states of the lanes, kept in the batches that the model last ran them in.
+"""The states of the lanes, kept in the batches in which the model last ran them.
 
-Lanes that run together step after step stay one batch: what the model put out is what it is given next, and rows are
-copied, and fetched where they lie on a device, only when lanes join or leave. Used by the engine's thread alone.
-Legend: B rows of a batch, H hidden width.
+Lanes that run together step after step stay one batch: the model's output is its next input. Rows are copied, and
+fetched from a device, only when lanes join or leave. Only the engine's thread uses it. Legend: B rows of a batch, H
+hidden width.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from carousel.turns import Snapshot
 
 @dataclass(slots=True)
 class _Batch:
-    """Row b belongs to lanes[b], unless the lane has moved on to another batch since; `num_left` have not."""
+    """A batch. Row b belongs to lanes[b], unless that lane has moved to another batch; `num_left` lanes have not."""
 
     lanes: tuple[int, ...]
     state: StateBatch
@@ -25,23 +25,23 @@ class _Batch:
 
 
 class LaneStates:
-    """Where every lane's row is."""
+    """The place of every lane's row."""
 
     def __init__(self) -> None:
         self._places: dict[int, tuple[_Batch, int]] = {}
 
     def load(self, lane: int, snapshot: Snapshot) -> None:
-        """Put a sequence onto a lane."""
+        """Puts a sequence onto a lane."""
         state = tuple(np.asarray(array)[None] for array in snapshot.state)
         self._put((lane,), state, snapshot.hidden_H[None])
 
     def save(self, lane: int) -> tuple[tuple[Array, ...], Array]:
-        """The opposite of `load`: copies of the lane's state and hidden vector."""
+        """Returns copies of the lane's state and hidden vector."""
         batch, row = self._places[lane]
         return tuple(tensor[row].copy() for tensor in batch.state), batch.hidden_BH[row].copy()
 
     def gather(self, lanes: Sequence[int]) -> StateBatch:
-        """A batch whose row b is lanes[b]; not to be written to."""
+        """Returns a batch whose row b is lanes[b]. The caller must not write to it."""
         batch = self._whole(lanes)
         if batch is not None:
             return batch.state
@@ -50,14 +50,14 @@ class LaneStates:
         return tuple(np.array([batch.state[index][row] for batch, row in places]) for index in range(num_tensors))
 
     def hidden(self, lanes: Sequence[int]) -> Rows:
-        """hidden_BH, row b of lanes[b]; not to be written to."""
+        """Returns hidden_BH, whose row b is lanes[b]'s. The caller must not write to it."""
         batch = self._whole(lanes)
         if batch is not None:
             return batch.hidden_BH
         return np.array([batch.hidden_BH[row] for batch, row in map(self._places.__getitem__, lanes)])
 
     def scatter(self, lanes: Sequence[int], state: StateBatch, hidden_BH: Rows) -> None:
-        """The opposite of `gather`, with the hidden vectors that came along. The arrays are kept."""
+        """Stores the lanes' new states and hidden vectors. Keeps the arrays."""
         batch = self._whole(lanes)
         if batch is not None:
             batch.state, batch.hidden_BH = state, hidden_BH
@@ -72,6 +72,6 @@ class LaneStates:
             self._places[lane] = (batch, row)
 
     def _whole(self, lanes: Sequence[int]) -> _Batch | None:
-        """The batch that consists of just these lanes in this order, if there is one."""
+        """Returns the batch of exactly these lanes in this order, if there is one."""
         batch, _ = self._places[lanes[0]]
         return batch if batch.num_left == len(lanes) and batch.lanes == tuple(lanes) else None

@@ -1,8 +1,8 @@
-"""How much of prompts a step may take while other lanes wait for their next token, learned from how long steps took.
+"""How many prompt tokens a step may take while other lanes wait for their next token, learned from past steps' times.
 
-A step may last `STRETCH` times as long as the waiting lanes alone would take; prompts get all of the rest. Both are
-medians of the last few steps of the same shape, so that a single slow step changes nothing, and a shape that is new is
-guessed from its neighbours, on the careful side. Decisions only: seconds are handed in.
+A step may last `STRETCH` times as long as the waiting lanes alone would take; prompts get all of the rest. Both times
+are medians of the last few steps of the same shape, so that a single slow step changes nothing. A new shape's time is a
+careful estimate from its neighbours. Decisions only: the caller measures the seconds.
 """
 
 import collections
@@ -10,16 +10,16 @@ import statistics
 
 from carousel.records import record
 
-STRETCH = 2.4  # of 2.5 that are promised at the 99th percentile: the rest is for steps that happen to be slow
-_SLOWDOWN = 1.15  # of the waiting lanes, by what prompts leave in the caches; more of it is the machine's, not theirs
+STRETCH = 2.4  # the promise is 2.5 at the 99th percentile; the rest is for steps that happen to be slow
+_SLOWDOWN = 1.15  # of the waiting lanes, by prompts in the caches; any more is the machine's, not the prompts'
 _FIRST_TOKENS = 16  # of prompts in a step, while nothing is known
-_NUM_KEPT = 9  # steps of a shape that count
-_NUM_NEEDED = 3  # before they do
+_NUM_KEPT = 9  # steps per shape
+_NUM_NEEDED = 3  # steps before a shape counts as known
 
 
 @record(frozen=True, slots=True)
 class StepShape:
-    """What ran: lanes that were answered, prompts that were fed a chunk, the longest chunk, tokens that were rated."""
+    """What ran: the numbers of answered lanes, of prompts with a chunk and of scored tokens, and the longest chunk."""
 
     num_answered: int
     num_prompts: int = 0
@@ -29,7 +29,7 @@ class StepShape:
 
 @record(frozen=True, slots=True)
 class StepSeconds:
-    """How long a step took: consuming the prompts' chunks, rating tokens, and all else."""
+    """How long a step took: to consume prompts' chunks, to score tokens, and for all else."""
 
     prompts: float
     ratings: float
@@ -37,13 +37,13 @@ class StepSeconds:
 
 
 class StepBudget:
-    """Learns with `note`, decides with `chunk`."""
+    """The budget: it learns with `note` and decides with `chunk`."""
 
     def __init__(self) -> None:
-        self._alone = _Medians()  # seconds of a step without prompts, by the lanes that are answered
-        self._beside = _Medians()  # the same of all but the prompts in a step that has some
+        self._alone = _Medians()  # seconds of a step without prompts, by the number of answered lanes
+        self._beside = _Medians()  # the same for a step with prompts, without the prompts' own time
         self._columns = _Medians()  # seconds for one more token of each prompt, by the number of prompts
-        self._rating = _Samples(maxlen=_NUM_KEPT)  # seconds for one token that is rated
+        self._rating = _Samples(maxlen=_NUM_KEPT)  # seconds for one scored token
 
     def note(self, shape: StepShape, seconds: StepSeconds) -> None:
         if shape.num_answered:
@@ -54,7 +54,7 @@ class StepBudget:
             self._rating.append(seconds.ratings / shape.num_rated)
 
     def chunk(self, num_waiting: int, num_prompts: int, num_rated_prompts: int = 0) -> int:
-        """Tokens that each prompt may feed, at least one, beside lanes that wait for their next token."""
+        """Returns how many tokens each prompt may feed while other lanes wait for their next token: at least one."""
         alone = self._alone_seconds(num_waiting)
         column = self._column_seconds(num_prompts, num_rated_prompts)
         if alone is None or column is None:
@@ -63,7 +63,7 @@ class StepBudget:
         return max(1, int((STRETCH * alone - beside) / column))
 
     def _alone_seconds(self, num_waiting: int) -> float | None:
-        """What waiting lanes would take without prompts, also when they have had no such step lately, or ever."""
+        """Estimates the waiting lanes' time without prompts, even if they had no such step lately, or ever."""
         alone = self._alone.at_least(num_waiting)
         beside = self._beside.at_least(num_waiting)
         if alone is None or beside is None:
@@ -71,7 +71,7 @@ class StepBudget:
         return max(alone, beside / _SLOWDOWN)
 
     def _column_seconds(self, num_prompts: int, num_rated_prompts: int) -> float | None:
-        """What one more token of each prompt takes."""
+        """Estimates the time for one more token of each prompt."""
         column = self._columns.at_most(num_prompts)
         if not num_rated_prompts or column is None:
             return column
@@ -82,7 +82,7 @@ _Samples = collections.deque[float]
 
 
 class _Medians:
-    """Of the last samples by a size, which makes them larger, but not more than in proportion."""
+    """Medians of the last samples by size. Values grow with the size, at most in proportion to it."""
 
     def __init__(self) -> None:
         self._samples: dict[int, _Samples] = {}
@@ -94,11 +94,11 @@ class _Medians:
         samples.append(value)
 
     def at_least(self, size: int) -> float | None:
-        """What it is sure not to be below: known, or what is known of less, or a share of what is known of more."""
+        """Returns a lower bound: the known value, a smaller size's value, or a larger size's value in proportion."""
         return max((min(1.0, size / known) * value for known, value in self._known(size)), default=None)
 
     def at_most(self, size: int) -> float | None:
-        """What it is sure not to be above."""
+        """Returns an upper bound."""
         return min((max(1.0, size / known) * value for known, value in self._known(size)), default=None)
 
     def _known(self, size: int) -> list[tuple[int, float]]:

@@ -1,32 +1,32 @@
-"""Where a step of held sequences runs: in the event loop while steps are so short that nobody notices, else in the
-engine's thread, to which a hand-over and back costs more than a short step.
+"""Where a step of held sequences runs: in the event loop while steps are so short that no caller notices, otherwise in
+the engine's thread. The hand-over to the thread and back costs more than a short step.
 
-Decided by what steps took. In the loop a step takes so few rows that 99 of 100 are shorter than a millisecond. Where
-that cuts most steps to a few rows, each of which pays for a whole step, or is not possible at all, the thread has them;
-after a while the loop is tried again.
+The times of past steps decide. In the loop, a step has so few rows that 99 of 100 steps take less than a millisecond.
+If that is not possible, or cuts most steps to a few rows that each pay for a whole step, the thread runs them. After a
+while the loop is tried again.
 """
 
 import statistics
 
 _NUM_KEPT = 256
-_NUM_BETWEEN = 64  # steps from one look to the next
+_NUM_BETWEEN = 64  # steps between two decisions
 _MAX_SECONDS = 1e-3  # of the 99th percentile in the loop
 _FIRST_ROWS = 8
-_FIXED_ROWS = 12  # what a step costs beside its rows, in rows, about
-_FEW_ROWS = 16  # steps that are cut to fewer cost more than the thread
-_FIRST_PATIENCE, _LONGEST_PATIENCE = 64, 16_384  # steps from one try to the next
+_FIXED_ROWS = 12  # a step's cost without its rows, in rows, about
+_FEW_ROWS = 16  # steps cut to fewer rows cost more than the thread
+_FIRST_PATIENCE, _LONGEST_PATIENCE = 64, 16_384  # steps between two tries
 
 
 class StepPlace:
-    """Told how long the steps took that could run in either place."""
+    """Chooses the place from the times of the steps that could run in either place."""
 
     def __init__(self, max_rows: int) -> None:
         self._most_rows = max_rows
         self._seconds: list[float] = []
         self._num_noted = 0
-        self._num_cut = 0  # of those since the last look
+        self._num_cut = 0  # steps that left rows waiting, since the last decision
         self._patience = _FIRST_PATIENCE
-        self.max_rows = 0  # of a step in the loop; 0: it runs in the thread
+        self.max_rows = 0  # of a step in the loop; 0: steps run in the thread
 
     def __repr__(self) -> str:
         return f"StepPlace({f'in the loop, {self.max_rows} rows' if self.max_rows else 'in the thread'})"
@@ -36,8 +36,8 @@ class StepPlace:
         return self.max_rows > 0
 
     def note(self, seconds: float, num_rows: int, num_left: int) -> bool:
-        """A step in the place that is chosen now, and how many waited when it was over: in the loop, those that it did
-        not take. Whether another place is chosen by that."""
+        """Notes a step in the current place, and how many rows waited when it ended: in the loop, those that it did
+        not take. Returns whether the place changes."""
         if not self.max_rows and num_rows > _FIRST_ROWS:
             seconds = _scale(seconds, num_rows, _FIRST_ROWS)
         if len(self._seconds) < _NUM_KEPT:
@@ -75,5 +75,5 @@ class StepPlace:
 
 
 def _scale(seconds: float, num_rows: int, other: int) -> float:
-    """What a step of another number of rows would take, about."""
+    """Estimates the time of a step with another number of rows."""
     return seconds * (other + _FIXED_ROWS) / (num_rows + _FIXED_ROWS)

@@ -1,6 +1,6 @@
-"""Wire messages to the domain's requests and back. Functions only; defaults of the wire contract live here.
+"""Converts wire messages to the domain's requests and back. Functions only; the wire contract's defaults live here.
 
-What the wire cannot hold (an optional that is not set) becomes the domain's default; ranges are checked by `sessions`.
+An optional field that is not set becomes the domain's default. `sessions` checks the ranges.
 """
 
 import json
@@ -23,7 +23,7 @@ from carousel.v1 import sessions_pb2, types_pb2
 _DEFAULT_PREDICTION = requests.PredictionRequest()
 _DEFAULT_TTL_SECONDS = 86_400.0
 _MAX_TOKENS_PER_MESSAGE = 256
-_MAX_CANDIDATES_PER_MESSAGE = 4096  # far below what clients accept, and less than 2 ms of the event loop
+_MAX_CANDIDATES_PER_MESSAGE = 4096  # far below the clients' limit, and less than 2 ms of the event loop
 _MAX_SCORED_PER_MESSAGE = 2048
 _TOKENS_PER_SLICE = 2048  # less than 3 ms of the event loop
 _KINDS = {
@@ -55,7 +55,7 @@ def to_expected(message: sessions_pb2.RewindSessionRequest) -> int | None:
 
 
 def to_ttl(message: sessions_pb2.ExportSessionRequest) -> float:
-    """In seconds; added up by hand, so that it is a number whatever a client sends."""
+    """Returns the seconds. Adds them by hand, so that the result is a number for any client input."""
     return message.ttl.seconds + message.ttl.nanos / 1e9 if message.HasField("ttl") else _DEFAULT_TTL_SECONDS
 
 
@@ -78,7 +78,7 @@ def to_generation(message: wire.GenerateRequest) -> requests.GenerationRequest:
 
 
 def to_sampling(message: wire.Sampling) -> SamplingOptions:
-    """Options have the same names on the wire; one that is not set there has the domain's default."""
+    """Returns the options, which have the same names on the wire. An unset option has the domain's default."""
     given = {option.name: value for option, value in message.ListFields()}
     return SamplingOptions(**given | {"logit_bias": tuple(sorted(message.logit_bias.items()))})
 
@@ -94,7 +94,7 @@ def to_prediction(message: wire.PredictRequest) -> requests.PredictionRequest:
 
 
 def to_plain(message: wire.PredictRequest) -> Plain | None:
-    """None where the message asks for more than one token's candidates."""
+    """Returns the plain turn, or None if the message asks for more than the candidates after one token."""
     has, request = message.HasField, message.input
     if request.WhichOneof("content") != "tokens" or message.state or has("word_prefix") or has("num_words"):
         return None
@@ -112,7 +112,7 @@ def to_scoring(message: wire.ScoreRequest) -> requests.ScoringRequest:
 
 
 def split_piece(piece: requests.GenerationPiece) -> Iterator[requests.GenerationPiece]:
-    """A slow reader's piece in messages of bounded size; text and end go with the last."""
+    """Splits a slow reader's piece into parts of bounded size. The last part has the text and the end."""
     num_candidates = len(piece.tokens[0].candidates) if piece.tokens else 0
     size = min(_MAX_TOKENS_PER_MESSAGE, _MAX_CANDIDATES_PER_MESSAGE // max(1, num_candidates))
     last = max(0, (len(piece.tokens) - 1) // size)
@@ -123,7 +123,7 @@ def split_piece(piece: requests.GenerationPiece) -> Iterator[requests.Generation
 
 
 def split_scoring(piece: requests.ScoringPiece) -> Iterator[requests.ScoringPiece]:
-    """The same for rated tokens: a repeat brings all of them at once."""
+    """Splits a piece of scored tokens: a retry's answer has all of them at once."""
     last = max(0, (len(piece.tokens) - 1) // _MAX_SCORED_PER_MESSAGE)
     for number in range(last):
         first = number * _MAX_SCORED_PER_MESSAGE
@@ -176,7 +176,7 @@ def from_scoring(piece: requests.ScoringPiece) -> wire.ScoreResponse:
 
 
 def fill_tokens(response: wire.TokenizeResponse, ids: Sequence[int], tokenizer: Tokenizer) -> Iterator[None]:
-    """The tokens of a text, added slice by slice; others may run in between."""
+    """Adds a text's tokens to the response, slice by slice. Other work may run between slices."""
     decoder, spell, add = TextDecoder(), tokenizer.token_bytes, response.tokens.add
     for first in range(0, len(ids), _TOKENS_PER_SLICE):
         for index in ids[first : first + _TOKENS_PER_SLICE]:
@@ -247,7 +247,7 @@ def _from_generated(token: Generated, tokenizer: Tokenizer) -> wire.GeneratedTok
 def _add_candidates(
     message: wire.GeneratedToken | wire.PredictResponse, candidates: Iterable[Candidate], tokenizer: Tokenizer
 ) -> None:
-    """In place, for a list of messages would be copied."""
+    """Adds the candidates in place: protobuf would copy a list of messages."""
     texts, add = tokenizer.texts, message.candidates.add
     for one in candidates:
         add(id=one.id, log_probability=one.log_probability, text=texts[one.id])
@@ -266,7 +266,7 @@ def _from_end(end: requests.GenerationEnd) -> wire.Finished:
 
 
 def _stand(message: wire.Finished | wire.ScoreTotals, standing: requests.Standing) -> None:
-    """Every answer says where its sequence stands, in the same fields."""
+    """Fills in where the sequence stands: every answer has the same fields for it."""
     message.position = standing.position
     message.durable_position = standing.durable_position
     message.state = standing.state

@@ -31,11 +31,16 @@ CODES: dict[type[errors.CarouselError], int] = {
     errors.ModelFailed: code_pb2.INTERNAL,
 }
 _INTERNAL = "internal error"
-_MAX_TEXT = 500  # messages repeat what the caller sent, and a status must fit into HTTP/2 trailers
+_MAX_TEXT = 500  # messages quote what the caller sent, and a status must fit into HTTP/2 trailers
+
+
+def code_of(error: Exception) -> str:
+    """Returns the name of the error's code."""
+    return str(code_pb2.Code.Name(to_status(error).code))
 
 
 def to_status(error: Exception) -> status_pb2.Status:
-    """What the client is told. An error that is not the domain's keeps its text to itself."""
+    """Returns the status for the client. The text of an error outside the domain is not sent."""
     if not isinstance(error, errors.CarouselError) or type(error) not in CODES:
         return _status(code_pb2.INTERNAL, _INTERNAL, [error_details_pb2.ErrorInfo(reason="INTERNAL", domain=DOMAIN)])
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.details)

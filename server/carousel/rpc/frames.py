@@ -1,13 +1,13 @@
-"""Frames of PredictMany as bytes: what comes is decoded one item at a time, what goes out is put together from items
-that are bytes already.
+"""The frames of PredictMany as bytes. Incoming frames are decoded one item at a time; outgoing frames are joined from
+encoded items.
 
-A message that is decoded as a whole cannot be interrupted, and a megabyte may hold half a million items, 42 MiB of
-objects. Of the encoding (https://protobuf.dev/programming-guides/encoding) only the outermost layer is known here.
+Decoding a whole message cannot be interrupted, and a megabyte may hold half a million items, 42 MiB of objects. This
+module knows only the outermost layer of the encoding (https://protobuf.dev/programming-guides/encoding).
 """
 
 from google.protobuf.message import DecodeError
 
-from carousel.rpc.reading import message_invalid
+from carousel.sessions.calls import message_invalid
 from carousel.v1 import language_model_pb2 as wire
 
 Item = wire.PredictManyRequest.Item
@@ -17,13 +17,13 @@ _ITEMS_KEY = bytes((wire.PredictManyResponse.ITEMS_FIELD_NUMBER << 3 | _LENGTH,)
 _TAG_KEY = bytes((wire.PredictManyResponse.Item.TAG_FIELD_NUMBER << 3,))
 RESPONSE = bytes((wire.PredictManyResponse.Item.RESPONSE_FIELD_NUMBER << 3 | _LENGTH,))
 STATUS = bytes((wire.PredictManyResponse.Item.STATUS_FIELD_NUMBER << 3 | _LENGTH,))
-_MAX_DIGITS, _MAX_SHORT_DIGITS = 10, 5  # of 64 bits, and of keys and lengths
+_MAX_DIGITS, _MAX_SHORT_DIGITS = 10, 5  # for 64 bits, and for keys and lengths
 _decode = Item.FromString
 
 
 def read_item(content: bytes, at: int) -> tuple[Item | None, int]:
-    """The item that begins there, None for a field that a later version has added, and where the next one begins.
-    Raises MessageInvalid. One field a call: a megabyte may hold half a million."""
+    """Returns the item at `at`, or None for a field of a later version, and where the next field begins. Raises
+    MessageInvalid. Reads one field per call: a megabyte may hold half a million."""
     try:
         if content[at] != _ITEMS:
             return None, _skip(content, at)
@@ -36,11 +36,11 @@ def read_item(content: bytes, at: int) -> tuple[Item | None, int]:
             return _decode(content[at:end]), end
     except (IndexError, DecodeError) as error:
         raise message_invalid() from error
-    raise message_invalid()  # it is cut short
+    raise message_invalid()  # the item is cut off
 
 
 def make_item(tag: int, kind: bytes, content: bytes) -> bytes:
-    """Of a PredictManyResponse; `kind` is RESPONSE or STATUS."""
+    """Returns an item of a PredictManyResponse as bytes; `kind` is RESPONSE or STATUS."""
     number, size = _varint(tag), _varint(len(content))
     whole = _varint(2 + len(number) + len(size) + len(content))
     return b"".join((_ITEMS_KEY, whole, _TAG_KEY, number, kind, size, content))
@@ -60,7 +60,7 @@ def _make_varint(number: int) -> bytes:
 
 
 def _read_varint(content: bytes, at: int, max_digits: int = _MAX_SHORT_DIGITS) -> tuple[int, int]:
-    """The number, and where it ends."""
+    """Returns the number at `at`, and where it ends."""
     number = 0
     for place in range(max_digits):
         digit = content[at + place]
@@ -71,14 +71,14 @@ def _read_varint(content: bytes, at: int, max_digits: int = _MAX_SHORT_DIGITS) -
 
 
 def _skip(content: bytes, at: int) -> int:
-    """Past a field that is not ours. There is no field 0, no key has more than 32 bits, and nobody spells ours
-    longer."""
+    """Skips an unknown field and returns its end. Refuses field 0, keys above 32 bits, and a longer encoding of the
+    items' key."""
     key, at = _read_varint(content, at)
     if key < 1 << 3 or key == _ITEMS or key >> 32:
         raise message_invalid()
     end = _find_end(content, at, key & 7)
     if end > len(content):
-        raise message_invalid()  # it is cut short
+        raise message_invalid()  # the field is cut off
     return end
 
 
@@ -93,7 +93,7 @@ def _find_end(content: bytes, at: int, wire_type: int) -> int:
             return at + size
         case 5:
             return at + 4
-        case _:  # groups, which proto3 has not, and what is no type
+        case _:  # groups, which proto3 does not have, and unknown wire types
             raise message_invalid()
 
 

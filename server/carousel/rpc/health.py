@@ -1,6 +1,6 @@
-"""The health service of gRPC. The one of `grpc_health` holds a lock while it writes to a watcher, and forgets all
-watchers of a service when one leaves: a stranger who does not read would stop whoever sets a status, and one who comes
-and goes would keep balancers from hearing of a drain."""
+"""The gRPC health service. The servicer of `grpc_health` holds a lock while it writes to a watcher, and forgets all
+watchers of a service when one leaves. There, a client that does not read would block a status change, and a client that
+comes and goes would hide a drain from load balancers."""
 
 import asyncio
 import collections
@@ -18,11 +18,11 @@ _RETRY_SECONDS = 1.0
 _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
-class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # which has no types
-    """Setting a status waits for nobody, and wakes watchers only when it changes."""
+class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # grpc_health has no types
+    """The health service. Setting a status never waits, and wakes the watchers only when the status changes."""
 
     def __init__(self, max_watches: int) -> None:
-        """`max_watches` are of one connection: each stays open for as long as its client likes."""
+        """One connection has at most `max_watches` watches. A watch stays open as long as its client wants."""
         self._max_watches = max_watches
         self._statuses: dict[str, int] = {}
         self._changed = asyncio.Event()  # a new one after each change
@@ -55,7 +55,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # w
                 del self._num_watches[peer]
 
     async def _tell(self, service: str, context: Context) -> None:
-        """For ever: the status now, and after each change; who reads slowly misses those in between."""
+        """Sends the status now and after each change, without end. A slow reader misses changes in between."""
         told: int | None = None
         while True:
             changed = self._changed

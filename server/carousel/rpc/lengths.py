@@ -1,6 +1,6 @@
-"""Lists of a message, refused by their length before they are copied: a megabyte of them is 20 ms of the event loop.
+"""Refuses lists that are too long before they are copied: copying a megabyte takes 20 ms of the event loop.
 
-The fields are named, and the values checked again in the domain's words, where `sessions` checks them.
+The errors name the field. `sessions` checks the lengths again, together with the values.
 """
 
 from collections.abc import Sized

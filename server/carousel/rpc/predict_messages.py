@@ -1,24 +1,20 @@
-"""The messages of Predict and of PredictMany, for `sessions`, which looks into none."""
-
-from collections.abc import Callable
-
-from google.rpc import status_pb2
+"""Reads the messages of Predict and PredictMany for `sessions`, which does not know their contents."""
 
 from carousel.bundle.tokenizer import Tokenizer
 from carousel.rpc import convert, frames, lengths
+from carousel.rpc.errors import to_status
 from carousel.rpc.prediction_bytes import PredictionBytes
 from carousel.sessions.checks import MAX_CANDIDATES, Limits
 from carousel.sessions.requests import Caller, Prediction, PredictionRequest
 from carousel.sessions.resident import Named
 from carousel.v1 import language_model_pb2 as wire
 
-Refuse = Callable[[wire.PredictRequest, Exception], status_pb2.Status]  # counts it, and logs it if there are few
-_ANSWER_BYTES, _CANDIDATE_BYTES = 32, 20  # of answers, about
+_ANSWER_BYTES, _CANDIDATE_BYTES = 32, 20  # sizes in an answer, about
 _DEFAULT = PredictionRequest()
 
 
 class PredictMessages:
-    """What is in one."""
+    """Reads the messages of Predict."""
 
     to_plain = staticmethod(convert.to_plain)
 
@@ -37,15 +33,14 @@ class PredictMessages:
 
 
 class ManyMessages(PredictMessages):
-    """Of one PredictMany call."""
+    """Reads the messages of PredictMany and writes their answers."""
 
     read_item = staticmethod(frames.read_item)
 
-    def __init__(self, encoder: PredictionBytes, tokenizer: Tokenizer, limits: Limits, refuse: Refuse) -> None:
+    def __init__(self, encoder: PredictionBytes, tokenizer: Tokenizer, limits: Limits) -> None:
         super().__init__(limits)
         self._encoder = encoder
         self._tokenizer = tokenizer
-        self._refuse = refuse
 
     @staticmethod
     def num_answer_bytes(message: wire.PredictRequest) -> int:
@@ -58,5 +53,6 @@ class ManyMessages(PredictMessages):
         response = convert.from_prediction(outcome, self._tokenizer)
         return frames.make_item(tag, frames.RESPONSE, response.SerializeToString())
 
-    def write_refusal(self, tag: int, message: wire.PredictRequest, error: Exception) -> bytes:
-        return frames.make_item(tag, frames.STATUS, self._refuse(message, error).SerializeToString())
+    @staticmethod
+    def write_refusal(tag: int, error: Exception) -> bytes:
+        return frames.make_item(tag, frames.STATUS, to_status(error).SerializeToString())

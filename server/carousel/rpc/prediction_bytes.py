@@ -1,7 +1,7 @@
-"""Answers of plain turns as bytes, put together from pieces that protobuf has made before.
+"""The answers of plain turns as bytes, joined from pieces that protobuf made once.
 
-A candidate's id and text are always the same bytes; its log-probability and the position are what differs. The pieces
-of a token are made when it is first named.
+The bytes of a candidate's id and text never change; only its log-probability and the position do. A token's pieces are
+made when the token is first a candidate.
 """
 
 import functools
@@ -12,16 +12,16 @@ from carousel.bundle.tokenizer import Tokenizer
 from carousel.sessions.resident import Named
 from carousel.v1 import language_model_pb2 as wire
 
-_MARK = -1.5  # a log-probability whose bytes stand nowhere else beside a token's id and its text
+_MARK = -1.5  # a log-probability whose bytes do not occur in a token's id or text
 _MARK_BYTES = b"\x15" + struct.pack("<f", _MARK)  # with the field's tag
 
 
 class PredictionBytes:
-    """The bytes of a PredictResponse."""
+    """Encodes the answers of plain turns as PredictResponse messages."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._pieces: dict[int, tuple[bytes, bytes]] = {}  # by token: what stands before the number, and after
+        self._pieces: dict[int, tuple[bytes, bytes]] = {}  # by token: the bytes before and after the log-probability
 
     def encode(self, named: Named) -> bytes:
         pieces: dict[int, tuple[bytes, bytes]] = self._pieces

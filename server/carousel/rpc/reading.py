@@ -1,7 +1,7 @@
-"""Messages that cannot be decoded, as refusals of ours. grpc.aio itself answers UNKNOWN, with the decoder's text.
+"""Refuses messages that cannot be decoded. grpc.aio itself would answer UNKNOWN, with the decoder's text.
 
-A decoder that fails hands on `UNREADABLE` instead of a message. Our servicers' calls know it (`Calls.answer`); those of
-others (health, reflection) are wrapped.
+A decoder that fails returns `UNREADABLE` instead of a message. Our servicers know that value (`RpcCalls.answer`). The
+other servicers (health, reflection) do not, so their methods are wrapped.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -11,26 +11,22 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
-from carousel.errors import MessageInvalid
 from carousel.rpc.errors import to_status
+from carousel.sessions.calls import message_invalid
 
 UNREADABLE: Any = object()
 _AS_BYTES = frozenset({"PredictMany"})  # its frames are decoded item by item, in `frames.py`
 _BEHAVIOURS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 
 
-def message_invalid() -> MessageInvalid:
-    return MessageInvalid("what came is no message of this method")
-
-
 class OurMethods:
-    """Stands for a server where generated code registers methods; hands them on with a decoder that cannot fail."""
+    """Takes a server's place when generated code registers methods. Registers them with a decoder that cannot fail."""
 
     def __init__(self, server: Any) -> None:
         self._server = server
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        """Nothing to do: the same methods come again, by name."""
+        """Does nothing: the generated code registers the same methods by name, too."""
 
     def add_registered_method_handlers(self, service: str, methods: Mapping[str, grpc.RpcMethodHandler]) -> None:
         tolerant = {name: self._guard(name, method) for name, method in methods.items()}
@@ -44,7 +40,7 @@ class OurMethods:
 
 
 class OthersMethods(OurMethods):
-    """The same for servicers that do not know `UNREADABLE`."""
+    """Registers the methods of servicers that do not know `UNREADABLE`."""
 
     def _guard(self, name: str, method: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
         (kind,) = (one for one in _BEHAVIOURS if getattr(method, one) is not None)
@@ -63,7 +59,7 @@ def _tolerate(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 
 
 def _pass_bytes(encode: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
-    """An answer may come as bytes already."""
+    """Returns an encoder that passes an answer through if it is already bytes."""
     return lambda message: message if type(message) is bytes else encode(message)
 
 

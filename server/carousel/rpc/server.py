@@ -1,4 +1,4 @@
-"""The gRPC server: our services, health and reflection on one port. It knows the port it was given."""
+"""The gRPC server: our services, health and reflection on one port. It knows the port that it got."""
 
 import errno
 import socket
@@ -23,19 +23,18 @@ _SERVICES = (
     language_model_pb2.DESCRIPTOR.services_by_name["LanguageModel"].full_name,
     sessions_pb2.DESCRIPTOR.services_by_name["Sessions"].full_name,
 )
-_UNCOUNTED_STREAMS = 20  # of one connection, beside watches of health: reflection, GetModel
-_MOST = 2**31 - 1  # that an option can say
+_UNCOUNTED_STREAMS = 20  # of one connection, besides health watches: reflection, GetModel
+_MOST = 2**31 - 1  # the largest value of an option
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionBounds:
-    """How many connections there may be, what each may bring, and how it is found out that nobody is at its other end
-    any more, or nobody who wants anything."""
+    """The bounds on connections: their number, what each may bring, and when a dead or idle connection is closed."""
 
     max_message_bytes: int
-    max_streams: int  # of one connection; HTTP/2 makes its client wait beyond
-    keepalive_seconds: float  # a silent connection is asked so often
-    keepalive_timeout_seconds: float  # and is closed when it does not answer so long
+    max_streams: int  # of one connection; beyond it, HTTP/2 makes the client wait
+    keepalive_seconds: float  # between pings on a silent connection
+    keepalive_timeout_seconds: float  # a ping unanswered for this long closes the connection
     max_connections: int
     handshake_seconds: float  # until HTTP/2 has begun
     idle_seconds: float  # without a call
@@ -57,7 +56,7 @@ class ConnectionBounds:
 
 
 class RpcServer:
-    """Bound and serving after `start`; NOT_SERVING until `set_ready`."""
+    """The server. After `start` it is bound and serves; its health is NOT_SERVING until `set_ready`."""
 
     def __init__(
         self, language_model: LanguageModelServicer, sessions: SessionsServicer, bounds: ConnectionBounds
@@ -73,7 +72,8 @@ class RpcServer:
         self.address = ""  # host:port, once started
 
     async def start(self, listen: str, certificate: WatchedFiles[Certificate] | None = None) -> None:
-        """Encrypted where there is a certificate. Raises SettingsInvalid when the address cannot be bound."""
+        """Binds the address and serves, encrypted if there is a certificate. Raises SettingsInvalid when the address
+        cannot be bound."""
         await self.set_ready(is_ready=False)
         host, number = split_address(listen)
         try:
@@ -93,12 +93,12 @@ class RpcServer:
             self._health.set(service, status)
 
     async def stop(self, grace_seconds: float) -> None:
-        """Stop accepting; calls still open after the grace are cancelled."""
+        """Accepts no more calls, and cancels the calls that are still open after the grace."""
         await self._server.stop(grace_seconds)
 
 
 def _explain_refusal(host: str, port: int) -> str:
-    """Why an address cannot be bound, which the library does not tell: the system says it when it is asked again."""
+    """Returns why an address cannot be bound. The library does not say it, so this binds again to get the reason."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
@@ -119,7 +119,7 @@ def _options(bounds: ConnectionBounds) -> list[tuple[str, int]]:
         ("grpc.max_connection_idle_ms", _milliseconds(bounds.idle_seconds)),
         ("grpc.keepalive_time_ms", _milliseconds(bounds.keepalive_seconds)),
         ("grpc.keepalive_timeout_ms", _milliseconds(bounds.keepalive_timeout_seconds)),
-        # Beside a ping that is out for another reason none is sent for keepalive, and that one may take a minute.
+        # While another ping is open, no keepalive ping is sent, and the other ping may take a minute.
         ("grpc.http2.ping_timeout_ms", _milliseconds(bounds.keepalive_timeout_seconds)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),

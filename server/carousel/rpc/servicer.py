@@ -1,7 +1,7 @@
-"""Turns on the wire: convert, call one method of `Sessions`, convert back.
+"""Turns on the wire: converts the request, calls one method of `Sessions`, converts the result.
 
-Streams are written, not yielded: an asynchronous generator that the transport no longer wants ends when the garbage
-collector finds it, and would hold its lane until then.
+Methods write their streams and do not yield them. When the transport drops an asynchronous generator, it ends only when
+the garbage collector finds it, and would hold its lane until then.
 """
 
 import asyncio
@@ -12,10 +12,11 @@ from typing import Any
 import grpc
 
 from carousel.rpc import convert, lengths
-from carousel.rpc.calls import Call, Calls, Context
+from carousel.rpc.calls import Context, RpcCalls
 from carousel.rpc.predict_messages import ManyMessages, PredictMessages
 from carousel.rpc.prediction_bytes import PredictionBytes
-from carousel.rpc.reading import UNREADABLE, message_invalid
+from carousel.rpc.reading import UNREADABLE
+from carousel.sessions.calls import Call, message_invalid
 from carousel.sessions.many import Many
 from carousel.sessions.requests import Prediction
 from carousel.sessions.resident import Named
@@ -25,15 +26,16 @@ from carousel.v1 import language_model_pb2_grpc
 
 
 class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
-    """`model` is what GetModel answers. Lists that are too long are refused before they are read."""
+    """The servicer of turns. GetModel returns `model`. Lists that are too long are refused before they are read."""
 
-    def __init__(self, sessions: Sessions, model: wire.Model, calls: Calls) -> None:
+    def __init__(self, sessions: Sessions, model: wire.Model, calls: RpcCalls) -> None:
         self._sessions = sessions
         self._model = model
         self._limits = sessions.limits
         self._calls = calls
         self._encoder = PredictionBytes(sessions.tokenizer)
         self._messages = PredictMessages(self._limits)
+        self._many_messages = ManyMessages(self._encoder, sessions.tokenizer, self._limits)
 
     async def Generate(self, request: wire.GenerateRequest, context: Context) -> None:
         async with self._calls.answer("Generate", context, request) as call:
@@ -70,15 +72,14 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
                 call.is_waiting = is_resting
 
             refusals = self._calls.refusing_items("PredictMany", context)
-            messages = ManyMessages(self._encoder, self._sessions.tokenizer, self._limits, refusals.refuse)
-            many = self._sessions.converse_many(call.owner, messages, rest)
+            many = self._sessions.converse_many(call.owner, self._many_messages, rest, refusals.note)
             writing = asyncio.create_task(_write_frames(many, call, context))
             try:
                 while (content := await _read(call, context)) is not None:
-                    await many.take(content)
+                    await many.receive(content)
                 await many.end()
                 await writing
-            except Exception:  # answers go out first: beside a message on its way no status can be sent
+            except Exception:  # the answers go out first: no status can be sent while a message is on its way
                 await many.close()
                 await many.end()
                 await writing
@@ -135,7 +136,7 @@ async def _write_frames(many: Many, call: Call, context: Context) -> None:
 
 
 async def _wait_for(call: Call, context: Context) -> Any:
-    """The client's next message, None when there are no more. Meanwhile the call is idle."""
+    """Returns the client's next message, or None when there are no more. The call is idle while it waits."""
     call.is_waiting = True
     try:
         return await _read(call, context)

@@ -1,4 +1,4 @@
-"""The life of sessions on the wire: convert, call one method of `SessionOperations`, convert back."""
+"""Operations on sessions, on the wire: converts the request, calls `SessionOperations` once, converts the result."""
 
 import asyncio
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from google.protobuf import empty_pb2
 
 from carousel.rpc import convert, lengths
-from carousel.rpc.calls import Calls, Context
+from carousel.rpc.calls import Context, RpcCalls
 from carousel.sessions.operations import SessionOperations
 from carousel.sessions.service import Sessions
 from carousel.state.store import Row
@@ -17,9 +17,9 @@ _ROWS_PER_SLICE = 250  # less than 2 ms of the event loop
 
 
 class SessionsServicer(sessions_pb2_grpc.SessionsServicer):
-    """`sessions` gives the model, `operations` the rest."""
+    """The servicer of sessions. `sessions` knows the model; `operations` does the rest."""
 
-    def __init__(self, sessions: Sessions, operations: SessionOperations, calls: Calls) -> None:
+    def __init__(self, sessions: Sessions, operations: SessionOperations, calls: RpcCalls) -> None:
         self._sessions = sessions
         self._operations = operations
         self._calls = calls
@@ -87,12 +87,12 @@ class SessionsServicer(sessions_pb2_grpc.SessionsServicer):
         async with self._calls.answer("WatchSessions", context, request) as call:
             call.is_waiting = True  # for events, which may never come
             with self._operations.watch(call.owner) as events:
-                await context.send_initial_metadata(())  # from here on nothing is missed
+                await context.send_initial_metadata(())  # from here on, no event is missed
                 async for event in events:
                     await context.write(convert.from_event(event))
 
     async def _describe_all(self, rows: Sequence[Row]) -> list[wire.Session]:
-        """A slice at a time, so that others run in between."""
+        """Describes the rows slice by slice, so that other work runs in between."""
         described: list[wire.Session] = []
         for first in range(0, len(rows), _ROWS_PER_SLICE):
             described += map(self._describe, rows[first : first + _ROWS_PER_SLICE])

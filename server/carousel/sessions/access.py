@@ -1,7 +1,7 @@
-"""A session in the store, for whoever reads or changes it: nobody notices that a stream holds it.
+"""Access to a session in the store, to read or change it. No caller notices that a stream holds the session.
 
-Whatever is asked of a session by its id comes through here: the stream that holds it gives it back first, changes have
-their turn in order of arrival, and who comes too late is told how it ended.
+Every operation on a session by its id goes through here. The stream that holds the session gives it back first. Changes
+run in order of arrival. A caller that comes after the session's end learns how it ended.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ _ERRORS = {
 
 
 class SessionAccess:
-    """Of one store."""
+    """The access to one store's sessions."""
 
     def __init__(self, store: SessionStore, order: TurnOrder, residents: Residents) -> None:
         self._store = store
@@ -34,19 +34,19 @@ class SessionAccess:
         return self._store.durable_position(row)
 
     async def read(self, owner: str, session_id: str) -> Row | Ending | None:
-        """As it stands, or how it ended; None for an id that was never heard of."""
+        """Returns the session's current row, or its ending. Returns None for an unknown id."""
         await self._residents.leave((owner, session_id))
         return await self._store.read(owner, session_id)
 
     @contextlib.asynccontextmanager
     async def hold(self, owner: str, session_id: str, room: int = 0) -> AsyncIterator[Held]:
-        """The session for one change, in order of arrival; it is given back in any case. `room` is the most bytes that
-        the change adds."""
+        """Holds the session for one change, in order of arrival, and always gives it back. The change adds at most
+        `room` bytes."""
         if not checks.is_name(session_id):
             raise missing(None, session_id)  # malformed ids never reach a store
         async with self._order.hold((owner, session_id)):
             await self._residents.leave((owner, session_id))
-            held = await self._store.take(owner, session_id, room)
+            held = await self._store.acquire(owner, session_id, room)
             if not isinstance(held, Held):
                 raise missing(held, session_id)
             try:
@@ -55,8 +55,8 @@ class SessionAccess:
                 await self._store.release(held)
 
     async def commit(self, held: Held, change: Change) -> Row:
-        """Raises SessionMoved, StoreUnavailable, or the SessionEnded of a session that ended meanwhile. Goes on to the
-        end also when the caller is cancelled: the session is not given back with a write in doubt."""
+        """Commits the change. Raises SessionMoved, StoreUnavailable, or SessionEnded if the session ended meanwhile.
+        Completes even if the caller is cancelled: a session is never given back with a write in doubt."""
         try:
             work = self._store.commit(held, change)
             return await (work if self._store.is_immediate else finish(work))
@@ -68,7 +68,7 @@ class SessionAccess:
 
 
 def missing(found: Ending | None, session_id: str) -> errors.CarouselError:
-    """What whoever asks for a session is told that is not there."""
+    """Returns the error for a session that does not exist or has ended."""
     if found is None:
         return errors.SessionNotFound(f"there is no session {session_id}")
     text = f"session {session_id} has ended: {found.reason}"

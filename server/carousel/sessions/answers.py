@@ -1,7 +1,7 @@
-"""What a turn answered, kept so that the same request is answered again word for word without being applied again.
+"""Records of answers: a retry of a request gets the same answer, word for word, and is not applied again.
 
-JSON by pydantic: floats come back bit for bit, infinite ones too. `fingerprint` tells whether an id is used again for
-something else.
+Pydantic writes them as JSON. Floats come back bit for bit, infinite ones too. `fingerprint` shows whether a request id
+is used again for another request.
 """
 
 import hashlib
@@ -39,19 +39,19 @@ class ScoringAnswer:
 
 
 Request = GenerationRequest | PredictionRequest | ScoringRequest
-Answer = tuple[GenerationAnswer, ...] | ScoringAnswer | Prediction  # a generation has an answer a branch
+Answer = tuple[GenerationAnswer, ...] | ScoringAnswer | Prediction  # a generation has one answer per branch
 
 
 @record(frozen=True, slots=True)
 class Record:
-    """An answer and the request that it answers."""
+    """An answer and the fingerprint of its request."""
 
     fingerprint: str
     answer: Answer
 
 
 class ScoringRecord:
-    """A rating in progress: its totals, and its tokens as long as an answer of at most `max_bytes` holds them."""
+    """A scoring turn in progress: its totals, and its tokens while they fit into an answer of `max_bytes`."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -75,11 +75,11 @@ class ScoringRecord:
         return ScoreTotals(self._num_tokens, self._log_probability, self._num_hits, Standing(position, 0))
 
     def answer(self, totals: ScoreTotals) -> ScoringAnswer | None:
-        """None when it is too large to be kept."""
+        """Returns the answer to record, or None when it is too large to keep."""
         return ScoringAnswer(tuple(self._rated), totals) if self._num_bytes <= self._max_bytes else None
 
 
-_SCORED_BYTES = 60  # the least that a token's rating takes in a record
+_SCORED_BYTES = 60  # the least that a scored token takes in a record
 _RECORD_BYTES, _ITEM_BYTES = 1_024, 200
 _NUM_CANDIDATES = PredictionRequest().num_candidates
 _RECORDS: TypeAdapter[Record] = TypeAdapter(Record)
@@ -87,7 +87,7 @@ _REQUESTS: TypeAdapter[Request] = TypeAdapter(Request)
 
 
 def estimate_bytes(request: Request) -> int:
-    """About how long the record of its answer can become; a longer one is not kept."""
+    """Estimates the largest size of the answer's record. A larger one is not kept."""
     match request:
         case PredictionRequest():
             num_items = request.num_candidates + (request.num_words if request.word_prefix is not None else 0)
@@ -100,7 +100,7 @@ def estimate_bytes(request: Request) -> int:
 
 
 def answer_room(retention: Retention, request: Request) -> int:
-    """The most bytes that the record of its answer may have."""
+    """Returns the maximum size of the answer's record, in bytes."""
     return min(retention.max_answer_bytes, estimate_bytes(request))
 
 
@@ -111,7 +111,7 @@ def write_record(record: Record) -> bytes:
 def write_plain_record(
     token_id: int, num_candidates: int, ids: Sequence[int], log_probabilities: Sequence[float], position: int
 ) -> bytes:
-    """As `write_record` for a prediction after one token, in a third of the time."""
+    """Writes what `write_record` writes for a prediction after one token, in a third of the time."""
     candidates = [{"id": one, "log_probability": value} for one, value in zip(ids, log_probabilities, strict=True)]
     standing = {"position": position, "durable_position": 0, "state": "", "is_replay": False}
     answer = {"candidates": candidates, "words": [], "standing": standing}
@@ -120,7 +120,7 @@ def write_plain_record(
 
 
 def max_plain_bytes(num_candidates: int) -> int:
-    """No record of a prediction after one token is longer."""
+    """Returns an upper bound on the record of a prediction after one token."""
     return 256 + 96 * num_candidates
 
 
@@ -129,7 +129,7 @@ def read_record(content: bytes) -> Record:
 
 
 def answered_position(answer: Answer) -> int:
-    """Where the turn left its sequence."""
+    """Returns the sequence's position after the turn."""
     match answer:
         case Prediction():
             return answer.standing.position
@@ -140,12 +140,12 @@ def answered_position(answer: Answer) -> int:
 
 
 def fingerprint(request: Request) -> str:
-    """The same for equal requests. Defaults are left out, so that a field added later tells no old repeats apart."""
+    """Returns the same text for equal requests. It leaves defaults out: retries still match after a field is added."""
     return _digest(type(request).__name__.encode() + _REQUESTS.dump_json(request, exclude_defaults=True))
 
 
 def _plain_fingerprint(token_id: int, num_candidates: int) -> str:
-    """Of a PredictionRequest with nothing else in it."""
+    """Returns the fingerprint of a PredictionRequest with nothing else in it."""
     rest = b"" if num_candidates == _NUM_CANDIDATES else b',"num_candidates":%d' % num_candidates
     return _digest(b'PredictionRequest{"input":[%d]%b}' % (token_id, rest))
 

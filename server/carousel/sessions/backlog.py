@@ -1,7 +1,7 @@
-"""What has come on a stream of many sequences and was not taken yet: frames, in their order, as bytes.
+"""What a stream of many sequences has received and not read yet: frames in order, as bytes.
 
-While there is no room for questions, closes are sought ahead: each makes room, and what came before it for its tag need
-not be asked any more.
+While there is no room for questions, the server looks ahead for closes. Each close makes room, and earlier items of its
+tag need no answer any more.
 """
 
 import collections
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from carousel.sessions.messages import Item
 
-ReadItem = Callable[[bytes, int], tuple[Item | None, int]]  # a format's
+ReadItem = Callable[[bytes, int], tuple[Item | None, int]]  # as in `Format`
 
 
 class _Frame:
@@ -17,23 +17,23 @@ class _Frame:
 
     def __init__(self, content: bytes, place: int) -> None:
         self.content = content
-        self.place = place  # of its first byte among all bytes that came
-        self.taken = 0  # so many bytes
-        self.seen = 0  # looked at ahead
+        self.place = place  # offset of its first byte in all that was received
+        self.taken = 0  # number of bytes read
+        self.seen = 0  # number of bytes looked at ahead
 
 
 class Backlog:
-    """Reading raises MessageInvalid; what is wrong stays the next one to be read."""
+    """One stream's unread frames. Reading raises MessageInvalid for a damaged item, which stays the next to read."""
 
     def __init__(self, read_item: ReadItem, max_closed_ahead: int) -> None:
-        """`max_closed_ahead` tags are remembered as closed ahead of their order; closes of others wait for theirs."""
+        """Remembers at most `max_closed_ahead` tags as closed ahead. Closes of further tags wait for their order."""
         self._read_item = read_item
         self._max_closed_ahead = max_closed_ahead
         self._frames: collections.deque[_Frame] = collections.deque()
-        self._unseen: collections.deque[_Frame] = collections.deque()  # the last of them, not looked at to their ends
-        self._closed: dict[int, int] = {}  # tag -> where its last close was seen
+        self._unseen: collections.deque[_Frame] = collections.deque()  # the last frames, not fully looked at
+        self._closed: dict[int, int] = {}  # tag -> the offset of its last close
         self._place = 0
-        self.num_bytes = 0  # of frames that are not taken to their ends
+        self.num_bytes = 0  # of frames that are not fully read
 
     def __repr__(self) -> str:
         return f"Backlog({len(self._frames)} frames, {self.num_bytes} bytes)"
@@ -49,8 +49,8 @@ class Backlog:
             self._place += len(content)
             self.num_bytes += len(content)
 
-    def take(self) -> tuple[Item | None, int]:
-        """The next item and its size; None for a field that is none, or for one that came before a close seen ahead."""
+    def pop(self) -> tuple[Item | None, int]:
+        """Returns the next item and its size. The item is None for an unknown field or before a close seen ahead."""
         frame = self._frames[0]
         start = frame.taken
         item, end = self._read_item(frame.content, start)
@@ -63,12 +63,11 @@ class Backlog:
 
     @property
     def is_seen(self) -> bool:
-        """Whether all was looked at."""
+        """Whether every item was looked at."""
         return not self._unseen
 
     def look_ahead(self) -> tuple[int | None, int]:
-        """Look at the next item that was not looked at yet, without taking it: the tag that is over by it, and its
-        size."""
+        """Looks at the next unseen item without reading it. Returns the tag that it closes, if any, and its size."""
         frame = self._unseen[0]
         at = max(frame.seen, frame.taken)
         item, end = self._read_item(frame.content, at)
@@ -89,7 +88,7 @@ class Backlog:
         self.num_bytes -= len(frame.content)
 
     def _is_void(self, tag: int, place: int) -> bool:
-        """Whether an item there came before a close that was seen, or is that one."""
+        """Whether the item at that offset is before a close seen ahead, or is that close."""
         last = self._closed.get(tag)
         if last is None or place > last:
             return False

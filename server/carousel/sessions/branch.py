@@ -1,4 +1,4 @@
-"""One generation in progress, and several at once: with n above 1, branches fork from the fed input."""
+"""One generation in progress, or several: with n above 1, branches fork after the input."""
 
 import array
 import asyncio
@@ -15,15 +15,15 @@ from carousel.turns import Ended, Generate, Generated, Sampling, Snapshot, Turn
 Item = TypeVar("Item")
 
 
-# What a token and a candidate take at the least in the JSON of a record.
+# The least that a token and a candidate take in a record's JSON.
 _TOKEN_BYTES = len('{"id":0,"log_probability":0.0,"candidates":[]},')
 _CANDIDATE_BYTES = len('{"id":0,"log_probability":0.0},')
 
 
 class Branch:
-    """Turns the engine's tokens into pieces. `fed` is where the input led, when that was run already.
+    """Makes pieces from the engine's tokens. `fed` is the snapshot after the input, if the input was run already.
 
-    The answer is kept for the record while it can still fit into `max_answer_bytes`; None: it is not to be recorded.
+    The branch keeps its answer for the record while it can still fit into `max_answer_bytes`; None records nothing.
     """
 
     def __init__(
@@ -67,23 +67,24 @@ class Branch:
         return Turn(start, ids, goal, self._keeps_state, self._owner)
 
     def piece(self, tokens: tuple[Generated, ...], ended: Ended | None) -> GenerationPiece:
-        """What has come since the last piece; the last one has an end whose standing is not saved yet."""
+        """Returns the tokens and text since the last piece. The last piece has an end whose standing is not saved
+        yet."""
         ids = [token.id for token in tokens]
         self._generated.extend(ids)
-        if ids and ids[-1] in self._stop_ids:  # nothing comes after one
+        if ids and ids[-1] in self._stop_ids:  # a stop id is always the last token
             ids.pop()
         self._stream.push_all(ids)
-        text = self._stream.take() if ended is None else self._stream.finish()
+        text = self._stream.pop_final() if ended is None else self._stream.finish()
         if self._kept is not None and not self._kept.add(tokens, text):
             self._kept = None
         return GenerationPiece(tokens, text, self._end(ended) if ended is not None else None, self.number)
 
     def consumed(self) -> tuple[int, ...]:
-        """All ids since the origin."""
+        """Returns all ids since the origin."""
         return (*self._ids, *self._generated)
 
     def answer(self, end: GenerationEnd) -> GenerationAnswer | None:
-        """For the record; None when it is not to be recorded or does not fit."""
+        """Returns the answer to record, or None when none is recorded or it does not fit."""
         if self._kept is None:
             return None
         return GenerationAnswer(tuple(self._kept.tokens), "".join(self._kept.text), end)
@@ -96,7 +97,7 @@ class Branch:
 
 
 class _KeptAnswer:
-    """Tokens and text so far, as long as their record is not sure to be larger than `max_bytes`."""
+    """The tokens and the text so far, while their record can still fit into `max_bytes`."""
 
     def __init__(self, max_bytes: int) -> None:
         self.tokens: list[Generated] = []
@@ -104,7 +105,7 @@ class _KeptAnswer:
         self._num_left = max_bytes
 
     def add(self, tokens: Sequence[Generated], text: str) -> bool:
-        """Whether it can still fit."""
+        """Adds them. Returns whether the record can still fit."""
         num_candidates = sum([len(token.candidates) for token in tokens])
         self._num_left -= _TOKEN_BYTES * len(tokens) + _CANDIDATE_BYTES * num_candidates + len(text)
         if self._num_left < 0:
@@ -115,7 +116,7 @@ class _KeptAnswer:
 
 
 async def merge(sources: Sequence[AsyncGenerator[Item]]) -> AsyncGenerator[Item]:
-    """Items of all sources as they come. What one source raises is raised here, and ends the others."""
+    """Yields the items of all sources as they come. An error in one source is raised here and ends the others."""
     arrived: asyncio.Queue[Item | Exception | None] = asyncio.Queue()
 
     async def pump(source: AsyncGenerator[Item]) -> None:

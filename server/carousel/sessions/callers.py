@@ -1,4 +1,4 @@
-"""Who calls, as a trusted proxy says it in the call's metadata."""
+"""The caller's identity, which a trusted proxy writes into the call's metadata."""
 
 from collections.abc import Iterable
 
@@ -6,14 +6,14 @@ from carousel.errors import Unauthenticated
 
 
 class Callers:
-    """`key` is the metadata key, in lower case; empty where nobody names callers and all are one anonymous owner."""
+    """Identifies callers by the metadata key `key`, in lower case. With an empty key, all are one anonymous owner."""
 
     def __init__(self, key: str) -> None:
         self._key = key
 
     def identify(self, metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
-        """Raises Unauthenticated unless exactly one value, not empty, names the caller: a header that a client put
-        beside the proxy's must not win."""
+        """Returns the caller's name. Raises Unauthenticated unless there is exactly one value and it is not empty: a
+        header that a client adds beside the proxy's must not win."""
         if not self._key:
             return ""
         named = [value for key, value in metadata or () if key.lower() == self._key]

@@ -1,7 +1,7 @@
-"""Sequences that streams carry and nobody keeps, held in the engine's columns as sessions are.
+"""Sequences that streams carry without a session, held in the engine's columns like sessions.
 
-Each is a session of a store of its own that nobody else sees, with no past: it begins where the ordinary way has left
-it, and is handed back to that when a message is not plain.
+Each is a session without a past in a private memory store. It starts at the snapshot after an ordinary turn. When a
+message is not plain, the ordinary path takes it back.
 """
 
 import itertools
@@ -19,13 +19,13 @@ from carousel.state.memory import MemoryStore
 from carousel.state.store import Capacity, EndReason, Held, Lifetimes
 from carousel.turns import Snapshot
 
-_NO_PAST = Retention(max_turns=0, max_answers=0, max_answer_bytes=0, max_request_ids=0)
-_FOR_EVER = Lifetimes(idle=1e9, absolute=1e9)  # streams end, and with them what they carry: no clock ends it
-_ALL = Capacity(2**40, 2**60, evicts=False)  # it is the room that bounds them
+_NO_PAST = Retention(max_turns=0, max_answers=0, max_answer_bytes=0, max_request_ids=1)
+_FOR_EVER = Lifetimes(idle=1e9, absolute=1e9)  # carried sequences end with their streams, not by a clock
+_ALL = Capacity(2**40, 2**60, evicts=False)  # CarriedRoom bounds them instead
 
 
 class CarriedSequences:
-    """By key. Whoever keeps one fetches or drops it."""
+    """The carried sequences, by key. A stream that keeps one must fetch or drop it."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class CarriedSequences:
         codec: SnapshotCodec,
         room: CarriedRoom,
     ) -> None:
-        """`room` is for all that streams carry, also what is not here."""
+        """`room` bounds all that streams carry, including what is not kept here."""
         self.room = room
         self._ledger = Ledger(_NO_PAST)
         self._codec = codec
@@ -52,7 +52,7 @@ class CarriedSequences:
         return f"CarriedSequences({self._store!r})"
 
     async def make_room(self, owner: str) -> None:
-        """For one more of the owner's. Raises Overloaded."""
+        """Makes room for one more sequence of the owner. Raises Overloaded."""
         while (victim := self.room.find_victim(owner)) is not None:
             kept = victim.give_up()
             if kept is not None:
@@ -64,7 +64,7 @@ class CarriedSequences:
         return owner, birth.id
 
     async def fetch(self, key: Key) -> Snapshot:
-        """Where it stands; it is not kept here any more."""
+        """Removes the sequence and returns its snapshot."""
         return self._codec.decode(self._ledger.current(await self._remove(key)))
 
     async def drop(self, key: Key) -> None:
@@ -72,7 +72,7 @@ class CarriedSequences:
 
     async def _remove(self, key: Key) -> Held:
         await self.residents.leave(key)
-        held = await self._store.take(*key)
+        held = await self._store.acquire(*key)
         assert isinstance(held, Held)
         await self._store.release(held)
         await self._store.end(held.row, EndReason.UNDONE)
@@ -80,5 +80,5 @@ class CarriedSequences:
 
 
 def _stand_still() -> float:
-    """The clock of what is carried."""
+    """Returns the carried sequences' time, which never advances."""
     return 0.0

@@ -1,4 +1,4 @@
-"""How much streams may carry without a session, shared among owners as sessions are. Decides; frees nothing itself."""
+"""How much streams may carry without a session, shared among owners like sessions. Only decides; frees nothing."""
 
 from typing import Protocol
 
@@ -6,43 +6,43 @@ from carousel.errors import Overloaded
 from carousel.sessions.order import Key
 from carousel.shares import Shares
 
-CARRIER_BYTES = 2048  # of what carries a sequence, beside its state
+CARRIER_BYTES = 2048  # what a carried sequence takes besides its state
 _LIMIT = "max_carried_bytes"
 _RETRY_SECONDS = 1.0
 
 
 class Carrier(Protocol):
-    """Carries one sequence. As a key it is itself."""
+    """What carries one sequence. Carriers are compared by identity."""
 
     @property
     def is_busy(self) -> bool:
-        """A message of it is being answered."""
+        """Whether a message is being answered now."""
         ...
 
     def give_up(self) -> Key | None:
-        """What it carries is gone for good. The key under which it is still to be dropped, if it is kept under one."""
+        """Gives up the sequence for good. Returns the key under which it must still be dropped, if it has one."""
         ...
 
 
 class CarriedRoom:
-    """All sequences of a model weigh the same. When the room is full, whoever has less than his share gets the place of
-    the sequence that was not used for longest, of the owner furthest above his, never of one in use; the others are
-    refused. Where nobody `evicts`, all are."""
+    """The bytes that all carried sequences share; each takes the same. When the room is full, an owner below its share
+    takes the place of a sequence of the owner furthest above its share: the least recently used one, never one in use.
+    Other owners are refused. Without `evicts`, all owners are refused."""
 
     def __init__(self, max_bytes: int, weight: int, *, evicts: bool) -> None:
-        """`weight` in bytes."""
+        """`weight` is the size of one sequence, in bytes."""
         self._max_bytes = max_bytes
         self._weight = weight
         self._evicts = evicts
         self._shares = Shares()
-        self._carriers: dict[str, dict[Carrier, None]] = {}  # by owner, those not used for longest first
+        self._carriers: dict[str, dict[Carrier, None]] = {}  # by owner, the least recently used first
 
     def __repr__(self) -> str:
         return f"CarriedRoom({self._shares.total} of {self._max_bytes} bytes)"
 
     def find_victim(self, owner: str) -> Carrier | None:
-        """Who must give up before the owner may enter, and is not in the room any more; None when there is room. Raises
-        Overloaded."""
+        """Returns None when there is room. Otherwise removes and returns the carrier that must give up before the owner
+        enters. Raises Overloaded."""
         if self._shares.total + self._weight <= self._max_bytes:
             return None
         victim_owner, victim = self._choose(owner)
@@ -50,18 +50,18 @@ class CarriedRoom:
         return victim
 
     def enter(self, owner: str, carrier: Carrier) -> None:
-        """To be left again."""
+        """Takes room for the carrier, until `leave`."""
         self._shares.change(owner, self._weight)
         self._carriers.setdefault(owner, {})[carrier] = None
 
     def touch(self, owner: str, carrier: Carrier) -> None:
-        """It is used."""
+        """Marks the carrier as just used."""
         carriers = self._carriers.get(owner, {})
         if carrier in carriers:
             carriers[carrier] = carriers.pop(carrier)
 
     def leave(self, owner: str, carrier: Carrier) -> None:
-        """Again is fine."""
+        """Frees the carrier's room. A second call does nothing."""
         carriers = self._carriers.get(owner, {})
         if carriers.pop(carrier, carrier) is None:
             self._shares.change(owner, -self._weight)

@@ -1,4 +1,4 @@
-"""Is what a caller asks for within bounds? The checks raise InvalidRequest naming the field as the wire does."""
+"""The checks of a request's bounds. They raise InvalidRequest with the field's name on the wire."""
 
 import re
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ _NAME = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one request may ask for."""
+    """The limits of one request."""
 
     max_input_tokens: int
     max_generated_tokens: int
@@ -43,7 +43,7 @@ class Limits:
 
 
 def is_name(text: str) -> bool:
-    """Whether a session or a checkpoint can be called so."""
+    """Whether the text is a valid session id or checkpoint name."""
     return _NAME.fullmatch(text) is not None
 
 
@@ -77,7 +77,7 @@ def check_scoring(request: ScoringRequest, vocabulary_size: int) -> None:
 
 
 def check_text(text: str, limits: Limits) -> None:
-    """Before it is tokenized."""
+    """Checks the text's length before it is tokenized."""
     num_bytes = len(text) if text.isascii() else len(text.encode(errors="replace"))
     if num_bytes > limits.max_input_bytes:
         text = f"{num_bytes} bytes of text; at most {limits.max_input_bytes} in one request (max_input_bytes)"
@@ -97,7 +97,7 @@ def check_ids(field: str, ids: Sequence[int], vocabulary_size: int) -> None:
 
 
 def check_position(position: int, expected_position: int | None) -> None:
-    """Raises PositionMismatch with the current one."""
+    """Raises PositionMismatch, with the current position, if the caller expects another one."""
     if expected_position is not None and expected_position != position:
         raise PositionMismatch(expected_position, position)
 
@@ -113,7 +113,7 @@ def _check_sampling(sampling: SamplingOptions, vocabulary_size: int) -> None:
 
 
 def _within(field: str, value: float, low: float, high: float, *, above: bool = False, unit: str = "") -> None:
-    """`above` leaves `low` itself out. NaN is within nothing."""
+    """Checks the bounds, which include `low` unless `above` is set. NaN always fails."""
     if not (low < value <= high if above else low <= value <= high):
         bounds = f"above {low} up to {high:g}" if above else f"from {low} to {high:g}"
         raise InvalidRequest(field, f"must be {bounds}{unit}, not {value:g}")

@@ -1,4 +1,4 @@
-"""Puts the sessions of one model together: who is given what. No other place does."""
+"""Composes the session service of one model. No other module does."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ from carousel.state.store import SessionStore
 
 @dataclass(frozen=True, slots=True)
 class SessionService:
-    """All that serves sessions. `turns` and `operations` are for transports; the rest is seen by its owner alone."""
+    """The parts that serve sessions. `turns` and `operations` are for transports, the rest for the composition root."""
 
     turns: Sessions
     operations: SessionOperations
@@ -46,11 +46,11 @@ class SessionService:
 
     @property
     def holders(self) -> Mapping[str, Residents]:
-        """Those that hold what streams use, by name. Each is to be run, and left by all at the end."""
+        """What holds sequences for streams, by name. Each must be run, and emptied at shutdown."""
         return {"residents": self.residents, "carried": self.carried.residents}
 
     async def recover(self) -> None:
-        """When the store has started, before anything else. Raises StoreInvalid or StoreUnavailable."""
+        """Recovers turns after a crash. Runs first after the store's start. Raises StoreInvalid or StoreUnavailable."""
         await recover(self.store, self.ledger, self.clock())
 
 
@@ -65,14 +65,14 @@ def make_sessions(
     clock: Callable[[], float] = time.time,
     room: CarriedRoom | None = None,
 ) -> SessionService:
-    """`room` is for what streams carry without a session, where the settings are not to say how much."""
+    """Makes the service. `room` replaces the settings' bound on what streams carry without a session."""
     ledger, order = Ledger(Retention.of(settings)), TurnOrder(settings.max_turns_per_session)
     codec = SnapshotCodec(manifest.state, manifest.digest, manifest.hidden_size)
     keys = [key.get_secret_value() for key in settings.seal_keys]
     sealer = Sealer(keys, manifest.digest, allows_replay=settings.seal_replay == "allow")
     snapshot_bytes, evicts = codec.max_bytes(settings.penalty_window), settings.when_full == "evict"
 
-    def make_kit() -> Kit:  # when the engine has started
+    def make_kit() -> Kit:  # called after the engine's start
         return Kit(engine.columns, ledger, codec, tokenizer, settings.penalty_window)
 
     residents = Residents(engine, make_kit, store, order, clock, is_enabled=evicts)

@@ -1,8 +1,8 @@
-"""One Predict stream: what it carries from message to message, and the shortest way for each message.
+"""One Predict stream: what it carries between messages, and the shortest path for each message.
 
-A stream that goes on on a session holds it, as a resident, and its plain messages stay there; everything else (words,
-several tokens, repeats, whoever else has come in between) goes the ordinary way, which takes the session first. What a
-stream without a session carries is held in the same way.
+A stream that continues a session holds it as a resident, which answers the plain messages. All other messages (words,
+several tokens, retries, a session that another caller has used) take the ordinary path, which takes the session first.
+A stream without a session holds its sequence in the same way.
 """
 
 from dataclasses import replace
@@ -20,13 +20,13 @@ from carousel.sessions.resident import Named, Plain, Resident, Sink
 from carousel.sessions.residents import Residents
 from carousel.turns import Snapshot
 
-# In the gate's unit: of a search for words, beside its turn.
+# In the gate's unit: the cost of a search for words, without its turn.
 _SEARCH_COST, _WORD_COST = 20.0, 2.0
-_TOKENS_PER_COST = 800  # of the vocabulary, of which a search sorts the tokens that fit
+_TOKENS_PER_COST = 800  # tokens of the vocabulary: a search sorts those that fit
 
 
 class Predictor(Protocol):
-    """The ordinary way."""
+    """The ordinary path."""
 
     def check_model(self, model: str) -> None: ...
 
@@ -38,42 +38,42 @@ class Predictor(Protocol):
 
 
 class Conversation:
-    """Of one owner. The first message says on which session, if on any. To be closed."""
+    """One owner's stream. Its first message names the session, if any. The caller must close it."""
 
     def __init__(
         self, predictor: Predictor, residents: Residents, carried: CarriedSequences, owner: str, vocabulary_size: int
     ) -> None:
         self._predictor = predictor
-        self._residents = residents  # of sessions, or of what streams carry
+        self._residents = residents  # of sessions, or of carried sequences
         self._carrying = carried
         self._room = carried.room  # for all that streams carry
         self._owner = owner
         self._vocabulary_size = vocabulary_size
         self._is_begun = False
-        self._has_lost_session = False  # one was named that cannot be gone on with: no other sequence is meant
+        self._has_lost_session = False  # the named session was refused: no other sequence is meant
         self._session_id = ""
-        self._sealed = b""  # the last state, when the client brought one
+        self._sealed = b""  # the last state, if the client brought one
         self._carried: Snapshot | None = None  # the sequence of a stream that names no session and brings no state
-        self._kept: Key | None = None  # under which that is kept among the carried ones instead
-        self._goes_on = False  # on a session, whose first turn has been done, or on what is carried
-        self._is_in_room = False  # of what streams carry
-        self._is_given_up = False  # what was carried had to make room
-        self._is_asked = False  # and has not answered yet
+        self._kept: Key | None = None  # the key of the sequence if CarriedSequences keeps it instead
+        self._goes_on = False  # a session after its first turn, or a carried sequence, can continue
+        self._is_in_room = False  # has its place in CarriedRoom
+        self._is_given_up = False  # lost its carried sequence to make room
+        self._is_asked = False  # has a message without an answer yet
         self._resident: Resident | None = None
 
     @property
     def is_busy(self) -> bool:
-        """A message is being answered."""
+        """Whether a message is being answered."""
         return self._is_asked or (self._resident is not None and self._resident.is_busy)
 
     @property
     def is_holding(self) -> bool:
-        """It has more to do at its end than to be forgotten."""
+        """Whether closing it takes work."""
         return self._resident is not None or self._kept is not None
 
     async def ask(self, message: Message, reader: Reader) -> Named | Prediction:
-        """One message on its shortest way. The first one says which model and session are meant: it raises
-        ModelNotFound or SessionNotFound, and then the next one is the first."""
+        """Answers a message on its shortest path. The first message names the model and the session. If it raises
+        ModelNotFound or SessionNotFound, the next message is the first."""
         if not self._is_begun:
             self._begin(message)
         plain = reader.to_plain(message)
@@ -82,13 +82,14 @@ class Conversation:
         return await self.answer(*reader.to_request(message, self._owner))
 
     def search_cost(self, num_words: int) -> float:
-        """Of so many words, about, in the gate's unit, beside the turn: it takes one step or dozens."""
+        """Estimates the cost of a search for `num_words` words, in the gate's unit and without the turn. A search takes
+        one step or dozens."""
         if not 0 < num_words <= checks.MAX_WORDS:
             return 0.0
         return _SEARCH_COST + _WORD_COST * num_words + self._vocabulary_size / _TOKENS_PER_COST
 
     def name(self, session_id: str) -> None:
-        """The first message's. Raises SessionNotFound for what cannot be the id of one: it is not kept."""
+        """Sets the session from the first message. Raises SessionNotFound for a malformed id and keeps nothing."""
         if session_id and not checks.is_name(session_id):
             raise SessionNotFound(f"there is no session {session_id}")
         self._session_id = session_id
@@ -97,20 +98,20 @@ class Conversation:
         self._is_begun = True
 
     def begin_plain(self, plain: Plain, sink: Sink) -> bool:
-        """Whether the sink will have the answer, or has it already, without anybody waiting."""
+        """Begins a plain turn without waiting. Returns whether the sink has, or will get, the answer."""
         resident = self._resident
         if resident is None or resident.is_leaving or not self._goes_on or not self._is_sound(plain):
             return False
         if self._is_in_room:
             self._room.touch(self._owner, self)
         try:
-            return self._residents.may_take(resident, plain) and self._residents.begin_turn(resident, plain, sink)
+            return self._residents.may_begin(resident, plain) and self._residents.begin_turn(resident, plain, sink)
         except CarouselError as error:
             sink.put(error)
             return True
 
     async def answer_plain(self, plain: Plain) -> Named | None:
-        """None: it did not happen, and is to go the ordinary way."""
+        """Returns None if the turn did not happen: the message must take the ordinary path."""
         if not self._goes_on or not self._residents.is_enabled or not self._is_sound(plain):
             return None
         self._is_asked = True
@@ -120,7 +121,7 @@ class Conversation:
             self._is_asked = False
 
     async def answer(self, request: PredictionRequest, given: Caller) -> Prediction:
-        """The ordinary way; `given` is as the message has it, the session apart."""
+        """Answers on the ordinary path. `given` is the message's caller, without the session."""
         caller = replace(given, session_id=self._session_id)
         if self._session_id:
             prediction = await self._predict_on_session(caller, request)
@@ -151,12 +152,12 @@ class Conversation:
         if self._resident is None or self._resident.is_leaving:
             self._resident, named = await self._residents.move_in(await self._key(), plain)
             return named
-        if not self._residents.may_take(self._resident, plain):
+        if not self._residents.may_begin(self._resident, plain):
             return None
-        return await self._residents.take_turn(self._resident, plain)
+        return await self._residents.run_turn(self._resident, plain)
 
     async def _carry_on(self, caller: Caller, request: PredictionRequest) -> Prediction:
-        """Without a session."""
+        """Answers without a session."""
         if self._sealed or caller.state:
             prediction = await self._predictor.predict(replace(caller, state=caller.state or self._sealed), request)
             kept = self._let_go()
@@ -189,14 +190,14 @@ class Conversation:
         return self._kept
 
     async def _fetch(self) -> None:
-        """What is carried, for the ordinary way."""
+        """Fetches the carried sequence for the ordinary path."""
         if self._kept is not None:
             self._carried = await self._carrying.fetch(self._kept)
             self._kept = self._resident = None
 
     def _is_sound(self, plain: Plain) -> bool:
         if not self._session_id and (plain.request_id or plain.expected_position is not None):
-            return False  # it will be refused
+            return False  # the ordinary path refuses it
         return (
             0 <= plain.token_id < self._vocabulary_size
             and 1 <= plain.num_candidates <= checks.MAX_CANDIDATES
@@ -208,7 +209,7 @@ class Conversation:
         return bool(self._sealed) or self._carried is not None or self._kept is not None
 
     async def _enter_room(self, caller: Caller) -> None:
-        """Raises Overloaded, or SessionEvicted from when what was carried had to go until a state is brought."""
+        """Takes a place. Raises Overloaded, or SessionEvicted if the sequence was given up and no state is brought."""
         if self._is_given_up and not caller.state:
             raise SessionEvicted("what this stream carried was given up, for others had too little room")
         if self._is_in_room:
@@ -223,7 +224,7 @@ class Conversation:
             self._room.leave(self._owner, self)
 
     def give_up(self) -> Key | None:
-        """What is carried: it cannot be gone on with. The key under which it is still kept, if it is."""
+        """Gives up the carried sequence for good. Returns the key under which it is still kept, if any."""
         self._is_in_room, self._is_given_up = False, True
         return self._let_go()
 
@@ -233,7 +234,7 @@ class Conversation:
         return kept
 
     async def close(self) -> None:
-        """Give the session back."""
+        """Gives the session back and drops what is carried."""
         if self._resident is not None and not self._resident.is_leaving:
             self._resident.is_excused = True
             await self._residents.leave(self._resident.key)

@@ -1,7 +1,7 @@
-"""Requests that make, move or end sessions, told apart by their contents, so that a repeat does nothing anew.
+"""Request ids of calls that create, move or end sessions: a retry changes nothing.
 
-What such a request did is recorded by the store in the same change, as a `Deed`; what a rewind or a checkpoint did, in
-the session itself.
+The store records what such a request did as a `Deed`, in the same change. The session itself records what a rewind or a
+checkpoint did.
 """
 
 import base64
@@ -21,13 +21,13 @@ def is_request_id(request_id: str) -> bool:
 
 
 def check_request_id(request_id: str) -> None:
-    """Empty is right: the request is not to be repeated. Raises InvalidRequest."""
+    """Raises InvalidRequest for a malformed id. An empty id is valid: the request cannot be retried."""
     if request_id and not is_request_id(request_id):
         raise InvalidRequest("request_id", "must be 1 to 64 characters of A-Z a-z 0-9 . _ ~ -")
 
 
 def fingerprint(kind: str, *contents: object) -> bytes:
-    """12 bytes, the same for equal requests. Contents are text, numbers, bytes, sequences of these, or None."""
+    """Returns 12 bytes, the same for equal requests. Contents are text, numbers, bytes, sequences of these, or None."""
     return hashlib.blake2b(repr((kind, contents)).encode(), digest_size=12).digest()
 
 
@@ -42,17 +42,17 @@ def used_otherwise() -> InvalidRequest:
 
 
 def derive_id(owner: str, request_id: str, number: int) -> str:
-    """The id of the session that the owner's request makes as its nth: whichever server carries it out, the same."""
+    """Returns the id of the nth session that the owner's request creates. Every server derives the same id."""
     content = "\0".join((owner, request_id, str(number))).encode()
     return _spell(hashlib.blake2b(content, digest_size=_ID_BYTES, person=b"carousel session").digest())
 
 
 def draw_id() -> str:
-    """An id that nobody can guess."""
+    """Returns a random id that cannot be guessed."""
     return _spell(secrets.token_bytes(_ID_BYTES))
 
 
 def _spell(content: bytes) -> str:
-    """Never beginning with a dash, which a command line takes for an option."""
+    """Returns the bytes as base64 that never starts with a dash, which a command line reads as an option."""
     text = base64.urlsafe_b64encode(content).decode()
     return f"_{text[1:]}" if text.startswith("-") else text

@@ -1,6 +1,6 @@
-"""Text to tokens and back without holding the event loop up: short ones at once, long ones in a thread.
+"""Text to tokens and back without blocking the event loop: short texts at once, long texts in a thread.
 
-The thread is one for all: long texts wait for each other, owner by owner, and nobody waits for them.
+All owners share the one thread. Long texts wait for each other, owner by owner; short texts never wait for them.
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from carousel.sessions.fair_thread import FairThread
 from carousel.sessions.requests import Input
 
 _SHORT_CHARACTERS = 2_048  # about a millisecond
-_IDS_PER_SLICE = 2_048  # a tenth of a millisecond, in which the event loop may wait
+_IDS_PER_SLICE = 2_048  # a tenth of a millisecond, for which the event loop may wait
 
 
 class Encoder:
-    """What callers feed, as ids within the limits."""
+    """Turns callers' input into token ids within the limits."""
 
     def __init__(self, tokenizer: Tokenizer, limits: checks.Limits, vocabulary_size: int) -> None:
         self._tokenizer = tokenizer
@@ -25,7 +25,7 @@ class Encoder:
         self._thread = FairThread("tokenizer")
 
     async def encode(self, given: Input, owner: str = "") -> tuple[int, ...]:
-        """Raises InvalidRequest for a text of too many bytes, too many tokens, or ids that there are not."""
+        """Returns the ids. Raises InvalidRequest for too many bytes, too many tokens, or ids not in the vocabulary."""
         if not isinstance(given, str):
             checks.check_length(given, self._limits)
             checks.check_ids("input.tokens", given, self._vocabulary_size)
@@ -39,7 +39,7 @@ class Encoder:
         return ids
 
     async def decode(self, ids: Sequence[int], owner: str = "") -> str:
-        """Raises InvalidRequest for ids that there are not. The ids must not change meanwhile."""
+        """Returns the text. Raises InvalidRequest for ids not in the vocabulary. The ids must not change meanwhile."""
         if len(ids) <= _IDS_PER_SLICE:
             checks.check_ids("ids", ids, self._vocabulary_size)
             return self._tokenizer.decode(ids)
@@ -47,7 +47,7 @@ class Encoder:
         return b"".join(await self._thread.run_parts(owner, slices)).decode(errors="replace")
 
     def close(self) -> None:
-        """Without waiting for texts that nobody wants any more."""
+        """Closes without waiting for texts whose callers are gone."""
         self._thread.close()
 
     def _spell_slice(self, ids: Sequence[int], first: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Work that goes on to its end although its caller is cancelled: a write must not be left in doubt."""
+"""Work that completes even if its caller is cancelled: no write stays in doubt."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -11,19 +11,19 @@ Result = TypeVar("Result")
 async def finish(
     work: Coroutine[Any, Any, Result], undo: Callable[[Result], Coroutine[Any, Any, None]] | None = None
 ) -> Result:
-    """Run to the end, however often the caller is cancelled meanwhile. Its cancellation comes after that, and after
-    `undo` of what was done."""
+    """Runs the work to its end, however often the caller is cancelled meanwhile. The cancellation is raised after the
+    work, and after `undo` of its result."""
     task = asyncio.ensure_future(work)
     cancelled = await _wait(task)
     if cancelled is None:
         return task.result()
-    if task.exception() is None and undo is not None:  # the exception is looked at: nobody is left to be told
+    if task.exception() is None and undo is not None:  # reading the exception marks it as retrieved; no caller is left
         await _wait(asyncio.ensure_future(undo(task.result())))
     raise cancelled
 
 
 async def _wait(task: "asyncio.Future[Any]") -> asyncio.CancelledError | None:
-    """Until the task is done; the last cancellation of the caller meanwhile."""
+    """Waits until the task is done. Returns the caller's last cancellation meanwhile, if any."""
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         waiter: asyncio.Future[None] = task.get_loop().create_future()  # asyncio.wait would cost three times as much

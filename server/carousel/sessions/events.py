@@ -1,4 +1,4 @@
-"""What happens to sessions, told to whoever watches. Bounded per watcher; nobody is waited for."""
+"""Events of sessions, for their watchers. Each watcher's backlog is bounded; the server waits for no watcher."""
 
 import asyncio
 import collections
@@ -11,7 +11,7 @@ from carousel.errors import Overloaded
 
 _MAX_BEHIND = 10_000
 _RETRY_SECONDS = 1.0
-_WOKEN_AT_ONCE = 32  # each writes a message, 50 microseconds of the event loop
+_WOKEN_AT_ONCE = 32  # each writes a message: 50 microseconds of the event loop
 
 
 class EventKind(enum.Enum):
@@ -30,12 +30,12 @@ class SessionEvent:
 
 
 class EventHub:
-    """Hands every event to the watchers of its owner. Publishing costs the same for one watcher and for a thousand:
-    the owner's watchers read one list, each from where he stands, and are woken a few at a time."""
+    """Hands every event to its owner's watchers. Publishing costs the same for one watcher and for a thousand: an
+    owner's watchers read one list, each from its own place, and wake a few at a time."""
 
     def __init__(self, max_watches_per_owner: int | None = None) -> None:
         self._max_watches = max_watches_per_owner
-        self._boards: dict[str, _Board] = {}  # of owners that somebody watches
+        self._boards: dict[str, _Board] = {}  # of owners that have watchers
 
     def publish(self, event: SessionEvent) -> None:
         board = self._boards.get(event.owner)
@@ -44,8 +44,8 @@ class EventHub:
 
     @contextlib.contextmanager
     def watch(self, owner: str) -> Iterator[AsyncIterator[SessionEvent]]:
-        """Events from now on. Raises Overloaded when the owner has as many watchers as he may; so does reading, once
-        the reader has missed some."""
+        """Yields events from now on. Raises Overloaded when the owner has the maximum number of watchers. Reading
+        raises Overloaded when the reader has missed events."""
         board = self._boards.setdefault(owner, _Board())
         if self._max_watches is not None and board.num_watchers >= self._max_watches:
             text = f"{board.num_watchers} watches of yours are open"
@@ -60,13 +60,13 @@ class EventHub:
 
 
 class _Board:
-    """The last events of an owner, numbered from the first that ever was: `end` is the next one's number."""
+    """One owner's last events. Their numbers count from the first event; `end` is the next event's number."""
 
     def __init__(self) -> None:
         self.num_watchers = 0
         self.end = 0
         self._events: collections.deque[SessionEvent] = collections.deque()
-        self._waiting: dict[asyncio.Future[None], int] = {}  # each with the number that it waits for, lowest first
+        self._waiting: dict[asyncio.Future[None], int] = {}  # each with its event's number, lowest first
         self._waking: dict[asyncio.Future[None], int] = {}
 
     def add(self, event: SessionEvent) -> None:
@@ -78,7 +78,7 @@ class _Board:
             self._begin_to_wake()
 
     async def read(self, number: int) -> AsyncIterator[SessionEvent]:
-        """From that one on, for ever."""
+        """Yields the events from that number on, without end."""
         while True:
             if number == self.end:
                 await self._wait()
@@ -91,7 +91,7 @@ class _Board:
             number += 1
 
     async def _wait(self) -> None:
-        """For the next event; when all watchers do, nobody needs the old ones."""
+        """Waits for the next event. When all watchers wait, no watcher needs the old events."""
         waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[waiting] = self.end
         if len(self._waiting) == self.num_watchers:
@@ -102,14 +102,14 @@ class _Board:
             self._waiting.pop(waiting, None)
 
     def _begin_to_wake(self) -> None:
-        """Those who wait for an event that has come."""
+        """Begins to wake the watchers whose event has come."""
         lowest = next(iter(self._waiting.values()), self.end)
         if lowest < self.end:
             self._waking, self._waiting = self._waiting, {}
             asyncio.get_running_loop().call_soon(self._wake)
 
     def _wake(self) -> None:
-        """A few; the event loop looks after others before the next ones."""
+        """Wakes a few watchers. The event loop does other work before it wakes the next."""
         for _ in range(min(_WOKEN_AT_ONCE, len(self._waking))):
             waiting, _number = self._waking.popitem()
             if not waiting.done():

@@ -1,4 +1,4 @@
-"""One thread for work that takes long, in which owners take turns: nobody waits for all that another has asked for."""
+"""One thread for long work, in which owners take turns: no owner waits for all the work of another."""
 
 import asyncio
 import collections
@@ -11,11 +11,11 @@ _Line = collections.deque[asyncio.Future[None]]
 
 
 class FairThread:
-    """One piece of work at a time. Owners take turns, each with what he asked first; belongs to one event loop."""
+    """Runs one piece of work at a time. Owners take turns, each with its oldest work. Belongs to one event loop."""
 
     def __init__(self, name: str) -> None:
         self._thread = ThreadPoolExecutor(1, name)
-        self._lines: collections.OrderedDict[str, _Line] = collections.OrderedDict()  # whose turn is next comes first
+        self._lines: collections.OrderedDict[str, _Line] = collections.OrderedDict()  # the next owner is first
         self._is_busy = False
 
     async def run(self, owner: str, work: Callable[[], Value]) -> Value:
@@ -23,7 +23,7 @@ class FairThread:
         return value
 
     async def run_parts(self, owner: str, parts: Iterable[Callable[[], Value]]) -> list[Value]:
-        """One piece of work that keeps Python's lock: between its parts the event loop gets it."""
+        """Runs one piece of work that holds the GIL. Between its parts, the event loop gets the GIL."""
         if self._is_busy:
             await self._wait(owner)
         self._is_busy = True
@@ -33,7 +33,7 @@ class FairThread:
             self._call_next()
 
     def close(self) -> None:
-        """Without waiting for what nobody wants any more."""
+        """Closes without waiting for work whose caller is gone."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _wait(self, owner: str) -> None:
@@ -43,11 +43,11 @@ class FairThread:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._call_next()  # it was called just now
+                self._call_next()  # it was just called
             raise
 
     def _call_next(self) -> None:
-        """Whoever is called goes to the end, if he has more; who was cancelled meanwhile is passed over."""
+        """Calls the next owner, which then goes to the end if it has more work. Cancelled waiters are skipped."""
         while self._lines:
             owner, line = self._lines.popitem(last=False)
             turn = line.popleft()

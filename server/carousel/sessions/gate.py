@@ -1,7 +1,7 @@
-"""Work that streams bring to the event loop, let in a little in each of its rounds and shared among owners.
+"""Admits streams' work to the event loop, a little in each round of the loop and fairly among owners.
 
-Whoever does not come through here (a Predict, a health check) then never finds a round that is full of others' work,
-and of those who do, an owner with eighty streams has no more than one with one.
+Calls that do not pass this gate (a Predict, a health check) therefore never find a round full of other work. Among
+those that do, an owner with eighty streams gets no more than an owner with one.
 """
 
 import asyncio
@@ -9,13 +9,13 @@ import collections
 import heapq
 import itertools
 
-_ROUND_COST = 32.0  # of all pieces that one round lets in, about; the unit is a plain item of PredictMany, 10 us
+_ROUND_COST = 32.0  # of all work in one round, about; the unit is a plain item of PredictMany, 10 us
 _MANY_ENDS = 1024
 
 
 class Gate:
-    """Fair queueing by start times: an owner's next piece starts where his last one ended, and the earliest start goes
-    first; so he who has had nothing for a while waits for one piece of each other owner at most. Belongs to the event
+    """Start-time fair queueing. An owner's next piece starts where its last one ended, and the earliest start goes
+    first. An owner that had no work for a while waits for at most one piece of each other owner. Belongs to the event
     loop in which it is first used."""
 
     def __init__(self, round_cost: float = _ROUND_COST) -> None:
@@ -25,7 +25,7 @@ class Gate:
         self._ends: dict[str, float] = {}  # of each owner's last piece; forgotten in a round without work
         self._most_ends = _MANY_ENDS
         self._waiting: dict[str, collections.deque[tuple[float, asyncio.Future[None]]]] = {}
-        self._starts: list[tuple[float, int, str]] = []  # a heap: of each waiting owner, the earliest it can be
+        self._starts: list[tuple[float, int, str]] = []  # a heap: a lower bound for each waiting owner
         self._numbers = itertools.count()
         self._is_round_due = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -35,7 +35,7 @@ class Gate:
         return f"Gate({num_waiting} pieces of {len(self._waiting)} owners wait)"
 
     async def enter(self, owner: str, cost: float) -> None:
-        """Until a piece of work of about this cost may be done."""
+        """Waits until a piece of work of about this cost may run."""
         if not self._starts and self._left > 0:
             return self._admit(owner, cost)
         waiter: asyncio.Future[None] = self._running_loop().create_future()
@@ -48,13 +48,13 @@ class Gate:
         await waiter
 
     def charge(self, owner: str, cost: float) -> None:
-        """Work that was done beyond what was let in, or, when negative, that was let in and not done."""
+        """Charges work beyond what was admitted. A negative cost is work that was admitted and not done."""
         self._ends[owner] = self._start(owner) + cost
         self._left -= cost
         self._want_round()
 
     def _start(self, owner: str) -> float:
-        """Of his next piece."""
+        """Returns the start of the owner's next piece."""
         return max(self._ends.get(owner, 0.0), self._now)
 
     def _admit(self, owner: str, cost: float) -> None:
@@ -78,9 +78,9 @@ class Gate:
         self._want_round()
 
     def _let_in(self) -> None:
-        """The first piece of the owner whose start is the earliest."""
+        """Admits the first piece of the owner with the earliest start."""
         start, _, owner = heapq.heappop(self._starts)
-        if self._ends.get(owner, 0.0) > start:  # he was charged more meanwhile
+        if self._ends.get(owner, 0.0) > start:  # the owner was charged more meanwhile
             return self._line_up(owner)
         cost, waiter = self._waiting[owner].popleft()
         if not waiter.done():  # else its caller has given up
@@ -92,7 +92,7 @@ class Gate:
             del self._waiting[owner]
 
     def _forget_ends(self) -> None:
-        """Of those who could start at once."""
+        """Forgets the owners that could start at once."""
         if len(self._ends) > self._most_ends:
             self._ends = {owner: end for owner, end in self._ends.items() if end > self._now}
             self._most_ends = _MANY_ENDS + 2 * len(self._ends)
@@ -103,7 +103,7 @@ class Gate:
             self._running_loop().call_soon(self._begin_round)
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
-        """Asked once: it is a system call."""
+        """Returns the running loop. Looks it up once, because that is a system call."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         return self._loop

@@ -1,11 +1,11 @@
-"""A session's past as the parts of a store: which part is what, and how each event changes them. Pure functions.
+"""A session's past as parts in a store: what each part holds, and how each event changes the parts. Pure functions.
 
-at/<revision>             the snapshot after that change; the row's own revision names the current one
-at/<revision>~<turn>      the one after a turn of several that the next change wrote together, but the last
+at/<revision>             the snapshot after that change; the row's own revision names the current snapshot
+at/<revision>~<turn>      the snapshot after each but the last of several turns that the next change wrote together
 mark/<name>               a named checkpoint
-answer/<revision>/<id>    what the turn with that request id was answered; <revision>~<turn> as above
-used                      8 bytes of each request id that was applied, newest last: far more than answers
-moves                     what the rewinds and checkpoints with request ids did: a `Move` each, as long as `used` has it
+answer/<revision>/<id>    the answer of the turn with that request id; <revision>~<turn> as above
+used                      8 bytes per applied request id, newest last: many more ids than answers
+moves                     what rewinds and checkpoints with request ids did: one `Move` each, while `used` has the id
 """
 
 import hashlib
@@ -27,7 +27,7 @@ FINGERPRINT_BYTES = 12
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How much of a session's past is kept."""
+    """How much of a session's past the store keeps."""
 
     max_turns: int  # turn boundaries that a rewind can go back to
     max_answers: int
@@ -54,7 +54,7 @@ class Move:
 
 @record(frozen=True, slots=True)
 class Boundary:
-    """Where the nth of several turns left its session."""
+    """The session's snapshot after the nth of several turns."""
 
     number: int  # from 1
     snapshot: bytes
@@ -62,20 +62,21 @@ class Boundary:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The rules."""
+    """The rules for a session's past."""
 
     retention: Retention
 
     def open(self, session_id: str, owner: str, incarnation: int, snapshot: bytes) -> Birth:
-        """A new session that stands at the snapshot."""
+        """Returns a new session at the snapshot."""
         return Birth(session_id, owner, incarnation, SnapshotCodec.position(snapshot), {_at(0): snapshot})
 
     def current(self, held: Held) -> bytes:
         return held.parts[_at(held.row.revision)]
 
     def advance(self, held: Held, snapshot: bytes, request_id: str, answer: bytes) -> Change:
-        """A turn: a new boundary, and the answer to its request if it has an id. A turn that moved nothing keeps its
-        boundary. An empty answer, or one above the bound, is not kept; its request counts as applied all the same."""
+        """Returns the change for a turn: a new boundary, and the answer if the request has an id. A turn that did not
+        move the session keeps its boundary. An empty answer, or one above the bound, is not kept; its request still
+        counts as applied."""
         put: dict[str, bytes] = {_at(held.row.revision + 1): snapshot}
         if snapshot == self.current(held):
             drop = [_at(held.row.revision)]
@@ -99,9 +100,9 @@ class Ledger:
         answers: Sequence[tuple[int, str, bytes]],
         dropped_answers: Sequence[str] = (),
     ) -> Change:
-        """Several turns that each moved the session: their last boundaries and all their request ids. Of the answers
-        those that are kept, with the turn's number and the id, and the keys of those that are no longer, as
-        `num_dropped` has it turn by turn."""
+        """Returns the change for several turns that each moved the session: their last boundaries and all their request
+        ids. `answers` are the kept answers, each with its turn's number and request id. `dropped_answers` are the keys
+        of the answers that `num_dropped` drops, turn by turn."""
         revision, last = held.row.revision, boundaries[-1]
         put = {_among(revision, one.number): one.snapshot for one in boundaries[:-1]}
         put[_at(revision + 1)] = last.snapshot
@@ -115,35 +116,35 @@ class Ledger:
         return Change(SnapshotCodec.position(last.snapshot), put, (*drop, *dropped_answers))
 
     def answer_keys(self, held: Held) -> list[str]:
-        """Oldest first."""
+        """Returns the keys of the answers, oldest first."""
         return sorted([key for key in held.parts if key.startswith("answer/")])
 
     def num_dropped(self, count: int) -> int:
-        """How many of so many answers are dropped, oldest first, when one more turn is answered, whether or not its own
-        answer is kept."""
+        """Returns how many of `count` answers the next turn's answer drops, oldest first, even if that answer itself is
+        not kept."""
         return max(0, count + 1 - self.retention.max_answers)
 
     def is_used(self, held: Held, request_id: str) -> bool:
-        """Whether the request was applied already. Its answer says so, too: answers may be kept for longer than ids,
-        and a session may have answers and no ids yet."""
+        """Whether the request was applied. A kept answer shows it too: answers may be kept for longer than ids, and a
+        session may have answers and no ids yet."""
         return self.is_remembered(held, request_id) or self.find_answer(held, request_id) is not None
 
     def is_remembered(self, held: Held, request_id: str) -> bool:
-        """Whether the id is among those of the requests that were applied last."""
+        """Whether the id is among those of the last applied requests."""
         return _has(held.parts.get("used", b""), _digest(request_id))
 
     def find_answer(self, held: Held, request_id: str) -> bytes | None:
-        """What that turn was answered; None if there is no answer, or no longer."""
+        """Returns that turn's answer, or None if there is none or it is not kept any more."""
         keys = (key for key in held.parts if key.startswith("answer/") and key.split("/", 2)[2] == request_id)
         return next((held.parts[key] for key in keys), None)
 
     def find_move(self, held: Held, request_id: str) -> Move | None:
-        """What the rewind or checkpoint with that id did."""
+        """Returns what the rewind or checkpoint with that id did."""
         digest = _digest(request_id)
         return next((move for one, move in _moves(held) if one == digest), None)
 
     def find(self, held: Held, position: int | None, mark: str) -> bytes:
-        """The snapshot at a retained position (the newest there) or checkpoint; with neither, the current one."""
+        """Returns the newest snapshot at a retained position, or a checkpoint's; with neither, the current one."""
         if mark:
             found = held.parts.get(f"mark/{mark}")
             if found is None:
@@ -158,19 +159,19 @@ class Ledger:
         raise PositionUnknown(f"position {position} is not retained; these are: {retained}")
 
     def rewind(self, held: Held, snapshot: bytes) -> Change:
-        """Go back; the boundaries after it are forgotten, checkpoints are not."""
+        """Returns the change that goes back to the snapshot. It drops the boundaries after it, but no checkpoints."""
         position = SnapshotCodec.position(snapshot)
         later = tuple(key for key, blob in _boundaries(held) if SnapshotCodec.position(blob) >= position)
         return Change(position, {_at(held.row.revision + 1): snapshot}, later)
 
     def mark(self, held: Held, name: str) -> Change:
-        """Name the current position."""
+        """Returns the change that names the current position."""
         snapshot = self.current(held)
         put = {f"mark/{name}": snapshot, _at(held.row.revision + 1): snapshot}
         return Change(held.row.position, put, (_at(held.row.revision),))
 
     def record_move(self, held: Held, change: Change, request_id: str, fingerprint: bytes) -> Change:
-        """The change together with the id of the request that asked for it."""
+        """Returns the change with the id of its request added."""
         used = self._use(held, request_id)
         known = [(one, move) for one, move in _moves(held) if _has(used, one)]
         moves = [_MOVE.pack(one, move.fingerprint, move.position) for one, move in known]
@@ -178,16 +179,16 @@ class Ledger:
         return Change(change.position, {**change.put, "used": used, "moves": b"".join(moves)}, change.drop)
 
     def positions(self, held: Held) -> list[int]:
-        """That a rewind can go back to, oldest first; the last is the current one."""
+        """Returns the positions that a rewind can go back to, oldest first; the last is the current one."""
         return sorted({SnapshotCodec.position(snapshot) for _, snapshot in _boundaries(held)})
 
     def marks(self, held: Held) -> dict[str, int]:
-        """Positions of the checkpoints, by name."""
+        """Returns the positions of the checkpoints, by name."""
         marks = ((key.removeprefix("mark/"), part) for key, part in held.parts.items() if key.startswith("mark/"))
         return {name: SnapshotCodec.position(part) for name, part in sorted(marks)}
 
     def _use(self, held: Held, *request_ids: str) -> bytes:
-        """The `used` part with these ids as the newest. Where a session has none yet, its answers say what was used."""
+        """Returns the `used` part with these ids as the newest. Without such a part, the answers show the used ids."""
         used = held.parts.get("used")
         if used is None:
             answers = sorted(key for key in held.parts if key.startswith("answer/"))
@@ -201,7 +202,7 @@ def _digest(request_id: str) -> bytes:
 
 
 def _has(used: bytes, digest: bytes) -> bool:
-    """Whether the digest is one of them, not bytes across two."""
+    """Whether `used` holds the digest, and not just its bytes across two others."""
     at = used.find(digest)
     while at % _DIGEST_BYTES and at >= 0:
         at = used.find(digest, at + 1)
@@ -209,7 +210,7 @@ def _has(used: bytes, digest: bytes) -> bool:
 
 
 def _moves(held: Held) -> Iterator[tuple[bytes, Move]]:
-    """Digests of request ids and what they did, oldest first."""
+    """Returns the digests of request ids with what the requests did, oldest first."""
     return ((one, Move(*rest)) for one, *rest in _MOVE.iter_unpack(held.parts.get("moves", b"")))
 
 
@@ -218,10 +219,10 @@ def _at(revision: int) -> str:
 
 
 def _among(revision: int, number: int) -> str:
-    """Sorts after `_at(revision)` and before the next one."""
+    """Returns a key that sorts after `_at(revision)` and before the next revision's."""
     return sys.intern(f"at/{revision:012d}~{number:04d}")
 
 
 def _boundaries(held: Held) -> Iterator[tuple[str, bytes]]:
-    """Oldest first, the current one last."""
+    """Returns the boundaries, oldest first; the current one is last."""
     return ((key, held.parts[key]) for key in sorted(held.parts) if key.startswith("at/"))

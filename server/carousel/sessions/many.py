@@ -1,7 +1,7 @@
-"""Many sequences on one stream: frames in, answers out in frames, whoever is done first.
+"""Many sequences on one stream: frames come in, and answers go out in frames, as soon as each is ready.
 
-A question waits for its place among `max_waiting` and for the bytes that it and its answer take; closes do
-not wait where they make room. All work comes through the gate, which shares the event loop among owners.
+A question waits for a place among `max_waiting` and for the bytes that it and its answer take. A close that makes room
+does not wait. All work passes the gate, which shares the event loop among owners.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from carousel.sessions.backlog import Backlog
 from carousel.sessions.conversation import Conversation
 from carousel.sessions.endurance import finish
 from carousel.sessions.gate import Gate
-from carousel.sessions.messages import Format
+from carousel.sessions.messages import Format, Message
 from carousel.sessions.requests import Prediction
 from carousel.sessions.resident import Named
 from carousel.sessions.sequence import Question, Sequence
@@ -23,29 +23,29 @@ from carousel.settings import Settings
 from carousel.shares import Shares
 
 _MAX_ITEMS_PER_FRAME = 1024
-_MAX_SEQUENCES = 2**18  # of all streams: 450 bytes each while nothing is carried
-_MAX_FRAME_BYTES = 2**20  # but one answer may be larger; clients accept 4 MiB unless told otherwise
+_MAX_SEQUENCES = 2**18  # on all streams; each takes 450 bytes while it carries nothing
+_MAX_FRAME_BYTES = 2**20  # one answer alone may be larger; clients accept 4 MiB by default
 
 # In the gate's unit.
-_PIECE_COST = 16.0  # the most that is taken at once, about
-_LOOK_COST = 0.1  # of an item that is only looked at
+_PIECE_COST = 16.0  # the most that is done at once, about
+_LOOK_COST = 0.1  # to look at an item
 _REFUSAL_COST = 3.0
-_CLOSE_COST = 1.0  # of beginning to; the rest is the sequence's
-_FRAME_COST = 4.0  # of reading or writing one, without its items
-_BYTES_PER_COST = 2**14  # of what is copied, in or out
-_ITEM_BYTES = 32  # of a small item, from which it is guessed how many a frame has
+_CLOSE_COST = 1.0  # to begin a close; the sequence pays the rest
+_FRAME_COST = 4.0  # to read or write a frame, without its items
+_BYTES_PER_COST = 2**14  # copied, in or out
+_ITEM_BYTES = 32  # a small item's size, to estimate the number of items in a frame
 _CLOSED_PER_PIECE = 16
-_PLAIN_ANSWER_BYTES = 256  # more cost their making, 35 us for 256 candidates
+_PLAIN_ANSWER_BYTES = 256  # a larger answer also costs its making, 35 us for 256 candidates
 _MADE_BYTES_PER_COST = 1400
 
 
 @dataclass(frozen=True, slots=True)
 class ManyBounds:
-    """Of one stream."""
+    """The bounds of one stream."""
 
     max_sequences: int
     max_waiting: int  # requests that are unanswered or unread
-    max_bytes: int  # of what came, and of what goes
+    max_bytes: int  # for what comes in, and again for what goes out
 
     @classmethod
     def of(cls, settings: Settings) -> "ManyBounds":
@@ -57,16 +57,16 @@ class ManyBounds:
 
 
 class Frame(NamedTuple):
-    """Several answers."""
+    """Several answers, as bytes."""
 
     content: bytes
     num_items: int
 
 
 class Many:
-    """Belongs to one call of one owner. `take` what comes, `end` when nothing more does, `next_frame` what goes,
-    `close` at the end whatever happened. `rest` is told when all is answered and read, and when that is over.
-    `open_sequences` are those of all streams."""
+    """The sequences of one call of one owner. `receive` takes a frame, `end` says that no more will come, `next_frame`
+    returns answers, and `close` always comes last. It calls `rest` when all is answered and read, and when that is
+    over, and `note` for each refused question. `open_sequences` counts those of all streams."""
 
     def __init__(
         self,
@@ -77,6 +77,7 @@ class Many:
         gate: Gate,
         open_sequences: Shares,
         rest: Callable[[bool], None],
+        note: Callable[[Message, Exception], None],
     ) -> None:
         self._format = format
         self._converse = converse
@@ -84,21 +85,22 @@ class Many:
         self._gate = gate
         self._open_sequences = open_sequences
         self._rest = rest
+        self._note = note
         self._max_waiting, self._max_bytes = bounds.max_waiting, bounds.max_bytes
         self._max_sequences = bounds.max_sequences
         self._sequences: dict[int, Sequence] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._backlog = Backlog(format.read_item, self._max_sequences)
-        self._taking: asyncio.Task[None] | None = None  # what there was no room for at first
+        self._admitting: asyncio.Task[None] | None = None  # admits what had no room at first
         self._answers: collections.deque[bytes] = collections.deque()
-        self._changed = asyncio.Event()  # answers have come, or none will
+        self._changed = asyncio.Event()  # there are answers, or no more will come
         self._roomy = asyncio.Event()
         self._is_ended = False
         self._is_resting = True
-        self._num_bytes = 0  # of questions that are not answered
+        self._num_bytes = 0  # of unanswered questions
         self._num_expected_bytes = 0  # of their answers, about
-        self._num_unread_bytes = 0  # of answers that are not read
-        self.num_waiting = 0  # questions that are not answered, or whose answers are not read
+        self._num_unread_bytes = 0  # of unread answers
+        self.num_waiting = 0  # questions that are unanswered, or whose answers are unread
         self.num_answered = 0
         self._num_refused = 0
         rest(True)
@@ -106,22 +108,22 @@ class Many:
     def __repr__(self) -> str:
         return f"Many({len(self._sequences)} sequences, {self.num_waiting} questions waiting)"
 
-    async def take(self, content: bytes) -> None:
-        """A frame; returns when the stream may be read on. Raises MessageInvalid."""
+    async def receive(self, content: bytes) -> None:
+        """Takes a frame. Returns when the stream may read the next frame. Raises MessageInvalid."""
         self._backlog.add(content)
         self._look_whether_resting()
         await self._gate.enter(self._owner, _FRAME_COST)
-        if self._taking is None:
-            if await self._take_what_fits():
+        if self._admitting is None:
+            if await self._admit_what_fits():
                 return
-            self._taking = asyncio.create_task(self._take_the_rest())
+            self._admitting = asyncio.create_task(self._admit_the_rest())
         await self._close_ahead()
         await self._until(lambda: self._backlog.num_bytes < self._max_bytes)
 
     async def end(self) -> None:
-        """Nothing more will come."""
-        if self._taking is not None:
-            await asyncio.wait([self._taking])
+        """Says that no more frames will come."""
+        if self._admitting is not None:
+            await asyncio.wait([self._admitting])
         self._is_ended = True
         self._changed.set()
 
@@ -137,14 +139,15 @@ class Many:
     def refuse(self, tag: int, question: Question, error: Exception) -> None:
         self._num_refused += 1
         self._gate.charge(self._owner, _REFUSAL_COST)
-        self._put(self._format.write_refusal(tag, question.request, error), question)
+        self._note(question.request, error)
+        self._put(self._format.write_refusal(tag, error), question)
 
     def drop(self, question: Question) -> None:
         self._give_back(question)
         self._leave(1)
 
     async def next_frame(self) -> Frame | None:
-        """What was answered since the last one; None when all is answered and nothing more will come."""
+        """Returns the answers since the last frame, or None when all is answered and no more questions will come."""
         while not self._answers:
             if self._is_ended and not self.num_waiting:
                 return None
@@ -154,34 +157,34 @@ class Many:
         return self._make_frame()
 
     def written(self, frame: Frame) -> None:
-        """The frame has gone out."""
+        """Notes that the frame was sent."""
         self.num_answered += frame.num_items
         self._leave(frame.num_items)
 
     async def close(self) -> None:
-        """Every sequence is over, also when the caller is cancelled again."""
+        """Closes every sequence, even if the caller is cancelled again."""
         for sequence in self._sequences.values():
             sequence.is_over = True
         await finish(self._close_all())
 
-    async def _take_what_fits(self) -> bool:
-        """Whether that was all."""
+    async def _admit_what_fits(self) -> bool:
+        """Admits items while there is room. Returns whether the backlog is empty."""
         while self._backlog:
             if not self._has_room():
                 return False
             cost = min(_PIECE_COST, 1.0 + self._backlog.num_bytes / _ITEM_BYTES)
             await self._gate.enter(self._owner, cost)
-            self._gate.charge(self._owner, self._take_piece(cost) - cost)
+            self._gate.charge(self._owner, self._admit_piece(cost) - cost)
         self._look_whether_resting()
         return True
 
-    def _take_piece(self, max_cost: float) -> float:
-        """What it came to, beside refusals, which are charged for themselves."""
+    def _admit_piece(self, max_cost: float) -> float:
+        """Admits items up to the cost. Returns the actual cost, without refusals, which are charged on their own."""
         cost, backlog, num_refused = 0.0, self._backlog, self._num_refused
         while backlog and self._has_room():
             if cost + _REFUSAL_COST * (self._num_refused - num_refused) >= max_cost:
                 break
-            item, num_bytes = backlog.take()
+            item, num_bytes = backlog.pop()
             cost += num_bytes / _BYTES_PER_COST
             if item is None:
                 cost += _LOOK_COST
@@ -194,17 +197,17 @@ class Many:
                 self._ask(item.tag, Question(item.request, num_bytes, num_answer_bytes))
         return cost
 
-    async def _take_the_rest(self) -> None:
+    async def _admit_the_rest(self) -> None:
         try:
-            while not await self._take_what_fits():
+            while not await self._admit_what_fits():
                 await self._until(self._has_room)
         except MessageInvalid:
-            pass  # whoever looks ahead meets it too
+            pass  # `_close_ahead` raises it too
         finally:
-            self._taking = None
+            self._admitting = None
 
     async def _close_ahead(self) -> None:
-        """What the backlog closes. Raises MessageInvalid."""
+        """Closes the tags whose closes are in the backlog. Raises MessageInvalid."""
         while not self._backlog.is_seen:
             await self._gate.enter(self._owner, _PIECE_COST)
             cost = 0.0
@@ -229,7 +232,7 @@ class Many:
         sequence.ask(question)
 
     def _refuse_another(self) -> Overloaded | None:
-        """Why one more sequence is too many. Of the bound for all streams an owner has his share in any case."""
+        """Returns the error for one sequence too many. An owner always has its share of the bound on all streams."""
         if len(self._sequences) >= self._max_sequences:
             text = f"{len(self._sequences)} sequences are open on this stream"
             return Overloaded(text, limit="max_sequences_per_stream", retry_seconds=1.0)
@@ -272,9 +275,9 @@ class Many:
         self._roomy.set()
 
     async def _close_all(self) -> None:
-        if self._taking is not None:
-            self._taking.cancel()
-            await asyncio.wait([self._taking])
+        if self._admitting is not None:
+            self._admitting.cancel()
+            await asyncio.wait([self._admitting])
         for number, tag in enumerate(list(self._sequences), 1):
             self._close(tag)
             if number % _CLOSED_PER_PIECE == 0:
@@ -283,7 +286,7 @@ class Many:
             await asyncio.wait(self._closing)
 
     def _give_back(self, question: Question) -> None:
-        """What it took."""
+        """Frees the bytes that the question took."""
         self._num_bytes -= question.num_bytes
         self._num_expected_bytes -= question.num_answer_bytes
         self._roomy.set()

@@ -1,31 +1,31 @@
-"""What a transport says of the messages of a sequence, which are its own: nobody else looks into one."""
+"""How a transport reads the messages of a sequence. Only the transport knows what is inside a message."""
 
 from typing import Any, Protocol, TypeAlias
 
 from carousel.sessions.requests import Caller, Prediction, PredictionRequest
 from carousel.sessions.resident import Named, Plain
 
-Message: TypeAlias = Any  # one request of a sequence; it says `model` and `session_id`
+Message: TypeAlias = Any  # one request of a sequence; it has `model` and `session_id`
 
 
 class Reader(Protocol):
-    """What is in a message."""
+    """Reads the contents of messages."""
 
     def to_plain(self, message: Message) -> Plain | None:
-        """None where it asks for more than one token's candidates."""
+        """Returns the plain turn, or None if the message asks for more than the candidates after one token."""
         ...
 
     def to_request(self, message: Message, owner: str) -> tuple[PredictionRequest, Caller]:
-        """The caller as the message has it, the session apart. Raises InvalidRequest for one that is too long."""
+        """Returns the request and its caller, without the session. Raises InvalidRequest if the message is too long."""
         ...
 
     def num_words(self, message: Message) -> int:
-        """That it asks for."""
+        """Returns the number of words that the message asks for."""
         ...
 
 
 class Item(Protocol):
-    """A request of the sequence `tag`, or, with `close`, its end."""
+    """A request of the sequence `tag`, or its end if `close` is set."""
 
     @property
     def tag(self) -> int: ...
@@ -36,16 +36,16 @@ class Item(Protocol):
 
 
 class Format(Reader, Protocol):
-    """How many sequences share a stream of bytes."""
+    """The format in which many sequences share one stream of bytes."""
 
     def read_item(self, content: bytes, at: int) -> tuple[Item | None, int]:
-        """The item that begins there, None for what is none, and where the next one begins. Raises MessageInvalid."""
+        """Returns the item at `at`, or None for an unknown field, and where the next begins. Raises MessageInvalid."""
         ...
 
     def num_answer_bytes(self, message: Message) -> int:
-        """That its answer will have, about."""
+        """Returns the answer's size, about."""
         ...
 
     def write(self, tag: int, outcome: Named | Prediction) -> bytes: ...
 
-    def write_refusal(self, tag: int, message: Message, error: Exception) -> bytes: ...
+    def write_refusal(self, tag: int, error: Exception) -> bytes: ...

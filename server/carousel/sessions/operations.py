@@ -1,4 +1,4 @@
-"""The life of sessions: made, looked at, forked, rewound, sealed, ended. No turn runs here."""
+"""The operations on sessions: create, read, fork, rewind, seal, end. No turn runs here."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ from carousel.state.store import Birth, Change, Deed, Ending, EndReason, Held, R
 from carousel.turns import Snapshot
 
 _MAX_MARKS = 16
-_MAX_SWEPT = 256  # sessions that are ended without a pause
+_MAX_SWEPT = 256  # sessions that end without a pause
 _KINDS = {
     EndReason.DELETED: EventKind.DELETED,
     EndReason.IDLE: EventKind.EXPIRED,
@@ -36,7 +36,7 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A moment in a session's past: a position, a named checkpoint, or (neither) now."""
+    """A point in a session's past: a position, a named checkpoint, or (neither) the present."""
 
     position: int | None = None
     mark: str = ""
@@ -44,7 +44,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Where a session can go back to."""
+    """The points that a session can go back to."""
 
     row: Row
     positions: tuple[int, ...]
@@ -52,7 +52,7 @@ class History:
 
 
 class SessionOperations:
-    """Sessions at rest, for callers that a transport has identified."""
+    """The operations between turns, for callers that a transport has identified."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class SessionOperations:
         snapshot_bytes: int,
         start: Callable[[], Snapshot],
     ) -> None:
-        """`snapshot_bytes` is the most that a snapshot takes; `start` says where every fresh sequence stands."""
+        """`snapshot_bytes` is a snapshot's maximum size; `start` returns the snapshot of every fresh sequence."""
         self._access = access
         self._store = store
         self._residents = residents
@@ -83,7 +83,7 @@ class SessionOperations:
         self._start = start
 
     def tell(self, ending: Ending) -> None:
-        """A session has ended: for the store to call. Of what was undone nobody has heard."""
+        """Publishes the end of a session. The store calls it. No caller knows of an undone session."""
         if ending.reason is EndReason.UNDONE:
             return
         self._residents.forget(ending)
@@ -95,15 +95,15 @@ class SessionOperations:
         return self._access.durable_position(row)
 
     def watch(self, owner: str) -> AbstractContextManager[AsyncIterator[SessionEvent]]:
-        """What happens to the owner's sessions from now on. Raises Overloaded, as reading does."""
+        """Yields the events of the owner's sessions from now on. Both watching and reading raise Overloaded."""
         return self._hub.watch(owner)
 
     async def create(
         self, owner: str, session_id: str, snapshot: Snapshot | bytes | None = None, request_id: str = ""
     ) -> Row:
-        """At the snapshot, or where every fresh sequence begins. A repeated request gets the session as it stands now.
-        Raises InvalidRequest for a malformed id, SessionExists, Overloaded at a limit of sessions, or the SessionEnded
-        of one that a repeat finds gone."""
+        """Creates a session at the snapshot or, without one, at the start. A retry gets the session as it stands now.
+        Raises InvalidRequest for a malformed id, SessionExists, Overloaded at a limit of sessions, or SessionEnded when
+        a retry finds the session gone."""
         _check_name("session_id", session_id or "made")
         blob = snapshot if isinstance(snapshot, bytes) else self._codec.encode(snapshot or self._start())
         contents = fingerprint("create", session_id)
@@ -112,7 +112,7 @@ class SessionOperations:
         return (await self._make(owner, [session_id], blob, request_id, contents))[0]
 
     async def get(self, owner: str, session_id: str) -> Row:
-        """Raises SessionNotFound for an unknown id, and the SessionEnded of one that was."""
+        """Returns the session's row. Raises SessionNotFound for an unknown id, SessionEnded for an ended session."""
         found = await self._access.read(owner, session_id) if checks.is_name(session_id) else None
         if not isinstance(found, Row):
             raise missing(found, session_id)
@@ -123,18 +123,18 @@ class SessionOperations:
         return await self._store.list_owned(owner, after, count)
 
     async def list_page(self, owner: str, size: int, token: str) -> Page:
-        """The owner's sessions after the page whose token it is. Raises InvalidRequest."""
+        """Returns the page of the owner's sessions after the token's page. Raises InvalidRequest."""
         return await read_page(partial(self.list_owned, owner), size, token)
 
     async def delete(self, owner: str, session_id: str, request_id: str = "") -> None:
-        """A repeated request ends nothing that was made since. A turn that runs on the session is not applied."""
+        """Deletes the session. A retry never ends a session created since. A running turn is not applied."""
         contents = fingerprint("delete", session_id)
         if await self._recall(owner, request_id, contents):
             return
         try:
             row = await self.get(owner, session_id)
         except errors.SessionEnded:
-            # By this very request perhaps, of which two attempts are on their way.
+            # Perhaps this request has ended it, if two attempts run at once.
             if await self._recall(owner, request_id, contents):
                 return
             raise
@@ -143,7 +143,7 @@ class SessionOperations:
             was_there = await finish(self._store.end(row, EndReason.DELETED, deed))
         except Repeated as repeated:
             return check_same(repeated.deed, contents)
-        if not was_there:  # somebody else was faster
+        if not was_there:  # another caller was faster
             await self.get(owner, session_id)
 
     async def history(self, owner: str, session_id: str) -> History:
@@ -153,8 +153,8 @@ class SessionOperations:
     async def fork(
         self, owner: str, session_id: str, point: Point, new_ids: Sequence[str], count: int, request_id: str = ""
     ) -> list[Row]:
-        """New sessions that stand where this one stood at the point, all or none. Each copies one snapshot. A repeated
-        request gets them as they stand now."""
+        """Creates new sessions from this session's snapshot at the point, all or none. Each copies one snapshot. A
+        retry gets them as they stand now."""
         count = count or max(1, len(new_ids))
         if not 1 <= count <= checks.MAX_FORKS:
             raise InvalidRequest("count", f"must be from 1 to {checks.MAX_FORKS}, not {count}")
@@ -172,7 +172,7 @@ class SessionOperations:
     async def rewind(
         self, owner: str, session_id: str, point: Point, expected_position: int | None, request_id: str = ""
     ) -> Row:
-        """Go back to the point; what came after it is forgotten. A repeated request undoes nothing that came since."""
+        """Goes back to the point and forgets what came after it. A retry does not undo what came since."""
 
         def change(held: Held) -> Change:
             checks.check_position(held.row.position, expected_position)
@@ -182,8 +182,8 @@ class SessionOperations:
         return await self._move(owner, session_id, request_id, contents, change)
 
     async def mark(self, owner: str, session_id: str, name: str, request_id: str = "") -> Row:
-        """Keep the current position under a name until the session ends or the name is used again. A repeated request
-        does not move it."""
+        """Keeps the current position under a name until the session ends or the name is used again. A retry does not
+        move it."""
         _check_name("checkpoint", name)
 
         def change(held: Held) -> Change:
@@ -194,7 +194,7 @@ class SessionOperations:
         return await self._move(owner, session_id, request_id, fingerprint("mark", name), change)
 
     async def export(self, owner: str, session_id: str, point: Point, ttl_seconds: float) -> tuple[bytes, int]:
-        """The state at the point, sealed for its owner, and its position."""
+        """Returns the state at the point, sealed for its owner, and its position."""
         if not 0 < ttl_seconds <= 366 * 86_400:
             raise InvalidRequest("ttl", "must be above 0 and at most 366 days")
         async with self._access.hold(owner, session_id) as held:
@@ -203,7 +203,7 @@ class SessionOperations:
         return sealed, self._codec.position(snapshot)
 
     async def import_state(self, owner: str, blob: bytes, session_id: str, request_id: str = "") -> Row:
-        """A new session that stands where the sealed state stood; a repeated request gets it as it stands now."""
+        """Creates a session from the sealed state. A retry gets it as it stands now."""
         _check_name("session_id", session_id or "made")
         contents = fingerprint("import", blob, session_id)
         if done := await self._recall(owner, request_id, contents):
@@ -213,19 +213,19 @@ class SessionOperations:
         self._codec.decode(opened.snapshot)
         self._sealer.note_use(opened, now, request_id.encode() + contents if request_id else b"")
         work = self._import(owner, opened, session_id, request_id, contents)
-        return await (finish(work) if request_id else work)  # what can be repeated is settled when it is done
+        return await (finish(work) if request_id else work)  # a request with an id must complete, and settle its seal
 
     @property
     def num_held(self) -> int:
-        """Sequences that streams hold, and those that have not quite been given back."""
+        """The number of sequences that streams hold or are still giving back."""
         return self._residents.num_slots
 
     async def num_live(self) -> int:
-        """Raises StoreUnavailable."""
+        """Returns the number of live sessions. Raises StoreUnavailable."""
         return await self._store.num_live()
 
     async def expire(self) -> None:
-        """End the sessions whose time has come, and those beyond the store's capacity, in small portions."""
+        """Ends the sessions that are due and those beyond the store's capacity, in small portions."""
         await self._residents.leave_due()
         while await self._store.sweep(_MAX_SWEPT):
             await asyncio.sleep(0)
@@ -233,8 +233,8 @@ class SessionOperations:
     async def _make(
         self, owner: str, ids: Sequence[str], snapshot: bytes, request_id: str, contents: bytes
     ) -> list[Row]:
-        """Sessions at the snapshot, all or none; an empty id asks for one that nobody can guess. When the caller is
-        cancelled, a request that nobody can repeat leaves none."""
+        """Creates sessions at the snapshot, all or none. An empty id means a random one that cannot be guessed. If the
+        caller of a request without an id is cancelled, no session stays."""
         names = [one or _new_id(owner, request_id, number) for number, one in enumerate(ids)]
         births = [self._ledger.open(one, owner, secrets.randbits(62), snapshot) for one in names]
         deed = _deed(owner, request_id, contents, [(birth.id, birth.incarnation) for birth in births])
@@ -252,13 +252,14 @@ class SessionOperations:
         try:
             (row,) = await self._make(owner, [session_id], opened.snapshot, request_id, contents)
         except (InvalidRequest, errors.SessionExists, errors.Overloaded):
-            self._sealer.forgive(opened)  # nothing was made; of any other end that is not certain
+            self._sealer.forgive(opened)  # no session was created; after other errors that is not certain
             raise
         self._sealer.settle(opened)
         return row
 
     async def _create_or_sweep(self, births: Sequence[Birth], deed: Deed | None) -> list[Row]:
-        """What is due makes room, and what streams hold without using it, where that keeps it in use."""
+        """Creates the sessions. When there is no room, ends due sessions first and, if the store counts held sessions
+        as in use, takes sessions back from streams."""
         try:
             return await self._create(births, deed)
         except errors.Overloaded as refusal:
@@ -289,7 +290,7 @@ class SessionOperations:
         contents: bytes,
         plan: Callable[[Held], Change],
     ) -> Row:
-        """A change of a session by other means than a turn."""
+        """Changes a session without a turn."""
         check_request_id(request_id)
         async with self._access.hold(owner, session_id, 2 * self._snapshot_bytes) as held:
             if request_id and (move := self._ledger.find_move(held, request_id)):
@@ -304,7 +305,7 @@ class SessionOperations:
             return await self._access.commit(held, change)
 
     async def _recall(self, owner: str, request_id: str, contents: bytes) -> Deed | None:
-        """What the request did before. Raises InvalidRequest when it was another request."""
+        """Returns what the request already did, if anything. Raises InvalidRequest if its id was another request's."""
         check_request_id(request_id)
         deed = await self._store.recall(owner, request_id) if request_id else None
         if deed is not None:
@@ -312,8 +313,8 @@ class SessionOperations:
         return deed
 
     async def _stand(self, deed: Deed) -> list[Row]:
-        """The sessions that the deed made, as they are now. Raises how one ended, or a bare SessionEnded where that is
-        not known any more: its id may have been used again since."""
+        """Returns the sessions that the deed created, as they are now. Raises the error of an ended session, or a plain
+        SessionEnded if its ending is no longer known: its id may be in use again."""
         rows = []
         for session_id, incarnation in deed.targets:
             found = await self._access.read(deed.owner, session_id)

@@ -1,4 +1,4 @@
-"""One turn at a time on a session, in order of arrival, with a bound on how many wait."""
+"""One turn at a time on a session, in order of arrival, with a bound on the number that wait."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ Key = tuple[str, str]  # owner, session id
 
 
 class TurnOrder:
-    """Locks by session that exist only while somebody holds or awaits them."""
+    """One lock per session. A lock exists only while a turn holds it or waits for it."""
 
     def __init__(self, max_waiting: int) -> None:
         self._max_waiting = max_waiting
@@ -22,7 +22,7 @@ class TurnOrder:
 
     @contextlib.asynccontextmanager
     async def hold(self, key: Key) -> AsyncIterator[None]:
-        """Raises Overloaded when `max_waiting` turns wait for this session already."""
+        """Holds the session for one turn. Raises Overloaded when `max_waiting` turns already wait for it."""
         lock, num_here = self._locks.get(key) or (asyncio.Lock(), 0)
         if num_here > self._max_waiting:
             raise Overloaded(

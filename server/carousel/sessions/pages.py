@@ -1,4 +1,4 @@
-"""A long list of sessions, page by page. Where a page ended is told as a token that only this server makes."""
+"""A long list of sessions, page by page. A token, which only this server makes, says where a page ended."""
 
 import binascii
 import math
@@ -21,7 +21,7 @@ class Page:
 
 
 async def read_page(find: Callable[[_Place, int], Awaitable[Sequence[Row]]], size: int, token: str) -> Page:
-    """`find` gives so many rows after the place. A size of 0 is the default one. Raises InvalidRequest."""
+    """Returns one page. `find` returns a number of rows after a place. Size 0 is the default. Raises InvalidRequest."""
     if size < 0:
         raise InvalidRequest("page_size", f"must not be negative, as {size} is")
     size = min(size or _DEFAULT_SIZE, _MAX_SIZE)
@@ -35,7 +35,7 @@ def _write_token(row: Row) -> str:
 
 
 def _read_token(token: str) -> _Place:
-    """Where the page before ended. Raises InvalidRequest for a token that this server did not make."""
+    """Returns where the last page ended. Raises InvalidRequest for a token that this server did not make."""
     if not token:
         return 0.0, ""
     try:

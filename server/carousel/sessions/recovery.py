@@ -1,4 +1,4 @@
-"""What a crash has left of turns in the store's log becomes part of their sessions, before anything else happens."""
+"""Recovery after a crash: the turns in the store's log become part of their sessions before anything else happens."""
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,14 +14,14 @@ from carousel.state.store import Change, Held, LaterStore, SessionStore
 
 
 async def recover(store: SessionStore, ledger: Ledger, now: float) -> None:
-    """To be called after the start. Raises StoreInvalid for a log that is damaged, or StoreUnavailable."""
+    """Recovers the turns after the store's start. Raises StoreInvalid for a damaged log, or StoreUnavailable."""
     if not isinstance(store, LaterStore):
         return
     later = store
 
     async def replay(entries: Sequence[bytes]) -> None:
         for key, turns in _by_session(entries).items():
-            held = await later.reclaim(*key)  # its row may be due, and its turns younger
+            held = await later.reclaim(*key)  # its row may be due although its turns are younger
             if isinstance(held, Held):
                 _note(later, ledger, held, turns, now)
                 await later.release(held)
@@ -30,7 +30,8 @@ async def recover(store: SessionStore, ledger: Ledger, now: float) -> None:
 
 
 def _by_session(entries: Iterable[bytes]) -> Mapping[Key, Sequence[LoggedTurn]]:
-    """In order. A turn that failed to be written, and is there all the same, is followed by one of its number."""
+    """Returns each session's turns in order. A turn whose write failed may still be in the log: the next turn of its
+    number replaces it."""
     found = dict[Key, list[LoggedTurn]]()
     for entry in entries:
         for turn in read_entry(entry):
@@ -44,12 +45,12 @@ def _by_session(entries: Iterable[bytes]) -> Mapping[Key, Sequence[LoggedTurn]]:
 
 
 def _note(store: LaterStore, ledger: Ledger, held: Held, turns: Iterable[LoggedTurn], now: float) -> None:
-    """Those that go on from where the session stands: it was noted in between, each time one revision further. Nothing
-    is awaited, so that either all of them are in a write or none."""
+    """Applies the turns that continue from the session's current state. Each note in between raised the revision by
+    one. It awaits nothing, so that one write has all of the turns or none."""
     revision, number = held.row.revision, 0
     for turn in turns:
         if turn.incarnation != held.row.incarnation or turn.revision < revision:
-            continue  # of a session before this one, or noted and written
+            continue  # an earlier session's turn, or a turn that is already written
         if turn.revision == revision + 1 and number:
             revision, number = turn.revision, 0
         if (turn.revision, turn.number) != (revision, number + 1):
@@ -70,7 +71,7 @@ def _change(ledger: Ledger, held: Held, turn: LoggedTurn, age_seconds: float) ->
 
 
 def _record(turn: LoggedTurn) -> bytes:
-    """Of its answer."""
+    """Returns the record of the turn's answer, or nothing if it has no request id."""
     plain, position = turn.plain, SnapshotCodec.position(turn.snapshot)
     if not plain.request_id:
         return b""

@@ -1,4 +1,4 @@
-"""What callers ask of the sessions and what they get: text in, text out, on top of the engine's ids."""
+"""The requests of callers and their results: text in, text out, on top of the engine's ids."""
 
 import math
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ from carousel.turns import Candidate, FinishReason, Generated, SamplingOptions
 
 @record(frozen=True, slots=True)
 class Caller:
-    """Who asks, and where the turn happens: on a session, on a sealed state that the caller brings, or (neither) on a
-    fresh sequence that nobody keeps. `request_id` makes repeats one request; `expected_position` guards the order."""
+    """Who calls, and where the turn runs: on a session, on a sealed state that the caller brings, or (neither) on a
+    fresh sequence that is not kept. `request_id` makes retries one request; `expected_position` guards the order."""
 
     owner: str
     session_id: str = ""
@@ -21,12 +21,12 @@ class Caller:
 
 @record(frozen=True, slots=True)
 class Standing:
-    """Where a sequence stands after a turn. `state` is sealed, for a caller that brought its own."""
+    """Where a sequence stands after a turn. `state` is sealed, for a caller that brought a state."""
 
     position: int
-    durable_position: int  # up to here a crash of the server takes nothing
+    durable_position: int  # a crash of the server loses nothing up to here
     state: bytes = b""
-    is_replay: bool = False  # the request had been applied before, and was answered from the record
+    is_replay: bool = False  # the request was applied before; the answer comes from the record
 
 
 Input = str | Sequence[int]
@@ -45,7 +45,7 @@ class GenerationRequest:
 
 @record(frozen=True, slots=True)
 class GenerationEnd:
-    """How a generation ended; the session is saved by then."""
+    """How a generation ended. The session is already saved."""
 
     reason: FinishReason
     stop: str
@@ -57,7 +57,7 @@ class GenerationEnd:
 
 @record(frozen=True, slots=True)
 class GenerationPiece:
-    """What came since the last piece; `end` is set in the last one."""
+    """The tokens and the text since the last piece. Only the last piece has an `end`."""
 
     tokens: tuple[Generated, ...]
     text: str
@@ -69,7 +69,7 @@ class GenerationPiece:
 class PredictionRequest:
     input: Input = ()
     num_candidates: int = 10
-    word_prefix: str | None = None  # None: no words are wanted
+    word_prefix: str | None = None  # None: no words
     num_words: int = 5
 
 
@@ -110,7 +110,7 @@ class ScoreTotals:
 
     @property
     def perplexity(self) -> float:
-        """1 for no tokens; infinite where a float cannot hold it."""
+        """The perplexity: 1 for no tokens, infinite if a float cannot hold it."""
         mean = -self.log_probability / max(self.num_tokens, 1)
         return math.exp(mean) if mean < 700 else math.inf
 

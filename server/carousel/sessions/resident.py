@@ -1,8 +1,8 @@
-"""A session that a Predict stream holds: its present lies in the engine's columns, not in the store.
+"""A session that a Predict stream holds: its current state is in the engine's columns, not in the store.
 
-What happened since is kept as it came, a few numbers a turn, and becomes bytes when it is written: at once where a turn
-must be written before it is answered, else when somebody else wants the session, when it was idle for a moment, or when
-there is much of it.
+The turns since the last write are kept as a few numbers each and become bytes when they are written. Where a turn must
+be written before its answer, that is at once. Otherwise it is when another caller wants the session, after a short idle
+time, or when there are many turns.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from carousel.turns import Snapshot
 
 @record(frozen=True, slots=True)
 class Plain:
-    """The turn that a resident can take: one token in, the likeliest next ones out."""
+    """The kind of turn that a resident can run: one token in, the likeliest next tokens out."""
 
     token_id: int
     num_candidates: int
@@ -33,7 +33,7 @@ class Plain:
 
 
 class Named(NamedTuple):
-    """What a plain turn was answered: likeliest first; log-probabilities in nats."""
+    """The answer of a plain turn: token ids, the likeliest first, and log-probabilities in nats."""
 
     ids: Sequence[int]
     log_probabilities: Sequence[float]
@@ -45,20 +45,20 @@ class Named(NamedTuple):
 
 
 class Sink(Protocol):
-    """Where a turn's answer goes."""
+    """What receives a turn's answer."""
 
     @property
     def is_over(self) -> bool:
-        """The answer is not wanted any more: the turn shall not happen."""
+        """Whether the caller has gone: then the turn must not happen."""
         ...
 
     def put(self, outcome: Named | Exception | None) -> None:
-        """None: it did not happen, and is to go the ordinary way."""
+        """Takes the outcome. None means that the turn did not happen and must take the ordinary path."""
         ...
 
 
 class Kit(NamedTuple):
-    """What all residents use."""
+    """What all residents of a model share."""
 
     columns: Columns
     ledger: Ledger
@@ -68,19 +68,19 @@ class Kit(NamedTuple):
 
 
 Found = tuple[Sequence[int], Sequence[float], bool]  # likeliest ids, their log-probabilities, whether all is finite
-Then = Callable[[Any, Exception | None], None]  # what was found, or why nothing was
+Then = Callable[[Any, Exception | None], None]  # takes what was found, or the error
 
 
 class LoggedTurn(NamedTuple):
-    """One that moved a session by one token, with what it was answered if it has a request id."""
+    """A turn that moved a session by one token, with its answer if it has a request id."""
 
     owner: str
     session_id: str
     incarnation: int
-    revision: int  # of the session as it was last noted
-    number: int  # of the turn since, from 1
+    revision: int  # of the session when it was last noted
+    number: int  # of the turn since then, from 1
     at: float  # by the sessions' clock
-    snapshot: bytes  # after it
+    snapshot: bytes  # after the turn
     plain: Plain
     ids: Sequence[int]
     log_probabilities: Sequence[float]
@@ -99,7 +99,7 @@ class _Answer(NamedTuple):
 
 
 class Resident:
-    """Is the engine's waiter for its own row. One turn at a time."""
+    """A held session. It runs one turn at a time, and is the engine's waiter for its own row."""
 
     __slots__ = (
         "_answered",
@@ -130,7 +130,7 @@ class Resident:
     )
 
     def __init__(self, kit: Kit, held: Held, first_row: int, now: float) -> None:
-        """`now` is of the monotonic clock."""
+        """`now` is the monotonic clock's time."""
         self._kit = kit
         self.key = (held.row.owner, held.row.id)
         self._first_row = first_row
@@ -138,13 +138,13 @@ class Resident:
         self._then: Then | None = None
         self._rested: asyncio.Future[None] | None = None
         self.is_busy = False
-        self.is_awaited = False  # somebody waits for it to leave: no turn is begun before that
-        self.is_leaving = False  # nothing may be begun any more
-        self.is_excused = False  # the stream that holds it wants it itself, in the ordinary way
-        self.is_logging = False  # a turn is on its way to the log, after the state and number that it says there
-        self.left = asyncio.Event()  # it is in the store again
+        self.is_awaited = False  # a caller waits for it to leave: no new turn begins before that
+        self.is_leaving = False  # no new turn begins any more
+        self.is_excused = False  # its own stream takes it, for the ordinary path
+        self.is_logging = False  # a turn is on its way to the log, with the current revision and number
+        self.left = asyncio.Event()  # set when the session is back in the store
         self.last_used = now
-        self.used_at = 0.0  # of the sessions' clock
+        self.used_at = 0.0  # by the sessions' clock
         self._base(held)
         snapshot = kit.codec.decode(kit.ledger.current(held))
         kit.columns.load(first_row, snapshot)
@@ -160,7 +160,7 @@ class Resident:
         return self._first_row
 
     def done(self) -> bool:
-        """The engine's question whether anybody waits: the resident does, to know when its row is free."""
+        """Tells the engine that the resident still waits: it must know when its row is free."""
         return False
 
     def set_result(self, found: tuple[list[int], list[float], bool]) -> None:
@@ -170,34 +170,34 @@ class Resident:
         self._deliver(None, error)
 
     def is_known(self, request_id: str) -> bool:
-        """Whether the request was applied: such a turn goes the ordinary way."""
+        """Whether the request was applied: its retry takes the ordinary path."""
         if request_id in self._request_ids or request_id in self._answered:
             return True
         return self._kit.ledger.is_remembered(self.held, request_id)
 
     def begin(self, plain: Plain, engine: Engine, then: Then) -> None:
-        """A turn: `then` is told what was found, and must have `finish` follow. Raises Overloaded."""
+        """Begins a turn. `then` receives the result, after which `finish` must be called. Raises Overloaded."""
         row, next_row = self._row(self._place), self._row(self._place + 1)
         engine.advance(self.key[0], row, next_row, plain.token_id, plain.num_candidates, self)
         self.is_busy = True
         self._then = then
 
     def finish(self) -> None:
-        """The turn is over, whatever came of it."""
+        """Ends the turn, whatever its outcome."""
         self.is_busy = False
         if self._rested is not None and not self._rested.done():
             self._rested.set_result(None)
         self._rested = None
 
     async def rested(self) -> None:
-        """Until no turn runs."""
+        """Waits until no turn runs."""
         while self.is_busy:
             if self._rested is None:
                 self._rested = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._rested)
 
     def note(self, plain: Plain, found: Found, now: float) -> Named:
-        """The turn has happened."""
+        """Records that the turn has happened. Returns its answer."""
         ids, log_probabilities, _ = found
         self._place += 1
         self.num_turns += 1
@@ -213,7 +213,7 @@ class Resident:
         return Named(ids, log_probabilities, self.position, 0)
 
     def sketch(self, plain: Plain, found: Found, now: float) -> LoggedTurn:
-        """The turn as it will have happened."""
+        """Returns the turn as an entry for the log, before it happens."""
         kit, row = self._kit, self.held.row
         state, hidden_H = kit.columns.save(self._row(self._place + 1))
         window = kit.penalty_window
@@ -226,7 +226,7 @@ class Resident:
         )
 
     def change(self, now: float) -> Change:
-        """All turns since the session was last written, as one change."""
+        """Returns all turns since the last write, as one change."""
         kit, ledger = self._kit, self._kit.ledger
         num_kept = min(self.num_turns, ledger.retention.max_turns + 1)
         numbers = range(self.num_turns - num_kept + 1, self.num_turns + 1)
@@ -237,7 +237,7 @@ class Resident:
         return change if self.used_at >= now else Change(change.position, change.put, change.drop, now - self.used_at)
 
     def written(self, row: Row, change: Change) -> None:
-        """The session stands at `row` in the store now."""
+        """Notes that the store now has the session at `row`."""
         dropped = set(change.drop)
         parts = {name: part for name, part in self.held.parts.items() if name not in dropped}
         self._base(Held(row, parts | dict(change.put), self.held.epoch))
@@ -247,10 +247,10 @@ class Resident:
     def _base(self, held: Held) -> None:
         self.held = held
         self.num_turns = 0
-        self._request_ids: dict[str, None] = {}  # of the turns since, oldest first
-        self._known_answers = self._kit.ledger.answer_keys(held)  # that are still kept
+        self._request_ids: dict[str, None] = {}  # of the turns since then, oldest first
+        self._known_answers = self._kit.ledger.answer_keys(held)  # those still kept
         self._dropped_answers: list[str] = []
-        self._answers: list[_Answer] = []  # of the turns since, that are kept
+        self._answers: list[_Answer] = []  # the kept answers of the turns since then
         self._answered = {key.split("/", 2)[2] for key in self._known_answers}
         self._tails: dict[int, bytes] = {}
 
@@ -263,7 +263,7 @@ class Resident:
         then(found, error)
 
     def _note_answer(self, answer: _Answer) -> None:
-        """As one turn after the other would."""
+        """Keeps the answer and drops older ones, as single writes of the turns would."""
         retention = self._kit.ledger.retention
         count = self._kit.ledger.num_dropped(len(self._known_answers) + len(self._answers))
         if count:
@@ -282,7 +282,7 @@ class Resident:
         return pending_bytes(self._kit.tokenizer, self._tail, (token_id,))
 
     def _snapshot(self, number: int) -> Snapshot:
-        """After the turn of that number."""
+        """Returns the snapshot after the turn of that number."""
         back, window = self.num_turns - number, self._kit.penalty_window
         state, hidden_H = self._kit.columns.save(self._row(self._place - back))
         end = len(self._recent) - back
@@ -291,7 +291,7 @@ class Resident:
 
 
 def checked(plain: Plain, found: Found) -> Found:
-    """As many candidates as are wanted. Raises ModelFailed."""
+    """Returns the wanted number of candidates. Raises ModelFailed."""
     ids, log_probabilities, is_finite = found
     if not is_finite:
         raise ModelFailed("the model produced a value that is not a number")

@@ -1,8 +1,8 @@
-"""Which sessions Predict streams hold, and how everybody else finds them as if nobody did.
+"""The sessions that Predict streams hold. All other callers see these sessions as if no stream held them.
 
-Whoever wants a session asks here first (`leave`): the turn that runs is waited for, what happened is written, the
-session is given back. A session that was wanted by others is not held for a second; one that is idle is given back
-soon, so that it expires in time; when the columns are full, the one that is idle for longest makes room.
+A caller that wants a session asks here first (`leave`): that waits for the running turn, writes what happened and gives
+the session back. For one second after that, no stream holds the session. An idle session goes back soon, so that it
+expires in time. When the columns are full, the session idle for longest makes room.
 """
 
 import asyncio
@@ -34,15 +34,15 @@ from carousel.state.store import (
 
 _now = time.monotonic
 _IDLE_SECONDS = 0.25
-_MARGIN_SECONDS = 1.0  # before the time that the store knows: a turn is done by then
+_MARGIN_SECONDS = 1.0  # before the expiry that the store knows: a turn takes less
 _WANTED_SECONDS = 1.0
 _MAX_UNWRITTEN = 256  # turns of one session
-_MAX_LEAVING = 16  # that are written without a pause
+_MAX_LEAVING = 16  # residents that leave without a pause
 _NOT_TO_BE_HAD = (Overloaded, StateInvalid, StoreUnavailable)
 
 
 class _Asking:
-    """Somebody who waits for the answer, until he gives up."""
+    """A caller that waits for the answer until it gives up."""
 
     __slots__ = ("answer",)
 
@@ -63,9 +63,10 @@ class _Asking:
 
 
 class Residents:
-    """How turns are written is the store's nature. Where nothing waits, when the session leaves, and a resident is in
-    use only while a turn runs. Elsewhere it stays taken: a store that writes later is told before it writes, and one
-    that writes at once is given all turns of a step together, before they are answered."""
+    """The held sessions of one store, whose kind decides when turns are written. An immediate store gets them when the
+    session leaves; there a resident is in use only while a turn runs. In other stores it stays taken. A store that
+    writes later gets its turns before it writes. A store that writes at once gets all turns of a step together, before
+    their answers."""
 
     def __init__(
         self,
@@ -99,9 +100,9 @@ class Residents:
         self._clock = clock
         self._is_enabled = is_enabled
         self._kit: Kit | None = None
-        self._here: dict[Key, Resident] = {}  # idle for longest first
-        self._wanted: dict[Key, float] = {}  # by others, and when
-        self._gone: dict[Resident, None] = {}  # ended while they were here, to be cleared away
+        self._here: dict[Key, Resident] = {}  # the one idle for longest first
+        self._wanted: dict[Key, float] = {}  # when another caller last wanted the session
+        self._gone: dict[Resident, None] = {}  # ended while they were here, not cleared yet
 
     def __repr__(self) -> str:
         return f"Residents({len(self._here)} here)"
@@ -111,27 +112,27 @@ class Residents:
 
     @property
     def is_enabled(self) -> bool:
-        """Whether anything can be held."""
+        """Whether sessions can be held at all."""
         return self._is_enabled and self._engine.columns.num_slots > 0
 
     @property
     def num_slots(self) -> int:
-        """That are in use: of those that are here, of those that have not quite left, and of what streams carry."""
+        """The number of column slots in use: by residents, by those still leaving, and by carried sequences."""
         return self._engine.columns.num_used
 
-    def may_take(self, resident: Resident, plain: Plain) -> bool:
-        """Whether the resident can take the turn now: all else goes the ordinary way, and in order of arrival. Raises
+    def may_begin(self, resident: Resident, plain: Plain) -> bool:
+        """Whether the resident can run the turn now. Other turns take the ordinary path, in order of arrival. Raises
         PositionMismatch."""
         return not (resident.is_busy or self._order.is_held(resident.key)) and self._fits(resident, plain)
 
-    async def take_turn(self, resident: Resident, plain: Plain) -> Named | None:
-        """None: it did not happen, and is to go the ordinary way. Whoever is cancelled gives it up, unless it has
-        happened. Raises ModelFailed, Overloaded, StoreUnavailable, or ShuttingDown."""
+    async def run_turn(self, resident: Resident, plain: Plain) -> Named | None:
+        """Runs the turn. Returns None if it did not happen and must take the ordinary path. A cancelled caller gives
+        the turn up, unless it has happened. Raises ModelFailed, Overloaded, StoreUnavailable, or ShuttingDown."""
         asking = _Asking(self._engine.create_future())
         return await asking.answer if self.begin_turn(resident, plain, asking) else None
 
     def begin_turn(self, resident: Resident, plain: Plain, sink: Sink) -> bool:
-        """The same without waiting; False where it cannot be begun. Raises Overloaded."""
+        """Begins the turn without waiting. Returns False if it cannot begin. Raises Overloaded."""
         if self._immediate is not None and not self._immediate.pin(*resident.key):
             return False
         try:
@@ -164,7 +165,7 @@ class Residents:
         sink.put(outcome)
 
     def _logged(self, drafted: Drafted, now: float) -> None:
-        """A turn that had to be in the log first has happened, unless its session has ended meanwhile."""
+        """Completes a turn that is now in the log. It has happened, unless its session has ended meanwhile."""
         resident, plain, found, sink = drafted
         outcome: Named | Exception | None = None
         try:
@@ -181,7 +182,7 @@ class Residents:
         drafted.sink.put(error)
 
     def _written(self, noted: Noted, change: Change, outcome: Row | Exception) -> None:
-        """What became of a turn that has to be in the store before its answer."""
+        """Answers a turn after its write, which had to come first."""
         resident, named, sink = noted
         answer: Named | Exception | None = None
         if isinstance(outcome, Row):
@@ -192,7 +193,7 @@ class Residents:
             if not isinstance(outcome, SessionMoved):
                 answer = outcome
             elif self._store.is_shared:
-                self._wanted[resident.key] = _now()  # by another server
+                self._wanted[resident.key] = _now()  # another server wants it
         self._rest(resident)
         sink.put(answer)
 
@@ -203,7 +204,7 @@ class Residents:
             self._here[resident.key] = self._here.pop(resident.key)
 
     async def settle(self) -> None:
-        """The store is told what happened until now."""
+        """Gives the store all turns until now."""
         for number, resident in enumerate(list(self._here.values()), 1):
             if self._log is not None:
                 await self._log.until_told(resident)
@@ -213,7 +214,7 @@ class Residents:
                 await asyncio.sleep(0)
 
     def _tell(self, resident: Resident) -> None:
-        """A store that writes later."""
+        """Gives a resident's turns to a store that writes later."""
         assert self._later is not None
         change = resident.change(self._clock())
         try:
@@ -223,23 +224,23 @@ class Residents:
         resident.written(row, change)
 
     async def move_in(self, key: Key, plain: Plain) -> tuple[Resident | None, Named | None]:
-        """Take the session for a stream, with the first turn, which has its place among the turns of others. None when
-        the session cannot be had just now, for whatever reason, or the turn did not happen."""
+        """Takes the session for a stream and runs the first turn, in order with other callers' turns. Returns None for
+        the resident if the session is not available now, for any reason, and None for an answer if no turn happened."""
         if not self.is_enabled or key in self._here or self._is_wanted(key) or self._order.is_held(key):
             return None, None
         async with self._order.hold(key):
-            resident = await self._take(key)
+            resident = await self._admit(key)
             try:
                 if resident is None or not self._fits(resident, plain):
                     return resident, None
-                return resident, await self.take_turn(resident, plain)
-            except BaseException:  # the stream does not know it
+                return resident, await self.run_turn(resident, plain)
+            except BaseException:  # the stream does not know the resident
                 if resident is not None:
                     await self._move_out(resident)
                 raise
 
     async def leave(self, key: Key) -> None:
-        """The session is in the store as if it had never been here. Whoever wants it has the next turn on it."""
+        """Gives the session back to the store, as if it had never been here. The caller runs the next turn on it."""
         resident = self._here.get(key)
         if resident is not None:
             if not resident.is_excused:
@@ -247,18 +248,18 @@ class Residents:
             await self._move_out(resident)
 
     async def leave_all(self, owner: str | None = None) -> bool:
-        """Those of an owner, or of all; whether there were any."""
+        """Gives back the sessions of an owner, or of all owners. Returns whether there were any."""
         found = [one for key, one in self._here.items() if owner is None or key[0] == owner]
         await self._leave_some(found)
         return bool(found)
 
     async def leave_due(self) -> None:
-        """Those whose time will soon have come, as far as the store knows."""
+        """Gives back the sessions that soon expire, by the store's last known time."""
         soon = self._clock() + 2 * _MARGIN_SECONDS
         await self._leave_some([one for one in self._here.values() if one.held.row.expires_at <= soon])
 
     def forget(self, ending: Ending) -> None:
-        """The session has ended: what is not written of it never happened."""
+        """Drops an ended session. Its unwritten turns never happened."""
         resident = self._here.get((ending.owner, ending.id))
         if resident is None or resident.is_leaving:
             return
@@ -266,7 +267,7 @@ class Residents:
             self._lose(resident)
 
     async def run(self) -> None:
-        """For ever: give back what is idle, forget what was wanted long ago."""
+        """Runs without end: gives idle sessions back, and forgets which sessions were wanted long ago."""
         while True:
             await asyncio.sleep(_IDLE_SECONDS / 2)
             await self.tidy()
@@ -298,14 +299,14 @@ class Residents:
         checks.check_position(resident.position, plain.expected_position)
         return True
 
-    async def _take(self, key: Key) -> Resident | None:
+    async def _admit(self, key: Key) -> Resident | None:
         kit = self._kit = self._kit or self._make_kit()
         first_row = await self._find_slot(kit.columns)
         if first_row is None:
             return None
         resident: Resident | None = None
         try:
-            held = await self._store.take(*key)
+            held = await self._store.acquire(*key)
             if not isinstance(held, Held):
                 return None
             try:
@@ -313,22 +314,22 @@ class Residents:
             finally:
                 if resident is None or self._store.is_immediate:
                     await self._store.release(held)
-        except _NOT_TO_BE_HAD:  # whoever asks in the ordinary way is told
+        except _NOT_TO_BE_HAD:  # the ordinary path raises it to the caller
             return None
         finally:
             if resident is None:
-                kit.columns.give_slot(first_row)
+                kit.columns.free_slot(first_row)
         self._here[key] = resident
         return resident
 
     async def _find_slot(self, columns: Columns) -> int | None:
-        first_row = columns.take_slot()
+        first_row = columns.allocate_slot()
         if first_row is None and await self._make_room():
-            first_row = columns.take_slot()
+            first_row = columns.allocate_slot()
         return first_row
 
     async def _make_room(self) -> bool:
-        """Whether one could leave."""
+        """Makes one idle resident leave. Returns whether there was one."""
         resident = next((one for one in self._here.values() if not one.is_busy and not one.is_leaving), None)
         if resident is not None:
             await self._move_out(resident)
@@ -346,7 +347,7 @@ class Residents:
         if resident in self._gone:
             del self._gone[resident]
             work = self._clear(resident)
-        elif resident.is_leaving:  # somebody else sees to it
+        elif resident.is_leaving:  # another caller already moves it out
             await resident.left.wait()
             return
         else:
@@ -361,13 +362,13 @@ class Residents:
             elif resident.num_turns:
                 await self._store.commit(resident.held, resident.change(self._clock()))
         except SessionMoved:
-            pass  # it has ended, and with it what is not written
+            pass  # the session has ended, and its unwritten turns with it
         finally:
             self._remove(resident)
             await self._clear(resident)
 
     def _lose(self, resident: Resident) -> None:
-        """It is no longer what is in the store."""
+        """Removes a resident that no longer matches the store."""
         if not resident.is_leaving:
             self._gone[resident] = None
             self._remove(resident)
@@ -377,11 +378,11 @@ class Residents:
         del self._here[resident.key]
 
     async def _clear(self, resident: Resident) -> None:
-        """Nothing of it is in use any more."""
+        """Frees everything that the resident uses."""
         assert self._kit is not None
         try:
             if not self._store.is_immediate:
                 await self._store.release(resident.held)
         finally:
-            self._kit.columns.give_slot(resident.first_row)
+            self._kit.columns.free_slot(resident.first_row)
             resident.left.set()

@@ -1,4 +1,4 @@
-"""What comes in one round of the event loop, done together."""
+"""Handles together what comes in one round of the event loop."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
@@ -8,8 +8,8 @@ Item = TypeVar("Item")
 
 
 class Rounds(Generic[Item]):
-    """Whatever is added before the loop comes round is given to `work` as a whole, in a task of its own. Several may
-    run."""
+    """Collects the items of one round of the loop and gives them to `work` together, in a new task. Several tasks may
+    run at once."""
 
     def __init__(self, work: Callable[[Sequence[Item]], Coroutine[Any, Any, None]], name: str) -> None:
         self._work = work
@@ -33,7 +33,7 @@ class Rounds(Generic[Item]):
 
 
 def tell(work: Callable[[], None]) -> None:
-    """What became of one of several turns, so that the others have their answers whatever comes of it."""
+    """Delivers the outcome of one of several turns. An error here does not keep the others from their answers."""
     try:
         work()
     except Exception as error:  # a defect of ours

@@ -1,9 +1,9 @@
-"""A state that a client may carry: sealed, so that it can neither be read nor altered, and bound to owner and model.
+"""States that clients carry: sealed, so that nobody can read or alter them, and bound to an owner and a model.
 
     "CRSB" | version u8 | key id 8 | nonce 12 | blob id 16 | expiry f64 | model digest 32 | owner 16 | ciphertext, tag
 
-ChaCha20-Poly1305 (RFC 8439) over the snapshot, with all that stands before it authenticated as well. The first key
-seals, all keys open, so keys can be changed without a pause.
+ChaCha20-Poly1305 (RFC 8439) encrypts the snapshot and also authenticates everything before it. The first key seals and
+all keys open, so keys can change without a pause.
 """
 
 import hashlib
@@ -25,15 +25,15 @@ _MAGIC = b"CRSB"
 _VERSION = 1
 KEY_BYTES = 32
 MAX_USED_SEALS = 1_000_000
-_REPEAT_SECONDS = 300.0  # less than requests are remembered by stores, so that a late repeat is never a second use
-_MAX_FORGOTTEN = 64  # expired uses at each new one: they become fewer, and nobody waits for all of them
+_REPEAT_SECONDS = 300.0  # stores remember requests for longer, so a late retry is never a second use
+_MAX_FORGOTTEN = 64  # expired uses per new use: their number shrinks, and no caller waits for all of them
 
 _Hint = tuple[float, str]  # when a used state expires, its blob id
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What was in a seal. `blob_id` lets the sealer refuse a second use."""
+    """The contents of a sealed state. `blob_id` lets the sealer refuse a second use."""
 
     snapshot: bytes
     blob_id: str
@@ -42,8 +42,8 @@ class Opened:
 
 
 class Sealer:
-    """Seals and opens one model's snapshots. Without keys it refuses both, with the reason. Where it allows no replay,
-    it knows which sealed states were used."""
+    """Seals and opens one model's snapshots. Without keys it refuses both, with the reason. If it does not allow
+    replay, it remembers which sealed states were used."""
 
     def __init__(self, keys: Sequence[bytes], model_digest: str, *, allows_replay: bool = True) -> None:
         self._keys = {_key_id(key): _make_cipher(key) for key in keys}
@@ -58,7 +58,8 @@ class Sealer:
         return head + self._keys[key_id].encrypt(nonce, snapshot, head)
 
     def open(self, blob: bytes, owner: str, now: float) -> Opened:
-        """Raises StateRefused saying why: altered, unknown key, expired, another owner's or another model's."""
+        """Opens a sealed state. Raises StateRefused with the reason: altered, unknown key, expired, another owner's or
+        another model's."""
         self._first_key()
         if len(blob) < _HEAD.size or not blob.startswith(_MAGIC):
             raise StateRefused("this is not a sealed state", why="not_a_state")
@@ -82,18 +83,18 @@ class Sealer:
         return Opened(snapshot, blob_id.hex(), expires_at, owner)
 
     def note_use(self, opened: Opened, now: float, request: bytes = b"") -> None:
-        """What was in it is put to use; until it is settled, a repeat of the request may use it again. Raises
+        """Notes a use of the state. Until the use is settled, a retry of the request may use the state again. Raises
         StateRefused or Overloaded."""
         if self._used is not None:
             self._used.note(opened, now, request)
 
     def settle(self, opened: Opened) -> None:
-        """The request was carried out, and that is recorded: from now on no other use is a repeat."""
+        """Settles the use: the request is done and recorded. From now on, no other use counts as a retry."""
         if self._used is not None:
             self._used.settle(opened)
 
     def forgive(self, opened: Opened) -> None:
-        """Its use was refused and nothing of it was told, so it may be used again."""
+        """Allows another use: this one was refused, and nothing of it was sent."""
         if self._used is not None:
             self._used.forgive(opened)
 
@@ -104,21 +105,21 @@ class Sealer:
 
 
 class UsedSeals:
-    """Which sealed states were used, until they expire anyway. Bounded: beyond `max_used`, an owner at his share is
-    refused, never a use forgotten."""
+    """The used sealed states, until they expire. Their number is bounded: beyond `max_used`, an owner at its share is
+    refused. No use is forgotten early."""
 
     def __init__(self, max_used: int = MAX_USED_SEALS) -> None:
         self._max_used = max_used
         self._used: dict[str, tuple[_Hint, str]] = {}  # by blob id, with owners
-        self._requests: dict[str, tuple[bytes, float]] = {}  # by blob id: whose repeat may use it, and until when
-        self._expiries: TidyHeap[_Hint] = TidyHeap()  # those of forgiven uses are cleared up bit by bit
+        self._requests: dict[str, tuple[bytes, float]] = {}  # by blob id: whose retry may use it, until when
+        self._expiries: TidyHeap[_Hint] = TidyHeap()  # forgiven uses leave it gradually
         self._shares = Shares()
 
     def __repr__(self) -> str:
         return f"UsedSeals({len(self._used)} of {self._max_used})"
 
     def note(self, opened: Opened, now: float, request: bytes = b"") -> None:
-        """Raises StateRefused when it was used before, but not by a repeat of a request that is not settled."""
+        """Notes a use. Raises StateRefused if the state was used before, except by a retry of an unsettled request."""
         self._forget_expired(now)
         if opened.blob_id in self._used:
             of_whom, until = self._requests.get(opened.blob_id, (b"", 0.0))
@@ -137,11 +138,11 @@ class UsedSeals:
             self._requests[opened.blob_id] = request, now + _REPEAT_SECONDS
 
     def settle(self, opened: Opened) -> None:
-        """The request was carried out, and that is recorded: from now on no other use is a repeat."""
+        """Settles the use: the request is done and recorded. From now on, no other use counts as a retry."""
         self._requests.pop(opened.blob_id, None)
 
     def forgive(self, opened: Opened) -> None:
-        """Nothing came of its use and nothing of it was told, so it may be used again."""
+        """Allows another use: this one had no effect, and nothing of it was sent."""
         if opened.blob_id in self._used:
             self._drop(opened.blob_id)
             self._expiries.tidy(len(self._used), self._renew)
@@ -165,7 +166,7 @@ class UsedSeals:
 
 
 def _make_cipher(key: bytes) -> "ChaCha20Poly1305":
-    """The library takes 7 MiB and some time to import, which a server without keys need not spend."""
+    """Imports the cipher late: the library takes 7 MiB and some time, which a server without keys saves."""
     from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
     return ChaCha20Poly1305(key)

@@ -1,7 +1,7 @@
-"""One sequence of a stream of many: its messages in their order.
+"""One sequence of a stream of many: its messages in order.
 
-What a held session can answer at once costs no task. All else runs in a task of the sequence's own, one message after
-the other, each let in by the gate.
+A message that a held session can answer at once needs no task. All others run in the sequence's own task, one after
+another, and each passes the gate.
 """
 
 import asyncio
@@ -14,27 +14,27 @@ from carousel.sessions.requests import Prediction
 from carousel.sessions.resident import Named
 
 # In the gate's unit.
-_HELD_COST, _ORDINARY_COST = 2.0, 20.0  # of a message in a task, whose session is held or not
-_CLOSE_COST = 15.0  # of a sequence that holds something
+_HELD_COST, _ORDINARY_COST = 2.0, 20.0  # a message in a task, with its session held or not
+_CLOSE_COST = 15.0  # closing a sequence that holds something
 
 
 class Question(NamedTuple):
-    """One request, and what it takes while it is not answered."""
+    """One request, and the bytes that it takes until it is answered."""
 
     request: Message
     num_bytes: int
-    num_answer_bytes: int  # that its answer will have, about
+    num_answer_bytes: int  # its answer's size, about
 
 
 class Stream(Protocol):
-    """What a sequence is on. Each question is answered, refused or dropped, once."""
+    """The stream of a sequence. Each question is answered, refused or dropped exactly once."""
 
     async def enter(self, cost: float) -> None:
-        """Until work of that cost may be done."""
+        """Waits until work of that cost may run."""
         ...
 
     async def until_read(self) -> None:
-        """Until its client has read enough of what was answered."""
+        """Waits until the client has read enough answers."""
         ...
 
     def answer(self, tag: int, question: Question, outcome: Named | Prediction) -> None: ...
@@ -42,12 +42,12 @@ class Stream(Protocol):
     def refuse(self, tag: int, question: Question, error: Exception) -> None: ...
 
     def drop(self, question: Question) -> None:
-        """It will not be answered."""
+        """Drops the question without an answer."""
         ...
 
 
 class Sequence:
-    """To be closed. It is the sink of what its session answers at once."""
+    """One sequence. The caller must close it. It is the sink of the answers that its session gives at once."""
 
     __slots__ = (
         "_asked",
@@ -65,8 +65,8 @@ class Sequence:
         self._tag = tag
         self._talk = talk
         self._reader = reader
-        self._waiting: collections.deque[Question] | None = None  # most have nothing, and there are many
-        self._asked: Question | None = None  # on its way without a task
+        self._waiting: collections.deque[Question] | None = None  # None saves memory: most sequences wait for nothing
+        self._asked: Question | None = None  # runs without a task
         self._task: asyncio.Task[None] | None = None
         self.is_over = False
 
@@ -97,7 +97,7 @@ class Sequence:
         self._go_on()
 
     async def close(self) -> None:
-        """What is not answered is given up."""
+        """Closes the sequence and drops its unanswered questions."""
         self.is_over = True
         if self._task is not None:
             self._task.cancel()
@@ -119,13 +119,12 @@ class Sequence:
                 self._waiting = self._waiting or None
                 try:
                     answer = await self._answer(question.request)
+                    self._stream.answer(self._tag, question, answer)
                 except asyncio.CancelledError:
                     self._stream.drop(question)
                     raise
                 except Exception as error:
                     self._stream.refuse(self._tag, question, error)
-                else:
-                    self._stream.answer(self._tag, question, answer)
         finally:
             self._task = None
 

@@ -1,7 +1,7 @@
-"""Taking a sequence for a turn: a session's, a sealed state's, or a fresh one; saved at most once, with its answer.
+"""Takes a sequence for a turn: a session's, a sealed state's, or a fresh one. Saves it at most once, with its answer.
 
-Exactly once: a request that was applied is answered from the record, and one that expects another position is refused.
-The record is written in the same change as the state, so there is never one without the other.
+Each request is applied exactly once. A retry of an applied request gets its answer from the record, and a request that
+expects another position is refused. One change writes both the record and the state, so neither exists alone.
 """
 
 import contextlib
@@ -32,16 +32,16 @@ from carousel.state.codec import SnapshotCodec
 from carousel.state.store import Held
 from carousel.turns import Snapshot
 
-_RECORD_BYTES = 256  # beside the answer: ids, fingerprints
+_RECORD_BYTES = 256  # besides the answer: ids, fingerprints
 
 
 @record(frozen=True, slots=True)
 class Outcome:
-    """A turn's result, to be saved: where the sequence stands, the ids that it consumed, the answer to remember."""
+    """A turn's result, ready to save: the new snapshot, the consumed ids, and the answer to record."""
 
     snapshot: Snapshot
     ids: Sequence[int]
-    answer: Answer | None  # None: it is not to be recorded
+    answer: Answer | None  # None: no answer is recorded
 
 
 @dataclass(slots=True)
@@ -50,15 +50,15 @@ class TurnSequence:
 
     start: Snapshot
     is_kept: bool
-    replay: Answer | None  # the request was applied before; `standing` is where that left the sequence
+    replay: Answer | None  # the answer, if the request was applied before; `standing` is the one after it
     standing: Standing
-    save: Callable[[Outcome], Awaitable[Standing]]  # once, at the end
-    max_answer_bytes: int = 0  # of the answer that is recorded; 0: none is
-    is_told: bool = False  # something of the answer has gone out: set by whoever hands it out
+    save: Callable[[Outcome], Awaitable[Standing]]  # called once, at the end
+    max_answer_bytes: int = 0  # of the recorded answer; 0: none is recorded
+    is_told: bool = False  # part of the answer was sent; the sender sets it
 
 
 class SequenceSource:
-    """Gives turns their sequences."""
+    """Gives each turn its sequence."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class SequenceSource:
         seal_seconds: float,
         start: Callable[[], Snapshot],
     ) -> None:
-        """`snapshot_bytes` is the most that a snapshot takes; `start` says where every fresh sequence stands."""
+        """`snapshot_bytes` is a snapshot's maximum size; `start` returns the snapshot of every fresh sequence."""
         self._access = access
         self._ledger = ledger
         self._codec = codec
@@ -86,8 +86,8 @@ class SequenceSource:
 
     @contextlib.asynccontextmanager
     async def hold(self, caller: Caller, request: Request) -> AsyncIterator[TurnSequence]:
-        """The caller is checked by then. Raises SessionNotFound, SessionEnded, PositionMismatch, AnswerGone,
-        StateRefused, or InvalidRequest for a request id used for something else."""
+        """Holds the sequence of a caller that passed `check_caller`. Raises SessionNotFound, SessionEnded,
+        PositionMismatch, AnswerGone, StateRefused, or InvalidRequest for a request id used for another request."""
         if caller.state:
             with self._sealed(caller) as sequence:
                 yield sequence
@@ -123,7 +123,7 @@ class SequenceSource:
         return TurnSequence(start, True, replay, standing, save, max_answer_bytes)
 
     def _find_replay(self, caller: Caller, held: Held, mark: str) -> Answer | None:
-        """Looked up before the position is compared: a repeat expects the position before it was applied."""
+        """Finds the recorded answer. Runs before the position check: a retry expects the position before its turn."""
         ledger = self._ledger
         if not caller.request_id or not ledger.is_used(held, caller.request_id):
             return None
@@ -150,14 +150,14 @@ class SequenceSource:
             expires_at = self._clock() + self._seal_seconds
             sealed = self._sealer.seal(self._codec.encode(snapshot), caller.owner, expires_at)
             sequence.is_told = True
-            # The caller holds it: nothing here can be lost.
+            # The caller holds the state: a crash of the server loses nothing.
             return Standing(snapshot.position, snapshot.position, sealed)
 
         sequence = TurnSequence(start, True, None, Standing(start.position, start.position), save)
         try:
             check_position(start.position, caller.expected_position)
             yield sequence
-        except CarouselError:  # a definite refusal; whoever is cancelled may have had an answer
+        except CarouselError:  # a definite refusal; a cancelled caller may have received an answer
             if not sequence.is_told:
                 self._sealer.forgive(opened)
             raise
@@ -168,8 +168,8 @@ class SequenceSource:
 
 
 def check_caller(caller: Caller) -> None:
-    """The one rule for all turns: a request id needs a session to be remembered in; an expected position needs a
-    session or a state that stands somewhere. Raises InvalidRequest."""
+    """Checks the rule for all turns: a request id needs a session that remembers it, and an expected position needs a
+    session or a state. Raises InvalidRequest."""
     if caller.state and caller.session_id:
         raise InvalidRequest("state", "cannot be given together with a session")
     check_request_id(caller.request_id)

@@ -1,7 +1,7 @@
-"""The use case: one turn of one session. Every transport calls this and nothing below it.
+"""The use case: one turn of one session. Every transport calls this module and nothing below it.
 
-A turn takes its session (one at a time), feeds and runs it on the engine, and saves the new snapshot once, before its
-last piece is handed out. Whatever goes wrong before that leaves the session where it was.
+A turn takes its session (one turn at a time), runs it on the engine, and saves the new snapshot once, before its last
+piece goes out. Any failure before that leaves the session unchanged.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from carousel.sessions.conversation import Conversation
 from carousel.sessions.encoding import Encoder
 from carousel.sessions.gate import Gate
 from carousel.sessions.many import Many, ManyBounds
-from carousel.sessions.messages import Format
+from carousel.sessions.messages import Format, Message
 from carousel.sessions.requests import (
     Caller,
     GenerationPiece,
@@ -81,50 +81,56 @@ class Sessions:
         self._carried = carried
         self._many_bounds = many_bounds
         self._gate = Gate()  # for the streams of many sequences
-        self._open_sequences = Shares()  # of all these
+        self._open_sequences = Shares()  # on all these streams
         self._metrics = metrics
         self._words = WordSearch(tokenizer, engine.submit)
         self._encoder = Encoder(tokenizer, limits, manifest.vocabulary_size)
 
     def close(self) -> None:
-        """Let go of the thread for long texts."""
+        """Closes the thread for long texts."""
         self._encoder.close()
 
     async def tokenize(self, owner: str, text: str) -> tuple[int, ...]:
-        """Raises InvalidRequest for more text or tokens than a request may have."""
+        """Returns the text's ids. Raises InvalidRequest for more text or tokens than a request may have."""
         self._engine.check_open(owner)
         return await self._encoder.encode(text, owner)
 
     async def detokenize(self, owner: str, ids: Sequence[int]) -> str:
-        """Raises InvalidRequest for ids that are not in the vocabulary."""
+        """Returns the ids' text. Raises InvalidRequest for ids that are not in the vocabulary."""
         self._engine.check_open(owner)
         return await self._encoder.decode(ids, owner)
 
     def check_model(self, model: str) -> None:
-        """Empty, the model's name and its digest are all right. Raises ModelNotFound."""
+        """Raises ModelNotFound unless `model` is empty, the model's name or its digest."""
         if model not in ("", self.manifest.name, self._digest):
             raise ModelNotFound(f"there is no model {model}; this server holds {self.manifest.name}")
 
     def converse(self, owner: str) -> Conversation:
-        """A new sequence. To be closed."""
+        """Returns a new sequence. The caller must close it."""
         return Conversation(self, self._residents, self._carried, owner, self.manifest.vocabulary_size)
 
     @contextlib.asynccontextmanager
     async def conversing(self, owner: str) -> AsyncIterator[Conversation]:
-        """A Predict stream."""
+        """Opens a Predict stream's sequence, and closes it at the end."""
         talk = self.converse(owner)
         try:
             yield talk
         finally:
             await talk.close()
 
-    def converse_many(self, owner: str, format: Format, rest: Callable[[bool], None]) -> Many:
-        """A stream of many sequences. To be closed."""
+    def converse_many(
+        self,
+        owner: str,
+        format: Format,
+        rest: Callable[[bool], None],
+        note: Callable[[Message, Exception], None],
+    ) -> Many:
+        """Returns a stream of many sequences; `Many` explains the parameters. The caller must close it."""
         converse = partial(self.converse, owner)
-        return Many(format, converse, self._many_bounds, owner, self._gate, self._open_sequences, rest)
+        return Many(format, converse, self._many_bounds, owner, self._gate, self._open_sequences, rest, note)
 
     async def generate(self, caller: Caller, request: GenerationRequest) -> AsyncGenerator[GenerationPiece]:
-        """Pieces as they come, the last one of each branch with its end; branch 0 is what the session goes on from."""
+        """Yields pieces as they come. Each branch's last piece has its end. The session continues from branch 0."""
         pace = _Pace(self._metrics)
         checks.check_generation(request, self.limits, self.manifest.vocabulary_size)
         with self._engine.accepted(caller.owner):
@@ -141,7 +147,7 @@ class Sessions:
                         yield piece
 
     async def predict(self, caller: Caller, request: PredictionRequest) -> Prediction:
-        """Feed the input and name what is likely to follow."""
+        """Feeds the input and returns what is likely to follow."""
         checks.check_prediction(request)
         with self._engine.accepted(caller.owner):
             ids = await self._encode(caller, request.input)
@@ -155,7 +161,7 @@ class Sessions:
     async def predict_unkept(
         self, start: Snapshot | None, request: PredictionRequest, caller: Caller
     ) -> tuple[Prediction, Snapshot]:
-        """The same on a sequence that a stream carries; None is a fresh one."""
+        """Predicts on a sequence that a stream carries, or on a fresh one if `start` is None."""
         checks.check_prediction(request)
         with self._engine.accepted(caller.owner):
             ids = await self._encode(caller, request.input)
@@ -166,7 +172,7 @@ class Sessions:
                 return Prediction(candidates, words, Standing(snapshot.position, 0)), snapshot
 
     async def score(self, caller: Caller, request: ScoringRequest) -> AsyncGenerator[ScoringPiece]:
-        """Rate the input; pieces as they come, the last one with the totals."""
+        """Scores the input. Yields pieces as they come; the last one has the totals."""
         checks.check_scoring(request, self.manifest.vocabulary_size)
         with self._engine.accepted(caller.owner):
             ids = await self._encode(caller, request.input)
@@ -204,7 +210,7 @@ class Sessions:
     async def _run_branches(
         self, sequence: TurnSequence, ids: tuple[int, ...], request: GenerationRequest, owner: str
     ) -> AsyncGenerator[GenerationPiece]:
-        """Pieces of all branches; the end of branch 0 comes last, when the session is saved."""
+        """Yields the pieces of all branches. The end of branch 0 comes last, after the session is saved."""
         branches = await self._make_branches(sequence, ids, request, owner)
         answers: dict[int, GenerationAnswer | None] = {}
         last: tuple[GenerationPiece, Ended] | None = None
@@ -228,7 +234,7 @@ class Sessions:
     async def _make_branches(
         self, sequence: TurnSequence, ids: tuple[int, ...], request: GenerationRequest, owner: str
     ) -> list[Branch]:
-        """One branch feeds the input itself; several fork from where it leads, each with the next seed."""
+        """Makes the branches. A single one feeds the input itself. Several fork after it, each with the next seed."""
         options = request.sampling
         sampling = Sampling.of(options, secrets.randbits(63) if options.seed is None else options.seed)
         fed = await self._feed(sequence.start, ids, owner) if request.num_branches > 1 else None
@@ -255,7 +261,7 @@ class Sessions:
                 yield branch.piece(tokens, ended), ended
 
     async def _feed(self, start: Snapshot, ids: tuple[int, ...], owner: str) -> Snapshot:
-        """Where the input leads to."""
+        """Returns the snapshot after the input."""
         _, ended = await self._engine.finish(Turn(start, ids, Predict(0), owner=owner))
         return ended.snapshot
 
@@ -280,7 +286,7 @@ class Sessions:
 
 
 class _Pace:
-    """Measures a generation: from its making to the first tokens, then from piece to piece."""
+    """Measures a generation: from its start to the first tokens, then from piece to piece."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -296,7 +302,7 @@ class _Pace:
 
 
 def _replay_generation(sequence: TurnSequence) -> Iterator[GenerationPiece]:
-    """The recorded answer, a piece a branch, branch 0 last as it was."""
+    """Yields the recorded answer, one piece per branch, branch 0 last as in the first answer."""
     assert isinstance(sequence.replay, tuple)
     for number, answer in reversed(list(enumerate(sequence.replay))):
         standing = sequence.standing if number == 0 else replace(answer.end.standing, is_replay=True)

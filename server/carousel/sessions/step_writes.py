@@ -1,5 +1,4 @@
-"""The turns of one step, committed together before any of them is answered: one hand-over to the store, one that comes
-back."""
+"""Commits the turns of one step together, before any of them is answered: one call to the store, one return."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,7 +12,7 @@ _NOTHING = Change(0, {})
 
 
 class Noted(NamedTuple):
-    """A turn that has happened in the columns, and not yet in the store."""
+    """A turn that has happened in the columns but not yet in the store."""
 
     resident: Resident
     named: Named
@@ -21,7 +20,8 @@ class Noted(NamedTuple):
 
 
 class StepWrites:
-    """`written` is told of each turn what became of it. A turn is written although whoever asked has gone."""
+    """Writes turns to a store and calls `written` with the outcome of each. A turn is written even if its caller has
+    gone."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class StepWrites:
         try:
             changes = [(one.resident.held, one.resident.change(now)) for one in noted]
             outcomes = await self._store.commit_all(changes)
-        except Exception as error:  # a defect of ours; nobody may wait for ever
+        except Exception as error:  # a defect of ours; no caller may hang
             outcomes = [error] * len(noted)
             changes = changes or [(one.resident.held, _NOTHING) for one in noted]
         for one, (_, change), outcome in zip(noted, changes, outcomes, strict=True):

@@ -1,4 +1,4 @@
-"""Which calls may be open at once, and whose idle one is closed when they run short. Decides; closes nothing itself."""
+"""Which calls may be open at once, and which idle call ends when places run short. Only decides; closes nothing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ _RETRY_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class StreamBounds:
-    """How many calls may be open."""
+    """The bounds on open calls."""
 
     max_streams: int
-    reserved_streams: int = 0  # beyond it, for owners below their share
+    reserved_streams: int = 0  # beyond `max_streams`, for owners below their share
     max_per_owner: int | None = None
 
     @classmethod
@@ -25,7 +25,7 @@ class StreamBounds:
 
 @dataclass(eq=False, slots=True)
 class Place:
-    """Of one open call. `close` ends the call; it need not have ended when `close` returns."""
+    """The place of one open call. `close` ends the call, perhaps after `close` returns."""
 
     owner: str
     close: Callable[[], None]
@@ -33,22 +33,22 @@ class Place:
 
 
 class Streams:
-    """An owner alone may have all places, and nothing of his is closed for himself. When all are taken, somebody who
-    has less than his share gets the place that has been idle for longest of the owner furthest above his, or one of
-    the reserve."""
+    """The places of open calls. A single owner may have all places, and none of its calls ends for its own new call.
+    When all are taken, an owner below its share gets the place idle for longest of the owner furthest above its share,
+    or a reserved one."""
 
     def __init__(self, bounds: StreamBounds, look: Callable[[], None] = lambda: None) -> None:
-        """`look` is called before an idle one is sought, so that it can still be said who is."""
+        """Calls `look` before it looks for an idle call, so that idle calls can be marked first."""
         self._bounds = bounds
         self._look = look
         self._shares = Shares()
-        self._idle: dict[str, dict[Place, None]] = {}  # by owner, those idle for longest first
+        self._idle: dict[str, dict[Place, None]] = {}  # by owner, the one idle for longest first
 
     def __repr__(self) -> str:
         return f"Streams({self._shares.total} of {self._bounds.max_streams} taken)"
 
     def enter(self, owner: str, close: Callable[[], None]) -> Place:
-        """A place, to be left again. Raises Overloaded; may close somebody's idle call."""
+        """Takes a place until `leave`. May close another owner's idle call. Raises Overloaded."""
         bounds = self._bounds
         if bounds.max_per_owner is not None and self._shares.used(owner) >= bounds.max_per_owner:
             raise _full(f"{bounds.max_per_owner} calls of yours are open", "max_streams_per_owner")
@@ -58,19 +58,19 @@ class Streams:
         return Place(owner, close)
 
     def leave(self, place: Place) -> None:
-        """Again is fine."""
+        """Frees the place. A second call does nothing."""
         if place.is_taken:
             place.is_taken = False
             self._shares.change(place.owner, -1)
             self.wake(place)
 
     def rest(self, place: Place) -> None:
-        """The call waits for its client."""
+        """Notes that the call waits for its client."""
         if place.is_taken:
             self._idle.setdefault(place.owner, {})[place] = None
 
     def wake(self, place: Place) -> None:
-        """The call works."""
+        """Notes that the call works again."""
         resting = self._idle.get(place.owner)
         if resting is not None and resting.pop(place, place) is None and not resting:
             del self._idle[place.owner]
@@ -90,7 +90,7 @@ class Streams:
 
     def _idle_above(self, share: float) -> Place | None:
         largest = self._shares.largest()
-        if largest not in self._idle:  # the rare case is the dear one
+        if largest not in self._idle:  # rare, and the only expensive case
             largest = max(self._idle, key=self._shares.used, default=None)
         if largest is None or self._shares.used(largest) <= share:
             return None

@@ -1,4 +1,4 @@
-"""Ends sessions whose time has come also when nobody asks for anything, and asks the store how it is."""
+"""Ends due sessions even when no requests come, and checks the store's health."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,8 +14,8 @@ _SECONDS = 1.0
 async def sweep(
     operations: SessionOperations, health: StoreHealth, metrics: Metrics, swept: Callable[[], Awaitable[None]]
 ) -> None:
-    """For ever, once a second; `swept` is awaited after each time. A store that does not answer is noted, and asked
-    again; any other error is the caller's."""
+    """Sweeps once a second, without end, and awaits `swept` after each sweep. Notes a store that does not answer, and
+    tries again. Raises any other error."""
     while True:
         await asyncio.sleep(_SECONDS)
         try:

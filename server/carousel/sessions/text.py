@@ -1,16 +1,16 @@
-"""From tokens to text as it streams: whole characters only, and nothing that may turn out to be a stop string."""
+"""From tokens to streamed text: whole characters only, and nothing that may become part of a stop string."""
 
 import collections
 from collections.abc import Sequence
 
 from carousel.bundle.tokenizer import TextDecoder, Tokenizer
 
-_LONGEST_UNFINISHED = 3  # bytes of a character of which one is missing
+_LONGEST_UNFINISHED = 3  # bytes of a character that lacks its last byte
 
 
 class StopFinder:
-    """Looks for stop strings, once, in the engine's thread; what it found is left for the stream that hands out the
-    text. A text ends before the earliest stop that a token completes, the longest among those that begin together.
+    """Looks for stop strings, once, in the engine's thread, and leaves the result for the stream that hands out the
+    text. A text ends before the earliest stop that a token completes; of stops with the same start, the longest counts.
     """
 
     def __init__(self, tokenizer: Tokenizer, tail: bytes, stops: Sequence[str]) -> None:
@@ -18,13 +18,13 @@ class StopFinder:
         self._decoder = TextDecoder(tail)
         self._stops = tuple(stops)
         self._longest = max(map(len, self._stops), default=0)
-        self._held = ""  # the end of the text, with which a stop may begin
+        self._held = ""  # the end of the text, where a stop may begin
         self._num_settled = 0  # characters that no stop can claim
-        self.settled: collections.deque[int] = collections.deque()  # the same after each token that nobody took yet
+        self.settled: collections.deque[int] = collections.deque()  # the same after each token not yet taken
         self.stop = ""  # the stop string that appeared
 
     def push(self, token_id: int) -> bool:
-        """Whether a stop string is complete now."""
+        """Adds a token. Returns whether a stop string is complete now."""
         text = self._held + self._decoder.push(self._tokenizer.token_bytes(token_id))
         found = [(at, -len(stop), stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
@@ -37,8 +37,8 @@ class StopFinder:
         return bool(found)
 
     def _first_claimed(self, text: str) -> int:
-        """Where the longest end begins with which a stop begins. What was given up once is not looked at again, so
-        that a text costs each character's look at each stop and no more; nor is what is longer than any stop."""
+        """Returns the start of the longest end of the text with which a stop begins. Skips text that is settled or too
+        far back for any stop, so that a text costs one comparison per character and stop."""
         at = max(0, len(text) - self._longest)
         while at < len(text) and not any(stop.startswith(text[at:]) for stop in self._stops):
             at += 1
@@ -46,8 +46,8 @@ class StopFinder:
 
 
 class TextStream:
-    """Decodes a generation: `push_all` tokens, `take` what has become final since the last take. With a finder, which
-    has seen each token before."""
+    """Decodes a generation: `push_all` adds tokens, `pop_final` returns the text that became final since. A finder must
+    see each token first."""
 
     def __init__(self, tokenizer: Tokenizer, tail: bytes, finder: StopFinder | None = None) -> None:
         self._tokenizer = tokenizer
@@ -63,29 +63,29 @@ class TextStream:
             for _ in token_ids:
                 self._num_settled = self._finder.settled.popleft()
 
-    def take(self) -> str:
-        """Text that no stop string can claim any more."""
+    def pop_final(self) -> str:
+        """Returns the text that can no longer be part of a stop string."""
         cut = len(self._pending) if self._finder is None else self._num_settled - self._num_taken
         text, self._pending = self._pending[:cut], self._pending[cut:]
         self._num_taken += len(text)
         return text
 
     def finish(self) -> str:
-        """The rest, held back or not, up to the stop if there is one; half a character stays for the session's next
-        turn to complete."""
-        text = self.take() if self._finder is not None and self._finder.stop else self._pending
+        """Returns the rest, held back or not, up to the stop if there is one. Half a character waits for the session's
+        next turn."""
+        text = self.pop_final() if self._finder is not None and self._finder.stop else self._pending
         self._pending = ""
         return text
 
 
 def pending_bytes(tokenizer: Tokenizer, tail: bytes, ids: Sequence[int]) -> bytes:
-    """The bytes of an unfinished character that stand at the end after `tail` and the tokens. Only the last few bytes
-    are looked at: a first byte of a character is never inside another one."""
+    """Returns the bytes of an unfinished character at the end of `tail` and the tokens. Looks only at the last few
+    bytes: a character's first byte is never inside another character."""
     if not ids:
         return tail
     end = tokenizer.token_bytes(ids[-1])
     if end and end[-1] < 0x80:
-        return b""  # no character goes on beyond an ASCII byte
+        return b""  # no character continues after an ASCII byte
     for at in range(len(ids) - 2, -1, -1):
         if len(end) >= _LONGEST_UNFINISHED:
             break

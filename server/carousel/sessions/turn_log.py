@@ -1,8 +1,8 @@
-"""Turns of held sessions as entries of a store's log, so that each is durable before it is answered and becomes the
-session's parts later, with others.
+"""Turns of held sessions as entries in a store's log. Each turn is durable before its answer, and becomes part of its
+session later, together with others.
 
 An entry has the turns of one step: "CTL" | version u8, then for each turn a head of numbers and lengths, owner, session
-id, request id, the snapshot after it, and what it was answered. All numbers are little-endian.
+id, request id, the snapshot after the turn, and the answer. All numbers are little-endian.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ _CANDIDATE_BYTES = 4 + 8
 
 
 class Drafted(NamedTuple):
-    """A turn that the engine has run, and that has not happened before it is in the log."""
+    """A turn that the engine has run. It happens only when it is in the log."""
 
     resident: Resident
     plain: Plain
@@ -32,8 +32,8 @@ class Drafted(NamedTuple):
 
 
 class TurnLog:
-    """Turns of one round of the event loop are an entry. `logged` is told of each that is in the log, and when it was;
-    `refused` of each that is not. A turn is written although whoever asked has gone."""
+    """Writes the turns of one round of the event loop as one entry. Calls `logged` for each turn in the log, with its
+    time, and `refused` for each turn that is not. A turn is written even if its caller has gone."""
 
     def __init__(
         self,
@@ -56,7 +56,8 @@ class TurnLog:
         self._rounds.add(drafted)
 
     async def until_told(self, resident: Resident) -> None:
-        """Until none of its turns is on its way to the log: what such a one says of its session must stay true."""
+        """Waits until no turn of the resident is on its way to the log: the entry's revision and number must stay
+        true."""
         while resident.is_logging:
             if self._told is None:
                 self._told = asyncio.get_running_loop().create_future()
@@ -91,7 +92,7 @@ def _sketch(one: Drafted, now: float) -> LoggedTurn:
 
 
 def write_entry(turns: Sequence[LoggedTurn]) -> bytes:
-    """The opposite of `read_entry`."""
+    """Returns the turns as bytes, for `read_entry`."""
     parts = [_MAGIC]
     for turn in turns:
         plain, count = turn.plain, len(turn.ids)
@@ -104,7 +105,7 @@ def write_entry(turns: Sequence[LoggedTurn]) -> bytes:
 
 
 def read_entry(entry: bytes) -> Iterator[LoggedTurn]:
-    """Raises StoreInvalid for what is none."""
+    """Yields an entry's turns. Raises StoreInvalid for bytes that are no entry."""
     if not entry.startswith(_MAGIC):
         raise StoreInvalid("the log of turns has an entry that this server cannot read")
     at = len(_MAGIC)
@@ -117,7 +118,7 @@ def read_entry(entry: bytes) -> Iterator[LoggedTurn]:
 
 
 def _read_turn(entry: bytes, at: int) -> tuple[LoggedTurn, int]:
-    """And where the next one begins. Raises struct.error where the entry ends too early."""
+    """Returns the turn at `at` and where the next one begins. Raises struct.error if the entry ends too early."""
     incarnation, revision, number, moment, token_id, num_candidates, count, *lengths = _HEAD.unpack_from(entry, at)
     at += _HEAD.size
     texts = []
@@ -146,5 +147,5 @@ def _read_turn(entry: bytes, at: int) -> tuple[LoggedTurn, int]:
 
 @functools.cache
 def _candidates(count: int) -> struct.Struct:
-    """Their ids and log-probabilities."""
+    """Returns the layout of the candidates' ids and log-probabilities."""
     return struct.Struct(f"<{count}i{count}d")

@@ -1,7 +1,7 @@
-"""Likely whole words from a sequence's past and the letters typed so far: a beam search over spellings.
+"""Likely whole words after a sequence's past and the letters typed so far: a beam search over spellings.
 
-Every hypothesis is a turn of the engine from a snapshot that nobody keeps, so the beam shares batches with all other
-work and the session is not touched.
+Every hypothesis is a turn of the engine from a snapshot that is not kept. So the beam shares batches with all other
+work, and the session stays unchanged.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from carousel.turns import Array, Candidate, Ended, Predict, Predicted, Snapshot
 
 _BEAM_WIDTH = 12
 _NUM_BRANCHES = 48
-_MAX_TOKENS = 24  # beyond those that spell the prefix
+_MAX_TOKENS = 24  # besides those that spell the prefix
 _INNER = frozenset(b"'-_") | frozenset(range(0x80, 0x100))
 
 
 @dataclass(frozen=True, slots=True)
 class _Hypothesis:
-    """`spelled` is what its tokens spell; `unfed` the last of them, which `snapshot` has not consumed."""
+    """The start of a word. `spelled` is its tokens' text; `unfed` are the last tokens, not yet in `snapshot`."""
 
     snapshot: Snapshot
     unfed: tuple[int, ...]
@@ -37,7 +37,7 @@ _Answered = tuple[_Hypothesis, tuple[Candidate, ...], Snapshot]
 
 
 class WordSearch:
-    """Finds words over one vocabulary. Holds the spellings sorted, for looking up continuations of a prefix."""
+    """Finds words over one vocabulary. Holds the spellings sorted, to look up the continuations of a prefix."""
 
     def __init__(self, tokenizer: Tokenizer, submit: Callable[[Turn], Ticket]) -> None:
         self._spellings = tokenizer.spellings
@@ -45,14 +45,14 @@ class WordSearch:
         pairs = sorted((spelling, index) for index, spelling in enumerate(self._spellings) if spelling)
         self._sorted = [spelling for spelling, _ in pairs]
         self._ids_V = np.array([index for _, index in pairs], np.int64)
-        self._turn = asyncio.Lock()  # of a search, to look at what it has been answered
+        self._turn = asyncio.Lock()  # one search at a time evaluates its answers
 
     async def find(self, start: Snapshot, prefix: str, num_words: int, owner: str = "") -> tuple[Word, ...]:
-        """Words that begin with `prefix`, likeliest first. A word's probability includes that it ends there. The turns
-        that it takes are the owner's."""
+        """Returns words that begin with `prefix`, likeliest first. A word's probability includes that the word ends
+        there. The turns of the search count as the owner's."""
         wanted = prefix.encode()
         live = [_Hypothesis(start, (), b"", 0.0)]
-        found: dict[bytes, float] = {}  # word -> log-probability, which a float can hold where it cannot the other
+        found: dict[bytes, float] = {}  # word -> log-probability: a probability may be too small for a float
         for _ in range(_MAX_TOKENS + len(wanted) if num_words else 0):
             answers = await self._ask(live, wanted, owner)
             async with self._turn:  # a step answers many searches, and each takes a while
@@ -64,7 +64,7 @@ class WordSearch:
         return tuple(Word(text.decode(errors="replace"), log_probability) for text, log_probability in best)
 
     async def _ask(self, live: Sequence[_Hypothesis], wanted: bytes, owner: str) -> list[_Answered]:
-        """How each may go on, and from where; they run in one batch."""
+        """Returns each hypothesis with its candidates and its new snapshot. All run in one batch."""
         tickets = []
         try:
             for hypothesis in live:
@@ -77,7 +77,7 @@ class WordSearch:
                 ticket.cancel()
 
     def _expand(self, answers: Sequence[_Answered]) -> list[_Hypothesis]:
-        """All hypotheses one token further."""
+        """Returns all hypotheses, one token longer."""
         return [
             self._extend(hypothesis, snapshot, candidate)
             for hypothesis, candidates, snapshot in answers
@@ -89,7 +89,7 @@ class WordSearch:
         return _Hypothesis(snapshot, (candidate.id,), spelled, hypothesis.log_probability + candidate.log_probability)
 
     def _continuations(self, rest: bytes) -> Array | None:
-        """Tokens that begin with `rest` or with which it begins; None when nothing of the prefix is left to spell."""
+        """Returns tokens that begin with `rest`, or that `rest` begins with; None when the prefix is fully spelled."""
         if not rest:
             return None
         found = [self._ids_V[self._find(rest) : self._find_behind(rest)]]
@@ -99,16 +99,17 @@ class WordSearch:
         return np.sort(np.concatenate(found))
 
     def _find(self, spelling: bytes) -> int:
-        """Where it stands among the sorted, or would."""
+        """Returns the spelling's place in the sorted list, whether it is there or not."""
         return bisect.bisect_left(self._sorted, spelling)
 
     def _find_behind(self, prefix: bytes) -> int:
-        """Where those that begin with it end. The last byte that can be one more makes the next that does not."""
+        """Returns the place behind all spellings with the prefix: that of the prefix with its last byte below 0xff
+        raised by one."""
         stem = prefix.rstrip(b"\xff")
         return self._find(stem[:-1] + bytes((stem[-1] + 1,))) if stem else len(self._sorted)
 
     def _select(self, hypotheses: Sequence[_Hypothesis], wanted: bytes, found: dict[bytes, float]) -> list[_Hypothesis]:
-        """Move ended words to `found`; the likeliest of the rest live on."""
+        """Moves ended words to `found`. Returns the likeliest of the rest."""
         live = []
         for hypothesis in hypotheses:
             end = _word_end(hypothesis.spelled, len(wanted))
@@ -131,7 +132,8 @@ async def _answer(ticket: Ticket) -> tuple[tuple[Candidate, ...], Snapshot]:
 
 
 def _word_end(spelled: bytes, num_typed: int) -> int | None:
-    """Where the word ends, None if it may go on. White space in front belongs to it; what was typed is taken as is."""
+    """Returns where the word ends, or None if it may continue. Leading white space belongs to the word. The typed
+    letters may be anything."""
     num_spaces = len(spelled) - len(spelled.lstrip())
     if num_spaces == len(spelled):
         return None if b"\n" not in spelled else 0
@@ -140,7 +142,7 @@ def _word_end(spelled: bytes, num_typed: int) -> int | None:
 
 
 def _is_settled(found: dict[bytes, float], num_words: int, best_live: float) -> bool:
-    """Whether no living hypothesis can still overtake the words that were found."""
+    """Whether no live hypothesis can still overtake the found words."""
     if len(found) < num_words:
         return False
     return sorted(found.values(), reverse=True)[num_words - 1] >= best_live

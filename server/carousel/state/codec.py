@@ -1,10 +1,10 @@
-"""A snapshot as bytes that say what they are: versioned, named, checked. Never pickle.
+"""A snapshot as self-describing bytes: versioned, named, checked. Never pickle.
 
-    "CRSL" | version u8 | lengths | model digest 32 | position i64 |
-    layout text | recent ids i32 | tail | hidden | tensors | crc32
+    "CRSL" | version u8 | lengths | model digest 32 | position i64
+    | layout text | recent ids i32 | tail | hidden | tensors | crc32
 
-All numbers are little-endian. The layout text spells name, dtype and shape of every tensor. Where the hidden vector is
-one of the tensors bit for bit, as in an LSTM, it is stored once.
+All numbers are little-endian. The layout text lists name, dtype and shape of every tensor. When the hidden vector
+equals one of the tensors bit for bit, as in an LSTM, it is stored once.
 """
 
 import functools
@@ -25,11 +25,11 @@ _HEAD = struct.Struct(
 )  # magic, version, layout, recent, tail, hidden size, hidden's tensor, digest, position
 _CHECK = struct.Struct("<I")
 _OF_ITS_OWN = -1
-_MAX_TAIL_BYTES = 3  # of a character that is not whole
+_MAX_TAIL_BYTES = 3  # of an incomplete character
 
 
 class SnapshotCodec:
-    """Bytes of one model's snapshots."""
+    """The byte format of one model's snapshots."""
 
     def __init__(self, layout: StateLayout, model_digest: str, hidden_size: int) -> None:
         self._digest = bytes.fromhex(model_digest)
@@ -51,12 +51,12 @@ class SnapshotCodec:
         ).encode()
 
     def max_bytes(self, penalty_window: int) -> int:
-        """The most that a snapshot with so many recent tokens takes."""
+        """Returns the largest size of a snapshot with `penalty_window` recent tokens."""
         rest = _HEAD.size + len(self._layout_text) + _CHECK.size + _MAX_TAIL_BYTES
         return rest + self._tensor_bytes + 4 * self._hidden_size + 4 * penalty_window
 
     def encode(self, snapshot: Snapshot) -> bytes:
-        """The opposite of `decode`."""
+        """The inverse of `decode`."""
         tensors = [array.tobytes() for array in snapshot.state]
         hidden = snapshot.hidden_H.astype("<f4", copy=False).tobytes()
         twin = self._find_twin(tensors, hidden)
@@ -98,18 +98,19 @@ class SnapshotCodec:
 
     @staticmethod
     def position(blob: bytes) -> int:
-        """The position alone, without checking the rest."""
+        """Returns the position alone, without checking the rest."""
         return int(_HEAD.unpack_from(blob)[-1])
 
     def _read_head(self, blob: bytes) -> tuple[int, int, int, int, int]:
-        """Lengths of layout, recent ids and tail, the hidden vector's tensor, the position; all else is checked."""
+        """Returns the lengths of layout, recent ids and tail, the hidden vector's tensor, the position; all else is
+        checked."""
         if len(blob) < _HEAD.size + _CHECK.size or not blob.startswith(MAGIC):
             raise StateInvalid("this is not a snapshot")
         _, version, num_layout, num_recent, num_tail, hidden_size, twin, digest, position = _HEAD.unpack_from(blob)
         if version != VERSION:
             raise StateInvalid(f"the snapshot has format version {version}; this server reads {VERSION}")
         if zlib.crc32(memoryview(blob)[: -_CHECK.size]) != _CHECK.unpack_from(blob, len(blob) - _CHECK.size)[0]:
-            raise StateInvalid("the snapshot is damaged: its checksum does not fit")
+            raise StateInvalid("the snapshot is damaged: its checksum does not match")
         if digest != self._digest:
             raise StateInvalid(f"the snapshot belongs to model {digest.hex()[:16]}, not to {self._digest.hex()[:16]}")
         layout_text = blob[_HEAD.size : _HEAD.size + num_layout]
@@ -118,15 +119,15 @@ class SnapshotCodec:
         num_hidden = self._hidden_size if twin == _OF_ITS_OWN else 0
         size = _HEAD.size + num_layout + 4 * (num_recent + num_hidden) + num_tail + self._tensor_bytes + _CHECK.size
         if len(blob) != size or not (twin == _OF_ITS_OWN or twin in self._twins):
-            raise StateInvalid("the snapshot is damaged: its parts do not fill it")
+            raise StateInvalid("the snapshot is damaged: its parts do not add up to its size")
         return num_layout, num_recent, num_tail, twin, position
 
     def _find_twin(self, tensors: Sequence[bytes], hidden: bytes) -> int:
-        """The tensor that equals the hidden vector bit for bit, looked for from the last layer down."""
+        """Returns the tensor that equals the hidden vector bit for bit; the search starts at the last layer."""
         return next((index for index in reversed(self._twins) if tensors[index] == hidden), _OF_ITS_OWN)
 
 
 @functools.cache
 def _ids(count: int) -> struct.Struct:
-    """Token ids, as many as the penalty window holds, or fewer."""
+    """The format of token ids: the penalty window's number, or fewer."""
     return struct.Struct(f"<{count}i")

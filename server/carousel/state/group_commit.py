@@ -1,6 +1,6 @@
-"""A thread that writes to SQLite: what waits is committed together, so that many clients share one fsync.
+"""A thread that writes to SQLite. It commits all waiting writes together, so that many clients share one fsync.
 
-It knows nothing of what is written.
+It does not know what the writes mean.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from carousel.errors import CarouselError, StoreUnavailable
 from carousel.state.store import Repeated
 
 Result = TypeVar("Result")
-_MAX_BATCH = 256  # told to the event loop at once
+_MAX_BATCH = 256  # reported to the event loop at once
 _REFUSALS = (CarouselError, Repeated)
 
 
@@ -28,13 +28,13 @@ class _Job:
 
 
 class GroupCommit:
-    """Owns the connection that writes."""
+    """The owner of the connection that writes."""
 
     def __init__(
         self, connection: sqlite3.Connection, settled: Callable[[bool], None], doubted: Callable[[], None]
     ) -> None:
-        """`settled` is called in the thread after each transaction with whether it was committed, `doubted` in the loop
-        after one that was not."""
+        """After each transaction the thread calls `settled` with whether it was committed. After a failed one the loop
+        calls `doubted`."""
         self._connection = connection
         self._settled = settled
         self._doubted = doubted
@@ -45,9 +45,8 @@ class GroupCommit:
         self._thread.start()
 
     async def write(self, work: Callable[[sqlite3.Connection], Result], then: Callable[[Result], None]) -> Result:
-        """`work` runs in a transaction with others and may raise a CarouselError or Repeated, having changed nothing;
-        once all is on disk `then` is called in the loop, in the order of the writes and whether or not somebody still
-        waits."""
+        """`work` runs in a transaction with others. It may raise a CarouselError or Repeated if it has changed nothing.
+        Once all is on disk, the loop calls `then`, in the order of the writes, even when no caller waits any more."""
         if self._is_closed:
             raise StoreUnavailable("the session store is closed")
         done: asyncio.Future[Any] = self._loop.create_future()
@@ -56,11 +55,11 @@ class GroupCommit:
         return result
 
     async def close(self) -> None:
-        """After everything that was handed in is written."""
+        """Closes the connection after all queued writes."""
         self._is_closed = True
         self._jobs.put(None)
         await asyncio.to_thread(self._thread.join)
-        with contextlib.suppress(sqlite3.Error):  # the log is read at the next start as well
+        with contextlib.suppress(sqlite3.Error):  # the next start reads the log as well
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._connection.close()
 
@@ -73,7 +72,7 @@ class GroupCommit:
             jobs = [job for job in waiting if job is not None]
             is_open = len(jobs) == len(waiting)
             outcomes = self._commit(jobs)
-            with contextlib.suppress(RuntimeError):  # the loop is gone, and with it whoever waited
+            with contextlib.suppress(RuntimeError):  # the loop is gone, and with it all callers
                 self._loop.call_soon_threadsafe(self._deliver, jobs, outcomes)
 
     def _commit(self, jobs: list[_Job]) -> list[Any]:
@@ -81,18 +80,18 @@ class GroupCommit:
             self._connection.execute("BEGIN IMMEDIATE")
             outcomes = [_attempt(job, self._connection) for job in jobs]
             self._connection.execute("COMMIT")
-        except Exception as error:  # whatever it is, the thread must live and nobody may wait for ever
+        except Exception as error:  # any error: the thread must go on, and no caller may hang
             with contextlib.suppress(sqlite3.Error):
                 self._connection.rollback()
             self._settled(False)
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-                self._begin_log_anew()
+                self._restart_log()
             return [_unavailable(error) for _ in jobs]
         self._settled(True)
         return outcomes
 
-    def _begin_log_anew(self) -> None:
-        """On a full disk: the room that the log has already is enough to end what is due."""
+    def _restart_log(self) -> None:
+        """For a full disk: the log's existing space is enough to end due sessions."""
         with contextlib.suppress(sqlite3.Error):
             self._connection.execute("PRAGMA wal_checkpoint(RESTART)")
 
@@ -106,8 +105,8 @@ class GroupCommit:
                 continue
             try:
                 job.then(outcome)
-            except Exception as error:  # it is on disk all the same, and others wait
-                self._loop.call_exception_handler({"message": "a finished write was not told", "exception": error})
+            except Exception as error:  # the data is on disk all the same, and other callers wait
+                self._loop.call_exception_handler({"message": "a finished write was not reported", "exception": error})
             if not job.done.done():
                 job.done.set_result(outcome)
 

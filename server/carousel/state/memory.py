@@ -44,14 +44,15 @@ from carousel.state.store import (
 )
 from carousel.tidy_heap import TidyHeap
 
-_Hint = tuple[float, Key, str]  # when a session is due at the earliest, its key, its owner: later if it was used since
+_Hint = tuple[float, Key, str]  # when a session is due at the earliest (later if used since), its key, its owner
 
-_HINTS_PER_END = 16  # a hint that has moved costs so much less than an end
-_MAX_MET = 256  # due sessions that a page of a list ends; it passes over the rest
+_HINTS_PER_END = 16  # a hint that has moved costs this much less than an end
+_MAX_MET = 256  # due sessions that one page of a list ends; it skips the rest
 
 
 class MemoryStore:
-    """A SessionStore that ends with the process; with a file, sessions sleep there from a drain to the next start."""
+    """A SessionStore that ends with the process. With a file, it saves the sessions at a drain and loads them at the
+    next start."""
 
     durability = Durability.NONE
     is_immediate = True
@@ -70,21 +71,21 @@ class MemoryStore:
         self._clock = clock
         self._shelves: dict[str, Shelf] = {}  # of owners that have sessions
         self._room = Room(capacity, self._walk_evictable)
-        self._expiries: TidyHeap[_Hint] = TidyHeap()  # one good hint of each session, but for those in `_overdue`
+        self._expiries: TidyHeap[_Hint] = TidyHeap()  # one valid hint of each session outside `_overdue`
         self._endings: Remembered[Ending] = Remembered(MAX_ENDINGS_PER_OWNER, MAX_ENDINGS)
-        self._deeds: Remembered[tuple[float, Deed]] = Remembered(MAX_DEEDS_PER_OWNER, MAX_DEEDS)  # with their moments
-        self._takes: dict[int, int] = {}  # epoch of every take that was not released -> bytes set aside for it
-        self._held: dict[tuple[str, str], int] = {}  # (owner, id) -> how many of them
-        self._overdue: set[tuple[str, str]] = set()  # held while their time came, without a hint in `_expiries`
+        self._deeds: Remembered[tuple[float, Deed]] = Remembered(MAX_DEEDS_PER_OWNER, MAX_DEEDS)  # with their times
+        self._takes: dict[int, int] = {}  # epoch of every open take -> reserved bytes
+        self._held: dict[tuple[str, str], int] = {}  # (owner, id) -> number of holds
+        self._overdue: set[tuple[str, str]] = set()  # held when they came due; no hint in `_expiries`
         self._epochs = itertools.count(1)
-        self._told: Callable[[Ending], None] = lambda ending: None
+        self._on_ending: Callable[[Ending], None] = lambda ending: None
 
     def __repr__(self) -> str:
         room = self._room
         return f"MemoryStore({room.sessions.total} of {self._capacity.max_sessions} sessions, {room.bytes.total} bytes)"
 
-    async def start(self, told: Callable[[Ending], None]) -> None:
-        self._told = told
+    async def start(self, on_ending: Callable[[Ending], None]) -> None:
+        self._on_ending = on_ending
         if self._file is None:
             return
         sessions, deeds = read_memory(self._file)
@@ -125,13 +126,13 @@ class MemoryStore:
         entry = self._meet(owner, session_id, self._clock())
         return row_of(owner, entry) if entry is not None else self._endings.get(owner, session_id)
 
-    async def take(self, owner: str, session_id: str, room: int = 0) -> Held | Ending | None:
+    async def acquire(self, owner: str, session_id: str, room: int = 0) -> Held | Ending | None:
         now = self._clock()
         entry = self._meet(owner, session_id, now)
         if entry is None:
             return self._endings.get(owner, session_id)
         if self._capacity.evicts:
-            room = 0  # what grows beyond the bound is evicted by the next sweep
+            room = 0  # the next sweep evicts what grows beyond the bound
         elif room:
             if self._room.is_short(owner, 0, room):
                 self._end_due_until_fits(owner, 0, room, now)
@@ -160,7 +161,7 @@ class MemoryStore:
             old.id, old.owner, old.incarnation, old.revision + 1, change.position, old.created_at, now, expires_at
         )
         shelf.entries[old.id] = make_entry(row, key, parts)
-        if held.epoch in self._takes:  # else it was used when it was pinned, maybe long ago
+        if held.epoch in self._takes:  # otherwise it was used when it was pinned, maybe long ago
             shelf.entries.move_to_end(old.id)
         if room := self._takes.get(held.epoch, 0):
             self._takes[held.epoch] = 0
@@ -170,7 +171,7 @@ class MemoryStore:
     async def release(self, held: Held) -> None:
         room = self._takes.pop(held.epoch, None)
         if room is None:
-            return  # it was given back before
+            return  # it was already released
         self._room.bytes.change(held.row.owner, -room)
         self.unpin(held.row.owner, held.row.id)
 
@@ -200,7 +201,7 @@ class MemoryStore:
         num_before = self._room.sessions.total
         entry = self._meet(row.owner, row.id, now)
         if reason in (EndReason.IDLE, EndReason.AGE):
-            return self._room.sessions.total < num_before  # nothing but what is due, and that ends when it is met
+            return self._room.sessions.total < num_before  # only due sessions, which end on access
         if entry is None or entry[INCARNATION] != row.incarnation:
             return False
         if reason is EndReason.EVICTED and (row.owner, row.id) in self._held:
@@ -254,7 +255,7 @@ class MemoryStore:
         return bool(entry[EXPIRES_AT] <= now) and (owner, entry[KEY][1]) not in self._held
 
     def _meet(self, owner: str, session_id: str, now: float) -> Entry | None:
-        """The session, unless it is due: then it ends."""
+        """Returns the session; ends it instead when it is due."""
         shelf = self._shelves.get(owner)
         entry = shelf.entries.get(session_id) if shelf is not None else None
         if entry is None or not self._is_due(owner, entry, now):
@@ -274,7 +275,7 @@ class MemoryStore:
         if reason is not EndReason.UNDONE:
             ending = Ending(session_id, owner, reason, now, entry[INCARNATION])
             self._endings.put(owner, session_id, ending)
-            self._told(ending)
+            self._on_ending(ending)
 
     def _find(self, owner: str, key: Key) -> Entry | None:
         shelf = self._shelves.get(owner)
@@ -287,7 +288,7 @@ class MemoryStore:
         return None if entry is None else (entry[EXPIRES_AT], key, owner)
 
     def _end_due(self, count: int, now: float) -> int:
-        """How many were ended; 1 when none was, but more are to be looked at."""
+        """Returns how many sessions ended; 1 when none did but more must be checked."""
         num_ended = 0
         for _ in range(_HINTS_PER_END * count):
             hint = self._expiries.peek()

@@ -1,9 +1,9 @@
-"""A file that holds all of a memory store from a drain to the next start: its sessions, and what requests did of late.
+"""The file that keeps a memory store's content from a drain to the next start: its sessions and recent deeds.
 
     "CRSM" version u8, then records: length u32, crc32 u32, a line of JSON, in a session's record followed by its parts
 
-The line is a session's row and part sizes, or a deed and its moment. Version 1 had sessions alone. The file is written
-whole or not at all, and gone once it was read: what is read twice would turn acknowledged turns back.
+The line is a session's row and part sizes, or a deed and its time. Version 1 has only sessions. The file is written
+atomically, and removed after it is read: reading it twice would undo acknowledged turns.
 """
 
 import json
@@ -43,7 +43,7 @@ _RECORDS: TypeAdapter[_SessionRecord | _DeedRecord] = TypeAdapter(_SessionRecord
 
 
 def write_memory(path: Path, sessions: Iterable[tuple[Row, Parts]], deeds: Iterable[tuple[float, Deed]] = ()) -> None:
-    """Atomically, and on disk when it returns."""
+    """Writes the file atomically; it is on disk when this returns."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with draft.open("wb") as file:
@@ -61,7 +61,8 @@ def write_memory(path: Path, sessions: Iterable[tuple[Row, Parts]], deeds: Itera
 
 
 def read_memory(path: Path) -> tuple[list[tuple[Row, Parts]], list[tuple[float, Deed]]]:
-    """All sessions, and all deeds with their moments. Raises StoreInvalid naming the file; it is left as it is."""
+    """Returns all sessions, and all deeds with their times. Raises StoreInvalid with the file's name, and leaves the
+    file unchanged."""
     sessions: list[tuple[Row, Parts]] = []
     deeds: list[tuple[float, Deed]] = []
     try:
@@ -95,7 +96,7 @@ def _split(content: bytes) -> Iterator[tuple[bytes, bytes]]:
         length, check = _RECORD.unpack_from(content, at)
         record = content[at + _RECORD.size : at + _RECORD.size + length]
         if len(record) != length or zlib.crc32(record) != check:
-            raise ValueError("a record is cut off or altered")
+            raise ValueError("a record is truncated or altered")
         head, _, rest = record.partition(b"\n")
         yield head, rest
         at += _RECORD.size + length
@@ -107,5 +108,5 @@ def _cut(sizes: dict[str, int], content: bytes) -> Parts:
         parts[key] = content[start : start + size]
         start += size
     if start > len(content):
-        raise ValueError("the parts of a session are cut off")
+        raise ValueError("the parts of a session are truncated")
     return parts

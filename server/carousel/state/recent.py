@@ -1,4 +1,4 @@
-"""What was used last, kept in memory within a bound of bytes. A copy for speed: losing any of it loses nothing."""
+"""A cache of recently used items, bounded in bytes. It only adds speed: it may lose any item."""
 
 import collections
 from collections.abc import Hashable
@@ -8,7 +8,7 @@ Item = TypeVar("Item")
 
 
 class Recent(Generic[Item]):
-    """Items by session; the least recently used go first."""
+    """Items by session; the least recently used are dropped first."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes

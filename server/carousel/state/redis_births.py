@@ -1,4 +1,4 @@
-"""How sessions begin in Redis, where one script reaches one of them: all that a request asks for, or none."""
+"""How sessions begin in Redis, where one script reaches one session: all that a request asks for, or none."""
 
 import asyncio
 import contextlib
@@ -16,11 +16,11 @@ from carousel.state.redis_terms import Terms
 from carousel.state.redis_work import RedisWork
 from carousel.state.store import DEED_SECONDS, Birth, Deed, Repeated, Row
 
-_PAUSE_SECONDS = 0.5  # between two tries to undo what a silent Redis may hold
+_PAUSE_SECONDS = 0.5  # between two attempts to undo what a silent Redis may hold
 
 
 class RedisBirths:
-    """Makes sessions, and finishes or undoes what was left half made."""
+    """Creates sessions, and finishes or undoes what is half done."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class RedisBirths:
         self._work = work
 
     async def make(self, births: Sequence[Birth]) -> list[Row]:
-        """Without a deed, so nobody else knows of them: a cancelled call leaves none."""
+        """Creates sessions without a deed. No other caller knows of them, so a cancelled call leaves none."""
         task = self._work.begin(self._make_all(births), "create")
         try:
             return await asyncio.shield(task)
@@ -48,7 +48,8 @@ class RedisBirths:
             raise
 
     async def carry_out(self, births: Sequence[Birth], deed: Deed) -> list[Row]:
-        """Once, however often and wherever it is asked for. Raises Repeated when it is, or was, another's to do."""
+        """Creates the sessions once, however often and on whichever server the request comes. Raises Repeated when
+        another request does this, or did."""
         while True:
             intent = await self._deeds.record(Intent(deed, tuple(births)))
             if intent.stage is Stage.UNDOING:
@@ -59,7 +60,7 @@ class RedisBirths:
                 return rows
 
     async def is_done(self, intent: Intent) -> bool:
-        """Whether all of it has come about; if so, it stays done. A session that is there, or was, has been made."""
+        """Returns whether all sessions exist or have existed; this does not change later."""
         if intent.stage is not Stage.PENDING:
             return intent.stage is Stage.DONE
         targets, owner = intent.deed.targets, intent.deed.owner
@@ -77,29 +78,30 @@ class RedisBirths:
             self._undo_later(births, None)
             raise
         except CarouselError:
-            await self._take_back(births, None)
+            await self._withdraw(births, None)
             raise
 
     async def _carry_out(self, intent: Intent) -> list[Row] | None:
-        """None when another server has finished it, or undone it, meanwhile."""
+        """Returns None when another server has finished or undone it meanwhile."""
         try:
             rows = await self._make_each(intent.births)
         except StoreUnavailable:
             self._undo_later(intent.births, intent)
             raise
         except CarouselError:
-            if await self._take_back(intent.births, intent):
+            if await self._withdraw(intent.births, intent):
                 raise
             return None
         if not await self._settle(intent, Stage.DONE):
-            await self._take_back(intent.births, None)
+            await self._withdraw(intent.births, None)
             return None
-        if None in rows:  # made by a server that died, and ended since
+        if None in rows:  # created by a server that died, and ended since
             raise Repeated(intent.deed)
         return [row for row in rows if row is not None]
 
     async def _make_each(self, births: Sequence[Birth]) -> list[Row | None]:
-        """None for one that was made before and has ended. Raises a refusal, or what may leave some of them made."""
+        """Returns None for a session that was created before and has ended. Raises a refusal, or an error that may
+        leave some sessions created."""
         moments = await self._index.add(
             [Entry.of(birth) for birth in births], min(self._terms.idle, self._terms.absolute)
         )
@@ -127,8 +129,9 @@ class RedisBirths:
                 case _:
                     raise SessionExists(f"session {birth.id} exists already")
 
-    async def _take_back(self, births: Sequence[Birth], intent: Intent | None) -> bool:
-        """Now, or later if Redis is silent. False when another server has finished it meanwhile."""
+    async def _withdraw(self, births: Sequence[Birth], intent: Intent | None) -> bool:
+        """Undoes the births now, or later if Redis is silent. Returns False when another server has finished them
+        meanwhile."""
         try:
             return await self._undo(births, intent)
         except CarouselError:
@@ -136,7 +139,8 @@ class RedisBirths:
             return True
 
     def _undo_later(self, births: Sequence[Birth], intent: Intent | None) -> None:
-        """As soon as Redis answers, unless a repeat has finished it by then. One session alone is never half made."""
+        """Undoes the births when Redis answers, unless a retry has finished them by then. A single session is never
+        half created."""
         if len(births) > 1:
             self._work.run_beside(self._keep_undoing(births, intent), "undo")
 
@@ -150,10 +154,11 @@ class RedisBirths:
     async def _undo_after(self, task: "asyncio.Task[list[Row]]", births: Sequence[Birth]) -> None:
         await asyncio.wait([task])
         if task.exception() is None:
-            await self._take_back(births, None)
+            await self._withdraw(births, None)
 
     async def _undo(self, births: Sequence[Birth], intent: Intent | None) -> bool:
-        """Remove what nobody has used yet; what is used stays. False when another server has finished it."""
+        """Removes the sessions that are still unused; used ones stay. Returns False when another server has finished
+        the births."""
         if intent is not None and not await self._settle(intent, Stage.UNDOING):
             return False
         await asyncio.gather(*(self._endings.undo((birth.owner, birth.id), birth.incarnation) for birth in births))

@@ -1,8 +1,8 @@
-"""What owners' requests did, in Redis, where one script reaches one session: written down before it is done, with all
-that is needed to finish it, so that a repeat after a crash finishes it and any other does nothing.
+"""The deeds of owners' requests in Redis, where one script reaches one session. A deed is recorded before it is done,
+with all that is needed to finish it: a retry after a crash finishes it, and any other retry does nothing.
 
-What is written down is pending until all of it is done, or being undone until nothing of it is left; then it is done or
-removed. Each of these steps is taken by one server alone, however many carry the request out.
+A record is pending until the whole deed is done, or undoing until nothing of it is left; then it is done or removed.
+Only one server takes each of these steps, however many carry out the request.
 """
 
 import base64
@@ -21,7 +21,7 @@ _TOKEN_BYTES = 8
 
 
 class Stage(enum.StrEnum):
-    """How far a request has come; the first letter of what is written down."""
+    """The progress of a request: the first letter of its record."""
 
     PENDING = "p"
     UNDOING = "u"
@@ -30,7 +30,7 @@ class Stage(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """A deed, and the sessions that it makes; none where it ends one, or where it is done."""
+    """A deed, and the sessions that it creates; none where it ends one, or where it is done."""
 
     deed: Deed
     births: tuple[Birth, ...] = ()
@@ -43,13 +43,13 @@ class Intent:
 
 
 class RedisDeeds:
-    """Intents by owner and request id, each under a key of its own."""
+    """Intents by owner and request id, each under its own key."""
 
     def __init__(self, link: RedisLink) -> None:
         self._link = link
 
     async def record(self, intent: Intent) -> Intent:
-        """The first one under its id: this very one, or one that was there."""
+        """Returns the first intent with this id: the given one, or an earlier one."""
         content = (intent.head + _write(intent)).encode()
         frees = int(not intent.births)
         found = await self._link.call("record", _keys(intent.deed), (content, int(1000 * DEED_SECONDS), frees))
@@ -61,8 +61,8 @@ class RedisDeeds:
         return _read(owner, request_id, content) if content is not None else None
 
     async def settle(self, intent: Intent, stage: Stage | None, patience_seconds: float) -> bool:
-        """Move it from the stage in which it was seen to the next, or remove it; whether it stands there now. What is
-        done keeps nothing but the deed."""
+        """Moves the intent from the stage in which it was seen to the next one, or removes it. Returns whether it is in
+        that stage now. A done intent keeps only the deed."""
         after = replace(intent, stage=stage, births=()) if stage is not None else None
         content = _write(after) if after is not None and stage is Stage.DONE else ""
         heads = (intent.head, after.head if after is not None else "")
@@ -76,7 +76,7 @@ def _keys(deed: Deed) -> tuple[str]:
 def _write(intent: Intent) -> str:
     facts: dict[str, object] = {"fingerprint": intent.deed.fingerprint, "targets": intent.deed.targets}
     if intent.births:
-        # What one request makes begins alike as a rule, so equal parts are written once.
+        # The births of one request usually start with equal parts, so equal parts are written once.
         distinct: list[Parts] = []
         for birth in intent.births:
             if birth.parts not in distinct:

@@ -1,6 +1,6 @@
-"""How sessions end in Redis: by request, by the clock of Redis, or because they are to have been never.
+"""How sessions end in Redis: by request, by the clock of Redis, or because their creation is undone.
 
-One script decides for each session, so that nothing that is used or held is ended by the clock.
+One script decides for each session, so that the clock never ends a session that is in use or held.
 """
 
 import asyncio
@@ -16,12 +16,13 @@ from carousel.state.redis_terms import Terms
 from carousel.state.redis_work import RedisWork
 from carousel.state.store import MAX_ENDINGS_PER_OWNER, Ending, EndReason, Row
 
-_RECHECK_SECONDS = 1.0  # of what is due and held
-_MAX_PORTIONS = 16  # that one sweep looks at when it finds nothing to end
+_RECHECK_SECONDS = 1.0  # for a session that is due but held
+_MAX_PORTIONS = 16  # that one sweep checks when it finds nothing to end
 
 
 class RedisEndings:
-    """Ends sessions. `gone` is called once for each that this server ends, with its ending unless it was undone."""
+    """Ends sessions. `gone` is called once for each session that this server ends, with its ending; not when its
+    creation was undone."""
 
     def __init__(
         self,
@@ -38,7 +39,7 @@ class RedisEndings:
         self._gone = gone
 
     async def read(self, key: Key) -> Row | Ending | None:
-        """As it stands; what is due is ended."""
+        """Returns the row; ends the session when it is due."""
         while True:
             kind, *reply = await self._link.call("look", keys_of(key)[:1], ())
             if kind == b"missing":
@@ -51,19 +52,20 @@ class RedisEndings:
             await self.expire(row)
 
     async def expire(self, row: Row) -> bool:
-        """End what is due, if it is still as it was seen; whether it was ended here."""
+        """Ends a due session if it is unchanged since it was read. Returns whether it was ended here."""
         return await self.end((row.owner, row.id), row.incarnation, EndReason.IDLE, row.revision)
 
     async def undo(self, key: Key, incarnation: int) -> None:
-        """Make a session that nobody has used be none."""
+        """Undoes the creation of a session that is still unused."""
         await self.end(key, incarnation, EndReason.UNDONE, 0)
 
     async def end(self, key: Key, incarnation: int, reason: EndReason, revision: int | None = None) -> bool:
-        """Whether this incarnation was there, at this revision if one is given. Goes on without a cancelled caller."""
+        """Returns whether this incarnation existed, at this revision if given. Continues when the caller is
+        cancelled."""
         return await self._work.finish(self._end(key, incarnation, reason, revision), "end")
 
     async def match(self, entries: Sequence[Entry]) -> dict[Entry, Row | None]:
-        """The sessions that the entries stand for; None where it is gone."""
+        """Returns the session of each entry; None where it is gone."""
         found = await asyncio.gather(*(self.read((entry.owner, entry.id)) for entry in entries))
         return {
             entry: row if isinstance(row, Row) and row.incarnation == entry.incarnation else None
@@ -71,7 +73,8 @@ class RedisEndings:
         }
 
     async def sweep(self, count: int) -> int:
-        """End what is due, about `count`; how many were ended. What was used since, or is held, is looked at later."""
+        """Ends about `count` due sessions and returns how many were ended. Sessions that are held, or used since, are
+        checked later."""
         for _ in range(_MAX_PORTIONS):
             now, entries = await self._index.find_due(count)
             looks = await asyncio.gather(*(self._look(entry) for entry in entries))
@@ -85,7 +88,8 @@ class RedisEndings:
         return num_ended
 
     async def _look(self, entry: Entry) -> bool | float | None:
-        """True when it was ended here, None where there is no such session, otherwise until when it lives."""
+        """Returns True when the session was ended here, None where it does not exist, otherwise the time until which it
+        lives."""
         kind, *reply = await self._link.call("look", keys_of((entry.owner, entry.id))[:1], ())
         row = read_row(entry.id, reply[0]) if kind in (b"live", b"due") else None
         if row is None or row.incarnation != entry.incarnation:
@@ -109,7 +113,7 @@ class RedisEndings:
         return True
 
     async def _bound(self, key: Key, incarnation: int) -> None:
-        """Of an owner's endings the oldest is forgotten beyond the bound. Never raises: all go in time anyhow."""
+        """Forgets an owner's oldest ending beyond the bound. Never raises: all endings expire in time."""
         owner, session_id = key
         with contextlib.suppress(CarouselError):
             arguments = (f"{session_id}\0{incarnation}", MAX_ENDINGS_PER_OWNER, self._terms.ending)

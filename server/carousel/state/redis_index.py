@@ -1,7 +1,8 @@
-"""Which sessions an owner has and which are due, as sorted sets in Redis. Hints: the sessions themselves decide.
+"""The sessions of each owner and the due sessions, as sorted sets in Redis. They are hints: the sessions themselves
+decide.
 
-An entry is made before its session and removed after it, so a crash can leave one without a session, never the other
-way round; whoever meets such an entry removes it. All moments are by the clock of Redis.
+An entry is created before its session and removed after it, so a crash can leave an entry without a session but never a
+session without an entry; any reader of such an entry removes it. All times are by the clock of Redis.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ class Entry:
     id: str
     incarnation: int
     owner: str
-    at: float = 0.0  # when it was made
+    at: float = 0.0  # time of creation
 
     @classmethod
     def of(cls, row: Row | Birth) -> "Entry":
@@ -40,8 +41,8 @@ class RedisIndex:
         self._max_owned = max_owned
 
     async def add(self, entries: Sequence[Entry], lives_ms: int) -> list[str]:
-        """Of one owner. When each was made, as it is to be written into the session: now, unless it was there already.
-        Raises Overloaded when the owner has too many others."""
+        """Adds one owner's entries. Returns each creation time, which the session stores: now, or that of an existing
+        entry. Raises Overloaded when the owner has too many others."""
         most = "" if self._max_owned is None else self._max_owned
         arguments = (most, *map(_short, entries))
         kind, *moments = await self._link.call("enlist", (_owned(entries[0].owner),), arguments)
@@ -52,7 +53,7 @@ class RedisIndex:
         return [moment.decode() for moment in moments[0]]
 
     async def remove(self, entries: Sequence[Entry]) -> None:
-        """Never raises: what is left is met again."""
+        """Never raises: remaining entries are removed later."""
         if entries:
             with contextlib.suppress(CarouselError):
                 owners = {entry.owner for entry in entries}
@@ -67,14 +68,14 @@ class RedisIndex:
                 )
 
     async def postpone(self, entries: Sequence[tuple[Entry, float]]) -> None:
-        """They are looked at again at these moments. Never raises: it is soon otherwise."""
+        """Sets when the entries are checked again. Never raises: otherwise they are checked soon."""
         if entries:
             with contextlib.suppress(CarouselError):
                 arguments = chain.from_iterable((repr(look_at), _long(entry)) for entry, look_at in entries)
                 await self._link.call("postpone", (_EXPIRIES,), tuple(arguments))
 
     async def find_owned(self, owner: str, since: float, skip: int, count: int) -> list[Entry]:
-        """In order of (created_at, id), from created_at on."""
+        """Returns entries in order of (created_at, id), from created_at on."""
         found = await self._link.run(
             lambda client: client.zrangebyscore(
                 _owned(owner), repr(since), "inf", start=skip, num=count, withscores=True
@@ -83,12 +84,12 @@ class RedisIndex:
         return [_read((*member.decode().split(_SEPARATOR, 1), owner), score) for member, score in found]
 
     async def find_due(self, count: int) -> tuple[float, list[Entry]]:
-        """The moment, and those that are to be looked at."""
+        """Returns the current time, and the entries to check."""
         now, members = await self._link.call("due", (_EXPIRIES,), (count,))
         return float(now), [_read(tuple(member.decode().split(_SEPARATOR, 2))) for member in members]
 
     async def now(self) -> float:
-        """By the clock of Redis."""
+        """Returns the time by the clock of Redis."""
         moment, _ = await self.find_due(0)
         return moment
 

@@ -1,6 +1,6 @@
-"""Which sessions this server holds in Redis, and its place in line for those that another holds.
+"""The sessions that this server holds in Redis, and its place in line for those that another server holds.
 
-A lease keeps others waiting; what fences is the epoch that every take raises and `commit` compares.
+A lease makes others wait; the fence is the epoch, which every take raises and `commit` compares.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.005, 0.25
 
 
 class RedisLeases:
-    """Takes leases, keeps them while turns run, gives them back."""
+    """Takes leases, renews them while turns run, releases them."""
 
     def __init__(self, link: RedisLink, terms: Terms, work: RedisWork) -> None:
         self._link = link
@@ -31,9 +31,9 @@ class RedisLeases:
     def __len__(self) -> int:
         return len(self._epochs)
 
-    async def take(self, key: Key, known_token: str) -> Any:
-        """The reply of take.lua, once it is not that another holds the session. A cancelled take has no lease and no
-        place in line."""
+    async def acquire(self, key: Key, known_token: str) -> Any:
+        """Returns the reply of acquire.lua, once no other server holds the session. A cancelled call leaves no lease
+        and no place in line."""
         pause, is_in_line = _MIN_PAUSE_SECONDS, False
         try:
             while True:
@@ -51,19 +51,19 @@ class RedisLeases:
                 self._work.begin(self._leave(key), "leave")
 
     def forget(self, key: Key, epoch: int) -> bool:
-        """Whether the lease was held until now."""
+        """Returns whether the lease was held until now."""
         if self._epochs.get(key) != epoch:
             return False
         del self._epochs[key]
         return True
 
     async def give_back(self, key: Key, epoch: int) -> None:
-        """Never raises: the lease ends by itself."""
+        """Never raises: the lease expires by itself."""
         with contextlib.suppress(CarouselError):
             await self._link.call("release", keys_of(key)[:1], (epoch,))
 
     async def keep(self) -> None:
-        """For ever: renew what is held."""
+        """Renews the held leases, without end."""
         while True:
             await asyncio.sleep(self._terms.lease / 3000)
             await asyncio.gather(*(self._renew(*lease) for lease in list(self._epochs.items())))
@@ -73,10 +73,10 @@ class RedisLeases:
         self._epochs.clear()
 
     async def _try(self, key: Key, known_token: str) -> Any:
-        """Cancelled or not, the call runs to its end: a lease that nobody knows of would keep others waiting."""
+        """The call runs to its end even when cancelled: an unknown lease would make others wait."""
         terms = self._terms
         arguments = (self._server, terms.lease, known_token, terms.ending, terms.place)
-        task = self._work.begin(self._link.call("take", keys_of(key), arguments), "take")
+        task = self._work.begin(self._link.call("acquire", keys_of(key), arguments), "acquire")
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -93,11 +93,11 @@ class RedisLeases:
             self._work.begin(self._leave(key), "leave")
 
     async def _leave(self, key: Key) -> None:
-        with contextlib.suppress(CarouselError):  # the place is lost soon by itself
+        with contextlib.suppress(CarouselError):  # the place soon expires by itself
             await self._link.call("leave", keys_of(key)[:1], (self._server,))
 
     async def _renew(self, key: Key, epoch: int) -> None:
-        """A lease that is lost is not renewed again, and the turn's commit will be refused."""
+        """Renews one lease. A lost lease is not renewed again, and the turn's commit will be refused."""
         try:
             arguments = (epoch, self._terms.lease, self._terms.ending)
             is_ours = await self._link.call("renew", keys_of(key), arguments)

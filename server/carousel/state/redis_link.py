@@ -1,6 +1,6 @@
-"""The way to Redis or Valkey: connections, scripts, time-outs, errors in our words. It knows nothing of sessions.
+"""The connection to Redis or Valkey: connections, scripts, timeouts, our own errors. It knows nothing of sessions.
 
-Every script does nothing when it comes a second time, so a call whose answer was lost is simply made again.
+A script does nothing when it runs a second time, so a call whose answer was lost is simply retried.
 """
 
 import asyncio
@@ -18,16 +18,16 @@ _OLDEST = 6
 _MAX_CONNECTIONS = 64
 _MAX_BATCH = 256
 _MAX_PAUSE_SECONDS = 0.25
-_OUT_OF_MEMORY = "command not allowed when used memory"  # Redis 6 gives scripts' errors no code of their own
+_OUT_OF_MEMORY = "command not allowed when used memory"  # Redis 6 gives errors in scripts no code
 Argument = str | bytes | int | float
 _Command = tuple[Argument, ...]
 
 
 class RedisLink:
-    """One server or one cluster; which of the two is found out."""
+    """One server or one cluster; `open` detects which."""
 
     def __init__(self, url: str, username: str | None, password: str | None, time_out_seconds: float) -> None:
-        """`url` is redis://, rediss:// (TLS; ?ssl_ca_certs=... and so on as redis-py has them) or unix://."""
+        """`url` is redis://, rediss:// (TLS; with the options of redis-py, such as ?ssl_ca_certs=...) or unix://."""
         try:
             import redis.asyncio
         except ImportError as error:
@@ -59,7 +59,7 @@ class RedisLink:
 
     @property
     def address(self) -> str:
-        """Without the password."""
+        """The address without the password."""
         parts = urlsplit(self._url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
@@ -94,13 +94,13 @@ class RedisLink:
     async def call(
         self, script: str, keys: Sequence[str], arguments: Sequence[Argument], patience_seconds: float = 0.0
     ) -> Any:
-        """One round trip. Raises StoreUnavailable; without patience, after the second attempt."""
+        """Makes one round trip. Raises StoreUnavailable; without patience, after the second attempt."""
         text, digest = self._scripts[script]
 
         async def attempt(_: Any) -> Any:
             try:
                 return await self._execute("EVALSHA", digest, len(keys), *keys, *arguments)
-            except self._redis.exceptions.NoScriptError:  # Redis has not seen it since it was started
+            except self._redis.exceptions.NoScriptError:  # unknown to Redis since its restart
                 return await self._execute("EVAL", text, len(keys), *keys, *arguments)
 
         return await self.run(attempt, patience_seconds)
@@ -108,19 +108,19 @@ class RedisLink:
     async def change(
         self, script: str, keys: Sequence[str], arguments: Sequence[Argument], patience_seconds: float
     ) -> Any:
-        """A call that changes a session. Sent again while there is patience, it finds out whether it was carried out
-        before; StoreUnavailable is `in_doubt` after that."""
+        """Makes a call that changes a session. It is retried while there is patience, and a retry detects whether it
+        was carried out before. After that, StoreUnavailable is `in_doubt`."""
         try:
             return await self.call(script, keys, arguments, patience_seconds)
         except StoreUnavailable as error:
-            text = f"{error}; whether the session was changed is not known"
+            text = f"{error}; it is unknown whether the session was changed"
             raise StoreUnavailable(text, in_doubt="true") from error
 
     async def change_all(
         self, script: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]], patience_seconds: float
     ) -> list[Any]:
-        """`change` of several sessions at once, each for itself: what it returns, or the CarouselError that it raises.
-        Those that do not get through together are sent again alone."""
+        """Makes several independent `change` calls at once, each on its own session. Returns the result of each, or the
+        CarouselError that it raises. Calls that fail together are retried alone."""
         _, digest = self._scripts[script]
         commands = [("EVALSHA", digest, len(keys), *keys, *arguments) for keys, arguments in calls]
         outcomes: list[Any] = (
@@ -175,8 +175,8 @@ class RedisLink:
         return outcome
 
     async def _execute_all(self, commands: Sequence[_Command]) -> list[Any]:
-        """Replies or exceptions, in order. Commands of the same moment travel together: one connection carries what
-        many turns ask."""
+        """Returns replies or exceptions, in order. Commands of the same moment travel together: one connection carries
+        the commands of many turns."""
         if self._is_cluster:
             batches = (commands[first : first + _MAX_BATCH] for first in range(0, len(commands), _MAX_BATCH))
             return [outcome for batch in batches for outcome in await self._exchange(batch)]
@@ -193,13 +193,13 @@ class RedisLink:
                 outcomes = await self._exchange([command for commands, _ in groups for command in commands])
                 for commands, replies in groups:
                     found, outcomes = outcomes[: len(commands)], outcomes[len(commands) :]
-                    if not replies.done():  # else nobody waits any more
+                    if not replies.done():  # otherwise no caller waits any more
                         replies.set_result(found)
         finally:
             self._sender = None
 
     def _next_groups(self) -> "list[tuple[Sequence[_Command], asyncio.Future[list[Any]]]]":
-        """As many as a batch holds, and at least one."""
+        """Returns as many groups as fit into a batch, and at least one."""
         count = num_commands = 0
         for commands, _ in self._waiting:
             num_commands += len(commands)
@@ -210,7 +210,7 @@ class RedisLink:
         return groups
 
     async def _exchange(self, commands: Sequence[_Command]) -> list[Any]:
-        """Replies or exceptions, in order."""
+        """Returns replies or exceptions, in order."""
         try:
             async with self._pipeline() as pipeline:
                 for command in commands:
@@ -224,7 +224,7 @@ class RedisLink:
             return [broken] * len(commands)
 
     def _pipeline(self) -> Any:
-        """That of a cluster sends to each machine what is for it."""
+        """A cluster's pipeline sends each machine its part."""
         return self._client.pipeline() if self._is_cluster else self._client.pipeline(transaction=False)
 
     def _connect(self) -> Any:
@@ -238,7 +238,7 @@ class RedisLink:
         return self._redis.asyncio.RedisCluster.from_url(self._url, max_connections=_MAX_CONNECTIONS, **self._options())
 
     def _options(self) -> Mapping[str, Any]:
-        retry = self._redis.asyncio.retry.Retry(self._redis.backoff.NoBackoff(), 0)  # `run` tries again
+        retry = self._redis.asyncio.retry.Retry(self._redis.backoff.NoBackoff(), 0)  # `run` retries
         given = {name: value for name, value in self._credentials.items() if value}
         times = {"socket_timeout": self._time_out_seconds, "socket_connect_timeout": self._time_out_seconds}
         return {"retry": retry, **times, **given}
@@ -253,5 +253,5 @@ class RedisLink:
 
 
 def _digest(script: str) -> str:
-    """The name that Redis gives it."""
+    """Returns the script's name in Redis."""
     return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()

@@ -1,4 +1,4 @@
-"""How a session stands in Redis: two hashes with its owner and id as hash tag, so that one script reaches both."""
+"""The Redis form of a session: two hashes with its owner and id as hash tag, so that one script reaches both."""
 
 import functools
 from collections.abc import Iterator
@@ -9,19 +9,19 @@ from urllib.parse import quote
 from carousel.state.store import Ending, EndReason, Parts, Row
 
 Key = tuple[str, str]  # owner, session id
-_MAX_KEYS = 8192  # that are kept spelled
-EPOCH, TOKENS = 9, 10  # places among the values that scripts read
+_MAX_KEYS = 8192  # whose names are cached
+EPOCH, TOKENS = 9, 10  # indices into the values that scripts read
 
 
 @functools.lru_cache(_MAX_KEYS)
 def keys_of(key: Key) -> tuple[str, str]:
-    """Of row and parts. Quoted, so that no two pairs of owner and id are alike."""
+    """Returns the keys of row and parts. They are quoted, so that no two pairs of owner and id share a key."""
     tag = f"{quote(key[0], safe='')}:{quote(key[1], safe='')}"
     return f"carousel2:{{{tag}}}:row", f"carousel2:{{{tag}}}:parts"
 
 
 def endings_key(owner: str) -> str:
-    """Of the list of an owner's endings, oldest first."""
+    """Returns the key of an owner's list of endings, oldest first."""
     return f"carousel2:endings:{{{quote(owner, safe='')}}}"
 
 

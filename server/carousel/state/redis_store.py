@@ -1,9 +1,9 @@
-"""Sessions in a Redis or Valkey that several servers share: any of them may take any session, and none that is stale,
-paused or cut off can overwrite what another wrote.
+"""Sessions in a Redis or Valkey that several servers share: any server may take any session, and no stale, paused or
+disconnected server can overwrite what another wrote.
 
 A turn costs two round trips: `take` raises the session's epoch and `commit` compares it; the lease between them only
-keeps others waiting. The clock is that of Redis, in its scripts. What survives a crash of Redis is for Redis's
-configuration to say (appendonly, appendfsync, replicas).
+makes others wait. The clock is that of Redis, in its scripts. Redis's configuration decides what survives a crash of
+Redis (appendonly, appendfsync, replicas).
 """
 
 import asyncio
@@ -40,13 +40,13 @@ from carousel.state.store import (
 )
 
 _FORMAT = 2
-_YOUNG_SECONDS = 60.0  # an index entry without a session may be of one that is being made
+_YOUNG_SECONDS = 60.0  # a younger index entry may belong to a session that is being created
 _CACHE_BYTES = 256 * 2**20
 _NO_LIMITS = OwnerLimits()
 
 
 class RedisStore:
-    """A GroupStore without a capacity of its own: the operator gives Redis its memory. Of an owner's limits it knows
+    """A GroupStore without a capacity of its own: the operator gives Redis its memory. Of an owner's limits it enforces
     the number of sessions."""
 
     durability = Durability.EACH_TURN
@@ -74,13 +74,13 @@ class RedisStore:
         self._births = RedisBirths(self._link, self._index, self._deeds, self._endings, self._terms, self._work)
         self._leases = RedisLeases(self._link, self._terms, self._work)
         self._recent: Recent[tuple[str, Parts]] = Recent(cache_bytes)  # parts, and the change that led to them
-        self._told: Callable[[Ending], None]
+        self._on_ending: Callable[[Ending], None]
 
     def __repr__(self) -> str:
         return f"RedisStore({self._link}, {len(self._leases)} leases, {self._recent})"
 
-    async def start(self, told: Callable[[Ending], None]) -> None:
-        self._told = told
+    async def start(self, on_ending: Callable[[Ending], None]) -> None:
+        self._on_ending = on_ending
         await self._link.open()
         try:
             await self._link.run(lambda client: client.setnx("carousel2:format", _FORMAT))
@@ -111,11 +111,11 @@ class RedisStore:
     async def read(self, owner: str, session_id: str) -> Row | Ending | None:
         return await self._endings.read((owner, session_id))
 
-    async def take(self, owner: str, session_id: str, room: int = 0) -> Held | Ending | None:
+    async def acquire(self, owner: str, session_id: str, room: int = 0) -> Held | Ending | None:
         key = (owner, session_id)
         while True:
             known = self._recent.get(key)
-            kind, *reply = await self._leases.take(key, known[0] if known is not None else "")
+            kind, *reply = await self._leases.acquire(key, known[0] if known is not None else "")
             match kind:
                 case b"held":
                     return self._hold(key, reply[0], reply[1], known)
@@ -137,7 +137,7 @@ class RedisStore:
         calls = []
         for (held, change), token in zip(changes, tokens, strict=True):
             key = (held.row.owner, held.row.id)
-            self._recent.drop(key)  # what is stored is not known until the answer is here
+            self._recent.drop(key)  # the stored content is unknown until the answer arrives
             calls.append((keys_of(key), self._terms_of(held, change, token)))
         replies = await self._link.change_all("commit", calls, self._terms.patience_seconds)
         asked = zip(changes, tokens, replies, strict=True)
@@ -155,7 +155,7 @@ class RedisStore:
         kind, *values = reply
         if kind == b"forgotten":
             return StoreUnavailable(
-                "the session has moved on far; whether the turn was stored is not known", in_doubt="true"
+                "the session has moved on far; it is unknown whether the turn was stored", in_doubt="true"
             )
         self._leases.forget(key, held.epoch)
         if kind != b"ok":
@@ -163,7 +163,7 @@ class RedisStore:
         dropped = set(change.drop)
         kept = {name: part for name, part in held.parts.items() if name not in dropped} | dict(change.put)
         self._recent.put(key, (token, kept), weigh(kept))
-        # After a call that was sent again others may have moved the session on: of this change is told what it made.
+        # After a retried call other turns may have moved the session on: this change reports its own result.
         row = read_row(held.row.id, values[0])
         return replace(row, revision=held.row.revision + 1, position=change.position)
 
@@ -208,7 +208,7 @@ class RedisStore:
         return row.position
 
     async def _end_once(self, owner: str, reason: EndReason, deed: Deed) -> bool:
-        """Written down first; what another server wrote down and did not do is done here."""
+        """Records the deed first; carries out a deed that another server recorded but did not do."""
         mine = Intent(deed)
         intent = await self._deeds.record(mine)
         if intent.deed.fingerprint != deed.fingerprint or intent.births:
@@ -231,4 +231,4 @@ class RedisStore:
     def _note_gone(self, key: Key, ending: Ending | None) -> None:
         self._recent.drop(key)
         if ending is not None:
-            self._told(ending)
+            self._on_ending(ending)

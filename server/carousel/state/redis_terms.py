@@ -1,4 +1,4 @@
-"""How long things take in the Redis store: as they are set, and as scripts take them."""
+"""The durations of the Redis store: as configured, and as scripts take them."""
 
 from dataclasses import dataclass
 
@@ -7,18 +7,18 @@ from carousel.state.store import Lifetimes
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long things take, in seconds."""
+    """Durations in seconds."""
 
     lease: float  # how long others wait for a server that does not answer
     time_out: float = 2.0  # of one attempt
     patience: float = 5.0  # how long a finished turn tries to be committed
     ending: float = 3600.0  # how long an ending is remembered
-    place: float = 1.0  # how long a server that waits for a session keeps its place in line without asking again
+    place: float = 1.0  # how long a waiting server keeps its place in line without asking again
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The same in milliseconds, with the lives of sessions. Scripts take durations; the clock is that of Redis."""
+    """The same in milliseconds, with the lifetimes of sessions. Scripts take durations; the clock is that of Redis."""
 
     idle: int
     absolute: int

@@ -1,4 +1,4 @@
-"""Small things that are remembered of each owner, oldest first, within bounds: what is beyond them is forgotten."""
+"""Small items remembered for each owner, oldest first, within bounds: those beyond a bound are forgotten."""
 
 import collections
 from typing import Generic, TypeVar
@@ -9,8 +9,8 @@ Item = TypeVar("Item")
 
 
 class Remembered(Generic[Item]):
-    """Items by owner and name. Beyond either bound the oldest goes: the owner's own, or that of who has most, so that
-    nobody's are pushed out by others who make many."""
+    """Items by owner and name. Beyond a bound the oldest item goes: the owner's own, or that of the owner with the
+    most, so that one owner's many items never push out another's."""
 
     def __init__(self, max_per_owner: int, max_in_all: int) -> None:
         self._max_per_owner = max_per_owner
@@ -29,7 +29,7 @@ class Remembered(Generic[Item]):
         return self._items.get((owner, name))
 
     def put(self, owner: str, name: str, item: Item) -> None:
-        """As the newest."""
+        """Adds the item as the newest."""
         self.forget(owner, name)
         self._items[owner, name] = item
         names = self._names.setdefault(owner, collections.OrderedDict())
@@ -53,5 +53,5 @@ class Remembered(Generic[Item]):
         return next(iter(self._items.values()), None)
 
     def items(self) -> list[Item]:
-        """Oldest first."""
+        """Returns the items, oldest first."""
         return list(self._items.values())

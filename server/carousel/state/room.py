@@ -1,4 +1,4 @@
-"""Who must go when a store is full: decided here, without touching a session."""
+"""Which sessions a full store must evict: decided here, without touching a session."""
 
 from collections.abc import Callable, Iterator
 
@@ -12,7 +12,7 @@ _RETRY_SECONDS = 10.0
 
 @record(frozen=True, slots=True)
 class Evictable:
-    """A session that nobody holds."""
+    """A session that no turn holds."""
 
     owner: str
     id: str
@@ -28,9 +28,9 @@ class _Bound:
 
 
 class Room:
-    """What every owner's sessions take, and who makes room: the least recently used of the owner furthest above his
-    share, and of an owner at his share or at his own limit, one of his own. `walk` gives an owner's evictable sessions,
-    the least recently used first."""
+    """The space that every owner's sessions take, and who must free some: the owner furthest above its share loses its
+    least recently used session; an owner at its share or its own limit loses one of its own. `walk` yields an owner's
+    evictable sessions, least recently used first."""
 
     def __init__(self, capacity: Capacity, walk: Callable[[str], Iterator[Evictable]]) -> None:
         self._evicts = capacity.evicts
@@ -45,16 +45,17 @@ class Room:
         self.bytes.change(owner, num_bytes)
 
     def touch(self, owner: str) -> None:
-        """He uses a session: of owners that have as much, another one makes room."""
+        """The owner uses a session: among owners with equal use, another one is evicted from first."""
         self.sessions.touch(owner)
         self.bytes.touch(owner)
 
     def is_short(self, owner: str, num_sessions: int, num_bytes: int) -> bool:
-        """Whether so much more of the owner's does not fit."""
+        """Returns whether that much more of the owner's does not fit."""
         return self._find_short(owner, num_sessions, num_bytes) is not None
 
     def make(self, owner: str, num_sessions: int, num_bytes: int) -> list[Evictable]:
-        """What must go so that so much more fits. Raises Overloaded, which names the bound, if that is not possible."""
+        """Returns the sessions that must go so that this much more fits. Raises Overloaded with the bound's name if
+        that is impossible."""
         victims: list[Evictable] = []
         walks: dict[str, Iterator[Evictable]] = {}
         try:
@@ -64,14 +65,15 @@ class Room:
                 if found is None:
                     raise _refuse(bound, owner)
                 victims.append(found)
-                self.change(found.owner, -1, -found.weight)  # as if it had gone
+                self.change(found.owner, -1, -found.weight)  # as if it were gone
         finally:
             for victim in victims:
                 self.change(victim.owner, 1, victim.weight)
         return victims
 
     def find_excess(self) -> Evictable | None:
-        """One that should go, where sessions may be evicted, because those there are have grown beyond a bound."""
+        """Returns a session to evict, where eviction is allowed, because existing sessions have grown beyond a
+        bound."""
         found: list[Evictable] = []
 
         def accept(owner: str) -> bool:

@@ -1,4 +1,4 @@
-"""The store that the settings name. Only the one that is used is imported."""
+"""The store that the settings name. Only that store is imported."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def store_limits(settings: Settings) -> dict[str, int | None]:
 
 
 def choose_max_bytes(settings: Settings) -> int | None:
-    """The bytes that sessions may take; None in Redis, which has bounds of its own."""
+    """Returns the bytes that sessions may take; None in Redis, which has its own bounds."""
     if settings.store == "memory":
         return settings.max_session_bytes or _MEMORY_BYTES
     return settings.max_session_bytes or _DISK_BYTES if settings.store.startswith("sqlite:") else None

@@ -1,4 +1,4 @@
-"""The sessions of one owner in memory: by last use, and in the order in which they were made."""
+"""The sessions of one owner in memory: by last use, and in order of creation."""
 
 import bisect
 import collections
@@ -9,25 +9,27 @@ from typing import Any
 
 from carousel.state.store import Parts, Row
 
-Key = tuple[float, str]  # (created_at, id): this very object, so that a namesake is another one
-_ROW_BYTES = 700  # a row, its keys and its places in the indices, measured
+Key = tuple[float, str]  # (created_at, id): compared as an object, because a namesake is a different session
+_ROW_BYTES = 700  # a row, its keys and its index entries, measured
 _PAGE = 512
 
-# A row's values but its owner, a key in place of id and creation, then part name, part, part name, part ...: flat, for
-# a dictionary alone would cost 184 bytes a session, and of plain values alone, for the collector forgets such a tuple:
-# else it would walk a million rows, for most of a second in which nothing else runs.
+# A row's values without its owner, a key instead of id and creation time, then part name, part, part name, part ... The
+# tuple is flat, because a dictionary alone would cost 184 bytes a session. It has only plain values, because the
+# garbage collector then ignores it: otherwise it would walk a million rows and stop everything else for most of a
+# second.
 Entry = tuple[Any, ...]
 KEY, INCARNATION, REVISION, POSITION, UPDATED_AT, EXPIRES_AT, _FIRST_PART = range(7)
 
 
 class Shelf:
-    """Entries by session id. Whoever changes `entries` moves what was used to the end."""
+    """Entries by session id. A caller that changes `entries` moves used ones to the end."""
 
     __slots__ = ("_pages", "entries")
 
     def __init__(self) -> None:
         self.entries: collections.OrderedDict[str, Entry] = collections.OrderedDict()  # by last use
-        # Sorted keys; pages are of bounded length, so that to remove one moves few. None while there was but one entry.
+        # Sorted keys in pages of bounded length, so that a removal moves few keys. None while there has been only one
+        # entry.
         self._pages: list[list[Key]] | None = None
 
     def add(self, entry: Entry) -> None:
@@ -38,7 +40,7 @@ class Shelf:
             self._insert(self._pages, entry[KEY])
 
     def remove(self, session_id: str) -> Entry:
-        """The last one, too; then the shelf is to be thrown away."""
+        """Removes the entry, even the last one; the caller then discards the shelf."""
         entry = self.entries.pop(session_id)
         if self._pages is not None:
             number = _find_page(self._pages, entry[KEY])
@@ -49,7 +51,7 @@ class Shelf:
         return entry
 
     def walk_after(self, key: Key) -> Iterator[str]:
-        """Ids in order of (created_at, id), from the first one after the key. Nothing may change meanwhile."""
+        """Yields ids in order of (created_at, id), from the first one after the key. Nothing may change meanwhile."""
         pages = self._pages if self._pages is not None else [[entry[KEY] for entry in self.entries.values()]]
         for page in itertools.islice(pages, _find_page(pages, key), None):
             for _, session_id in itertools.islice(page, bisect.bisect_right(page, key), None):
@@ -68,7 +70,7 @@ class Shelf:
 
 
 def _find_page(pages: list[list[Key]], key: Key) -> int:
-    """That of the key, or where it would be. No page is empty."""
+    """Returns the key's page, or the page where it would be. No page is empty."""
     return max(0, bisect.bisect_right(pages, key, key=operator.itemgetter(0)) - 1)
 
 
@@ -91,5 +93,5 @@ def weigh(entry: Entry) -> int:
 
 
 def weigh_parts(parts: Parts) -> int:
-    """What the entry would weigh."""
+    """Returns the weight that the entry would have."""
     return _ROW_BYTES + sum(map(len, parts.values()))

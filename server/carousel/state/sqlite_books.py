@@ -1,4 +1,4 @@
-"""What each owner has in the SQLite store's file, kept in memory, and what a failed transaction takes back."""
+"""The totals of each owner in the SQLite store's file, kept in memory, and how to undo a failed transaction."""
 
 import sqlite3
 import threading
@@ -8,12 +8,12 @@ from functools import partial
 from carousel.shares import Shares
 from carousel.state.store import Capacity
 
-ROW_BYTES = 400  # a row and its places in the indices
+ROW_BYTES = 400  # a row and its index entries
 _OF_BYTES = ("max_session_bytes_per_owner", "max_session_bytes")
 
 
 class Journal:
-    """How to undo what a transaction did outside the file. For the writer's thread alone."""
+    """How to undo a transaction's effects outside the file. Only for the writer's thread."""
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], None]] = []
@@ -36,7 +36,7 @@ class Journal:
 
 
 class Books:
-    """Counts by owner. `sessions` and `num_bytes` are used by both threads, the others by the writer's alone."""
+    """Counts by owner. Both threads use `sessions` and `num_bytes`; only the writer's thread uses the others."""
 
     def __init__(self, capacity: Capacity, journal: Journal) -> None:
         self.capacity = capacity
@@ -52,7 +52,7 @@ class Books:
         )
 
     def load(self, connection: sqlite3.Connection) -> None:
-        """From the file."""
+        """Reads the counts from the file."""
         rows = connection.execute("SELECT owner, count(*), sum(num_bytes) FROM sessions GROUP BY owner")
         for owner, count, num_bytes in rows:
             if num_bytes < 0:
@@ -64,24 +64,24 @@ class Books:
                 shares.change(owner, count)
 
     def change(self, shares: Shares, owner: str, amount: int) -> None:
-        """Within a transaction; undone if that fails."""
+        """Makes a change within a transaction, which is undone if that fails."""
         self._change(shares, owner, amount)
         self.journal.note(partial(self._change, shares, owner, -amount))
 
     def touch(self, owner: str) -> None:
-        """He changes a session: of owners that have as much, another one makes room."""
+        """The owner changes a session: among owners with equal use, another one is evicted from first."""
         with self._lock:
             self.sessions.touch(owner)
             self.num_bytes.touch(owner)
 
     def lacks(self, owner: str, sessions: int, num_bytes: int) -> str | None:
-        """The limit that so much more would pass, the owner's own first."""
+        """Returns the limit that this much more would exceed, the owner's own first."""
         with self._lock:
             return next(self._passed(owner, sessions, num_bytes), None)
 
     def reserve(self, number: int, owner: str, num_bytes: int) -> str | None:
-        """Room for the session with this hold; the limit that stands in the way, and then nothing is reserved. Where
-        sessions are evicted, room is made afterwards."""
+        """Reserves room for the session with this hold. Returns the limit that prevents it; then nothing is reserved.
+        Where sessions are evicted, room is made afterwards."""
         if self.capacity.evicts or num_bytes <= 0:
             return None
         with self._lock:
@@ -93,7 +93,8 @@ class Books:
             return None
 
     def excess(self) -> list[tuple[str, str]]:
-        """Limits that are passed, each with an owner who uses most: turns pass them where room is made afterwards."""
+        """Returns the exceeded limits, each with an owner who uses most: turns exceed them where room is made
+        afterwards."""
         with self._lock:
             owners = {False: self.sessions.largest(), True: self.num_bytes.largest()}
             return [
@@ -105,8 +106,8 @@ class Books:
             ]
 
     def above_share(self, limit: str, owner: str) -> Iterator[str]:
-        """Whose sessions make room for the owner's at the limit, in this order: his own where the limit is his own;
-        else those of who uses more than his share, the largest user first; his own last, or first among equals."""
+        """Yields the owners whose sessions make room at the limit, in this order: at the owner's own limit, the owner;
+        otherwise owners above their share, the largest user first, and the owner itself last, or first among equals."""
         if limit.endswith("per_owner"):
             yield owner
             return
@@ -119,13 +120,13 @@ class Books:
                 largest = owner
         if shares.used(largest) > share:
             yield largest
-        with self._lock:  # hardly ever: everything of the largest is in use
+        with self._lock:  # rarely: every session of the largest owner is in use
             others = shares.above(share)
         yield from (one for one in others if one not in (largest, owner))
         yield owner
 
     def give_back(self, number: int) -> None:
-        """The room that is reserved, if any."""
+        """Releases the reservation, if any."""
         with self._lock:
             owner, num_bytes = self._reserved.pop(number, ("", 0))
             self.num_bytes.change(owner, -num_bytes)

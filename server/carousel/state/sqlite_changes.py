@@ -1,6 +1,6 @@
-"""What the SQLite store does to its file, within transactions of the writer's thread.
+"""The SQLite store's changes to its file, within transactions of the writer's thread.
 
-Here it is decided whose time has come and who makes room, on what the file says at that moment and on what is held.
+This module decides which sessions are due and which make room, from the file's content at that moment and the holds.
 """
 
 import contextlib
@@ -35,18 +35,18 @@ from carousel.state.store import (
 )
 
 _SWEEP_SECONDS = 0.02  # how long turns may wait for one part of a sweep
-_NUM_PRUNED = 8  # deeds or endings forgotten with each new one, so that they become fewer
+_NUM_PRUNED = 8  # deeds or endings forgotten with each new one, so that their number falls
 
 
 @record(frozen=True, slots=True)
 class Made:
     rows: list[Row]
-    endings: list[Ending]  # of those that made room
+    endings: list[Ending]  # of sessions that made room
 
 
 @record(frozen=True, slots=True)
 class Met:
-    """What a take or a read meets, and the ending that it brought about."""
+    """The result of a take or a read, and the ending that it caused."""
 
     found: Held | Ending | None
     ended: Ending | None
@@ -59,7 +59,8 @@ class Swept:
 
 
 class Changes:
-    """Each method is called within a transaction. What it does to holds and books is undone if that fails."""
+    """Each method is called within a transaction. Its effects on holds and books are undone if the transaction
+    fails."""
 
     def __init__(self, holds: Holds, books: Books, lifetimes: Lifetimes, clock: Callable[[], float]) -> None:
         self._holds = holds
@@ -68,7 +69,7 @@ class Changes:
         self._clock = clock
 
     def next_row(self, row: Row, change: Change) -> Row:
-        """As it stands after the change."""
+        """Returns the row after the change."""
         at, created_at = self._clock() - change.age_seconds, row.created_at
         expires_at = self._expiry(created_at, at)
         return Row(row.id, row.owner, row.incarnation, row.revision + 1, change.position, created_at, at, expires_at)
@@ -104,18 +105,18 @@ class Changes:
         return self._end(connection, found, reason, now)
 
     def meet(self, connection: sqlite3.Connection, key: Key, number: int = 0) -> Met:
-        """For a take that asks, by its number, or for a read: the session, or how it ended if it was due."""
+        """For a take that asks, by its number, or for a read: returns the session, or how it ended if it was due."""
         found = rows.find_session(connection, *key)
         ended = None if found is None else self._end_if_due(connection, found, self._clock())
         self._holds.grant(key, number)
         return Met(rows.load(connection, *key), ended)
 
     def sweep(self, connection: sqlite3.Connection, count: int) -> Swept:
-        """A part of a sweep: as much as may be done while turns wait."""
+        """Runs one part of a sweep: as much as is possible while turns wait."""
         now, until = self._clock(), time.monotonic() + _SWEEP_SECONDS
         endings: list[Ending] = []
         used_since: list[Found] = []
-        num_looked = count + len(self._holds)  # so that those in use do not hide the others
+        num_looked = count + len(self._holds)  # so that held ones do not hide the others
         due = rows.find_due(connection, now, num_looked)
         is_more = len(due) == num_looked
         for found in due:
@@ -133,7 +134,7 @@ class Changes:
         return Swept(endings, is_more)
 
     def _clear_place(self, connection: sqlite3.Connection, birth: Birth, now: float) -> Ending | None:
-        """Raises SessionExists if a session lives under the id; one that is due ends now."""
+        """Raises SessionExists if a session lives under the id; a due one ends now."""
         found = rows.find_session(connection, birth.owner, birth.id)
         if found is None:
             return None
@@ -161,7 +162,7 @@ class Changes:
         return None
 
     def _find_victim(self, connection: sqlite3.Connection, limit: str, owner: str) -> Found | None:
-        """Whoever it is, it is not held, and no turn gets it from now on."""
+        """Returns a session to evict: it is not held, and no turn can take it from now on."""
         for one in self._books.above_share(limit, owner):
             for found in rows.find_unused(connection, one):
                 if self._begin_ending((one, found.row.id)):
@@ -229,8 +230,8 @@ class Changes:
     def _bound(
         self, connection: sqlite3.Connection, table: str, shares: Shares, owner: str, of_one: int, of_all: int
     ) -> None:
-        """Forget the oldest beyond what is kept: the owner's own, or those of who has most, so that nobody's are pushed
-        out by others who make many."""
+        """Forgets the oldest beyond the bound: the owner's own, or those of the owner with the most, so that one
+        owner's many never push out another's."""
         if (excess := shares.used(owner) - of_one) > 0:
             self._forget(connection, table, shares, owner, excess)
         if (excess := shares.total - of_all) > 0 and (largest := shares.largest()) is not None:
@@ -245,13 +246,13 @@ class Changes:
 
     @contextlib.contextmanager
     def _atomic(self, connection: sqlite3.Connection) -> Iterator[None]:
-        """What is refused in the middle leaves nothing behind."""
+        """A refusal in the middle leaves nothing behind."""
         mark = self._books.journal.mark()
         connection.execute("SAVEPOINT change")
         try:
             yield
         except BaseException:
-            if connection.in_transaction:  # a disk that is full may have ended it
+            if connection.in_transaction:  # a full disk may have ended it
                 connection.execute("ROLLBACK TO change")
                 connection.execute("RELEASE change")
             self._books.journal.roll_back(mark)

@@ -1,6 +1,6 @@
-"""The file under the SQLite store: made whole, recognised, checked, locked. A file that is not ours is only ever read.
+"""The file of the SQLite store: created atomically, recognised, checked, locked. A foreign file is only ever read.
 
-What the tables mean is the store's business.
+The store knows what the tables mean.
 """
 
 import contextlib
@@ -16,12 +16,12 @@ from carousel.state.sqlite_format import APPLICATION_ID, FORMAT, OLDEST_FORMAT, 
 
 BUSY_SECONDS = 1.0  # how long a write waits for a tool that has the file locked
 _MAGIC = b"SQLite format 3\0"
-_FULL_CHECK_BYTES = 64 * 2**20  # a larger file has only its index of sessions checked, so that it opens quickly
+_FULL_CHECK_BYTES = 64 * 2**20  # of a larger file only the session index is checked, so that it opens quickly
 _CHECKPOINT_PAGES = 8192
 
 
 def lock(path: Path) -> int:
-    """A file descriptor that keeps other servers off the file for as long as it is open. Raises StoreInvalid."""
+    """Returns a file descriptor that keeps other servers off the file while it is open. Raises StoreInvalid."""
     try:
         descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -35,9 +35,9 @@ def lock(path: Path) -> int:
 
 
 def open_file(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
-    """A connection that writes and one that reads; the file is made if there is none, and brought to this format if it
-    has the one before. Raises StoreInvalid with the reason for a file that is foreign, damaged, of an unknown format or
-    not to be written, and leaves it as it is."""
+    """Returns a connection that writes and one that reads. Creates a missing file, and migrates one of the previous
+    format. Raises StoreInvalid with the reason for a file that is foreign, damaged, of an unknown format or not
+    writable, and leaves it unchanged."""
     try:
         if os.path.lexists(path):
             _check(path)
@@ -51,7 +51,7 @@ def open_file(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
 def _open_writer(path: Path) -> sqlite3.Connection:
     connection = _connect(path, "rw", synchronous="FULL")
     try:
-        connection.execute("BEGIN IMMEDIATE")  # a file that cannot be written is found now and not at the first turn
+        connection.execute("BEGIN IMMEDIATE")  # finds an unwritable file now, not at the first turn
         connection.execute("ROLLBACK")
         if read_format(connection) != FORMAT:
             migrate(connection)
@@ -77,7 +77,7 @@ def _connect(path: Path, mode: str, **pragmas: str) -> sqlite3.Connection:
 
 
 def _make(path: Path) -> None:
-    """Whole under another name first, so that a crash leaves either no file or a good one."""
+    """Creates the file under another name first, so that a crash leaves either no file or a good one."""
     draft = Path(f"{path}.new")
     draft.unlink(missing_ok=True)
     os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
@@ -107,7 +107,7 @@ def _check(path: Path) -> None:
             _check_format(path, read_format(connection))
             (found,) = connection.execute(f"PRAGMA quick_check{table}").fetchone()
             connection.execute("SELECT key, owner, num_bytes FROM sessions").fetchone()
-    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter from a name or a complaint that is no text
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter from a name or message that is not text
         raise StoreInvalid(f"{path} is damaged: {error}") from error
     if found != "ok":
         raise StoreInvalid(f"{path} is damaged: {' '.join(found.split())[:200]}")

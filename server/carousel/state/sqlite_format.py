@@ -1,13 +1,13 @@
-"""The tables of the SQLite store's file, and how a file of a format before becomes one of this format."""
+"""The tables of the SQLite store's file, and the migration of a file of an earlier format."""
 
 import contextlib
 import sqlite3
 
 APPLICATION_ID = 0x4352534C  # "CRSL"
 FORMAT = 3
-OLDEST_FORMAT = 1  # that can be brought to this one
+OLDEST_FORMAT = 1  # the oldest format that can be migrated
 
-# A session is looked at again at `check_at`, which is moved when that comes and not at every turn.
+# The sweep checks a session again at `check_at`, which moves when that time comes and not at every turn.
 _TABLES = (
     """CREATE TABLE sessions (
         key INTEGER PRIMARY KEY, owner TEXT NOT NULL, id TEXT NOT NULL, incarnation INTEGER NOT NULL,
@@ -37,7 +37,7 @@ _INDICES = (
 _NUMBERS = "incarnation, revision, position, created_at, updated_at, expires_at, check_at, num_bytes"
 _MARKS = (f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {FORMAT}")
 _SCHEMA = (*_TABLES, _PARTS, _TURN_LOG, *_INDICES, *_MARKS)
-# Parts, nearly all of the file, stay where they are: sessions keep their keys.
+# Parts, nearly all of the file, stay in place: sessions keep their keys.
 _FROM_FORMAT_1 = (
     "DROP INDEX sessions_by_owner",
     "DROP INDEX sessions_by_use",
@@ -62,20 +62,20 @@ _FROM_FORMAT_2 = (_TURN_LOG, *_MARKS)
 
 
 def make_tables(connection: sqlite3.Connection) -> None:
-    """In an empty file."""
+    """Creates the tables in an empty file."""
     _run_all(connection, _SCHEMA)
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """From a format before, wholly or not at all. When it returns the main file itself says so, not the log alone: an
-    older server looks there."""
+    """Migrates from an earlier format, in one transaction. On return the main file itself has the new format, not only
+    the log: an older server looks there."""
     _run_all(connection, _FROM_FORMAT_1 if read_format(connection) == 1 else _FROM_FORMAT_2)
-    with contextlib.suppress(sqlite3.Error):  # then the log says it, which is enough for everybody who can read it
+    with contextlib.suppress(sqlite3.Error):  # then only the log has it; capable readers see that
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def read_format(connection: sqlite3.Connection) -> int:
-    """As the log has it, which may be ahead of the file."""
+    """Returns the log's format, which may be ahead of the file."""
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 

@@ -1,7 +1,7 @@
 """Who may end a session by the clock or for room: the event loop knows what is held, the writer's thread decides.
 
-A take is noted before it looks at anything, and the writer notes what it ends before it ends it, each under the same
-lock. So one of the two sees the other: the writer leaves the session alone, or the take asks the writer.
+A take is recorded before it reads anything, and the writer records what it will end before it ends it, both under the
+same lock. So one of the two sees the other: the writer leaves the session alone, or the take asks the writer.
 """
 
 import collections
@@ -12,14 +12,14 @@ Key = tuple[str, str]  # owner, session id
 
 
 class Holds:
-    """Holds by number, several of one session too. All methods may be called from both threads."""
+    """Holds by number, possibly several of one session. Both threads may call all methods."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._held: dict[Key, set[int]] = {}
-        self._asking: dict[Key, set[int]] = {}  # the writer answers them, so it may end what they ask for
-        self._ending: collections.Counter[Key] = collections.Counter()  # by transactions whose end is not yet told
+        self._asking: dict[Key, set[int]] = {}  # the writer answers them, so it may end these sessions
+        self._ending: collections.Counter[Key] = collections.Counter()  # by transactions whose end is not yet reported
 
     def __repr__(self) -> str:
         return f"Holds({len(self._held)} sessions held, {len(self._ending)} ending)"
@@ -28,7 +28,7 @@ class Holds:
         return len(self._held)
 
     def add(self, key: Key) -> int:
-        """A hold from now on; its number. It asks if the session is being ended."""
+        """Adds a hold and returns its number. The hold asks the writer if the session is being ended."""
         with self._lock:
             number = next(self._numbers)
             holds = self._asking if key in self._ending else self._held
@@ -36,7 +36,7 @@ class Holds:
             return number
 
     def ask(self, key: Key, number: int) -> None:
-        """The hold does not protect its session any more, until it is granted."""
+        """The hold no longer protects its session, until it is granted."""
         with self._lock:
             _move(key, number, self._held, self._asking)
 
@@ -45,12 +45,12 @@ class Holds:
             return number in self._asking.get(key, ())
 
     def grant(self, key: Key, number: int) -> None:
-        """What asked holds the session, unless it was dropped meanwhile."""
+        """A hold that asked now holds the session, unless it was dropped meanwhile."""
         with self._lock:
             _move(key, number, self._asking, self._held)
 
     def drop(self, key: Key, number: int) -> None:
-        """Also when there is no such hold."""
+        """Does nothing when there is no such hold."""
         with self._lock:
             _discard(key, number, self._held)
             _discard(key, number, self._asking)
@@ -60,7 +60,7 @@ class Holds:
             return key in self._held
 
     def begin_ending(self, key: Key, *, even_held: bool = False) -> bool:
-        """Whether the session may be ended; then `finish_ending` follows when that is known or undone."""
+        """Returns whether the session may be ended; `finish_ending` then follows when that is known or undone."""
         with self._lock:
             if key in self._held and not even_held:
                 return False

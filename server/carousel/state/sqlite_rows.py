@@ -1,4 +1,4 @@
-"""What the SQLite store asks of its tables and writes into them. Statements alone: nothing is decided here."""
+"""The SQLite store's queries and statements. Nothing is decided here."""
 
 import json
 import sqlite3
@@ -42,7 +42,7 @@ def find(connection: sqlite3.Connection, owner: str, session_id: str) -> Row | E
 
 
 def load(connection: sqlite3.Connection, owner: str, session_id: str) -> Held | Ending | None:
-    """Row and parts of the same moment, within a transaction."""
+    """Returns row and parts of the same moment, within a transaction."""
     found = find_session(connection, owner, session_id)
     if found is None:
         return find_ending(connection, owner, session_id)
@@ -50,7 +50,7 @@ def load(connection: sqlite3.Connection, owner: str, session_id: str) -> Held | 
 
 
 def load_alone(connection: sqlite3.Connection, owner: str, session_id: str) -> Held | Ending | None:
-    """The same in a transaction of its own."""
+    """Works as `load`, in its own transaction."""
     connection.execute("BEGIN")
     try:
         return load(connection, owner, session_id)
@@ -59,13 +59,14 @@ def load_alone(connection: sqlite3.Connection, owner: str, session_id: str) -> H
 
 
 def find_due(connection: sqlite3.Connection, now: float, count: int) -> list[Found]:
-    """Those to be looked at now, the longest due first."""
+    """Returns the sessions to check now, the longest due first."""
     query = f"SELECT {_FOUND} FROM sessions WHERE check_at <= ? ORDER BY check_at LIMIT ?"
     return list(_founds(connection.execute(query, (now, count))))
 
 
 def find_unused(connection: sqlite3.Connection, owner: str) -> Iterator[Found]:
-    """The owner's, the longest unchanged first. Nothing may be written before the iterator is closed."""
+    """Yields the owner's sessions, the longest unchanged first. Nothing may be written before the iterator is
+    closed."""
     return _founds(connection.execute(f"SELECT {_FOUND} FROM sessions WHERE owner = ? ORDER BY updated_at", (owner,)))
 
 
@@ -85,7 +86,7 @@ def find_deed(connection: sqlite3.Connection, owner: str, request_id: str, since
 def _read_reason(text: str) -> EndReason:
     try:
         return EndReason(text)
-    except ValueError as error:  # somebody else has written into the file
+    except ValueError as error:  # another program has written into the file
         raise sqlite3.DataError(f"a session ended for the reason {text!r}") from error
 
 
@@ -105,7 +106,7 @@ def insert_session(connection: sqlite3.Connection, row: Row, parts: Parts, num_b
 
 
 def update_session(connection: sqlite3.Connection, old: Row, new: Row, num_bytes: int) -> int | None:
-    """The session's key in the file; None if it is no longer there as it was."""
+    """Returns the session's key in the file; None if the session is gone or changed."""
     query = (
         "UPDATE sessions SET revision = ?, position = ?, updated_at = ?, expires_at = ?, num_bytes = ?"
         f" WHERE {_OF_ONE} AND incarnation = ? AND revision = ? RETURNING key"
@@ -116,7 +117,7 @@ def update_session(connection: sqlite3.Connection, old: Row, new: Row, num_bytes
 
 
 def change_parts(connection: sqlite3.Connection, key: int, put: Parts, drop: Iterable[str]) -> None:
-    """What goes gives its place in the file to what comes, so that fewer pages are written."""
+    """New parts take the place of dropped ones in the file, so that fewer pages are written."""
     left = [name for name in drop if name not in put]
     for name, content in put.items():
         is_numbered = "/" in name  # others are the same parts again and again
@@ -127,7 +128,7 @@ def change_parts(connection: sqlite3.Connection, key: int, put: Parts, drop: Ite
 
 
 def postpone(connection: sqlite3.Connection, founds: Iterable[Found]) -> None:
-    """They are looked at again when they expire as of now."""
+    """Sets the next check of these sessions to their current expiry."""
     moved = ((found.row.expires_at, found.key) for found in founds)
     connection.executemany("UPDATE sessions SET check_at = ? WHERE key = ?", moved)
 
@@ -143,7 +144,7 @@ def insert_ending(connection: sqlite3.Connection, ending: Ending) -> None:
 
 
 def delete_ending(connection: sqlite3.Connection, birth: Birth) -> bool:
-    """Whether there was one."""
+    """Returns whether there was one."""
     return connection.execute(f"DELETE FROM endings WHERE {_OF_ONE}", (birth.owner, birth.id)).rowcount > 0
 
 
@@ -153,18 +154,18 @@ def insert_deed(connection: sqlite3.Connection, deed: Deed, at: float) -> None:
 
 
 def delete_deed(connection: sqlite3.Connection, owner: str, request_id: str) -> bool:
-    """Whether there was one."""
+    """Returns whether there was one."""
     return connection.execute("DELETE FROM deeds WHERE owner = ? AND request_id = ?", (owner, request_id)).rowcount > 0
 
 
 def delete_oldest(connection: sqlite3.Connection, table: str, count: int, owner: str) -> int:
-    """Of the owner's endings or deeds. How many there were."""
+    """Deletes the owner's oldest endings or deeds. Returns how many there were."""
     oldest = f"SELECT number FROM {table} WHERE owner = ? ORDER BY number LIMIT ?"
     return connection.execute(f"DELETE FROM {table} WHERE number IN ({oldest})", (owner, count)).rowcount
 
 
 def delete_deeds_before(connection: sqlite3.Connection, moment: float, count: int) -> list[str]:
-    """The oldest that are older; whose they were."""
+    """Deletes the oldest deeds before the moment. Returns their owners."""
     oldest = "SELECT number FROM deeds ORDER BY number LIMIT ?"
     query = f"DELETE FROM deeds WHERE number IN ({oldest}) AND at <= ? RETURNING owner"
     return [one for (one,) in connection.execute(query, (count, moment)).fetchall()]
@@ -175,7 +176,7 @@ def insert_entry(connection: sqlite3.Connection, number: int, content: bytes) ->
 
 
 def delete_entries(connection: sqlite3.Connection, number: int) -> None:
-    """Up to that one."""
+    """Deletes the entries up to that number."""
     connection.execute("DELETE FROM turn_log WHERE number <= ?", (number,))
 
 
@@ -184,7 +185,7 @@ def find_entries(connection: sqlite3.Connection) -> list[bytes]:
 
 
 def find_last_entry(connection: sqlite3.Connection) -> int:
-    """Its number; 0 if there is none."""
+    """Returns its number; 0 if there is none."""
     last = int(connection.execute("SELECT coalesce(max(number), 0) FROM turn_log").fetchone()[0])
     if last >= _MAX_ENTRIES:
         raise sqlite3.DataError(f"an entry of the turn log has the number {last}")

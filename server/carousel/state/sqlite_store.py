@@ -1,6 +1,7 @@
-"""Sessions in one SQLite file that this server has for itself: durable at each turn, more than memory holds.
+"""Sessions in one SQLite file that only this server uses: durable at each turn, more than memory holds.
 
-Parts are rows, so a turn writes its own snapshot and not the session's past. What was written last is kept in memory.
+Parts are rows, so a turn writes its own snapshot and not the session's past. Recently written parts are cached in
+memory.
 """
 
 import asyncio
@@ -39,12 +40,12 @@ from carousel.state.store import (
 
 Result = TypeVar("Result")
 _CACHE_BYTES = 256 * 2**20
-_MAX_PART = 128  # sessions that are ended in one transaction, told in one go
+_MAX_PART = 128  # sessions that one transaction ends and reports together
 
 
 @dataclass(frozen=True, slots=True)
 class _Open:
-    """What there is between `start` and `close`."""
+    """What exists between `start` and `close`."""
 
     writer: GroupCommit
     reader: sqlite3.Connection
@@ -53,13 +54,13 @@ class _Open:
     books: Books
     changes: Changes
     numbers: Iterator[int]  # of entries of the turn log
-    told: Callable[[Ending], None]
+    on_ending: Callable[[Ending], None]
 
 
 class SqliteStore:
-    """A SessionStore. Of an owner's sessions that no turn holds, the one that was changed longest ago is evicted first.
+    """A SessionStore. Of an owner's sessions that no turn holds, the longest unchanged is evicted first.
 
-    `take` is told in the epoch which hold it is: a release gives that one back, however often it is called.
+    The epoch of a take identifies its hold: a release frees that hold, however often it is called.
     """
 
     durability = Durability.EACH_TURN
@@ -86,7 +87,7 @@ class SqliteStore:
         state = "closed" if self._open is None else f"open, {self._open.holds}, {self._open.books}"
         return f"SqliteStore({self._path}, {state}, {self._recent})"
 
-    async def start(self, told: Callable[[Ending], None]) -> None:
+    async def start(self, on_ending: Callable[[Ending], None]) -> None:
         self._lock = await asyncio.to_thread(lock, self._path)
         journal, holds = Journal(), Holds()
         books = Books(self._capacity, journal)
@@ -98,7 +99,7 @@ class SqliteStore:
         writer = GroupCommit(writing, journal.settle, self._recent.clear)
         reading = ThreadPoolExecutor(1, "store-reader")
         changes = Changes(holds, books, self._lifetimes, self.clock)
-        self._open = _Open(writer, reader, reading, holds, books, changes, itertools.count(last + 1), told)
+        self._open = _Open(writer, reader, reading, holds, books, changes, itertools.count(last + 1), on_ending)
 
     async def close(self) -> None:
         closing, self._open = self._open, None  # from now on calls are refused
@@ -113,10 +114,10 @@ class SqliteStore:
         store = self._opened()
         copies = [Birth(one.id, one.owner, one.incarnation, one.position, dict(one.parts)) for one in births]
         if copies and store.books.lacks(copies[0].owner, len(copies), sum(weigh(one.parts) for one in copies)):
-            await self._sweep(store, _MAX_PART)  # what is due goes before what lives
+            await self._sweep(store, _MAX_PART)  # due sessions end before live ones are evicted
 
         def then(made: Made) -> None:
-            self._tell(store, made.endings)
+            self._report(store, made.endings)
             for row, birth in zip(made.rows, copies, strict=True):
                 self._recent.put((row.owner, row.id), Held(row, birth.parts), weigh(birth.parts))
 
@@ -136,9 +137,9 @@ class SqliteStore:
         met = await self._meet(store, key)
         return met.row if isinstance(met, Held) else met
 
-    async def take(self, owner: str, session_id: str, room: int = 0) -> Held | Ending | None:
+    async def acquire(self, owner: str, session_id: str, room: int = 0) -> Held | Ending | None:
         store, key = self._opened(), (owner, session_id)
-        number = store.holds.add(key)  # before anything is looked at: from here on it is not ended, or this is told
+        number = store.holds.add(key)  # before any read: the session does not end, or this hold learns of it
         is_taken = False
         try:
             found = await self._find_to_take(store, key, number)
@@ -152,7 +153,7 @@ class SqliteStore:
                 store.holds.drop(key, number)
 
     async def reclaim(self, owner: str, session_id: str) -> Held | Ending | None:
-        """As `take`, also of a session that is due. For a start, while nobody else uses the store."""
+        """Works as `take`, also for a due session. Only for a start, while nothing else uses the store."""
         store, key = self._opened(), (owner, session_id)
         found = await self._read(lambda reader: rows.load_alone(reader, *key))
         return Held(found.row, found.parts, store.holds.add(key)) if isinstance(found, Held) else found
@@ -161,11 +162,11 @@ class SqliteStore:
         return await self.write(held, change, self.next_row(held.row, change))
 
     def next_row(self, row: Row, change: Change) -> Row:
-        """As it stands after the change, by this store's clock and lifetimes."""
+        """Returns the row after the change, by this store's clock and lifetimes."""
         return self._opened().changes.next_row(row, change)
 
     async def write(self, held: Held, change: Change, row: Row) -> Row:
-        """As `commit`; the row is what the session is to stand at, several changes later it may be."""
+        """Works as `commit`; `row` is the session's new row, possibly several changes later."""
         store = self._opened()
         dropped = set(change.drop)
         parts = {name: part for name, part in held.parts.items() if name not in dropped} | dict(change.put)
@@ -180,25 +181,25 @@ class SqliteStore:
         return row
 
     async def append(self, entry: bytes, then: Callable[[int], None]) -> None:
-        """To the turn log: once it is on disk, `then` is told its number, which is higher than that of any before it
-        since the start. Nobody reads the log before the next start."""
+        """Appends to the turn log. Once the entry is on disk, `then` is called with its number, which is higher than
+        any since the start. The log is only read at the next start."""
         store = self._opened()
         number = next(store.numbers)
         await store.writer.write(lambda writing: rows.insert_entry(writing, number, entry), lambda _: then(number))
 
     async def read_log(self) -> list[bytes]:
-        """What was appended and not trimmed before this start, in its order."""
+        """Returns the entries that were appended but not trimmed before this start, in order."""
         return await self._read(rows.find_entries)
 
     async def trim(self, number: int) -> None:
-        """Forget the entries up to this one."""
+        """Deletes the entries up to this one."""
         await self._opened().writer.write(lambda writing: rows.delete_entries(writing, number), _ignore)
 
     async def release(self, held: Held) -> None:
         self.let_go(held.row, held.epoch)
 
     def let_go(self, row: Row, epoch: int) -> None:
-        """Release at once."""
+        """Releases the hold at once."""
         if self._open is not None:
             self._open.holds.drop((row.owner, row.id), epoch)
             self._open.books.give_back(epoch)
@@ -207,7 +208,7 @@ class SqliteStore:
         store = self._opened()
         ended = await store.writer.write(
             lambda writing: store.changes.end(writing, row, reason, deed),
-            lambda ended: self._tell(store, [ended] if ended is not None else []),
+            lambda ended: self._report(store, [ended] if ended is not None else []),
         )
         return ended is not None
 
@@ -238,7 +239,7 @@ class SqliteStore:
         while is_more and num_ended < count:
             part = min(_MAX_PART, count - num_ended)
             swept: Swept = await store.writer.write(
-                partial(store.changes.sweep, count=part), lambda swept: self._tell(store, swept.endings)
+                partial(store.changes.sweep, count=part), lambda swept: self._report(store, swept.endings)
             )
             num_ended, is_more = num_ended + len(swept.endings), swept.is_more
         return num_ended
@@ -254,10 +255,10 @@ class SqliteStore:
         return await self._meet(store, key, number)
 
     async def _meet(self, store: _Open, key: Key, number: int = 0) -> Held | Ending | None:
-        """Have the writer look, which ends what is due."""
+        """Lets the writer check the session, which ends it when it is due."""
 
         def then(met: Met) -> None:
-            self._tell(store, [met.ended] if met.ended is not None else [])
+            self._report(store, [met.ended] if met.ended is not None else [])
 
         met = await store.writer.write(lambda writing: store.changes.meet(writing, key, number), then)
         return met.found
@@ -268,16 +269,16 @@ class SqliteStore:
             return
         await self._sweep(store, _MAX_PART)
         if limit := store.books.reserve(number, owner, room):
-            raise Overloaded(f"there is no room for {room} bytes more", limit=limit, retry_seconds=10.0)
+            raise Overloaded(f"there is no room for {room} more bytes", limit=limit, retry_seconds=10.0)
 
-    def _tell(self, store: _Open, endings: Sequence[Ending]) -> None:
-        """It is on disk: forget them, let takes in again, and say so."""
+    def _report(self, store: _Open, endings: Sequence[Ending]) -> None:
+        """The endings are on disk: drop the sessions from the cache, allow takes again, and report the endings."""
         for ending in endings:
             self._recent.drop((ending.owner, ending.id))
             store.holds.finish_ending((ending.owner, ending.id))
         for ending in endings:
             if ending.reason is not EndReason.UNDONE:
-                store.told(ending)
+                store.on_ending(ending)
 
     def _opened(self) -> _Open:
         if self._open is None:
@@ -298,11 +299,11 @@ class SqliteStore:
 
 
 def _ignore(_: None) -> None:
-    """Nobody is told."""
+    """Does nothing."""
 
 
 def _open_file(path: Path, books: Books) -> tuple[sqlite3.Connection, sqlite3.Connection, int]:
-    """Connections that write and read, and the last number in the turn log."""
+    """Returns connections that write and read, and the last number in the turn log."""
     writing, reader = open_file(path)
     try:
         books.load(reader)

@@ -1,7 +1,7 @@
-"""Where sessions are between turns: the seam behind which memory, SQLite and Redis stand.
+"""Where sessions are between turns: the interface of the memory, SQLite and Redis stores.
 
-A store keeps a `Row` and named parts (bytes) of each session and knows nothing of what the parts mean; `sessions` does.
-It has the clock: it writes every moment of a row, and decides alone whose time has come.
+A store keeps a `Row` and named parts (bytes) of each session and does not know what the parts mean; `sessions` does.
+The store has the clock: it writes every time in a row, and it alone decides when a session is due.
 """
 
 import enum
@@ -14,9 +14,9 @@ from carousel.shares import OwnerLimits
 
 Parts = Mapping[str, bytes]
 
-DEED_SECONDS = 600.0  # how long a request that made or ended sessions is remembered
+DEED_SECONDS = 600.0  # how long a request that created or ended sessions is remembered
 MAX_DEEDS_PER_OWNER = 10_000
-MAX_DEEDS = 100_000  # of all owners; beyond it the oldest of who has most are forgotten
+MAX_DEEDS = 100_000  # of all owners; beyond it the oldest of the owner with the most are forgotten
 MAX_ENDINGS_PER_OWNER = 1_000
 MAX_ENDINGS = 100_000  # likewise
 
@@ -25,12 +25,12 @@ class EndReason(enum.StrEnum):
     DELETED = "deleted"
     IDLE = "idle"  # unused for too long
     AGE = "age"  # its absolute lifetime has passed
-    EVICTED = "evicted"  # the store was full and it was the least recently used of an owner above his share
-    UNDONE = "undone"  # made by a request that failed or was cancelled; it leaves no Ending
+    EVICTED = "evicted"  # the store was full and it was the least recently used of an owner above its share
+    UNDONE = "undone"  # created by a request that failed or was cancelled; it leaves no Ending
 
 
 class Durability(enum.StrEnum):
-    """What a crash of the server takes."""
+    """What a crash of the server loses."""
 
     NONE = "none"  # everything
     INTERVAL = "interval"  # what was committed since the last flush
@@ -42,13 +42,13 @@ class Lifetimes:
     """How long sessions live, in seconds."""
 
     idle: float  # after the last change
-    absolute: float  # after the creation, used or not
+    absolute: float  # after creation, used or not
 
 
 @record(frozen=True, slots=True)
 class Capacity:
-    """How much may live at once. Where `evicts`, the least recently used session of the owner furthest above his share,
-    the one who has most, makes room for a new one, never one in use; otherwise what does not fit is refused."""
+    """How much may live at once. Where `evicts`, the owner furthest above its share, the one with the most, loses its
+    least recently used session to make room, never one in use; otherwise what does not fit is refused."""
 
     max_sessions: int
     max_bytes: int
@@ -60,10 +60,10 @@ class Capacity:
 class Row:
     """A session without its parts. Times are seconds since the epoch, by the store's clock."""
 
-    id: str  # unique for its owner alone
+    id: str  # unique only within its owner
     owner: str
-    incarnation: int  # random: a session made anew under an old id is another one
-    revision: int  # changes committed
+    incarnation: int  # random: a new session under an old id has another one
+    revision: int  # number of committed changes
     position: int
     created_at: float
     updated_at: float
@@ -72,7 +72,7 @@ class Row:
 
 @record(frozen=True, slots=True)
 class Birth:
-    """A session that is to be made."""
+    """A session to create."""
 
     id: str
     owner: str
@@ -83,7 +83,7 @@ class Birth:
 
 @record(frozen=True, slots=True)
 class Held:
-    """A session as it was when a turn took it. `epoch` fences: a store shared by servers raises it at every take."""
+    """A session as a turn took it. `epoch` is the fence: a shared store raises it at every take."""
 
     row: Row
     parts: Parts
@@ -92,17 +92,17 @@ class Held:
 
 @record(frozen=True, slots=True)
 class Change:
-    """What a turn does to a session, in one atomic write. The store raises the revision by one and sets the moments."""
+    """What a turn does to a session, in one atomic write. The store raises the revision by one and sets the times."""
 
     position: int
     put: Parts
     drop: tuple[str, ...] = ()
-    age_seconds: float = 0.0  # how long ago it happened; a store that writes before it acknowledges need not look at it
+    age_seconds: float = 0.0  # how long ago it happened; stores that write before they acknowledge may ignore it
 
 
 @record(frozen=True, slots=True)
 class Ending:
-    """A session that is gone; remembered for a while."""
+    """A session that has ended; remembered for a while."""
 
     id: str
     owner: str
@@ -113,8 +113,9 @@ class Ending:
 
 @record(frozen=True, slots=True)
 class Deed:
-    """An owner's request that made or ended sessions, so that a repeat does nothing. It is recorded with what it did,
-    or, where that lies on several machines, before it and with all that is needed to finish it."""
+    """An owner's request that created or ended sessions, recorded so that a retry does nothing. It is recorded together
+    with its effects. Where those lie on several machines, it is recorded first, with all that is needed to finish
+    it."""
 
     owner: str
     request_id: str
@@ -123,7 +124,7 @@ class Deed:
 
 
 class Repeated(Exception):
-    """The owner's request id is recorded already; nothing has been changed now."""
+    """The owner's request id is recorded already; nothing was changed now."""
 
     def __init__(self, deed: Deed) -> None:
         super().__init__(f"request {deed.request_id} is recorded already")
@@ -131,142 +132,143 @@ class Repeated(Exception):
 
 
 class SessionStore(Protocol):
-    """Contract of every store.
+    """The contract of every store.
 
-    A session's key is its owner and its id. Rows and parts that are handed out are never changed afterwards. A change
-    is applied wholly or not at all, and only to the incarnation, revision and epoch that were held. When `commit`
-    returns, the change survives what `durability` says; when it raises, it was not applied. All methods may raise
-    StoreUnavailable, after which nothing has changed; only a store that is reached over a network may have to add the
-    detail `in_doubt`: whether it was applied will be seen at the next `take` or `recall`.
+    A session's key is its owner and its id. Returned rows and parts never change afterwards. A change is atomic, and
+    applies only to the incarnation, revision and epoch that were held. When `commit` returns, the change survives what
+    `durability` says; when it raises, it was not applied. All methods may raise StoreUnavailable, after which nothing
+    has changed. Only a store behind a network may have to add the detail `in_doubt`: the next `take` or `recall` shows
+    whether it was applied.
 
-    A session is due when its `expires_at` has come by the store's clock and nobody holds it. A due session is never
-    handed out: whoever meets it ends it. The clock ends no session that a turn holds.
+    A session is due when its `expires_at` has come by the store's clock and no turn holds it. A due session is never
+    returned: the call that finds it ends it. The clock never ends a session that a turn holds.
     """
 
     durability: Durability
-    is_immediate: bool  # its methods never wait, so nobody can be cancelled in the middle of one
-    is_shared: bool  # with other servers, who may want the sessions that this one holds
+    is_immediate: bool  # its methods never wait, so no caller can be cancelled inside one
+    is_shared: bool  # with other servers, which may want the sessions that this one holds
 
-    async def start(self, told: Callable[[Ending], None]) -> None:
-        """Open. `told` is called in the event loop once for each session that this server ends, whatever ended it.
+    async def start(self, on_ending: Callable[[Ending], None]) -> None:
+        """Opens the store. The event loop calls `on_ending` for each session that this server ends, for any reason.
         Raises StoreInvalid for a file or server that is not ours to use."""
         ...
 
     async def close(self) -> None:
-        """Flush and close."""
+        """Flushes and closes."""
         ...
 
     async def create(self, births: Sequence[Birth], deed: Deed | None = None) -> list[Row]:
-        """New sessions of one owner, with the deed. All or none; a store on several machines undoes what it has made
-        when it fails, or leaves it to the repeat of what is recorded. Raises SessionExists, Overloaded when there is no
-        room, or Repeated: also when what the deed made has ended since and its ids were used again."""
+        """Creates sessions of one owner and records the deed, all or none. A store on several machines undoes a failed
+        creation, or leaves it to the retry of a recorded deed. Raises SessionExists, Overloaded when there is no room,
+        or Repeated: also when the deed's sessions have ended since and their ids are in use again."""
         ...
 
     async def recall(self, owner: str, request_id: str) -> Deed | None:
-        """What the owner's request did, if it was done wholly, within the last DEED_SECONDS."""
+        """Returns the deed of the owner's request, if it was completed within the last DEED_SECONDS."""
         ...
 
     async def read(self, owner: str, session_id: str) -> Row | Ending | None:
-        """The row, how it ended, or None if nothing is known of it."""
+        """Returns the row, how the session ended, or None if it is unknown."""
         ...
 
-    async def take(self, owner: str, session_id: str, room: int = 0) -> Held | Ending | None:
-        """The session for a turn, to be followed by `commit` and then, in any case, `release`. `room` is the most bytes
-        by which the change will enlarge it, set aside until then: raises Overloaded when there is no room and none may
-        be made. Where several servers share the store, waits for another's turn on the session, in fair order. A
-        cancelled take has cleaned up after itself."""
+    async def acquire(self, owner: str, session_id: str, room: int = 0) -> Held | Ending | None:
+        """Acquires the session for a turn; `commit` may follow, and `release` must. `room` is the most bytes that the
+        change will add; they are reserved until then. Raises Overloaded when there is no room and none may be made.
+        Where several servers share the store, it waits for another server's turn on the session, in fair order. A
+        cancelled call cleans up after itself."""
         ...
 
     async def commit(self, held: Held, change: Change) -> Row:
-        """Apply; the session as it stands then, also when its lifetime passed meanwhile. Raises SessionMoved if the
-        session is no longer what was held."""
+        """Applies the change. Returns the session's new row, also when its lifetime passed meanwhile. Raises
+        SessionMoved if the session is no longer what was held."""
         ...
 
     async def release(self, held: Held) -> None:
-        """Give back, after a commit or without one. Never raises."""
+        """Ends the hold, with or without a commit. Never raises."""
         ...
 
     async def end(self, row: Row, reason: EndReason, deed: Deed | None = None) -> bool:
-        """Remove this incarnation, held or not, parts and all, and record the deed; whether it was there. Raises
-        Repeated."""
+        """Removes this incarnation, held or not, with its parts, and records the deed. Returns whether it existed.
+        Raises Repeated."""
         ...
 
     async def list_owned(self, owner: str, after: tuple[float, str], count: int) -> list[Row]:
-        """The owner's sessions after (created_at, id), in that order."""
+        """Returns the owner's sessions after (created_at, id), in that order."""
         ...
 
     async def sweep(self, count: int) -> int:
-        """End sessions that are due and, where they may be evicted, those beyond the capacity: about `count` at most,
-        in a bounded time. How many were ended; 0 when there are no more."""
+        """Ends about `count` due sessions and, where eviction is allowed, sessions beyond the capacity, in a bounded
+        time. Returns how many were ended; 0 when there are no more."""
         ...
 
     async def num_live(self) -> int: ...
 
     async def num_bytes(self) -> int | None:
-        """What `Capacity.max_bytes` bounds; None where the store does not know."""
+        """The bytes that `Capacity.max_bytes` bounds; None where the store does not know."""
         ...
 
     def durable_position(self, row: Row) -> int:
-        """Where a crash of the server now would leave the session that stands at `row`; 0 if it would be gone. Never
-        beyond what is durable of the line that leads to `row`."""
+        """Returns the position that the session at `row` would have after a crash of the server now; 0 if the session
+        would be lost. Never beyond the durable part of the history of `row`."""
         ...
 
 
 @runtime_checkable
 class ImmediateStore(SessionStore, Protocol):
-    """One whose methods never wait: it can hold a session without a take."""
+    """A store whose methods never wait: it can hold a session without a take."""
 
     def pin(self, owner: str, session_id: str) -> bool:
-        """Whether the session is there; then it is in use from now on, as if it were taken, until it is unpinned."""
+        """Returns whether the session exists; if so, it is in use, as if taken, until it is unpinned."""
         ...
 
     def unpin(self, owner: str, session_id: str) -> None:
-        """The opposite, also when the session has ended meanwhile."""
+        """Undoes `pin`, also when the session has ended meanwhile."""
         ...
 
 
 @runtime_checkable
 class GroupStore(SessionStore, Protocol):
-    """One that writes before it acknowledges, several sessions together at little more than the cost of one."""
+    """A store that writes before it acknowledges, and writes several sessions for little more than the cost of one."""
 
     async def commit_all(self, changes: Sequence[tuple[Held, Change]]) -> list[Row | CarouselError]:
-        """As `commit` of each, of different sessions: the rows, or what `commit` would raise, in their order."""
+        """Commits changes of different sessions. Returns their rows, or the errors that `commit` would raise, in
+        order."""
         ...
 
 
 @runtime_checkable
 class LaterStore(SessionStore, Protocol):
-    """One that acknowledges first and writes later, all that it knows at once: it may be told as late as just before
-    that, of sessions that are held."""
+    """A store that acknowledges first and writes later, all it has at once: it need not learn of a held session's turns
+    until just before that write."""
 
     def settle_with(self, settle: Callable[[], Awaitable[None]]) -> None:
-        """`settle` is called before each write: then everything that was acknowledged is to be noted."""
+        """`settle` is called before each write; it must note everything that was acknowledged."""
         ...
 
     def check_open(self) -> None:
-        """Raises StoreUnavailable as `commit` would, since a write has failed: nothing may be acknowledged."""
+        """Raises StoreUnavailable as `commit` would, after a failed write: nothing may be acknowledged then."""
         ...
 
     def note(self, held: Held, change: Change) -> Row:
-        """As `commit`, without waiting and whether or not the last write failed, for whoever has had the session for
-        himself since he took it. Raises SessionMoved."""
+        """Works as `commit`, without waiting and even after a failed write, for a caller that has had sole use of the
+        session since its take. Raises SessionMoved."""
         ...
 
     async def reclaim(self, owner: str, session_id: str) -> Held | Ending | None:
-        """As `take`, also of a session that is due: what is noted then says when it was used last. For `replay` alone,
-        while nobody else uses the store."""
+        """Works as `take`, also for a due session: the noted turns then say when it was last used. Only for `replay`,
+        while nothing else uses the store."""
         ...
 
     async def recover(self, replay: Callable[[Sequence[bytes]], Awaitable[None]]) -> None:
-        """After the start: if a crash has left a log of turns, `replay` notes what its entries say."""
+        """Called after the start: if a crash has left a log of turns, `replay` notes the turns in its entries."""
         ...
 
 
 @runtime_checkable
 class LogStore(LaterStore, Protocol):
-    """One that has a log as well: what a crash must not take before it is noted is appended first."""
+    """A store that also has a log: turns that a crash must not lose before they are noted are appended first."""
 
     async def append(self, entry: bytes, then: Callable[[], None]) -> None:
-        """`then` is called in the loop once the entry is durable, in the order of the calls, also when the caller is
-        cancelled; its turns are to be noted at the next write after that. Raises StoreUnavailable."""
+        """Appends an entry. The loop calls `then` once the entry is durable, in the order of the calls, also when the
+        caller is cancelled; its turns must be noted at the next write after that. Raises StoreUnavailable."""
         ...

@@ -1,8 +1,8 @@
-"""Turns acknowledged when a log of them is on disk, and written into the store behind at an interval: what a turn costs
-is an entry that it shares with all others of its step.
+"""Turns are acknowledged when a log of them is on disk, and written into the inner store at an interval: a turn costs
+one log entry, which all turns of its step share.
 
-The log is for turns of held sessions, of which this store is told before its next write: until then the log alone has
-them. What it says is the business of whoever appends to it and, after a crash, reads it.
+The log is for turns of held sessions. This store learns of them before its next write; until then only the log has
+them. Only the module that appends entries, and reads them after a crash, knows their meaning.
 """
 
 import asyncio
@@ -14,32 +14,33 @@ from carousel.state.store import Change, Durability, Held, Row
 from carousel.state.write_behind import StoreBehind, WriteBehind
 
 _INTERVAL_SECONDS = 1.0
-_LARGE_BYTES = 16 * 2**20  # of a log: it is time to write
+_LARGE_BYTES = 16 * 2**20  # of a log; a write is due then
 _MAX_BYTES = 256 * 2**20
 
 
 class LoggingStore(StoreBehind, Protocol):
-    """A store that has room for a log."""
+    """A store with room for a log."""
 
     async def append(self, entry: bytes, then: Callable[[int], None]) -> None:
-        """When it is durable, `then` is told its number, in the order of the numbers. Raises StoreUnavailable."""
+        """When the entry is durable, `then` is called with its number, in the order of the numbers. Raises
+        StoreUnavailable."""
         ...
 
 
 class WriteAhead(WriteBehind):
-    """A LogStore. A crash takes nothing that was committed or appended."""
+    """A LogStore. A crash loses nothing that was committed or appended."""
 
     durability = Durability.EACH_TURN
 
     def __init__(self, inner: LoggingStore, interval_seconds: float = _INTERVAL_SECONDS) -> None:
         super().__init__(inner, interval_seconds)
         self._log = inner
-        self._last_number = 0  # of the entries whose turns will be noted at the next write
+        self._last_number = 0  # of the entries whose turns the next write will note
         self._num_bytes = 0  # in the log
 
     def check_open(self) -> None:
         if self._num_bytes >= _MAX_BYTES:
-            raise StoreUnavailable("the session store behind could not write")
+            raise StoreUnavailable("the inner session store could not write")
 
     async def append(self, entry: bytes, then: Callable[[], None]) -> None:
         def appended(number: int) -> None:

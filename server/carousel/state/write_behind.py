@@ -1,8 +1,8 @@
-"""Turns acknowledged from memory and written to the store behind at an interval: faster, and a crash may take some.
+"""Turns are acknowledged from memory and written to the inner store at an interval: faster, but a crash may lose some.
 
-Only for a store that no other server uses. Sessions are made and ended in the store behind at once. It knows stale
-moments of a session with unwritten turns, so these turns' holds, with the room set aside, are kept there until they are
-written: it ends no such session by the clock or for room.
+Only for a store that no other server uses. Sessions are created and ended in the inner store at once. For a session
+with unwritten turns, the inner store has outdated times. So it keeps these turns' holds, with the reserved room, until
+they are written: it ends no such session by the clock or for room.
 """
 
 import asyncio
@@ -25,57 +25,57 @@ from carousel.state.store import (
 )
 
 _EVERYTHING = 2**63 - 1
-_MAX_UNWRITTEN = 4096  # sessions; beyond it turns wait for the store behind
+_MAX_UNWRITTEN = 4096  # sessions; beyond it turns wait for the inner store
 _MAX_TOGETHER = 64  # sessions of a write that are prepared without a pause
 _Key = tuple[str, str]  # owner, session id
 
 
 class StoreBehind(SessionStore, Protocol):
-    """A store that can write later what was said before, and then as it was said."""
+    """A store that can write changes later, with the rows they had when they were acknowledged."""
 
     clock: Callable[[], float]
 
     def next_row(self, row: Row, change: Change) -> Row:
-        """The row after a change, as long ago as it says."""
+        """Returns the row after a change, dated as far back as the change says."""
         ...
 
     async def write(self, held: Held, change: Change, row: Row) -> Row:
-        """As `commit`, but the session then stands at `row`."""
+        """Works as `commit`, but sets the session's row to `row`."""
         ...
 
     def let_go(self, row: Row, epoch: int) -> None:
-        """As `release`, at once."""
+        """Works as `release`, at once."""
         ...
 
     async def reclaim(self, owner: str, session_id: str) -> Held | Ending | None:
-        """As `take`, also of a session that is due. For a start, while nobody else uses the store."""
+        """Works as `take`, also for a due session. Only for a start, while nothing else uses the store."""
         ...
 
     async def read_log(self) -> Sequence[bytes]:
-        """What a crash has left of a log of turns (`write_ahead.py`), in its order."""
+        """Returns the entries of a log of turns that a crash has left (`write_ahead.py`), in order."""
         ...
 
     async def trim(self, number: int) -> None:
-        """Forget the entries of that log up to this one."""
+        """Deletes the entries of that log up to this one."""
         ...
 
 
 @record(frozen=True, slots=True)
 class _Turn:
-    epoch: int  # of its hold in the store behind
-    position: int  # after it
+    epoch: int  # of its hold in the inner store
+    position: int  # after the turn
 
 
 @record(frozen=True, slots=True)
 class _Unwritten:
-    base: Held  # as the store behind has it
+    base: Held  # as the inner store has it
     current: Held
     turns: tuple[_Turn, ...]  # since the base, oldest first
 
 
 class WriteBehind:
-    """A LaterStore. A crash takes at most what was committed within the interval and the write after it: when a write
-    fails, further commits are refused until one has succeeded."""
+    """A LaterStore. A crash loses at most what was committed within the interval and the write after it: after a failed
+    write, commits are refused until a write succeeds."""
 
     durability = Durability.INTERVAL
     is_immediate = False
@@ -87,21 +87,21 @@ class WriteBehind:
         self._max_unwritten = max_unwritten
         self._unwritten: dict[_Key, _Unwritten] = {}
         self._in_use: dict[_Key, set[int]] = {}  # epochs of turns that are not released
-        self._stale: set[int] = set()  # those whose sessions have ended or were changed by others meanwhile
+        self._stale: set[int] = set()  # holds whose sessions have ended or were changed by others meanwhile
         self._num_written = 0
         self._is_failing = False
         self._flushing = asyncio.Lock()
         self._flushes: set[asyncio.Task[None]] = set()  # running
         self._task: asyncio.Task[None] | None = None
-        self._told: Callable[[Ending], None] = _ignore
+        self._on_ending: Callable[[Ending], None] = _ignore
         self._settle: Callable[[], Awaitable[None]] = _settle_nothing
 
     def __repr__(self) -> str:
         return f"WriteBehind({len(self._unwritten)} unwritten of at most {self._max_unwritten}, {self._inner!r})"
 
-    async def start(self, told: Callable[[Ending], None]) -> None:
-        self._told = told
-        await self._inner.start(self._tell)
+    async def start(self, on_ending: Callable[[Ending], None]) -> None:
+        self._on_ending = on_ending
+        await self._inner.start(self._report)
         self._task = asyncio.create_task(self._run(), name="write-behind")
 
     async def close(self) -> None:
@@ -123,8 +123,8 @@ class WriteBehind:
         self._settle = settle
 
     async def flush(self) -> None:
-        """Write what was acknowledged before the call. Raises StoreUnavailable; what is unwritten then stays so. It
-        goes on when the caller is cancelled: of a write that was given up nobody would know whether it was done."""
+        """Writes what was acknowledged before the call. Raises StoreUnavailable; unwritten turns then stay unwritten.
+        It continues when the caller is cancelled: it would be unknown whether an abandoned write was done."""
         await asyncio.shield(self._begin(self._flush()))
 
     async def recover(self, replay: Callable[[Sequence[bytes]], Awaitable[None]]) -> None:
@@ -147,7 +147,7 @@ class WriteBehind:
         except Overloaded:
             if not self._unwritten:
                 raise
-        await self.flush()  # what is unwritten could not make room
+        await self.flush()  # unwritten sessions cannot make room
         return await self._inner.create(births, deed)
 
     async def recall(self, owner: str, request_id: str) -> Deed | None:
@@ -158,15 +158,15 @@ class WriteBehind:
         found = self._unwritten.get((owner, session_id))
         return found.current.row if found is not None else await self._inner.read(owner, session_id)
 
-    async def take(self, owner: str, session_id: str, room: int = 0) -> Held | Ending | None:
+    async def acquire(self, owner: str, session_id: str, room: int = 0) -> Held | Ending | None:
         key = (owner, session_id)
         await self._write_due([key])
         before = self._unwritten.get(key)
-        held = await self._take(owner, session_id, room)
+        held = await self._acquire(owner, session_id, room)
         if not isinstance(held, Held):
             return held
         self._in_use.setdefault(key, set()).add(held.epoch)
-        found = self._unwritten.get(key) or before  # it may have been written while the store behind was read
+        found = self._unwritten.get(key) or before  # it may have been written while the inner store was read
         if found is None or found.current.row.incarnation != held.row.incarnation:
             return held
         is_newer = found.current.row.revision >= held.row.revision
@@ -174,7 +174,7 @@ class WriteBehind:
 
     def check_open(self) -> None:
         if self._is_failing:
-            raise StoreUnavailable("the session store behind could not write")
+            raise StoreUnavailable("the inner session store could not write")
 
     async def commit(self, held: Held, change: Change) -> Row:
         self.check_open()
@@ -219,7 +219,7 @@ class WriteBehind:
 
     async def list_owned(self, owner: str, after: tuple[float, str], count: int) -> list[Row]:
         await self._write_due(key for key in self._unwritten if key[0] == owner)
-        before = dict(self._unwritten)  # what is written meanwhile was perhaps read before that
+        before = dict(self._unwritten)  # what is written meanwhile may have been read before
         return [self._newest(row, before) for row in await self._inner.list_owned(owner, after, count)]
 
     async def sweep(self, count: int) -> int:
@@ -240,17 +240,17 @@ class WriteBehind:
             return self._inner.durable_position(row)
         return min(self._inner.durable_position(found.base.row), *(turn.position for turn in found.turns))
 
-    async def _take(self, owner: str, session_id: str, room: int) -> Held | Ending | None:
+    async def _acquire(self, owner: str, session_id: str, room: int) -> Held | Ending | None:
         try:
-            return await self._inner.take(owner, session_id, room)
+            return await self._inner.acquire(owner, session_id, room)
         except Overloaded:
             if not self._unwritten:
                 raise
-        await self.flush()  # unwritten turns have more room set aside than they need
-        return await self._inner.take(owner, session_id, room)
+        await self.flush()  # unwritten turns reserve more room than they need
+        return await self._inner.acquire(owner, session_id, room)
 
     async def _write_due(self, keys: Iterable[_Key]) -> bool:
-        """If one of these is due, write, so that the store behind sees it as it is."""
+        """Writes if one of these sessions is due, so that the inner store has its current times."""
         now = self._inner.clock()
         founds = (self._unwritten.get(key) for key in keys)
         if not any(found is not None and found.current.row.expires_at <= now for found in founds):
@@ -259,7 +259,7 @@ class WriteBehind:
         return True
 
     async def _read_current(self, key: _Key) -> Row | Ending | None:
-        """True at the moment of the return."""
+        """Returns the row; it is current at the moment of the return."""
         while True:
             found = self._unwritten.get(key)
             if found is not None:
@@ -278,7 +278,7 @@ class WriteBehind:
         return row
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        """A write that goes on to its end; `close` waits for it."""
+        """Starts a write that runs to its end; `close` waits for it."""
         task = asyncio.create_task(work, name="write-behind-flush")
         self._flushes.add(task)
         task.add_done_callback(self._flushes.discard)
@@ -290,7 +290,7 @@ class WriteBehind:
             await self._write_all()
 
     async def _write_all(self) -> None:
-        """Nobody else writes meanwhile."""
+        """Nothing else writes meanwhile."""
         await self._settle()
         waiting, outcomes = list(self._unwritten.items()), list[BaseException | None]()
         for first in range(0, len(waiting), _MAX_TOGETHER):
@@ -319,19 +319,19 @@ class WriteBehind:
         self._num_written += 1
         now = self._unwritten.get(key)
         if now is None or now.base is not base:
-            return  # it was ended, and maybe made anew, meanwhile
+            return  # it was ended, and maybe created again, meanwhile
         if now is unwritten:
             del self._unwritten[key]
         else:  # used again while it was written
             self._unwritten[key] = _Unwritten(current, now.current, now.turns[len(unwritten.turns) :])
         self._let_go(current.row, unwritten.turns)
 
-    def _tell(self, ending: Ending) -> None:
+    def _report(self, ending: Ending) -> None:
         self._forget((ending.owner, ending.id), ending.incarnation)
-        self._told(ending)
+        self._on_ending(ending)
 
     def _forget(self, key: _Key, incarnation: int) -> None:
-        """The session has ended: nothing of it is to be written, and nothing more is noted."""
+        """The session has ended: none of it is written or noted any more."""
         self._stale |= self._in_use.get(key, set())
         found = self._unwritten.get(key)
         if found is not None and found.current.row.incarnation == incarnation:
@@ -345,7 +345,7 @@ class WriteBehind:
                 self._inner.let_go(row, turn.epoch)
 
     def _supersede(self, key: _Key, epoch: int) -> None:
-        """The session is changed under that hold: what others hold of it is stale."""
+        """The session changes under that hold: its other holds are now outdated."""
         self._stale |= self._in_use.get(key, set()) - {epoch}
 
     def _leave(self, key: _Key, epoch: int) -> None:
@@ -371,7 +371,7 @@ def _moved(row: Row) -> SessionMoved:
 
 
 async def _settle_nothing() -> None:
-    """Nobody is late."""
+    """Does nothing: nothing is acknowledged but not noted."""
 
 
 def _ignore(ending: Ending) -> None:
@@ -379,6 +379,6 @@ def _ignore(ending: Ending) -> None:
 
 
 def _look_at(task: "asyncio.Task[None]") -> None:
-    """Whoever waited for it may be gone."""
+    """Retrieves the exception: the waiting caller may be gone."""
     if not task.cancelled():
         task.exception()

@@ -26,15 +26,15 @@ if _version_not_supported:
 
 
 class LanguageModelStub:
-    """Every call names a session, whose state it continues; or brings a sealed state, and gets the next one back; or
-    neither: then it starts from the model's start state and nothing is kept. A turn on a session is all or nothing: a
-    call that fails, is cancelled or passes its deadline leaves the session where it was. Turns on one session run one
-    after the other, in the order of their arrival.
+    """Every call names a session and continues its state; or brings a sealed state and gets the next one back; or neither:
+    then it begins at the model's start state, and the server keeps nothing. A turn on a session is all or nothing: a
+    call that fails, is cancelled or passes its deadline leaves the session unchanged. Turns on one session run one
+    after the other, in order of arrival.
 
-    Exactly once: a request with a `request_id` that the session has applied already is answered again from the record,
-    word for word, and changes nothing; while the first is still running, the repeat waits for it. When its answer is no
-    longer kept, the repeat is FAILED_PRECONDITION (ANSWER_GONE), and changes nothing either. A request whose
-    `expected_position` is not the session's is ABORTED, with the position in ErrorInfo, and changes nothing.
+    Exactly once: a request whose `request_id` the session has applied already gets the recorded answer again, word for
+    word, and changes nothing; a retry waits while the first request is still running. When the answer is no longer kept,
+    the retry fails with FAILED_PRECONDITION (ANSWER_GONE) and changes nothing either. A request whose
+    `expected_position` is not the session's fails with ABORTED, has the position in ErrorInfo, and changes nothing.
     """
 
     def __init__(self, channel):
@@ -86,72 +86,72 @@ class LanguageModelStub:
 
 
 class LanguageModelServicer:
-    """Every call names a session, whose state it continues; or brings a sealed state, and gets the next one back; or
-    neither: then it starts from the model's start state and nothing is kept. A turn on a session is all or nothing: a
-    call that fails, is cancelled or passes its deadline leaves the session where it was. Turns on one session run one
-    after the other, in the order of their arrival.
+    """Every call names a session and continues its state; or brings a sealed state and gets the next one back; or neither:
+    then it begins at the model's start state, and the server keeps nothing. A turn on a session is all or nothing: a
+    call that fails, is cancelled or passes its deadline leaves the session unchanged. Turns on one session run one
+    after the other, in order of arrival.
 
-    Exactly once: a request with a `request_id` that the session has applied already is answered again from the record,
-    word for word, and changes nothing; while the first is still running, the repeat waits for it. When its answer is no
-    longer kept, the repeat is FAILED_PRECONDITION (ANSWER_GONE), and changes nothing either. A request whose
-    `expected_position` is not the session's is ABORTED, with the position in ErrorInfo, and changes nothing.
+    Exactly once: a request whose `request_id` the session has applied already gets the recorded answer again, word for
+    word, and changes nothing; a retry waits while the first request is still running. When the answer is no longer kept,
+    the retry fails with FAILED_PRECONDITION (ANSWER_GONE) and changes nothing either. A request whose
+    `expected_position` is not the session's fails with ABORTED, has the position in ErrorInfo, and changes nothing.
     """
 
     def Generate(self, request, context):
-        """Feeds the input, then generates. Tokens stream as they come; the last message carries `finished`.
+        """Feeds the input, then generates. Tokens stream as they are generated; the last message carries `finished`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Predict(self, request_iterator, context):
-        """Autocomplete. Each message feeds its input and is answered by the likeliest next tokens. Without a session, the
-        stream itself carries the state from message to message; where others have too little room for theirs, it may have
-        to give that up, and is FAILED_PRECONDITION (SESSION_EVICTED) then. The first message may name the session and the
-        model.
+        """Autocomplete. Each message feeds its input and gets the likeliest next tokens. Without a session, the stream
+        itself carries the state from message to message; when other callers need the room, the server may drop that
+        state, and the stream fails with FAILED_PRECONDITION (SESSION_EVICTED). The first message may name the session and
+        the model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PredictMany(self, request_iterator, context):
-        """Many Predict streams on one: for clients that go on with hundreds of sequences at once. A frame holds items of any
-        of them, and so does an answer. How many sequences a stream may have, GetModel says.
+        """Many Predict streams in one, for clients that continue hundreds of sequences at once. A frame holds items of any
+        of them, and so does an answer. GetModel says how many sequences a stream may have.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Score(self, request, context):
-        """Rates the input token by token: rescoring, anomaly detection. The last message carries `totals`.
+        """Scores the input token by token: rescoring, anomaly detection. The last message carries `totals`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Tokenize(self, request, context):
-        """Text to token ids.
+        """Converts text to token ids.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Detokenize(self, request, context):
-        """Token ids to text.
+        """Converts token ids to text.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """The models that this server holds.
+        """Lists the models that this server holds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """One model.
+        """Describes one model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -209,15 +209,15 @@ def add_LanguageModelServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LanguageModel:
-    """Every call names a session, whose state it continues; or brings a sealed state, and gets the next one back; or
-    neither: then it starts from the model's start state and nothing is kept. A turn on a session is all or nothing: a
-    call that fails, is cancelled or passes its deadline leaves the session where it was. Turns on one session run one
-    after the other, in the order of their arrival.
+    """Every call names a session and continues its state; or brings a sealed state and gets the next one back; or neither:
+    then it begins at the model's start state, and the server keeps nothing. A turn on a session is all or nothing: a
+    call that fails, is cancelled or passes its deadline leaves the session unchanged. Turns on one session run one
+    after the other, in order of arrival.
 
-    Exactly once: a request with a `request_id` that the session has applied already is answered again from the record,
-    word for word, and changes nothing; while the first is still running, the repeat waits for it. When its answer is no
-    longer kept, the repeat is FAILED_PRECONDITION (ANSWER_GONE), and changes nothing either. A request whose
-    `expected_position` is not the session's is ABORTED, with the position in ErrorInfo, and changes nothing.
+    Exactly once: a request whose `request_id` the session has applied already gets the recorded answer again, word for
+    word, and changes nothing; a retry waits while the first request is still running. When the answer is no longer kept,
+    the retry fails with FAILED_PRECONDITION (ANSWER_GONE) and changes nothing either. A request whose
+    `expected_position` is not the session's fails with ABORTED, has the position in ErrorInfo, and changes nothing.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class SessionsStub:
-    """A session belongs to the principal that created it. To anybody else it does not exist; its id is free for them.
+    """A session belongs to the owner that created it. For other owners it does not exist, and its id is free.
     """
 
     def __init__(self, channel):
@@ -94,11 +94,11 @@ class SessionsStub:
 
 
 class SessionsServicer:
-    """A session belongs to the principal that created it. To anybody else it does not exist; its id is free for them.
+    """A session belongs to the owner that created it. For other owners it does not exist, and its id is free.
     """
 
     def CreateSession(self, request, context):
-        """ALREADY_EXISTS when the chosen id is taken; RESOURCE_EXHAUSTED at the limit of live sessions.
+        """Fails with ALREADY_EXISTS when the id is taken, and with RESOURCE_EXHAUSTED at the limit of live sessions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,64 +111,64 @@ class SessionsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSessions(self, request, context):
-        """The caller's live sessions, oldest first.
+        """Lists the caller's live sessions, oldest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSession(self, request, context):
-        """A turn that is running on the session finishes; its result is dropped.
+        """A running turn on the session finishes; its result is dropped.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ForkSession(self, request, context):
-        """New sessions that stand where this one stands or stood. Each costs one copy of the state, however long the past.
+        """Creates sessions that start where this one is or was. Each costs one copy of the state, however long the past.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RewindSession(self, request, context):
-        """Goes back to a retained position or a checkpoint; what came after is forgotten. The hidden vector comes along, so
-        generating again from there, with another seed or other options, computes nothing twice.
+        """Goes back to a retained position or a checkpoint; everything after that point is lost. The hidden vector is
+        restored too, so generating again from there, with another seed or other options, computes nothing twice.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SaveCheckpoint(self, request, context):
-        """Keeps the current position under a name. At most 16 names; a name used again moves.
+        """Saves the current position under a name. At most 16 names; using a name again moves it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetHistory(self, request, context):
-        """Where the session can go back to.
+        """Returns the points that the session can go back to.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExportSession(self, request, context):
-        """The state, sealed: readable by servers with the same keys, the same model and for the same caller alone.
+        """Returns the sealed state: only servers with the same keys and model can read it, and only for the same caller.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportSession(self, request, context):
-        """A new session from a sealed state.
+        """Creates a session from a sealed state.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchSessions(self, request, context):
-        """Events of the caller's sessions on this server, from now on.
+        """Streams the events of the caller's sessions on this server, from now on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -241,7 +241,7 @@ def add_SessionsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Sessions:
-    """A session belongs to the principal that created it. To anybody else it does not exist; its id is free for them.
+    """A session belongs to the owner that created it. For other owners it does not exist, and its id is free.
     """
 
     @staticmethod

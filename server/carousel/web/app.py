@@ -1,4 +1,4 @@
-"""The HTTP side for operators: /metrics, /healthz, /readyz. It serves beside gRPC, in the same event loop."""
+"""The HTTP side for operators: /metrics, /healthz, /readyz. It runs beside gRPC, in the same event loop."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ from carousel.settings import split_address
 def make_app(registry: CollectorRegistry, readiness: Readiness) -> Starlette:
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        page = await asyncio.to_thread(encode, registry)  # more than 10 ms when all methods have met all codes
+        page = await asyncio.to_thread(encode, registry)  # more than 10 ms when every method has seen every code
         return Response(page, headers={"Content-Type": content_type})
 
     async def healthz(request: Request) -> Response:
@@ -36,10 +36,10 @@ def make_app(registry: CollectorRegistry, readiness: Readiness) -> Starlette:
 
 
 class WebServer:
-    """Bound after `start`. Signals are the application's business, so uvicorn gets none."""
+    """The server is bound after `start`. The application handles signals, so uvicorn gets none."""
 
     def __init__(self, app: Starlette) -> None:
-        # The protocols are named, because "auto" imports every implementation that is installed.
+        # The protocols are named, because "auto" imports every installed implementation.
         self._config = uvicorn.Config(app, http="h11", ws="none", log_config=None, access_log=False, lifespan="off")
         self._server = _QuietServer(self._config)
         self._task: asyncio.Task[None] | None = None

@@ -21,7 +21,7 @@ def test_initial_state_has_the_manifests_shapes_types_and_values() -> None:
 
 
 def test_stack_and_unstack_are_opposites() -> None:
-    """Row b of the batch is the b-th state, and comes back as a copy of its own."""
+    """Row b of the batch is the b-th state, and returns as a separate copy."""
     states = [tuple(part[0] + row for part in LAYOUT.initial(1)) for row in range(3)]
     batch = LAYOUT.stack(states)
     back = LAYOUT.unstack(batch)

@@ -1,4 +1,4 @@
-"""A bundle is read whole and true, or refused with the name of what is wrong."""
+"""A bundle loads completely and verified, or is refused with the name of the wrong part."""
 
 import json
 from collections.abc import Callable
@@ -22,13 +22,13 @@ def directory(tmp_path: Path) -> Path:
 
 
 def edit(directory: Path, **changes: Any) -> None:
-    """Change the manifest's text and leave its digest as it is."""
+    """Changes the manifest's text and leaves its digest unchanged."""
     facts = json.loads((directory / FILE_NAME).read_text())
     (directory / FILE_NAME).write_text(json.dumps(facts | changes))
 
 
 def forge(directory: Path, **changes: Any) -> None:
-    """Change the manifest's facts with a digest to match, as somebody who knows the format would."""
+    """Changes the manifest's facts and its digest to match, as an attacker who knows the format would."""
     facts = json.loads((directory / FILE_NAME).read_text()) | changes
     hashed = {key: value for key, value in facts.items() if key not in ("digest", "name", "training")}
     content = json.dumps(hashed, sort_keys=True).encode()
@@ -48,7 +48,7 @@ def test_a_whole_bundle_loads(directory: Path) -> None:
 
 
 def test_a_graph_that_changes_after_the_check_is_refused(directory: Path) -> None:
-    """What is run is what was verified."""
+    """The server runs exactly what it verified."""
     bundle = Bundle.load(directory)
     (directory / CORE_FILE).write_bytes(b"another")
     with pytest.raises(BundleInvalid, match=f"{CORE_FILE}: digest mismatch"):
@@ -56,7 +56,7 @@ def test_a_graph_that_changes_after_the_check_is_refused(directory: Path) -> Non
 
 
 def test_a_plain_stack_says_nothing_of_blocks(directory: Path) -> None:
-    """So that bundles from before there were blocks keep their digests; another block is written, read and digested."""
+    """Bundles from before blocks existed keep their digests; another block is written, read and digested."""
     plain = Bundle.load(directory).manifest
     assert plain.block == "plain"
     assert "block" not in json.loads((directory / FILE_NAME).read_text())
@@ -70,7 +70,7 @@ def test_a_plain_stack_says_nothing_of_blocks(directory: Path) -> None:
 
 
 def test_the_forger_of_these_tests_forges_well(directory: Path) -> None:
-    """A forged manifest with sensible facts is accepted, so that the refusals below are for their own reasons."""
+    """A forged manifest with valid facts is accepted, so the refusals below have their own reasons."""
     forge(directory, num_parameters=77)
     assert Bundle.load(directory).manifest.num_parameters == 77
 
@@ -124,7 +124,7 @@ def lengthen(content: bytes) -> bytes:
 @pytest.mark.parametrize("damage", [cut, flip, empty, lengthen])
 @pytest.mark.parametrize("name", [CORE_FILE, HEAD_FILE, TOKENIZER_FILE])
 def test_a_damaged_file_is_named(directory: Path, name: str, damage: Callable[[bytes], bytes]) -> None:
-    """A file that was cut, edited in one bit, emptied or lengthened does not pass for what was signed."""
+    """A file that was cut, changed in one bit, emptied or extended does not match its digest."""
     path = directory / name
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(BundleInvalid, match=f"{name}: digest mismatch"):
@@ -151,7 +151,7 @@ def test_a_manifest_that_is_no_json_object_is_refused(directory: Path, content: 
 @pytest.mark.parametrize(
     ("version", "remedy"),
     [
-        *((version, ": export it anew with carousel-export RUN BUNDLE") for version in (0, 1, 2)),
+        *((version, ": export it again with carousel-export RUN BUNDLE") for version in (0, 1, 2)),
         (4, ": it needs a newer carousel-serving"),
         *((version, "") for version in ("3", None, [3], True, 2.0)),
     ],
@@ -231,7 +231,7 @@ def test_a_missing_or_unknown_key_is_named(directory: Path) -> None:
     ],
 )
 def test_facts_of_the_wrong_kind_are_refused(directory: Path, change: dict[str, object]) -> None:
-    """Even with a fitting digest, a manifest whose values cannot be meant is BundleInvalid and nothing else."""
+    """Even with a matching digest, a manifest with impossible values is BundleInvalid and nothing else."""
     forge(directory, **change)
     with pytest.raises(BundleInvalid):
         Bundle.load(directory)
@@ -239,7 +239,7 @@ def test_facts_of_the_wrong_kind_are_refused(directory: Path, change: dict[str, 
 
 @pytest.mark.parametrize("name", ["x" * 256, "\u202e" * 300])
 def test_a_name_that_no_file_can_have_is_refused(directory: Path, name: str) -> None:
-    """Longer than a file system takes: BundleInvalid, as for a file that is not there."""
+    """Longer than a file system accepts: BundleInvalid, as for a missing file."""
     files = json.loads((directory / FILE_NAME).read_text())["files"]
     forge(directory, files=files | {name: "0" * 64})
     with pytest.raises(BundleInvalid, match="too long"):
@@ -248,7 +248,7 @@ def test_a_name_that_no_file_can_have_is_refused(directory: Path, name: str) -> 
 
 @pytest.mark.parametrize("name", ["../outside", "sub/inside", "/etc/hostname", "..", ".", ""])
 def test_a_file_outside_the_bundle_is_refused(directory: Path, name: str) -> None:
-    """Names that lead elsewhere are refused before anything is read from there."""
+    """Names that lead elsewhere are refused before any read."""
     (directory.parent / "outside").write_text("secret")
     (directory / "sub").mkdir()
     (directory / "sub" / "inside").write_text("secret")
@@ -268,7 +268,7 @@ def test_a_link_is_refused(directory: Path, name: str) -> None:
 
 
 def test_a_tokenizer_of_another_size_is_refused(directory: Path) -> None:
-    """The message tells both sizes."""
+    """The message has both sizes."""
     small = character_tokenizer("ab")
     small.save(directory / TOKENIZER_FILE)
     bundles.sign(directory, Sizes(), small)
@@ -295,6 +295,6 @@ def test_a_tokenizer_of_another_kind_than_said_is_refused(directory: Path) -> No
 
 
 def test_from_json_of_what_as_json_gave_needs_the_digest(directory: Path) -> None:
-    """The facts alone, without their digest, are not a manifest."""
+    """The facts without their digest are not a manifest."""
     with pytest.raises(BundleInvalid, match="was changed"):
         Manifest.from_json(Bundle.load(directory).manifest.as_json())

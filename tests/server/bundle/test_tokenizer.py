@@ -1,4 +1,4 @@
-"""Text becomes ids and the same text again; bytes become text as soon as their characters are whole."""
+"""Text becomes ids and the same text again; bytes become text as soon as their characters are complete."""
 
 import threading
 import time
@@ -57,13 +57,13 @@ def test_bpe_decodes_to_what_was_encoded(text: str) -> None:
 @settings(deadline=None)  # a busy machine takes its time
 @given(st.text(max_size=200))
 def test_a_text_is_encoded_aside_as_it_is_here(text: str) -> None:
-    """The way that lets other threads run gives the same ids, for every kind of vocabulary."""
+    """The variant that lets other threads run gives the same ids, for every kind of vocabulary."""
     for tokenizer in (BYTES, BPE, CHARACTERS, WORDS):
         assert tokenizer.encode_aside(text) == tokenizer.encode(text)
 
 
 def test_other_threads_run_while_a_text_is_encoded_aside() -> None:
-    """A thread that counts gets its turns during the half megabyte that `encode` would keep Python's lock for."""
+    """A thread that counts runs during the half megabyte for which `encode` would keep Python's lock."""
     text, gaps, stop = "abc \n" * 100_000, [0.0], threading.Event()
 
     def count() -> None:
@@ -171,7 +171,7 @@ def test_text_comes_as_soon_as_it_is_whole(split: int) -> None:
 
 @pytest.mark.parametrize("split", range(len(MANY.encode()) + 1))
 def test_a_tail_carries_over_to_another_decoder(split: int) -> None:
-    """A decoder that starts with the tail of another goes on where that one stood."""
+    """A decoder that starts with the tail of another continues where that one stopped."""
     content = MANY.encode()
     one = TextDecoder()
     first = one.push(content[:split])
@@ -211,6 +211,6 @@ def test_a_vocabulary_with_a_gap_is_refused() -> None:
 
 
 def test_a_vocabulary_that_cannot_say_what_it_does_not_know_is_refused() -> None:
-    """Found when it is read, not at the first caller's text with a new word."""
+    """It is refused when it is read, not at the first caller's text with a new word."""
     with pytest.raises(ValueError, match="not a tokenizer"):
         parse({"a": 0, "b": 1}, "<unk>")

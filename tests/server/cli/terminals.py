@@ -16,7 +16,7 @@ _STYLES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 @dataclass(frozen=True)
 class Shown:
-    """`screen` is what the terminal got, line ends as the program wrote them; `piped` what went to a piped output."""
+    """`screen` is the terminal's output, with the program's line ends; `piped` is what went to a piped output."""
 
     code: int
     screen: str
@@ -35,7 +35,7 @@ def run_on_terminal(
     is_output_piped: bool = False,
     program: tuple[str, ...] = ("-m", "carousel"),
 ) -> Shown:
-    """Until the program ends, within a minute. With a piped output, the terminal is input and errors alone."""
+    """Waits until the program ends, up to a minute. With a piped output, the terminal has only input and errors."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, num_columns, 0, 0))
     output = subprocess.PIPE if is_output_piped else theirs

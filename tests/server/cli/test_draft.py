@@ -1,4 +1,4 @@
-"""What of a text under an editor's hands is fed to the model."""
+"""Which part of an edited text the model reads."""
 
 import pytest
 from hypothesis import given
@@ -24,7 +24,7 @@ from carousel.cli.draft import Draft
     ],
 )
 def test_a_space_belongs_to_the_word_after_it(text: str, settled: str, prefix: str) -> None:
-    """Where tokens begin with spaces, the unfinished word takes its space along; marks and line ends finish a word."""
+    """Where tokens begin with spaces, the unfinished word includes its space; marks and line ends finish a word."""
     assert Draft(do_spaces_lead=True).split(text) == (settled, prefix)
 
 
@@ -47,7 +47,7 @@ def test_typing_on_feeds_only_what_is_new() -> None:
 
 
 def test_deleting_fed_text_begins_again() -> None:
-    """The model cannot unread: the text that is left is fed to a new sequence."""
+    """The model cannot unread: the remaining text is fed to a new sequence."""
     draft = Draft(do_spaces_lead=True)
     draft.advance("The cat sat ")
     step = draft.advance("The ca")
@@ -69,7 +69,7 @@ def test_accepting_a_word_replaces_its_beginning() -> None:
 
 
 def test_a_prefix_longer_than_the_server_takes_is_not_asked_for() -> None:
-    """No words then, rather than an error while typing."""
+    """There are no words then, rather than an error while typing."""
     draft = Draft(do_spaces_lead=True)
     assert draft.advance("x" * 64).word_prefix == "x" * 64
     assert draft.advance("é" * 33).word_prefix is None
@@ -77,7 +77,7 @@ def test_a_prefix_longer_than_the_server_takes_is_not_asked_for() -> None:
 
 @given(st.lists(st.text("ab .\n", max_size=12)), st.booleans())
 def test_the_model_has_always_read_what_is_settled(texts: list[str], do_spaces_lead: bool) -> None:
-    """Whatever edits come in whatever order: what was fed since the last restart, plus the prefix, is the text."""
+    """For any order of edits, the text fed since the last restart, plus the prefix, is the text."""
     draft = Draft(do_spaces_lead=do_spaces_lead)
     read = ""
     for text in texts:
@@ -89,6 +89,6 @@ def test_the_model_has_always_read_what_is_settled(texts: list[str], do_spaces_l
 
 @given(st.text("ab .,\n", max_size=30), st.booleans())
 def test_typing_never_takes_back_what_was_fed(text: str, do_spaces_lead: bool) -> None:
-    """Letter by letter to the end, no step begins again."""
+    """Typed letter by letter to the end, no step restarts."""
     draft = Draft(do_spaces_lead=do_spaces_lead)
     assert not any(draft.advance(text[:end]).is_restart for end in range(len(text) + 1))

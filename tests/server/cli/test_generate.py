@@ -1,4 +1,4 @@
-"""`carousel generate`: what goes out, what is printed."""
+"""`carousel generate`: what it sends and prints."""
 
 import json
 
@@ -8,7 +8,7 @@ from tests.server.fake_sessions import Kept
 
 
 def test_text_is_printed_as_it_is(run: Run) -> None:
-    """Into a pipe goes exactly what the model wrote."""
+    """A pipe gets exactly the model's text."""
     assert run("generate", "a").out == "bcd"
 
 
@@ -19,14 +19,14 @@ def test_the_prompt_can_come_from_standard_input(run: Run, fake: Fake) -> None:
 
 
 def test_bytes_that_are_no_text_are_refused(run: Run) -> None:
-    """One line, exit code 1."""
+    """The error is one line, with exit code 1."""
     result = run("generate", "-", stdin=b"\xff")
     assert (result.code, result.out) == (1, "")
     assert result.err.startswith("carousel: - is not UTF-8")
 
 
 def test_options_reach_the_server(run: Run, fake: Fake) -> None:
-    """Each option is in the request; those not given are left to the server, but for a temperature that reads well."""
+    """Each given option is in the request; the server decides the others, except a readable temperature."""
     options = ["--temperature", "0.5", "--top-k", "3", "--top-p", "0.75", "--min-p", "0.25", "--seed", "9"]
     options += ["--repetition-penalty", "1.5", "--presence-penalty", "0.5", "--frequency-penalty", "0.25"]
     options += ["--logit-bias", "4=-100", "--stop", "x", "--stop", "y", "--stop-id", "7", "--max-tokens", "2"]
@@ -44,7 +44,7 @@ def test_options_reach_the_server(run: Run, fake: Fake) -> None:
 
 
 def test_ids_go_in_and_come_out(run: Run, fake: Fake) -> None:
-    """With --ids nothing is text."""
+    """With --ids, neither input nor output is text."""
     assert run("generate", "3 4,5", "--ids").out.split() == ["6", "7", "8"]
     assert list(fake.service.requests[-1].input.tokens.ids) == [3, 4, 5]
     assert run("generate", "three", "--ids").code == 2
@@ -58,7 +58,7 @@ def test_json_lines_hold_every_piece(run: Run) -> None:
 
 
 def test_several_texts_are_printed_one_after_the_other(run: Run) -> None:
-    """With --n, whole and under a heading each, however they are mixed on the way; as JSON with their branch."""
+    """With --n, each text is complete and under a heading, however they are interleaved; JSON lines have the branch."""
     assert run("generate", "a", "--n", "2").out == "--- 1 of 2\nbcd\n--- 2 of 2\ncde\n"
     assert run("generate", "1 2", "--n", "2", "--ids").out == "--- 1 of 2\n3 4 5 \n--- 2 of 2\n4 5 6 \n"
     pieces = [json.loads(line) for line in run("generate", "a", "--n", "2", "--json").out.splitlines()]
@@ -66,7 +66,7 @@ def test_several_texts_are_printed_one_after_the_other(run: Run) -> None:
 
 
 def test_a_session_goes_on(run: Run, fake: Fake) -> None:
-    """--session names the conversation; an error about one that is not there says how to make it."""
+    """--session names the session; the error for a missing one contains the command to create it."""
     fake.service.kept["mine"] = Kept(0)
     run("generate", "a", "--session", "mine")
     assert fake.service.positions["mine"] == 4
@@ -87,7 +87,7 @@ def test_a_session_goes_on(run: Run, fake: Fake) -> None:
 
 @pytest.mark.parametrize("bias", ["4", "4=x", "=1", "4=1=2"])
 def test_a_malformed_bias_is_refused(run: Run, bias: str) -> None:
-    """Wrong usage, said before the server is asked."""
+    """This is wrong usage, reported before any call."""
     result = run("generate", "a", "--logit-bias", bias)
     assert result.code == 2
     assert "ID=BIAS" in result.err

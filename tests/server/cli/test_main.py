@@ -13,7 +13,7 @@ from carousel.cli import main as commands
 
 
 def test_every_command_is_there_and_explains_itself(run: Run) -> None:
-    """Help lists all commands, and each one's own help has a sentence and the address option where it talks."""
+    """Help lists all commands, and each command's help has a sentence, and the address option where it makes calls."""
     listing = run("--help")
     assert listing.code == 0
     for name, place in commands._COMMANDS.items():
@@ -24,7 +24,7 @@ def test_every_command_is_there_and_explains_itself(run: Run) -> None:
 
 
 def test_the_version_is_told(run: Run) -> None:
-    """The installed package's, alone on a line, without a command; help names the option."""
+    """It prints only the installed package's version, without a command; help names the option."""
     result = run("--version")
     assert (result.code, result.out) == (0, f"carousel {importlib.metadata.version('carousel-serving')}\n")
     assert "--version" in run("--help").out
@@ -38,7 +38,7 @@ def test_an_unknown_command_is_refused(run: Run) -> None:
 
 
 def test_a_servers_error_is_one_line(run: Run) -> None:
-    """No traceback; the server's own words; exit code 1."""
+    """There is no traceback, only the server's message; exit code 1."""
     result = run("generate", "bad")
     assert result.code == 1
     assert result.out == ""
@@ -46,7 +46,7 @@ def test_a_servers_error_is_one_line(run: Run) -> None:
 
 
 def test_an_unreachable_server_is_told_with_the_way_out(run: Run) -> None:
-    """Where it was sought, and how to start one."""
+    """The error has the address, and how to start a server."""
     result = run("models", "--address", "127.0.0.1:1")
     assert result.code == 1
     assert result.err.startswith("carousel: the server at 127.0.0.1:1 does not answer")
@@ -56,7 +56,7 @@ def test_an_unreachable_server_is_told_with_the_way_out(run: Run) -> None:
 
 @pytest.mark.parametrize("command", ["health", "generate"])
 def test_small_commands_load_little(command: str) -> None:
-    """Neither tables nor the terminal library nor the server are loaded for them."""
+    """They import neither tables nor the terminal library nor the server."""
     code = f"import sys, carousel.cli.{command}, carousel.cli.main; print(' '.join(sys.modules))"
     loaded = set(
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
@@ -65,7 +65,8 @@ def test_small_commands_load_little(command: str) -> None:
 
 
 def test_a_silent_server_is_noticed_soon(run: Run) -> None:
-    """One that takes the connection and never says a word: within seconds, not after the library's twenty."""
+    """The server accepts the connection and stays silent: the command fails within seconds, not after the library's
+    twenty."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
         result = run("models", "--address", f"127.0.0.1:{silent.getsockname()[1]}")
@@ -75,7 +76,7 @@ def test_a_silent_server_is_noticed_soon(run: Run) -> None:
 
 
 def test_a_name_that_nobody_has_is_told_without_remains(run: Run) -> None:
-    """The sentence ends where it ends, not in a bracket of the library's."""
+    """The sentence is complete, without a bracket of the library's."""
     result = run("models", "--address", "no-such-host.invalid:1")
     assert result.err.startswith("carousel: the server at no-such-host.invalid:1 does not answer: ")
     assert "]" not in result.err

@@ -6,7 +6,7 @@ from carousel.settings import read_settings
 
 
 def test_a_new_key_is_taken_by_the_setting(run: Run) -> None:
-    """32 bytes, on a line of its own, another one each time."""
+    """It has 32 bytes, on its own line, and differs each time."""
     made = [run("new-key").out for _ in range(3)]
     assert len(set(made)) == 3
     for line in made:

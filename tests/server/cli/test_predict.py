@@ -9,7 +9,7 @@ from tests.server.fake_sessions import Kept
 
 
 def test_every_line_is_answered_by_likely_words(run: Run, fake: Fake) -> None:
-    """Settled text is fed, the unfinished word is completed, each line on a sequence of its own."""
+    """Finished text is fed, the unfinished word is completed, each line on a separate sequence."""
     result = run("predict", "--words", "2", stdin=b"The ca\nIf \n")
     assert result.out == "caa 0.500\tcab 0.500\na 0.368\tb 0.368\n"
     assert [request.input.text for request in fake.service.requests] == ["The", "If"]
@@ -33,7 +33,8 @@ def test_after_a_whole_word_the_next_ones_are_told(run: Run, fake: Fake, monkeyp
 
 
 def test_a_session_is_asked_and_stays_as_it_is(run: Run, fake: Fake) -> None:
-    """Each line goes on from where it stands, on a fork that is gone afterwards, also when the server fails."""
+    """Each line continues from the session's position, on a fork that is deleted afterwards, also when the server
+    fails."""
     fake.service.kept["mine"] = Kept(7)
     result = run("predict", "--words", "1", "--session", "mine", stdin=b"The ca\nIf \n")
     assert result.out == "caa 0.500\na 0.368\n"
@@ -45,6 +46,6 @@ def test_a_session_is_asked_and_stays_as_it_is(run: Run, fake: Fake) -> None:
 
 
 def test_a_session_that_is_not_there_is_told_with_the_way_out(run: Run) -> None:
-    """As by the other commands."""
+    """The hint is the same as in other commands."""
     result = run("predict", "--session", "other", stdin=b"The\n")
     assert result.err == "carousel: there is no session other (make it with: carousel sessions create other)\n"

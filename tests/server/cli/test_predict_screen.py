@@ -1,4 +1,4 @@
-"""The terminal side of `carousel predict`, with keys from a pipe and a screen that nobody sees."""
+"""The terminal side of `carousel predict`, with keys from a pipe and an invisible screen."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -32,7 +32,7 @@ class Desk:
         self.running = asyncio.create_task(screen.run())
 
     async def press(self, keys: str) -> None:
-        """Press, and wait until the words for the new text are there."""
+        """Presses the keys, and waits until the words for the new text have arrived."""
         self.keys.send_text(keys)
         await asyncio.wait_for(self._answered(), 10)
 
@@ -99,7 +99,7 @@ async def test_enter_begins_a_line(fake: Fake) -> None:
 
 
 async def test_backspace_over_fed_words_begins_a_new_sequence(fake: Fake) -> None:
-    """What is left is fed again on a new stream; nothing is asked of the old one any more."""
+    """The remaining text is fed again on a new stream; the old one gets no more requests."""
     async with _open_desk(fake) as desk:
         await desk.press("The cat ")
         await desk.press(_BACKSPACE * 2)
@@ -109,7 +109,7 @@ async def test_backspace_over_fed_words_begins_a_new_sequence(fake: Fake) -> Non
 
 
 async def test_after_a_whole_word_the_next_ones_are_offered(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Taking one keeps the word that was typed; typing on makes it the beginning of another again."""
+    """Accepting one keeps the typed word; further letters make it the beginning of another word again."""
     know_words(monkeypatch, " of")
     async with _open_desk(fake) as desk:
         await desk.press("The of")
@@ -123,7 +123,7 @@ async def test_after_a_whole_word_the_next_ones_are_offered(fake: Fake, monkeypa
 
 
 async def test_a_session_is_asked_and_stays_as_it_is(fake: Fake) -> None:
-    """Forks of it are typed at, one anew when fed text is taken back, and none is left."""
+    """Typing uses forks of it, a new one when fed text is deleted, and none remains."""
     fake.service.kept["mine"] = Kept(7)
     async with _open_desk(fake, "mine") as desk:
         await desk.press("The cat ")
@@ -136,7 +136,7 @@ async def test_a_session_is_asked_and_stays_as_it_is(fake: Fake) -> None:
 
 
 async def test_a_servers_error_ends_the_screen(fake: Fake) -> None:
-    """It comes out of `run`, and the screen is over."""
+    """`run` raises it, and the screen ends."""
 
     async def type_what_fails() -> None:
         async with _open_desk(fake) as desk:

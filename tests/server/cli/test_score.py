@@ -23,7 +23,7 @@ def test_a_file_is_shown_with_its_totals(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_long_text_goes_through_a_session_in_parts(run: Run, fake: Fake) -> None:
-    """Parts within the server's limit, on one sequence, that is deleted afterwards; totals are over all of them."""
+    """The parts are within the server's limit, on one sequence that is deleted afterwards; totals cover all of them."""
     text = "one two three four\n" * 3
     result = run("score", "-", stdin=text.encode())
     assert result.out.startswith(text)
@@ -59,7 +59,7 @@ def test_a_short_text_needs_no_session(run: Run, fake: Fake) -> None:
 
 
 def test_an_empty_text_has_no_tokens(run: Run) -> None:
-    """Nothing to divide by is nothing to fail on."""
+    """Division by zero tokens does not fail."""
     assert run("score", "-").out.endswith("no tokens\n")
 
 
@@ -72,7 +72,7 @@ def test_an_unreadable_file_is_one_line(run: Run, tmp_path: Path) -> None:
 
 
 def test_control_characters_do_not_reach_the_terminal(run: Run) -> None:
-    """A text cannot drive the terminal that shows it."""
+    """A text cannot control the terminal that shows it."""
     assert "\x1b" not in run("score", "-", stdin=b"a\x1b[2Jb").out
 
 

@@ -36,7 +36,7 @@ def test_an_empty_line_scores_nothing(run: Run) -> None:
 
 
 def test_a_refused_line_does_not_end_the_log(run: Run) -> None:
-    """Its error stands in its place; the exit code tells that there was one."""
+    """Its error takes its place; the exit code shows that there was one."""
     result = run("score", "-", "--lines", stdin=b"a\nbad\nb\n")
     rows = [json.loads(line) for line in result.out.splitlines()]
     assert ["error" in row for row in rows] == [False, True, False]
@@ -45,7 +45,7 @@ def test_a_refused_line_does_not_end_the_log(run: Run) -> None:
 
 
 def test_an_overloaded_server_is_asked_again(run: Run, fake: Fake) -> None:
-    """After the time that it names; nothing is lost."""
+    """The retry comes after the time that the server names; nothing is lost."""
     fake.service.num_overloads = 2
     result = run("score", "-", "--lines", stdin=b"a\nb\n")
     assert [json.loads(line)["text"] for line in result.out.splitlines()] == ["a", "b"]
@@ -60,5 +60,5 @@ def test_a_lost_server_ends_the_log(run: Run) -> None:
 
 
 def test_lines_and_a_session_exclude_each_other(run: Run) -> None:
-    """A line of its own continues nothing."""
+    """A separate line continues nothing."""
     assert run("score", "-", "--lines", "--session", "mine").code == 2

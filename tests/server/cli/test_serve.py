@@ -1,4 +1,4 @@
-"""`carousel serve`: what it makes of its arguments, and the process that it prepares for a server."""
+"""`carousel serve`: how it uses its arguments, and the process that it prepares for a server."""
 
 import asyncio
 import gc
@@ -22,7 +22,7 @@ NOT_USED = ("redis", "sqlite3", "carousel.state.sqlite_store", "websockets", "ht
 
 
 def serve_by(monkeypatch: pytest.MonkeyPatch, ends: Exception | None = None) -> list[Any]:
-    """Replaces the application; what it was called with, and the loop that it ran in."""
+    """Replaces the application; returns its arguments, and the loop in which it ran."""
     seen: list[Any] = []
 
     async def serve(
@@ -41,7 +41,7 @@ def serve_by(monkeypatch: pytest.MonkeyPatch, ends: Exception | None = None) -> 
 
 
 def test_it_serves_in_a_fast_loop_and_says_where(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Options become settings, the loop is uvloop's, and what was made until then is left alone by the collector."""
+    """Options become settings, the loop is uvloop's, and the collector ignores objects from the start."""
     seen = serve_by(monkeypatch)
     try:
         result = run("serve", "somewhere", "--threads", "2", "--set", "max_lanes=3")
@@ -65,7 +65,7 @@ def test_what_goes_wrong_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_a_start_imports_only_what_it_uses() -> None:
-    """Stores that are not configured, and what only other commands need, cost a server neither time nor memory."""
+    """Unused stores, and modules of other commands, cost a server neither time nor memory."""
     script = f"import sys, carousel.cli.serve; print([name for name in {NOT_USED!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -12,7 +12,7 @@ from tests.server.fake_service import Mishap
 
 
 def test_a_session_is_made_shown_and_deleted(run: Run, fake: Fake) -> None:
-    """Create prints the id alone, for scripts to take."""
+    """Create prints only the id, for scripts."""
     session_id = run("sessions", "create").out.strip()
     assert list(fake.service.positions) == [session_id]
     assert session_id in run("sessions", "get", session_id).out
@@ -35,7 +35,7 @@ def test_the_list_has_every_page(run: Run) -> None:
 
 
 def test_several_are_deleted_at_once(run: Run, fake: Fake) -> None:
-    """In the order given, up to one that is not there."""
+    """They are deleted in the given order, up to one that does not exist."""
     for name in "abc":
         run("sessions", "create", name)
     assert run("sessions", "delete", "a", "x", "c").code == 1
@@ -49,7 +49,7 @@ def test_one_is_told_as_json(run: Run) -> None:
 
 
 def test_a_session_is_forked_and_taken_back(run: Run, fake: Fake) -> None:
-    """Ids and positions alone are printed, for scripts to take."""
+    """It prints only ids and positions, for scripts."""
     run("sessions", "create", "mine")
     run("generate", "ab", "--session", "mine", "--max-tokens", "1")
     assert run("sessions", "checkpoint", "mine", "here").out == "3\n"
@@ -70,12 +70,12 @@ def test_a_session_is_forked_and_taken_back(run: Run, fake: Fake) -> None:
     [["rewind", "mine"], ["fork", "mine", "--position", "1", "--checkpoint", "a"], ["fork", "m", "--count=0"]],
 )
 def test_a_point_that_makes_no_sense_is_wrong_usage(run: Run, arguments: list[str]) -> None:
-    """Said before the server is asked."""
+    """This is reported before any call."""
     assert run("sessions", *arguments).code == 2
 
 
 def test_a_state_goes_out_and_in(run: Run, fake: Fake, tmp_path: Path) -> None:
-    """Through a file; one that cannot be read or written is an error in a line."""
+    """The state goes through a file; one that cannot be read or written is a one-line error."""
     run("sessions", "create", "mine")
     run("generate", "ab", "--session", "mine", "--max-tokens", "1")
     file = str(tmp_path / "state")
@@ -97,19 +97,20 @@ def test_a_state_goes_through_a_pipe(run: Run, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_no_state_is_written_to_a_terminal(run: Run, fake: Fake) -> None:
-    """Bytes would drive it: wrong usage, said before the server is asked; a pipe beside a terminal takes them."""
+    """Bytes could control the terminal: this is wrong usage, reported before any call; a pipe beside a terminal accepts
+    them."""
     run("sessions", "create", "mine")
     environ = {"CAROUSEL_ADDRESS": fake.address}
     num_requests = len(fake.service.requests)
     shown = run_on_terminal("sessions", "export", "mine", "-", environ=environ)
     assert shown.code == 2
-    assert "no terminal shows" in shown.text
+    assert "cannot be shown on a terminal" in shown.text
     assert len(fake.service.requests) == num_requests
     assert run_on_terminal("sessions", "export", "mine", "-", environ=environ, is_output_piped=True).piped == b"at 0"
 
 
 def test_events_are_told_as_they_come(run: Run) -> None:
-    """A line each, for people or for programs."""
+    """Each event is a line, for people or for programs."""
     run("sessions", "create", "mine")
     assert run("sessions", "watch").out.splitlines()[0].split()[2:] == ["created", "mine"]
     first = json.loads(run("sessions", "watch", "--json").out.splitlines()[0])
@@ -117,14 +118,14 @@ def test_events_are_told_as_they_come(run: Run) -> None:
 
 
 def test_a_lost_answer_is_asked_for_again(run: Run, fake: Fake) -> None:
-    """The session is made once, and its id is printed."""
+    """The session is created once, and its id is printed."""
     fake.service.mishaps = [Mishap(is_applied=True)]
     assert run("sessions", "create", "mine").out == "mine\n"
     assert fake.service.positions == {"mine": 0}
 
 
 def test_a_server_that_is_not_there_is_told_soon(run: Run, fake: Fake) -> None:
-    """After two more tries, not after ten."""
+    """The command fails after two more attempts, not after ten."""
     fake.service.mishaps = [Mishap()] * 10
     assert "does not answer" in run("sessions", "create", "mine").err
     assert len(fake.service.mishaps) == 7

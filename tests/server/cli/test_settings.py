@@ -35,7 +35,7 @@ def test_groups_are_headings(run: Run) -> None:
 
 @pytest.mark.parametrize("width", [None, 100, 80, 50, 20, 1])
 def test_no_name_is_ever_cut(width: int | None) -> None:
-    """However narrow the terminal is; the default stands on the same line."""
+    """This holds for any width of the terminal; the default is on the same line."""
     text = "\n".join(format_settings(_SETTINGS, width))
     for setting in _SETTINGS:
         assert any(line.split()[:2] == [setting.name, setting.default] for line in text.splitlines())
@@ -53,7 +53,7 @@ def test_meanings_are_wrapped_into_their_column(width: int) -> None:
 
 
 def test_settings_are_json_lines(run: Run) -> None:
-    """Each with its environment variable; a default can be given back as it stands."""
+    """Each has its environment variable; a default can be passed back unchanged."""
     rows = [json.loads(line) for line in run("settings", "--json").out.splitlines()]
     assert [row["name"] for row in rows] == list(Settings.model_fields)
     assert rows[0] == {

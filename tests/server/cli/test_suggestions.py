@@ -36,13 +36,13 @@ def test_a_word_is_shown_once() -> None:
 
 
 def test_tokens_stand_in_where_there_is_no_word() -> None:
-    """White space and all, so that they can be told apart."""
+    """They keep their white space, so that they can be distinguished."""
     rows = choose_suggestions(_words(), " ", 1)
     assert [(row.label, row.text) for row in rows] == [("' the'", " the")]
 
 
 def test_letters_that_only_happen_to_fit_are_no_word() -> None:
-    """Below a hundredth of the likeliest; but before a word is begun, unlikely words are words too."""
+    """The bound is a hundredth of the likeliest; but before a word is begun, unlikely words are words too."""
     found = (" of", 0.9), (" off", 0.0091), (" oference", 0.0089)
     assert [row.label for row in choose_suggestions(_words(*found), " of", 5)] == ["of", "off"]
     assert len(choose_suggestions(_words(*found), " ", 5)) == 3
@@ -61,7 +61,7 @@ def test_letters_that_only_happen_to_fit_are_no_word() -> None:
 def test_a_word_is_whole_when_it_is_likely_itself(
     words: tuple[tuple[str, float], ...], prefix: str, is_whole: bool
 ) -> None:
-    """Half of what begins like it, or more; nothing typed is no word."""
+    """The bound is half of the words with its letters; an empty prefix is not a word."""
     assert is_whole_word(choose_suggestions(_words(*words), prefix, 5), prefix) == is_whole
 
 

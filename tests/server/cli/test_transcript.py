@@ -1,4 +1,4 @@
-"""A generation is shown with its prompt, pace and seed on a terminal, and bare in a pipe."""
+"""A terminal shows a generation with its prompt, speed and seed; a pipe gets the bare text."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ from carousel.client import Finished, GeneratedToken, Piece
 
 
 class Clock:
-    """Tells the times that it was given, one after the other."""
+    """Returns the given times, one after another."""
 
     def __init__(self, *times: float) -> None:
         self._times = list(times)
@@ -47,7 +47,7 @@ def test_the_pace_counts_from_the_call_to_the_last_tokens(capsys: pytest.Capture
 
 
 def test_a_short_text_is_told_as_well(capsys: pytest.CaptureFixture[str]) -> None:
-    """One token; tokens that took no time by the clock; and no figures at all where nothing was generated."""
+    """One token; tokens that took no measured time; and no figures where nothing was generated."""
     _write([_piece("a", is_last=True)], 10.0, 10.5)
     assert capsys.readouterr().out == "The a\n1 token in 0.50 s, 2 tokens/s, seed 40\n"
     _write([_piece("a", is_last=True)], 10.0, 10.0)
@@ -57,13 +57,13 @@ def test_a_short_text_is_told_as_well(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_the_first_branch_names_the_seed(capsys: pytest.CaptureFixture[str]) -> None:
-    """With it, all of them come again."""
+    """With it, all branches can be reproduced."""
     _write([_piece("a", is_last=True, branch=1), _piece("b", is_last=True)], 1.0, 1.0, 1.0)
     assert capsys.readouterr().out.endswith("seed 40\n")
 
 
 def test_an_interrupted_text_leaves_the_cursor_at_a_lines_start(capsys: pytest.CaptureFixture[str]) -> None:
-    """No figures, for there is no end to count to."""
+    """There are no figures, because there is no end."""
 
     def interrupt() -> Iterator[Piece]:
         yield _piece("a")
@@ -75,13 +75,13 @@ def test_an_interrupted_text_leaves_the_cursor_at_a_lines_start(capsys: pytest.C
 
 
 def test_a_pipe_gets_the_text_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    """As it is, controls and all."""
+    """The text is unchanged, including control characters."""
     _write([_piece("a\x1b"), _piece("", is_last=True)], 1.0, 1.0, is_terminal=False)
     assert capsys.readouterr().out == "a\x1b"
 
 
 def test_a_text_drives_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither the model's nor the prompt."""
+    """This holds for the model's text and for the prompt."""
     _write([_piece("\x1b[2Ja", num_tokens=1), _piece("", is_last=True)], 1.0, 2.0, prompt="\x07The ")
     assert capsys.readouterr().out == "The [2Ja\n1 token in 1.00 s, 1 tokens/s, seed 40\n"
 
@@ -116,13 +116,13 @@ def test_ids_and_json_on_a_terminal(fake: Fake) -> None:
 
 
 def test_neither_prompt_nor_figures_reach_a_pipe(fake: Fake) -> None:
-    """Not even where errors go to a terminal, which stays empty."""
+    """This holds even where errors go to a terminal, which stays empty."""
     shown = _generate(fake, "a", is_output_piped=True)
     assert (shown.code, shown.piped, shown.screen) == (0, b"bcd", "")
 
 
 def test_styles_are_left_out_where_they_are_not_wanted(fake: Fake) -> None:
-    """By NO_COLOR, and on a terminal that has none."""
+    """NO_COLOR and a terminal without styles turn them off."""
     assert "\x1b[" in _generate(fake, "a", NO_COLOR="", TERM="xterm").screen
     assert "\x1b[" not in _generate(fake, "a", NO_COLOR="1", TERM="xterm").screen
     assert "\x1b[" not in _generate(fake, "a", NO_COLOR="", TERM="dumb").screen

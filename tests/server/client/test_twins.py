@@ -1,4 +1,4 @@
-"""The two clients answer alike, go on with each other's sessions, and burden nobody who imports them."""
+"""The two clients answer alike, continue each other's sessions, and are cheap to import."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ def blocking(address: str) -> Iterator[Client]:
 
 
 async def test_both_answer_the_same(address: str, blocking: Client) -> None:
-    """Every call that only tells, and every kind of turn."""
+    """This covers every call that only reads, and every kind of turn."""
     async with AsyncClient(address, timeout_seconds=20) as other:
         assert [piece async for piece in other.generate("a", seed=1)] == list(blocking.generate("a", seed=1))
         assert [piece async for piece in other.score("ab", top_g=3)] == list(blocking.score("ab", top_g=3))
@@ -34,7 +34,7 @@ async def test_both_answer_the_same(address: str, blocking: Client) -> None:
 
 
 async def test_a_session_is_made_under_the_callers_id(address: str, blocking: Client, service: FakeService) -> None:
-    """The block's options are its creation's; when that is a repeat, the session stands where it stands."""
+    """The block's options apply to its creation; a retried creation returns the session at its current position."""
     options = ChangeOptions(request_id="own", timeout_seconds=9)
     with blocking.session("a", model="m", keep=True, **options) as one:
         one.feed("xy")
@@ -47,7 +47,7 @@ async def test_a_session_is_made_under_the_callers_id(address: str, blocking: Cl
 
 
 def test_both_say_who_they_are(blocking: Client) -> None:
-    """By the name that their user knows."""
+    """Each has the name that its user knows."""
     assert repr(blocking).startswith("Client(")
     assert repr(blocking.open_session("a")) == "Session('a')"
 

@@ -40,7 +40,7 @@ class Held:
     """A sequence in the columns, told one token after the other."""
 
     def __init__(self, engine: Engine, owner: str = "ann") -> None:
-        row = engine.columns.take_slot()
+        row = engine.columns.allocate_slot()
         assert row is not None
         self._engine = engine
         self._owner = owner
@@ -206,7 +206,7 @@ async def test_a_waiter_with_a_defect_costs_no_other_its_answer(in_loop: bool) -
     async with started(ToyModel(), in_loop=in_loop) as engine:
         first, second = Held(engine), Held(engine)
         before = first.feed(1)
-        row = engine.columns.take_slot()
+        row = engine.columns.allocate_slot()
         assert row is not None
         engine.advance("ann", row, row + 1, 1, 1, Bad())
         after = second.feed(1)

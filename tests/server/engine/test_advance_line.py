@@ -49,16 +49,16 @@ def names(taken: Advances | None) -> list[tuple[str, int]]:
 
 
 def test_nothing_waits_at_first() -> None:
-    assert make_line().take() is None
+    assert make_line().pick() is None
 
 
 def test_one_owner_has_the_whole_step() -> None:
     line = make_line(4)
     add(line, "ann", *range(6))
-    assert names(line.take()) == [("ann", number) for number in range(4)]
+    assert names(line.pick()) == [("ann", number) for number in range(4)]
     assert line.num_waiting == 2
-    assert names(line.take()) == [("ann", 4), ("ann", 5)]
-    assert line.take() is None
+    assert names(line.pick()) == [("ann", 4), ("ann", 5)]
+    assert line.pick() is None
 
 
 def test_who_has_one_is_in_the_next_step() -> None:
@@ -66,7 +66,7 @@ def test_who_has_one_is_in_the_next_step() -> None:
     line = make_line(4)
     add(line, "ann", *range(1000))
     add(line, "bob", 0)
-    taken = names(line.take())
+    taken = names(line.pick())
     assert ("bob", 0) in taken
     assert len(taken) == 4
 
@@ -76,7 +76,7 @@ def test_owners_take_turns_where_a_step_has_not_one_for_each() -> None:
     line = make_line(2)
     for owner in "abcde":
         add(line, owner, 0, 1)
-    order = [names(line.take()) for _ in range(5)]
+    order = [names(line.pick()) for _ in range(5)]
     assert [[owner for owner, _ in step] for step in order] == [
         list("ab"),
         list("cd"),
@@ -89,9 +89,9 @@ def test_owners_take_turns_where_a_step_has_not_one_for_each() -> None:
 def test_an_owner_runs_as_many_as_he_may() -> None:
     line = make_line(8, max_lanes=3)
     add(line, "ann", *range(10))
-    assert len(names(line.take())) == 3
+    assert len(names(line.pick())) == 3
     add(line, "bob", *range(10))
-    assert collections.Counter(owner for owner, _ in names(line.take())) == {"ann": 3, "bob": 3}
+    assert collections.Counter(owner for owner, _ in names(line.pick())) == {"ann": 3, "bob": 3}
 
 
 def test_an_owner_has_as_many_waiting_as_he_may() -> None:
@@ -103,7 +103,7 @@ def test_an_owner_has_as_many_waiting_as_he_may() -> None:
     assert error.value.limit == "max_queued_turns_per_owner"
     add(line, "bob", 0)
     assert line.num_waiting == 4
-    line.take()
+    line.pick()
     add(line, "ann", 3)
 
 
@@ -118,7 +118,7 @@ def test_clear_names_all_who_wait() -> None:
         ("bob", 0),
     ]
     assert line.num_waiting == 0
-    assert line.take() is None
+    assert line.pick() is None
 
 
 OWNERS = st.sampled_from("abcdef")
@@ -142,7 +142,7 @@ def test_nothing_is_lost_or_doubled(max_rows: int, max_lanes: int | None, events
             waiting[event].append(count)
             count += 1
             continue
-        taken = line.take()
+        taken = line.pick()
         present = {owner: len(numbers) for owner, numbers in waiting.items() if numbers}
         assert (taken is None) == (not present)
         if taken is None:

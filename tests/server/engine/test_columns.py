@@ -28,7 +28,7 @@ def make_columns(model: ToyModel, max_bytes: int = 2**16) -> Columns:
 
 
 def take(columns: Columns) -> int:
-    row = columns.take_slot()
+    row = columns.allocate_slot()
     assert row is not None
     return row
 
@@ -170,15 +170,15 @@ def test_slots_are_as_many_as_the_bytes_hold() -> None:
     columns = make_columns(model, 3 * slot_bytes + slot_bytes // 2)
     taken = [take(columns) for _ in range(3)]
     assert sorted(taken) == [0, RING, 2 * RING]
-    assert columns.take_slot() is None
+    assert columns.allocate_slot() is None
     assert (columns.num_used, repr(columns)) == (3, "Columns(3 of 3 slots used)")
-    columns.give_slot(taken[1])
+    columns.free_slot(taken[1])
     assert columns.num_used == 2
-    assert columns.take_slot() == taken[1]
+    assert columns.allocate_slot() == taken[1]
 
 
 def test_no_bytes_hold_no_slots() -> None:
-    assert make_columns(ToyModel(), 0).take_slot() is None
+    assert make_columns(ToyModel(), 0).allocate_slot() is None
 
 
 def test_columns_are_cut_and_joined_as_a_whole() -> None:

@@ -295,17 +295,17 @@ def test_many_owners_leave_nothing_behind() -> None:
     line = Line(10, OwnerLimits())
     keeper = Job(turn("keeper"), 0)
     line.add(keeper)
-    assert line.take(1) == [keeper]
+    assert line.admit(1) == [keeper]
     for number in range(10_000):
         job = Job(turn(f"owner {number}"), 0, number)
         line.add(job)
-        assert line.take(1) == [job]
+        assert line.admit(1) == [job]
         job.position = 10_000 - number
         line.left(job, False)
     assert len(line._owners) <= 1025
     line.left(keeper, False)
     line.add(keeper)
-    assert line.take(1) == [keeper]
+    assert line.admit(1) == [keeper]
 
 
 def test_leaving_a_long_line_takes_no_walk_along_it() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -17,11 +17,13 @@ from carousel.errors import ModelNotFound, SessionNotFound
 from carousel.metrics import Metrics
 from carousel.readiness import StoreHealth
 from carousel.rpc import convert
-from carousel.rpc.calls import Calls
+from carousel.rpc.calls import RpcCalls
+from carousel.rpc.errors import code_of
 from carousel.rpc.server import RpcServer
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
 from carousel.sessions.callers import Callers
+from carousel.sessions.calls import Calls
 from carousel.sessions.carried_room import CarriedRoom
 from carousel.sessions.checks import Limits
 from carousel.sessions.conversation import Conversation
@@ -93,8 +95,8 @@ class FakeSessions:
     async def conversing(self, owner: str) -> AsyncIterator[Conversation]:
         yield Conversation(self, NoResidents(), NoResidents(), owner, self.tokenizer.size)  # type: ignore[arg-type]
 
-    def converse_many(self, owner: str, format: Format, rest: Callable[[bool], None]) -> Many:
-        return Many(format, _converse_with_nobody, ManyBounds(9, 9, 99), owner, Gate(), Shares(), rest)
+    def converse_many(self, owner: str, format: Format, *told: Any) -> Many:
+        return Many(format, _converse_with_nobody, ManyBounds(9, 9, 99), owner, Gate(), Shares(), *told)
 
     async def predict(self, caller: Caller, request: PredictionRequest) -> Prediction:
         self._note(caller, request)
@@ -248,9 +250,13 @@ async def open_desk(
     sessions, operations, registry = FakeSessions(Limits.of(settings)), FakeOperations(), CollectorRegistry()
     metrics = Metrics(registry)
     health = StoreHealth(metrics.store_is_up)
-    calls = Calls(streams or StreamBounds(100), Callers(owner), metrics, health)
+    calls = Calls(streams or StreamBounds(100), Callers(owner), metrics, health, code_of)
     model = convert.from_manifest(sessions.manifest, "cpu", settings)
-    services = LanguageModelServicer(sessions, model, calls), SessionsServicer(sessions, operations, calls)  # type: ignore[arg-type]
+    rpc_calls = RpcCalls(calls)
+    services = (
+        LanguageModelServicer(sessions, model, rpc_calls),  # type: ignore[arg-type]
+        SessionsServicer(sessions, operations, rpc_calls),  # type: ignore[arg-type]
+    )
     bounds = make_connection_bounds(
         MAX_MESSAGE_BYTES,
         max_streams=streams_of_a_connection,

@@ -76,7 +76,7 @@ def layers(house: House) -> list[tuple[str, Any, str, Any, Callable[[House], Any
         ("tokenizer of a turn", Tokenizer, "encode", fail, predict),
         ("tokenizer's bytes", Tokenizer, "token_bytes", fail, score),
         ("model", ToyModel, "core", fail, predict),
-        ("store take", type(world.store), "take", fail_later, generate),
+        ("store acquire", type(world.store), "acquire", fail_later, generate),
         ("store commit", type(world.store), "commit", fail_later, generate),
         ("store list", type(world.store), "list_owned", fail_later, list_sessions),
         ("outside of calls", house.calls, "answer", fail, tokenize),

@@ -16,12 +16,14 @@ from tests.worlds import Plan, World, running_world
 
 from carousel.readiness import StoreHealth
 from carousel.rpc import convert
-from carousel.rpc.calls import Calls
+from carousel.rpc.calls import RpcCalls
+from carousel.rpc.errors import code_of
 from carousel.rpc.server import RpcServer
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
 from carousel.sessions import service
 from carousel.sessions.callers import Callers
+from carousel.sessions.calls import Calls
 from carousel.sessions.many import Many
 from carousel.sessions.streams import StreamBounds
 from carousel.settings import Settings
@@ -76,11 +78,11 @@ async def serving(
     async with contextlib.AsyncExitStack() as stack:
         world = await stack.enter_async_context(running_world(replace(plan or Plan(), settings=limits)))
         health = StoreHealth(world.metrics.store_is_up)
-        calls = Calls(streams or StreamBounds(1000), Callers(owner), world.metrics, health)
+        calls = Calls(streams or StreamBounds(1000), Callers(owner), world.metrics, health, code_of)
         model = convert.from_manifest(world.manifest, "cpu", Settings(**limits))
         services = (
-            LanguageModelServicer(world.sessions, model, calls),
-            SessionsServicer(world.sessions, world.operations, calls),
+            LanguageModelServicer(world.sessions, model, RpcCalls(calls)),
+            SessionsServicer(world.sessions, world.operations, RpcCalls(calls)),
         )
         server = RpcServer(*services, make_connection_bounds(MAX_MESSAGE_BYTES))
         await server.start("127.0.0.1:0")

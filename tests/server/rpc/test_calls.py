@@ -20,9 +20,11 @@ from carousel.errors import (
 )
 from carousel.metrics import Metrics
 from carousel.readiness import StoreHealth
-from carousel.rpc.calls import Calls
+from carousel.rpc.calls import RpcCalls
+from carousel.rpc.errors import code_of
 from carousel.rpc.reading import UNREADABLE
 from carousel.sessions.callers import Callers
+from carousel.sessions.calls import Calls
 from carousel.sessions.streams import StreamBounds
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import sessions_pb2
@@ -69,7 +71,8 @@ class Desk:
         self.registry = CollectorRegistry()
         metrics = Metrics(self.registry)
         self.health = StoreHealth(metrics.store_is_up)
-        self.calls = Calls(StreamBounds(max_streams), Callers(owner_metadata), metrics, self.health)
+        self.open = Calls(StreamBounds(max_streams), Callers(owner_metadata), metrics, self.health, code_of)
+        self.calls = RpcCalls(self.open)
 
     def count(self, code: str) -> float:
         return self.registry.get_sample_value("carousel_requests_total", {"method": "Do", "code": code}) or 0
@@ -163,7 +166,7 @@ async def test_finish_ends_waiting_calls_at_once_and_lets_the_others_send() -> N
 
     tasks = {name: asyncio.create_task(handle(name)) for name in contexts}
     await asyncio.sleep(0)
-    finishing = asyncio.create_task(desk.calls.finish(0.05))
+    finishing = asyncio.create_task(desk.open.finish(0.05))
     with pytest.raises(Aborted):
         await tasks["waiting"]
     assert not finishing.done()
@@ -190,7 +193,7 @@ async def test_a_call_that_comes_to_wait_while_others_finish_ends_then() -> None
 
     task = asyncio.create_task(handle())
     await asyncio.sleep(0)
-    finishing = asyncio.create_task(desk.calls.finish(15))
+    finishing = asyncio.create_task(desk.open.finish(15))
     await asyncio.sleep(0)
     is_answered.set()
     async with asyncio.timeout(5):
@@ -285,7 +288,7 @@ async def test_an_idle_call_gives_way_to_a_newcomer() -> None:
         line = await asyncio.create_task(refuse(desk, None, None, ("x-owner", "ann")))
         assert line["limit"] == "max_streams"
     assert desk.registry.get_sample_value("carousel_refusals_total", {"reason": "max_streams"}) == 2
-    assert repr(desk.calls._streams) == "Streams(0 of 1 taken)"
+    assert repr(desk.open._streams) == "Streams(0 of 1 taken)"
 
 
 async def test_a_call_is_ended_for_one_reason() -> None:
@@ -293,8 +296,8 @@ async def test_a_call_is_ended_for_one_reason() -> None:
     desk, context, entered = Desk(), FakeContext(), asyncio.Event()
     task = asyncio.create_task(until_idle(desk, context, entered))
     await entered.wait()
-    desk.calls._end(task, Overloaded("no", limit="max_streams", retry_seconds=1))
-    desk.calls._end(task, ShuttingDown("no"))
+    desk.open._end(task, Overloaded("no", limit="max_streams", retry_seconds=1))
+    desk.open._end(task, ShuttingDown("no"))
     with pytest.raises(Aborted):
         await task
     assert context.code == "RESOURCE_EXHAUSTED"
@@ -318,7 +321,7 @@ async def test_what_is_not_counted_needs_no_place() -> None:
 async def test_after_the_end_calls_are_refused() -> None:
     """A watch that came now would never be ended by anybody."""
     desk = Desk()
-    await desk.calls.finish(0)
+    await desk.open.finish(0)
     line = await refuse(desk, None)
     assert (line["code"], line["reason"]) == ("UNAVAILABLE", "SHUTTING_DOWN")
 

@@ -1,7 +1,7 @@
 """What the wire leaves unset becomes the documented default, and answers carry all that they were given."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from google.protobuf import duration_pb2
@@ -228,3 +228,8 @@ def test_times_and_expectations_that_are_not_set() -> None:
     assert convert.to_ttl(export(ttl=duration_pb2.Duration())) == 0
     assert convert.to_expected(sessions_pb2.RewindSessionRequest()) is None
     assert convert.to_expected(sessions_pb2.RewindSessionRequest(expected_position=0)) == 0
+
+
+def test_sampling_options_have_the_names_of_the_wire() -> None:
+    """A field that has no option would be an internal error for every call that sets it."""
+    assert {one.name for one in fields(SamplingOptions)} == set(wire.Sampling.DESCRIPTOR.fields_by_name)

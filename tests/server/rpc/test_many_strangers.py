@@ -541,7 +541,7 @@ async def test_frames_that_come_are_charged_for_what_is_in_them() -> None:
         long.request.word_prefix = "x" * 150_000
         for items in ([], [end(9)], [end(9)] * 100, [long], [ask(1, 1, k=10)], [ask(1, 1, k=256)]):
             gate.charged.clear()
-            await many.take(wire.PredictManyRequest(items=items).SerializeToString())
+            await many.receive(wire.PredictManyRequest(items=items).SerializeToString())
             costs.append(sum(gate.charged))
         answer = (256 * 20 + 32 - 256) / 1400  # is made of candidates, which takes four times as long as all else
         expected = [4, 4 + 1, 4 + 100, 4 + 1 + 150_000 / 2**14, 4 + 1, 4 + 1 + answer]

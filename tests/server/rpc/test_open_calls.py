@@ -14,7 +14,7 @@ from tests.server.hostile_peer import call_unread
 from tests.server.rpc.desk import Desk, open_desk
 from tests.server.rpc.test_server import Wire, refusal, until
 
-from carousel.rpc import calls
+from carousel.sessions import calls
 from carousel.sessions.streams import StreamBounds
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import language_model_pb2_grpc, sessions_pb2

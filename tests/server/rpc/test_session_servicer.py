@@ -185,7 +185,7 @@ async def test_a_store_that_is_away_is_unavailable_with_a_hint() -> None:
     store = FaultyStore(MemoryStore(ROOMY, LIFETIMES))
     async with served(Plan(store=lambda clock: store)) as house:
         await create(house)
-        for fault in (Fault.TAKE, Fault.BEFORE_WRITE, Fault.AFTER_WRITE):
+        for fault in (Fault.ACQUIRE, Fault.BEFORE_WRITE, Fault.AFTER_WRITE):
             store.faults[fault] = 1
             code, _, details = await refusal(house.model.Generate(_generate(request_id="r")))
             assert (code, details["ErrorInfo"].reason) == (Code.UNAVAILABLE, "STORE_UNAVAILABLE")

@@ -50,7 +50,7 @@ async def held_after_crash(
     lifetimes: Lifetimes = LIFETIMES,
 ) -> Held:
     async with after_crash(path, ledger, clock, lifetimes) as store:
-        held = await store.take(owner, name)
+        held = await store.acquire(owner, name)
         assert isinstance(held, Held)
         await store.release(held)
         return held

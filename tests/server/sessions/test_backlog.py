@@ -20,7 +20,7 @@ def take_all(backlog: Backlog) -> list[tuple[int, int]]:
     """Tags and tokens; a close has token -1."""
     taken = []
     while backlog:
-        item: Any = backlog.take()[0]
+        item: Any = backlog.pop()[0]
         if item is not None:
             taken.append((item.tag, -1 if item.close else item.request.input.tokens.ids[0]))
     return taken
@@ -44,7 +44,7 @@ def test_items_come_in_their_order_with_their_sizes() -> None:
     for content in frames:
         backlog.add(content)
     assert backlog.num_bytes == len(b"".join(frames))
-    assert sum(backlog.take()[1] for _ in range(3)) == len(frames[0])
+    assert sum(backlog.pop()[1] for _ in range(3)) == len(frames[0])
     assert backlog.num_bytes == len(frames[2])
     assert take_all(backlog) == [(1, 3)]
     assert backlog.num_bytes == 0
@@ -76,7 +76,7 @@ def test_only_what_was_not_taken_is_looked_at() -> None:
     backlog = Backlog(read_item, 10)
     backlog.add(frame(ask(1, 1), end(1), ask(1, 2)))
     for _ in range(3 - 1):
-        backlog.take()
+        backlog.pop()
     assert look(backlog) == []
     assert take_all(backlog) == [(1, 2)]
 
@@ -95,10 +95,10 @@ def test_what_is_wrong_stays_the_next_to_be_read(content: bytes) -> None:
     backlog = Backlog(read_item, 10)
     backlog.add(frame(ask(1, 1)) + content)
     backlog.add(frame(ask(1, 2)))
-    backlog.take()
+    backlog.pop()
     for _ in range(2):
         with pytest.raises(MessageInvalid):
-            backlog.take()
+            backlog.pop()
         with pytest.raises(MessageInvalid):
             backlog.look_ahead()
     assert backlog.num_bytes
@@ -122,7 +122,7 @@ def test_each_tag_is_told_the_same_however_far_is_looked_ahead(seed: int) -> Non
             for tag in look(backlog, dice.randrange(4)):
                 open_ones.pop(tag, None)
         elif backlog:
-            taken: Any = backlog.take()[0]
+            taken: Any = backlog.pop()[0]
             if taken is not None and taken.close:
                 open_ones.pop(taken.tag, None)
             elif taken is not None:

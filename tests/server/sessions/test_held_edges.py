@@ -38,9 +38,9 @@ async def test_nothing_is_begun_when_the_engine_closes() -> None:
     """It is refused where all others are."""
     async with holding() as (world, (stream,)):
         held = world.residents
-        assert held.may_take(resident_of(stream), Plain(3, 2))
+        assert held.may_begin(resident_of(stream), Plain(3, 2))
         await world.engine.drain(1)
-        assert not held.may_take(resident_of(stream), Plain(3, 2))
+        assert not held.may_begin(resident_of(stream), Plain(3, 2))
         with pytest.raises(ShuttingDown):
             await stream.say(3)
 

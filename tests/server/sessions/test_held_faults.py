@@ -35,7 +35,7 @@ async def pause(event: str) -> None:
 
 
 @pytest.mark.parametrize("num_before", [1, 2, 5])
-@pytest.mark.parametrize("fault", [Fault.TAKE, Fault.BEFORE_WRITE, Fault.AFTER_WRITE])
+@pytest.mark.parametrize("fault", [Fault.ACQUIRE, Fault.BEFORE_WRITE, Fault.AFTER_WRITE])
 async def test_a_store_that_fails_in_the_middle(fault: Fault, num_before: int) -> None:
     """The client is told, and its repeat finds the turn applied once, whether it was or not."""
     async with running_world(faulty_plan()) as world:
@@ -68,7 +68,7 @@ async def test_a_store_that_fails_for_long_keeps_no_slot() -> None:
             await world.open(f"s{number}")
             for token in range(2):
                 await stream.say(token)
-        faults_of(world).faults[Fault.BEFORE_WRITE] = faults_of(world).faults[Fault.TAKE] = 10**6
+        faults_of(world).faults[Fault.BEFORE_WRITE] = faults_of(world).faults[Fault.ACQUIRE] = 10**6
         for _ in range(3):
             outcomes = await asyncio.gather(*(stream.say(3) for stream in streams), return_exceptions=True)
             assert all(isinstance(one, StoreUnavailable) for one in outcomes)

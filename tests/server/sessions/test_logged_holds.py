@@ -172,13 +172,13 @@ async def compare(it: Logged, ids: list[str]) -> None:
     """What a crash would leave is what the living server has."""
     ledger = it.world.ledger
     async with it.crash() as crashed:
-        found = {name: await crashed.take("ann", name) for name in NAMES}
+        found = {name: await crashed.acquire("ann", name) for name in NAMES}
         for held in found.values():
             if isinstance(held, Held):
                 await crashed.release(held)
     for name in NAMES:
         await it.world.residents.leave(("ann", name))
-        living, left = await it.store.take("ann", name), found[name]
+        living, left = await it.store.acquire("ann", name), found[name]
         if not isinstance(living, Held):
             assert type(left) is type(living)
             continue

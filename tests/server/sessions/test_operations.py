@@ -127,7 +127,7 @@ async def test_what_can_be_no_id_reaches_no_store(name: str) -> None:
     """It is not found, although the store would fail if it were asked."""
     async with running_world(faulty_plan()) as world:
         assert isinstance(world.store, FaultyStore)
-        world.store.faults[Fault.READ] = world.store.faults[Fault.TAKE] = 99
+        world.store.faults[Fault.READ] = world.store.faults[Fault.ACQUIRE] = 99
         assert isinstance(await refusal(world, "ann", name), SessionNotFound)
 
 
@@ -410,7 +410,7 @@ async def test_a_change_that_is_cancelled_ends_its_write_first(change: str, num_
             else world.operations.mark("ann", "s", "c")
         )
         task = asyncio.ensure_future(call)
-        while store.log != ["take", "commit"]:
+        while store.log != ["acquire", "commit"]:
             await asyncio.sleep(0)
         for _ in range(num_cancels):
             task.cancel()
@@ -419,10 +419,10 @@ async def test_a_change_that_is_cancelled_ends_its_write_first(change: str, num_
         may_commit.set()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert store.log == ["take", "commit", "committed", "release"]
+        assert store.log == ["acquire", "commit", "committed", "release"]
 
 
-@pytest.mark.parametrize("fault", [Fault.BEFORE_WRITE, Fault.AFTER_WRITE, Fault.TAKE])
+@pytest.mark.parametrize("fault", [Fault.BEFORE_WRITE, Fault.AFTER_WRITE, Fault.ACQUIRE])
 async def test_a_rewind_that_the_store_fails_is_done_or_not(fault: Fault) -> None:
     """UNAVAILABLE; the session stands at one end or the other, whole, and expected_position tells which."""
     async with running_world(faulty_plan()) as world:

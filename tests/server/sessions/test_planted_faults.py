@@ -44,11 +44,11 @@ def _keep_stale(patch: pytest.MonkeyPatch) -> None:
 def _apply_twice(patch: pytest.MonkeyPatch) -> None:
     """A turn that happened goes the ordinary way as well."""
 
-    async def take_turn(self: Residents, resident: Resident, plain: Plain) -> None:
+    async def run_turn(self: Residents, resident: Resident, plain: Plain) -> None:
         await real(self, resident, plain)
 
-    real = Residents.take_turn
-    patch.setattr(Residents, "take_turn", take_turn)
+    real = Residents.run_turn
+    patch.setattr(Residents, "run_turn", run_turn)
 
 
 def _answer_early(patch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ async def test_a_session_lives_on_from_its_last_turn(seconds: float, tmp_path: P
             assert isinstance(found, Row)
             assert found.position == 3
             assert found.expires_at == pytest.approx(last_used + LIFETIMES.idle)
-            held = await store.take("ann", "s")
+            held = await store.acquire("ann", "s")
             assert isinstance(held, Held)
             await store.release(held)
 
@@ -47,7 +47,7 @@ async def test_a_session_whose_last_turn_is_long_ago_ends(tmp_path: Path) -> Non
         await stream.say(3)
         it.world.clock.advance(LIFETIMES.idle + 0.1)
         async with it.crash() as store:
-            ended = await store.take("ann", "s")
+            ended = await store.acquire("ann", "s")
             assert isinstance(ended, Ending)
             assert ended.reason is EndReason.IDLE
 

@@ -215,6 +215,6 @@ async def test_answers_that_are_too_large_cost_the_others_what_they_cost_elsewhe
 async def hold_anew(world: World) -> Resident:
     bounds = world.plan.bounds
     kit = Kit(world.engine.columns, world.ledger, world.codec, world.plan.tokenizer, bounds.penalty_window)
-    row = world.engine.columns.take_slot()
+    row = world.engine.columns.allocate_slot()
     assert row is not None
     return Resident(kit, await world.hold(), row, 0.0)

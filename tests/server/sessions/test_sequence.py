@@ -1,7 +1,7 @@
 """The messages of one tag are answered in their order, whichever way each of them goes."""
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from tests.bounds import make_limits
 
@@ -39,6 +39,8 @@ class Talk:
 class Stream:
     def __init__(self) -> None:
         self.answered: list[int] = []
+        self.refused: list[str] = []
+        self.cannot_write: set[int] = set()
         self.dropped: list[int] = []
 
     async def enter(self, cost: float) -> None: ...
@@ -47,10 +49,14 @@ class Stream:
 
     def answer(self, tag: int, question: Question, outcome: Any) -> None:
         assert outcome.position == question.request.input.tokens.ids[0]
+        if outcome.position in self.cannot_write:
+            raise ValueError(f"{outcome.position} cannot be written")
         self.answered.append(outcome.position)
 
     def refuse(self, tag: int, question: Question, error: Exception) -> None:
-        raise error
+        if not self.cannot_write:
+            raise error
+        self.refused.append(str(error))
 
     def drop(self, question: Question) -> None:
         self.dropped.append(question.request.input.tokens.ids[0])
@@ -100,3 +106,16 @@ async def test_what_is_answered_after_the_end_is_dropped() -> None:
     await sequence.close()
     sequence.put(Named([1], [-1.0], 2, 2))
     assert (stream.answered, sorted(stream.dropped)) == ([1], [2, 3])
+
+
+async def test_an_answer_that_cannot_be_written_is_refused() -> None:
+    """Its question does not wait for ever, and those behind it are answered."""
+    stream: Any = Stream()
+    stream.cannot_write = {1}
+    sequence = Sequence(stream, 7, cast(Any, Talk()), READER)
+    for token in (1, 2):
+        sequence.ask(question(token))
+    async with asyncio.timeout(5):
+        while len(stream.answered) + len(stream.refused) < 2:
+            await asyncio.sleep(0)
+    assert (stream.refused, stream.answered) == (["1 cannot be written"], [2])

@@ -462,7 +462,7 @@ async def test_expected_position_alone_keeps_a_lost_write_from_being_applied_twi
         assert refused.value.details["position"] == "1"
 
 
-@pytest.mark.parametrize("fault", [Fault.TAKE])
+@pytest.mark.parametrize("fault", [Fault.ACQUIRE])
 async def test_a_store_that_fails_to_load_refuses_the_turn(fault: Fault) -> None:
     """Nobody gets a sequence, the line is free again, and service resumes with the store."""
     async with running_world(faulty_plan(max_turns_per_session=0)) as world:
@@ -498,12 +498,12 @@ async def test_a_commit_is_never_cancelled_and_the_line_waits_for_it() -> None:
             first.cancel()
             await settle()
         assert not first.done()
-        assert faults_of(world).log == ["take", "commit"]
+        assert faults_of(world).log == ["acquire", "commit"]
         may_commit.set()
         with pytest.raises(asyncio.CancelledError):
             await first
         assert (await repeat).standing == Standing(1, 0, is_replay=True)
-        assert faults_of(world).log == ["take", "commit", "committed", "release", "take", "release"]
+        assert faults_of(world).log == ["acquire", "commit", "committed", "release", "acquire", "release"]
 
 
 @pytest.mark.parametrize("fault", [Fault.BEFORE_WRITE, Fault.AFTER_WRITE])

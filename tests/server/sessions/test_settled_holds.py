@@ -48,7 +48,7 @@ async def left_by_a_crash(path: Path, name: str = "s") -> Held:
     for file in path.glob("sessions.db*"):
         shutil.copy(file, copy)
     async with opened(copy / "sessions.db", clock=lambda: NOW) as store:
-        held = await store.take("ann", name)
+        held = await store.acquire("ann", name)
         assert isinstance(held, Held)
         return held
 

@@ -70,7 +70,7 @@ MARKS = some.sampled_from(["m", "n"])
 INPUTS = some.lists(some.integers(0, 15), max_size=4).map(tuple)
 REQUEST_IDS = some.sampled_from(["", "", "r1", "r2", "r3"])
 EXPECTED = some.sampled_from([None, None, None, "right", "wrong"])
-FAULTS = some.sampled_from([None, None, None, None, Fault.TAKE, Fault.BEFORE_WRITE, Fault.AFTER_WRITE])
+FAULTS = some.sampled_from([None, None, None, None, Fault.ACQUIRE, Fault.BEFORE_WRITE, Fault.AFTER_WRITE])
 RARELY = some.sampled_from([False, False, False, True])
 KINDS = some.sampled_from(["generate", "predict", "score"])
 

@@ -34,7 +34,7 @@ def stream(pieces: list[str], stops: tuple[str, ...]) -> tuple[list[str], StopFi
             text.push_all([byte])
             if is_over:
                 return [*taken, text.finish()], finder
-        taken.append(text.take())
+        taken.append(text.pop_final())
     return [*taken, text.finish()], finder
 
 
@@ -122,7 +122,7 @@ def test_tokens_of_any_bytes_end_as_a_slow_search_says(
         if number in takes or is_over:
             text.push_all(waiting)
             waiting = []
-            taken += text.finish() if is_over else text.take()
+            taken += text.finish() if is_over else text.pop_final()
             assert taken == slow.shown
         if is_over:
             break
@@ -138,7 +138,7 @@ def test_the_reader_may_be_behind_the_search() -> None:
     seen = []
     for byte in b"axbxyz":
         text.push_all([byte])
-        seen.append(text.take())
+        seen.append(text.pop_final())
     assert seen == ["a", "", "xb", "", "", ""]
     assert (text.finish(), finder.stop) == ("", "xyz")
 
@@ -151,7 +151,7 @@ def test_only_what_a_stop_could_claim_is_held_back() -> None:
     for byte in b"axyxyaz":
         assert not finder.push(byte)
         text.push_all([byte])
-        seen.append(text.take())
+        seen.append(text.pop_final())
     assert seen == ["a", "", "", "xy", "", "xya", "z"]
 
 
@@ -162,7 +162,7 @@ def test_the_end_gives_what_was_held() -> None:
     for byte in b"axy":
         finder.push(byte)
     text.push_all(b"axy")
-    assert text.take() == "a"
+    assert text.pop_final() == "a"
     assert text.finish() == "xy"
     assert finder.stop == ""
 
@@ -194,7 +194,7 @@ def test_half_a_character_waits_for_its_rest() -> None:
     seen = []
     for byte in "né日".encode()[:-1]:
         text.push_all([byte])
-        seen.append(text.take())
+        seen.append(text.pop_final())
     assert seen == ["n", "", "é", "", ""]
     assert text.finish() == ""
 
@@ -203,7 +203,7 @@ def test_a_tail_from_before_completes_the_first_character() -> None:
     """The bytes that the turn before left over belong to this turn's text."""
     text = TextStream(BYTES, "日".encode()[:2])
     text.push_all(["日".encode()[2]])
-    assert text.take() == "日"
+    assert text.pop_final() == "日"
 
 
 @given(st.binary(max_size=3), st.lists(st.binary(max_size=3), max_size=6))
@@ -268,7 +268,7 @@ def test_reading_costs_no_search() -> None:
     finder._stops = ()
     text = TextStream(BYTES, b"", finder)
     text.push_all(b"a sto")
-    assert text.take() == "a "
+    assert text.pop_final() == "a "
 
 
 def test_long_tokens_cost_no_more_than_the_stops_are_long() -> None:

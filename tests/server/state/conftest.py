@@ -38,7 +38,7 @@ QUICK = Timing(lease=0.3, time_out=0.5, patience=1.0, ending=60.0)
 
 @dataclass
 class RedisServer:
-    """A redis-server on a free port, with what it was told to do."""
+    """A redis-server on a free port, with its command line."""
 
     directory: Path
     options: tuple[str, ...] = ()
@@ -78,7 +78,7 @@ def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    """One for this test alone, which may kill it. What it acknowledged is on its disk."""
+    """A server for this test alone, which may kill it. Acknowledged writes are on its disk."""
     with run_redis(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
         yield server
 
@@ -102,7 +102,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def told() -> list[Ending]:
-    """What the store told of endings."""
+    """The endings that the store reported."""
     return []
 
 
@@ -155,7 +155,7 @@ def step(held: Held, put: Parts, drop: tuple[str, ...] = ()) -> Change:
 
 
 async def take(store: SessionStore, session_id: str = "s", owner: str = "ann", room: int = 0) -> Held:
-    held = await store.take(owner, session_id, room)
+    held = await store.acquire(owner, session_id, room)
     assert isinstance(held, Held)
     return held
 

@@ -44,7 +44,7 @@ def test_the_forger_forges_well(snapshot: Snapshot) -> None:
 @pytest.mark.parametrize(("place", "value"), [(RECENT, 2), (RECENT, 4), (RECENT, 65_535), (TAIL, 0), (TAIL, 255)])
 def test_lengths_that_do_not_fit_are_refused(snapshot: Snapshot, place: tuple[int, str], value: int) -> None:
     """More or fewer recent tokens or bytes of text than there are: refused, never an error of a library."""
-    with pytest.raises(StateInvalid, match="do not fill"):
+    with pytest.raises(StateInvalid, match="do not add up"):
         CODEC.decode(forge(snapshot, place, value))
 
 
@@ -55,7 +55,7 @@ def test_the_hidden_vector_is_a_tensor_of_its_shape(snapshot: Snapshot, value: i
     body = CODEC.encode(TWIN)[:-4] if snapshot is TWIN else CODEC.encode(ALONE)[: -4 - 4 * WIDTH]
     forged = bytearray(body)
     struct.pack_into(HIDDEN_IS[1], forged, HIDDEN_IS[0], value)
-    with pytest.raises(StateInvalid, match="do not fill"):
+    with pytest.raises(StateInvalid, match="do not add up"):
         CODEC.decode(seal(bytes(forged)))
 
 

@@ -1,4 +1,5 @@
-"""Changes of many sessions that are committed together: each is applied or refused for itself, before it is told."""
+"""Changes of many sessions that are committed together: each is applied or refused separately, before it is
+reported."""
 
 import asyncio
 import contextlib
@@ -50,7 +51,7 @@ async def test_each_is_committed(store: GroupStore) -> None:
 
 
 async def test_what_has_moved_is_refused_and_the_others_are_not(store: GroupStore) -> None:
-    """One that was changed by another, one that has ended, one that has ended and was made anew."""
+    """The refused ones were changed by another turn, have ended, or have ended and were created again."""
     helds = await held_sessions(store, 6)
     row = await advance(store, "s1")
     for number in (3, 4):

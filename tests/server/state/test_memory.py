@@ -58,7 +58,7 @@ async def test_looking_is_not_using(told: list[Ending], clock: FakeClock) -> Non
 
 
 async def test_the_end_of_a_turn_is_a_use(told: list[Ending], clock: FakeClock) -> None:
-    """Of two that were taken, the one that was committed to last goes last."""
+    """Of two that were taken, the one with the later commit is evicted later."""
     store = await _make(told, clock, Capacity(2, 2**30, evicts=True))
     await open_session(store, "a")
     await open_session(store, "b")
@@ -81,7 +81,7 @@ async def test_no_life_is_longer_than_the_absolute_one(told: list[Ending], clock
 
 
 async def test_what_a_session_gains_counts(told: list[Ending], clock: FakeClock) -> None:
-    """Bytes that turns add and drop are weighed, so that growth makes the next creation evict."""
+    """Bytes that turns add and drop count, so that growth makes the next creation evict."""
     store = await _make(told, clock, TIGHT)
     await store.create([make_birth("a", parts={"x": bytes(4000)})])
     await store.create([make_birth("b", parts={})])
@@ -98,7 +98,7 @@ async def test_what_a_session_gains_counts(told: list[Ending], clock: FakeClock)
 
 
 async def test_nothing_is_left_of_sessions_that_are_gone(told: list[Ending], clock: FakeClock) -> None:
-    """After all have ended nothing is held, listed or set aside, and next to nothing waits for its time."""
+    """After all have ended nothing is held, listed or reserved, and almost no hint remains."""
     store = await _make(told, clock, Capacity(9_000, 2**40, evicts=False))
     for number in range(300):
         row = await open_session(store, str(number), f"owner {number % 7}")
@@ -119,8 +119,8 @@ async def test_nothing_is_left_of_sessions_that_are_gone(told: list[Ending], clo
 async def test_sessions_that_come_and_go_leave_nearly_nothing(
     told: list[Ending], clock: FakeClock, num_ids: int
 ) -> None:
-    """50,000 that are made and deleted, under one id or many, beside some that stay: what waits for its time are those
-    that stay, and as many more at most."""
+    """50,000 sessions are created and deleted, under one id or many, beside some that stay: at most twice as many hints
+    remain as sessions stay."""
     store = await _make(told, clock)
     for number in range(200):
         await open_session(store, f"stays {number}")
@@ -133,7 +133,7 @@ async def test_sessions_that_come_and_go_leave_nearly_nothing(
 
 
 async def test_live_sessions_are_nothing_for_the_collector_to_walk(told: list[Ending], clock: FakeClock) -> None:
-    """However many there are and whatever turns they took, the number of objects that it follows stays."""
+    """The number of objects that the garbage collector follows does not depend on the number of sessions or turns."""
     store = await _make(told, clock)
     gc.collect()
     before = len(gc.get_objects())
@@ -147,7 +147,7 @@ async def test_live_sessions_are_nothing_for_the_collector_to_walk(told: list[En
 
 
 async def test_nothing_in_memory_is_durable(told: list[Ending], clock: FakeClock) -> None:
-    """It says that a crash takes everything."""
+    """The store reports that a crash loses everything."""
     store = await _make(told, clock)
     await open_session(store)
     assert store.durability is Durability.NONE
@@ -155,8 +155,8 @@ async def test_nothing_in_memory_is_durable(told: list[Ending], clock: FakeClock
 
 
 async def test_growth_beyond_a_bound_is_swept(told: list[Ending], clock: FakeClock) -> None:
-    """When turns have grown sessions beyond the bytes, of all or of their owner, those of who has most go, the least
-    recently used first, until all fits; not those in use, and nobody else's."""
+    """When turns have grown sessions beyond the bytes of all or of their owner, the owner with the most loses its least
+    recently used sessions until all fits; sessions in use and other owners' sessions stay."""
     store = await _make(told, clock, Capacity(99, 20_000, True, OwnerLimits(max_bytes=12_000)))
     for owner, count in (("ann", 4), ("bob", 3)):
         for number in range(count):
@@ -178,7 +178,7 @@ async def test_growth_beyond_a_bound_is_swept(told: list[Ending], clock: FakeClo
 
 
 async def test_who_is_refused_has_cost_nobody_a_session(told: list[Ending], clock: FakeClock) -> None:
-    """Nothing is evicted for what does not fit all the same: sessions too many at once, or too large for ever."""
+    """Nothing is evicted when the new sessions can never fit: too many at once, or too large."""
     store = await _make(told, clock, TIGHT)
     for name in "abcde":
         await open_session(store, name)
@@ -196,7 +196,8 @@ async def test_who_is_refused_has_cost_nobody_a_session(told: list[Ending], cloc
 
 
 async def test_a_newcomer_gets_his_share_from_whoever_is_above_it(told: list[Ending], clock: FakeClock) -> None:
-    """Where everything of who has most is in use, from the next who is above his share; never from one below it."""
+    """When all sessions of the largest owner are in use, the next owner above its share loses one; never an owner below
+    its share."""
     store = await _make(told, clock, Capacity(12, 2**30, evicts=True))
     for owner, count in (("ann", 5), ("bob", 4), ("cid", 3)):
         for number in range(count):
@@ -214,7 +215,7 @@ async def test_a_newcomer_gets_his_share_from_whoever_is_above_it(told: list[End
 
 
 async def test_a_second_release_gives_nobody_elses_turn_back(told: list[Ending], clock: FakeClock) -> None:
-    """Two turns hold a session: one that is given back twice leaves the other's hold, and its room, as they were."""
+    """Two turns hold a session: releasing one twice leaves the other's hold and room unchanged."""
     store = await _make(told, clock, Capacity(9, 10_000, evicts=False))
     await open_session(store)
     one, other = await take(store, room=3000), await take(store, room=4000)
@@ -229,8 +230,8 @@ async def test_a_second_release_gives_nobody_elses_turn_back(told: list[Ending],
 
 
 async def test_bytes_never_pass_the_bound(told: list[Ending], clock: FakeClock) -> None:
-    """Where sessions may not be evicted: whatever turns are taken at once and however much of their room they use, no
-    commit is refused, and what is there fits."""
+    """Without eviction: whatever turns run at once and however much of their room they use, no commit is refused, and
+    the sessions fit."""
     store = await _make(told, clock, Capacity(99, 20_000, evicts=False))
     for number in range(8):
         await open_session(store, str(number))
@@ -256,8 +257,8 @@ async def test_bytes_never_pass_the_bound(told: list[Ending], clock: FakeClock) 
 
 
 async def test_a_sweep_is_short(told: list[Ending], clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many are due, one call ends as many as it was asked for; and however many were used since, it looks at a
-    bounded number of them and says that there is more."""
+    """However many are due, one call ends as many as requested; however many were used since, it checks a bounded
+    number and reports that there is more."""
     store = await _make(told, clock)
     for number in range(20_000):
         await open_session(store, str(number))
@@ -285,7 +286,7 @@ async def test_a_sweep_is_short(told: list[Ending], clock: FakeClock, monkeypatc
 
 
 async def test_a_list_of_what_is_due_is_short(told: list[Ending], clock: FakeClock) -> None:
-    """It ends a bounded number of them, passes over the rest, and finds what lives behind them."""
+    """It ends a bounded number of due sessions, skips the rest, and finds the live ones after them."""
     store = await _make(told, clock)
     for number in range(1_000):
         await open_session(store, str(number))
@@ -298,7 +299,7 @@ async def test_a_list_of_what_is_due_is_short(told: list[Ending], clock: FakeClo
 async def test_a_hold_whose_session_was_deleted_holds_no_namesake_for_ever(
     told: list[Ending], clock: FakeClock
 ) -> None:
-    """While it lasts, the new one under the id is not ended; afterwards its time counts, once."""
+    """During the hold, the new session under the id is not ended; afterwards its time counts, once."""
     store = await _make(told, clock)
     late_row = await open_session(store)
     late = await take(store)
@@ -314,7 +315,7 @@ async def test_a_hold_whose_session_was_deleted_holds_no_namesake_for_ever(
 
 
 async def test_a_turn_outlives_its_session(told: list[Ending], clock: FakeClock) -> None:
-    """One that was held when its time came, and then deleted, is given back without a trace."""
+    """A session that was held when it came due, and then deleted, is released without a trace."""
     store = await _make(told, clock)
     row = await open_session(store)
     held = await take(store)
@@ -326,7 +327,7 @@ async def test_a_turn_outlives_its_session(told: list[Ending], clock: FakeClock)
 
 
 async def test_namesakes_wait_for_their_time_once(told: list[Ending], clock: FakeClock) -> None:
-    """Of those made anew under ids that live, nothing is left of the former ones, all made at one moment."""
+    """Sessions created again under live ids leave nothing of the earlier ones, even all at one moment."""
     store = await _make(told, clock)
     rows = [await open_session(store, str(number)) for number in range(100)]
     for number in range(3_000):
@@ -344,7 +345,7 @@ async def test_two_sessions_of_one_request_have_two_ids(told: list[Ending], cloc
 
 
 async def test_the_clock_ends_only_what_is_due(told: list[Ending], clock: FakeClock) -> None:
-    """By whatever reason somebody else asks for it; who is evicted is not in use either."""
+    """This holds for any reason that the caller gives; an evicted session is not in use either."""
     store = await _make(told, clock)
     row = await open_session(store)
     assert not await store.end(row, EndReason.IDLE)
@@ -360,8 +361,8 @@ async def test_the_clock_ends_only_what_is_due(told: list[Ending], clock: FakeCl
 async def test_deeds_are_bounded_and_go_in_time(
     told: list[Ending], clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of one owner and of all, the newest are known; the sweep lets those go whose time is over. One that ended nothing
-    is not recorded."""
+    """The newest deeds of one owner and of all are kept; the sweep drops expired ones. A deed that ended nothing is not
+    recorded."""
     monkeypatch.setattr(memory, "MAX_DEEDS_PER_OWNER", 3)
     monkeypatch.setattr(memory, "MAX_DEEDS", 5)
     store = await _make(told, clock)
@@ -381,7 +382,7 @@ async def test_deeds_are_bounded_and_go_in_time(
 
 
 async def test_all_at_once_is_one_after_the_other(told: list[Ending], clock: FakeClock) -> None:
-    """No method waits: whoever is asked first is done first, whole."""
+    """No method waits: calls complete in order."""
     store = await _make(told, clock)
     deed = Deed("ann", "r", "f", (("s", 1),))
     outcomes = await asyncio.gather(*(store.create([make_birth("s")], deed) for _ in range(5)), return_exceptions=True)
@@ -389,8 +390,8 @@ async def test_all_at_once_is_one_after_the_other(told: list[Ending], clock: Fak
 
 
 async def test_sessions_sleep_in_a_file(tmp_path: Path, clock: FakeClock, told: list[Ending]) -> None:
-    """What was there at close is there after the next start, binary parts, owners with equal ids, times and what
-    requests did; the file is used up by it."""
+    """What exists at close exists after the next start: binary parts, owners with equal ids, times and deeds; the file
+    is removed."""
     file = tmp_path / "sessions"
     store = MemoryStore(WIDE, LONG, file, clock)
     await store.start(told.append)
@@ -422,7 +423,7 @@ async def test_sessions_sleep_in_a_file(tmp_path: Path, clock: FakeClock, told: 
 
 
 async def test_a_file_of_the_version_before_wakes(tmp_path: Path, clock: FakeClock, told: list[Ending]) -> None:
-    """Sessions that a server of commit a313990 put to sleep go on."""
+    """Sessions saved by a server of commit a313990 continue."""
     file = tmp_path / "sessions"
     file.write_bytes((Path(__file__).parent / "files" / "version_1.sessions").read_bytes())
     store = MemoryStore(WIDE, Lifetimes(3600.0, 86_400.0), file, clock)

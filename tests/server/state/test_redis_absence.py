@@ -68,7 +68,7 @@ async def test_redis_that_goes_and_comes_back(redis_server: RedisServer) -> None
         redis_server.kill()
         for call in (
             store.read("ann", "s1"),
-            store.take("ann", "s1"),
+            store.acquire("ann", "s1"),
             store.num_live(),
             store.sweep(9),
             store.create([make_birth()]),
@@ -102,7 +102,7 @@ async def test_a_short_absence_is_ridden_out(redis_server: RedisServer) -> None:
 
 
 async def test_redis_that_forgot_everything(redis_server: RedisServer) -> None:
-    """A turn that was held when Redis lost its data is refused, and so is one on a session made anew since."""
+    """A turn that was held when Redis lost its data is refused, and so is one on a session created again since."""
     async with opened(redis_server) as store:
         await store.create([make_birth(parts={"a": b"old"})])
         await advance(store)

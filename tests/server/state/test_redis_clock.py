@@ -51,7 +51,7 @@ async def test_the_servers_clock_does_not_matter(
 
 @pytest.mark.parametrize("meet", ["read", "take", "create", "sweep", "list"])
 async def test_a_session_whose_time_has_come_ends_when_it_is_met(shared_redis: RedisServer, meet: str) -> None:
-    """By whoever meets it; told once."""
+    """Any call that finds it ends it; the ending is reported once."""
     told: list[Ending] = []
     run_cli(shared_redis, "flushall")
     store = RedisStore(shared_redis.url, SHORT, timing=QUICK)
@@ -63,7 +63,7 @@ async def test_a_session_whose_time_has_come_ends_when_it_is_met(shared_redis: R
         case "read":
             found = await store.read("ann", "s")
         case "take":
-            found = await store.take("ann", "s")
+            found = await store.acquire("ann", "s")
         case "create":
             assert (await open_session(store)).revision == 0
         case "sweep":
@@ -91,8 +91,8 @@ async def test_an_age_that_is_reached_is_told_as_such(shared_redis: RedisServer)
 
 @pytest.mark.parametrize("sweeper", ["its own", "another"])
 async def test_a_session_in_use_is_not_ended_by_the_clock(shared_redis: RedisServer, sweeper: str) -> None:
-    """Long past its time, under a renewed lease, whoever sweeps between any two steps; its change is applied, and its
-    keys outlive it."""
+    """The lease is renewed long past the session's time, with sweeps between any two steps; its change is applied, and
+    its keys outlive it."""
     run_cli(shared_redis, "flushall")
     timing = replace(QUICK, lease=1.0)
     async with opened(shared_redis, timing, SHORT) as one, opened(shared_redis, timing, SHORT) as two:
@@ -199,7 +199,7 @@ async def _do_nothing(*_: object) -> None:
 async def test_an_end_is_told_once_although_its_answer_is_lost(
     shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the sweep, by a reader and by request; to the server that ended it alone."""
+    """This covers the sweep, a reader and a request; only the server that ended it gets the report."""
     run_cli(shared_redis, "flushall")
     told: list[Ending] = []
     others: list[Ending] = []

@@ -67,8 +67,8 @@ async def test_a_cluster_works(tmp_path: Path) -> None:
 
 
 async def test_a_fork_across_machines_is_all_or_none(tmp_path: Path) -> None:
-    """Copies that lie on three machines are made by one request, once; refused, none is left; cut off, the repeat
-    finishes them from another server."""
+    """One request creates copies on three machines once; refused, it leaves none; interrupted, its retry finishes them
+    from another server."""
     async with clustered(tmp_path, 3) as nodes, opened(nodes[0]) as one, opened(nodes[2]) as other:
         births, again = [[make_birth(name) for name in NAMES] for _ in range(2)]
         rows = await one.create(births, deed_of(births))

@@ -1,5 +1,5 @@
-"""A server that dies, is cut off or is cancelled between any two of its calls to Redis leaves nothing half done that a
-repeat does not finish, and nothing half made where none comes."""
+"""A server that dies, is disconnected or is cancelled between any two of its calls to Redis leaves nothing that a retry
+does not finish, and nothing half created where no retry comes."""
 
 import asyncio
 import contextlib
@@ -42,8 +42,8 @@ async def who_lives(store: RedisStore, number: int) -> list[Row]:
 async def test_a_creation_cut_off_anywhere_is_finished_by_its_repeat(
     shared_redis: RedisServer, *, is_carried_out: bool
 ) -> None:
-    """All three sessions are of one request, at one point; the deed names them; nothing else is left, and no more is
-    made by another repeat."""
+    """All three sessions belong to one request, at one point; the deed names them; nothing else remains, and another
+    retry creates nothing."""
     run_cli(shared_redis, "flushall")
     async with opened(shared_redis) as other:
         for number in itertools.count():
@@ -77,8 +77,8 @@ async def test_a_creation_cut_off_anywhere_is_finished_by_its_repeat(
 async def test_a_refused_creation_cut_off_anywhere_leaves_nothing(
     shared_redis: RedisServer, *, is_carried_out: bool
 ) -> None:
-    """One of its ids is taken: its repeat is refused as well, none of the others is there then, and the request's id is
-    free for another one."""
+    """One of its ids is taken: its retry is refused as well, none of the others exists then, and the request's id is
+    free for another request."""
     run_cli(shared_redis, "flushall")
     async with opened(shared_redis) as other:
         for number in itertools.count():
@@ -105,7 +105,7 @@ async def test_a_refused_creation_cut_off_anywhere_leaves_nothing(
 async def test_a_deletion_cut_off_anywhere_is_finished_by_its_repeat(
     shared_redis: RedisServer, *, is_carried_out: bool
 ) -> None:
-    """The session that was meant is gone and known to be deleted; one of the same id that is made then stays."""
+    """The intended session is gone and known to be deleted; a later session of the same id stays."""
     async with two(shared_redis) as (other, _):
         for number in itertools.count():
             is_dead = True
@@ -171,7 +171,7 @@ async def test_an_unanswered_creation_is_whole_or_nothing(
 
 @pytest.mark.usefixtures("quick_undo")
 async def test_what_a_repeat_has_finished_is_not_undone(shared_redis: RedisServer) -> None:
-    """Although the server that was not answered would undo it, and comes back later."""
+    """The server without an answer would undo it, and comes back later."""
     async with two(shared_redis) as (cut_off, other):
         for number in range(4):  # record, enlist, schedule, and the first of the three
             births, again = births_of(number), births_of(number)
@@ -187,7 +187,7 @@ async def test_what_a_repeat_has_finished_is_not_undone(shared_redis: RedisServe
 
 
 async def test_what_was_recalled_is_not_undone(shared_redis: RedisServer) -> None:
-    """All was made, and its server has not said so: once somebody was told of it, it stays."""
+    """Everything was created, but its server has not reported it: once another caller was told, it stays."""
     async with two(shared_redis) as (cut_off, other):
         births = births_of(0)
         intent = await cut_off._deeds.record(Intent(deed_of(births, "r"), tuple(births)))
@@ -198,7 +198,7 @@ async def test_what_was_recalled_is_not_undone(shared_redis: RedisServer) -> Non
 
 
 async def test_what_is_being_undone_is_not_taken_up(shared_redis: RedisServer) -> None:
-    """A server died while it undid a refused creation: a repeat finishes that first, and begins anew."""
+    """A server died while it undid a refused creation: a retry finishes that first, and starts again."""
     async with two(shared_redis) as (dead, other):
         first, again = births_of(0), births_of(0, b"later one")
         intent = await dead._deeds.record(Intent(deed_of(first, "r"), tuple(first)))
@@ -213,7 +213,7 @@ async def test_what_is_being_undone_is_not_taken_up(shared_redis: RedisServer) -
 
 
 async def test_who_is_used_is_not_undone(shared_redis: RedisServer) -> None:
-    """Of what nobody was told of, a session may have been used all the same."""
+    """A session may be in use although no caller got its creation's answer."""
     async with two(shared_redis) as (store, _):
         used, unused = await open_session(store, "used"), await open_session(store, "unused")
         row = await advance(store, "used")
@@ -224,7 +224,7 @@ async def test_who_is_used_is_not_undone(shared_redis: RedisServer) -> None:
 
 @pytest.mark.parametrize("has_deed", [False, True])
 async def test_a_cancelled_creation_is_whole_or_nothing(shared_redis: RedisServer, *, has_deed: bool) -> None:
-    """Cancelled at any call: what can be repeated is finished, anything else is undone and leaves no ending."""
+    """Cancelled at any call: what can be retried is finished, anything else is undone and leaves no ending."""
     run_cli(shared_redis, "flushall")
     async with opened(shared_redis) as store:
         faults = Faults(store)
@@ -252,7 +252,7 @@ async def test_a_cancelled_creation_is_whole_or_nothing(shared_redis: RedisServe
 
 @pytest.mark.parametrize("way", ["request", "sweep"])
 async def test_a_cancelled_end_is_whole(shared_redis: RedisServer, way: str) -> None:
-    """Cancelled at any call, what was ended is told once and leaves no entry."""
+    """Cancelled at any call, the ending is reported once and leaves no entry."""
     told: list[Ending] = []
     run_cli(shared_redis, "flushall")
     async with opened(shared_redis, told=told.append) as store:

@@ -1,4 +1,4 @@
-"""A request whose server died in the middle is finished by its repeat, wherever that comes, and done once."""
+"""A request whose server died midway is finished by its retry on any server, and done once."""
 
 import asyncio
 from typing import Any
@@ -18,7 +18,7 @@ def deed_of(births: list[Birth]) -> Deed:
 
 @pytest.mark.parametrize("num_made", [0, 1, 2])
 async def test_what_a_dead_server_left_half_made_is_finished(shared_redis: RedisServer, num_made: int) -> None:
-    """With the incarnations and the state that were written down, although the repeat would begin elsewhere by now."""
+    """The recorded incarnations and state are used, although the retry itself would now start elsewhere."""
     async with two(shared_redis) as (dead, other):
         first = [make_birth(name, parts={"at/0": b"first"}) for name in "abc"]
         await dead._deeds.record(Intent(deed_of(first), tuple(first)))
@@ -30,14 +30,14 @@ async def test_what_a_dead_server_left_half_made_is_finished(shared_redis: Redis
         assert [row.incarnation for row in rows] == [birth.incarnation for birth in first]
         assert {row.position for row in rows} == {0}
         for name in "abc":
-            held = await other.take("ann", name)
+            held = await other.acquire("ann", name)
             assert held.parts == {"at/0": b"first"}  # type: ignore[union-attr]
         assert await other.recall("ann", "r") == deed_of(first)
         assert await other.num_live() == 3
 
 
 async def test_a_deletion_that_was_written_down_is_carried_out(shared_redis: RedisServer) -> None:
-    """By its repeat, and to the session that was meant alone."""
+    """Its retry carries it out, and only on the intended session."""
     async with two(shared_redis) as (dead, other):
         row = await open_session(dead)
         deed = Deed("ann", "r", "print", ((row.id, row.incarnation),))
@@ -91,7 +91,7 @@ async def test_a_deed_lives_ten_minutes(shared_redis: RedisServer) -> None:
 
 
 async def test_a_creation_in_doubt_is_said_to_be(redis_server: RedisServer) -> None:
-    """Redis is gone when the session is to be written: UNAVAILABLE with `in_doubt`, and the repeat settles it."""
+    """Redis fails when the session is to be written: UNAVAILABLE with `in_doubt`, and the retry settles it."""
     async with opened(redis_server) as store:
         birth = make_birth()
         enlisted = store._index.add
@@ -113,7 +113,8 @@ async def test_a_creation_in_doubt_is_said_to_be(redis_server: RedisServer) -> N
 
 
 async def test_a_deed_stays_done_when_its_id_is_made_anew(shared_redis: RedisServer) -> None:
-    """What a request made was ended, and its id given to another session, which ends too: the repeat makes nothing."""
+    """The request's session was ended, and its id given to another session, which ends too: the retry creates
+    nothing."""
     async with two(shared_redis) as (one, other):
         birth, again = make_birth("a"), make_birth("a")
         (row,) = await one.create([birth], deed_of([birth]))
@@ -130,7 +131,7 @@ async def test_a_deed_stays_done_when_its_id_is_made_anew(shared_redis: RedisSer
 
 
 async def test_what_was_made_and_ended_is_not_made_by_a_repeat(shared_redis: RedisServer) -> None:
-    """A server died before it said that all was done, and one of the sessions was deleted since."""
+    """A server died before it recorded completion, and one of the sessions was deleted since."""
     async with two(shared_redis) as (dead, other):
         births = [make_birth(name) for name in "abc"]
         await dead._deeds.record(Intent(deed_of(births), tuple(births)))
@@ -175,7 +176,7 @@ async def test_what_is_known_of_namesakes_is_bounded(shared_redis: RedisServer) 
 
 
 async def test_a_deed_that_is_done_costs_little(shared_redis: RedisServer) -> None:
-    """The states of its sessions are kept only until they are made, and for its ten minutes all the same."""
+    """The states of its sessions are kept only until they are created, although the deed stays for ten minutes."""
     async with two(shared_redis) as (store, _):
         births = [make_birth(name, parts={"at/0": bytes(100_000)}) for name in "abc"]
         await store.create(births, deed_of(births))
@@ -185,12 +186,12 @@ async def test_a_deed_that_is_done_costs_little(shared_redis: RedisServer) -> No
 
 
 async def test_states_that_differ_are_written_down_each(shared_redis: RedisServer) -> None:
-    """A repeat that finishes the request gives every session its own."""
+    """A retry that finishes the request gives every session its own."""
     async with two(shared_redis) as (dead, other):
         births = [make_birth(name, parts={"at/0": part}) for name, part in zip("abc", (b"x", b"y", b"x"), strict=True)]
         await dead._deeds.record(Intent(deed_of(births), tuple(births)))
         await other.create(births, deed_of(births))
-        parts = [(await other.take("ann", name)).parts["at/0"] for name in "abc"]  # type: ignore[union-attr]
+        parts = [(await other.acquire("ann", name)).parts["at/0"] for name in "abc"]  # type: ignore[union-attr]
         assert parts == [b"x", b"y", b"x"]
 
 

@@ -88,7 +88,7 @@ async def test_a_paused_server_cannot_overwrite(shared_redis: RedisServer) -> No
 
 
 async def test_a_turn_whose_lease_ran_out_unnoticed_still_commits(shared_redis: RedisServer) -> None:
-    """If nobody took the session meanwhile nothing is lost."""
+    """If no other server took the session meanwhile, nothing is lost."""
     async with two(shared_redis) as (one, other):
         await open_session(one)
         held = await take(one)

@@ -52,7 +52,7 @@ async def test_a_turn_that_runs_is_finished_without_memory(tmp_path: Path) -> No
             await store.release(given_back)
             assert run_cli(server, "hexists", "carousel2:{ann:b}:row", "lease_until") == "0"
             with pytest.raises(Overloaded) as refused:
-                await store.take("ann", "a")
+                await store.acquire("ann", "a")
             assert refused.value.limit == "redis_memory"
             run_cli(server, "config", "set", "maxmemory", "0")
             after = await take(other, "a")

@@ -36,7 +36,7 @@ async def test_servers_see_each_others_sessions(shared_redis: RedisServer) -> No
         assert one.durability is Durability.EACH_TURN
         assert await other.num_live() == 1
         assert [await store.end(row, EndReason.DELETED) for store in (one, other)] == [True, False]
-        ending = await other.take("ann", "s")
+        ending = await other.acquire("ann", "s")
         assert isinstance(ending, Ending)
         assert (ending.reason, ending.incarnation) == (EndReason.DELETED, row.incarnation)
 
@@ -44,8 +44,8 @@ async def test_servers_see_each_others_sessions(shared_redis: RedisServer) -> No
 async def test_a_change_that_is_sent_again_is_told_of_itself(
     shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where its answer was lost, another server may move the session on before it is asked for again: of the first
-    change its own position and revision are told, not those of the second."""
+    """After a lost answer, another server may move the session on before the retry: the first change reports its own
+    position and revision, not those of the second."""
     async with two(shared_redis) as (one, other):
         await open_session(one)
         await advance(one)  # Redis knows the script now
@@ -196,8 +196,8 @@ async def test_a_session_is_listed_where_it_was_made(shared_redis: RedisServer) 
 
 
 async def test_what_two_servers_made_at_once_is_listed_once(shared_redis: RedisServer) -> None:
-    """A request and its repeat on another server, while the first still runs: pages go by the moment that a session was
-    given first, and so come to an end."""
+    """A request and its retry run on two servers at once: pages use the time that a session got first, and so they
+    end."""
     async with two(shared_redis) as servers:
         for number in range(10):
             sets = [[make_birth(f"{number}{name}") for name in "abc"] for _ in servers]

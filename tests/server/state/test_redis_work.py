@@ -8,7 +8,7 @@ from carousel.state.redis_work import RedisWork
 
 
 async def test_work_goes_on_without_its_caller() -> None:
-    """Cancelled, the caller is gone at once; the work is done all the same, before the store is closed."""
+    """A cancelled caller returns at once; the work is still completed before the store is closed."""
     work, gate, done = RedisWork(), asyncio.Event(), []
 
     async def write() -> None:

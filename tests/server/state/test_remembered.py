@@ -4,7 +4,8 @@ from carousel.state.remembered import Remembered
 
 
 def test_the_oldest_is_forgotten_first() -> None:
-    """An owner's own beyond his bound, those of who has most beyond the bound of all; what is put again is new."""
+    """Beyond an owner's bound its own oldest goes, beyond the common bound that of the owner with the most; an item put
+    again is new."""
     remembered: Remembered[int] = Remembered(max_per_owner=3, max_in_all=5)
     for number in range(3):
         remembered.put("ann", f"a{number}", number)
@@ -32,7 +33,7 @@ def test_an_owner_of_whom_nothing_is_remembered_costs_nothing() -> None:
 
 
 def test_nobody_pushes_out_what_is_remembered_of_others() -> None:
-    """However many owners there are that make many, whoever has fewer keeps his."""
+    """However many owners create many items, an owner with fewer keeps its own."""
     remembered: Remembered[int] = Remembered(max_per_owner=30, max_in_all=50)
     remembered.put("ann", "first", 1)
     for number in range(200):

@@ -11,7 +11,7 @@ from carousel.state.store import Capacity
 
 
 def _walk(owner: str) -> Iterator[Evictable]:
-    """Every owner has sessions of 100 bytes that nobody holds."""
+    """Every owner has sessions of 100 bytes that no turn holds."""
     return (Evictable(owner, f"{owner}{number}", 100) for number in range(9))
 
 
@@ -34,7 +34,7 @@ def test_what_can_never_fit_is_refused_at_once() -> None:
 
 
 def test_what_fits_costs_nobody_anything() -> None:
-    """Up to the bound itself; and a bound that is passed already concerns those alone who want more of it."""
+    """Up to the limit itself; an exceeded limit only affects owners that want more."""
     room = Room(Capacity(5, 1_000, evicts=True), _nobody)
     room.change("ann", 4, 900)
     assert room.make("bob", 1, 100) == []
@@ -66,7 +66,7 @@ def test_an_owner_at_his_share_makes_room_of_his_own() -> None:
 
 
 def test_an_owners_own_bound_is_nobody_elses_matter() -> None:
-    """He makes room of his own, however much others have."""
+    """An owner at its limit loses its own, however much others have."""
     room = Room(Capacity(99, 10_000, True, OwnerLimits(max_bytes=1_200)), _walk)
     room.change("ann", 1, 100)
     room.change("bob", 9, 1_100)

@@ -51,7 +51,7 @@ async def test_a_session_in_use_outlives_its_time(path: Path) -> None:
         assert await store.read("ann", "s") == row
         await store.release(held)
         assert told == []
-        ending = await store.take("ann", "s")
+        ending = await store.acquire("ann", "s")
         assert isinstance(ending, Ending)
         assert (ending.reason, told) == (EndReason.AGE, [ending])
 
@@ -92,7 +92,7 @@ async def test_those_in_use_do_not_hide_what_is_due(path: Path) -> None:
 
 
 async def test_a_sweep_lets_the_others_in(path: Path) -> None:
-    """Thousands that are due end in small transactions, each told by itself, and turns come between them."""
+    """Thousands of due sessions end in small transactions, each reported separately, and turns run between them."""
     clock, told = FakeClock(NOW), list[Ending]()
     async with opened(path, clock=clock, told=told.append) as store:
         for _ in range(20):
@@ -204,8 +204,7 @@ async def test_deeds_are_bounded_and_forgotten(path: Path, monkeypatch: pytest.M
 
 
 async def test_endings_are_bounded_for_each_owner(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever ends many sessions makes the server forget his own first; one who uses the same id again and again makes
-    it forget nothing."""
+    """An owner that ends many sessions loses its own records first; one that reuses the same id loses none."""
     monkeypatch.setattr(sqlite_changes, "MAX_ENDINGS_PER_OWNER", 3)
     monkeypatch.setattr(sqlite_changes, "MAX_ENDINGS", 4)
     async with opened(path) as store:
@@ -234,7 +233,7 @@ async def test_what_was_undone_leaves_nothing(path: Path) -> None:
 
 
 async def test_a_delete_ends_a_session_in_use(path: Path) -> None:
-    """The turn that holds it is SessionMoved, and takes meanwhile are told."""
+    """The turn that holds it is SessionMoved, and later takes get the ending."""
     async with opened(path) as store:
         row = await open_session(store)
         held = await take(store)
@@ -242,13 +241,13 @@ async def test_a_delete_ends_a_session_in_use(path: Path) -> None:
         with pytest.raises(SessionMoved):
             await store.commit(held, step(held, {}))
         await store.release(held)
-        ending = await store.take("ann", "s")
+        ending = await store.acquire("ann", "s")
         assert isinstance(ending, Ending)
         assert (ending.reason, ending.incarnation) == (EndReason.DELETED, row.incarnation)
 
 
 async def test_a_list_has_nothing_that_is_due(path: Path) -> None:
-    """Pages are full of what lives; what is due and lies between ends, and is told."""
+    """Pages are full of live sessions; due ones between them end, and are reported."""
     clock, told = FakeClock(NOW), list[Ending]()
     async with opened(path, clock=clock, told=told.append) as store:
         for number in range(300):
@@ -265,7 +264,7 @@ async def test_a_list_has_nothing_that_is_due(path: Path) -> None:
 
 
 async def test_who_is_told_may_fail(path: Path) -> None:
-    """An error of whoever is told of endings stops no write, and is seen."""
+    """An error of the ending's receiver stops no write, and is visible."""
     seen: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context))
 

@@ -51,7 +51,7 @@ def _start(path: Path) -> None:
 
 
 async def test_a_file_in_use_is_refused(path: Path) -> None:
-    """A second server on the file is told so, and the first goes on; afterwards the file is free."""
+    """A second server on the file gets an error, and the first continues; afterwards the file is free."""
     async with opened(path) as store:
         with pytest.raises(StoreInvalid, match=r"sessions\.db is in use by another server"):
             async with opened(path):
@@ -150,7 +150,7 @@ async def _fill(path: Path) -> None:
     ],
 )
 def test_a_file_that_is_not_good_is_left_alone(path: Path, spoil: Callable[[Path], None], reason: str) -> None:
-    """It is refused by name and reason, stays as it is byte for byte, and is not locked afterwards."""
+    """It is refused with name and reason, stays unchanged byte for byte, and is not locked afterwards."""
     spoil(path)
     before = path.read_bytes()
     for _ in range(2):

@@ -94,7 +94,7 @@ ENDERS = {"expire": _expire, "evict": _evict, "make anew": _make_anew}
 async def _one_session(
     path: Path, how: str, *, is_cached: bool
 ) -> AsyncIterator[tuple[SqliteStore, FakeClock, list[Ending]]]:
-    """A store with the session s alone."""
+    """Opens a store with only the session s."""
     path.unlink(missing_ok=True)
     clock, told = FakeClock(NOW), list[Ending]()
     cache_bytes = 2**20 if is_cached else 0
@@ -141,7 +141,7 @@ async def test_a_take_at_any_step_of_an_ending_keeps_its_session_or_is_told(
             steps.watch_writer(store)
             ending = asyncio.create_task(ENDERS[how](store))
             await steps.until_reached()
-            taking = asyncio.create_task(store.take("ann", "s"))
+            taking = asyncio.create_task(store.acquire("ann", "s"))
             await asyncio.wait([taking], timeout=0.01)
             steps.go_on()
             found = await taking
@@ -156,7 +156,7 @@ async def test_an_ending_at_any_step_of_a_take_leaves_the_session_or_is_told(pat
         steps = Steps(pause_before=number)
         async with _one_session(path, "evict", is_cached=False) as (store, clock, told):
             steps.watch_reader(store)
-            taking = asyncio.create_task(store.take("ann", "s"))
+            taking = asyncio.create_task(store.acquire("ann", "s"))
             await steps.until_reached()
             if how != "evict":
                 clock.advance(LONG.idle)
@@ -173,7 +173,7 @@ async def test_a_cancelled_take_holds_nothing(path: Path, number: int) -> None:
         await open_session(store)
         if number % 2:
             clock.advance(LONG.idle)
-        taking = asyncio.create_task(store.take("ann", "s", 9000))
+        taking = asyncio.create_task(store.acquire("ann", "s", 9000))
         for _ in range(number):
             await asyncio.sleep(0)
         taking.cancel()
@@ -202,7 +202,7 @@ async def test_what_was_granted_late_holds(path: Path) -> None:
 
 
 async def test_what_asked_and_went_away_holds_nothing(path: Path) -> None:
-    """A take that is cancelled before the writer has answered it gets no hold that nobody would give back."""
+    """A take that is cancelled before the writer's answer gets no hold: it would never be released."""
     async with _one_session(path, "evict", is_cached=True) as (store, clock, told):
         held = await take(store)
         clock.advance(LONG.idle)
@@ -210,7 +210,7 @@ async def test_what_asked_and_went_away_holds_nothing(path: Path) -> None:
         steps.watch_writer(store)
         sweeping = asyncio.create_task(store.sweep(9))
         await steps.until_reached()
-        asking = asyncio.create_task(store.take("ann", "s"))
+        asking = asyncio.create_task(store.acquire("ann", "s"))
         await asyncio.sleep(0)
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
@@ -236,7 +236,7 @@ async def test_an_ending_that_failed_lets_takes_in(path: Path) -> None:
         changes._insert = fail  # type: ignore[method-assign,assignment]
         evicting = asyncio.create_task(_evict(store))
         await steps.until_reached()
-        taking = asyncio.create_task(store.take("ann", "s"))
+        taking = asyncio.create_task(store.acquire("ann", "s"))
         await asyncio.wait([taking], timeout=0.01)
         steps.go_on()
         with pytest.raises(StoreUnavailable):

@@ -40,20 +40,20 @@ async def test_a_due_session_is_no_obstacle(path: Path) -> None:
 
 
 async def test_room_is_set_aside_before_the_turn(path: Path) -> None:
-    """Where nothing is evicted a turn that could pass the bytes is refused at its start, and one that was let in is
-    not refused afterwards, whoever comes between; what it did not use is free again."""
+    """Without eviction, a turn that could exceed the bytes is refused at its start, and an admitted turn is never
+    refused later, whatever happens in between; unused room is free again."""
     async with opened(path, FULL) as store:
         await open_session(store, "a")
         await open_session(store, "b")
         first = await take(store, "a", room=6000)
         with pytest.raises(Overloaded) as refused:
-            await store.take("ann", "b", 4000)
+            await store.acquire("ann", "b", 4000)
         assert refused.value.limit == "max_session_bytes"
         with pytest.raises(Overloaded):
             await store.create([make_birth("c", parts={"x": bytes(4000)})])
         await store.commit(first, step(first, {"x": bytes(6000)}))
         with pytest.raises(Overloaded):
-            await store.take("ann", "b", 4000)
+            await store.acquire("ann", "b", 4000)
         await store.release(first)
         second = await take(store, "b", room=3000)
         await store.release(second)
@@ -73,14 +73,14 @@ async def test_a_commit_does_not_count_twice(path: Path) -> None:
 
 
 async def test_an_owner_has_limits_of_his_own(path: Path) -> None:
-    """One owner's bounds refuse, or evict, his sessions alone; the refusal names the setting."""
+    """An owner's limits refuse, or evict, only its own sessions; the refusal names the setting."""
     limits = OwnerLimits(max_sessions=2, max_bytes=5000)
     async with opened(path, Capacity(99, 2**30, evicts=False, owner_limits=limits)) as store:
         await open_session(store, "a")
         await open_session(store, "b")
         for call, limit in (
             (store.create([make_birth("c")]), "max_sessions_per_owner"),
-            (store.take("ann", "a", 4500), "max_session_bytes_per_owner"),
+            (store.acquire("ann", "a", 4500), "max_session_bytes_per_owner"),
         ):
             with pytest.raises(Overloaded) as refused:
                 await call
@@ -126,8 +126,8 @@ async def test_who_uses_most_makes_room(path: Path) -> None:
 
 
 async def test_what_is_in_use_or_within_a_share_is_not_evicted(path: Path) -> None:
-    """When all that the largest holds is in use, the next above his share gives; when nobody may, it is refused, and
-    the refusal has evicted nobody."""
+    """When all sessions of the largest owner are in use, the next owner above its share loses one; when none may, the
+    request is refused without any eviction."""
     told: list[Ending] = []
     async with opened(path, Capacity(6, 10_000, evicts=True), told=told.append) as store:
         for name in ("a1", "a2", "a3"):
@@ -163,7 +163,7 @@ async def test_growth_is_evicted_afterwards(path: Path) -> None:
 
 
 async def test_equals_do_not_feed_on_each_other(path: Path) -> None:
-    """Of owners who use as much as another, or no more than their share, who asks for more gives of his own."""
+    """Among owners with equal use, or within their share, an owner that asks for more loses its own."""
     told: list[Ending] = []
     async with opened(path, Capacity(7, 2**30, evicts=True), told=told.append) as store:
         for owner, count in (("ann", 3), ("bob", 3), ("cid", 1)):

@@ -209,7 +209,7 @@ async def test_what_failed_counts_for_nothing(path: Path) -> None:
         with pytest.raises(Overloaded):
             await store.create([make_birth("d", parts={})])
         with pytest.raises(Overloaded):
-            await store.take("ann", "a", 100_000)
+            await store.acquire("ann", "a", 100_000)
 
 
 async def test_a_locked_file_is_unavailable(path: Path) -> None:
@@ -234,7 +234,7 @@ async def test_a_closed_store_is_unavailable(path: Path) -> None:
     for call in (
         store.num_live(),
         store.read("ann", "s"),
-        store.take("ann", "s"),
+        store.acquire("ann", "s"),
         store.recall("ann", "q"),
         store.list_owned("ann", (0.0, ""), 9),
         store.sweep(9),

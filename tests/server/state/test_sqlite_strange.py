@@ -1,4 +1,4 @@
-"""A sound file into which somebody else has written: refused, or unavailable where it says what cannot be."""
+"""A valid file into which another program has written: refused, or unavailable where its content is impossible."""
 
 import sqlite3
 from contextlib import closing
@@ -39,7 +39,7 @@ async def test_sizes_below_nothing_are_refused(tmp_path: Path) -> None:
 
 
 async def test_an_unknown_ending_is_no_answer(tmp_path: Path) -> None:
-    """What is not a reason is not told as one, and is no error of a library either; other sessions are served."""
+    """An invalid reason is not reported, and is not a library error; other sessions are served."""
     store = await write(tmp_path / "file", "UPDATE endings SET reason = ?", "nan")
     await store.start(lambda ending: None)
     try:
@@ -52,7 +52,7 @@ async def test_an_unknown_ending_is_no_answer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("targets", ["", "null", "[1]", '[["b"]]', '[["b", "x"]]', "[" * 5000])
 async def test_strange_targets_are_no_deed(tmp_path: Path, targets: str) -> None:
-    """A deed that cannot be read is neither repeated nor taken for none."""
+    """An unreadable deed is neither repeated nor ignored."""
     store = await write(tmp_path / "file", "UPDATE deeds SET targets = ?", targets)
     await store.start(lambda ending: None)
     try:

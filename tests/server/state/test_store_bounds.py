@@ -62,7 +62,7 @@ async def test_a_full_store_refuses_by_the_limits_name(open_store) -> None:  # t
 
 
 async def test_what_is_due_makes_room_first(open_store, clock: FakeClock, told: list[Ending]) -> None:  # type: ignore[no-untyped-def]
-    """Before anybody is refused or evicted."""
+    """This comes before any refusal or eviction."""
     store = await open_store(2, 2**20, evicts=False)
     await open_session(store, "old")
     clock.advance(599)
@@ -79,13 +79,13 @@ async def test_room_is_set_aside_before_a_turn(open_store) -> None:  # type: ign
         await open_session(store, name)
     first = await take(store, "a", room=30_000)
     with pytest.raises(Overloaded) as refused:
-        await store.take("ann", "b", 30_000)
+        await store.acquire("ann", "b", 30_000)
     assert refused.value.limit == "max_session_bytes"
     assert await refusal(store, {"large": bytes(30_000)}) == "max_session_bytes"
     await store.commit(first, step(first, {"large": bytes(30_000)}))
     await store.release(first)
     with pytest.raises(Overloaded):
-        await store.take("ann", "b", 30_000)
+        await store.acquire("ann", "b", 30_000)
     second = await take(store, "a", room=100)
     await store.commit(second, step(second, {}, ("large",)))
     await store.release(second)
@@ -100,7 +100,7 @@ async def test_a_refused_take_holds_nothing(open_store, clock: FakeClock) -> Non
     store = await open_store(9, 60_000, evicts=False)
     await open_session(store)
     with pytest.raises(Overloaded):
-        await store.take("ann", "s", 60_000)
+        await store.acquire("ann", "s", 60_000)
     held = await take(store, room=1_000)
     await store.release(held)
     clock.advance(601)
@@ -126,7 +126,7 @@ async def test_the_longest_unused_makes_room(open_store, clock: FakeClock, told:
 
 
 async def test_a_session_in_use_is_never_evicted(open_store, told: list[Ending]) -> None:  # type: ignore[no-untyped-def]
-    """The next one goes instead; when all are in use, the new one is refused."""
+    """The next one is evicted instead; when all are in use, the new session is refused."""
     store = await open_store(2, 2**20, evicts=True)
     await open_session(store, "a")
     await open_session(store, "b")
@@ -141,8 +141,8 @@ async def test_a_session_in_use_is_never_evicted(open_store, told: list[Ending])
 
 
 async def test_who_has_most_makes_room(open_store, clock: FakeClock, told: list[Ending]) -> None:  # type: ignore[no-untyped-def]
-    """A newcomer gets his share from the owner who has most, whose longest unused one goes; who has most makes room of
-    his own; and nobody at or below his share loses any."""
+    """A newcomer gets its share from the owner with the most, whose least recently used session goes; that owner itself
+    loses its own; an owner within its share loses none."""
     store = await open_store(9, 2**20, evicts=True)
     for number in range(7):
         await open_session(store, f"a{number}", "ann")
@@ -191,7 +191,8 @@ async def test_a_store_that_grew_beyond_its_bytes_is_swept(open_store, clock: Fa
 
 @pytest.mark.parametrize("evicts", [True, False])
 async def test_an_owner_has_limits_of_his_own(open_store, told: list[Ending], *, evicts: bool) -> None:  # type: ignore[no-untyped-def]
-    """At his limit he is refused by its name, or his own longest unused session goes; others are not concerned."""
+    """At its limit an owner is refused with the limit's name, or loses its own least recently used session; others are
+    not affected."""
     store = await open_store(99, 2**20, evicts=evicts, limits=OwnerLimits(max_sessions=2, max_bytes=30_000))
     for owner in ("ann", "bob"):
         for name in "ab":
@@ -204,7 +205,7 @@ async def test_an_owner_has_limits_of_his_own(open_store, told: list[Ending], *,
         await store.end((await take(store, "a")).row, EndReason.DELETED)
         assert await refusal(store, {"large": bytes(29_900)}) == "max_session_bytes_per_owner"
         with pytest.raises(Overloaded) as refused:
-            await store.take("ann", "b", 30_000)
+            await store.acquire("ann", "b", 30_000)
         assert refused.value.limit == "max_session_bytes_per_owner"
     assert await names(store, "bob") == {"a", "b"}
 
@@ -218,8 +219,8 @@ async def test_endings_are_bounded_for_each_owner(open_store) -> None:  # type: 
     found = [isinstance(await store.read("ann", str(number)), Ending) for number in (0, 2, 3, 1_002)]
     assert found == [False, False, True, True]
     assert isinstance(await store.read("bob", "mine"), Ending)
-    assert isinstance(await store.take("bob", "mine"), Ending)
-    assert not isinstance(await store.take("bob", "mine"), Held)
+    assert isinstance(await store.acquire("bob", "mine"), Ending)
+    assert not isinstance(await store.acquire("bob", "mine"), Held)
 
 
 async def test_what_is_due_makes_room_for_a_turn_too(open_store, clock: FakeClock, told: list[Ending]) -> None:  # type: ignore[no-untyped-def]
@@ -241,7 +242,7 @@ async def test_what_is_due_makes_room_for_a_turn_too(open_store, clock: FakeCloc
 
 
 async def test_who_has_just_his_share_makes_room_of_his_own(open_store, clock: FakeClock, told: list[Ending]) -> None:  # type: ignore[no-untyped-def]
-    """Or of who has more, but never of who has less."""
+    """It may take from an owner with more, but never from one with less."""
     store = await open_store(6, 2**30, evicts=True)
     for owner, count in (("cid", 1), ("bob", 2), ("ann", 3)):
         for number in range(count):
@@ -254,7 +255,7 @@ async def test_who_has_just_his_share_makes_room_of_his_own(open_store, clock: F
 async def test_among_owners_of_as_much_the_one_unused_for_longest_makes_room(  # type: ignore[no-untyped-def]
     open_store, clock: FakeClock, told: list[Ending]
 ) -> None:
-    """Whatever they are called: neither who was active just now nor who came last loses the only session he has."""
+    """The ids do not matter: neither the most recently active owner nor the newest one loses its only session."""
     store = await open_store(6, 2**20, evicts=True)
     for owner in "abcdef":
         await open_session(store, "s", owner)

@@ -1,5 +1,5 @@
-"""A session whose time has come is ended by whoever meets it, and never one that a turn holds: in every store that is
-told the time by the test. Redis, which has its own clock, is asked the same in its own tests."""
+"""Any call that finds a due session ends it, but never one that a turn holds: in every store with a test clock. Redis
+has its own clock and separate tests."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -37,7 +37,7 @@ async def _read(store: SessionStore) -> object:
 
 
 async def _take(store: SessionStore) -> object:
-    return await store.take("ann", "s")
+    return await store.acquire("ann", "s")
 
 
 async def _create(store: SessionStore) -> object:
@@ -62,7 +62,8 @@ MEETINGS: list[Callable[[SessionStore], Awaitable[object]]] = [_read, _take, _cr
 async def test_a_session_whose_time_has_come_ends_when_it_is_met(
     store: SessionStore, clock: FakeClock, told: list[Ending], meet: Callable[[SessionStore], Awaitable[object]]
 ) -> None:
-    """By a reader, a taker, a new one under its id, a list and the sweep; told once; a moment before it is there."""
+    """A reader, a taker, a new session under its id, a list and the sweep end it; it is reported once; a moment earlier
+    it exists."""
     row = await open_session(store)
     assert row.expires_at == clock.now + IDLE
     clock.advance(IDLE - 0.25)
@@ -78,7 +79,7 @@ async def test_a_session_whose_time_has_come_ends_when_it_is_met(
 
 
 async def test_a_use_puts_the_end_off_up_to_an_age(store: SessionStore, clock: FakeClock, told: list[Ending]) -> None:
-    """Each change gives the idle time anew; nothing gives more than the absolute one."""
+    """Each change restarts the idle time; nothing extends the absolute one."""
     row = await open_session(store)
     for _ in range(12):
         clock.advance(80)
@@ -96,7 +97,7 @@ async def test_a_use_puts_the_end_off_up_to_an_age(store: SessionStore, clock: F
 async def test_a_session_in_use_is_not_ended_by_the_clock(
     store: SessionStore, clock: FakeClock, told: list[Ending], seconds: float
 ) -> None:
-    """Whoever meets it finds it, the sweep passes by, its change is applied; given back, it is as any other."""
+    """Every call finds it, the sweep skips it, its change is applied; after the release it is like any other."""
     await open_session(store)
     held = await take(store)
     clock.advance(seconds)
@@ -139,12 +140,12 @@ async def test_a_session_held_twice_is_held_until_both_have_given_it_back(
     await store.release(first)
     assert await sweep(store) == 0
     clock.advance(2)
-    assert isinstance(await store.take("ann", "s"), Held)
+    assert isinstance(await store.acquire("ann", "s"), Held)
     await store.release(second)
 
 
 async def test_many_expire_in_portions(store: SessionStore, clock: FakeClock, told: list[Ending]) -> None:
-    """A sweep ends about as many as it is told; the next ones end the rest; used ones stay."""
+    """A sweep ends about the requested number; the next ones end the rest; used ones stay."""
     for number in range(0, 600, 100):
         await store.create([make_birth(str(number + n)) for n in range(100)])
     clock.advance(IDLE / 2)

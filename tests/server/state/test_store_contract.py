@@ -38,7 +38,7 @@ async def test_nothing_is_known_of_what_never_was(store: SessionStore, told: lis
     row = await open_session(store)
     await store.end(row, EndReason.UNDONE)
     assert await store.read("ann", "s") is None
-    assert await store.take("ann", "s") is None
+    assert await store.acquire("ann", "s") is None
     assert not await store.end(row, EndReason.DELETED)
     assert await store.recall("ann", "r") is None
     assert [one for one in told if one.reason is not EndReason.UNDONE] == []
@@ -91,7 +91,7 @@ async def test_a_namesake_is_another_session(store: SessionStore) -> None:
 
 
 async def test_an_ended_session_is_remembered(store: SessionStore, told: list[Ending]) -> None:
-    """How and when it ended is known and told once, until the id is used again; its turns are SessionMoved."""
+    """How and when it ended is known and reported once, until the id is used again; its turns are SessionMoved."""
     row = await open_session(store)
     held = await take(store)
     assert await store.end(row, EndReason.DELETED)
@@ -101,7 +101,7 @@ async def test_an_ended_session_is_remembered(store: SessionStore, told: list[En
     assert ending.incarnation == row.incarnation
     assert abs(ending.at - row.created_at) < 60
     assert await store.read("ann", "s") == ending
-    assert await store.take("ann", "s") == ending
+    assert await store.acquire("ann", "s") == ending
     with pytest.raises(SessionMoved):
         await store.commit(held, step(held, {"a": b"2"}))
     await store.release(held)
@@ -122,7 +122,7 @@ async def test_a_session_ends_as_it_stands(store: SessionStore) -> None:
 
 
 async def test_what_was_handed_out_never_changes(store: SessionStore) -> None:
-    """Later changes, and changes to the mapping that was stored, do not reach what somebody holds."""
+    """Later changes, and changes to the stored mapping, do not reach values that were returned."""
     given = {"a": b"1"}
     await store.create([make_birth(parts=given)])
     given["a"] = b"changed"
@@ -212,7 +212,7 @@ async def test_of_changes_at_once_one_is_applied(store: SessionStore) -> None:
 
 
 async def test_a_cancelled_wait_leaves_no_half(store: SessionStore) -> None:
-    """A commit that nobody waits for any more is applied wholly or not at all, and the session goes on."""
+    """A commit whose caller is gone is applied as a whole or not at all, and the session continues."""
     await store.create([make_birth(parts={"a": b"0", "b": b"0"})])
     for number in range(20):
         held = await take(store)
@@ -286,12 +286,12 @@ def test_the_tests_clock_is_not_the_machines() -> None:
 
 
 async def test_what_is_undone_leaves_nothing(store: SessionStore, told: list[Ending]) -> None:
-    """Nobody is told, and not even an older ending of the id is known: the new session had taken its place."""
+    """Nothing is reported, and even an older ending of the id is forgotten: the new session had replaced it."""
     await store.end(await open_session(store), EndReason.DELETED)
     assert len(told) == 1
     assert await store.end(await open_session(store), EndReason.UNDONE)
     assert await store.read("ann", "s") is None
-    assert await store.take("ann", "s") is None
+    assert await store.acquire("ann", "s") is None
     assert (len(told), await store.num_live()) == (1, 0)
 
 

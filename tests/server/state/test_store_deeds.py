@@ -1,4 +1,5 @@
-"""What an owner's request did to sessions is recorded with it, in every store, so that its repeat does nothing."""
+"""Every store records what an owner's request did to sessions together with its effects, so that a retry does
+nothing."""
 
 import asyncio
 
@@ -25,7 +26,7 @@ async def create(store: SessionStore, *births: Birth, request_id: str = "r") -> 
 
 
 async def test_a_creation_is_recorded_with_its_deed(store: SessionStore) -> None:
-    """It is recalled by its owner and id alone, and what it made is there."""
+    """Only its owner and id recall it, and its session exists."""
     births = [make_birth(name) for name in "ab"]
     await create(store, *births)
     assert await store.recall("ann", "r") == deed_of(*births)
@@ -35,7 +36,7 @@ async def test_a_creation_is_recorded_with_its_deed(store: SessionStore) -> None
 
 
 async def test_a_request_is_carried_out_once(store: SessionStore) -> None:
-    """The second call with the id is told of the first and makes nothing, whatever it asks for."""
+    """The second call with the id gets the first deed and creates nothing, whatever it asks for."""
     first = make_birth("a")
     await create(store, first)
     await advance(store, "a")
@@ -48,7 +49,7 @@ async def test_a_request_is_carried_out_once(store: SessionStore) -> None:
 
 
 async def test_of_equal_requests_at_once_one_is_carried_out(store: SessionStore) -> None:
-    """However many come together; the others are told of the same deed."""
+    """This holds for any number at once; the others get the same deed."""
     births = [make_birth("a") for _ in range(8)]
     outcomes = await asyncio.gather(*(create(store, birth) for birth in births), return_exceptions=True)
     deeds = [outcome.deed for outcome in outcomes if isinstance(outcome, Repeated)]
@@ -71,7 +72,7 @@ async def test_a_refused_creation_is_no_deed(store: SessionStore) -> None:
 
 
 async def test_an_end_is_recorded_with_its_deed(store: SessionStore, told: list[Ending]) -> None:
-    """The repeat ends nothing, also when another session has the id by then."""
+    """The retry ends nothing, even when another session has the id by then."""
     row = await open_session(store)
     deed = Deed("ann", "r", "print", ((row.id, row.incarnation),))
     assert await store.end(row, EndReason.DELETED, deed)
@@ -97,7 +98,7 @@ async def test_what_a_deed_made_may_end(store: SessionStore) -> None:
 
 @pytest.mark.parametrize("is_alive", [True, False])
 async def test_a_late_repeat_does_not_make_what_came_and_went(store: SessionStore, *, is_alive: bool) -> None:
-    """What the request made has ended, and so has, or has not, another session that was made under its id since."""
+    """The request's session has ended, and a later session under its id has ended too, or not."""
     birth = make_birth("a")
     (row,) = await create(store, birth)
     await store.end(row, EndReason.DELETED)
@@ -114,8 +115,8 @@ async def test_a_late_repeat_does_not_make_what_came_and_went(store: SessionStor
 
 
 async def test_a_repeat_is_told_how_what_it_made_has_ended(store: SessionStore, clock: FakeClock) -> None:
-    """As long as that is known. A session that was made under the id since is another request's: the repeat gets
-    neither that nor its ending, and changes nothing."""
+    """This holds as long as that is known. A later session under the id belongs to another request: the retry gets
+    neither it nor its ending, and changes nothing."""
     plan = Plan()
     metrics = Metrics(CollectorRegistry())
     engine = Engine(plan.model, 0, plan.bounds, metrics)
@@ -162,7 +163,8 @@ async def test_a_deed_is_forgotten_after_its_time(store: SessionStore, clock: Fa
 
 
 async def test_what_was_made_and_ended_is_not_made_again(store: SessionStore) -> None:
-    """Also when its id was used again since, and that has ended as well: a late repeat of the first finds its deed."""
+    """This holds even when its id was used again and that session ended too: a late retry of the first finds its
+    deed."""
     for request_id in "rq":
         await create(store, make_birth("a"), request_id=request_id)
         row = await store.read("ann", "a")

@@ -239,7 +239,7 @@ async def test_durable_during_a_write_is_of_the_line_too(inner: GatedStore) -> N
 
 
 async def test_a_flush_that_nobody_waits_for_loses_nothing(inner: GatedStore) -> None:
-    """Whoever waited for a write is cancelled in its middle: what was committed meanwhile is written all the same."""
+    """The waiting caller is cancelled during a write: what was committed meanwhile is still written."""
     store = await start_behind(inner)
     await store.create([make_birth(parts={})])
     await advance(store)
@@ -276,7 +276,7 @@ async def test_a_close_in_the_middle_of_a_write_loses_nothing(inner: GatedStore,
 
 
 async def test_a_close_leaves_no_flush_behind(inner: GatedStore) -> None:
-    """Whoever asked for a write while the store closes is answered by then."""
+    """A caller that asks for a write while the store closes has an answer by then."""
     store = await start_behind(inner)
     await open_session(store)
     await advance(store)

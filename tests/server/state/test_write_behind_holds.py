@@ -1,4 +1,4 @@
-"""Sessions with unwritten turns, of which the store behind knows stale moments: when they end, what room they keep."""
+"""Sessions with unwritten turns, whose times are outdated in the inner store: when they end, what room they keep."""
 
 from pathlib import Path
 
@@ -32,8 +32,8 @@ async def test_what_is_unwritten_makes_room_all_the_same(tmp_path: Path) -> None
 
 
 async def test_the_store_behind_ends_nothing_by_stale_moments(inner: GatedStore, told: list[Ending]) -> None:
-    """A session whose turn is unwritten lives as long as the turn says, though the store behind knows nothing of it;
-    when that time has come, whoever meets it ends it, once."""
+    """A session whose turn is unwritten lives as long as the turn says, although the inner store does not know of it;
+    after that, any call that finds it ends it, once."""
     store = await start_behind(inner, told)
     row = await open_session(store)
     inner.fake_clock.advance(LONG.idle - 1)
@@ -57,7 +57,7 @@ async def test_the_store_behind_ends_nothing_by_stale_moments(inner: GatedStore,
 
 @pytest.mark.parametrize("how", ["take", "read", "list", "make anew"])
 async def test_whoever_meets_what_is_due_ends_it(inner: GatedStore, told: list[Ending], how: str) -> None:
-    """Also when the turn that said so is not yet written."""
+    """This holds even when the turn that set the time is not yet written."""
     store = await start_behind(inner, told)
     await open_session(store)
     inner.fake_clock.advance(1)
@@ -68,7 +68,7 @@ async def test_whoever_meets_what_is_due_ends_it(inner: GatedStore, told: list[E
     elif how == "make anew":
         await open_session(store)
     else:
-        found = await (store.take("ann", "s") if how == "take" else store.read("ann", "s"))
+        found = await (store.acquire("ann", "s") if how == "take" else store.read("ann", "s"))
         assert isinstance(found, Ending)
         assert told == [found]
     assert len(told) == 1
@@ -76,7 +76,7 @@ async def test_whoever_meets_what_is_due_ends_it(inner: GatedStore, told: list[E
 
 
 async def test_a_turn_that_outlasts_its_session_is_written(inner: GatedStore, told: list[Ending]) -> None:
-    """A turn that runs when the time comes holds the session, also while it is written; afterwards the session ends."""
+    """A turn that runs when the session comes due holds it, also while it is written; afterwards the session ends."""
     store = await start_behind(inner, told)
     await open_session(store)
     held = await take(store)
@@ -119,12 +119,12 @@ async def test_room_stays_set_aside_until_the_write(tmp_path: Path) -> None:
     await store.commit(held, step(held, {"x": bytes(1000)}))
     await store.release(held)
     with pytest.raises(Overloaded):
-        await inner.take("ann", "b", 2000)
+        await inner.acquire("ann", "b", 2000)
     assert inner.writes == []
     other = await take(store, "b", room=2000)
     assert len(inner.writes) == 1
     with pytest.raises(Overloaded):
-        await store.take("ann", "a", 7000)
+        await store.acquire("ann", "a", 7000)
     with pytest.raises(Overloaded):
         await store.create([make_birth("c", parts={"x": bytes(7000)})])
     await store.release(other)

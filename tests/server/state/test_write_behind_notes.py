@@ -1,4 +1,4 @@
-"""Turns of held sessions of which a store that writes later is told late: they go with its next write, or never."""
+"""Turns of held sessions that a write-behind store learns of late: they go with its next write, or never."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def inner(tmp_path: Path) -> GatedStore:
 
 
 async def test_whoever_is_late_is_asked_before_each_write(inner: GatedStore) -> None:
-    """What he then notes of a session that he holds goes with that write, and is what others find."""
+    """The turns noted then for a held session go with that write, and other callers find them."""
     store = await start_behind(inner)
     await open_session(store)
     held = await take(store)

@@ -1,4 +1,4 @@
-"""Operators read metrics and health over HTTP, on a port that the server says."""
+"""Operators read metrics and health over HTTP, on a port that the server reports."""
 
 import asyncio
 import contextlib
@@ -49,7 +49,7 @@ async def fetch(server: WebServer, path: str, accept: str = "*/*") -> tuple[int,
 
 
 async def test_metrics_are_served() -> None:
-    """Plain text for whoever asks, OpenMetrics for whoever wants it."""
+    """Plain text is the default, OpenMetrics comes on request."""
     async with served() as server:
         status, kind, body = await fetch(server, "/metrics")
         assert (status, kind.split(";")[0]) == (200, "text/plain")
@@ -70,7 +70,7 @@ async def test_readiness_follows_the_server_and_liveness_does_not() -> None:
 
 @pytest.mark.parametrize("needs_store", [True, False])
 async def test_a_store_that_does_not_answer_is_told(needs_store: bool) -> None:
-    """In words in any case, and by the status where the server shall be unready without it; liveness stays."""
+    """The text always has it; the status too, where the server needs the store; liveness is unaffected."""
     readiness = make_readiness(needs_store=needs_store)
     readiness.is_serving = True
     async with served(readiness) as server:
@@ -85,7 +85,7 @@ async def test_a_store_that_does_not_answer_is_told(needs_store: bool) -> None:
 
 
 async def test_a_large_page_of_metrics_does_not_hold_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is written in another thread: the loop turns meanwhile."""
+    """Another thread writes it: the loop runs meanwhile."""
     has_begun, has_turned = threading.Event(), threading.Event()
 
     def encode(registry: CollectorRegistry) -> bytes:
@@ -116,7 +116,7 @@ async def test_a_port_that_is_taken_is_a_settings_error() -> None:
 
 
 async def test_after_stop_nothing_listens() -> None:
-    """The port is closed and no task is left, also with a client that keeps its connection open."""
+    """The port is closed and no task remains, also with a client that keeps its connection open."""
     async with served() as server:
         host, port = server.address.split(":")
         _, writer = await asyncio.open_connection(host, int(port))

@@ -1,4 +1,4 @@
-"""Each way of leaving things out alone: the shape of its mask, its scale, and that it is nothing outside training."""
+"""Each kind of dropout has the right mask and scale, and does nothing outside training."""
 
 from collections.abc import Callable
 
@@ -28,7 +28,7 @@ def test_a_locked_mask_lasts_all_steps_and_differs_between_lanes() -> None:
 
 
 def test_words_are_dropped_as_whole_rows() -> None:
-    """Every row is either gone or scaled as a whole."""
+    """Every row is either zero or scaled as a whole."""
     torch.manual_seed(0)
     weight_VX = drop_words(torch.ones(300, 4), SHARE, is_training=True)
     assert torch.equal(weight_VX, weight_VX[:, :1].expand(300, 4))
@@ -58,7 +58,7 @@ def test_weights_are_dropped_one_by_one_and_still_learn() -> None:
 def test_outside_training_and_for_a_share_of_nothing_it_is_the_identity(
     drop: Callable[[torch.Tensor, float, bool], torch.Tensor],
 ) -> None:
-    """The same tensor comes back and the generator is not touched."""
+    """The same tensor comes back, and the generator is unchanged."""
     x = torch.randn(3, 4, 5)
     before = torch.get_rng_state()
     assert drop(x, SHARE, False) is x

@@ -1,4 +1,4 @@
-"""Each cell's `step` against the equations of its docstring, written out once more in numpy, row by row."""
+"""Each cell's `step` equals the equations of its docstring, written again in numpy, row by row."""
 
 from collections.abc import Callable
 
@@ -176,7 +176,7 @@ def build(cell: str, num_layers: int = 1) -> RecurrentStack:
 
 @pytest.mark.parametrize("cell", EQUATIONS)
 def test_a_step_is_the_cells_equations(cell: str) -> None:
-    """From states that are not zero, five steps of every lane are what the equations say."""
+    """Five steps of every lane, from nonzero states, equal the equations."""
     stack = build(cell, 2 if cell == "lstm-depth-gated" else 1)
     weights = {name: tensor.detach().numpy() for name, tensor in stack.named_parameters()}
     state = tuple(
@@ -194,7 +194,7 @@ def test_a_step_is_the_cells_equations(cell: str) -> None:
 
 @pytest.mark.parametrize("cell", ["slstm", "mlstm"])
 def test_the_level_of_a_memory_changes_nothing(cell: str) -> None:
-    """From a fresh state, outputs are the papers' equations without any m, where no power overflows."""
+    """From a fresh state, outputs equal the papers' equations without m, if no power overflows."""
     stack = build(cell)
     w = {name: tensor.detach().numpy() for name, tensor in stack.named_parameters()}
     state = tuple(tensor.double() for tensor in stack.initial_state(1, torch.device("cpu")))
@@ -263,5 +263,5 @@ def test_a_window_remembers_the_last_tokens() -> None:
 
 
 def test_every_cell_has_its_equations_tested() -> None:
-    """No cell joins the registry without a reference here."""
+    """Every cell of the registry has a reference here."""
     assert set(EQUATIONS) | {"tdnn"} == set(CELLS)

@@ -1,4 +1,4 @@
-"""The newer cells stay finite over ten thousand tokens of the worst input, whatever their gates are driven to."""
+"""The newer cells stay finite over ten thousand tokens of the worst input, for any gate values."""
 
 from collections.abc import Callable
 
@@ -66,7 +66,7 @@ def test_gradients_stay_finite(cell: str, gain: float) -> None:
 
 @pytest.mark.parametrize("cell", ["mingru", "minlstm", "rg-lru", "slstm", "mlstm"])
 def test_blocks_stay_finite(cell: str) -> None:
-    """The stream is bounded by its norms, however large the weights."""
+    """The norms bound the stream for any weights."""
     stack = build(cell, 30.0, "residual")
     state = stack.initial_state(LANES, torch.device("cpu"))
     with torch.no_grad():
@@ -96,7 +96,7 @@ def test_a_reading_of_nothing_is_finite(input_bias: float) -> None:
 
 
 def test_an_mlstms_heads_are_bounded_by_their_norm() -> None:
-    """However near to nothing the divisor is, no head is longer than the root of its width."""
+    """No head is longer than the root of its width, for any divisor."""
     stack = build("mlstm", 30.0)
     with torch.no_grad():
         dict(stack.named_parameters())["layers.1.weight_norm"].fill_(1.0)

@@ -1,4 +1,4 @@
-"""How cells begin: by one rule, so that no cell has a head start or a handicap that its equations do not explain."""
+"""All cells are initialised by one rule, so they differ by their equations alone."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def test_a_fresh_state_is_neither_silent_nor_loud(cell: str) -> None:
 
 @pytest.mark.parametrize("cell", GATES_THAT_KEEP)
 def test_a_gate_that_keeps_begins_at_the_same_share(cell: str) -> None:
-    """Without any input every gated cell keeps 0.73 of what it has; no other gate leans to a side."""
+    """Without input every gated cell keeps 0.73 of its state, and all other gates are neutral."""
     stack = CELLS[cell](StackShape(5, 16, 2, 0.0)).eval()
     nothing = tuple(torch.zeros_like(t) for t in stack.initial_state(1, CPU))
     gates = stack.step(torch.zeros(1, 1, 5), nothing).gates

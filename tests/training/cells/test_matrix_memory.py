@@ -1,4 +1,4 @@
-"""The mLSTM's chunks: their backward pass against numerical differentiation, and the same whatever their length."""
+"""The mLSTM's chunks have the right gradients, and the same results for any length."""
 
 import math
 
@@ -42,7 +42,7 @@ def test_the_gradients_are_those_of_the_function(chunk: int, monkeypatch: pytest
 
 @pytest.mark.parametrize("part", range(5))
 def test_each_output_alone_has_its_gradient(part: int) -> None:
-    """Outputs that nobody differentiates count as zero, whichever they are."""
+    """An output without a gradient counts as zero, whichever it is."""
     assert torch.autograd.gradcheck(lambda *given: run(*given)[part], inputs())
 
 

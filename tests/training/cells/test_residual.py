@@ -1,4 +1,4 @@
-"""Residual blocks around every cell: the fast pass is the written one, dropout is on branches, nonsense is refused."""
+"""In residual blocks around every cell, the fast pass equals the written one, and dropout acts on branches."""
 
 import math
 
@@ -121,7 +121,7 @@ def test_the_feed_forward_net_is_as_wide_as_it_is_told() -> None:
 
 @pytest.mark.parametrize("cell", sorted(CELLS_WITHOUT_BLOCKS))
 def test_cells_that_make_no_sense_in_blocks_are_refused(cell: str) -> None:
-    """By the settings, and by whoever builds the network without them; the sentence says why."""
+    """The settings and the network both refuse these cells, and the sentence says why."""
     with pytest.raises(SettingsError, match=f"{cell} cannot be in residual blocks: "):
         Settings.load(None, ["model.block=residual", f"model.cell={cell}"])
     with pytest.raises(SettingsError, match=f"{cell} cannot be in residual blocks: "):

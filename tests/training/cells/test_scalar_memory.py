@@ -35,7 +35,7 @@ def test_the_gradients_are_those_of_the_function() -> None:
 
 @pytest.mark.parametrize("part", range(4))
 def test_each_output_alone_has_its_gradient(part: int) -> None:
-    """Outputs that nobody differentiates count as zero, whichever they are."""
+    """An output without a gradient counts as zero, whichever it is."""
     assert torch.autograd.gradcheck(lambda *given: run(*given)[part], inputs())
 
 

@@ -1,4 +1,4 @@
-"""What holds for every cell: its sequence is its step repeated, states are carried, dropout acts only in training."""
+"""For every cell, a sequence equals its repeated steps, states are carried, and dropout acts only in training."""
 
 import pytest
 import torch

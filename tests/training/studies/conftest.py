@@ -1,4 +1,4 @@
-"""What the tests of the studies share: settings of runs that take a tenth of a second."""
+"""The tests of the studies share settings of runs that take a tenth of a second."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from carousel_training.settings import Settings
 
 @pytest.fixture
 def study_settings(tiny_facts: dict[str, Any]) -> Settings:
-    """A few steps of one small layer, evaluated at the end alone."""
+    """Returns settings for a few steps of one small layer, evaluated only at the end."""
     facts = tiny_facts | {
         "model": {"hidden_size": 8, "embedding_size": 8, "dropout": 0.0},
         "budget": {"max_steps": 8},

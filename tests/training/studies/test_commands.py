@@ -1,4 +1,4 @@
-"""The studies as a person starts them: each leaves a picture and figures, and bad input is one sentence."""
+"""The commands of the studies write a picture and figures, and refuse bad input in one sentence."""
 
 import json
 from collections.abc import Iterator
@@ -63,7 +63,7 @@ def test_compare_leaves_figures_and_goes_on(tmp_path: Path, verse_file: Path) ->
     assert all(set(figure["serving"]) == {"1", "64"} for figure in figures)
     assert (tmp_path / "c" / "compare.png").read_bytes().startswith(b"\x89PNG")
     again = run(*arguments)
-    assert "6 of 6 trainings are done before" in again
+    assert "6 of 6 trainings were done before" in again
     assert "[6/6]" not in again
     assert json.loads((tmp_path / "c" / "compare.json").read_text()) == figures
 
@@ -80,7 +80,7 @@ def test_a_page_is_drawn_anew_from_its_json(tmp_path: Path, verse_file: Path) ->
 
 
 def test_gradients_leave_figures(tmp_path: Path, verse_file: Path) -> None:
-    """Curves of every cell that was asked for, and of the two knobs."""
+    """The figures hold curves of every chosen cell, and of the two initial values."""
     out = tmp_path / "g"
     run(
         *("gradients", "--out", str(out), "--text", str(verse_file), "--cells", "gru,tdnn", "--distance", "12"),
@@ -106,7 +106,7 @@ def test_recall_leaves_figures(tmp_path: Path) -> None:
 
 
 def test_inspect_reads_a_run(tmp_path: Path, verse_file: Path) -> None:
-    """Picture and figures lie beside the checkpoint where nothing else is said."""
+    """Picture and figures lie beside the checkpoint by default."""
     out = tmp_path / "run"
     run(
         *("--out", str(out), "--text", str(verse_file), "--max-steps", "2", "--set", "vocabulary.kind=character"),
@@ -122,7 +122,7 @@ def test_inspect_reads_a_run(tmp_path: Path, verse_file: Path) -> None:
     ("arguments", "sentence"),
     [
         (["compare", "--cells", "lstmm"], "unknown cell lstmm"),
-        (["compare", "--plan", "week"], "unknown plan week; there is: hour, night"),
+        (["compare", "--plan", "week"], "unknown plan week; the plans are: hour, night"),
         (["compare", "--redraw", "absent.json"], "cannot read absent.json"),
         (["compare", "--redraw", "pyproject.toml"], "pyproject.toml is not a comparison's JSON"),
         (["compare", "--text", "absent.txt"], "cannot read absent.txt"),
@@ -144,21 +144,21 @@ def test_bad_input_is_one_sentence(tmp_path: Path, arguments: list[str], sentenc
 
 
 def test_options_before_a_study_are_refused(tmp_path: Path) -> None:
-    """They are those of a training run and would have no effect."""
+    """Options of a training run in front of a study are refused, since they would have no effect."""
     result = CliRunner().invoke(app, ["--out", str(tmp_path / "run"), "recall"])
     assert result.exit_code == EXIT_BAD_INPUT
-    assert "stand behind it" in result.stderr
+    assert "put options of recall" in result.stderr
 
 
 def test_a_run_needs_a_place() -> None:
-    """Without a study's name, --out is missing and said to be."""
+    """A run without --out is refused by the name of the option."""
     result = CliRunner().invoke(app, ["--max-steps", "1"])
     assert result.exit_code == EXIT_BAD_INPUT
     assert "--out" in result.stderr
 
 
 def test_the_exporter_is_found_by_its_entry_point() -> None:
-    """The name under which it registers is the one that is looked for."""
+    """The exporter registers under the name that the study looks up."""
     assert [entry.value for entry in entry_points(group=SERVING_GROUP)] == [
         "carousel_export.serving_speed:measure_serving"
     ]

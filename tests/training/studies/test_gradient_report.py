@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from carousel_training.studies.gradient_report import clipping_table, draw_gradients, reach_table, variant_table
+from carousel_training.studies.gradient_report import clipping_table, plot_gradients, reach_table, variant_table
 from carousel_training.studies.gradients import GradientResult, Reach, ShortTraining
 
 FADING = Reach((1.0, 0.5, 1e-30, 0.0), (1.0, 0.1, 0.0, 0.0))
@@ -34,5 +34,5 @@ def test_tables_say_what_is_left_and_what_was_cut() -> None:
 
 def test_a_gradient_that_is_gone_can_be_drawn(tmp_path: Path) -> None:
     """Zeros have no place on a logarithmic axis; the picture is made all the same, without a warning."""
-    draw_gradients(RESULTS, ({1.0: FADING}, {0.5: FADING}), 1.0, tmp_path / "g.png")
+    plot_gradients(RESULTS, ({1.0: FADING}, {0.5: FADING}), 1.0, tmp_path / "g.png")
     assert (tmp_path / "g.png").read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""How far back a loss reaches."""
+"""A study measures how far back a loss reaches."""
 
 from dataclasses import replace
 
@@ -74,7 +74,7 @@ def test_every_cell_has_a_curve(cell: str) -> None:
 
 
 def test_a_fixed_window_ends_where_it_ends() -> None:
-    """Its inputs count up to the window and not one step further; its output is never read again."""
+    """A window's inputs have gradients up to its length and no further. Its output is never read again."""
     reach = measure_reach(build("tdnn", window=4), *probe(10))
     assert min(reach.input_K[:4]) > 0.0
     assert max(reach.input_K[4:]) == 0.0
@@ -136,7 +136,7 @@ def test_results_come_as_they_are_found(study_settings: Settings) -> None:
 
 
 def test_a_text_too_short_for_the_distance_is_refused(study_settings: Settings) -> None:
-    """The error says how long the text is."""
+    """A text that is too short is an error with its length."""
     plan = replace(GradientPlan(study_settings, ("elman",)), distance=100_000)
     with pytest.raises(CorpusError, match="too few for a distance of 100000"):
         study_cell(plan, "elman")

@@ -1,4 +1,4 @@
-"""What gates do over a text, and which units switch."""
+"""An inspection records gates over a text and ranks units that switch."""
 
 import io
 from dataclasses import replace
@@ -16,7 +16,7 @@ from carousel_training.errors import CorpusError
 from carousel_training.model import ModelConfig, RecurrentLM
 from carousel_training.settings import VocabularySettings
 from carousel_training.studies.inspection import Recording, activation, rank_units, record
-from carousel_training.studies.inspection_report import draw_inspection, unit_table, visible
+from carousel_training.studies.inspection_report import plot_inspection, unit_table, visible
 from carousel_training.vocabulary import learn_vocabulary
 
 TEXT = "so (it) goes\n"
@@ -60,13 +60,13 @@ def test_cell_values_are_recorded_beside_the_gates() -> None:
 
 
 def test_a_text_without_tokens_is_refused() -> None:
-    """There is nothing to draw."""
+    """An empty text is refused, since there is nothing to show."""
     with pytest.raises(CorpusError, match="empty"):
         record(build("gru"), "")
 
 
 def test_activations_lie_between_off_and_on() -> None:
-    """A sigmoid stays as it is, a tanh is moved, a sum is squashed."""
+    """Values of a sigmoid stay, those of a tanh are scaled, and sums pass a tanh."""
     np.testing.assert_allclose(activation(np.array([[0.0], [0.9]])), [[0.0], [0.9]])
     np.testing.assert_allclose(activation(np.array([[-1.0], [0.5]])), [[0.0], [0.75]])
     np.testing.assert_allclose(activation(np.array([[-90.0], [90.0]])), [[0.0], [1.0]])
@@ -102,17 +102,17 @@ def test_the_table_names_where_units_switch(tmp_path: Path) -> None:
     cells = [cell.strip() for cell in row.strip("│").split("│")]
     assert cells[0] == "f_0[0]"
     assert cells[-2:] == ["[", "↵"]
-    draw_inspection(recording, units, "a title", tmp_path / "i.png")
+    plot_inspection(recording, units, "a title", tmp_path / "i.png")
     assert (tmp_path / "i.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_network_in_which_nothing_switches_can_be_drawn(tmp_path: Path) -> None:
     """The surprise and the means are there all the same, also where the text holds what plots take for formulas."""
     recording = replace(recording_of(f_0=[0.5, 0.5, 0.5]), tokens=("$x$", "\t", "$"))
-    draw_inspection(recording, rank_units(recording), "a title", tmp_path / "i.png")
+    plot_inspection(recording, rank_units(recording), "a title", tmp_path / "i.png")
     assert (tmp_path / "i.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_white_space_is_visible() -> None:
-    """Each kind has a sign of its own."""
+    """Each kind of white space has its own sign."""
     assert visible("a b\n\t") == "a␣b↵→"

@@ -1,4 +1,4 @@
-"""The look of the pictures."""
+"""All pictures have the same style."""
 
 from pathlib import Path
 

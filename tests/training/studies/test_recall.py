@@ -1,4 +1,4 @@
-"""What cells learn to remember."""
+"""A study measures what cells learn to remember."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from carousel_training.cells.registry import CELLS
 from carousel_training.errors import SettingsError
 from carousel_training.studies.recall import RecallNet, RecallPlan, RecallResult, accuracy_at, learn, study_recall
-from carousel_training.studies.recall_report import draw_recall, recall_table
+from carousel_training.studies.recall_report import plot_recall, recall_table
 from carousel_training.studies.recall_tasks import TASKS
 
 AGREEMENT = TASKS["agreement"]
@@ -18,7 +18,7 @@ SHORT = RecallPlan(gaps=(2,), hidden_size=16, num_lanes=32, max_steps=400)
 
 @pytest.mark.parametrize("cell", ["elman", "lstm", "gru", "tdnn"])
 def test_a_short_gap_is_no_trouble(cell: str) -> None:
-    """Two steps lie within everyone's reach; training ends as soon as they do."""
+    """Every cell solves a gap of two steps, and training then ends."""
     result = learn(AGREEMENT, cell, SHORT)
     assert result.accuracy[2] >= 0.95
     assert result.solved_gap == 2
@@ -42,7 +42,7 @@ def test_an_lstm_remembers_where_the_window_cannot() -> None:
 
 
 def test_patience_ends_a_hopeless_training() -> None:
-    """Without a longer gap for so many steps it is over."""
+    """Training ends after the patience without a longer gap."""
     plan = replace(SHORT, gaps=(16,), window=4, patience_steps=50)
     assert learn(AGREEMENT, "tdnn", plan).num_steps == 50
 
@@ -65,7 +65,7 @@ def test_every_cell_takes_every_task(cell: str, task: str) -> None:
 
 @pytest.mark.parametrize("gaps", [(), (0, 2), (4, 2), (2, 2)])
 def test_gaps_that_do_not_grow_are_refused(gaps: tuple[int, ...]) -> None:
-    """Before anything is trained."""
+    """Wrong gaps are refused before any training."""
     with pytest.raises(SettingsError, match="gaps must be positive and grow"):
         study_recall(["copy"], ["lstm"], replace(SHORT, gaps=gaps), lambda result: None)
 
@@ -80,5 +80,5 @@ def test_results_come_by_task_and_cell(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert seen == results
     assert recall_table(results).row_count == 4
-    draw_recall(results, tmp_path / "r.png")
+    plot_recall(results, tmp_path / "r.png")
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")

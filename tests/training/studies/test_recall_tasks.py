@@ -1,4 +1,4 @@
-"""The synthetic tasks: what is asked can be known from what was shown, and only from that."""
+"""In the synthetic tasks, the input determines the answers, and nothing else does."""
 
 import pytest
 import torch
@@ -104,7 +104,7 @@ def test_chance_is_what_a_constant_answer_gets(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(TASKS))
 def test_the_right_answer_is_right(name: str) -> None:
-    """Full marks, and a loss near nothing."""
+    """Right answers have an accuracy of 1 and a loss near 0."""
     task = TASKS[name]
     targets_NB = task.draw(4, 50, generator()).targets_NB
     if targets_NB.is_floating_point():

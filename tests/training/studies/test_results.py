@@ -1,4 +1,4 @@
-"""Figures on disk: plain JSON, whole, and honest about what is not a number."""
+"""Figures on disk are plain, whole JSON, with null for numbers that are not finite."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from carousel_training.studies.results import load_figures, make_directory, save
 
 
 def test_what_is_not_a_number_becomes_null(tmp_path: Path) -> None:
-    """A diverged run leaves JSON that any reader takes, with null where the loss was."""
+    """A diverged run leaves standard JSON, with null for the loss."""
     save_figures(tmp_path / "f.json", {"nats": math.nan, 3: (1.5, math.inf)})
     assert json.loads((tmp_path / "f.json").read_text()) == {"nats": None, "3": [1.5, None]}
 

@@ -1,4 +1,4 @@
-"""Models of the same number of parameters."""
+"""Models get the wanted number of parameters."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from carousel_training.studies.sizing import TOLERANCE, count_parameters, match_
 @pytest.mark.parametrize("cell", sorted(CELLS))
 @pytest.mark.parametrize("num_layers", [1, 2])
 def test_every_cell_reaches_the_number(cell: str, num_layers: int) -> None:
-    """The width that is found gives the wanted number within 2 %."""
+    """The width gives the wanted number within 2 %."""
     settings = ModelSettings.model_validate({"cell": cell, "num_layers": num_layers, "embedding_size": 16})
     width = match_hidden_size(settings, 50, 80_000)
     assert count_parameters(settings, 50, width) == pytest.approx(80_000, rel=TOLERANCE)

@@ -1,4 +1,4 @@
-"""The figures of tables."""
+"""Tables format and summarise figures."""
 
 import math
 
@@ -14,12 +14,12 @@ def test_the_spread_is_the_sample_deviation() -> None:
 
 @pytest.mark.parametrize("values", [[], [1.0, None], [1.0, math.nan]])
 def test_a_run_without_a_figure_leaves_no_mean(values: list[float | None]) -> None:
-    """The mean of the runs that survived would flatter the cell."""
+    """A run without a figure leaves no mean, since the mean of the other runs would be too good."""
     assert spread(values) == (None, None)
 
 
 def test_one_run_has_no_spread() -> None:
-    """There is a mean and nothing to say about its spread."""
+    """A single run has a mean and no deviation."""
     assert spread([4.0]) == (4.0, None)
 
 

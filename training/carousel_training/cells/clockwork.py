@@ -1,4 +1,4 @@
-"""The clockwork network (Koutnik et al. 2014): groups of units that tick at different rates."""
+"""This module is the clockwork network (Koutnik et al. 2014): groups of units that update at different rates."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ class ClockworkLayer(RecurrentLayer):
     """K groups of H / K units, group k with the period T_k = 2^k; t counts the tokens before this one, from 0. x_t [X],
     h_t [H], W [H,X], U [H,H] in blocks [k,j], of which those with j < k are zero:
 
-    n = tanh(W x_t + U h_{t-1} + b);  group k of h_t is n where t mod T_k = 0, else what it was
+    n = tanh(W x_t + U h_{t-1} + b);  group k of h_t is n where t mod T_k = 0, and h_{t-1} elsewhere
 
     So a group reads slower groups and itself, never faster ones. The state is h and, once for all layers, t modulo the
     longest period. Each group's block of U on itself begins orthogonal (`initial.py`).
@@ -61,7 +61,7 @@ class ClockworkLayer(RecurrentLayer):
 
 
 class ClockworkStack(LayeredStack):
-    """The layers share one counter, the last tensor of the state."""
+    """Shares one counter between its layers, the last tensor of the state."""
 
     layer_type = ClockworkLayer
 
@@ -73,7 +73,7 @@ class ClockworkStack(LayeredStack):
 
     @property
     def num_dead(self) -> int:
-        """What stands in the blocks that are masked."""
+        """The number of values in the masked blocks."""
         shape = self.shape
         num_blocks = shape.num_clocks * (shape.num_clocks - 1) // 2
         return shape.num_layers * num_blocks * (shape.hidden_size // shape.num_clocks) ** 2
@@ -91,7 +91,7 @@ class ClockworkStack(LayeredStack):
 
 
 class _Clockwork(torch.autograd.Function):
-    """The loop of in-place steps and its backward pass. S = T + 1 with the state before in front."""
+    """Runs the loop of in-place steps and its backward pass. S = T + 1, with the earlier state in front."""
 
     @staticmethod
     def forward(ctx: Any, pre_TBH: Tensor, h_BH: Tensor, weight_hh: Tensor, is_due_TBH: Tensor) -> Tensor:

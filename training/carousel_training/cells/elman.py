@@ -1,4 +1,4 @@
-"""The simple recurrent network (Elman 1990)."""
+"""This module is the simple recurrent network (Elman 1990)."""
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from carousel_training.cells.stack import StackShape, State, Step
 
 
 class ElmanStack(LibraryStack):
-    """x_t [X], h_t [H], W [H,X], U [H,H]:
+    """Computes, with x_t [X], h_t [H], W [H,X], U [H,H]:
 
     h_t = tanh(W x_t + U h_{t-1} + b)
 

@@ -1,4 +1,4 @@
-"""The gated recurrent unit in the form of cuDNN and torch, whose reset gate acts after the recurrent product."""
+"""This module is the GRU in the form of cuDNN and torch. Its reset gate acts after the recurrent product."""
 
 import torch
 from torch import nn
@@ -10,13 +10,14 @@ from carousel_training.cells.stack import StackShape, State, Step
 
 
 class GRUStack(LibraryStack):
-    """s the logistic function, * the element-wise product; x_t [X], h_t [H], each W [H,X], each U [H,H]:
+    """Computes, with s the logistic function and * the element-wise product, x_t [X], h_t [H], each W [H,X], each U
+    [H,H]:
 
     r, z = s(W x_t + U h_{t-1} + b) each,  n = tanh(W_n x_t + b_n + r * (U_n h_{t-1} + b'_n))
     h_t = (1 - z) * n + z * h_{t-1}
 
-    z is the share that is kept, the complement of Cho et al.'s (see `gru_2014.py`). b_z begins at 1. Of torch's second
-    bias only b'_n lives, which r stands before.
+    z is the share that is kept, the complement of Cho et al.'s z (see `gru_2014.py`). b_z starts at 1. Of torch's
+    second bias only b'_n is trained, which r multiplies.
     """
 
     parts = ("h",)
@@ -31,7 +32,7 @@ class GRUStack(LibraryStack):
 
     @property
     def num_dead(self) -> int:
-        """The rows of r and z of torch's second bias."""
+        """The number of rows of r and z in torch's second bias."""
         return 2 * self.shape.hidden_size * self.shape.num_layers
 
     def run_layer(self, x_TBX: torch.Tensor, state: State, weights: LayerWeights) -> tuple[torch.Tensor, State]:
@@ -49,5 +50,5 @@ class GRUStack(LibraryStack):
 
 
 def _only_new(grad_G: torch.Tensor) -> torch.Tensor:
-    """The gradient of the gate n alone, the last of three."""
+    """Returns the gradient of the gate n alone, the last of three."""
     return torch.cat([torch.zeros_like(grad_G[: 2 * len(grad_G) // 3]), grad_G[2 * len(grad_G) // 3 :]])

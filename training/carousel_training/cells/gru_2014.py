@@ -1,4 +1,4 @@
-"""The gated recurrent unit as Cho et al. (2014) wrote it: the reset gate acts before the recurrent product."""
+"""This module is the GRU of Cho et al. (2014). Its reset gate acts before the recurrent product."""
 
 from typing import Any
 
@@ -14,13 +14,14 @@ Tensor = torch.Tensor
 
 
 class GRU2014Layer(RecurrentLayer):
-    """s the logistic function, * the element-wise product; x_t [X], h_t [H], each W [H,X], each U [H,H]:
+    """Computes, with s the logistic function and * the element-wise product, x_t [X], h_t [H], each W [H,X], each U
+    [H,H]:
 
     r, z = s(W x_t + U h_{t-1} + b) each,  n = tanh(W_n x_t + U_n (r * h_{t-1}) + b_n)
     h_t = (1 - z) * h_{t-1} + z * n
 
     z is the share that is new. Cho et al. and the libraries (`gru.py`) call the share that is kept z, which is 1 minus
-    this one. b_z starts at -1, so that a fresh network remembers.
+    this z. b_z starts at -1, so a fresh network remembers.
     """
 
     gates = ("r", "z", "n")
@@ -50,7 +51,7 @@ class GRU2014Stack(LayeredStack):
 
 
 class _ResetBefore(torch.autograd.Function):
-    """In-place steps and their backward pass. S = T + 1 with the state before in front, G = 3 x H: r, z, n."""
+    """Runs in-place steps and their backward pass. S = T + 1, with the earlier state in front; G = 3 x H: r, z, n."""
 
     @staticmethod
     def forward(ctx: Any, pre_TBG: Tensor, h_BH: Tensor, weight_hh: Tensor) -> Tensor:

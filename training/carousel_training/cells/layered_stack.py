@@ -1,4 +1,4 @@
-"""Stacks of our own layers: one module per layer, dropout between them. It knows no equations; the layers do.
+"""This module stacks layers written in this package, with dropout between them. Only the layers know equations.
 
 Legend: T steps, B lanes, X input width, H hidden width, G gate rows of a layer, k x H.
 """
@@ -18,7 +18,7 @@ from carousel_training.cells.stack import RecurrentStack, StackShape, State, Ste
 
 
 class LayerRun(NamedTuple):
-    """What a layer made of T steps: its output, its state after the last, its memory at every step if it has one."""
+    """A layer's results over T steps: its output, its last state, and its memory at every step if it has one."""
 
     y_TBH: torch.Tensor
     state: State
@@ -26,8 +26,9 @@ class LayerRun(NamedTuple):
 
 
 class StackLayer(nn.Module):
-    """One layer, whatever its weights: `sequence` is the fast pass, `step` the written equations. `below` is the memory
-    of the layer underneath, for the cell that looks at it.
+    """One layer with any weights: `sequence` is the fast pass, `step` the written equations.
+
+    `below` is the memory of the layer underneath, for the cell that reads it.
     """
 
     parts: ClassVar[tuple[str, ...]] = ("h",)
@@ -39,7 +40,7 @@ class StackLayer(nn.Module):
 
     @property
     def layout(self) -> tuple[StateTensor, ...]:
-        """The tensors of this layer's state, without the layer's number."""
+        """Returns the tensors of this layer's state, named without the layer's number."""
         return tuple(StateTensor(part, (self.shape.hidden_size,), "float32") for part in self.parts)
 
     def sequence(self, x_TBX: torch.Tensor, state: State, below_TBH: torch.Tensor | None) -> LayerRun:
@@ -50,8 +51,10 @@ class StackLayer(nn.Module):
 
 
 class RecurrentLayer(StackLayer):
-    """`weight_ih` [G,X] and `bias` [G] on the input, `weight_hh` [k x H,H] on the state before, if any gate
-    sees it. Gates stand in the order of `gates`; `num_recurrent` of them, the first ones, see the state.
+    """`weight_ih` [G,X] and `bias` [G] act on the input, `weight_hh` [k x H,H] on the state before, if any gate sees
+    it.
+
+    Gates have the order of `gates`; the first `num_recurrent` of them see the state.
     """
 
     gates: ClassVar[tuple[str, ...]]
@@ -62,30 +65,30 @@ class RecurrentLayer(StackLayer):
         self.weight_ih = nn.Parameter(torch.empty(len(self.gates) * shape.hidden_size, self.input_size))
         self.bias = nn.Parameter(torch.zeros(len(self.gates) * shape.hidden_size))
         initialise_input(self.weight_ih)
-        if self.num_recurrent:  # a parameter of no rows would never get a gradient, for which processes wait
+        if self.num_recurrent:  # an empty parameter would never get a gradient, and processes would wait for it
             self.weight_hh = nn.Parameter(torch.empty(self.num_recurrent * shape.hidden_size, shape.hidden_size))
             initialise_state(self.weight_hh)
 
     def rows(self, gate: str) -> slice:
-        """Where a gate's rows stand in the matrices."""
+        """Returns the place of a gate's rows in the matrices."""
         index, size = self.gates.index(gate), self.shape.hidden_size
         return slice(index * size, (index + 1) * size)
 
     def from_input(self, x_TBX: torch.Tensor) -> torch.Tensor:
-        """W x + b of all gates, for all steps at once."""
+        """Returns W x + b of all gates, for all steps at once."""
         return functional.linear(x_TBX, self.weight_ih, self.bias)
 
     def recurrent(self) -> torch.Tensor:
-        """`weight_hh` with the weights dropped that this call is to do without."""
+        """Returns `weight_hh` without the weights that are dropped in this call."""
         return drop_weights(self.weight_hh, self.shape.weight_drop, is_training=self.training)
 
     def split(self, a_BG: torch.Tensor) -> Mapping[str, torch.Tensor]:
-        """The gates' columns by name."""
+        """Returns the gates' columns by name."""
         return dict(zip(self.gates, a_BG.chunk(len(self.gates), dim=-1), strict=True))
 
 
 class LayeredStack(RecurrentStack):
-    """L layers of `layer_type`, the state of each with its number in the names."""
+    """L layers of `layer_type`. The names of each layer's state end with its number."""
 
     layer_type: ClassVar[type[StackLayer]]
 

@@ -1,4 +1,4 @@
-"""Stacks that run on torch's own recurrent kernels (oneDNN, cuDNN). It knows no equations; the cells that use it do.
+"""Stacks on torch's own recurrent kernels (oneDNN, cuDNN). It knows no equations; the cells that use it do.
 
 Legend: T steps, B lanes, X input width, H hidden width, L layers.
 """
@@ -15,7 +15,7 @@ from carousel_training.cells.stack import RecurrentStack, StackShape, State, Ste
 
 
 class LayerWeights(NamedTuple):
-    """One layer's matrices and biases, the gates side by side in torch's order."""
+    """Holds one layer's matrices and biases, with the gates in torch's order."""
 
     weight_ih: torch.Tensor
     weight_hh: torch.Tensor
@@ -24,7 +24,7 @@ class LayerWeights(NamedTuple):
 
 
 class LibraryStack(RecurrentStack):
-    """`layers` is torch's module; `parts` names one layer's state. A cell gives `run_layer` and `step_layer`.
+    """`layers` is torch's module; `parts` names one layer's state. A cell implements `run_layer` and `step_layer`.
 
     Torch adds two bias vectors where the equations have one. The second stays zero: an optimiser that moves both moves
     their sum twice as fast as the biases of other cells.
@@ -53,7 +53,7 @@ class LibraryStack(RecurrentStack):
         return LayerWeights(*(getattr(self.layers, f"{name}_l{layer}") for name in LayerWeights._fields))
 
     def run_layer(self, x_TBX: torch.Tensor, state: State, weights: LayerWeights) -> tuple[torch.Tensor, State]:
-        """y_TBH and the state after; states are [1,B,H] here."""
+        """Returns y_TBH and the state after; states are [1,B,H] here."""
         raise NotImplementedError
 
     def step_layer(self, x_BX: torch.Tensor, state: State, weights: LayerWeights) -> Step:
@@ -79,7 +79,7 @@ class LibraryStack(RecurrentStack):
         return Step(y_BX, tuple(after), gates)
 
     def _run_layers(self, x_TBX: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
-        """Layer by layer, since torch's stack of them has neither locked dropout nor dropped weights."""
+        """Runs layer by layer, since torch's stack of layers has neither locked dropout nor dropped weights."""
         shape, y_TBX, after = self.shape, x_TBX, list[torch.Tensor]()
         for layer in range(shape.num_layers):
             if layer > 0:
@@ -97,7 +97,7 @@ class LibraryStack(RecurrentStack):
 
 
 def library_sizes(shape: StackShape) -> dict[str, Any]:
-    """What torch's modules are built with."""
+    """Returns the arguments of torch's modules."""
     dropout = shape.dropout if shape.num_layers > 1 else 0.0
     sizes = {"input_size": shape.input_size, "hidden_size": shape.hidden_size, "num_layers": shape.num_layers}
     return sizes | {"dropout": dropout}

@@ -1,7 +1,7 @@
-"""h_t = k_t * h_{t-1} + a_t for all t, where neither k nor a depends on h, and its backward pass.
+"""This module computes h_t = k_t * h_{t-1} + a_t for all t, where neither k nor a depends on h, and its backward pass.
 
-On a GPU all steps are computed at once, in log2(T) passes that each double the reach (Hillis & Steele 1986); on a CPU
-the plain loop does less work and is faster. Legend: T steps, B lanes, H width.
+On a GPU it computes all steps at once, in log2(T) passes that each double the reach (Hillis & Steele 1986). On a CPU a
+plain loop does less work and is faster. Legend: T steps, B lanes, H width.
 """
 
 from typing import Any
@@ -13,13 +13,13 @@ Tensor = torch.Tensor
 
 
 def linear_scan(kept_TBH: Tensor, added_TBH: Tensor, h_BH: Tensor) -> Tensor:
-    """h_TBH after every step."""
+    """Returns h_TBH after every step."""
     h_TBH: Tensor = _LinearScan.apply(kept_TBH, added_TBH, h_BH)  # type: ignore[no-untyped-call]
     return h_TBH
 
 
 def scan_in_order(kept_TBH: Tensor, added_TBH: Tensor, h_BH: Tensor) -> Tensor:
-    """One step after the other."""
+    """Computes one step after the other."""
     h_TBH = torch.empty_like(added_TBH)
     for t in range(len(added_TBH)):
         h_BH = torch.addcmul(added_TBH[t], kept_TBH[t], h_BH, out=h_TBH[t])
@@ -27,7 +27,7 @@ def scan_in_order(kept_TBH: Tensor, added_TBH: Tensor, h_BH: Tensor) -> Tensor:
 
 
 def scan_by_doubling(kept_TBH: Tensor, added_TBH: Tensor, h_BH: Tensor) -> Tensor:
-    """After the pass with stride s, every row stands for the 2s steps up to it, or for all steps if there are fewer."""
+    """After the pass with stride s, every row covers the 2s steps up to it, or all steps if there are fewer."""
     kept, added, stride = kept_TBH, added_TBH, 1
     while stride < len(kept):
         added = torch.cat([added[:stride], torch.addcmul(added[stride:], kept[stride:], added[:-stride])])
@@ -46,7 +46,7 @@ class _LinearScan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_TBH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradient of h_t is grad_t plus k_{t+1} times that of h_{t+1}: the same scan, backwards in time."""
+        """Runs the same scan backwards in time: the gradient of h_t is grad_t plus k_{t+1} times that of h_{t+1}."""
         kept_TBH, h_TBH, h_BH = ctx.saved_tensors
         after_TBH = torch.cat([kept_TBH[1:], torch.zeros_like(kept_TBH[:1])]).flip(0)
         total_TBH = _scan(after_TBH, grad_TBH.flip(0), torch.zeros_like(h_BH)).flip(0)

@@ -1,4 +1,4 @@
-"""The LSTM with a forget gate (Gers, Schmidhuber & Cummins 2000), the default cell."""
+"""This module is the LSTM with a forget gate (Gers, Schmidhuber & Cummins 2000), the default cell."""
 
 import torch
 from torch import nn
@@ -10,12 +10,13 @@ from carousel_training.cells.stack import StackShape, State, Step
 
 
 class LSTMStack(LibraryStack):
-    """s the logistic function, * the element-wise product; x_t [X], h_t and c_t [H], each W [H,X], each U [H,H]:
+    """Computes, with s the logistic function and * the element-wise product, x_t [X], h_t and c_t [H], each W [H,X],
+    each U [H,H]:
 
     i, f, o = s(W x_t + U h_{t-1} + b) each,  g = tanh(W_g x_t + U_g h_{t-1} + b_g)
     c_t = f * c_{t-1} + i * g,  h_t = o * tanh(c_t)
 
-    The forget gate begins open, as in every cell (`initial.py`).
+    The forget gate starts open, as in every cell (`initial.py`).
     """
 
     parts = ("h", "c")

@@ -1,4 +1,4 @@
-"""The LSTM as Hochreiter & Schmidhuber (1997) wrote it: no forget gate."""
+"""This module is the LSTM of Hochreiter & Schmidhuber (1997), without a forget gate."""
 
 from carousel_training.cells.layered_stack import LayeredStack
 from carousel_training.cells.memory import Forget
@@ -11,8 +11,8 @@ class LSTM1997Layer(MemoryLayer):
     i, o = s(W x_t + U h_{t-1} + b) each,  g = tanh(W_g x_t + U_g h_{t-1} + b_g)
     c_t = c_{t-1} + i * g,  h_t = o * tanh(c_t)
 
-    What is in c stays there for good: the constant error carousel. The paper's cells stand in blocks that share gates;
-    here each has its own, and the output's squashing is tanh.
+    The content of c stays there for good: the constant error carousel. The paper's cells form blocks that share gates;
+    here each cell has its own gates, and tanh squashes the output.
     """
 
     gates = ("o", "i", "g")

@@ -1,4 +1,4 @@
-"""The LSTM whose input and forget gates are one (Greff et al. 2017, there CIFG)."""
+"""This module is the LSTM with coupled input and forget gates (CIFG, Greff et al. 2017)."""
 
 import torch
 
@@ -10,12 +10,13 @@ from carousel_training.cells.stack import StackShape
 
 
 class CoupledLSTMLayer(MemoryLayer):
-    """s the logistic function, * the element-wise product; x_t [X], h_t and c_t [H], each W [H,X], each U [H,H]:
+    """Computes, with s the logistic function and * the element-wise product, x_t [X], h_t and c_t [H], each W [H,X],
+    each U [H,H]:
 
     i, o = s(W x_t + U h_{t-1} + b) each,  f = 1 - i,  g = tanh(W_g x_t + U_g h_{t-1} + b_g)
     c_t = f * c_{t-1} + i * g,  h_t = o * tanh(c_t)
 
-    The input gate starts with bias -1, so that f starts as open as in the other cells.
+    The bias of the input gate starts at -1, so f starts as open as in the other cells.
     """
 
     gates = ("o", "i", "g")

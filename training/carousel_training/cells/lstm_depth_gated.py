@@ -1,4 +1,5 @@
-"""The depth-gated LSTM (Yao et al. 2015): a gate lets the memory of the layer below into the memory of this one."""
+"""This module is the depth-gated LSTM (Yao et al. 2015). A gate adds the memory of the layer below to the layer's
+own."""
 
 import torch
 from torch import nn
@@ -10,16 +11,16 @@ from carousel_training.cells.stack import StackShape, State, Step
 
 
 class DepthGatedLSTMLayer(PeepholeLSTMLayer):
-    """s the logistic function, * the element-wise product; x_t [X], h_t and c_t [H], each W [H,X], each U [H,H], each
-    w [H]; an upper l is the layer, and x_t of a layer is h_t of the one below:
+    """Computes, with s the logistic function and * the element-wise product, x_t [X], h_t and c_t [H], each W [H,X],
+    each U [H,H], each w [H]; an upper index l is the layer, and x_t of a layer is h_t of the layer below:
 
     i = s(W_i x_t + U_i h_{t-1} + w_ci * c_{t-1} + b_i),  f = s(W_f x_t + U_f h_{t-1} + w_cf * c_{t-1} + b_f)
     g = tanh(W_g x_t + U_g h_{t-1} + b_g),  d = s(W_d x_t + w_cd * c_{t-1}^l + w_ld * c_t^{l-1} + b_d)
     c_t^l = f * c_{t-1}^l + i * g + d * c_t^{l-1}
     o = s(W_o x_t + U_o h_{t-1} + w_co * c_t + b_o),  h_t = o * tanh(c_t)
 
-    The LSTM underneath has peepholes, as theirs has; their program couples f = 1 - i, which is not done here. The
-    bottom layer has nothing below it and no d: one layer is `lstm_peephole.py`. (In their program its d lets in W x_t.)
+    The LSTM has peepholes, as in the paper. The authors' program couples f = 1 - i; this module does not. The bottom
+    layer has no layer below and no d: one layer equals `lstm_peephole.py`. (In the authors' program its d gates W x_t.)
     """
 
     def __init__(self, shape: StackShape, layer: int) -> None:
@@ -51,7 +52,7 @@ class DepthGatedLSTMLayer(PeepholeLSTMLayer):
         return Step(h_BH, (h_BH, c_BH), gates)
 
     def _depth(self, x_TBX: torch.Tensor, below_TBH: torch.Tensor) -> torch.Tensor:
-        """What the depth gate sees besides c_{t-1}: all steps at once."""
+        """Returns the depth gate's sums without c_{t-1}, for all steps at once."""
         assert self.weight_d is not None
         assert self.weight_ld is not None
         return nn.functional.linear(x_TBX, self.weight_d, self.bias_d) + self.weight_ld * below_TBH

@@ -1,4 +1,4 @@
-"""The LSTM with diagonal peepholes (Gers & Schmidhuber 2000, as in Graves 2013)."""
+"""This module is the LSTM with diagonal peepholes (Gers & Schmidhuber 2000, as in Graves 2013)."""
 
 from collections.abc import Mapping
 
@@ -12,13 +12,14 @@ from carousel_training.cells.stack import StackShape, State, Step
 
 
 class PeepholeLSTMLayer(MemoryLayer):
-    """s the logistic function, * the element-wise product; x_t [X], h_t, c_t and w [H], each W [H,X], each U [H,H]:
+    """Computes, with s the logistic function and * the element-wise product, x_t [X], h_t, c_t and w [H], each W [H,X],
+    each U [H,H]:
 
     i = s(W_i x_t + U_i h_{t-1} + w_ci * c_{t-1} + b_i),  f = s(W_f x_t + U_f h_{t-1} + w_cf * c_{t-1} + b_f)
     g = tanh(W_g x_t + U_g h_{t-1} + b_g),  c_t = f * c_{t-1} + i * g
     o = s(W_o x_t + U_o h_{t-1} + w_co * c_t + b_o),  h_t = o * tanh(c_t)
 
-    The peepholes w start at zero, which is the plain LSTM.
+    The peepholes w start at zero, which gives the plain LSTM.
     """
 
     def __init__(self, shape: StackShape, layer: int) -> None:
@@ -37,13 +38,13 @@ class PeepholeLSTMLayer(MemoryLayer):
         return Step(h_BH, (h_BH, c_BH), gates)
 
     def sums(self, x_BX: torch.Tensor, h_BH: torch.Tensor) -> Mapping[str, torch.Tensor]:
-        """What each gate gets from the input and the state before."""
+        """Returns each gate's sum of input and state before."""
         return self.split(self.from_input(x_BX) + h_BH @ self.weight_hh.t())
 
     def remember(
         self, sums: Mapping[str, torch.Tensor], c_BH: torch.Tensor, gates: dict[str, torch.Tensor]
     ) -> torch.Tensor:
-        """f * c + i * g; the three are added to `gates`."""
+        """Returns f * c + i * g, and adds the three gates to `gates`."""
         at_i, at_f = self.peephole_if.chunk(2)
         gates["i"], gates["f"] = torch.sigmoid(sums["i"] + at_i * c_BH), torch.sigmoid(sums["f"] + at_f * c_BH)
         gates["g"] = torch.tanh(sums["g"])
@@ -52,7 +53,7 @@ class PeepholeLSTMLayer(MemoryLayer):
     def show(
         self, sums: Mapping[str, torch.Tensor], c_BH: torch.Tensor, gates: dict[str, torch.Tensor]
     ) -> torch.Tensor:
-        """o * tanh(c), where o sees the new memory; it is added to `gates`."""
+        """Returns o * tanh(c), where o sees the new memory, and adds o to `gates`."""
         gates["o"] = torch.sigmoid(sums["o"] + self.peephole_o * c_BH)
         return gates["o"] * torch.tanh(c_BH)
 

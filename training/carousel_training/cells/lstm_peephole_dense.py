@@ -1,4 +1,4 @@
-"""The LSTM whose gates see the whole memory through a matrix, rather than each unit its own cell."""
+"""This module is the LSTM whose gates read the whole memory through a matrix, not only their own unit's."""
 
 import torch
 from torch import nn
@@ -11,13 +11,13 @@ from carousel_training.cells.stack import StackShape, State, Step
 
 
 class DensePeepholeLSTMLayer(MemoryLayer):
-    """s the logistic function, * the element-wise product, [a, b] one vector after the other; x_t [X], h_t and c_t [H],
-    W_i, W_f, W_o [H, H+H+X], W_g [H, H+X]:
+    """Computes, with s the logistic function, * the element-wise product, [a, b] two joined vectors, x_t [X], h_t and
+    c_t [H], W_i, W_f, W_o [H, H+H+X], W_g [H, H+X]:
 
     i, f = s(W [c_{t-1}, h_{t-1}, x_t] + b) each,  g = tanh(W_g [h_{t-1}, x_t] + b_g)
     c_t = f * c_{t-1} + i * g,  o = s(W_o [c_t, h_{t-1}, x_t] + b_o),  h_t = o * tanh(c_t)
 
-    The form in which the peepholes of Gers & Schmidhuber (2000) are often drawn. Each W is kept in its three parts.
+    Figures often show the peepholes of Gers & Schmidhuber (2000) in this form. Each W is stored in its parts.
     """
 
     def __init__(self, shape: StackShape, layer: int) -> None:

@@ -1,13 +1,14 @@
-"""The fast pass of the mLSTM: chunk by chunk, all steps of a chunk at once, with its backward pass written by hand.
+"""This module is the fast pass of the mLSTM, one chunk of steps at a time, with a hand-written backward pass.
 
-With l_ts = log f_{s+1} + ... + log f_t, a head that starts the chunk with the memory C_0, n_0 at the level m_0 has
+With l_ts = log f_{s+1} + ... + log f_t, a head that starts the chunk with the memory C_0, n_0 at the level m_0 computes
 
 m_t = max(l_t0 + m_0, max over s <= t of l_ts + i_s),  E_ts = exp(l_ts + i_s - m_t),  e_t = exp(l_t0 + m_0 - m_t)
 [C_t' q_t, n_t' q_t] = sum over s <= t of E_ts (q_t k_s) [v_s, 1]  +  e_t [C_0' q_t, n_0' q_t]
 
-A chunk as long as a head is wide costs no more for the steps among themselves than for the memory. The level m is a
-constant to the outputs, as in `scalar_memory.py`. Legend: B lanes, N heads, T steps of a chunk (S: seen from another),
-K width of keys, D of values, V = D + 1: values with a 1 at the end, a memory with its normaliser as last column.
+With chunks as long as a head is wide, the products between steps cost no more than those with the memory. Outputs do
+not depend on the level m, as in `scalar_memory.py`. Legend: B lanes, N heads, T steps of a chunk (S: seen from
+another), K width of keys, D of values, V = D + 1: values with a 1 at the end, a memory with its normaliser as last
+column.
 """
 
 from dataclasses import dataclass
@@ -22,14 +23,14 @@ CHUNK = 64
 
 
 class Gates(NamedTuple):
-    """log f and the input gate's sum, [B,N,T]."""
+    """Holds log f and the input gate's sum, [B,N,T]."""
 
     log_f: Tensor
     a_i: Tensor
 
 
 class Reading(NamedTuple):
-    """C' q [B,N,T,D], n' q [B,N,T] and the level m [B,N,T] at which both are expressed."""
+    """C' q [B,N,T,D], n' q [B,N,T] and the level m [B,N,T] of both."""
 
     values: Tensor
     weights: Tensor
@@ -39,8 +40,10 @@ class Reading(NamedTuple):
 def run_matrix_memory(
     q: Tensor, k: Tensor, v: Tensor, gates: Gates, state: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[Reading, tuple[Tensor, Tensor, Tensor]]:
-    """`q` and `k` [B,N,T,K], `v` [B,N,T,D], `state` C [B,N,K,D], n [B,N,K], m [B,N] in the type of the gates. What is
-    read at every step, and the state after the last."""
+    """Returns the reading at every step, and the state after the last.
+
+    `q` and `k` [B,N,T,K], `v` [B,N,T,D]; `state` is C [B,N,K,D], n [B,N,K], m [B,N] in the type of the gates.
+    """
     c, n, m = state
     memory, readings, levels = torch.cat([c, n[..., None]], dim=3), list[Tensor](), list[Tensor]()
     for start in range(0, q.shape[2], CHUNK):
@@ -58,14 +61,14 @@ def run_matrix_memory(
 
 
 class _Chunk(torch.autograd.Function):
-    """Large products are in the type of q, everything else in that of the gates."""
+    """Large products have the type of q, everything else that of the gates."""
 
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, a_i: Tensor, memory: Tensor, m: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         narrow, wide = q.dtype, memory.dtype
-        fade_BNT = log_f.double().cumsum(2)  # of differences below, float32 would leave too few digits
+        fade_BNT = log_f.double().cumsum(2)  # float32 would leave too few digits of the differences below
         carried_BNT = (fade_BNT + m[..., None]).to(wide)
         share_BNTS = _log_shares(fade_BNT, a_i)
         m_BNT = torch.maximum(share_BNTS.amax(3), carried_BNT)
@@ -101,7 +104,7 @@ class _Chunk(torch.autograd.Function):
 
 
 class _Saved(NamedTuple):
-    """What the forward pass leaves: `share` is E, `carried` e, `seen` E times the scores q k, `after` the memory."""
+    """The forward pass's values: `share` is E, `carried` e, `seen` E times the scores q k, `after` the memory."""
 
     q: Tensor
     k: Tensor
@@ -115,7 +118,7 @@ class _Saved(NamedTuple):
 
 @dataclass(slots=True)
 class _Gradients:
-    """By the inputs and by the logarithms of E and e."""
+    """The gradients by the inputs and by the logarithms of E and e."""
 
     q: Tensor
     k: Tensor
@@ -126,7 +129,7 @@ class _Gradients:
 
 
 def _log_shares(fade_BNT: Tensor, a_i: Tensor) -> Tensor:
-    """l_ts + i_s, and nothing (-inf) for the steps s after t."""
+    """Returns l_ts + i_s, and -inf (nothing) for the steps s after t."""
     share_BNTS = (fade_BNT[..., None] - fade_BNT[..., None, :]).to(a_i.dtype) + a_i[..., None, :]
     num_steps = a_i.shape[2]
     is_later_TS = torch.ones(num_steps, num_steps, dtype=torch.bool, device=a_i.device).triu_(1)
@@ -134,7 +137,7 @@ def _log_shares(fade_BNT: Tensor, a_i: Tensor) -> Tensor:
 
 
 def _through_reading(chunk: _Saved, grad: Tensor) -> _Gradients:
-    """The gradient by what is read, [B,N,T,V]: through the steps of the chunk, and through the memory before them."""
+    """Adds the gradient by the reading, [B,N,T,V]: through the chunk's steps, and through the memory before."""
     narrow, wide = grad.dtype, chunk.memory.dtype
     d_seen = (grad @ chunk.v.transpose(2, 3)).to(wide)
     log_share = d_seen * chunk.seen
@@ -152,7 +155,7 @@ def _through_reading(chunk: _Saved, grad: Tensor) -> _Gradients:
 
 
 def _through_writing(chunk: _Saved, grad_after: Tensor, grads: _Gradients) -> None:
-    """The gradient by the memory after the last step."""
+    """Adds the gradient by the memory after the last step."""
     narrow, new_BNS, kept_BN = chunk.q.dtype, chunk.share[:, :, -1], chunk.carried[:, :, -1]
     at_v, at_k = chunk.k @ grad_after.to(narrow), chunk.v @ grad_after.to(narrow).transpose(2, 3)
     grads.v += at_v * new_BNS[..., None].to(narrow)
@@ -164,7 +167,7 @@ def _through_writing(chunk: _Saved, grad_after: Tensor, grads: _Gradients) -> No
 
 
 def _follow_maximum(chunk: _Saved, grad_after: Tensor | None, grad_m: Tensor | None, grads: _Gradients) -> None:
-    """What the gradient of the last m says beyond that of the memory goes to what was the maximum of the last step."""
+    """Passes the last m's own gradient, beyond that of the memory, to the maximum of the last step."""
     new_BNS, kept_BN = chunk.share[:, :, -1], chunk.carried[:, :, -1]
     beyond_BN = torch.zeros_like(kept_BN) if grad_m is None else grad_m
     if grad_after is not None:

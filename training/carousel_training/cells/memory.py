@@ -1,13 +1,14 @@
-"""The fast pass of cells with an additive memory c: a loop of in-place steps, and its backward pass written by hand.
+"""This module is the fast pass of cells with an additive memory c: a loop of in-place steps, with a hand-written
+backward pass.
 
-For each step, with s the logistic function and * the element-wise product:
+Each step computes, with s the logistic function and * the element-wise product:
 
-o, i, f, g = pre_t + U h_{t-1};  i and f may look at c_{t-1}, o at c_t, by a vector or by a matrix
+o, i, f, g = pre_t + U h_{t-1};  i and f may read c_{t-1}, and o may read c_t, through a vector or a matrix
 c_t = f * c_{t-1} + i * g  [+ d * below_t],  h_t = o * tanh(c_t)
 
-where f is a gate of its own, 1 - i, or 1, and d = s(pre_t + w * c_{t-1}). Weight gradients are one product over all
+where f is a learned gate, 1 - i, or 1, and d = s(pre_t + w * c_{t-1}). Weight gradients are one product over all
 steps rather than one per step. Legend: T steps, B lanes, H width, G gates x H in the order o, i, f (if learned), g, d
-(if there is a layer below), S = T + 1 with the state before in front.
+(if there is a layer below), S = T + 1 with the earlier state in front.
 """
 
 from enum import StrEnum
@@ -20,7 +21,7 @@ Tensor = torch.Tensor
 
 
 class Forget(StrEnum):
-    """What the memory is multiplied by at each step."""
+    """The factor of the memory at each step."""
 
     LEARNED = "learned"
     COUPLED = "coupled"
@@ -28,8 +29,8 @@ class Forget(StrEnum):
 
 
 class Looks(NamedTuple):
-    """Optional weights. Diagonal: `at_output` [H], `at_input` [2 x H] for i and f; dense: [H,H] and [2 x H,H].
-    `depth` [H] and `below_TBH`, the memory of the layer underneath, go together."""
+    """Holds optional weights. `at_output` is [H] if diagonal, [H,H] if dense; `at_input`, for i and f, [2 x H] or
+    [2 x H,H]. `depth` [H] needs `below_TBH`, the memory of the layer below."""
 
     at_output: Tensor | None = None
     at_input: Tensor | None = None
@@ -40,7 +41,7 @@ class Looks(NamedTuple):
 def run_memory(
     forget: Forget, pre_TBG: Tensor, state: tuple[Tensor, ...], weight_hh: Tensor, looks: Looks
 ) -> tuple[Tensor, Tensor]:
-    """y_TBH in the type of `pre_TBG`, and the memory c_TBH in float32 or wider, after every step."""
+    """Returns y_TBH in the type of `pre_TBG`, and the memory c_TBH in float32 or wider, after every step."""
     h_BH, c_BH = state
     arguments = (forget, pre_TBG, h_BH, c_BH, weight_hh, *looks)
     found: tuple[Tensor, Tensor] = _Memory.apply(*arguments)  # type: ignore[no-untyped-call]
@@ -108,7 +109,7 @@ class _Memory(torch.autograd.Function):
 
 
 def _advance(forget: Forget, act_BG: Tensor, c_BH: Tensor, c_next_BH: Tensor, looks: Looks) -> None:
-    """Turn the gates' sums into their values in place, and write the next memory."""
+    """Turns the gates' sums into their values in place, and writes the next memory."""
     size = c_BH.shape[1]
     first_sum = 0 if looks.at_output is None else size  # an output gate that sees c_t has to wait for it
     num_logistic = 3 if forget is Forget.LEARNED else 2
@@ -131,8 +132,9 @@ def _advance(forget: Forget, act_BG: Tensor, c_BH: Tensor, c_next_BH: Tensor, lo
 
 
 class _Slopes(NamedTuple):
-    """Derivatives that do not depend on the steps after: of h_t by o's sum and by c_t, of c_t by the other gates' sums
-    and by c_{t-1} (None: 1)."""
+    """Derivatives that do not depend on later steps: of h_t by o's sum and by c_t, and of c_t by the other gates' sums
+    and by c_{t-1} (None: 1).
+    """
 
     output_TBH: Tensor
     memory_TBH: Tensor
@@ -161,7 +163,7 @@ def _slopes(forget: Forget, act_TBG: Tensor, c_SBH: Tensor, below_TBH: Tensor | 
 def _look_gradients(
     looks: Looks, grad_TBG: Tensor, dc_TBH: Tensor, act_TBG: Tensor, c_SBH: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """In the order of `Looks`."""
+    """Returns the gradients in the order of `Looks`."""
     size = c_SBH.shape[2]
     at_output = at_input = depth = below = None
     if looks.at_output is not None:
@@ -175,14 +177,14 @@ def _look_gradients(
 
 
 def _look(c_BH: Tensor, weight: Tensor) -> Tensor:
-    """What k gates see of the memory, [B, k x H]."""
+    """Returns the memory's part in the sums of k gates, [B, k x H]."""
     if weight.dim() == 1:
         return c_BH.repeat(1, len(weight) // c_BH.shape[1]) * weight
     return torch.mm(c_BH, weight.t().to(c_BH.dtype))
 
 
 def _look_back(grad_BK: Tensor, weight: Tensor, size: int) -> Tensor:
-    """The gradient by the memory that `_look` was given, [B,H]."""
+    """Returns the gradient by the memory that `_look` was given, [B,H]."""
     if weight.dim() == 1:
         return by_gate(grad_BK * weight, size).sum(1)
     return torch.mm(grad_BK, weight.to(grad_BK.dtype))
@@ -195,17 +197,17 @@ def _look_gradient(grad_TBK: Tensor, c_TBH: Tensor, weight: Tensor) -> Tensor:
 
 
 def by_gate(act_BG: Tensor, size: int) -> Tensor:
-    """[..., G] as [..., k, H]."""
+    """Returns [..., G] as [..., k, H]."""
     return act_BG.view(*act_BG.shape[:-1], act_BG.shape[-1] // size, size)
 
 
 def wide_type(narrow: torch.dtype) -> torch.dtype:
-    """What sums and states are kept in: a memory that is only ever added to must not lose small additions."""
+    """Returns the type of sums and states: a memory that only grows by additions must not lose small ones."""
     return torch.float32 if narrow in (torch.bfloat16, torch.float16) else narrow
 
 
 def add_product(sum_BG: Tensor, h_BH: Tensor, columns_HG: Tensor) -> None:
-    """sum += h @ columns, in place; the product in the type of its factors."""
+    """Adds h @ columns to the sum in place. The product has the type of its factors."""
     if sum_BG.dtype == columns_HG.dtype:
         sum_BG.addmm_(h_BH, columns_HG)
     else:
@@ -213,5 +215,5 @@ def add_product(sum_BG: Tensor, h_BH: Tensor, columns_HG: Tensor) -> None:
 
 
 def flat_product(grad_TBG: Tensor, h_TBH: Tensor) -> Tensor:
-    """The sum over steps and lanes of the outer products, [G,H]."""
+    """Returns the sum over steps and lanes of the outer products, [G,H]."""
     return torch.mm(grad_TBG.flatten(0, 1).to(h_TBH.dtype).t(), h_TBH.flatten(0, 1))

@@ -1,6 +1,6 @@
-"""A layer with an additive memory c, for the members of the LSTM family that torch has no kernel for.
+"""A layer with an additive memory c, for the members of the LSTM family without a torch kernel.
 
-It knows which gates there are from the cell's tables alone. Legend: T steps, B lanes, X input width, H hidden width.
+It knows the gates from the cell's tables alone. Legend: T steps, B lanes, X input width, H hidden width.
 """
 
 from typing import ClassVar
@@ -14,7 +14,7 @@ from carousel_training.cells.stack import StackShape, State, Step
 
 
 class MemoryLayer(RecurrentLayer):
-    """A forget gate begins open, as in every cell (`initial.py`)."""
+    """Starts a forget gate open, as in every cell (`initial.py`)."""
 
     parts = ("h", "c")
     gates: ClassVar[tuple[str, ...]] = ("o", "i", "f", "g")
@@ -28,14 +28,14 @@ class MemoryLayer(RecurrentLayer):
                 self.bias[self.rows("f")].fill_(KEEPING_BIAS)
 
     def looks(self) -> Looks:
-        """What the gates see besides x_t and h_{t-1}."""
+        """Returns what the gates see besides x_t and h_{t-1}."""
         return Looks()
 
     def sequence(self, x_TBX: torch.Tensor, state: State, below_TBH: torch.Tensor | None) -> LayerRun:
         return self._run(self.from_input(x_TBX), state, self.looks())
 
     def step(self, x_BX: torch.Tensor, state: State, below_BH: torch.Tensor | None) -> Step:
-        """The written equations of a cell whose gates see x_t and h_{t-1} alone; others have their own."""
+        """Computes the written equations of a cell whose gates see x_t and h_{t-1} alone; other cells override it."""
         h_BH, c_BH = state
         sums = self.split(self.from_input(x_BX) + h_BH @ self.weight_hh.t())
         gates = {name: torch.sigmoid(values) for name, values in sums.items()}

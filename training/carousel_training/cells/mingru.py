@@ -1,4 +1,4 @@
-"""minGRU (Feng et al. 2024): a gated unit whose gate does not see the state, so that training is parallel over time."""
+"""This module is minGRU (Feng et al. 2024). Its gate does not read the state, so training is parallel over time."""
 
 import torch
 
@@ -10,11 +10,11 @@ from carousel_training.cells.stack import StackShape, State, Step
 
 
 class MinGRULayer(RecurrentLayer):
-    """s the logistic function, * the element-wise product; x_t [X], h_t [H], each W [H,X]:
+    """Computes, with s the logistic function and * the element-wise product, x_t [X], h_t [H], each W [H,X]:
 
     z = s(W_z x_t + b_z),  n = W_n x_t + b_n,  h_t = (1 - z) * h_{t-1} + z * n
 
-    The form without log-space, whose state may be negative. b_z starts at -1, so that a fresh network remembers.
+    This is the form without log-space, whose state can be negative. b_z starts at -1, so a fresh network remembers.
     """
 
     gates = ("z", "n")

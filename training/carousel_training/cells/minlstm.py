@@ -1,4 +1,4 @@
-"""minLSTM (Feng et al. 2024): an LSTM whose gates do not see the state, so that training is parallel over time."""
+"""This module is minLSTM (Feng et al. 2024). Its gates do not read the state, so training is parallel over time."""
 
 import torch
 from torch.nn import functional
@@ -11,11 +11,11 @@ from carousel_training.cells.stack import StackShape, State, Step
 
 
 class MinLSTMLayer(RecurrentLayer):
-    """s the logistic function, * the element-wise product, / the element-wise quotient; x_t [X], h_t [H], each W [H,X]:
+    """Computes, with s the logistic function, * and / element-wise, x_t [X], h_t [H], each W [H,X]:
 
     f, i = s(W x_t + b) each,  n = W_n x_t + b_n,  h_t = f / (f + i) * h_{t-1} + i / (f + i) * n
 
-    f / (f + i) is computed as s(log f - log i), which no size of the sums makes 0 / 0. b_f starts at 1.
+    f / (f + i) is computed as s(log f - log i), which is never 0 / 0. b_f starts at 1.
     """
 
     gates = ("f", "i", "n")

@@ -1,4 +1,5 @@
-"""The mLSTM (Beck et al. 2024, xLSTM): a matrix for a memory, written and read by keys, with exponential gates."""
+"""This module is the mLSTM (Beck et al. 2024, xLSTM): a matrix memory, written and read by keys, with exponential
+gates."""
 
 import math
 
@@ -18,7 +19,7 @@ FORGET_BIASES = (3.0, 6.0)
 INPUT_BIAS_SPREAD = 0.1
 LEAST_NORMALIZER = 1e-6
 MOST_POWER = 40.0  # the square of e^40 is finite in float32, and as good as infinite
-SMALLEST_SQUARE = 1e-2  # a head much smaller than its root stays small, so that rounding is not blown up either
+SMALLEST_SQUARE = 1e-2  # a head much smaller than its root stays small, and so does its rounding error
 Tensor = torch.Tensor
 
 
@@ -34,11 +35,11 @@ class MLSTMLayer(StackLayer):
     exp(-m_t), and no divisor is below 1e-6, as in the authors' code. Nothing here sees h_{t-1}, so all steps of a
     segment are computed together.
 
-    Of the paper's forget gates this is the logistic one. The norm of each head, g [H], is behind the cell in the
-    paper's block and in the cell in the authors' code; without it a divisor that cancels makes any size of h~. Keys of
-    half the values' width are from xLSTM 7B (Beck et al. 2025), and halve the memory. The convolution and the wider
-    projections around the cell are left out. The gates start blind: w_i and w_f 0, b_f spread over the heads from 3 to
-    6, b_i near 0.
+    Of the paper's forget gates this is the logistic one. The norm of each head, g [H], follows the cell in the paper's
+    block and is part of the cell in the authors' code; without it, cancellation in the divisor can make h~ arbitrarily
+    large. Keys of half the values' width come from xLSTM 7B (Beck et al. 2025), and halve the memory. The convolution
+    and the wider projections around the cell are left out. The gates start blind: w_i and w_f are 0, b_f spreads over
+    the heads from 3 to 6, b_i is near 0.
     """
 
     parts = ("c", "n", "m")
@@ -91,7 +92,7 @@ class MLSTMLayer(StackLayer):
         return Step(gates["o"] * self.weight_norm * normalize(read).flatten(1), (c_BNKD, n_BNK, m_BN), gates)
 
     def split(self, sums: Tensor) -> tuple[Tensor, ...]:
-        """q, k, v, o, i, f by their columns."""
+        """Splits the columns into q, k, v, o, i, f."""
         return sums.split_with_sizes(self.sizes, dim=-1)
 
 
@@ -100,7 +101,7 @@ class MLSTMStack(LayeredStack):
 
 
 def normalize(read: Reading) -> Tensor:
-    """h~ over its root mean square, with both sides of the fraction multiplied by what h~ is divided by."""
+    """Returns h~ over its root mean square, with both sides of the fraction multiplied by h~'s divisor."""
     least = torch.exp((-read.m).clamp_max(MOST_POWER)).clamp_min(LEAST_NORMALIZER)
     divisor = torch.maximum(read.weights.abs(), least)[..., None]
     square = read.values.square().mean(-1, keepdim=True) + SMALLEST_SQUARE * divisor.square()

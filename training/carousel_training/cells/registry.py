@@ -1,4 +1,4 @@
-"""The cells by the names that settings, checkpoints and bundles call them."""
+"""The cells by their names in settings, checkpoints and bundles."""
 
 from carousel_training.cells.clockwork import ClockworkStack
 from carousel_training.cells.elman import ElmanStack
@@ -42,7 +42,7 @@ CELLS: dict[str, type[RecurrentStack]] = {
 
 
 def build_stack(cell: str, block: str, shape: StackShape) -> RecurrentStack:
-    """A plain or a residual stack. Raises SettingsError for what cannot be one."""
+    """Builds a plain or a residual stack. Raises SettingsError for impossible combinations."""
     if block == "plain":
         return CELLS[cell](shape)
     if cell in CELLS_WITHOUT_BLOCKS:

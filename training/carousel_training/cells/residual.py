@@ -1,4 +1,4 @@
-"""A stack of residual blocks: the cell, then a gated feed-forward net, each added to what goes straight through."""
+"""A stack of residual blocks: the cell, then a gated feed-forward net, each added to its input."""
 
 from dataclasses import replace
 from typing import cast
@@ -16,7 +16,7 @@ Tensor = torch.Tensor
 
 
 class RMSNorm(nn.Module):
-    """g * x sqrt(H) / |x| (Zhang & Sennrich 2019), and 0 for x = 0, where its gradient is 0 too."""
+    """Computes g * x sqrt(H) / |x| (Zhang & Sennrich 2019). For x = 0 the result and its gradient are 0."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -30,8 +30,10 @@ class RMSNorm(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """W_d (gelu(W_g x) * W_u x), all without biases, with M x H units between (Shazeer 2020, De et al. 2024); gelu in
-    its form with tanh. `weight_up` [2MH,H] holds W_g, then W_u."""
+    """W_d (gelu(W_g x) * W_u x), without biases, with M x H units between (Shazeer 2020, De et al. 2024).
+
+    gelu is its form with tanh. `weight_up` [2MH,H] holds W_g, then W_u.
+    """
 
     def __init__(self, size: int, expansion: int) -> None:
         super().__init__()
@@ -46,7 +48,7 @@ class GatedMLP(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """u = x + cell(norm(x));  y = u + mlp(norm(u))."""
+    """Computes u = x + cell(norm(x));  y = u + mlp(norm(u))."""
 
     def __init__(self, cell: RecurrentStack, expansion: int) -> None:
         super().__init__()
@@ -57,14 +59,14 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualStack(RecurrentStack):
-    """L blocks, each with a layer of any cell of its own, and a norm after the last; where X is not H, a linear layer
-    before the first:
+    """Stacks L blocks, each with one layer of any cell, and a norm after the last. If X is not H, a linear layer comes
+    first:
 
     y_0 = P x,  u_l = y_{l-1} + cell_l(norm(y_{l-1})),  y_l = u_l + mlp_l(norm(u_l)),  output = norm(y_L)
 
-    The pre-norm block of Griffin (De et al. 2024), with its RMSNorm and gated net; minGRU and minLSTM (Feng et al.
-    2024) stand in such blocks in their authors' language models. Convolutions that these models put before the cell are
-    left out. Dropout acts on what the branches add. States carry the number of their block.
+    This is the pre-norm block of Griffin (De et al. 2024), with its RMSNorm and gated network. The language models of
+    the minGRU and minLSTM paper (Feng et al. 2024) use such blocks. The convolutions that these models have before the
+    cell are left out. Dropout acts on what the branches add. The names of states carry the number of their block.
     """
 
     def __init__(self, cell: type[RecurrentStack], shape: StackShape) -> None:
@@ -85,7 +87,7 @@ class ResidualStack(RecurrentStack):
         )
 
     def block_layout(self, index: int) -> tuple[StateTensor, ...]:
-        """The tensors of one block, in the order of its cell's own, which is named as if it were the only one."""
+        """Returns the tensors of one block in the order of its cell, which names them as if it were the only one."""
         own = self.each()[index].cell.state_layout.tensors
         return tuple(replace(tensor, name=numbered(tensor.name, index)) for tensor in own)
 
@@ -113,11 +115,11 @@ class ResidualStack(RecurrentStack):
         return drop_units(x_TBH, self.shape.dropout, is_locked=self.shape.is_locked, is_training=self.training)
 
     def _by_block(self, state: State) -> list[State]:
-        """All blocks have as many tensors."""
+        """Splits the state by block. All blocks have the same number of tensors."""
         num_parts = len(state) // self.shape.num_layers
         return [state[first : first + num_parts] for first in range(0, len(state), num_parts)]
 
 
 def numbered(name: str, index: int) -> str:
-    """A tensor or gate of a one-layer stack, such as f_0, under its block's number."""
+    """Renames a tensor or gate of a one-layer stack, such as f_0, to its block's number."""
     return f"{name.removesuffix('_0')}_{index}"

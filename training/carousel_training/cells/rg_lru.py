@@ -1,4 +1,5 @@
-"""The real-gated linear recurrent unit of Griffin (De et al. 2024): the input decides how fast each unit forgets."""
+"""This module is Griffin's real-gated linear recurrent unit (De et al. 2024). The input decides how fast units
+forget."""
 
 import torch
 from torch import nn
@@ -11,21 +12,21 @@ from carousel_training.cells.linear_scan import linear_scan
 from carousel_training.cells.memory import wide_type
 from carousel_training.cells.stack import StackShape, State, Step
 
-SHARPNESS = 8.0  # c: how much faster than by itself a unit can forget
-SLOWEST, FASTEST = 0.999, 0.9  # what a^c is drawn between, so that fresh units remember 10 to 1000 steps
+SHARPNESS = 8.0  # c: the factor by which a unit's gate can speed up forgetting
+SLOWEST, FASTEST = 0.999, 0.9  # the range of a^c, so that fresh units remember 10 to 1000 steps
 LEAST_NEW = 1e-12  # of 1 - a_t^2, whose root has no slope at 0
 Tensor = torch.Tensor
 
 
 class RGLRULayer(StackLayer):
-    """s the logistic function, * the element-wise product; x_t [X], u_t and h_t [H], W [H,X], V_r and V_i [H,H] in N
-    blocks along the diagonal, L [H]:
+    """Computes, with s the logistic function and * the element-wise product, x_t [X], u_t and h_t [H], W [H,X], V_r and
+    V_i [H,H] in N blocks along the diagonal, L [H]:
 
     u = W x_t + b,  r, i = s(V u + b') each,  a_t = s(L)^(c r) with c = 8
     h_t = a_t * h_{t-1} + sqrt(1 - a_t^2) * (i * u)
 
-    In the paper the input is x_t itself, of width H, and stands between a convolution and a gate that are left out. The
-    root keeps the size of h whatever the decay. L starts where s(L)^c is uniform in [0.9, 0.999]. `weight_gates` [2H,D]
+    In the paper the input is x_t itself, of width H, between a convolution and a gate that are left out here. The root
+    keeps the scale of h for any decay. L starts such that s(L)^c is uniform in [0.9, 0.999]. `weight_gates` [2H,D]
     holds the blocks of V_r, then those of V_i, each with D = H / N columns.
     """
 
@@ -66,18 +67,18 @@ class RGLRULayer(StackLayer):
         return Step(h_BH, (h_BH,), {"r": r_BH, "i": i_BH, "a": a_BH})
 
     def rates(self) -> Tensor:
-        """-c log s(L) [H]: what r multiplies in -log a_t."""
+        """Returns -c log s(L) [H], the factor of r in -log a_t."""
         return SHARPNESS * functional.softplus(-self.decay)
 
     def _mix(self, r_TBH: Tensor, gated_TBH: Tensor) -> tuple[Tensor, Tensor]:
-        """a_t, and what is added. 1 - a^2 by expm1, which does not cancel where a is near 1."""
+        """Returns a_t and the added part. expm1 gives 1 - a^2 without cancellation where a is near 1."""
         fade_TBH = r_TBH * self.rates()
         new_TBH = torch.sqrt((-torch.expm1(-2.0 * fade_TBH)).clamp_min(LEAST_NEW))
         return torch.exp(-fade_TBH), new_TBH * gated_TBH
 
 
 class RGLRUStack(LayeredStack):
-    """Its rate is high because fresh units remember long, and have to learn to forget."""
+    """Its rate is high because fresh units remember long and have to learn to forget."""
 
     layer_type = RGLRULayer
     learning_rate = 1.2e-2

@@ -1,13 +1,13 @@
-"""The fast pass of the sLSTM: a loop of in-place steps for all heads, and its backward pass written by hand.
+"""This module is the fast pass of the sLSTM: a loop of in-place steps for all heads, with a hand-written backward pass.
 
-For each step, with s the logistic function and * and / element-wise, the sums z, i, f, o = pre_t + R h_{t-1}:
+Each step computes, with s the logistic function and * and / element-wise, the sums z, i, f, o = pre_t + R h_{t-1}:
 
 m_t = max(log s(f) + m_{t-1}, i),  kept = exp(log s(f) + m_{t-1} - m_t),  new = exp(i - m_t)
 c_t = kept * c_{t-1} + new * tanh(z),  n_t = kept * n_{t-1} + new,  h_t = s(o) * c_t / n_t
 
-h does not depend on the m that is chosen, so for the loss of the outputs m is a constant. What a final state's own
-gradient says of m goes to the gate that won the last maximum. Legend: T steps, B lanes, N heads of width D, H = N x D,
-G = 4 x H, S = T + 1 with the state before in front, 2 for c and n.
+h does not depend on the choice of m, so m is a constant for the loss of the outputs. The gradient of m in a final
+state goes to the gate that won the last maximum. Legend: T steps, B lanes, N heads of width D, H = N x D, G = 4 x H,
+S = T + 1 with the earlier state in front, 2 for c and n.
 """
 
 from typing import Any, NamedTuple
@@ -25,8 +25,10 @@ Tensor = torch.Tensor
 def run_scalar_memory(
     pre_TBG: Tensor, state: tuple[Tensor, ...], columns_NDK: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """y_TBH in the type of `pre_TBG`, and c, n, m [B,H] after the last step in float32 or wider. `state` is h, c, n, m;
-    `columns_NDK` with K = 4D multiplies h."""
+    """Returns y_TBH in the type of `pre_TBG`, and c, n, m [B,H] after the last step in float32 or wider.
+
+    `state` is h, c, n, m; `columns_NDK` with K = 4D multiplies h.
+    """
     found: tuple[Tensor, Tensor, Tensor, Tensor] = _ScalarMemory.apply(  # type: ignore[no-untyped-call]
         pre_TBG, *state, columns_NDK
     )
@@ -100,7 +102,7 @@ class _ScalarMemory(torch.autograd.Function):
 
 
 class _Slopes:
-    """Derivatives that do not depend on the steps after, for all steps at once."""
+    """Derivatives that do not depend on later steps, for all steps at once."""
 
     def __init__(self, act_TNBK: Tensor, memory_S2NBD: Tensor, shares_T2NBD: Tensor) -> None:
         z, _, f, o = act_TNBK.chunk(4, dim=3)
@@ -115,7 +117,7 @@ class _Slopes:
         self.by_n = torch.cat([new, closing * memory_S2NBD[:-1, 1]], dim=3)
 
     def write(self, t: int, dh_NBD: Tensor, d_memory_2NBD: Tensor, grad_NBK: Tensor) -> None:
-        """The gradients by the sums of step t; `d_memory` becomes that of the step before."""
+        """Writes the gradients by the sums of step t, and turns `d_memory` into that of the step before."""
         size = dh_NBD.shape[2]
         d_memory_2NBD.addcmul_(dh_NBD, self.memory[t])
         torch.mul(d_memory_2NBD[0].repeat(1, 1, 3), self.by_c[t], out=grad_NBK[..., : 3 * size])
@@ -125,14 +127,14 @@ class _Slopes:
 
 
 class _Ends(NamedTuple):
-    """What the final state's gradient by m, beyond that by c and n, gives to the gates' sums and the m before."""
+    """The gradients that the final state's m, beyond c and n, gives to the gates' sums and to the m before."""
 
     gates_TNBK: Tensor
     m_NBD: Tensor
 
 
 def _follow_maximum(beyond_NBD: Tensor, kept_TNBD: Tensor, act_TNBK: Tensor) -> _Ends:
-    """Back through forget gates, as long as they were the maximum, to the input gate that was."""
+    """Goes back through forget gates, as long as they were the maximum, to the input gate that was."""
     is_kept_TNBD = (kept_TNBD == 1.0).to(beyond_NBD.dtype)
     reaching_TNBD = torch.cumprod(is_kept_TNBD.flip(0), 0).flip(0)  # from the end to before each step
     arriving_TNBD = torch.cat([reaching_TNBD[1:], torch.ones_like(reaching_TNBD[:1])]) * beyond_NBD
@@ -143,7 +145,7 @@ def _follow_maximum(beyond_NBD: Tensor, kept_TNBD: Tensor, act_TNBK: Tensor) -> 
 
 
 def _add_products(sum_NBK: Tensor, h_NBD: Tensor, columns_NDK: Tensor) -> None:
-    """sum += h @ columns for every head, in place; the product in the type of its factors."""
+    """Adds h @ columns to the sum for every head, in place. The product has the type of its factors."""
     if sum_NBK.dtype == columns_NDK.dtype:
         sum_NBK.baddbmm_(h_NBD, columns_NDK)
     else:

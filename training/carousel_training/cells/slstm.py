@@ -1,4 +1,4 @@
-"""The sLSTM (Beck et al. 2024, xLSTM): exponential gates, a normaliser, and recurrent matrices of several heads."""
+"""This module is the sLSTM (Beck et al. 2024, xLSTM): exponential gates, a normaliser, recurrent matrices by head."""
 
 import torch
 from torch import nn
@@ -14,21 +14,21 @@ from carousel_training.cells.stack import StackShape, State, Step
 
 Tensor = torch.Tensor
 FORGET_BIASES = (3.0, 6.0)
-NOTHING = -1e30  # the logarithm of how much a memory holds that holds nothing
+NOTHING = -1e30  # the logarithm of the content of an empty memory
 
 
 class SLSTMLayer(StackLayer):
-    """s the logistic function, * and / element-wise; x_t [X], all states [H], each W [H,X], each R [H,H] in N blocks
-    along the diagonal, a_z, a_i, a_f, a_o the sums W x_t + R h_{t-1} + b:
+    """Computes, with s the logistic function, * and / element-wise, x_t [X], all states [H], each W [H,X], each R [H,H]
+    in N blocks along the diagonal, a_z, a_i, a_f, a_o the sums W x_t + R h_{t-1} + b:
 
     z = tanh(a_z),  i = exp(a_i),  f = s(a_f),  o = s(a_o)
     c_t = f * c_{t-1} + i * z,  n_t = f * n_{t-1} + i,  h_t = o * c_t / n_t
 
-    computed with c and n divided by exp(m_t), m_t = max(log f + m_{t-1}, a_i), so that no power overflows: then i and f
-    become exp(a_i - m_t) and exp(log f + m_{t-1} - m_t), one of which is 1, and n never falls below 1. m starts at
-    -1e30, which makes the first token the whole memory.
+    The code divides c and n by exp(m_t), m_t = max(log f + m_{t-1}, a_i), so no power overflows: i and f become exp(a_i
+    - m_t) and exp(log f + m_{t-1} - m_t), one of which is 1, and n never falls below 1. m starts at -1e30, which makes
+    the first token the whole memory.
 
-    Of the paper's two forget gates this is the logistic one. b_f starts spread over 3 to 6 in each head, R near 0.
+    The forget gate is the logistic one of the paper's two. b_f starts spread over 3 to 6 in each head, R near 0.
     `weight_hh` [4H,D] holds the blocks of R_z, R_i, R_f, R_o, each with D = H / N columns.
     """
 

@@ -1,4 +1,4 @@
-"""The time-delay network: the feed-forward language model over a fixed window (Bengio et al. 2003)."""
+"""This module is the time-delay network, a feed-forward language model over a fixed window (Bengio et al. 2003)."""
 
 import torch
 from torch import nn
@@ -13,11 +13,11 @@ WINDOW = "window"
 
 
 class TimeDelayStack(RecurrentStack):
-    """A window of n tokens, x_t [X] the embedding of the last, W [H, n x X], each V [H,H]:
+    """Computes over a window of n tokens, with x_t [X] the embedding of the last, W [H, n x X], each V [H,H]:
 
     h_t^1 = tanh(W [x_{t-n+1}, ..., x_t] + b),  h_t^l = tanh(V h_t^{l-1} + b^l) in the layers above
 
-    Its state is the last n - 1 tokens, -1 where there is none yet; the embedding of -1 is zero.
+    The state is the last n - 1 tokens, -1 where there is none yet. The embedding of -1 is zero.
     """
 
     learning_rate = 2e-3
@@ -59,7 +59,7 @@ class TimeDelayStack(RecurrentStack):
         return Step(outputs[-1][0], state, {f"h_{layer}": y_TBH[0] for layer, y_TBH in enumerate(outputs)})
 
     def _outputs(self, x_SBX: torch.Tensor) -> list[torch.Tensor]:
-        """y_TBH of every layer."""
+        """Returns y_TBH of every layer."""
         shape, outputs = self.shape, list[torch.Tensor]()
         num_steps = len(x_SBX) - self.num_context
         y_TBX = torch.cat([x_SBX[delay : delay + num_steps] for delay in range(shape.window)], dim=2)

@@ -1,6 +1,6 @@
-"""The studies as sub-commands of `carousel-train`. It reads the command line and prints; what is studied is elsewhere.
+"""The studies as sub-commands of `carousel-train`: read the command line and print. Other modules do the studies.
 
-Each writes a picture and a JSON of the figures into --out.
+Each command writes a picture and a JSON of the figures to --out.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from rich.console import Console
 
 from carousel_training.checkpoint import load_model
 from carousel_training.studies.compare_command import compare_command
-from carousel_training.studies.gradient_report import clipping_table, draw_gradients, reach_table, variant_table
+from carousel_training.studies.gradient_report import clipping_table, plot_gradients, reach_table, variant_table
 from carousel_training.studies.gradients import (
     GradientPlan,
     GradientResult,
@@ -21,7 +21,7 @@ from carousel_training.studies.gradients import (
     study_recurrent_gain,
 )
 from carousel_training.studies.inspection import rank_units, record
-from carousel_training.studies.inspection_report import draw_inspection, unit_table
+from carousel_training.studies.inspection_report import plot_inspection, unit_table
 from carousel_training.studies.options import (
     OUT,
     QUIET,
@@ -38,7 +38,7 @@ from carousel_training.studies.options import (
     study_settings,
 )
 from carousel_training.studies.recall import DEFAULTS, RecallPlan, RecallResult, study_recall
-from carousel_training.studies.recall_report import draw_recall, recall_table
+from carousel_training.studies.recall_report import plot_recall, recall_table
 from carousel_training.studies.recall_tasks import TASKS
 from carousel_training.studies.results import make_directory, save_figures
 
@@ -58,11 +58,11 @@ def gradients_command(
     out: Annotated[Path, typer.Option(help="Picture and figures.")] = OUT / "gradients",
     cells: CellNames = None,
     distance: Annotated[int, typer.Option(min=1, help="The largest k.")] = 100,
-    steps: Annotated[int, typer.Option(min=1, help="Of the short training, once clipped and once not.")] = 200,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the short training, clipped and not.")] = 200,
     text: Text = None,
     overrides: Overrides = None,
 ) -> None:
-    """How far back a loss reaches: the norm of dL/dh(t-k) for every cell, fresh and trained, clipped and not.
+    """Measure how far back a loss reaches: the norm of dL/dh(t-k) for every cell, before and after training.
 
     Example: carousel-train gradients --out runs/wide --set model.hidden_size=128
     """
@@ -83,7 +83,7 @@ def gradients_command(
             "elman_recurrent_gain": {gain: reach.as_json() for gain, reach in gains.items()},
         }
         save_figures(out / "gradients.json", figures)
-        draw_gradients(results, (forget, gains), settings.optimizer.clip_norm, out / "gradients.png")
+        plot_gradients(results, (forget, gains), settings.optimizer.clip_norm, out / "gradients.png")
     distances = sorted({max(distance // 10, 1), max(distance // 3, 1), distance})
     console.print(reach_table(results, distances))
     console.print(clipping_table(results, settings.optimizer.clip_norm))
@@ -94,16 +94,16 @@ def gradients_command(
 def recall_command(
     out: Annotated[Path, typer.Option(help="Picture and figures.")] = OUT / "recall",
     cells: CellNames = None,
-    tasks: Annotated[str, typer.Option(help="Names with commas between.")] = ALL_TASKS,
-    gaps: Annotated[str, typer.Option(help="Growing numbers of steps, commas between.")] = ALL_GAPS,
+    tasks: Annotated[str, typer.Option(help="Names, separated by commas.")] = ALL_TASKS,
+    gaps: Annotated[str, typer.Option(help="Growing numbers of steps, separated by commas.")] = ALL_GAPS,
     hidden_size: Annotated[int, typer.Option(min=1)] = DEFAULTS.hidden_size,
-    window: Annotated[int, typer.Option(min=1, help="Of the time-delay network.")] = DEFAULTS.window,
-    max_steps: Annotated[int, typer.Option(min=1, help="Per task and cell.")] = DEFAULTS.max_steps,
+    window: Annotated[int, typer.Option(min=1, help="The time-delay network's window.")] = DEFAULTS.window,
+    max_steps: Annotated[int, typer.Option(min=1, help="Most steps per task and cell.")] = DEFAULTS.max_steps,
     seed: Annotated[int, typer.Option(min=0)] = DEFAULTS.seed,
 ) -> None:
     """What a cell still knows after a gap: copy, adding, bracket matching, subject-verb agreement.
 
-    The gap grows as a cell solves it; then the cell answers at all gaps. No text is needed.
+    The gap grows as a cell solves it; then the cell answers at all gaps. The command needs no text.
 
     Example: carousel-train recall --out runs/far --cells elman,lstm,tdnn --gaps 4,16,64,256
     """
@@ -120,19 +120,19 @@ def recall_command(
 
         results = study_recall(choose(tasks, TASKS, "task"), choose_cells(cells), plan, report)
         save_figures(out / "recall.json", [result.as_json() for result in results])
-        draw_recall(results, out / "recall.png")
+        plot_recall(results, out / "recall.png")
     console.print(recall_table(results))
     _conclude(console, out, "recall")
 
 
 def inspect_command(
     checkpoint: Annotated[Path, typer.Option(help="The directory of a training run.")],
-    out: Annotated[Path | None, typer.Option(help="Picture and figures; beside the checkpoint if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Picture and figures; by default beside the checkpoint.")] = None,
     text: Annotated[str | None, typer.Argument(help="The text to read.")] = None,
     file: Annotated[Path | None, typer.Option(help="Read this file instead.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Units to show.")] = 20,
 ) -> None:
-    """What gates and cells do over a text, as a heat map, and which units switch most sharply.
+    """Show gates and cells over a text as a heat map, and rank the units that switch most sharply.
 
     Example: carousel-train inspect "if (a[i] > 0) { return b; }" --checkpoint runs/code
     """
@@ -144,7 +144,7 @@ def inspect_command(
         units = rank_units(recording)
         figures = {"tokens": recording.tokens, "nats": recording.nats, "units": [unit.as_json() for unit in units]}
         save_figures(out / "inspect.json", figures)
-        draw_inspection(
+        plot_inspection(
             recording, units[:top], f"{checkpoint.name}: {len(units):,} units that switch", out / "inspect.png"
         )
     console.print(unit_table(recording, units[:top]))

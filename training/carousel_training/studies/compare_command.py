@@ -1,4 +1,4 @@
-"""`carousel-train compare`: options to a plan, its estimate, its trainings, and the page that comes of it."""
+"""`carousel-train compare`: turns options into a plan, its estimate, its trainings, and the resulting page."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,10 +14,10 @@ from carousel_training.studies.comparison.entries import USUAL, contestants, mak
 from carousel_training.studies.comparison.figures import Figures
 from carousel_training.studies.comparison.page import PAGE_FILE, read_study, write_page
 from carousel_training.studies.comparison.page_tables import final_table
-from carousel_training.studies.comparison.pictures import draw_tiers
+from carousel_training.studies.comparison.pictures import plot_tiers
 from carousel_training.studies.comparison.plans import DEFAULT_PLAN, PLANS, StudyPlan
 from carousel_training.studies.comparison.serving import find_serving_speed
-from carousel_training.studies.comparison.study import Crew, Estimate, Study
+from carousel_training.studies.comparison.study import Estimate, Study, Workers
 from carousel_training.studies.comparison.study_text import TextFacts, prepare_text, with_official_split
 from carousel_training.studies.comparison.workers import count_cores, worker_processes
 from carousel_training.studies.options import (
@@ -33,9 +33,9 @@ from carousel_training.studies.options import (
 )
 from carousel_training.studies.results import make_directory, save_figures
 
-# What differs from the settings' own defaults: characters, which need no large output layer; one layer, and short
-# segments in few lanes, since small budgets must do many steps; an output of its own, which starts to learn sooner;
-# arithmetic that is the same on every processor.
+# These differ from the settings' own defaults: characters, which need no large output layer; one layer, and short
+# segments in few lanes, since small budgets need many steps; an untied output, which starts to learn sooner; arithmetic
+# that is the same on every processor.
 COMPARISON = {
     "corpus.test_fraction": 0.1,
     "vocabulary.kind": "character",
@@ -50,36 +50,36 @@ COMPARISON = {
     "compute.threads": 1,
 }
 CHOSEN = ("model.block", "model.hidden_size", "seed")  # by the comparison itself
-BUSY = 0.8  # of a core; with less, other work is slowing the trainings down
+BUSY = 0.8  # of a core; below it, other work slows the trainings down
 
 
 def compare_command(
-    out: Annotated[Path, typer.Option(help="Trainings, results and picture; what lies there is kept.")] = OUT
+    out: Annotated[Path, typer.Option(help="Trainings, results and picture; existing results are kept.")] = OUT
     / "compare",
     plan_name: Annotated[
-        str | None, typer.Option("--plan", help="hour or night: how long it takes on these cores; a short one if none.")
+        str | None, typer.Option("--plan", help="hour or night: the duration on these cores; by default a short plan.")
     ] = None,
     cells: Annotated[
-        str | None, typer.Option(help="Names with commas between, such as lstm,mingru+residual; all if none are given.")
+        str | None, typer.Option(help="Names, separated by commas, such as lstm,mingru+residual; by default all.")
     ] = None,
     tokens: Annotated[
-        int | None, typer.Option(min=1, help=f"Of each final training, {DEFAULT_PLAN.tokens:,} if no plan says more.")
+        int | None, typer.Option(min=1, help=f"Tokens of each final training, by default {DEFAULT_PLAN.tokens:,}.")
     ] = None,
-    parameters: Annotated[int, typer.Option(min=1, help="Live ones of every model, within 2 %.")] = 300_000,
+    parameters: Annotated[int, typer.Option(min=1, help="Live parameters of every model, within 2 %.")] = 300_000,
     seeds: Annotated[int | None, typer.Option(min=1, help="Final trainings of each cell.")] = None,
     rates: Annotated[
-        int | None, typer.Option(min=1, help="Trials of each cell's search, each with another rate.")
+        int | None, typer.Option(min=1, help="Trials of each cell's search, each with its own rate.")
     ] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Trainings side by side, as many as cores if none.")] = None,
-    page: Annotated[Path | None, typer.Option(help="Where the page goes; OUT/page if not given.")] = None,
-    redraw: Annotated[Path | None, typer.Option(help="Train nothing: write the page of this JSON anew.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Trainings side by side; by default one per core.")] = None,
+    page: Annotated[Path | None, typer.Option(help="The page's folder; by default OUT/page.")] = None,
+    redraw: Annotated[Path | None, typer.Option(help="Train nothing: rewrite the page of this JSON.")] = None,
     text: Text = None,
     overrides: Overrides = None,
 ) -> None:
-    """Train every cell with the same tokens, text, parameters and search; say in tiers who can be told apart.
+    """Train every cell with the same tokens, text, parameters and search, and group the cells in tiers.
 
-    Interrupted or killed, it goes on with the same command. A folder with train.txt, valid.txt and test.txt is split
-    as it is; other text by fractions. Serving speed is measured where carousel-export is installed.
+    If interrupted or killed, the same command continues. A folder with train.txt, valid.txt and test.txt is split as it
+    is; other text by fractions. If carousel-export is installed, the study measures serving speed too.
 
     Example: carousel-train compare --plan hour --text wikitext-2/ --out runs/hour --page docs/study
     """
@@ -98,11 +98,11 @@ def compare_command(
 
 
 def choose_plan(name: str | None) -> StudyPlan:
-    """Raises SettingsError naming the plans that there are."""
+    """Raises SettingsError with the names of all plans."""
     if name is None:
         return DEFAULT_PLAN
     if name not in PLANS:
-        raise SettingsError(f"unknown plan {name}; there is: {', '.join(PLANS)}")
+        raise SettingsError(f"unknown plan {name}; the plans are: {', '.join(PLANS)}")
     return PLANS[name]
 
 
@@ -114,7 +114,7 @@ def _study(
     order: tuple[tuple[str, ...], int, int],
     interruption: Interruption,
 ) -> Figures:
-    """`order` is the cells, their parameters and how many trainings run side by side."""
+    """`order` is the cells, their number of parameters and the number of trainings side by side."""
     cells, num_parameters, num_workers = order
     make_directory(out)
     console.print("reading the text", highlight=False)
@@ -123,23 +123,23 @@ def _study(
     entries = make_entries(cells, settings, num_parameters, facts.vocabulary_size, has_twin=plan.has_twin)
     study = Study(out, out / "text", facts.sha256, plan, entries)
     with worker_processes(num_workers) as executor:
-        crew = Crew(executor, num_workers)
-        estimate = study.estimate(crew)
+        workers = Workers(executor, num_workers)
+        estimate = study.estimate(workers)
         _say_estimate(console, study, estimate, num_workers)
         courses = study.run(
-            crew,
+            workers,
             estimate.unit_steps,
             lambda line: console.print(line, soft_wrap=True, highlight=False, markup=False),
             lambda: interruption.is_requested,
         )
-    return assemble(study, courses, facts, crew, num_parameters, find_serving_speed())
+    return assemble(study, courses, facts, workers, num_parameters, find_serving_speed())
 
 
 def _publish(console: Console, figures: Figures, out: Path, page: Path) -> None:
     save_figures(out / "compare.json", figures["cells"])
     write_page(figures, page)
     study = read_study(page / "study.json")
-    draw_tiers(study, out / "compare.png")
+    plot_tiers(study, out / "compare.png")
     console.print(final_table(study), soft_wrap=True, highlight=False, markup=False)
     for cell in figures["cells"]:
         if isinstance(cell["serving"], str):

@@ -1,4 +1,4 @@
-"""What a gradient study found, as tables and as one picture of vanishing and exploding."""
+"""The results of a gradient study, as tables and as one picture of vanishing and exploding gradients."""
 
 import math
 import statistics
@@ -14,11 +14,11 @@ from carousel_training.studies.gradients import GradientResult, Reach
 from carousel_training.studies.plots import COLOURS, line_style, line_styles, new_figure, save_figure, tidy
 from carousel_training.studies.tables import new_table, show
 
-LOWEST, HIGHEST = 1e-12, 1e6  # what the plots show; everything beyond is as good as gone, or as bad
+LOWEST, HIGHEST = 1e-12, 1e6  # the plots' range; values beyond it have vanished or exploded
 
 
 def reach_table(results: Sequence[GradientResult], distances: Sequence[int]) -> Table:
-    """The share of the gradient that is left, fresh and trained."""
+    """Shows the remaining share of the gradient, fresh and trained."""
     arms = ("fresh", "trained", "unclipped")
     table = new_table("dL/dh(t-k) relative to k = 0", ["cell"], [f"{arm} k={k}" for arm in arms for k in distances])
     for result in results:
@@ -28,7 +28,7 @@ def reach_table(results: Sequence[GradientResult], distances: Sequence[int]) -> 
 
 
 def clipping_table(results: Sequence[GradientResult], clip_norm: float) -> Table:
-    """What clipping cut, and what it did to the weights' change and the loss."""
+    """Shows what clipping cuts, and its effect on the weights' change and the loss."""
     columns = ["median |g|", "largest |g|", "clipped steps", "largest update", "unclipped", "final nats", "unclipped"]
     table = new_table(f"a short training with gradients clipped at {clip_norm:g}, and without", ["cell"], columns)
     for result in results:
@@ -48,7 +48,7 @@ def clipping_table(results: Sequence[GradientResult], clip_norm: float) -> Table
 
 
 def variant_table(forget: Mapping[float, Reach], gains: Mapping[float, Reach], distances: Sequence[int]) -> Table:
-    """The two knobs that decide at the start: the LSTM's forget bias and the size of an Elman net's matrix."""
+    """Shows the two values that decide at the start: the LSTM's forget bias and the scale of an Elman net's matrix."""
     table = new_table("dL/dh(t-k) of fresh cells relative to k = 0", ["variant"], [f"k={k}" for k in distances])
     labelled = {f"lstm, forget bias {bias:g}": reach for bias, reach in forget.items()}
     labelled |= {f"elman, recurrent matrix x {gain:g}": reach for gain, reach in gains.items()}
@@ -57,13 +57,13 @@ def variant_table(forget: Mapping[float, Reach], gains: Mapping[float, Reach], d
     return table
 
 
-def draw_gradients(
+def plot_gradients(
     results: Sequence[GradientResult],
     variants: tuple[Mapping[float, Reach], Mapping[float, Reach]],
     clip_norm: float,
     path: Path,
 ) -> None:
-    """All cells fresh, all cells trained, the two knobs, and what clipping cuts and changes. `variants`: see above."""
+    """Plots all cells fresh, all cells trained, the two values of `variants`, and what clipping cuts and changes."""
     figure = new_figure(14.5, 9.5)
     places = figure.subplot_mosaic("FFFTTT;KKNNUU")
     styles = line_styles([result.cell for result in results])
@@ -72,22 +72,22 @@ def draw_gradients(
         ("T", "after a short training, clipped", {result.cell: result.clipped for result in results}),
     ):
         for cell, reach in reaches.items():
-            _draw_reach(places[place], reach, cell, styles[cell])
+            _plot_reach(places[place], reach, cell, styles[cell])
         _finish(places[place], title, [*reaches.values()])
     places["T"].legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _draw_knobs(places["K"], *variants)
-    _draw_spans(places["N"], results, "gradient_norms", "gradient norms before clipping")
+    _plot_knobs(places["K"], *variants)
+    _plot_spans(places["N"], results, "gradient_norms", "gradient norms before clipping")
     places["N"].axvline(clip_norm, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
-    _draw_spans(places["U"], results, "update_norms", "the weights' change in one step")
+    _plot_spans(places["U"], results, "update_norms", "the weights' change in one step")
     places["U"].legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="center left", bbox_to_anchor=(1.0, 0.5))
     title = "how far back a loss reaches: |dL/dh(t-k)| relative to k = 0"
     figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=13, fontweight="bold")
     save_figure(figure, path)
 
 
-def _draw_reach(axes: Axes, reach: Reach, label: str, style: Mapping[str, object]) -> None:
+def _plot_reach(axes: Axes, reach: Reach, label: str, style: Mapping[str, object]) -> None:
     points = [(k, norm) for k, norm in enumerate(reach.hidden_K) if norm > 0.0 and math.isfinite(norm)]
-    if len(points) == 1:  # nothing but k = 0: the cell never reads its own output
+    if len(points) == 1:  # only k = 0: the cell never reads its own output
         axes.plot(*points[0], marker="o", label=label, **{**style, "linestyle": "none"})  # type: ignore[arg-type]
         return
     axes.plot([k for k, _ in points], [norm for _, norm in points], label=label, **style)  # type: ignore[arg-type]
@@ -102,17 +102,17 @@ def _finish(axes: Axes, title: str, reaches: Sequence[Reach]) -> None:
     tidy(axes, title)
 
 
-def _draw_knobs(axes: Axes, forget: Mapping[float, Reach], gains: Mapping[float, Reach]) -> None:
+def _plot_knobs(axes: Axes, forget: Mapping[float, Reach], gains: Mapping[float, Reach]) -> None:
     for index, (bias, reach) in enumerate(forget.items()):
-        _draw_reach(axes, reach, f"lstm, forget bias {bias:g}", line_style(index))
+        _plot_reach(axes, reach, f"lstm, forget bias {bias:g}", line_style(index))
     for index, (gain, reach) in enumerate(gains.items()):
-        _draw_reach(axes, reach, f"elman, matrix x {gain:g}", {**line_style(index), "linestyle": (0, (4, 2))})
+        _plot_reach(axes, reach, f"elman, matrix x {gain:g}", {**line_style(index), "linestyle": (0, (4, 2))})
     _finish(axes, "two knobs at initialisation", [*forget.values(), *gains.values()])
     axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="lower right")
 
 
-def _draw_spans(axes: Axes, results: Sequence[GradientResult], field: str, title: str) -> None:
-    """A line from the median to the largest norm of all steps, for both arms of each cell."""
+def _plot_spans(axes: Axes, results: Sequence[GradientResult], field: str, title: str) -> None:
+    """Plots a line from the median to the largest norm of all steps, for both arms of each cell."""
     for row, result in enumerate(results):
         for training, colour, shift in ((result.with_clip, COLOURS[1], -0.16), (result.without_clip, COLOURS[0], 0.16)):
             norms: tuple[float, ...] = getattr(training, field)

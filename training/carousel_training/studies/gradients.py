@@ -1,7 +1,7 @@
-"""How a loss reaches back: the norm of dL/dh(t-k) against k, where L is the loss at step t alone.
+"""How far back a loss reaches: the norm of dL/dh(t-k) against k, where L is the loss at step t alone.
 
-Norms are per lane, then averaged (geometric mean) over lanes, and relative to the one at k = 0, so cells of different
-scale share a plot. It prints nothing. Legend: T steps, B lanes, K distances 0..T-1, X input width.
+Norms are per lane, then averaged (geometric mean) over lanes, and relative to the norm at k = 0, so that cells of
+different scale share a plot. This module prints nothing. Legend: T steps, B lanes, K distances 0..T-1, X input width.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,14 +20,14 @@ from carousel_training.trainer import Trainer
 from carousel_training.vocabulary import encode_text
 
 FORGET_BIASES = (0.0, 1.0, 2.0)
-ELMAN_GAINS = (0.5, 1.0, 3.0)  # inputs of unit scale saturate tanh, so that it takes more than 1 to explode
+ELMAN_GAINS = (0.5, 1.0, 3.0)  # inputs of unit scale saturate tanh, so exploding needs a gain above 1
 NO_CLIP = 1e12
 FLOOR = 1e-38  # where float32 ends; smaller norms are as good as zero
 
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """Relative norms for k = 0, 1, ...: with respect to the hidden vector, and to the layer's input at that step."""
+    """Holds relative norms for k = 0, 1, ...: of the gradient by the hidden vector, and by the layer's input."""
 
     hidden_K: tuple[float, ...]
     input_K: tuple[float, ...]
@@ -38,7 +38,7 @@ class Reach:
 
 @dataclass(frozen=True, slots=True)
 class ShortTraining:
-    """Of one arm: norms of the gradient before clipping and of the change of all weights, one each per step."""
+    """One arm: norms of the gradient before clipping and of the change of all weights, one each per step."""
 
     gradient_norms: tuple[float, ...]
     update_norms: tuple[float, ...]
@@ -47,7 +47,7 @@ class ShortTraining:
 
 @dataclass(frozen=True, slots=True)
 class GradientResult:
-    """One cell: at initialisation, and after the same short training with and without clipping."""
+    """Holds one cell's results, at initialisation and after a short training with and without clipping."""
 
     cell: str
     fresh: Reach
@@ -62,7 +62,7 @@ class GradientResult:
 
 @dataclass(frozen=True, slots=True)
 class GradientPlan:
-    """`settings` holds all but the cell and its rate; `distance` is the largest k."""
+    """`settings` holds everything but the cell and its rate; `distance` is the largest k."""
 
     settings: Settings
     cells: tuple[str, ...]
@@ -71,10 +71,10 @@ class GradientPlan:
 
 
 def measure_reach(model: RecurrentLM, ids_TB: torch.Tensor, targets_B: torch.Tensor) -> Reach:
-    """Steps through `ids_TB` with the written equations; the loss is that of `targets_B` after the last of them.
+    """Steps through `ids_TB` with the written equations. The loss is that of `targets_B` after the last step.
 
-    h is the top layer's output, which in every recurrent cell is also what the next step sees; a cell that never reads
-    its own output, such as the time-delay network, has zeros beyond k = 0.
+    h is the top layer's output, which in every recurrent cell is also the input of the next step. A cell that never
+    reads its own output, such as the time-delay network, has zeros beyond k = 0.
     """
     outputs, inputs = _unroll(model, ids_TB)
     loss = functional.cross_entropy(model.logits(outputs[-1]), targets_B, reduction="sum")
@@ -84,7 +84,7 @@ def measure_reach(model: RecurrentLM, ids_TB: torch.Tensor, targets_B: torch.Ten
 
 
 def study_cell(plan: GradientPlan, cell: str) -> GradientResult:
-    """Three measurements on the same text."""
+    """Makes three measurements on the same text."""
     settings = _for_cell(plan.settings, cell)
     materials = make_materials(settings)
     ids_TB, targets_B = _probe(materials, plan)
@@ -99,7 +99,7 @@ def study_cell(plan: GradientPlan, cell: str) -> GradientResult:
 
 
 def study_gradients(plan: GradientPlan, report: Callable[[GradientResult], None]) -> list[GradientResult]:
-    """Every cell; `report` hears of each result."""
+    """Studies every cell and calls `report` with each result."""
     results = []
     for cell in plan.cells:
         results.append(study_cell(plan, cell))
@@ -108,7 +108,7 @@ def study_gradients(plan: GradientPlan, report: Callable[[GradientResult], None]
 
 
 def study_forget_bias(plan: GradientPlan, biases: Sequence[float] = FORGET_BIASES) -> dict[float, Reach]:
-    """A fresh LSTM whose forget gates start with each of the biases."""
+    """Measures fresh LSTMs, one for each start value of the forget gates' bias."""
     materials = make_materials(_for_cell(plan.settings, "lstm"))
     ids_TB, targets_B = _probe(materials, plan)
     reaches = {}
@@ -119,7 +119,7 @@ def study_forget_bias(plan: GradientPlan, biases: Sequence[float] = FORGET_BIASE
 
 
 def study_recurrent_gain(plan: GradientPlan, gains: Sequence[float] = ELMAN_GAINS) -> dict[float, Reach]:
-    """A fresh Elman net whose recurrent matrix, orthogonal at the start, is multiplied by each of the gains."""
+    """Measures fresh Elman nets, one for each factor of the recurrent matrix, which starts orthogonal."""
     materials = make_materials(_for_cell(plan.settings, "elman"))
     model, reaches = materials.trainer.model, {}
     ids_TB, targets_B = _probe(materials, plan)
@@ -134,7 +134,7 @@ def study_recurrent_gain(plan: GradientPlan, gains: Sequence[float] = ELMAN_GAIN
 
 
 def set_forget_bias(model: RecurrentLM, bias: float) -> None:
-    """Of an LSTM on torch's kernels, whose biases are the four gates' in the order i, f, g, o."""
+    """Sets it in an LSTM on torch's kernels, whose biases are those of the four gates in the order i, f, g, o."""
     size = model.config.hidden_size
     with torch.no_grad():
         for name, vector in model.stack.named_parameters():
@@ -145,7 +145,7 @@ def set_forget_bias(model: RecurrentLM, bias: float) -> None:
 
 
 def _unroll(model: RecurrentLM, ids_TB: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Outputs [B,H] and embedded inputs [B,X] of every step, all part of one graph."""
+    """Returns outputs [B,H] and embedded inputs [B,X] of every step, all part of one graph."""
     model.eval()
     state = model.initial_state(ids_TB.shape[1])
     ids_SB, state = model.stack.remember(ids_TB, state)
@@ -160,7 +160,7 @@ def _unroll(model: RecurrentLM, ids_TB: torch.Tensor) -> tuple[list[torch.Tensor
 
 
 def _relative(gradients: Sequence[torch.Tensor | None]) -> tuple[float, ...]:
-    """From the last step back. Geometric mean over lanes, so that no single lane decides."""
+    """Returns norms from the last step back. Uses the geometric mean over lanes, so that no single lane decides."""
     logs = [
         -torch.inf if gradient is None else float(gradient.double().norm(dim=1).clamp_min(FLOOR).log().mean())
         for gradient in reversed(gradients)
@@ -176,8 +176,10 @@ def _for_cell(settings: Settings, cell: str) -> Settings:
 
 
 def _probe(materials: Materials, plan: GradientPlan) -> tuple[torch.Tensor, torch.Tensor]:
-    """ids_TB of T = distance + 1 steps from evenly spread places of the validation text, and the tokens
-    that follow. Raises CorpusError for a text too short."""
+    """Returns ids_TB of T = distance + 1 steps from evenly spread places of the validation text, and the next tokens.
+
+    Raises CorpusError for a text that is too short.
+    """
     ids_N = torch.from_numpy(encode_text(materials.tokenizer, materials.corpus.valid)).to(
         materials.trainer.model.device
     )
@@ -190,13 +192,13 @@ def _probe(materials: Materials, plan: GradientPlan) -> tuple[torch.Tensor, torc
 
 
 def _train(materials: Materials) -> ShortTraining:
-    """All steps of the settings' budget."""
+    """Runs all steps of the settings' budget."""
     trainer, num_steps = materials.trainer, materials.settings.budget.max_steps or 0
     nats, gradient_norms, update_norms = 0.0, [], []
     for step in range(num_steps):
         before = _flat(trainer)
         trainer.advance(step / num_steps)
-        nats, norm = trainer.take_window()
+        nats, norm = trainer.pop_means()
         gradient_norms.append(norm)
         update_norms.append(float((_flat(trainer) - before).norm()))
     return ShortTraining(tuple(gradient_norms), tuple(update_norms), nats)

@@ -1,4 +1,5 @@
-"""What the gates and cells of a trained network do over a text, and which units switch most sharply.
+"""This module records the gates and cells of a trained network over a text, and finds the units that switch most
+sharply.
 
 Legend: T steps (the start token first), H hidden width, U units.
 """
@@ -23,9 +24,9 @@ Trace = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A text's tokens as they are written; for each gate or state vector, such as f_0 or c_0, its values over them.
+    """A text's tokens as written, and for each gate or state vector, such as f_0 or c_0, its values over the tokens.
 
-    `raw` [T,H] is what the network computes. `nats` is the surprise at each token.
+    `raw` [T,H] holds the network's values. `nats` is the surprise at each token.
     """
 
     tokens: tuple[str, ...]
@@ -35,7 +36,7 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One unit of one gate. `switches` are steps at which it went from off to on or back; see `rank_units`."""
+    """One unit of one gate. `switches` are the steps at which it goes from off to on or back; see `rank_units`."""
 
     name: str
     index: int
@@ -54,7 +55,7 @@ class Unit:
 
 @torch.no_grad()
 def record(trained: TrainedModel, text: str) -> Recording:
-    """Step through the text after a start token. Raises CorpusError when the text has no tokens."""
+    """Steps through the text after a start token. Raises CorpusError when the text has no tokens."""
     ids = trained.tokenizer.encode(text)
     if not ids:
         raise CorpusError("the text to inspect is empty")
@@ -73,7 +74,9 @@ def record(trained: TrainedModel, text: str) -> Recording:
 
 
 def activation(raw_TH: Trace) -> Trace:
-    """Values between 0 (off) and 1 (on): a sigmoid's as they are, a tanh's from [-1, 1], a sum's after its tanh."""
+    """Maps values to a range from 0 (off) to 1 (on): a sigmoid's as they are, a tanh's from [-1, 1], a sum's after its
+    tanh.
+    """
     if raw_TH.min() >= 0.0 and raw_TH.max() <= 1.0:
         return raw_TH
     squashed_TH = raw_TH if np.abs(raw_TH).max() <= 1.0 else np.tanh(raw_TH)
@@ -81,7 +84,7 @@ def activation(raw_TH: Trace) -> Trace:
 
 
 def rank_units(recording: Recording) -> list[Unit]:
-    """All units that switch at all, the sharpest first.
+    """Returns all units that switch at all, the sharpest first.
 
     A unit is on above 0.8, off below 0.2, and undecided between. It switches at the step at which it is on after it was
     last off, or the other way round. Its sharpness is the share of steps at which it is decided, times the mean change
@@ -106,8 +109,10 @@ def _judge(name: str, index: int, series_T: Trace) -> Unit:
 
 
 def _step(model: RecurrentLM, token: int, state: State) -> tuple[torch.Tensor, State, dict[str, torch.Tensor]]:
-    """hidden_1H, the state after the token, and all gates and real-valued state vectors [H] by name; a memory of other
-    shapes has no units to show."""
+    """Returns hidden_1H, the next state, and all gates and real-valued state vectors [H] by name.
+
+    A memory of another shape has no units to show.
+    """
     ids_SB, state = model.stack.remember(torch.tensor([[token]]), state)
     output_1H, state, gates = model.stack.step(model.embed(ids_SB), state)
     values = {name: values_1H[0] for name, values_1H in gates.items()}

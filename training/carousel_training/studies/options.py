@@ -1,4 +1,4 @@
-"""What the studies' commands share: options to values, and expected errors to one sentence and an exit code."""
+"""The shared parts of the studies' commands: options as values, and expected errors as a sentence and an exit code."""
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,18 +24,18 @@ Text = Annotated[list[Path] | None, typer.Option(help="Text file or folder; may 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting; may be repeated.")
 ]
-CellNames = Annotated[str | None, typer.Option("--cells", help="Names with commas between; all if none are given.")]
+CellNames = Annotated[str | None, typer.Option("--cells", help="Names, separated by commas; by default all.")]
 
 
 def study_console() -> Console:
-    """Wide enough for the tables where no terminal says how wide it is."""
+    """Makes a console that is wide enough for the tables without a terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=PIPE_WIDTH)
 
 
 @contextmanager
 def spoken_errors() -> Iterator[None]:
-    """Expected errors become one sentence and an exit code."""
+    """Turns expected errors into one sentence and an exit code."""
     try:
         yield
     except StudyInterrupted as error:
@@ -49,7 +49,7 @@ def spoken_errors() -> Iterator[None]:
 def study_settings(
     defaults: Mapping[str, object], text: list[Path] | None, overrides: list[str], varied: Collection[str] = ()
 ) -> Settings:
-    """The study's defaults, then --text, then --set, which may not set what the study itself varies."""
+    """Applies the study's defaults, then --text, then --set. --set may not set what the study itself varies."""
     for override in overrides:
         key = override.partition("=")[0].strip()
         if key in varied:
@@ -65,11 +65,11 @@ def choose_cells(given: str | None) -> tuple[str, ...]:
 
 
 def choose(given: str, names: Collection[str], what: str) -> tuple[str, ...]:
-    """Raises SettingsError naming what is unknown."""
+    """Raises SettingsError with the unknown names."""
     chosen = tuple(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
     unknown = [name for name in chosen if name not in names]
     if unknown or not chosen:
-        raise SettingsError(f"unknown {what} {', '.join(unknown) or '(none given)'}; there is: {', '.join(names)}")
+        raise SettingsError(f"unknown {what} {', '.join(unknown) or '(none given)'}; known: {', '.join(names)}")
     return chosen
 
 
@@ -77,12 +77,12 @@ def parse_gaps(given: str) -> tuple[int, ...]:
     try:
         return tuple(int(gap) for gap in given.split(","))
     except ValueError as error:
-        raise SettingsError(f"--gaps must be whole numbers with commas between, not {given!r}") from error
+        raise SettingsError(f"--gaps must be whole numbers, separated by commas, not {given!r}") from error
 
 
 def read_text(text: str | None, file: Path | None) -> str:
     if (text is None) == (file is None):
-        raise SettingsError("give the text to inspect, or --file, one of them")
+        raise SettingsError("give either the text to inspect or --file")
     if file is None:
         return text or ""
     try:

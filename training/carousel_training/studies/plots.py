@@ -1,4 +1,4 @@
-"""The look of the studies' pictures: a colour and dash per cell, quiet axes, files that appear whole."""
+"""The style of the studies' pictures: a colour and dash per cell, quiet axes, files that appear as a whole."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,14 +16,14 @@ GRID = "#e6e8eb"
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Inches. Titles and legends find their own room."""
+    """Makes a figure of a size in inches, with room for titles and legends."""
     figure = Figure(figsize=(width, height), dpi=130, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
 def line_style(index: int) -> dict[str, Any]:
-    """Arguments of `plot` for the line of cell number `index`; 21 of them differ."""
+    """Returns arguments of `plot` for line number `index`. The first 21 styles differ."""
     dash = DASHES[index // len(COLOURS) % len(DASHES)]
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": dash, "linewidth": 1.6}
 
@@ -33,7 +33,9 @@ def line_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def tidy(axes: Axes, title: str = "", *, grid: str | None = "y") -> None:
-    """Title at the left, no frame but the bottom, a pale grid along `grid` (x, y, both) or none."""
+    """Puts the title at the left, keeps only the frame's bottom, and draws a pale grid along `grid` (x, y, both or
+    none).
+    """
     axes.set_title(title, loc="left", color=INK, fontsize=11, fontweight="bold", pad=8)
     axes.tick_params(colors=INK, labelsize=9, length=0)
     axes.xaxis.label.set_color(INK)
@@ -49,7 +51,7 @@ def tidy(axes: Axes, title: str = "", *, grid: str | None = "y") -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """A PNG that replaces the one before in one move."""
+    """Writes a PNG that replaces an earlier one in one move."""
     temporary = path.with_name(f".{path.name}.tmp")
     figure.savefig(temporary, format="png")
     temporary.replace(path)

@@ -1,7 +1,8 @@
-"""How far back a cell can remember: it learns a synthetic task with ever longer gaps, then answers at all of them.
+"""How far back a cell can remember: it learns a synthetic task with growing gaps, then answers at all of them.
 
-The gap grows when the present one is solved, so that a cell is never asked to find a signal across 64 steps before it
-has found it across 2; where it gets stuck is the answer. It prints nothing. Legend: as in `recall_tasks`.
+The gap grows when the cell solves the present one, so that a cell never has to find a signal across 64 steps before it
+has found one across 2. The result is the gap at which it stops. This module prints nothing. Legend: as in
+`recall_tasks`.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ FINAL_LANES = 1024
 
 @dataclass(frozen=True, slots=True)
 class RecallPlan:
-    """Sizes and budget of one training, the same for all cells. `patience_steps` without a longer gap end it."""
+    """Sizes and budget of one training, the same for all cells. It ends after `patience_steps` without a longer gap."""
 
     gaps: tuple[int, ...] = GAPS
     hidden_size: int = 32
@@ -38,7 +39,7 @@ class RecallPlan:
     seed: int = 0
 
     def check(self) -> None:
-        """Raises SettingsError."""
+        """Raises SettingsError for gaps that do not grow."""
         if not self.gaps or min(self.gaps) < 1 or list(self.gaps) != sorted(set(self.gaps)):
             raise SettingsError(f"gaps must be positive and grow, and are {self.gaps}")
 
@@ -48,7 +49,7 @@ DEFAULTS = RecallPlan()
 
 @dataclass(frozen=True, slots=True)
 class RecallResult:
-    """`accuracy` by gap; `solved_gap` is the longest gap that was solved on the way, 0 if none."""
+    """`accuracy` by gap; `solved_gap` is the longest gap that the training solved, 0 if none."""
 
     task: str
     cell: str
@@ -61,7 +62,7 @@ class RecallResult:
 
 
 class RecallNet(nn.Module):
-    """One layer of the cell on the raw inputs, and a linear answer."""
+    """Runs one layer of the cell on the raw inputs, and a linear layer that answers."""
 
     def __init__(self, cell: str, task: Task, plan: RecallPlan) -> None:
         super().__init__()
@@ -70,7 +71,7 @@ class RecallNet(nn.Module):
         self.answer = nn.Linear(plan.hidden_size, task.num_outputs)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """outputs_NBY at the asked steps. Before the first step a cell that sees a window sees zeros."""
+        """Returns outputs_NBY at the asked steps. A cell with a window sees zeros before the first step."""
         num_lanes, num_asked = batch.x_TBX.shape[1], len(batch.targets_NB)
         context = batch.x_TBX.new_zeros((self.stack.num_context, *batch.x_TBX.shape[1:]))
         state = self.stack.initial_state(num_lanes, batch.x_TBX.device)
@@ -79,7 +80,7 @@ class RecallNet(nn.Module):
 
 
 def learn(task: Task, cell: str, plan: RecallPlan) -> RecallResult:
-    """Train until the longest gap is solved, the steps are spent or patience runs out; then answer at every gap."""
+    """Trains until the longest gap is solved, the steps are spent or patience runs out, then answers at every gap."""
     seed_generators(plan.seed)
     net, generator = RecallNet(cell, task, plan), torch.Generator().manual_seed(plan.seed)
     optimizer = torch.optim.Adam(net.parameters(), lr=CELLS[cell].learning_rate)
@@ -96,7 +97,7 @@ def learn(task: Task, cell: str, plan: RecallPlan) -> RecallResult:
 
 @torch.no_grad()
 def accuracy_at(net: RecallNet, task: Task, gap: int, num_lanes: int, generator: torch.Generator) -> float:
-    """On a fresh batch of exactly this gap."""
+    """Measures a fresh batch of exactly this gap."""
     batch = task.draw(gap, num_lanes, generator)
     return task_accuracy(net(batch), batch.targets_NB)
 
@@ -104,7 +105,7 @@ def accuracy_at(net: RecallNet, task: Task, gap: int, num_lanes: int, generator:
 def study_recall(
     tasks: Sequence[str], cells: Sequence[str], plan: RecallPlan, report: Callable[[RecallResult], None]
 ) -> list[RecallResult]:
-    """Every task with every cell; `report` hears of each result. Raises SettingsError for gaps that make no sense."""
+    """Studies every task with every cell and calls `report` with each result. Raises SettingsError for bad gaps."""
     plan.check()
     results = []
     for task in tasks:

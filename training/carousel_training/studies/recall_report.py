@@ -1,4 +1,4 @@
-"""Accuracy against gap, as one table per task and one heat map per task in a single picture."""
+"""Shows accuracy against gap, as one table per task and as one picture with a heat map per task."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from carousel_training.studies.tables import new_table
 
 
 def recall_table(results: Sequence[RecallResult]) -> Table:
-    """A row per task and cell. Green: solved; red: nearer to chance than to perfect."""
+    """Shows a row per task and cell. Green: solved; red: nearer to chance than to perfect."""
     gaps = list(results[0].accuracy)
     table = new_table("accuracy by gap", ["task", "cell"], [f"gap {gap}" for gap in gaps])
     for index, result in enumerate(results):
@@ -28,8 +28,8 @@ def recall_table(results: Sequence[RecallResult]) -> Table:
     return table
 
 
-def draw_recall(results: Sequence[RecallResult], path: Path) -> None:
-    """One panel per task: cells down, gaps across, accuracy from chance (pale) to 1 (dark)."""
+def plot_recall(results: Sequence[RecallResult], path: Path) -> None:
+    """Plots one panel per task: cells down, gaps across, accuracy from chance (pale) to 1 (dark)."""
     tasks, cells = list(dict.fromkeys(r.task for r in results)), list(dict.fromkeys(r.cell for r in results))
     gaps = list(results[0].accuracy)
     found = {(result.task, result.cell): result.accuracy for result in results}
@@ -37,7 +37,7 @@ def draw_recall(results: Sequence[RecallResult], path: Path) -> None:
     panels = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
     for axes, task in zip(panels, tasks, strict=True):
         rows = np.array([[found[task, cell][gap] for gap in gaps] for cell in cells])
-        _draw_panel(axes, task, rows)
+        _plot_panel(axes, task, rows)
         axes.set_xticks(range(len(gaps)), [str(gap) for gap in gaps])
         axes.set_xlabel("gap, steps")
     panels[0].set_yticks(range(len(cells)), cells, fontsize=10, color=INK)
@@ -45,7 +45,7 @@ def draw_recall(results: Sequence[RecallResult], path: Path) -> None:
     save_figure(figure, path)
 
 
-def _draw_panel(axes: Axes, task: str, rows: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> None:
+def _plot_panel(axes: Axes, task: str, rows: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> None:
     chance = TASKS[task].chance
     axes.imshow(rows, cmap="BuPu", vmin=chance, vmax=1.08, aspect="auto")
     for (row, column), accuracy in np.ndenumerate(rows):

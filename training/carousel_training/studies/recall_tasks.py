@@ -1,7 +1,7 @@
-"""Synthetic tasks that need memory over a gap: what is shown, then `gap` steps of something else, then the question.
+"""Synthetic tasks that need memory over a gap: a signal, then `gap` steps of something else, then the question.
 
-Inputs are real vectors, tokens in one-hot form; the last N steps are the ones that are asked. Everything is drawn from
-the given generator. Legend: T steps, B lanes, X input width, N asked steps, D brackets open at a time.
+Inputs are real vectors, tokens in one-hot form; the last N steps ask. All randomness comes from the given generator.
+Legend: T steps, B lanes, X input width, N asked steps, D brackets open at a time.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ NUM_NOUNS, NUM_PREPOSITIONS, NUM_ADVERBS = 4, 2, 4  # nouns per number
 
 
 class Batch(NamedTuple):
-    """Integer targets are classes, real ones are values to come near to."""
+    """Integer targets are classes, real targets are values to approximate."""
 
     x_TBX: torch.Tensor
     targets_NB: torch.Tensor
@@ -26,7 +26,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """`draw(gap, num_lanes, generator)` makes a batch; `chance` is the accuracy of who forgets all."""
+    """`draw(gap, num_lanes, generator)` draws a batch; `chance` is the accuracy without any memory."""
 
     name: str
     num_inputs: int
@@ -36,7 +36,7 @@ class Task:
 
 
 def draw_copy(gap: int, num_lanes: int, generator: torch.Generator) -> Batch:
-    """Three of eight symbols, `gap` blanks, then three cues: say the symbols again, in order."""
+    """Three of eight symbols, `gap` blanks, then three cues: repeat the symbols in order."""
     blank, cue = NUM_SYMBOLS, NUM_SYMBOLS + 1
     symbols_NB = torch.randint(NUM_SYMBOLS, (NUM_COPIED, num_lanes), generator=generator)
     ids_TB = torch.cat([symbols_NB, symbols_NB.new_full((gap, num_lanes), blank), torch.full_like(symbols_NB, cue)])
@@ -44,7 +44,7 @@ def draw_copy(gap: int, num_lanes: int, generator: torch.Generator) -> Batch:
 
 
 def draw_adding(gap: int, num_lanes: int, generator: torch.Generator) -> Batch:
-    """Numbers in [0, 1], the first and the last of gap + 2 marked: their sum (Hochreiter & Schmidhuber 1997)."""
+    """Numbers in [0, 1], the first and the last of gap + 2 marked: give their sum (Hochreiter & Schmidhuber 1997)."""
     values_TB = torch.rand((gap + 2, num_lanes), generator=generator)
     marks_TB = torch.zeros_like(values_TB)
     marks_TB[0] = marks_TB[-1] = 1.0
@@ -52,9 +52,10 @@ def draw_adding(gap: int, num_lanes: int, generator: torch.Generator) -> Batch:
 
 
 def draw_brackets(gap: int, num_lanes: int, generator: torch.Generator) -> Batch:
-    """Two open brackets of four kinds, `gap` steps of matched pairs (one blank if odd), then: which closes, twice.
+    """Two open brackets of four kinds, `gap` steps of matched pairs (one blank if odd), then twice: which bracket
+    closes?
 
-    The second question comes with the first answer as its input, as when a language model writes.
+    The second question has the first answer as its input, as when a language model writes.
     """
     blank, cue = 2 * NUM_BRACKETS, 2 * NUM_BRACKETS + 1
     opened_DB = torch.randint(NUM_BRACKETS, (BRACKET_DEPTH, num_lanes), generator=generator)
@@ -69,7 +70,7 @@ def draw_brackets(gap: int, num_lanes: int, generator: torch.Generator) -> Batch
 def draw_agreement(gap: int, num_lanes: int, generator: torch.Generator) -> Batch:
     """A subject, `gap` words of adverbs and of prepositions with nouns of either number, then: is the verb plural?
 
-    The nouns between are the attractors of Linzen et al. 2016: who follows the last noun is right half of the time.
+    The nouns between are the attractors of Linzen et al. 2016: an answer by the last noun is right half of the time.
     """
     subject_B = torch.randint(2 * NUM_NOUNS, (num_lanes,), generator=generator)
     words_GB = _modifiers(gap, num_lanes, generator)
@@ -90,14 +91,14 @@ TASKS = {
 
 
 def task_loss(outputs_NBY: torch.Tensor, targets_NB: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of classes, mean square of values."""
+    """Returns the cross entropy of classes, or the mean square error of values."""
     if targets_NB.is_floating_point():
         return functional.mse_loss(outputs_NBY[..., 0], targets_NB)
     return functional.cross_entropy(outputs_NBY.flatten(0, 1), targets_NB.flatten())
 
 
 def task_accuracy(outputs_NBY: torch.Tensor, targets_NB: torch.Tensor) -> float:
-    """Share of answers that are right: the likeliest class, or within ADDING_TOLERANCE of the value."""
+    """Returns the share of right answers: the likeliest class, or a value within ADDING_TOLERANCE."""
     if targets_NB.is_floating_point():
         is_right_NB = (outputs_NBY[..., 0] - targets_NB).abs() <= ADDING_TOLERANCE
     else:
@@ -106,7 +107,7 @@ def task_accuracy(outputs_NBY: torch.Tensor, targets_NB: torch.Tensor) -> float:
 
 
 def _modifiers(gap: int, num_lanes: int, generator: torch.Generator) -> torch.Tensor:
-    """Pairs of a preposition and a noun, or of two adverbs, as a coin says; an odd gap begins with an adverb."""
+    """Draws pairs of a preposition and a noun, or of two adverbs, evenly. An odd gap begins with an adverb."""
     first_preposition = 2 * NUM_NOUNS
     first_adverb = first_preposition + NUM_PREPOSITIONS
 

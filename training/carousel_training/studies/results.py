@@ -1,4 +1,4 @@
-"""Where a study leaves its figures: JSON files that are written whole. It knows nothing of what the figures mean."""
+"""Writes and reads a study's figures: JSON files that appear as a whole. It knows nothing of the figures' meaning."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from carousel_training.errors import TrainingError
 
 
 def make_directory(directory: Path) -> None:
-    """Raises TrainingError when the place is taken by a file or cannot be written."""
+    """Raises TrainingError when the path is a file or cannot be written."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -18,12 +18,12 @@ def make_directory(directory: Path) -> None:
 
 
 def save_figures(path: Path, figures: Any) -> None:
-    """Plain values as JSON. What is not a number, such as the loss of a run that diverged, becomes null."""
+    """Writes plain values as JSON. A value that is not a number, such as the loss of a diverged run, becomes null."""
     write_atomically(path, (json.dumps(plain_figures(figures), indent=1, allow_nan=False) + "\n").encode())
 
 
 def load_figures(path: Path) -> dict[str, Any] | None:
-    """None where there is no such file, or where it does not hold what `save_figures` writes."""
+    """Returns None without such a file, or for a file that `save_figures` did not write."""
     try:
         figures = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -32,7 +32,7 @@ def load_figures(path: Path) -> dict[str, Any] | None:
 
 
 def plain_figures(value: Any) -> Any:
-    """Words as keys, lists, and None for what is not a number: what a JSON can hold."""
+    """Converts to what JSON can hold: words as keys, lists, and None for values that are not numbers."""
     if isinstance(value, dict):
         return {str(key): plain_figures(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,18 +1,18 @@
-"""Finds the hidden width at which a model has a wanted number of parameters, so that cells compare like with like."""
+"""Finds the hidden width at which a model has a wanted number of parameters, for fair comparisons of cells."""
 
 from carousel_training.errors import SettingsError
 from carousel_training.model import ModelConfig, RecurrentLM
 from carousel_training.settings import ModelSettings
 
 TOLERANCE = 0.02
-KIND_MULTIPLE = 4  # widths that fill vector registers, taken where they come near enough
+KIND_MULTIPLE = 4  # widths that fill vector registers, preferred if near enough
 MAX_HIDDEN = 16_384
 
 
 def match_hidden_size(model: ModelSettings, vocabulary_size: int, num_parameters: int) -> int:
-    """The hidden size whose model comes nearest to `num_parameters`, embedding and output included.
+    """Returns the hidden size whose model is nearest to `num_parameters`, embedding and output included.
 
-    A multiple of 4 where one lies within 2 %, else any width that the cell takes. Raises SettingsError when none does.
+    Prefers a multiple of 4 within 2 %, otherwise any width that the cell takes. Raises SettingsError if there is none.
     """
     hidden_size = 0
     for multiple in (model.width_multiple,) if model.width_multiple > 1 else (KIND_MULTIPLE, 1):
@@ -31,7 +31,7 @@ def count_parameters(model: ModelSettings, vocabulary_size: int, hidden_size: in
 
 
 def _nearest(model: ModelSettings, vocabulary_size: int, num_parameters: int, multiple: int) -> int:
-    """Of the two widths around the target; parameters grow with the width."""
+    """Returns the nearer of the two widths around the target. Parameters grow with the width."""
     low, high = 1, 2
     while high * multiple < MAX_HIDDEN and count_parameters(model, vocabulary_size, high * multiple) < num_parameters:
         low, high = high, 2 * high

@@ -1,4 +1,4 @@
-"""Tables as the studies print them: a text column first, figures to the right of it."""
+"""The studies' printed tables: a text column first, figures to the right of it."""
 
 import math
 from collections.abc import Sequence
@@ -16,12 +16,15 @@ def new_table(title: str, text_columns: Sequence[str], figure_columns: Sequence[
 
 
 def show(value: float | None, form: str) -> str:
-    """A figure, or a dash where there is none."""
+    """Formats a figure, or a dash for None."""
     return "-" if value is None or not math.isfinite(value) else format(value, form)
 
 
 def spread(values: Sequence[float | None]) -> tuple[float | None, float | None]:
-    """Mean and sample standard deviation over the runs. Both None if any run has no figure, the second for one run."""
+    """Returns mean and sample standard deviation over the runs.
+
+    Both are None if any run has no figure; the deviation is None for a single run.
+    """
     numbers = [value for value in values if value is not None and math.isfinite(value)]
     if not numbers or len(numbers) < len(values):
         return None, None

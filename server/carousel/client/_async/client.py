@@ -1,4 +1,4 @@
-"""A client of one server: which calls there are. `transport` makes them, `core/calls.py` says what they carry."""
+"""The client of one server: the calls it offers. `transport` makes them, `core/calls.py` defines their content."""
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -17,8 +17,8 @@ from carousel.client.core.options import (
     ChangeOptions,
     GenerateOptions,
     Metadata,
+    PredictFields,
     PredictOptions,
-    PredictWishes,
     Prompt,
     TurnOptions,
     split_options,
@@ -39,14 +39,15 @@ from carousel.client.wires.aio import GrpcWire, Sleep, WireOptions, sleep
 
 
 class AsyncClient:
-    """A connection to one server, made when first needed. Every call raises ServerError when it fails.
+    """A connection to one server, opened on first use. Every call raises ServerError when it fails.
 
-    `timeout_seconds` and `metadata` hold for every call unless a call brings its own. `prompt` is text or token ids.
-    The calls here are made once, but for those that make, move and end sessions: these carry ids and, like all those of
-    a session, are repeated as `retries` say. So is a prediction that the server had no time for.
+    `timeout_seconds` and `metadata` apply to every call unless a call sets its own. `prompt` is text or token ids.
+    Calls that create, move and end sessions carry request ids, and the client retries them as `retries` says. The same
+    holds for all calls of a session, and for a prediction that the server refuses for load. All other calls here are
+    made once.
 
-    For asyncio: make it, use it and close it on one running event loop. Of the blocking kind, any number of threads may
-    share one; a stream or a predictor belongs to one thread at a time.
+    AsyncClient: create, use and close it on one running event loop. Client: any number of threads may share one; a
+    stream or a predictor belongs to one thread at a time.
     """
 
     def __init__(
@@ -61,9 +62,9 @@ class AsyncClient:
         sleep: Sleep = sleep,
         **of_wire: Unpack[WireOptions],
     ) -> None:
-        """Without `tls` the connection is not encrypted; `Tls` says which servers to trust and which certificate to
-        show. Instead of it, `credentials` are grpc.ChannelCredentials of any kind. `of_wire` is what
-        this kind of client alone can be told: `WireOptions` says what."""
+        """`tls` says which servers to trust and which certificate to show; without it the connection is not encrypted.
+        `credentials` are grpc.ChannelCredentials of any kind, instead of `tls`. `of_wire` holds the options that only
+        this kind of client has; `WireOptions` lists them."""
         self._address = address
         connection = Connection(address, choose_credentials(credentials, tls), timeout_seconds, metadata)
         self._transport = Transport(GrpcWire(connection, **of_wire), connection, retries or Retries(), sleep)
@@ -78,19 +79,18 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Cancels the calls that are still open. Those made later, and repeats of earlier ones, are refused as
-        CANCELLED."""
+        """Cancels the open calls. Later calls, and retries of earlier ones, fail with CANCELLED."""
         await self._transport.close()
 
     def generate(
         self, prompt: Prompt = "", *, session_id: str = "", model: str = "", **options: Unpack[GenerateOptions]
     ) -> AsyncStream[Piece]:
-        """Feed `prompt`, then generate. A session moves on only when the stream is read to its end."""
-        wishes, of_call = split_options(options, GenerateOptions)
-        return self._transport.stream(calls.generate(prompt, session_id, model, wishes), of_call)
+        """Feeds `prompt`, then generates. A session moves on only when the caller reads the stream to its end."""
+        turn_options, of_call = split_options(options, GenerateOptions)
+        return self._transport.stream(calls.generate(prompt, session_id, model, turn_options), of_call)
 
     def predictor(self, *, session_id: str = "", model: str = "", **options: Unpack[CallOptions]) -> AsyncPredictor:
-        """Without a session, the sequence lives as long as the predictor."""
+        """Returns a predictor. Without a session, its sequence lives as long as the predictor."""
         call = calls.predict(session_id)
         repeat = self._transport.repeat(options)
         return AsyncPredictor(repeat, lambda left: self._transport.line(call, left), call.parse, (session_id, model))
@@ -98,10 +98,10 @@ class AsyncClient:
     async def predict(
         self, prompt: Prompt = "", *, session_id: str = "", model: str = "", **options: Unpack[PredictOptions]
     ) -> Prediction:
-        """Feed `prompt` and name what may follow, as a predictor does, once."""
-        wishes, of_call = split_options(options, PredictOptions)
+        """Feeds `prompt` and returns the likeliest continuations, as a predictor does, once."""
+        turn_options, of_call = split_options(options, PredictOptions)
         async with self.predictor(session_id=session_id, model=model, **of_call) as predict:
-            return await predict(prompt, **PredictWishes(**wishes))  # type: ignore[typeddict-item]
+            return await predict(prompt, **PredictFields(**turn_options))  # type: ignore[typeddict-item]
 
     def score(
         self,
@@ -112,9 +112,9 @@ class AsyncClient:
         top_g: int | None = None,
         **options: Unpack[TurnOptions],
     ) -> AsyncStream[ScorePiece]:
-        """Rate `prompt` token by token; a token is a hit when it is among the `top_g` likeliest."""
-        wishes, of_call = split_options(options, TurnOptions)
-        return self._transport.stream(calls.score(prompt, session_id, model, top_g, wishes), of_call)
+        """Scores `prompt` token by token; a token is a hit when it is among the `top_g` likeliest."""
+        turn_options, of_call = split_options(options, TurnOptions)
+        return self._transport.stream(calls.score(prompt, session_id, model, top_g, turn_options), of_call)
 
     async def tokenize(self, text: str, *, model: str = "", **options: Unpack[CallOptions]) -> tuple[Token, ...]:
         return await self._transport.ask(calls.tokenize(text, model), options)
@@ -129,21 +129,23 @@ class AsyncClient:
         return await self._transport.ask(calls.model(name), options)
 
     async def is_serving(self, service: str = "", **options: Unpack[CallOptions]) -> bool:
-        """Whether the server says that it is ready for calls."""
+        """Returns whether the server reports that it is ready for calls."""
         return await self._transport.ask(calls.health(service), options)
 
     async def create_session(
         self, session_id: str = "", *, model: str = "", **options: Unpack[ChangeOptions]
     ) -> SessionInfo:
-        """Without an id, the server makes one that nobody can guess."""
-        wishes, of_call = split_options(options, ChangeOptions)
-        return await self._transport.ask_safely(session_calls.create_session(session_id, model, wishes), of_call)
+        """Creates a session. Without an id, the server chooses one that cannot be guessed."""
+        change_options, of_call = split_options(options, ChangeOptions)
+        return await self._transport.ask_safely(
+            session_calls.create_session(session_id, model, change_options), of_call
+        )
 
     async def get_session(self, session_id: str, **options: Unpack[CallOptions]) -> SessionInfo:
         return await self._transport.ask(session_calls.get_session(session_id), options)
 
     async def list_sessions(self, **options: Unpack[CallOptions]) -> AsyncIterator[SessionInfo]:
-        """Oldest first; pages are fetched as they are needed."""
+        """Yields the sessions, oldest first; fetches pages as they are needed."""
         page_token = ""
         while True:
             page, page_token = await self._transport.ask(session_calls.list_sessions(page_token), options)
@@ -153,8 +155,8 @@ class AsyncClient:
                 return
 
     async def delete_session(self, session_id: str, **options: Unpack[ChangeOptions]) -> None:
-        wishes, of_call = split_options(options, ChangeOptions)
-        await self._transport.ask_safely(session_calls.delete_session(session_id, wishes), of_call)
+        change_options, of_call = split_options(options, ChangeOptions)
+        await self._transport.ask_safely(session_calls.delete_session(session_id, change_options), of_call)
 
     async def fork_session(
         self,
@@ -166,9 +168,9 @@ class AsyncClient:
         new_ids: Sequence[str] = (),
         **options: Unpack[ChangeOptions],
     ) -> list[SessionInfo]:
-        """New sessions that stand where this one stands or, at a position or checkpoint, stood."""
-        wishes, of_call = split_options(options, ChangeOptions)
-        call = session_calls.fork_session(session_id, position, checkpoint, count, new_ids, wishes)
+        """Creates sessions that start where this session is now, or where it was at a position or checkpoint."""
+        change_options, of_call = split_options(options, ChangeOptions)
+        call = session_calls.fork_session(session_id, position, checkpoint, count, new_ids, change_options)
         return await self._transport.ask_safely(call, of_call)
 
     async def rewind_session(
@@ -180,14 +182,16 @@ class AsyncClient:
         expected_position: int | None = None,
         **options: Unpack[ChangeOptions],
     ) -> SessionInfo:
-        """Go back; what came after is forgotten."""
-        wishes, of_call = split_options(options, ChangeOptions)
-        call = session_calls.rewind_session(session_id, position, checkpoint, expected_position, wishes)
+        """Moves the session back; everything after that point is lost."""
+        change_options, of_call = split_options(options, ChangeOptions)
+        call = session_calls.rewind_session(session_id, position, checkpoint, expected_position, change_options)
         return await self._transport.ask_safely(call, of_call)
 
     async def save_checkpoint(self, session_id: str, name: str, **options: Unpack[ChangeOptions]) -> SessionInfo:
-        wishes, of_call = split_options(options, ChangeOptions)
-        return await self._transport.ask_safely(session_calls.save_checkpoint(session_id, name, wishes), of_call)
+        change_options, of_call = split_options(options, ChangeOptions)
+        return await self._transport.ask_safely(
+            session_calls.save_checkpoint(session_id, name, change_options), of_call
+        )
 
     async def get_history(self, session_id: str, **options: Unpack[CallOptions]) -> History:
         return await self._transport.ask(session_calls.get_history(session_id), options)
@@ -201,33 +205,36 @@ class AsyncClient:
         checkpoint: str = "",
         **options: Unpack[CallOptions],
     ) -> bytes:
-        """The state, sealed for this caller, this model and servers with the same keys, and good for `ttl` (a day)."""
+        """Returns the state, sealed for this caller, this model and servers with the same keys. It is valid for `ttl`
+        (default: a day)."""
         return await self._transport.ask(session_calls.export_session(session_id, ttl, position, checkpoint), options)
 
     async def import_session(self, state: bytes, session_id: str = "", **options: Unpack[ChangeOptions]) -> SessionInfo:
-        """A new session from a sealed state."""
-        wishes, of_call = split_options(options, ChangeOptions)
-        return await self._transport.ask_safely(session_calls.import_session(state, session_id, wishes), of_call)
+        """Creates a session from a sealed state."""
+        change_options, of_call = split_options(options, ChangeOptions)
+        return await self._transport.ask_safely(
+            session_calls.import_session(state, session_id, change_options), of_call
+        )
 
     async def watch(self, **options: Unpack[CallOptions]) -> AsyncStream[SessionEvent]:
-        """What happens to the caller's sessions from now on; waits until the server is listening to them."""
+        """Streams the events of the caller's sessions from now on. Returns when the server is listening for them."""
         return await self._transport.stream(session_calls.watch_sessions(), options).wait_until_open()
 
     @asynccontextmanager
     async def session(
         self, session_id: str = "", *, model: str = "", keep: bool = False, **options: Unpack[ChangeOptions]
     ) -> AsyncIterator[AsyncSession]:
-        """A new session, deleted at the end unless `keep`. The options are its creation's."""
+        """Creates a session and deletes it at the end unless `keep`. The options apply to its creation."""
         made = await self.create_session(session_id, model=model, **options)
         session = self.open_session(made.session_id, position=made.position)
         try:
             yield session
         finally:
             if not keep:
-                with suppress(ServerError):  # gone already, or it will expire
+                with suppress(ServerError):  # already gone, or it will expire
                     await session.delete()
 
     def open_session(self, session_id: str, *, position: int | None = None) -> AsyncSession:
-        """One that is there already, whoever made it; asks nobody. `position` is where it stands, if that is known;
-        otherwise its first answer tells."""
+        """Returns a session that exists already, without a call to the server. `position` is its position, if known;
+        otherwise its first answer brings it."""
         return AsyncSession(self._transport, session_id, position=position)

@@ -1,4 +1,4 @@
-"""Predictions over a line that stays open: on a sequence of its own, or on a session's."""
+"""Predictions over a line that stays open: on a separate sequence or on a session."""
 
 from collections.abc import Callable
 from typing import Any, Self, Unpack
@@ -8,16 +8,16 @@ from carousel.client._async.wire import Line
 from carousel.client.core import calls
 from carousel.client.core.door import Door
 from carousel.client.core.errors import ServerError, cancelled
-from carousel.client.core.options import CallOptions, PredictWishes, Prompt, split_options
+from carousel.client.core.options import CallOptions, PredictFields, Prompt, split_options
 from carousel.client.core.results import Prediction
 from carousel.client.core.retries import is_refused_for_load
 from carousel.client.core.session_turns import SafeTurn, SessionTurns
 
 
 class AsyncPredictor:
-    """Predictions on one sequence, over one stream. Use it as a context manager, which ends the stream.
+    """Predictions on one sequence, over one stream. Use it as a context manager; its exit ends the stream.
 
-    It is asked one question at a time: another one meanwhile raises RuntimeError, and the first does not notice.
+    A predictor takes one request at a time: a second one meanwhile raises RuntimeError and does not disturb the first.
     """
 
     def __init__(
@@ -27,23 +27,24 @@ class AsyncPredictor:
         parse: Callable[[Any], Prediction],
         where: tuple[str, str],
     ) -> None:
-        """`where` is session id and model."""
+        """`where` is the session id and the model."""
         self._repeat = repeat
         self._start = start
         self._parse = parse
         self._where = where
         self._line = start(repeat.options)
-        self._is_carried = False  # the line has a sequence of its own, and it has begun
-        self._is_left = False  # its block
+        self._is_carried = False  # the line has its own sequence, which has begun
+        self._is_left = False  # its block has ended
         self._door = Door()
 
-    async def __call__(self, prompt: Prompt = "", **wishes: Unpack[PredictWishes]) -> Prediction:
-        """Feed `prompt` and name what may follow: k tokens, and words that begin with `word_prefix`, which is not fed.
+    async def __call__(self, prompt: Prompt = "", **turn_options: Unpack[PredictFields]) -> Prediction:
+        """Feeds `prompt` and returns the likeliest continuations: k tokens, and words that begin with `word_prefix`,
+        which is not fed.
 
-        Raises ServerError; the stream is over then. A question that the server had no time for is put again before, as
-        the client's `retries` say, unless a sequence of its own went with the stream.
+        Raises ServerError; the stream has then ended. A request that the server refuses for load is first retried, as
+        the client's `retries` says, unless the stream ended and took its own sequence with it.
         """
-        wanted, _ = split_options(wishes, PredictWishes)
+        wanted, _ = split_options(turn_options, PredictFields)
         request = calls.predict_request(prompt, *self._where, wanted)
         with self._door:
             try:
@@ -62,7 +63,7 @@ class AsyncPredictor:
                 if not is_refused_for_load(error) or (self._is_carried and self._line.is_over):
                     raise
                 await self._repeat.pause_after(error)
-                if self._line.is_over and not self._is_left:  # meanwhile
+                if self._line.is_over and not self._is_left:  # ended during the retries
                     self._line = self._start(self._repeat.options)
             else:
                 self._repeat.attempts.note_progress()
@@ -78,10 +79,11 @@ class AsyncPredictor:
 
 
 class AsyncSessionPredictor:
-    """Predictions on a session. When the stream breaks, another one is opened and the question is put again. After its
-    block it answers nothing more.
+    """Predictions on a session. When the stream breaks, the predictor opens another and sends the request again. After
+    its block it answers nothing.
 
-    It is asked one question at a time, as a plain one; predictors of the same session do not mind each other.
+    A predictor takes one request at a time, like a plain predictor. Predictors of the same session do not disturb each
+    other.
     """
 
     def __init__(self, turns: SessionTurns, repeat: Repeat, start: Callable[[CallOptions], Line]) -> None:
@@ -89,12 +91,12 @@ class AsyncSessionPredictor:
         self._repeat = repeat
         self._start = start
         self._line: Line | None = start(repeat.options)
-        self._is_left = False  # its block
+        self._is_left = False  # its block has ended
         self._door = Door()
 
-    async def __call__(self, prompt: Prompt = "", **wishes: Unpack[PredictWishes]) -> Prediction:
-        """As a plain predictor does; the session moves on once, however often the question has to be put."""
-        wanted, _ = split_options(wishes, PredictWishes)
+    async def __call__(self, prompt: Prompt = "", **turn_options: Unpack[PredictFields]) -> Prediction:
+        """Works as a plain predictor does; the session moves on once, however often the request is sent."""
+        wanted, _ = split_options(turn_options, PredictFields)
         with self._door:
             turn = self._turns.predict(prompt, wanted)
             try:
@@ -115,7 +117,7 @@ class AsyncSessionPredictor:
                     self._line = None
                 await self._pause_after(error, turn)
             else:
-                turn.take(prediction)
+                turn.accept(prediction)
                 self._repeat.attempts.note_progress()
                 return prediction
 

@@ -1,4 +1,4 @@
-"""The attempts at one call: the caller's time, shared among them, and the pauses between them."""
+"""The attempts at one call: they share the caller's time, with pauses between them."""
 
 from carousel.client.core.errors import ServerError
 from carousel.client.core.options import CallOptions
@@ -7,7 +7,7 @@ from carousel.client.wires.aio import Sleep
 
 
 class Repeat:
-    """`attempts` decides, `sleep` waits."""
+    """The attempts at one call: `attempts` decides, `sleep` waits."""
 
     def __init__(self, attempts: Attempts, options: CallOptions, sleep: Sleep) -> None:
         self.attempts = attempts
@@ -16,9 +16,9 @@ class Repeat:
 
     @property
     def options(self) -> CallOptions:
-        """The next attempt's."""
+        """Returns the options of the next attempt."""
         return self.attempts.limit(self._options)
 
     async def pause_after(self, error: ServerError) -> None:
-        """Raises `error` when the call shall not be made again."""
+        """Waits before the next attempt. Raises `error` when the call must not be retried."""
         await self._sleep(self.attempts.pause_after(error))

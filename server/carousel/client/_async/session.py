@@ -1,4 +1,4 @@
-"""A session as its user holds it: turns that happen exactly once, and moves through its past."""
+"""A session as its user sees it: turns that happen exactly once, and moves through its past."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -14,8 +14,8 @@ from carousel.client.core.options import (
     CallOptions,
     ChangeOptions,
     GenerateOptions,
+    PredictFields,
     PredictOptions,
-    PredictWishes,
     Prompt,
     TurnOptions,
     split_options,
@@ -26,19 +26,19 @@ from carousel.client.core.session_turns import SessionTurns
 
 
 class AsyncSession:
-    """One conversation: every call continues where the last one ended. The client's `session` makes one, its
-    `open_session` goes on with one.
+    """One conversation: every call continues where the last one ended. The client's `session` creates one, its
+    `open_session` continues one.
 
-    Each turn carries an id and the position that the session is expected at. When the server is away or overloaded, or
-    the connection breaks, the turn is asked for again, as the client's `retries` say, and is applied once all the same;
-    a stream goes on where it stopped. Raises ServerError with reason POSITION_MISMATCH when the session is not where
-    its last answer left it: somebody else advanced it, or a turn that failed here was applied after all. `get` goes on
-    from where it is. With reason ANSWER_GONE the turn was applied, and its answer is no longer kept; the session knows
-    where it stands, and goes on. AnswerChanged: a repeat was answered differently.
+    Each turn carries a request id and the session's expected position. When the server is away or overloaded, or the
+    connection breaks, the client retries the turn as its `retries` says. The turn is still applied once, and a stream
+    continues where it stopped. Raises ServerError with reason POSITION_MISMATCH when the session is not where its last
+    answer left it: another caller advanced it, or a turn that failed here was applied after all. `get` continues from
+    the current position. With reason ANSWER_GONE the turn was applied, but its answer is no longer kept; the session
+    knows its position and can continue. AnswerChanged: a retry got a different answer.
     """
 
     def __init__(self, transport: Transport, session_id: str, *, position: int | None = None) -> None:
-        """`position` is where it stands, if that is known; otherwise the first answer tells."""
+        """`position` is the session's position, if known; otherwise the first answer brings it."""
         self._transport = transport
         self._turns = SessionTurns(session_id, KnownPosition(position))
         self.session_id = session_id
@@ -48,11 +48,11 @@ class AsyncSession:
 
     @property
     def position(self) -> int | None:
-        """After the last answer; None while that is not known."""
+        """The position after the last answer; None while unknown."""
         return self._turns.known.value
 
     async def feed(self, prompt: Prompt, **options: Unpack[TurnOptions]) -> int:
-        """Let the model read `prompt`. Returns the new position."""
+        """Feeds `prompt` to the model. Returns the new position."""
         finished = None
         async for piece in self.generate(prompt, max_tokens=0, **options):
             finished = piece.finished
@@ -61,10 +61,11 @@ class AsyncSession:
         return finished.position
 
     def generate(self, prompt: Prompt = "", **options: Unpack[GenerateOptions]) -> AsyncStream[Piece]:
-        """As the client's, each token and each character once. The session moves on when the stream is read to its
-        end; of a stream that is given up before, it may or may not."""
-        wishes, of_call = split_options(options, GenerateOptions)
-        return self._transport.follow(self._turns.generate(prompt, wishes), of_call)
+        """Works as the client's `generate`; each token and each character comes once. The session moves on when the
+        caller reads the stream to its end. If the caller gives up the stream earlier, the session may or may not have
+        moved."""
+        turn_options, of_call = split_options(options, GenerateOptions)
+        return self._transport.follow(self._turns.generate(prompt, turn_options), of_call)
 
     def predictor(self, **options: Unpack[CallOptions]) -> AsyncSessionPredictor:
         _, of_call = split_options(options, CallOptions)
@@ -73,17 +74,17 @@ class AsyncSession:
         return AsyncSessionPredictor(self._turns, repeat, lambda left: self._transport.line(call, left))
 
     async def predict(self, prompt: Prompt = "", **options: Unpack[PredictOptions]) -> Prediction:
-        """Feed `prompt` and name what may follow, as a predictor does, once."""
-        wishes, of_call = split_options(options, PredictOptions)
+        """Feeds `prompt` and returns the likeliest continuations, as a predictor does, once."""
+        turn_options, of_call = split_options(options, PredictOptions)
         async with self.predictor(**of_call) as predict:
-            return await predict(prompt, **PredictWishes(**wishes))  # type: ignore[typeddict-item]
+            return await predict(prompt, **PredictFields(**turn_options))  # type: ignore[typeddict-item]
 
     def score(
         self, prompt: Prompt, *, top_g: int | None = None, **options: Unpack[TurnOptions]
     ) -> AsyncStream[ScorePiece]:
-        """As the client's, each token once."""
-        wishes, of_call = split_options(options, TurnOptions)
-        return self._transport.follow(self._turns.score(prompt, top_g, wishes), of_call)
+        """Works as the client's `score`; each token comes once."""
+        turn_options, of_call = split_options(options, TurnOptions)
+        return self._transport.follow(self._turns.score(prompt, top_g, turn_options), of_call)
 
     async def fork(
         self,
@@ -94,10 +95,10 @@ class AsyncSession:
         new_ids: Sequence[str] = (),
         **options: Unpack[ChangeOptions],
     ) -> list["AsyncSession"]:
-        """New sessions that stand where this one stands or, at a position or checkpoint, stood. Default: one, or as
-        many as ids are given."""
-        wishes, of_call = split_options(options, ChangeOptions)
-        call = session_calls.fork_session(self.session_id, position, checkpoint, count, new_ids, wishes)
+        """Creates sessions that start where this session is now, or where it was at a position or checkpoint. Default:
+        one, or one for each of `new_ids`."""
+        change_options, of_call = split_options(options, ChangeOptions)
+        call = session_calls.fork_session(self.session_id, position, checkpoint, count, new_ids, change_options)
         made = await self._transport.ask_safely(call, of_call)
         return [AsyncSession(self._transport, one.session_id, position=one.position) for one in made]
 
@@ -109,23 +110,23 @@ class AsyncSession:
         expected_position: int | None = None,
         **options: Unpack[ChangeOptions],
     ) -> int:
-        """Go back; what came after is forgotten. Returns the position."""
-        wishes, of_call = split_options(options, ChangeOptions)
-        call = session_calls.rewind_session(self.session_id, position, checkpoint, expected_position, wishes)
+        """Moves the session back; everything after that point is lost. Returns the position."""
+        change_options, of_call = split_options(options, ChangeOptions)
+        call = session_calls.rewind_session(self.session_id, position, checkpoint, expected_position, change_options)
         with self._turns.move() as succeed:
             info = await self._transport.ask_safely(call, of_call)
             succeed(info)
         return info.position
 
     async def checkpoint(self, name: str, **options: Unpack[ChangeOptions]) -> int:
-        """Keep the current position under a name. Returns it."""
-        wishes, of_call = split_options(options, ChangeOptions)
-        call = session_calls.save_checkpoint(self.session_id, name, wishes)
+        """Saves the current position under a name. Returns the position."""
+        change_options, of_call = split_options(options, ChangeOptions)
+        call = session_calls.save_checkpoint(self.session_id, name, change_options)
         info = await self._look(call, of_call)
         return info.position
 
     async def history(self, **options: Unpack[CallOptions]) -> History:
-        """Where `rewind` and `fork` can go."""
+        """Returns the points that `rewind` and `fork` accept."""
         return await self._transport.ask_safely(session_calls.get_history(self.session_id), options)
 
     async def export(
@@ -136,20 +137,20 @@ class AsyncSession:
         checkpoint: str = "",
         **options: Unpack[CallOptions],
     ) -> bytes:
-        """The state, sealed; good for `ttl`, by default a day. The client's `import_session` takes it."""
+        """Returns the sealed state, valid for `ttl` (default: a day). The client's `import_session` reads it."""
         call = session_calls.export_session(self.session_id, ttl, position, checkpoint)
         return await self._transport.ask_safely(call, options)
 
     async def get(self, **options: Unpack[CallOptions]) -> SessionInfo:
-        """The session as it is; the next turn expects it there."""
+        """Returns the session's current data; the next turn expects that position."""
         return await self._look(session_calls.get_session(self.session_id), options)
 
     async def delete(self, **options: Unpack[ChangeOptions]) -> None:
-        wishes, of_call = split_options(options, ChangeOptions)
-        await self._transport.ask_safely(session_calls.delete_session(self.session_id, wishes), of_call)
+        change_options, of_call = split_options(options, ChangeOptions)
+        await self._transport.ask_safely(session_calls.delete_session(self.session_id, change_options), of_call)
 
     async def _look(self, call: Call[SessionInfo], options: CallOptions) -> SessionInfo:
-        """A call that moves nothing and tells where the session stands."""
+        """Makes a call that moves nothing but returns the session's position."""
         looked = self._turns.known.look()
         info = await self._transport.ask_safely(call, options)
         self._turns.known.learn(info.position, looked)

@@ -1,4 +1,4 @@
-"""Answers as they come: of a plain call, or of a session's turn, which outlives a broken connection."""
+"""Streams of answers: of a plain call, or of a session's turn, which survives a broken connection."""
 
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -14,7 +14,7 @@ Answer = TypeVar("Answer")
 
 
 class AsyncStream(Generic[Answer]):
-    """Answers as they come. Closing it, or dropping it before its last answer, cancels the call."""
+    """A stream of answers. Closing it, or dropping it before its last answer, cancels the call."""
 
     def __init__(self, answers: Answers, parse: Callable[[Any], Answer]) -> None:
         self._answers = answers
@@ -30,7 +30,7 @@ class AsyncStream(Generic[Answer]):
         return self._parse(message)
 
     async def wait_until_open(self) -> Self:
-        """Until the server has answered for the first time, or failed: reading tells which."""
+        """Returns when the server has answered for the first time, or failed; a read shows which."""
         await self._answers.wait_until_open()
         return self
 
@@ -45,14 +45,14 @@ class AsyncStream(Generic[Answer]):
 
 
 class TurnStream(AsyncStream[Answer]):
-    """The answers of a session's turn. When the stream breaks, it is asked for again and goes on where it stopped."""
+    """The answers of a session's turn. When the stream breaks, it is opened again and continues where it stopped."""
 
     def __init__(self, turn: SafeTurn[Answer], repeat: Repeat, start: Callable[[CallOptions], Answers]) -> None:
         super().__init__(start(repeat.options), turn.call.parse)
         self._turn = turn
         self._repeat = repeat
         self._start = start
-        self._new: deque[Answer] = deque()  # read, and not yet handed on
+        self._new: deque[Answer] = deque()  # read, but not yet returned
 
     async def __anext__(self) -> Answer:
         try:
@@ -68,7 +68,7 @@ class TurnStream(AsyncStream[Answer]):
             except ServerError as error:
                 await self._begin_again(error)
             else:
-                self._new.extend(self._turn.take(answer))
+                self._new.extend(self._turn.accept(answer))
                 if self._new:
                     self._repeat.attempts.note_progress()
         return self._new.popleft()
@@ -81,7 +81,7 @@ class TurnStream(AsyncStream[Answer]):
                 raise
             raise ended_early() from None
         except ServerError:
-            if self._turn.is_done:  # the last answer is here; how the connection ended is of no interest
+            if self._turn.is_done:  # the last answer has arrived; how the connection ended does not matter
                 raise StopAsyncIteration from None
             raise
 
@@ -96,6 +96,6 @@ class TurnStream(AsyncStream[Answer]):
             raise
 
     async def close(self) -> None:
-        """Before the last answer, whether the turn was applied is not known."""
+        """Closes the stream. Before the last answer, it is unknown whether the turn was applied."""
         self._turn.give_up()
         await super().close()

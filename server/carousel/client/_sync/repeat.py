@@ -1,5 +1,5 @@
 # Generated from server/carousel/client/_async/repeat.py by `make client`: change that file, not this one.
-"""The attempts at one call: the caller's time, shared among them, and the pauses between them."""
+"""The attempts at one call: they share the caller's time, with pauses between them."""
 
 from carousel.client.core.errors import ServerError
 from carousel.client.core.options import CallOptions
@@ -8,7 +8,7 @@ from carousel.client.wires.blocking import Sleep
 
 
 class Repeat:
-    """`attempts` decides, `sleep` waits."""
+    """The attempts at one call: `attempts` decides, `sleep` waits."""
 
     def __init__(self, attempts: Attempts, options: CallOptions, sleep: Sleep) -> None:
         self.attempts = attempts
@@ -17,9 +17,9 @@ class Repeat:
 
     @property
     def options(self) -> CallOptions:
-        """The next attempt's."""
+        """Returns the options of the next attempt."""
         return self.attempts.limit(self._options)
 
     def pause_after(self, error: ServerError) -> None:
-        """Raises `error` when the call shall not be made again."""
+        """Waits before the next attempt. Raises `error` when the call must not be retried."""
         self._sleep(self.attempts.pause_after(error))

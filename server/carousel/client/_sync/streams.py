@@ -1,5 +1,5 @@
 # Generated from server/carousel/client/_async/streams.py by `make client`: change that file, not this one.
-"""Answers as they come: of a plain call, or of a session's turn, which outlives a broken connection."""
+"""Streams of answers: of a plain call, or of a session's turn, which survives a broken connection."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ Answer = TypeVar("Answer")
 
 
 class Stream(Generic[Answer]):
-    """Answers as they come. Closing it, or dropping it before its last answer, cancels the call."""
+    """A stream of answers. Closing it, or dropping it before its last answer, cancels the call."""
 
     def __init__(self, answers: Answers, parse: Callable[[Any], Answer]) -> None:
         self._answers = answers
@@ -31,7 +31,7 @@ class Stream(Generic[Answer]):
         return self._parse(message)
 
     def wait_until_open(self) -> Self:
-        """Until the server has answered for the first time, or failed: reading tells which."""
+        """Returns when the server has answered for the first time, or failed; a read shows which."""
         self._answers.wait_until_open()
         return self
 
@@ -46,14 +46,14 @@ class Stream(Generic[Answer]):
 
 
 class TurnStream(Stream[Answer]):
-    """The answers of a session's turn. When the stream breaks, it is asked for again and goes on where it stopped."""
+    """The answers of a session's turn. When the stream breaks, it is opened again and continues where it stopped."""
 
     def __init__(self, turn: SafeTurn[Answer], repeat: Repeat, start: Callable[[CallOptions], Answers]) -> None:
         super().__init__(start(repeat.options), turn.call.parse)
         self._turn = turn
         self._repeat = repeat
         self._start = start
-        self._new: deque[Answer] = deque()  # read, and not yet handed on
+        self._new: deque[Answer] = deque()  # read, but not yet returned
 
     def __next__(self) -> Answer:
         try:
@@ -69,7 +69,7 @@ class TurnStream(Stream[Answer]):
             except ServerError as error:
                 self._begin_again(error)
             else:
-                self._new.extend(self._turn.take(answer))
+                self._new.extend(self._turn.accept(answer))
                 if self._new:
                     self._repeat.attempts.note_progress()
         return self._new.popleft()
@@ -82,7 +82,7 @@ class TurnStream(Stream[Answer]):
                 raise
             raise ended_early() from None
         except ServerError:
-            if self._turn.is_done:  # the last answer is here; how the connection ended is of no interest
+            if self._turn.is_done:  # the last answer has arrived; how the connection ended does not matter
                 raise StopIteration from None
             raise
 
@@ -97,6 +97,6 @@ class TurnStream(Stream[Answer]):
             raise
 
     def close(self) -> None:
-        """Before the last answer, whether the turn was applied is not known."""
+        """Closes the stream. Before the last answer, it is unknown whether the turn was applied."""
         self._turn.give_up()
         super().close()

@@ -1,5 +1,5 @@
 # Generated from server/carousel/client/_async/transport.py by `make client`: change that file, not this one.
-"""How calls are made: once, or again while that is safe. Knows neither what they carry nor what a session is."""
+"""How calls are made: once, or with retries where that is safe. Knows neither their content nor sessions."""
 
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ Answer = TypeVar("Answer")
 
 
 class Transport:
-    """A wire, and what every call over it has in common."""
+    """A wire, and what all calls over it have in common."""
 
     def __init__(self, wire: Wire, connection: Connection, retries: Retries, sleep: Sleep) -> None:
         self._wire = wire
@@ -34,7 +34,7 @@ class Transport:
         return call.parse(self._wire.ask(call, options))
 
     def ask_safely(self, call: Call[Answer], options: CallOptions) -> Answer:
-        """Again while that may help. For calls that do no harm when they are made twice."""
+        """Retries while that may help. Only for calls that are safe to make twice."""
         repeat = self.repeat(options)
         while True:
             try:
@@ -53,7 +53,7 @@ class Transport:
             raise
 
     def line(self, call: Call[Prediction], options: CallOptions) -> Line:
-        """For a predictor's questions."""
+        """Returns a line for a predictor's requests."""
         return self._wire.line(call, options)
 
     def repeat(self, options: CallOptions) -> Repeat:

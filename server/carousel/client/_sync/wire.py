@@ -1,8 +1,8 @@
 # Generated from server/carousel/client/_async/wire.py by `make client`: change that file, not this one.
-"""The seam between a client and its connection: calls once made, their messages as they are. `wires/` has what does it.
+"""The interface between a client and its connection: calls made once, messages unchanged. `wires/` implements it.
 
-A call that fails raises ServerError, whoever ended it. A reader that is itself cancelled or interrupted gets that, and
-its call is cancelled. What is dropped while it runs is cancelled too.
+A call that fails raises ServerError, whichever side ended it. When the reading task is cancelled or interrupted, the
+reader gets that error and the call is cancelled. An object that is dropped while its call runs cancels the call too.
 """
 
 from typing import Any, Protocol
@@ -15,54 +15,55 @@ class Answers(Protocol):
     """The messages of one call."""
 
     def read(self) -> Any:
-        """The next one; None when the server has said that there are no more. After a failure it fails again."""
+        """Returns the next message; None when the server has ended the stream. After a failure it fails again."""
         ...
 
     def wait_until_open(self) -> None:
-        """Until the server has answered for the first time, or failed: reading tells which."""
+        """Returns when the server has answered for the first time, or failed; a read shows which."""
         ...
 
     def cancel(self) -> None:
-        """Changes nothing when the call has ended."""
+        """Cancels the call. Does nothing when the call has ended."""
         ...
 
 
 class Line(Protocol):
-    """A request, its answer, the next request: one at a time, all on one sequence. Whether it has a call of its own is
-    its own affair."""
+    """A request, its answer, the next request: one at a time, all on one sequence. A line may have its own call or
+    share one."""
 
     @property
     def is_over(self) -> bool:
-        """Nothing more can be asked."""
+        """Whether the line has ended."""
         ...
 
     def exchange(self, request: Any) -> Any:
-        """The answer. Raises ServerError; the line is over then, nothing of it is left open, and it fails again. It may
-        not be over after a refusal for load: then its sequence is as it was, and the question can be put again."""
+        """Returns the answer. Raises ServerError; the line has then ended, leaves nothing open, and fails again. After
+        a refusal for load the line may go on: then its sequence is unchanged, and the request can be sent again."""
         ...
 
     def end(self, *, is_orderly: bool) -> None:
-        """In order: the server has the time to say that it is over, too. Raises nothing: what was asked is answered."""
+        """Ends the line. `is_orderly` gives the server time to end it too. Raises nothing: all requests are answered by
+        then."""
         ...
 
     def drop(self) -> None:
-        """When there is no time to await the end."""
+        """Ends the line when there is no time to wait."""
         ...
 
 
 class Wire(Protocol):
-    """A connection to one server, made when first needed."""
+    """A connection to one server, opened on first use."""
 
     def close(self) -> None:
-        """Cancels the calls that are still open; they fail as CANCELLED, and so does what is asked later."""
+        """Cancels the open calls; they fail with CANCELLED, and so do later calls."""
         ...
 
     def ask(self, call: Call[Any], options: CallOptions) -> Any:
-        """The one message that answers."""
+        """Returns the single answer."""
         ...
 
     def stream(self, call: Call[Any], options: CallOptions) -> Answers: ...
 
     def line(self, call: Call[Any], options: CallOptions) -> Line:
-        """For a call without a request."""
+        """Returns a line for a call without a request."""
         ...

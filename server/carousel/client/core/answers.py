@@ -28,7 +28,7 @@ from carousel.client.core.results import (
 from carousel.v1 import language_model_pb2 as lm
 from carousel.v1 import sessions_pb2
 
-# Without a step of Python's for each: an answer has many candidates, and a keyboard asks for many answers.
+# No Python code runs per candidate: an answer has many candidates, and a keyboard asks for many answers.
 _make_candidate = functools.partial(tuple.__new__, Candidate)
 _read_candidate = operator.attrgetter(*Candidate._fields)
 _make_prediction = functools.partial(tuple.__new__, Prediction)
@@ -129,5 +129,5 @@ def _totals(message: lm.ScoreTotals) -> ScoreTotals:
 
 
 def _name(names: Any, value: int, prefix: str) -> str:
-    """A value that this client does not know yet is `unspecified`."""
+    """Returns the enum name in lower case; `unspecified` for a value that this client does not know."""
     return str(names.Name(value if value in names.values() else 0)).removeprefix(prefix).lower()

@@ -1,7 +1,7 @@
 """Every call of the wire contract as a value: what to send, where, and how to read the answer.
 
-The blocking and the asyncio client both run these, so requests are made here and in `session_calls` alone, and read in
-`answers`.
+The blocking and the asyncio client both use these. Only this module and `session_calls` build requests; only `answers`
+reads answers.
 """
 
 import functools
@@ -34,15 +34,15 @@ class Call(NamedTuple, Generic[Answer]):
     session_id: str = ""
 
 
-def identify(wishes: dict[str, Any]) -> dict[str, Any]:
-    """With a `request_id`: the caller's own, or a fresh one. A call is repeated as it is, so that it keeps its id."""
-    return {**wishes, "request_id": wishes.get("request_id") or _fresh_id()}
+def identify(options: dict[str, Any]) -> dict[str, Any]:
+    """Adds a `request_id`: the caller's own, or a new one. A retry sends the same call, so the id stays the same."""
+    return {**options, "request_id": options.get("request_id") or _fresh_id()}
 
 
-def generate(prompt: Prompt, session_id: str, model: str, wishes: dict[str, Any]) -> Call[Piece]:
-    """`wishes` as `split_options` gives them."""
-    sampling = {key: value for key, value in wishes.items() if key in _SAMPLING}
-    rest = {key: value for key, value in wishes.items() if key not in _SAMPLING}
+def generate(prompt: Prompt, session_id: str, model: str, turn_options: dict[str, Any]) -> Call[Piece]:
+    """`turn_options` come from `split_options`."""
+    sampling = {key: value for key, value in turn_options.items() if key in _SAMPLING}
+    rest = {key: value for key, value in turn_options.items() if key not in _SAMPLING}
     if isinstance(stop := rest.get("stop"), str):
         rest["stop"] = [stop]
     if "content" in rest:
@@ -54,12 +54,12 @@ def generate(prompt: Prompt, session_id: str, model: str, wishes: dict[str, Any]
 
 
 def predict(session_id: str, request: Any = None) -> Call[Prediction]:
-    """The stream, or one message on it, which `predict_request` makes."""
+    """The stream, or one message on it, which `predict_request` builds."""
     return Call(MODELS, "Predict", request, answers.prediction, session_id)
 
 
-def predict_request(prompt: Prompt, session_id: str, model: str, wishes: dict[str, Any]) -> Any:
-    request = lm.PredictRequest(session_id=session_id, model=model, **wishes)
+def predict_request(prompt: Prompt, session_id: str, model: str, turn_options: dict[str, Any]) -> Any:
+    request = lm.PredictRequest(session_id=session_id, model=model, **turn_options)
     if not prompt:
         request.input.SetInParent()
     elif isinstance(prompt, str):
@@ -70,12 +70,14 @@ def predict_request(prompt: Prompt, session_id: str, model: str, wishes: dict[st
 
 
 def predict_many() -> Call[Any]:
-    """A stream that carries the messages of many; whose they are, each says itself."""
+    """A stream that carries the messages of many sequences; each message names its sequence."""
     return Call(MODELS, "PredictMany", None, lambda answer: answer)
 
 
-def score(prompt: Prompt, session_id: str, model: str, top_g: int | None, wishes: dict[str, Any]) -> Call[ScorePiece]:
-    request = lm.ScoreRequest(session_id=session_id, model=model, input=_input(prompt), g=top_g, **wishes)
+def score(
+    prompt: Prompt, session_id: str, model: str, top_g: int | None, turn_options: dict[str, Any]
+) -> Call[ScorePiece]:
+    request = lm.ScoreRequest(session_id=session_id, model=model, input=_input(prompt), g=top_g, **turn_options)
     return Call(MODELS, "Score", request, answers.score_piece, session_id)
 
 
@@ -102,18 +104,18 @@ def health(service: str) -> Call[bool]:
 
 
 def _fresh_id() -> str:
-    """A random UUID, drawn many at a time: each draw is a system call."""
+    """Returns a random UUID. Many are made at once, because each read of random bytes is a system call."""
     spare = _spare_ids()
     while not spare:
-        drawn = os.urandom(16 * 256).hex()
-        for one in (drawn[at : at + 32] for at in range(0, len(drawn), 32)):
+        digits = os.urandom(16 * 256).hex()
+        for one in (digits[at : at + 32] for at in range(0, len(digits), 32)):
             spare.append(f"{one[:12]}4{one[13:16]}a{one[17:]}")
     return spare.pop()
 
 
 @functools.cache
 def _spare_ids() -> list[str]:
-    """Of this process: a fork has none of its parent's."""
+    """Returns the spare ids of this process; a forked child starts with none."""
     spare: list[str] = []
     os.register_at_fork(after_in_child=spare.clear)
     return spare

@@ -1,10 +1,10 @@
-"""What lets in one at a time, and keeps nobody waiting."""
+"""A guard that admits one caller at a time and never blocks."""
 
 import threading
 
 
 class Door:
-    """Around a predictor's question. Tasks or threads may meet at it."""
+    """Guards a predictor's request. Tasks or threads may meet here."""
 
     __slots__ = ("_lock",)
 
@@ -12,9 +12,9 @@ class Door:
         self._lock = threading.Lock()
 
     def __enter__(self) -> None:
-        """Raises RuntimeError when somebody is inside."""
+        """Raises RuntimeError when another caller is inside."""
         if not self._lock.acquire(blocking=False):
-            raise RuntimeError("a predictor is asked one question at a time; another one is not answered yet")
+            raise RuntimeError("a predictor takes one request at a time; the previous one has no answer yet")
 
     def __exit__(self, *raised: object) -> None:
         self._lock.release()

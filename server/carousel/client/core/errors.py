@@ -1,7 +1,7 @@
-"""What a failed call raises. Reads the details that the server attaches; knows no request and no channel.
+"""The exceptions of a failed call. Reads the details that the server attaches; knows no request and no channel.
 
-Texts decide nothing. The server attaches its ErrorInfo to every failure; one that comes without it comes from the
-connection, from what stands between, or from this side of it, and its code says which.
+Message texts decide nothing. The server attaches its ErrorInfo to every failure. A failure without ErrorInfo comes from
+the connection, from a proxy or from this side; its code shows which.
 """
 
 import copy
@@ -18,13 +18,13 @@ from grpc_status import rpc_status
 from carousel.errors import CarouselError
 
 _DOMAIN = "carousel"
-_BROKEN = ("UNAVAILABLE", "UNKNOWN", "INTERNAL", "CANCELLED")  # without ErrorInfo: nobody has answered
+_BROKEN = ("UNAVAILABLE", "UNKNOWN", "INTERNAL", "CANCELLED")  # without ErrorInfo: no server has answered
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode if code is not grpc.StatusCode.OK}
 
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """A value in the request that the server refused. `field` names it as the wire does."""
+    """A value in the request that the server refused. `field` has its name on the wire."""
 
     field: str
     description: str
@@ -33,8 +33,8 @@ class FieldViolation:
 class ServerError(CarouselError):
     """A call failed. `str()` is the server's message.
 
-    `code` is the gRPC code's name, such as NOT_FOUND; `reason` the server's stable name for what went wrong, empty when
-    it came from somewhere else; `details` the facts that go with the reason.
+    `code` is the gRPC code's name, such as NOT_FOUND. `reason` is the server's stable name for the problem, empty when
+    the failure has another source. `details` holds the facts that belong to the reason.
     """
 
     def __init__(
@@ -55,31 +55,32 @@ class ServerError(CarouselError):
         self.retry_after_seconds = retry_after_seconds
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copy, also one in another process, is equal, whatever a class takes to be made."""
+        """Makes copies equal, also in another process, whatever arguments a subclass takes."""
         return _make_bare, (type(self), self.args), self.__dict__
 
     @property
     def position(self) -> int | None:
-        """Where the session stands, when it was expected elsewhere (POSITION_MISMATCH), or the request was applied
+        """The session's position, when another one was expected (POSITION_MISMATCH), or when the request was applied
         before and its answer is no longer kept (ANSWER_GONE)."""
         return int(self.details["position"]) if "position" in self.details else None
 
     @property
     def ending(self) -> str:
-        """How the session ended: deleted, idle, age, evicted. Empty when that is not what is wrong."""
+        """How the session ended: deleted, idle, age, evicted. Empty for other problems."""
         return self.details.get("ending", "")
 
     @property
     def ended_at(self) -> datetime | None:
-        """When it ended, in UTC."""
+        """When the session ended, in UTC."""
         return datetime.fromtimestamp(float(self.details["ended_at"]), UTC) if "ended_at" in self.details else None
 
 
 class ServerUnreachable(ServerError):
-    """Nobody answers at `address`, or the connection broke. `code` is UNAVAILABLE, whatever the transport's was."""
+    """No server answers at `address`, or the connection broke. `code` is UNAVAILABLE, whatever the transport's code
+    was."""
 
     def __init__(self, address: str, why: str) -> None:
-        cause = why.rpartition(": ")[2]  # before it stand the library's layers, in brackets that it closes at the end
+        cause = why.rpartition(": ")[2]  # the library's layers precede it, in brackets that close at the end
         if cause.count("]") > cause.count("["):
             cause = cause.removesuffix("]")
         super().__init__(f"the server at {address} does not answer: {cause or 'no reason given'}", code="UNAVAILABLE")
@@ -87,30 +88,30 @@ class ServerUnreachable(ServerError):
 
 
 class AnswerChanged(ServerError):
-    """The connection broke, and the repeat was answered otherwise than the first try: what was delivered is not the
-    beginning of one answer. Whether the turn was applied is not known; the session's `get` tells where it stands."""
+    """The connection broke, and the retry got an answer that differs from the first attempt: the pieces delivered
+    before are not the start of one answer. It is unknown whether the turn was applied; the session's `get` returns the
+    position."""
 
     def __init__(self) -> None:
-        message = "the repeated request was answered differently; what came before is not part of the answer"
+        message = "the retried request got a different answer; the pieces delivered before are not part of it"
         super().__init__(message, code="ABORTED", reason="ANSWER_CHANGED")
 
 
 def read_error(call: Any, address: str, *, is_ours: bool = False) -> ServerError:
-    """The error of a finished call: of anything with `code()`, `details()` and `trailing_metadata()`.
+    """Returns the error of a finished call: any object with `code()`, `details()` and `trailing_metadata()`.
 
-    `is_ours` says that this side ended it.
+    `is_ours` means that this side ended the call.
     """
     try:
         status = rpc_status.from_call(call)
-    except (ValueError, message.DecodeError):  # cannot be read, or contradicts the call's own
+    except (ValueError, message.DecodeError):  # unreadable, or contradicts the call's own code
         status = None
     attached = _read_details(() if status is None else status.details)
     return _explain(call.code().name, call.details(), attached, address, is_ours=is_ours)
 
 
 def read_status(status: Any, address: str) -> ServerError:
-    """The error that one of many on a stream is answered with: a google.rpc.Status, as a call of its own would have
-    ended."""
+    """Returns the error of one request on a shared stream: a google.rpc.Status, read as the end of a separate call."""
     code = _CODES.get(status.code, "UNKNOWN")
     return _explain(code, status.message, _read_details(status.details), address, is_ours=False)
 
@@ -132,49 +133,49 @@ def _explain(code: str, text: str | None, attached: dict[str, Any], address: str
 
 
 def ended_early() -> ServerError:
-    """For a stream that the server closed, without an error, while an answer was due."""
+    """The server closed the stream, without an error, while an answer was due."""
     return ServerError("the server ended the stream before its last message", code="OK")
 
 
 def expired() -> ServerError:
-    """For a question whose time is over before its answer."""
+    """The time of a request ran out before its answer."""
     return ServerError("Deadline Exceeded", code="DEADLINE_EXCEEDED")
 
 
 def too_large(num_bytes: int, max_bytes: int) -> ServerError:
-    """For a question that the server would not read."""
+    """The request is larger than the server reads."""
     return ServerError(
-        f"the question has {num_bytes} bytes, and the server reads {max_bytes}", code="RESOURCE_EXHAUSTED"
+        f"the request has {num_bytes} bytes, but the server reads at most {max_bytes}", code="RESOURCE_EXHAUSTED"
     )
 
 
 def broken_here(error: BaseException) -> ServerError:
-    """For what waits for an answer on a stream that has failed on this side, in a way that nobody foresaw."""
+    """A stream failed on this side in an unexpected way, while an answer was due."""
     return ServerError(f"the stream failed on this side: {error!r}", code="INTERNAL")
 
 
 def cancelled() -> ServerError:
-    """For a call that this side has ended."""
+    """This side ended the call."""
     return ServerError("the call was cancelled", code="CANCELLED")
 
 
 def closed() -> ServerError:
-    """For a call on a client that is closed."""
+    """The client of this call is closed."""
     return ServerError("the client is closed", code="CANCELLED")
 
 
 def again(error: ServerError) -> ServerError:
-    """An equal one, for another caller: each has the traceback of its own."""
+    """Returns an equal error for another caller, so that each has its own traceback."""
     return copy.copy(error)
 
 
 def _make_bare(kind: type[ServerError], texts: tuple[str, ...]) -> ServerError:
-    """Without its facts, which follow."""
+    """Creates the error without its facts; the pickle adds them."""
     return kind.__new__(kind, *texts)
 
 
 def _read_details(details: Iterable[Any]) -> dict[str, Any]:
-    """The attached messages by name, ErrorInfo only when it is our server's; none when they cannot be read."""
+    """Returns the attached messages by name, ErrorInfo only from our server; none when they cannot be read."""
     kinds = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
     found: dict[str, Any] = {}
     try:

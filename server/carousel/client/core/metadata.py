@@ -1,5 +1,5 @@
-"""What metadata a call may carry. What is wrong is refused before the call is made: grpc and grpc.aio take it
-differently, and grpc.aio may never say so."""
+"""What metadata a call may carry. Bad metadata is refused before the call: grpc and grpc.aio treat it differently, and
+grpc.aio may never report it."""
 
 import re
 from typing import Any
@@ -11,8 +11,8 @@ _TEXT = re.compile(rb"[ -~]*")
 
 
 def check_metadata(metadata: Metadata) -> None:
-    """Raises TypeError for what is no pair of a key and a value, and ValueError for what no header can carry. Keys are
-    named, values are not: they may be secrets."""
+    """Raises TypeError for anything but pairs of a key and a value, and ValueError for what no header can carry.
+    Messages name keys, never values: values may be secrets."""
     for entry in metadata:
         if not isinstance(entry, tuple | list) or len(entry) != 2:
             raise TypeError("metadata: must be pairs of a key and a value")

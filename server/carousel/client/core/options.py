@@ -1,4 +1,4 @@
-"""What a caller may ask for beside the prompt: names and types, checked by name. Knows neither wire nor transport."""
+"""The options of a call: names and types, checked by name. Knows neither wire nor transport."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
@@ -8,47 +8,47 @@ Metadata = Sequence[tuple[str, str | bytes]]
 
 
 class CallOptions(TypedDict, total=False):
-    """What any call takes. `timeout_seconds` bounds the whole call, repeats and a stream's end included; None and
-    infinity wait for ever, and with 0 or less the time is over at once. `metadata` has keys in lower case, with
-    printable ASCII or, under keys that end in -bin, with bytes. Raises ValueError or TypeError for others."""
+    """The options of every call. `timeout_seconds` bounds the whole call, including retries and a stream's end; None
+    and infinity never time out, and 0 or less times out at once. `metadata` has lower-case keys with printable ASCII
+    or, under keys that end in -bin, bytes. Raises ValueError or TypeError for others."""
 
     timeout_seconds: float | None
     metadata: Metadata
 
 
 class ChangeOptions(CallOptions, total=False):
-    """What a call takes that makes, moves or ends sessions. The client sets a fresh id by itself; with one of the
-    caller's own, another process can repeat the call too."""
+    """The options of a call that creates, moves or ends sessions. The client sets a new id by default; with the
+    caller's own id, another process can retry the call too."""
 
     request_id: str | None
 
 
-class TurnWishes(TypedDict, total=False):
-    """What any turn takes; the wire contract says what each means. A `Session` sets the first two by itself."""
+class TurnFields(TypedDict, total=False):
+    """The options of every turn; the wire contract defines each. A `Session` sets the first two by itself."""
 
     request_id: str | None
     expected_position: int | None
-    state: bytes | None  # sealed; instead of a session
+    state: bytes | None  # sealed; replaces a session
 
 
-class TurnOptions(TurnWishes, CallOptions, total=False):
-    """What `score` takes beside its own arguments."""
+class TurnOptions(TurnFields, CallOptions, total=False):
+    """The options of `score` beside its own arguments."""
 
 
-class PredictWishes(TurnWishes, total=False):
-    """What a predictor takes with each prompt."""
+class PredictFields(TurnFields, total=False):
+    """The options of each predictor request."""
 
     k: int | None
-    word_prefix: str | None  # asks for words that begin so; it is not fed
+    word_prefix: str | None  # asks for words with this prefix, which is not fed
     num_words: int | None
 
 
-class PredictOptions(PredictWishes, CallOptions, total=False):
-    """What `predict` takes."""
+class PredictOptions(PredictFields, CallOptions, total=False):
+    """The options of `predict`."""
 
 
 class GenerateOptions(TurnOptions, total=False):
-    """What `generate` takes; the wire contract says what each means. None, or left out: the server's default."""
+    """The options of `generate`; the wire contract defines each. None or absent means the server's default."""
 
     max_tokens: int | None
     temperature: float | None
@@ -68,9 +68,9 @@ class GenerateOptions(TurnOptions, total=False):
 
 
 def split_options(options: Mapping[str, Any], kind: type) -> tuple[dict[str, Any], CallOptions]:
-    """What shapes the request, without the Nones, and what shapes the call.
+    """Returns the options of the request, without the Nones, and the options of the call.
 
-    `kind` is the TypedDict that says what there is. Raises TypeError for an unknown option.
+    `kind` is the TypedDict that lists the options. Raises TypeError for an unknown option.
     """
     if not options:
         return {}, CallOptions()

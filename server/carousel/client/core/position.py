@@ -1,9 +1,9 @@
-"""Where a session stands, as far as its client knows: what the next turn may expect. Knows no call.
+"""The position of a session, as far as its client knows: what the next turn may expect. Knows no call.
 
-While a turn runs, the position is unknown; its last answer tells the new one, and a failure leaves the old one. A turn
-that its caller gave up may have been applied or not, and turns that overlapped have no certain order: then the position
-is unknown until the next answer, and no expectation is sent. A rewind counts as a turn. An answer that only tells the
-position counts when no turn was there between its question and itself.
+While a turn runs, the position is unknown; its last answer sets the new one, and a failure restores the old one. A turn
+that its caller gave up may or may not be applied, and overlapping turns have no certain order: then the position stays
+unknown until the next answer, and the client sends no expectation. A rewind counts as a turn. An answer that only
+reports the position counts when no turn was open between its request and the answer.
 """
 
 import threading
@@ -11,7 +11,7 @@ import weakref
 
 
 class OpenTurn:
-    """A turn that has begun. One that is dropped counts as given up."""
+    """A turn that has begun. A dropped turn counts as given up."""
 
     __slots__ = ("__weakref__", "expected_position", "is_alone", "is_over")
 
@@ -22,11 +22,11 @@ class OpenTurn:
 
 
 class KnownPosition:
-    """None when unknown. Threads may share it."""
+    """A session's position; None when unknown. Threads may share it."""
 
     def __init__(self, position: int | None) -> None:
         self._position = position
-        self._open: list[weakref.ref[OpenTurn]] = []  # and those that have ended since the last one began
+        self._open: list[weakref.ref[OpenTurn]] = []  # also those that ended since the last one began
         self._num_begun = 0
         self._lock = threading.Lock()
 
@@ -47,23 +47,24 @@ class KnownPosition:
             return turn
 
     def succeed(self, turn: OpenTurn, position: int | None) -> None:
-        """None: it was applied, and nobody has said where the session stands now."""
+        """Records the end of an applied turn. None: the new position is unknown."""
         self._end(turn, position)
 
     def fail(self, turn: OpenTurn) -> None:
-        """The expectation stays: should the turn have been applied after all, the next one is refused and says so."""
+        """Records a failure. The expectation stays: if the turn was applied after all, the next one is refused and
+        reports that."""
         self._end(turn, turn.expected_position)
 
     def give_up(self, turn: OpenTurn) -> None:
         self._end(turn, None)
 
     def look(self) -> int | None:
-        """Before a question outside any turn: what to hand to `learn` with its answer."""
+        """Call this before a request outside any turn, and pass the result to `learn` with the answer."""
         with self._lock:
             return None if self._find_open() else self._num_begun
 
     def learn(self, position: int, looked: int | None) -> None:
-        """From an answer outside any turn; a turn since the question makes it an old one."""
+        """Records the position from an answer outside any turn; a turn since the request makes it outdated."""
         with self._lock:
             if looked == self._num_begun and not self._find_open():
                 self._position = position

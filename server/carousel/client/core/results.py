@@ -1,4 +1,4 @@
-"""What the client hands to its user: small frozen values, free of protobuf. Knows no transport."""
+"""The values that the client returns: small, frozen, free of protobuf. Knows no transport."""
 
 import math
 from collections.abc import Mapping
@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 
 class Candidate(NamedTuple):
-    """A token that may come next; the probability is the model's own, before sampling options. A tuple, since answers
-    have many."""
+    """A possible next token; the probability is the model's own, before sampling options. A tuple, because answers have
+    many."""
 
     id: int
     log_probability: float  # nats
@@ -23,7 +23,7 @@ class Candidate(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class GeneratedToken:
     id: int
-    log_probability: float | None  # None unless log-probabilities were asked for
+    log_probability: float | None  # None unless the caller asked for them
     candidates: tuple[Candidate, ...]
 
 
@@ -32,29 +32,30 @@ class Finished:
     """How a generation ended; the session is saved by then."""
 
     reason: str  # length, stop, stop_id
-    stop: str  # the stop string that ended it, if one did
+    stop: str  # the stop string that ended it, if any
     position: int
     num_input_tokens: int
     num_generated_tokens: int
     seed: int
-    durable_position: int = 0  # up to here a crash of the server takes nothing
+    durable_position: int = 0  # a crash of the server loses nothing up to here
     state: bytes = b""  # the next sealed state, when the request brought one
-    is_replay: bool = False  # the request had been applied before; this is the recorded answer
+    is_replay: bool = False  # the request was applied before; this is the recorded answer
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What was generated since the last piece. `finished` is set in a branch's last one alone; branch 0's ends all."""
+    """What was generated since the last piece. `finished` is set only in a branch's last piece; branch 0's ends the
+    answer."""
 
     text: str
     tokens: tuple[GeneratedToken, ...]
     finished: Finished | None
-    branch: int = 0  # which of the n continuations
+    branch: int = 0  # one of the n continuations
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A whole word, the prefix that was asked for included."""
+    """A whole word, including the requested prefix."""
 
     text: str
     log_probability: float  # nats
@@ -65,15 +66,15 @@ class Word:
 
 
 class Prediction(NamedTuple):
-    """The likeliest next tokens, and words when a prefix was given, likeliest first. A tuple, since each key that is
-    hit makes one."""
+    """The likeliest next tokens, and words when the request has a prefix, likeliest first. A tuple, because each
+    keystroke makes one."""
 
     candidates: tuple[Candidate, ...]
     words: tuple[Word, ...]
     position: int
-    durable_position: int = 0  # up to here a crash of the server takes nothing
+    durable_position: int = 0  # a crash of the server loses nothing up to here
     state: bytes = b""  # the next sealed state, when the request brought one
-    is_replay: bool = False  # the request had been applied before; this is the recorded answer
+    is_replay: bool = False  # the request was applied before; this is the recorded answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +93,14 @@ class ScoreTotals:
     perplexity: float
     num_hits: int
     position: int
-    durable_position: int = 0  # up to here a crash of the server takes nothing
+    durable_position: int = 0  # a crash of the server loses nothing up to here
     state: bytes = b""  # the next sealed state, when the request brought one
-    is_replay: bool = False  # the request had been applied before; this is the recorded answer
+    is_replay: bool = False  # the request was applied before; this is the recorded answer
 
 
 @dataclass(frozen=True, slots=True)
 class ScorePiece:
-    """What was rated since the last piece. `totals` is set in the last one alone."""
+    """What was scored since the last piece. `totals` is set only in the last piece."""
 
     tokens: tuple[ScoredToken, ...]
     totals: ScoreTotals | None
@@ -127,7 +128,8 @@ class SessionInfo:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Where a session can go back to: turn boundaries, oldest first, the last being the current one; and names."""
+    """The points a session can go back to: turn boundaries, oldest first, the last is the current one; and named
+    checkpoints."""
 
     session: SessionInfo
     positions: tuple[int, ...]
@@ -136,7 +138,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class SessionEvent:
-    """Something happened to a session, at `time` in UTC."""
+    """An event of a session, at `time` in UTC."""
 
     kind: str  # created, deleted, expired, evicted
     session_id: str
@@ -145,7 +147,7 @@ class SessionEvent:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one request may ask for."""
+    """The limits of one request."""
 
     max_input_tokens: int
     max_generated_tokens: int
@@ -172,5 +174,5 @@ class ModelInfo:
     state_bytes: int
     provider: str
     limits: Limits
-    training: Mapping[str, Any]  # where the model comes from, as its exporter wrote it
+    training: Mapping[str, Any]  # the model's origin, as its exporter wrote it
     block: str = ""  # plain or residual; empty from an older server

@@ -1,9 +1,8 @@
-"""Going on with a stream that broke: the request is made again, and what was delivered already is left out.
+"""Continues a stream that broke: the request is sent again, and the part already delivered is left out.
 
-A repeat gives the same answer in other portions, so tokens are told apart by their number and text by its length. That
-it is the same answer is checked by a running digest of ids and text: nothing new is handed on before all that was
-delivered has come again. Log-probabilities are not in the digest: replicas on other processors may differ in the last
-bits.
+A retry gives the same answer in different portions, so tokens are matched by their number and text by its length. A
+running digest of ids and text checks that the answer is the same: nothing new is returned before everything delivered
+has come again. The digest leaves out log-probabilities: replicas on other processors may differ in the last bits.
 """
 
 import array
@@ -20,27 +19,28 @@ from carousel.client.core.results import Finished, GeneratedToken, Piece, Predic
 Answer = TypeVar("Answer")
 Items = TypeVar("Items", bound=Sequence[object])
 
-_TOLERANCE = 0.01  # nats or, of a log-probability far below 0, a hundredth; another state's are further off
+_TOLERANCE = 0.01  # nats, or a hundredth of a log-probability far below 0; other states differ more
 
 
 class Resume(Protocol[Answer]):
-    """What of a stream was delivered. `position` is None until the last answer has told it: then nothing more comes."""
+    """How much of a stream was delivered. The last answer sets `position`; until then it is None, and afterwards
+    nothing more comes."""
 
     position: int | None
 
     def restart(self) -> None:
-        """The stream begins anew."""
+        """Prepares for the stream to start from its beginning."""
         ...
 
-    def take(self, answer: Answer) -> list[Answer]:
-        """What is new since the last call, this answer's and what had to wait for it. Raises AnswerChanged."""
+    def accept(self, answer: Answer) -> list[Answer]:
+        """Returns what is new since the last call, including earlier parts that had to wait. Raises AnswerChanged."""
         ...
 
 
 class _Digested(Generic[Items]):
-    """How much was delivered of one sequence, and its digest; and how much of that has come again.
+    """How much of one sequence was delivered, with its digest, and how much of that has come again.
 
-    `encode` gives the same bytes for a sequence, in whatever portions it comes.
+    `encode` gives the same bytes for a sequence, in any portions.
     """
 
     def __init__(self, encode: Callable[[Items], bytes]) -> None:
@@ -63,7 +63,7 @@ class _Digested(Generic[Items]):
         self._num_seen = self._length
 
     def count_known(self, items: Items) -> int:
-        """How many of the next `items` were delivered before. Raises AnswerChanged when it was something else."""
+        """Returns how many of the next `items` were delivered before. Raises AnswerChanged when they differ."""
         num_known = min(len(items), self._length - self._num_seen)
         if num_known:
             self._again.update(self._encode(items[:num_known]))  # type: ignore[arg-type]  # a slice is of its kind
@@ -82,7 +82,7 @@ def _encode_text(text: str) -> bytes:
 
 
 def _encode_ends(ends: Sequence[Finished]) -> bytes:
-    """What a repeat has in common with the first try; what is durable grows meanwhile."""
+    """Encodes what a retry has in common with the first attempt; the durable position grows meanwhile."""
     facts = [(end.reason, end.stop, end.position, end.num_generated_tokens, end.seed) for end in ends]
     return "".join(map(repr, facts)).encode()
 
@@ -121,12 +121,12 @@ def _ends(piece: Piece) -> tuple[Finished, ...]:
 
 
 class GenerationResume:
-    """Each branch is digested for itself; the end of branch 0 is the stream's."""
+    """Each branch has its own digest; the end of branch 0 ends the stream."""
 
     def __init__(self) -> None:
         self.position: int | None = None
         self._branches: defaultdict[int, _Branch] = defaultdict(_Branch)
-        self._held: list[Piece] = []  # new, while not all that was delivered has come again
+        self._held: list[Piece] = []  # new, but part of what was delivered has not come again yet
         self._is_repeat = False
 
     def restart(self) -> None:
@@ -136,7 +136,7 @@ class GenerationResume:
             for part in branch.parts:
                 part.restart()
 
-    def take(self, answer: Piece) -> list[Piece]:
+    def accept(self, answer: Piece) -> list[Piece]:
         new = self._branches[answer.branch].leave_out_known(answer)
         if new.tokens or new.text or new.finished:
             self._held.append(new)
@@ -157,8 +157,8 @@ class GenerationResume:
 
 
 class ScoringResume:
-    """The totals are the stream's end. The tokens are the caller's own and say nothing of the state that rates them, so
-    their log-probabilities are compared too, with a tolerance."""
+    """The totals end the stream. The caller knows the tokens, which do not identify the state that scores them, so the
+    log-probabilities are compared too, with a tolerance."""
 
     def __init__(self) -> None:
         self.position: int | None = None
@@ -170,7 +170,7 @@ class ScoringResume:
         self._tokens.restart()
         self._num_compared = 0
 
-    def take(self, answer: ScorePiece) -> list[ScorePiece]:
+    def accept(self, answer: ScorePiece) -> list[ScorePiece]:
         num_known = self._tokens.count_known(answer.tokens)
         self._compare(answer.tokens[:num_known])
         new = replace(answer, tokens=answer.tokens[num_known:])
@@ -200,8 +200,8 @@ class PredictionResume:
         self.position: int | None = None
 
     def restart(self) -> None:
-        """Nothing was delivered."""
+        """Nothing to do: nothing was delivered."""
 
-    def take(self, answer: Prediction) -> list[Prediction]:
+    def accept(self, answer: Prediction) -> list[Prediction]:
         self.position = answer.position
         return [answer]

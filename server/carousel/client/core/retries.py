@@ -1,7 +1,7 @@
-"""When a call may be made again, and after how long. Pure: it is told the time and sleeps nowhere.
+"""When a call may be retried, and after how long. Pure: the clock is an argument, and nothing here sleeps.
 
-A call is repeated after failures that say "not done, try again" or leave in doubt whether it was done; the caller of
-this module sees to it that a repeat does no harm.
+A call is retried after failures that mean "not done, try again" or that leave it unknown whether it was done. Callers
+of this module make sure that a retry does no harm.
 """
 
 import random
@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from carousel.client.core.errors import ServerError
 from carousel.client.core.options import CallOptions
 
-_MAX_DOUBLINGS = 1023  # of a float
+_MAX_DOUBLINGS = 1023  # the largest power of two in a float
 
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """How often and how fast. The pause doubles from `first_seconds` to `max_seconds`; a random half of it is left out,
-    so that the clients of a server that went away do not return at the same moment. As it stands here, a server may be
-    away for about ten seconds."""
+    """How often and how fast to retry. The pause doubles from `first_seconds` to `max_seconds`. It is shortened by a
+    random part of up to half, so that the clients of a restarted server do not return at the same moment. The defaults
+    cover an outage of about ten seconds."""
 
-    max_attempts: int = 10  # in a row without anything new; 1 never repeats
+    max_attempts: int = 10  # in a row without progress; 1 never retries
     first_seconds: float = 0.1
     max_seconds: float = 3.0
 
@@ -50,17 +50,17 @@ class Attempts:
         self._num_failed = 0
 
     def limit(self, options: CallOptions) -> CallOptions:
-        """The call's options with the time that is left."""
+        """Returns the call's options with the time that is left."""
         if self._ends_at is None:
             return options
         return CallOptions(**options | {"timeout_seconds": max(0.0, self._ends_at - self._clock())})
 
     def note_progress(self) -> None:
-        """Something new has arrived: what failed before no longer counts."""
+        """Something new has arrived: earlier failures no longer count."""
         self._num_failed = 0
 
     def pause_after(self, error: ServerError) -> float:
-        """Seconds to wait before the next attempt. Raises `error` when there shall be none."""
+        """Returns the seconds to wait before the next attempt. Raises `error` when there is none."""
         self._num_failed += 1
         if not is_repeatable(error) or self._num_failed >= self._retries.max_attempts:
             raise error
@@ -73,10 +73,11 @@ class Attempts:
 
 
 def is_repeatable(error: ServerError) -> bool:
-    """Whether the same request may succeed later: the server was away, somebody was faster, or it had too much to do.
+    """Returns whether the same request may succeed later: the server was away or overloaded, or another request was
+    faster.
 
-    OK is a stream that ended without its last message. Only the server itself can say that its load will pass: without
-    its reason, RESOURCE_EXHAUSTED is a quota, or a message too large.
+    OK means a stream that ended without its last message. Only the server itself can say that its load will pass:
+    without its reason, RESOURCE_EXHAUSTED is a quota, or a message that is too large.
     """
     if error.code == "RESOURCE_EXHAUSTED":
         return is_refused_for_load(error)
@@ -84,5 +85,5 @@ def is_repeatable(error: ServerError) -> bool:
 
 
 def is_refused_for_load(error: ServerError) -> bool:
-    """The server has done nothing of it, and says when it may have the time."""
+    """Returns whether the server did none of the request and says when it may have time."""
     return error.code == "RESOURCE_EXHAUSTED" and error.retry_after_seconds is not None

@@ -1,6 +1,6 @@
-"""The calls that make, move, describe and end sessions, as values; the other half of `calls`.
+"""The calls that create, move, describe and end sessions, as values; the other half of `calls`.
 
-Those that change something carry a request id, so that they do no harm when they are made twice.
+Calls that change something carry a request id, so that they are safe to make twice.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from carousel.v1 import sessions_pb2
 _PAGE_SIZE = 500
 
 
-def create_session(session_id: str, model: str, wishes: dict[str, Any]) -> Call[SessionInfo]:
-    """`wishes` here and below: a `request_id`, if the caller has one of his own."""
-    request = sessions_pb2.CreateSessionRequest(session_id=session_id, model=model, **identify(wishes))
+def create_session(session_id: str, model: str, options: dict[str, Any]) -> Call[SessionInfo]:
+    """`options` here and below: a `request_id`, if the caller has one."""
+    request = sessions_pb2.CreateSessionRequest(session_id=session_id, model=model, **identify(options))
     return Call(SESSIONS, "CreateSession", request, answers.session, session_id)
 
 
@@ -30,13 +30,13 @@ def get_session(session_id: str) -> Call[SessionInfo]:
 
 
 def list_sessions(page_token: str) -> Call[tuple[list[SessionInfo], str]]:
-    """A page and the token of the next one, empty on the last."""
+    """Asks for one page; the answer has the token of the next one, empty on the last."""
     request = sessions_pb2.ListSessionsRequest(page_size=_PAGE_SIZE, page_token=page_token)
     return Call(SESSIONS, "ListSessions", request, answers.session_page)
 
 
-def delete_session(session_id: str, wishes: dict[str, Any]) -> Call[None]:
-    request = sessions_pb2.DeleteSessionRequest(session_id=session_id, **identify(wishes))
+def delete_session(session_id: str, options: dict[str, Any]) -> Call[None]:
+    request = sessions_pb2.DeleteSessionRequest(session_id=session_id, **identify(options))
     return Call(SESSIONS, "DeleteSession", request, lambda answer: None, session_id)
 
 
@@ -46,14 +46,14 @@ def fork_session(
     checkpoint: str,
     count: int | None,
     new_ids: Sequence[str],
-    wishes: dict[str, Any],
+    options: dict[str, Any],
 ) -> Call[list[SessionInfo]]:
     request = sessions_pb2.ForkSessionRequest(
         session_id=session_id,
         point=_point(position, checkpoint),
         count=count,
         new_session_ids=new_ids,
-        **identify(wishes),
+        **identify(options),
     )
     parse = lambda answer: [answers.session(one) for one in answer.sessions]  # noqa: E731
     return Call(SESSIONS, "ForkSession", request, parse, session_id)
@@ -64,19 +64,19 @@ def rewind_session(
     position: int | None,
     checkpoint: str,
     expected_position: int | None,
-    wishes: dict[str, Any],
+    options: dict[str, Any],
 ) -> Call[SessionInfo]:
     request = sessions_pb2.RewindSessionRequest(
         session_id=session_id,
         point=_point(position, checkpoint),
         expected_position=expected_position,
-        **identify(wishes),
+        **identify(options),
     )
     return Call(SESSIONS, "RewindSession", request, answers.session, session_id)
 
 
-def save_checkpoint(session_id: str, name: str, wishes: dict[str, Any]) -> Call[SessionInfo]:
-    request = sessions_pb2.SaveCheckpointRequest(session_id=session_id, checkpoint=name, **identify(wishes))
+def save_checkpoint(session_id: str, name: str, options: dict[str, Any]) -> Call[SessionInfo]:
+    request = sessions_pb2.SaveCheckpointRequest(session_id=session_id, checkpoint=name, **identify(options))
     return Call(SESSIONS, "SaveCheckpoint", request, answers.session, session_id)
 
 
@@ -94,8 +94,8 @@ def export_session(session_id: str, ttl: timedelta | None, position: int | None,
     return Call(SESSIONS, "ExportSession", request, lambda answer: bytes(answer.state), session_id)
 
 
-def import_session(state: bytes, session_id: str, wishes: dict[str, Any]) -> Call[SessionInfo]:
-    request = sessions_pb2.ImportSessionRequest(state=state, session_id=session_id, **identify(wishes))
+def import_session(state: bytes, session_id: str, options: dict[str, Any]) -> Call[SessionInfo]:
+    request = sessions_pb2.ImportSessionRequest(state=state, session_id=session_id, **identify(options))
     return Call(SESSIONS, "ImportSession", request, answers.session, session_id)
 
 
@@ -104,7 +104,7 @@ def watch_sessions() -> Call[SessionEvent]:
 
 
 def _point(position: int | None, checkpoint: str) -> sessions_pb2.Point:
-    """Neither: now."""
+    """Neither argument means now."""
     if position is not None and checkpoint:
         raise ValueError("either a position or a checkpoint, not both")
     return sessions_pb2.Point(checkpoint=checkpoint) if checkpoint else sessions_pb2.Point(position=position)

@@ -1,6 +1,5 @@
-"""The turns of one session as its client makes them: each with an id and an expectation of its own, so that it can be
-repeated without being applied twice. The blocking and the asyncio session share it; it makes no call.
-"""
+"""The turns of one session on the client's side. Each has its own id and expected position, so that a retry is not
+applied twice. The blocking and the asyncio session share this module; it makes no call."""
 
 import secrets
 from collections.abc import Callable, Iterator
@@ -21,27 +20,27 @@ Answer = TypeVar("Answer")
 
 @dataclass(slots=True)
 class SafeTurn(Generic[Answer]):
-    """A turn that has begun: what to send, as often as it takes, and what has been delivered of the answer."""
+    """A turn that has begun: the request to send, and send again, and how much of the answer was delivered."""
 
     call: Call[Answer]
     _resume: Resume[Answer]
     _known: KnownPosition
     _open: OpenTurn
-    _is_expectation_ours: bool  # and not the caller's
-    _is_in_doubt: bool = False  # whether a try that failed has been applied
+    _is_expectation_ours: bool  # not the caller's
+    _is_in_doubt: bool = False  # whether a failed attempt may have been applied
 
     @property
     def is_done(self) -> bool:
         return self._resume.position is not None
 
     def restart(self) -> None:
-        """The request is sent again."""
+        """Call this before the request is sent again."""
         self._resume.restart()
 
-    def take(self, answer: Answer) -> list[Answer]:
-        """What the caller has not got yet, this answer's and what had to wait for it. Raises AnswerChanged."""
+    def accept(self, answer: Answer) -> list[Answer]:
+        """Returns what is new for the caller, including earlier parts that had to wait. Raises AnswerChanged."""
         try:
-            new = self._resume.take(answer)
+            new = self._resume.accept(answer)
         except AnswerChanged:
             self.give_up()
             raise
@@ -50,8 +49,8 @@ class SafeTurn(Generic[Answer]):
         return new
 
     def is_overtaken(self, error: ServerError) -> bool:
-        """To be asked after each failure: whether no more has happened than that another turn of this session, begun
-        after this one, came first. Then the request expects nothing any more, and can be made again at once."""
+        """Call this after each failure. Returns whether the only problem is another turn of this session that began
+        later and came first. Then the request drops its expectation and can be retried at once."""
         self._is_in_doubt = self._is_in_doubt or not error.reason or "in_doubt" in error.details
         is_mismatch = error.reason == "POSITION_MISMATCH" and self.call.request.HasField("expected_position")
         if not (is_mismatch and self._is_expectation_ours) or self._open.is_alone or self._is_in_doubt:
@@ -63,7 +62,7 @@ class SafeTurn(Generic[Answer]):
         _fail(self._known, self._open, error)
 
     def withdraw(self) -> None:
-        """It was not even asked for."""
+        """The request was never sent."""
         self._known.fail(self._open)
 
     def give_up(self) -> None:
@@ -71,32 +70,32 @@ class SafeTurn(Generic[Answer]):
 
 
 class SessionTurns:
-    """Begins the turns of one session. `wishes` are as `split_options` gives them; what the caller set stays."""
+    """Begins the turns of one session. `turn_options` come from `split_options`; the caller's own values stay."""
 
     def __init__(self, session_id: str, known: KnownPosition) -> None:
         self.known = known
         self._session_id = session_id
 
-    def generate(self, prompt: Prompt, wishes: dict[str, Any]) -> SafeTurn[Piece]:
-        """The seed is chosen here, so that a repeat which has to run again gives the same tokens."""
-        seeded = {"seed": secrets.randbits(63)} | wishes
+    def generate(self, prompt: Prompt, turn_options: dict[str, Any]) -> SafeTurn[Piece]:
+        """The seed is chosen here, so that a retry that runs again gives the same tokens."""
+        seeded = {"seed": secrets.randbits(63)} | turn_options
         make = lambda guarded: calls.generate(prompt, self._session_id, "", guarded)  # noqa: E731
         return self._begin(make, seeded, GenerationResume())
 
-    def score(self, prompt: Prompt, top_g: int | None, wishes: dict[str, Any]) -> SafeTurn[ScorePiece]:
+    def score(self, prompt: Prompt, top_g: int | None, turn_options: dict[str, Any]) -> SafeTurn[ScorePiece]:
         make = lambda guarded: calls.score(prompt, self._session_id, "", top_g, guarded)  # noqa: E731
-        return self._begin(make, wishes, ScoringResume())
+        return self._begin(make, turn_options, ScoringResume())
 
-    def predict(self, prompt: Prompt, wishes: dict[str, Any]) -> SafeTurn[Prediction]:
+    def predict(self, prompt: Prompt, turn_options: dict[str, Any]) -> SafeTurn[Prediction]:
         """One message of a prediction stream."""
         make = lambda guarded: calls.predict(  # noqa: E731
             self._session_id, calls.predict_request(prompt, self._session_id, "", guarded)
         )
-        return self._begin(make, wishes, PredictionResume())
+        return self._begin(make, turn_options, PredictionResume())
 
     @contextmanager
     def move(self) -> Iterator[Callable[[SessionInfo], None]]:
-        """Around a rewind: what overlaps with it has no certain order. Yields what takes the answer."""
+        """Wraps a rewind: a turn that overlaps it has no certain order. Yields a function for the answer."""
         turn = self.known.begin()
         try:
             yield lambda info: self.known.succeed(turn, info.position)
@@ -107,22 +106,22 @@ class SessionTurns:
             self.known.give_up(turn)  # when it has neither succeeded nor failed
 
     def _begin(
-        self, make: Callable[[dict[str, Any]], Call[Answer]], wishes: dict[str, Any], resume: Resume[Answer]
+        self, make: Callable[[dict[str, Any]], Call[Answer]], turn_options: dict[str, Any], resume: Resume[Answer]
     ) -> SafeTurn[Answer]:
         turn = self.known.begin()
         try:
-            guarded = identify(wishes)
+            guarded = identify(turn_options)
             if turn.expected_position is not None:
                 guarded.setdefault("expected_position", turn.expected_position)
             call = make(guarded)
-            return SafeTurn(call, resume, self.known, turn, "expected_position" not in wishes)
-        except BaseException:  # it cannot even be said on the wire
+            return SafeTurn(call, resume, self.known, turn, "expected_position" not in turn_options)
+        except BaseException:  # the wire cannot express the request
             self.known.fail(turn)
             raise
 
 
 def _fail(known: KnownPosition, turn: OpenTurn, error: ServerError) -> None:
-    """ANSWER_GONE says that the turn has happened, and where the session stands now."""
+    """With ANSWER_GONE the turn was applied, and the error holds the session's position."""
     if error.reason == "ANSWER_GONE":
         known.succeed(turn, error.position)
     else:

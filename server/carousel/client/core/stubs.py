@@ -1,6 +1,6 @@
 """The services that a client calls, as the library's stubs.
 
-A wire makes them all at its start: on a channel that is closed the library does not make one, it may crash.
+A wire creates all stubs at its start: on a closed channel the library fails to create one, and may crash.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2_grpc
 
 from carousel.v1 import language_model_pb2_grpc, sessions_pb2_grpc
 
-MakeStub = Callable[[Any], Any]  # of a channel
+MakeStub = Callable[[Any], Any]  # takes a channel
 
 MODELS: MakeStub = language_model_pb2_grpc.LanguageModelStub
 SESSIONS: MakeStub = sessions_pb2_grpc.SessionsStub

@@ -1,4 +1,4 @@
-"""The asyncio client's wire, over grpc.aio. `_async/wire.py` says what it keeps to; `blocking` is its twin."""
+"""The asyncio client's wire, over grpc.aio. It implements `_async/wire.py`; `blocking` is its twin."""
 
 import asyncio
 import weakref
@@ -21,21 +21,21 @@ from carousel.client.wires.shared_places import SharedPlaces
 
 Sleep = Callable[[float], Awaitable[None]]
 sleep: Sleep = asyncio.sleep
-_LIMITS_SECONDS = 5.0  # that a server has to say what it can carry
+_LIMITS_SECONDS = 5.0  # for a server to report its limits
 
 
 class WireOptions(TypedDict, total=False):
-    """What the asyncio client can be told beside what both kinds can.
+    """The options that only the asyncio client has.
 
-    `shares_streams`, unless it is False: predictors have their questions carried by a few streams together. Those that
-    bring metadata have streams of their own, as all have where the server does not know better.
+    `shares_streams` is True by default: a few streams together carry the requests of all predictors. Predictors with
+    metadata have their own streams. So have all predictors when the server does not support sharing.
     """
 
     shares_streams: bool
 
 
 class GrpcWire:
-    """It belongs to the event loop that runs when it is made."""
+    """A wire of the event loop that runs when it is created."""
 
     def __init__(
         self, connection: Connection, *, shares_streams: bool = True, stubs: Iterable[MakeStub] = STUBS
@@ -80,7 +80,7 @@ class GrpcWire:
         return _Line(self._start(call, options), self._connection.address, asyncio.get_running_loop())
 
     def _start_shared(self, home: str) -> Any:
-        """It lives as long as it can; what it carries has times of its own."""
+        """The stream has no timeout; each request on it has its own."""
         return self._start(calls.predict_many(), CallOptions(timeout_seconds=None), home)
 
     async def _ask_limits(self, home: str) -> Any:
@@ -88,7 +88,7 @@ class GrpcWire:
         return (await receive(asked, self._connection.address)).limits
 
     def _start(self, call: Call[Any], options: CallOptions, home: str = "") -> Any:
-        """The library's own call. One whose `request` is None waits for somebody to write."""
+        """Returns the library's own call. A call whose `request` is None waits for a writer."""
         if call.session_id and self._places is not None:
             home = self._places.home(call.session_id)
         arguments = self._connection.arguments(call, options, home)
@@ -119,10 +119,10 @@ class _Answers:
 
 
 class _Line:
-    """A call of its own."""
+    """A line with its own call."""
 
     def __init__(self, call: Any, address: str, loop: asyncio.AbstractEventLoop) -> None:
-        """`loop` runs."""
+        """`loop` is running."""
         self._call = call
         self._address = address
         self._loop = loop
@@ -162,7 +162,7 @@ class _Line:
         self._call.cancel()
 
     def __del__(self) -> None:
-        """Nobody has ended it: its reader would read on. Which thread collects it is not known."""
+        """The line was dropped without an end: its reader would go on. Any thread may collect the line."""
         if self._failure is None:
             with suppress(RuntimeError):  # the event loop is closed
                 self._loop.call_soon_threadsafe(self._call.cancel)
@@ -183,7 +183,7 @@ class _Line:
         self._has_written = True
 
     def _read_next(self) -> asyncio.Task[Any]:
-        """Always reading."""
+        """Starts the next read; one read is always open."""
         reading = asyncio.create_task(read(self._call, self._address))
         reading.add_done_callback(note_failure)
         return reading

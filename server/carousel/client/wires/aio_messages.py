@@ -1,4 +1,4 @@
-"""The messages of a grpc.aio call, each failure as the ServerError that it means."""
+"""The messages of a grpc.aio call; each failure becomes its ServerError."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -11,8 +11,8 @@ from carousel.client.core.errors import ServerError, cancelled, ended_early, rea
 
 
 async def read(call: Any, address: str) -> Any:
-    """The next one; None at the call's end. Always have one reading: grpc.aio learns of the end, and of its error, only
-    then."""
+    """Returns the next message; None at the call's end. Keep one read open at all times: only a read shows grpc.aio the
+    call's end and its error."""
     message = await receive(call.read(), address)
     return None if message is grpc.aio.EOF else message
 
@@ -34,7 +34,7 @@ async def write(call: Any, request: Any, address: str) -> None:
     try:
         await call.write(request)
     except asyncio.InvalidStateError:
-        pass  # the call has ended meanwhile, and the reader will say how
+        pass  # the call has ended meanwhile; the reader reports how
     except grpc.RpcError as error:
         failure = read_error(error, address)
         failure.__cause__ = error
@@ -46,8 +46,8 @@ async def write(call: Any, request: Any, address: str) -> None:
 
 
 async def write_first(call: Any, request: Any, address: str, reading: asyncio.Task[Any]) -> None:
-    """The call's first message. When the call ends before it has begun, grpc.aio never returns from a write, and
-    `reading`, which reads the call, alone learns of it: it tells how."""
+    """Writes the call's first message. When the call ends before it begins, grpc.aio never returns from the write. Only
+    `reading`, which reads the call, sees the end and reports it."""
     writing = asyncio.create_task(write(call, request, address))
     writing.add_done_callback(note_failure)
     try:
@@ -59,26 +59,26 @@ async def write_first(call: Any, request: Any, address: str, reading: asyncio.Ta
 
 
 def note_failure(task: asyncio.Task[Any]) -> None:
-    """Whoever asks next is told; when nobody asks any more, it is no news that asyncio should log."""
+    """The next caller gets the error. When there is none, asyncio need not log it."""
     if not task.cancelled():
         task.exception()
 
 
 def is_hidden(failure: ServerError) -> bool:
-    """Whether how the call ended is not known: after a write that failed grpc.aio says INTERNAL, at times to the reader
-    too."""
+    """Returns whether the call's end is unknown: after a failed write grpc.aio reports INTERNAL, sometimes to the
+    reader too."""
     error = failure.__cause__
     is_internal = isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.INTERNAL
     return is_internal and not failure.reason
 
 
 def _is_over(reading: asyncio.Task[Any]) -> bool:
-    """The call is, and has no message any more."""
+    """Returns whether the call has ended and has no more messages."""
     return reading.done() and (reading.cancelled() or reading.exception() is not None or reading.result() is None)
 
 
 def _num_cancels() -> int:
-    """Of the task that asks, also those that it has swallowed. A CancelledError without another one means that the call
-    alone was cancelled, not its reader: grpc.aio raises the same."""
+    """Returns the number of cancellations of the current task, including swallowed ones. A CancelledError without a new
+    one means that only the call was cancelled, not its reader: grpc.aio raises the same error for both."""
     task = asyncio.current_task()
     return 0 if task is None else task.cancelling()

@@ -1,4 +1,4 @@
-"""The blocking client's wire, over grpc. `_sync/wire.py` says what it keeps to; `aio` is its twin."""
+"""The blocking client's wire, over grpc. It implements `_sync/wire.py`; `aio` is its twin."""
 
 import queue
 import time
@@ -20,11 +20,11 @@ sleep: Sleep = time.sleep
 
 
 class WireOptions(TypedDict):
-    """What the blocking client can be told beside what both kinds can: nothing."""
+    """The options that only the blocking client has: none."""
 
 
 class GrpcWire:
-    """Threads may share it, and one of them may close it at any time."""
+    """A wire that threads may share; any thread may close it at any time."""
 
     def __init__(self, connection: Connection, *, stubs: Iterable[MakeStub] = STUBS) -> None:
         self._connection = connection
@@ -53,24 +53,24 @@ class GrpcWire:
         requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         started = self._start(call, options, iter(requests.get, None))
         end = partial(requests.put, None)
-        if not started.add_callback(end):  # it has ended already
+        if not started.add_callback(end):  # it has already ended
             end()
         return _Line(requests, _Answers(started, self._explain))
 
     def _start(self, call: Call[Any], options: CallOptions, request: Any) -> Any:
-        """The library's own answer: a message, or what messages come from."""
+        """Returns the library's own answer: a message, or an iterator of messages."""
         arguments = self._connection.arguments(call, options)
         if self._is_closed:
             raise closed()
         try:
             return getattr(self._stubs[call.stub], call.method)(request, **arguments)
         except ValueError:
-            if self._is_closed:  # since then, by another thread
+            if self._is_closed:  # another thread has closed it since
                 raise closed() from None
             raise
 
     def _explain(self, error: Any) -> ServerError:
-        """What the failed call's error means; a cancelled call is this side's doing or the connection's."""
+        """Returns the ServerError of a failed call; this side or the connection cancels a cancelled call."""
         return read_error(error, self._connection.address, is_ours=self._is_closed or error.cancelled())
 
 
@@ -98,7 +98,7 @@ class _Answers:
 
 class _Line:
     def __init__(self, requests: queue.SimpleQueue[Any], answers: _Answers) -> None:
-        """`requests` are read by a thread of the library's until None is among them, as it is when the call ends."""
+        """A thread of the library reads `requests` until it finds None, which the end of the call adds."""
         self._requests = requests
         self._answers = answers
         self.is_over = False

@@ -1,4 +1,4 @@
-"""A line of the asyncio client that shares a stream: one sequence, and where it goes on when it cannot stay."""
+"""A line of the asyncio client that shares a stream: one sequence, and where it continues when it cannot stay."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from carousel.client.core.retries import is_refused_for_load
 from carousel.client.wires.shared_places import MAX_FRAME_BYTES, Seat, SharedPlaces
 from carousel.client.wires.shared_stream import ITEM_BYTES
 
-_MAX_MOVES = 2  # of a question, each after the server has said what it can carry
+_MAX_MOVES = 2  # of one request, each after the server has reported its limits
 _MAX_SEQUENCES = "max_sequences_per_stream"
 
 
 class SharedLine:
-    """It takes its seat with its first question, and leaves it when it ends, fails or is dropped."""
+    """A line that takes its seat with its first request, and leaves it when it ends, fails or is dropped."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class SharedLine:
         options: CallOptions,
         timeout_seconds: float | None,
     ) -> None:
-        """`make_own` makes a line with a stream of its own. The time runs from here, as a call's."""
+        """`make_own` makes a line with its own stream. The timeout starts here, as that of a call."""
         self._seat: Seat | None = None
         self._places = places
         self._make_own = make_own
@@ -35,8 +35,8 @@ class SharedLine:
         self._options = options
         self._ends_at = None if timeout_seconds is None else asyncio.get_running_loop().time() + timeout_seconds
         self._num_moves = 0
-        self._is_answered = False  # once at least: the server may carry something for it
-        self._own: Any = None  # the line that it goes on with where it cannot share
+        self._is_answered = False  # at least once: the server may hold state for it
+        self._own: Any = None  # the line that replaces this one where it cannot share
         self._failure: ServerError | None = None
 
     @property
@@ -69,14 +69,14 @@ class SharedLine:
         self._give_up(cancelled())
 
     def __del__(self) -> None:
-        """Nobody has ended it. Which thread collects it is not known."""
+        """The line was dropped without an end. Any thread may collect it."""
         if self._seat is not None:
             with suppress(RuntimeError):  # the event loop is closed, and so is the stream
                 self._seat.stream.loop.call_soon_threadsafe(self._places.leave_seat, self._seat)
 
     @property
     def _is_carried(self) -> bool:
-        """It has a seat, and the stream has not been refused with all that is on it."""
+        """Whether the line has a seat on a stream that has not failed."""
         return self._seat is not None and self._seat.stream.failure is None
 
     async def _ask(self, request: Any) -> Any:
@@ -87,7 +87,7 @@ class SharedLine:
                 if self._call.session_id or not self._is_answered:
                     break
                 await self._check_size(num_bytes)
-            seat = self._take_seat()
+            seat = self._find_seat()
             try:
                 answer = await seat.stream.ask(seat.sequence, request, num_bytes, self._ends_at)
             except ServerError as error:
@@ -101,8 +101,8 @@ class SharedLine:
         return await self._go_own_way(request)
 
     async def _may_move(self, seat: Seat, error: ServerError, num_bytes: int) -> bool:
-        """Whether the question was not done here, and is none the worse for being asked elsewhere. Raises
-        ServerUnreachable when it went down with others."""
+        """Returns whether the request was not done here and is safe to send elsewhere. Raises ServerUnreachable when
+        another request made the stream fail."""
         is_first = not self._is_answered and self._num_moves < _MAX_MOVES
         if error.code == "UNIMPLEMENTED" and not error.reason:
             self._places.is_of_use = False
@@ -117,15 +117,16 @@ class SharedLine:
             limit = self._places.bounds.max_message_bytes or MAX_FRAME_BYTES
             is_others = limit < seat.stream.largest_frame or seat.stream.is_end_unknown
             if is_others and num_bytes + ITEM_BYTES <= limit:
-                if is_first and not self._call.session_id:  # nothing is kept of it, and nobody else puts it again
+                if is_first and not self._call.session_id:  # the server keeps nothing, and nothing else retries
                     return True
                 raise ServerUnreachable(self._places.address, str(error)) from error
         return False
 
     async def _check_size(self, num_bytes: int) -> None:
-        """Before a question that has to stay. One that the server does not read would end the stream for all."""
+        """Checks a request that has to stay. A request that is too large for the server would end the stream for
+        all."""
         if self._places.bounds.max_message_bytes is None:
-            await self._places.learn(self._take_seat(), self._ends_at)
+            await self._places.learn(self._find_seat(), self._ends_at)
         limit = self._places.bounds.max_message_bytes
         if limit is not None and num_bytes + ITEM_BYTES > limit:
             raise too_large(num_bytes, limit)
@@ -135,11 +136,11 @@ class SharedLine:
         self._own = self._make_own(self._call, self._left())
         return await self._own.exchange(request)
 
-    def _take_seat(self) -> Seat:
+    def _find_seat(self) -> Seat:
         if self._ends_at is not None and asyncio.get_running_loop().time() >= self._ends_at:
             raise expired()
         if self._seat is None:
-            self._seat = self._places.take_seat(self._call.session_id)
+            self._seat = self._places.assign_seat(self._call.session_id)
         return self._seat
 
     def _left(self) -> CallOptions:

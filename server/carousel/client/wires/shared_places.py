@@ -1,7 +1,7 @@
-"""Where the sequences of an asyncio client live: which stream each one shares, and what streams may carry.
+"""The places of an asyncio client's sequences: which stream each sequence shares, and what streams may carry.
 
-A place is a name to balance by and the stream that is open under it. All calls on the sessions of a place go under its
-name, so that a balancer brings them to the server that holds these sessions.
+A place is a name for balancers, with the stream that is open under it. All calls on the sessions of a place carry its
+name, so that a balancer sends them to the server that holds these sessions.
 """
 
 import asyncio
@@ -14,14 +14,14 @@ from carousel.client.core.errors import ServerError, ServerUnreachable, closed
 from carousel.client.wires.homes import Homes
 from carousel.client.wires.shared_stream import Sequence, SharedStream
 
-MAX_FRAME_BYTES = 16 * 1024  # so that nearly every server reads it, and nothing waits long behind it
+MAX_FRAME_BYTES = 16 * 1024  # nearly every server reads this, and nothing waits long behind it
 _NUM_PLACES = 2  # so that client and server overlap
-FEW = 64  # sequences, which a second stream would only part: frames cost more than what is in them
+FEW = 64  # sequences; up to here a second stream costs more: a frame costs more than its items
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Of a stream. None is what the server has not been asked yet, or does not say."""
+    """The limits of a stream. None means that the server was not asked yet, or does not report it."""
 
     max_frame_bytes: int = MAX_FRAME_BYTES
     max_message_bytes: int | None = None
@@ -32,7 +32,7 @@ class _Place:
     def __init__(self) -> None:
         self.name = secrets.token_hex(16)
         self.stream: SharedStream | None = None
-        self.left: SharedStream | None = None  # the one before, whose server is going
+        self.left: SharedStream | None = None  # the previous one, whose server is shutting down
 
     @property
     def is_usable(self) -> bool:
@@ -45,7 +45,7 @@ class _Place:
 
 @dataclass(eq=False, slots=True)
 class Seat:
-    """Of one sequence. `bounds` is what was known when it was taken."""
+    """One sequence's place on a stream. `bounds` are those known when the seat was taken."""
 
     session_id: str
     place: _Place
@@ -55,28 +55,29 @@ class Seat:
 
 
 class SharedPlaces:
-    """Of one client. `is_of_use` until a server says that it knows no such streams."""
+    """The places of one client. `is_of_use` turns False when a server does not support shared streams."""
 
     def __init__(self, start: Callable[[str], Any], ask_limits: Callable[[str], Awaitable[Any]], address: str) -> None:
-        """`start` starts a stream under a name; `ask_limits` asks for the wire's Limits of the server that has it."""
+        """`start` starts a stream under a name; `ask_limits` asks the server behind that name for the wire's Limits."""
         self._start = start
         self._ask_limits = ask_limits
         self.address = address
         self._places = [_Place() for _ in range(_NUM_PLACES)]
         self._homes: Homes[_Place] = Homes()
-        self._streams: set[SharedStream] = set()  # all that have not failed, those that are left too
+        self._streams: set[SharedStream] = set()  # all that have not failed, including those left behind
         self._asking: asyncio.Task[None] | None = None
         self._is_closed = False
         self.bounds = Bounds()
         self.is_of_use = True
 
     def home(self, session_id: str) -> str:
-        """The name under which calls on the session go; empty when it has no place here."""
+        """Returns the name for calls on the session; empty when the session has no place here."""
         place = self._homes.find(session_id) if self.is_of_use else None
         return "" if place is None else place.name
 
-    def take_seat(self, session_id: str) -> Seat:
-        """On a stream with room, opened if need be: the session's own, one that has few, or the one with the least."""
+    def assign_seat(self, session_id: str) -> Seat:
+        """Returns a seat on a stream with room, and opens one if needed: the session's own stream, one with few
+        sequences, or the one with the fewest."""
         if self._is_closed:
             raise closed()
         place = self._homes.find(session_id) if session_id else None
@@ -90,14 +91,14 @@ class SharedPlaces:
         return Seat(session_id, place, stream, stream.begin(), self.bounds)
 
     def leave_seat(self, seat: Seat) -> None:
-        """Once. The sequence is over."""
+        """Ends the sequence. Call this once."""
         seat.stream.close(seat.sequence)
         if seat.session_id:
             self._homes.leave(seat.session_id)
 
     def leave_stream(self, seat: Seat) -> None:
-        """Its server is going: it begins nothing new, and gives way to another one. A place waits for one such stream;
-        when that one has a successor that goes too, what it still carries is not answered any more."""
+        """The seat's server is shutting down: its stream begins nothing new, and another stream replaces it. A place
+        waits for one such stream; when the replacement has to leave too, the requests of the first one fail."""
         if seat.stream.is_leaving or seat.stream is not seat.place.stream:
             return
         if seat.place.left is not None:
@@ -106,8 +107,8 @@ class SharedPlaces:
         seat.stream.leave()
 
     async def learn(self, seat: Seat, ends_at: float | None) -> None:
-        """Ask the server for its bounds, unless that was done since the seat was taken. When it does not say, nothing
-        is known. Returns at `ends_at`, in the event loop's time, at the latest."""
+        """Asks the server for its limits, unless that happened since the seat was taken. Without an answer they stay
+        unknown. Returns at `ends_at`, in the event loop's time, at the latest."""
         if self._is_closed or self.bounds is not seat.bounds:
             return
         if self._asking is None or self._asking.done():
@@ -116,7 +117,7 @@ class SharedPlaces:
         await asyncio.wait([self._asking], timeout=seconds)
 
     async def close(self) -> None:
-        """What is due is answered no more; streams on which nothing is end in order."""
+        """Requests without an answer get none; streams without such requests end in order."""
         self._is_closed = True
         if self._asking is not None:
             self._asking.cancel()
@@ -134,7 +135,8 @@ class SharedPlaces:
             stream.max_frame_bytes = self.bounds.max_frame_bytes
 
     def _open(self, place: _Place) -> SharedStream:
-        """The place's stream. When all have broken, the server may be another one, and nothing is known of it."""
+        """Returns the place's stream. When all have broken, the server may be a different one, so its limits are
+        unknown."""
         if place.stream is not None and place.is_usable:
             return place.stream
         has_broken = place.stream is not None and place.stream.failure is not None and not place.stream.is_cut
@@ -153,6 +155,6 @@ class SharedPlaces:
 
 
 def _crowd(place: _Place) -> tuple[bool, int]:
-    """The least is taken: of those with few, the one that has most; else the one that has least."""
+    """The smallest value wins: among streams with few sequences, the fullest; otherwise the emptiest."""
     num_open = place.num_open
     return (True, num_open) if num_open >= FEW else (False, -num_open)

@@ -1,8 +1,8 @@
-"""One PredictMany stream of the asyncio client: questions of many sequences go out in frames, their answers come back.
+"""One PredictMany stream of the asyncio client: requests of many sequences go out in frames, their answers come back.
 
-It has two tasks, whatever it carries. The writer puts all that was asked meanwhile into its next frame, so that
-questions of one tick of the event loop travel together; the reader hands a frame's answers out in one pass. However one
-of them ends, the stream has ended.
+A stream has two tasks for all its sequences. The writer puts all waiting requests into its next frame, so that the
+requests of one tick of the event loop travel together. The reader delivers a frame's answers in one pass. When either
+task ends, the stream has ended.
 """
 
 import asyncio
@@ -25,29 +25,30 @@ from carousel.client.core.errors import (
 from carousel.client.wires.aio_messages import is_hidden, read, write
 from carousel.v1 import language_model_pb2 as wire
 
-_MAX_ITEMS = 1024  # of a frame
-ITEM_BYTES = 32  # that an item takes at most beside its question
-_END_SECONDS = 1.0  # that a server has to end a stream on which nothing is due
+_MAX_ITEMS = 1024  # per frame
+ITEM_BYTES = 32  # an item's largest size beside its request
+_END_SECONDS = 1.0  # for a server to end a stream without open requests
 
 
 class Sequence:
-    """A tag of a stream. `answer` is due while a question is out."""
+    """One tag of a stream. `answer` is set while a request is open."""
 
     __slots__ = ("answer", "is_known", "num_bytes", "tag")
 
     def __init__(self, tag: int) -> None:
         self.tag = tag
         self.answer: asyncio.Future[Any] | None = None
-        self.num_bytes = 0  # of the question
+        self.num_bytes = 0  # of the request
         self.is_known = False  # the server has seen the tag
 
 
 class SharedStream:
-    """`failure` is what the stream has ended with. A stream that `is_leaving` begins nothing new, and ends
-    with its last sequence. `largest_frame` is what was sent at most, in bytes."""
+    """One stream and its sequences. `failure` is the error that ended the stream. A stream that `is_leaving` begins
+    nothing new, and ends with its last sequence. `largest_frame` is the largest frame sent, in bytes."""
 
     def __init__(self, call: Any, address: str, max_frame_bytes: int) -> None:
-        """`call` has just been started, on the event loop that runs. A larger question has a frame for itself."""
+        """`call` has just been started on the running event loop. A request above `max_frame_bytes` has its own
+        frame."""
         self._call = call
         self._address = address
         self.max_frame_bytes = max_frame_bytes
@@ -58,8 +59,8 @@ class SharedStream:
         self._is_closed = False  # on this side
         self._sequences: dict[int, Sequence] = {}
         self._last_tag = 0
-        self._waiting: dict[int, Any] = {}  # what goes out next: a tag's question, or None for its end
-        self._rest: asyncio.Future[None] | None = None  # the writer's
+        self._waiting: dict[int, Any] = {}  # what goes out next: a tag's request, or None for its end
+        self._rest: asyncio.Future[None] | None = None  # the writer's pause
         self._tasks = (asyncio.create_task(self._read_on()), asyncio.create_task(self._write_on()))
         for task in self._tasks:
             task.add_done_callback(self._note_end)
@@ -73,14 +74,14 @@ class SharedStream:
 
     @property
     def is_cut(self) -> bool:
-        """It failed as after a message that was too large to be read: for want of something, or for reasons unknown."""
+        """Whether the failure may come from a message that is too large: a missing resource, or an unknown reason."""
         if self.failure is None or self.failure.reason:
             return False
         return self.failure.code == "RESOURCE_EXHAUSTED" or self.is_end_unknown
 
     @property
     def is_end_unknown(self) -> bool:
-        """grpc.aio hides how it ended."""
+        """Whether grpc.aio hides how the stream ended."""
         return self.failure is not None and is_hidden(self.failure)
 
     def begin(self) -> Sequence:
@@ -89,10 +90,10 @@ class SharedStream:
         return sequence
 
     def ask(self, sequence: Sequence, request: Any, num_bytes: int, ends_at: float | None) -> asyncio.Future[Any]:
-        """The answer, or what the question is refused with. `ends_at` is in the event loop's time. Raises ServerError
-        when the stream has ended."""
+        """Returns a future of the answer or the refusal. `ends_at` is in the event loop's time. Raises ServerError when
+        the stream has ended."""
         if sequence.answer is not None:
-            raise RuntimeError("a sequence is asked one question at a time")
+            raise RuntimeError("a sequence takes one request at a time")
         if self.failure is not None:
             raise again(self.failure)
         sequence.num_bytes = num_bytes
@@ -104,7 +105,7 @@ class SharedStream:
         return answer
 
     def close(self, sequence: Sequence) -> None:
-        """The sequence is over. Whoever still waits for an answer is told so."""
+        """Ends the sequence. A caller that still waits for an answer gets CANCELLED."""
         if self._sequences.pop(sequence.tag, None) is None:
             return
         if sequence.answer is not None and not sequence.answer.done():
@@ -116,13 +117,13 @@ class SharedStream:
             self._wake()
 
     def leave(self) -> None:
-        """The server behind it is going."""
+        """The server behind the stream is shutting down."""
         self.is_leaving = True
         if not self._sequences:
             self._wake()
 
     def abandon(self, failure: ServerError) -> None:
-        """It ends here and now, for all that it carries; the first to say so says why."""
+        """Ends the stream at once, for all its sequences; the first failure stays."""
         if self.failure is not None:
             return
         self.failure = failure
@@ -136,7 +137,7 @@ class SharedStream:
             task.cancel()
 
     async def end(self) -> None:
-        """The client is closed. Where an answer is due, nobody waits for it."""
+        """The client is closed. Nothing waits for answers that are still due."""
         self._is_closed = True
         try:
             if all(one.answer is None for one in self._sequences.values()):
@@ -169,11 +170,11 @@ class SharedStream:
                 await self._rest
 
     async def _finish(self) -> None:
-        with suppress(asyncio.InvalidStateError, grpc.RpcError):  # it has ended already, and the reader says how
+        with suppress(asyncio.InvalidStateError, grpc.RpcError):  # it has already ended; the reader reports how
             await self._call.done_writing()
 
     def _next_frame(self) -> Any:
-        """What waits, the first of it at least."""
+        """Returns a frame of waiting requests, at least the first one."""
         frame = wire.PredictManyRequest()
         add, num_items, num_bytes = frame.items.add, 0, 0
         for tag, request in self._waiting.items():
@@ -198,22 +199,23 @@ class SharedStream:
 
     async def _read_on(self) -> None:
         while (frame := await read(self._call, self._address)) is not None:
-            self._take(frame)
+            self._deliver(frame)
         raise closed() if self._is_closed else ended_early()
 
-    def _take(self, frame: Any) -> None:
-        """Raises ServerUnreachable for what nobody asked: the peer cannot be understood, whatever it sends next."""
+    def _deliver(self, frame: Any) -> None:
+        """Delivers the answers of a frame. Raises ServerUnreachable for an answer without a request: such a peer cannot
+        be understood any more."""
         for item in frame.items:
             sequence = self._sequences.get(item.tag)
             if sequence is None:
                 if 0 < item.tag <= self._last_tag:
-                    continue  # it is closed, and the server did not know yet
+                    continue  # closed, but the server did not know yet
                 raise self._misunderstood()
             answer, kind = sequence.answer, item.WhichOneof("outcome")
             if answer is None or kind is None:
                 raise self._misunderstood()
             sequence.answer = None
-            if answer.done():  # its asker is gone, and about to say so
+            if answer.done():  # its caller is gone and about to close the sequence
                 continue
             if kind == "response":
                 answer.set_result(item.response)
@@ -221,10 +223,11 @@ class SharedStream:
                 answer.set_exception(read_status(item.status, self._address))
 
     def _misunderstood(self) -> ServerError:
-        return ServerUnreachable(self._address, "what it sends answers no question")
+        return ServerUnreachable(self._address, "it sends an answer without a request")
 
     def _note_end(self, task: asyncio.Task[None]) -> None:
-        """Of the reader or the writer. A writer that is done as it should be leaves the last word to the reader."""
+        """Handles the end of the reader or the writer. After a writer's normal end, the reader decides how the stream
+        ended."""
         error = None if task.cancelled() else task.exception()
         if task.cancelled():
             self.abandon(cancelled())

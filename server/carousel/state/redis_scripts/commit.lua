@@ -1,5 +1,5 @@
--- A change, if the session is what was held, and the end of the lease. KEYS: row, parts.
--- ARGV: incarnation, revision, epoch, change token, idle time (ms), lifetime (ms), how long an ending is known (ms),
+-- Applies a change, if the session is what was held, and ends the lease. KEYS: row, parts.
+-- ARGV: incarnation, revision, epoch, change token, idle time (ms), lifetime (ms), how long an ending is remembered (ms),
 -- position, number of parts to drop, their names, names and contents of parts to put.
 local function read()
   return redis.call('HMGET', KEYS[1], 'owner', 'incarnation', 'revision', 'position', 'created_at', 'updated_at',
@@ -7,14 +7,14 @@ local function read()
 end
 local found = redis.call('HMGET', KEYS[1], 'incarnation', 'revision', 'epoch', 'ending', 'tokens', 'created_at')
 if found[1] ~= ARGV[1] or found[4] then return {'moved'} end
-if string.find(found[5], ARGV[4], 1, true) then return {'ok', read()} end  -- the same call, sent again
+if string.find(found[5], ARGV[4], 1, true) then return {'ok', read()} end  -- a retry of the same call
 if tonumber(found[2]) > tonumber(ARGV[2]) + 16 then return {'forgotten'} end
 if found[2] ~= ARGV[2] or found[3] ~= ARGV[3] then return {'moved'} end
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
 local expires_at = math.min(now + tonumber(ARGV[5]) / 1000, tonumber(found[6]) + tonumber(ARGV[6]) / 1000)
--- What takes no memory comes first: after it Redis accepts the rest when it is out of memory, too. So a turn that was
--- begun is never refused after it was streamed; new ones are, when they take their session.
+-- Writes that take no memory come first: after them a full Redis accepts the rest too. So a turn that has begun
+-- is never refused after it was streamed; new turns are, when they take their session.
 redis.call('HDEL', KEYS[1], 'lease_until')
 redis.call('PEXPIRE', KEYS[1], math.max(0, math.ceil((expires_at - now) * 1000)) + tonumber(ARGV[7]))
 local tokens = string.sub(ARGV[4] .. found[5], 1, 16 * 16)  -- of the latest sixteen changes

@@ -1,6 +1,6 @@
--- A new session, unless one lives under the id. KEYS: row, parts.
--- ARGV: incarnation, change token, idle time (ms), lifetime (ms), how long an ending is known (ms), created_at, owner,
--- position, part names and contents. An incarnation that is there, or was there, is not made again: `past` has the last
+-- Creates a session, unless one lives under the id. KEYS: row, parts.
+-- ARGV: incarnation, change token, idle time (ms), lifetime (ms), how long an ending is remembered (ms), created_at, owner,
+-- position, part names and contents. An incarnation that exists or existed is not created again: `past` has the last
 -- ones that ended under the id.
 local function read()
   return redis.call('HMGET', KEYS[1], 'owner', 'incarnation', 'revision', 'position', 'created_at', 'updated_at',
@@ -21,7 +21,7 @@ if found[1] and not found[2] then
   return {'exists'}
 end
 local lives = math.min(tonumber(ARGV[3]), tonumber(ARGV[4]))
--- This write comes first: it is the one that Redis refuses when it is out of memory.
+-- This write comes first: a full Redis refuses it.
 redis.call('HSET', KEYS[1], 'incarnation', ARGV[1], 'tokens', ARGV[2], 'epoch', '0', 'owner', ARGV[7], 'revision', '0',
   'position', ARGV[8], 'created_at', ARGV[6], 'updated_at', ARGV[6], 'expires_at', string.format('%.6f', now + lives / 1000))
 if found[1] then

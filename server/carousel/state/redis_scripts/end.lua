@@ -1,11 +1,11 @@
--- A session's end; how it ended is known for a while, unless it was undone. KEYS: row, parts.
--- ARGV: incarnation, reason, token of the call, how long it is known (ms), lifetime (ms), revision or '' for any.
--- The clock ends only what nobody holds, what is due by the clock of Redis and what is as it was seen.
+-- Ends a session and remembers how for a while, unless its creation is undone. KEYS: row, parts.
+-- ARGV: incarnation, reason, token of the call, how long the ending is remembered (ms), lifetime (ms), revision or '' for any.
+-- The clock ends only a session that is not held, is due by the clock of Redis and is unchanged.
 local found = redis.call('HMGET', KEYS[1], 'incarnation', 'ending', 'end_token', 'expires_at', 'created_at', 'revision',
   'lease_until', 'ended_at')
 if found[1] ~= ARGV[1] then return {0} end
 if found[2] then
-  if found[3] == ARGV[3] then return {1, found[2], found[8]} end  -- the same call, sent again
+  if found[3] == ARGV[3] then return {1, found[2], found[8]} end  -- a retry of the same call
   return {0}
 end
 if ARGV[6] ~= '' and found[6] ~= ARGV[6] then return {0} end
@@ -18,7 +18,7 @@ if reason == 'idle' or reason == 'age' then
   local is_old = tonumber(found[4]) >= tonumber(found[5]) + tonumber(ARGV[5]) / 1000 - 0.00001
   reason = is_old and 'age' or 'idle'
 end
-redis.call('DEL', KEYS[2])  -- what frees comes first: after it Redis takes the other write, too, when it is out of memory
+redis.call('DEL', KEYS[2])  -- frees memory first: then a full Redis accepts the other write too
 local at = string.format('%.6f', now)
 if reason == 'undone' then
   redis.call('DEL', KEYS[1])

@@ -1,4 +1,4 @@
--- Places among an owner's sessions, if there is room for those that have none yet; the moments of their entries, by the
+-- Adds entries to an owner's sessions, if there is room for the new ones; returns the entries' times, by the
 -- clock of Redis. KEYS: the owner's sessions. ARGV: how many there may be, or '', members.
 local num_new = 0
 for i = 2, #ARGV do

@@ -1,4 +1,4 @@
--- The session as it stands, by the clock of Redis. KEYS: row.
+-- Returns the session's state by the clock of Redis. KEYS: row.
 local values = redis.call('HMGET', KEYS[1], 'owner', 'incarnation', 'revision', 'position', 'created_at', 'updated_at',
   'expires_at', 'ending', 'ended_at', 'epoch', 'tokens')
 if not values[2] then return {'missing'} end

@@ -1,4 +1,4 @@
--- When entries that are not due yet will be looked at again; also when Redis is out of memory. KEYS: expiries.
+-- Sets when entries that are not due are checked again; works when Redis is out of memory. KEYS: expiries.
 -- ARGV: moments and members.
 for i = 1, #ARGV, 2 do
   -- Removed first: after a write that frees, Redis accepts the one that does not.

@@ -1,4 +1,4 @@
--- Notes an ending of an owner's session; gives back the oldest one beyond the bound, which is to be forgotten.
+-- Records an ending of an owner's session; returns the oldest one beyond the bound, to be forgotten.
 -- KEYS: endings of the owner. ARGV: id and incarnation, how many are remembered, how long (ms).
 redis.call('RPUSH', KEYS[1], ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])

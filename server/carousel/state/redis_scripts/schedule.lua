@@ -1,4 +1,4 @@
--- When sessions that are about to be made will be due, by the clock of Redis. KEYS: expiries.
+-- Sets when sessions that will be created are due, by the clock of Redis. KEYS: expiries.
 -- ARGV: how long they live (ms), members.
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) + tonumber(clock[2]) / 1000000

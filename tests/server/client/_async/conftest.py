@@ -11,7 +11,7 @@ from carousel.client.wires.aio import WireOptions
 
 
 class Naps:
-    """What a client does instead of waiting before a repeat: count, and do the next of `meanwhile`."""
+    """The client's sleep in tests: it counts the pauses, and runs the next of `meanwhile`."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -30,7 +30,7 @@ def naps() -> Naps:
 
 @pytest.fixture(params=WIRES, ids=str)
 def of_wire(request: pytest.FixtureRequest) -> WireOptions:
-    """What the client is told about its wire."""
+    """The options of the client's wire."""
     options: WireOptions = request.param
     return options
 
@@ -43,11 +43,11 @@ async def client(address: str, naps: Naps, of_wire: WireOptions) -> AsyncIterato
 
 @pytest.fixture
 async def session(client: AsyncClient) -> AsyncSession:
-    """It is called mine."""
+    """The session's id is mine."""
     made = await client.create_session("mine")
     return client.open_session(made.session_id, position=made.position)
 
 
 async def read(stream: Any) -> list[Any]:
-    """All that it brings."""
+    """Returns all answers of the stream."""
     return [answer async for answer in stream]

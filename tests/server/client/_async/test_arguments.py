@@ -1,4 +1,4 @@
-"""Every argument of every call arrives: nothing that a caller says is dropped on the way."""
+"""Every argument of every call reaches the server."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -157,7 +157,7 @@ OF_SESSION: dict[str, tuple[Ask, Any]] = {
 
 @pytest.fixture
 async def past(session: AsyncSession) -> None:
-    """What the calls ask for is there."""
+    """Creates what the calls ask for."""
     await session.feed("abc")
     await session.checkpoint("here")
 
@@ -165,7 +165,7 @@ async def past(session: AsyncSession) -> None:
 @pytest.mark.usefixtures("past")
 @pytest.mark.parametrize("name", BY_ID)
 async def test_a_calls_arguments_arrive(client: AsyncClient, service: FakeService, name: str) -> None:
-    """The request, the caller's own time and his metadata, also with a refusal for an answer."""
+    """The request arrives with the caller's own timeout and metadata, also when the answer is a refusal."""
     ask, wanted = BY_ID[name]
     with suppress(ServerError):
         await ask(client, **BESIDE)
@@ -175,7 +175,7 @@ async def test_a_calls_arguments_arrive(client: AsyncClient, service: FakeServic
 @pytest.mark.usefixtures("past")
 @pytest.mark.parametrize("name", OF_SESSION)
 async def test_a_sessions_arguments_arrive(client: AsyncClient, service: FakeService, name: str) -> None:
-    """As by id; the caller's own id and expectation win over the session's."""
+    """Works as by id; the caller's own id and expectation win over the session's."""
     ask, wanted = OF_SESSION[name]
     with suppress(ServerError):
         await ask(client.open_session("mine", position=3), **BESIDE)
@@ -198,7 +198,7 @@ def _check(service: FakeService, wanted: Any) -> None:
 async def test_the_clients_time_holds_where_a_call_brings_none(
     client: AsyncClient, session: AsyncSession, service: FakeService
 ) -> None:
-    """Also for the creation of a session, and for one that was found."""
+    """This also holds for the creation of a session, and for a session that was opened by id."""
     await session.feed("a")
     await client.models()
     assert len(service.seen) == 3

@@ -1,4 +1,4 @@
-"""Calls that break on the way: by the code alone, and by the peer's tricks on the socket."""
+"""Calls whose connection breaks, by a bare code or by a misbehaving peer."""
 
 import grpc
 import pytest
@@ -17,7 +17,7 @@ FINAL = [code for code in grpc.StatusCode if code.name not in ("OK", *BROKEN)]
 async def test_bare_codes_of_broken_connections_are_repeated(
     session: AsyncSession, service: FakeService, naps: Naps, code: str
 ) -> None:
-    """Through the library, for turns, predictions and changes."""
+    """The library retries turns, predictions and changes."""
     broken = Mishap(error=grpc.StatusCode[code])
     service.mishaps = [broken, None, broken, None, broken, None]
     assert await session.feed("a") == 1
@@ -30,7 +30,7 @@ async def test_bare_codes_of_broken_connections_are_repeated(
 async def test_other_bare_codes_are_final(
     session: AsyncSession, service: FakeService, naps: Naps, code: grpc.StatusCode
 ) -> None:
-    """For the same calls; they are made once."""
+    """The same calls are made once."""
     for ask in (session.feed, session.predict, session.checkpoint):
         service.mishaps = [Mishap(error=code)] * 2  # a call of its own is refused likewise
         with pytest.raises(ServerError) as caught:

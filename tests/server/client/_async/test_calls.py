@@ -1,4 +1,4 @@
-"""Every plain call of the wire contract, made once, and what it raises."""
+"""Every plain call of the wire contract, made once, and the errors it raises."""
 
 import pytest
 from tests.server.client._async.conftest import read
@@ -15,7 +15,7 @@ async def test_text_goes_to_ids_and_back(client: AsyncClient) -> None:
 
 
 async def test_a_model_describes_itself(client: AsyncClient) -> None:
-    """Limits are a value of their own and the exporter's notes are a mapping."""
+    """Limits are a separate value and the exporter's notes are a mapping."""
     model = await client.model()
     assert await client.models() == (model,)
     assert (model.name, model.limits.max_input_tokens, model.training) == ("counter", 16, {"corpus": "numbers"})
@@ -31,7 +31,7 @@ async def test_sessions_are_listed_over_all_pages(client: AsyncClient) -> None:
 
 
 async def test_the_plain_calls_mean_the_same(client: AsyncClient) -> None:
-    """By id, for who keeps no session object."""
+    """The plain calls work by id, without a session object."""
     await client.create_session("mine")
     await read(client.generate("ab", session_id="mine", max_tokens=0, request_id="r", expected_position=0))
     with pytest.raises(ServerError) as caught:
@@ -71,7 +71,7 @@ async def test_an_id_that_no_header_can_carry_reaches_the_server(client: AsyncCl
 
 
 async def test_metadata_of_client_and_call_both_arrive(address: str, service: FakeService) -> None:
-    """A proxy's token is given once, a request's own mark with the request."""
+    """A proxy's token is set once on the client, a request's own mark on the request."""
     async with AsyncClient(address, metadata=[("token", "t")]) as client:
         await client.models(metadata=[("mark", "m")])
     assert service.metadata[0]["token"] == "t"
@@ -79,7 +79,7 @@ async def test_metadata_of_client_and_call_both_arrive(address: str, service: Fa
 
 
 async def test_an_error_tells_what_the_server_attached(client: AsyncClient) -> None:
-    """Code, stable reason, facts and retry time are there to be read by a program."""
+    """A program can read the code, stable reason, facts and retry time."""
     with pytest.raises(ServerError, match="too many turns") as caught:
         await read(client.generate("overload"))
     error = caught.value
@@ -88,7 +88,8 @@ async def test_an_error_tells_what_the_server_attached(client: AsyncClient) -> N
 
 
 async def test_errors_are_read_in_full(client: AsyncClient) -> None:
-    """Unary and streamed; a predictor that has failed stays failed, and leaving it raises nothing more."""
+    """This holds for unary and streamed calls; a failed predictor stays failed, and leaving its block raises nothing
+    more."""
     with pytest.raises(ServerError) as caught:
         await client.get_session("nobody")
     assert caught.value.reason == "SESSION_NOT_FOUND"
@@ -100,7 +101,7 @@ async def test_errors_are_read_in_full(client: AsyncClient) -> None:
 
 
 async def test_an_unreachable_server_says_where_it_was_sought() -> None:
-    """Nothing listens on port 1; a plain call, a stream and a question say so alike."""
+    """Nothing listens on port 1; a plain call, a stream and a predictor's request report that alike."""
     async with AsyncClient("127.0.0.1:1") as client:
         for ask in (lambda: client.models(), lambda: client.predict("a"), lambda: read(client.generate("a"))):
             with pytest.raises(ServerUnreachable, match="127.0.0.1:1") as caught:
@@ -109,7 +110,7 @@ async def test_an_unreachable_server_says_where_it_was_sought() -> None:
 
 
 async def test_watching_a_server_that_is_not_there_fails() -> None:
-    """When it is read, as any stream."""
+    """The error comes with the first read, as for any stream."""
     async with AsyncClient("127.0.0.1:1") as client:
         events = await client.watch()
         with pytest.raises(ServerUnreachable):
@@ -117,7 +118,7 @@ async def test_watching_a_server_that_is_not_there_fails() -> None:
 
 
 async def test_a_plain_call_is_made_once(client: AsyncClient, service: FakeService) -> None:
-    """Without a session nothing tells a repeat from a second request."""
+    """Without a session, a retry cannot be distinguished from a second request."""
     service.mishaps = [Mishap(1)]
     with pytest.raises(ServerUnreachable):
         await read(client.generate("a"))
@@ -125,7 +126,7 @@ async def test_a_plain_call_is_made_once(client: AsyncClient, service: FakeServi
 
 
 async def test_a_closed_client_fails_what_is_still_asked(address: str, service: FakeService) -> None:
-    """A plain call as well as a question; who waits is not himself cancelled."""
+    """This holds for a plain call and for a predictor's request; the waiting task itself is not cancelled."""
     client = AsyncClient(address)
     asking = Running(lambda: client.predict(WAIT))
     assert await happens(service.is_waiting)

@@ -1,4 +1,4 @@
-"""What makes, moves and ends sessions is done once, however often it is asked for."""
+"""Calls that create, move and end sessions take effect once, however often they are sent."""
 
 import uuid
 from collections.abc import Callable
@@ -35,7 +35,8 @@ OF_SESSION: list[Callable[..., Any]] = [
 async def test_a_change_by_id_is_repeated_as_it_was(
     client: AsyncClient, service: FakeService, change: Callable[..., Any]
 ) -> None:
-    """A lost answer and a server that was away: the same request again, a fresh id in it, and the answer of a first."""
+    """After a lost answer or an outage, the client sends the same request with the same new id, and gets the first
+    answer."""
     service.mishaps = [LOST, Mishap(), Mishap(error=STOPPING), None]
     answer = await change(client)
     assert service.mishaps == []
@@ -48,7 +49,7 @@ async def test_a_change_by_id_is_repeated_as_it_was(
 async def test_a_sessions_change_is_repeated_as_it_was(
     session: AsyncSession, service: FakeService, change: Callable[..., Any]
 ) -> None:
-    """As by id."""
+    """Works as by id."""
     service.mishaps = [LOST, Mishap(), Mishap(error=STOPPING), None]
     await change(session)
     assert service.mishaps == []
@@ -66,7 +67,7 @@ def _check_one_id(requests: list[Any]) -> None:
 async def test_a_change_by_id_can_bring_its_own(
     client: AsyncClient, service: FakeService, change: Callable[..., Any]
 ) -> None:
-    """So that another process can repeat it; an empty one is none."""
+    """Another process can then retry the call; an empty id counts as none."""
     await change(client, request_id="own", timeout_seconds=10)
     await change(client, request_id="own")
     assert [request.request_id for request in service.changes[1:]] == ["own", "own"]
@@ -80,7 +81,7 @@ async def test_a_change_by_id_can_bring_its_own(
 async def test_a_sessions_change_can_bring_its_own(
     session: AsyncSession, service: FakeService, change: Callable[..., Any]
 ) -> None:
-    """As by id."""
+    """Works as by id."""
     await change(session, request_id="own", timeout_seconds=10)
     await change(session, request_id="own")
     assert [request.request_id for request in service.changes[1:]] == ["own", "own"]
@@ -89,7 +90,7 @@ async def test_a_sessions_change_can_bring_its_own(
 async def test_each_change_has_an_id_of_its_own(
     client: AsyncClient, session: AsyncSession, service: FakeService
 ) -> None:
-    """Two calls that say the same are two changes."""
+    """Two equal calls are two changes."""
     for _ in range(2):
         await session.fork()
         await session.rewind(position=0)
@@ -100,7 +101,7 @@ async def test_each_change_has_an_id_of_its_own(
 
 
 async def test_an_id_used_for_something_else_is_refused(session: AsyncSession) -> None:
-    """Whether by a change that makes sessions or by one that moves one."""
+    """This holds for changes that create sessions and for those that move one."""
     await session.checkpoint("here", request_id="one")
     await session.fork(new_ids=["x"], request_id="two")
     for misuse in (
@@ -113,7 +114,7 @@ async def test_an_id_used_for_something_else_is_refused(session: AsyncSession) -
 
 
 async def test_a_lost_fork_gives_the_copies_that_were_made(session: AsyncSession, service: FakeService) -> None:
-    """They stand where they were made, and no others are left behind."""
+    """They are at the position of the first attempt, and no other copies exist."""
     await session.feed("ab")
     service.mishaps = [LOST]
     forks = await session.fork(2)
@@ -124,7 +125,7 @@ async def test_a_lost_fork_gives_the_copies_that_were_made(session: AsyncSession
 async def test_a_repeated_rewind_undoes_nothing_that_came_later(
     client: AsyncClient, session: AsyncSession, service: FakeService, naps: Naps
 ) -> None:
-    """Somebody else moves on between the rewind and its repeat: his turn stays."""
+    """Another caller advances the session between the rewind and its retry: that turn stays."""
     await session.feed("abc")
     service.mishaps = [LOST]
     naps.meanwhile = [lambda: client.open_session("mine").feed("de")]
@@ -138,7 +139,7 @@ async def test_a_repeated_rewind_undoes_nothing_that_came_later(
 async def test_a_repeated_delete_ends_no_session_made_later(
     client: AsyncClient, session: AsyncSession, service: FakeService, naps: Naps
 ) -> None:
-    """The name is used again between the deletion and its repeat."""
+    """The id is used again between the deletion and its retry."""
     service.mishaps = [LOST]
     naps.meanwhile = [lambda: client.create_session("mine")]
     await session.delete()
@@ -146,7 +147,7 @@ async def test_a_repeated_delete_ends_no_session_made_later(
 
 
 async def test_a_session_deleted_twice_is_an_error(session: AsyncSession) -> None:
-    """The second deletion is no repeat of the first."""
+    """The second deletion is not a retry of the first."""
     await session.delete()
     with pytest.raises(ServerError) as caught:
         await session.delete()
@@ -158,7 +159,7 @@ async def test_a_session_deleted_twice_is_an_error(session: AsyncSession) -> Non
 async def test_a_rewind_expects_the_position_that_it_is_told(
     client: AsyncClient, session: AsyncSession, service: FakeService
 ) -> None:
-    """Refused elsewhere, with the position in the error; the session still expects what it expected."""
+    """At another position it is refused with the position in the error; the session keeps its expectation."""
     await session.feed("ab")
     for rewind in (session.rewind, lambda **where: client.rewind_session("mine", **where)):
         with pytest.raises(ServerError) as caught:
@@ -169,7 +170,7 @@ async def test_a_rewind_expects_the_position_that_it_is_told(
 
 
 async def test_forks_start_at_the_point_that_is_named(client: AsyncClient, session: AsyncSession) -> None:
-    """A position or a checkpoint of the past, by session and by id; both at once make no sense."""
+    """A fork accepts a position or a checkpoint of the past, by session and by id; both at once are refused."""
     await session.feed("ab")
     await session.checkpoint("two")
     await session.feed("c")
@@ -188,7 +189,7 @@ async def test_forks_start_at_the_point_that_is_named(client: AsyncClient, sessi
 async def test_a_rewind_whose_answer_is_gone_leaves_the_position_known(
     session: AsyncSession, service: FakeService, naps: Naps
 ) -> None:
-    """It was done; where the session stands now, the error says."""
+    """The rewind was applied; the error contains the session's position."""
     await session.feed("ab")
     service.mishaps = [LOST]
 
@@ -204,7 +205,7 @@ async def test_a_rewind_whose_answer_is_gone_leaves_the_position_known(
 
 
 async def test_a_failed_rewind_leaves_the_expectation(session: AsyncSession, service: FakeService) -> None:
-    """Should it have been done after all, the next turn is refused and says so."""
+    """If the rewind was applied after all, the next turn is refused and reports that."""
     await session.feed("ab")
     service.mishaps = [Mishap(error=PositionMismatch(1, 9))]
     with pytest.raises(ServerError, match="not 1"):
@@ -215,7 +216,7 @@ async def test_a_failed_rewind_leaves_the_expectation(session: AsyncSession, ser
 async def test_a_rewind_beside_a_turn_leaves_the_position_unknown(
     session: AsyncSession, service: FakeService, naps: Naps
 ) -> None:
-    """Which came first is not known: the turn expects nothing, and neither does the next."""
+    """Their order is unknown: the turn expects nothing, and neither does the next one."""
     await session.feed("ab")
     service.mishaps = [LOST]
     naps.meanwhile = [lambda: session.feed("c")]
@@ -228,7 +229,7 @@ async def test_a_rewind_beside_a_turn_leaves_the_position_unknown(
 async def test_an_answer_from_before_a_turn_is_not_believed(
     session: AsyncSession, service: FakeService, naps: Naps
 ) -> None:
-    """The position that is told is older than the turn's end; the turn's is the one that is expected."""
+    """The reported position is older than the turn's end; the client expects the turn's position."""
     await session.feed("ab")
     service.mishaps = [LOST]
     naps.meanwhile = [lambda: session.feed("c")]
@@ -239,7 +240,7 @@ async def test_an_answer_from_before_a_turn_is_not_believed(
 
 
 async def test_a_position_told_during_a_turn_is_not_believed(session: AsyncSession) -> None:
-    """Nor is one asked for while a turn ran."""
+    """A position requested while a turn ran is ignored too."""
     stream = session.generate("a", max_tokens=1)
     assert (await session.get()).position in (0, 2)
     assert session.position is None
@@ -250,7 +251,7 @@ async def test_a_position_told_during_a_turn_is_not_believed(session: AsyncSessi
 async def test_a_session_moves_through_its_past(
     client: AsyncClient, session: AsyncSession, service: FakeService
 ) -> None:
-    """Checkpoint, fork, rewind, history, export and import, each from the session and repeated when it fails."""
+    """Checkpoint, fork, rewind, history, export and import work from the session and are retried."""
     await session.feed("ab")
     assert await session.checkpoint("start") == 2
     await session.feed("cd")

@@ -1,4 +1,4 @@
-"""A closed client refuses every call alike, whoever closed it and whatever was under way."""
+"""A closed client refuses every call alike, at whatever moment it is closed."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ ASKS: dict[str, Any] = {
 async def test_a_closed_client_refuses_every_call(
     address: str, service: FakeService, of_wire: WireOptions, name: str, has_worked: bool
 ) -> None:
-    """With one error, also where nothing of that kind was ever called before."""
+    """All calls raise the same error, also when that call was never made before."""
     client = AsyncClient(address, **of_wire)
     await client.create_session("mine")
     if has_worked:
@@ -40,7 +40,7 @@ async def test_a_closed_client_refuses_every_call(
 
 
 async def test_a_client_closed_unused_refuses_calls(of_wire: WireOptions) -> None:
-    """It never had a connection."""
+    """This client never had a connection."""
     client = AsyncClient("127.0.0.1:1", **of_wire)
     await client.close()
     await client.close()
@@ -52,7 +52,7 @@ async def test_a_client_closed_unused_refuses_calls(of_wire: WireOptions) -> Non
 async def test_a_turn_whose_client_is_closed_meanwhile_is_not_repeated(
     client: AsyncClient, service: FakeService, naps: Naps, turn: str
 ) -> None:
-    """In its pause before a repeat: it hears the same as a new call."""
+    """During its pause before a retry, the turn gets the same error as a new call."""
     session = client.open_session((await client.create_session()).session_id)
     asks: dict[str, Any] = {"feed": session.feed, "predict": session.predict, "plain": client.predict}
     naps.meanwhile.append(client.close)
@@ -63,7 +63,7 @@ async def test_a_turn_whose_client_is_closed_meanwhile_is_not_repeated(
 
 
 async def test_a_client_closed_in_a_session_block_does_not_hide_the_error(client: AsyncClient) -> None:
-    """The session cannot be deleted any more; what the block raises comes out."""
+    """The session can no longer be deleted; the block's own error is raised."""
 
     async def close_and_fail() -> None:
         async with client.session():

@@ -1,4 +1,4 @@
-"""Options at the edge of sense mean the same for every call, over every wire."""
+"""Extreme options mean the same for every call, over every wire."""
 
 import math
 from typing import Any
@@ -25,7 +25,7 @@ ASKS: dict[str, Any] = {
 async def test_a_time_without_end_is_none(
     client: AsyncClient, session: AsyncSession, service: FakeService, name: str, seconds: float
 ) -> None:
-    """Infinity, and what nobody would live to see."""
+    """These are infinity and times beyond any lifetime."""
     await ASKS[name](client, session, timeout_seconds=seconds)
     assert len(service.seen) == 2
 
@@ -35,7 +35,7 @@ async def test_a_time_without_end_is_none(
 async def test_a_time_that_is_over_ends_a_call_before_it_is_made(
     client: AsyncClient, session: AsyncSession, service: FakeService, name: str, seconds: float
 ) -> None:
-    """The server hears nothing of it, and the session stands where it stood."""
+    """The server receives nothing, and the session is unchanged."""
     with pytest.raises(ServerError) as caught:
         await ASKS[name](client, session, timeout_seconds=seconds)
     assert (caught.value.code, caught.value.reason) == ("DEADLINE_EXCEEDED", "")
@@ -63,7 +63,7 @@ async def test_options_that_make_no_sense_are_refused_at_once(
     kind: type[Exception],
     options: dict[str, Any],
 ) -> None:
-    """Nobody waits, no call is made, and the session stands where it stood."""
+    """Nothing waits, no call is made, and the session is unchanged."""
     with pytest.raises(kind):
         await ASKS[name](client, session, **options)
     assert len(service.seen) == 1
@@ -75,6 +75,6 @@ async def test_options_that_make_no_sense_are_refused_at_once(
 async def test_a_client_with_options_that_make_no_sense_is_not_made(
     of_wire: WireOptions, kind: type[Exception], options: dict[str, Any]
 ) -> None:
-    """Its own hold for all calls."""
+    """This checks the client's options for all calls."""
     with pytest.raises(kind):
         AsyncClient("127.0.0.1:1", **options, **of_wire)

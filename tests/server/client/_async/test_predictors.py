@@ -1,4 +1,4 @@
-"""Questions and answers on one stream that stays open, and its end."""
+"""Requests and answers on one stream that stays open, and its end."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ async def test_a_refused_value_names_its_field(client: AsyncClient) -> None:
 async def test_a_stream_of_questions_ends_in_order(
     client: AsyncClient, session: AsyncSession, service: FakeService, has_session: bool
 ) -> None:
-    """When the last question is answered, the server hears the end, and is not cancelled."""
+    """After the last answer, the server sees a normal end and not a cancellation."""
     asker: Any = session.predictor() if has_session else client.predictor()
     async with asker as predict:
         await predict("a")
@@ -56,13 +56,13 @@ async def test_a_stream_of_questions_ends_in_order(
 async def test_a_predictor_is_asked_one_question_at_a_time(
     client: AsyncClient, session: AsyncSession, service: FakeService, has_session: bool
 ) -> None:
-    """A second one is refused, and neither the first nor the next one notices."""
+    """A second request is refused, and neither the first nor the next one is affected."""
     asker: Any = session.predictor() if has_session else client.predictor()
     async with asker as predict:
         first = Running(lambda: predict(WAIT))
         assert await happens(service.is_waiting)
         for _ in range(2):
-            with pytest.raises(RuntimeError, match="one question at a time"):
+            with pytest.raises(RuntimeError, match="one request at a time"):
                 await predict("b")
         service.is_cancelled.set()
         assert (await first.result()).position == len(WAIT)
@@ -73,7 +73,7 @@ async def test_a_predictor_is_asked_one_question_at_a_time(
 async def test_a_first_question_is_put_again_while_the_server_is_busy(
     client: AsyncClient, service: FakeService, naps: Naps, num_refused: int
 ) -> None:
-    """After the pause that the server asks for: nothing was done, so that nothing is done twice."""
+    """The retry comes after the pause that the server asks for: nothing was done, so nothing is done twice."""
     service.mishaps = [Mishap(error=OVERLOADED)] * num_refused
     async with client.predictor() as predict:
         assert (await predict("ab")).position == 2
@@ -83,7 +83,8 @@ async def test_a_first_question_is_put_again_while_the_server_is_busy(
 
 
 async def test_a_sequence_that_is_lost_is_not_begun_anew(client: AsyncClient, service: FakeService) -> None:
-    """One that goes on is refused for load: it is put again where it can go on, or it fails."""
+    """When a running sequence is refused for load, the request is retried where the sequence can continue; otherwise it
+    fails."""
     async with client.predictor() as predict:
         assert (await predict("a")).position == 1
         service.mishaps = [Mishap(error=OVERLOADED)]
@@ -94,7 +95,7 @@ async def test_a_sequence_that_is_lost_is_not_begun_anew(client: AsyncClient, se
 async def test_a_question_on_a_session_is_put_again_at_any_time(
     client: AsyncClient, session: AsyncSession, service: FakeService, naps: Naps
 ) -> None:
-    """Also without an id: the session is where it was."""
+    """This holds even without an id: the session is unchanged."""
     async with client.predictor(session_id="mine") as predict:
         assert (await predict("a")).position == 1
         service.mishaps = [Mishap(error=OVERLOADED)] * 2
@@ -105,7 +106,7 @@ async def test_a_question_on_a_session_is_put_again_at_any_time(
 async def test_a_busy_server_is_not_asked_for_ever(
     address: str, service: FakeService, naps: Naps, of_wire: WireOptions
 ) -> None:
-    """As often as the client's retries say; then the predictor is over."""
+    """The client's retries bound the attempts; then the predictor has ended."""
     service.mishaps = [Mishap(error=OVERLOADED)] * 9
     async with (
         AsyncClient(address, retries=Retries(max_attempts=3), sleep=naps, **of_wire) as client,
@@ -122,7 +123,7 @@ async def test_a_busy_server_is_not_asked_for_ever(
 async def test_a_question_that_waits_for_its_turn_has_its_time(
     client: AsyncClient, service: FakeService, naps: Naps
 ) -> None:
-    """A pause that does not fit into it is not begun."""
+    """The client does not start a pause that exceeds the timeout."""
     service.mishaps = [Mishap(error=OVERLOADED)] * 9
     with pytest.raises(ServerError) as caught:
         await client.predict("a", timeout_seconds=0.2)
@@ -134,7 +135,7 @@ async def test_a_question_that_waits_for_its_turn_has_its_time(
 async def test_a_predictor_is_over_with_its_block(
     client: AsyncClient, session: AsyncSession, service: FakeService, has_session: bool
 ) -> None:
-    """However often it is asked: nobody would end what it began."""
+    """Every later request fails: nothing would end the stream that it starts."""
     asker: Any = session.predictor() if has_session else client.predictor()
     async with asker as predict:
         await predict("a")
@@ -151,7 +152,7 @@ async def test_a_predictor_is_over_with_its_block(
 async def test_a_predictor_whose_block_ends_in_a_pause_is_not_asked_again(
     client: AsyncClient, session: AsyncSession, service: FakeService, naps: Naps, has_session: bool
 ) -> None:
-    """By another task, or thread: the question that waits is over, too."""
+    """When another task or thread leaves the block, the waiting request ends too."""
     asker: Any = session.predictor() if has_session else client.predictor()
 
     async def leave() -> None:

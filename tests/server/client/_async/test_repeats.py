@@ -1,4 +1,4 @@
-"""A turn that fails is asked for again, is applied once, and its stream goes on where it stopped."""
+"""A failed turn is retried and applied once, and its stream continues where it stopped."""
 
 from collections.abc import Iterable
 
@@ -37,7 +37,8 @@ async def test_a_broken_stream_goes_on_where_it_stopped(
 
 
 async def test_each_branch_goes_on_where_it_stopped(client: AsyncClient, service: FakeService) -> None:
-    """With n continuations mixed in one stream, none loses or doubles a token, and each ends once, branch 0 last."""
+    """With n continuations interleaved in one stream, none loses or doubles a token, and each ends once, branch 0
+    last."""
     async with client.session() as session:
         service.mishaps = [Mishap(2), Mishap(7), Mishap(8), Mishap(8)]
         pieces = await read(session.generate("a", max_tokens=2, n=3, seed=5))
@@ -48,13 +49,13 @@ async def test_each_branch_goes_on_where_it_stopped(client: AsyncClient, service
 
 
 async def test_a_stream_is_never_spliced(session: AsyncSession, service: FakeService) -> None:
-    """Somebody else moved the session before the repeat ran: an error instead of two texts in one, made once; whether
-    the turn was applied is unknown."""
+    """Another caller moved the session before the retry ran: the client raises an error instead of joining two texts;
+    it is unknown whether the turn was applied."""
     service.mishaps = [Mishap(2)]
     stream = session.generate("a", max_tokens=4)
     assert [(await anext(stream)).text, (await anext(stream)).text] == ["b", "c"]
     service.shift = 1
-    with pytest.raises(AnswerChanged, match="answered differently"):
+    with pytest.raises(AnswerChanged, match="got a different answer"):
         await anext(stream)
     assert session.position is None
     assert len(service.requests) == 2
@@ -65,7 +66,7 @@ async def test_a_stream_is_never_spliced(session: AsyncSession, service: FakeSer
 
 
 async def test_a_score_and_a_prediction_are_repeated_too(client: AsyncClient, service: FakeService) -> None:
-    """Each rated token comes once; a prediction's stream is opened anew."""
+    """Each scored token comes once; a prediction's stream is opened again."""
     async with client.session() as session:
         service.mishaps = [Mishap(1), Mishap(2, is_applied=True), None, Mishap(), Mishap(is_applied=True)]
         pieces = await read(session.score("abc"))
@@ -82,7 +83,7 @@ async def test_a_score_and_a_prediction_are_repeated_too(client: AsyncClient, se
 async def test_every_kind_of_call_is_as_safe(
     client: AsyncClient, service: FakeService, naps: Naps, is_applied: bool
 ) -> None:
-    """One after the other on one session: each is repeated as often as it fails, and the positions add up."""
+    """In sequence on one session: each call is retried as often as it fails, and the positions add up."""
     async with client.session() as session:
         service.mishaps = [Mishap(2, is_applied=is_applied), Mishap(1), Mishap(4), None]
         pieces = await read(session.generate("a", max_tokens=4))
@@ -100,7 +101,7 @@ async def test_every_kind_of_call_is_as_safe(
 
 
 async def test_overload_and_a_lost_race_are_waited_out(client: AsyncClient, service: FakeService, naps: Naps) -> None:
-    """At least as long as the server asks for, and longer from one failure to the next."""
+    """The pause is at least what the server asks for, and grows from one failure to the next."""
     async with client.session() as session:
         service.mishaps = [Mishap(error=OVERLOADED), Mishap(error=MOVED), Mishap(error=STOPPING)]
         assert await session.feed("a") == 1
@@ -110,7 +111,7 @@ async def test_overload_and_a_lost_race_are_waited_out(client: AsyncClient, serv
 
 
 async def test_repeats_are_bounded(address: str, service: FakeService, naps: Naps) -> None:
-    """After so many failures in a row the last one is raised; what gets through in between starts the count anew."""
+    """After this many failures in a row the last one is raised; progress in between resets the count."""
     retries = Retries(max_attempts=3)
     async with AsyncClient(address, retries=retries, sleep=naps) as client, client.session() as session:
         service.mishaps = [Mishap()] * 3
@@ -144,7 +145,7 @@ async def test_repeats_end_with_the_callers_time(address: str, service: FakeServ
 async def test_what_cannot_help_is_not_repeated(
     client: AsyncClient, service: FakeService, naps: Naps, error: CarouselError
 ) -> None:
-    """The first answer is the last, and the session still expects to be where it was."""
+    """The first answer is final, and the session keeps its expectation."""
     async with client.session() as session:
         service.mishaps = [Mishap(1, error=error)]
         with pytest.raises(ServerError) as caught:
@@ -158,7 +159,8 @@ async def test_what_cannot_help_is_not_repeated(
 async def test_a_failed_question_is_final_and_the_next_is_answered(
     address: str, service: FakeService, naps: Naps
 ) -> None:
-    """Bounded attempts, no repeat of what cannot help; the predictor opens another stream for the next question."""
+    """Attempts are bounded, and final errors are not retried; the predictor opens another stream for the next
+    request."""
     retries = Retries(max_attempts=2)
     async with AsyncClient(address, retries=retries, sleep=naps) as client, client.session() as session:
         service.mishaps = [Mishap()] * 2
@@ -173,7 +175,7 @@ async def test_a_failed_question_is_final_and_the_next_is_answered(
 
 
 async def test_an_answered_question_starts_the_count_anew(session: AsyncSession, service: FakeService) -> None:
-    """A predictor that stays open lives through any number of failures, as long as it gets answers in between."""
+    """An open predictor survives any number of failures, as long as it gets answers in between."""
     async with session.predictor() as predict:
         for number in range(3):
             service.mishaps = [Mishap()] * 4

@@ -8,7 +8,7 @@ from carousel.client import AsyncClient, ServerError
 
 
 async def test_a_session_lives_as_long_as_its_block(client: AsyncClient, service: FakeService) -> None:
-    """It is made at the start, carries its position over the calls, and is deleted at the end."""
+    """It is created at the start, carries its position over the calls, and is deleted at the end."""
     async with client.session("mine") as session:
         assert await session.feed("abc") == 3
         assert [piece.text for piece in await read(session.generate("d", max_tokens=2))] == ["e", "f", ""]
@@ -30,7 +30,7 @@ async def test_a_kept_session_stays(client: AsyncClient, service: FakeService) -
 
 
 async def test_a_session_that_is_gone_does_not_hide_the_error(client: AsyncClient) -> None:
-    """What the block raises comes out, also when the deletion at its end fails."""
+    """The block's own error is raised, also when the deletion at its end fails."""
 
     async def fail_after_deleting() -> None:
         async with client.session() as session:

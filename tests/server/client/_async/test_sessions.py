@@ -1,4 +1,4 @@
-"""Turns of a session are numbered, and expect it where its last answer left it."""
+"""The turns of a session are numbered, and expect the position of its last answer."""
 
 import uuid
 
@@ -12,7 +12,7 @@ from carousel.errors import AnswerGone
 
 
 async def test_a_session_numbers_its_turns(client: AsyncClient, service: FakeService) -> None:
-    """Each turn has an id of its own and expects the position of the last answer; a generation has a seed."""
+    """Each turn has its own id and expects the position of the last answer; a generation has a seed."""
     async with client.session() as session:
         await session.feed("ab")
         await read(session.generate("c", max_tokens=2))
@@ -27,7 +27,7 @@ async def test_a_session_numbers_its_turns(client: AsyncClient, service: FakeSer
 
 
 async def test_what_the_caller_sets_stays(client: AsyncClient, service: FakeService) -> None:
-    """An id that outlives the process, an own expectation, an own seed."""
+    """These are an id that outlives the process, an expectation and a seed."""
     async with client.session() as session:
         await read(session.generate("a", request_id="mine", expected_position=0, seed=3))
     assert service.requests[0].request_id == "mine"
@@ -35,7 +35,7 @@ async def test_what_the_caller_sets_stays(client: AsyncClient, service: FakeServ
 
 
 async def test_a_session_found_again_expects_nothing_at_first(client: AsyncClient, service: FakeService) -> None:
-    """Its first answer tells where it stands, and so does `get`."""
+    """Its first answer brings the position, and so does `get`."""
     await client.create_session("old")
     found, other = client.open_session("old"), client.open_session("old")
     assert found.position is None
@@ -45,7 +45,7 @@ async def test_a_session_found_again_expects_nothing_at_first(client: AsyncClien
 
 
 async def test_turns_at_once_expect_nothing(client: AsyncClient, service: FakeService) -> None:
-    """Which one comes first is for the server to say; afterwards `get` knows."""
+    """The server decides their order; afterwards `get` returns the position."""
     async with client.session() as session:
         first = session.generate("a", max_tokens=1)
         await read(session.generate("b", max_tokens=1))
@@ -56,7 +56,7 @@ async def test_turns_at_once_expect_nothing(client: AsyncClient, service: FakeSe
 
 
 async def test_a_stream_that_is_given_up_leaves_no_expectation(client: AsyncClient, service: FakeService) -> None:
-    """It may have been applied or not: the next turn goes on from either."""
+    """The turn may or may not be applied: the next turn continues from either position."""
     async with client.session() as session:
         await session.feed("a")
         stream = session.generate(HANG)
@@ -70,7 +70,8 @@ async def test_a_stream_that_is_given_up_leaves_no_expectation(client: AsyncClie
 
 
 async def test_a_closed_stream_is_given_up(session: AsyncSession, service: FakeService) -> None:
-    """Its turn no longer counts as running, though the stream is still held: the next answer is believed."""
+    """Its turn no longer counts as running, although the stream object still exists: the next answer sets the
+    position."""
     stream = session.generate(HANG)
     await anext(stream)
     await stream.close()
@@ -82,7 +83,7 @@ async def test_a_closed_stream_is_given_up(session: AsyncSession, service: FakeS
 
 
 async def test_a_turn_that_cannot_be_said_leaves_the_position(session: AsyncSession) -> None:
-    """A value that the wire has no word for: nothing was sent."""
+    """The wire cannot express the value: nothing was sent."""
     await session.feed("a")
     with pytest.raises(ValueError, match="content"):
         session.generate("a", content="words")  # type: ignore[arg-type]
@@ -92,7 +93,7 @@ async def test_a_turn_that_cannot_be_said_leaves_the_position(session: AsyncSess
 
 
 async def test_a_lost_record_is_told_with_the_position(client: AsyncClient, service: FakeService) -> None:
-    """The turn was applied and nothing remembers it: an error with the position, from which `get` goes on."""
+    """The turn was applied but its record is lost: the error contains the position, from which `get` continues."""
     async with client.session() as session:
         service.mishaps = [Mishap(1, is_applied=True)]
         stream = session.generate("a", max_tokens=2)
@@ -110,7 +111,7 @@ async def test_a_lost_record_is_told_with_the_position(client: AsyncClient, serv
 async def test_an_answer_that_is_gone_leaves_the_position_known(
     client: AsyncClient, service: FakeService, naps: Naps
 ) -> None:
-    """ANSWER_GONE is final and says that the turn was applied: the next one expects the session where it is now."""
+    """ANSWER_GONE is final and means that the turn was applied: the next one expects the session's current position."""
     async with client.session() as session:
         service.mishaps = [Mishap(1, is_applied=True)]
         stream = session.generate("a", max_tokens=2)
@@ -126,7 +127,7 @@ async def test_an_answer_that_is_gone_leaves_the_position_known(
 
 
 async def test_an_answer_that_is_gone_may_leave_the_position_unknown(client: AsyncClient, service: FakeService) -> None:
-    """A server that does not say where the session stands: no expectation, rather than the old one."""
+    """The server does not report the position: the client sends no expectation rather than the old one."""
     async with client.session() as session:
         service.mishaps = [Mishap(error=AnswerGone("no longer kept"))]
         with pytest.raises(ServerError, match="no longer kept"):

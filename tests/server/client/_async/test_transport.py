@@ -1,4 +1,4 @@
-"""Over a wire that plays by script: ends that come too early, failures too late, the caller's time, what is stopped."""
+"""Over a scripted wire: early ends, late failures, the caller's timeout, interrupted calls."""
 
 from typing import Any
 
@@ -20,12 +20,12 @@ GONE = ServerUnreachable("here:1", "gone")
 
 
 class Stopped(BaseException):
-    """What is no failure of the call: a cancelled task, or Ctrl-C."""
+    """An exception that is not the call's failure: a cancelled task, or Ctrl-C."""
 
 
 class Script:
-    """A wire, its answers and its line in one. Each call plays the next list: messages, or what is raised. What stands
-    for a list is raised by a call that cannot even start."""
+    """A wire, its answers and its line in one object. Each call plays the next list: messages, or what is raised. An
+    exception instead of a list is raised by a call that cannot start."""
 
     def __init__(self, *plays: Any) -> None:
         self.plays = list(plays)
@@ -60,19 +60,19 @@ class Script:
         return await self.read()
 
     async def wait_until_open(self) -> None:
-        """It is."""
+        """It is open at once."""
 
     def cancel(self) -> None:
         """Nothing runs."""
 
     async def end(self, *, is_orderly: bool) -> None:
-        """In order or not."""
+        """Records how the line ended."""
 
     def drop(self) -> None:
         self.is_dropped = True
 
     async def close(self) -> None:
-        """It never was open."""
+        """The line never opened."""
 
 
 def _transport(script: Script, naps: Naps) -> Transport:
@@ -84,7 +84,7 @@ def _session(script: Script, naps: Naps) -> AsyncSession:
 
 
 async def test_an_end_without_a_last_answer_is_a_failure(naps: Naps) -> None:
-    """The server ended the stream in order, but too early: the turn is asked for again."""
+    """The server ended the stream in order, but too early: the turn is retried."""
     script = Script([TOKEN], [TOKEN, END])
     pieces = await read(_session(script, naps).generate("a"))
     assert [piece.text for piece in pieces] == ["b", ""]
@@ -101,7 +101,8 @@ async def test_a_failure_after_the_last_answer_is_none(naps: Naps) -> None:
 
 @pytest.mark.parametrize("has_own", [False, True])
 async def test_each_attempt_gets_what_is_left_of_the_callers_time(naps: Naps, has_own: bool) -> None:
-    """The client's or the call's own: for a turn, a question and a plain call that is safe to repeat."""
+    """The client's or the call's own timeout applies: for a turn, a predictor's request and a plain call that is safe
+    to retry."""
     options = CallOptions(timeout_seconds=10) if has_own else CallOptions()
     answer = lm.PredictResponse(position=1)
     script = Script([GONE], [END], [GONE], [answer], [GONE], [lm.ListModelsResponse()])
@@ -115,7 +116,7 @@ async def test_each_attempt_gets_what_is_left_of_the_callers_time(naps: Naps, ha
 
 
 async def test_a_line_that_is_not_over_is_asked_again(naps: Naps) -> None:
-    """After a refusal for load; no other one is begun meanwhile."""
+    """After a refusal for load, no other line is started."""
     busy = ServerError("busy", code="RESOURCE_EXHAUSTED", reason="OVERLOADED", retry_after_seconds=0.5)
     script = Script([busy, lm.PredictResponse(position=1), busy, lm.PredictResponse(position=2)])
     script.is_over = False
@@ -126,7 +127,8 @@ async def test_a_line_that_is_not_over_is_asked_again(naps: Naps) -> None:
 
 
 async def test_a_question_that_is_stopped_takes_its_line_along(naps: Naps) -> None:
-    """Its answer would be taken for the next one's. It no longer counts, though its error still holds it."""
+    """Otherwise its answer would be taken for the next one's. The request no longer counts, although its error still
+    refers to it."""
     script = Script([Stopped()], [sessions_pb2.Session(position=4)], [lm.PredictResponse(position=5)])
     session = _session(script, naps)
     predict = session.predictor()
@@ -142,7 +144,8 @@ async def test_a_question_that_is_stopped_takes_its_line_along(naps: Naps) -> No
 @pytest.mark.parametrize("plays", [[], [[GONE]]])
 @pytest.mark.parametrize("turn", ["feed", "predict"])
 async def test_a_turn_that_cannot_be_asked_leaves_the_position(naps: Naps, plays: list[Any], turn: str) -> None:
-    """At once, or when it would be repeated: its time is over, say. The session is expected where it was."""
+    """The first attempt or a retry cannot be made, for example after the timeout. The session keeps its expected
+    position."""
     script = Script(*plays, ServerError("late", code="DEADLINE_EXCEEDED"))
     session = _session(script, naps)
     with pytest.raises(ServerError, match="late"):
@@ -151,7 +154,7 @@ async def test_a_turn_that_cannot_be_asked_leaves_the_position(naps: Naps, plays
 
 
 async def test_a_question_that_is_refused_leaves_the_position(naps: Naps) -> None:
-    """The answer was no; the session is expected where it was."""
+    """The answer was a refusal; the session keeps its expected position."""
     script = Script([ServerError("no", code="INTERNAL", reason="MODEL_FAILED")])
     session = _session(script, naps)
     with pytest.raises(ServerError, match="no"):

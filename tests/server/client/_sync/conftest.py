@@ -12,7 +12,7 @@ from carousel.client.wires.blocking import WireOptions
 
 
 class Naps:
-    """What a client does instead of waiting before a repeat: count, and do the next of `meanwhile`."""
+    """The client's sleep in tests: it counts the pauses, and runs the next of `meanwhile`."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -31,7 +31,7 @@ def naps() -> Naps:
 
 @pytest.fixture(params=WIRES, ids=str)
 def of_wire(request: pytest.FixtureRequest) -> WireOptions:
-    """What the client is told about its wire."""
+    """The options of the client's wire."""
     options: WireOptions = request.param
     return options
 
@@ -44,11 +44,11 @@ def client(address: str, naps: Naps, of_wire: WireOptions) -> Iterator[Client]:
 
 @pytest.fixture
 def session(client: Client) -> Session:
-    """It is called mine."""
+    """The session's id is mine."""
     made = client.create_session("mine")
     return client.open_session(made.session_id, position=made.position)
 
 
 def read(stream: Any) -> list[Any]:
-    """All that it brings."""
+    """Returns all answers of the stream."""
     return [answer for answer in stream]

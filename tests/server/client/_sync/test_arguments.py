@@ -1,5 +1,5 @@
 # Generated from tests/server/client/_async/test_arguments.py by `make client`: change that file, not this one.
-"""Every argument of every call arrives: nothing that a caller says is dropped on the way."""
+"""Every argument of every call reaches the server."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -158,7 +158,7 @@ OF_SESSION: dict[str, tuple[Ask, Any]] = {
 
 @pytest.fixture
 def past(session: Session) -> None:
-    """What the calls ask for is there."""
+    """Creates what the calls ask for."""
     session.feed("abc")
     session.checkpoint("here")
 
@@ -166,7 +166,7 @@ def past(session: Session) -> None:
 @pytest.mark.usefixtures("past")
 @pytest.mark.parametrize("name", BY_ID)
 def test_a_calls_arguments_arrive(client: Client, service: FakeService, name: str) -> None:
-    """The request, the caller's own time and his metadata, also with a refusal for an answer."""
+    """The request arrives with the caller's own timeout and metadata, also when the answer is a refusal."""
     ask, wanted = BY_ID[name]
     with suppress(ServerError):
         ask(client, **BESIDE)
@@ -176,7 +176,7 @@ def test_a_calls_arguments_arrive(client: Client, service: FakeService, name: st
 @pytest.mark.usefixtures("past")
 @pytest.mark.parametrize("name", OF_SESSION)
 def test_a_sessions_arguments_arrive(client: Client, service: FakeService, name: str) -> None:
-    """As by id; the caller's own id and expectation win over the session's."""
+    """Works as by id; the caller's own id and expectation win over the session's."""
     ask, wanted = OF_SESSION[name]
     with suppress(ServerError):
         ask(client.open_session("mine", position=3), **BESIDE)
@@ -199,7 +199,7 @@ def _check(service: FakeService, wanted: Any) -> None:
 def test_the_clients_time_holds_where_a_call_brings_none(
     client: Client, session: Session, service: FakeService
 ) -> None:
-    """Also for the creation of a session, and for one that was found."""
+    """This also holds for the creation of a session, and for a session that was opened by id."""
     session.feed("a")
     client.models()
     assert len(service.seen) == 3

@@ -1,5 +1,5 @@
 # Generated from tests/server/client/_async/test_broken_connections.py by `make client`: change that file, not this one.
-"""Calls that break on the way: by the code alone, and by the peer's tricks on the socket."""
+"""Calls whose connection breaks, by a bare code or by a misbehaving peer."""
 
 import grpc
 import pytest
@@ -18,7 +18,7 @@ FINAL = [code for code in grpc.StatusCode if code.name not in ("OK", *BROKEN)]
 def test_bare_codes_of_broken_connections_are_repeated(
     session: Session, service: FakeService, naps: Naps, code: str
 ) -> None:
-    """Through the library, for turns, predictions and changes."""
+    """The library retries turns, predictions and changes."""
     broken = Mishap(error=grpc.StatusCode[code])
     service.mishaps = [broken, None, broken, None, broken, None]
     assert session.feed("a") == 1
@@ -29,7 +29,7 @@ def test_bare_codes_of_broken_connections_are_repeated(
 
 @pytest.mark.parametrize("code", FINAL)
 def test_other_bare_codes_are_final(session: Session, service: FakeService, naps: Naps, code: grpc.StatusCode) -> None:
-    """For the same calls; they are made once."""
+    """The same calls are made once."""
     for ask in (session.feed, session.predict, session.checkpoint):
         service.mishaps = [Mishap(error=code)] * 2  # a call of its own is refused likewise
         with pytest.raises(ServerError) as caught:

@@ -1,5 +1,5 @@
 # Generated from tests/server/client/_async/test_changes.py by `make client`: change that file, not this one.
-"""What makes, moves and ends sessions is done once, however often it is asked for."""
+"""Calls that create, move and end sessions take effect once, however often they are sent."""
 
 import uuid
 from collections.abc import Callable
@@ -34,7 +34,8 @@ OF_SESSION: list[Callable[..., Any]] = [
 @pytest.mark.usefixtures("session")
 @pytest.mark.parametrize("change", BY_ID)
 def test_a_change_by_id_is_repeated_as_it_was(client: Client, service: FakeService, change: Callable[..., Any]) -> None:
-    """A lost answer and a server that was away: the same request again, a fresh id in it, and the answer of a first."""
+    """After a lost answer or an outage, the client sends the same request with the same new id, and gets the first
+    answer."""
     service.mishaps = [LOST, Mishap(), Mishap(error=STOPPING), None]
     answer = change(client)
     assert service.mishaps == []
@@ -47,7 +48,7 @@ def test_a_change_by_id_is_repeated_as_it_was(client: Client, service: FakeServi
 def test_a_sessions_change_is_repeated_as_it_was(
     session: Session, service: FakeService, change: Callable[..., Any]
 ) -> None:
-    """As by id."""
+    """Works as by id."""
     service.mishaps = [LOST, Mishap(), Mishap(error=STOPPING), None]
     change(session)
     assert service.mishaps == []
@@ -63,7 +64,7 @@ def _check_one_id(requests: list[Any]) -> None:
 @pytest.mark.usefixtures("session")
 @pytest.mark.parametrize("change", BY_ID)
 def test_a_change_by_id_can_bring_its_own(client: Client, service: FakeService, change: Callable[..., Any]) -> None:
-    """So that another process can repeat it; an empty one is none."""
+    """Another process can then retry the call; an empty id counts as none."""
     change(client, request_id="own", timeout_seconds=10)
     change(client, request_id="own")
     assert [request.request_id for request in service.changes[1:]] == ["own", "own"]
@@ -77,14 +78,14 @@ def test_a_change_by_id_can_bring_its_own(client: Client, service: FakeService, 
 def test_a_sessions_change_can_bring_its_own(
     session: Session, service: FakeService, change: Callable[..., Any]
 ) -> None:
-    """As by id."""
+    """Works as by id."""
     change(session, request_id="own", timeout_seconds=10)
     change(session, request_id="own")
     assert [request.request_id for request in service.changes[1:]] == ["own", "own"]
 
 
 def test_each_change_has_an_id_of_its_own(client: Client, session: Session, service: FakeService) -> None:
-    """Two calls that say the same are two changes."""
+    """Two equal calls are two changes."""
     for _ in range(2):
         session.fork()
         session.rewind(position=0)
@@ -95,7 +96,7 @@ def test_each_change_has_an_id_of_its_own(client: Client, session: Session, serv
 
 
 def test_an_id_used_for_something_else_is_refused(session: Session) -> None:
-    """Whether by a change that makes sessions or by one that moves one."""
+    """This holds for changes that create sessions and for those that move one."""
     session.checkpoint("here", request_id="one")
     session.fork(new_ids=["x"], request_id="two")
     for misuse in (
@@ -108,7 +109,7 @@ def test_an_id_used_for_something_else_is_refused(session: Session) -> None:
 
 
 def test_a_lost_fork_gives_the_copies_that_were_made(session: Session, service: FakeService) -> None:
-    """They stand where they were made, and no others are left behind."""
+    """They are at the position of the first attempt, and no other copies exist."""
     session.feed("ab")
     service.mishaps = [LOST]
     forks = session.fork(2)
@@ -119,7 +120,7 @@ def test_a_lost_fork_gives_the_copies_that_were_made(session: Session, service: 
 def test_a_repeated_rewind_undoes_nothing_that_came_later(
     client: Client, session: Session, service: FakeService, naps: Naps
 ) -> None:
-    """Somebody else moves on between the rewind and its repeat: his turn stays."""
+    """Another caller advances the session between the rewind and its retry: that turn stays."""
     session.feed("abc")
     service.mishaps = [LOST]
     naps.meanwhile = [lambda: client.open_session("mine").feed("de")]
@@ -133,7 +134,7 @@ def test_a_repeated_rewind_undoes_nothing_that_came_later(
 def test_a_repeated_delete_ends_no_session_made_later(
     client: Client, session: Session, service: FakeService, naps: Naps
 ) -> None:
-    """The name is used again between the deletion and its repeat."""
+    """The id is used again between the deletion and its retry."""
     service.mishaps = [LOST]
     naps.meanwhile = [lambda: client.create_session("mine")]
     session.delete()
@@ -141,7 +142,7 @@ def test_a_repeated_delete_ends_no_session_made_later(
 
 
 def test_a_session_deleted_twice_is_an_error(session: Session) -> None:
-    """The second deletion is no repeat of the first."""
+    """The second deletion is not a retry of the first."""
     session.delete()
     with pytest.raises(ServerError) as caught:
         session.delete()
@@ -151,7 +152,7 @@ def test_a_session_deleted_twice_is_an_error(session: Session) -> None:
 
 
 def test_a_rewind_expects_the_position_that_it_is_told(client: Client, session: Session, service: FakeService) -> None:
-    """Refused elsewhere, with the position in the error; the session still expects what it expected."""
+    """At another position it is refused with the position in the error; the session keeps its expectation."""
     session.feed("ab")
     for rewind in (session.rewind, lambda **where: client.rewind_session("mine", **where)):
         with pytest.raises(ServerError) as caught:
@@ -162,7 +163,7 @@ def test_a_rewind_expects_the_position_that_it_is_told(client: Client, session: 
 
 
 def test_forks_start_at_the_point_that_is_named(client: Client, session: Session) -> None:
-    """A position or a checkpoint of the past, by session and by id; both at once make no sense."""
+    """A fork accepts a position or a checkpoint of the past, by session and by id; both at once are refused."""
     session.feed("ab")
     session.checkpoint("two")
     session.feed("c")
@@ -181,7 +182,7 @@ def test_forks_start_at_the_point_that_is_named(client: Client, session: Session
 def test_a_rewind_whose_answer_is_gone_leaves_the_position_known(
     session: Session, service: FakeService, naps: Naps
 ) -> None:
-    """It was done; where the session stands now, the error says."""
+    """The rewind was applied; the error contains the session's position."""
     session.feed("ab")
     service.mishaps = [LOST]
 
@@ -197,7 +198,7 @@ def test_a_rewind_whose_answer_is_gone_leaves_the_position_known(
 
 
 def test_a_failed_rewind_leaves_the_expectation(session: Session, service: FakeService) -> None:
-    """Should it have been done after all, the next turn is refused and says so."""
+    """If the rewind was applied after all, the next turn is refused and reports that."""
     session.feed("ab")
     service.mishaps = [Mishap(error=PositionMismatch(1, 9))]
     with pytest.raises(ServerError, match="not 1"):
@@ -206,7 +207,7 @@ def test_a_failed_rewind_leaves_the_expectation(session: Session, service: FakeS
 
 
 def test_a_rewind_beside_a_turn_leaves_the_position_unknown(session: Session, service: FakeService, naps: Naps) -> None:
-    """Which came first is not known: the turn expects nothing, and neither does the next."""
+    """Their order is unknown: the turn expects nothing, and neither does the next one."""
     session.feed("ab")
     service.mishaps = [LOST]
     naps.meanwhile = [lambda: session.feed("c")]
@@ -217,7 +218,7 @@ def test_a_rewind_beside_a_turn_leaves_the_position_unknown(session: Session, se
 
 
 def test_an_answer_from_before_a_turn_is_not_believed(session: Session, service: FakeService, naps: Naps) -> None:
-    """The position that is told is older than the turn's end; the turn's is the one that is expected."""
+    """The reported position is older than the turn's end; the client expects the turn's position."""
     session.feed("ab")
     service.mishaps = [LOST]
     naps.meanwhile = [lambda: session.feed("c")]
@@ -228,7 +229,7 @@ def test_an_answer_from_before_a_turn_is_not_believed(session: Session, service:
 
 
 def test_a_position_told_during_a_turn_is_not_believed(session: Session) -> None:
-    """Nor is one asked for while a turn ran."""
+    """A position requested while a turn ran is ignored too."""
     stream = session.generate("a", max_tokens=1)
     assert (session.get()).position in (0, 2)
     assert session.position is None
@@ -237,7 +238,7 @@ def test_a_position_told_during_a_turn_is_not_believed(session: Session) -> None
 
 
 def test_a_session_moves_through_its_past(client: Client, session: Session, service: FakeService) -> None:
-    """Checkpoint, fork, rewind, history, export and import, each from the session and repeated when it fails."""
+    """Checkpoint, fork, rewind, history, export and import work from the session and are retried."""
     session.feed("ab")
     assert session.checkpoint("start") == 2
     session.feed("cd")

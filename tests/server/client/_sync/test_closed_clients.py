@@ -1,5 +1,5 @@
 # Generated from tests/server/client/_async/test_closed_clients.py by `make client`: change that file, not this one.
-"""A closed client refuses every call alike, whoever closed it and whatever was under way."""
+"""A closed client refuses every call alike, at whatever moment it is closed."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ ASKS: dict[str, Any] = {
 def test_a_closed_client_refuses_every_call(
     address: str, service: FakeService, of_wire: WireOptions, name: str, has_worked: bool
 ) -> None:
-    """With one error, also where nothing of that kind was ever called before."""
+    """All calls raise the same error, also when that call was never made before."""
     client = Client(address, **of_wire)
     client.create_session("mine")
     if has_worked:
@@ -41,7 +41,7 @@ def test_a_closed_client_refuses_every_call(
 
 
 def test_a_client_closed_unused_refuses_calls(of_wire: WireOptions) -> None:
-    """It never had a connection."""
+    """This client never had a connection."""
     client = Client("127.0.0.1:1", **of_wire)
     client.close()
     client.close()
@@ -53,7 +53,7 @@ def test_a_client_closed_unused_refuses_calls(of_wire: WireOptions) -> None:
 def test_a_turn_whose_client_is_closed_meanwhile_is_not_repeated(
     client: Client, service: FakeService, naps: Naps, turn: str
 ) -> None:
-    """In its pause before a repeat: it hears the same as a new call."""
+    """During its pause before a retry, the turn gets the same error as a new call."""
     session = client.open_session((client.create_session()).session_id)
     asks: dict[str, Any] = {"feed": session.feed, "predict": session.predict, "plain": client.predict}
     naps.meanwhile.append(client.close)
@@ -64,7 +64,7 @@ def test_a_turn_whose_client_is_closed_meanwhile_is_not_repeated(
 
 
 def test_a_client_closed_in_a_session_block_does_not_hide_the_error(client: Client) -> None:
-    """The session cannot be deleted any more; what the block raises comes out."""
+    """The session can no longer be deleted; the block's own error is raised."""
 
     def close_and_fail() -> None:
         with client.session():

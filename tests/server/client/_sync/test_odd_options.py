@@ -1,5 +1,5 @@
 # Generated from tests/server/client/_async/test_odd_options.py by `make client`: change that file, not this one.
-"""Options at the edge of sense mean the same for every call, over every wire."""
+"""Extreme options mean the same for every call, over every wire."""
 
 import math
 from typing import Any
@@ -26,7 +26,7 @@ ASKS: dict[str, Any] = {
 def test_a_time_without_end_is_none(
     client: Client, session: Session, service: FakeService, name: str, seconds: float
 ) -> None:
-    """Infinity, and what nobody would live to see."""
+    """These are infinity and times beyond any lifetime."""
     ASKS[name](client, session, timeout_seconds=seconds)
     assert len(service.seen) == 2
 
@@ -36,7 +36,7 @@ def test_a_time_without_end_is_none(
 def test_a_time_that_is_over_ends_a_call_before_it_is_made(
     client: Client, session: Session, service: FakeService, name: str, seconds: float
 ) -> None:
-    """The server hears nothing of it, and the session stands where it stood."""
+    """The server receives nothing, and the session is unchanged."""
     with pytest.raises(ServerError) as caught:
         ASKS[name](client, session, timeout_seconds=seconds)
     assert (caught.value.code, caught.value.reason) == ("DEADLINE_EXCEEDED", "")
@@ -64,7 +64,7 @@ def test_options_that_make_no_sense_are_refused_at_once(
     kind: type[Exception],
     options: dict[str, Any],
 ) -> None:
-    """Nobody waits, no call is made, and the session stands where it stood."""
+    """Nothing waits, no call is made, and the session is unchanged."""
     with pytest.raises(kind):
         ASKS[name](client, session, **options)
     assert len(service.seen) == 1
@@ -76,6 +76,6 @@ def test_options_that_make_no_sense_are_refused_at_once(
 def test_a_client_with_options_that_make_no_sense_is_not_made(
     of_wire: WireOptions, kind: type[Exception], options: dict[str, Any]
 ) -> None:
-    """Its own hold for all calls."""
+    """This checks the client's options for all calls."""
     with pytest.raises(kind):
         Client("127.0.0.1:1", **options, **of_wire)

@@ -1,5 +1,5 @@
 # Generated from tests/server/client/_async/test_overlaps.py by `make client`: change that file, not this one.
-"""Turns that overlap on one session: each happens once, whatever the connection does."""
+"""Turns that overlap on one session happen once, whatever the connection does."""
 
 import functools
 import random
@@ -11,10 +11,11 @@ from tests.server.client._sync.conftest import Naps, read
 from tests.server.client.running.blocking import Meeting, Running
 from tests.server.fake_service import OVERLOADED, STOPPING, FakeService, Mishap
 
-from carousel.client import Client, Prediction, ServerError, Session
+from carousel.client import Client, Prediction, Retries, ServerError, Session
 from carousel.client.wires.blocking import WireOptions
 
 NUM = 8  # one runs, seven wait
+NUM_MISHAPS = 60
 LOST = Mishap(is_applied=True)
 
 
@@ -22,7 +23,7 @@ LOST = Mishap(is_applied=True)
 def test_overlapping_predictions_happen_once(
     address: str, service: FakeService, of_wire: WireOptions, retained: int
 ) -> None:
-    """The connection breaks when all are applied, and all are asked for again."""
+    """The connection breaks when all are applied, and all are retried."""
     until_all_are_lost = Meeting(NUM).wait
     shaky = Client(address, sleep=until_all_are_lost, **of_wire)
     with shaky as client, client.session("mine", keep=True) as session:
@@ -35,28 +36,30 @@ def test_overlapping_predictions_happen_once(
 
 @pytest.mark.parametrize("seed", range(5))
 def test_conversations_side_by_side_survive_what_breaks_between(
-    client: Client, service: FakeService, seed: int
+    address: str, service: FakeService, naps: Naps, of_wire: WireOptions, seed: int
 ) -> None:
-    """Lost questions, lost answers, refusals for load and a server that stops: every turn of every session is there
-    once, in its order, whoever shares a stream with whom."""
+    """Requests and answers are lost, the server refuses for load and stops: every turn of every session is applied
+    once, in order, with any sharing of streams."""
     chosen = random.Random(seed)
     kinds = [Mishap(), LOST, Mishap(error=OVERLOADED), Mishap(error=STOPPING), *[None] * 8]
-    sessions = [client.open_session((client.create_session()).session_id, position=0) for _ in range(NUM)]
-    service.mishaps = chosen.choices(kinds, k=60)
+    patient = Retries(max_attempts=NUM_MISHAPS + 1)  # one call may meet them all
 
     def converse(session: Session) -> list[int]:
         with session.predictor() as predict:
             return [(predict("x" * length, k=1)).position for length in (1, 2, 3, 4, 5)]
 
-    asked = [Running(functools.partial(converse, session)) for session in sessions]
-    assert [one.result() for one in asked] == [[1, 3, 6, 10, 15]] * NUM
+    with Client(address, timeout_seconds=20, sleep=naps, retries=patient, **of_wire) as client:
+        sessions = [client.open_session((client.create_session()).session_id, position=0) for _ in range(NUM)]
+        service.mishaps = chosen.choices(kinds, k=NUM_MISHAPS)
+        asked = [Running(functools.partial(converse, session)) for session in sessions]
+        assert [one.result() for one in asked] == [[1, 3, 6, 10, 15]] * NUM
     assert list(service.positions.values()) == [15] * NUM
     applied = [len(session.applied) for session in service.kept.values()]
     assert applied == [5] * NUM
 
 
 def _check(answers: Sequence[Prediction | BaseException], retained: int, service: FakeService) -> None:
-    """Each call has its own answer, or is told that it is gone; nothing was applied twice."""
+    """Each call has its own answer, or the error that it is gone; nothing was applied twice."""
     assert service.positions == {"mine": NUM}
     assert len({request.request_id for request in service.requests}) == NUM
     told = [answer.position for answer in answers if isinstance(answer, Prediction)]
@@ -69,7 +72,8 @@ def _check(answers: Sequence[Prediction | BaseException], retained: int, service
 def test_a_turn_that_was_overtaken_goes_on_after_the_other(
     session: Session, service: FakeService, naps: Naps, turn: str
 ) -> None:
-    """It was refused for load and another turn of this session came first: no expectation was meant by that order."""
+    """The turn was refused for load and another turn of this session came first: the client had no order in mind, so it
+    drops the expectation."""
     turns: dict[str, Any] = {
         "feed": session.feed,
         "predict": session.predict,
@@ -89,7 +93,7 @@ def test_a_turn_that_was_overtaken_goes_on_after_the_other(
 def test_an_overtaken_turn_in_doubt_is_not_asked_for_again(
     session: Session, service: FakeService, naps: Naps, turn: str
 ) -> None:
-    """Its answer was lost and nothing remembers it: it may have been applied, so that the refusal counts."""
+    """Its answer was lost and no record remains: it may have been applied, so the refusal counts."""
     service.mishaps = [LOST]
 
     def overtake() -> None:
@@ -103,7 +107,7 @@ def test_an_overtaken_turn_in_doubt_is_not_asked_for_again(
 
 
 def test_the_callers_own_expectation_stays(session: Session, service: FakeService, naps: Naps) -> None:
-    """Whoever says where the session must stand is told when it does not."""
+    """A caller that sets an expected position gets an error when the session is elsewhere."""
     service.mishaps = [Mishap(error=OVERLOADED)]
     naps.meanwhile = [lambda: session.feed("b")]
     with pytest.raises(ServerError) as caught:

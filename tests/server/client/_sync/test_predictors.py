@@ -1,5 +1,5 @@
 # Generated from tests/server/client/_async/test_predictors.py by `make client`: change that file, not this one.
-"""Questions and answers on one stream that stays open, and its end."""
+"""Requests and answers on one stream that stays open, and its end."""
 
 from typing import Any
 
@@ -46,7 +46,7 @@ def test_a_refused_value_names_its_field(client: Client) -> None:
 def test_a_stream_of_questions_ends_in_order(
     client: Client, session: Session, service: FakeService, has_session: bool
 ) -> None:
-    """When the last question is answered, the server hears the end, and is not cancelled."""
+    """After the last answer, the server sees a normal end and not a cancellation."""
     asker: Any = session.predictor() if has_session else client.predictor()
     with asker as predict:
         predict("a")
@@ -57,13 +57,13 @@ def test_a_stream_of_questions_ends_in_order(
 def test_a_predictor_is_asked_one_question_at_a_time(
     client: Client, session: Session, service: FakeService, has_session: bool
 ) -> None:
-    """A second one is refused, and neither the first nor the next one notices."""
+    """A second request is refused, and neither the first nor the next one is affected."""
     asker: Any = session.predictor() if has_session else client.predictor()
     with asker as predict:
         first = Running(lambda: predict(WAIT))
         assert happens(service.is_waiting)
         for _ in range(2):
-            with pytest.raises(RuntimeError, match="one question at a time"):
+            with pytest.raises(RuntimeError, match="one request at a time"):
                 predict("b")
         service.is_cancelled.set()
         assert (first.result()).position == len(WAIT)
@@ -74,7 +74,7 @@ def test_a_predictor_is_asked_one_question_at_a_time(
 def test_a_first_question_is_put_again_while_the_server_is_busy(
     client: Client, service: FakeService, naps: Naps, num_refused: int
 ) -> None:
-    """After the pause that the server asks for: nothing was done, so that nothing is done twice."""
+    """The retry comes after the pause that the server asks for: nothing was done, so nothing is done twice."""
     service.mishaps = [Mishap(error=OVERLOADED)] * num_refused
     with client.predictor() as predict:
         assert (predict("ab")).position == 2
@@ -84,7 +84,8 @@ def test_a_first_question_is_put_again_while_the_server_is_busy(
 
 
 def test_a_sequence_that_is_lost_is_not_begun_anew(client: Client, service: FakeService) -> None:
-    """One that goes on is refused for load: it is put again where it can go on, or it fails."""
+    """When a running sequence is refused for load, the request is retried where the sequence can continue; otherwise it
+    fails."""
     with client.predictor() as predict:
         assert (predict("a")).position == 1
         service.mishaps = [Mishap(error=OVERLOADED)]
@@ -95,7 +96,7 @@ def test_a_sequence_that_is_lost_is_not_begun_anew(client: Client, service: Fake
 def test_a_question_on_a_session_is_put_again_at_any_time(
     client: Client, session: Session, service: FakeService, naps: Naps
 ) -> None:
-    """Also without an id: the session is where it was."""
+    """This holds even without an id: the session is unchanged."""
     with client.predictor(session_id="mine") as predict:
         assert (predict("a")).position == 1
         service.mishaps = [Mishap(error=OVERLOADED)] * 2
@@ -106,7 +107,7 @@ def test_a_question_on_a_session_is_put_again_at_any_time(
 def test_a_busy_server_is_not_asked_for_ever(
     address: str, service: FakeService, naps: Naps, of_wire: WireOptions
 ) -> None:
-    """As often as the client's retries say; then the predictor is over."""
+    """The client's retries bound the attempts; then the predictor has ended."""
     service.mishaps = [Mishap(error=OVERLOADED)] * 9
     with (
         Client(address, retries=Retries(max_attempts=3), sleep=naps, **of_wire) as client,
@@ -121,7 +122,7 @@ def test_a_busy_server_is_not_asked_for_ever(
 
 
 def test_a_question_that_waits_for_its_turn_has_its_time(client: Client, service: FakeService, naps: Naps) -> None:
-    """A pause that does not fit into it is not begun."""
+    """The client does not start a pause that exceeds the timeout."""
     service.mishaps = [Mishap(error=OVERLOADED)] * 9
     with pytest.raises(ServerError) as caught:
         client.predict("a", timeout_seconds=0.2)
@@ -133,7 +134,7 @@ def test_a_question_that_waits_for_its_turn_has_its_time(client: Client, service
 def test_a_predictor_is_over_with_its_block(
     client: Client, session: Session, service: FakeService, has_session: bool
 ) -> None:
-    """However often it is asked: nobody would end what it began."""
+    """Every later request fails: nothing would end the stream that it starts."""
     asker: Any = session.predictor() if has_session else client.predictor()
     with asker as predict:
         predict("a")
@@ -150,7 +151,7 @@ def test_a_predictor_is_over_with_its_block(
 def test_a_predictor_whose_block_ends_in_a_pause_is_not_asked_again(
     client: Client, session: Session, service: FakeService, naps: Naps, has_session: bool
 ) -> None:
-    """By another task, or thread: the question that waits is over, too."""
+    """When another task or thread leaves the block, the waiting request ends too."""
     asker: Any = session.predictor() if has_session else client.predictor()
 
     def leave() -> None:

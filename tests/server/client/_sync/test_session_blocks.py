@@ -9,7 +9,7 @@ from carousel.client import Client, ServerError
 
 
 def test_a_session_lives_as_long_as_its_block(client: Client, service: FakeService) -> None:
-    """It is made at the start, carries its position over the calls, and is deleted at the end."""
+    """It is created at the start, carries its position over the calls, and is deleted at the end."""
     with client.session("mine") as session:
         assert session.feed("abc") == 3
         assert [piece.text for piece in read(session.generate("d", max_tokens=2))] == ["e", "f", ""]
@@ -31,7 +31,7 @@ def test_a_kept_session_stays(client: Client, service: FakeService) -> None:
 
 
 def test_a_session_that_is_gone_does_not_hide_the_error(client: Client) -> None:
-    """What the block raises comes out, also when the deletion at its end fails."""
+    """The block's own error is raised, also when the deletion at its end fails."""
 
     def fail_after_deleting() -> None:
         with client.session() as session:

@@ -1,5 +1,5 @@
 # Generated from tests/server/client/_async/test_sessions.py by `make client`: change that file, not this one.
-"""Turns of a session are numbered, and expect it where its last answer left it."""
+"""The turns of a session are numbered, and expect the position of its last answer."""
 
 import uuid
 
@@ -13,7 +13,7 @@ from carousel.errors import AnswerGone
 
 
 def test_a_session_numbers_its_turns(client: Client, service: FakeService) -> None:
-    """Each turn has an id of its own and expects the position of the last answer; a generation has a seed."""
+    """Each turn has its own id and expects the position of the last answer; a generation has a seed."""
     with client.session() as session:
         session.feed("ab")
         read(session.generate("c", max_tokens=2))
@@ -28,7 +28,7 @@ def test_a_session_numbers_its_turns(client: Client, service: FakeService) -> No
 
 
 def test_what_the_caller_sets_stays(client: Client, service: FakeService) -> None:
-    """An id that outlives the process, an own expectation, an own seed."""
+    """These are an id that outlives the process, an expectation and a seed."""
     with client.session() as session:
         read(session.generate("a", request_id="mine", expected_position=0, seed=3))
     assert service.requests[0].request_id == "mine"
@@ -36,7 +36,7 @@ def test_what_the_caller_sets_stays(client: Client, service: FakeService) -> Non
 
 
 def test_a_session_found_again_expects_nothing_at_first(client: Client, service: FakeService) -> None:
-    """Its first answer tells where it stands, and so does `get`."""
+    """Its first answer brings the position, and so does `get`."""
     client.create_session("old")
     found, other = client.open_session("old"), client.open_session("old")
     assert found.position is None
@@ -46,7 +46,7 @@ def test_a_session_found_again_expects_nothing_at_first(client: Client, service:
 
 
 def test_turns_at_once_expect_nothing(client: Client, service: FakeService) -> None:
-    """Which one comes first is for the server to say; afterwards `get` knows."""
+    """The server decides their order; afterwards `get` returns the position."""
     with client.session() as session:
         first = session.generate("a", max_tokens=1)
         read(session.generate("b", max_tokens=1))
@@ -57,7 +57,7 @@ def test_turns_at_once_expect_nothing(client: Client, service: FakeService) -> N
 
 
 def test_a_stream_that_is_given_up_leaves_no_expectation(client: Client, service: FakeService) -> None:
-    """It may have been applied or not: the next turn goes on from either."""
+    """The turn may or may not be applied: the next turn continues from either position."""
     with client.session() as session:
         session.feed("a")
         stream = session.generate(HANG)
@@ -71,7 +71,8 @@ def test_a_stream_that_is_given_up_leaves_no_expectation(client: Client, service
 
 
 def test_a_closed_stream_is_given_up(session: Session, service: FakeService) -> None:
-    """Its turn no longer counts as running, though the stream is still held: the next answer is believed."""
+    """Its turn no longer counts as running, although the stream object still exists: the next answer sets the
+    position."""
     stream = session.generate(HANG)
     next(stream)
     stream.close()
@@ -83,7 +84,7 @@ def test_a_closed_stream_is_given_up(session: Session, service: FakeService) -> 
 
 
 def test_a_turn_that_cannot_be_said_leaves_the_position(session: Session) -> None:
-    """A value that the wire has no word for: nothing was sent."""
+    """The wire cannot express the value: nothing was sent."""
     session.feed("a")
     with pytest.raises(ValueError, match="content"):
         session.generate("a", content="words")  # type: ignore[arg-type]
@@ -93,7 +94,7 @@ def test_a_turn_that_cannot_be_said_leaves_the_position(session: Session) -> Non
 
 
 def test_a_lost_record_is_told_with_the_position(client: Client, service: FakeService) -> None:
-    """The turn was applied and nothing remembers it: an error with the position, from which `get` goes on."""
+    """The turn was applied but its record is lost: the error contains the position, from which `get` continues."""
     with client.session() as session:
         service.mishaps = [Mishap(1, is_applied=True)]
         stream = session.generate("a", max_tokens=2)
@@ -109,7 +110,7 @@ def test_a_lost_record_is_told_with_the_position(client: Client, service: FakeSe
 
 
 def test_an_answer_that_is_gone_leaves_the_position_known(client: Client, service: FakeService, naps: Naps) -> None:
-    """ANSWER_GONE is final and says that the turn was applied: the next one expects the session where it is now."""
+    """ANSWER_GONE is final and means that the turn was applied: the next one expects the session's current position."""
     with client.session() as session:
         service.mishaps = [Mishap(1, is_applied=True)]
         stream = session.generate("a", max_tokens=2)
@@ -125,7 +126,7 @@ def test_an_answer_that_is_gone_leaves_the_position_known(client: Client, servic
 
 
 def test_an_answer_that_is_gone_may_leave_the_position_unknown(client: Client, service: FakeService) -> None:
-    """A server that does not say where the session stands: no expectation, rather than the old one."""
+    """The server does not report the position: the client sends no expectation rather than the old one."""
     with client.session() as session:
         service.mishaps = [Mishap(error=AnswerGone("no longer kept"))]
         with pytest.raises(ServerError, match="no longer kept"):

@@ -1,5 +1,5 @@
 # Generated from tests/server/client/_async/test_streams.py by `make client`: change that file, not this one.
-"""Answers come as the server sends them, and a stream that is left is left by the server too."""
+"""Answers come as the server sends them, and leaving a stream ends it on the server too."""
 
 import pytest
 from tests.server.client._sync.conftest import read
@@ -21,7 +21,7 @@ def test_generate_streams_pieces_and_marks_the_last(client: Client) -> None:
 
 
 def test_every_generation_option_arrives(client: Client, service: FakeService) -> None:
-    """What the caller asks for is on the wire under the contract's names; None leaves the server's default."""
+    """The caller's options are on the wire under the contract's names; None leaves the server's default."""
     sampling = {"temperature": 0.5, "top_k": 3, "top_p": 0.75, "min_p": 0.25, "seed": 2**63}
     penalties = {"repetition_penalty": 1.5, "presence_penalty": 0.5, "frequency_penalty": -0.5}
     rest = {"stop": "\n", "stop_ids": [1, 2], "num_log_probabilities": 4, "content": "ids", "max_tokens": None}
@@ -40,7 +40,7 @@ def test_every_generation_option_arrives(client: Client, service: FakeService) -
 
 
 def test_score_gives_tokens_and_then_totals(client: Client) -> None:
-    """Tokens come as they are rated; the totals are in the last piece alone."""
+    """Tokens come as they are scored; only the last piece has the totals."""
     pieces = read(client.score("ab", top_g=97))
     tokens = [token for piece in pieces for token in piece.tokens]
     assert [(token.text, token.rank, token.is_hit) for token in tokens] == [("a", 97, True), ("b", 98, False)]
@@ -50,7 +50,7 @@ def test_score_gives_tokens_and_then_totals(client: Client) -> None:
 
 
 def test_a_state_goes_with_the_request_and_comes_back(client: Client, service: FakeService) -> None:
-    """For a client that keeps its own; a predictor's stream goes on from its last one by itself."""
+    """A client can keep its own state; a predictor's stream continues from its last state by itself."""
     pieces = read(client.generate("a", max_tokens=1, state=b"s"))
     end = pieces[-1].finished
     assert end is not None
@@ -62,7 +62,7 @@ def test_a_state_goes_with_the_request_and_comes_back(client: Client, service: F
 
 
 def test_events_are_watched(client: Client) -> None:
-    """A kind that this client does not know yet has no name."""
+    """A kind that this client does not know has no name."""
     client.create_session("mine")
     with client.watch() as events:
         seen = read(events)
@@ -72,7 +72,7 @@ def test_events_are_watched(client: Client) -> None:
 
 @pytest.mark.parametrize("end", ["close", "drop"])
 def test_leaving_a_stream_cancels_the_call(client: Client, service: FakeService, end: str) -> None:
-    """Closed or simply dropped, the server stops working on it."""
+    """Closed or dropped, the server stops working on it."""
     stream = client.generate(HANG)
     assert (next(stream)).text == "h"
     if end == "close":
@@ -82,7 +82,7 @@ def test_leaving_a_stream_cancels_the_call(client: Client, service: FakeService,
 
 
 def test_a_timeout_ends_a_call(client: Client, service: FakeService) -> None:
-    """The call's own timeout wins over the client's and holds for the whole stream."""
+    """The call's own timeout wins over the client's and bounds the whole stream."""
     with pytest.raises(ServerError) as caught:
         read(client.generate(HANG, timeout_seconds=0.2))
     assert caught.value.code == "DEADLINE_EXCEEDED"
@@ -100,7 +100,7 @@ def test_closing_the_client_ends_what_is_open(address: str) -> None:
 
 
 def test_a_reader_that_waits_is_told_of_the_clients_end(address: str) -> None:
-    """As of a failed call; who reads is not himself cancelled."""
+    """The reader gets a failed call; the reading task itself is not cancelled."""
     with Client(address) as client:
         stream = client.generate(HANG)
         next(stream)
@@ -111,7 +111,7 @@ def test_a_reader_that_waits_is_told_of_the_clients_end(address: str) -> None:
 
 
 def test_streams_at_once_do_not_mix(client: Client) -> None:
-    """Whoever shares a client gets his own."""
+    """Every caller that shares a client gets its own answers."""
     running = {
         prompt: Running(lambda prompt=prompt: read(client.generate(prompt, max_tokens=5)))  # type: ignore[misc]
         for prompt in "adg"

@@ -1,4 +1,4 @@
-"""What a failed call means: its code decides, and the reason that the server attaches; never a text."""
+"""What a failed call means: its code and the server's reason decide, never a text."""
 
 import copy
 import pickle
@@ -24,7 +24,7 @@ TORN = any_pb2.Any(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"
 
 @dataclass(frozen=True)
 class Failed:
-    """A call that has failed, as grpc shows it."""
+    """A failed call in the form of grpc."""
 
     status: grpc.StatusCode
     attached: bytes | None = None
@@ -51,7 +51,7 @@ def _fail(code: grpc.StatusCode, *details: message.Message) -> Failed:
 @pytest.mark.parametrize("code", FAILURES)
 @pytest.mark.parametrize("attached", [(), (FOREIGN, SOON), (SOON,)])
 def test_without_our_word_the_code_decides(code: grpc.StatusCode, attached: tuple[message.Message, ...]) -> None:
-    """Broken connections are those four, which are repeated; everything else is final, whoever asks for a retry."""
+    """The four codes of broken connections are retried; everything else is final."""
     error = read_error(_fail(code, *attached), "here:1")
     assert isinstance(error, ServerUnreachable) == (code.name in BROKEN)
     assert is_repeatable(error) == (code.name in BROKEN)
@@ -62,7 +62,7 @@ def test_without_our_word_the_code_decides(code: grpc.StatusCode, attached: tupl
 
 @pytest.mark.parametrize("code", FAILURES)
 def test_with_our_word_the_reason_decides(code: grpc.StatusCode) -> None:
-    """The server has answered: nothing is broken. It says UNAVAILABLE where a repeat may help."""
+    """The server has answered: nothing is broken. It answers UNAVAILABLE where a retry may help."""
     error = read_error(_fail(code, OURS), "here:1")
     assert not isinstance(error, ServerUnreachable)
     assert (error.code, error.reason, error.details, str(error)) == (code.name, "WHATEVER", {"a": "b"}, "layer: text")
@@ -88,7 +88,7 @@ def test_with_our_word_the_reason_decides(code: grpc.StatusCode) -> None:
 def test_what_the_server_says_is_repeated_or_final(
     code: str, reason: str, attached: list[message.Message], wanted: bool
 ) -> None:
-    """By its reason, and for its load by the time that it names."""
+    """The reason decides; for overload, the retry time does."""
     info = error_details_pb2.ErrorInfo(reason=reason, domain="carousel")
     error = read_error(_fail(grpc.StatusCode[code], info, *attached), "here:1")
     assert is_repeatable(error) is wanted
@@ -96,7 +96,7 @@ def test_what_the_server_says_is_repeated_or_final(
 
 
 def test_what_this_side_ended_is_not_broken() -> None:
-    """A call that was cancelled here stays so; another code is the connection's even then."""
+    """A call that was cancelled here stays cancelled; any other code still comes from the connection."""
     error = read_error(Failed(grpc.StatusCode.CANCELLED), "here:1", is_ours=True)
     assert (type(error), error.code, is_repeatable(error)) == (ServerError, "CANCELLED", False)
     assert isinstance(read_error(Failed(grpc.StatusCode.UNKNOWN), "here:1", is_ours=True), ServerUnreachable)
@@ -113,7 +113,7 @@ def test_what_this_side_ended_is_not_broken() -> None:
     ],
 )
 def test_details_that_cannot_be_believed_do_not_count(attached: bytes) -> None:
-    """Bytes that are no message, inside or outside, or that contradict the status."""
+    """These are bytes that are no message, inside or outside, or that contradict the status."""
     assert isinstance(read_error(Failed(grpc.StatusCode.INTERNAL, attached), "here:1"), ServerUnreachable)
 
 
@@ -127,7 +127,7 @@ def test_details_that_cannot_be_believed_do_not_count(attached: bytes) -> None:
     ],
 )
 def test_a_cause_carries_no_bracket_of_what_stood_before_it(text: str, cause: str) -> None:
-    """The library's layers are cut off, and what closed them as well; a pair stays."""
+    """The library's layers are removed, with their closing brackets; a pair stays."""
 
     class Told(Failed):
         def details(self) -> str:
@@ -155,7 +155,7 @@ def test_a_cause_carries_no_bracket_of_what_stood_before_it(text: str, cause: st
     ids=lambda error: type(error).__name__,
 )
 def test_a_copy_says_the_same(error: ServerError, remake: Callable[[ServerError], ServerError]) -> None:
-    """Of each kind, in this process or in another one; it is another error all the same."""
+    """This holds for each kind, in this process or another; the copy is a different object."""
     made = remake(error)
     assert (type(made), str(made), made.args, vars(made)) == (type(error), str(error), error.args, vars(error))
     assert made is not error

@@ -1,10 +1,10 @@
-"""Where a session stands while turns begin, end and are dropped."""
+"""A session's position while turns begin, end and are dropped."""
 
 from carousel.client.core.position import KnownPosition
 
 
 def test_a_turn_that_is_dropped_is_given_up() -> None:
-    """The position is unknown then, the next turn is alone, and nothing is kept of those before."""
+    """The position is then unknown, the next turn is alone, and earlier turns leave nothing."""
     known = KnownPosition(3)
     for _ in range(100):
         assert known.begin().is_alone
@@ -17,7 +17,7 @@ def test_a_turn_that_is_dropped_is_given_up() -> None:
 
 
 def test_a_turn_ends_once() -> None:
-    """What is said of it after that changes nothing."""
+    """Later reports about it change nothing."""
     known = KnownPosition(0)
     turn = known.begin()
     known.succeed(turn, 2)
@@ -27,7 +27,7 @@ def test_a_turn_ends_once() -> None:
 
 
 def test_turns_that_overlapped_tell_nothing() -> None:
-    """Whichever ends last; the one after them tells again, and so does a look at the session."""
+    """Whichever ends last, the position is unknown; the next turn sets it again, and so does `look`."""
     known = KnownPosition(0)
     first, second = known.begin(), known.begin()
     assert (first.is_alone, second.is_alone) == (False, False)

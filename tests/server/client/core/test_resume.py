@@ -1,4 +1,4 @@
-"""What a repeat brings again is left out when it is the same, and refused when it is not."""
+"""What a retry brings again is left out when it is equal, and refused when it differs."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -29,8 +29,8 @@ def _scores(*log_probabilities: float, totals: ScoreTotals | None = None, text: 
     return ScorePiece(tuple(ScoredToken(7, value, 1, True, text) for value in log_probabilities), totals)
 
 
-def _take(resume: GenerationResume, *pieces: Piece) -> list[Piece]:
-    return [new for piece in pieces for new in resume.take(piece)]
+def _accept(resume: GenerationResume, *pieces: Piece) -> list[Piece]:
+    return [new for piece in pieces for new in resume.accept(piece)]
 
 
 def _ids(pieces: Iterable[Piece]) -> list[int]:
@@ -38,15 +38,15 @@ def _ids(pieces: Iterable[Piece]) -> list[int]:
 
 
 def test_a_repeat_in_other_portions_is_cut_right() -> None:
-    """Text may lag its tokens and come in other pieces the second time."""
+    """Text may lag behind its tokens and come in other pieces the second time."""
     resume = GenerationResume()
-    first = _take(resume, _piece("", 1), _piece("é", 2), _piece("", 3))
+    first = _accept(resume, _piece("", 1), _piece("é", 2), _piece("", 3))
     resume.restart()
-    second = _take(resume, _piece("éab", 1, 2, 3, 4), _piece("c", 5, finished=END))
+    second = _accept(resume, _piece("éab", 1, 2, 3, 4), _piece("c", 5, finished=END))
     assert [one.text for one in (*first, *second)] == ["", "é", "", "ab", "c"]
     assert _ids((*first, *second)) == [1, 2, 3, 4, 5]
     resume.restart()
-    assert resume.take(_piece("éabc", 1, 2, 3, 4, 5, finished=replace(END, durable_position=9, is_replay=True))) == []
+    assert resume.accept(_piece("éabc", 1, 2, 3, 4, 5, finished=replace(END, durable_position=9, is_replay=True))) == []
     assert resume.position == 9
 
 
@@ -57,16 +57,17 @@ def test_a_repeat_in_other_portions_is_cut_right() -> None:
     cuts=st.lists(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=4), min_size=1, max_size=4),
 )
 def test_wherever_it_is_cut_each_part_comes_once(text: str, ids: list[int], cuts: list[list[tuple[int, int]]]) -> None:
-    """However the tries portion text and ids, lone surrogates too, and wherever each breaks: one answer, whole."""
+    """Whatever the portions of text and ids, lone surrogates too, and wherever each attempt breaks: the answer is
+    complete and comes once."""
     resume = GenerationResume()
     got: list[Piece] = []
     for number, attempt in enumerate(cuts):
         done_text = done_ids = 0
         for in_text, in_ids in zip(*(sorted(column) for column in zip(*attempt, strict=True)), strict=True):
-            got += resume.take(_piece(text[done_text:in_text], *ids[done_ids:in_ids]))
+            got += resume.accept(_piece(text[done_text:in_text], *ids[done_ids:in_ids]))
             done_text, done_ids = max(done_text, in_text), max(done_ids, in_ids)
         if number == len(cuts) - 1:
-            got += resume.take(_piece(text[done_text:], *ids[done_ids:], finished=END))
+            got += resume.accept(_piece(text[done_text:], *ids[done_ids:], finished=END))
         resume.restart()
     assert "".join(piece.text for piece in got) == text
     assert _ids(got) == ids
@@ -85,68 +86,68 @@ def test_wherever_it_is_cut_each_part_comes_once(text: str, ids: list[int], cuts
     ],
 )
 def test_another_answer_is_refused(again: list[Piece]) -> None:
-    """Other ids, other text, or an end before all that was delivered has come again: nothing of it is handed on."""
+    """The ids or text differ, or the answer ends before all delivered parts have come again: none of it is returned."""
     resume = GenerationResume()
-    _take(resume, _piece("", 1), _piece("ab", 2, 3))
+    _accept(resume, _piece("", 1), _piece("ab", 2, 3))
     resume.restart()
     with pytest.raises(AnswerChanged) as caught:
-        _take(resume, *again, _piece("c", 7, finished=END))
+        _accept(resume, *again, _piece("c", 7, finished=END))
     assert (caught.value.code, caught.value.reason) == ("ABORTED", "ANSWER_CHANGED")
     assert resume.position is None
 
 
 def test_nothing_new_comes_before_all_that_is_known_has_come_again() -> None:
-    """Ids that go on as before do not vouch for the text, nor one branch for another: what is new waits."""
+    """Matching ids do not confirm the text, nor one branch another: new parts wait."""
     resume = GenerationResume()
-    _take(resume, _piece("a", 1), _piece("x", 8, branch=1))
+    _accept(resume, _piece("a", 1), _piece("x", 8, branch=1))
     resume.restart()
-    assert _take(resume, _piece("", 1, 2), _piece("ab", 3), _piece("", 8, branch=1)) == []
-    assert _take(resume, _piece("xy", 9, branch=1)) == [
+    assert _accept(resume, _piece("", 1, 2), _piece("ab", 3), _piece("", 8, branch=1)) == []
+    assert _accept(resume, _piece("xy", 9, branch=1)) == [
         _piece("", 2),
         _piece("b", 3),
         _piece("y", 9, branch=1),
     ]
     resume.restart()
-    assert _take(resume, _piece("ab", 1, 2, 3, 4)) == []
+    assert _accept(resume, _piece("ab", 1, 2, 3, 4)) == []
     resume.restart()  # what waited was not delivered: it comes with the next try
-    assert _take(resume, _piece("ab", 1, 2, 3), _piece("xy", 8, 9, branch=1), _piece("c", 4)) == [_piece("c", 4)]
+    assert _accept(resume, _piece("ab", 1, 2, 3), _piece("xy", 8, 9, branch=1), _piece("c", 4)) == [_piece("c", 4)]
 
 
 @pytest.mark.parametrize("wrong", [{"reason": "stop"}, {"stop": "x"}, {"position": 8}, {"seed": 1}])
 def test_a_branch_that_ends_otherwise_is_refused(wrong: dict[str, object]) -> None:
-    """A delivered end is compared like text; only what is durable by now, or replayed, may differ."""
+    """A delivered end is compared like text; only the durable position and the replay flag may differ."""
     resume = GenerationResume()
-    _take(resume, _piece("a", 1, finished=END, branch=1), _piece("a", 1))
+    _accept(resume, _piece("a", 1, finished=END, branch=1), _piece("a", 1))
     resume.restart()
     same = replace(END, durable_position=4, is_replay=True)
-    assert _take(resume, _piece("a", 1, finished=same, branch=1)) == []
+    assert _accept(resume, _piece("a", 1, finished=same, branch=1)) == []
     resume.restart()
     with pytest.raises(AnswerChanged):
-        resume.take(_piece("a", 1, finished=replace(END, **wrong), branch=1))  # type: ignore[arg-type]
+        resume.accept(_piece("a", 1, finished=replace(END, **wrong), branch=1))  # type: ignore[arg-type]
 
 
 def test_log_probabilities_may_differ() -> None:
-    """Of generated tokens the ids decide: another processor's last bits are no other answer."""
+    """Generated tokens are compared by id: the last bits of another processor do not make another answer."""
     resume = GenerationResume()
-    resume.take(Piece("a", (GeneratedToken(1, -0.5, ()),), None))
+    resume.accept(Piece("a", (GeneratedToken(1, -0.5, ()),), None))
     resume.restart()
-    assert resume.take(Piece("a", (GeneratedToken(1, -0.5000001, ()), GeneratedToken(2, -1.0, ())), None)) == [
+    assert resume.accept(Piece("a", (GeneratedToken(1, -0.5000001, ()), GeneratedToken(2, -1.0, ())), None)) == [
         Piece("", (GeneratedToken(2, -1.0, ()),), None)
     ]
 
 
 def test_a_rating_is_compared_with_a_tolerance() -> None:
-    """Its tokens are the caller's own; that they were rated by the same state, only the log-probabilities tell."""
+    """The caller knows the tokens; only the log-probabilities show that the same state scored them."""
     totals = ScoreTotals(3, -4.0, 1.0, 3, 9)
     resume = ScoringResume()
-    assert resume.take(_scores(-0.5)) == [_scores(-0.5)]
-    assert resume.take(_scores(-20.0)) == [_scores(-20.0)]
+    assert resume.accept(_scores(-0.5)) == [_scores(-0.5)]
+    assert resume.accept(_scores(-20.0)) == [_scores(-20.0)]
     resume.restart()
-    assert resume.take(_scores(-0.5001)) == []
-    assert resume.take(_scores(-20.01, -1.0)) == [_scores(-1.0)]
+    assert resume.accept(_scores(-0.5001)) == []
+    assert resume.accept(_scores(-20.01, -1.0)) == [_scores(-1.0)]
     resume.restart()
-    assert resume.take(_scores(-0.5, -20.0)) == []
-    assert resume.take(_scores(-1.0, totals=totals)) == [_scores(totals=totals)]
+    assert resume.accept(_scores(-0.5, -20.0)) == []
+    assert resume.accept(_scores(-1.0, totals=totals)) == [_scores(totals=totals)]
     assert resume.position == 9
 
 
@@ -154,22 +155,22 @@ def test_a_rating_is_compared_with_a_tolerance() -> None:
     ("before", "same", "other"), [(-0.5, -0.509, -0.511), (-0.5, -0.491, -0.489), (-20.0, -20.19, -20.25)]
 )
 def test_a_rating_differs_by_a_hundredth_at_most(before: float, same: float, other: float) -> None:
-    """Of a nat or, far below 0, of itself; docs/sessions.md promises it."""
+    """A hundredth of a nat or, far below 0, of the value itself; docs/sessions.md promises this."""
     resume = ScoringResume()
-    resume.take(_scores(before))
+    resume.accept(_scores(before))
     resume.restart()
-    assert resume.take(_scores(same)) == []
+    assert resume.accept(_scores(same)) == []
     resume.restart()
     with pytest.raises(AnswerChanged):
-        resume.take(_scores(other))
+        resume.accept(_scores(other))
 
 
 def test_a_rating_near_certainty_is_compared_with_the_same_tolerance() -> None:
-    """A hundredth of next to nothing would be none."""
+    """Near zero, a relative tolerance would be none."""
     resume = ScoringResume()
-    resume.take(_scores(-0.0001))
+    resume.accept(_scores(-0.0001))
     resume.restart()
-    assert resume.take(_scores(-0.0002)) == []
+    assert resume.accept(_scores(-0.0002)) == []
 
 
 @pytest.mark.parametrize(
@@ -181,10 +182,10 @@ def test_a_rating_near_certainty_is_compared_with_the_same_tolerance() -> None:
     ],
 )
 def test_another_rating_is_refused(again: ScorePiece) -> None:
-    """Another state's figures, other tokens, or fewer of them."""
+    """This is another state's score, other tokens, or fewer of them."""
     resume = ScoringResume()
-    resume.take(_scores(-0.5, -0.6))
+    resume.accept(_scores(-0.5, -0.6))
     resume.restart()
     with pytest.raises(AnswerChanged):
-        resume.take(again)
+        resume.accept(again)
     assert resume.position is None

@@ -1,4 +1,4 @@
-"""When a call is made again, and after how long."""
+"""When a call is retried, and after how long."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from carousel.client.core.retries import Attempts
 
 
 def test_attempts_share_the_callers_time() -> None:
-    """Each attempt gets what the ones before have left of it."""
+    """Each attempt gets the time that earlier ones have left."""
     now = [100.0]
     attempts = Attempts(Retries(), 10.0, clock=lambda: now[0], draw=lambda low, high: high)
     assert attempts.limit({"timeout_seconds": 10.0, "metadata": [("a", "b")]})["timeout_seconds"] == 10
@@ -20,7 +20,7 @@ def test_attempts_share_the_callers_time() -> None:
 
 
 def test_pauses_grow_to_their_bound() -> None:
-    """Twice as long each time, a random half left out."""
+    """The pause doubles each time, minus a random part of up to half."""
     attempts = Attempts(Retries(max_attempts=9), None, draw=lambda low, high: low)
     gone = ServerError("gone", code="UNAVAILABLE")
     assert [attempts.pause_after(gone) for _ in range(7)] == [0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 1.5]
@@ -29,7 +29,7 @@ def test_pauses_grow_to_their_bound() -> None:
 
 @pytest.mark.parametrize(("first", "longest"), [(0.1, 3.0), (1e300, 1e301), (5e-324, 3.0)])
 def test_pauses_stay_at_their_bound_for_ever(first: float, longest: float) -> None:
-    """Also where a doubled pause would be no number any more."""
+    """This also holds where a doubled pause would exceed a float."""
     attempts = Attempts(Retries(5000, first, longest), None, draw=lambda low, high: high)
     gone = ServerError("gone", code="UNAVAILABLE")
     assert [attempts.pause_after(gone) for _ in range(2000)][-1] == min(longest, first * 2.0**1023)
@@ -37,6 +37,6 @@ def test_pauses_stay_at_their_bound_for_ever(first: float, longest: float) -> No
 
 @pytest.mark.parametrize("wrong", [{"max_attempts": 0}, {"first_seconds": 0.0}, {"first_seconds": 5.0}])
 def test_impossible_retries_are_refused(wrong: dict[str, float]) -> None:
-    """Named in the error."""
+    """The error names the option."""
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Retries(**wrong)  # type: ignore[arg-type]

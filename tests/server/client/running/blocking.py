@@ -1,4 +1,4 @@
-"""Several things at once: a thread each. `aio` has the same for tasks."""
+"""Concurrency: one thread each. `aio` has the same for tasks."""
 
 import threading
 from collections.abc import Callable
@@ -12,7 +12,7 @@ SECONDS = 20  # after which what does not end has failed
 
 
 class Running:
-    """Something that has been asked, and may not have been answered."""
+    """A started request, possibly without an answer."""
 
     def __init__(self, ask: Callable[[], Any]) -> None:
         pool = ThreadPoolExecutor(1)
@@ -20,25 +20,25 @@ class Running:
         pool.shutdown(wait=False)
 
     def result(self) -> Any:
-        """Raises what it raises."""
+        """Raises the request's error."""
         return self._future.result(SECONDS)
 
     def outcome(self) -> Any:
-        """Its answer, or what it raises."""
+        """Returns the answer, or the error."""
         return self._future.exception(SECONDS) or self._future.result()
 
 
 class Meeting:
-    """All of `size` wait until all are there."""
+    """All `size` threads wait until all have arrived."""
 
     def __init__(self, size: int) -> None:
         self._barrier = threading.Barrier(size, timeout=SECONDS)
 
     def wait(self, seconds: float) -> None:
-        """It stands in for a pause of so many seconds."""
+        """Replaces a pause of this many seconds."""
         self._barrier.wait()
 
 
 def happens(event: threading.Event) -> bool:
-    """Whether a server's thread has set it, or does so soon."""
+    """Returns whether a server's thread has set the event, or sets it soon."""
     return event.wait(SECONDS)

@@ -1,4 +1,4 @@
-"""A PredictMany call that the test plays, and questions to a stream over it."""
+"""A PredictMany call that the test plays, and requests to a stream over it."""
 
 import asyncio
 from typing import Any
@@ -14,7 +14,7 @@ MAX_FRAME_BYTES = 10_000
 
 
 class Script:
-    """A call. What it reads, the test puts; what is written, it keeps, unless `may_write` is cleared."""
+    """A call. The test supplies what it reads, and it records what is written, unless `may_write` is cleared."""
 
     def __init__(self) -> None:
         self.answers: asyncio.Queue[Any] = asyncio.Queue()
@@ -49,7 +49,7 @@ class Script:
 
 
 def ask(stream: SharedStream, text: str = "a", ends_at: float | None = None) -> tuple[Sequence, asyncio.Task[Any]]:
-    """A sequence's first question, on its way."""
+    """Sends a sequence's first request."""
     sequence, request = stream.begin(), lm.PredictRequest(input={"text": text})
 
     async def wait() -> Any:
@@ -63,7 +63,7 @@ async def outcomes(*asked: asyncio.Task[Any]) -> list[Any]:
 
 
 async def settle() -> None:
-    """Whatever can happen now has happened."""
+    """Lets everything happen that can happen now."""
     for _ in range(10):
         await asyncio.sleep(0)
 

@@ -1,4 +1,4 @@
-"""What asyncio alone knows, tasks that are cancelled or left alone, ends calls and turns and leaves nothing behind."""
+"""Cancelled and abandoned asyncio tasks end calls and turns, and leave nothing behind."""
 
 import asyncio
 import contextlib
@@ -56,7 +56,7 @@ async def test_a_cancelled_reader_cancels_its_call(fake: tuple[str, FakeService]
 
 
 async def test_a_cancelled_prediction_ends_its_stream(fake: tuple[str, FakeService], of_wire: WireOptions) -> None:
-    """The task that asks is cancelled, and so is the call."""
+    """The requesting task is cancelled, and so is the call."""
     address, service = fake
     async with AsyncClient(address, **of_wire) as client:
         async with client.predictor() as predict:
@@ -66,7 +66,7 @@ async def test_a_cancelled_prediction_ends_its_stream(fake: tuple[str, FakeServi
 
 
 async def test_a_line_that_is_cancelled_is_over(fake: tuple[str, FakeService], of_wire: WireOptions) -> None:
-    """Whoever asks it again hears that it was cancelled, and is not cancelled himself."""
+    """A later request gets CANCELLED, and its task is not cancelled."""
     address, service = fake
     wire = GrpcWire(Connection(address), **of_wire)
     line = wire.line(calls.predict(""), {})
@@ -81,7 +81,7 @@ async def test_a_line_that_is_cancelled_is_over(fake: tuple[str, FakeService], o
 
 
 async def test_a_reader_that_is_cancelled_gives_its_turn_up(fake: tuple[str, FakeService]) -> None:
-    """While it waits for an answer: whether the turn was applied is unknown until somebody asks."""
+    """The reader waits for an answer: it is unknown whether the turn was applied until the next answer."""
     async with AsyncClient(fake[0]) as client, client.session() as session:
         stream = session.generate(HANG)
         await anext(stream)
@@ -93,7 +93,7 @@ async def test_a_reader_that_is_cancelled_gives_its_turn_up(fake: tuple[str, Fak
 
 
 async def test_a_reader_that_is_cancelled_before_a_repeat_gives_its_turn_up(fake: tuple[str, FakeService]) -> None:
-    """While it waits to ask again."""
+    """The reader waits before a retry."""
     is_resting = asyncio.Event()
 
     async def rest(seconds: float) -> None:
@@ -111,7 +111,7 @@ async def test_a_reader_that_is_cancelled_before_a_repeat_gives_its_turn_up(fake
 async def test_a_cancelled_question_is_not_left_on_its_stream(
     fake: tuple[str, FakeService], of_wire: WireOptions
 ) -> None:
-    """The turn no longer counts, and whether it was applied is unknown until somebody asks."""
+    """The turn no longer counts, and it is unknown whether it was applied until the next answer."""
     address, service = fake
     async with AsyncClient(address, **of_wire) as client, client.session() as session, session.predictor() as predict:
         await predict("a", k=1)
@@ -122,7 +122,7 @@ async def test_a_cancelled_question_is_not_left_on_its_stream(
 
 
 async def test_a_cancelled_question_leaves_no_expectation(fake: tuple[str, FakeService], of_wire: WireOptions) -> None:
-    """Whether it was applied is unknown; the next one is put on a new stream."""
+    """It is unknown whether the request was applied; the next one goes on a new stream."""
     address, service = fake
     async with AsyncClient(address, **of_wire) as client, client.session() as session, session.predictor() as predict:
         await predict("a", k=1)
@@ -132,7 +132,7 @@ async def test_a_cancelled_question_leaves_no_expectation(fake: tuple[str, FakeS
 
 
 async def test_no_reader_is_left_behind(fake: tuple[str, FakeService]) -> None:
-    """However a stream of questions ends, the task that reads it has ended too."""
+    """However the stream ends, its reading task has ended too."""
 
     async def ask_and_raise(asker: Any) -> None:
         async with asker as predict:
@@ -149,7 +149,7 @@ async def test_no_reader_is_left_behind(fake: tuple[str, FakeService]) -> None:
 
 @pytest.mark.parametrize("reason", ["single", "metadata", "large"])
 async def test_a_line_of_its_own_that_is_dropped_is_cancelled(fake: tuple[str, FakeService], reason: str) -> None:
-    """Nobody has ended it: neither its call nor the task that reads it outlives it."""
+    """The line was dropped without an end: neither its call nor its reading task outlives it."""
     address, service = fake
     metadata = [("mark", "m")] if reason == "metadata" else []
 
@@ -173,7 +173,7 @@ async def test_a_line_of_its_own_that_is_dropped_is_cancelled(fake: tuple[str, F
 async def test_a_failure_that_nobody_asks_about_is_no_news(
     fake: tuple[str, FakeService], of_wire: WireOptions, has_session: bool
 ) -> None:
-    """A stream of questions that is left alone reads on, and its end is not logged as an exception never retrieved."""
+    """An abandoned stream reads on, and its end is not logged as an exception that was never retrieved."""
     logged: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: logged.append(context))
 
@@ -192,7 +192,7 @@ async def test_a_failure_that_nobody_asks_about_is_no_news(
 async def test_a_closed_client_fails_a_question_that_stays_unasked(
     fake: tuple[str, FakeService], of_wire: WireOptions
 ) -> None:
-    """Its failure is kept for who asks after all."""
+    """The failure is kept for a later request."""
     client = AsyncClient(fake[0], **of_wire)
     predict = client.predictor()
     await client.close()
@@ -202,7 +202,7 @@ async def test_a_closed_client_fails_a_question_that_stays_unasked(
 
 
 class _Open:
-    """A call that stays open until somebody ends it; `events` say how it did. Nothing can be written on it."""
+    """A call that stays open until it is ended; `events` record how. Nothing can be written on it."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
@@ -228,8 +228,8 @@ class _Open:
 
 
 class _Held(_Open):
-    """It answers `num_written` questions, and sends no more. As grpc.aio, one that is cancelled before it has begun
-    never returns from a write; later, its writer and its reader are as if they were cancelled."""
+    """The call answers `num_written` requests, then none. As in grpc.aio, a call that is cancelled before it has begun
+    never returns from a write; later, its writer and its reader behave as cancelled."""
 
     def __init__(self, num_written: int) -> None:
         super().__init__()
@@ -263,7 +263,7 @@ async def _line_on(under: _Open) -> Any:
 
 
 async def test_a_line_that_fails_is_ended() -> None:
-    """A question that cannot be written: the call is cancelled, and its reader has ended."""
+    """The request cannot be written: the call is cancelled, and its reader has ended."""
     under = _Open()
     line = await _line_on(under)
     with pytest.raises(ServerError, match="no"):
@@ -279,7 +279,7 @@ async def test_a_line_ends_in_order() -> None:
 
 
 async def test_a_line_is_dropped_without_waiting() -> None:
-    """The call is cancelled now, the reader soon."""
+    """The call is cancelled at once, the reader soon after."""
     under = _Open()
     (await _line_on(under)).drop()
     assert under.events == ["cancelled"]
@@ -289,7 +289,7 @@ async def test_a_line_is_dropped_without_waiting() -> None:
 
 @pytest.mark.parametrize("num_written", [0, 1])
 async def test_a_question_that_is_not_sent_ends_with_its_call(num_written: int) -> None:
-    """Before the call has begun and after; its asker is not cancelled, and nobody waits for ever."""
+    """This holds before and after the call has begun; the requesting task is not cancelled, and no caller hangs."""
     under = _Held(num_written)
     line = await _line_on(under)
     for _ in range(num_written):
@@ -304,7 +304,7 @@ async def test_a_question_that_is_not_sent_ends_with_its_call(num_written: int) 
 
 
 async def test_a_cancelled_question_that_is_not_sent_is_over() -> None:
-    """Its asker is cancelled, and so is the call."""
+    """The requesting task is cancelled, and so is the call."""
     under = _Held(0)
     line = await _line_on(under)
     await _cancel(line.exchange("question"))

@@ -1,4 +1,4 @@
-"""What threads alone know, Ctrl-C and readers of their own, ends calls and turns and leaves nothing behind."""
+"""Ctrl-C and reader threads end calls and turns, and leave nothing behind."""
 
 import gc
 import sys
@@ -26,7 +26,7 @@ def _interrupt(seconds: float) -> None:
 
 @pytest.mark.parametrize("turn", ["generate", "predict"])
 def test_an_interrupted_turn_is_given_up(address: str, service: FakeService, turn: str) -> None:
-    """By the user's Ctrl-C, here in the pause before a repeat: it no longer counts, though its error still holds it."""
+    """Ctrl-C comes in the pause before a retry: the turn no longer counts, although its error still refers to it."""
     with Client(address, sleep=_interrupt) as client, client.session() as session:
         asks: dict[str, Callable[[], Any]] = {
             "generate": lambda: session.generate("a"),
@@ -42,7 +42,7 @@ def test_an_interrupted_turn_is_given_up(address: str, service: FakeService, tur
 
 
 def test_an_interrupted_rewind_is_given_up(address: str, service: FakeService) -> None:
-    """The same, though it is no turn: whether it was done is unknown."""
+    """A rewind behaves like a turn: it is unknown whether it was applied."""
     with Client(address, sleep=_interrupt) as client, client.session() as session:
         service.mishaps = [Mishap()]
         with pytest.raises(KeyboardInterrupt) as caught:
@@ -75,7 +75,7 @@ class _Broken:
 
 
 class _Refused(grpc.RpcError):  # type: ignore[misc]
-    """As grpc shows a call that has failed."""
+    """A failed call in the form of grpc."""
 
     def code(self) -> grpc.StatusCode:
         return grpc.StatusCode.INTERNAL
@@ -91,7 +91,7 @@ class _Refused(grpc.RpcError):  # type: ignore[misc]
 
 
 def _ask_on(error: BaseException | None) -> tuple[Any, _Broken]:
-    """A line, and the call under it that will break."""
+    """Returns a line, and the call under it that will break."""
     calls: list[_Broken] = []
 
     def start(requests: Iterator[Any], **arguments: Any) -> _Broken:
@@ -105,7 +105,7 @@ def _ask_on(error: BaseException | None) -> tuple[Any, _Broken]:
 
 @pytest.mark.parametrize("error", [None, _Refused()])
 def test_a_line_that_fails_is_ended(error: grpc.RpcError | None) -> None:
-    """Whoever reads the questions comes to their end, and the call is cancelled: no thread is left waiting."""
+    """The thread that reads the requests ends, and the call is cancelled: no thread stays."""
     line, call = _ask_on(error)
     with pytest.raises(ServerError):
         line.exchange("question")
@@ -115,7 +115,7 @@ def test_a_line_that_fails_is_ended(error: grpc.RpcError | None) -> None:
 
 @pytest.mark.parametrize("is_open", [True, False])
 def test_a_call_that_ends_unasked_leaves_no_thread(monkeypatch: pytest.MonkeyPatch, is_open: bool) -> None:
-    """Nobody asks on the line, and perhaps the call has ended before it was one: who reads the questions is told."""
+    """No request is made on the line, and the call may have ended earlier: the thread that reads requests ends."""
     monkeypatch.setattr(_Broken, "is_open", is_open)
     line, call = _ask_on(None)
     if is_open:
@@ -124,7 +124,7 @@ def test_a_call_that_ends_unasked_leaves_no_thread(monkeypatch: pytest.MonkeyPat
 
 
 def _readers() -> set[threading.Thread]:
-    """The library's threads that read questions."""
+    """Returns the library's threads that read requests."""
     frames = sys._current_frames()
     running = [thread for thread in threading.enumerate() if thread.ident in frames]
     return {
@@ -136,7 +136,7 @@ def _readers() -> set[threading.Thread]:
 
 @pytest.mark.parametrize("is_closed", [False, True])
 def test_a_predictor_that_is_left_alone_leaves_no_thread(address: str, is_closed: bool) -> None:
-    """Dropped, or still there when its client is closed."""
+    """The predictor is dropped, or still exists when its client is closed."""
     before = _readers()
     with Client(address) as client:
         predictors = [client.predictor() for _ in range(3)]
@@ -159,7 +159,7 @@ def _join(threads: set[threading.Thread]) -> None:
 
 
 def test_an_interrupted_question_is_not_left_on_its_line() -> None:
-    """Its call is cancelled at once; the line's end ends the questions."""
+    """Its call is cancelled at once; the line's end ends the reading of requests."""
     line, call = _ask_on(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         line.exchange("question")
@@ -169,7 +169,8 @@ def test_an_interrupted_question_is_not_left_on_its_line() -> None:
 
 
 def test_a_call_that_another_thread_closes_before_it_starts_is_refused() -> None:
-    """Between the wire's look and the library's start: the same error, and no other fault of the library is hidden."""
+    """The close comes between the wire's check and the library's start: the error is the same, and other errors of the
+    library stay visible."""
 
     def make(channel: Any) -> Any:
         models = MODELS(channel)

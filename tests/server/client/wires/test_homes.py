@@ -1,16 +1,16 @@
-"""A session keeps its place while it is used: the one with an open sequence always, the others in the order of use."""
+"""A session with an open sequence always keeps its place; other sessions keep theirs in the order of use."""
 
 from carousel.client.wires.homes import Homes
 
 
 def rest(homes: Homes[str], session_id: str, place: str) -> None:
-    """It had a sequence there, which is over."""
+    """The session had a sequence there, which has ended."""
     homes.enter(session_id, place)
     homes.leave(session_id)
 
 
 def test_what_is_used_is_not_forgotten() -> None:
-    """By a sequence or by any other call; who has not been seen for longest goes."""
+    """A sequence or any other call counts as use; the least recently used is forgotten."""
     homes: Homes[str] = Homes(max_resting=2)
     for session_id in ("a", "b"):
         rest(homes, session_id, f"at {session_id}")
@@ -23,7 +23,7 @@ def test_what_is_used_is_not_forgotten() -> None:
 
 
 def test_an_open_sequence_keeps_its_place() -> None:
-    """However many others come and go, until the last sequence of the session is over."""
+    """This holds however many others come and go, until the session's last sequence has ended."""
     homes: Homes[str] = Homes(max_resting=2)
     for _ in range(2):
         homes.enter("mine", "here")
@@ -41,7 +41,7 @@ def test_an_open_sequence_keeps_its_place() -> None:
 
 
 def test_the_latest_place_counts() -> None:
-    """Where the first one has no room any more."""
+    """The first place has no room any more."""
     homes: Homes[str] = Homes()
     homes.enter("mine", "here")
     homes.enter("mine", "there")

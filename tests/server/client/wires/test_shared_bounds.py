@@ -1,4 +1,4 @@
-"""Frames of a shared stream are never larger than what the server reads, and one that was takes nobody's turn along."""
+"""Frames of a shared stream stay within the server's limit, and a frame that is too large loses no turn."""
 
 import asyncio
 import contextlib
@@ -39,7 +39,7 @@ def _num_calls(service: FakeService, method: str) -> int:
 async def test_questions_of_a_frame_that_was_too_large_are_put_in_smaller_ones(
     client: AsyncClient, service: FakeService
 ) -> None:
-    """The server says how large; after that, nothing is cut any more."""
+    """The server reports its limit; after that, no stream breaks."""
     async with contextlib.AsyncExitStack() as stack:
         predictors = [await stack.enter_async_context(client.predictor()) for _ in range(NUM)]
         for position in (50, 100, 150):
@@ -51,7 +51,7 @@ async def test_questions_of_a_frame_that_was_too_large_are_put_in_smaller_ones(
 
 
 async def test_turns_of_sessions_happen_once(client: AsyncClient, service: FakeService) -> None:
-    """Also where the stream is cut between them: they have their ids."""
+    """This holds even when the stream breaks between them, because turns have ids."""
     async with contextlib.AsyncExitStack() as stack:
         sessions = [client.open_session((await client.create_session()).session_id) for _ in range(NUM)]
         predictors = [await stack.enter_async_context(session.predictor()) for session in sessions]
@@ -64,7 +64,7 @@ async def test_turns_of_sessions_happen_once(client: AsyncClient, service: FakeS
 
 
 async def test_what_cannot_be_told_apart_is_not_asked_twice(client: AsyncClient, service: FakeService) -> None:
-    """A question on a session without an id may have happened: its asker is told that the stream broke."""
+    """A request on a session without an id may have been applied: its caller gets the error that the stream broke."""
     async with contextlib.AsyncExitStack() as stack:
         ids = [(await client.create_session()).session_id for _ in range(NUM)]
         asked = [await stack.enter_async_context(client.predictor(session_id=one)) for one in ids]
@@ -77,7 +77,7 @@ async def test_what_cannot_be_told_apart_is_not_asked_twice(client: AsyncClient,
 async def test_a_server_that_does_not_say_what_it_reads_is_not_asked_for_ever(
     client: AsyncClient, service: FakeService
 ) -> None:
-    """What is too large stays so: the askers hear it."""
+    """A request that is too large stays so: its callers get the error."""
     service.knows_itself = False
     async with contextlib.AsyncExitStack() as stack:
         predictors = [await stack.enter_async_context(client.predictor()) for _ in range(NUM)]
@@ -90,7 +90,7 @@ async def test_a_server_that_does_not_say_what_it_reads_is_not_asked_for_ever(
 async def test_a_question_that_the_server_does_not_read_is_refused_alone(
     client: AsyncClient, service: FakeService
 ) -> None:
-    """A first one, on a stream of its own; the others ask again and are answered."""
+    """A first request fails on its own stream; the others are retried and answered."""
     async with client.predictor() as large, client.predictor() as small, client.predictor() as other:
         asked = [large("a" * 3_000), small("a"), other("a")]
         refused, *answers = await asyncio.gather(*asked, return_exceptions=True)
@@ -100,12 +100,13 @@ async def test_a_question_that_the_server_does_not_read_is_refused_alone(
 
 
 async def test_a_question_that_has_to_stay_is_weighed_before(client: AsyncClient, service: FakeService) -> None:
-    """The stream carries its sequence and others'. None of these notices; the server is asked once what it reads."""
+    """The stream carries its sequence and other sequences, which are not affected; the client asks the server once for
+    its limit."""
     async with client.predictor() as large, client.predictor() as also_large, client.predictor() as other:
         for predict in (large, also_large, other):
             await predict("a")
         for predict in (large, also_large):
-            with pytest.raises(ServerError, match="the server reads 2000") as caught:
+            with pytest.raises(ServerError, match="the server reads at most 2000") as caught:
                 await predict("a" * (MAX_FRAME_BYTES + 1))
             assert caught.value.code == "RESOURCE_EXHAUSTED"
         assert (await other("a")).position == 2
@@ -113,7 +114,7 @@ async def test_a_question_that_has_to_stay_is_weighed_before(client: AsyncClient
 
 
 async def test_a_question_just_small_enough_shares(client: AsyncClient, service: FakeService) -> None:
-    """Once the bound is known, what fits into a frame goes in one, and what does not has a stream of its own."""
+    """Once the limit is known, a request that fits into a frame shares one, and a larger one has its own stream."""
     async with contextlib.AsyncExitStack() as stack:
         predictors = [await stack.enter_async_context(client.predictor()) for _ in range(NUM)]
         await asyncio.gather(*(predict(TEXT) for predict in predictors))
@@ -127,7 +128,7 @@ async def test_a_question_just_small_enough_shares(client: AsyncClient, service:
 async def test_nobody_waits_longer_than_he_wants_for_the_bounds(
     address: str, service: FakeService, ending: str
 ) -> None:
-    """While GetModel is not answered: a question's time runs, it can be cancelled, and the client can be closed."""
+    """While GetModel has no answer, a request's timeout runs, it can be cancelled, and the client can be closed."""
     service.may_answer.clear()
     client = AsyncClient(address, sleep=_at_once, timeout_seconds=0.5 if ending == "late" else None)
     predictors = [client.predictor() for _ in range(NUM)]

@@ -1,4 +1,4 @@
-"""Predictors that share streams: where they live, what happens around them, and that they do not touch each other."""
+"""Predictors that share streams: their places, disturbances around them, and their independence."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from carousel.client.wires.shared_places import MAX_FRAME_BYTES
 
 @pytest.fixture(autouse=True)
 def _two_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else two streams would need a crowd."""
+    """Otherwise two streams would need many sequences."""
     monkeypatch.setattr(shared_places, "FEW", 1)
 
 
@@ -46,7 +46,7 @@ async def _open(client: AsyncClient, stack: contextlib.AsyncExitStack, num: int)
 
 
 async def test_predictors_share_two_streams(client: AsyncClient, service: FakeService) -> None:
-    """However many they are, and whether they have sessions or not; each goes on with its own sequence."""
+    """This holds for any number, with sessions or without; each continues its own sequence."""
     async with contextlib.AsyncExitStack() as stack:
         predictors = await _open(client, stack, 9)
         for length in (1, 2):
@@ -61,7 +61,7 @@ async def test_predictors_share_two_streams(client: AsyncClient, service: FakeSe
 
 @pytest.mark.parametrize("has_metadata", [False, True])
 async def test_some_have_streams_of_their_own(address: str, service: FakeService, has_metadata: bool) -> None:
-    """Those of a client that is told so, and those that bring metadata: a stream has but its own."""
+    """These are predictors with metadata, and all of a client with shares_streams=False."""
     async with AsyncClient(address, shares_streams=has_metadata) as client:
         await client.predict("a", metadata=[("mark", "m")] if has_metadata else [])
     assert [call.method for call in service.seen] == ["Predict"]
@@ -70,7 +70,7 @@ async def test_some_have_streams_of_their_own(address: str, service: FakeService
 async def test_a_server_that_knows_no_shared_streams_is_asked_on_single_ones(
     client: AsyncClient, service: FakeService
 ) -> None:
-    """For good, and nobody notices, though grpc.aio at times hides what the server said."""
+    """The client switches for good and no caller notices, although grpc.aio sometimes hides the server's answer."""
     service.knows_many = False
     async with contextlib.AsyncExitStack() as stack:
         predictors = await _open(client, stack, 5)
@@ -88,8 +88,8 @@ async def test_a_server_that_knows_no_shared_streams_is_asked_on_single_ones(
 async def test_what_was_never_begun_is_asked_elsewhere(
     client: AsyncClient, service: FakeService, is_full: bool
 ) -> None:
-    """A question on a session, also one without an id: nobody has looked at it. Where grpc.aio hides what the server
-    said, nobody can know that."""
+    """This holds for a request on a session, even without an id: the server has not read it. Where grpc.aio hides the
+    server's answer, this is unknown."""
     ids = [(await client.create_session()).session_id for _ in range(6)]
     service.knows_many, service.max_sequences = is_full, 2
     async with contextlib.AsyncExitStack() as stack:
@@ -102,7 +102,7 @@ async def test_what_was_never_begun_is_asked_elsewhere(
 
 
 async def test_a_full_stream_gets_company(client: AsyncClient, service: FakeService) -> None:
-    """The server says how many sequences it may have; those beyond are asked for on further ones, at once."""
+    """The server reports how many sequences a stream may have; further ones go on further streams at once."""
     service.max_sequences = 3
     async with contextlib.AsyncExitStack() as stack:
         predictors = await _open(client, stack, 20)
@@ -116,7 +116,8 @@ async def test_a_full_stream_gets_company(client: AsyncClient, service: FakeServ
 async def test_a_refusal_that_the_server_does_not_explain_teaches_nothing(
     client: AsyncClient, service: FakeService
 ) -> None:
-    """It says that a stream carries a thousand, and refuses one: others find the two streams open as before."""
+    """The server reports room for a thousand sequences, but refuses one: other sequences use the two open streams as
+    before."""
     service.mishaps = [Mishap(error=TOO_MANY)] * 3
     async with contextlib.AsyncExitStack() as stack:
         predictors = await _open(client, stack, 30)
@@ -126,7 +127,7 @@ async def test_a_refusal_that_the_server_does_not_explain_teaches_nothing(
 
 
 async def test_a_server_that_contradicts_itself_is_asked_a_few_times(address: str, service: FakeService) -> None:
-    """It says that there is room, and refuses: each try goes to three seats, and says what it heard."""
+    """The server reports room but refuses: each attempt tries three seats, then raises the refusal."""
     service.mishaps = [Mishap(error=TOO_MANY)] * 50
     async with AsyncClient(address, retries=Retries(max_attempts=2), sleep=_at_once) as client:
         with pytest.raises(ServerError) as caught:
@@ -136,7 +137,7 @@ async def test_a_server_that_contradicts_itself_is_asked_a_few_times(address: st
 
 
 async def test_bounds_are_forgotten_with_the_server_that_had_them(client: AsyncClient, service: FakeService) -> None:
-    """When all streams have broken, another server may be there, which carries more."""
+    """When all streams have broken, the server may be a different one with larger limits."""
     service.max_sequences = 2
     async with contextlib.AsyncExitStack() as stack:
         predictors = await _open(client, stack, 10)
@@ -151,7 +152,7 @@ async def test_bounds_are_forgotten_with_the_server_that_had_them(client: AsyncC
 
 
 async def test_a_server_that_takes_no_sequence_at_all_says_so(address: str, service: FakeService) -> None:
-    """It is asked again as its refusal says, and no more often than any call."""
+    """The client retries as for any refusal, and no more often than any call."""
     service.max_sequences = 0
     naps: list[float] = []
 
@@ -167,7 +168,7 @@ async def test_a_server_that_takes_no_sequence_at_all_says_so(address: str, serv
 
 
 async def test_calls_on_a_session_go_where_its_stream_goes(client: AsyncClient, service: FakeService) -> None:
-    """A balancer sends them to the server that has the session; another session's are not concerned."""
+    """A balancer sends them to the session's server; calls on another session are not affected."""
     async with client.session("mine") as session, client.session("other") as other:
         await session.predict("a")
         (stream,) = _calls(service, "PredictMany")
@@ -181,7 +182,7 @@ async def test_calls_on_a_session_go_where_its_stream_goes(client: AsyncClient, 
 
 
 async def test_a_session_stays_on_its_stream(client: AsyncClient, service: FakeService) -> None:
-    """Its next predictor takes the same place, though the other stream has less on it."""
+    """Its next predictor takes the same place, although the other stream has fewer sequences."""
     async with client.session("mine") as session, contextlib.AsyncExitStack() as stack:
         await session.predict("a")
         for predict in await _open(client, stack, 1):
@@ -195,7 +196,7 @@ async def test_a_session_stays_on_its_stream(client: AsyncClient, service: FakeS
 async def test_a_question_given_up_leaves_the_others_alone(
     client: AsyncClient, service: FakeService, ending: str
 ) -> None:
-    """Cancelled, or out of time: its tag alone is closed, and the stream goes on."""
+    """Whether cancelled or out of time, only its tag is closed, and the stream continues."""
     async with contextlib.AsyncExitStack() as stack:
         predictors = await _open(client, stack, 4)
         await asyncio.gather(*(predict("a") for predict in predictors))
@@ -215,7 +216,7 @@ async def test_a_question_given_up_leaves_the_others_alone(
 
 
 async def test_a_predictor_that_is_dropped_ends_its_sequence(client: AsyncClient, service: FakeService) -> None:
-    """Nobody has ended it: the stream would carry it for ever."""
+    """Without that, the stream would carry the sequence until its end."""
 
     async def ask_and_forget() -> None:
         await client.predictor()("a")
@@ -226,8 +227,8 @@ async def test_a_predictor_that_is_dropped_ends_its_sequence(client: AsyncClient
 
 
 async def test_a_large_question_has_a_stream_of_its_own(client: AsyncClient, service: FakeService) -> None:
-    """One that the server may refuse to read shall not take others along. A session goes on there; a sequence that the
-    shared stream carries has to stay."""
+    """A request that the server may refuse to read must not break other sequences. A session continues on its own
+    stream; a sequence without a session has to stay."""
     large = "a" * (MAX_FRAME_BYTES + 1)
     async with client.session("mine") as session, session.predictor() as predict:
         assert [(await predict(text)).position for text in ("a", large, "b")] == [
@@ -242,7 +243,7 @@ async def test_a_large_question_has_a_stream_of_its_own(client: AsyncClient, ser
 
 
 async def test_a_server_that_is_going_gets_no_further_sequences(address: str, service: FakeService) -> None:
-    """The repeat is put on another stream, which a balancer brings to another server, under the same name."""
+    """The retry goes on another stream, under the same name; a balancer sends it to another server."""
     async with AsyncClient(address, sleep=_at_once) as client, client.session("mine") as session:
         await session.predict("a")
         service.mishaps = [Mishap(error=STOPPING)]
@@ -254,7 +255,7 @@ async def test_a_server_that_is_going_gets_no_further_sequences(address: str, se
 async def test_a_server_that_is_always_going_gets_no_more_than_two_streams_a_place(
     address: str, service: FakeService
 ) -> None:
-    """Whatever it says, item by item: one that has given way to another, and this to a third, is ended."""
+    """A stream that was replaced twice is ended, whatever the server answers."""
     async with AsyncClient(address, sleep=_at_once) as client, contextlib.AsyncExitStack() as stack:
         idle = await _open(client, stack, 4)
         await asyncio.gather(*(predict("a") for predict in idle))
@@ -270,7 +271,7 @@ async def test_a_server_that_is_always_going_gets_no_more_than_two_streams_a_pla
 
 
 async def test_a_server_that_is_going_answers_what_it_has(client: AsyncClient, service: FakeService) -> None:
-    """Sequences on its stream stay where they are; their questions are answered though others are refused."""
+    """Sequences on its stream stay; their requests are answered although others are refused."""
     async with contextlib.AsyncExitStack() as stack:
         predictors = await _open(client, stack, 4)
         await asyncio.gather(*(predict("a") for predict in predictors))
@@ -289,7 +290,7 @@ def _homes(client: AsyncClient) -> Any:
 
 
 async def test_no_session_is_held_that_nobody_uses(address: str, service: FakeService) -> None:
-    """However its sequence ended: in order, dropped, refused, late, or with its stream."""
+    """This holds however its sequence ends: in order, dropped, refused, late, or with its stream."""
     async with AsyncClient(address, retries=Retries(max_attempts=1), sleep=_at_once) as client:
         sessions = [client.open_session((await client.create_session()).session_id) for _ in range(6)]
         await sessions[0].predict("a")
@@ -306,7 +307,7 @@ async def test_no_session_is_held_that_nobody_uses(address: str, service: FakeSe
 
 
 async def test_a_session_in_use_keeps_its_place(client: AsyncClient, service: FakeService) -> None:
-    """However many other sessions come and go: its calls go under one name."""
+    """This holds however many other sessions come and go: its calls carry one name."""
     homes = _homes(client)
     homes._max_resting = 2
     async with client.session("mine") as session, client.session("busy") as busy:
@@ -324,7 +325,7 @@ async def test_a_session_in_use_keeps_its_place(client: AsyncClient, service: Fa
 
 
 async def test_a_sequence_that_the_server_carries_waits_until_there_is_time(address: str, service: FakeService) -> None:
-    """It is as it was before the refusal, on its stream. A stream of its own would be over."""
+    """It is unchanged after the refusal, on its stream. A separate stream would have ended."""
     async with AsyncClient(address, sleep=_at_once) as client, client.predictor() as predict:
         await predict("a")
         service.mishaps = [Mishap(error=OVERLOADED)] * 3
@@ -333,7 +334,7 @@ async def test_a_sequence_that_the_server_carries_waits_until_there_is_time(addr
 
 
 async def test_a_broken_stream_is_opened_anew_under_its_name(address: str, service: FakeService) -> None:
-    """Sessions go on; a sequence that it carried is over, and says so as often as it is asked."""
+    """Sessions continue; a sequence on the stream has ended, and every request on it fails."""
     async with AsyncClient(address, sleep=_at_once) as client, client.session("mine") as session:
         predict = client.predictor()
         await predict("a")
@@ -350,7 +351,7 @@ async def test_a_broken_stream_is_opened_anew_under_its_name(address: str, servi
 async def test_a_sequence_that_the_server_carried_is_not_begun_elsewhere(
     client: AsyncClient, service: FakeService
 ) -> None:
-    """Whatever its stream ends with: what it was fed is lost, and its user must know."""
+    """This holds for any end of its stream: its state is lost, and its user must know."""
     predict = client.predictor()
     await predict("a")
     service.mishaps = [Mishap(error=grpc.StatusCode.UNIMPLEMENTED)]
@@ -360,7 +361,7 @@ async def test_a_sequence_that_the_server_carried_is_not_begun_elsewhere(
 
 
 async def test_garbage_for_an_answer_is_an_error() -> None:
-    """The stream is over, as one without a last message."""
+    """The stream has ended, as a stream without a last message."""
     garbage = grpc.method_handlers_generic_handler(
         "carousel.v1.LanguageModel",
         {"PredictMany": grpc.stream_stream_rpc_method_handler(lambda requests, context: iter([b"\xff" * 9]))},
@@ -378,7 +379,7 @@ async def test_garbage_for_an_answer_is_an_error() -> None:
 
 
 async def test_a_closed_client_leaves_no_task(address: str, service: FakeService) -> None:
-    """And the server hears an end in order."""
+    """The server sees a normal end."""
     before = asyncio.all_tasks()
     client = AsyncClient(address, retries=Retries(max_attempts=1))
     predict = client.predictor()

@@ -1,4 +1,4 @@
-"""A line on streams that the test plays: when it stays, when it goes its own way, and what it takes along."""
+"""A line on scripted streams: when it stays, when it gets its own stream, and what it keeps."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ LARGE = lm.PredictRequest(input={"text": "a" * MAX_FRAME_BYTES})
 
 
 class Own:
-    """A line with a stream of its own."""
+    """A line with its own stream."""
 
     def __init__(self, options: CallOptions) -> None:
         self.options = options
@@ -33,7 +33,7 @@ class Own:
 
 
 class Stage:
-    """The shared streams that were started, and the lines that went their own way."""
+    """The shared streams that were started, and the lines that got their own."""
 
     def __init__(self) -> None:
         self.scripts: list[Script] = []
@@ -44,7 +44,7 @@ class Stage:
         return SharedLine(self.places, self._go_alone, calls.predict(session_id), CallOptions(), timeout_seconds)
 
     async def ask(self, line: SharedLine, answer: Any = None) -> Any:
-        """The last stream answers, its first sequence."""
+        """The first sequence of the last stream gets an answer."""
         asked = asyncio.ensure_future(line.exchange(QUESTION))
         await settle()
         self.scripts[-1].answer(answer or right(1))
@@ -70,7 +70,8 @@ async def stage() -> AsyncIterator[Stage]:
 
 
 async def test_a_sequence_that_has_begun_stays_where_others_no_longer_go(stage: Stage) -> None:
-    """Another line has learnt that some server knows no shared streams: what this one carries is not begun anew."""
+    """Another line has found that a server does not support shared streams: this line's sequence is not started
+    again."""
     line = stage.line()
     await stage.ask(line)
     stage.places.is_of_use = False
@@ -80,7 +81,7 @@ async def test_a_sequence_that_has_begun_stays_where_others_no_longer_go(stage: 
 
 
 async def test_a_line_that_goes_its_own_way_takes_the_rest_of_its_time(stage: Stage) -> None:
-    """The client's time, too: it ran from the line's beginning."""
+    """This includes the client's timeout, which started with the line."""
     assert await stage.line("mine", 20.0).exchange(LARGE) == "from its own"
     assert await stage.line("mine").exchange(LARGE) == "from its own"
     timed, endless = (one.options for one in stage.own)
@@ -91,7 +92,7 @@ async def test_a_line_that_goes_its_own_way_takes_the_rest_of_its_time(stage: St
 
 
 async def test_a_line_that_goes_its_own_way_leaves_its_seat(stage: Stage) -> None:
-    """The shared stream carries it no longer, and holds no place for it."""
+    """The shared stream no longer carries its sequence and keeps no place for it."""
     line = stage.line("mine")
     await stage.ask(line)
     assert await line.exchange(LARGE) == "from its own"
@@ -101,7 +102,7 @@ async def test_a_line_that_goes_its_own_way_leaves_its_seat(stage: Stage) -> Non
 
 
 async def test_what_the_server_itself_does_not_do_is_no_word_on_shared_streams(stage: Stage) -> None:
-    """UNIMPLEMENTED with a reason of the server's concerns the question alone."""
+    """UNIMPLEMENTED with a reason of the server applies only to the request."""
     packed = any_pb2.Any()
     packed.Pack(error_details_pb2.ErrorInfo(reason="WHATEVER", domain="carousel"))
     status = status_pb2.Status(code=grpc.StatusCode.UNIMPLEMENTED.value[0], message="no", details=[packed])

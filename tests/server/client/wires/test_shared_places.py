@@ -1,4 +1,4 @@
-"""Which stream a sequence lives on, what streams may carry, and that nothing is left open."""
+"""Which stream a sequence uses, what streams may carry, and that nothing stays open."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -37,7 +37,7 @@ class Quiet:
 
 
 class Server:
-    """What places start and ask."""
+    """The server that places start streams on and ask for limits."""
 
     def __init__(self) -> None:
         self.calls: list[Quiet] = []
@@ -71,42 +71,42 @@ async def places(server: Server) -> AsyncIterator[SharedPlaces]:
 
 
 async def test_few_sequences_share_one_stream(places: SharedPlaces) -> None:
-    """Of more, as many are on each; who leaves makes room where he was."""
-    seats = [places.take_seat("") for _ in range(3 * FEW)]
+    """With more sequences, both streams have equal numbers; a sequence that ends makes room on its stream."""
+    seats = [places.assign_seat("") for _ in range(3 * FEW)]
     streams = list(dict.fromkeys(seat.stream for seat in seats))
     assert [seat.stream for seat in seats[: 2 * FEW]] == [streams[0]] * FEW + [streams[1]] * FEW
     assert [stream.num_open for stream in streams] == [3 * FEW // 2] * 2
     for seat in seats:
         if seat.stream is streams[0]:
             places.leave_seat(seat)
-    assert places.take_seat("").stream is streams[0]
+    assert places.assign_seat("").stream is streams[0]
 
 
 async def test_a_stream_without_room_is_passed_over(places: SharedPlaces, server: Server) -> None:
-    """Whatever is said of the others: a further one is opened when none has room."""
-    seats = [places.take_seat("") for _ in range(FEW)]
+    """Another stream opens when none has room."""
+    seats = [places.assign_seat("") for _ in range(FEW)]
     await places.learn(seats[0], None)
-    later = [places.take_seat("") for _ in range(4)]
+    later = [places.assign_seat("") for _ in range(4)]
     assert [one.stream.num_open for one in later] == [2] * 4
     assert len(server.calls) == 3
     places.leave_seat(later[3])
-    assert places.take_seat("").stream is later[3].stream
+    assert places.assign_seat("").stream is later[3].stream
 
 
 async def test_what_the_server_says_holds_for_all_streams(places: SharedPlaces, server: Server) -> None:
-    """For those that are open, and those that come; it is asked by name, as a balancer needs it."""
-    seats = [places.take_seat("") for _ in range(4)]
+    """This applies to open streams and to later ones; the request carries the name for balancers."""
+    seats = [places.assign_seat("") for _ in range(4)]
     await places.learn(seats[0], None)
     assert places.bounds == Bounds(5_000, 5_000, 2)
     assert [seat.stream.max_frame_bytes for seat in seats] == [5_000] * 4
-    another = places.take_seat("")
+    another = places.assign_seat("")
     assert (another.stream in [seat.stream for seat in seats], another.stream.max_frame_bytes) == (False, 5_000)
     assert server.names == [seats[0].place.name]
 
 
 async def test_a_question_that_has_been_answered_is_not_put_again(places: SharedPlaces, server: Server) -> None:
-    """Many may want to know at once, and many later who sat down before."""
-    seats = [places.take_seat("") for _ in range(9)]
+    """Many callers may ask at once, and later callers may have older seats."""
+    seats = [places.assign_seat("") for _ in range(9)]
     server.may_answer.clear()
     learning = [asyncio.ensure_future(places.learn(seat, None)) for seat in seats[:-1]]
     await asyncio.sleep(0)
@@ -114,7 +114,7 @@ async def test_a_question_that_has_been_answered_is_not_put_again(places: Shared
     await asyncio.wait_for(asyncio.gather(*learning), 5)
     await places.learn(seats[-1], None)
     assert len(server.names) == 1
-    await places.learn(places.take_seat(""), None)
+    await places.learn(places.assign_seat(""), None)
     assert len(server.names) == 2
 
 
@@ -122,14 +122,14 @@ async def test_a_question_that_has_been_answered_is_not_put_again(places: Shared
 async def test_a_server_that_does_not_say_has_no_bounds(places: SharedPlaces, server: Server, limits: Any) -> None:
     """Nothing is guessed."""
     server.limits = limits
-    await places.learn(places.take_seat(""), None)
+    await places.learn(places.assign_seat(""), None)
     assert places.bounds == Bounds(MAX_FRAME_BYTES, None, None)
 
 
 async def test_a_task_that_was_cancelled_is_no_answer(places: SharedPlaces, server: Server) -> None:
-    """Whoever wants to know later asks again."""
+    """The next caller asks again."""
     server.may_answer.clear()
-    seat = places.take_seat("")
+    seat = places.assign_seat("")
     for _ in range(2):
         learning = asyncio.ensure_future(places.learn(seat, None))
         await asyncio.sleep(0)
@@ -147,37 +147,37 @@ async def test_a_task_that_was_cancelled_is_no_answer(places: SharedPlaces, serv
 async def test_a_stream_that_was_cut_forgets_nothing(
     places: SharedPlaces, server: Server, code: grpc.StatusCode, is_known: bool
 ) -> None:
-    """One that broke may have had another server."""
-    seat = places.take_seat("mine")
+    """A stream that broke may have had another server."""
+    seat = places.assign_seat("mine")
     await places.learn(seat, None)
     server.calls[0].fail(code)
     await asyncio.wait(seat.stream._tasks)
     await asyncio.sleep(0)
     assert seat.stream.failure is not None
     places.leave_seat(seat)
-    places.take_seat("mine")
+    places.assign_seat("mine")
     assert (places.bounds.max_sequences is not None) == is_known
 
 
 async def test_streams_that_have_broken_are_forgotten(places: SharedPlaces, server: Server) -> None:
-    """However many there were."""
+    """This holds for any number of them."""
     for _ in range(5):
-        seat = places.take_seat("mine")
+        seat = places.assign_seat("mine")
         server.calls[-1].fail(grpc.StatusCode.UNAVAILABLE)
         await asyncio.wait(seat.stream._tasks)
         await asyncio.sleep(0)
         places.leave_seat(seat)
-    seat = places.take_seat("mine")
+    seat = places.assign_seat("mine")
     assert len(server.calls) == 6
     assert places._streams == {seat.stream}
 
 
 async def test_closing_leaves_no_task(server: Server) -> None:
-    """Also while the server is asked."""
+    """This also holds while the server is asked."""
     before = asyncio.all_tasks()
     places = SharedPlaces(server.start, server.ask_limits, "here:1")
     server.may_answer.clear()
-    learning = asyncio.ensure_future(places.learn(places.take_seat("mine"), None))
+    learning = asyncio.ensure_future(places.learn(places.assign_seat("mine"), None))
     await asyncio.sleep(0)
     await places.close()
     await asyncio.wait_for(learning, 5)

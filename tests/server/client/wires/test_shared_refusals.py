@@ -1,4 +1,4 @@
-"""Shared streams that the server refuses or ends as a whole for want of room: their lines do as single streams do."""
+"""Shared streams that the server refuses or ends for load: their lines behave as single streams do."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -32,7 +32,7 @@ async def _at_once(seconds: float) -> None:
 async def test_questions_wait_until_the_stream_has_room(
     address: str, service: FakeService, has_session: bool, num_askers: int
 ) -> None:
-    """The call itself is refused, twice; each question is put again on another one."""
+    """The call itself is refused twice; each request is retried on another stream."""
     service.refusals = [NO_ROOM] * 2
     async with AsyncClient(address, sleep=_at_once) as client:
 
@@ -48,7 +48,7 @@ async def test_questions_wait_until_the_stream_has_room(
 
 @pytest.fixture
 def scripts() -> list[Script]:
-    """The streams that were started."""
+    """Returns the streams that were started."""
     return []
 
 
@@ -74,7 +74,7 @@ def _line(places: SharedPlaces) -> SharedLine:
 
 
 async def _ask(line: SharedLine, scripts: list[Script]) -> Any:
-    """The last stream answers, its first sequence."""
+    """The first sequence of the last stream makes a request."""
     asked = asyncio.ensure_future(line.exchange(QUESTION))
     await settle()
     scripts[-1].answer(right(1))
@@ -84,7 +84,7 @@ async def _ask(line: SharedLine, scripts: list[Script]) -> Any:
 async def test_a_line_does_not_stay_on_a_stream_that_is_closed_for_load(
     places: SharedPlaces, scripts: list[Script]
 ) -> None:
-    """While nothing was asked: it is over, so that the next attempt begins on another stream."""
+    """Without an open request, the line has ended, so that the next attempt starts on another stream."""
     line = _line(places)
     await _ask(line, scripts)
     scripts[0].answers.put_nowait(_refusal())
@@ -92,7 +92,7 @@ async def test_a_line_does_not_stay_on_a_stream_that_is_closed_for_load(
     with pytest.raises(ServerError, match="too many streams"):
         await line.exchange(QUESTION)
     assert line.is_over
-    seat = places.take_seat("mine")
+    seat = places.assign_seat("mine")
     scripts[-1].answers.put_nowait(_refusal())
     await settle()
     assert seat.stream.failure is not None
@@ -103,7 +103,7 @@ async def test_a_line_does_not_stay_on_a_stream_that_is_closed_for_load(
 
 
 def _refusal() -> grpc.RpcError:
-    """As grpc.aio shows a call that the server has refused."""
+    """A call that the server has refused, in the form of grpc.aio."""
     status = to_status(NO_ROOM)
     trailer = grpc.aio.Metadata(("grpc-status-details-bin", status.SerializeToString()))
     code = grpc.StatusCode.RESOURCE_EXHAUSTED

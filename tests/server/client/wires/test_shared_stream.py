@@ -1,4 +1,4 @@
-"""Many sequences on one stream: questions go out in frames, answers come in; no question waits for ever."""
+"""Many sequences on one stream: requests go out in frames, answers come in; no request hangs."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -35,7 +35,7 @@ async def stream(script: Script) -> AsyncIterator[SharedStream]:
 
 
 async def test_questions_of_one_tick_go_in_one_frame(stream: SharedStream, script: Script) -> None:
-    """And each gets its own answer, in whatever order these come."""
+    """Each gets its own answer, in any order."""
     asked = [ask(stream, text)[1] for text in "abc"]
     await settle()
     assert [[(item.tag, item.request.input.text) for item in frame.items] for frame in script.written] == [
@@ -47,7 +47,7 @@ async def test_questions_of_one_tick_go_in_one_frame(stream: SharedStream, scrip
 
 
 async def test_what_is_asked_during_a_write_goes_with_the_next(stream: SharedStream, script: Script) -> None:
-    """One frame is on its way at a time."""
+    """Only one frame is sent at a time."""
     script.may_write.clear()
     ask(stream)
     await settle()
@@ -60,7 +60,7 @@ async def test_what_is_asked_during_a_write_goes_with_the_next(stream: SharedStr
 
 
 async def test_a_refusal_is_the_error_that_a_call_would_raise(stream: SharedStream, script: Script) -> None:
-    """With reason, violations and pause; the other sequences know nothing of it."""
+    """The error has reason, violations and pause; the other sequences are not affected."""
     asked = [ask(stream)[1] for _ in range(4)]
     await settle()
     refusals = [InvalidRequest("k", "must be at most 256"), Overloaded("too many", limit="x", retry_seconds=0.5)]
@@ -75,7 +75,7 @@ async def test_a_refusal_is_the_error_that_a_call_would_raise(stream: SharedStre
 
 
 async def test_an_answer_that_comes_after_the_end_is_passed_over(stream: SharedStream, script: Script) -> None:
-    """The server did not know yet; the others go on."""
+    """The server did not know of the end yet; the others continue."""
     (gone, _), (_, other) = ask(stream), ask(stream)
     await settle()
     stream.close(gone)
@@ -84,7 +84,7 @@ async def test_an_answer_that_comes_after_the_end_is_passed_over(stream: SharedS
 
 
 async def test_frames_are_bounded(stream: SharedStream, script: Script) -> None:
-    """In items and in bytes, ends of sequences included; what is larger by itself goes alone."""
+    """The limits count items and bytes, including ends of sequences; a larger request goes alone."""
     stream.max_frame_bytes = 60_000
     asked = [ask(stream)[1] for _ in range(2500)]
     await settle()
@@ -101,7 +101,7 @@ async def test_frames_are_bounded(stream: SharedStream, script: Script) -> None:
 async def test_a_frame_is_never_larger_than_it_may_be(
     stream: SharedStream, script: Script, max_frame_bytes: int
 ) -> None:
-    """On the wire, whatever the tags are and whatever else is in it, but for what is alone in it."""
+    """This holds for the bytes on the wire, with any tags and other items, except for a single large request."""
     stream.max_frame_bytes, stream._last_tag = max_frame_bytes, 2**60
     open_ones = [ask(stream, "b" * 40) for _ in range(30)]
     await settle()
@@ -114,7 +114,7 @@ async def test_a_frame_is_never_larger_than_it_may_be(
 
 
 async def test_what_nobody_has_sent_need_not_be_closed(stream: SharedStream, script: Script) -> None:
-    """While nothing can be written, sequences that come and go leave nothing behind but the ends of those sent."""
+    """While writing is blocked, sequences that come and go leave only the ends of those that were sent."""
     sent, _ = ask(stream)
     await settle()
     script.may_write.clear()
@@ -137,7 +137,7 @@ async def test_what_nobody_has_sent_need_not_be_closed(stream: SharedStream, scr
 
 
 async def test_a_question_has_its_own_time(stream: SharedStream) -> None:
-    """The others do not mind."""
+    """Other requests are not affected."""
     (_, late), (_, other) = ask(stream, ends_at=stream.loop.time()), ask(stream)
     (error,) = await outcomes(late)
     assert error.code == "DEADLINE_EXCEEDED"
@@ -145,7 +145,7 @@ async def test_a_question_has_its_own_time(stream: SharedStream) -> None:
 
 
 async def test_an_answer_that_comes_too_late_is_passed_over(stream: SharedStream, script: Script) -> None:
-    """Its asker has heard that the time is over, and has not closed the sequence yet; the others go on."""
+    """Its caller has the timeout error, and has not closed the sequence yet; the others continue."""
     (_, late), (_, other) = ask(stream, ends_at=stream.loop.time()), ask(stream)
     await outcomes(late)
     script.answer(right(1), right(2))
@@ -154,7 +154,7 @@ async def test_an_answer_that_comes_too_late_is_passed_over(stream: SharedStream
 
 
 async def test_an_answer_in_time_leaves_no_timer(stream: SharedStream, script: Script) -> None:
-    """Nor does a question that was given up: there may be thousands, with minutes left."""
+    """A request that was given up leaves none either: there may be thousands, with minutes left."""
     (answered, first), (_, second) = ask(stream, ends_at=stream.loop.time() + 99), ask(stream, ends_at=1e9)
     await settle()
     script.answer(right(1))
@@ -166,7 +166,7 @@ async def test_an_answer_in_time_leaves_no_timer(stream: SharedStream, script: S
 
 
 async def test_a_sequence_that_is_closed_keeps_nobody_waiting(stream: SharedStream) -> None:
-    """Whoever closes it."""
+    """This holds for any closing caller."""
     sequence, asked = ask(stream)
     await settle()
     stream.close(sequence)
@@ -174,8 +174,8 @@ async def test_a_sequence_that_is_closed_keeps_nobody_waiting(stream: SharedStre
 
 
 async def test_a_sequence_has_one_question_at_a_time(stream: SharedStream) -> None:
-    """A second one would be taken for the answer's."""
+    """A second answer could not be matched."""
     sequence, _ = ask(stream)
     await settle()
-    with pytest.raises(RuntimeError, match="one question"):
+    with pytest.raises(RuntimeError, match="one request"):
         stream.ask(sequence, lm.PredictRequest(), 0, None)

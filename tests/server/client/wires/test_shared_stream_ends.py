@@ -1,4 +1,4 @@
-"""However a shared stream ends, whoever waits on it hears so, and nothing of it is left."""
+"""However a shared stream ends, every waiting caller gets an error, and nothing stays."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -48,7 +48,7 @@ async def stream(script: Script) -> AsyncIterator[SharedStream]:
 async def test_an_answer_to_no_question_breaks_the_stream(
     stream: SharedStream, script: Script, items: list[Any]
 ) -> None:
-    """Nobody waits for what such a peer may send next: what is due fails as on a broken connection."""
+    """Such a peer cannot be trusted: open requests fail as on a broken connection."""
     (_, first), (_, second) = ask(stream), ask(stream)
     await settle()
     script.answer(*items)
@@ -63,7 +63,7 @@ async def test_an_answer_to_no_question_breaks_the_stream(
     "end", [grpc.aio.EOF, *map(broken, (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL))], ids=repr
 )
 async def test_the_end_of_the_stream_fails_what_is_due(stream: SharedStream, script: Script, end: Any) -> None:
-    """Each asker with an error of his own, as a broken stream of his own would give."""
+    """Each caller gets a separate error, as from its own broken stream."""
     asked = [ask(stream)[1] for _ in range(2)]
     await settle()
     script.answers.put_nowait(end)
@@ -73,14 +73,14 @@ async def test_the_end_of_the_stream_fails_what_is_due(stream: SharedStream, scr
 
 
 async def test_a_write_that_fails_ends_the_stream(stream: SharedStream, script: Script) -> None:
-    """grpc.aio hides how the call ended, so that it ended early is all that is known."""
+    """grpc.aio hides how the call ended, so the error only says that it ended early."""
     script.failure = broken(grpc.StatusCode.INTERNAL)
     (error,) = await outcomes(ask(stream)[1])
     assert (error.code, script.events[0]) == ("OK", "cancelled")
 
 
 async def test_a_stream_that_is_cut_says_how_much_it_sent(stream: SharedStream, script: Script) -> None:
-    """Frames, that is. Whether one was too large to be read, or a quota is used up, is for others to find out."""
+    """The size of frames is recorded. Other code decides whether one was too large, or a quota is used up."""
     asked = [ask(stream, "a" * size)[1] for size in (1, 500, 20)]
     await settle()
     asked.append(ask(stream)[1])
@@ -103,7 +103,7 @@ async def test_a_stream_that_is_cut_says_how_much_it_sent(stream: SharedStream, 
 async def test_a_stream_may_have_been_cut(
     stream: SharedStream, script: Script, code: grpc.StatusCode, is_cut: bool, is_writer: bool
 ) -> None:
-    """For want of something, or for a reason that grpc.aio hides from who writes, and at times from who reads."""
+    """Either a resource ran out, or grpc.aio hides the reason from the writer, and sometimes from the reader."""
     if is_writer:
         script.failure = broken(code)
     else:
@@ -119,7 +119,7 @@ async def test_a_stream_may_have_been_cut(
 async def test_a_failure_that_nobody_foresaw_ends_the_stream(
     stream: SharedStream, script: Script, failure: Exception, is_writer: bool
 ) -> None:
-    """In the writer as in the reader: who waits hears of it, and so does who asks later."""
+    """This holds in the writer and in the reader: waiting and later callers get the error."""
     script.may_write.clear()
     (_, first), (_, second) = ask(stream), ask(stream)
     await settle()
@@ -137,7 +137,7 @@ async def test_a_failure_that_nobody_foresaw_ends_the_stream(
 @pytest.mark.parametrize("name", ["_read_on", "_write_on"])
 @pytest.mark.parametrize("is_early", [True, False], ids=["before it runs", "while it waits"])
 async def test_a_cancelled_task_ends_the_stream(script: Script, name: str, is_early: bool) -> None:
-    """Whoever cancels all tasks of an event loop leaves nobody waiting."""
+    """A caller that cancels all tasks of an event loop leaves none hanging."""
     stream = SharedStream(script, "here:1", MAX_FRAME_BYTES)
     if not is_early:
         await settle()
@@ -153,7 +153,7 @@ async def test_a_cancelled_task_ends_the_stream(script: Script, name: str, is_ea
 
 
 async def test_an_end_that_is_cancelled_is_an_end(stream: SharedStream, script: Script) -> None:
-    """Nothing is left open, though there was no time for good order."""
+    """Nothing stays open, although there was no time for a normal end."""
     script.may_write.clear()
     sequence, asked = ask(stream)
     await settle()
@@ -169,7 +169,7 @@ async def test_an_end_that_is_cancelled_is_an_end(stream: SharedStream, script: 
 
 
 async def test_a_stream_on_which_nothing_is_due_ends_in_order(stream: SharedStream, script: Script) -> None:
-    """The server hears the ends of all sequences, then the stream's."""
+    """The server sees the ends of all sequences, then the stream's."""
     _, asked = ask(stream)
     await settle()
     script.answer(right(1))
@@ -180,7 +180,7 @@ async def test_a_stream_on_which_nothing_is_due_ends_in_order(stream: SharedStre
 
 
 async def test_nobody_waits_for_what_is_due_when_the_stream_is_ended(stream: SharedStream, script: Script) -> None:
-    """It fails as cancelled."""
+    """Open requests fail as cancelled."""
     _, asked = ask(stream)
     await settle()
     await stream.end()
@@ -189,7 +189,7 @@ async def test_nobody_waits_for_what_is_due_when_the_stream_is_ended(stream: Sha
 
 
 async def test_a_stream_that_is_left_ends_with_its_last_sequence(stream: SharedStream, script: Script) -> None:
-    """Those that are on it are answered."""
+    """Its sequences still get answers."""
     sequence, asked = ask(stream)
     await settle()
     stream.leave()

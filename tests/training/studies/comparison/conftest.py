@@ -1,4 +1,4 @@
-"""What the tests of comparisons share: a text without repeats, plans of a few steps, an executor in this process."""
+"""The tests of comparisons share a text without repeats, plans of a few steps, and an executor in this process."""
 
 import random
 from collections.abc import Callable
@@ -35,7 +35,7 @@ TINY_PLAN = StudyPlan(
 
 
 class InlineExecutor(Executor):
-    """Runs what it is given at once, here."""
+    """Runs work at once, in this process."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -50,7 +50,7 @@ def make_words(num_lines: int, seed: int = 1) -> str:
 
 @pytest.fixture
 def words_file(tmp_path: Path) -> Path:
-    """Some 16,000 characters, no 50 of which stand twice."""
+    """Writes about 16,000 characters without a repeat of 50."""
     path = tmp_path / "words.txt"
     path.write_text(make_words(400), encoding="utf-8")
     return path
@@ -58,7 +58,7 @@ def words_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def comparison_settings(words_file: Path) -> Settings:
-    """Steps of 32 tokens, one layer of characters, everything but cell and width."""
+    """Returns all settings but cell and width: steps of 32 tokens, one layer, characters."""
     return Settings.parse(
         {
             "corpus": {"text": [str(words_file)], "test_fraction": 0.1},
@@ -73,7 +73,7 @@ def comparison_settings(words_file: Path) -> Settings:
 
 @pytest.fixture
 def text_directory(comparison_settings: Settings, tmp_path: Path) -> Path:
-    """The prepared text."""
+    """Returns the directory of the prepared text."""
     directory = tmp_path / "text"
     prepare_text(comparison_settings, directory)
     return directory

@@ -1,5 +1,5 @@
-"""What is concluded follows from the figures: tiers, the noise floor, equal tokens and seconds, lanes; and a cell that
-diverged is in no tier."""
+"""The analysis follows from the figures: tiers, noise floor, equal tokens and seconds, lanes. A diverged cell is in no
+tier."""
 
 import json
 import math
@@ -15,7 +15,8 @@ NUM_BLOCKS, NUM_LANES = 40, 4
 
 
 def make_cell(name: str, nats: float, offsets: tuple[float | None, ...] = (-0.01, 0.0, 0.01), **more: Any) -> Any:
-    """Marks at 100 and 400 tokens, the second 0.5 nats better; `None` for a seed that diverged after the first."""
+    """Makes a cell with marks at 100 and 400 tokens, the second 0.5 nats better. `None`: it diverged after the
+    first."""
     runs = [make_run(seed, nats, offset, more.get("speed", 1.0)) for seed, offset in enumerate(offsets)]
     return {
         "cell": more.get("cell", name),
@@ -81,7 +82,7 @@ def make_study(cells: list[Any], twin: Any = None) -> Any:
 
 
 def test_tiers_follow_from_the_differences() -> None:
-    """0.005 apart is alike, 0.5 is not; the pair that is not told apart is said to be one."""
+    """A difference of 0.005 does not tell two cells apart, one of 0.5 does."""
     found = analyse(make_study([make_cell("c", 2.0), make_cell("a", 1.5), make_cell("b", 1.505)]))
     assert found["tiers"] == [["a", "b"], ["c"]]
     told = {(pair["better"], pair["worse"]): pair["is_told_apart"] for pair in found["pairs"]}
@@ -91,7 +92,7 @@ def test_tiers_follow_from_the_differences() -> None:
 
 
 def test_the_twin_s_distance_is_the_noise_floor() -> None:
-    """A twin 0.3 away makes 0.2 between two cells nothing; it is in no tier itself."""
+    """With a twin 0.3 away, cells that differ by 0.2 are not told apart. The twin is in no tier."""
     cells = [make_cell("lstm", 1.5), make_cell("gru", 1.7)]
     assert analyse(make_study(cells))["tiers"] == [["lstm"], ["gru"]]
     found = analyse(make_study(cells, make_cell("lstm-again", 1.8, cell="lstm")))
@@ -101,7 +102,7 @@ def test_the_twin_s_distance_is_the_noise_floor() -> None:
 
 
 def test_a_cell_that_diverged_is_in_no_tier() -> None:
-    """Not even with the seeds that went well; what it reached before is still in the curves."""
+    """A diverged cell is in no tier, even with good seeds. Its earlier marks stay in the curves."""
     found = analyse(make_study([make_cell("a", 1.5), make_cell("lost", 1.0, (0.0, None, 0.0))]))
     assert found["diverged"] == ["lost"]
     assert found["tiers"] == [["a"]]
@@ -109,14 +110,14 @@ def test_a_cell_that_diverged_is_in_no_tier() -> None:
 
 
 def test_one_seed_gives_no_tiers() -> None:
-    """And intervals without an end, which a JSON holds as null."""
+    """One seed gives infinite intervals, which are null in JSON, and no tiers."""
     found = analyse(make_study([make_cell("a", 1.5, (0.0,)), make_cell("b", 2.5, (0.0,))]))
     assert found["tiers"] == []
     assert found["finals"]["a"]["half_width"] is None
 
 
 def test_a_faster_cell_has_its_loss_sooner() -> None:
-    """The middle of their seconds is that of neither; between its marks each is on its way."""
+    """At the median of the seconds, which is neither cell's, each loss is interpolated."""
     found = analyse(make_study([make_cell("slow", 1.5), make_cell("fast", 1.5, speed=2.0)]))["equal_seconds"]
     assert found["seconds"] == [0.75, 3.0]
     assert found["nats"]["slow"] == [None, pytest.approx(2.0 - 0.5 * math.log(3.0) / math.log(4.0))]
@@ -125,14 +126,14 @@ def test_a_faster_cell_has_its_loss_sooner() -> None:
 
 
 def test_a_trial_that_diverged_is_worth_even_guessing() -> None:
-    """The mean of one trial counts it as the logarithm of the vocabulary."""
+    """A diverged trial counts as the logarithm of the vocabulary."""
     curve = analyse(make_study([make_cell("a", 1.5)]))["best_of"]["a"]
     assert curve[0] == pytest.approx((2.5 + math.log(50) + 2.0) / 3)
     assert curve[-1] > 2.0
 
 
 def test_a_stuck_lane_is_named_and_a_hard_one_is_not() -> None:
-    """Lane 3 is the worst for all; the one that is worse than that says is lane 1 of seed 2."""
+    """Lane 3 is the worst for all cells; the stuck one is lane 1 of seed 2."""
     cells = [make_cell("a", 1.5), make_cell("b", 1.6)]
     assert max(abs(lanes["most_excess"]) for lanes in analyse(make_study(cells))["lanes"].values()) < 0.02
     cells[0]["runs"][2]["test_lanes"][1] = 1.7
@@ -143,7 +144,7 @@ def test_a_stuck_lane_is_named_and_a_hard_one_is_not() -> None:
 
 
 def test_a_page_says_what_happened(tmp_path: Path) -> None:
-    """The noise floor, the diverged cell, and a text that could not be cleaned, in so many words."""
+    """The page names the noise floor, the diverged cell, and a text that is not de-duplicated."""
     twin = make_cell("lstm-again", 1.51, cell="lstm")
     study = make_study([make_cell("lstm", 1.5), make_cell("gru", 2.0), make_cell("lost", 1.0, (None,))], twin)
     study["text"]["is_deduplicated"] = False
@@ -156,7 +157,7 @@ def test_a_page_says_what_happened(tmp_path: Path) -> None:
 
 
 def test_a_page_of_nothing_but_divergence_can_be_written(tmp_path: Path) -> None:
-    """It has its tables, and no pictures."""
+    """If all cells diverged, the page has its tables and no pictures."""
     write_page(make_study([make_cell("lost", 1.0, (None, None))]), tmp_path)
     assert "diverged" in (tmp_path / "index.md").read_text()
     assert not (tmp_path / "tiers.png").exists()

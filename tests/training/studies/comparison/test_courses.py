@@ -29,7 +29,7 @@ def known_results(known: dict[str, JobResult]) -> Find:
 
 
 def test_entries_have_the_same_parameters_and_one_twin(comparison_settings: Settings) -> None:
-    """The twin is the LSTM again, or the first cell where there is none, under a name and seeds of its own."""
+    """The twin is the LSTM, or the first cell without an LSTM, with its own name and seeds."""
     entries = make_entries(("elman", "lstm"), comparison_settings, 12_000, 30, has_twin=True)
     assert [entry.name for entry in entries] == ["elman", "lstm", "lstm-again"]
     assert [entry.first_seed for entry in entries] == [0, 0, TWIN_SEEDS]
@@ -41,7 +41,7 @@ def test_entries_have_the_same_parameters_and_one_twin(comparison_settings: Sett
 
 
 def test_a_contestant_may_stand_in_residual_blocks(comparison_settings: Settings) -> None:
-    """At the same number of parameters, under a name of its own; two cells cannot, and have no such name."""
+    """A cell in residual blocks has as many parameters and its own name. Two cells cannot be in blocks."""
     plain, residual = make_entries(("mingru", "mingru+residual"), comparison_settings, 12_000, 30, has_twin=False)
     assert (plain.contestant, residual.contestant) == (plain.name, residual.name) == ("mingru", "mingru+residual")
     assert (residual.cell, residual.settings.model.block) == ("mingru", "residual")
@@ -54,7 +54,7 @@ def test_a_contestant_may_stand_in_residual_blocks(comparison_settings: Settings
 
 
 def test_jobs_carry_what_a_trial_says(entry: Entry) -> None:
-    """Rate, dropout, clip, shift and warm-up of the draw; seeds of searches and finals do not meet."""
+    """A job has the trial's rate, dropout, clip, shift and warm-up. Seeds of searches and finals differ."""
     course = Course.of(entry, TINY_PLAN, UNIT)
     search, final = course.search_job(1, 1), course.final_job(1, 0)
     trial = course.trials[1]
@@ -70,7 +70,7 @@ def test_jobs_carry_what_a_trial_says(entry: Entry) -> None:
 
 
 def test_a_twin_has_draws_and_seeds_of_its_own(entry: Entry) -> None:
-    """What is the same is the cell."""
+    """A twin shares only the cell."""
     twin = Entry("lstm-again", entry.settings, is_twin=True)
     one, other = Course.of(entry, TINY_PLAN, UNIT), Course.of(twin, TINY_PLAN, UNIT)
     assert one.trials != other.trials
@@ -79,7 +79,7 @@ def test_a_twin_has_draws_and_seeds_of_its_own(entry: Entry) -> None:
 
 
 def test_a_course_goes_from_rung_to_rung_to_the_final(entry: Entry) -> None:
-    """Two trials, the better one again for longer, then two seeds of it, then nothing."""
+    """A course runs two trials, the better one for longer, then two seeds of it, then nothing."""
     course, known = Course.of(entry, TINY_PLAN, UNIT), dict[str, JobResult]()
     find = known_results(known)
     losses = {"lstm/rung-0-trial-00": 3.0, "lstm/rung-0-trial-01": 2.0}
@@ -95,7 +95,7 @@ def test_a_course_goes_from_rung_to_rung_to_the_final(entry: Entry) -> None:
 
 
 def test_a_search_that_diverges_still_ends(entry: Entry) -> None:
-    """With the first trial, whose finals then diverge as well."""
+    """A search without a finite loss chooses the first trial, whose finals then diverge too."""
     course, known = Course.of(entry, TINY_PLAN, UNIT), dict[str, JobResult]()
     find = known_results(known)
     while jobs := course.open_jobs(find):
@@ -104,7 +104,7 @@ def test_a_search_that_diverges_still_ends(entry: Entry) -> None:
 
 
 def test_one_trial_is_the_settings_as_they_are(entry: Entry) -> None:
-    """There is nothing to choose from, so nothing is searched."""
+    """With one trial there is no search."""
     course = Course.of(entry, TINY_PLAN.with_options(None, None, 1), UNIT)
     jobs = course.open_jobs(lambda job: None)
     assert [job.name for job in jobs] == ["lstm/seed-0", "lstm/seed-1"]

@@ -1,4 +1,4 @@
-"""A shift goes to the gate that keeps the state, in the direction of keeping, and to nothing else."""
+"""A positive shift makes the gate that keeps the state keep more, and changes nothing else."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ WITHOUT = {"elman", "clockwork", "tdnn", "lstm-1997"}
 
 
 def memory_after(cell: str, block: str, shift: float) -> float:
-    """How much of a state of ones is left after a step on nothing, with weights of 0."""
+    """Returns what is left of a state of ones after a step with zero input and weights."""
     torch.manual_seed(0)
     stack = build_stack(cell, block, SHAPE)
     with torch.no_grad():
@@ -33,7 +33,7 @@ def memory_after(cell: str, block: str, shift: float) -> float:
 @pytest.mark.parametrize("block", ["plain", "residual"])
 @pytest.mark.parametrize("cell", [cell for cell in CELLS if cell not in WITHOUT])
 def test_more_shift_keeps_more(cell: str, block: str) -> None:
-    """Up keeps more and down less, whatever the cell calls its gate."""
+    """A positive shift keeps more and a negative one less, for every cell."""
     if block == "residual" and cell in CELLS_WITHOUT_BLOCKS:
         pytest.skip("there is no such block")
     assert has_gate(cell, build_stack(cell, block, SHAPE))
@@ -43,7 +43,7 @@ def test_more_shift_keeps_more(cell: str, block: str) -> None:
 
 @pytest.mark.parametrize("cell", sorted(WITHOUT))
 def test_cells_without_a_gate_stay_as_they_are(cell: str) -> None:
-    """And are said to have none."""
+    """A cell without such a gate is unchanged, and has_gate is false."""
     torch.manual_seed(0)
     stack = CELLS[cell](SHAPE)
     before = {name: tensor.clone() for name, tensor in stack.state_dict().items()}
@@ -53,7 +53,7 @@ def test_cells_without_a_gate_stay_as_they_are(cell: str) -> None:
 
 
 def test_the_other_gates_stay() -> None:
-    """As many values move as there are units in all layers, each by the shift."""
+    """One value per unit of every layer moves, each by the shift."""
     cell = "lstm-peephole"
     stack = CELLS[cell](SHAPE)
     before = torch.cat([parameter.detach().flatten().clone() for parameter in stack.parameters()])

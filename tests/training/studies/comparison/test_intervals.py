@@ -32,17 +32,17 @@ from carousel_training.studies.comparison.intervals import (
     ],
 )
 def test_quantiles_are_those_of_the_tables(probability: float, freedom: float, value: float) -> None:
-    """Student's t, and the normal law at its end."""
+    """The quantiles are those of Student's t, and of the normal distribution in the limit."""
     assert t_quantile(probability, freedom) == pytest.approx(value, abs=2e-4)
 
 
 def test_degrees_of_freedom_need_not_be_whole() -> None:
-    """Between 4 and 5 the quantile is between theirs."""
+    """The quantile for 4.5 degrees is between those for 4 and 5."""
     assert t_quantile(0.975, 5) < t_quantile(0.975, 4.5) < t_quantile(0.975, 4)
 
 
 def test_the_chance_is_even_around_zero() -> None:
-    """And Cauchy's law is its case of one degree."""
+    """The probability is 0.5 at zero, and one degree is the Cauchy distribution."""
     assert t_cumulative(-1.3, 4) == pytest.approx(1.0 - t_cumulative(1.3, 4))
     assert t_cumulative(2.0, 1) == pytest.approx(0.5 + math.atan(2.0) / math.pi)
 

@@ -1,4 +1,4 @@
-"""A result is found under the key that it was made with, and nowhere else."""
+"""A result is found only under the key that it was saved with."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,14 +19,14 @@ def job(comparison_settings: Settings) -> Job:
 
 
 def test_what_was_saved_is_found(tmp_path: Path, job: Job) -> None:
-    """By another store as well; nothing else lies beside it."""
+    """Another store finds a result, and no other file lies beside it."""
     JobStore(tmp_path, "text").save(job, RESULT)
     assert JobStore(tmp_path, "text").find(job) == RESULT
     assert [path.name for path in tmp_path.glob("lstm/*")] == ["seed-0.json"]
 
 
 def test_another_job_or_text_is_not(tmp_path: Path, job: Job) -> None:
-    """Though it has the same name."""
+    """A job with the same name and another key has no result."""
     JobStore(tmp_path, "text").save(job, RESULT)
     assert JobStore(tmp_path, "other text").find(job) is None
     assert JobStore(tmp_path, "text").find(replace(job, gate_shift=0.5)) is None
@@ -35,7 +35,7 @@ def test_another_job_or_text_is_not(tmp_path: Path, job: Job) -> None:
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"key": 1}', '{"key": "KEY", "result": {}}'])
 def test_a_damaged_file_is_no_result(tmp_path: Path, job: Job, content: str) -> None:
-    """It is as if the training had not been."""
+    """A damaged file counts as no result."""
     store = JobStore(tmp_path, "text")
     store.save(job, RESULT)
     (tmp_path / "lstm" / "seed-0.json").write_text(content.replace("KEY", job.key("text")))

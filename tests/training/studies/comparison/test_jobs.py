@@ -1,4 +1,4 @@
-"""A job's key changes with everything that decides its result, and its schedule is a whole one for every mark."""
+"""A job's key changes with everything that decides its result, and its schedule is complete for every mark."""
 
 from dataclasses import replace
 from typing import Any
@@ -24,7 +24,7 @@ def make_job(settings: Settings) -> Job:
 
 
 def test_a_mark_s_rate_rises_stays_and_falls() -> None:
-    """Straight up over the warm-up, one, then 1 - sqrt over the last fifth, nearly to 0."""
+    """The factor rises linearly in the warm-up, stays at 1, then falls as 1 - sqrt over the last fifth, nearly to 0."""
     schedule = Schedule(4, (20, 40))
     factors = [schedule.factor(step, 20) for step in range(20)]
     assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
@@ -35,7 +35,7 @@ def test_a_mark_s_rate_rises_stays_and_falls() -> None:
 
 
 def test_the_rate_is_the_same_for_all_marks_until_one_cools() -> None:
-    """That is what lets them share a training; 20 and 40 steps cost 44."""
+    """Marks share a training, because the constant part is the same: 20 and 40 steps cost 44."""
     schedule = Schedule(4, (20, 40))
     assert [schedule.factor(step, 20) for step in range(16)] == [schedule.factor(step, 40) for step in range(16)]
     assert (schedule.cooldown_start(20), schedule.cooldown_start(40), schedule.num_steps) == (16, 32, 44)
@@ -53,7 +53,7 @@ def test_the_rate_is_the_same_for_all_marks_until_one_cools() -> None:
     ],
 )
 def test_the_key_changes_with_the_job(comparison_settings: Settings, change: dict[str, Any]) -> None:
-    """And is the same for an equal one."""
+    """The key changes with every part of a job, and equal jobs have equal keys."""
     job = make_job(comparison_settings)
     assert job.key("text") == make_job(comparison_settings).key("text")
     assert replace(job, **change).key("text") != job.key("text")
@@ -62,7 +62,7 @@ def test_the_key_changes_with_the_job(comparison_settings: Settings, change: dic
 def test_the_key_changes_with_settings_text_and_code(
     comparison_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the text lies and what a run of its own would cost do not count."""
+    """The key does not depend on the path of the text or on the budget."""
     job = make_job(comparison_settings)
     key = job.key("text")
     assert job.key("other") != key
@@ -74,13 +74,13 @@ def test_the_key_changes_with_settings_text_and_code(
 
 
 def test_the_code_s_digest_is_one_of_files() -> None:
-    """Sixty-four digits, the same every time."""
+    """The digest has 64 digits and is constant."""
     assert len(code_digest()) == 64
     assert code_digest() == code_digest.__wrapped__()
 
 
 def test_a_result_survives_its_json() -> None:
-    """With and without a test part, and without any mark."""
+    """A result survives JSON, with and without a test part, and without any mark."""
     reading = Reading(1.5, (1.0, 2.0), (7.5, 7.5))
     marks = (MarkResult(10, 320, 0.25, reading, None), MarkResult(20, 640, 0.5, reading, reading))
     for result in (JobResult(marks, 1.0), JobResult((), 1.0)):

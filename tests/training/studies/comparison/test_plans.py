@@ -28,7 +28,7 @@ def test_the_estimate_counts_trainings_cooldowns_and_readings() -> None:
 
 
 def test_the_unit_fills_the_hour() -> None:
-    """The estimate of the unit is within the hour, that of the next is not, and slower cells get a shorter one."""
+    """The unit fits the hour and the next larger one does not. Slower cells get a shorter unit."""
     hour = PLANS["hour"]
     speeds = [FAST] * 14
     unit = unit_for_hours(hour, speeds, 2, 512)
@@ -39,7 +39,7 @@ def test_the_unit_fills_the_hour() -> None:
 
 
 def test_tokens_are_those_of_the_last_mark() -> None:
-    """In whole steps, one at the least."""
+    """A unit has whole steps, at least one."""
     assert unit_for_tokens(8 * 512 * 7, PLANS["hour"], 512) == 7
     assert unit_for_tokens(1, PLANS["hour"], 512) == 1
     assert DEFAULT_PLAN.mark_steps(unit_for_tokens(300_000, DEFAULT_PLAN, 512))[-1] * 512 == pytest.approx(
@@ -48,7 +48,7 @@ def test_tokens_are_those_of_the_last_mark() -> None:
 
 
 def test_options_stand_in_place_of_a_plan_s_own() -> None:
-    """Tokens take the place of hours; what is not given stays."""
+    """Tokens replace hours, and options that are not given change nothing."""
     plan = PLANS["hour"].with_options(tokens=9, seeds=3, trials=5)
     assert (plan.hours, plan.tokens, plan.num_seeds, plan.num_trials) == (None, 9, 3, 5)
     assert PLANS["hour"].with_options(None, None, None) == PLANS["hour"]

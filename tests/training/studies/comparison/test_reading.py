@@ -1,4 +1,4 @@
-"""A held-out part is read in stretches, each begun as the server begins a session and counted after a warm-up."""
+"""A held-out part is read in stretches, each started as a session and counted after a warm-up."""
 
 import pytest
 import torch
@@ -45,14 +45,14 @@ def test_a_lane_is_the_loss_of_its_stretch_alone() -> None:
 
 
 def test_reading_changes_nothing() -> None:
-    """A model that trains goes on training, and dropout does not touch the figures."""
+    """A model in training mode stays in it, and dropout does not change the result."""
     model, part = make_model(), Stretches(make_ids(400), START, ReadingPlan(2, 0, 0, 30), 60)
     assert part.read(model, COMPUTE) == part.read(model, COMPUTE)
     assert model.training
 
 
 def test_a_short_part_is_read_as_far_as_it_goes() -> None:
-    """Stretches do not overlap; a part that is too short for its lanes is refused."""
+    """Stretches do not overlap, and a part that is too short for its lanes is refused."""
     plan = ReadingPlan(4, 0, 0, block=30)
     assert Stretches(make_ids(WARM_UP + 43), START, plan, 1000).num_tokens == 40
     with pytest.raises(CorpusError, match="too short for 4 lanes"):

@@ -1,4 +1,4 @@
-"""A search draws the same for the same name, halves as the losses say, and never asks for what is known."""
+"""A search draws the same for equal names, halves by loss, and never repeats a known trial."""
 
 import pytest
 
@@ -13,7 +13,7 @@ from carousel_training.studies.comparison.search import (
 
 
 def test_draws_belong_to_name_and_seed() -> None:
-    """The same again, other names and seeds otherwise; more trials begin with the same ones."""
+    """Equal names and seeds draw the same, others differ, and more trials start with the same ones."""
     few = draw_trials(Space(), 4, "lstm", 3)
     assert draw_trials(Space(), 9, "lstm", 3)[:4] == few
     assert draw_trials(Space(), 4, "lstm-again", 3) != few
@@ -35,17 +35,17 @@ def test_draws_fill_the_space() -> None:
 
 @pytest.mark.parametrize(("num_trials", "sizes"), [(16, [16, 8, 4]), (3, [3, 2, 1]), (1, [1, 1, 1])])
 def test_each_rung_has_half_of_the_one_before(num_trials: int, sizes: list[int]) -> None:
-    """Rounded up, and one at the least."""
+    """The sizes of rungs are rounded up, at least one."""
     assert rung_sizes(num_trials, 3) == sizes
 
 
 def test_diverged_trials_come_last_and_equal_ones_in_order() -> None:
-    """A loss of none is the worst there is."""
+    """A diverged trial ranks last."""
     assert rank({0: None, 1: 2.0, 2: 1.0, 3: 2.0}) == [2, 1, 3, 0]
 
 
 def test_a_rung_opens_when_the_one_before_is_done() -> None:
-    """First all, then the missing, then the better half, then nothing."""
+    """Open are first all trials, then the missing ones, then the better half, then none."""
     sizes = [4, 2, 1]
     assert open_trials([{}, {}, {}], sizes) == [(0, 0), (0, 1), (0, 2), (0, 3)]
     assert open_trials([{0: 3.0, 1: None, 3: 1.0}, {}, {}], sizes) == [(0, 2)]
@@ -63,6 +63,6 @@ def test_what_was_known_of_others_does_not_count() -> None:
 
 
 def test_the_best_of_the_last_rung_is_chosen() -> None:
-    """Also where it was not the best before; the first trial where there was no search."""
+    """The choice is the best of the last rung, whatever came before, or the first trial without a search."""
     assert chosen_trial([{0: 1.0, 1: 2.0}, {0: 1.5, 1: 1.2}]) == 1
     assert chosen_trial([]) == 0

@@ -22,13 +22,13 @@ from carousel_training.studies.comparison.assembly import assemble
 from carousel_training.studies.comparison.entries import make_entries
 from carousel_training.studies.comparison.figures import Figures
 from carousel_training.studies.comparison.page import read_study, write_page
-from carousel_training.studies.comparison.study import Crew, Study
+from carousel_training.studies.comparison.study import Study, Workers
 from carousel_training.studies.comparison.study_text import load_facts
 
 pytestmark = pytest.mark.slow
 
 TIMES = {"core_seconds", "wall_seconds", "serving", "equal_seconds"}
-CREW = Crew(InlineExecutor(), 1)
+WORKERS = Workers(InlineExecutor(), 1)
 
 
 @pytest.fixture(autouse=True)
@@ -43,11 +43,11 @@ def make_study(settings: Settings, directory: Path, text_directory: Path, cells:
 
 
 def run(study: Study, is_interrupted: Callable[[], bool] = lambda: False) -> tuple[Figures, list[str]]:
-    """The figures, and what was said."""
+    """Returns the figures and the printed lines."""
     said: list[str] = []
-    unit_steps = study.estimate(CREW).unit_steps
-    courses = study.run(CREW, unit_steps, said.append, is_interrupted)
-    return assemble(study, courses, load_facts(study.text_directory), CREW, 3000, None), said
+    unit_steps = study.estimate(WORKERS).unit_steps
+    courses = study.run(WORKERS, unit_steps, said.append, is_interrupted)
+    return assemble(study, courses, load_facts(study.text_directory), WORKERS, 3000, None), said
 
 
 def without_times(value: Any) -> Any:
@@ -57,7 +57,7 @@ def without_times(value: Any) -> Any:
 
 
 def test_every_entry_has_equal_terms(comparison_settings: Settings, tmp_path: Path, text_directory: Path) -> None:
-    """Trials, seeds, tokens and parameters; the twin beside the cells and not among them."""
+    """All cells have equal trials, seeds, tokens and parameters. The twin is not among the cells."""
     figures, said = run(make_study(comparison_settings, tmp_path, text_directory, ("elman", "lstm")))
     assert [cell["cell"] for cell in figures["cells"]] == ["elman", "lstm"]
     assert figures["twin"]["name"] == "lstm-again"
@@ -74,36 +74,36 @@ def test_every_entry_has_equal_terms(comparison_settings: Settings, tmp_path: Pa
 
 
 def test_what_is_done_is_not_done_again(comparison_settings: Settings, tmp_path: Path, text_directory: Path) -> None:
-    """The second study has the first one's unit and figures to the last digit, and says so in one line."""
+    """The second study has exactly the first one's unit and figures, and prints one line."""
     first, _ = run(make_study(comparison_settings, tmp_path, text_directory))
     again, said = run(make_study(comparison_settings, tmp_path, text_directory))
     assert again == first
-    assert said == ["10 of 10 trainings are done before"]
+    assert said == ["10 of 10 trainings were done before"]
 
 
 def test_an_interrupted_study_goes_on(comparison_settings: Settings, tmp_path: Path, text_directory: Path) -> None:
-    """With the same figures as one that ran through, but for the clock's."""
+    """A study that was interrupted has the figures of an uninterrupted one, except times."""
     whole, _ = run(make_study(comparison_settings, tmp_path / "whole", text_directory))
     asked = iter(range(1000))
     study = make_study(comparison_settings, tmp_path / "parts", text_directory)
     with pytest.raises(StudyInterrupted, match="stopped after 4 of 10"):
         run(study, lambda: next(asked) >= 4)
     parts, said = run(make_study(comparison_settings, tmp_path / "parts", text_directory))
-    assert said[0] == "4 of 10 trainings are done before"
+    assert said[0] == "4 of 10 trainings were done before"
     assert without_times(parts) == without_times(whole)
 
 
 def test_another_plan_measures_anew(comparison_settings: Settings, tmp_path: Path, text_directory: Path) -> None:
-    """The unit that was kept counts only for what was asked then."""
+    """The stored unit is valid only for the same plan, entries, text and workers."""
     study = make_study(comparison_settings, tmp_path, text_directory)
-    assert study.estimate(CREW) == study.estimate(CREW)
+    assert study.estimate(WORKERS) == study.estimate(WORKERS)
     longer = TINY_PLAN.with_options(tokens=4 * 256, seeds=None, trials=None)
     other = Study(tmp_path, text_directory, load_facts(text_directory).sha256, longer, study.entries)
-    assert other.estimate(CREW).unit_steps == 4 * study.estimate(CREW).unit_steps
+    assert other.estimate(WORKERS).unit_steps == 4 * study.estimate(WORKERS).unit_steps
 
 
 def test_the_page_follows_from_the_json(comparison_settings: Settings, tmp_path: Path, text_directory: Path) -> None:
-    """Written from the figures and again from the JSON alone, it is the same; its pictures are there."""
+    """A page from the figures equals the page from the JSON, and its pictures exist."""
     figures, _ = run(make_study(comparison_settings, tmp_path, text_directory, ("elman", "lstm", "tdnn")))
     write_page(figures, tmp_path / "page")
     write_page(read_study(tmp_path / "page" / "study.json"), tmp_path / "again")
@@ -151,8 +151,8 @@ def test_a_killed_command_goes_on(tmp_path: Path, words_file: Path, monkeypatch:
     monkeypatch.setattr(compare_command, "PLANS", {"tiny": TINY_PLAN})
     monkeypatch.setattr(compare_command, "find_serving_speed", lambda: None)
     monkeypatch.setattr(compare_command, "worker_processes", no_processes)
-    assert " of 15 trainings are done before" in run_here(tmp_path / "killed", words_file)
-    assert " are done before" not in run_here(tmp_path / "whole", words_file)
+    assert " of 15 trainings were done before" in run_here(tmp_path / "killed", words_file)
+    assert " were done before" not in run_here(tmp_path / "whole", words_file)
     found = [json.loads((tmp_path / name / "page" / "study.json").read_text()) for name in ("killed", "whole")]
     assert without_times(found[0]) == without_times(found[1])
     assert json.loads((tmp_path / "killed" / "compare.json").read_text()) == found[0]["cells"]

@@ -1,4 +1,4 @@
-"""A text is cleaned, split and encoded once, and the test part is not among what a search loads."""
+"""A text is cleaned, split and encoded once, and a search does not load the test part."""
 
 import random
 import string
@@ -24,7 +24,7 @@ def with_corpus(settings: Settings, **corpus: Any) -> Settings:
 
 
 def test_parts_are_those_of_the_text(comparison_settings: Settings, text_directory: Path, words_file: Path) -> None:
-    """Decoded and put together they are the file, nothing of which repeats; facts count characters and tokens."""
+    """The decoded parts together are the file, which has no repeats. The facts count characters and tokens."""
     tokenizer, facts = load_tokenizer(text_directory), load_facts(text_directory)
     train_N, valid_N = load_open_parts(text_directory)
     test_N = load_test_part(text_directory)
@@ -39,7 +39,7 @@ def test_parts_are_those_of_the_text(comparison_settings: Settings, text_directo
 
 
 def test_what_repeats_is_dropped_and_said(comparison_settings: Settings, tmp_path: Path) -> None:
-    """A line of training in the validation part, and one of validation in the test part."""
+    """Training text in the validation part and validation text in the test part are removed."""
     known, other = "the wheel " * 2 + "is known from somewhere else already.\n", string.ascii_letters + "0123456789\n"
     for name, content in (("a", known * 2 + "train"), ("b", known + other + "valid"), ("c", other + "test")):
         (tmp_path / name).write_text(content)
@@ -54,7 +54,7 @@ def test_what_repeats_is_dropped_and_said(comparison_settings: Settings, tmp_pat
 def test_a_text_of_nothing_but_repeats_stays_and_is_said_to_be_one(
     comparison_settings: Settings, tmp_path: Path
 ) -> None:
-    """A toy text can be tried; nobody can take it for a clean one."""
+    """A text of repeats is used as it is, and marked as not de-duplicated."""
     (tmp_path / "verse").write_text(("the same line again and again, of more than fifty characters\n") * 40)
     facts = prepare_text(with_corpus(comparison_settings, text=(tmp_path / "verse",)), tmp_path / "text")
     assert not facts.is_deduplicated
@@ -64,7 +64,7 @@ def test_a_text_of_nothing_but_repeats_stays_and_is_said_to_be_one(
 def test_another_text_or_vocabulary_is_prepared_anew(
     comparison_settings: Settings, text_directory: Path, words_file: Path
 ) -> None:
-    """The same is not: its files stay as they are."""
+    """An unchanged text is not prepared again."""
     written = (text_directory / "train.npy").stat().st_mtime_ns
     prepare_text(comparison_settings, text_directory)
     assert (text_directory / "train.npy").stat().st_mtime_ns == written
@@ -77,7 +77,7 @@ def test_another_text_or_vocabulary_is_prepared_anew(
 
 
 def test_a_folder_of_three_parts_is_split_as_it_is(comparison_settings: Settings, tmp_path: Path) -> None:
-    """Any other folder, and any file, is split by fractions."""
+    """A folder with an official split keeps it. Other folders and files are split by fractions."""
     for name in ("train", "valid", "test"):
         folder = with_corpus(comparison_settings, text=(tmp_path,))
         assert with_official_split(folder) == folder

@@ -1,4 +1,4 @@
-"""Cells are told apart beyond their interval and the noise floor, and tiers follow from that."""
+"""Cells are told apart beyond interval and noise floor, which gives the tiers."""
 
 import numpy as np
 import pytest
@@ -26,14 +26,14 @@ def test_a_difference_has_the_errors_of_both_and_of_the_text() -> None:
 
 
 def test_what_the_text_does_is_the_spread_of_differences() -> None:
-    """Two models that move together differ by nothing that the text decides."""
+    """The text adds no error to the difference of two models that move together."""
     means_RC = np.array([[1.0, 2.0, 0.0], [3.0, 4.0, 0.0], [5.0, 6.0, 0.0]])
     assert text_error(means_RC, 0, 1, 10) == Error(0.0, 9.0)
     assert text_error(means_RC, 0, 2, 10) == Error(4.0, 9.0)
 
 
 def test_told_apart_is_beyond_both_bounds() -> None:
-    """The interval alone or the floor alone does not do."""
+    """A difference must exceed both the interval and the floor."""
     assert is_told_apart(Interval(-0.5, 0.2), 0.1)
     assert not is_told_apart(Interval(-0.5, 0.6), 0.1)
     assert not is_told_apart(Interval(-0.5, 0.2), 0.5)
@@ -46,7 +46,7 @@ def test_more_pairs_ask_for_more() -> None:
 
 
 def test_a_tier_is_measured_against_its_best() -> None:
-    """b and c are alike, and yet c is not in the tier of a, from which it is told apart; d falls behind all."""
+    """b and c are not told apart, but c is told apart from a, so it is not in its tier. d is behind all."""
     apart = {("a", "c"), ("a", "d"), ("b", "d"), ("c", "d")}
     assert tiers(["a", "b", "c", "d"], lambda one, other: (one, other) in apart) == [["a", "b"], ["c"], ["d"]]
     assert tiers(["a", "b"], lambda one, other: False) == [["a", "b"]]

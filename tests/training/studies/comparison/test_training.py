@@ -1,4 +1,4 @@
-"""One training gives at every mark what a training of that length alone would have given."""
+"""One training gives at every mark the result of a separate training of that length."""
 
 import itertools
 from dataclasses import replace
@@ -24,7 +24,7 @@ def losses(result: JobResult) -> list[tuple[int, float, float | None]]:
 
 @pytest.mark.parametrize("cell", ["lstm", "lstm-coupled"])
 def test_a_mark_is_a_whole_training(comparison_settings: Settings, text_directory: Path, cell: str) -> None:
-    """To the bit: weights, optimiser, carried state and masks go back to where a cooldown began."""
+    """The result is bit-identical: weights, optimiser, carried state and masks return to the start of the cooldown."""
     model = comparison_settings.model.model_copy(update={"cell": cell, "dropout": 0.3})
     settings = comparison_settings.model_copy(update={"model": model})
     together = losses(run_job(make_job(settings, (6, 12, 24)), text_directory))
@@ -65,7 +65,7 @@ def test_a_network_begins_with_the_text_s_frequencies(comparison_settings: Setti
 
 
 def test_a_search_does_not_open_the_test_part(comparison_settings: Settings, text_directory: Path) -> None:
-    """Its file may be missing."""
+    """A search does not need the file of the test part."""
     (text_directory / "test.npy").unlink()
     searching = replace(make_job(comparison_settings, (4,)), reads_test=False)
     assert run_job(searching, text_directory).marks[0].test is None
@@ -74,14 +74,14 @@ def test_a_search_does_not_open_the_test_part(comparison_settings: Settings, tex
 
 
 def test_a_lost_loss_leaves_the_marks_before_it(comparison_settings: Settings, text_directory: Path) -> None:
-    """A rate that no cell survives gives a result without marks, and no error."""
+    """A rate at which every cell diverges gives a result without marks, and no error."""
     optimizer = comparison_settings.optimizer.model_copy(update={"learning_rate": 1e30, "clip_norm": 1e30})
     wild = comparison_settings.model_copy(update={"optimizer": optimizer})
     assert run_job(make_job(wild, (8,)), text_directory).marks == ()
 
 
 def test_the_seed_decides_the_start(comparison_settings: Settings, text_directory: Path) -> None:
-    """Equal seeds give equal losses, others do not."""
+    """Equal seeds give equal losses, and other seeds give others."""
     other = comparison_settings.model_copy(update={"seed": 1})
     first, again, different = (
         losses(run_job(make_job(settings, (4,)), text_directory))

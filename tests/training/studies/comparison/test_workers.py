@@ -1,4 +1,4 @@
-"""Work is handed out as it becomes ready, never twice, and processes end with whoever started them."""
+"""Work is given out once, when it is ready, and processes end with their parent."""
 
 import os
 import signal
@@ -60,7 +60,7 @@ def test_what_becomes_ready_later_runs_later() -> None:
 
 
 def test_an_interruption_stops_at_once() -> None:
-    """Also while work runs."""
+    """An interruption also stops running work."""
     executor = HeldExecutor()
     with pytest.raises(Stopped):
         run_all(executor, 1, lambda work: work, lambda busy: [1], lambda work, value: None, lambda: True)
@@ -73,8 +73,8 @@ def kill_itself(work: int) -> int:
 
 
 def test_a_killed_process_is_said_to_be_one() -> None:
-    """The sentence says that the same command goes on."""
-    with pytest.raises(TrainingError, match="the same command goes on"), worker_processes(1) as executor:
+    """The sentence says that the same command continues."""
+    with pytest.raises(TrainingError, match="the same command continues"), worker_processes(1) as executor:
         run_all(executor, 1, kill_itself, lambda busy: [1], lambda work, value: None, lambda: False)
 
 

@@ -1,7 +1,7 @@
-"""What follows from the figures of a comparison: intervals, tiers, equal tokens and seconds, the worth of a search.
+"""Derives the conclusions of a comparison: intervals, tiers, equal tokens and seconds, the value of a search.
 
-A pure function from plain values to plain values, so that a page can be written anew from a JSON. Legend: C models,
-N blocks of the test part, R draws.
+It is a pure function from plain values to plain values, so that a page can be rebuilt from a JSON. Legend: C models, N
+blocks of the test part, R draws.
 """
 
 import math
@@ -30,7 +30,7 @@ Figures = dict[str, Any]
 
 
 def analyse(study: Mapping[str, Any]) -> Figures:
-    """Of all cells and the twin, if there is one."""
+    """Analyses all cells, and the twin if there is one."""
     cells, twin = study["cells"], study["twin"]
     every = [*cells, twin] if twin else list(cells)
     guessing = math.log(study["text"]["vocabulary_size"])
@@ -45,7 +45,7 @@ def analyse(study: Mapping[str, Any]) -> Figures:
 
 
 def final_nats(cell: Mapping[str, Any]) -> tuple[float, ...] | None:
-    """Test loss of every seed; None where one of them diverged."""
+    """Returns the test loss of every seed, or None if one of them diverged."""
     nats = [run["test_nats"] for run in cell["runs"]]
     return None if not nats or None in nats else tuple(nats)
 
@@ -82,7 +82,7 @@ def _final(contender: Contender, means_R: Values) -> Figures:
 
 
 def _pairs(contenders: Sequence[Contender], means_RC: Values, num_blocks: int, floor: float) -> list[Figures]:
-    """Every pair, the better one first; intervals hold for all of them together."""
+    """Returns every pair, the better one first. The intervals hold for all pairs together."""
     level, found = pair_level(LEVEL, len(contenders)), list[Figures]()
     for worse in range(len(contenders)):
         for better in range(worse):
@@ -96,7 +96,7 @@ def _pairs(contenders: Sequence[Contender], means_RC: Values, num_blocks: int, f
 def _floor(
     contenders: Sequence[Contender], means_RC: Values, num_blocks: int, cells: Sequence[Figures], twin: Figures | None
 ) -> Figures | None:
-    """The twin against its model: the largest difference that its interval holds is what noise may do."""
+    """Compares the twin with its model: the largest difference within its interval is the effect of noise."""
     names = [contender.name for contender in contenders]
     if twin is None or twin["name"] not in names:
         return None
@@ -109,7 +109,7 @@ def _floor(
 
 
 def _at_marks(cell: Figures) -> list[Figures | None]:
-    """At every mark the test loss over the seeds; None where a seed diverged before it."""
+    """Returns the test loss over the seeds at every mark, None if a seed diverged before it."""
     num_marks = max((len(run["marks"]) for run in cell["runs"]), default=0)
     return [_at_mark(cell["runs"], mark) for mark in range(num_marks)]
 
@@ -130,7 +130,7 @@ def _equal_seconds(cells: Sequence[Figures]) -> Figures:
 
 
 def _curve(cell: Figures) -> list[Point]:
-    """Seconds of one core, the middle seed's, and the mean test loss at each mark that all seeds reached."""
+    """Returns the middle seed's seconds of one core, and the mean test loss, at each mark that all seeds reached."""
     runs = cell["runs"]
     num_marks = min((len(run["marks"]) for run in runs), default=0)
     return [
@@ -143,13 +143,16 @@ def _curve(cell: Figures) -> list[Point]:
 
 
 def _best_of(cell: Figures, guessing: float) -> list[float]:
-    """Over the first rung, where all trials ran; one that diverged is worth what even guessing is."""
+    """Covers the first rung, in which all trials ran. A diverged trial counts as guessing evenly."""
     return expected_best([guessing if trial["nats"][0] is None else trial["nats"][0] for trial in cell["search"]])
 
 
 def _lanes(cells: Sequence[Figures]) -> dict[str, Figures | None]:
-    """Each cell's lanes, and its lane that is the farthest above what runs with such a mean have in that lane: a lane
-    that is stuck, where a hard stretch of text is hard for all."""
+    """Returns each cell's lanes, and the lane that is farthest above the usual loss in that lane of runs with such a
+    mean.
+
+    That lane is stuck; a hard stretch of text is hard for all cells.
+    """
     runs = [run for cell in cells for run in cell["runs"] if run["test_lanes"]]
     hardness_B = [
         median(lanes)

@@ -1,4 +1,4 @@
-"""Puts a finished comparison together as the value that its JSON holds. It trains nothing and concludes nothing."""
+"""Assembles a finished comparison as the value of its JSON. It trains nothing and concludes nothing."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from carousel_training.studies.comparison.figures import (
 from carousel_training.studies.comparison.page import VERSION
 from carousel_training.studies.comparison.search import rung_sizes
 from carousel_training.studies.comparison.serving import ServingSpeed, serving_of
-from carousel_training.studies.comparison.study import Crew, Study
+from carousel_training.studies.comparison.study import Study, Workers
 from carousel_training.studies.comparison.study_text import TextFacts
 
 
@@ -22,11 +22,11 @@ def assemble(
     study: Study,
     courses: Sequence[Course],
     text: TextFacts,
-    crew: Crew,
+    workers: Workers,
     num_parameters: int,
     serving_speed: ServingSpeed | None,
 ) -> Figures:
-    """Everything but the analysis, which follows from it."""
+    """Returns everything but the analysis, which follows from it."""
     every = [_entry(study, course, text, serving_speed) for course in courses]
     twins = [figures for figures, course in zip(every, courses, strict=True) if course.entry.is_twin]
     return {
@@ -34,7 +34,7 @@ def assemble(
         "num_parameters": num_parameters,
         "plan": _plan(study, courses[0].unit_steps),
         "text": text.as_json(),
-        "machine": machine_figures(crew.num_workers),
+        "machine": machine_figures(workers.num_workers),
         "wall_seconds": sum(result.wall_seconds for result in study.results),
         "block_tokens": block_tokens(study.plan.reading, text.num_tokens["test"]),
         "cells": [figures for figures in every if figures not in twins],

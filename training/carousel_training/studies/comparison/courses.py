@@ -1,6 +1,6 @@
-"""An entry's way through a comparison: its trials, the trainings that they stand for, and which of them can run now.
+"""One entry's course through a comparison: its trials, their trainings, and which trainings can run now.
 
-Decisions alone; results are asked for by name.
+It only decides; it finds results by name.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ Find = Callable[[Job], JobResult | None]
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """An entry under a plan whose unit is `unit_steps`."""
+    """Plans one entry under a plan with the unit `unit_steps`."""
 
     entry: Entry
     plan: StudyPlan
@@ -37,25 +37,25 @@ class Course:
 
     @classmethod
     def of(cls, entry: Entry, plan: StudyPlan, unit_steps: int) -> "Course":
-        """With draws of the entry's own; where there is nothing to choose from, with the settings as they are."""
+        """Draws trials for the entry, or uses the settings as they are if there is nothing to choose."""
         trials = [_default(entry)]
         if plan.has_search:
             trials = draw_trials(plan.space, plan.num_trials, entry.name, SEARCH_DRAWS)
         return cls(entry, plan, unit_steps, tuple(trials))
 
     def search_job(self, rung: int, trial: int) -> Job:
-        """A whole training of a rung's length: its own warm-up, constant rate and cooldown."""
+        """Returns a whole training of a rung's length, with its own warm-up, constant rate and cooldown."""
         steps = self.plan.search_steps(self.unit_steps)[rung]
         seed = self.entry.first_seed + SEARCH_SEEDS + trial
         return self._job(f"rung-{rung}-trial-{trial:02d}", trial, (steps,), seed, reads_test=False)
 
     def final_job(self, trial: int, seed: int) -> Job:
-        """To all marks, and the test part at each."""
+        """Returns a training to all marks, with the test part read at each mark."""
         marks = self.plan.mark_steps(self.unit_steps)
         return self._job(f"seed-{seed}", trial, marks, self.entry.first_seed + seed, reads_test=True)
 
     def rungs(self, find: Find) -> list[Losses]:
-        """What is known of the search: validation nats of each trial by rung, None for one that diverged."""
+        """Returns the known results of the search: validation nats of each trial by rung, None for a diverged trial."""
         if not self.plan.has_search:
             return []
         return [
@@ -68,7 +68,7 @@ class Course:
         ]
 
     def open_jobs(self, find: Find) -> list[Job]:
-        """All that can run now: the search first, then the finals of what it chose. Empty when the course is done."""
+        """Returns all trainings that can run now: the search first, then the finals of its choice. Empty when done."""
         rungs = self.rungs(find)
         if self.plan.has_search:
             is_open = open_trials(rungs, rung_sizes(self.plan.num_trials, len(rungs)))

@@ -1,6 +1,6 @@
-"""Who takes part in a comparison: cells at the same number of parameters, and the twin of one of them.
+"""The entries of a comparison: cells with the same number of parameters, and the twin of one of them.
 
-A cell is named as in the settings; with `+residual` behind it its layer stands in a residual block.
+A cell has the name of the settings. `+residual` after it puts its layer in a residual block.
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,18 @@ from carousel_training.studies.sizing import match_hidden_size
 
 TWIN_SUFFIX = "-again"
 RESIDUAL_SUFFIX = "+residual"
-# Where nobody is named: every cell plainly, those whose papers put them into such blocks, and the LSTM as a control.
+# The default: every cell plainly, the cells that their papers put into such blocks, and the LSTM as a control.
 USUAL = (*CELLS, *(f"{cell}{RESIDUAL_SUFFIX}" for cell in ("lstm", "minlstm", "mingru", "rg-lru")))
-TWIN_SEEDS = 100_000  # the twin's seeds are as much higher
+TWIN_SEEDS = 100_000  # the twin's seeds are higher by this
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """`settings` has the cell at its width; `name` is the contestant's, but for the twin: a cell that takes part twice,
-    under another name, with draws and seeds of its own. What sets the two apart is noise."""
+    """`settings` has the cell at its width; `name` is the contestant's, except for the twin.
+
+    The twin is a cell that takes part twice, under another name and with its own draws and seeds. The two differ by
+    noise.
+    """
 
     name: str
     settings: Settings
@@ -42,7 +45,7 @@ class Entry:
 def make_entries(
     names: Sequence[str], settings: Settings, num_parameters: int, vocabulary_size: int, *, has_twin: bool
 ) -> list[Entry]:
-    """One for each cell, and a twin of the LSTM, or of the first cell where the LSTM does not take part."""
+    """Makes one for each cell, and a twin of the LSTM, or of the first cell without an LSTM."""
     entries = [Entry(name, _size(settings, name, num_parameters, vocabulary_size)) for name in names]
     if has_twin:
         model = next((entry for entry in entries if entry.name == "lstm"), entries[0])
@@ -51,7 +54,7 @@ def make_entries(
 
 
 def contestants() -> tuple[str, ...]:
-    """All names: each cell plainly, and each that can be in residual blocks."""
+    """Returns all names: each cell plainly, and each cell that can be in residual blocks."""
     return (*CELLS, *(f"{cell}{RESIDUAL_SUFFIX}" for cell in CELLS if cell not in CELLS_WITHOUT_BLOCKS))
 
 

@@ -1,4 +1,4 @@
-"""Losses at the same number of seconds, from losses at the same numbers of tokens. Pure functions."""
+"""Losses at equal numbers of seconds, from losses at equal numbers of tokens. Pure functions."""
 
 import math
 from collections.abc import Sequence
@@ -8,12 +8,14 @@ Point = tuple[float, float]  # seconds, nats
 
 
 def common_seconds(curves: Sequence[Sequence[Point]]) -> list[float]:
-    """The middle cell's seconds at each mark: where most cells have a figure."""
+    """Returns the middle cell's seconds at each mark, where most cells have a figure."""
     return [median(curve[mark][0] for curve in curves) for mark in range(min(map(len, curves), default=0))]
 
 
 def nats_at(curve: Sequence[Point], seconds: float) -> float | None:
-    """Between two marks, straight in the logarithm of the seconds; None beyond them, where nothing was measured."""
+    """Interpolates between two marks, linear in the logarithm of the seconds. Returns None outside of the measured
+    range.
+    """
     for (before, nats_before), (after, nats_after) in zip(curve, curve[1:], strict=False):
         if before <= seconds <= after:
             share = math.log(seconds / before) / math.log(after / before) if after > before else 1.0

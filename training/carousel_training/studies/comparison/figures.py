@@ -1,4 +1,4 @@
-"""The figures of a finished comparison as plain values: what was run and what came out, for the JSON.
+"""The figures of a finished comparison as plain values, inputs and results, for the JSON.
 
 It concludes nothing; `analysis.py` does, from these values alone. Legend: B lanes, N blocks of the test part.
 """
@@ -22,14 +22,14 @@ Figures = dict[str, Any]
 
 
 def block_tokens(reading: ReadingPlan, num_test_tokens: int) -> list[int]:
-    """counts_N: how many tokens each block of the test part has, lane after lane."""
+    """Returns counts_N, the number of tokens in each block of the test part, lane after lane."""
     length = min(reading.test_tokens // reading.num_lanes, (num_test_tokens - WARM_UP) // reading.num_lanes)
     lane = [min(reading.block, length - start) for start in range(0, length, reading.block)]
     return lane * reading.num_lanes
 
 
 def course_figures(course: Course, find: Callable[[Job], JobResult | None], model: RecurrentLM) -> Figures:
-    """One entry: its width, what was tried, what was chosen, every run of the final."""
+    """Returns one entry: its width, its trials, the choice, and every run of the final."""
     rungs = course.rungs(find)
     chosen = chosen_trial(rungs)
     finals = [(seed, find(job)) for seed, job in enumerate(course.final_jobs(chosen))]
@@ -62,12 +62,12 @@ def machine_figures(num_workers: int) -> Figures:
 
 
 def build_model(course: Course, vocabulary_size: int) -> RecurrentLM:
-    """As it begins: sizes, states and speeds do not depend on its weights."""
+    """Builds the model at its start: sizes, states and speeds do not depend on its weights."""
     return RecurrentLM(ModelConfig.from_settings(course.entry.settings.model, vocabulary_size)).eval()
 
 
 def _run(course: Course, seed: int, result: JobResult) -> Figures:
-    """`nats` is the validation loss at the last mark, None where the loss stopped being a number before it."""
+    """`nats` is the validation loss at the last mark, None if the loss stopped being a number before it."""
     steps = course.plan.mark_steps(course.unit_steps)
     last = result.at(steps[-1])
     return {
@@ -92,7 +92,7 @@ def _mark(mark: MarkResult) -> Figures:
 
 
 def _mean_blocks(course: Course, results: Sequence[JobResult]) -> list[float]:
-    """sums_N at the last mark, the mean over the seeds; empty where one diverged."""
+    """Returns sums_N at the last mark, the mean over the seeds; empty if one diverged."""
     step = course.plan.mark_steps(course.unit_steps)[-1]
     lasts = [result.at(step) for result in results]
     tests = [last.test.blocks_N for last in lasts if last is not None and last.test is not None]
@@ -102,7 +102,7 @@ def _mean_blocks(course: Course, results: Sequence[JobResult]) -> list[float]:
 
 
 def _processor() -> str:
-    """The processor's name where the system says one."""
+    """Returns the processor's name if the system knows it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,6 +1,6 @@
-"""Shifts the bias of the gate that keeps a cell's state: the one value at a cell's start that a search may choose.
+"""Shifts the bias of the gate that keeps a cell's state, the one start value that a search may choose.
 
-The direction is always that of keeping more: up for a forget gate, down for a gate that says how much is new.
+A shift always means keeping more: up for a forget gate, down for a gate that sets the new share.
 """
 
 import torch
@@ -13,25 +13,25 @@ from carousel_training.cells.rg_lru import RGLRULayer
 from carousel_training.cells.slstm import SLSTMLayer
 from carousel_training.cells.stack import RecurrentStack
 
-LIBRARY_CELLS = ("lstm", "gru")  # of whose gates in torch's order, i f g o and r z n, the second keeps
+LIBRARY_CELLS = ("lstm", "gru")  # in torch's order of gates, i f g o and r z n, the second keeps
 OPPOSITE_GATES = {"lstm-coupled": "i", "gru-2014": "z", "mingru": "z"}
 FORGET = "f"
 
 
 def has_gate(cell: str, stack: RecurrentStack) -> bool:
-    """Whether the cell has a gate that keeps. Elman's, the clockwork, the time-delay net and 1997's LSTM have none."""
+    """Returns whether the cell has a gate that keeps. elman, clockwork, tdnn and lstm-1997 have none."""
     return bool(keeping_biases(cell, stack))
 
 
 @torch.no_grad()
 def shift_gate_bias(cell: str, stack: RecurrentStack, shift: float) -> None:
-    """Adds `shift` in every layer; does nothing for a cell without such a gate."""
+    """Adds `shift` in every layer. Does nothing for a cell without such a gate."""
     for bias in keeping_biases(cell, stack):
         bias += -shift if cell in OPPOSITE_GATES else shift
 
 
 def keeping_biases(cell: str, stack: RecurrentStack) -> list[torch.Tensor]:
-    """The part of each layer's bias that belongs to the gate, to be written in place."""
+    """Returns the part of each layer's bias that belongs to the gate, for writing in place."""
     if isinstance(stack, ResidualStack):
         return [bias for block in stack.each() for bias in keeping_biases(cell, block.cell)]
     if isinstance(stack, LibraryStack) and cell in LIBRARY_CELLS:

@@ -1,4 +1,4 @@
-"""How sure a mean is: Student's t over seeds, a bootstrap over blocks of a text, and the two together.
+"""The uncertainty of a mean: Student's t over seeds, a bootstrap over blocks of a text, and the two together.
 
 Pure functions of numbers. Legend: C models, N blocks of a text, R draws of the bootstrap.
 """
@@ -18,7 +18,7 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean and how far from it the truth may lie on either side; `half_width` is infinite for a single value."""
+    """A mean and the distance of the truth from it on either side. `half_width` is infinite for a single value."""
 
     mean: float
     half_width: float
@@ -33,20 +33,20 @@ class Interval:
 
     @property
     def farthest(self) -> float:
-        """The largest distance from 0 that the interval holds."""
+        """The largest distance from 0 within the interval."""
         return max(abs(self.low), abs(self.high))
 
 
 @dataclass(frozen=True, slots=True)
 class Error:
-    """One source of error of a mean: its variance, and the degrees of freedom of that estimate."""
+    """Holds one source of error of a mean: its variance, and the degrees of freedom of that estimate."""
 
     variance: float
     freedom: float
 
 
 def t_cumulative(value: float, freedom: float) -> float:
-    """The chance that Student's t with `freedom` degrees is at most `value`.
+    """Returns the chance that Student's t with `freedom` degrees is at most `value`.
 
     With x = sqrt(freedom) tan a the density becomes a power of cos a on a finite range, which Gauss's rule integrates.
     """
@@ -65,7 +65,7 @@ def _gauss() -> tuple[Values, Values]:
 
 
 def t_quantile(probability: float, freedom: float) -> float:
-    """The value that Student's t stays below with `probability`, which lies between 0.5 and 1."""
+    """Returns the value that Student's t stays below with `probability`, which lies between 0.5 and 1."""
     low, high = 0.0, 1.0
     while t_cumulative(high, freedom) < probability:
         low, high = high, 2.0 * high
@@ -76,19 +76,21 @@ def t_quantile(probability: float, freedom: float) -> float:
 
 
 def mean_error(values: Sequence[float]) -> Error:
-    """Of the mean of independent values; of unknown size for a single one."""
+    """Returns the error of a mean of independent values, of unknown size for a single value."""
     if len(values) < 2:
         return Error(math.inf, 1.0)
     return Error(variance(values) / len(values), len(values) - 1.0)
 
 
 def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
-    """Student's interval of a mean."""
+    """Returns Student's interval of a mean."""
     return combine(mean(values), [mean_error(values)], level)
 
 
 def combine(value: float, errors: Sequence[Error], level: float) -> Interval:
-    """An interval around `value` whose independent errors add, by Welch's and Satterthwaite's degrees of freedom."""
+    """Returns an interval around `value` with added independent errors and Welch's and Satterthwaite's degrees of
+    freedom.
+    """
     total = math.fsum(error.variance for error in errors)
     if total == 0.0 or not math.isfinite(total):
         return Interval(value, total)
@@ -97,10 +99,10 @@ def combine(value: float, errors: Sequence[Error], level: float) -> Interval:
 
 
 def bootstrap_means(sums_CN: Values, counts_N: Values, num_draws: int, seed: int) -> Values:
-    """means_RC of texts put together from blocks drawn with replacement, the same blocks for every model.
+    """Returns means_RC of texts of blocks drawn with replacement, the same blocks for every model.
 
-    `sums_CN` are the nats of each block, `counts_N` its tokens. Tokens of a text depend on their neighbours, blocks
-    of hundreds of tokens hardly (Kunsch 1989).
+    `sums_CN` are the nats of each block, `counts_N` its tokens. Tokens of a text depend on their neighbours, blocks of
+    hundreds of tokens hardly (Kunsch 1989).
     """
     num_blocks = len(counts_N)
     drawn_RN = np.random.default_rng(seed).multinomial(num_blocks, np.full(num_blocks, 1.0 / num_blocks), num_draws)

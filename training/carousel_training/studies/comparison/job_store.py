@@ -1,6 +1,6 @@
-"""Results of trainings on disk, each in a file of its own that is there whole or not at all.
+"""Results of trainings on disk, each in a file of its own that appears as a whole.
 
-A result counts only under the key that it was made with, so that other settings, texts or code are run anew.
+A result counts only under its own key, so that other settings, texts or code run again.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from carousel_training.studies.results import load_figures, make_directory, save
 
 
 class JobStore:
-    """Under `directory`, for the text with this digest."""
+    """The results under `directory` for the text with this digest."""
 
     def __init__(self, directory: Path, text_sha256: str) -> None:
         self._directory = directory

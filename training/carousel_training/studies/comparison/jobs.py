@@ -1,4 +1,4 @@
-"""One training of a comparison: what decides it, what comes out. Plain values: both cross processes and files.
+"""One training of a comparison: its inputs and its results. Both are plain values that cross processes and files.
 
 Legend: B lanes, N blocks of a text.
 """
@@ -17,15 +17,18 @@ import torch
 import carousel_training
 from carousel_training.settings import Settings
 
-COOLDOWN_SHARE = 0.2  # Hägele et al. 2024: as good as a cosine from about here on
-PROTOCOL = 1  # counts up whenever the figures of the same job change for a reason that no file below shows
+COOLDOWN_SHARE = 0.2  # from about here on as good as a cosine (Hägele et al. 2024)
+PROTOCOL = 1  # increase it when a job's figures change for a reason outside of the files below
 DECIDING = ("cells/*.py", "*.py", "studies/comparison/training.py", "studies/comparison/gate_bias.py")
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """In steps: a straight warm-up, then the peak rate, and a cooldown that ends at each of `marks`, from where the
-    constant rate goes on as if there had been none. So one training gives a whole one for each mark."""
+    """A schedule in steps: a linear warm-up, then the peak rate, and a cooldown that ends at each of `marks`.
+
+    After a mark the constant rate continues as if there had been no cooldown. So one training gives a whole one for
+    each mark.
+    """
 
     warmup: int
     marks: tuple[int, ...]
@@ -34,7 +37,7 @@ class Schedule:
         return mark - max(1, round(COOLDOWN_SHARE * mark))
 
     def factor(self, step: int, mark: int) -> float:
-        """The share of the peak rate at `step`, counted from 0, on the way to `mark`: 1 - sqrt while it cools."""
+        """Returns the share of the peak rate at `step`, from 0, on the way to `mark`: 1 - sqrt in the cooldown."""
         start = self.cooldown_start(mark)
         rising = min((step + 1) / max(self.warmup, 1), 1.0)
         falling = 1.0 if step < start else 1.0 - math.sqrt((step - start + 0.5) / (mark - start))
@@ -42,14 +45,14 @@ class Schedule:
 
     @property
     def num_steps(self) -> int:
-        """All that is trained, the cooldowns that are thrown away included."""
+        """The number of all trained steps, including the discarded cooldowns."""
         last = self.marks[-1]
         return last + sum(mark - self.cooldown_start(mark) for mark in self.marks[:-1])
 
 
 @dataclass(frozen=True, slots=True)
 class ReadingPlan:
-    """How held-out parts are read: tokens of each, in lanes that start as sessions do; blocks for a bootstrap."""
+    """How to read held-out parts: tokens of each, in lanes that start as sessions do; blocks for a bootstrap."""
 
     num_lanes: int
     valid_tokens: int
@@ -59,7 +62,9 @@ class ReadingPlan:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """All that decides one training, with the text. `settings` has the cell, its width, its rate and the seed."""
+    """Everything that decides one training, besides the text. `settings` has the cell, its width, its rate and the
+    seed.
+    """
 
     name: str
     settings: Settings
@@ -69,7 +74,7 @@ class Job:
     reads_test: bool
 
     def key(self, text_sha256: str) -> str:
-        """A digest of everything that the result depends on: settings, text, code and torch."""
+        """Returns a digest of everything that the result depends on: settings, text, code and torch."""
         settings = self.settings.as_json()
         del settings["corpus"], settings["budget"], settings["evaluation"]  # the digest and this job say them
         decided = {
@@ -89,7 +94,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A text read: mean nats per token, of every lane, and the sum over every block of all lanes."""
+    """The result on a text: mean nats per token, of every lane, and the sum over every block of all lanes."""
 
     nats: float
     lanes_B: tuple[float, ...]
@@ -98,7 +103,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class MarkResult:
-    """At the end of a cooldown. `core_seconds` are those of a training that had gone straight to it, on one core."""
+    """The result after a cooldown. `core_seconds` are those of a training straight to this mark, on one core."""
 
     step: int
     tokens: int
@@ -109,14 +114,14 @@ class MarkResult:
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """`marks` are fewer than planned where the loss stopped being a number. `wall_seconds` counts everything."""
+    """There are fewer `marks` than planned if the loss stopped being a number. `wall_seconds` counts everything."""
 
     marks: tuple[MarkResult, ...]
     wall_seconds: float
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> "JobResult":
-        """Raises KeyError or TypeError for what is something else."""
+        """Raises KeyError or TypeError for other values."""
         return cls(tuple(_mark(mark) for mark in facts["marks"]), float(facts["wall_seconds"]))
 
     def as_json(self) -> dict[str, Any]:
@@ -128,7 +133,7 @@ class JobResult:
 
 @lru_cache(maxsize=1)
 def code_digest() -> str:
-    """Of the files that decide what a training computes; those of commands, pages and pictures are not among them."""
+    """Returns the digest of the files that decide what a training computes, without commands, pages and plots."""
     root, total = Path(carousel_training.__path__[0]), hashlib.sha256()
     for path in sorted({path for pattern in DECIDING for path in root.glob(pattern)}):
         total.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())

@@ -1,4 +1,4 @@
-"""The page of a comparison: what was asked, what came out, what may and may not be concluded; from its JSON alone."""
+"""The page of a comparison: question, results, and what may be concluded from them. It uses the JSON alone."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from carousel_training.studies.comparison.page_tables import (
     tokens_table,
     with_interval,
 )
-from carousel_training.studies.comparison.pictures import draw_all
+from carousel_training.studies.comparison.pictures import plot_all
 from carousel_training.studies.results import make_directory, plain_figures, save_figures
 
 STUDY_FILE = "study.json"
@@ -33,20 +33,20 @@ PICTURE_TEXTS = {
 
 
 def write_page(study: Study, directory: Path) -> None:
-    """The JSON, the pictures and `index.md`, whose figures all come from the JSON."""
+    """Writes the JSON, the pictures and `index.md`, whose figures all come from the JSON."""
     make_directory(directory)
     study = _with_analysis(study)
     save_figures(directory / STUDY_FILE, study)
-    drawn = draw_all(study, directory)
-    write_atomically(directory / PAGE_FILE, page_text(study, drawn).encode())
+    plotted = plot_all(study, directory)
+    write_atomically(directory / PAGE_FILE, page_text(study, plotted).encode())
 
 
 def read_study(path: Path) -> Study:
-    """With its analysis made anew. Raises TrainingError for what is no study of this version."""
+    """Reads a study and repeats its analysis. Raises TrainingError for files that are not a study of this version."""
     try:
         study = json.loads(path.read_text(encoding="utf-8"))
         if study["version"] != VERSION:
-            raise TrainingError(f"{path} is of version {study['version']}, and this is for version {VERSION}")
+            raise TrainingError(f"{path} is of version {study['version']}, and this program reads version {VERSION}")
         return _with_analysis(study)
     except OSError as error:
         raise TrainingError(f"cannot read {path}: {error.strerror or error}") from error
@@ -55,13 +55,13 @@ def read_study(path: Path) -> Study:
 
 
 def _with_analysis(study: Study) -> Study:
-    """As values that a JSON gives back: keys are words, lists are lists."""
+    """Adds the analysis, with values as a JSON has them: keys are words, lists are lists."""
     plain: Study = json.loads(json.dumps(plain_figures({**study, "analysis": None})))
     return {**plain, "analysis": json.loads(json.dumps(plain_figures(analyse(plain))))}
 
 
 def page_text(study: Study, pictures: list[str]) -> str:
-    """Markdown."""
+    """Returns Markdown."""
     parts = [
         f"# {len(study['cells'])} recurrent cells on equal terms\n",
         _terms(study),
@@ -202,7 +202,8 @@ def _conclusions(study: Study) -> str:
     lost = f"- Diverged in at least one seed, and so in no tier: {', '.join(diverged)}.\n" if diverged else ""
     return (
         "## What may be concluded\n\n"
-        f"- Which cells are in different tiers *at {study['num_parameters']:,} parameters, {tokens:,} tokens, this "
+        f"- Which pairs of cells are told apart, as the picture of pairs shows, *at {study['num_parameters']:,} "
+        f"parameters, {tokens:,} tokens, this "
         "text and this search*.\n"
         "- How much a cell depends on its tuning, as far as this space and this number of trials show it.\n"
         "- Whether more tokens or more seconds change the order within the range that was measured.\n"

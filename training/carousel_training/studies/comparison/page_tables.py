@@ -1,4 +1,4 @@
-"""The tables of a comparison's page, in Markdown, from its JSON alone."""
+"""This module makes the Markdown tables of a comparison's page from its JSON."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,13 +11,13 @@ DASH = "-"
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], num_text: int = 1) -> str:
-    """Text columns first, figures to the right of them."""
+    """Puts text columns first, and figures to the right of them."""
     rule = ["---"] * num_text + ["---:"] * (len(head) - num_text)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rule, *rows]) + "\n"
 
 
 def final_table(study: Study) -> str:
-    """Tiers from the best down, cells that diverged last, the twin at the end."""
+    """Shows tiers from the best down, diverged cells last, the twin at the end."""
     sizes = sorted(
         {int(size) for cell in study["cells"] if isinstance(cell["serving"], dict) for size in cell["serving"]}
     )
@@ -30,7 +30,7 @@ def final_table(study: Study) -> str:
 
 
 def tokens_table(study: Study) -> str:
-    """Test loss at every mark."""
+    """Shows the test loss at every mark."""
     marks, table = study["plan"]["mark_tokens"], study["analysis"]["equal_tokens"]
     rows = []
     for name in ordered_names(study):
@@ -40,14 +40,14 @@ def tokens_table(study: Study) -> str:
 
 
 def seconds_table(study: Study) -> str:
-    """The same at equal seconds; a dash where nothing was measured on both sides."""
+    """Shows the same at equal seconds, with a dash outside of the measured range."""
     found = study["analysis"]["equal_seconds"]
     rows = [[name, *(show(nats, ".4f") for nats in found["nats"][name])] for name in ordered_names(study)]
     return markdown_table(["cell", *(f"{seconds:,.1f} s" for seconds in found["seconds"])], rows)
 
 
 def search_table(study: Study) -> str:
-    """What each search chose."""
+    """Shows each search's choice."""
     head = ["cell", "rate", "warm-up", "gate shift", "dropout", "clip", "1 trial", "4 trials", "all trials"]
     rows = []
     for cell in [*study["cells"], *([study["twin"]] if study["twin"] else [])]:
@@ -61,7 +61,7 @@ def search_table(study: Study) -> str:
 
 
 def lanes_table(study: Study) -> str:
-    """The best, the middle and the worst lane of all seeds, and the one that is the worst for its text."""
+    """Shows the best, the middle and the worst lane of all seeds, and the lane that is the worst for its text."""
     rows = []
     for name in ordered_names(study):
         lanes = study["analysis"]["lanes"][name]

@@ -1,4 +1,4 @@
-"""The pictures of a comparison, drawn from its JSON alone."""
+"""The pictures of a comparison, plotted from its JSON alone."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,24 +15,24 @@ from carousel_training.studies.plots import COLOURS, line_styles, new_figure, sa
 Study = Mapping[str, Any]
 
 
-def draw_all(study: Study, directory: Path) -> list[str]:
-    """The names of the files that have been written; a picture without anything to show is left out."""
-    drawn = []
-    for name, draw in PICTURES.items():
-        if draw(study, directory / name):
-            drawn.append(name)
-    return drawn
+def plot_all(study: Study, directory: Path) -> list[str]:
+    """Returns the names of the written files. Leaves out a picture without anything to show."""
+    plotted = []
+    for name, plot in PICTURES.items():
+        if plot(study, directory / name):
+            plotted.append(name)
+    return plotted
 
 
 def ordered_names(study: Study) -> list[str]:
-    """Cells by their mean test loss, best first."""
+    """Returns the cells by their mean test loss, best first."""
     finals = study["analysis"]["finals"]
     names = [cell["name"] for cell in study["cells"] if cell["name"] in finals]
     return sorted(names, key=lambda name: float(finals[name]["mean"]))
 
 
-def draw_tiers(study: Study, path: Path) -> bool:
-    """Every seed, the mean and its interval; a colour for each tier; the noise floor as a grey bar from the best."""
+def plot_tiers(study: Study, path: Path) -> bool:
+    """Plots every seed, the mean and its interval, with a colour for each tier and the noise floor as a grey bar."""
     names, analysis = ordered_names(study), study["analysis"]
     if not names:
         return False
@@ -67,8 +67,8 @@ def draw_tiers(study: Study, path: Path) -> bool:
     return True
 
 
-def draw_pairs(study: Study, path: Path) -> bool:
-    """Who is told apart from whom, as a square of cells in the order of their means."""
+def plot_pairs(study: Study, path: Path) -> bool:
+    """Plots which cells differ reliably, as a square of cells in the order of their means."""
     names, pairs = ordered_names(study), study["analysis"]["pairs"]
     if len(names) < 2 or not study["analysis"]["tiers"]:
         return False
@@ -88,8 +88,8 @@ def draw_pairs(study: Study, path: Path) -> bool:
     return True
 
 
-def draw_curves(study: Study, path: Path) -> bool:
-    """The same losses over tokens and over seconds of one core."""
+def plot_curves(study: Study, path: Path) -> bool:
+    """Plots the same losses over tokens and over seconds of one core."""
     names, analysis = ordered_names(study), study["analysis"]
     curves = {name: [point for point in analysis["equal_tokens"][name] if point] for name in names}
     names = [name for name in names if len(curves[name]) > 1]
@@ -112,8 +112,8 @@ def draw_curves(study: Study, path: Path) -> bool:
     return True
 
 
-def draw_best_of(study: Study, path: Path) -> bool:
-    """What n trials of the first rung may be expected to find."""
+def plot_best_of(study: Study, path: Path) -> bool:
+    """Plots the expected best of n trials of the first rung."""
     curves = study["analysis"]["best_of"]
     names = sorted(curves, key=lambda name: float(curves[name][-1]))
     if not names:
@@ -133,8 +133,8 @@ def draw_best_of(study: Study, path: Path) -> bool:
     return True
 
 
-def draw_lanes(study: Study, path: Path) -> bool:
-    """Every lane of every seed; a lane that is stuck would stand far to the right."""
+def plot_lanes(study: Study, path: Path) -> bool:
+    """Plots every lane of every seed. A lane that is stuck would stand far to the right."""
     names = ordered_names(study)
     if not names:
         return False
@@ -153,16 +153,16 @@ def draw_lanes(study: Study, path: Path) -> bool:
 
 
 PICTURES: Mapping[str, Callable[[Study, Path], bool]] = {
-    "tiers.png": draw_tiers,
-    "pairs.png": draw_pairs,
-    "curves.png": draw_curves,
-    "best_of.png": draw_best_of,
-    "lanes.png": draw_lanes,
+    "tiers.png": plot_tiers,
+    "pairs.png": plot_pairs,
+    "curves.png": plot_curves,
+    "best_of.png": plot_best_of,
+    "lanes.png": plot_lanes,
 }
 
 
 def _styles(study: Study) -> dict[str, dict[str, Any]]:
-    """The same line for the same entry in every picture."""
+    """Returns the same line for the same entry in every picture."""
     every = [*study["cells"], study["twin"]] if study["twin"] else study["cells"]
     return line_styles([entry["name"] for entry in every])
 

@@ -1,6 +1,6 @@
-"""What a comparison does with each cell, and what that costs. Plans are values; decisions are pure.
+"""What a comparison does with each cell, and the cost. Plans are values; decisions are pure functions.
 
-Budgets are in units, one of which is the tokens of the first mark: the same for every cell.
+Budgets are in units. A unit is the number of tokens of the first mark, the same for every cell.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,13 +10,15 @@ from typing import Any
 from carousel_training.studies.comparison.jobs import ReadingPlan, Schedule
 from carousel_training.studies.comparison.search import Space, rung_sizes
 
-SETTLING = 1.08  # the last trainings find no company, and pages are drawn
+SETTLING = 1.08  # the last trainings leave cores idle, and the pictures take time
 
 
 @dataclass(frozen=True, slots=True)
 class StudyPlan:
-    """`rungs` are the search's budgets, `marks` the final's, in units. A plan has either `hours` of wall time, from
-    which the unit follows, or `tokens` at the last mark."""
+    """`rungs` are the search's budgets, `marks` the final's, in units.
+
+    A plan has either `hours` of wall time, from which the unit follows, or `tokens` at the last mark.
+    """
 
     name: str
     num_trials: int
@@ -33,7 +35,7 @@ class StudyPlan:
         return asdict(self)
 
     def with_options(self, tokens: int | None, seeds: int | None, trials: int | None) -> "StudyPlan":
-        """What the command line says in place of the plan's own."""
+        """Returns the plan with the command line's values in place of its own."""
         plan = self if tokens is None else replace(self, hours=None, tokens=tokens)
         plan = plan if seeds is None else replace(plan, num_seeds=seeds)
         return plan if trials is None else replace(plan, num_trials=trials)
@@ -49,15 +51,18 @@ class StudyPlan:
         return tuple(mark * unit_steps for mark in self.marks)
 
     def num_jobs(self, num_entries: int) -> int:
-        """All trainings of a study."""
+        """Returns the number of all trainings of a study."""
         search = sum(rung_sizes(self.num_trials, len(self.rungs))) if self.has_search else 0
         return num_entries * (search + self.num_seeds)
 
 
 @dataclass(frozen=True, slots=True)
 class Speeds:
-    """Of one cell, one thread, beside the other trainings: tokens per second of a core, and its seconds until it
-    trains. `core_share` is how much of a core the machine's other work left to it."""
+    """The speeds of one cell on one thread, beside the other trainings.
+
+    These are tokens per second of a core, and the core's seconds before training begins. `core_share` is the share of a
+    core that the machine's other work leaves.
+    """
 
     training: float
     reading: float
@@ -85,12 +90,12 @@ PLANS: Mapping[str, StudyPlan] = {
 
 
 def unit_for_tokens(tokens: int, plan: StudyPlan, tokens_per_step: int) -> int:
-    """Steps of a unit that end at the wanted number of tokens."""
+    """Returns the steps of a unit that end at the wanted number of tokens."""
     return max(1, round(tokens / (plan.marks[-1] * tokens_per_step)))
 
 
 def unit_for_hours(plan: StudyPlan, speeds: Sequence[Speeds], num_workers: int, tokens_per_step: int) -> int:
-    """The longest unit whose estimate stays within the plan's hours; 1 where even that takes longer."""
+    """Returns the longest unit whose estimate stays within the plan's hours, or 1 if even that takes longer."""
     wanted = 3600.0 * (plan.hours or 0.0)
     low, high = 1, 2
     while estimate_seconds(plan, speeds, num_workers, tokens_per_step, high) < wanted:
@@ -105,7 +110,7 @@ def unit_for_hours(plan: StudyPlan, speeds: Sequence[Speeds], num_workers: int, 
 def estimate_seconds(
     plan: StudyPlan, speeds: Sequence[Speeds], num_workers: int, tokens_per_step: int, unit_steps: int
 ) -> float:
-    """Wall time of a whole study where it has its cores for itself, one item of `speeds` for each entry."""
+    """Estimates the wall time of a study with its cores to itself. `speeds` has one item for each entry."""
     work = sum(_entry_seconds(plan, speed, tokens_per_step, unit_steps) for speed in speeds)
     return SETTLING * work / max(min(num_workers, plan.num_jobs(len(speeds))), 1)
 

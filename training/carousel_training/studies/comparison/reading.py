@@ -1,4 +1,4 @@
-"""Reads a held-out part with a model: stretches at even distances, a lane each, begun as the server begins a session.
+"""Reads a held-out part with a model: evenly spaced stretches, one lane each, that begin as a server's sessions do.
 
 The first WARM_UP tokens are read and not counted. Legend: B lanes, T tokens of a piece, L of a stretch, S of a stretch
 and its warm-up, N blocks of all lanes.
@@ -17,7 +17,7 @@ PIECE = 128  # tokens at a time: the state is carried, so that it changes no los
 
 
 class Stretches:
-    """`num_tokens` of a part at the most. Raises CorpusError when it is too short for its lanes."""
+    """Covers at most `num_tokens` of a part. Raises CorpusError for a part too short for its lanes."""
 
     def __init__(self, ids_N: torch.Tensor, start_id: int, plan: ReadingPlan, num_tokens: int) -> None:
         distance = (len(ids_N) - WARM_UP) // plan.num_lanes
@@ -32,7 +32,7 @@ class Stretches:
 
     @torch.no_grad()
     def read(self, model: RecurrentLM, compute: Compute) -> Reading:
-        """Dropout off; the model is as it was afterwards."""
+        """Reads without dropout and leaves the model as it was."""
         was_training = model.training
         model.eval()
         state = model.initial_state(len(self._inputs_BS))
@@ -49,5 +49,5 @@ class Stretches:
 
 
 def _rounded(values: torch.Tensor) -> tuple[float, ...]:
-    """Six digits are far below what two readings differ by."""
+    """Keeps six digits; two readings differ by far more."""
     return tuple(float(f"{value:.6g}") for value in values.tolist())

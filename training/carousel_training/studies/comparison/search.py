@@ -1,4 +1,4 @@
-"""Random search by successive halving, as decisions alone: what is tried, who goes on. Nothing is trained here."""
+"""Random search by successive halving, as decisions alone: which trials run, which continue. It trains nothing."""
 
 import math
 import zlib
@@ -12,8 +12,10 @@ Losses = Mapping[int, float | None]
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What a search chooses for a cell. `warmup_share` is of the shortest run of the search; `gate_shift` is added to
-    the bias of the gate that keeps the state, in the direction of keeping."""
+    """A search's choice for a cell. `warmup_share` refers to the shortest run of the search.
+
+    `gate_shift` is added to the bias of the gate that keeps the state, in the direction of keeping.
+    """
 
     learning_rate: float
     warmup_share: float
@@ -27,7 +29,9 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Bounds of a trial's values, every cell's alike. Rate, warm-up and clip are drawn evenly in their logarithm."""
+    """The bounds of a trial's values, the same for every cell. Rate, warm-up and clip are drawn evenly in their
+    logarithm.
+    """
 
     learning_rate: tuple[float, float] = (1e-3, 3e-2)
     warmup_share: tuple[float, float] = (0.02, 0.5)
@@ -37,23 +41,26 @@ class Space:
 
 
 def draw_trials(space: Space, num_trials: int, name: str, seed: int) -> list[Trial]:
-    """Independent draws that belong to `name` and `seed`: asking for more trials begins with the same ones."""
+    """Draws independent trials for `name` and `seed`. A larger number begins with the same trials."""
     generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
     return [_draw(space, generator) for _ in range(num_trials)]
 
 
 def rung_sizes(num_trials: int, num_rungs: int) -> list[int]:
-    """How many trials run at each rung: each has the better half of the one before it, and at least one."""
+    """Returns the number of trials at each rung: the better half of the rung before, and at least one."""
     return [max(1, math.ceil(num_trials / 2**rung)) for rung in range(num_rungs)]
 
 
 def rank(losses: Losses) -> list[int]:
-    """Trials from the least loss up; those that diverged last, equals by number."""
+    """Orders trials from the least loss up: diverged ones last, equals by number."""
     return sorted(losses, key=lambda trial: (_or_infinite(losses[trial]), trial))
 
 
 def open_trials(rungs: Sequence[Losses], sizes: Sequence[int]) -> list[tuple[int, int]]:
-    """(rung, trial) of all that can run now. `rungs` holds what is known; a rung opens when the one before is done."""
+    """Returns (rung, trial) of all trials that can run now.
+
+    `rungs` holds the known results; a rung opens when the rung before is done.
+    """
     members = list(range(sizes[0]))
     for rung, losses in enumerate(rungs):
         missing = [trial for trial in members if trial not in losses]
@@ -65,7 +72,7 @@ def open_trials(rungs: Sequence[Losses], sizes: Sequence[int]) -> list[tuple[int
 
 
 def chosen_trial(rungs: Sequence[Losses]) -> int:
-    """The best of the last rung, once `open_trials` has nothing left; the first where there was no search."""
+    """Returns the best trial of the last rung once `open_trials` is empty, or the first without a search."""
     return rank(rungs[-1])[0] if rungs and rungs[-1] else 0
 
 
@@ -86,7 +93,7 @@ def _draw(space: Space, generator: np.random.Generator) -> Trial:
 
 
 def _short(value: float) -> float:
-    """Three digits, so that what is read is what ran."""
+    """Rounds to three digits, so that the printed value is the value that ran."""
     return float(f"{value:.3g}")
 
 

@@ -1,6 +1,6 @@
-"""How fast a cell of a comparison serves, by a function that is given, since this package knows no server.
+"""How fast a comparison's cell serves, measured by a registered function: this package knows no server.
 
-Measured once for each cell and kept: speeds and sizes do not depend on weights, so none are trained for it.
+Each cell is measured once: speeds and sizes do not depend on weights, so the measurement needs no training.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ SERVING_GROUP = "carousel_training.serving_speed"
 
 
 def find_serving_speed() -> ServingSpeed | None:
-    """What the export package registers; None where its libraries are not installed."""
+    """Returns the function that the export package registers, or None without its libraries."""
     for entry in entry_points(group=SERVING_GROUP):
         try:
             measure: ServingSpeed = entry.load()
@@ -32,7 +32,7 @@ def find_serving_speed() -> ServingSpeed | None:
 
 
 def serving_of(model: RecurrentLM, text_directory: Path, path: Path, measure: ServingSpeed | None) -> Serving:
-    """Tokens per second by batch size, from `path` or measured now. What cannot be served says why."""
+    """Returns tokens per second by batch size, from `path` or measured now, or why the cell cannot be served."""
     if measure is None:
         return "not measured: carousel-export and its libraries are not installed"
     decided = json.dumps([model.config.as_json(), code_digest()], sort_keys=True)
@@ -43,7 +43,7 @@ def serving_of(model: RecurrentLM, text_directory: Path, path: Path, measure: Se
         return kept
     try:
         speeds = measure(TrainedModel(model, load_tokenizer(text_directory), {}))
-    except Exception as error:  # whatever an exporter raises for a model that it cannot write
+    except Exception as error:  # an exporter may raise anything for a model that it cannot write
         return f"not measured: {type(error).__name__}: {error}"
     serving = {str(size): speed for size, speed in speeds.items()}
     make_directory(path.parent)

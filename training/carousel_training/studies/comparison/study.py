@@ -1,6 +1,6 @@
-"""Runs a comparison: fixes the unit of its budgets, then trains what the courses say until they say nothing more.
+"""Runs a comparison: fixes the unit of its budgets, then trains until the courses have no more jobs.
 
-Everything that is finished is kept, so the same call goes on where the last one ended, however it ended.
+It keeps everything that is finished, so the same call continues after any kind of end.
 """
 
 import functools
@@ -35,7 +35,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The length of a unit, how long the whole will take, and the speeds behind it, one for each entry."""
+    """The length of a unit, the duration of the whole, and the speeds behind it, one for each entry."""
 
     unit_steps: int
     seconds: float
@@ -43,15 +43,15 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
-class Crew:
-    """Who trains: an executor and how many trainings it runs side by side."""
+class Workers:
+    """An executor, and the number of trainings that it runs side by side."""
 
     executor: Executor
     num_workers: int
 
 
 class Study:
-    """A comparison under `directory`, whose text lies in `text_directory`."""
+    """Runs a comparison in `directory`, with the text in `text_directory`."""
 
     def __init__(
         self, directory: Path, text_directory: Path, text_sha256: str, plan: StudyPlan, entries: Sequence[Entry]
@@ -68,24 +68,24 @@ class Study:
     def __repr__(self) -> str:
         return f"Study({self.plan.name}, {len(self.entries)} entries, {len(self._known)} trainings known)"
 
-    def estimate(self, crew: Crew) -> Estimate:
-        """Measured once and kept, since a unit that changed on the way would make trainings unequal."""
+    def estimate(self, workers: Workers) -> Estimate:
+        """Measures once and keeps the result: trainings with different units could not be compared."""
         known = load_figures(self._plan_file)
-        if known is not None and known.get("asked") == self._asked(crew):
+        if known is not None and known.get("asked") == self._asked(workers):
             return Estimate(known["unit_steps"], known["seconds"], tuple(Speeds(**speed) for speed in known["speeds"]))
-        speeds, tokens_per_step = self._measure(crew), self.tokens_per_step
+        speeds, tokens_per_step = self._measure(workers), self.tokens_per_step
         if self.plan.tokens is not None:
             unit_steps = unit_for_tokens(self.plan.tokens, self.plan, tokens_per_step)
         else:
-            unit_steps = unit_for_hours(self.plan, speeds, crew.num_workers, tokens_per_step)
-        seconds = estimate_seconds(self.plan, speeds, crew.num_workers, tokens_per_step, unit_steps)
+            unit_steps = unit_for_hours(self.plan, speeds, workers.num_workers, tokens_per_step)
+        seconds = estimate_seconds(self.plan, speeds, workers.num_workers, tokens_per_step, unit_steps)
         make_directory(self._plan_file.parent)
-        figures = {"asked": self._asked(crew), "unit_steps": unit_steps, "seconds": seconds}
+        figures = {"asked": self._asked(workers), "unit_steps": unit_steps, "seconds": seconds}
         save_figures(self._plan_file, {**figures, "speeds": [asdict(speed) for speed in speeds]})
         return Estimate(unit_steps, seconds, tuple(speeds))
 
-    def run(self, crew: Crew, unit_steps: int, say: Say, is_interrupted: Callable[[], bool]) -> list[Course]:
-        """The courses, all done. Raises StudyInterrupted, and TrainingError when a training's process died."""
+    def run(self, workers: Workers, unit_steps: int, say: Say, is_interrupted: Callable[[], bool]) -> list[Course]:
+        """Returns the finished courses. Raises StudyInterrupted, and TrainingError when a training's process died."""
         courses = [Course.of(entry, self.plan, unit_steps) for entry in self.entries]
         train = functools.partial(run_job, text_directory=self.text_directory)
         total = self.plan.num_jobs(len(courses))
@@ -101,9 +101,9 @@ class Study:
         for course in courses:
             course.open_jobs(self._recall)
         if self._known:
-            say(f"{len(self._known)} of {total} trainings are done before")
+            say(f"{len(self._known)} of {total} trainings were done before")
         try:
-            run_all(crew.executor, crew.num_workers, train, ready, done, is_interrupted)
+            run_all(workers.executor, workers.num_workers, train, ready, done, is_interrupted)
         except Stopped as error:
             raise StudyInterrupted(
                 f"stopped after {len(self._known)} of {total} trainings; the same command goes on with the others"
@@ -111,12 +111,12 @@ class Study:
         return courses
 
     def find(self, job: Job) -> JobResult | None:
-        """Of this call's trainings and of those that were done before it."""
+        """Finds a result among this call's trainings and the earlier ones."""
         return self._known.get(job.name)
 
     @property
     def results(self) -> list[JobResult]:
-        """All that this call knows."""
+        """Returns all results that this call knows."""
         return list(self._known.values())
 
     def _recall(self, job: Job) -> JobResult | None:
@@ -125,30 +125,30 @@ class Study:
             self._known[job.name] = result
         return result
 
-    def _measure(self, crew: Crew) -> list[Speeds]:
+    def _measure(self, workers: Workers) -> list[Speeds]:
         measure = functools.partial(
             measure_speed, reading=self.plan.reading, text_directory=self.text_directory, seconds=TIMING_SECONDS
         )
-        return list(crew.executor.map(measure, [entry.settings for entry in self.entries]))
+        return list(workers.executor.map(measure, [entry.settings for entry in self.entries]))
 
     @property
     def tokens_per_step(self) -> int:
         batch = self.entries[0].settings.batch
         return batch.num_lanes * batch.segment
 
-    def _asked(self, crew: Crew) -> str:
-        """A digest of what the unit was measured for."""
+    def _asked(self, workers: Workers) -> str:
+        """Returns a digest of everything that the unit's measurement depends on."""
         asked: dict[str, Any] = {
             "plan": self.plan.as_json(),
             "entries": [[entry.name, entry.settings.as_json()] for entry in self.entries],
             "text": self._text_sha256,
-            "num_workers": crew.num_workers,
+            "num_workers": workers.num_workers,
         }
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 def describe(job: Job, result: JobResult) -> str:
-    """One line about a finished training."""
+    """Describes a finished training in one line."""
     optimizer = job.settings.optimizer
     nats = f"{result.marks[-1].valid.nats:.4f} nats" if result.marks else "diverged"
     steps = f"{job.schedule.marks[-1]:,} steps"

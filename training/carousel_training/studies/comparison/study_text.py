@@ -1,6 +1,6 @@
-"""The text of a comparison: de-duplicated, encoded once, its parts in files of their own that trainings load.
+"""The text of a comparison: without repeats, encoded once, its parts in separate files that trainings load.
 
-What a search may read and the test part are loaded by different calls, so that only a final can ask for the latter.
+The open parts and the test part have separate calls, so that only a final can load the test part.
 """
 
 import json
@@ -29,10 +29,10 @@ FACTS_FILE = "text.json"
 
 @dataclass(frozen=True, slots=True)
 class TextFacts:
-    """What is read, and how it is encoded: `raw_sha256` is of the parts as they are in the files, `sha256` of what is
-    left of them.
+    """The text's origin and encoding. `raw_sha256` covers the parts as they are in the files, `sha256` the cleaned
+    parts.
 
-    Counts are by part; `share_repeated` is how much of a held-out part stood in the others before. A text of
+    Counts are by part; `share_repeated` is the share of a held-out part that stood in the parts before. A text of
     nothing but repeats stays as it is, and is not `is_deduplicated`.
     """
 
@@ -52,7 +52,7 @@ class TextFacts:
 
 
 def with_official_split(settings: Settings) -> Settings:
-    """A folder that holds train.txt, valid.txt and test.txt is split as its publishers did; others by fractions."""
+    """Splits a folder with train.txt, valid.txt and test.txt as its publishers did, other text by fractions."""
     corpus = settings.corpus
     if len(corpus.text) != 1 or not all((corpus.text[0] / name).is_file() for name in OFFICIAL):
         return settings
@@ -61,10 +61,10 @@ def with_official_split(settings: Settings) -> Settings:
 
 
 def prepare_text(settings: Settings, directory: Path) -> TextFacts:
-    """Reads, cleans and encodes, and leaves the parts in `directory`. Raises CorpusError."""
+    """Reads, cleans and encodes, and writes the parts to `directory`. Raises CorpusError."""
     raw = read_corpus(settings.corpus)
     if not raw.test:
-        raise CorpusError(f"{raw.source} has no test part, which a comparison ends with: set corpus.test_fraction")
+        raise CorpusError(f"{raw.source} has no test part, and a comparison needs one: set corpus.test_fraction")
     known = _read_facts(directory / FACTS_FILE)
     if known is not None and (known.raw_sha256, known.vocabulary) == (raw.digest, _vocabulary(settings)):
         return known
@@ -76,24 +76,26 @@ def prepare_text(settings: Settings, directory: Path) -> TextFacts:
 
 
 def clean(raw: Corpus) -> Corpus:
-    """No line twice in a part, nothing of the training part in the others, nothing of validation in the test. Raises
-    CorpusError where nothing would be left."""
+    """Removes repeated lines within a part, the training part from the others, and validation from the test part.
+
+    Raises CorpusError if nothing would be left.
+    """
     train = drop_repeats(raw.train)
     valid = drop_known(drop_repeats(raw.valid), train)
     test = drop_known(drop_repeats(raw.test), train + valid)
     if not (train and valid and test):
-        raise CorpusError(f"nothing is left of a part of {raw.source} without what it repeats of the others")
+        raise CorpusError(f"a part of {raw.source} has nothing but repeats of the other parts")
     return Corpus(raw.source, train, valid, test)
 
 
 @lru_cache(maxsize=1)
 def load_open_parts(directory: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """ids_N of training and validation. They stay in memory, since a worker runs one training after another."""
+    """Returns ids_N of training and validation. They stay in memory: a worker runs one training after another."""
     return _load(directory, TRAIN), _load(directory, VALID)
 
 
 def load_test_part(directory: Path) -> torch.Tensor:
-    """ids_N of the test part: for finals alone."""
+    """Returns ids_N of the test part, for finals alone."""
     return _load(directory, TEST)
 
 
@@ -104,7 +106,7 @@ def load_tokenizer(directory: Path) -> Tokenizer:
 
 
 def load_facts(directory: Path) -> TextFacts:
-    """Of a prepared text."""
+    """Returns the facts of a prepared text."""
     facts = _read_facts(directory / FACTS_FILE)
     if facts is None:
         raise CorpusError(f"{directory} holds no prepared text")
@@ -139,7 +141,7 @@ def _write(raw: Corpus, text: Corpus, settings: Settings, directory: Path) -> Te
 
 
 def _name(raw: Corpus, settings: Settings) -> str:
-    """For people: of the parts' common folder, where they have one."""
+    """Returns the name of the parts' common folder, if they have one, for users."""
     folders = {path.parent for part in (TRAIN, VALID, TEST) for path in getattr(settings.corpus, part)}
     return folders.pop().resolve().name if len(folders) == 1 else raw.source
 

@@ -1,6 +1,4 @@
-"""How fast a cell trains and reads here, by short trainings beside the others: what a plan in hours is turned into
-tokens with.
-"""
+"""How fast a cell trains and reads here, by short trainings beside the others. A plan in hours needs these figures."""
 
 import time
 from pathlib import Path
@@ -12,12 +10,12 @@ from carousel_training.studies.comparison.reading import Stretches
 from carousel_training.studies.comparison.study_text import load_open_parts, load_tokenizer
 from carousel_training.studies.comparison.training import build_trainer
 
-FIRST_STEPS = 3  # whose time says nothing of those that follow
+FIRST_STEPS = 3  # they are slower than the steps that follow
 READ_TOKENS = 8192
 
 
 def measure_speed(settings: Settings, reading: ReadingPlan, text_directory: Path, seconds: float) -> Speeds:
-    """In seconds of this process's core, so that what else the machine does now is not taken to last."""
+    """Measures in seconds of this process's core, so that the machine's other work now is not taken to last."""
     ids_N = load_open_parts(text_directory)[1]
     started = time.process_time()
     trainer = build_trainer(settings, 0.0, text_directory)

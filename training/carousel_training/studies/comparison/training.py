@@ -1,4 +1,4 @@
-"""Runs one training of a comparison in this process: a constant rate with a cooldown to every mark.
+"""This module runs one training of a comparison in this process, at a constant rate with a cooldown to every mark.
 
 It prints nothing and writes no file.
 """
@@ -23,15 +23,15 @@ from carousel_training.studies.comparison.reading import Stretches
 from carousel_training.studies.comparison.study_text import load_open_parts, load_test_part, load_tokenizer
 from carousel_training.trainer import Trainer
 
-CHECK_EVERY = 50  # steps between looks at whether the loss is a number still
+CHECK_EVERY = 50  # steps between checks that the loss is a number
 
 
 class LossLost(Exception):
-    """The loss stopped being a number."""
+    """The loss is no longer a number."""
 
 
 def run_job(job: Job, text_directory: Path) -> JobResult:
-    """Trains, and reads the validation part at every mark; the test part as well where the job is a final."""
+    """Trains, and reads the validation part at every mark; reads the test part as well in a final."""
     started = time.perf_counter()
     trainer = build_trainer(job.settings, job.gate_shift, text_directory)
     texts = _Texts(job, text_directory, trainer)
@@ -57,7 +57,7 @@ def build_trainer(settings: Settings, gate_shift: float, text_directory: Path) -
 
 
 class _Texts:
-    """The held-out parts that a job may read."""
+    """Holds the held-out parts that a job may read."""
 
     def __init__(self, job: Job, directory: Path, trainer: Trainer) -> None:
         plan, device = job.reading, trainer.model.device
@@ -69,7 +69,7 @@ class _Texts:
             self._test = Stretches(load_test_part(directory).to(device), start_id, plan, plan.test_tokens)
 
     def read(self) -> tuple[Reading, Reading | None]:
-        """Validation and test. Raises LossLost when a mean is no number."""
+        """Reads validation and test. Raises LossLost when a mean is not a number."""
         model, compute = self._trainer.model, self._trainer.compute
         valid = self._valid.read(model, compute)
         test = None if self._test is None else self._test.read(model, compute)
@@ -79,7 +79,7 @@ class _Texts:
 
 
 def _train_to_marks(job: Job, trainer: Trainer, texts: _Texts) -> Iterator[MarkResult]:
-    """Core seconds are the process's, since a training has one thread and a machine other work."""
+    """Counts the process's core seconds: a training has one thread, and the machine has other work."""
     schedule, constant_seconds = job.schedule, 0.0
     for mark in schedule.marks:
         constant_seconds += _advance(job, trainer, mark, schedule.cooldown_start(mark))
@@ -91,11 +91,11 @@ def _train_to_marks(job: Job, trainer: Trainer, texts: _Texts) -> Iterator[MarkR
 
 
 def _advance(job: Job, trainer: Trainer, mark: int, end: int) -> float:
-    """Steps on the way to `mark` until `end` of them are done; the seconds they took."""
+    """Trains on the way to `mark` until `end` steps are done, and returns the seconds."""
     started = time.process_time()
     while trainer.step < end:
         trainer.advance(trainer.step / mark, job.schedule.factor(trainer.step, mark))
-        if trainer.step % CHECK_EVERY == 0 and not math.isfinite(trainer.take_window()[0]):
+        if trainer.step % CHECK_EVERY == 0 and not math.isfinite(trainer.pop_means()[0]):
             raise LossLost
     return time.process_time() - started
 

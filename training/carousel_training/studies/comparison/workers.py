@@ -1,5 +1,6 @@
-"""Processes that train side by side, one thread each: small products gain less from a second thread than from a second
-training. They end with the process that started them, however that ends.
+"""Processes that train side by side, one thread each, and end with the process that started them, however it ends.
+
+Small products gain less from a second thread than from a second training.
 """
 
 import multiprocessing
@@ -21,25 +22,27 @@ Found = TypeVar("Found")
 
 
 class Stopped(Exception):
-    """Someone asked to stop while trainings ran."""
+    """The user asked to stop while trainings ran."""
 
 
 def count_cores() -> int:
-    """Those that this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def worker_processes(num_workers: int) -> Iterator[Executor]:
-    """An executor whose processes are gone afterwards, in the middle of a training too. Raises TrainingError when one
-    of them died."""
+    """Gives an executor and ends its processes afterwards, also in the middle of a training.
+
+    Raises TrainingError when one of them died.
+    """
     context = multiprocessing.get_context("spawn")  # a fork would copy the thread pools of torch without their threads
     executor = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_begin_worker)
     try:
         yield executor
         executor.shutdown()
     except BrokenProcessPool as error:
-        raise TrainingError("a training's process was killed; the same command goes on") from error
+        raise TrainingError("a training's process was killed; the same command continues") from error
     except BaseException:
         processes = list((getattr(executor, "_processes", None) or {}).values())
         executor.shutdown(wait=False, cancel_futures=True)
@@ -56,9 +59,9 @@ def run_all(
     done: Callable[[Work, Found], None],
     is_interrupted: Callable[[], bool],
 ) -> None:
-    """Runs what `ready` says until it says nothing and all is done. It is told what runs, and asked after each end.
+    """Runs the jobs of `ready` until there are none and all are done.
 
-    Raises Stopped when interrupted.
+    Calls `ready` with the running jobs, and again after each end. Raises Stopped when interrupted.
     """
     running: dict[Future[Found], Work] = {}
     while True:
@@ -82,7 +85,7 @@ def _wait(running: dict[Future[Found], Any], is_interrupted: Callable[[], bool])
 
 
 def _begin_worker() -> None:
-    """Ctrl-C reaches all processes of a terminal; the parent alone decides what it means."""
+    """Ignores Ctrl-C, which reaches all processes of a terminal; the parent alone decides what it means."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -11,7 +11,8 @@ from tests.fakes import FakeClock
 
 from carousel.errors import ModelNotFound
 from carousel.metrics import Metrics
-from carousel.rpc.refusals import ItemRefusals
+from carousel.rpc.predict_messages import ManyMessages
+from carousel.sessions.refusals import ItemRefusals
 from carousel.v1 import language_model_pb2 as wire
 
 ERROR = ModelNotFound("there is no such model")
@@ -30,8 +31,9 @@ class World:
 
     def refuse(self, count: int) -> None:
         for number in range(count):
-            status = self.refusals.refuse(wire.PredictRequest(request_id=f"r{number}"), ERROR)
-            assert status.code == code_pb2.NOT_FOUND
+            self.refusals.note(wire.PredictRequest(request_id=f"r{number}"), ERROR)
+            told = wire.PredictManyResponse.FromString(ManyMessages.write_refusal(number, ERROR))
+            assert told.items[0].status.code == code_pb2.NOT_FOUND
 
 
 @pytest.fixture

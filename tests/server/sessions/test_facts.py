@@ -5,8 +5,8 @@ import subprocess
 import pytest
 
 from carousel.errors import InvalidRequest, Overloaded, SessionNotFound
-from carousel.rpc import facts
 from carousel.rpc.reading import UNREADABLE
+from carousel.sessions import facts
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import sessions_pb2
 

@@ -1,23 +1,21 @@
-"""Items of one call that fail while it goes on: each is counted and told as a call is; of many, few are logged."""
+"""Items of one call that fail while the call goes on: each is counted and logged like a call, with a bound on lines."""
 
 import time
 from collections.abc import Callable
 from typing import Any
 
 import structlog
-from google.rpc import status_pb2
 
 from carousel.metrics import Metrics
-from carousel.rpc import facts
-from carousel.rpc.errors import to_status
+from carousel.sessions import facts
 
-_MAX_LINES = 10  # a second, one for each item
+_MAX_LINES = 10  # per second, one for each item
 _SECOND = 1.0
 
 
 class ItemRefusals:
-    """`count` notes an error as one that ends a call is noted, with a line if it is unexpected; it gives the code. To
-    be closed when the call ends."""
+    """The refused items of one call. `count` counts an error as one that ends a call, logs a line if it is unexpected,
+    and returns its code. The caller closes this when the call ends."""
 
     def __init__(
         self,
@@ -33,13 +31,13 @@ class ItemRefusals:
         self._metrics = metrics
         self._clock = clock
         self._log = structlog.get_logger("carousel.calls")
-        self._since = -_SECOND  # when the second began whose lines are counted
+        self._since = -_SECOND  # when the current second began
         self._num_lines = 0
         self._num_unlogged = 0
 
-    def refuse(self, request: Any, error: Exception) -> status_pb2.Status:
-        """What the client is told."""
-        is_logged = self._take_line()
+    def note(self, request: Any, error: Exception) -> None:
+        """Counts a refused item, and logs it while the bound allows."""
+        is_logged = self._count_line()
         code = self._count(self._method, error, is_logged)
         self._metrics.item_refused(self._method, code)
         if is_logged:
@@ -47,15 +45,14 @@ class ItemRefusals:
             self._log.info("item", method=self._method, code=code, **why)
         else:
             self._num_unlogged += 1
-        return to_status(error)
 
     def close(self) -> None:
-        """One line for all that have none."""
+        """Logs one line for all items that have none."""
         if self._num_unlogged:
             self._log.info("items", method=self._method, num_refused=self._num_unlogged)
             self._num_unlogged = 0
 
-    def _take_line(self) -> bool:
+    def _count_line(self) -> bool:
         now = self._clock()
         if now >= self._since + _SECOND:
             self.close()

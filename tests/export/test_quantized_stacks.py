@@ -13,16 +13,16 @@ from carousel.bundle.manifest import Bundle
 from carousel.bundle.tokenizer import Tokenizer
 from carousel.engine.model import OnnxModel
 from carousel_export.bundle_writer import write_files
+from carousel_export.cell_exports import INT8_CELLS
 from carousel_export.errors import PrecisionRefused
 from carousel_export.graphs import build_core, build_head
 from carousel_export.precision import Precision
-from carousel_export.quantized_model import CELLS
-from carousel_training.cells.registry import CELLS as ALL_CELLS
+from carousel_training.cells.registry import CELLS
 from carousel_training.checkpoint import TrainedModel
 
 SHAPES = [
     (cell, num_layers, embedding_size, tied)
-    for cell in CELLS
+    for cell in INT8_CELLS
     for num_layers, embedding_size, tied in ((1, 12, True), (2, 7, True), (3, 7, False))
 ]
 
@@ -48,7 +48,7 @@ def test_logits_and_states_are_close_to_the_networks(
         np.testing.assert_allclose(ours, theirs.numpy(), atol=0.05 * max(1.0, float(theirs.abs().max())))
 
 
-@pytest.mark.parametrize("cell", [cell for cell in ALL_CELLS if cell not in CELLS])
+@pytest.mark.parametrize("cell", [cell for cell in CELLS if cell not in INT8_CELLS])
 def test_other_cells_are_refused_by_name(cell: str) -> None:
     """The sentence names the cells that can."""
     with pytest.raises(
@@ -57,7 +57,7 @@ def test_other_cells_are_refused_by_name(cell: str) -> None:
         build_core(build_model(cell, 2), Precision.INT8)
 
 
-@pytest.mark.parametrize("cell", list(CELLS))
+@pytest.mark.parametrize("cell", list(INT8_CELLS))
 def test_the_contract_is_the_float_graphs(cell: str) -> None:
     """Inputs and outputs have the same names, types and shapes, so that sessions and snapshots know no precision."""
     model = build_model(cell, 2, 7)

@@ -6,10 +6,10 @@ import numpy as np
 import onnxruntime
 from onnx import TensorProto
 
-from carousel_export.drawing import Drawing, Loop, describe
+from carousel_export.graph_builder import GraphBuilder, Loop, describe
 
 
-def draw_decay(step: Drawing, before: Sequence[str], given: Sequence[str]) -> list[str]:
+def step_decay(step: GraphBuilder, before: Sequence[str], given: Sequence[str]) -> list[str]:
     """a = 0.5 * a + x; b = b + a before."""
     half = step.keep("half", np.full(1, 0.5, np.float32))
     a, b = before
@@ -18,13 +18,13 @@ def draw_decay(step: Drawing, before: Sequence[str], given: Sequence[str]) -> li
 
 def test_a_loop_is_its_recurrence_where_the_mask_says_so() -> None:
     """States advance where the mask is true and keep their bits elsewhere; sequences are the states after each step."""
-    drawing = Drawing()
-    loop = Loop("decay", ["a", "b"], ["x"], "mask", draw_decay)
-    sequences = loop.draw(drawing, ["a_next", "b_next"], num_sequences=2)
+    graph = GraphBuilder()
+    loop = Loop("decay", ["a", "b"], ["x"], "mask", step_decay)
+    sequences = loop.build(graph, ["a_next", "b_next"], num_sequences=2)
     states = [describe(name, TensorProto.FLOAT, ["B", 2]) for name in ("a", "b", "a_next", "b_next")]
     inputs = [describe("x", TensorProto.FLOAT, ["T", "B", 2]), describe("mask", TensorProto.BOOL, ["T", "B", 1])]
     outputs = [*states[2:], *(describe(name, TensorProto.FLOAT, ["T", "B", 2]) for name in sequences)]
-    model = drawing.finish("loop", [*inputs, *states[:2]], outputs)
+    model = graph.as_model("loop", [*inputs, *states[:2]], outputs)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
     x_TB2 = rng.standard_normal((5, 3, 2)).astype(np.float32)
@@ -42,10 +42,10 @@ def test_a_loop_is_its_recurrence_where_the_mask_says_so() -> None:
 
 def test_names_inside_a_loop_are_its_own() -> None:
     """A step of a loop shares no name with the graph around it, whose nodes and constants are numbered the same way."""
-    drawing = Drawing()
-    drawing.put("Identity", drawing.keep("half", np.zeros(1, np.float32)))
-    Loop("decay", ["a", "b"], ["x"], "mask", draw_decay).draw(drawing, ["a_next", "b_next"])
-    body = drawing.nodes[-1].attribute[0].g
+    graph = GraphBuilder()
+    graph.put("Identity", graph.keep("half", np.zeros(1, np.float32)))
+    Loop("decay", ["a", "b"], ["x"], "mask", step_decay).build(graph, ["a_next", "b_next"])
+    body = graph.nodes[-1].attribute[0].g
     inner = {output for node in body.node for output in node.output} | {constant.name for constant in body.initializer}
-    outer = {output for node in drawing.nodes for output in node.output} | set(drawing.constants)
+    outer = {output for node in graph.nodes for output in node.output} | set(graph.constants)
     assert not inner & outer

@@ -1,4 +1,4 @@
-"""What a failed call's log line says, and how what callers chose is cut down for it."""
+"""The facts in a failed call's log line. Values that callers chose are bounded."""
 
 import re
 from hashlib import blake2b
@@ -12,8 +12,8 @@ _FIELD = re.compile(r"[a-z0-9_.\[\]-]{1,80}")
 
 
 def of_failure(request: Any, peer: str, error: Exception | None) -> dict[str, str]:
-    """Reason and field of the error, the session as `printf ID | b2sum -l 64` writes it (without a key, so that lines
-    of replicas match), request id and peer. What has an unlikely form is `invalid`, not repeated."""
+    """Returns the error's reason and field, the session as `printf ID | b2sum -l 64` writes it (without a key, so that
+    replicas' lines match), the request id and the peer. A value of unexpected form is logged as `invalid`."""
     facts = {"peer": _bounded(_PEER, peer)}
     if isinstance(error, CarouselError):
         facts["reason"] = error.reason

@@ -1,4 +1,4 @@
--- The session for a turn, under a lease. KEYS: row, parts.
+-- Takes the session for a turn, under a lease. KEYS: row, parts.
 -- ARGV: server, lease (ms), token of the change after which the caller knows the parts, how long keys outlive the lease
 -- (ms), how long a place in line is kept without asking again (ms).
 local found = redis.call('HMGET', KEYS[1], 'incarnation', 'ending', 'epoch', 'lease_until', 'server', 'tokens', 'expires_at',
@@ -14,8 +14,8 @@ local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
 local lease_until = tonumber(found[4] or 0)
 local is_leased = lease_until > now
 if not is_leased and tonumber(found[7]) * 1000 <= now then return {'due', read()} end
--- Servers that wait, in order of arrival, without those that stopped asking. One with a line of its own does not take
--- turn after turn past them.
+-- The servers that wait, in order of arrival, without those that stopped asking. A server with its own line does not
+-- pass them turn after turn.
 local line, own_place, first = {}, nil, nil
 for server, kept_until in string.gmatch(found[8] or '', '(%x+):(%d+)') do
   if server == ARGV[1] or tonumber(kept_until) > now then
@@ -31,7 +31,7 @@ if is_others or not is_in_front then
   redis.call('HSET', KEYS[1], 'line', table.concat(line, ' '))
   return {'busy', math.max(1, (is_leased and lease_until or first[2]) - now)}
 end
--- Never an epoch twice, also when Redis has lost its latest writes: it follows the clock.
+-- An epoch is never used twice, even when Redis has lost its latest writes: it follows the clock.
 local epoch = math.max(tonumber(found[3]) + 1, tonumber(clock[1]) * 1000000 + tonumber(clock[2]))
 redis.call('HSET', KEYS[1], 'epoch', string.format('%.0f', epoch), 'server', ARGV[1],
   'lease_until', string.format('%.0f', now + tonumber(ARGV[2])))

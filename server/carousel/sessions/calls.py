@@ -1,0 +1,258 @@
+"""What every call has on every transport: a place among the open calls, a caller, one ending, one log line."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any, Protocol
+
+import structlog
+
+from carousel.errors import CarouselError, MessageInvalid, Overloaded, ShuttingDown, StoreUnavailable
+from carousel.metrics import Metrics
+from carousel.readiness import StoreHealth
+from carousel.sessions import facts
+from carousel.sessions.callers import Callers
+from carousel.sessions.refusals import ItemRefusals
+from carousel.sessions.streams import Place, StreamBounds, Streams
+
+_LOOK_SECONDS = 0.05  # between two looks for idle calls, at shutdown
+_UNREAD_SECONDS = 1.0  # a call is idle when its client has not read a message for this long
+_MAKE = frozenset({"CreateSession", "ImportSession"})
+_ONLY_READ = frozenset({"GetSession", "ListSessions", "GetHistory", "ExportSession"})
+
+
+class Writer(Protocol):
+    """Where a call writes its messages: its transport."""
+
+    async def write(self, message: Any) -> None: ...
+
+
+class Context(Protocol):
+    """What a transport knows about a call."""
+
+    def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]] | None: ...
+
+    def peer(self) -> str: ...
+
+    def time_remaining(self) -> float | None:
+        """Returns the seconds left, if the client has set a deadline."""
+        ...
+
+
+class CallRefused(Exception):
+    """The call has ended with `error`. Its transport must send that to the client."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+
+class Call:
+    """One call in progress. Its `facts` go into its log line: counts and codes, never text."""
+
+    __slots__ = (
+        "_is_unread",
+        "_is_waiting",
+        "_lost",
+        "_place",
+        "_streams",
+        "_writes_since",
+        "ended_by",
+        "facts",
+        "method",
+        "owner",
+        "request",
+    )
+
+    def __init__(self, method: str, request: Any, lost: type[Exception]) -> None:
+        """The transport raises `lost` when the client has gone in the middle of a message."""
+        self.method = method
+        self._lost = lost
+        self.request = request  # the last message received
+        self.owner = ""
+        self.ended_by: CarouselError | None = None  # why the server ended it, if it did
+        self.facts: dict[str, Any] = {}
+        self._writes_since: float | None = None
+        self._is_unread = False
+        self._is_waiting = False
+        self._streams: Streams | None = None
+        self._place: Place | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the call waits for the client's next message or an event, which may never come: it is idle."""
+        return self._is_waiting
+
+    @is_waiting.setter
+    def is_waiting(self, is_waiting: bool) -> None:
+        self._is_waiting = is_waiting
+        if self._streams is not None and self._place is not None:
+            (self._streams.rest if is_waiting else self._streams.wake)(self._place)
+
+    def occupy(self, streams: Streams, place: Place) -> None:
+        """Gives the call its place."""
+        self._streams, self._place = streams, place
+
+    async def write(self, context: Writer, message: Any) -> None:
+        """Sends the message. The call is idle while its client does not read, as while its client sends nothing."""
+        self._writes_since = time.monotonic()
+        try:
+            await context.write(message)
+            self._writes_since = None
+        except self._lost as error:
+            raise asyncio.CancelledError from error
+        finally:
+            if self._is_unread and self._streams is not None and self._place is not None:
+                self._is_unread = False
+                self._streams.wake(self._place)
+
+    @property
+    def is_writing(self) -> bool:
+        return self._writes_since is not None
+
+    def look(self) -> None:
+        """Marks the call as idle if its client has not read for too long."""
+        since = self._writes_since
+        if since is None or since > time.monotonic() - _UNREAD_SECONDS or self._is_unread:
+            return
+        if self._streams is not None and self._place is not None:
+            self._is_unread = True
+            self._streams.rest(self._place)
+
+    def leave(self) -> None:
+        if self._streams is not None and self._place is not None:
+            self._streams.leave(self._place)
+
+    @property
+    def writes(self) -> bool:
+        """Whether an answer to this call shows that the session store can write."""
+        return self.method in _MAKE or (self.method not in _ONLY_READ and bool(getattr(self.request, "session_id", "")))
+
+
+class Calls:
+    """The open calls of one server."""
+
+    def __init__(
+        self,
+        bounds: StreamBounds,
+        callers: Callers,
+        metrics: Metrics,
+        store: StoreHealth,
+        code_of: Callable[[Exception], str],
+    ) -> None:
+        """`code_of` returns the code under which an error is counted and logged."""
+        self._code_of = code_of
+        self._callers = callers
+        self._metrics = metrics
+        self._store = store
+        self._streams = Streams(bounds, self._look)
+        self._open: dict[asyncio.Task[Any], Call] = {}
+        self._is_finishing = False
+        self._log = structlog.get_logger("carousel.calls")
+
+    @contextlib.asynccontextmanager
+    async def answer(
+        self, call: Call, context: Context, *, is_counted: bool = True, is_readable: bool = True
+    ) -> AsyncIterator[None]:
+        """Runs a handler's body. Counts every error that the body raises, and raises CallRefused instead. A call with
+        `is_counted` false needs no place among the streams."""
+        method = call.method
+        started = time.perf_counter()
+        code = "OK"
+        refusal: Exception | None = None
+        task = asyncio.current_task()
+        assert task is not None
+        self._metrics.request_started(method)
+        self._open[task] = call
+        try:
+            self._admit(call, task, context, is_counted=is_counted, is_readable=is_readable)
+            yield
+            if call.writes:
+                self._store.call_succeeded()
+        except asyncio.CancelledError:
+            if call.ended_by is None:
+                code = _given_up(context)
+                raise
+            task.uncancel()
+            code, refusal = self._count_refusal(method, call.ended_by), call.ended_by
+            if call.is_writing:
+                raise  # the client does not read a message: nothing can follow it, not even the call's error
+        except Exception as error:
+            code, refusal = self._count_refusal(method, error), error
+        finally:
+            del self._open[task]
+            call.leave()
+            seconds = time.perf_counter() - started
+            self._metrics.request_done(method, code, seconds)
+            why = facts.of_failure(call.request, context.peer(), refusal) if code != "OK" else {}
+            self._log.info("call", method=method, code=code, seconds=round(seconds, 6), **call.facts, **why)
+        if refusal is not None:
+            raise CallRefused(refusal)
+
+    def refusing_items(self, method: str, peer: str) -> ItemRefusals:
+        """Returns the ItemRefusals for items that fail while their call goes on."""
+        return ItemRefusals(method, peer, self._count_refusal, self._metrics)
+
+    async def finish(self, grace_seconds: float) -> None:
+        """Ends all calls at shutdown, after the last turn. Calls that wait for their client end with UNAVAILABLE at
+        once. The others have `grace_seconds` to send their answers. New calls are refused."""
+        self._is_finishing = True
+        deadline = time.monotonic() + grace_seconds
+        while self._open and (left := deadline - time.monotonic()) > 0:
+            self._end_all([task for task, call in self._open.items() if call.is_waiting])
+            await asyncio.wait(self._open, timeout=min(left, _LOOK_SECONDS))
+        self._end_all(list(self._open))
+
+    def _admit(
+        self, call: Call, task: "asyncio.Task[Any]", context: Context, *, is_counted: bool, is_readable: bool
+    ) -> None:
+        if self._is_finishing:
+            raise _shutting_down()
+        call.owner = self._callers.identify(context.invocation_metadata())
+        if not is_readable:
+            raise message_invalid()
+        if is_counted:
+            full = Overloaded("calls ran short, and this one was idle", limit="max_streams", retry_seconds=1.0)
+            call.occupy(self._streams, self._streams.enter(call.owner, lambda: self._end(task, full)))
+
+    def _look(self) -> None:
+        for call in self._open.values():
+            call.look()
+
+    def _end_all(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
+        for task in tasks:
+            self._end(task, _shutting_down())
+
+    def _end(self, task: "asyncio.Task[Any]", error: CarouselError) -> None:
+        call = self._open.get(task)
+        if call is not None and call.ended_by is None:
+            call.ended_by = error
+            task.cancel()
+
+    def _count_refusal(self, method: str, error: Exception, is_logged: bool = True) -> str:
+        """Counts the error and returns its code. An unexpected error has its own log line, unless `is_logged` is
+        false."""
+        if isinstance(error, Overloaded):
+            self._metrics.refused(error.limit)
+        elif isinstance(error, CarouselError):
+            self._metrics.refused(error.reason.lower())
+        elif is_logged:
+            self._log.error("unexpected error", method=method, exc_info=error)
+        if isinstance(error, StoreUnavailable):
+            self._store.call_failed(error)
+        return self._code_of(error)
+
+
+def message_invalid() -> MessageInvalid:
+    return MessageInvalid("what came is no message of this method")
+
+
+def _shutting_down() -> ShuttingDown:
+    return ShuttingDown("the server is shutting down")
+
+
+def _given_up(context: Context) -> str:
+    """Returns the code of a call that its client gave up."""
+    remaining = context.time_remaining()
+    return "DEADLINE_EXCEEDED" if remaining is not None and remaining <= 0 else "CANCELLED"
