@@ -19,7 +19,8 @@ from carousel.engine.graph import Execution, available_providers
 from carousel.engine.model import OnnxModel
 from carousel.engine.scheduler import Bounds
 from carousel.errors import ModelFailed
-from carousel.identity.certificates import Certificate, CertificateFiles, watch_certificate
+from carousel.identity.certificates import Certificate
+from carousel.identity.composition import make_identity
 from carousel.identity.watched_files import WatchedFiles
 from carousel.loop_watch import LoopWatch
 from carousel.metrics import Metrics
@@ -30,7 +31,6 @@ from carousel.rpc.errors import code_of
 from carousel.rpc.server import ConnectionBounds, RpcServer
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
-from carousel.sessions.callers import Callers
 from carousel.sessions.calls import Calls
 from carousel.sessions.composition import SessionService, make_sessions
 from carousel.sessions.streams import StreamBounds
@@ -85,12 +85,13 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
     engine = _make_engine(model, bundle.manifest.start_id, settings, metrics)
     store = make_store(settings)
     sessions = make_sessions(settings, bundle.manifest, bundle.tokenizer, engine, store, metrics)
-    certificate = _watch_certificate(settings, metrics)
+    identity = make_identity(settings, bundle.manifest.name, metrics.files_read)
+    certificate = identity.certificate
     health = StoreHealth(metrics.store_is_up)
     readiness = Readiness(health, needs_store=settings.unready_without_store)
-    calls = Calls(StreamBounds.of(settings), Callers(settings.owner_metadata), metrics, health, code_of)
+    calls = Calls(StreamBounds.of(settings), identity.doorkeeper, metrics, health, code_of)
     rpc = _make_rpc(sessions, bundle.manifest, model.provider, RpcCalls(calls), settings)
-    web = WebServer(make_app(registry, readiness))
+    web = WebServer(make_app(registry, readiness, calls.admit))
     watch = LoopWatch(metrics.loop_lagged, settings.slow_handler_seconds)
 
     async def tell_health() -> None:
@@ -102,8 +103,8 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
 
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(running_task("loop_watch", watch.run, metrics.task_restarted))
-        for file in filter(None, [certificate]):
-            await stack.enter_async_context(running_task(repr(file), file.watch, metrics.task_restarted))
+        for name, watch_files in identity.watches(calls.check_again).items():
+            await stack.enter_async_context(running_task(name, watch_files, metrics.task_restarted))
         await store.start(sessions.operations.tell)
         stack.push_async_callback(store.close)
         await sessions.recover()
@@ -147,14 +148,6 @@ async def _until_stopped(stopped: asyncio.Event, engine: Engine) -> None:
         await asyncio.gather(*waits, return_exceptions=True)
 
 
-def _watch_certificate(settings: Settings, metrics: Metrics) -> WatchedFiles[Certificate] | None:
-    """None where nothing is encrypted. Raises SettingsInvalid for files that cannot be used."""
-    if settings.tls_cert is None or settings.tls_key is None:
-        return None
-    files = CertificateFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
-    return watch_certificate(files, metrics.files_read)
-
-
 def _load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> OnnxModel:
     providers = tuple(available_providers(settings.providers))
     model = OnnxModel(bundle, Execution(providers, settings.num_threads))
@@ -180,7 +173,7 @@ def _make_rpc(
     description = convert.from_manifest(manifest, provider, settings)
     language_model = LanguageModelServicer(sessions.turns, description, calls)
     life = SessionsServicer(sessions.turns, sessions.operations, calls)
-    return RpcServer(language_model, life, ConnectionBounds.of(settings))
+    return RpcServer(language_model, life, calls.admit, ConnectionBounds.of(settings))
 
 
 def _make_metrics(registry: CollectorRegistry) -> Metrics:

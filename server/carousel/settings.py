@@ -30,6 +30,7 @@ _PREFIX = "CAROUSEL_"
 _OF_OTHERS = frozenset(  # for the client, the tests and the files in deploy/
     {"CAROUSEL_ADDRESS", "CAROUSEL_TEST_DATA", "CAROUSEL_BUNDLE", "CAROUSEL_BIND"}
     | {"CAROUSEL_TLS", "CAROUSEL_CA", "CAROUSEL_CLIENT_CERT", "CAROUSEL_CLIENT_KEY"}
+    | {"CAROUSEL_TOKEN", "CAROUSEL_TOKEN_FILE", "CAROUSEL_PLAINTEXT_TOKEN"}
     | {f"CAROUSEL_{replica}{part}" for replica in "AB" for part in ("", "_GRPC", "_HTTP")}
 )
 _BAD_KEY = "must be base64 of 32 bytes, several with commas between; `carousel new-key` prints one"
@@ -50,6 +51,7 @@ GROUPS = {  # each group starts at this setting and ends before the next group
     "retained_turns": "What a session keeps",
     "seal_keys": "Sealed states",
     "session_idle_seconds": "Lifetimes",
+    "principals": "Identity",
     "owner_metadata": "Owners",
     "unready_without_store": "Operation",
 }
@@ -138,6 +140,11 @@ class Settings(BaseModel):
     seal_replay: Literal["allow", "refuse"] = Field("allow", description="whether a sealed state may be used again")
     session_idle_seconds: Seconds = Field(3600.0, description="a session unused for so long expires")
     session_lifetime_seconds: Seconds = Field(86_400.0, description="a session expires at this age in any case")
+    principals: Path | None = Field(
+        None, description="TOML file of who may call, read again on change; none: everybody may"
+    )
+    health_needs_identity: bool = Field(False, description="with principals: whether gRPC health needs a known caller")
+    reflection_needs_identity: bool = Field(True, description="with principals: whether gRPC reflection needs one")
     owner_metadata: str = Field("", description="metadata key in which a trusted proxy names the caller")
     max_sessions_per_owner: Count | None = Field(None, description="sessions of one owner; none: all that there are")
     max_session_bytes_per_owner: int | None = Field(None, ge=2**16, description="bytes of one owner's sessions")
@@ -204,6 +211,12 @@ class Settings(BaseModel):
             _refuse_plain("listen", self.listen, "everywhere")
         if not self.encrypts_http and self.plaintext == "loopback":
             _refuse_plain("http_listen", self.http_listen, "http")
+        return self
+
+    @model_validator(mode="after")
+    def _check_identity(self) -> "Settings":
+        if self.health_needs_identity and self.principals is None:
+            raise ValueError("health_needs_identity needs principals")
         return self
 
     @property

@@ -225,6 +225,19 @@ def test_nothing_is_reached_unencrypted_by_accident(given: dict[str, str], why: 
         read_settings({}, given)
 
 
+def test_health_asks_only_where_callers_are_known() -> None:
+    """Without principals nobody could be let in."""
+    with pytest.raises(SettingsInvalid, match="health_needs_identity needs principals"):
+        read_settings({}, {"health_needs_identity": "true"})
+    assert read_settings({}, {"health_needs_identity": "true", "principals": "p.toml"}).health_needs_identity
+
+
+@pytest.mark.parametrize("name", ["CAROUSEL_TOKEN", "CAROUSEL_TOKEN_FILE", "CAROUSEL_PLAINTEXT_TOKEN"])
+def test_a_callers_token_is_no_setting(name: str) -> None:
+    """Whoever has one in the environment may start a server there."""
+    assert read_settings({name: "x"}, {}) == Settings()
+
+
 @pytest.mark.parametrize(
     ("given", "encrypts_http"),
     [

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from carousel.errors import SettingsInvalid
-from carousel.identity.principals import MIN_TOKEN_BYTES, Principal, Scope, digest
+from carousel.identity.principals import MIN_TOKEN_BYTES, Principal, digest
+from carousel.identity.scopes import Scope
 
 _PREFIX = "crl_"  # so that scanners of repositories can find one that should not be there
 

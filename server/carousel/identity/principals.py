@@ -7,7 +7,6 @@ certificates = ["spiffe://cluster/search"]      # or a common name
 scopes = ["generate", "score", "sessions"]
 """
 
-import enum
 import hashlib
 import tomllib
 from collections import Counter
@@ -17,20 +16,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from carousel.identity.scopes import Scope
 from carousel.setting_problems import explain_problem
 
 MIN_TOKEN_BYTES = 32
-
-
-class Scope(enum.StrEnum):
-    """What a principal may do. `admin` includes all."""
-
-    GENERATE = "generate"  # and predict
-    SCORE = "score"
-    SESSIONS = "sessions"  # make, read, move and end them
-    METRICS = "metrics"
-    ADMIN = "admin"
-
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/@-]{1,128}$")]
@@ -85,8 +74,8 @@ class Principals:
 
     def of_token(self, token: str) -> Principal | None:
         """The time that this takes says nothing about any token: what is looked up is the token's hash, and nobody can
-        choose a token whose hash begins as another's does."""
-        return self._by_token.get(digest(token))
+        choose a token whose hash begins as another's does. A short token is nobody's: it could be guessed."""
+        return self._by_token.get(digest(token)) if len(token) >= MIN_TOKEN_BYTES else None
 
     def of_certificate(self, subjects: Iterable[str]) -> Principal | None:
         """By the first of these names that somebody has."""

@@ -57,11 +57,13 @@ class WatchedFiles(Generic[Content]):
         self._reloaded(self._name, True)
         return True
 
-    async def watch(self, pause_seconds: float = _LOOK_SECONDS) -> None:
-        """Looks again and again until it is cancelled. A thread reads: a file may lie on a slow disk."""
+    async def watch(self, changed: Callable[[], None] = lambda: None, pause_seconds: float = _LOOK_SECONDS) -> None:
+        """Looks again and again until it is cancelled, and calls `changed` after each change. A thread reads: a file
+        may lie on a slow disk."""
         while True:
             await asyncio.sleep(pause_seconds)
-            await asyncio.to_thread(self.look)
+            if await asyncio.to_thread(self.look):
+                changed()
 
     def _marks(self) -> _Marks:
         """They are taken before the files are read, so that the next look sees a change in between."""

@@ -13,7 +13,7 @@ from carousel.identity.certificates import Certificate
 from carousel.identity.watched_files import WatchedFiles
 from carousel.rpc import health
 from carousel.rpc.credentials import grpc_credentials
-from carousel.rpc.reading import OthersMethods, OurMethods
+from carousel.rpc.reading import Admit, OthersMethods, OurMethods
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
 from carousel.settings import Settings, split_address
@@ -59,11 +59,12 @@ class RpcServer:
     """The server. After `start` it is bound and serves; its health is NOT_SERVING until `set_ready`."""
 
     def __init__(
-        self, language_model: LanguageModelServicer, sessions: SessionsServicer, bounds: ConnectionBounds
+        self, language_model: LanguageModelServicer, sessions: SessionsServicer, admit: Admit, bounds: ConnectionBounds
     ) -> None:
+        """`admit` is asked before each call of health and reflection."""
         self._server = grpc.aio.server(options=_options(bounds))
         self._health = health.HealthServicer(bounds.max_health_watches)
-        ours, others = OurMethods(self._server), OthersMethods(self._server)
+        ours, others = OurMethods(self._server), OthersMethods(self._server, admit)
         language_model_pb2_grpc.add_LanguageModelServicer_to_server(language_model, ours)
         sessions_pb2_grpc.add_SessionsServicer_to_server(sessions, ours)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, others)

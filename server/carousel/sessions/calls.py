@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import structlog
 
 from carousel.errors import CarouselError, MessageInvalid, Overloaded, ShuttingDown, StoreUnavailable
+from carousel.identity.doorkeeper import Admission, Doorkeeper, Evidence
 from carousel.metrics import Metrics
 from carousel.readiness import StoreHealth
 from carousel.sessions import facts
-from carousel.sessions.callers import Callers
 from carousel.sessions.refusals import ItemRefusals
 from carousel.sessions.streams import Place, StreamBounds, Streams
 
@@ -30,8 +30,6 @@ class Writer(Protocol):
 
 class Context(Protocol):
     """What a transport knows about a call."""
-
-    def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]] | None: ...
 
     def peer(self) -> str: ...
 
@@ -58,16 +56,20 @@ class Call:
         "_place",
         "_streams",
         "_writes_since",
+        "admission",
         "ended_by",
+        "evidence",
         "facts",
         "method",
         "owner",
         "request",
     )
 
-    def __init__(self, method: str, request: Any, lost: type[Exception]) -> None:
+    def __init__(self, method: str, request: Any, evidence: Evidence, lost: type[Exception]) -> None:
         """The transport raises `lost` when the client has gone in the middle of a message."""
         self.method = method
+        self.evidence = evidence
+        self.admission: Admission | None = None  # until the call is admitted
         self._lost = lost
         self.request = request  # the last message received
         self.owner = ""
@@ -136,14 +138,14 @@ class Calls:
     def __init__(
         self,
         bounds: StreamBounds,
-        callers: Callers,
+        doorkeeper: Doorkeeper,
         metrics: Metrics,
         store: StoreHealth,
         code_of: Callable[[Exception], str],
     ) -> None:
         """`code_of` returns the code under which an error is counted and logged."""
         self._code_of = code_of
-        self._callers = callers
+        self._doorkeeper = doorkeeper
         self._metrics = metrics
         self._store = store
         self._streams = Streams(bounds, self._look)
@@ -166,7 +168,7 @@ class Calls:
         self._metrics.request_started(method)
         self._open[task] = call
         try:
-            self._admit(call, task, context, is_counted=is_counted, is_readable=is_readable)
+            self._admit(call, task, is_counted=is_counted, is_readable=is_readable)
             yield
             if call.writes:
                 self._store.call_succeeded()
@@ -190,6 +192,26 @@ class Calls:
         if refusal is not None:
             raise CallRefused(refusal)
 
+    def admit(self, method: str, evidence: Evidence) -> None:
+        """Asks whether a call may be made that does not run here, such as a health check. Counts, logs and raises the
+        error that refuses it."""
+        try:
+            self._doorkeeper.admit(method, evidence)
+        except CarouselError as error:
+            code = self._count_refusal(method, error)
+            self._log.info("call", method=method, code=code, **facts.of_failure(None, evidence.peer, error))
+            raise
+
+    def check_again(self) -> None:
+        """Ends the calls whose callers would not be admitted any more. Runs after the principals have changed."""
+        for task, call in list(self._open.items()):
+            if call.admission is None:
+                continue
+            try:
+                self._doorkeeper.check_again(call.method, call.evidence, call.admission)
+            except CarouselError as error:
+                self._end(task, error)
+
     def refusing_items(self, method: str, peer: str) -> ItemRefusals:
         """Returns the ItemRefusals for items that fail while their call goes on."""
         return ItemRefusals(method, peer, self._count_refusal, self._metrics)
@@ -204,12 +226,13 @@ class Calls:
             await asyncio.wait(self._open, timeout=min(left, _LOOK_SECONDS))
         self._end_all(list(self._open))
 
-    def _admit(
-        self, call: Call, task: "asyncio.Task[Any]", context: Context, *, is_counted: bool, is_readable: bool
-    ) -> None:
+    def _admit(self, call: Call, task: "asyncio.Task[Any]", *, is_counted: bool, is_readable: bool) -> None:
         if self._is_finishing:
             raise _shutting_down()
-        call.owner = self._callers.identify(context.invocation_metadata())
+        call.admission = self._doorkeeper.admit(call.method, call.evidence)
+        call.owner = call.admission.owner
+        if call.admission.principal:
+            call.facts["principal"] = call.admission.principal
         if not is_readable:
             raise message_invalid()
         if is_counted:

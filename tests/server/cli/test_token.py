@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from tests.server.cli.conftest import Run
 
-from carousel.identity.principals import Scope, read_principals
+from carousel.identity.principals import read_principals
+from carousel.identity.scopes import Scope
 
 
 def test_what_is_printed_is_a_file_that_knows_the_token(run: Run, tmp_path: Path) -> None:

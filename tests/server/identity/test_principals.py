@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from carousel.identity.principals import Principals, Scope, digest, read_principals
+from carousel.identity.principals import MIN_TOKEN_BYTES, Principals, digest, read_principals
+from carousel.identity.scopes import Scope
 
 TOKEN, OTHER = "t" * 43, "o" * 43
 GOOD = f"""
@@ -38,6 +39,14 @@ def test_each_token_of_a_principal_identifies_it(tmp_path: Path) -> None:
         assert (found.name, found.owner_name) == ("search", "search")
     for wrong in ("", TOKEN[:-1], TOKEN + " ", digest(TOKEN), "\ud800"):
         assert principals.of_token(wrong) is None
+
+
+def test_a_token_that_could_be_guessed_is_nobodys(tmp_path: Path) -> None:
+    """Whatever the file says of it."""
+    short, long = "s" * (MIN_TOKEN_BYTES - 1), "s" * MIN_TOKEN_BYTES
+    for token in ("", short, long):
+        found = read(tmp_path, GOOD.replace(digest(TOKEN), digest(token))).of_token(token)
+        assert (found is not None) == (token == long)
 
 
 def test_each_name_in_a_certificate_identifies_its_principal(tmp_path: Path) -> None:
@@ -77,6 +86,7 @@ def test_a_scope_is_what_it_says_and_admin_is_all(tmp_path: Path) -> None:
             "principal 1: unknown setting scope; did you mean scopes?",
         ),
         ('[[principal]]\nname = "a"\nscopes = ["root"]', "principal 1: scopes: "),
+        ('[[principal]]\nname = "a"\nscopes = []\nquotas = 3', "principal 1: unknown setting quotas"),
         ('[[principal]]\nname = "a"\nscopes = []\ntokens = ["secret"]', "principal 1: tokens: "),
         (GOOD.replace('"ops"', '"search"'), "name: search stands there twice"),
         (

@@ -104,11 +104,20 @@ def test_at_the_start_a_bad_file_is_an_error(path: Path, attempts: Attempts, con
 
 
 async def test_watching_finds_a_change_by_itself(path: Path, attempts: Attempts) -> None:
-    files = watch(path, attempts)
-    watching = asyncio.create_task(files.watch(pause_seconds=0.001))
-    replace(path, b"7")
+    """And tells it, once it counts; a bad file is no change."""
+    files, found, has_changed = watch(path, attempts), [], asyncio.Event()
+
+    def note() -> None:
+        found.append(files.current)
+        has_changed.set()
+
+    watching = asyncio.create_task(files.watch(note, pause_seconds=0.001))
+    replace(path, b"x")
     async with asyncio.timeout(5):
-        while files.current != 7:
+        while len(attempts) < 1:
             await asyncio.sleep(0.001)
+        replace(path, b"7")
+        await has_changed.wait()
+    assert found == [7]
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)

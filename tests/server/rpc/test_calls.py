@@ -18,12 +18,12 @@ from carousel.errors import (
     StoreUnavailable,
     Unauthenticated,
 )
+from carousel.identity.doorkeeper import Doorkeeper
 from carousel.metrics import Metrics
 from carousel.readiness import StoreHealth
 from carousel.rpc.calls import RpcCalls
 from carousel.rpc.errors import code_of
 from carousel.rpc.reading import UNREADABLE
-from carousel.sessions.callers import Callers
 from carousel.sessions.calls import Calls
 from carousel.sessions.streams import StreamBounds
 from carousel.v1 import language_model_pb2 as wire
@@ -71,7 +71,7 @@ class Desk:
         self.registry = CollectorRegistry()
         metrics = Metrics(self.registry)
         self.health = StoreHealth(metrics.store_is_up)
-        self.open = Calls(StreamBounds(max_streams), Callers(owner_metadata), metrics, self.health, code_of)
+        self.open = Calls(StreamBounds(max_streams), Doorkeeper(owner_metadata), metrics, self.health, code_of)
         self.calls = RpcCalls(self.open)
 
     def count(self, code: str) -> float:

@@ -20,6 +20,7 @@ from tests.server.hostile_peer import call_unread
 from tests.worlds import LIFETIMES, Plan, World, running_world
 
 from carousel.errors import SettingsInvalid
+from carousel.identity.doorkeeper import Doorkeeper
 from carousel.readiness import StoreHealth
 from carousel.rpc import convert
 from carousel.rpc.calls import RpcCalls
@@ -27,7 +28,6 @@ from carousel.rpc.errors import code_of
 from carousel.rpc.server import RpcServer
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
-from carousel.sessions.callers import Callers
 from carousel.sessions.calls import Calls
 from carousel.sessions.streams import StreamBounds
 from carousel.settings import Settings
@@ -67,13 +67,13 @@ async def served(
     """`bounds` are those of connections."""
     async with running_world(plan or Plan(model=GatedModel(), limits=LONG)) as world:
         health = StoreHealth(world.metrics.store_is_up)
-        calls = Calls(StreamBounds(max_streams), Callers(owner), world.metrics, health, code_of)
+        calls = Calls(StreamBounds(max_streams), Doorkeeper(owner), world.metrics, health, code_of)
         description = convert.from_manifest(world.manifest, "cpu", Settings())
         services = (
             LanguageModelServicer(world.sessions, description, RpcCalls(calls)),
             SessionsServicer(world.sessions, world.operations, RpcCalls(calls)),
         )
-        server = RpcServer(*services, make_connection_bounds(_MAX_MESSAGE_BYTES, **bounds))
+        server = RpcServer(*services, RpcCalls(calls).admit, make_connection_bounds(_MAX_MESSAGE_BYTES, **bounds))
         await server.start("127.0.0.1:0")
         await server.set_ready(is_ready=True)
         try:
@@ -687,6 +687,7 @@ async def test_a_port_that_is_taken_is_a_settings_error() -> None:
         other = RpcServer(
             LanguageModelServicer(house.world.sessions, wire.Model(), RpcCalls(house.calls)),
             SessionsServicer(house.world.sessions, house.world.operations, RpcCalls(house.calls)),
+            RpcCalls(house.calls).admit,
             make_connection_bounds(1000),
         )
         with pytest.raises(SettingsInvalid, match=f"listen: .*{house.server.address}: another server is there$"):
@@ -700,6 +701,7 @@ async def test_an_address_that_is_not_ours_is_told_as_the_system_tells_it(addres
         other = RpcServer(
             LanguageModelServicer(house.world.sessions, wire.Model(), RpcCalls(house.calls)),
             SessionsServicer(house.world.sessions, house.world.operations, RpcCalls(house.calls)),
+            RpcCalls(house.calls).admit,
             make_connection_bounds(1000),
         )
         with pytest.raises(SettingsInvalid) as refused:

@@ -37,7 +37,3 @@ def choose_credentials(credentials: Any, tls: bool | Tls | None) -> Any:
     if credentials is not None:
         raise ValueError("credentials or tls, not both")
     return (Tls() if tls is True else tls).credentials()
-
-
-def _read(path: str | Path | None) -> bytes | None:
-    return None if path is None else Path(path).read_bytes()
