@@ -69,15 +69,15 @@ def _load_command(name: str, place: str) -> TyperCommand:
     command = typer.main.get_command(app)
     assert isinstance(command, TyperCommand)
     if any(option.name == "address" for option in command.params):
-        command.params += _make_encryption()
+        command.params += _make_connection()
     return command
 
 
-def _make_encryption() -> list[Any]:
+def _make_connection() -> list[Any]:
     """The options of every command that talks to a server. None of them is an argument of the command's function."""
-    from carousel.cli.connection import encryption, remember  # loads the client, which some commands do without
+    from carousel.cli.connection import connection, remember  # loads the client, which some commands do without
 
-    options = _make_options(encryption)
+    options = _make_options(connection)
     for option in options:
         option.callback, option.expose_value = remember, False
     return options

@@ -1,4 +1,4 @@
-"""Options of the commands that talk to a server: encryption."""
+"""Options of the commands that talk to a server: encryption, and the caller's token."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 from tests.certificates import Authority
-from tests.server.cli.conftest import Run
+from tests.server.cli.conftest import Fake, Run
 from tests.server.fake_service import serve_fake
 
 from carousel.cli.main import build_commands
@@ -67,6 +67,59 @@ def test_bad_options_are_refused_in_a_line(
     assert (refused.code, refused.err) == (1, f"carousel: {why}\n")
 
 
+TOKEN = "crl_" + "t" * 43
+
+
+def seen_tokens(fake: Fake) -> set[str]:
+    return {call.metadata.get("authorization", "") for call in fake.service.seen}
+
+
+def test_the_token_comes_from_a_file(run: Run, fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or from the environment; the file wins. A line's end is no part of it."""
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    monkeypatch.setenv("CAROUSEL_TOKEN", TOKEN.upper())
+    assert run("models", "--token-file", str(tmp_path / "token")).code == 0
+    assert seen_tokens(fake) == {f"Bearer {TOKEN}"}
+    fake.service.seen.clear()
+    assert run("models").code == 0
+    assert seen_tokens(fake) == {f"Bearer {TOKEN.upper()}"}
+    fake.service.seen.clear()
+    monkeypatch.delenv("CAROUSEL_TOKEN")
+    monkeypatch.setenv("CAROUSEL_TOKEN_FILE", str(tmp_path / "token"))
+    assert run("generate", "a").code == 0
+    assert seen_tokens(fake) == {f"Bearer {TOKEN}"}
+
+
+def test_without_a_token_none_is_sent(run: Run, fake: Fake) -> None:
+    assert run("models").code == 0
+    assert seen_tokens(fake) == {""}
+
+
+def test_a_token_stays_on_this_machine_unless_it_is_encrypted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before any call. The error says what to do; somebody who says so may send it."""
+    monkeypatch.setenv("CAROUSEL_TOKEN", TOKEN)
+    away = ("models", "--address", "203.0.113.7:1")
+    refused = run(*away)
+    assert (refused.code, refused.err) == (
+        1,
+        "carousel: the token would go to 203.0.113.7:1 unencrypted; use --tls, or allow it with --plaintext-token\n",
+    )
+    monkeypatch.setenv("CAROUSEL_ADDRESS", "dns:///nowhere.invalid:1")
+    assert "does not answer" in run("health", "--timeout", "0.2", "--plaintext-token").err
+
+
+@pytest.mark.parametrize("content", ["", "two words", "a\nb"])
+def test_what_is_no_token_is_refused_in_a_line(run: Run, tmp_path: Path, content: str) -> None:
+    """With the file's name, and not with its content."""
+    (tmp_path / "token").write_text(content)
+    refused = run("models", "--token-file", str(tmp_path / "token"))
+    assert refused.code == 1
+    assert (
+        refused.err == f"carousel: {tmp_path / 'token'}: token: must be visible ASCII without spaces, and not empty\n"
+    )
+    assert "nowhere: No such file" in run("models", "--token-file", str(tmp_path / "nowhere")).err
+
+
 def test_every_command_with_an_address_has_them() -> None:
     """And no other: a server has settings of its own."""
     commands: Any = build_commands()
@@ -76,5 +129,5 @@ def test_every_command_with_an_address_has_them() -> None:
     found |= {f"sessions {name}": sessions.get_command(None, name) for name in sessions.list_commands(None)}
     for name, command in found.items():
         options = {option.name for option in command.params}
-        assert ("address" in options) == ({"tls", "ca", "cert", "key"} <= options), name
+        assert ("address" in options) == ({"tls", "ca", "cert", "key", "token_file"} <= options), name
         assert ("address" in options) == (name not in ("serve", "settings", "new-key")), name
