@@ -83,12 +83,13 @@ class Doorkeeper:
 
     def _admit_principal(self, principal: Principal, call: str, evidence: Evidence) -> Admission:
         if (needed := SCOPES.get(call)) is None:
-            raise PermissionDenied("this server lets nobody make this call")
+            raise PermissionDenied("this server lets nobody make this call", principal=principal.name)
         if not principal.may(needed):
-            names = " or ".join(sorted(needed))
-            raise PermissionDenied(f"{call} needs the scope {names}, which {principal.name} does not have")
+            why = f"{call} needs the scope {' or '.join(sorted(needed))}, which {principal.name} does not have"
+            raise PermissionDenied(why, principal=principal.name)
         if needed <= _OF_A_MODEL and not principal.may_use(self._model):
-            raise PermissionDenied(f"{principal.name} may not use the model {self._model}")
+            why = f"{principal.name} may not use the model {self._model}"
+            raise PermissionDenied(why, principal=principal.name)
         if principal.forwards and self._owner_key and call not in OF_SERVER:
             return Admission(self._read_owner(evidence), principal.name)
         return Admission(principal.owner_name, principal.name)

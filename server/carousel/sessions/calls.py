@@ -55,6 +55,7 @@ class Call:
         "_lost",
         "_place",
         "_streams",
+        "_when_written",
         "_writes_since",
         "admission",
         "ended_by",
@@ -76,6 +77,7 @@ class Call:
         self.ended_by: CarouselError | None = None  # why the server ended it, if it did
         self.facts: dict[str, Any] = {}
         self._writes_since: float | None = None
+        self._when_written: Callable[[], None] | None = None
         self._is_unread = False
         self._is_waiting = False
         self._streams: Streams | None = None
@@ -97,7 +99,10 @@ class Call:
         self._streams, self._place = streams, place
 
     async def write(self, context: Writer, message: Any) -> None:
-        """Sends the message. The call is idle while its client does not read, as while its client sends nothing."""
+        """Sends the message. The call is idle while its client does not read, as while its client sends nothing. Raises
+        CancelledError when the server has ended the call."""
+        if self.ended_by is not None:
+            raise asyncio.CancelledError
         self._writes_since = time.monotonic()
         try:
             await context.write(message)
@@ -108,6 +113,23 @@ class Call:
             if self._is_unread and self._streams is not None and self._place is not None:
                 self._is_unread = False
                 self._streams.wake(self._place)
+        if self.ended_by is not None:
+            self._note_written()
+            raise asyncio.CancelledError
+
+    def when_written(self, act: Callable[[], None]) -> None:
+        """Calls `act` once no message is on its way: nothing can follow one whose writing is cancelled. Waits no longer
+        than for a client that reads."""
+        self._when_written = act
+        if self.is_writing:
+            asyncio.get_running_loop().call_later(_UNREAD_SECONDS, self._note_written)
+        else:
+            self._note_written()
+
+    def _note_written(self) -> None:
+        act, self._when_written = self._when_written, None
+        if act is not None:
+            act()
 
     @property
     def is_writing(self) -> bool:
@@ -123,6 +145,7 @@ class Call:
             self._streams.rest(self._place)
 
     def leave(self) -> None:
+        self._when_written = None
         if self._streams is not None and self._place is not None:
             self._streams.leave(self._place)
 
@@ -188,7 +211,7 @@ class Calls:
             seconds = time.perf_counter() - started
             self._metrics.request_done(method, code, seconds)
             why = facts.of_failure(call.request, context.peer(), refusal) if code != "OK" else {}
-            self._log.info("call", method=method, code=code, seconds=round(seconds, 6), **call.facts, **why)
+            self._log.info("call", method=method, code=code, seconds=round(seconds, 6), **(call.facts | why))
         if refusal is not None:
             raise CallRefused(refusal)
 
@@ -210,7 +233,7 @@ class Calls:
             try:
                 self._doorkeeper.check_again(call.method, call.evidence, call.admission)
             except CarouselError as error:
-                self._end(task, error)
+                self._end_between_messages(task, call, error)
 
     def refusing_items(self, method: str, peer: str) -> ItemRefusals:
         """Returns the ItemRefusals for items that fail while their call goes on."""
@@ -252,6 +275,17 @@ class Calls:
         if call is not None and call.ended_by is None:
             call.ended_by = error
             task.cancel()
+
+    def _end_between_messages(self, task: "asyncio.Task[Any]", call: Call, error: CarouselError) -> None:
+        """Ends a call that may be sending."""
+
+        def cancel() -> None:
+            if asyncio.current_task() is not task:  # the task itself notices where it has written
+                task.cancel()
+
+        if call.ended_by is None:
+            call.ended_by = error
+            call.when_written(cancel)
 
     def _count_refusal(self, method: str, error: Exception, is_logged: bool = True) -> str:
         """Counts the error and returns its code. An unexpected error has its own log line, unless `is_logged` is

@@ -10,9 +10,9 @@ from carousel.identity.scopes import Scope
 
 
 def test_what_is_printed_is_a_file_that_knows_the_token(run: Run, tmp_path: Path) -> None:
-    """As it stands, with the token in a comment alone."""
+    """As it stands. The token itself is not in it: it is on standard error, once."""
     made = run("token", "new", "team/search")
-    token = made.out.splitlines()[0].rpartition(" ")[2]
+    token = made.err.splitlines()[0].rpartition(" ")[2]
     path = tmp_path / "principals.toml"
     path.write_text(made.out)
     principal = read_principals(path).of_token(token)
@@ -20,12 +20,12 @@ def test_what_is_printed_is_a_file_that_knows_the_token(run: Run, tmp_path: Path
     assert principal is not None
     assert principal.name == "team/search"
     assert principal.scopes == {Scope.GENERATE, Scope.SCORE, Scope.SESSIONS}
-    assert made.out.count(token) == 1
+    assert (made.out.count(token), made.err.count(token)) == (0, 1)
 
 
 def test_two_tokens_differ_and_are_long(run: Run) -> None:
     """32 random bytes are 43 letters."""
-    tokens = {run("token", "new", "a").out.splitlines()[0].rpartition(" ")[2] for _ in range(3)}
+    tokens = {run("token", "new", "a").err.splitlines()[0].rpartition(" ")[2] for _ in range(3)}
     assert len(tokens) == 3
     assert all(len(token.removeprefix("crl_")) == 43 for token in tokens)
 

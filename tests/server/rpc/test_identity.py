@@ -80,6 +80,7 @@ async def test_every_method_refuses_the_unknown_and_those_without_its_scope(desk
         ("call", "UNAUTHENTICATED"),
         ("call", "PERMISSION_DENIED"),
     }
+    assert {line.get("principal", "") for line in lines} == {"", "nobody"}
     assert desk.value("refusals_total", reason="unauthenticated") == len(lines) / 2
     assert desk.value("refusals_total", reason="permission_denied") == len(lines) / 2
 
