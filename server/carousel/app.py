@@ -19,6 +19,9 @@ from carousel.engine.graph import Execution, available_providers
 from carousel.engine.model import OnnxModel
 from carousel.engine.scheduler import Bounds
 from carousel.errors import ModelFailed
+from carousel.identity.certificates import Certificate
+from carousel.identity.composition import make_identity
+from carousel.identity.watched_files import WatchedFiles
 from carousel.loop_watch import LoopWatch
 from carousel.metrics import Metrics
 from carousel.readiness import Readiness, StoreHealth
@@ -28,7 +31,6 @@ from carousel.rpc.errors import code_of
 from carousel.rpc.server import ConnectionBounds, RpcServer
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
-from carousel.sessions.callers import Callers
 from carousel.sessions.calls import Calls
 from carousel.sessions.composition import SessionService, make_sessions
 from carousel.sessions.streams import StreamBounds
@@ -83,11 +85,13 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
     engine = _make_engine(model, bundle.manifest.start_id, settings, metrics)
     store = make_store(settings)
     sessions = make_sessions(settings, bundle.manifest, bundle.tokenizer, engine, store, metrics)
+    identity = make_identity(settings, bundle.manifest.name, metrics.files_read)
+    certificate = identity.certificate
     health = StoreHealth(metrics.store_is_up)
     readiness = Readiness(health, needs_store=settings.unready_without_store)
-    calls = Calls(StreamBounds.of(settings), Callers(settings.owner_metadata), metrics, health, code_of)
+    calls = Calls(StreamBounds.of(settings), identity.doorkeeper, metrics, health, code_of)
     rpc = _make_rpc(sessions, bundle.manifest, model.provider, RpcCalls(calls), settings)
-    web = WebServer(make_app(registry, readiness))
+    web = WebServer(make_app(registry, readiness, calls.admit))
     watch = LoopWatch(metrics.loop_lagged, settings.slow_handler_seconds)
 
     async def tell_health() -> None:
@@ -95,19 +99,21 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
 
     async def after_sweep() -> None:
         await tell_health()
-        await _tell_use(engine, store, metrics)
+        await _tell_use(engine, store, certificate, metrics)
 
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(running_task("loop_watch", watch.run, metrics.task_restarted))
+        for name, watch_files in identity.watches(calls.check_again).items():
+            await stack.enter_async_context(running_task(name, watch_files, metrics.task_restarted))
         await store.start(sessions.operations.tell)
         stack.push_async_callback(store.close)
         await sessions.recover()
         stack.callback(sessions.turns.close)
         stack.push_async_callback(engine.stop)
         await engine.start()
-        await web.start(settings.http_listen)
+        await web.start(settings.http_listen, certificate if settings.encrypts_http else None)
         stack.push_async_callback(web.stop)
-        await rpc.start(settings.listen)
+        await rpc.start(settings.listen, certificate)
         stack.push_async_callback(rpc.stop, _LAST_BYTES_SECONDS)
         sweeping = partial(sweep, sessions.operations, health, metrics, after_sweep)
         await stack.enter_async_context(running_task("sweep", sweeping, metrics.task_restarted))
@@ -167,7 +173,7 @@ def _make_rpc(
     description = convert.from_manifest(manifest, provider, settings)
     language_model = LanguageModelServicer(sessions.turns, description, calls)
     life = SessionsServicer(sessions.turns, sessions.operations, calls)
-    return RpcServer(language_model, life, ConnectionBounds.of(settings))
+    return RpcServer(language_model, life, calls.admit, ConnectionBounds.of(settings))
 
 
 def _make_metrics(registry: CollectorRegistry) -> Metrics:
@@ -188,9 +194,13 @@ def _tell_limits(settings: Settings, metrics: Metrics) -> None:
             metrics.limit_is(name, value)
 
 
-async def _tell_use(engine: Engine, store: SessionStore, metrics: Metrics) -> None:
+async def _tell_use(
+    engine: Engine, store: SessionStore, certificate: WatchedFiles[Certificate] | None, metrics: Metrics
+) -> None:
     """Reports what is in use, to compare with the limits. Calls and queued turns are reported as they come and go."""
     metrics.num_busy_lanes(engine.num_busy_lanes)
     num_bytes = await store.num_bytes()
     if num_bytes is not None:
         metrics.num_session_bytes(num_bytes)
+    if certificate is not None:
+        metrics.certificate_is_valid_until(certificate.current.valid_until)

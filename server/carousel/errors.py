@@ -30,6 +30,12 @@ class Unauthenticated(CarouselError):
     reason = "UNAUTHENTICATED"
 
 
+class PermissionDenied(CarouselError):
+    """The caller is known, and may not do this."""
+
+    reason = "PERMISSION_DENIED"
+
+
 class MessageInvalid(CarouselError):
     """The bytes of a request are not a message of the wire contract."""
 

@@ -57,6 +57,8 @@ class Metrics:
         self._failures = counter("step_failures", "Engine steps in which the model raised.", "error")
         self._depth = gauge("queued_turns", "Turns waiting for a lane.")
         self._wait = histogram("queue_wait_seconds", "From the arrival of a turn to its lane.", _LATENCY)
+        self._files_read = counter("files_read", "Attempts to read changed files.", "setting", "outcome")
+        self._valid_until = gauge("tls_certificate_valid_until", "Last second of the server's certificate, since 1970.")
         self._live = gauge("live_sessions", "Sessions that exist now.")
         self._bytes = gauge("session_bytes", "What sessions take; 0 in Redis, which does not tell.")
         self._busy = gauge("busy_lanes", "Turns that run now, short ones included.")
@@ -145,6 +147,13 @@ class Metrics:
 
     def store_is_up(self, is_up: bool) -> None:
         self._store_up.set(is_up)
+
+    def files_read(self, setting: str, is_good: bool) -> None:
+        """Files of a setting have changed. Where they are bad, what was read before stays in use."""
+        self._files_read.labels(setting, "taken" if is_good else "refused").inc()
+
+    def certificate_is_valid_until(self, moment: float) -> None:
+        self._valid_until.set(moment)
 
     def task_restarted(self, task: str) -> None:
         """`task` is one of the server's own names."""

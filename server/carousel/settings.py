@@ -5,8 +5,10 @@ wins.
 """
 
 import base64
+import ipaddress
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -27,6 +29,8 @@ from carousel.shares import OwnerLimits
 _PREFIX = "CAROUSEL_"
 _OF_OTHERS = frozenset(  # for the client, the tests and the files in deploy/
     {"CAROUSEL_ADDRESS", "CAROUSEL_TEST_DATA", "CAROUSEL_BUNDLE", "CAROUSEL_BIND"}
+    | {"CAROUSEL_TLS", "CAROUSEL_CA", "CAROUSEL_CLIENT_CERT", "CAROUSEL_CLIENT_KEY"}
+    | {"CAROUSEL_TOKEN", "CAROUSEL_TOKEN_FILE", "CAROUSEL_PLAINTEXT_TOKEN"}
     | {f"CAROUSEL_{replica}{part}" for replica in "AB" for part in ("", "_GRPC", "_HTTP")}
 )
 _BAD_KEY = "must be base64 of 32 bytes, several with commas between; `carousel new-key` prints one"
@@ -37,6 +41,7 @@ Provider = Literal["cpu", "cuda"]
 
 GROUPS = {  # each group starts at this setting and ends before the next group
     "listen": "Addresses",
+    "tls_cert": "Encryption",
     "providers": "Model",
     "max_lanes": "Turns",
     "max_streams": "Calls and connections",
@@ -46,6 +51,7 @@ GROUPS = {  # each group starts at this setting and ends before the next group
     "retained_turns": "What a session keeps",
     "seal_keys": "Sealed states",
     "session_idle_seconds": "Lifetimes",
+    "principals": "Identity",
     "owner_metadata": "Owners",
     "unready_without_store": "Operation",
 }
@@ -58,6 +64,12 @@ class Settings(BaseModel):
 
     listen: str = Field("127.0.0.1:50051", description="gRPC address; port 0 takes a free one")
     http_listen: str = Field("127.0.0.1:9090", description="address of /metrics, /healthz and /readyz")
+    tls_cert: Path | None = Field(None, description="PEM file of the server's certificate and those that signed it")
+    tls_key: Path | None = Field(None, description="PEM file of its key; all of these files are read again on change")
+    tls_client_ca: Path | None = Field(None, description="PEM file of who signs callers' certificates, then demanded")
+    plaintext: Literal["loopback", "http", "everywhere"] = Field(
+        "loopback", description="where nothing need be encrypted: on this machine, at http_listen too, everywhere"
+    )
     providers: tuple[Provider, ...] = Field(("cpu",), description="execution providers in order: cuda,cpu")
     num_threads: int = Field(1, ge=0, le=1024, description="threads of one model step; 0 lets onnxruntime choose")
 
@@ -128,6 +140,11 @@ class Settings(BaseModel):
     seal_replay: Literal["allow", "refuse"] = Field("allow", description="whether a sealed state may be used again")
     session_idle_seconds: Seconds = Field(3600.0, description="a session unused for so long expires")
     session_lifetime_seconds: Seconds = Field(86_400.0, description="a session expires at this age in any case")
+    principals: Path | None = Field(
+        None, description="TOML file of who may call, read again on change; none: everybody may"
+    )
+    health_needs_identity: bool = Field(False, description="with principals: whether gRPC health needs a known caller")
+    reflection_needs_identity: bool = Field(True, description="with principals: whether gRPC reflection needs one")
     owner_metadata: str = Field("", description="metadata key in which a trusted proxy names the caller")
     max_sessions_per_owner: Count | None = Field(None, description="sessions of one owner; none: all that there are")
     max_session_bytes_per_owner: int | None = Field(None, ge=2**16, description="bytes of one owner's sessions")
@@ -184,6 +201,28 @@ class Settings(BaseModel):
             raise ValueError("retained_request_ids must be above max_turns_per_session, or a repeat could be applied")
         return self
 
+    @model_validator(mode="after")
+    def _check_encryption(self) -> "Settings":
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca needs tls_cert and tls_key")
+        if self.tls_cert is None and self.plaintext != "everywhere":
+            _refuse_plain("listen", self.listen, "everywhere")
+        if not self.encrypts_http and self.plaintext == "loopback":
+            _refuse_plain("http_listen", self.http_listen, "http")
+        return self
+
+    @model_validator(mode="after")
+    def _check_identity(self) -> "Settings":
+        if self.health_needs_identity and self.principals is None:
+            raise ValueError("health_needs_identity needs principals")
+        return self
+
+    @property
+    def encrypts_http(self) -> bool:
+        return self.tls_cert is not None and self.plaintext == "loopback"
+
     @field_validator("owner_metadata")
     @classmethod
     def _check_owner_metadata(cls, value: str) -> str:
@@ -233,3 +272,16 @@ def split_address(address: str) -> tuple[str, int]:
     if not colon or not host or not port.isdigit() or int(port) > 65_535:
         raise ValueError(f"must be host:port, not {address!r}")
     return host.strip("[]"), int(port)
+
+
+def _refuse_plain(name: str, address: str, permission: str) -> None:
+    """Raises ValueError for an address that others reach."""
+    host = split_address(address)[0]
+    try:
+        is_loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = host == "localhost"
+    if not is_loopback:
+        raise ValueError(
+            f"{name} {address} would be reached unencrypted; set tls_cert and tls_key, or plaintext={permission}"
+        )

@@ -219,7 +219,9 @@ def _given(given: Any) -> list[int]:
 
 
 @contextlib.contextmanager
-def serve_fake(max_message_bytes: int = 1 << 20) -> Iterator[tuple[str, FakeService, health.HealthServicer]]:
+def serve_fake(
+    max_message_bytes: int = 1 << 20, credentials: grpc.ServerCredentials | None = None
+) -> Iterator[tuple[str, FakeService, health.HealthServicer]]:
     """Yields the address, the service, and its health for the test to set. Larger messages are not read."""
     service, well = FakeService(), health.HealthServicer()
     well.set("", health_pb2.HealthCheckResponse.SERVING)
@@ -230,7 +232,8 @@ def serve_fake(max_message_bytes: int = 1 << 20) -> Iterator[tuple[str, FakeServ
         language_model_pb2_grpc.add_LanguageModelServicer_to_server(service, server)
         sessions_pb2_grpc.add_SessionsServicer_to_server(service, server)
         health_pb2_grpc.add_HealthServicer_to_server(well, server)
-        port = server.add_insecure_port("127.0.0.1:0")
+        listen = "127.0.0.1:0"
+        port = server.add_secure_port(listen, credentials) if credentials else server.add_insecure_port(listen)
         server.start()
         try:
             yield f"127.0.0.1:{port}", service, well

@@ -201,3 +201,56 @@ def test_every_setting_says_what_it_means() -> None:
 def test_an_address_splits_into_host_and_port(address: str, parts: tuple[str, int]) -> None:
     """IPv6 hosts come without their brackets."""
     assert split_address(address) == parts
+
+
+TLS = {"tls_cert": "server.crt", "tls_key": "server.key"}
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"tls_cert": "server.crt"}, "tls_cert and tls_key go together"),
+        ({"tls_key": "server.key"}, "tls_cert and tls_key go together"),
+        ({"tls_client_ca": "ca.crt"}, "tls_client_ca needs tls_cert and tls_key"),
+        ({"listen": "0.0.0.0:1"}, "listen 0.0.0.0:1 would be reached unencrypted.*plaintext=everywhere"),
+        ({"listen": "[::]:1"}, "listen .* unencrypted"),
+        ({"listen": "example.org:1"}, "listen .* unencrypted"),
+        ({"listen": "0.0.0.0:1", "plaintext": "http"}, "listen .* unencrypted"),
+        ({"http_listen": "10.0.0.1:1"}, "http_listen 10.0.0.1:1 .* plaintext=http"),
+    ],
+)
+def test_nothing_is_reached_unencrypted_by_accident(given: dict[str, str], why: str) -> None:
+    """Beyond this machine, plain text needs a word; half a pair of files is none."""
+    with pytest.raises(SettingsInvalid, match=why):
+        read_settings({}, given)
+
+
+def test_health_asks_only_where_callers_are_known() -> None:
+    """Without principals nobody could be let in."""
+    with pytest.raises(SettingsInvalid, match="health_needs_identity needs principals"):
+        read_settings({}, {"health_needs_identity": "true"})
+    assert read_settings({}, {"health_needs_identity": "true", "principals": "p.toml"}).health_needs_identity
+
+
+@pytest.mark.parametrize("name", ["CAROUSEL_TOKEN", "CAROUSEL_TOKEN_FILE", "CAROUSEL_PLAINTEXT_TOKEN"])
+def test_a_callers_token_is_no_setting(name: str) -> None:
+    """Whoever has one in the environment may start a server there."""
+    assert read_settings({name: "x"}, {}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("given", "encrypts_http"),
+    [
+        ({"listen": "127.0.0.1:1", "http_listen": "[::1]:1"}, False),
+        ({"listen": "localhost:1", "http_listen": "127.9.9.9:1"}, False),
+        ({"listen": "0.0.0.0:1", "http_listen": "0.0.0.0:2", "plaintext": "everywhere"}, False),
+        ({"http_listen": "0.0.0.0:2", "plaintext": "http"}, False),
+        (TLS | {"listen": "0.0.0.0:1", "http_listen": "0.0.0.0:2"}, True),
+        (TLS | {"listen": "0.0.0.0:1", "http_listen": "0.0.0.0:2", "plaintext": "http"}, False),
+        (TLS | {"listen": "0.0.0.0:1", "http_listen": "0.0.0.0:2", "plaintext": "everywhere"}, False),
+        (TLS | {"tls_client_ca": "ca.crt"}, True),
+    ],
+)
+def test_where_http_is_encrypted(given: dict[str, str], encrypts_http: bool) -> None:
+    """With files, unless a setting leaves it plain for probes."""
+    assert read_settings({}, given).encrypts_http is encrypts_http

@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from carousel.cli.connection import DEFAULT_ADDRESS, Address, AsJson, SessionId, explaining_missing
+from carousel.cli.connection import DEFAULT_ADDRESS, Address, AsJson, SessionId, explaining_missing, open_client
 from carousel.cli.texts import STANDARD_INPUT, read_text
 from carousel.cli.transcript import Transcript
-from carousel.client import Client, GenerateOptions, Piece, Prompt
+from carousel.client import GenerateOptions, Piece, Prompt
 
 
 def generate(
@@ -61,7 +61,7 @@ def generate(
     )
     given = read_text(prompt) if prompt == STANDARD_INPUT else prompt
     transcript = Transcript(is_terminal=sys.stdout.isatty() and not as_json)
-    with Client(address) as client, explaining_missing(session):
+    with open_client(address) as client, explaining_missing(session):
         stream = client.generate(_parse_ids(given) if ids else given, session_id=session, **options)
         with transcript.around(f"{given} " if ids and given else given):
             if (n or 1) > 1 and not as_json:

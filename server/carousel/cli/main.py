@@ -18,6 +18,7 @@ _COMMANDS = {  # where each function is, in the order of --help
     "serve": "carousel.cli.serve:serve",
     "settings": "carousel.cli.settings:settings",
     "new-key": "carousel.cli.new_key:new_key",
+    "token": {"new": "carousel.cli.token:new"},
     "generate": "carousel.cli.generate:generate",
     "predict": "carousel.cli.predict:predict",
     "score": "carousel.cli.score:score",
@@ -39,6 +40,8 @@ _COMMANDS = {  # where each function is, in the order of --help
     "health": "carousel.cli.health:health",
 }
 
+_GROUPS = {"token": "Make tokens for those that call.", "sessions": "Look after the server's sessions."}
+
 
 class _LazyGroup(TyperGroup):
     """A group of commands by name, each imported on first use."""
@@ -55,7 +58,7 @@ class _LazyGroup(TyperGroup):
         if place is None:
             return None
         if isinstance(place, dict):
-            return _LazyGroup(cmd_name, place, f"Look after the server's {cmd_name}.")
+            return _LazyGroup(cmd_name, place, _GROUPS[cmd_name])
         return _load_command(cmd_name, place)
 
 
@@ -65,7 +68,19 @@ def _load_command(name: str, place: str) -> TyperCommand:
     app.command(name)(getattr(importlib.import_module(module), function))
     command = typer.main.get_command(app)
     assert isinstance(command, TyperCommand)
+    if any(option.name == "address" for option in command.params):
+        command.params += _make_connection()
     return command
+
+
+def _make_connection() -> list[Any]:
+    """The options of every command that talks to a server. None of them is an argument of the command's function."""
+    from carousel.cli.connection import connection, remember  # loads the client, which some commands do without
+
+    options = _make_options(connection)
+    for option in options:
+        option.callback, option.expose_value = remember, False
+    return options
 
 
 def build_commands() -> TyperGroup:

@@ -4,13 +4,13 @@ import dataclasses
 import json
 from collections.abc import Iterator
 
-from carousel.cli.connection import DEFAULT_ADDRESS, Address, AsJson
-from carousel.client import Client, ModelInfo
+from carousel.cli.connection import DEFAULT_ADDRESS, Address, AsJson, open_client
+from carousel.client import ModelInfo
 
 
 def models(as_json: AsJson = False, address: Address = DEFAULT_ADDRESS) -> None:
     """Describe the server's models."""
-    with Client(address) as client:
+    with open_client(address) as client:
         for model in client.models():
             print(json.dumps(dataclasses.asdict(model)) if as_json else "\n".join(_describe(model)))
 

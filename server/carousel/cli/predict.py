@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from carousel.cli.connection import DEFAULT_ADDRESS, Address, AsJson, explaining_missing
+from carousel.cli.connection import DEFAULT_ADDRESS, Address, AsJson, explaining_missing, open_client
 from carousel.cli.draft import Draft
 from carousel.cli.suggestions import NUM_ASKED, Suggestion, choose_suggestions, is_whole_word
 from carousel.cli.texts import STANDARD_INPUT, read_lines
@@ -46,7 +46,7 @@ def predict(
 
 def _predict_lines(address: str, num_words: int, session_id: str, *, as_json: bool) -> None:
     """Every line is a separate sequence."""
-    with Client(address) as client:
+    with open_client(address) as client:
         do_spaces_lead = client.model().tokenizer != "word"
         for line in read_lines(STANDARD_INPUT):
             text = line.rstrip("\r\n")

@@ -14,6 +14,7 @@ from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.layout import BufferControl, ConditionalContainer, FormattedTextControl, HSplit, Layout, Window
 
+from carousel.cli.connection import open_async_client
 from carousel.cli.draft import Draft
 from carousel.cli.suggestions import NUM_ASKED, Suggestion, choose_suggestions, follow_word, is_whole_word
 from carousel.client import AsyncClient, AsyncPredictor, ServerError
@@ -25,7 +26,7 @@ _MARKS = frozenset(".,;:!?")
 
 async def run_screen(address: str, num_words: int, session_id: str = "") -> None:
     """Runs until the user ends it. Raises ServerError when the server ends it."""
-    async with AsyncClient(address) as client:
+    async with open_async_client(address) as client:
         do_spaces_lead = (await client.model()).tokenizer != "word"
         async with Suggester(client, num_words, do_spaces_lead=do_spaces_lead, session_id=session_id) as suggester:
             await Screen(suggester, Draft(do_spaces_lead=do_spaces_lead), num_words).run()

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from carousel.cli.connection import DEFAULT_ADDRESS, Address, SessionId, explaining_missing
+from carousel.cli.connection import DEFAULT_ADDRESS, Address, SessionId, explaining_missing, open_client
 from carousel.cli.score_lines import score_lines
 from carousel.cli.texts import read_lines, read_text, show, split_text
 from carousel.client import Client, ScoredToken, ScorePiece, ScoreTotals
@@ -29,7 +29,7 @@ def score(
     """Show which tokens of a text surprise the model, and by how much."""
     if lines and session:
         raise typer.BadParameter("--lines scores every line separately; it cannot be combined with --session")
-    with Client(address) as client, explaining_missing(session):
+    with open_client(address) as client, explaining_missing(session):
         if lines:
             score_lines(client, read_lines(file), top_g)
         else:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from carousel.cli.connection import DEFAULT_ADDRESS, Address, AsJson
+from carousel.cli.connection import DEFAULT_ADDRESS, Address, AsJson, open_client
 from carousel.cli.texts import STANDARD_INPUT
 from carousel.client import Client, Retries, SessionInfo
 from carousel.errors import CarouselError
@@ -160,7 +160,7 @@ def watch(as_json: AsJson = False, address: Address = DEFAULT_ADDRESS) -> None:
 
 
 def _connect(address: str) -> Client:
-    return Client(address, retries=_RETRIES)
+    return open_client(address, retries=_RETRIES)
 
 
 def _check_point(position: int | None, checkpoint: str) -> None:

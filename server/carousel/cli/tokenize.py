@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from carousel.cli.connection import DEFAULT_ADDRESS, Address, AsJson
+from carousel.cli.connection import DEFAULT_ADDRESS, Address, AsJson, open_client
 from carousel.cli.texts import STANDARD_INPUT, read_text
-from carousel.client import Client
 
 
 def tokenize(
@@ -18,6 +17,6 @@ def tokenize(
 ) -> None:
     """Print the tokens of a text, one on each line."""
     given = read_text(text) if text == STANDARD_INPUT else text
-    with Client(address) as client:
+    with open_client(address) as client:
         for token in client.tokenize(given):
             print(json.dumps(dataclasses.asdict(token)) if as_json else f"{token.id}\t{token.text!r}")

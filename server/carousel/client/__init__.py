@@ -42,6 +42,7 @@ from carousel.client.core.results import (
     Word,
 )
 from carousel.client.core.retries import Retries
+from carousel.client.core.tls import Tls
 
 __all__ = [
     "AnswerChanged",
@@ -77,6 +78,7 @@ __all__ = [
     "SessionInfo",
     "SessionPredictor",
     "Stream",
+    "Tls",
     "Token",
     "TurnOptions",
     "Word",

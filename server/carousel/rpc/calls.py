@@ -2,17 +2,21 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
 from grpc_status import rpc_status
 
+from carousel.errors import CarouselError
+from carousel.identity.doorkeeper import Evidence, name_subjects
 from carousel.rpc.errors import to_status
 from carousel.rpc.reading import UNREADABLE
 from carousel.sessions.calls import Call, CallRefused, Calls
 from carousel.sessions.refusals import ItemRefusals
 
 Context: TypeAlias = grpc.aio.ServicerContext  # a name for annotations; grpc ships no types
+_SUBJECTS = ("peer_uri", "x509_common_name")
 
 
 class RpcCalls:
@@ -27,7 +31,7 @@ class RpcCalls:
     ) -> AsyncIterator[Call]:
         """Runs a handler's body. Every error that the body raises is counted and becomes the call's status. `request`
         is the call's message, if it has one. A call with `is_counted` false needs no place among the streams."""
-        call = Call(method, request, lost=grpc.aio.InternalError)
+        call = Call(method, request, _collect_evidence(context), lost=grpc.aio.InternalError)
         is_readable = request is not UNREADABLE
         try:
             async with self._calls.answer(call, context, is_counted=is_counted, is_readable=is_readable):
@@ -37,6 +41,24 @@ class RpcCalls:
             error = refused.error
         await context.abort_with_status(rpc_status.to_status(to_status(error)))
 
+    async def admit(self, service: str, context: Context) -> None:
+        """Ends a call of another service, such as health, if its caller may not make it."""
+        try:
+            self._calls.admit(service, _collect_evidence(context))
+        except CarouselError as error:
+            await context.abort_with_status(rpc_status.to_status(to_status(error)))
+
     def refusing_items(self, method: str, context: Context) -> ItemRefusals:
         """Returns the ItemRefusals for items that fail while their call goes on."""
         return self._calls.refusing_items(method, context.peer())
+
+
+def _collect_evidence(context: Context) -> Evidence:
+    return Evidence(context.invocation_metadata() or (), context.peer(), partial(_read_subjects, context))
+
+
+def _read_subjects(context: Context) -> list[str]:
+    """Returns the names in the caller's certificate. gRPC has checked it: a listener asks for one only then."""
+    facts = context.auth_context()
+    uris, names = ([one.decode("utf-8", "replace") for one in facts.get(key, ())] for key in _SUBJECTS)
+    return name_subjects(uris, names)

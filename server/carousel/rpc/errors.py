@@ -11,6 +11,7 @@ CODES: dict[type[errors.CarouselError], int] = {
     errors.InvalidRequest: code_pb2.INVALID_ARGUMENT,
     errors.MessageInvalid: code_pb2.INVALID_ARGUMENT,
     errors.Unauthenticated: code_pb2.UNAUTHENTICATED,
+    errors.PermissionDenied: code_pb2.PERMISSION_DENIED,
     errors.SessionNotFound: code_pb2.NOT_FOUND,
     errors.ModelNotFound: code_pb2.NOT_FOUND,
     errors.SessionExists: code_pb2.ALREADY_EXISTS,

@@ -1,10 +1,11 @@
 """Refuses messages that cannot be decoded. grpc.aio itself would answer UNKNOWN, with the decoder's text.
 
 A decoder that fails returns `UNREADABLE` instead of a message. Our servicers know that value (`RpcCalls.answer`). The
-other servicers (health, reflection) do not, so their methods are wrapped.
+other servicers (health, reflection) do not, so their methods are wrapped. Nor do they ask who calls: that is done here.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import grpc
@@ -15,6 +16,8 @@ from carousel.rpc.errors import to_status
 from carousel.sessions.calls import message_invalid
 
 UNREADABLE: Any = object()
+# Takes a service's name and a call's context; ends a call that may not be made.
+Admit = Callable[[str, Any], Awaitable[None]]
 _AS_BYTES = frozenset({"PredictMany"})  # its frames are decoded item by item, in `frames.py`
 _BEHAVIOURS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 
@@ -29,10 +32,10 @@ class OurMethods:
         """Does nothing: the generated code registers the same methods by name, too."""
 
     def add_registered_method_handlers(self, service: str, methods: Mapping[str, grpc.RpcMethodHandler]) -> None:
-        tolerant = {name: self._guard(name, method) for name, method in methods.items()}
+        tolerant = {name: self._guard(service, name, method) for name, method in methods.items()}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, tolerant),))
 
-    def _guard(self, name: str, method: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
+    def _guard(self, service: str, name: str, method: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
         return method._replace(
             request_deserializer=None if name in _AS_BYTES else _tolerate(method.request_deserializer),
             response_serializer=_pass_bytes(method.response_serializer),
@@ -40,12 +43,17 @@ class OurMethods:
 
 
 class OthersMethods(OurMethods):
-    """Registers the methods of servicers that do not know `UNREADABLE`."""
+    """Registers the methods of servicers that do not know `UNREADABLE` and do not ask who calls."""
 
-    def _guard(self, name: str, method: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
+    def __init__(self, server: Any, admit: Admit) -> None:
+        super().__init__(server)
+        self._admit = admit
+
+    def _guard(self, service: str, name: str, method: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
         (kind,) = (one for one in _BEHAVIOURS if getattr(method, one) is not None)
-        refusing = (_refuse_stream if method.request_streaming else _refuse)(getattr(method, kind))
-        return super()._guard(name, method)._replace(**{kind: refusing})
+        refuse = _refuse_stream if method.request_streaming else _refuse
+        refusing = refuse(getattr(method, kind), partial(self._admit, service))
+        return super()._guard(service, name, method)._replace(**{kind: refusing})
 
 
 def _tolerate(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
@@ -63,8 +71,9 @@ def _pass_bytes(encode: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
     return lambda message: message if type(message) is bytes else encode(message)
 
 
-def _refuse(answer: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+def _refuse(answer: Callable[[Any, Any], Any], admit: Callable[[Any], Awaitable[None]]) -> Callable[[Any, Any], Any]:
     async def answer_readable(request: Any, context: Any) -> Any:
+        await admit(context)
         if request is UNREADABLE:
             await _abort(context)
         return await answer(request, context)
@@ -72,7 +81,9 @@ def _refuse(answer: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     return answer_readable
 
 
-def _refuse_stream(answer: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+def _refuse_stream(
+    answer: Callable[[Any, Any], Any], admit: Callable[[Any], Awaitable[None]]
+) -> Callable[[Any, Any], Any]:
     async def readable(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         async for request in requests:
             if request is UNREADABLE:
@@ -80,6 +91,7 @@ def _refuse_stream(answer: Callable[[Any, Any], Any]) -> Callable[[Any, Any], An
             yield request
 
     async def answer_readable(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        await admit(context)
         async for response in answer(readable(requests, context), context):
             yield response
 

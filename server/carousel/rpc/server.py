@@ -9,8 +9,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from carousel.errors import SettingsInvalid
+from carousel.identity.certificates import Certificate
+from carousel.identity.watched_files import WatchedFiles
 from carousel.rpc import health
-from carousel.rpc.reading import OthersMethods, OurMethods
+from carousel.rpc.credentials import grpc_credentials
+from carousel.rpc.reading import Admit, OthersMethods, OurMethods
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
 from carousel.settings import Settings, split_address
@@ -56,11 +59,12 @@ class RpcServer:
     """The server. After `start` it is bound and serves; its health is NOT_SERVING until `set_ready`."""
 
     def __init__(
-        self, language_model: LanguageModelServicer, sessions: SessionsServicer, bounds: ConnectionBounds
+        self, language_model: LanguageModelServicer, sessions: SessionsServicer, admit: Admit, bounds: ConnectionBounds
     ) -> None:
+        """`admit` is asked before each call of health and reflection."""
         self._server = grpc.aio.server(options=_options(bounds))
         self._health = health.HealthServicer(bounds.max_health_watches)
-        ours, others = OurMethods(self._server), OthersMethods(self._server)
+        ours, others = OurMethods(self._server), OthersMethods(self._server, admit)
         language_model_pb2_grpc.add_LanguageModelServicer_to_server(language_model, ours)
         sessions_pb2_grpc.add_SessionsServicer_to_server(sessions, ours)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, others)
@@ -68,12 +72,17 @@ class RpcServer:
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), others)
         self.address = ""  # host:port, once started
 
-    async def start(self, listen: str) -> None:
-        """Binds the address and serves. Raises SettingsInvalid when the address cannot be bound."""
+    async def start(self, listen: str, certificate: WatchedFiles[Certificate] | None = None) -> None:
+        """Binds the address and serves, encrypted if there is a certificate. Raises SettingsInvalid when the address
+        cannot be bound."""
         await self.set_ready(is_ready=False)
         host, number = split_address(listen)
         try:
-            port = self._server.add_insecure_port(listen)
+            port = (
+                self._server.add_insecure_port(listen)
+                if certificate is None
+                else self._server.add_secure_port(listen, grpc_credentials(certificate))
+            )
         except RuntimeError as error:
             raise SettingsInvalid(f"listen: cannot bind {listen}: {_explain_refusal(host, number)}") from error
         await self._server.start()

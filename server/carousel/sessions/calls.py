@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import structlog
 
 from carousel.errors import CarouselError, MessageInvalid, Overloaded, ShuttingDown, StoreUnavailable
+from carousel.identity.doorkeeper import Admission, Doorkeeper, Evidence
 from carousel.metrics import Metrics
 from carousel.readiness import StoreHealth
 from carousel.sessions import facts
-from carousel.sessions.callers import Callers
 from carousel.sessions.refusals import ItemRefusals
 from carousel.sessions.streams import Place, StreamBounds, Streams
 
@@ -30,8 +30,6 @@ class Writer(Protocol):
 
 class Context(Protocol):
     """What a transport knows about a call."""
-
-    def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]] | None: ...
 
     def peer(self) -> str: ...
 
@@ -57,23 +55,29 @@ class Call:
         "_lost",
         "_place",
         "_streams",
+        "_when_written",
         "_writes_since",
+        "admission",
         "ended_by",
+        "evidence",
         "facts",
         "method",
         "owner",
         "request",
     )
 
-    def __init__(self, method: str, request: Any, lost: type[Exception]) -> None:
+    def __init__(self, method: str, request: Any, evidence: Evidence, lost: type[Exception]) -> None:
         """The transport raises `lost` when the client has gone in the middle of a message."""
         self.method = method
+        self.evidence = evidence
+        self.admission: Admission | None = None  # until the call is admitted
         self._lost = lost
         self.request = request  # the last message received
         self.owner = ""
         self.ended_by: CarouselError | None = None  # why the server ended it, if it did
         self.facts: dict[str, Any] = {}
         self._writes_since: float | None = None
+        self._when_written: Callable[[], None] | None = None
         self._is_unread = False
         self._is_waiting = False
         self._streams: Streams | None = None
@@ -95,7 +99,10 @@ class Call:
         self._streams, self._place = streams, place
 
     async def write(self, context: Writer, message: Any) -> None:
-        """Sends the message. The call is idle while its client does not read, as while its client sends nothing."""
+        """Sends the message. The call is idle while its client does not read, as while its client sends nothing. Raises
+        CancelledError when the server has ended the call."""
+        if self.ended_by is not None:
+            raise asyncio.CancelledError
         self._writes_since = time.monotonic()
         try:
             await context.write(message)
@@ -106,6 +113,23 @@ class Call:
             if self._is_unread and self._streams is not None and self._place is not None:
                 self._is_unread = False
                 self._streams.wake(self._place)
+        if self.ended_by is not None:
+            self._note_written()
+            raise asyncio.CancelledError
+
+    def when_written(self, act: Callable[[], None]) -> None:
+        """Calls `act` once no message is on its way: nothing can follow one whose writing is cancelled. Waits no longer
+        than for a client that reads."""
+        self._when_written = act
+        if self.is_writing:
+            asyncio.get_running_loop().call_later(_UNREAD_SECONDS, self._note_written)
+        else:
+            self._note_written()
+
+    def _note_written(self) -> None:
+        act, self._when_written = self._when_written, None
+        if act is not None:
+            act()
 
     @property
     def is_writing(self) -> bool:
@@ -121,6 +145,7 @@ class Call:
             self._streams.rest(self._place)
 
     def leave(self) -> None:
+        self._when_written = None
         if self._streams is not None and self._place is not None:
             self._streams.leave(self._place)
 
@@ -136,14 +161,14 @@ class Calls:
     def __init__(
         self,
         bounds: StreamBounds,
-        callers: Callers,
+        doorkeeper: Doorkeeper,
         metrics: Metrics,
         store: StoreHealth,
         code_of: Callable[[Exception], str],
     ) -> None:
         """`code_of` returns the code under which an error is counted and logged."""
         self._code_of = code_of
-        self._callers = callers
+        self._doorkeeper = doorkeeper
         self._metrics = metrics
         self._store = store
         self._streams = Streams(bounds, self._look)
@@ -166,7 +191,7 @@ class Calls:
         self._metrics.request_started(method)
         self._open[task] = call
         try:
-            self._admit(call, task, context, is_counted=is_counted, is_readable=is_readable)
+            self._admit(call, task, is_counted=is_counted, is_readable=is_readable)
             yield
             if call.writes:
                 self._store.call_succeeded()
@@ -186,9 +211,29 @@ class Calls:
             seconds = time.perf_counter() - started
             self._metrics.request_done(method, code, seconds)
             why = facts.of_failure(call.request, context.peer(), refusal) if code != "OK" else {}
-            self._log.info("call", method=method, code=code, seconds=round(seconds, 6), **call.facts, **why)
+            self._log.info("call", method=method, code=code, seconds=round(seconds, 6), **(call.facts | why))
         if refusal is not None:
             raise CallRefused(refusal)
+
+    def admit(self, method: str, evidence: Evidence) -> None:
+        """Asks whether a call may be made that does not run here, such as a health check. Counts, logs and raises the
+        error that refuses it."""
+        try:
+            self._doorkeeper.admit(method, evidence)
+        except CarouselError as error:
+            code = self._count_refusal(method, error)
+            self._log.info("call", method=method, code=code, **facts.of_failure(None, evidence.peer, error))
+            raise
+
+    def check_again(self) -> None:
+        """Ends the calls whose callers would not be admitted any more. Runs after the principals have changed."""
+        for task, call in list(self._open.items()):
+            if call.admission is None:
+                continue
+            try:
+                self._doorkeeper.check_again(call.method, call.evidence, call.admission)
+            except CarouselError as error:
+                self._end_between_messages(task, call, error)
 
     def refusing_items(self, method: str, peer: str) -> ItemRefusals:
         """Returns the ItemRefusals for items that fail while their call goes on."""
@@ -204,12 +249,13 @@ class Calls:
             await asyncio.wait(self._open, timeout=min(left, _LOOK_SECONDS))
         self._end_all(list(self._open))
 
-    def _admit(
-        self, call: Call, task: "asyncio.Task[Any]", context: Context, *, is_counted: bool, is_readable: bool
-    ) -> None:
+    def _admit(self, call: Call, task: "asyncio.Task[Any]", *, is_counted: bool, is_readable: bool) -> None:
         if self._is_finishing:
             raise _shutting_down()
-        call.owner = self._callers.identify(context.invocation_metadata())
+        call.admission = self._doorkeeper.admit(call.method, call.evidence)
+        call.owner = call.admission.owner
+        if call.admission.principal:
+            call.facts["principal"] = call.admission.principal
         if not is_readable:
             raise message_invalid()
         if is_counted:
@@ -229,6 +275,17 @@ class Calls:
         if call is not None and call.ended_by is None:
             call.ended_by = error
             task.cancel()
+
+    def _end_between_messages(self, task: "asyncio.Task[Any]", call: Call, error: CarouselError) -> None:
+        """Ends a call that may be sending."""
+
+        def cancel() -> None:
+            if asyncio.current_task() is not task:  # the task itself notices where it has written
+                task.cancel()
+
+        if call.ended_by is None:
+            call.ended_by = error
+            call.when_written(cancel)
 
     def _count_refusal(self, method: str, error: Exception, is_logged: bool = True) -> str:
         """Counts the error and returns its code. An unexpected error has its own log line, unless `is_logged` is

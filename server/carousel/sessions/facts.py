@@ -4,7 +4,7 @@ import re
 from hashlib import blake2b
 from typing import Any
 
-from carousel.errors import CarouselError, InvalidRequest, Overloaded
+from carousel.errors import CarouselError, InvalidRequest, Overloaded, PermissionDenied
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 _PEER = re.compile(r"[\w.:%\[\]/-]{1,100}", re.ASCII)
@@ -21,6 +21,8 @@ def of_failure(request: Any, peer: str, error: Exception | None) -> dict[str, st
         facts["reason"] = "INTERNAL"
     if isinstance(error, InvalidRequest):
         facts["field"] = _bounded(_FIELD, error.field)
+    if isinstance(error, PermissionDenied) and "principal" in error.details:
+        facts["principal"] = error.details["principal"]
     if isinstance(error, Overloaded):
         facts["limit"] = error.limit
     if session_id := getattr(request, "session_id", ""):

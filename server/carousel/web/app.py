@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import uvicorn
 from prometheus_client import CollectorRegistry
@@ -13,12 +13,22 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from carousel.errors import SettingsInvalid
+from carousel.errors import CarouselError, SettingsInvalid
+from carousel.identity.certificates import Certificate, http_context
+from carousel.identity.doorkeeper import Evidence
+from carousel.identity.watched_files import WatchedFiles
 from carousel.readiness import Readiness
 from carousel.settings import split_address
+from carousel.web.errors import to_response
+from carousel.web.peers import CertificateProtocol, collect_evidence
+
+Admit = Callable[[str, Evidence], None]  # takes a path; raises CarouselError for a request that may not be made
+_Handler = Callable[[Request], Awaitable[Response]]
 
 
-def make_app(registry: CollectorRegistry, readiness: Readiness) -> Starlette:
+def make_app(registry: CollectorRegistry, readiness: Readiness, admit: Admit) -> Starlette:
+    """`admit` is asked before each request."""
+
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         page = await asyncio.to_thread(encode, registry)  # more than 10 ms when every method has seen every code
@@ -30,7 +40,19 @@ def make_app(registry: CollectorRegistry, readiness: Readiness) -> Starlette:
     async def readyz(request: Request) -> Response:
         return PlainTextResponse(f"{readiness.text}\n", status_code=200 if readiness.is_ready else 503)
 
-    return Starlette(routes=[Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz)])
+    handlers: dict[str, _Handler] = {"/metrics": metrics, "/healthz": healthz, "/readyz": readyz}
+    return Starlette(routes=[Route(path, _guard(path, handle, admit)) for path, handle in handlers.items()])
+
+
+def _guard(path: str, handle: _Handler, admit: Admit) -> _Handler:
+    async def answer(request: Request) -> Response:
+        try:
+            admit(path, collect_evidence(request))
+        except CarouselError as error:
+            return to_response(error)
+        return await handle(request)
+
+    return answer
 
 
 class WebServer:
@@ -38,19 +60,31 @@ class WebServer:
 
     def __init__(self, app: Starlette) -> None:
         # The protocols are named, because "auto" imports every installed implementation.
-        config = uvicorn.Config(app, http="h11", ws="none", log_config=None, access_log=False, lifespan="off")
-        self._server = _QuietServer(config)
+        # A peer is who opened the connection, whatever its headers say of proxies.
+        self._config = uvicorn.Config(
+            app,
+            http=CertificateProtocol,
+            ws="none",
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            proxy_headers=False,
+        )
+        self._server = _QuietServer(self._config)
         self._task: asyncio.Task[None] | None = None
         self.address = ""  # host:port, once started
 
-    async def start(self, listen: str) -> None:
-        """Raises SettingsInvalid when the address cannot be bound."""
+    async def start(self, listen: str, certificate: WatchedFiles[Certificate] | None = None) -> None:
+        """Encrypted where there is a certificate. Raises SettingsInvalid when the address cannot be bound."""
         host, port = split_address(listen)
         try:
             bound = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         except OSError as error:
             raise SettingsInvalid(f"http_listen: cannot bind {listen}: {error.strerror}") from error
         self.address = f"[{host}]:{bound.getsockname()[1]}" if ":" in host else f"{host}:{bound.getsockname()[1]}"
+        self._config.load()
+        if certificate is not None:
+            self._config.ssl = http_context(certificate)
         self._task = asyncio.create_task(self._server.serve(sockets=[bound]), name="web")
 
     async def stop(self) -> None:

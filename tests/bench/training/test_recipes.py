@@ -1,4 +1,4 @@
-"""The training bench says what it lacks without data, takes figures from the last evaluations, and trains every seed.
+"""The training bench says what it lacks without data, takes figures from last evaluations, and trains every seed."""
 
 import json
 from pathlib import Path

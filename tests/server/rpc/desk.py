@@ -14,6 +14,7 @@ from tests.fakes import character_tokenizer
 from tests.worlds import LETTERS, Plan, make_manifest
 
 from carousel.errors import ModelNotFound, SessionNotFound
+from carousel.identity.doorkeeper import Doorkeeper
 from carousel.metrics import Metrics
 from carousel.readiness import StoreHealth
 from carousel.rpc import convert
@@ -22,7 +23,6 @@ from carousel.rpc.errors import code_of
 from carousel.rpc.server import RpcServer
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
-from carousel.sessions.callers import Callers
 from carousel.sessions.calls import Calls
 from carousel.sessions.carried_room import CarriedRoom
 from carousel.sessions.checks import Limits
@@ -241,6 +241,7 @@ async def open_desk(
     streams: StreamBounds | None = None,
     *,
     owner: str = "",
+    doorkeeper: Doorkeeper | None = None,
     keepalive_seconds: float = 20.0,
     streams_of_a_connection: int = 2**20,
     **limits: int,
@@ -250,7 +251,7 @@ async def open_desk(
     sessions, operations, registry = FakeSessions(Limits.of(settings)), FakeOperations(), CollectorRegistry()
     metrics = Metrics(registry)
     health = StoreHealth(metrics.store_is_up)
-    calls = Calls(streams or StreamBounds(100), Callers(owner), metrics, health, code_of)
+    calls = Calls(streams or StreamBounds(100), doorkeeper or Doorkeeper(owner), metrics, health, code_of)
     model = convert.from_manifest(sessions.manifest, "cpu", settings)
     rpc_calls = RpcCalls(calls)
     services = (
@@ -263,7 +264,7 @@ async def open_desk(
         keepalive_seconds=keepalive_seconds,
         keepalive_timeout_seconds=keepalive_seconds,
     )
-    server = RpcServer(*services, bounds)
+    server = RpcServer(*services, rpc_calls.admit, bounds)
     await server.start("127.0.0.1:0")
     await server.set_ready(is_ready=True)
     try:

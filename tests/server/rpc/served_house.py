@@ -15,6 +15,7 @@ from tests.bounds import make_connection_bounds, make_limits
 from tests.fakes import GatedModel
 from tests.worlds import Plan, World, running_world
 
+from carousel.identity.doorkeeper import Doorkeeper
 from carousel.readiness import StoreHealth
 from carousel.rpc import convert
 from carousel.rpc.calls import RpcCalls
@@ -22,7 +23,6 @@ from carousel.rpc.errors import code_of
 from carousel.rpc.server import RpcServer
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
-from carousel.sessions.callers import Callers
 from carousel.sessions.calls import Calls
 from carousel.sessions.streams import StreamBounds
 from carousel.settings import Settings
@@ -59,13 +59,13 @@ async def served(
     """Serves a world. `bounds` are those of connections."""
     async with running_world(plan or Plan(model=GatedModel(), limits=LONG)) as world:
         health = StoreHealth(world.metrics.store_is_up)
-        calls = Calls(StreamBounds(max_streams), Callers(owner), world.metrics, health, code_of)
+        calls = Calls(StreamBounds(max_streams), Doorkeeper(owner), world.metrics, health, code_of)
         description = convert.from_manifest(world.manifest, "cpu", Settings())
         services = (
             LanguageModelServicer(world.sessions, description, RpcCalls(calls)),
             SessionsServicer(world.sessions, world.operations, RpcCalls(calls)),
         )
-        server = RpcServer(*services, make_connection_bounds(MAX_MESSAGE_BYTES, **bounds))
+        server = RpcServer(*services, RpcCalls(calls).admit, make_connection_bounds(MAX_MESSAGE_BYTES, **bounds))
         await server.start("127.0.0.1:0")
         await server.set_ready(is_ready=True)
         try:

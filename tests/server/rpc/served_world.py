@@ -14,6 +14,7 @@ from tests.bounds import make_connection_bounds
 from tests.server.rpc.desk import MAX_MESSAGE_BYTES
 from tests.worlds import Plan, World, running_world
 
+from carousel.identity.doorkeeper import Doorkeeper
 from carousel.readiness import StoreHealth
 from carousel.rpc import convert
 from carousel.rpc.calls import RpcCalls
@@ -22,7 +23,6 @@ from carousel.rpc.server import RpcServer
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
 from carousel.sessions import service
-from carousel.sessions.callers import Callers
 from carousel.sessions.calls import Calls
 from carousel.sessions.many import Many
 from carousel.sessions.streams import StreamBounds
@@ -80,13 +80,13 @@ async def serving(
     async with contextlib.AsyncExitStack() as stack:
         world = await stack.enter_async_context(running_world(replace(plan or Plan(), settings=limits)))
         health = StoreHealth(world.metrics.store_is_up)
-        calls = Calls(streams or StreamBounds(1000), Callers(owner), world.metrics, health, code_of)
+        calls = Calls(streams or StreamBounds(1000), Doorkeeper(owner), world.metrics, health, code_of)
         model = convert.from_manifest(world.manifest, "cpu", Settings(**limits))
         services = (
             LanguageModelServicer(world.sessions, model, RpcCalls(calls)),
             SessionsServicer(world.sessions, world.operations, RpcCalls(calls)),
         )
-        server = RpcServer(*services, make_connection_bounds(MAX_MESSAGE_BYTES))
+        server = RpcServer(*services, RpcCalls(calls).admit, make_connection_bounds(MAX_MESSAGE_BYTES))
         await server.start("127.0.0.1:0")
         stack.push_async_callback(server.stop, 0)
         tidying = running_task("residents", world.residents.run, world.metrics.task_restarted)

@@ -1,6 +1,7 @@
 """Every call ends once, with one log line and one count, whatever ends it."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -18,12 +19,13 @@ from carousel.errors import (
     StoreUnavailable,
     Unauthenticated,
 )
+from carousel.identity.doorkeeper import Admission, Doorkeeper, Evidence
 from carousel.metrics import Metrics
 from carousel.readiness import StoreHealth
 from carousel.rpc.calls import RpcCalls
 from carousel.rpc.errors import code_of
 from carousel.rpc.reading import UNREADABLE
-from carousel.sessions.callers import Callers
+from carousel.sessions import calls
 from carousel.sessions.calls import Calls
 from carousel.sessions.streams import StreamBounds
 from carousel.v1 import language_model_pb2 as wire
@@ -67,11 +69,13 @@ class FakeContext:
 
 
 class Desk:
-    def __init__(self, max_streams: int = 10, owner_metadata: str = "") -> None:
+    def __init__(self, max_streams: int = 10, owner_metadata: str = "", doorkeeper: Doorkeeper | None = None) -> None:
         self.registry = CollectorRegistry()
         metrics = Metrics(self.registry)
         self.health = StoreHealth(metrics.store_is_up)
-        self.open = Calls(StreamBounds(max_streams), Callers(owner_metadata), metrics, self.health, code_of)
+        self.open = Calls(
+            StreamBounds(max_streams), doorkeeper or Doorkeeper(owner_metadata), metrics, self.health, code_of
+        )
         self.calls = RpcCalls(self.open)
 
     def count(self, code: str) -> float:
@@ -302,6 +306,83 @@ async def test_a_call_is_ended_for_one_reason() -> None:
     with pytest.raises(Aborted):
         await task
     assert context.code == "RESOURCE_EXHAUSTED"
+
+
+class GatedContext(FakeContext):
+    """Its client reads when `may_read` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_read, self.is_writing = asyncio.Event(), asyncio.Event()
+        self.written: list[Any] = []
+
+    async def write(self, message: Any) -> None:
+        self.is_writing.set()
+        await self.may_read.wait()
+        self.written.append(message)
+
+
+class ChangingDoorkeeper(Doorkeeper):
+    """Admits everybody, until nobody any more."""
+
+    def check_again(self, call: str, evidence: Evidence, admission: Admission) -> None:
+        raise Unauthenticated("gone")
+
+
+async def write_all(desk: Desk, context: GatedContext) -> None:
+    """The handler writes."""
+    async with desk.calls.answer("Do", context) as call:
+        for number in range(9):
+            await call.write(context, number)
+
+
+async def write_beside(desk: Desk, context: GatedContext) -> None:
+    """A task writes, and the handler waits for its client."""
+    async with desk.calls.answer("Do", context) as call:
+
+        async def write() -> None:
+            for number in range(9):
+                await call.write(context, number)
+
+        writing = asyncio.create_task(write())
+        try:
+            await asyncio.Event().wait()
+        finally:
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+
+
+@pytest.mark.parametrize("handle", [write_all, write_beside])
+async def test_a_call_that_is_sending_is_ended_after_the_message(
+    handle: Callable[[Desk, GatedContext], Awaitable[None]],
+) -> None:
+    """Its client hears why: no status can follow a message whose sending was broken off."""
+    desk, context = Desk(doorkeeper=ChangingDoorkeeper()), GatedContext()
+    task = asyncio.ensure_future(handle(desk, context))
+    await context.is_writing.wait()
+    desk.open.check_again()
+    desk.open.check_again()  # once more changes nothing
+    await asyncio.sleep(0)
+    assert not task.done()
+    context.may_read.set()
+    with pytest.raises(Aborted):
+        await task
+    assert (context.code, context.written) == ("UNAUTHENTICATED", [0])
+
+
+@pytest.mark.parametrize("handle", [write_all, write_beside])
+async def test_a_call_whose_client_does_not_read_is_ended_soon(
+    handle: Callable[[Desk, GatedContext], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a status."""
+    monkeypatch.setattr(calls, "_UNREAD_SECONDS", 0.01)
+    desk, context = Desk(doorkeeper=ChangingDoorkeeper()), GatedContext()
+    task = asyncio.ensure_future(handle(desk, context))
+    await context.is_writing.wait()
+    desk.open.check_again()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (context.statuses, desk.count("UNAUTHENTICATED")) == ([], 1)
 
 
 async def test_what_is_not_counted_needs_no_place() -> None:

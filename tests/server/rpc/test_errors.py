@@ -18,6 +18,7 @@ EXAMPLES = [
     (errors.InvalidRequest("top_k", "no"), "INVALID_ARGUMENT"),
     (errors.MessageInvalid("no"), "INVALID_ARGUMENT"),
     (errors.Unauthenticated("no"), "UNAUTHENTICATED"),
+    (errors.PermissionDenied("no"), "PERMISSION_DENIED"),
     (errors.SessionNotFound("no"), "NOT_FOUND"),
     (errors.ModelNotFound("no"), "NOT_FOUND"),
     (errors.SessionExists("no"), "ALREADY_EXISTS"),

@@ -115,6 +115,7 @@ async def test_a_port_that_is_taken_is_a_settings_error() -> None:
         other = RpcServer(
             LanguageModelServicer(house.world.sessions, wire.Model(), RpcCalls(house.calls)),
             SessionsServicer(house.world.sessions, house.world.operations, RpcCalls(house.calls)),
+            RpcCalls(house.calls).admit,
             make_connection_bounds(1000),
         )
         with pytest.raises(SettingsInvalid, match=f"listen: .*{house.server.address}: another server is there$"):
@@ -128,6 +129,7 @@ async def test_an_address_that_is_not_ours_is_told_as_the_system_tells_it(addres
         other = RpcServer(
             LanguageModelServicer(house.world.sessions, wire.Model(), RpcCalls(house.calls)),
             SessionsServicer(house.world.sessions, house.world.operations, RpcCalls(house.calls)),
+            RpcCalls(house.calls).admit,
             make_connection_bounds(1000),
         )
         with pytest.raises(SettingsInvalid) as refused:

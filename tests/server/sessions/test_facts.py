@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from carousel.errors import InvalidRequest, Overloaded, SessionNotFound
+from carousel.errors import InvalidRequest, Overloaded, PermissionDenied, SessionNotFound
 from carousel.rpc.reading import UNREADABLE
 from carousel.sessions import facts
 from carousel.v1 import language_model_pb2 as wire
@@ -33,6 +33,7 @@ def test_all_is_told() -> None:
     [
         (Overloaded("no", limit="max_streams", retry_seconds=1), {"reason": "OVERLOADED", "limit": "max_streams"}),
         (SessionNotFound("a secret"), {"reason": "SESSION_NOT_FOUND"}),
+        (PermissionDenied("a secret", principal="ops"), {"reason": "PERMISSION_DENIED", "principal": "ops"}),
         (RuntimeError("a secret"), {"reason": "INTERNAL"}),
         (None, {}),
     ],

@@ -10,22 +10,28 @@ from collections.abc import AsyncIterator
 import pytest
 from prometheus_client import CollectorRegistry
 
-from carousel.errors import SettingsInvalid, StoreUnavailable
+from carousel.errors import CarouselError, Overloaded, PermissionDenied, SettingsInvalid, StoreUnavailable
+from carousel.errors import Unauthenticated as Unknown
+from carousel.identity.doorkeeper import Evidence
 from carousel.metrics import Metrics
 from carousel.readiness import Readiness, StoreHealth
 from carousel.web import app
-from carousel.web.app import WebServer, make_app
+from carousel.web.app import Admit, WebServer, make_app
 
 
 def make_readiness(*, needs_store: bool = False) -> Readiness:
     return Readiness(StoreHealth(lambda is_up: None), needs_store=needs_store)
 
 
+def admit_all(path: str, evidence: Evidence) -> None:
+    """Nobody is asked for anything."""
+
+
 @contextlib.asynccontextmanager
-async def served(readiness: Readiness | None = None) -> AsyncIterator[WebServer]:
+async def served(readiness: Readiness | None = None, admit: Admit = admit_all) -> AsyncIterator[WebServer]:
     registry = CollectorRegistry()
     Metrics(registry).session_created()
-    server = WebServer(make_app(registry, readiness or make_readiness()))
+    server = WebServer(make_app(registry, readiness or make_readiness(), admit))
     await server.start("127.0.0.1:0")
     try:
         yield server
@@ -100,6 +106,29 @@ async def test_a_large_page_of_metrics_does_not_hold_the_loop(monkeypatch: pytes
         assert (await fetching)[2] == "turned"
 
 
+@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/readyz"])
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(Unknown("who?"), 401), (PermissionDenied("no"), 403), (Overloaded("wait", limit="x", retry_seconds=2), 429)],
+)
+async def test_each_path_asks_who_calls(path: str, error: CarouselError, status: int) -> None:
+    """With the request's headers and its peer; whom it does not admit sees nothing."""
+    asked: list[tuple[str, Evidence]] = []
+
+    def refuse(path: str, evidence: Evidence) -> None:
+        asked.append((path, evidence))
+        raise error
+
+    async with served(admit=refuse) as server:
+        found, _, body = await fetch(server, path)
+    assert (found, body) == (status, f"{error}\n")
+    ((name, evidence),) = asked
+    assert name == path
+    assert ("accept", "*/*") in evidence.metadata
+    assert evidence.peer.startswith("ipv4:127.0.0.1:")
+    assert not evidence.read_subjects()
+
+
 async def test_other_paths_are_not_found() -> None:
     """There are no other pages."""
     async with served() as server:
@@ -109,7 +138,7 @@ async def test_other_paths_are_not_found() -> None:
 async def test_a_port_that_is_taken_is_a_settings_error() -> None:
     """The message names the setting and the address."""
     async with served() as server:
-        other = WebServer(make_app(CollectorRegistry(), make_readiness()))
+        other = WebServer(make_app(CollectorRegistry(), make_readiness(), admit_all))
         with pytest.raises(SettingsInvalid, match=f"http_listen: .*{server.address}"):
             await other.start(server.address)
         await other.stop()

@@ -35,6 +35,8 @@ from carousel.client.core.results import (
     Token,
 )
 from carousel.client.core.retries import Retries
+from carousel.client.core.tls import Tls, choose_credentials
+from carousel.client.core.token import bearer
 from carousel.client.wires.blocking import GrpcWire, Sleep, WireOptions, sleep
 
 
@@ -54,17 +56,24 @@ class Client:
         self,
         address: str,
         *,
+        tls: bool | Tls | None = None,
         credentials: Any = None,
+        token: str | None = None,
+        plaintext_token: bool = False,
         timeout_seconds: float | None = None,
         metadata: Metadata = (),
         retries: Retries | None = None,
         sleep: Sleep = sleep,
         **of_wire: Unpack[WireOptions],
     ) -> None:
-        """`credentials` are grpc.ChannelCredentials; without them the connection is not encrypted. `of_wire` holds the
-        options that only this kind of client has; `WireOptions` lists them."""
+        """`tls` says which servers to trust and which certificate to show; without it the connection is not encrypted.
+        `credentials` are grpc.ChannelCredentials of any kind, instead of `tls`. `token` tells the server who calls. It
+        leaves this machine unencrypted only with `plaintext_token`; otherwise that raises ValueError. `of_wire` holds
+        the options that only this kind of client has; `WireOptions` lists them."""
         self._address = address
-        connection = Connection(address, credentials, timeout_seconds, metadata)
+        chosen = choose_credentials(credentials, tls)
+        carried = bearer(token, address, is_encrypted=chosen is not None, plaintext=plaintext_token)
+        connection = Connection(address, chosen, timeout_seconds, (*metadata, *carried))
         self._transport = Transport(GrpcWire(connection, **of_wire), connection, retries or Retries(), sleep)
 
     def __repr__(self) -> str:

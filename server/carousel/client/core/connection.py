@@ -1,7 +1,7 @@
 """Where calls go, and what each carries beside its request."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from carousel.client.core.calls import Call
@@ -25,7 +25,7 @@ class Connection:
     address: str
     credentials: Any = None
     timeout_seconds: float | None = None
-    metadata: Metadata = ()
+    metadata: Metadata = field(default=(), repr=False)  # values may be secrets
 
     def __post_init__(self) -> None:
         """Raises as `timeout` and `check_metadata` do."""

@@ -1,0 +1,56 @@
+"""Composes what knows callers and shows who the server is. No other module does."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from carousel.identity.certificates import Certificate, CertificateFiles, watch_certificate
+from carousel.identity.doorkeeper import Doorkeeper
+from carousel.identity.principals import Principals, read_principals
+from carousel.identity.scopes import HEALTH, PROBES, REFLECTION
+from carousel.identity.watched_files import WatchedFiles
+from carousel.settings import Settings
+
+_FilesRead = Callable[[str, bool], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The files are None where the settings name none. `doorkeeper` is for all transports."""
+
+    certificate: WatchedFiles[Certificate] | None
+    principals: WatchedFiles[Principals] | None
+    doorkeeper: Doorkeeper
+
+    def watches(self, principals_changed: Callable[[], None]) -> Mapping[str, Callable[[], Awaitable[None]]]:
+        """Returns, by name, what must run while the server does, so that changed files are read."""
+        found: dict[str, Callable[[], Awaitable[None]]] = {}
+        if self.certificate is not None:
+            found["certificate"] = self.certificate.watch
+        if self.principals is not None:
+            found["principals"] = partial(self.principals.watch, principals_changed)
+        return found
+
+
+def make_identity(settings: Settings, model: str, files_read: _FilesRead) -> Identity:
+    """`model` is the name of the served model. `files_read` hears of each later reading, as WatchedFiles says. Raises
+    SettingsInvalid for files that cannot be used."""
+    principals = _watch_principals(settings, files_read)
+    doorkeeper = Doorkeeper(settings.owner_metadata, principals, model, _anonymous_calls(settings))
+    return Identity(_watch_certificate(settings, files_read), principals, doorkeeper)
+
+
+def _watch_certificate(settings: Settings, files_read: _FilesRead) -> WatchedFiles[Certificate] | None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return watch_certificate(CertificateFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca), files_read)
+
+
+def _watch_principals(settings: Settings, files_read: _FilesRead) -> WatchedFiles[Principals] | None:
+    path = settings.principals
+    return None if path is None else WatchedFiles("principals", [path], partial(read_principals, path), files_read)
+
+
+def _anonymous_calls(settings: Settings) -> frozenset[str]:
+    needs = {HEALTH: settings.health_needs_identity, REFLECTION: settings.reflection_needs_identity}
+    return PROBES | {service for service, is_needed in needs.items() if not is_needed}

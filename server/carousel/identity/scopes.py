@@ -1,0 +1,49 @@
+"""What each call needs: the one table, for every transport. Where callers must be known, a call that is not in it is
+refused, whoever makes it."""
+
+import enum
+from collections.abc import Mapping
+
+
+class Scope(enum.StrEnum):
+    """What a principal may do. `admin` includes all."""
+
+    GENERATE = "generate"  # and predict
+    SCORE = "score"
+    SESSIONS = "sessions"  # make, read, move and end them
+    METRICS = "metrics"
+    ADMIN = "admin"
+
+
+HEALTH = "grpc.health.v1.Health"
+REFLECTION = "grpc.reflection.v1alpha.ServerReflection"
+PROBES = frozenset({"/healthz", "/readyz"})  # they need no identity
+TURN_SCOPES = frozenset({Scope.GENERATE, Scope.SCORE})
+_ANY = frozenset(Scope)
+
+# Each needs one of its scopes. These are the methods of our own services: they work for an owner.
+CALLS: Mapping[str, frozenset[Scope]] = {
+    "Generate": frozenset({Scope.GENERATE}),
+    "Predict": frozenset({Scope.GENERATE}),
+    "PredictMany": frozenset({Scope.GENERATE}),
+    "Score": frozenset({Scope.SCORE}),
+    "Tokenize": TURN_SCOPES,
+    "Detokenize": TURN_SCOPES,
+    "ListModels": _ANY,
+    "GetModel": _ANY,
+} | dict.fromkeys(
+    ("CreateSession", "GetSession", "ListSessions", "DeleteSession", "ForkSession", "RewindSession",
+     "SaveCheckpoint", "GetHistory", "ExportSession", "ImportSession", "WatchSessions"),
+    frozenset({Scope.SESSIONS}),
+)  # fmt: skip
+
+# What only the server itself is asked: other gRPC services as a whole, and paths of HTTP. They know no owner.
+OF_SERVER: Mapping[str, frozenset[Scope]] = {
+    HEALTH: _ANY,
+    REFLECTION: _ANY,
+    "/metrics": frozenset({Scope.METRICS}),
+    "/healthz": _ANY,
+    "/readyz": _ANY,
+}
+
+SCOPES = {**CALLS, **OF_SERVER}
