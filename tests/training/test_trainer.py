@@ -61,7 +61,8 @@ REGULARISED = {
 
 def build_regularised(cell: str, block: str = "plain", **optimizer: object) -> Trainer:
     torch.manual_seed(0)
-    options = {"dropout": 0.2, "block": block, **REGULARISED}
+    ngrams = {"ngram_order": 1 if cell == "tdnn" else 3, "ngram_buckets": 20}
+    options = {"dropout": 0.2, "block": block, **ngrams, **REGULARISED}
     model = RecurrentLM(ModelConfig(9, cell, 2, 6, 6, tied=True, **options))  # type: ignore[arg-type]
     batches = TrainingBatches(torch.arange(200) * 7 % 9, 0, LanePlan(3, 5), Chances(0, FRESH))
     settings = OptimizerSettings.model_validate({"warmup_fraction": 0.0, **optimizer})
