@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from carousel.identity.certificates import Certificate, CertificateFiles, watch_certificate
 from carousel.identity.doorkeeper import Doorkeeper
@@ -48,7 +49,17 @@ def _watch_certificate(settings: Settings, files_read: _FilesRead) -> WatchedFil
 
 def _watch_principals(settings: Settings, files_read: _FilesRead) -> WatchedFiles[Principals] | None:
     path = settings.principals
-    return None if path is None else WatchedFiles("principals", [path], partial(read_principals, path), files_read)
+    if path is None:
+        return None
+    return WatchedFiles("principals", [path], partial(_read_principals, path, settings.owner_metadata), files_read)
+
+
+def _read_principals(path: Path, owner_metadata: str) -> Principals:
+    """Refuses a principal that forwards where no metadata key says for whom: all its users would be one owner."""
+    principals = read_principals(path)
+    if principals.forwarding and not owner_metadata:
+        raise ValueError(f"{path}: {principals.forwarding[0]} forwards, so the setting owner_metadata must name a key")
+    return principals
 
 
 def _anonymous_calls(settings: Settings) -> frozenset[str]:

@@ -72,6 +72,11 @@ class Principals:
     def __len__(self) -> int:
         return len(self._all)
 
+    @property
+    def forwarding(self) -> tuple[str, ...]:
+        """The names of those that say for whom they call."""
+        return tuple(one.name for one in self._all if one.forwards)
+
     def of_token(self, token: str) -> Principal | None:
         """The time that this takes says nothing about any token: what is looked up is the token's hash, and nobody can
         choose a token whose hash begins as another's does. A short token is nobody's: it could be guessed."""

@@ -12,7 +12,7 @@ from carousel.errors import SettingsInvalid
 _LOOK_SECONDS = 1.0
 
 Content = TypeVar("Content")
-_Marks = tuple[tuple[int, int, int], ...]  # of each file: time of its last change, size, number
+_Marks = tuple[tuple[int, int, int, int], ...]  # of each file: last changes of content and rights, size, number
 
 
 class WatchedFiles(Generic[Content]):
@@ -68,7 +68,7 @@ class WatchedFiles(Generic[Content]):
     def _marks(self) -> _Marks:
         """They are taken before the files are read, so that the next look sees a change in between."""
         stats = [path.stat() for path in self._paths]
-        return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats)
+        return tuple((stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino) for stat in stats)
 
 
 def _explain(error: OSError | ValueError) -> str:

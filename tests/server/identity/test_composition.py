@@ -69,6 +69,16 @@ def test_a_bad_file_is_an_error_at_the_start(tmp_path: Path) -> None:
         make(principals=str(tmp_path / "missing"))
 
 
+def test_who_forwards_needs_a_key_that_says_for_whom(path: Path) -> None:
+    """Without the key, all users of a gateway would be one owner and see each other's sessions."""
+    path.write_text(f"{FILE}forwards = true\n")
+    with pytest.raises(SettingsInvalid, match="me forwards, so the setting owner_metadata must name a key"):
+        make(principals=str(path))
+    identity = make(principals=str(path), owner_metadata="x-user")
+    evidence = Evidence((*EVIDENCE.metadata, ("x-user", "ada")))
+    assert identity.doorkeeper.admit("Generate", evidence).owner == "ada"
+
+
 async def test_both_are_watched(tmp_path: Path, path: Path) -> None:
     """A change of the principals is told, so that open calls are asked again."""
     cert, key = Authority().write(tmp_path, "server")

@@ -46,6 +46,15 @@ def test_a_change_is_read_and_counted_once(path: Path, attempts: Attempts) -> No
     assert (files.current, attempts) == (2, [("numbers", True)])
 
 
+def test_other_rights_are_a_change(path: Path, attempts: Attempts) -> None:
+    """A file that could not be read is tried again when its rights are put right, though its content is the same."""
+    files = watch(path, attempts)
+    path.chmod(0o600)
+    assert files.look()
+    assert not files.look()
+    assert attempts == [("numbers", True)]
+
+
 def test_a_bad_content_is_refused_once(path: Path, attempts: Attempts) -> None:
     """The content from before stays, and the next good one takes its place."""
     files = watch(path, attempts)
