@@ -18,7 +18,7 @@ from carousel.engine.engine import Engine
 from carousel.engine.graph import Execution, available_providers
 from carousel.engine.model import OnnxModel
 from carousel.engine.scheduler import Bounds
-from carousel.errors import ModelFailed
+from carousel.errors import ModelFailed, SettingsInvalid
 from carousel.identity.certificates import Certificate
 from carousel.identity.composition import make_identity
 from carousel.identity.watched_files import WatchedFiles
@@ -40,6 +40,7 @@ from carousel.signals import stop_signal
 from carousel.state.selection import make_store, store_limits
 from carousel.state.store import SessionStore
 from carousel.tasks import running_task
+from carousel.traces import NoTraces, Traces
 from carousel.web.app import WebServer, make_app
 
 _LAST_BYTES_SECONDS = 1.0
@@ -89,7 +90,8 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
     certificate = identity.certificate
     health = StoreHealth(metrics.store_is_up)
     readiness = Readiness(health, needs_store=settings.unready_without_store)
-    calls = Calls(StreamBounds.of(settings), identity.doorkeeper, metrics, health, code_of)
+    traces = _make_traces(settings, bundle.manifest.name)
+    calls = Calls(StreamBounds.of(settings), identity.doorkeeper, metrics, health, code_of, traces)
     rpc = _make_rpc(sessions, bundle.manifest, model.provider, RpcCalls(calls), settings)
     web = WebServer(make_app(registry, readiness, calls.admit))
     watch = LoopWatch(metrics.loop_lagged, settings.slow_handler_seconds)
@@ -102,6 +104,7 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
         await _tell_use(engine, store, certificate, metrics)
 
     async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(traces.close)
         await stack.enter_async_context(running_task("loop_watch", watch.run, metrics.task_restarted))
         for name, watch_files in identity.watches(calls.check_again).items():
             await stack.enter_async_context(running_task(name, watch_files, metrics.task_restarted))
@@ -176,12 +179,27 @@ def _make_rpc(
     return RpcServer(language_model, life, calls.admit, ConnectionBounds.of(settings))
 
 
+def _make_traces(settings: Settings, model: str) -> Traces:
+    """Raises SettingsInvalid where traces are to go to a collector and the packages for that are missing."""
+    if not settings.otlp_endpoint:
+        return NoTraces()
+    try:
+        from carousel.open_telemetry import connect
+    except ModuleNotFoundError as error:
+        raise SettingsInvalid("otlp_endpoint needs more packages: pip install 'carousel-serving[otel]'") from error
+    return connect(settings.otlp_endpoint, model, _version(), settings.trace_share)
+
+
+def _version() -> str:
+    return importlib.metadata.version("carousel-serving")
+
+
 def _make_metrics(registry: CollectorRegistry) -> Metrics:
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     metrics = Metrics(registry)
     metrics.build_info(
-        version=importlib.metadata.version("carousel-serving"),
+        version=_version(),
         onnxruntime=OnnxModel.runtime_version,
     )
     return metrics

@@ -3,10 +3,11 @@
 Labels are bounded sets (method, code, reason); ids and text never appear in them.
 """
 
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+Exemplar: TypeAlias = dict[str, str] | None  # names the trace of a measured call, in OpenMetrics alone
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _STEP = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 _LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
@@ -82,10 +83,10 @@ class Metrics:
     def request_started(self, method: str) -> None:
         self._running.labels(method).inc()
 
-    def request_done(self, method: str, code: str, seconds: float) -> None:
+    def request_done(self, method: str, code: str, seconds: float, exemplar: Exemplar = None) -> None:
         self._running.labels(method).dec()
         self._requests.labels(method, code).inc()
-        self._latency.labels(method, code).observe(seconds)
+        self._latency.labels(method, code).observe(seconds, exemplar)
 
     def refused(self, reason: str) -> None:
         self._refusals.labels(reason).inc()
@@ -93,11 +94,11 @@ class Metrics:
     def item_refused(self, method: str, code: str) -> None:
         self._items.labels(method, code).inc()
 
-    def tokens_generated(self, num_tokens: int, seconds: float, *, is_first: bool) -> None:
+    def tokens_generated(self, num_tokens: int, seconds: float, *, is_first: bool, exemplar: Exemplar = None) -> None:
         """Counts tokens that share a message. `seconds` is the time since the call for the first ones, since the last
         message for the others; it counts once, as their mean."""
         if is_first:
-            self._first_token.observe(seconds)
+            self._first_token.observe(seconds, exemplar)
         else:
             self._between.observe(seconds / num_tokens)
         self._generated.inc(num_tokens)
@@ -123,8 +124,8 @@ class Metrics:
     def queue_depth(self, num_queued: int) -> None:
         self._depth.set(num_queued)
 
-    def waited(self, seconds: float) -> None:
-        self._wait.observe(seconds)
+    def waited(self, seconds: float, exemplar: Exemplar = None) -> None:
+        self._wait.observe(seconds, exemplar)
 
     def session_created(self) -> None:
         self._created.inc()

@@ -161,6 +161,11 @@ class Settings(BaseModel):
         0.0, ge=0, le=60, description="debugging: log what holds the event loop for so long; 0 logs nothing"
     )
 
+    otlp_endpoint: str = Field("", description="URL of an OpenTelemetry collector for traces (OTLP over gRPC)")
+    trace_share: float = Field(
+        1.0, ge=0, le=1, description="share of calls that are traced, of those that belong to no caller's trace"
+    )
+
     drain_seconds: float = Field(30.0, ge=0, le=1e9, description="how long running turns may finish after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line logged")
 
@@ -222,6 +227,14 @@ class Settings(BaseModel):
     @property
     def encrypts_http(self) -> bool:
         return self.tls_cert is not None and self.plaintext == "loopback"
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _check_endpoint(cls, value: str) -> str:
+        scheme, separator, address = value.partition("://")
+        if value and (scheme not in ("http", "https") or not separator or not address):
+            raise ValueError("must be http://HOST:PORT or https://HOST:PORT")
+        return value
 
     @field_validator("owner_metadata")
     @classmethod

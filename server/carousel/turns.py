@@ -13,6 +13,7 @@ from typing import Any
 import numpy.typing as npt
 
 from carousel.records import record
+from carousel.traces import UNRECORDED, Timeline
 
 Array = npt.NDArray[Any]
 
@@ -125,6 +126,7 @@ class Turn:
     goal: Goal
     keeps_state: bool = True  # False when nothing continues from it: the last generated token need not be consumed
     owner: str = ""  # the turn's owner, for sharing lanes fairly
+    timeline: Timeline = field(default=UNRECORDED, compare=False)
 
 
 @record(frozen=True, slots=True)

@@ -24,11 +24,12 @@ def no_task_is_left() -> bool:
     return len([task for task in asyncio.all_tasks() if "grpc" not in repr(task).lower()]) == 1
 
 
-async def fetch(address: str, path: str) -> tuple[int, str]:
+async def fetch(address: str, path: str, *headers: str) -> tuple[int, str]:
     """Returns status and body over plain HTTP."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+    lines = [f"GET {path} HTTP/1.1", f"Host: {host}", "Connection: close", *headers]
+    writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
     answer = (await reader.read()).decode()
     writer.close()
     head, _, body = answer.partition("\r\n\r\n")

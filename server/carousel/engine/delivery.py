@@ -6,10 +6,11 @@ first token above all. Belongs to one event loop.
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from carousel.errors import CarouselError
-from carousel.turns import Event, Generated
+from carousel.traces import UNRECORDED, Timeline
+from carousel.turns import Ended, Event, Generated
 
 
 class Ticket:
@@ -52,7 +53,29 @@ class Entry:
 
     ticket: Ticket
     submitted_at: float
+    timeline: Timeline = UNRECORDED
     has_spoken: bool = False
+    _part: str = "queue"
+    _since: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._since = self.submitted_at
+
+    def begin(self, at: float) -> None:
+        """Notes that the turn has a lane."""
+        self._enter("prompt", at)
+
+    def hear(self, event: Event | CarouselError, at: float) -> None:
+        """Notes an event after its delivery."""
+        if not self.has_spoken and isinstance(event, Generated):
+            self._enter("generate", at)
+        self.has_spoken = True
+        if isinstance(event, (Ended, CarouselError)):
+            self._enter("", at)
+
+    def _enter(self, part: str, at: float) -> None:
+        self.timeline.note(self._part, self._since, at)
+        self._part, self._since = part, at
 
 
 class Pace:

@@ -138,7 +138,7 @@ class Engine:
             job = self._scheduler.submit(turn, is_accepted=self._num_accepted > 0 and not self._is_over)
         self._wake_soon()
         ticket = Ticket(lambda: self._cancel(job))
-        self._entries[job] = Entry(ticket, self._clock())
+        self._entries[job] = Entry(ticket, self._clock(), turn.timeline)
         self._is_idle.clear()
         return ticket
 
@@ -285,14 +285,15 @@ class Engine:
         if step.advances is not None:
             self._answer(step.advances, brought.found)
         for job in step.admitted:
-            if job in self._entries:
-                self._metrics.waited(brought.started - self._entries[job].submitted_at)
+            if (entry := self._entries.get(job)) is not None:
+                entry.begin(brought.started)
+                self._metrics.waited(brought.started - entry.submitted_at, entry.timeline.exemplar)
         for job, event in brought.deliveries:
             entry = self._entries.get(job)
             if entry is None:
                 continue  # cancelled meanwhile
             self._pace.deliver(entry.ticket, event, is_first=not entry.has_spoken)
-            entry.has_spoken = True
+            entry.hear(event, brought.started + brought.seconds)
             if isinstance(event, _LAST):
                 self._forget(job)
         self._pace.release_due()

@@ -14,8 +14,15 @@ from carousel.rpc.errors import to_status
 from carousel.rpc.reading import UNREADABLE
 from carousel.sessions.calls import Call, CallRefused, Calls
 from carousel.sessions.refusals import ItemRefusals
+from carousel.v1 import language_model_pb2, sessions_pb2
 
 Context: TypeAlias = grpc.aio.ServicerContext  # a name for annotations; grpc ships no types
+_NAMES = {  # of each method, with its service
+    method: f"{service.full_name}/{method}"
+    for file in (language_model_pb2, sessions_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+    for method in service.methods_by_name
+}
 _SUBJECTS = ("peer_uri", "x509_common_name")
 
 
@@ -31,7 +38,7 @@ class RpcCalls:
     ) -> AsyncIterator[Call]:
         """Runs a handler's body. Every error that the body raises is counted and becomes the call's status. `request`
         is the call's message, if it has one. A call with `is_counted` false needs no place among the streams."""
-        call = Call(method, request, _collect_evidence(context), lost=grpc.aio.InternalError)
+        call = Call(method, request, _collect_evidence(context), grpc.aio.InternalError, _describe_span(method))
         is_readable = request is not UNREADABLE
         try:
             async with self._calls.answer(call, context, is_counted=is_counted, is_readable=is_readable):
@@ -51,6 +58,12 @@ class RpcCalls:
     def refusing_items(self, method: str, context: Context) -> ItemRefusals:
         """Returns the ItemRefusals for items that fail while their call goes on."""
         return self._calls.refusing_items(method, context.peer())
+
+
+def _describe_span(method: str) -> tuple[str, dict[str, str]]:
+    """Returns the name and the attributes of a call's span, as OpenTelemetry's conventions for RPC have them."""
+    name = _NAMES[method]
+    return name, {"rpc.system.name": "grpc", "rpc.method": name}
 
 
 def _collect_evidence(context: Context) -> Evidence:

@@ -16,6 +16,7 @@ from carousel.sessions.operations import History, Point
 from carousel.sessions.resident import Plain
 from carousel.settings import Settings
 from carousel.state.store import Row
+from carousel.traces import UNRECORDED, Timeline
 from carousel.turns import Candidate, FinishReason, Generated, SamplingOptions
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import sessions_pb2, types_pb2
@@ -44,10 +45,13 @@ def to_input(message: types_pb2.Input) -> requests.Input:
 
 
 def to_caller(
-    owner: str, message: wire.GenerateRequest | wire.PredictRequest | wire.ScoreRequest, session_id: str
+    owner: str,
+    message: wire.GenerateRequest | wire.PredictRequest | wire.ScoreRequest,
+    session_id: str,
+    timeline: Timeline = UNRECORDED,
 ) -> requests.Caller:
     expected = message.expected_position if message.HasField("expected_position") else None
-    return requests.Caller(owner, session_id, message.state, message.request_id, expected)
+    return requests.Caller(owner, session_id, message.state, message.request_id, expected, timeline)
 
 
 def to_expected(message: sessions_pb2.RewindSessionRequest) -> int | None:

@@ -41,7 +41,7 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
         async with self._calls.answer("Generate", context, request) as call:
             self._sessions.check_model(request.model)
             lengths.check_generation(request, self._limits)
-            caller = convert.to_caller(call.owner, request, request.session_id)
+            caller = convert.to_caller(call.owner, request, request.session_id, call.timeline)
             pieces = self._sessions.generate(caller, convert.to_generation(request))
             async with aclosing(pieces):
                 async for piece in pieces:
@@ -52,6 +52,7 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
                     if piece.end is not None:
                         call.facts["num_input_tokens"] = piece.end.num_input_tokens
                         call.facts["num_generated_tokens"] = piece.end.num_generated_tokens
+                        call.facts["finish_reason"] = piece.end.reason.value
 
     async def Predict(self, _requests: AsyncIterator[wire.PredictRequest], context: Context) -> None:
         async with self._calls.answer("Predict", context) as call, self._sessions.conversing(call.owner) as talk:
@@ -95,7 +96,7 @@ class LanguageModelServicer(language_model_pb2_grpc.LanguageModelServicer):
         async with self._calls.answer("Score", context, request) as call:
             self._sessions.check_model(request.model)
             lengths.check_input(request.input, self._limits)
-            caller = convert.to_caller(call.owner, request, request.session_id)
+            caller = convert.to_caller(call.owner, request, request.session_id, call.timeline)
             pieces = self._sessions.score(caller, convert.to_scoring(request))
             async with aclosing(pieces):
                 async for piece in pieces:

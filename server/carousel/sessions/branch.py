@@ -10,6 +10,7 @@ from carousel.bundle.tokenizer import Tokenizer
 from carousel.sessions.answers import GenerationAnswer
 from carousel.sessions.requests import GenerationEnd, GenerationPiece, GenerationRequest, Standing
 from carousel.sessions.text import StopFinder, TextStream, pending_bytes
+from carousel.traces import UNRECORDED, Timeline
 from carousel.turns import Ended, Generate, Generated, Sampling, Snapshot, Turn
 
 Item = TypeVar("Item")
@@ -38,6 +39,7 @@ class Branch:
         fed: Snapshot | None = None,
         keeps_state: bool,
         owner: str = "",
+        timeline: Timeline = UNRECORDED,
         max_answer_bytes: int | None = None,
     ) -> None:
         self.number = number
@@ -48,6 +50,7 @@ class Branch:
         self._fed = fed
         self._keeps_state = keeps_state
         self._owner = owner
+        self._timeline = timeline
         self._stop_ids = frozenset(request.stop_ids)
         tail = pending_bytes(tokenizer, origin.tail, ids)
         self._finder = StopFinder(tokenizer, tail, request.stop) if request.stop else None
@@ -64,7 +67,7 @@ class Branch:
             self._finder.push if self._finder is not None else None,
         )
         start, ids = (self._origin, self._ids) if self._fed is None else (self._fed, ())
-        return Turn(start, ids, goal, self._keeps_state, self._owner)
+        return Turn(start, ids, goal, self._keeps_state, self._owner, self._timeline)
 
     def piece(self, tokens: tuple[Generated, ...], ended: Ended | None) -> GenerationPiece:
         """Returns the tokens and text since the last piece. The last piece has an end whose standing is not saved

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import structlog
@@ -15,6 +15,7 @@ from carousel.readiness import StoreHealth
 from carousel.sessions import facts
 from carousel.sessions.refusals import ItemRefusals
 from carousel.sessions.streams import Place, StreamBounds, Streams
+from carousel.traces import UNRECORDED, NoTraces, Span, Traces, read_traceparent
 
 _LOOK_SECONDS = 0.05  # between two looks for idle calls, at shutdown
 _UNREAD_SECONDS = 1.0  # a call is idle when its client has not read a message for this long
@@ -64,14 +65,27 @@ class Call:
         "method",
         "owner",
         "request",
+        "span_attributes",
+        "span_name",
+        "timeline",
     )
 
-    def __init__(self, method: str, request: Any, evidence: Evidence, lost: type[Exception]) -> None:
-        """The transport raises `lost` when the client has gone in the middle of a message."""
+    def __init__(
+        self,
+        method: str,
+        request: Any,
+        evidence: Evidence,
+        lost: type[Exception],
+        span: tuple[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        """The transport raises `lost` when the client has gone in the middle of a message. `span` is the name and the
+        attributes of the call's span, as the transport's convention has them."""
         self.method = method
         self.evidence = evidence
         self.admission: Admission | None = None  # until the call is admitted
         self._lost = lost
+        self.span_name, self.span_attributes = (method, {}) if span is None else span
+        self.timeline = UNRECORDED
         self.request = request  # the last message received
         self.owner = ""
         self.ended_by: CarouselError | None = None  # why the server ended it, if it did
@@ -165,12 +179,14 @@ class Calls:
         metrics: Metrics,
         store: StoreHealth,
         code_of: Callable[[Exception], str],
+        traces: Traces | None = None,
     ) -> None:
         """`code_of` returns the code under which an error is counted and logged."""
         self._code_of = code_of
         self._doorkeeper = doorkeeper
         self._metrics = metrics
         self._store = store
+        self._traces = NoTraces() if traces is None else traces
         self._streams = Streams(bounds, self._look)
         self._open: dict[asyncio.Task[Any], Call] = {}
         self._is_finishing = False
@@ -184,6 +200,9 @@ class Calls:
         `is_counted` false needs no place among the streams."""
         method = call.method
         started = time.perf_counter()
+        parent = read_traceparent(call.evidence.metadata)
+        span = self._traces.begin(call.span_name, call.span_attributes, parent, started)
+        call.timeline = span.timeline
         code = "OK"
         refusal: Exception | None = None
         task = asyncio.current_task()
@@ -208,12 +227,20 @@ class Calls:
         finally:
             del self._open[task]
             call.leave()
-            seconds = time.perf_counter() - started
-            self._metrics.request_done(method, code, seconds)
             why = facts.of_failure(call.request, context.peer(), refusal) if code != "OK" else {}
-            self._log.info("call", method=method, code=code, seconds=round(seconds, 6), **(call.facts | why))
+            self._tell_end(call, span, started, code, call.facts | why)
         if refusal is not None:
             raise CallRefused(refusal)
+
+    def _tell_end(self, call: Call, span: Span, started: float, code: str, told: dict[str, Any]) -> None:
+        """Counts, logs and traces the end of a call."""
+        ended = time.perf_counter()
+        self._metrics.request_done(call.method, code, ended - started, span.timeline.exemplar)
+        if span.trace_id:
+            told["trace_id"] = span.trace_id
+        self._log.info("call", method=call.method, code=code, seconds=round(ended - started, 6), **told)
+        if span.timeline.is_recorded:
+            span.end(ended, code, told | facts.of_session(call.request))
 
     def admit(self, method: str, evidence: Evidence) -> None:
         """Asks whether a call may be made that does not run here, such as a health check. Counts, logs and raises the

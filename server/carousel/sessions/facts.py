@@ -25,11 +25,16 @@ def of_failure(request: Any, peer: str, error: Exception | None) -> dict[str, st
         facts["principal"] = error.details["principal"]
     if isinstance(error, Overloaded):
         facts["limit"] = error.limit
-    if session_id := getattr(request, "session_id", ""):
-        facts["session"] = blake2b(session_id.encode(), digest_size=8).hexdigest()
+    facts |= of_session(request)
     if request_id := getattr(request, "request_id", ""):
         facts["request_id"] = _bounded(_REQUEST_ID, request_id)
     return facts
+
+
+def of_session(request: Any) -> dict[str, str]:
+    """Returns the session of a request, if it names one."""
+    session_id = getattr(request, "session_id", "")
+    return {"session": blake2b(session_id.encode(), digest_size=8).hexdigest()} if session_id else {}
 
 
 def _bounded(form: re.Pattern[str], text: str) -> str:

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import field
 
 from carousel.records import record
+from carousel.traces import UNRECORDED, Timeline
 from carousel.turns import Candidate, FinishReason, Generated, SamplingOptions
 
 
@@ -17,6 +19,7 @@ class Caller:
     state: bytes = b""
     request_id: str = ""
     expected_position: int | None = None
+    timeline: Timeline = field(default=UNRECORDED, compare=False)  # of the call
 
 
 @record(frozen=True, slots=True)

@@ -5,6 +5,7 @@ expects another position is refused. One change writes both the record and the s
 """
 
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -96,7 +97,9 @@ class SequenceSource:
         else:
             max_answer_bytes = answer_room(self._ledger.retention, request) if caller.request_id else 0
             room = self._snapshot_bytes + max_answer_bytes + _RECORD_BYTES
+            began = time.perf_counter()
             async with self._access.hold(caller.owner, caller.session_id, room) as held:
+                caller.timeline.note("hold", began, time.perf_counter())
                 yield self._hold_session(
                     caller, held, fingerprint(request) if caller.request_id else "", max_answer_bytes
                 )
@@ -117,7 +120,8 @@ class SequenceSource:
             answer = content if len(content) <= max_answer_bytes else b""
             blob = self._codec.encode(self._with_tail(start, outcome))
             change = self._ledger.advance(held, blob, caller.request_id, answer)
-            row = await self._access.commit(held, change)
+            with caller.timeline.measure("store"):
+                row = await self._access.commit(held, change)
             return Standing(row.position, self._access.durable_position(row))
 
         return TurnSequence(start, True, replay, standing, save, max_answer_bytes)

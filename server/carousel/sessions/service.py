@@ -41,6 +41,7 @@ from carousel.sessions.residents import Residents
 from carousel.sessions.sequence_source import Outcome, SequenceSource, TurnSequence, check_caller
 from carousel.sessions.words import WordSearch
 from carousel.shares import Shares
+from carousel.traces import Timeline
 from carousel.turns import (
     Candidate,
     Ended,
@@ -131,7 +132,7 @@ class Sessions:
 
     async def generate(self, caller: Caller, request: GenerationRequest) -> AsyncGenerator[GenerationPiece]:
         """Yields pieces as they come. Each branch's last piece has its end. The session continues from branch 0."""
-        pace = _Pace(self._metrics)
+        pace = _Pace(self._metrics, caller.timeline)
         checks.check_generation(request, self.limits, self.manifest.vocabulary_size)
         with self._engine.accepted(caller.owner):
             ids = await self._encode(caller, request.input)
@@ -140,7 +141,7 @@ class Sessions:
                     for piece in _replay_generation(sequence):
                         yield piece
                     return
-                async with aclosing(self._run_branches(sequence, ids, request, caller.owner)) as pieces:
+                async with aclosing(self._run_branches(sequence, ids, request, caller)) as pieces:
                     async for piece in pieces:
                         pace.note(len(piece.tokens))
                         sequence.is_told = True
@@ -182,7 +183,7 @@ class Sessions:
                         sequence.replay.tokens, replace(sequence.replay.totals, standing=sequence.standing)
                     )
                     return
-                async with aclosing(self._run_scoring(sequence, ids, request, caller.owner)) as pieces:
+                async with aclosing(self._run_scoring(sequence, ids, request, caller)) as pieces:
                     async for piece in pieces:
                         sequence.is_told = True
                         yield piece
@@ -192,11 +193,12 @@ class Sessions:
         return await self._encoder.encode(given, caller.owner)
 
     async def _run_scoring(
-        self, sequence: TurnSequence, ids: tuple[int, ...], request: ScoringRequest, owner: str
+        self, sequence: TurnSequence, ids: tuple[int, ...], request: ScoringRequest, caller: Caller
     ) -> AsyncGenerator[ScoringPiece]:
         decoder = TextDecoder(sequence.start.tail)
         record = ScoringRecord(sequence.max_answer_bytes)
-        async with aclosing(self._engine.follow(Turn(sequence.start, ids, Score(), owner=owner))) as batches:
+        turn = Turn(sequence.start, ids, Score(), owner=caller.owner, timeline=caller.timeline)
+        async with aclosing(self._engine.follow(turn)) as batches:
             async for events, ended in batches:
                 tokens = self._rate(events, request.num_top, decoder)
                 record.add(tokens)
@@ -208,10 +210,10 @@ class Sessions:
                 yield ScoringPiece(tokens, replace(totals, standing=standing))
 
     async def _run_branches(
-        self, sequence: TurnSequence, ids: tuple[int, ...], request: GenerationRequest, owner: str
+        self, sequence: TurnSequence, ids: tuple[int, ...], request: GenerationRequest, caller: Caller
     ) -> AsyncGenerator[GenerationPiece]:
         """Yields the pieces of all branches. The end of branch 0 comes last, after the session is saved."""
-        branches = await self._make_branches(sequence, ids, request, owner)
+        branches = await self._make_branches(sequence, ids, request, caller)
         answers: dict[int, GenerationAnswer | None] = {}
         last: tuple[GenerationPiece, Ended] | None = None
         runs = [self._run_branch(branch) for branch in branches]
@@ -232,12 +234,12 @@ class Sessions:
         yield replace(piece, end=replace(piece.end, standing=standing))
 
     async def _make_branches(
-        self, sequence: TurnSequence, ids: tuple[int, ...], request: GenerationRequest, owner: str
+        self, sequence: TurnSequence, ids: tuple[int, ...], request: GenerationRequest, caller: Caller
     ) -> list[Branch]:
         """Makes the branches. A single one feeds the input itself. Several fork after it, each with the next seed."""
         options = request.sampling
         sampling = Sampling.of(options, secrets.randbits(63) if options.seed is None else options.seed)
-        fed = await self._feed(sequence.start, ids, owner) if request.num_branches > 1 else None
+        fed = await self._feed(sequence.start, ids, caller) if request.num_branches > 1 else None
         return [
             Branch(
                 self.tokenizer,
@@ -248,7 +250,8 @@ class Sessions:
                 number=number,
                 fed=fed,
                 keeps_state=sequence.is_kept and number == 0,
-                owner=owner,
+                owner=caller.owner,
+                timeline=caller.timeline,
                 max_answer_bytes=sequence.max_answer_bytes or None,
             )
             for number in range(request.num_branches)
@@ -260,9 +263,10 @@ class Sessions:
                 tokens = tuple([event for event in events if type(event) is Generated])
                 yield branch.piece(tokens, ended), ended
 
-    async def _feed(self, start: Snapshot, ids: tuple[int, ...], owner: str) -> Snapshot:
+    async def _feed(self, start: Snapshot, ids: tuple[int, ...], caller: Caller) -> Snapshot:
         """Returns the snapshot after the input."""
-        _, ended = await self._engine.finish(Turn(start, ids, Predict(0), owner=owner))
+        turn = Turn(start, ids, Predict(0), owner=caller.owner, timeline=caller.timeline)
+        _, ended = await self._engine.finish(turn)
         return ended.snapshot
 
     async def _predict_from(
@@ -288,8 +292,9 @@ class Sessions:
 class _Pace:
     """Measures a generation: from its start to the first tokens, then from piece to piece."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, timeline: Timeline) -> None:
         self._metrics = metrics
+        self._exemplar = timeline.exemplar
         self._is_first = True
         self._since = time.perf_counter()
 
@@ -297,7 +302,8 @@ class _Pace:
         if num_tokens == 0:
             return
         now = time.perf_counter()
-        self._metrics.tokens_generated(num_tokens, now - self._since, is_first=self._is_first)
+        seconds, is_first = now - self._since, self._is_first
+        self._metrics.tokens_generated(num_tokens, seconds, is_first=is_first, exemplar=self._exemplar)
         self._since, self._is_first = now, False
 
 
