@@ -11,7 +11,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY server/ server/
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 RUN python -m venv /opt/carousel \
- && /opt/carousel/bin/pip install --no-cache-dir --constraint constraints.txt '.[redis]' \
+ && /opt/carousel/bin/pip install --no-cache-dir --constraint constraints.txt '.[redis,otel]' \
  && if [[ $RUNTIME == onnxruntime-gpu ]]; then \
       version=$(/opt/carousel/bin/python -c 'import onnxruntime; print(onnxruntime.__version__)') \
       && /opt/carousel/bin/pip uninstall --yes onnxruntime \

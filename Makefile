@@ -15,7 +15,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "CPUs. On Linux, the index may have PyTorch for CUDA alone (2.7 GB to download). For CPUs (0.2 GB), stop this and call"
 	@echo "  make demo PIP_OPTIONS='--extra-index-url INDEX'    (INDEX: the one that PyTorch names for CPUs)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt $(PIP_OPTIONS) --editable '.[redis,train,export,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt $(PIP_OPTIONS) --editable '.[redis,otel,train,export,dev]'
 	@touch $(READY)
 	@echo "Set up."
 

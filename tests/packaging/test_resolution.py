@@ -8,7 +8,7 @@ from tests.packaging.conftest import ROOT
 
 pytestmark = pytest.mark.packaging
 
-_OURS = f"{ROOT}[redis,train,export,dev]"
+_OURS = f"{ROOT}[redis,otel,train,export,dev]"
 _TRITON, _KSERVE = "tritonclient[grpc]>=2.73", "kserve>=0.21"  # older ones resolve more easily and prove less
 
 

@@ -62,7 +62,7 @@ class RpcCalls:
 
 def _describe_span(method: str) -> tuple[str, dict[str, str]]:
     """Returns the name and the attributes of a call's span, as OpenTelemetry's conventions for RPC have them."""
-    name = _NAMES[method]
+    name = _NAMES.get(method, method)
     return name, {"rpc.system.name": "grpc", "rpc.method": name}
 
 
