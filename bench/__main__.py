@@ -24,6 +24,8 @@ MODULES = {
     "cells": ["cells"],
     "start": ["start"],
     "durability": ["durability"],
+    "tls": ["tls"],
+    "auth": ["auth"],
     "sessions": ["sessions.numbers", "sessions.operations", "sessions.used"],
 }
 

@@ -40,7 +40,7 @@ def main() -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stores", nargs="*", choices=[*WORLDS, []], help="default: both")
+    parser.add_argument("stores", nargs="*", choices=[*WORLDS, []], help="default: all")
     parser.add_argument("--seed", type=int, default=draw_seed())
     parser.add_argument("--turns", type=int, default=100, help="of each session")
     parser.add_argument("--owners", type=int, default=2, help="who choose the same session ids")

@@ -21,6 +21,8 @@ from trials.shared_streams import run_shared
 from trials.stepwise import run_forgetful, run_stepwise
 from trials.worlds import Replica, World
 
+from carousel.client import Tls
+
 KINDS: dict[str, ClientKind] = {
     "stepwise": run_stepwise,
     "blocking": run_blocking,
@@ -58,7 +60,7 @@ async def _disturb(world: World, plan: Plan, crowd: Mapping[str, int]) -> tuple[
     dice = random.Random(f"{plan.seed} disturbances")
     happened: Counter[str] = Counter()
     async with dropping(world.address, random.Random(f"{plan.seed} drops")) as dropper:
-        clients = asyncio.create_task(run_clients([world.address, dropper.address], plan, crowd))
+        clients = asyncio.create_task(run_clients([world.address, dropper.address], plan, crowd, world.tls))
         try:
             while not (await asyncio.wait([clients], timeout=dice.uniform(*SECONDS_BETWEEN)))[0]:
                 await dice.choice(world.disturbances)()
@@ -71,21 +73,23 @@ async def _disturb(world: World, plan: Plan, crowd: Mapping[str, int]) -> tuple[
     return histories, happened
 
 
-async def run_clients(addresses: Sequence[str], plan: Plan, crowd: Mapping[str, int]) -> list[History]:
+async def run_clients(
+    addresses: Sequence[str], plan: Plan, crowd: Mapping[str, int], tls: Tls | None = None
+) -> list[History]:
     """`crowd` holds the number of clients of each kind. All owners choose the same ids; clients get the addresses in
     turn."""
     threads = ThreadPoolExecutor(max_workers=crowd.get("blocking", 0) + 8)
     asyncio.get_running_loop().set_default_executor(threads)  # which the disturbances use too, as long as the loop runs
-    ways = _ways(addresses, plan, crowd)
+    ways = _ways(addresses, plan, crowd, tls)
     return await asyncio.gather(*(_run_client(kind, way, plan) for kind, way in ways))
 
 
-def _ways(addresses: Sequence[str], plan: Plan, crowd: Mapping[str, int]) -> Iterator[tuple[str, Way]]:
+def _ways(addresses: Sequence[str], plan: Plan, crowd: Mapping[str, int], tls: Tls | None) -> Iterator[tuple[str, Way]]:
     run = uuid.uuid4().hex[:8]  # so that a store that was used before does not matter
     for kind, count in crowd.items():
         for number in range(count):
             pair, owner = divmod(number, plan.num_owners)
-            yield kind, Way(addresses[pair % len(addresses)], f"owner-{owner}", f"{kind}-{pair}-{run}")
+            yield kind, Way(addresses[pair % len(addresses)], f"owner-{owner}", f"{kind}-{pair}-{run}", tls)
 
 
 async def _run_client(kind: str, way: Way, plan: Plan) -> History:

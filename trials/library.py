@@ -25,7 +25,7 @@ def _run_blocking(way: Way, plan: Plan, dice: random.Random) -> History:
     history = History("blocking", [line])
     owner = ((OWNER_KEY, way.owner),)
     try:
-        client = Client(way.address, metadata=owner, retries=_RETRIES, timeout_seconds=_SECONDS)
+        client = Client(way.address, tls=way.tls, metadata=owner, retries=_RETRIES, timeout_seconds=_SECONDS)
         with client, client.session(way.session_id, keep=True) as session:
             for number in range(plan.num_turns):
                 line.turns.append(_take_turn(session, draw_wish(dice, plan.vocabulary_size)))
@@ -67,7 +67,7 @@ async def run_asyncio(way: Way, plan: Plan, dice: random.Random) -> History:
     history = History("asyncio", [line])
     owner = ((OWNER_KEY, way.owner),)
     try:
-        client = AsyncClient(way.address, metadata=owner, retries=_RETRIES, timeout_seconds=_SECONDS)
+        client = AsyncClient(way.address, tls=way.tls, metadata=owner, retries=_RETRIES, timeout_seconds=_SECONDS)
         async with client, client.session(way.session_id, keep=True) as session:
             for number in range(plan.num_turns):
                 line.turns.append(await await_turn(session, draw_wish(dice, plan.vocabulary_size)))

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from trials.histories import History
 
+from carousel.client import Tls
+
 OWNER_KEY = "x-user"
 
 
@@ -34,6 +36,7 @@ class Way:
     address: str
     owner: str
     session_id: str
+    tls: Tls | None = None
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:

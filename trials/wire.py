@@ -36,8 +36,14 @@ class Stubs:
 
 @contextlib.asynccontextmanager
 async def connect(way: Way) -> AsyncIterator[Stubs]:
-    async with grpc.aio.insecure_channel(way.address, options=_OPTIONS) as channel:
+    async with _open_channel(way) as channel:
         yield Stubs(channel, way.metadata)
+
+
+def _open_channel(way: Way) -> grpc.aio.Channel:
+    if way.tls is None:
+        return grpc.aio.insecure_channel(way.address, options=_OPTIONS)
+    return grpc.aio.secure_channel(way.address, way.tls.credentials(), options=_OPTIONS)
 
 
 class StreamCut(Exception):

@@ -1,18 +1,29 @@
 """The systems under chaos: servers, a store, a balancer, and the disturbances that are allowed."""
 
+import asyncio
 import contextlib
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.harness.certificates import Authority
 from bench.harness.child_process import Process, find_program, free_ports, redis_command, require_program
 from bench.harness.server_process import CAROUSEL
 from trials.clocks import find_library, shifted_clock
 from trials.plans import OWNER_KEY
 
+from carousel.client import Tls
+
 CLOCKS_APART_SECONDS = 600
 _LEASE_SECONDS = 3
+_PRINCIPALS = """
+[[principal]]
+name = "balancer"
+certificates = ["balancer"]
+scopes = ["generate", "score", "sessions"]
+forwards = true
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +54,7 @@ class World:
     """Servers, and their possible disturbances. `address` is for clients."""
 
     address: str
+    tls: Tls | None = None  # of the clients
     disturbances: list[Callable[[], Awaitable[None]]]
     _processes: list[Process]  # in the order in which they start
 
@@ -72,16 +84,20 @@ class SqliteWorld(World):
 class RedisWorld(World):
     """Two replicas with different clocks, one Redis that writes before it answers, one load balancer."""
 
+    configuration = "haproxy.cfg"
+
     def __init__(self, replica: Replica, directory: Path) -> None:
         redis_port, balancer_port, *ports = free_ports(6)
         settings = {"store": f"redis://127.0.0.1:{redis_port}/0", "lease_seconds": str(_LEASE_SECONDS)}
+        settings |= self.secure(directory)
         redis = Process(redis_command(redis_port, directory), redis_port)
         replicas = [
             replica.process((ports[0], ports[1]), settings),
             replica.process((ports[2], ports[3]), settings, shifted_clock(replica.clocks_apart_seconds)),
         ]
         self.address = f"127.0.0.1:{balancer_port}"
-        balancer = Process(_balancer_command(), balancer_port, _balancer_variables(self.address, ports))
+        variables = self.variables | _balancer_variables(self.address, ports)
+        balancer = Process(_balancer_command(self.configuration), balancer_port, variables)
         self._processes = [redis, *replicas, balancer]
         self.disturbances = [
             *(one.kill_and_restart for one in replicas),
@@ -90,16 +106,48 @@ class RedisWorld(World):
             redis.kill_and_restart,
         ]
 
+    def secure(self, directory: Path) -> dict[str, str]:
+        """Returns the servers' settings for encryption and identity."""
+        self.variables: dict[str, str] = {}
+        return {}
 
-WORLDS: dict[str, Callable[[Replica, Path], World]] = {"redis": RedisWorld, "sqlite": SqliteWorld}
+
+class MtlsWorld(RedisWorld):
+    """The same with certificates between all of them. The servers believe the balancer's word for whom it calls; their
+    certificates are replaced while they run."""
+
+    configuration = "haproxy-tls.cfg"
+
+    def __init__(self, replica: Replica, directory: Path) -> None:
+        super().__init__(replica, directory)
+        self.disturbances.append(self._replace_certificates)
+
+    def secure(self, directory: Path) -> dict[str, str]:
+        folder = directory / "certificates"
+        self._authority = Authority(folder)
+        server, balancer, client = map(self._authority.sign, ("server", "balancer", "client"))
+        pair = folder / "balancer.pem"
+        pair.write_bytes(balancer.cert.read_bytes() + balancer.key.read_bytes())
+        principals = folder / "principals.toml"
+        principals.write_text(_PRINCIPALS, encoding="utf-8")
+        self.variables = {"CAROUSEL_PAIR": str(pair), "CAROUSEL_CA": str(self._authority.ca)}
+        self.tls = Tls(self._authority.ca, client.cert, client.key)
+        files = {"tls_cert": server.cert, "tls_key": server.key, "tls_client_ca": self._authority.ca}
+        return {name: str(path) for name, path in (files | {"principals": principals}).items()}
+
+    async def _replace_certificates(self) -> None:
+        await asyncio.to_thread(self._authority.sign, "server")
+
+
+WORLDS: dict[str, Callable[[Replica, Path], World]] = {"redis": RedisWorld, "sqlite": SqliteWorld, "mtls": MtlsWorld}
 
 
 def has_programs_of_redis_world() -> bool:
     return all(find_program(name) for name in ("redis-server", "haproxy")) and find_library() is not None
 
 
-def _balancer_command() -> list[str]:
-    return [require_program("haproxy"), "-db", "-f", str(Path(__file__).parents[1] / "deploy" / "haproxy.cfg")]
+def _balancer_command(configuration: str) -> list[str]:
+    return [require_program("haproxy"), "-db", "-f", str(Path(__file__).parents[1] / "deploy" / configuration)]
 
 
 def _balancer_variables(address: str, ports: list[int]) -> dict[str, str]:

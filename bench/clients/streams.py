@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TypeVar
 
 import grpc
@@ -33,12 +34,18 @@ async def main(address: str, load: Load) -> None:
     if load.kind == "multiplexed":
         print(json.dumps(await _multiplexed(address, load)))
         return
-    channels = [grpc.aio.insecure_channel(address, _OPTIONS) for _ in range(load.num_connections)]
+    channels = [_connect(address, load) for _ in range(load.num_connections)]
     try:
         runs = {"generate": _generate, "predict": _predict, "many": _many, "echo": _echo}
         print(json.dumps(await runs[load.kind](channels, load)))
     finally:
         await asyncio.gather(*(channel.close() for channel in channels))
+
+
+def _connect(address: str, load: Load) -> grpc.aio.Channel:
+    if not load.ca:
+        return grpc.aio.insecure_channel(address, _OPTIONS)
+    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(Path(load.ca).read_bytes()), _OPTIONS)
 
 
 async def _generate(channels: list[grpc.aio.Channel], load: Load) -> list[list[float]]:
@@ -79,8 +86,8 @@ async def _feed(channel: grpc.aio.Channel, num_tokens: int) -> None:
 
 async def _predict(channels: list[grpc.aio.Channel], load: Load) -> dict[str, object]:
     async def converse(number: int, channel: grpc.aio.Channel) -> list[float]:
-        session_id = await _create_session(channel, number) if load.has_session else ""
-        call = language_model_pb2_grpc.LanguageModelStub(channel).Predict()
+        session_id = await _create_session(channel, number, load) if load.has_session else ""
+        call = language_model_pb2_grpc.LanguageModelStub(channel).Predict(metadata=load.metadata)
 
         async def step(last: wire.PredictResponse | None) -> wire.PredictResponse:
             if last is not None:
@@ -106,7 +113,7 @@ async def _many(channels: list[grpc.aio.Channel], load: Load) -> dict[str, objec
 
     async def converse(first: int, channel: grpc.aio.Channel) -> list[list[float]]:
         numbers = range(first, load.num_streams, load.num_shared_streams)
-        ids = {number: await _create_session(channel, number) for number in numbers}
+        ids = {number: await _create_session(channel, number, load) for number in numbers}
         call = language_model_pb2_grpc.LanguageModelStub(channel).PredictMany()
         last: dict[int, wire.PredictResponse | None] = dict.fromkeys(numbers)
         await _exchange_frames(call, ids, last, WARM_UP_MESSAGES)
@@ -147,10 +154,10 @@ async def _exchange_frames(
     return times
 
 
-async def _create_session(channel: grpc.aio.Channel, number: int) -> str:
+async def _create_session(channel: grpc.aio.Channel, number: int, load: Load) -> str:
     session_id = f"bench-{time.time_ns()}-{number}"
     request = sessions_pb2.CreateSessionRequest(session_id=session_id)
-    await sessions_pb2_grpc.SessionsStub(channel).CreateSession(request)
+    await sessions_pb2_grpc.SessionsStub(channel).CreateSession(request, metadata=load.metadata)
     return session_id
 
 

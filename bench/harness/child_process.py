@@ -77,7 +77,7 @@ def find_program(name: str) -> str | None:
 def require_program(name: str) -> str:
     found = find_program(name)
     if found is None:
-        raise SystemExit(f"{name} is not installed (Debian packages redis-server, haproxy)")
+        raise SystemExit(f"{name} is not installed (Debian packages redis-server, haproxy, openssl)")
     return found
 
 

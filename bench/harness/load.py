@@ -32,6 +32,13 @@ class Load:
     response_bytes: int = 250
     has_session: bool = True  # of `predict`; else the stream carries the state
     num_shared_streams: int = 2  # of `many`
+    ca: str = ""  # the file that encrypted servers' certificates are checked by
+    token: str = ""  # which says who calls
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Sent with every call of `predict`."""
+        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
 
 
 def put_load(address: str, load: Load) -> Any:

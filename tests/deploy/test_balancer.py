@@ -1,0 +1,128 @@
+"""The balancer's configurations are valid, and the encrypted one lets only known callers through, each for itself."""
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.bundles import write_bundle
+from tests.certificates import Authority
+from tests.server_process import serve
+
+from carousel.client import Client, Retries, ServerError, Tls
+
+_DEPLOY = Path(__file__).parents[2] / "deploy"
+_HAPROXY = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+_ONCE = Retries(max_attempts=1)
+_PRINCIPALS = """
+[[principal]]
+name = "balancer"
+certificates = ["balancer"]
+scopes = ["generate", "score", "sessions"]
+forwards = true
+"""
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(_HAPROXY is None, reason="haproxy is not installed (Debian package haproxy)"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An authority's files, a client's and the balancer's."""
+    folder = tmp_path_factory.mktemp("certificates")
+    authority = Authority()
+    authority.write_own(folder)
+    for name in ("server", "balancer", "client"):
+        authority.write(folder, name)
+    (folder / "balancer.pem").write_bytes(
+        (folder / "balancer.crt").read_bytes() + (folder / "balancer.key").read_bytes()
+    )
+    (folder / "principals.toml").write_text(_PRINCIPALS)
+    stranger = folder / "stranger"
+    stranger.mkdir()
+    Authority("another authority").write(stranger, "client")
+    return folder
+
+
+def _environment(folder: Path, address: str, replica: str, web: str) -> dict[str, str]:
+    variables = {"CAROUSEL_BIND": address, "CAROUSEL_CA": str(folder / "ca.crt")}
+    variables |= {"CAROUSEL_PAIR": str(folder / "balancer.pem")}
+    for name in "AB":
+        host, _, port = replica.rpartition(":")
+        variables |= {f"CAROUSEL_{name}": host, f"CAROUSEL_{name}_GRPC": port}
+        variables[f"CAROUSEL_{name}_HTTP"] = web.rpartition(":")[2]
+    return os.environ | variables
+
+
+@pytest.mark.parametrize("name", ["haproxy.cfg", "haproxy-tls.cfg"])
+def test_haproxy_accepts_the_file(name: str, folder: Path) -> None:
+    """Without a warning about what it says."""
+    environment = _environment(folder, "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3")
+    command = [str(_HAPROXY), "-c", "-f", str(_DEPLOY / name)]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    assert "WARNING" not in told.stderr
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("bundle") / "tiny"
+    write_bundle(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def address(bundle: Path, folder: Path) -> Iterator[str]:
+    """The balancer's, with one replica behind it that believes only the balancer."""
+    files = {
+        "tls_cert": "server.crt",
+        "tls_key": "server.key",
+        "tls_client_ca": "ca.crt",
+        "principals": "principals.toml",
+    }
+    options = [part for key, name in files.items() for part in ("--set", f"{key}={folder / name}")]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with serve(bundle, *options, "--set", "owner_metadata=x-user") as server:
+        environment = _environment(folder, address, server.grpc_address, server.http_address)
+        command = [str(_HAPROXY), "-db", "-f", str(_DEPLOY / "haproxy-tls.cfg")]
+        balancer = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        try:
+            yield address
+        finally:
+            balancer.kill()
+            balancer.wait()
+
+
+def _client(
+    address: str, folder: Path, certificates: Path | None, user: str = "ann", retries: Retries | None = None
+) -> Client:
+    pair = (None, None) if certificates is None else (certificates / "client.crt", certificates / "client.key")
+    return Client(
+        address, tls=Tls(folder / "ca.crt", *pair), metadata=[("x-user", user)], timeout_seconds=30, retries=retries
+    )
+
+
+def test_callers_with_certificates_get_through(address: str, folder: Path) -> None:
+    """Each one's sessions are its own."""
+    with _client(address, folder, folder) as ann, _client(address, folder, folder, "bob") as bob:
+        with ann.session("shared-name", keep=True) as session:
+            list(session.generate("The ", max_tokens=3))
+        assert ann.get_session("shared-name").position == 7
+        with pytest.raises(ServerError) as told:
+            bob.get_session("shared-name")
+    assert told.value.reason == "SESSION_NOT_FOUND"
+
+
+@pytest.mark.parametrize("certificates", [None, "stranger"])
+def test_others_do_not(address: str, folder: Path, certificates: str | None) -> None:
+    """Neither without a certificate nor with one of another authority."""
+    own = None if certificates is None else folder / certificates
+    with _client(address, folder, own, retries=_ONCE) as client, pytest.raises(ServerError) as told:
+        client.get_session("shared-name")
+    assert told.value.code.endswith("UNAVAILABLE")
