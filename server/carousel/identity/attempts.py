@@ -1,10 +1,15 @@
 """How often somebody may show what is wrong. What is right is never held up by it."""
 
 import collections
+import contextlib
+import ipaddress
+import re
 import time
 from collections.abc import Callable
+from urllib.parse import unquote
 
 _MAX_HOSTS = 4096
+_IPV6 = re.compile(r"\[([^]%]+)(?:%[^]]*)?\]:")  # a zone names an interface of this machine
 
 
 class WrongAttempts:
@@ -30,5 +35,12 @@ class WrongAttempts:
 
 
 def host_of(peer: str) -> str:
-    """The host of an address as gRPC writes it: `ipv4:10.0.0.1:4242` and `ipv6:%5B::1%5D:4242` without their ports."""
-    return peer.rpartition(":")[0] if peer.startswith(("ipv4:", "ipv6:")) else peer
+    """The host of an address as gRPC writes it: `ipv4:10.0.0.1:4242` without the port. Of `ipv6:%5B2001:db8::1%5D:4242`
+    only the first 64 bits: a host chooses the others as it likes."""
+    kind, _, address = peer.partition(":")
+    if kind == "ipv4":
+        return peer.rpartition(":")[0]
+    if kind == "ipv6" and (match := _IPV6.match(unquote(address))) is not None:
+        with contextlib.suppress(ValueError):
+            return str(ipaddress.ip_network((match[1], 64), strict=False))
+    return peer

@@ -85,11 +85,13 @@ class SessionsServicer(sessions_pb2_grpc.SessionsServicer):
 
     async def WatchSessions(self, request: wire.WatchSessionsRequest, context: Context) -> None:
         async with self._calls.answer("WatchSessions", context, request) as call:
-            call.is_waiting = True  # for events, which may never come
             with self._operations.watch(call.owner) as events:
                 await context.send_initial_metadata(())  # from here on, no event is missed
+                call.is_waiting = True  # for events, which may never come
                 async for event in events:
-                    await context.write(convert.from_event(event))
+                    call.is_waiting = False
+                    await call.write(context, convert.from_event(event))
+                    call.is_waiting = True
 
     async def _describe_all(self, rows: Sequence[Row]) -> list[wire.Session]:
         """Describes the rows slice by slice, so that other work runs in between."""

@@ -78,6 +78,35 @@ def test_a_file_that_is_gone_keeps_its_content(path: Path, attempts: Attempts) -
     assert files.current == 4
 
 
+def test_a_file_that_stays_away_is_told_once(path: Path, attempts: Attempts) -> None:
+    """And again when it has been there meanwhile."""
+    files = watch(path, attempts)
+    for content in ("4", "5"):
+        path.unlink()
+        assert not any(files.look() for _ in range(9))
+        told = len(attempts)
+        assert not any(files.look() for _ in range(20))
+        assert attempts[told:] == [("numbers", False)]
+        path.write_text(content)
+        assert files.look()
+        assert files.current == int(content)
+
+
+def test_what_cannot_be_read_for_a_moment_is_read_later(path: Path, attempts: Attempts) -> None:
+    """A process may have too many files open, or a disk may fail once; the file itself does not change then."""
+    troubles = iter([OSError(24, "Too many open files"), OSError(5, "Input/output error")])
+
+    def read() -> int:
+        if path.read_text() == "2" and (trouble := next(troubles, None)) is not None:
+            raise trouble
+        return int(path.read_text())
+
+    files = watch(path, attempts, read)
+    replace(path, b"2")
+    assert [files.look() for _ in range(4)] == [False, False, True, False]
+    assert (files.current, attempts) == (2, [("numbers", True)])
+
+
 def test_a_rewrite_of_the_same_size_is_seen(path: Path, attempts: Attempts) -> None:
     """Size alone tells nothing, nor does a clock that was set back to the time of the file before."""
     files = watch(path, attempts)
