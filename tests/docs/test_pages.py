@@ -51,3 +51,12 @@ def test_every_metric_has_its_row_with_its_labels() -> None:
             known.add((name, ", ".join(metric._labelnames) or "-"))
     page = (_DOCS / "operations.md").read_text()
     assert set(re.findall(r"^\| `(carousel_\w+)` \| ([\w, -]+) \|", page, re.MULTILINE)) == known
+
+
+def test_every_test_that_security_names_is_there() -> None:
+    """Each row of the table names what shows it."""
+    page = (_DOCS / "security.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("|") and "---" not in line][1:]
+    named = [re.findall(r"`((?:tests|trials)/[\w/]+\.py)`", row) for row in rows]
+    assert all(named)
+    assert all((_DOCS.parent / path).is_file() for paths in named for path in paths)
