@@ -30,8 +30,10 @@ dev: $(READY)     ## an environment for an editor, and what else working here ne
 	@echo "Editors: the interpreter is $(BIN)/python; pyproject.toml tells Pyright and mypy where sources lie."
 	@echo "Hooks, if you like: $(BIN)/pip install pre-commit && $(BIN)/pre-commit install -t pre-commit -t pre-push"
 
+# One more than there are cores: many tests wait for processes of their own. A file's tests share what they start.
+TEST_PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile
 
 # What differs from SINCE (HEAD unless given) is tested by the tests that mirror it, without the slow ones.
 SINCE ?= HEAD
