@@ -8,28 +8,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests import bundles
 from tests.certificates import Authority, replace
+from tests.server.running_app import LOCAL
 
 from carousel.app import Running, running
 from carousel.client import AsyncClient, ServerUnreachable, Tls
 from carousel.errors import SettingsInvalid
 from carousel.settings import read_settings
 
-LOCAL = {"listen": "127.0.0.1:0", "http_listen": "127.0.0.1:0"}
 SECONDS = 20
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("bundle")
-    bundles.write_bundle(directory)
-    return directory
-
-
-@pytest.fixture(scope="module")
-def authority() -> Authority:
-    return Authority()
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests import bundles
 from tests.certificates import Authority, replace
+from tests.server.running_app import LOCAL
 
 from carousel.app import Running, running
 from carousel.client import AsyncClient, AsyncPredictor, ServerError, Tls
@@ -17,7 +17,6 @@ from carousel.errors import SettingsInvalid
 from carousel.identity.principals import digest
 from carousel.settings import read_settings
 
-LOCAL = {"listen": "127.0.0.1:0", "http_listen": "127.0.0.1:0"}
 SECONDS = 20
 TOKENS = {name: f"crl_{name}{'x' * 40}" for name in ("search", "ops")}
 FILE = f"""
@@ -33,18 +32,6 @@ tokens = ["{digest(TOKENS["ops"])}"]
 certificates = ["ops.example"]
 scopes = ["metrics"]
 """
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("bundle")
-    bundles.write_bundle(directory)
-    return directory
-
-
-@pytest.fixture(scope="module")
-def authority() -> Authority:
-    return Authority()
 
 
 @pytest.fixture

@@ -28,11 +28,6 @@ OPTIONS = (("grpc.use_local_subchannel_pool", 1),)  # each channel shakes hands 
 
 
 @pytest.fixture
-def authority() -> Authority:
-    return Authority()
-
-
-@pytest.fixture
 def files(authority: Authority, tmp_path: Path) -> CertificateFiles:
     return CertificateFiles(*authority.write(tmp_path))
 

@@ -15,11 +15,6 @@ SECONDS = 20
 
 
 @pytest.fixture(scope="module")
-def authority() -> Authority:
-    return Authority()
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Path:
     """With `ca.crt`, and a caller's `me.crt` and `me.key`."""
     folder = tmp_path_factory.mktemp("tls")
