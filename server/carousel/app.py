@@ -24,6 +24,7 @@ from carousel.identity.composition import make_identity
 from carousel.identity.watched_files import WatchedFiles
 from carousel.loop_watch import LoopWatch
 from carousel.metrics import Metrics
+from carousel.quotas import Quotas
 from carousel.readiness import Readiness, StoreHealth
 from carousel.rpc import convert
 from carousel.rpc.calls import RpcCalls
@@ -83,15 +84,17 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
     _tell_limits(settings, metrics)
     bundle = Bundle.load(bundle_directory)
     model = _load_model(bundle, settings, metrics)
-    engine = _make_engine(model, bundle.manifest.start_id, settings, metrics)
-    store = make_store(settings)
-    sessions = make_sessions(settings, bundle.manifest, bundle.tokenizer, engine, store, metrics)
-    identity = make_identity(settings, bundle.manifest.name, metrics.files_read)
+    quotas = Quotas(settings.owner_limits, metrics.principal_used)
+    identity = make_identity(settings, bundle.manifest.name, metrics.files_read, quotas)
+    engine = _make_engine(model, bundle.manifest.start_id, settings, metrics, quotas)
+    store = make_store(settings, quotas)
+    sessions = make_sessions(settings, bundle.manifest, bundle.tokenizer, engine, store, metrics, owner_limits=quotas)
     certificate = identity.certificate
     health = StoreHealth(metrics.store_is_up)
     readiness = Readiness(health, needs_store=settings.unready_without_store)
     traces = _make_traces(settings, bundle.manifest.name)
-    calls = Calls(StreamBounds.of(settings), identity.doorkeeper, metrics, health, code_of, traces)
+    bounds = StreamBounds.of(settings, quotas)
+    calls = Calls(bounds, identity.doorkeeper, metrics, health, code_of, traces, quotas)
     rpc = _make_rpc(sessions, bundle.manifest, model.provider, RpcCalls(calls), settings)
     web = WebServer(make_app(registry, readiness, calls.admit))
     watch = LoopWatch(metrics.loop_lagged, settings.slow_handler_seconds)
@@ -165,9 +168,10 @@ def _load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> OnnxMod
     return model
 
 
-def _make_engine(model: OnnxModel, start_id: int, settings: Settings, metrics: Metrics) -> Engine:
+def _make_engine(model: OnnxModel, start_id: int, settings: Settings, metrics: Metrics, quotas: Quotas) -> Engine:
     held_bytes = _HELD_BYTES if "cuda" not in settings.providers else 0  # not measured with cuda
-    return Engine(model, start_id, Bounds.of(settings, held_bytes), metrics, settings.token_delay_seconds)
+    bounds = Bounds.of(settings, held_bytes, quotas)
+    return Engine(model, start_id, bounds, metrics, settings.token_delay_seconds, quotas=quotas)
 
 
 def _make_rpc(

@@ -44,6 +44,8 @@ class Metrics:
         self._running = gauge("running_requests", "Calls in progress.", "method")
         self._refusals = counter("refusals", "Calls refused at a bound, by the bound's name.", "reason")
         self._items = counter("refused_items", "Items of PredictMany that failed.", "method", "code")
+        self._of_principals = counter("principal_requests", "Calls of each principal.", "principal", "code")
+        self._principal_tokens = counter("principal_tokens", "Tokens that the model read for them.", "principal")
         self._first_token = histogram("time_to_first_token_seconds", "From call to first generated token.", _LATENCY)
         self._between = histogram(
             "time_between_tokens_seconds", "Between generated tokens of one call, a mean a message.", _STEP
@@ -87,6 +89,13 @@ class Metrics:
         self._running.labels(method).dec()
         self._requests.labels(method, code).inc()
         self._latency.labels(method, code).observe(seconds, exemplar)
+
+    def principal_called(self, principal: str, code: str) -> None:
+        """`principal` is a name in the file of principals, so there are few."""
+        self._of_principals.labels(principal, code).inc()
+
+    def principal_used(self, principal: str, num_tokens: int) -> None:
+        self._principal_tokens.labels(principal).inc(num_tokens)
 
     def refused(self, reason: str) -> None:
         self._refusals.labels(reason).inc()

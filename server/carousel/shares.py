@@ -5,7 +5,9 @@ the resource has run out and another owner asks for it.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Protocol
 
 from carousel.records import record
 from carousel.tidy_heap import TidyHeap
@@ -22,6 +24,35 @@ class OwnerLimits:
     max_lanes: int | None = None
     max_watches: int | None = None  # of the owner's session events
 
+    def of(self, owner: str) -> "OwnerLimits":
+        """Returns the limits of that owner: all have the same."""
+        return self
+
+    def over(self, others: "OwnerLimits") -> "OwnerLimits":
+        """Returns these limits, and those of `others` where these have none."""
+        return OwnerLimits(*(getattr(others, one) if mine is None else mine for one, mine in _pairs(self)))
+
+    @property
+    def own(self) -> Mapping[str, "OwnerLimits"]:
+        return _NOBODY
+
+
+def _pairs(limits: OwnerLimits) -> list[tuple[str, int | None]]:
+    return [(one.name, getattr(limits, one.name)) for one in fields(limits)]
+
+
+class LimitsByOwner(Protocol):
+    """The limits of every owner. They may change at any time; any thread may ask."""
+
+    def of(self, owner: str) -> OwnerLimits: ...
+
+    @property
+    def own(self) -> Mapping[str, OwnerLimits]:
+        """The owners with limits of their own. There are few."""
+        ...
+
+
+_NOBODY: Mapping[str, OwnerLimits] = {}
 
 _Hint = tuple[int, int, str]  # (-used, number of the last touch, owner) at some moment
 _MAX_RENEWED = 64  # hints of owners touched since; among more equals, a touched owner may be chosen

@@ -122,7 +122,7 @@ def test_every_bound_of_calls_and_connections_reaches_its_place() -> None:
         connection_idle_seconds=27,
         max_health_watches=28,
     )
-    assert StreamBounds.of(settings) == StreamBounds(11, 12, 13)
+    assert StreamBounds.of(settings) == StreamBounds(11, 12, settings.owner_limits)
     assert ConnectionBounds.of(settings) == ConnectionBounds(14, 11 + 12 + 28 + 20, 15, 16, 25, 26, 27, 28)
     assert Limits.of(settings) == Limits(17, 18, 19, 20, 21)
     bounds = Bounds.of(settings)

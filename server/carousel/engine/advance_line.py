@@ -2,7 +2,7 @@
 
 from carousel.engine.columns import Advances, Waiter
 from carousel.errors import Overloaded
-from carousel.shares import OwnerLimits
+from carousel.shares import LimitsByOwner
 
 _RETRY_SECONDS = 1.0
 
@@ -12,10 +12,9 @@ class AdvanceLine:
     longest comes first. An owner with a thousand waiting tokens does not slow an owner with one. A sequence has at most
     one token here."""
 
-    def __init__(self, max_rows: int, limits: OwnerLimits) -> None:
+    def __init__(self, max_rows: int, limits: LimitsByOwner) -> None:
         self._max_rows = max_rows
-        self._max_of_owner = limits.max_lanes or max_rows
-        self._max_waiting = limits.max_queued_turns
+        self._limits = limits
         self._by_owner: dict[str, Advances] = {}  # the owner that waited longest first
         self.num_waiting = 0
 
@@ -24,7 +23,7 @@ class AdvanceLine:
         waiting = self._by_owner.get(owner)
         if waiting is None:
             waiting = self._by_owner[owner] = Advances()
-        elif self._max_waiting is not None and len(waiting) >= self._max_waiting:
+        elif (most := self._limits.of(owner).max_queued_turns) is not None and len(waiting) >= most:
             text = f"{len(waiting)} turns of this caller are waiting already"
             raise Overloaded(text, limit="max_queued_turns_per_owner", retry_seconds=_RETRY_SECONDS)
         waiting.add(row, next_row, token_id, num_candidates, waiter)
@@ -49,7 +48,7 @@ class AdvanceLine:
     def _pick_first(self, count: int) -> Advances:
         """Takes tokens of the only owner."""
         owner, waiting = next(iter(self._by_owner.items()))
-        count = min(count, self._max_of_owner)
+        count = min(count, self._max_of(owner))
         if len(waiting) <= count:
             del self._by_owner[owner]
             return waiting
@@ -59,17 +58,20 @@ class AdvanceLine:
 
     def _pick_shares(self, count: int) -> Advances:
         taken = Advances()
-        share = min(max(1, count // len(self._by_owner)), self._max_of_owner)
-        owners = list(self._by_owner)
-        counts = {owner: min(share, len(self._by_owner[owner])) for owner in owners[:count]}
+        share = max(1, count // len(self._by_owner))
+        most = {owner: min(self._max_of(owner), len(self._by_owner[owner])) for owner in list(self._by_owner)[:count]}
+        counts = {owner: min(share, most[owner]) for owner in most}
         num_left = count - sum(counts.values())
         for owner in counts:  # adds what the others leave
-            more = min(num_left, self._max_of_owner - counts[owner], len(self._by_owner[owner]) - counts[owner])
+            more = min(num_left, most[owner] - counts[owner])
             counts[owner] += more
             num_left -= more
         for owner, num_taken in counts.items():
             self._move(owner, num_taken, taken)
         return taken
+
+    def _max_of(self, owner: str) -> int:
+        return self._limits.of(owner).max_lanes or self._max_rows
 
     def _move(self, owner: str, count: int, taken: Advances) -> None:
         """Takes the owner's first tokens; the rest waits behind the other owners."""

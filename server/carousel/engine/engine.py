@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from carousel.engine.acceptance import Accepted
 from carousel.engine.columns import Advances, Columns, Found, Waiter
 from carousel.engine.delivery import Entry, Pace, Ticket
 from carousel.engine.gathering import Gathering
@@ -25,9 +26,12 @@ from carousel.engine.step_budget import StepSeconds
 from carousel.engine.step_place import StepPlace
 from carousel.errors import CarouselError, ModelFailed, ShuttingDown
 from carousel.metrics import Metrics
+from carousel.quotas import Quotas
+from carousel.shares import OwnerLimits
 from carousel.turns import Ended, Event, Snapshot, Turn
 
 _LAST = (Ended, CarouselError)
+_NO_QUOTAS = Quotas(OwnerLimits())
 _MAX_STEPS_AHEAD = 16  # else the event loop could fall behind without bound where steps are very short
 
 
@@ -40,22 +44,6 @@ class _Brought:
     deliveries: list[Delivery]
     found: Found | None
     num_left: int  # rows that waited when the step ended
-
-
-class _Accepted:
-    """An accepted request. It is a class because a generator would cost every turn a microsecond."""
-
-    __slots__ = ("_engine", "_owner")
-
-    def __init__(self, engine: "Engine", owner: str) -> None:
-        self._engine = engine
-        self._owner = owner
-
-    def __enter__(self) -> None:
-        self._engine.begin_request(self._owner)
-
-    def __exit__(self, *raised: object) -> None:
-        self._engine.end_request()
 
 
 class Engine:
@@ -74,6 +62,7 @@ class Engine:
         metrics: Metrics,
         token_delay_seconds: float = 0.0,
         clock: Callable[[], float] = time.perf_counter,
+        quotas: Quotas = _NO_QUOTAS,
     ) -> None:
         self._model = model
         self._start_id = start_id
@@ -81,6 +70,7 @@ class Engine:
         self._scheduler = Scheduler(bounds)
         self._runner = Runner(model, clock)
         self._clock = clock
+        self._quotas = quotas
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._num_steps_ahead = 0  # finished, but not yet received by the event loop
@@ -118,13 +108,14 @@ class Engine:
         """Raises ShuttingDown or Overloaded if `submit` would now. It is cheap: call it before loading state."""
         self._scheduler.check_open(owner)
 
-    def accepted(self, owner: str = "") -> "_Accepted":
+    def accepted(self, owner: str = "") -> Accepted:
         """Marks a request while it may submit turns. A drain waits for a request that has begun and still accepts its
         turns; it refuses others. Entering raises what `check_open` raises."""
-        return _Accepted(self, owner)
+        return Accepted(self, owner)
 
     def begin_request(self, owner: str) -> None:
         self.check_open(owner)
+        self._quotas.take_request(owner)
         self._num_accepted += 1
         self._is_idle.clear()
 
@@ -146,8 +137,10 @@ class Engine:
         """Feeds one token to the sequence in a row of `columns`. The waiter gets (ids, log-probabilities, whether they
         are finite) or an error, even if its caller has gone. Until then, no other step may use the two rows. Raises
         Overloaded."""
+        self._quotas.take_request(owner)
         with self._lock:
             self._scheduler.advances.add(owner, row, next_row, token_id, num_candidates, waiter)
+        self._quotas.charge(owner, 1)
         self._num_advancing += 1
         self._is_idle.clear()
         self._wake_soon()
@@ -301,6 +294,9 @@ class Engine:
 
     def _note(self, step: Step, brought: _Brought) -> None:
         self._metrics.step_done(brought.seconds, step, self._scheduler.num_queued)
+        if self._quotas.counts:
+            for work in step.works:
+                self._quotas.charge(work.job.turn.owner, len(work.ids))
         if step.advances is not None:
             self._metrics.held_turns_done(len(step.advances))
             if not step.works and self._place.note(brought.seconds, len(step.advances), brought.num_left):

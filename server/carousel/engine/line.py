@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from carousel.engine.jobs import Job
 from carousel.errors import Overloaded
-from carousel.shares import OwnerLimits
+from carousel.shares import LimitsByOwner
 
 _RETRY_SECONDS = 1.0
 _MAX_REMEMBERED = 1024  # owners without turns that were served more than others
@@ -25,6 +25,7 @@ _Jobs = collections.OrderedDict[Job, None]
 class _Owner:
     """One owner's waiting and running turns."""
 
+    name: str
     longs: _Jobs = field(default_factory=collections.OrderedDict)
     shorts: _Jobs = field(default_factory=collections.OrderedDict)
     num_lanes: int = 0
@@ -64,10 +65,9 @@ class _Owner:
 class Line:
     """The waiting turns, at most `max_queued`. The scheduler must call `left` when an admitted turn leaves its lane."""
 
-    def __init__(self, max_queued: int, limits: OwnerLimits) -> None:
+    def __init__(self, max_queued: int, limits: LimitsByOwner) -> None:
         self._max_queued = max_queued
-        self._max_own = max_queued if limits.max_queued_turns is None else limits.max_queued_turns
-        self._max_lanes = limits.max_lanes
+        self._limits = limits
         self._owners: dict[str, _Owner] = {}
         self._waiting: dict[str, _Owner] = {}  # the owners with turns here
         self._num_remembered = 0
@@ -78,11 +78,13 @@ class Line:
     def check_room(self, name: str) -> None:
         """Raises Overloaded when a turn of that owner cannot wait here now. A full line still has room for an owner
         below its share: `add` pushes out another owner's turn."""
-        if self.num_queued < self._max_own and self.num_queued < self._max_queued:
+        found = self._limits.of(name).max_queued_turns
+        max_own = self._max_queued if found is None else found
+        if self.num_queued < max_own and self.num_queued < self._max_queued:
             return
         owner = self._waiting.get(name)
         num_own = 0 if owner is None else owner.num_queued
-        if num_own >= self._max_own and self._max_own < self._max_queued:
+        if num_own >= max_own and max_own < self._max_queued:
             text = f"{num_own} turns of this caller are waiting already"
             raise Overloaded(text, limit="max_queued_turns_per_owner", retry_seconds=_RETRY_SECONDS)
         if self.num_queued >= self._max_queued:
@@ -151,9 +153,10 @@ class Line:
         return owner.num_short_lanes if short else owner.num_lanes, owner.num_served, job.number, owner
 
     def _num_allowed(self, owner: _Owner) -> int:
-        if self._max_lanes is None:
+        max_lanes = self._limits.of(owner.name).max_lanes
+        if max_lanes is None:
             return owner.num_queued
-        return self._max_lanes - owner.num_lanes - owner.num_short_lanes
+        return max_lanes - owner.num_lanes - owner.num_short_lanes
 
     def _admit(self, owner: _Owner, count: int, short: bool) -> list[Job]:
         """Takes the owner's first turns, at least one."""
@@ -183,7 +186,7 @@ class Line:
     def _arrive(self, name: str) -> _Owner:
         owner = self._owners.get(name)
         if owner is None:
-            owner = self._owners[name] = _Owner()
+            owner = self._owners[name] = _Owner(name)
         elif owner.is_idle:
             self._num_remembered -= 1
         owner.num_served = max(owner.num_served, self._level)

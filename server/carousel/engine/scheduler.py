@@ -15,7 +15,7 @@ from carousel.engine.step_budget import StepBudget, StepSeconds, StepShape
 from carousel.errors import CarouselError, ShuttingDown
 from carousel.records import record
 from carousel.settings import Settings
-from carousel.shares import OwnerLimits
+from carousel.shares import LimitsByOwner
 from carousel.turns import (
     Ended,
     Event,
@@ -46,12 +46,12 @@ class Bounds:
     max_prompt_tokens_per_step: int
     max_chunk_tokens: int
     penalty_window: int
-    owner_limits: OwnerLimits
+    owner_limits: LimitsByOwner
     max_held_bytes: int
     ring_size: int
 
     @classmethod
-    def of(cls, settings: Settings, max_held_bytes: int = 0) -> "Bounds":
+    def of(cls, settings: Settings, max_held_bytes: int = 0, owner_limits: LimitsByOwner | None = None) -> "Bounds":
         return cls(
             max_lanes=settings.max_lanes,
             max_short_lanes=settings.max_short_lanes,
@@ -59,7 +59,7 @@ class Bounds:
             max_prompt_tokens_per_step=settings.max_prompt_tokens_per_step,
             max_chunk_tokens=settings.max_chunk_tokens,
             penalty_window=settings.penalty_window,
-            owner_limits=settings.owner_limits,
+            owner_limits=owner_limits or settings.owner_limits,
             max_held_bytes=max_held_bytes,
             ring_size=settings.retained_turns + 2,
         )

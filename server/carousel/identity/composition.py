@@ -10,6 +10,7 @@ from carousel.identity.doorkeeper import Doorkeeper
 from carousel.identity.principals import Principals, read_principals
 from carousel.identity.scopes import HEALTH, PROBES, REFLECTION
 from carousel.identity.watched_files import WatchedFiles
+from carousel.quotas import Quotas
 from carousel.settings import Settings
 
 _FilesRead = Callable[[str, bool], None]
@@ -22,6 +23,7 @@ class Identity:
     certificate: WatchedFiles[Certificate] | None
     principals: WatchedFiles[Principals] | None
     doorkeeper: Doorkeeper
+    quotas: Quotas
 
     def watches(self, principals_changed: Callable[[], None]) -> Mapping[str, Callable[[], Awaitable[None]]]:
         """Returns, by name, what must run while the server does, so that changed files are read."""
@@ -29,16 +31,25 @@ class Identity:
         if self.certificate is not None:
             found["certificate"] = self.certificate.watch
         if self.principals is not None:
-            found["principals"] = partial(self.principals.watch, principals_changed)
+            found["principals"] = partial(self.principals.watch, partial(self._renew, principals_changed))
         return found
 
+    def _renew(self, principals_changed: Callable[[], None]) -> None:
+        assert self.principals is not None
+        self.quotas.replace(self.principals.current.quotas)
+        principals_changed()
 
-def make_identity(settings: Settings, model: str, files_read: _FilesRead) -> Identity:
-    """`model` is the name of the served model. `files_read` hears of each later reading, as WatchedFiles says. Raises
-    SettingsInvalid for files that cannot be used."""
+
+def make_identity(settings: Settings, model: str, files_read: _FilesRead, quotas: Quotas | None = None) -> Identity:
+    """`model` is the name of the served model. `quotas` get those of the principals, now and at each change.
+    `files_read` hears of each later reading, as WatchedFiles says. Raises SettingsInvalid for files that cannot be
+    used."""
     principals = _watch_principals(settings, files_read)
     doorkeeper = Doorkeeper(settings.owner_metadata, principals, model, _anonymous_calls(settings))
-    return Identity(_watch_certificate(settings, files_read), principals, doorkeeper)
+    quotas = quotas or Quotas(settings.owner_limits)
+    if principals is not None:
+        quotas.replace(principals.current.quotas)
+    return Identity(_watch_certificate(settings, files_read), principals, doorkeeper, quotas)
 
 
 def _watch_certificate(settings: Settings, files_read: _FilesRead) -> WatchedFiles[Certificate] | None:

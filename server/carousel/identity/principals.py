@@ -12,18 +12,48 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from carousel.identity.scopes import Scope
+from carousel.quotas import Quota
 from carousel.setting_problems import explain_problem
+from carousel.shares import OwnerLimits
 
 MIN_TOKEN_BYTES = 32
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/@-]{1,128}$")]
+Count = Annotated[int, Field(ge=1, le=2**50)]
+Rate = Annotated[float, Field(ge=1e-3, le=1e9)]
 Subject = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+
+
+class QuotaTable(BaseModel):
+    """What a principal may use, in the settings' names. Rates are for each server."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_requests_per_second: Rate | None = None
+    max_tokens_per_second: Rate | None = None
+    max_sessions: Count | None = None
+    max_session_bytes: Count | None = None
+    max_streams: Count | None = None
+    max_queued_turns: Count | None = None
+    max_lanes: Count | None = None
+    max_watches: Count | None = None
+
+    def of(self, principal: str, owner: str) -> Quota:
+        limits = OwnerLimits(
+            self.max_sessions,
+            self.max_session_bytes,
+            self.max_streams,
+            self.max_queued_turns,
+            self.max_lanes,
+            self.max_watches,
+        )
+        return Quota(principal, owner, limits, self.max_requests_per_second, self.max_tokens_per_second)
 
 
 class Principal(BaseModel):
@@ -38,6 +68,13 @@ class Principal(BaseModel):
     owner: Annotated[str, StringConstraints(max_length=1024)] = ""
     forwards: bool = False  # whether it says for whom it calls, in `owner_metadata`
     models: tuple[str, ...] = ("*",)
+    quota: QuotaTable | None = None
+
+    @model_validator(mode="after")
+    def _check_quota(self) -> Self:
+        if self.forwards and self.quota is not None:
+            raise ValueError("quota: not for a principal that forwards; the settings limit each owner whom it names")
+        return self
 
     @property
     def owner_name(self) -> str:
@@ -49,6 +86,9 @@ class Principal(BaseModel):
 
     def may_use(self, model: str) -> bool:
         return "*" in self.models or model in self.models
+
+
+_NO_QUOTA = QuotaTable()
 
 
 class _File(BaseModel):
@@ -65,12 +105,22 @@ class Principals:
         self._all = tuple(principals)
         _refuse_repeats("name", (one.name for one in self._all))
         _refuse_repeats("tokens", (token for one in self._all for token in one.tokens))
+        _refuse_repeats("quota of the owner", (one.owner_name for one in self._all if one.quota is not None))
         _refuse_repeats("certificates", (subject for one in self._all for subject in one.certificates))
         self._by_token: Mapping[str, Principal] = {token: one for one in self._all for token in one.tokens}
         self._by_subject = {subject: one for one in self._all for subject in one.certificates}
 
     def __len__(self) -> int:
         return len(self._all)
+
+    @property
+    def quotas(self) -> list[Quota]:
+        """One for each owner that has a principal of its own, the stated one if there is one."""
+        found: dict[str, Quota] = {}
+        for one in self._all:
+            if not one.forwards and (one.quota is not None or one.owner_name not in found):
+                found[one.owner_name] = (one.quota or _NO_QUOTA).of(one.name, one.owner_name)
+        return list(found.values())
 
     @property
     def forwarding(self) -> tuple[str, ...]:

@@ -11,14 +11,17 @@ import structlog
 from carousel.errors import CarouselError, MessageInvalid, Overloaded, ShuttingDown, StoreUnavailable
 from carousel.identity.doorkeeper import Admission, Doorkeeper, Evidence
 from carousel.metrics import Metrics
+from carousel.quotas import Quotas
 from carousel.readiness import StoreHealth
 from carousel.sessions import facts
 from carousel.sessions.refusals import ItemRefusals
 from carousel.sessions.streams import Place, StreamBounds, Streams
+from carousel.shares import OwnerLimits
 from carousel.traces import UNRECORDED, NoTraces, Span, Traces, read_traceparent
 
 _LOOK_SECONDS = 0.05  # between two looks for idle calls, at shutdown
 _UNREAD_SECONDS = 1.0  # a call is idle when its client has not read a message for this long
+_COUNTED_BY_TURN = frozenset({"Generate", "Score", "Predict", "PredictMany", "/v1/completions"})
 _MAKE = frozenset({"CreateSession", "ImportSession"})
 _ONLY_READ = frozenset({"GetSession", "ListSessions", "GetHistory", "ExportSession"})
 
@@ -180,12 +183,14 @@ class Calls:
         store: StoreHealth,
         code_of: Callable[[Exception], str],
         traces: Traces | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
         """`code_of` returns the code under which an error is counted and logged."""
         self._code_of = code_of
         self._doorkeeper = doorkeeper
         self._metrics = metrics
         self._store = store
+        self._quotas = Quotas(OwnerLimits()) if quotas is None else quotas
         self._traces = NoTraces() if traces is None else traces
         self._streams = Streams(bounds, self._look)
         self._open: dict[asyncio.Task[Any], Call] = {}
@@ -235,6 +240,8 @@ class Calls:
     def _tell_end(self, call: Call, span: Span, started: float, code: str, told: dict[str, Any]) -> None:
         """Counts, logs and traces the end of a call."""
         ended = time.perf_counter()
+        if call.admission is not None and call.admission.principal:
+            self._metrics.principal_called(call.admission.principal, code)
         self._metrics.request_done(call.method, code, ended - started, span.timeline.exemplar)
         if span.trace_id:
             told["trace_id"] = span.trace_id
@@ -281,6 +288,8 @@ class Calls:
             raise _shutting_down()
         call.admission = self._doorkeeper.admit(call.method, call.evidence)
         call.owner = call.admission.owner
+        if call.method not in _COUNTED_BY_TURN:
+            self._quotas.take_request(call.owner)
         if call.admission.principal:
             call.facts["principal"] = call.admission.principal
         if not is_readable:

@@ -24,6 +24,7 @@ from carousel.sessions.sealing import Sealer
 from carousel.sessions.sequence_source import SequenceSource
 from carousel.sessions.service import Sessions
 from carousel.settings import Settings
+from carousel.shares import LimitsByOwner
 from carousel.state.codec import SnapshotCodec
 from carousel.state.store import SessionStore
 
@@ -64,8 +65,10 @@ def make_sessions(
     *,
     clock: Callable[[], float] = time.time,
     room: CarriedRoom | None = None,
+    owner_limits: LimitsByOwner | None = None,
 ) -> SessionService:
-    """Makes the service. `room` replaces the settings' bound on what streams carry without a session."""
+    """Makes the service. `room` replaces the settings' bound on what streams carry without a session, `owner_limits`
+    those on owners."""
     ledger, order = Ledger(Retention.of(settings)), TurnOrder(settings.max_turns_per_session)
     codec = SnapshotCodec(manifest.state, manifest.digest, manifest.hidden_size)
     keys = [key.get_secret_value() for key in settings.seal_keys]
@@ -86,7 +89,7 @@ def make_sessions(
         ledger,
         codec,
         sealer,
-        EventHub(settings.owner_limits.max_watches),
+        EventHub(owner_limits or settings.owner_limits),
         metrics,
         clock,
         snapshot_bytes=snapshot_bytes,

@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 from carousel.errors import Overloaded
+from carousel.shares import LimitsByOwner, OwnerLimits
 
 _MAX_BEHIND = 10_000
 _RETRY_SECONDS = 1.0
+_NO_LIMITS = OwnerLimits()
 _WOKEN_AT_ONCE = 32  # each writes a message: 50 microseconds of the event loop
 
 
@@ -33,8 +35,8 @@ class EventHub:
     """Hands every event to its owner's watchers. Publishing costs the same for one watcher and for a thousand: an
     owner's watchers read one list, each from its own place, and wake a few at a time."""
 
-    def __init__(self, max_watches_per_owner: int | None = None) -> None:
-        self._max_watches = max_watches_per_owner
+    def __init__(self, owner_limits: LimitsByOwner = _NO_LIMITS) -> None:
+        self._limits = owner_limits
         self._boards: dict[str, _Board] = {}  # of owners that have watchers
 
     def publish(self, event: SessionEvent) -> None:
@@ -47,7 +49,8 @@ class EventHub:
         """Yields events from now on. Raises Overloaded when the owner has the maximum number of watchers. Reading
         raises Overloaded when the reader has missed events."""
         board = self._boards.setdefault(owner, _Board())
-        if self._max_watches is not None and board.num_watchers >= self._max_watches:
+        most = self._limits.of(owner).max_watches
+        if most is not None and board.num_watchers >= most:
             text = f"{board.num_watchers} watches of yours are open"
             raise Overloaded(text, limit="max_watches_per_owner", retry_seconds=_RETRY_SECONDS)
         board.num_watchers += 1

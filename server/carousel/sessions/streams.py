@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from carousel.errors import Overloaded
 from carousel.settings import Settings
-from carousel.shares import Shares
+from carousel.shares import LimitsByOwner, OwnerLimits, Shares
 
 _RETRY_SECONDS = 1.0
 
@@ -16,11 +16,11 @@ class StreamBounds:
 
     max_streams: int
     reserved_streams: int = 0  # beyond `max_streams`, for owners below their share
-    max_per_owner: int | None = None
+    owner_limits: LimitsByOwner = OwnerLimits()
 
     @classmethod
-    def of(cls, settings: Settings) -> "StreamBounds":
-        return cls(settings.max_streams, settings.reserved_streams, settings.owner_limits.max_calls)
+    def of(cls, settings: Settings, owner_limits: LimitsByOwner | None = None) -> "StreamBounds":
+        return cls(settings.max_streams, settings.reserved_streams, owner_limits or settings.owner_limits)
 
 
 @dataclass(eq=False, slots=True)
@@ -50,8 +50,9 @@ class Streams:
     def enter(self, owner: str, close: Callable[[], None]) -> Place:
         """Takes a place until `leave`. May close another owner's idle call. Raises Overloaded."""
         bounds = self._bounds
-        if bounds.max_per_owner is not None and self._shares.used(owner) >= bounds.max_per_owner:
-            raise _full(f"{bounds.max_per_owner} calls of yours are open", "max_streams_per_owner")
+        most = bounds.owner_limits.of(owner).max_calls
+        if most is not None and self._shares.used(owner) >= most:
+            raise _full(f"{most} calls of yours are open", "max_streams_per_owner")
         if self._shares.total >= bounds.max_streams:
             self._make_room(owner)
         self._shares.change(owner, 1)

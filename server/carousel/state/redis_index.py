@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from carousel.errors import CarouselError, Overloaded
+from carousel.shares import LimitsByOwner
 from carousel.state.redis_link import RedisLink
 from carousel.state.store import Birth, Row
 
@@ -36,18 +37,18 @@ class Entry:
 class RedisIndex:
     """Two sorted sets: by owner and time of creation, by expiry."""
 
-    def __init__(self, link: RedisLink, max_owned: int | None) -> None:
+    def __init__(self, link: RedisLink, limits: LimitsByOwner) -> None:
         self._link = link
-        self._max_owned = max_owned
+        self._limits = limits
 
     async def add(self, entries: Sequence[Entry], lives_ms: int) -> list[str]:
         """Adds one owner's entries. Returns each creation time, which the session stores: now, or that of an existing
         entry. Raises Overloaded when the owner has too many others."""
-        most = "" if self._max_owned is None else self._max_owned
-        arguments = (most, *map(_short, entries))
+        max_owned = self._limits.of(entries[0].owner).max_sessions
+        arguments = ("" if max_owned is None else max_owned, *map(_short, entries))
         kind, *moments = await self._link.call("enlist", (_owned(entries[0].owner),), arguments)
         if kind == b"full":
-            text = f"{self._max_owned} sessions of this caller are live already"
+            text = f"{max_owned} sessions of this caller are live already"
             raise Overloaded(text, limit="max_sessions_per_owner", retry_seconds=10.0)
         await self._link.call("schedule", (_EXPIRIES,), (lives_ms, *map(_long, entries)))
         return [moment.decode() for moment in moments[0]]

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from carousel.errors import CarouselError, SessionMoved, StoreInvalid, StoreUnavailable
-from carousel.shares import OwnerLimits
+from carousel.shares import LimitsByOwner, OwnerLimits
 from carousel.state.recent import Recent
 from carousel.state.redis_births import RedisBirths
 from carousel.state.redis_deeds import Intent, RedisDeeds
@@ -62,13 +62,13 @@ class RedisStore:
         password: str | None = None,
         timing: Timing,
         cache_bytes: int = _CACHE_BYTES,
-        owner_limits: OwnerLimits = _NO_LIMITS,
+        owner_limits: LimitsByOwner = _NO_LIMITS,
     ) -> None:
         """Raises StoreInvalid when the extra `redis` is not installed."""
         self._terms = Terms.of(lifetimes, timing)
         self._work = RedisWork()
         self._link = RedisLink(url, username, password, timing.time_out)
-        self._index = RedisIndex(self._link, owner_limits.max_sessions)
+        self._index = RedisIndex(self._link, owner_limits)
         self._deeds = RedisDeeds(self._link)
         self._endings = RedisEndings(self._link, self._index, self._terms, self._work, self._note_gone)
         self._births = RedisBirths(self._link, self._index, self._deeds, self._endings, self._terms, self._work)

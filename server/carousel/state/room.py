@@ -1,6 +1,7 @@
 """Which sessions a full store must evict: decided here, without touching a session."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from carousel.errors import Overloaded
 from carousel.records import record
@@ -36,9 +37,9 @@ class Room:
         self._evicts = capacity.evicts
         self._walk = walk
         self.sessions, self.bytes = Shares(), Shares()
-        limits = capacity.owner_limits
-        self._of_sessions = _make_bounds("max_sessions", self.sessions, limits.max_sessions, capacity.max_sessions)
-        self._of_bytes = _make_bounds("max_session_bytes", self.bytes, limits.max_bytes, capacity.max_bytes)
+        self._limits = capacity.owner_limits
+        self._of_sessions = _Bound("max_sessions", self.sessions, capacity.max_sessions, is_owners=False)
+        self._of_bytes = _Bound("max_session_bytes", self.bytes, capacity.max_bytes, is_owners=False)
 
     def change(self, owner: str, num_sessions: int, num_bytes: int) -> None:
         self.sessions.change(owner, num_sessions)
@@ -80,19 +81,36 @@ class Room:
             found.extend(_first(self._walk(owner)))
             return bool(found)
 
-        for bound in (*self._of_sessions, *self._of_bytes) if self._evicts else ():
+        if not self._evicts:
+            return None
+        for owner in self._limits.own:
+            if any(bound.used.used(owner) > bound.limit for bound in self._bounds_of(owner)) and accept(owner):
+                return found[0]
+        for bound in self._bounds_of(""):  # an owner without a name has the limits of all
             if bound.used.total > bound.limit:
-                bound.used.largest(bound.limit if bound.is_owners else 0, accept)
+                bound.used.largest(bound.limit if bound.is_owners else 0, partial(self._may_lose, accept, bound))
             if found:
                 return found[0]
         return None
 
+    def _may_lose(self, accept: Callable[[str], bool], bound: _Bound, owner: str) -> bool:
+        """An owner with limits of its own is not held to those of the others."""
+        return not (bound.is_owners and owner in self._limits.own) and accept(owner)
+
+    def _bounds_of(self, owner: str) -> Iterator[_Bound]:
+        """The owner's own bounds come first."""
+        limits = self._limits.of(owner)
+        for of_owner, of_all in ((limits.max_sessions, self._of_sessions), (limits.max_bytes, self._of_bytes)):
+            if of_owner is not None:
+                yield _Bound(f"{of_all.name}_per_owner", of_all.used, of_owner, is_owners=True)
+            yield of_all
+
     def _find_short(self, owner: str, num_sessions: int, num_bytes: int) -> _Bound | None:
-        for bounds, wanted in ((self._of_sessions, num_sessions), (self._of_bytes, num_bytes)):
-            for bound in bounds if wanted > 0 else ():
-                used = bound.used.used(owner) if bound.is_owners else bound.used.total
-                if used + wanted > bound.limit:
-                    return bound
+        for bound in self._bounds_of(owner):
+            wanted = num_sessions if bound.used is self.sessions else num_bytes
+            used = bound.used.used(owner) if bound.is_owners else bound.used.total
+            if wanted > 0 and used + wanted > bound.limit:
+                return bound
         return None
 
     def _choose(self, bound: _Bound, owner: str, walks: dict[str, Iterator[Evictable]]) -> Evictable | None:
@@ -106,11 +124,6 @@ class Room:
         if not bound.is_owners and bound.used.used(owner) < share:
             bound.used.largest(share, accept)
         return found[0] if found or accept(owner) else None
-
-
-def _make_bounds(name: str, used: Shares, of_owner: int | None, of_all: int) -> tuple[_Bound, ...]:
-    bounds = (_Bound(name, used, of_all, is_owners=False),)
-    return bounds if of_owner is None else (_Bound(f"{name}_per_owner", used, of_owner, is_owners=True), *bounds)
 
 
 def _first(walk: Iterator[Evictable]) -> list[Evictable]:

@@ -3,25 +3,27 @@
 from pathlib import Path
 
 from carousel.settings import Settings
+from carousel.shares import LimitsByOwner
 from carousel.state.store import Capacity, Lifetimes, SessionStore
 
 _MEMORY_BYTES, _DISK_BYTES = 2**31, 2**40
 
 
-def make_store(settings: Settings) -> SessionStore:
+def make_store(settings: Settings, owner_limits: LimitsByOwner | None = None) -> SessionStore:
+    """`owner_limits` stand in place of the settings'."""
+    limits = owner_limits or settings.owner_limits
     lifetimes = Lifetimes(settings.session_idle_seconds, settings.session_lifetime_seconds)
     if settings.store == "memory":
         from carousel.state.memory import MemoryStore
 
         file = Path(settings.memory_file) if settings.memory_file else None
-        return MemoryStore(_capacity(settings, _MEMORY_BYTES), lifetimes, file)
+        return MemoryStore(_capacity(settings, _MEMORY_BYTES, limits), lifetimes, file)
     if settings.store.startswith("sqlite:"):
-        return _make_sqlite(settings, lifetimes)
+        return _make_sqlite(settings, lifetimes, limits)
     from carousel.state.redis_store import RedisStore, Timing
 
     password = settings.store_password.get_secret_value() if settings.store_password else None
     timing = Timing(lease=settings.lease_seconds)
-    limits = settings.owner_limits
     return RedisStore(settings.store, lifetimes, password=password, timing=timing, owner_limits=limits)
 
 
@@ -38,16 +40,16 @@ def choose_max_bytes(settings: Settings) -> int | None:
     return settings.max_session_bytes or _DISK_BYTES if settings.store.startswith("sqlite:") else None
 
 
-def _make_sqlite(settings: Settings, lifetimes: Lifetimes) -> SessionStore:
+def _make_sqlite(settings: Settings, lifetimes: Lifetimes, limits: LimitsByOwner) -> SessionStore:
     from carousel.state.sqlite_store import SqliteStore
     from carousel.state.write_ahead import WriteAhead
     from carousel.state.write_behind import WriteBehind
 
     path = Path(settings.store.removeprefix("sqlite:"))
-    durable = SqliteStore(path, _capacity(settings, _DISK_BYTES), lifetimes)
+    durable = SqliteStore(path, _capacity(settings, _DISK_BYTES, limits), lifetimes)
     return WriteAhead(durable) if settings.durability == "each_turn" else WriteBehind(durable, settings.flush_seconds)
 
 
-def _capacity(settings: Settings, default_bytes: int) -> Capacity:
+def _capacity(settings: Settings, default_bytes: int, limits: LimitsByOwner) -> Capacity:
     max_bytes = settings.max_session_bytes or default_bytes
-    return Capacity(settings.max_sessions, max_bytes, settings.when_full == "evict", settings.owner_limits)
+    return Capacity(settings.max_sessions, max_bytes, settings.when_full == "evict", limits)

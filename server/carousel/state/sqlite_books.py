@@ -136,7 +136,7 @@ class Books:
             shares.change(owner, amount)
 
     def _passed(self, owner: str, sessions: int, num_bytes: int) -> Iterator[str]:
-        of_all, of_one = self.capacity, self.capacity.owner_limits
+        of_all, of_one = self.capacity, self.capacity.owner_limits.of(owner)
         for limit, most, used in (
             ("max_sessions_per_owner", of_one.max_sessions, self.sessions.used(owner) + sessions),
             ("max_session_bytes_per_owner", of_one.max_bytes, self.num_bytes.used(owner) + num_bytes),

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from carousel.errors import CarouselError
 from carousel.records import record
-from carousel.shares import OwnerLimits
+from carousel.shares import LimitsByOwner, OwnerLimits
 
 Parts = Mapping[str, bytes]
 
@@ -53,7 +53,7 @@ class Capacity:
     max_sessions: int
     max_bytes: int
     evicts: bool
-    owner_limits: OwnerLimits = OwnerLimits()
+    owner_limits: LimitsByOwner = OwnerLimits()
 
 
 @record(frozen=True, slots=True)

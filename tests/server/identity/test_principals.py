@@ -7,6 +7,8 @@ import pytest
 
 from carousel.identity.principals import MIN_TOKEN_BYTES, Principals, digest, read_principals
 from carousel.identity.scopes import Scope
+from carousel.quotas import Quota
+from carousel.shares import OwnerLimits
 
 TOKEN, OTHER = "t" * 43, "o" * 43
 GOOD = f"""
@@ -21,6 +23,14 @@ certificates = ["spiffe://cluster/ops", "ops.example"]
 scopes = ["admin"]
 owner = "anonymous-before"
 models = ["demo"]
+"""
+
+QUOTA = """
+[[principal]]
+name = "a"
+scopes = []
+[principal.quota]
+{}
 """
 
 
@@ -88,6 +98,15 @@ def test_a_scope_is_what_it_says_and_admin_is_all(tmp_path: Path) -> None:
         ('[[principal]]\nname = "a"\nscopes = ["root"]', "principal 1: scopes: "),
         ('[[principal]]\nname = "a"\nscopes = []\nquotas = 3', "principal 1: unknown setting quotas"),
         ('[[principal]]\nname = "a"\nscopes = []\ntokens = ["secret"]', "principal 1: tokens: "),
+        (QUOTA.format("max_session = 3"), "principal 1: unknown setting"),
+        (QUOTA.format("max_sessions = 0"), "principal 1: quota"),
+        (QUOTA.format("max_requests_per_second = 0"), "principal 1: quota"),
+        (QUOTA.format("max_tokens_per_second = nan"), "principal 1: quota"),
+        (QUOTA.format("").replace("scopes", "forwards = true\nscopes"), "quota: not for a principal that forwards"),
+        (
+            QUOTA.format("") + QUOTA.format("").replace('"a"', '"b"\nowner = "a"'),
+            "quota of the owner: a stands there twice",
+        ),
         (GOOD.replace('"ops"', '"search"'), "name: search stands there twice"),
         (
             GOOD + f'[[principal]]\nname="c"\nscopes=[]\ntokens=["{digest(TOKEN)}"]',
@@ -101,6 +120,29 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str | bytes, why: str) -> 
     with pytest.raises(ValueError, match=why if "\\w" in why else re.escape(why)) as raised:
         read(tmp_path, text)
     assert "principals.toml" in str(raised.value)
+
+
+def test_quotas_are_for_owners(tmp_path: Path) -> None:
+    """One for each owner that has a principal of its own, with what its principal states; who forwards has none."""
+    text = QUOTA.format("max_sessions = 3\nmax_tokens_per_second = 7.5")
+    others = """
+[[principal]]
+name = "b"
+owner = "a"
+scopes = []
+[[principal]]
+name = "c"
+owner = "team"
+scopes = []
+[[principal]]
+name = "d"
+forwards = true
+scopes = []
+"""
+    assert read(tmp_path, others + text).quotas == [
+        Quota("a", "a", OwnerLimits(max_sessions=3), None, 7.5),
+        Quota("c", "team", OwnerLimits()),
+    ]
 
 
 def test_no_message_repeats_a_token(tmp_path: Path) -> None:

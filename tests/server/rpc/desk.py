@@ -48,7 +48,7 @@ from carousel.sessions.requests import (
 from carousel.sessions.resident import Plain
 from carousel.sessions.streams import StreamBounds
 from carousel.settings import Settings
-from carousel.shares import Shares
+from carousel.shares import OwnerLimits, Shares
 from carousel.state.store import Row
 from carousel.turns import Candidate, FinishReason, Generated
 from carousel.v1 import language_model_pb2_grpc, sessions_pb2_grpc
@@ -152,7 +152,7 @@ class FakeOperations:
     """Rows by owner and id. `raises` and `seen` are as above."""
 
     def __init__(self) -> None:
-        self.watch = EventHub(max_watches_per_owner=2).watch
+        self.watch = EventHub(OwnerLimits(max_watches=2)).watch
         self.rows: dict[tuple[str, str], Row] = {}
         self.raises: Exception | None = None
         self.seen: list[Any] = []

@@ -16,6 +16,7 @@ from tests.server.rpc.served_house import Wire, refusal, until
 
 from carousel.sessions import calls
 from carousel.sessions.streams import StreamBounds
+from carousel.shares import OwnerLimits
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import language_model_pb2_grpc, sessions_pb2
 
@@ -163,7 +164,7 @@ async def test_health_and_metadata_are_told_whatever_is_open() -> None:
 
 async def test_one_owners_streams_are_bounded_by_name() -> None:
     """Beyond max_streams_per_owner he is refused; another owner is not."""
-    async with open_desk(StreamBounds(10, 0, 1), owner="x-owner") as desk:
+    async with open_desk(StreamBounds(10, 0, OwnerLimits(max_calls=1)), owner="x-owner") as desk:
         stream = await rest(desk)
         code, _, details = await refusal(desk.model.Tokenize(wire.TokenizeRequest(), metadata=ANN))
         assert (code, details["ErrorInfo"].metadata["limit"]) == (Code.RESOURCE_EXHAUSTED, "max_streams_per_owner")
@@ -222,6 +223,7 @@ async def test_a_live_peer_may_be_silent() -> None:
 CLIENT = """
 import sys, grpc
 from carousel.v1 import language_model_pb2 as wire, language_model_pb2_grpc
+from carousel.shares import OwnerLimits
 stub = language_model_pb2_grpc.LanguageModelStub(grpc.insecure_channel(sys.argv[1]))
 stream = stub.Generate(wire.GenerateRequest(max_tokens=1001))
 next(stream)

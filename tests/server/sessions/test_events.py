@@ -7,6 +7,7 @@ import pytest
 from carousel.errors import Overloaded
 from carousel.sessions import events
 from carousel.sessions.events import EventHub, EventKind, SessionEvent
+from carousel.shares import OwnerLimits
 
 
 def event(number: int, owner: str = "ann") -> SessionEvent:
@@ -71,7 +72,7 @@ async def test_a_watcher_that_missed_events_is_told(
 async def test_an_owners_watchers_are_bounded() -> None:
     """Beyond the bound the owner is refused by the setting's name, another owner is not, and a watcher that leaves
     makes room."""
-    hub = EventHub(max_watches_per_owner=2)
+    hub = EventHub(OwnerLimits(max_watches=2))
     with hub.watch("ann") as first:
         with hub.watch("ann"):
             with pytest.raises(Overloaded) as refused, hub.watch("ann"):

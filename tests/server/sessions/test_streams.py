@@ -7,13 +7,14 @@ import pytest
 
 from carousel.errors import Overloaded
 from carousel.sessions.streams import Place, StreamBounds, Streams
+from carousel.shares import OwnerLimits
 
 
 class Hall:
     """Streams with a list of the owners whose calls were closed."""
 
     def __init__(self, max_streams: int, reserved: int = 0, max_per_owner: int | None = None) -> None:
-        self.streams = Streams(StreamBounds(max_streams, reserved, max_per_owner))
+        self.streams = Streams(StreamBounds(max_streams, reserved, OwnerLimits(max_calls=max_per_owner)))
         self.closed: list[str] = []
 
     def enter(self, owner: str, *, is_idle: bool = False, name: str = "") -> Place:

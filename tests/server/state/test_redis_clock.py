@@ -34,10 +34,10 @@ async def test_the_servers_clock_does_not_matter(
     async with opened(shared_redis, lifetimes=Lifetimes(idle=300.0, absolute=3000.0)) as store:
         row = await open_session(store)
         assert abs(row.created_at - real()) < 60
-        assert row.expires_at - row.created_at == pytest.approx(300.0, abs=0.01)
+        assert row.expires_at - row.created_at == pytest.approx(300.0, abs=1)
         changed = await advance(store)
         assert abs(changed.updated_at - real()) < 60
-        assert changed.expires_at - changed.updated_at == pytest.approx(300.0, abs=0.01)
+        assert changed.expires_at - changed.updated_at == pytest.approx(300.0, abs=1)
         call_due(shared_redis)
         assert await store.sweep(9) == 0
         assert not await store.end(changed, EndReason.IDLE)
