@@ -43,6 +43,7 @@ from carousel.state.store import SessionStore
 from carousel.tasks import running_task
 from carousel.traces import NoTraces, Traces
 from carousel.web.app import WebServer, make_app
+from carousel.web.openai.app import make_openai_app
 
 _LAST_BYTES_SECONDS = 1.0
 _HELD_BYTES = 2**26  # for the rows of sessions that streams hold
@@ -57,6 +58,7 @@ class Running:
     provider: str
     engine: Engine
     store: SessionStore
+    openai_address: str = ""
 
 
 async def serve(
@@ -97,6 +99,7 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
     calls = Calls(bounds, identity.doorkeeper, metrics, health, code_of, traces, quotas)
     rpc = _make_rpc(sessions, bundle.manifest, model.provider, RpcCalls(calls), settings)
     web = WebServer(make_app(registry, readiness, calls.admit))
+    openai = _make_openai(sessions, calls, settings)
     watch = LoopWatch(metrics.loop_lagged, settings.slow_handler_seconds)
 
     async def tell_health() -> None:
@@ -117,10 +120,7 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
         stack.callback(sessions.turns.close)
         stack.push_async_callback(engine.stop)
         await engine.start()
-        await web.start(settings.http_listen, certificate if settings.encrypts_http else None)
-        stack.push_async_callback(web.stop)
-        await rpc.start(settings.listen, certificate)
-        stack.push_async_callback(rpc.stop, _LAST_BYTES_SECONDS)
+        addresses = await _listen(stack, rpc, web, openai, settings, certificate)
         sweeping = partial(sweep, sessions.operations, health, metrics, after_sweep)
         await stack.enter_async_context(running_task("sweep", sweeping, metrics.task_restarted))
         for name, holder in sessions.holders.items():
@@ -128,9 +128,9 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
             await stack.enter_async_context(running_task(name, holder.run, metrics.task_restarted))
         readiness.is_serving = True
         await tell_health()
-        log.info("ready", grpc=rpc.address, http=web.address, model=bundle.manifest.name, provider=model.provider)
+        log.info("ready", model=bundle.manifest.name, provider=model.provider, **addresses)
         try:
-            yield Running(rpc.address, web.address, model.provider, engine, store)
+            yield Running(addresses["grpc"], addresses["http"], model.provider, engine, store, addresses["openai"])
         finally:
             readiness.is_serving = False
             await tell_health()
@@ -139,6 +139,25 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
             await engine.drain(settings.drain_seconds)
             await calls.finish(max(_LAST_BYTES_SECONDS, started + settings.drain_seconds - time.monotonic()))
     log.info("stopped")
+
+
+async def _listen(
+    stack: contextlib.AsyncExitStack,
+    rpc: RpcServer,
+    web: WebServer,
+    openai: WebServer,
+    settings: Settings,
+    certificate: WatchedFiles[Certificate] | None,
+) -> dict[str, str]:
+    """Opens all addresses until the stack closes. Returns them by name; empty where there is none."""
+    await web.start(settings.http_listen, certificate if settings.encrypts_http else None)
+    stack.push_async_callback(web.stop)
+    if settings.openai_listen:
+        await openai.start(settings.openai_listen, certificate, "openai_listen")
+        stack.push_async_callback(openai.stop)
+    await rpc.start(settings.listen, certificate)
+    stack.push_async_callback(rpc.stop, _LAST_BYTES_SECONDS)
+    return {"grpc": rpc.address, "http": web.address, "openai": openai.address}
 
 
 async def _until_stopped(stopped: asyncio.Event, engine: Engine) -> None:
@@ -181,6 +200,13 @@ def _make_rpc(
     language_model = LanguageModelServicer(sessions.turns, description, calls)
     life = SessionsServicer(sessions.turns, sessions.operations, calls)
     return RpcServer(language_model, life, calls.admit, ConnectionBounds.of(settings))
+
+
+def _make_openai(sessions: SessionService, calls: Calls, settings: Settings) -> WebServer:
+    app = make_openai_app(
+        sessions.turns, sessions.operations, calls, settings.max_message_bytes, settings.openai_hosts, int(time.time())
+    )
+    return WebServer(app)
 
 
 def _make_traces(settings: Settings, model: str) -> Traces:

@@ -64,6 +64,8 @@ class Settings(BaseModel):
 
     listen: str = Field("127.0.0.1:50051", description="gRPC address; port 0 takes a free one")
     http_listen: str = Field("127.0.0.1:9090", description="address of /metrics, /healthz and /readyz")
+    openai_listen: str = Field("", description="address of the HTTP interface that OpenAI's clients know; none: off")
+    openai_hosts: tuple[str, ...] = Field((), description="names of this server that its callers use, with commas")
     tls_cert: Path | None = Field(None, description="PEM file of the server's certificate and those that signed it")
     tls_key: Path | None = Field(None, description="PEM file of its key; all of these files are read again on change")
     tls_client_ca: Path | None = Field(None, description="PEM file of who signs callers' certificates, then demanded")
@@ -169,6 +171,11 @@ class Settings(BaseModel):
     drain_seconds: float = Field(30.0, ge=0, le=1e9, description="how long running turns may finish after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line logged")
 
+    @field_validator("openai_hosts", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
     @field_validator("providers", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -214,6 +221,8 @@ class Settings(BaseModel):
             raise ValueError("tls_client_ca needs tls_cert and tls_key")
         if self.tls_cert is None and self.plaintext != "everywhere":
             _refuse_plain("listen", self.listen, "everywhere")
+            if self.openai_listen:
+                _refuse_plain("openai_listen", self.openai_listen, "everywhere")
         if not self.encrypts_http and self.plaintext == "loopback":
             _refuse_plain("http_listen", self.http_listen, "http")
         return self
@@ -257,6 +266,13 @@ class Settings(BaseModel):
             max_lanes=self.max_lanes_per_owner,
             max_watches=self.max_watches_per_owner,
         )
+
+    @field_validator("openai_listen")
+    @classmethod
+    def _check_optional_address(cls, value: str) -> str:
+        if value:
+            split_address(value)
+        return value
 
     @field_validator("listen", "http_listen")
     @classmethod

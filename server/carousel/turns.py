@@ -111,7 +111,9 @@ class Predict:
 
 @record(frozen=True, slots=True)
 class Score:
-    """Scores every fed token."""
+    """Scores every fed token, and returns the likeliest tokens in its place if asked."""
+
+    num_candidates: int = 0
 
 
 Goal = Generate | Predict | Score
@@ -156,6 +158,7 @@ class Scored:
     ids: tuple[int, ...]
     log_probabilities: tuple[float, ...]
     ranks: tuple[int, ...]
+    candidates: tuple[tuple[Candidate, ...], ...] = ()  # of each token, if asked
 
 
 @record(frozen=True, slots=True)

@@ -103,6 +103,7 @@ class Outcome:
     candidates: tuple[Candidate, ...] = ()
     log_probabilities: tuple[float, ...] = ()
     ranks: tuple[int, ...] = ()
+    scored_candidates: tuple[tuple[Candidate, ...], ...] = ()
     snapshot: Snapshot | None = None
 
 

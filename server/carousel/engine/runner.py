@@ -129,11 +129,16 @@ class Runner:
             rows[index][1].error = _not_finite()
 
     def _answer_scores(self, work: Work, hidden_NH: Rows, outcome: Outcome) -> None:
-        scores = self._model.score(np.ascontiguousarray(hidden_NH), np.array(work.ids, np.int64))
+        hidden_NH = np.ascontiguousarray(hidden_NH)
+        scores = self._model.score(hidden_NH, np.array(work.ids, np.int64))
         if not np.isfinite(scores.log_probs_N).all():
             outcome.error = _not_finite()
         outcome.log_probabilities = tuple(scores.log_probs_N.tolist())
         outcome.ranks = tuple(scores.ranks_N.tolist())
+        if num_wanted := _num_candidates(work):
+            found = self._model.candidates(hidden_NH, num_wanted)
+            rows = zip(found.ids_NK.tolist(), found.log_probs_NK.tolist(), strict=True)
+            outcome.scored_candidates = tuple([tuple(map(Candidate, *row)) for row in rows])
 
     def _hidden(self, rows: Sequence[Row]) -> Rows:
         return self._states.hidden([work.lane for work, _ in rows])
@@ -182,7 +187,7 @@ def _pad(ids: Sequence[Sequence[int]]) -> tuple[Array, Array]:
 
 def _num_candidates(work: Work) -> int:
     goal = work.job.turn.goal
-    return goal.num_candidates if isinstance(goal, (Generate, Predict)) else 0
+    return goal.num_candidates
 
 
 def _answer_whole(rows: Sequence[Row], logits_NV: Array) -> None:

@@ -244,7 +244,9 @@ class Scheduler:
                 return Predicted(outcome.candidates)
             case Score():
                 job.finish = FinishReason.INPUT_END if work.is_last else None
-                return Scored(work.ids, outcome.log_probabilities, outcome.ranks) if work.ids else None
+                if not work.ids:
+                    return None
+                return Scored(work.ids, outcome.log_probabilities, outcome.ranks, outcome.scored_candidates)
 
 
 def _shape(step: Step) -> StepShape:

@@ -37,6 +37,15 @@ CALLS: Mapping[str, frozenset[Scope]] = {
     frozenset({Scope.SESSIONS}),
 )  # fmt: skip
 
+# The same of the HTTP interface that OpenAI's clients know.
+HTTP_CALLS: Mapping[str, frozenset[Scope]] = {
+    "/v1/models": _ANY,
+    "/v1/completions": frozenset({Scope.GENERATE}),
+    "/tokenizer_info": _ANY,
+    "/tokenize": TURN_SCOPES,
+    "/detokenize": TURN_SCOPES,
+}
+
 # What only the server itself is asked: other gRPC services as a whole, and paths of HTTP. They know no owner.
 OF_SERVER: Mapping[str, frozenset[Scope]] = {
     HEALTH: _ANY,
@@ -46,4 +55,4 @@ OF_SERVER: Mapping[str, frozenset[Scope]] = {
     "/readyz": _ANY,
 }
 
-SCOPES = {**CALLS, **OF_SERVER}
+SCOPES = {**CALLS, **HTTP_CALLS, **OF_SERVER}

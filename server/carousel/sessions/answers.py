@@ -65,7 +65,7 @@ class ScoringRecord:
         self._num_tokens += len(tokens)
         self._num_hits += sum([token.is_hit for token in tokens])
         self._log_probability = sum([token.log_probability for token in tokens], self._log_probability)
-        self._num_bytes += sum([_SCORED_BYTES + len(token.text) for token in tokens])
+        self._num_bytes += sum([_SCORED_BYTES * (1 + len(token.candidates)) + len(token.text) for token in tokens])
         if self._num_bytes <= self._max_bytes:
             self._rated.extend(tokens)
         else:

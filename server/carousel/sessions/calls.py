@@ -259,6 +259,11 @@ class Calls:
             self._log.info("call", method=method, code=code, **facts.of_failure(None, evidence.peer, error))
             raise
 
+    def permit(self, call: Call, method: str) -> None:
+        """Asks whether the caller of an open call may also make the call `method`, which is a part of it. Raises the
+        refusal."""
+        self._doorkeeper.admit(method, call.evidence)
+
     def check_again(self) -> None:
         """Ends the calls whose callers would not be admitted any more. Runs after the principals have changed."""
         for task, call in list(self._open.items()):

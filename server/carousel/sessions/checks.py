@@ -73,7 +73,14 @@ def check_prediction(request: PredictionRequest) -> None:
 
 
 def check_scoring(request: ScoringRequest, vocabulary_size: int) -> None:
+    _within("num_candidates", request.num_candidates, 0, MAX_LOG_PROBABILITIES)
     _within("g", request.num_top, 1, max(vocabulary_size, ScoringRequest().num_top))  # the default always passes
+
+
+def check_scored_items(num_tokens: int, request: ScoringRequest, limits: Limits) -> None:
+    if request.num_candidates and (num_items := num_tokens * (1 + request.num_candidates)) > limits.max_answer_items:
+        text = f"tokens x (1 + num_candidates) is {num_items}; at most {limits.max_answer_items} (max_answer_items)"
+        raise InvalidRequest("num_candidates", text)
 
 
 def check_text(text: str, limits: Limits) -> None:

@@ -93,6 +93,7 @@ class Prediction:
 class ScoringRequest:
     input: Input = ()
     num_top: int = 10  # the wire's g
+    num_candidates: int = 0  # the likeliest tokens in each token's place
 
 
 @record(frozen=True, slots=True)
@@ -102,6 +103,7 @@ class ScoredToken:
     rank: int
     is_hit: bool
     text: str
+    candidates: tuple[Candidate, ...] = ()
 
 
 @record(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, S
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
+from itertools import repeat
 
 from carousel.bundle.manifest import Manifest
 from carousel.bundle.tokenizer import TextDecoder, Tokenizer
@@ -177,6 +178,7 @@ class Sessions:
         checks.check_scoring(request, self.manifest.vocabulary_size)
         with self._engine.accepted(caller.owner):
             ids = await self._encode(caller, request.input)
+            checks.check_scored_items(len(ids), request, self.limits)
             async with self._sequences.hold(caller, request) as sequence:
                 if isinstance(sequence.replay, ScoringAnswer):
                     yield ScoringPiece(
@@ -197,7 +199,7 @@ class Sessions:
     ) -> AsyncGenerator[ScoringPiece]:
         decoder = TextDecoder(sequence.start.tail)
         record = ScoringRecord(sequence.max_answer_bytes)
-        turn = Turn(sequence.start, ids, Score(), owner=caller.owner, timeline=caller.timeline)
+        turn = Turn(sequence.start, ids, Score(request.num_candidates), owner=caller.owner, timeline=caller.timeline)
         async with aclosing(self._engine.follow(turn)) as batches:
             async for events, ended in batches:
                 tokens = self._rate(events, request.num_top, decoder)
@@ -282,10 +284,12 @@ class Sessions:
 
     def _rate(self, events: Sequence[Event], num_top: int, decoder: TextDecoder) -> tuple[ScoredToken, ...]:
         return tuple(
-            ScoredToken(index, log_prob, rank, rank <= num_top, decoder.push(self.tokenizer.token_bytes(index)))
+            ScoredToken(index, log_prob, rank, rank <= num_top, decoder.push(self.tokenizer.token_bytes(index)), likely)
             for event in events
             if isinstance(event, Scored)
-            for index, log_prob, rank in zip(event.ids, event.log_probabilities, event.ranks, strict=True)
+            for index, log_prob, rank, likely in zip(
+                event.ids, event.log_probabilities, event.ranks, event.candidates or repeat(()), strict=False
+            )
         )
 
 

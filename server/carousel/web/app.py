@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import uvicorn
 from prometheus_client import CollectorRegistry
@@ -58,7 +59,7 @@ def _guard(path: str, handle: _Handler, admit: Admit) -> _Handler:
 class WebServer:
     """The server is bound after `start`. The application handles signals, so uvicorn gets none."""
 
-    def __init__(self, app: Starlette) -> None:
+    def __init__(self, app: Any) -> None:
         # The protocols are named, because "auto" imports every installed implementation.
         # A peer is who opened the connection, whatever its headers say of proxies.
         self._config = uvicorn.Config(
@@ -74,13 +75,16 @@ class WebServer:
         self._task: asyncio.Task[None] | None = None
         self.address = ""  # host:port, once started
 
-    async def start(self, listen: str, certificate: WatchedFiles[Certificate] | None = None) -> None:
-        """Encrypted where there is a certificate. Raises SettingsInvalid when the address cannot be bound."""
+    async def start(
+        self, listen: str, certificate: WatchedFiles[Certificate] | None = None, setting: str = "http_listen"
+    ) -> None:
+        """Encrypted where there is a certificate. Raises SettingsInvalid when the address cannot be bound; `setting`
+        names it."""
         host, port = split_address(listen)
         try:
             bound = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         except OSError as error:
-            raise SettingsInvalid(f"http_listen: cannot bind {listen}: {error.strerror}") from error
+            raise SettingsInvalid(f"{setting}: cannot bind {listen}: {error.strerror}") from error
         self.address = f"[{host}]:{bound.getsockname()[1]}" if ":" in host else f"{host}:{bound.getsockname()[1]}"
         self._config.load()
         if certificate is not None:

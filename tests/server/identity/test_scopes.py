@@ -1,5 +1,8 @@
 """Every call that a transport takes stands in the table, with what it needs."""
 
+from typing import cast
+from unittest.mock import Mock
+
 import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
@@ -7,10 +10,13 @@ from prometheus_client import CollectorRegistry
 from starlette.routing import Route
 from tests.server.rpc.desk import open_desk
 
-from carousel.identity.scopes import CALLS, HEALTH, OF_SERVER, PROBES, REFLECTION, SCOPES, Scope
+from carousel.identity.scopes import CALLS, HEALTH, HTTP_CALLS, OF_SERVER, PROBES, REFLECTION, SCOPES, Scope
 from carousel.readiness import Readiness, StoreHealth
+from carousel.sessions.calls import Calls
 from carousel.v1 import language_model_pb2, sessions_pb2
 from carousel.web.app import make_app
+from carousel.web.openai.app import Handlers, make_routes
+from carousel.web.openai.door import Door
 
 OURS = [
     service for module in (language_model_pb2, sessions_pb2) for service in module.DESCRIPTOR.services_by_name.values()
@@ -52,6 +58,12 @@ def test_every_path_of_http_needs_a_scope() -> None:
     assert len(paths) == len(app.routes)
     assert OF_SERVER.keys() == paths | {HEALTH, REFLECTION}
     assert paths >= PROBES
+
+
+def test_every_path_of_the_openai_interface_needs_a_scope() -> None:
+    """A path with a model's name is that of the list."""
+    routes = make_routes(Door(cast(Calls, None), 0), cast(Handlers, Mock()))
+    assert HTTP_CALLS.keys() == {route.path.partition("/{")[0] for route in routes}
 
 
 @pytest.mark.parametrize("call", SCOPES)

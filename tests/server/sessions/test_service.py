@@ -118,6 +118,29 @@ async def test_scores_add_up() -> None:
     assert totals.perplexity == pytest.approx(np.exp(-totals.log_probability / len(text)))
 
 
+async def test_scores_name_the_likeliest_in_each_place() -> None:
+    """They are the oracle's, in any chunk; the scored token has the same bits among them as by itself."""
+    text = "abcabcnm"
+    for max_chunk_tokens in (1, 3, 8):
+        async with running_world(Plan(bounds=make_bounds(max_chunk_tokens=max_chunk_tokens))) as world:
+            tokens, _ = await score(world, Caller("ann"), ScoringRequest(text, num_candidates=5))
+            oracle, snapshot = world.oracle, world.oracle.start()
+            for token in tokens:
+                logits_V = oracle.logits(snapshot)
+                assert [one.id for one in token.candidates] == [one.id for one in sampler.rank_candidates(logits_V, 5)]
+                same = [one.log_probability for one in token.candidates if one.id == token.id]
+                assert same == ([token.log_probability] if token.rank <= 5 else [])
+                snapshot = oracle.feed(snapshot, (token.id,))
+
+
+async def test_candidates_of_scores_are_bounded() -> None:
+    """In each place, and all together."""
+    async with running_world(Plan(limits=make_limits(max_answer_items=1000))) as world:
+        for num_candidates, text in ((65, "ab"), (64, "ab" * 8)):
+            with pytest.raises(InvalidRequest, match="num_candidates"):
+                await score(world, Caller("ann"), ScoringRequest(text, num_candidates=num_candidates))
+
+
 async def test_predictions_name_the_likeliest_and_move_the_session() -> None:
     """Candidates are the oracle's; the position counts what was fed; an empty request asks again."""
     async with running_world() as world:

@@ -1,0 +1,107 @@
+"""The HTTP interface that OpenAI's clients know, as one application."""
+
+import json
+from collections.abc import Collection
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from carousel.sessions.calls import Call, Calls
+from carousel.sessions.operations import SessionOperations
+from carousel.sessions.service import Sessions
+from carousel.web.exchange import Exchange
+from carousel.web.openai import errors
+from carousel.web.openai.bodies import CompletionBody, DetokenizeBody, TokenizeBody, parse
+from carousel.web.openai.completions import JSON_HEADERS, Completions
+from carousel.web.openai.door import Door, Guard, Named, request_id_of, session_id_of
+
+
+def make_openai_app(
+    sessions: Sessions,
+    operations: SessionOperations,
+    calls: Calls,
+    max_bytes: int,
+    hosts: Collection[str],
+    started: int,
+) -> Any:
+    """`max_bytes` bounds a body; `hosts` are the server's names; `started` is when it did, in seconds since 1970."""
+    handlers = Handlers(sessions, operations, calls, started)
+    app = Starlette(
+        routes=make_routes(Door(calls, max_bytes), handlers),
+        exception_handlers={404: _refuse_route, 405: _refuse_route},
+    )
+    return Guard(app, hosts)
+
+
+def make_routes(door: Door, handlers: "Handlers") -> list[Route]:
+    """The paths are those of the table of scopes."""
+    return [
+        Route("/v1/models", door.endpoint("/v1/models", handlers.list_models, is_counted=False), methods=["GET"]),
+        Route(
+            "/v1/models/{model:path}",
+            door.endpoint("/v1/models", handlers.get_model, is_counted=False),
+            methods=["GET"],
+        ),
+        Route("/v1/completions", door.endpoint("/v1/completions", handlers.complete), methods=["POST"]),
+        Route(
+            "/tokenizer_info",
+            door.endpoint("/tokenizer_info", handlers.describe_tokenizer, is_counted=False),
+            methods=["GET"],
+        ),
+        Route("/tokenize", door.endpoint("/tokenize", handlers.tokenize), methods=["POST"]),
+        Route("/detokenize", door.endpoint("/detokenize", handlers.detokenize), methods=["POST"]),
+    ]
+
+
+class Handlers:
+    """Each takes an admitted call and the body of its request."""
+
+    def __init__(self, sessions: Sessions, operations: SessionOperations, calls: Calls, started: int) -> None:
+        self._sessions = sessions
+        self._completions = Completions(sessions, operations, calls)
+        self._model = {"id": sessions.manifest.name, "object": "model", "created": started, "owned_by": "carousel"}
+
+    async def list_models(self, call: Call, exchange: Exchange, content: bytes) -> None:
+        await _send(exchange, {"object": "list", "data": [self._model]})
+
+    async def get_model(self, call: Call, exchange: Exchange, content: bytes) -> None:
+        self._sessions.check_model(exchange.request.path_params["model"])
+        await _send(exchange, self._model)
+
+    async def complete(self, call: Call, exchange: Exchange, content: bytes) -> None:
+        body = parse(CompletionBody, content)
+        body = body.model_copy(update={"session_id": session_id_of(exchange, body.session_id)})
+        body.check()
+        request_id = request_id_of(exchange, body.session_id)
+        call.request = Named(body.session_id, request_id)
+        await self._completions.run(call, exchange, body, request_id)
+
+    async def describe_tokenizer(self, call: Call, exchange: Exchange, content: bytes) -> None:
+        """Says which text stands before every sequence, for clients that score texts without a context."""
+        tokenizer = self._sessions.tokenizer
+        start = tokenizer.decode([tokenizer.start_id])
+        await _send(exchange, {"tokenizer_class": str(tokenizer.kind), "eos_token": start, "bos_token": start})
+
+    async def tokenize(self, call: Call, exchange: Exchange, content: bytes) -> None:
+        body = parse(TokenizeBody, content)
+        self._sessions.check_model(body.model)
+        ids = await self._sessions.tokenize(call.owner, body.prompt)
+        await _send(exchange, {"tokens": ids, "count": len(ids)})
+
+    async def detokenize(self, call: Call, exchange: Exchange, content: bytes) -> None:
+        body = parse(DetokenizeBody, content)
+        self._sessions.check_model(body.model)
+        await _send(exchange, {"prompt": await self._sessions.detokenize(call.owner, body.tokens)})
+
+
+async def _send(exchange: Exchange, content: Any) -> None:
+    await exchange.answer(200, json.dumps(content).encode(), JSON_HEADERS)
+
+
+async def _refuse_route(request: Request, error: Exception) -> Response:
+    text = f"there is no {request.method} {request.url.path} here; see /v1/models and /v1/completions"
+    status, content, headers = errors.refusal(404, text, "not_found")
+    return Response(content, status, headers)

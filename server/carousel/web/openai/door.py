@@ -1,0 +1,150 @@
+"""What every request passes: no website can drive the server, and each call has an owner, a place and one ending."""
+
+import asyncio
+import ipaddress
+from collections.abc import Awaitable, Callable, Collection
+from hashlib import blake2b
+from typing import Any
+from urllib.parse import urlsplit
+
+from carousel.errors import InvalidRequest
+from carousel.sessions.calls import Call, CallRefused, Calls
+from carousel.web.exchange import Disconnected, Exchange, Receive, Scope, Send
+from carousel.web.openai import errors
+
+_LOCAL = frozenset({"localhost"})
+_BODILESS = frozenset({"GET", "HEAD", "DELETE"})
+
+
+class Named:
+    """What a request names, for its log line."""
+
+    def __init__(self, session_id: str = "", request_id: str = "") -> None:
+        self.session_id = session_id
+        self.request_id = request_id
+
+
+Handle = Callable[[Call, Exchange, bytes], Awaitable[None]]
+
+
+class Door:
+    """The calls of one HTTP transport, among all open calls."""
+
+    def __init__(self, calls: Calls, max_bytes: int) -> None:
+        self._calls = calls
+        self._max_bytes = max_bytes
+
+    def endpoint(self, path: str, handle: Handle, *, is_counted: bool = True) -> "_Endpoint":
+        """Returns the ASGI application of one path. `handle` gets the whole body."""
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            await self._answer(path, Exchange(scope, receive, send), handle, is_counted)
+
+        return _Endpoint(answer)
+
+    async def _answer(self, path: str, exchange: Exchange, handle: Handle, is_counted: bool) -> None:
+        method = exchange.request.method
+        attributes = {"http.request.method": method, "http.route": path}
+        call = Call(path, Named(), exchange.evidence, Disconnected, (f"{method} {path}", attributes))
+        try:
+            async with self._calls.answer(call, exchange, is_counted=is_counted):
+                content = await self._read(call, exchange) if method not in _BODILESS else b""
+                async with exchange.ending_with_the_client():
+                    await handle(call, exchange, content)
+        except CallRefused as refused:
+            await _refuse(exchange, refused.error)
+        except asyncio.CancelledError:
+            if not exchange.is_gone:
+                raise
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                task.uncancel()
+
+    async def _read(self, call: Call, exchange: Exchange) -> bytes:
+        call.is_waiting = True
+        try:
+            return await exchange.read(self._max_bytes)
+        except Disconnected as error:
+            raise asyncio.CancelledError from error
+        finally:
+            call.is_waiting = False
+
+
+class _Endpoint:
+    """A class, since Starlette takes functions for handlers of its own kind."""
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+async def _refuse(exchange: Exchange, error: Exception) -> None:
+    """In the middle of a stream, the error is its last event."""
+    if exchange.is_gone:
+        return
+    if not exchange.is_begun:
+        await exchange.answer(errors.status_of(error), errors.to_body(error), errors.to_headers(error))
+        return
+    await exchange.write(b"data: " + errors.to_body(error) + b"\n\n")
+    await exchange.end()
+
+
+class Guard:
+    """Refuses what a website could make a browser send: a name that is not ours, another page's origin, a form."""
+
+    def __init__(self, app: Any, hosts: Collection[str]) -> None:
+        """`hosts` are the names beside localhost and plain addresses under which callers reach this server."""
+        self._app = app
+        self._hosts = _LOCAL | {host.lower() for host in hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        refusal = self._refusal({key: value.decode("latin-1") for key, value in scope["headers"]}, scope["method"])
+        if refusal is None:
+            await self._app(scope, receive, send)
+        else:
+            status, content, headers = refusal
+            await Exchange(scope, receive, send).answer(status, content, headers)
+
+    def _refusal(self, headers: dict[bytes, str], method: str) -> tuple[int, bytes, dict[str, str]] | None:
+        host = headers.get(b"host", "")
+        if not self._is_ours(host):
+            return errors.refusal(403, "this server is not known by that name (openai_hosts)", "host_not_allowed")
+        origin = headers.get(b"origin")
+        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            return errors.refusal(403, "other pages may not call this server", "origin_not_allowed")
+        kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
+        if method not in _BODILESS and kind != "application/json":
+            return errors.refusal(415, "the body must be application/json", "content_type")
+        return None
+
+    def _is_ours(self, host: str) -> bool:
+        """A plain address is no name that somebody could point here."""
+        try:
+            name = (urlsplit(f"//{host}").hostname or "").lower()
+        except ValueError:
+            return False
+        if name in self._hosts:
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+
+def request_id_of(exchange: Exchange, session_id: str) -> str:
+    """Returns the request id that the header Idempotency-Key stands for. Without a session nothing is remembered."""
+    key = exchange.request.headers.get("idempotency-key", "")
+    return blake2b(key.encode(), digest_size=16).hexdigest() if key and session_id else ""
+
+
+def session_id_of(exchange: Exchange, named: str) -> str:
+    """Returns the session that the body or the header x-session-id names. Raises InvalidRequest if they differ."""
+    header = exchange.request.headers.get("x-session-id", "")
+    if named and header and named != header:
+        raise InvalidRequest("session_id", "is not that of the header x-session-id")
+    return named or header

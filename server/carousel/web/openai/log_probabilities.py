@@ -1,0 +1,52 @@
+"""`logprobs` of a completion, in lists that are as long as the tokens: texts, log-probabilities, alternatives, offsets.
+
+Two tokens of other bytes never share a text: bytes that are no text of their own are spelled `bytes:\\xNN`.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from carousel.bundle.tokenizer import Tokenizer
+from carousel.sessions.requests import ScoredToken
+from carousel.turns import Candidate, Generated
+
+
+class LogProbabilities:
+    """Writes the lists for one choice, piece by piece."""
+
+    def __init__(self, tokenizer: Tokenizer, num_top: int) -> None:
+        self._tokenizer = tokenizer
+        self._num_top = num_top
+        self._offset = 0  # in characters, as the tokens' texts count
+
+    def of_generated(self, tokens: Iterable[Generated]) -> dict[str, Any]:
+        return self._lists([(one.id, one.log_probability or 0.0, one.candidates) for one in tokens])
+
+    def of_scored(self, tokens: Iterable[ScoredToken]) -> dict[str, Any]:
+        return self._lists([(one.id, one.log_probability, one.candidates) for one in tokens])
+
+    def _lists(self, tokens: Sequence[tuple[int, float, Sequence[Candidate]]]) -> dict[str, Any]:
+        found: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        for index, log_probability, candidates in tokens:
+            found["tokens"].append(spell(self._tokenizer, index))
+            found["token_logprobs"].append(log_probability)
+            found["top_logprobs"].append(self._top(index, log_probability, candidates))
+            found["text_offset"].append(self._offset)
+            self._offset += len(self._tokenizer.texts[index])
+        return found
+
+    def _top(self, index: int, log_probability: float, candidates: Sequence[Candidate]) -> dict[str, float] | None:
+        """The likeliest, and the chosen one wherever it stands: clients look for it there."""
+        if not self._num_top:
+            return None
+        top = {spell(self._tokenizer, one.id): one.log_probability for one in candidates[: self._num_top]}
+        return top | {spell(self._tokenizer, index): log_probability}
+
+
+def spell(tokenizer: Tokenizer, index: int) -> str:
+    """Returns the token's text, or its bytes where they are no text."""
+    content = tokenizer.token_bytes(index)
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{one:02x}" for one in content)
