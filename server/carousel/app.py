@@ -13,6 +13,7 @@ import structlog
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
 from carousel import logs
+from carousel.audit import AuditLog
 from carousel.bundle.manifest import Bundle, Manifest
 from carousel.engine.engine import Engine
 from carousel.engine.graph import Execution, available_providers
@@ -32,6 +33,7 @@ from carousel.rpc.errors import code_of
 from carousel.rpc.server import ConnectionBounds, RpcServer
 from carousel.rpc.servicer import LanguageModelServicer
 from carousel.rpc.session_servicer import SessionsServicer
+from carousel.sessions.call_ends import CallEnds
 from carousel.sessions.calls import Calls
 from carousel.sessions.composition import SessionService, make_sessions
 from carousel.sessions.streams import StreamBounds
@@ -94,9 +96,8 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
     certificate = identity.certificate
     health = StoreHealth(metrics.store_is_up)
     readiness = Readiness(health, needs_store=settings.unready_without_store)
-    traces = _make_traces(settings, bundle.manifest.name)
-    bounds = StreamBounds.of(settings, quotas)
-    calls = Calls(bounds, identity.doorkeeper, metrics, health, code_of, traces, quotas)
+    ends = _make_ends(settings, bundle.manifest.name, metrics)
+    calls = Calls(StreamBounds.of(settings, quotas), identity.doorkeeper, metrics, health, code_of, ends, quotas)
     rpc = _make_rpc(sessions, bundle.manifest, model.provider, RpcCalls(calls), settings)
     web = WebServer(make_app(registry, readiness, calls.admit))
     openai = _make_openai(sessions, calls, settings)
@@ -110,7 +111,7 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
         await _tell_use(engine, store, certificate, metrics)
 
     async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(traces.close)
+        stack.push_async_callback(ends.close)
         await stack.enter_async_context(running_task("loop_watch", watch.run, metrics.task_restarted))
         for name, watch_files in identity.watches(calls.check_again).items():
             await stack.enter_async_context(running_task(name, watch_files, metrics.task_restarted))
@@ -207,6 +208,11 @@ def _make_openai(sessions: SessionService, calls: Calls, settings: Settings) -> 
         sessions.turns, sessions.operations, calls, settings.max_message_bytes, settings.openai_hosts, int(time.time())
     )
     return WebServer(app)
+
+
+def _make_ends(settings: Settings, model: str, metrics: Metrics) -> CallEnds:
+    audit = AuditLog(settings.audit_log, metrics.audit_failed) if settings.audit_log else None
+    return CallEnds(metrics, _make_traces(settings, model), audit)
 
 
 def _make_traces(settings: Settings, model: str) -> Traces:

@@ -36,6 +36,7 @@ class AuditLog:
         except OSError as error:
             raise SettingsInvalid(f"audit_log: cannot write {destination}: {error.strerror}") from error
         self._handler.setFormatter(logging.Formatter("%(message)s"))
+        self._failed = failed
         self._handler.handleError = lambda record: failed()  # type: ignore[method-assign]
 
     def note(self, method: str, peer: str, code: str, seconds: float, facts: dict[str, Any]) -> None:
@@ -43,7 +44,10 @@ class AuditLog:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         line = {"time": now, "method": method, "peer": peer, "code": code, "seconds": round(seconds, 6)}
         line |= {name: facts[key] for key, name in _FACTS.items() if key in facts}
-        self._handler.handle(logging.LogRecord("audit", logging.INFO, "", 0, json.dumps(line), None, None))
+        try:
+            self._handler.handle(logging.LogRecord("audit", logging.INFO, "", 0, json.dumps(line), None, None))
+        except OSError:  # where the file was, none can be opened
+            self._failed()
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

@@ -44,6 +44,7 @@ class Metrics:
         self._running = gauge("running_requests", "Calls in progress.", "method")
         self._refusals = counter("refusals", "Calls refused at a bound, by the bound's name.", "reason")
         self._items = counter("refused_items", "Items of PredictMany that failed.", "method", "code")
+        self._audit_failures = counter("audit_failures", "Lines of the audit log that could not be written.")
         self._of_principals = counter("principal_requests", "Calls of each principal.", "principal", "code")
         self._principal_tokens = counter("principal_tokens", "Tokens that the model read for them.", "principal")
         self._first_token = histogram("time_to_first_token_seconds", "From call to first generated token.", _LATENCY)
@@ -89,6 +90,9 @@ class Metrics:
         self._running.labels(method).dec()
         self._requests.labels(method, code).inc()
         self._latency.labels(method, code).observe(seconds, exemplar)
+
+    def audit_failed(self) -> None:
+        self._audit_failures.inc()
 
     def principal_called(self, principal: str, code: str) -> None:
         """`principal` is a name in the file of principals, so there are few."""

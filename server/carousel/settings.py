@@ -163,6 +163,7 @@ class Settings(BaseModel):
         0.0, ge=0, le=60, description="debugging: log what holds the event loop for so long; 0 logs nothing"
     )
 
+    audit_log: str = Field("", description="file of the audit log, a JSON line for each call; -: standard output")
     otlp_endpoint: str = Field("", description="URL of an OpenTelemetry collector for traces (OTLP over gRPC)")
     trace_share: float = Field(
         1.0, ge=0, le=1, description="share of calls that are traced, of those that belong to no caller's trace"

@@ -14,10 +14,11 @@ from carousel.metrics import Metrics
 from carousel.quotas import Quotas
 from carousel.readiness import StoreHealth
 from carousel.sessions import facts
+from carousel.sessions.call_ends import CallEnds
 from carousel.sessions.refusals import ItemRefusals
 from carousel.sessions.streams import Place, StreamBounds, Streams
 from carousel.shares import OwnerLimits
-from carousel.traces import UNRECORDED, NoTraces, Span, Traces, read_traceparent
+from carousel.traces import UNRECORDED, read_traceparent
 
 _LOOK_SECONDS = 0.05  # between two looks for idle calls, at shutdown
 _UNREAD_SECONDS = 1.0  # a call is idle when its client has not read a message for this long
@@ -182,7 +183,7 @@ class Calls:
         metrics: Metrics,
         store: StoreHealth,
         code_of: Callable[[Exception], str],
-        traces: Traces | None = None,
+        ends: CallEnds | None = None,
         quotas: Quotas | None = None,
     ) -> None:
         """`code_of` returns the code under which an error is counted and logged."""
@@ -191,7 +192,7 @@ class Calls:
         self._metrics = metrics
         self._store = store
         self._quotas = Quotas(OwnerLimits()) if quotas is None else quotas
-        self._traces = NoTraces() if traces is None else traces
+        self._ends = CallEnds(metrics) if ends is None else ends
         self._streams = Streams(bounds, self._look)
         self._open: dict[asyncio.Task[Any], Call] = {}
         self._is_finishing = False
@@ -206,7 +207,7 @@ class Calls:
         method = call.method
         started = time.perf_counter()
         parent = read_traceparent(call.evidence.metadata)
-        span = self._traces.begin(call.span_name, call.span_attributes, parent, started)
+        span = self._ends.traces.begin(call.span_name, call.span_attributes, parent, started)
         call.timeline = span.timeline
         code = "OK"
         refusal: Exception | None = None
@@ -233,21 +234,11 @@ class Calls:
             del self._open[task]
             call.leave()
             why = facts.of_failure(call.request, context.peer(), refusal) if code != "OK" else {}
-            self._tell_end(call, span, started, code, call.facts | why)
+            principal = "" if call.admission is None else call.admission.principal
+            told = call.facts | why
+            self._ends.tell(method, context.peer(), call.request, principal, span, started, code, told)
         if refusal is not None:
             raise CallRefused(refusal)
-
-    def _tell_end(self, call: Call, span: Span, started: float, code: str, told: dict[str, Any]) -> None:
-        """Counts, logs and traces the end of a call."""
-        ended = time.perf_counter()
-        if call.admission is not None and call.admission.principal:
-            self._metrics.principal_called(call.admission.principal, code)
-        self._metrics.request_done(call.method, code, ended - started, span.timeline.exemplar)
-        if span.trace_id:
-            told["trace_id"] = span.trace_id
-        self._log.info("call", method=call.method, code=code, seconds=round(ended - started, 6), **told)
-        if span.timeline.is_recorded:
-            span.end(ended, code, told | facts.of_session(call.request))
 
     def admit(self, method: str, evidence: Evidence) -> None:
         """Asks whether a call may be made that does not run here, such as a health check. Counts, logs and raises the
@@ -256,7 +247,7 @@ class Calls:
             self._doorkeeper.admit(method, evidence)
         except CarouselError as error:
             code = self._count_refusal(method, error)
-            self._log.info("call", method=method, code=code, **facts.of_failure(None, evidence.peer, error))
+            self._ends.tell_refusal(method, evidence.peer, code, facts.of_failure(None, evidence.peer, error))
             raise
 
     def permit(self, call: Call, method: str) -> None:

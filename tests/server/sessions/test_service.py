@@ -135,7 +135,9 @@ async def test_scores_name_the_likeliest_in_each_place() -> None:
 
 async def test_candidates_of_scores_are_bounded() -> None:
     """In each place, and all together."""
-    async with running_world(Plan(limits=make_limits(max_answer_items=1000))) as world:
+    async with running_world(
+        Plan(limits=make_limits(max_input_tokens=99, max_generated_tokens=9, max_answer_items=1000))
+    ) as world:
         for num_candidates, text in ((65, "ab"), (64, "ab" * 8)):
             with pytest.raises(InvalidRequest, match="num_candidates"):
                 await score(world, Caller("ann"), ScoringRequest(text, num_candidates=num_candidates))
