@@ -24,6 +24,7 @@ MODULES = {
     "cells": ["cells"],
     "start": ["start"],
     "durability": ["durability"],
+    "workers": ["workers"],
     "sessions": ["sessions.numbers", "sessions.operations", "sessions.used"],
 }
 

@@ -55,6 +55,8 @@ class Running:
     provider: str
     engine: Engine
     store: SessionStore
+    registry: CollectorRegistry
+    readiness: Readiness
 
 
 async def serve(
@@ -69,13 +71,14 @@ async def serve(
     with stop_signal() as stopped:
         async with running(bundle_directory, settings) as server:
             announce(server)
-            await _until_stopped(stopped, server.engine)
+            await until_stopped(stopped, server.engine)
             announce_drain(settings.drain_seconds)
 
 
 @contextlib.asynccontextmanager
-async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[Running]:
-    """Runs a ready server during the block, and drains it at the end. Raises CarouselError when it cannot start."""
+async def running(bundle_directory: Path, settings: Settings, *, is_worker: bool = False) -> AsyncIterator[Running]:
+    """Runs a ready server during the block, and drains it at the end. A worker shares its port with others, and leaves
+    HTTP to its supervisor. Raises CarouselError when it cannot start."""
     log = structlog.get_logger("carousel.app")
     registry = CollectorRegistry()
     metrics = _make_metrics(registry)
@@ -90,7 +93,7 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
     health = StoreHealth(metrics.store_is_up)
     readiness = Readiness(health, needs_store=settings.unready_without_store)
     calls = Calls(StreamBounds.of(settings), identity.doorkeeper, metrics, health, code_of)
-    rpc = _make_rpc(sessions, bundle.manifest, model.provider, RpcCalls(calls), settings)
+    rpc = _make_rpc(sessions, bundle.manifest, model.provider, RpcCalls(calls), settings, shares_port=is_worker)
     web = WebServer(make_app(registry, readiness, calls.admit))
     watch = LoopWatch(metrics.loop_lagged, settings.slow_handler_seconds)
 
@@ -111,7 +114,8 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
         stack.callback(sessions.turns.close)
         stack.push_async_callback(engine.stop)
         await engine.start()
-        await web.start(settings.http_listen, certificate if settings.encrypts_http else None)
+        if not is_worker:
+            await web.start(settings.http_listen, certificate if settings.encrypts_http else None)
         stack.push_async_callback(web.stop)
         await rpc.start(settings.listen, certificate)
         stack.push_async_callback(rpc.stop, _LAST_BYTES_SECONDS)
@@ -124,7 +128,7 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
         await tell_health()
         log.info("ready", grpc=rpc.address, http=web.address, model=bundle.manifest.name, provider=model.provider)
         try:
-            yield Running(rpc.address, web.address, model.provider, engine, store)
+            yield Running(rpc.address, web.address, model.provider, engine, store, registry, readiness)
         finally:
             readiness.is_serving = False
             await tell_health()
@@ -135,7 +139,7 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
     log.info("stopped")
 
 
-async def _until_stopped(stopped: asyncio.Event, engine: Engine) -> None:
+async def until_stopped(stopped: asyncio.Event, engine: Engine) -> None:
     """Waits for a signal. Raises ModelFailed when the engine breaks first: a restart is better than endless refusal."""
     waits = [asyncio.create_task(stopped.wait()), asyncio.create_task(engine.until_broken())]
     try:
@@ -168,12 +172,18 @@ def _make_engine(model: OnnxModel, start_id: int, settings: Settings, metrics: M
 
 
 def _make_rpc(
-    sessions: SessionService, manifest: Manifest, provider: str, calls: RpcCalls, settings: Settings
+    sessions: SessionService,
+    manifest: Manifest,
+    provider: str,
+    calls: RpcCalls,
+    settings: Settings,
+    *,
+    shares_port: bool,
 ) -> RpcServer:
     description = convert.from_manifest(manifest, provider, settings)
     language_model = LanguageModelServicer(sessions.turns, description, calls)
     life = SessionsServicer(sessions.turns, sessions.operations, calls)
-    return RpcServer(language_model, life, calls.admit, ConnectionBounds.of(settings))
+    return RpcServer(language_model, life, calls.admit, ConnectionBounds.of(settings), shares_port=shares_port)
 
 
 def _make_metrics(registry: CollectorRegistry) -> Metrics:
