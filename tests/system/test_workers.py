@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -19,10 +20,11 @@ from pathlib import Path
 
 import pytest
 from tests import bundles
+from tests.certificates import Authority
 from tests.server.state.conftest import RedisServer
 from tests.server_process import ServerProcess, serve
 
-from carousel.client import AsyncClient, Client, Retries
+from carousel.client import AsyncClient, Client, Retries, Tls
 from carousel.identity.principals import digest
 
 pytestmark = [
@@ -277,3 +279,27 @@ def test_the_one_address_asks_who_calls(bundle: Path, store: str, tmp_path: Path
         assert refused.value.code == 401
         page = get(server, "/metrics", authorization=f"Bearer {TOKEN}")
         assert 'carousel_refusals_total{reason="unauthenticated"} 1.0' in page
+
+
+def test_the_one_address_is_encrypted_as_a_single_servers(bundle: Path, store: str, tmp_path: Path) -> None:
+    """So are the workers; a new certificate counts for all of them, without a restart."""
+    authority = Authority()
+    ca = authority.write_own(tmp_path)
+    cert, key = authority.write(tmp_path)
+    options = ["--set", f"tls_cert={cert}", "--set", f"tls_key={key}"]
+    with working(bundle, store, *options) as server:
+        context = ssl.create_default_context(cadata=authority.pem.decode())
+
+        def fetch(path: str) -> str:
+            with urllib.request.urlopen(f"https://{server.http_address}{path}", context=context, timeout=20) as answer:
+                return str(answer.read().decode())
+
+        assert fetch("/readyz").startswith("ready; 2 of 2")
+        with Client(server.grpc_address, tls=Tls(ca=ca), timeout_seconds=60, connections=NUM_CONNECTIONS) as client:
+            for _ in range(NUM_CONNECTIONS):
+                assert client.is_serving()
+        authority.write(tmp_path, days=3)
+        while 'carousel_files_read_total{outcome="taken",setting="tls_cert"} 3.0' not in fetch("/metrics"):
+            time.sleep(0.1)
+        with pytest.raises(OSError, match="."):
+            get(server, "/readyz")
