@@ -1,8 +1,7 @@
-"""The composition root: builds everything, runs it, and stops it in order. Read `serve` from top to bottom."""
+"""Runs a server from its parts, and stops it in order. Read `serve` from top to bottom."""
 
 import asyncio
 import contextlib
-import importlib.metadata
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -10,45 +9,20 @@ from functools import partial
 from pathlib import Path
 
 import structlog
-from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from prometheus_client import CollectorRegistry
 
 from carousel import logs
-from carousel.audit import AuditLog
-from carousel.bundle.manifest import Bundle, Manifest
+from carousel.composition import Parts, compose
 from carousel.engine.engine import Engine
-from carousel.engine.graph import Execution, available_providers
-from carousel.engine.model import OnnxModel
-from carousel.engine.scheduler import Bounds
-from carousel.errors import ModelFailed, SettingsInvalid
-from carousel.identity.certificates import Certificate
-from carousel.identity.composition import make_identity
-from carousel.identity.watched_files import WatchedFiles
-from carousel.loop_watch import LoopWatch
-from carousel.metrics import Metrics
-from carousel.quotas import Quotas
-from carousel.readiness import Readiness, StoreHealth
-from carousel.rpc import convert
-from carousel.rpc.calls import RpcCalls
-from carousel.rpc.errors import code_of
-from carousel.rpc.server import ConnectionBounds, RpcServer
-from carousel.rpc.servicer import LanguageModelServicer
-from carousel.rpc.session_servicer import SessionsServicer
-from carousel.sessions.call_ends import CallEnds
-from carousel.sessions.calls import Calls
-from carousel.sessions.composition import SessionService, make_sessions
-from carousel.sessions.streams import StreamBounds
+from carousel.errors import ModelFailed
+from carousel.readiness import Readiness
 from carousel.sessions.sweep import sweep
 from carousel.settings import Settings
 from carousel.signals import stop_signal
-from carousel.state.selection import make_store, store_limits
 from carousel.state.store import SessionStore
 from carousel.tasks import running_task
-from carousel.traces import NoTraces, Traces
-from carousel.web.app import WebServer, make_app
-from carousel.web.openai.app import make_openai_app
 
 _LAST_BYTES_SECONDS = 1.0
-_HELD_BYTES = 2**26  # for the rows of sessions that streams hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +34,8 @@ class Running:
     provider: str
     engine: Engine
     store: SessionStore
+    registry: CollectorRegistry
+    readiness: Readiness
     openai_address: str = ""
 
 
@@ -75,93 +51,83 @@ async def serve(
     with stop_signal() as stopped:
         async with running(bundle_directory, settings) as server:
             announce(server)
-            await _until_stopped(stopped, server.engine)
+            await until_stopped(stopped, server.engine)
             announce_drain(settings.drain_seconds)
 
 
 @contextlib.asynccontextmanager
-async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[Running]:
-    """Runs a ready server during the block, and drains it at the end. Raises CarouselError when it cannot start."""
+async def running(bundle_directory: Path, settings: Settings, *, is_worker: bool = False) -> AsyncIterator[Running]:
+    """Runs a ready server during the block, and drains it at the end. A worker shares its port with others, and leaves
+    HTTP to its supervisor. Raises CarouselError when it cannot start."""
     log = structlog.get_logger("carousel.app")
-    registry = CollectorRegistry()
-    metrics = _make_metrics(registry)
-    _tell_limits(settings, metrics)
-    bundle = Bundle.load(bundle_directory)
-    model = _load_model(bundle, settings, metrics)
-    quotas = Quotas(settings.owner_limits, metrics.principal_used)
-    identity = make_identity(settings, bundle.manifest.name, metrics.files_read, quotas)
-    engine = _make_engine(model, bundle.manifest.start_id, settings, metrics, quotas)
-    store = make_store(settings, quotas)
-    sessions = make_sessions(settings, bundle.manifest, bundle.tokenizer, engine, store, metrics, owner_limits=quotas)
-    certificate = identity.certificate
-    health = StoreHealth(metrics.store_is_up)
-    readiness = Readiness(health, needs_store=settings.unready_without_store)
-    ends = _make_ends(settings, bundle.manifest.name, metrics)
-    calls = Calls(StreamBounds.of(settings, quotas), identity.doorkeeper, metrics, health, code_of, ends, quotas)
-    rpc = _make_rpc(sessions, bundle.manifest, model.provider, RpcCalls(calls), settings)
-    web = WebServer(make_app(registry, readiness, calls.admit))
-    openai = _make_openai(sessions, calls, settings)
-    watch = LoopWatch(metrics.loop_lagged, settings.slow_handler_seconds)
+    parts = compose(bundle_directory, settings, is_worker=is_worker)
+    metrics, sessions, calls, readiness = parts.metrics, parts.sessions, parts.calls, parts.readiness
 
     async def tell_health() -> None:
-        await rpc.set_ready(is_ready=readiness.is_ready)
+        await parts.rpc.set_ready(is_ready=readiness.is_ready)
 
     async def after_sweep() -> None:
         await tell_health()
-        await _tell_use(engine, store, certificate, metrics)
+        await _tell_use(parts)
 
     async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(ends.close)
-        await stack.enter_async_context(running_task("loop_watch", watch.run, metrics.task_restarted))
-        for name, watch_files in identity.watches(calls.check_again).items():
+        stack.push_async_callback(parts.ends.close)
+        await stack.enter_async_context(running_task("loop_watch", parts.watch.run, metrics.task_restarted))
+        for name, watch_files in parts.identity.watches(calls.check_again).items():
             await stack.enter_async_context(running_task(name, watch_files, metrics.task_restarted))
-        await store.start(sessions.operations.tell)
-        stack.push_async_callback(store.close)
+        await parts.store.start(sessions.operations.tell)
+        stack.push_async_callback(parts.store.close)
         await sessions.recover()
         stack.callback(sessions.turns.close)
-        stack.push_async_callback(engine.stop)
-        await engine.start()
-        addresses = await _listen(stack, rpc, web, openai, settings, certificate)
-        sweeping = partial(sweep, sessions.operations, health, metrics, after_sweep)
+        stack.push_async_callback(parts.engine.stop)
+        await parts.engine.start()
+        addresses = await _listen(stack, parts, settings, is_worker=is_worker)
+        sweeping = partial(sweep, sessions.operations, parts.health, metrics, after_sweep)
         await stack.enter_async_context(running_task("sweep", sweeping, metrics.task_restarted))
         for name, holder in sessions.holders.items():
             stack.push_async_callback(holder.leave_all)
             await stack.enter_async_context(running_task(name, holder.run, metrics.task_restarted))
         readiness.is_serving = True
         await tell_health()
-        log.info("ready", model=bundle.manifest.name, provider=model.provider, **addresses)
+        log.info("ready", model=parts.manifest.name, provider=parts.provider, **addresses)
         try:
-            yield Running(addresses["grpc"], addresses["http"], model.provider, engine, store, addresses["openai"])
+            yield Running(
+                addresses["grpc"],
+                addresses["http"],
+                parts.provider,
+                parts.engine,
+                parts.store,
+                parts.registry,
+                readiness,
+                addresses["openai"],
+            )
         finally:
             readiness.is_serving = False
             await tell_health()
             log.info("draining", seconds=settings.drain_seconds)
             started = time.monotonic()
-            await engine.drain(settings.drain_seconds)
+            await parts.engine.drain(settings.drain_seconds)
             await calls.finish(max(_LAST_BYTES_SECONDS, started + settings.drain_seconds - time.monotonic()))
     log.info("stopped")
 
 
 async def _listen(
-    stack: contextlib.AsyncExitStack,
-    rpc: RpcServer,
-    web: WebServer,
-    openai: WebServer,
-    settings: Settings,
-    certificate: WatchedFiles[Certificate] | None,
+    stack: contextlib.AsyncExitStack, parts: Parts, settings: Settings, *, is_worker: bool
 ) -> dict[str, str]:
     """Opens all addresses until the stack closes. Returns them by name; empty where there is none."""
-    await web.start(settings.http_listen, certificate if settings.encrypts_http else None)
+    rpc, web, openai, certificate = parts.rpc, parts.web, parts.openai, parts.identity.certificate
     stack.push_async_callback(web.stop)
+    if not is_worker:
+        await web.start(settings.http_listen, certificate if settings.encrypts_http else None)
+    stack.push_async_callback(openai.stop)
     if settings.openai_listen:
         await openai.start(settings.openai_listen, certificate, "openai_listen")
-        stack.push_async_callback(openai.stop)
     await rpc.start(settings.listen, certificate)
     stack.push_async_callback(rpc.stop, _LAST_BYTES_SECONDS)
     return {"grpc": rpc.address, "http": web.address, "openai": openai.address}
 
 
-async def _until_stopped(stopped: asyncio.Event, engine: Engine) -> None:
+async def until_stopped(stopped: asyncio.Event, engine: Engine) -> None:
     """Waits for a signal. Raises ModelFailed when the engine breaks first: a restart is better than endless refusal."""
     waits = [asyncio.create_task(stopped.wait()), asyncio.create_task(engine.until_broken())]
     try:
@@ -174,87 +140,11 @@ async def _until_stopped(stopped: asyncio.Event, engine: Engine) -> None:
         await asyncio.gather(*waits, return_exceptions=True)
 
 
-def _load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> OnnxModel:
-    providers = tuple(available_providers(settings.providers))
-    model = OnnxModel(bundle, Execution(providers, settings.num_threads))
-    manifest = bundle.manifest
-    metrics.model_info(
-        name=manifest.name,
-        digest=manifest.digest,
-        cell=manifest.cell,
-        precision=manifest.precision,
-        provider=model.provider,
-    )
-    return model
-
-
-def _make_engine(model: OnnxModel, start_id: int, settings: Settings, metrics: Metrics, quotas: Quotas) -> Engine:
-    held_bytes = _HELD_BYTES if "cuda" not in settings.providers else 0  # not measured with cuda
-    bounds = Bounds.of(settings, held_bytes, quotas)
-    return Engine(model, start_id, bounds, metrics, settings.token_delay_seconds, quotas=quotas)
-
-
-def _make_rpc(
-    sessions: SessionService, manifest: Manifest, provider: str, calls: RpcCalls, settings: Settings
-) -> RpcServer:
-    description = convert.from_manifest(manifest, provider, settings)
-    language_model = LanguageModelServicer(sessions.turns, description, calls)
-    life = SessionsServicer(sessions.turns, sessions.operations, calls)
-    return RpcServer(language_model, life, calls.admit, ConnectionBounds.of(settings))
-
-
-def _make_openai(sessions: SessionService, calls: Calls, settings: Settings) -> WebServer:
-    app = make_openai_app(
-        sessions.turns, sessions.operations, calls, settings.max_message_bytes, settings.openai_hosts, int(time.time())
-    )
-    return WebServer(app)
-
-
-def _make_ends(settings: Settings, model: str, metrics: Metrics) -> CallEnds:
-    audit = AuditLog(settings.audit_log, metrics.audit_failed) if settings.audit_log else None
-    return CallEnds(metrics, _make_traces(settings, model), audit)
-
-
-def _make_traces(settings: Settings, model: str) -> Traces:
-    """Raises SettingsInvalid where traces are to go to a collector and the packages for that are missing."""
-    if not settings.otlp_endpoint:
-        return NoTraces()
-    try:
-        from carousel.open_telemetry import connect
-    except ModuleNotFoundError as error:
-        raise SettingsInvalid("otlp_endpoint needs more packages: pip install 'carousel-serving[otel]'") from error
-    return connect(settings.otlp_endpoint, model, _version(), settings.trace_share)
-
-
-def _version() -> str:
-    return importlib.metadata.version("carousel-serving")
-
-
-def _make_metrics(registry: CollectorRegistry) -> Metrics:
-    ProcessCollector(registry=registry)
-    PlatformCollector(registry=registry)
-    metrics = Metrics(registry)
-    metrics.build_info(
-        version=_version(),
-        onnxruntime=OnnxModel.runtime_version,
-    )
-    return metrics
-
-
-def _tell_limits(settings: Settings, metrics: Metrics) -> None:
-    """Reports every limit to the metrics."""
-    for name, value in (dict(settings) | store_limits(settings)).items():
-        if name.startswith(("max_", "reserved_")) and value is not None:
-            metrics.limit_is(name, value)
-
-
-async def _tell_use(
-    engine: Engine, store: SessionStore, certificate: WatchedFiles[Certificate] | None, metrics: Metrics
-) -> None:
+async def _tell_use(parts: Parts) -> None:
     """Reports what is in use, to compare with the limits. Calls and queued turns are reported as they come and go."""
-    metrics.num_busy_lanes(engine.num_busy_lanes)
-    num_bytes = await store.num_bytes()
+    parts.metrics.num_busy_lanes(parts.engine.num_busy_lanes)
+    num_bytes = await parts.store.num_bytes()
     if num_bytes is not None:
-        metrics.num_session_bytes(num_bytes)
-    if certificate is not None:
-        metrics.certificate_is_valid_until(certificate.current.valid_until)
+        parts.metrics.num_session_bytes(num_bytes)
+    if parts.identity.certificate is not None:
+        parts.metrics.certificate_is_valid_until(parts.identity.certificate.current.valid_until)

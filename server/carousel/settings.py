@@ -66,6 +66,7 @@ class Settings(BaseModel):
     http_listen: str = Field("127.0.0.1:9090", description="address of /metrics, /healthz and /readyz")
     openai_listen: str = Field("", description="address of the HTTP interface that OpenAI's clients know; none: off")
     openai_hosts: tuple[str, ...] = Field((), description="names of this server that its callers use, with commas")
+    workers: int = Field(1, ge=1, le=256, description="processes that share the gRPC port; above 1, sessions in redis")
     tls_cert: Path | None = Field(None, description="PEM file of the server's certificate and those that signed it")
     tls_key: Path | None = Field(None, description="PEM file of its key; all of these files are read again on change")
     tls_client_ca: Path | None = Field(None, description="PEM file of who signs callers' certificates, then demanded")
@@ -206,6 +207,26 @@ class Settings(BaseModel):
     def _check_durability(self) -> "Settings":
         if self.durability == "interval" and not self.store.startswith("sqlite:"):
             raise ValueError("durability interval is for the sqlite store")
+        return self
+
+    @model_validator(mode="after")
+    def _check_workers(self) -> "Settings":
+        """What one process keeps for itself, the others do not know."""
+        if self.workers == 1:
+            return self
+        if self.openai_listen:
+            raise ValueError("openai_listen is for one process; give it a server of its own, on the same store")
+        if self.store == "memory" or self.store.startswith("sqlite:"):
+            kind = "memory" if self.store == "memory" else "sqlite"
+            raise ValueError(
+                f"workers: {self.workers} processes cannot share sessions in {kind}; "
+                "set store=redis://HOST, or workers=1"
+            )
+        if self.seal_replay == "refuse":
+            raise ValueError(
+                "workers: with seal_replay=refuse each process remembers by itself which sealed states were used, so "
+                f"{self.workers} would take one {self.workers} times; set seal_replay=allow, or workers=1"
+            )
         return self
 
     @model_validator(mode="after")

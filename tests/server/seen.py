@@ -15,6 +15,7 @@ class Seen:
     request: Any
     metadata: dict[str, str]
     seconds_left: float | None
+    peer: str  # one for each connection
 
 
 class Record(grpc.ServerInterceptor):  # type: ignore[misc]
@@ -33,7 +34,8 @@ class Record(grpc.ServerInterceptor):  # type: ignore[misc]
         def note_and_answer(request: Any, context: Any) -> Any:
             given = None if handler.request_streaming else request
             metadata = dict(context.invocation_metadata())
-            self._note(Seen(details.method.rpartition("/")[2], given, metadata, context.time_remaining()))
+            method, left = details.method.rpartition("/")[2], context.time_remaining()
+            self._note(Seen(method, given, metadata, left, context.peer()))
             return answer(request, context)
 
         return make(note_and_answer, handler.request_deserializer, handler.response_serializer)

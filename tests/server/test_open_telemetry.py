@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from tests.server.running_app import LOCAL, collect, fetch, request
 
-from carousel import app, open_telemetry
+from carousel import open_telemetry
 from carousel.app import running
 from carousel.errors import SettingsInvalid
 from carousel.settings import Settings
@@ -205,4 +205,5 @@ async def test_missing_packages_are_named(bundle: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "carousel.open_telemetry", None)
     monkeypatch.delattr("carousel.open_telemetry", raising=False)
     with pytest.raises(SettingsInvalid, match=r"carousel-serving\[otel\]"):
-        app._make_traces(SETTINGS, "m")
+        async with running(bundle, SETTINGS):
+            pass

@@ -59,10 +59,17 @@ class RpcServer:
     """The server. After `start` it is bound and serves; its health is NOT_SERVING until `set_ready`."""
 
     def __init__(
-        self, language_model: LanguageModelServicer, sessions: SessionsServicer, admit: Admit, bounds: ConnectionBounds
+        self,
+        language_model: LanguageModelServicer,
+        sessions: SessionsServicer,
+        admit: Admit,
+        bounds: ConnectionBounds,
+        *,
+        shares_port: bool = False,
     ) -> None:
-        """`admit` is asked before each call of health and reflection."""
-        self._server = grpc.aio.server(options=_options(bounds))
+        """`admit` is asked before each call of health and reflection. With `shares_port`, other processes of the same
+        user may listen there too; otherwise a second server is a mistake and is refused."""
+        self._server = grpc.aio.server(options=[*_options(bounds), ("grpc.so_reuseport", int(shares_port))])
         self._health = health.HealthServicer(bounds.max_health_watches)
         ours, others = OurMethods(self._server), OthersMethods(self._server, admit)
         language_model_pb2_grpc.add_LanguageModelServicer_to_server(language_model, ours)
@@ -114,7 +121,6 @@ def _options(bounds: ConnectionBounds) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", bounds.max_message_bytes),
         ("grpc.max_concurrent_streams", min(bounds.max_streams, _MOST)),
-        ("grpc.so_reuseport", 0),  # a second server on the port is a mistake, not a share of its calls
         ("grpc.max_allowed_incoming_connections", bounds.max_connections),
         ("grpc.server_handshake_timeout_ms", _milliseconds(bounds.handshake_seconds)),
         ("grpc.max_connection_idle_ms", _milliseconds(bounds.idle_seconds)),

@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import uvicorn
-from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -18,7 +18,6 @@ from carousel.errors import CarouselError, SettingsInvalid
 from carousel.identity.certificates import Certificate, http_context
 from carousel.identity.doorkeeper import Evidence
 from carousel.identity.watched_files import WatchedFiles
-from carousel.readiness import Readiness
 from carousel.settings import split_address
 from carousel.web.errors import to_response
 from carousel.web.peers import CertificateProtocol, collect_evidence
@@ -27,8 +26,17 @@ Admit = Callable[[str, Evidence], None]  # takes a path; raises CarouselError fo
 _Handler = Callable[[Request], Awaitable[Response]]
 
 
-def make_app(registry: CollectorRegistry, readiness: Readiness, admit: Admit) -> Starlette:
-    """`admit` is asked before each request."""
+class Ready(Protocol):
+    """Whether the server is ready, and a line about it."""
+
+    @property
+    def is_ready(self) -> bool: ...
+    @property
+    def text(self) -> str: ...
+
+
+def make_app(registry: Collector, readiness: Ready, admit: Admit) -> Starlette:
+    """`admit` is asked before each request. `registry` has the metrics; a thread collects them."""
 
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bench.clients.long_inputs import draw_sequence
+from bench.harness.child_process import find_program, running_redis
+from bench.harness.load import Load
 from bench.harness.raw_prompts import Pass, RawPrompts
 from bench.serving.ingest import Company, measure_ingest, print_company
 from bench.serving.long_inputs import Inputs, Passes, print_passes
@@ -14,7 +16,7 @@ from bench.serving.score import measure_score
 from bench.serving.sessions.numbers import measure_growth
 from tests import bundles
 
-from bench.serving import start
+from bench.serving import start, workers
 from carousel.bundle.manifest import Bundle
 from carousel.engine.model import OnnxModel
 
@@ -112,3 +114,20 @@ def test_sessions_are_counted_by_their_number(bundle: Path, capsys: pytest.Captu
 
 def _one(token: int) -> tuple[np.ndarray, np.ndarray]:
     return np.array([[token]]), np.ones(1, np.int32)
+
+
+@pytest.mark.skipif(
+    find_program("redis-server") is None, reason="redis-server is not installed (Debian package redis-server)"
+)
+def test_workers_are_held_against_one_process(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Messages and tokens, from both servers, on as many connections as streams."""
+    cases = [
+        workers.Case("predict", Load("predict", 3, 3, 5), 0.0),
+        workers.Case("generate", Load("generate", 3, 3, 5), 0.0),
+    ]
+    with running_redis(tmp_path) as store:
+        workers.compare_workers("workers.tiny", bundle, store, cases, 1)
+    figures = printed(capsys)
+    for name in ("predict", "generate"):
+        one, several, over = (figures[f"workers.tiny.{name}{end}"] for end in (".one", ".several", "_over_one"))
+        assert over == pytest.approx(several / one, rel=1e-3)

@@ -63,17 +63,20 @@ class Client:
         timeout_seconds: float | None = None,
         metadata: Metadata = (),
         retries: Retries | None = None,
+        connections: int = 1,
         sleep: Sleep = sleep,
         **of_wire: Unpack[WireOptions],
     ) -> None:
         """`tls` says which servers to trust and which certificate to show; without it the connection is not encrypted.
         `credentials` are grpc.ChannelCredentials of any kind, instead of `tls`. `token` tells the server who calls. It
-        leaves this machine unencrypted only with `plaintext_token`; otherwise that raises ValueError. `of_wire` holds
-        the options that only this kind of client has; `WireOptions` lists them."""
+        leaves this machine unencrypted only with `plaintext_token`; otherwise that raises ValueError. `connections` is
+        for a server with several workers, which get connections, not calls: some for each worker. The calls of a
+        session keep to one of them. `of_wire` holds the options that only this kind of client has; `WireOptions` lists
+        them."""
         self._address = address
         chosen = choose_credentials(credentials, tls)
         carried = bearer(token, address, is_encrypted=chosen is not None, plaintext=plaintext_token)
-        connection = Connection(address, chosen, timeout_seconds, (*metadata, *carried))
+        connection = Connection(address, chosen, timeout_seconds, (*metadata, *carried), connections)
         self._transport = Transport(GrpcWire(connection, **of_wire), connection, retries or Retries(), sleep)
 
     def __repr__(self) -> str:

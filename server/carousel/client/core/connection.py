@@ -14,23 +14,31 @@ CHANNEL_OPTIONS = (  # reconnect early and often: the library's own pauses grow 
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.min_reconnect_backoff_ms", 5_000),  # and give up on a server that accepts and stays silent
 )
+_OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)  # else equal channels share one
 _LONGEST_SECONDS = 1e8  # three years; the library reads much longer timeouts as expired
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """The address and what every call carries. `credentials` are grpc.ChannelCredentials; without them nothing is
-    encrypted."""
+    """The address, over how many connections, and what every call carries. `credentials` are grpc.ChannelCredentials;
+    without them nothing is encrypted."""
 
     address: str
     credentials: Any = None
     timeout_seconds: float | None = None
     metadata: Metadata = field(default=(), repr=False)  # values may be secrets
+    num_connections: int = 1
 
     def __post_init__(self) -> None:
-        """Raises as `timeout` and `check_metadata` do."""
+        """Raises as `timeout` and `check_metadata` do, and ValueError for less than one connection."""
+        if self.num_connections < 1:
+            raise ValueError("connections: must be at least 1")
         self.timeout(CallOptions())
         check_metadata(self.metadata)
+
+    @property
+    def channel_options(self) -> tuple[tuple[str, int], ...]:
+        return CHANNEL_OPTIONS + (_OWN_CONNECTION if self.num_connections > 1 else ())
 
     def timeout(self, options: CallOptions) -> float | None:
         """Returns seconds; None when the time is longer than anyone would wait. Raises ValueError for an invalid

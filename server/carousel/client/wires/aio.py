@@ -11,9 +11,10 @@ import grpc.aio
 
 from carousel.client.core import calls
 from carousel.client.core.calls import Call
-from carousel.client.core.connection import CHANNEL_OPTIONS, Connection
+from carousel.client.core.connection import Connection
 from carousel.client.core.errors import ServerError, again, cancelled, closed, ended_early
 from carousel.client.core.options import CallOptions
+from carousel.client.core.spread import Spread
 from carousel.client.core.stubs import STUBS, MakeStub
 from carousel.client.wires.aio_messages import note_failure, read, receive, write, write_first
 from carousel.client.wires.shared_lines import SharedLine
@@ -41,15 +42,12 @@ class GrpcWire:
         self, connection: Connection, *, shares_streams: bool = True, stubs: Iterable[MakeStub] = STUBS
     ) -> None:
         self._connection = connection
-        self._channel = (
-            grpc.aio.secure_channel(connection.address, connection.credentials, CHANNEL_OPTIONS)
-            if connection.credentials
-            else grpc.aio.insecure_channel(connection.address, CHANNEL_OPTIONS)
-        )
-        self._stubs = {make: make(self._channel) for make in stubs}
+        self._spread = Spread(connection.num_connections)
+        self._channels = [_open_channel(connection) for _ in range(connection.num_connections)]
+        self._stubs = [{make: make(channel) for make in stubs} for channel in self._channels]
         self._is_closed = False
         self._open: weakref.WeakSet[Any] = weakref.WeakSet()  # calls; closing the channel leaves some of them hanging
-        places = SharedPlaces(self._start_shared, self._ask_limits, connection.address)
+        places = SharedPlaces(self._start_shared, self._ask_limits, connection.address, self._spread)
         self._places = places if shares_streams else None
 
     async def close(self) -> None:
@@ -60,7 +58,7 @@ class GrpcWire:
         finally:
             for call in list(self._open):
                 call.cancel()
-            await self._channel.close()
+            await asyncio.gather(*(channel.close() for channel in self._channels))
 
     async def ask(self, call: Call[Any], options: CallOptions) -> Any:
         return await receive(self._start(call, options), self._connection.address)
@@ -94,13 +92,20 @@ class GrpcWire:
         arguments = self._connection.arguments(call, options, home)
         self._check_open()
         request = () if call.request is None else (call.request,)
-        started = getattr(self._stubs[call.stub], call.method)(*request, **arguments)
+        stubs = self._stubs[self._spread.choose(home or call.session_id)]
+        started = getattr(stubs[call.stub], call.method)(*request, **arguments)
         self._open.add(started)
         return started
 
     def _check_open(self) -> None:
         if self._is_closed:
             raise closed()
+
+
+def _open_channel(connection: Connection) -> Any:
+    if connection.credentials:
+        return grpc.aio.secure_channel(connection.address, connection.credentials, connection.channel_options)
+    return grpc.aio.insecure_channel(connection.address, connection.channel_options)
 
 
 class _Answers:

@@ -10,9 +10,10 @@ from typing import Any, TypedDict
 import grpc
 
 from carousel.client.core.calls import Call
-from carousel.client.core.connection import CHANNEL_OPTIONS, Connection
+from carousel.client.core.connection import Connection
 from carousel.client.core.errors import ServerError, closed, ended_early, read_error
 from carousel.client.core.options import CallOptions
+from carousel.client.core.spread import Spread
 from carousel.client.core.stubs import STUBS, MakeStub
 
 Sleep = Callable[[float], None]
@@ -28,17 +29,15 @@ class GrpcWire:
 
     def __init__(self, connection: Connection, *, stubs: Iterable[MakeStub] = STUBS) -> None:
         self._connection = connection
-        self._channel = (
-            grpc.secure_channel(connection.address, connection.credentials, CHANNEL_OPTIONS)
-            if connection.credentials
-            else grpc.insecure_channel(connection.address, CHANNEL_OPTIONS)
-        )
-        self._stubs = {make: make(self._channel) for make in stubs}
+        self._spread = Spread(connection.num_connections)
+        self._channels = [_open_channel(connection) for _ in range(connection.num_connections)]
+        self._stubs = [{make: make(channel) for make in stubs} for channel in self._channels]
         self._is_closed = False
 
     def close(self) -> None:
         self._is_closed = True
-        self._channel.close()
+        for channel in self._channels:
+            channel.close()
 
     def ask(self, call: Call[Any], options: CallOptions) -> Any:
         try:
@@ -63,7 +62,8 @@ class GrpcWire:
         if self._is_closed:
             raise closed()
         try:
-            return getattr(self._stubs[call.stub], call.method)(request, **arguments)
+            stubs = self._stubs[self._spread.choose(call.session_id)]
+            return getattr(stubs[call.stub], call.method)(request, **arguments)
         except ValueError:
             if self._is_closed:  # another thread has closed it since
                 raise closed() from None
@@ -72,6 +72,12 @@ class GrpcWire:
     def _explain(self, error: Any) -> ServerError:
         """Returns the ServerError of a failed call; this side or the connection cancels a cancelled call."""
         return read_error(error, self._connection.address, is_ours=self._is_closed or error.cancelled())
+
+
+def _open_channel(connection: Connection) -> Any:
+    if connection.credentials:
+        return grpc.secure_channel(connection.address, connection.credentials, connection.channel_options)
+    return grpc.insecure_channel(connection.address, connection.channel_options)
 
 
 class _Answers:

@@ -5,12 +5,12 @@ name, so that a balancer sends them to the server that holds these sessions.
 """
 
 import asyncio
-import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from carousel.client.core.errors import ServerError, ServerUnreachable, closed
+from carousel.client.core.spread import Spread
 from carousel.client.wires.homes import Homes
 from carousel.client.wires.shared_stream import Sequence, SharedStream
 
@@ -29,8 +29,8 @@ class Bounds:
 
 
 class _Place:
-    def __init__(self) -> None:
-        self.name = secrets.token_hex(16)
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.stream: SharedStream | None = None
         self.left: SharedStream | None = None  # the previous one, whose server is shutting down
 
@@ -57,12 +57,22 @@ class Seat:
 class SharedPlaces:
     """The places of one client. `is_of_use` turns False when a server does not support shared streams."""
 
-    def __init__(self, start: Callable[[str], Any], ask_limits: Callable[[str], Awaitable[Any]], address: str) -> None:
-        """`start` starts a stream under a name; `ask_limits` asks the server behind that name for the wire's Limits."""
+    def __init__(
+        self,
+        start: Callable[[str], Any],
+        ask_limits: Callable[[str], Awaitable[Any]],
+        address: str,
+        spread: Spread | None = None,
+    ) -> None:
+        """`start` starts a stream under a name; `ask_limits` asks the server behind that name for the wire's Limits.
+        Each connection of `spread` has a place at least, and as many sequences as a stream should have go over all."""
         self._start = start
         self._ask_limits = ask_limits
         self.address = address
-        self._places = [_Place() for _ in range(_NUM_PLACES)]
+        self._spread = spread or Spread(1)
+        self._places = list[_Place]()
+        for _ in range(max(_NUM_PLACES, self._spread.num_connections)):
+            self._add_place()
         self._homes: Homes[_Place] = Homes()
         self._streams: set[SharedStream] = set()  # all that have not failed, including those left behind
         self._asking: asyncio.Task[None] | None = None
@@ -82,7 +92,7 @@ class SharedPlaces:
             raise closed()
         place = self._homes.find(session_id) if session_id else None
         if place is None or not self._has_room(place):
-            place = min(self._places, key=_crowd)
+            place = min(self._places, key=self._crowd)
             if not self._has_room(place):
                 place = next(filter(self._has_room, self._places), None) or self._add_place()
         stream = self._open(place)
@@ -147,14 +157,14 @@ class SharedPlaces:
         return place.stream
 
     def _add_place(self) -> _Place:
-        self._places.append(_Place())
+        self._places.append(_Place(self._spread.make_name(len(self._places))))
         return self._places[-1]
 
     def _has_room(self, place: _Place) -> bool:
         return self.bounds.max_sequences is None or place.num_open < self.bounds.max_sequences
 
-
-def _crowd(place: _Place) -> tuple[bool, int]:
-    """The smallest value wins: among streams with few sequences, the fullest; otherwise the emptiest."""
-    num_open = place.num_open
-    return (True, num_open) if num_open >= FEW else (False, -num_open)
+    def _crowd(self, place: _Place) -> tuple[bool, int]:
+        """The smallest value wins: among streams with few sequences, the fullest; otherwise the emptiest. With several
+        connections a stream has few of them sooner: what the others' servers could do is worth more than a frame."""
+        num_open = place.num_open
+        return (True, num_open) if num_open * self._spread.num_connections >= FEW else (False, -num_open)

@@ -9,6 +9,7 @@ import grpc.aio
 import pytest
 
 from carousel.client.core.errors import ServerUnreachable
+from carousel.client.core.spread import Spread
 from carousel.client.wires.shared_places import FEW, MAX_FRAME_BYTES, Bounds, SharedPlaces
 from carousel.v1 import language_model_pb2 as lm
 
@@ -170,6 +171,22 @@ async def test_streams_that_have_broken_are_forgotten(places: SharedPlaces, serv
     seat = places.assign_seat("mine")
     assert len(server.calls) == 6
     assert places._streams == {seat.stream}
+
+
+async def test_several_connections_are_all_used(server: Server) -> None:
+    """As many sequences as one stream would have go over all connections: each has a stream whose name leads there."""
+    spread, started = Spread(4), list[str]()
+
+    def start(name: str) -> Quiet:
+        started.append(name)
+        return server.start(name)
+
+    places = SharedPlaces(start, server.ask_limits, "here:1", spread)
+    seats = [places.assign_seat(f"session-{number}") for number in range(FEW)]
+    assert sorted(map(spread.choose, started)) == [0, 1, 2, 3]
+    assert {seat.stream.num_open for seat in seats} == {FEW // 4}
+    assert places.home("session-0") in started
+    await places.close()
 
 
 async def test_closing_leaves_no_task(server: Server) -> None:

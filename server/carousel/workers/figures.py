@@ -1,0 +1,67 @@
+"""The metrics under the one address: the supervisor's own, and those of all workers."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, PlatformCollector, ProcessCollector
+
+from carousel.metrics import Metrics
+from carousel.workers.link import Word
+from carousel.workers.merging import Merged
+from carousel.workers.process import WorkerProcess
+
+_PAGE_SECONDS = 2.0  # for a worker to send its page; later than that, it has counts from before and no gauges
+_SUPERVISOR = "supervisor"
+
+
+class Figures:
+    """What the address shows. `metrics` are those of a server, of which the supervisor has a few: it counts who asks it
+    for what."""
+
+    def __init__(self, num_workers: int) -> None:
+        self._counted = CollectorRegistry()
+        self._own = CollectorRegistry()
+        ProcessCollector(registry=self._own)
+        PlatformCollector(registry=self._own)
+        self.metrics = Metrics(self._counted)
+        workers = Gauge("carousel_workers", "Processes that the settings ask for.", registry=self._own)
+        workers.set(num_workers)
+        self._ready = Gauge("carousel_ready_workers", "Processes that are ready for calls.", registry=self._own)
+        self._restarts = Counter(
+            "carousel_worker_restarts", "Processes that ended and were started anew.", registry=self._own
+        )
+        self._ended = Merged()
+
+    def worker_restarted(self) -> None:
+        self._restarts.inc()
+
+    def worker_ended(self, page: str) -> None:
+        """`page` is the last one that it has sent; empty if it was never asked."""
+        if page:
+            self._ended.add(page, "", counts_only=True)
+
+    async def collect(self, workers: Sequence[WorkerProcess | None]) -> Merged:
+        """Asks all workers at once, each by its number in the sequence. A thread reads what they send: it takes tens of
+        milliseconds."""
+        self._ready.set(sum(worker is not None and worker.is_ready for worker in workers))
+        alive = {str(number): worker for number, worker in enumerate(workers) if worker is not None}
+        answered = await asyncio.gather(*(worker.ask(Word.PAGE, _PAGE_SECONDS) for worker in alive.values()))
+        # From here to the thread nothing awaits: a worker that ends meanwhile counts once.
+        merged = self._ended.copy()
+        pages = [
+            (number, worker.page, came)
+            for (number, worker), came in zip(alive.items(), answered, strict=True)
+            if worker.page and worker is workers[int(number)]
+        ]
+        ours = [*self._own.collect()], [*self._counted.collect()]
+        return await asyncio.to_thread(_merge, merged, pages, *ours)
+
+
+def _merge(
+    merged: Merged, pages: Sequence[tuple[str, str, bool]], own: Iterable[Metric], counted: Iterable[Metric]
+) -> Merged:
+    for number, page, came in pages:
+        merged.add(page, number, counts_only=not came)
+    merged.add(counted, _SUPERVISOR, counts_only=True)
+    merged.add(own, _SUPERVISOR)
+    return merged

@@ -1,0 +1,87 @@
+"""The worker's side: a server without an HTTP address, which does as its supervisor says and dies with it."""
+
+import asyncio
+import ctypes
+import os
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.exposition import generate_latest
+
+from carousel import logs
+from carousel.app import Running, running, until_stopped
+from carousel.errors import CarouselError
+from carousel.settings import Settings
+from carousel.signals import stop_signal
+from carousel.workers.link import Link, Word
+
+_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
+_ORPHANED = 1
+
+
+def die_with(supervisor: int) -> None:
+    """From now on, the kernel kills this process when the process that started it dies, whatever it does then.
+    `supervisor` is that one's id."""
+    with suppress(OSError, AttributeError):  # not Linux: the link tells it too, as long as the event loop runs
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != supervisor:  # it died before
+        os._exit(_ORPHANED)
+
+
+async def work(bundle: Path, settings: Settings, end: socket.socket, settle: Callable[[], None]) -> None:
+    """Serves until the supervisor says so or a signal comes, then drains. Calls `settle` once, when ready. Raises
+    CarouselError when it cannot start, after it has told the supervisor why."""
+    logs.watch_loop(asyncio.get_running_loop())
+    link = await Link.open(end)
+    with stop_signal() as stopped:
+        clerk = Clerk(link, stopped)
+        answering = asyncio.create_task(clerk.answer(), name="link")
+        try:
+            async with running(bundle, settings, is_worker=True) as server:
+                settle()
+                clerk.server = server
+                link.send(Word.STARTED, provider=server.provider)
+                await until_stopped(stopped, server.engine)
+        except CarouselError as error:
+            link.send(Word.FAILED, why=str(error))
+            raise
+        finally:
+            answering.cancel()
+            await asyncio.gather(answering, return_exceptions=True)
+            link.close()
+
+
+class Clerk:
+    """Answers the supervisor. `server` is set when there is one."""
+
+    def __init__(self, link: Link, stopped: asyncio.Event) -> None:
+        """`stopped` is set when the supervisor says that the worker shall drain."""
+        self.server: Running | None = None
+        self._link = link
+        self._stopped = stopped
+
+    async def answer(self) -> None:
+        """Ends the process at once when the supervisor is gone: nobody would end it any more."""
+        while (message := await self._link.read()) is not None:
+            await self._obey(Word(message["word"]))
+        os._exit(_ORPHANED)
+
+    async def _obey(self, word: Word) -> None:
+        if word is Word.DRAIN:
+            self._stopped.set()
+        elif self.server is None:
+            self._link.send(word, is_ready=False, text="not ready", page="# EOF\n")
+        elif word is Word.STATE:
+            readiness = self.server.readiness
+            self._link.send(word, is_ready=readiness.is_ready, text=readiness.text)
+        elif word is Word.PAGE:
+            self._link.send(word, page=await asyncio.to_thread(_write_page, self.server.registry))
+
+
+def _write_page(registry: CollectorRegistry) -> str:
+    page: bytes = generate_latest(registry)  # type: ignore[no-untyped-call]
+    return page.decode()
