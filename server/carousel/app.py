@@ -132,10 +132,16 @@ async def running(bundle_directory: Path, settings: Settings) -> AsyncIterator[R
             readiness.is_serving = False
             await tell_health()
             log.info("draining", seconds=settings.drain_seconds)
-            started = time.monotonic()
-            await engine.drain(settings.drain_seconds)
-            await calls.finish(max(_LAST_BYTES_SECONDS, started + settings.drain_seconds - time.monotonic()))
+            metrics.drain_lasts_until(time.time() + settings.drain_seconds)
+            await _drain(engine, calls, settings.drain_seconds)
     log.info("stopped")
+
+
+async def _drain(engine: Engine, calls: Calls, seconds: float) -> None:
+    """Gives running turns that long, and then open calls what is left of it."""
+    started = time.monotonic()
+    await engine.drain(seconds)
+    await calls.finish(max(_LAST_BYTES_SECONDS, started + seconds - time.monotonic()))
 
 
 async def _until_stopped(stopped: asyncio.Event, engine: Engine) -> None:
