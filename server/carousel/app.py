@@ -16,6 +16,7 @@ from carousel.composition import Parts, compose
 from carousel.engine.engine import Engine
 from carousel.errors import ModelFailed
 from carousel.readiness import Readiness
+from carousel.sessions.calls import Calls
 from carousel.sessions.sweep import sweep
 from carousel.settings import Settings
 from carousel.signals import stop_signal
@@ -105,9 +106,8 @@ async def running(bundle_directory: Path, settings: Settings, *, is_worker: bool
             readiness.is_serving = False
             await tell_health()
             log.info("draining", seconds=settings.drain_seconds)
-            started = time.monotonic()
-            await parts.engine.drain(settings.drain_seconds)
-            await calls.finish(max(_LAST_BYTES_SECONDS, started + settings.drain_seconds - time.monotonic()))
+            metrics.drain_lasts_until(time.time() + settings.drain_seconds)
+            await _drain(parts.engine, calls, settings.drain_seconds)
     log.info("stopped")
 
 
@@ -125,6 +125,13 @@ async def _listen(
     await rpc.start(settings.listen, certificate)
     stack.push_async_callback(rpc.stop, _LAST_BYTES_SECONDS)
     return {"grpc": rpc.address, "http": web.address, "openai": openai.address}
+
+
+async def _drain(engine: Engine, calls: Calls, seconds: float) -> None:
+    """Gives running turns that long, and then open calls what is left of it."""
+    started = time.monotonic()
+    await engine.drain(seconds)
+    await calls.finish(max(_LAST_BYTES_SECONDS, started + seconds - time.monotonic()))
 
 
 async def until_stopped(stopped: asyncio.Event, engine: Engine) -> None:

@@ -63,6 +63,7 @@ class Metrics:
         self._wait = histogram("queue_wait_seconds", "From the arrival of a turn to its lane.", _LATENCY)
         self._files_read = counter("files_read", "Attempts to read changed files.", "setting", "outcome")
         self._valid_until = gauge("tls_certificate_valid_until", "Last second of the server's certificate, since 1970.")
+        self._drain = gauge("drain_until", "By when the drain is to be over, since 1970; 0 while there is none.")
         self._live = gauge("live_sessions", "Sessions that exist now.")
         self._bytes = gauge("session_bytes", "What sessions take; 0 in Redis, which does not tell.")
         self._busy = gauge("busy_lanes", "Turns that run now, short ones included.")
@@ -168,6 +169,9 @@ class Metrics:
 
     def certificate_is_valid_until(self, moment: float) -> None:
         self._valid_until.set(moment)
+
+    def drain_lasts_until(self, moment: float) -> None:
+        self._drain.set(moment)
 
     def task_restarted(self, task: str) -> None:
         """`task` is one of the server's own names."""

@@ -13,95 +13,75 @@ from prometheus_client import CollectorRegistry
 from carousel.metrics import Metrics
 
 _FILE = Path(__file__).parents[2] / "deploy" / "alerts.yaml"
-_FULL = {'carousel_limit{name="max_session_bytes"}': "100+0x30", "carousel_session_bytes": "91+0x30"}
-_CROWDED = {'carousel_limit{name="max_sessions"}': "100+0x30", "carousel_live_sessions": "91+0x30"}
-_BUSY = {
-    'carousel_limit{name="max_lanes"}': "64+0x30",
-    'carousel_limit{name="max_short_lanes"}': "8+0x30",
-    "carousel_busy_lanes": "70+0x30",
-}
-_LATE = {f'carousel_time_between_tokens_seconds_bucket{{le="{le}"}}': f"0+{n}x30" for le, n in ((0.1, 1), (0.5, 9))}
-_LATE |= {'carousel_time_between_tokens_seconds_bucket{le="+Inf"}': "0+9x30"}
-_QUIET = {
-    "carousel_store_up": "1+0x30",
-    'carousel_requests_total{method="Generate",code="OK"}': "0+100x30",
-    'carousel_requests_total{method="Generate",code="INVALID_ARGUMENT"}': "0+100x30",
-    'carousel_refusals_total{reason="session_not_found"}': "0+100x30",
-    'carousel_limit{name="max_lanes"}': "64+0x30",
-    'carousel_limit{name="max_short_lanes"}': "8+0x30",
-    "carousel_busy_lanes": "60+0x30",
-    'carousel_limit{name="max_session_bytes"}': "100+0x30",
-    "carousel_session_bytes": "89+0x30",
-    'carousel_limit{name="max_sessions"}': "100+0x30",
-    "carousel_live_sessions": "89+0x30",
-    'carousel_time_between_tokens_seconds_bucket{le="0.1"}': "0+100x30",
-    'carousel_time_between_tokens_seconds_bucket{le="+Inf"}': "0+100x30",
-    "carousel_step_failures_total": "3+0x30",
-    "carousel_task_restarts_total": "3+0x30",
-}
+_CASES = Path(__file__).with_name("alerts_test.yaml")
+
+with_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="there is no promtool here")
 
 
 def _rules() -> list[dict[str, Any]]:
-    [group] = yaml.safe_load(_FILE.read_text())["groups"]
-    return list(group["rules"])
+    return [rule for group in yaml.safe_load(_FILE.read_text())["groups"] for rule in group["rules"]]
+
+
+def _alerts() -> list[str]:
+    return [rule["alert"] for rule in _rules() if "alert" in rule]
 
 
 def test_every_metric_that_they_name_is_the_servers() -> None:
     """No metric and no limit in them is misspelled, which would only ever be silent."""
     registry = CollectorRegistry()
     Metrics(registry)
-    known = {
-        name for family in registry.collect() for name in (family.name, f"{family.name}_total", f"{family.name}_bucket")
-    }
+    endings = ("", "_total", "_bucket", "_count")
+    known = {family.name + ending for family in registry.collect() for ending in endings}
     named = {name for rule in _rules() for name in re.findall(r"carousel_\w+", rule["expr"])}
     assert named
     assert named <= known
-    assert len(_rules()) == 5
+    assert len(_alerts()) == len(set(_alerts())) == 13
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="there is no promtool here")
-@pytest.mark.parametrize(
-    ("series", "alert"),
-    [
-        ({"carousel_store_up": "0+0x30"}, "CarouselStoreDown"),
-        ({'carousel_requests_total{code="INTERNAL"}': "0+1x30"}, "CarouselFailing"),
-        ({'carousel_step_failures_total{error="RuntimeError"}': "0+1x30"}, "CarouselFailing"),
-        ({'carousel_task_restarts_total{task="sweep"}': "0+1x30"}, "CarouselFailing"),
-        ({'carousel_refusals_total{reason="max_streams"}': "0+1x30"}, "CarouselRefusing"),
-        (_LATE, "CarouselSlow"),
-        (_BUSY, "CarouselNearlyFull"),
-        (_FULL, "CarouselNearlyFull"),
-        (_CROWDED, "CarouselNearlyFull"),
-        (_QUIET, None),
-        ({}, None),
-    ],
-)
-def test_each_fires_on_what_it_is_for(series: dict[str, str], alert: str | None, tmp_path: Path) -> None:
-    """Each fires after half an hour of its trouble, and no other one does; a healthy server fires none."""
-    case = {
-        "rule_files": [str(_FILE)],
-        "evaluation_interval": "1m",
-        "tests": [
-            {
-                "interval": "1m",
-                "input_series": [{"series": _of_instance(name), "values": values} for name, values in series.items()],
-                "promql_expr_test": [
-                    {
-                        "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
-                        "eval_time": "29m",
-                        "exp_samples": [{"labels": f'{{alertname="{alert}"}}', "value": 1}] if alert else [],
-                    }
-                ],
-            }
-        ],
+def test_every_burn_that_they_name_is_recorded() -> None:
+    """For each objective."""
+    recorded = [rule["record"] for rule in _rules() if "record" in rule]
+    named = {name for rule in _rules() for name in re.findall(r"carousel:[\w:]+", rule["expr"])}
+    assert named == set(recorded)
+    assert all(recorded.count(name) == 3 for name in named)
+
+
+def test_each_has_a_case_in_which_it_fires_and_one_in_which_none_does() -> None:
+    """As far as the file of cases says; promtool proves it below."""
+    checks = [check for case in yaml.safe_load(_CASES.read_text())["tests"] for check in case["promql_expr_test"]]
+    firing = {
+        name for check in checks for one in check["exp_samples"] for name in re.findall(r'e="(\w+)"', one["labels"])
     }
-    file = tmp_path / "case.yaml"
-    file.write_text(yaml.safe_dump(case))
-    done = subprocess.run(["promtool", "test", "rules", str(file)], capture_output=True, text=True, timeout=60)
+    assert set(_alerts()) <= firing
+    assert any(not check["exp_samples"] for check in checks)
+
+
+@with_promtool
+def test_promtool_accepts_them() -> None:
+    """As rules, and as what the configuration of Prometheus names."""
+    for kind, file in (("rules", _FILE), ("config", _FILE.with_name("prometheus.yaml"))):
+        checked = subprocess.run(["promtool", "check", kind, str(file)], capture_output=True, text=True, timeout=60)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.mark.slow
+@with_promtool
+def test_each_fires_on_what_it_is_for() -> None:
+    """No other one does, and a healthy server fires none: the cases are in alerts_test.yaml."""
+    done = subprocess.run(["promtool", "test", "rules", str(_CASES)], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def _of_instance(series: str) -> str:
-    name, _, labels = series.partition("{")
-    given = labels.removesuffix("}")
-    return f'{name}{{job="carousel",instance="a:9090"{"," if given else ""}{given}}}'
+@with_promtool
+def test_a_changed_bound_fails_the_cases(tmp_path: Path) -> None:
+    """The cases see more than that a rule exists."""
+    changed = _FILE.read_text().replace("carousel_store_up == 0", "carousel_store_up == 1")
+    (tmp_path / "alerts.yaml").write_text(changed)
+    cases = yaml.safe_load(_CASES.read_text())
+    of_store = [case for case in cases["tests"] if case["name"] == "the store is down"]
+    given = cases | {"rule_files": [str(tmp_path / "alerts.yaml")], "tests": of_store}
+    (tmp_path / "cases.yaml").write_text(yaml.safe_dump(given))
+    command = ["promtool", "test", "rules", str(tmp_path / "cases.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "the store is down" in done.stdout + done.stderr
