@@ -35,6 +35,7 @@ GAUGES: Mapping[str, How] = {
     "carousel_session_bytes": How.MOST,
     "carousel_store_up": How.LEAST,
     "carousel_tls_certificate_valid_until": How.LEAST,
+    "carousel_drain_until": How.MOST,
     "carousel_steps_in_event_loop": How.EACH,
     "carousel_build_info": How.MOST,
     "carousel_model_info": How.MOST,
