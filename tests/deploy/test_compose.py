@@ -1,6 +1,7 @@
 """The compose file mounts what its own instructions name, whatever folder compose resolves paths in."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -50,3 +51,23 @@ def test_every_replica_has_the_bundle_and_the_store() -> None:
     assert one == other
     assert any("CAROUSEL_BUNDLE" in mount and mount.endswith(":/bundle:ro") for mount in one["volumes"])
     assert int(one["stop_grace_period"].removesuffix("s")) > Settings().drain_seconds
+
+
+def test_what_watches_is_for_this_machine_alone() -> None:
+    """Prometheus and Grafana need no login; their images have a version."""
+    for name in ("prometheus", "grafana"):
+        service = _services()[name]
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        assert re.fullmatch(r".+:v?\d+\.\d+\.\d+", service["image"])
+
+
+def test_prometheus_reads_every_replica_and_the_rules() -> None:
+    """The rules lie beside the configuration in the container too, and the dashboard where Grafana looks."""
+    config = yaml.safe_load((_FILE.parent / "prometheus.yaml").read_text())
+    mounts = dict(mount.split(":")[:2] for mount in _services()["prometheus"]["volumes"])
+    assert [mounts["./" + rules] for rules in config["rule_files"]] == ["/etc/prometheus/alerts.yaml"]
+    [scrape] = config["scrape_configs"]
+    assert scrape["static_configs"] == [{"targets": ["a:9090", "b:9090"]}]
+    [provider] = yaml.safe_load((_FILE.parent / "grafana" / "dashboards.yaml").read_text())["providers"]
+    shown = dict(mount.split(":")[:2] for mount in _services()["grafana"]["volumes"])
+    assert Path(shown["./grafana/carousel.json"]).parent == Path(provider["options"]["path"])
