@@ -2,6 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 DOCS_READY := .venv/.docs-ready
+AUDIT_READY := .venv/.audit-ready
 BLOCKING := server/carousel/client/_sync tests/server/client/_sync
 PAGES := docs/api.md docs/settings.md docs/measurements.md deploy/chart/values.schema.json
 DEPLOY_READY := .venv/.deploy-ready
@@ -9,7 +10,7 @@ DEPLOY_READY := .venv/.deploy-ready
 #   make demo PIP_OPTIONS='--extra-index-url INDEX', with the index that PyTorch names for CPUs.
 PIP_OPTIONS ?=
 
-.PHONY: demo dev test quick packages check proto client api settings measurements docs bench chaos fuzz soak image check-deploy
+.PHONY: demo dev test quick packages check proto client api settings measurements docs bench chaos fuzz soak image check-deploy locks sbom audit
 
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up .venv with about 90 packages; this takes a minute or two, once. It needs 1.6 GB on disk with PyTorch for"
@@ -116,5 +117,19 @@ fuzz: $(READY)    ## hostile inputs of all kinds: no crash, no hang, no internal
 	$(BIN)/python -m trials.fuzz $(if $(SEED),--seed $(SEED)) $(if $(KINDS),--kinds $(KINDS)) \
 	  $(if $(FIRST),--first $(FIRST)) $(if $(INPUTS),--inputs $(INPUTS))
 
-image:
+image:            ## the image for CPUs, from the locked packages
 	docker build --tag carousel .
+
+locks: $(READY)   ## the exact packages of the images in deploy/image, for pyproject.toml and constraints.txt as they are
+	$(BIN)/python -m tools.image_locks
+
+sbom:             ## sbom.cdx.json: what the image holds, in CycloneDX; the same file lies in the image
+	docker build --target sbom --output . .
+
+$(AUDIT_READY): $(READY)
+	$(BIN)/pip install --quiet --constraint constraints.txt $(PIP_OPTIONS) pip-audit
+	@touch $(AUDIT_READY)
+
+audit: $(AUDIT_READY)    ## known weaknesses of the locked packages; asks a vulnerability service
+	for lock in onnxruntime onnxruntime-gpu build; do \
+	  $(BIN)/pip-audit --require-hashes --disable-pip --requirement deploy/image/$$lock.txt || exit 1; done
