@@ -15,7 +15,7 @@ from trials.histories import History
 from trials.library import run_asyncio, run_blocking
 from trials.lifecycles import run_lifecycles
 from trials.overlapping import run_overlapping
-from trials.plans import ClientKind, Plan, Way
+from trials.plans import ClientKind, Plan, TlsOf, Way
 from trials.replay import replay
 from trials.shared_streams import run_shared
 from trials.stepwise import run_forgetful, run_stepwise
@@ -74,7 +74,7 @@ async def _disturb(world: World, plan: Plan, crowd: Mapping[str, int]) -> tuple[
 
 
 async def run_clients(
-    addresses: Sequence[str], plan: Plan, crowd: Mapping[str, int], tls: Tls | None = None
+    addresses: Sequence[str], plan: Plan, crowd: Mapping[str, int], tls: TlsOf | None = None
 ) -> list[History]:
     """`crowd` holds the number of clients of each kind. All owners choose the same ids; clients get the addresses in
     turn."""
@@ -84,12 +84,17 @@ async def run_clients(
     return await asyncio.gather(*(_run_client(kind, way, plan) for kind, way in ways))
 
 
-def _ways(addresses: Sequence[str], plan: Plan, crowd: Mapping[str, int], tls: Tls | None) -> Iterator[tuple[str, Way]]:
+def _ways(
+    addresses: Sequence[str], plan: Plan, crowd: Mapping[str, int], tls: TlsOf | None
+) -> Iterator[tuple[str, Way]]:
     run = uuid.uuid4().hex[:8]  # so that a store that was used before does not matter
     for kind, count in crowd.items():
         for number in range(count):
             pair, owner = divmod(number, plan.num_owners)
-            yield kind, Way(addresses[pair % len(addresses)], f"owner-{owner}", f"{kind}-{pair}-{run}", tls)
+            yield (
+                kind,
+                Way(addresses[pair % len(addresses)], f"owner-{owner}", f"{kind}-{pair}-{run}", tls),
+            )
 
 
 async def _run_client(kind: str, way: Way, plan: Plan) -> History:

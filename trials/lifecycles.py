@@ -20,7 +20,7 @@ _ENDED = "SESSION_ENDED"  # says nothing of a later session under the same id
 
 async def run_lifecycles(way: Way, plan: Plan, dice: random.Random) -> History:
     """Each client is a separate owner, so its lists show only its own sessions."""
-    own = Way(way.address, f"{way.owner}-of-{way.session_id}", _SESSION, way.tls)
+    own = Way(way.address, f"{way.owner}-of-{way.session_id}", _SESSION, way.tls_of)
     history = History("lifecycles")
     async with connect(own) as stubs:
         client = Persistence(stubs, history, dice)

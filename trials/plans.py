@@ -1,7 +1,7 @@
 """The clients of a chaos run, and how each reaches the servers."""
 
 import random
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +10,7 @@ from trials.histories import History
 from carousel.client import Tls
 
 OWNER_KEY = "x-user"
+TlsOf = Callable[[str], Tls]  # of an owner's clients
 
 
 def draw_seed() -> int:
@@ -36,7 +37,12 @@ class Way:
     address: str
     owner: str
     session_id: str
-    tls: Tls | None = None
+    tls_of: "TlsOf | None" = None
+
+    @property
+    def tls(self) -> Tls | None:
+        """The certificate names the owner."""
+        return None if self.tls_of is None else self.tls_of(self.owner)
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from bench.harness.certificates import Authority
 from bench.harness.child_process import Process, find_program, free_ports, redis_command, require_program
 from bench.harness.server_process import CAROUSEL
 from trials.clocks import find_library, shifted_clock
-from trials.plans import OWNER_KEY
+from trials.plans import OWNER_KEY, TlsOf
 
 from carousel.client import Tls
 
@@ -54,7 +55,7 @@ class World:
     """Servers, and their possible disturbances. `address` is for clients."""
 
     address: str
-    tls: Tls | None = None  # of the clients
+    tls: TlsOf | None = None
     disturbances: list[Callable[[], Awaitable[None]]]
     _processes: list[Process]  # in the order in which they start
 
@@ -125,15 +126,21 @@ class MtlsWorld(RedisWorld):
     def secure(self, directory: Path) -> dict[str, str]:
         folder = directory / "certificates"
         self._authority = Authority(folder)
-        server, balancer, client = map(self._authority.sign, ("server", "balancer", "client"))
+        server, balancer = map(self._authority.sign, ("server", "balancer"))
         pair = folder / "balancer.pem"
         pair.write_bytes(balancer.cert.read_bytes() + balancer.key.read_bytes())
         principals = folder / "principals.toml"
         principals.write_text(_PRINCIPALS, encoding="utf-8")
         self.variables = {"CAROUSEL_PAIR": str(pair), "CAROUSEL_CA": str(self._authority.ca)}
-        self.tls = Tls(self._authority.ca, client.cert, client.key)
+        self.variables["CAROUSEL_NAME"] = "localhost"
+        self.tls = functools.cache(self._sign_for)
         files = {"tls_cert": server.cert, "tls_key": server.key, "tls_client_ca": self._authority.ca}
         return {name: str(path) for name, path in (files | {"principals": principals}).items()}
+
+    def _sign_for(self, owner: str) -> Tls:
+        """The balancer reads the owner's name from the certificate."""
+        signed = self._authority.sign(owner)
+        return Tls(self._authority.ca, signed.cert, signed.key)
 
     async def _replace_certificates(self) -> None:
         await asyncio.to_thread(self._authority.sign, "server")

@@ -6,6 +6,7 @@ A span has the RPC conventions' names and, where the call generates, those of ge
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -65,8 +66,17 @@ class OpenTelemetry:
         return _CallSpan(span, self._tracer, self._model, offset_ns)
 
     async def close(self) -> None:
-        with contextlib.suppress(TimeoutError):  # a collector that does not answer
-            await asyncio.wait_for(asyncio.to_thread(self._provider.shutdown), _CLOSE_SECONDS)
+        """A thread of its own: the loop's pool would be waited for, however long a silent collector lets it hang."""
+        loop, is_done = asyncio.get_running_loop(), asyncio.Event()
+
+        def shut_down() -> None:
+            self._provider.shutdown()
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(is_done.set)
+
+        threading.Thread(target=shut_down, name="traces", daemon=True).start()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(is_done.wait(), _CLOSE_SECONDS)
 
 
 class _CallSpan:

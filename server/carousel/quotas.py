@@ -36,6 +36,14 @@ class _Account:
         self.requests_full_at = 0.0
         self.tokens_full_at = 0.0
 
+    def inherit(self, old: "_Account", now: float) -> None:
+        """Takes over what is owed, as an amount: at another rate it takes another time to pay."""
+        mine, other = self.quota, old.quota
+        scale = _ratio(other.requests_per_second, mine.requests_per_second)
+        self.requests_full_at = now + max(0.0, old.requests_full_at - now) * scale
+        scale = _ratio(other.tokens_per_second, mine.tokens_per_second)
+        self.tokens_full_at = now + max(0.0, old.tokens_full_at - now) * scale
+
 
 class Quotas:
     """The limits and rates of all owners."""
@@ -65,11 +73,11 @@ class Quotas:
         return self.own.get(owner, self._of_all)
 
     def replace(self, quotas: Iterable[Quota]) -> None:
-        """Takes these quotas instead of those before. An owner's debt stays, also when its rate is another now."""
+        """Takes these quotas instead of those before. What an owner owes stays."""
         before, self._accounts = self._accounts, {quota.owner: _Account(quota) for quota in quotas}
         for owner, account in self._accounts.items():
             if (old := before.get(owner)) is not None:
-                account.requests_full_at, account.tokens_full_at = old.requests_full_at, old.tokens_full_at
+                account.inherit(old, self._clock())
         self.own = {owner: one.quota.limits.over(self._of_all) for owner, one in self._accounts.items()}
 
     def take_request(self, owner: str) -> None:
@@ -96,6 +104,10 @@ class Quotas:
         if rate is not None:
             account.tokens_full_at = max(account.tokens_full_at, self._clock()) + num_tokens / rate
         self._used(account.quota.principal, num_tokens)
+
+
+def _ratio(old: float | None, new: float | None) -> float:
+    return 0.0 if old is None or new is None else old / new
 
 
 def _check(limit: str, wait_seconds: float) -> None:

@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("certificates")
     authority = Authority()
     authority.write_own(folder)
-    for name in ("server", "balancer", "client"):
+    for name in ("server", "balancer", "ann", "bob"):
         authority.write(folder, name)
     (folder / "balancer.pem").write_bytes(
         (folder / "balancer.crt").read_bytes() + (folder / "balancer.key").read_bytes()
@@ -45,13 +45,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "principals.toml").write_text(_PRINCIPALS)
     stranger = folder / "stranger"
     stranger.mkdir()
-    Authority("another authority").write(stranger, "client")
+    Authority("another authority").write(stranger, "ann")
     return folder
 
 
 def _environment(folder: Path, address: str, replica: str, web: str) -> dict[str, str]:
     variables = {"CAROUSEL_BIND": address, "CAROUSEL_CA": str(folder / "ca.crt")}
-    variables |= {"CAROUSEL_PAIR": str(folder / "balancer.pem")}
+    variables |= {"CAROUSEL_PAIR": str(folder / "balancer.pem"), "CAROUSEL_NAME": "localhost"}
     for name in "AB":
         host, _, port = replica.rpartition(":")
         variables |= {f"CAROUSEL_{name}": host, f"CAROUSEL_{name}_GRPC": port}
@@ -102,14 +102,15 @@ def address(bundle: Path, folder: Path) -> Iterator[str]:
 def _client(
     address: str, folder: Path, certificates: Path | None, user: str = "ann", retries: Retries | None = None
 ) -> Client:
-    pair = (None, None) if certificates is None else (certificates / "client.crt", certificates / "client.key")
+    """What a caller says of itself in x-user is always ann."""
+    pair = (None, None) if certificates is None else (certificates / f"{user}.crt", certificates / f"{user}.key")
     return Client(
-        address, tls=Tls(folder / "ca.crt", *pair), metadata=[("x-user", user)], timeout_seconds=30, retries=retries
+        address, tls=Tls(folder / "ca.crt", *pair), metadata=[("x-user", "ann")], timeout_seconds=30, retries=retries
     )
 
 
 def test_callers_with_certificates_get_through(address: str, folder: Path) -> None:
-    """Each one's sessions are its own."""
+    """Each one's sessions are its own, whatever it says of itself: its certificate counts."""
     with _client(address, folder, folder) as ann, _client(address, folder, folder, "bob") as bob:
         with ann.session("shared-name", keep=True) as session:
             list(session.generate("The ", max_tokens=3))

@@ -1,8 +1,10 @@
 """The audit log has a line for each call, also for refused ones, and no text in any; it costs no call."""
 
+import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,20 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+async def await_lines(path: Path, num_lines: int) -> list[dict[str, Any]]:
+    """A thread writes them."""
+    async with asyncio.timeout(20):
+        while len(path.read_text().splitlines()) < num_lines:
+            await asyncio.sleep(0.01)
+    return lines_of(path)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """The test's time limit bounds the wait."""
+    while not condition():
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "audit.jsonl"
@@ -51,7 +67,7 @@ async def test_each_call_has_its_line(server: Running, path: Path) -> None:
                 pass
         with pytest.raises(ServerError):
             await client.get_session("marked-missing")
-    created, generated, deleted, missing = lines_of(path)
+    created, generated, deleted, missing = await await_lines(path, 4)
     assert [created["method"], deleted["method"], missing["code"]] == ["CreateSession", "DeleteSession", "NOT_FOUND"]
     session_hash, peer = generated.pop("session"), generated.pop("peer")
     assert session_hash == created["session"] == deleted["session"] != missing["session"]
@@ -76,7 +92,7 @@ async def test_refused_callers_have_theirs(server: Running, path: Path) -> None:
     assert (await fetch(server.http_address, "/metrics"))[0] == 401
     async with httpx.AsyncClient() as http:
         await http.post(f"http://{server.openai_address}/v1/completions", json={"prompt": "marked"})
-    assert [(line["method"], line["code"]) for line in lines_of(path)] == [
+    assert [(line["method"], line["code"]) for line in await await_lines(path, 3)] == [
         ("ListModels", "UNAUTHENTICATED"),
         ("/metrics", "UNAUTHENTICATED"),
         ("/v1/completions", "UNAUTHENTICATED"),
@@ -106,7 +122,8 @@ async def test_no_output_has_text(
         body = {"prompt": "marked prompt", "stop": "marked stop", "session_id": "marked-http", "echo": True}
         answer = await http.post(f"http://{server.openai_address}/v1/completions", json=body)
         assert "marked prompt" in answer.text
-    assert len(lines_of(path)) >= 10
+    lines = await await_lines(path, 10)
+    assert {line["method"] for line in lines if "session" not in line} <= {"Tokenize", "Generate", "PredictMany"}
     printed = capsys.readouterr()
     assert "Generate" in printed.out + printed.err + caplog.text
     for output in (path.read_text(), printed.out, printed.err, caplog.text):
@@ -118,15 +135,19 @@ def test_a_file_that_was_moved_away_is_made_anew(path: Path) -> None:
     path.write_text('{"method": "before"}\n')
     log = AuditLog(str(path), lambda: None)
     log.note("one", "", "OK", 0.0, {})
+    until(lambda: "one" in path.read_text())
     path.rename(path.with_suffix(".1"))
     log.note("two", "", "OK", 0.0, {})
     log.close()
+    assert path.stat().st_mode & 0o077 == 0
     assert [line["method"] for line in lines_of(path.with_suffix(".1"))] == ["before", "one"]
     assert [line["method"] for line in lines_of(path)] == ["two"]
 
 
 def test_standard_output_is_a_destination(capsys: pytest.CaptureFixture[str]) -> None:
-    AuditLog("-", lambda: None).note("one", "", "OK", 0.0, {})
+    log = AuditLog("-", lambda: None)
+    log.note("one", "", "OK", 0.0, {})
+    log.close()
     assert json.loads(capsys.readouterr().out)["method"] == "one"
 
 
@@ -137,8 +158,8 @@ def test_a_line_that_cannot_be_written_is_counted(path: Path) -> None:
     path.unlink()
     path.parent.joinpath("audit.jsonl").mkdir()
     log.note("one", "", "OK", 0.0, {})
-    assert len(failures) == 1
     log.close()
+    assert len(failures) == 1
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
@@ -148,6 +169,21 @@ def test_a_full_disk_costs_lines_alone() -> None:
     log.note("one", "", "OK", 0.0, {})
     log.close()
     assert failures
+
+
+def test_a_stuck_reader_holds_nobody_up(path: Path) -> None:
+    """Lines beyond those that may wait are counted as lost, and the end comes within seconds."""
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    failures: list[None] = []
+    log = AuditLog(str(path), lambda: failures.append(None))
+    started = time.monotonic()
+    for _ in range(12_000):
+        log.note("one", "", "OK", 0.0, {"reason": "x" * 100})
+    log.close()
+    assert failures
+    assert time.monotonic() - started < 10
+    os.close(reader)
 
 
 def test_a_destination_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

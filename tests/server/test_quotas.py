@@ -98,11 +98,14 @@ def test_a_refused_request_takes_nothing(clock: Clock) -> None:
 
 
 def test_a_debt_outlives_a_change_of_the_file(clock: Clock) -> None:
-    """And is forgotten with the principal."""
+    """As an amount: at a higher rate it is paid sooner. It is forgotten with the principal."""
     quotas = make(clock, tokens=10)
     quotas.charge("ann", 100)
-    quotas.replace([Quota("a", "ann", OwnerLimits(), None, 1000)])
     assert refusal(quotas)[1] == 9
+    quotas.replace([Quota("a", "ann", OwnerLimits(), None, 1)])
+    assert refusal(quotas)[1] == 99
+    quotas.replace([Quota("a", "ann", OwnerLimits(), None, 1000)])
+    quotas.take_request("ann")
     quotas.replace([])
     quotas.take_request("ann")
 

@@ -1,6 +1,7 @@
 """A server sends its spans to a collector over OTLP, and a collector that is gone keeps it from nothing."""
 
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from concurrent import futures
@@ -73,6 +74,18 @@ def test_a_collector_that_is_gone_keeps_the_server_from_nothing(bundle: Path) ->
         started = time.monotonic()
         stop(server)
         assert time.monotonic() - started < 15
+
+
+def test_a_collector_that_says_nothing_is_not_waited_for(bundle: Path) -> None:
+    """It takes the connection, and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with serve(bundle, variables={"CAROUSEL_OTLP_ENDPOINT": endpoint}) as server:
+            with Client(server.grpc_address) as client:
+                assert list(client.generate("The ", max_tokens=3))
+            started = time.monotonic()
+            stop(server)
+            assert time.monotonic() - started < 6
 
 
 def stop(server: ServerProcess) -> None:

@@ -115,9 +115,12 @@ class Engine:
 
     def begin_request(self, owner: str) -> None:
         self.check_open(owner)
-        self._quotas.take_request(owner)
         self._num_accepted += 1
         self._is_idle.clear()
+
+    def take_message(self, owner: str) -> None:
+        """Counts a message of a stream as a request. Raises Overloaded. `advance` does so by itself."""
+        self._quotas.take_request(owner)
 
     def end_request(self) -> None:
         self._num_accepted -= 1

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from urllib.parse import unquote
 
 _MAX_HOSTS = 4096
+_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
 _IPV6 = re.compile(r"\[([^]%]+)(?:%[^]]*)?\]:")  # a zone names an interface of this machine
 
 
@@ -34,6 +35,12 @@ class WrongAttempts:
         return max(wait, 0.0)
 
 
+def _network_of(address: ipaddress.IPv6Address) -> str:
+    """What stands for an IPv4 address is that address."""
+    is_translated = address.ipv4_mapped is not None or address in _TRANSLATED
+    return str(address) if is_translated else str(ipaddress.ip_network((address, 64), strict=False))
+
+
 def host_of(peer: str) -> str:
     """The host of an address as gRPC writes it: `ipv4:10.0.0.1:4242` without the port. Of `ipv6:%5B2001:db8::1%5D:4242`
     only the first 64 bits: a host chooses the others as it likes."""
@@ -42,5 +49,5 @@ def host_of(peer: str) -> str:
         return peer.rpartition(":")[0]
     if kind == "ipv6" and (match := _IPV6.match(unquote(address))) is not None:
         with contextlib.suppress(ValueError):
-            return str(ipaddress.ip_network((match[1], 64), strict=False))
+            return _network_of(ipaddress.IPv6Address(match[1]))
     return peer

@@ -25,7 +25,7 @@ MIN_TOKEN_BYTES = 32
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/@-]{1,128}$")]
-Count = Annotated[int, Field(ge=1, le=2**50)]
+Count = Annotated[int, Field(strict=True, ge=1, le=2**50)]
 Rate = Annotated[float, Field(ge=1e-3, le=1e9)]
 Subject = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
 

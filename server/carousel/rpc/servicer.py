@@ -152,4 +152,6 @@ async def _read(call: Call, context: Context) -> Any:
     if request is UNREADABLE:
         raise message_invalid()
     call.request = request
+    if getattr(request, "session_id", ""):  # a stream names its session once
+        call.named = request
     return request

@@ -22,7 +22,6 @@ from carousel.traces import UNRECORDED, read_traceparent
 
 _LOOK_SECONDS = 0.05  # between two looks for idle calls, at shutdown
 _UNREAD_SECONDS = 1.0  # a call is idle when its client has not read a message for this long
-_COUNTED_BY_TURN = frozenset({"Generate", "Score", "Predict", "PredictMany", "/v1/completions"})
 _MAKE = frozenset({"CreateSession", "ImportSession"})
 _ONLY_READ = frozenset({"GetSession", "ListSessions", "GetHistory", "ExportSession"})
 
@@ -67,6 +66,7 @@ class Call:
         "evidence",
         "facts",
         "method",
+        "named",
         "owner",
         "request",
         "span_attributes",
@@ -91,6 +91,7 @@ class Call:
         self.span_name, self.span_attributes = (method, {}) if span is None else span
         self.timeline = UNRECORDED
         self.request = request  # the last message received
+        self.named: Any = request  # the last one that names a session
         self.owner = ""
         self.ended_by: CarouselError | None = None  # why the server ended it, if it did
         self.facts: dict[str, Any] = {}
@@ -236,7 +237,7 @@ class Calls:
             why = facts.of_failure(call.request, context.peer(), refusal) if code != "OK" else {}
             principal = "" if call.admission is None else call.admission.principal
             told = call.facts | why
-            self._ends.tell(method, context.peer(), call.request, principal, span, started, code, told)
+            self._ends.tell(method, context.peer(), call.named, principal, span, started, code, told)
         if refusal is not None:
             raise CallRefused(refusal)
 
@@ -284,10 +285,9 @@ class Calls:
             raise _shutting_down()
         call.admission = self._doorkeeper.admit(call.method, call.evidence)
         call.owner = call.admission.owner
-        if call.method not in _COUNTED_BY_TURN:
-            self._quotas.take_request(call.owner)
         if call.admission.principal:
             call.facts["principal"] = call.admission.principal
+        self._quotas.take_request(call.owner)
         if not is_readable:
             raise message_invalid()
         if is_counted:

@@ -151,6 +151,7 @@ class Sessions:
     async def predict(self, caller: Caller, request: PredictionRequest) -> Prediction:
         """Feeds the input and returns what is likely to follow."""
         checks.check_prediction(request)
+        self._engine.take_message(caller.owner)
         with self._engine.accepted(caller.owner):
             ids = await self._encode(caller, request.input)
             async with self._sequences.hold(caller, request) as sequence:
@@ -165,6 +166,7 @@ class Sessions:
     ) -> tuple[Prediction, Snapshot]:
         """Predicts on a sequence that a stream carries, or on a fresh one if `start` is None."""
         checks.check_prediction(request)
+        self._engine.take_message(caller.owner)
         with self._engine.accepted(caller.owner):
             ids = await self._encode(caller, request.input)
             async with self._sequences.hold(caller, request) as sequence:

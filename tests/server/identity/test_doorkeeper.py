@@ -193,6 +193,8 @@ def test_the_rate_recovers_and_hosts_are_forgotten() -> None:
         ("ipv6:%5B2001:db8:0:7:2::8%5D:4242", "2001:db8:0:7::/64"),
         ("ipv6:%5Bfe80::1%25eth0%5D:4242", "fe80::/64"),
         ("ipv6:%5B::1%5D:4242", "::/64"),
+        ("ipv6:%5B::ffff:10.0.0.1%5D:4242", "::ffff:a00:1"),
+        ("ipv6:%5B64:ff9b::a00:2%5D:4242", "64:ff9b::a00:2"),
         ("ipv6:nonsense", "ipv6:nonsense"),
         ("unix:/run/carousel", "unix:/run/carousel"),
         ("", ""),

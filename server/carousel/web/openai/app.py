@@ -76,7 +76,7 @@ class Handlers:
         body = body.model_copy(update={"session_id": session_id_of(exchange, body.session_id)})
         body.check()
         request_id = request_id_of(exchange, body.session_id)
-        call.request = Named(body.session_id, request_id)
+        call.request = call.named = Named(body.session_id, request_id)
         await self._completions.run(call, exchange, body, request_id)
 
     async def describe_tokenizer(self, call: Call, exchange: Exchange, content: bytes) -> None:
