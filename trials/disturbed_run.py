@@ -21,8 +21,6 @@ from trials.shared_streams import run_shared
 from trials.stepwise import run_forgetful, run_stepwise
 from trials.worlds import Replica, World
 
-from carousel.client import Tls
-
 KINDS: dict[str, ClientKind] = {
     "stepwise": run_stepwise,
     "blocking": run_blocking,
