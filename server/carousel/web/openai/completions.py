@@ -76,13 +76,14 @@ class Completions:
         """Checks the request before anything is made or sent. An echo is sent before its turn begins."""
         vocabulary_size = self._sessions.manifest.vocabulary_size
         checks.check_generation(_generation_of(body, ""), self._sessions.limits, vocabulary_size)
-        if not body.echo:
-            return
-        if body.logprobs is not None:
+        is_scored = body.echo and body.logprobs is not None
+        if is_scored:
             self._calls.permit(call, "Score")
         for prompt in body.prompts:
+            if isinstance(prompt, str) and not body.echo:
+                continue  # its turn checks it
             num_tokens = await self._check_prompt(call.owner, prompt)
-            if body.logprobs is not None:
+            if is_scored:
                 checks.check_scored_items(num_tokens, _scoring_of(body, prompt), self._sessions.limits)
 
     async def _check_prompt(self, owner: str, prompt: Input) -> int:
