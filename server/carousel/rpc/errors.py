@@ -35,8 +35,9 @@ _MAX_TEXT = 500  # messages quote what the caller sent, and a status must fit in
 
 
 def code_of(error: Exception) -> str:
-    """Returns the name of the error's code."""
-    return str(code_pb2.Code.Name(to_status(error).code))
+    """Returns the name of the error's code, whatever its text."""
+    code = CODES.get(type(error), code_pb2.INTERNAL) if isinstance(error, errors.CarouselError) else code_pb2.INTERNAL
+    return str(code_pb2.Code.Name(code))
 
 
 def to_status(error: Exception) -> status_pb2.Status:

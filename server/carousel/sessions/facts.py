@@ -34,7 +34,10 @@ def of_failure(request: Any, peer: str, error: Exception | None) -> dict[str, st
 def of_session(request: Any) -> dict[str, str]:
     """Returns the session of a request, if it names one."""
     session_id = getattr(request, "session_id", "")
-    return {"session": blake2b(session_id.encode(), digest_size=8).hexdigest()} if session_id else {}
+    if not session_id:
+        return {}
+    content = session_id.encode(errors="backslashreplace")  # HTTP callers can write what is no UTF-8
+    return {"session": blake2b(content, digest_size=8).hexdigest()}
 
 
 def _bounded(form: re.Pattern[str], text: str) -> str:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import uvicorn
 from prometheus_client.exposition import choose_encoder
@@ -22,6 +22,8 @@ from carousel.settings import split_address
 from carousel.web.errors import to_response
 from carousel.web.peers import CertificateProtocol, collect_evidence
 
+_LAST_BYTES_SECONDS = 1.0  # in which clients read the ends of their answers, at shutdown
+_CANCEL_SECONDS = 3  # until uvicorn gives up what does not end
 Admit = Callable[[str, Evidence], None]  # takes a path; raises CarouselError for a request that may not be made
 _Handler = Callable[[Request], Awaitable[Response]]
 
@@ -78,6 +80,7 @@ class WebServer:
             access_log=False,
             lifespan="off",
             proxy_headers=False,
+            timeout_graceful_shutdown=_CANCEL_SECONDS,
         )
         self._server = _QuietServer(self._config)
         self._task: asyncio.Task[None] | None = None
@@ -100,6 +103,7 @@ class WebServer:
         self._task = asyncio.create_task(self._server.serve(sockets=[bound]), name="web")
 
     async def stop(self) -> None:
+        """Closes the connections, at last those too whose clients do not read."""
         self._server.should_exit = True
         if self._task is not None:
             await self._task
@@ -109,3 +113,14 @@ class _QuietServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        closing = asyncio.get_running_loop().call_later(_LAST_BYTES_SECONDS, self._abort)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            closing.cancel()
+
+    def _abort(self) -> None:
+        for connection in list(self.server_state.connections):
+            cast(CertificateProtocol, connection).transport.abort()

@@ -2,18 +2,21 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
 
 from starlette.requests import Request
 
 from carousel.errors import InvalidRequest
-from carousel.web.peers import collect_evidence
+from carousel.web.peers import abort, collect_evidence
 
+Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 Headers = dict[str, str]
+_PART_BYTES = 65_536  # of a whole answer
+_ABORT_SECONDS = 1.0  # until an aborted connection has told so
 
 
 class Disconnected(Exception):
@@ -21,13 +24,15 @@ class Disconnected(Exception):
 
 
 class Exchange:
-    """A request and its answer. A streamed answer begins with its first message and ends with `end`."""
+    """A request and its answer, which is written message by message."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.request = Request(scope, receive)
         self.evidence = collect_evidence(self.request)
         self.is_begun = False
         self.is_gone = False
+        self.is_late = False  # its body has not arrived in time
+        self.is_stream = False
         self._receive = receive
         self._send = send
 
@@ -52,30 +57,22 @@ class Exchange:
             if not message.get("more_body", False):
                 return b"".join(parts)
 
-    async def answer(self, status: int, content: bytes, headers: Headers) -> None:
-        """Sends the whole answer."""
-        self.is_begun = True
-        await self._send_head(status, headers | {"content-length": str(len(content))})
-        await self._send({"type": "http.response.body", "body": content})
-
-    async def begin(self, headers: Headers) -> None:
-        """Begins a streamed answer with status 200."""
-        self.is_begun = True
-        await self._send_head(200, headers)
-
-    async def write(self, message: bytes) -> None:
-        """Sends a part of a streamed answer. Waits while the client does not read."""
+    async def write(self, message: Message) -> None:
+        """Sends a message of the answer. Waits while the client has not read the messages before it."""
         if self.is_gone:
             raise Disconnected
-        await self._send({"type": "http.response.body", "body": message, "more_body": True})
+        await self._send(message)
+        if message["type"] == "http.response.start":
+            self.is_begun = True
 
-    async def end(self) -> None:
-        if not self.is_gone:
-            await self._send({"type": "http.response.body", "body": b""})
-
-    async def _send_head(self, status: int, headers: Headers) -> None:
-        fields = [(key.encode("latin-1"), value.encode("latin-1", "replace")) for key, value in headers.items()]
-        await self._send({"type": "http.response.start", "status": status, "headers": fields})
+    async def abort(self) -> None:
+        """Closes the connection, whatever is unread."""
+        self.is_gone = True
+        abort(self.request)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ABORT_SECONDS):
+                while (await self._receive())["type"] != "http.disconnect":
+                    pass
 
     @contextlib.asynccontextmanager
     async def ending_with_the_client(self) -> AsyncIterator[None]:
@@ -93,3 +90,26 @@ class Exchange:
             pass
         self.is_gone = True
         task.cancel()
+
+
+def head(status: int, headers: Headers) -> Message:
+    """Returns the message that begins an answer."""
+    fields = [(key.encode("latin-1"), value.encode("latin-1", "replace")) for key, value in headers.items()]
+    return {"type": "http.response.start", "status": status, "headers": fields}
+
+
+def part(content: bytes) -> Message:
+    return {"type": "http.response.body", "body": content, "more_body": True}
+
+
+def end() -> Message:
+    """Returns the message that ends an answer. It waits for what is unread before it."""
+    return {"type": "http.response.body", "body": b""}
+
+
+def whole(status: int, content: bytes, headers: Headers) -> Iterator[Message]:
+    """Yields the messages of an answer in one piece."""
+    yield head(status, headers | {"content-length": str(len(content))})
+    for first in range(0, len(content), _PART_BYTES):
+        yield part(content[first : first + _PART_BYTES])
+    yield end()

@@ -9,20 +9,21 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from carousel.identity.doorkeeper import Evidence, name_subjects
 
 _SUBJECTS = "carousel.subjects"  # in the scope of each request
+_ABORT = "carousel.abort"  # so too
 
 
 class CertificateProtocol(H11Protocol):
-    """uvicorn's protocol. Each request's scope has the names in the certificate that the connection was opened with."""
+    """uvicorn's protocol. Each request's scope has the names in the certificate that the connection was opened with,
+    and what closes the connection at once."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         tls = transport.get_extra_info("ssl_object")
-        if tls is None or not (certificate := tls.getpeercert()):  # empty, too, for one that was not checked
-            return
-        subjects, app = read_subjects(certificate), self.app
+        certificate = None if tls is None else tls.getpeercert()  # empty, too, for one that was not checked
+        subjects, app = read_subjects(certificate) if certificate else (), self.app
 
         async def answer(scope: Any, receive: Any, send: Any) -> None:
-            await app({**scope, _SUBJECTS: subjects}, receive, send)
+            await app({**scope, _SUBJECTS: subjects, _ABORT: transport.abort}, receive, send)
 
         self.app = answer
 
@@ -31,6 +32,12 @@ def collect_evidence(request: Request) -> Evidence:
     """The peer has the form that gRPC gives it: both transports count wrong attempts together."""
     subjects: Sequence[str] = request.scope.get(_SUBJECTS, ())
     return Evidence(request.headers.items(), _peer_of(request), lambda: subjects)
+
+
+def abort(request: Request) -> None:
+    """Closes the request's connection without waiting for what is unread."""
+    if (close := request.scope.get(_ABORT)) is not None:
+        close()
 
 
 def read_subjects(certificate: Mapping[str, Any]) -> Sequence[str]:

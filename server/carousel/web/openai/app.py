@@ -16,7 +16,7 @@ from carousel.web.exchange import Exchange
 from carousel.web.openai import errors
 from carousel.web.openai.bodies import CompletionBody, DetokenizeBody, TokenizeBody, parse
 from carousel.web.openai.completions import JSON_HEADERS, Completions
-from carousel.web.openai.door import Door, Guard, Named, request_id_of, session_id_of
+from carousel.web.openai.door import Door, Guard, Named, answer_whole, request_id_of, session_id_of
 
 
 def make_openai_app(
@@ -65,11 +65,11 @@ class Handlers:
         self._model = {"id": sessions.manifest.name, "object": "model", "created": started, "owned_by": "carousel"}
 
     async def list_models(self, call: Call, exchange: Exchange, content: bytes) -> None:
-        await _send(exchange, {"object": "list", "data": [self._model]})
+        await _send(call, exchange, {"object": "list", "data": [self._model]})
 
     async def get_model(self, call: Call, exchange: Exchange, content: bytes) -> None:
         self._sessions.check_model(exchange.request.path_params["model"])
-        await _send(exchange, self._model)
+        await _send(call, exchange, self._model)
 
     async def complete(self, call: Call, exchange: Exchange, content: bytes) -> None:
         body = parse(CompletionBody, content)
@@ -83,22 +83,22 @@ class Handlers:
         """Says which text stands before every sequence, for clients that score texts without a context."""
         tokenizer = self._sessions.tokenizer
         start = tokenizer.decode([tokenizer.start_id])
-        await _send(exchange, {"tokenizer_class": str(tokenizer.kind), "eos_token": start, "bos_token": start})
+        await _send(call, exchange, {"tokenizer_class": str(tokenizer.kind), "eos_token": start, "bos_token": start})
 
     async def tokenize(self, call: Call, exchange: Exchange, content: bytes) -> None:
         body = parse(TokenizeBody, content)
         self._sessions.check_model(body.model)
         ids = await self._sessions.tokenize(call.owner, body.prompt)
-        await _send(exchange, {"tokens": ids, "count": len(ids)})
+        await _send(call, exchange, {"tokens": ids, "count": len(ids)})
 
     async def detokenize(self, call: Call, exchange: Exchange, content: bytes) -> None:
         body = parse(DetokenizeBody, content)
         self._sessions.check_model(body.model)
-        await _send(exchange, {"prompt": await self._sessions.detokenize(call.owner, body.tokens)})
+        await _send(call, exchange, {"prompt": await self._sessions.detokenize(call.owner, body.tokens)})
 
 
-async def _send(exchange: Exchange, content: Any) -> None:
-    await exchange.answer(200, json.dumps(content).encode(), JSON_HEADERS)
+async def _send(call: Call, exchange: Exchange, content: Any) -> None:
+    await answer_whole(call, exchange, json.dumps(content).encode(), JSON_HEADERS)
 
 
 async def _refuse_route(request: Request, error: Exception) -> Response:

@@ -10,19 +10,23 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from carousel.errors import InvalidRequest
+from carousel.sessions import checks
 from carousel.sessions.requests import Input
 from carousel.turns import SamplingOptions
 
 MAX_PROMPTS = 128
+_MAX_KEY = 100  # of an unknown key, in an error
 _PLAIN = SamplingOptions()
 
-Ids = Annotated[list[Annotated[int, Field(strict=True)]], Field(min_length=1)]
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+Ids = Annotated[list[Count], Field(min_length=1)]
+IdKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]  # one spelling for each id
 Prompt = str | Ids | list[str] | list[Ids]
 Body = TypeVar("Body", bound=BaseModel)
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -42,28 +46,28 @@ class CompletionBody(_Body):
 
     model: str = ""
     prompt: Prompt = ""
-    max_tokens: Annotated[int, Field(strict=True)] = 16
+    max_tokens: Count = 16
     temperature: float = 1.0
     top_p: float = 1.0
-    n: Annotated[int, Field(strict=True)] = 1
-    best_of: int | None = None
+    n: Count = 1
+    best_of: Count | None = None
     stop: str | list[str] = ()  # type: ignore[assignment]
-    seed: Annotated[int, Field(strict=True)] | None = None
-    logit_bias: dict[int, float] = Field(default_factory=dict)
+    seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
+    logit_bias: dict[IdKey, float] = Field(default_factory=dict)
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
-    logprobs: Annotated[int, Field(strict=True)] | None = None
+    logprobs: Count | None = None
     echo: bool = False
     suffix: str = ""
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: str = ""  # read and left alone
-    top_k: int = _PLAIN.top_k
+    top_k: Count = _PLAIN.top_k
     min_p: float = _PLAIN.min_p
     repetition_penalty: float = _PLAIN.repetition_penalty
-    stop_token_ids: Ids | list[int] = Field(default_factory=list)
+    stop_token_ids: list[Count] = Field(default_factory=list)
     session_id: str = ""
-    expected_position: Annotated[int, Field(strict=True)] | None = None
+    expected_position: Annotated[int, Field(ge=0, lt=2**63)] | None = None
 
     @property
     def prompts(self) -> list[Input]:
@@ -77,8 +81,16 @@ class CompletionBody(_Body):
     def stops(self) -> tuple[str, ...]:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
+    @property
+    def biases(self) -> tuple[tuple[int, float], ...]:
+        return tuple(sorted((int(key), bias) for key, bias in self.logit_bias.items()))
+
     def check(self) -> None:
-        """Raises InvalidRequest for what no other layer knows."""
+        """Raises InvalidRequest for what no other layer knows, and for what is made before another layer looks."""
+        if not 1 <= self.n <= checks.MAX_BRANCHES:
+            raise InvalidRequest("n", f"must be from 1 to {checks.MAX_BRANCHES}, not {self.n}")
+        if self.logprobs is not None and self.logprobs > checks.MAX_LOG_PROBABILITIES:
+            raise InvalidRequest("logprobs", f"must be from 0 to {checks.MAX_LOG_PROBABILITIES}, not {self.logprobs}")
         if self.suffix:
             raise InvalidRequest("suffix", "is not supported: the model reads in one direction")
         if self.best_of is not None and self.best_of not in (1, self.n):
@@ -106,20 +118,37 @@ class TokenizeBody(_Body):
 class DetokenizeBody(_Body):
     """POST /detokenize."""
 
-    tokens: list[Annotated[int, Field(strict=True)]]
+    tokens: list[Count]
     model: str = ""
 
 
 def parse(body: type[Body], content: bytes) -> Body:
     """Raises InvalidRequest, which names the first wrong field."""
     try:
-        values = json.loads(content)
+        text = content.decode("utf-8-sig")
+        values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest("body", "is not JSON") from error
+    if "\\u" in text and isinstance(values, dict):  # only escapes make surrogates
+        _check_texts(values)
     try:
         return body.model_validate(values)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
-        field = str(problem["loc"][0]) if problem["loc"] else "body"
+        field = _shorten(str(problem["loc"][0])) if problem["loc"] else "body"
         text = "is not a parameter of this call" if problem["type"] == "extra_forbidden" else problem["msg"]
         raise InvalidRequest(field, text) from error
+
+
+def _check_texts(values: dict[str, Any]) -> None:
+    """Raises InvalidRequest for half of a surrogate pair: no text of ours has it."""
+    for key, value in values.items():
+        try:
+            json.dumps({key: value}, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            field = _shorten(key.encode(errors="replace").decode())
+            raise InvalidRequest(field, "has half of a surrogate pair") from error
+
+
+def _shorten(key: str) -> str:
+    return key if len(key) <= _MAX_KEY else f"{key[:_MAX_KEY]}..."

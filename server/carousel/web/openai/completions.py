@@ -11,14 +11,17 @@ from typing import Any
 
 from carousel.errors import SessionExists, SessionNotFound
 from carousel.records import record
+from carousel.sessions import checks
 from carousel.sessions.branch import merge
 from carousel.sessions.calls import Call, Calls
 from carousel.sessions.operations import SessionOperations
 from carousel.sessions.requests import Caller, GenerationEnd, GenerationRequest, Input, ScoringRequest
 from carousel.sessions.service import Sessions
+from carousel.sessions.text import pending_bytes
 from carousel.turns import FinishReason, SamplingOptions
-from carousel.web.exchange import Exchange
+from carousel.web.exchange import Exchange, end, head, part
 from carousel.web.openai.bodies import CompletionBody
+from carousel.web.openai.door import answer_whole
 from carousel.web.openai.log_probabilities import LogProbabilities
 
 DONE = b"data: [DONE]\n\n"
@@ -55,8 +58,9 @@ class Completions:
         """Answers in one piece or as a stream. A session that does not exist is created."""
         self._sessions.check_model(body.model)
         caller = Caller(call.owner, body.session_id, b"", request_id, body.expected_position, call.timeline)
+        await self._check(call, body)
         if body.session_id:
-            await self._ensure_session(call, caller)
+            await self._ensure_session(call, caller, body)
         answer = _Answer(self._sessions.manifest.name, body)
         async with aclosing(self._chunks(caller, body)) as chunks:
             if body.stream:
@@ -64,14 +68,41 @@ class Completions:
             else:
                 async for chunk in chunks:
                     answer.add(chunk)
-                await exchange.answer(200, json.dumps(answer.whole()).encode(), JSON_HEADERS)
+                await answer_whole(call, exchange, json.dumps(answer.whole()).encode(), JSON_HEADERS)
         call.facts |= {"num_input_tokens": answer.num_input, "num_generated_tokens": answer.num_generated}
         call.facts["finish_reason"] = answer.finish_reason
 
-    async def _ensure_session(self, call: Call, caller: Caller) -> None:
+    async def _check(self, call: Call, body: CompletionBody) -> None:
+        """Checks the request before anything is made or sent. An echo is sent before its turn begins."""
+        vocabulary_size = self._sessions.manifest.vocabulary_size
+        checks.check_generation(_generation_of(body, ""), self._sessions.limits, vocabulary_size)
+        is_scored = body.echo and body.logprobs is not None
+        if is_scored:
+            self._calls.permit(call, "Score")
+        for prompt in body.prompts:
+            if isinstance(prompt, str) and not body.echo:
+                continue  # its turn checks it
+            num_tokens = await self._check_prompt(call.owner, prompt)
+            if is_scored:
+                checks.check_scored_items(num_tokens, _scoring_of(body, prompt), self._sessions.limits)
+
+    async def _check_prompt(self, owner: str, prompt: Input) -> int:
+        """Returns the number of its tokens. Raises InvalidRequest."""
+        if isinstance(prompt, str):
+            return len(await self._sessions.tokenize(owner, prompt))
+        checks.check_length(prompt, self._sessions.limits)
+        checks.check_ids("input.tokens", prompt, self._sessions.manifest.vocabulary_size)
+        return len(prompt)
+
+    async def _ensure_session(self, call: Call, caller: Caller, body: CompletionBody) -> None:
+        """Creates a session that does not exist, unless the caller expects to be further."""
         try:
             await self._operations.get(caller.owner, caller.session_id)
         except SessionNotFound:
+            if caller.expected_position:
+                raise
+            for prompt in body.prompts:
+                await self._check_prompt(caller.owner, prompt)
             self._calls.permit(call, "CreateSession")
             with contextlib.suppress(SessionExists):  # by another request, meanwhile
                 await self._operations.create(caller.owner, caller.session_id)
@@ -81,11 +112,12 @@ class Completions:
         async for chunk in chunks:
             answer.add(chunk)
             if not exchange.is_begun:
-                await exchange.begin(STREAM_HEADERS)
+                exchange.is_stream = True
+                await call.write(exchange, head(200, STREAM_HEADERS))
             if (event := answer.event(chunk)) is not None:
-                await call.write(exchange, event)
-        await call.write(exchange, answer.usage_event() + DONE)
-        await exchange.end()
+                await call.write(exchange, part(event))
+        await call.write(exchange, part(answer.usage_event() + DONE))
+        await call.write(exchange, end())
 
     async def _chunks(self, caller: Caller, body: CompletionBody) -> AsyncGenerator[Chunk]:
         runs = [self._run(caller, body, number, prompt) for number, prompt in enumerate(body.prompts)]
@@ -96,7 +128,8 @@ class Completions:
     async def _run(self, caller: Caller, body: CompletionBody, number: int, prompt: Input) -> AsyncGenerator[Chunk]:
         """Yields the chunks of one prompt's choices."""
         num_top = body.logprobs or 0
-        writers = [LogProbabilities(self._tokenizer, num_top) for _ in range(body.n)]
+        tail = b"" if isinstance(prompt, str) else pending_bytes(self._tokenizer, b"", prompt)
+        writers = [LogProbabilities(self._tokenizer, num_top, tail) for _ in range(body.n)]
         if body.echo:
             async with aclosing(self._echo(caller, body, number, prompt, writers)) as echoed:
                 async for chunk in echoed:
@@ -117,7 +150,7 @@ class Completions:
             for choice in choices:
                 yield Chunk(choice, text)
             return
-        request = ScoringRequest(prompt, num_candidates=max(1, body.logprobs))
+        request = _scoring_of(body, prompt)
         tokens = [
             token
             async for piece in self._sessions.score(replace(caller, request_id=""), request)
@@ -210,13 +243,17 @@ def _generation_of(body: CompletionBody, prompt: Input) -> GenerationRequest:
         repetition_penalty=body.repetition_penalty,
         presence_penalty=body.presence_penalty,
         frequency_penalty=body.frequency_penalty,
-        logit_bias=tuple(sorted(body.logit_bias.items())),
-        seed=None if body.seed is None else body.seed % 2**63,
+        logit_bias=body.biases,
+        seed=body.seed,
     )
     num_log_probabilities = 0 if body.logprobs is None else max(1, body.logprobs)
     return GenerationRequest(
         prompt, sampling, body.max_tokens, body.n, body.stops, tuple(body.stop_token_ids), num_log_probabilities
     )
+
+
+def _scoring_of(body: CompletionBody, prompt: Input) -> ScoringRequest:
+    return ScoringRequest(prompt, num_candidates=max(1, body.logprobs or 0))
 
 
 def _event(content: dict[str, Any]) -> bytes:

@@ -1,6 +1,7 @@
 """What every request passes: no website can drive the server, and each call has an owner, a place and one ending."""
 
 import asyncio
+import contextlib
 import ipaddress
 from collections.abc import Awaitable, Callable, Collection
 from hashlib import blake2b
@@ -9,10 +10,12 @@ from urllib.parse import urlsplit
 
 from carousel.errors import InvalidRequest
 from carousel.sessions.calls import Call, CallRefused, Calls
-from carousel.web.exchange import Disconnected, Exchange, Receive, Scope, Send
+from carousel.web.exchange import Disconnected, Exchange, Receive, Scope, Send, end, part, whole
 from carousel.web.openai import errors
 
 _LOCAL = frozenset({"localhost"})
+BODY_SECONDS = 30.0  # in which a body must arrive
+_REFUSAL_SECONDS = 5.0  # in which a refusal must be taken: the call has no place any more
 _BODILESS = frozenset({"GET", "HEAD", "DELETE"})
 
 
@@ -52,8 +55,10 @@ class Door:
                 async with exchange.ending_with_the_client():
                     await handle(call, exchange, content)
         except CallRefused as refused:
-            await _refuse(exchange, refused.error)
+            await _tell(exchange, refused.error)
         except asyncio.CancelledError:
+            if call.ended_by is not None:  # in the middle of a message that the client does not read
+                return await exchange.abort()
             if not exchange.is_gone:
                 raise
             task = asyncio.current_task()
@@ -63,7 +68,11 @@ class Door:
     async def _read(self, call: Call, exchange: Exchange) -> bytes:
         call.is_waiting = True
         try:
-            return await exchange.read(self._max_bytes)
+            async with asyncio.timeout(BODY_SECONDS):
+                return await exchange.read(self._max_bytes)
+        except TimeoutError as error:
+            exchange.is_late = True
+            raise InvalidRequest("body", f"did not arrive within {BODY_SECONDS:g} seconds") from error
         except Disconnected as error:
             raise asyncio.CancelledError from error
         finally:
@@ -80,15 +89,35 @@ class _Endpoint:
         await self._app(scope, receive, send)
 
 
+async def answer_whole(call: Call, exchange: Exchange, content: bytes, headers: dict[str, str]) -> None:
+    """Writes an answer in one piece. The call goes on until all but the last bytes are read."""
+    for message in whole(200, content, headers):
+        await call.write(exchange, message)
+
+
+async def _tell(exchange: Exchange, error: Exception) -> None:
+    """Sends the error. A client that does not take it loses its connection."""
+    try:
+        async with asyncio.timeout(_REFUSAL_SECONDS):
+            await _refuse(exchange, error)
+    except TimeoutError:
+        await exchange.abort()
+
+
 async def _refuse(exchange: Exchange, error: Exception) -> None:
-    """In the middle of a stream, the error is its last event."""
-    if exchange.is_gone:
-        return
-    if not exchange.is_begun:
-        await exchange.answer(errors.status_of(error), errors.to_body(error), errors.to_headers(error))
-        return
-    await exchange.write(b"data: " + errors.to_body(error) + b"\n\n")
-    await exchange.end()
+    """In the middle of a stream, the error is its last event. In the middle of a whole answer there is no place."""
+    with contextlib.suppress(Disconnected):
+        if not exchange.is_begun:
+            status, headers = errors.status_of(error), errors.to_headers(error)
+            if exchange.is_late:
+                status, headers = 408, headers | {"connection": "close"}
+            for message in whole(status, errors.to_body(error), headers):
+                await exchange.write(message)
+        elif exchange.is_stream:
+            await exchange.write(part(b"data: " + errors.to_body(error) + b"\n\n"))
+            await exchange.write(end())
+        else:
+            await exchange.abort()
 
 
 class Guard:
@@ -107,14 +136,17 @@ class Guard:
             await self._app(scope, receive, send)
         else:
             status, content, headers = refusal
-            await Exchange(scope, receive, send).answer(status, content, headers)
+            exchange = Exchange(scope, receive, send)
+            with contextlib.suppress(Disconnected):
+                for message in whole(status, content, headers):
+                    await exchange.write(message)
 
     def _refusal(self, headers: dict[bytes, str], method: str) -> tuple[int, bytes, dict[str, str]] | None:
         host = headers.get(b"host", "")
         if not self._is_ours(host):
             return errors.refusal(403, "this server is not known by that name (openai_hosts)", "host_not_allowed")
         origin = headers.get(b"origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and not _is_of(origin, host):
             return errors.refusal(403, "other pages may not call this server", "origin_not_allowed")
         kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
         if method not in _BODILESS and kind != "application/json":
@@ -134,6 +166,13 @@ class Guard:
         except ValueError:
             return False
         return True
+
+
+def _is_of(origin: str, host: str) -> bool:
+    try:
+        return urlsplit(origin).netloc.lower() == host.lower()
+    except ValueError:
+        return False
 
 
 def request_id_of(exchange: Exchange, session_id: str) -> str:

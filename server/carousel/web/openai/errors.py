@@ -16,12 +16,15 @@ _PARAMS = {
     "num_log_probabilities": "logprobs",
     "num_candidates": "logprobs",
     "stop_ids": "stop_token_ids",
+    "request_id": "Idempotency-Key",
+    "ids": "tokens",
 }
 _KINDS = {
     400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
+    408: "invalid_request_error",
     409: "conflict_error",
     413: "invalid_request_error",
     415: "invalid_request_error",

@@ -6,7 +6,7 @@ Two tokens of other bytes never share a text: bytes that are no text of their ow
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from carousel.bundle.tokenizer import Tokenizer
+from carousel.bundle.tokenizer import TextDecoder, Tokenizer
 from carousel.sessions.requests import ScoredToken
 from carousel.turns import Candidate, Generated
 
@@ -14,25 +14,32 @@ from carousel.turns import Candidate, Generated
 class LogProbabilities:
     """Writes the lists for one choice, piece by piece."""
 
-    def __init__(self, tokenizer: Tokenizer, num_top: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, num_top: int, tail: bytes = b"") -> None:
+        """`tail` is the incomplete character at the end of the prompt."""
         self._tokenizer = tokenizer
         self._num_top = num_top
-        self._offset = 0  # in characters, as the tokens' texts count
+        self._decoder = TextDecoder(tail)
+        self._offset = 0  # in characters of the shown text; a character counts where it becomes complete
 
     def of_generated(self, tokens: Iterable[Generated]) -> dict[str, Any]:
-        return self._lists([(one.id, one.log_probability or 0.0, one.candidates) for one in tokens])
+        rated = [(one.id, one.log_probability or 0.0, one.candidates) for one in tokens]
+        return self._lists(rated, self._decoder)
 
     def of_scored(self, tokens: Iterable[ScoredToken]) -> dict[str, Any]:
-        return self._lists([(one.id, one.log_probability, one.candidates) for one in tokens])
+        """Takes the whole prompt, which is shown with U+FFFD for an incomplete character at its end."""
+        decoder = TextDecoder()
+        found = self._lists([(one.id, one.log_probability, one.candidates) for one in tokens], decoder)
+        self._offset += len(decoder.flush())
+        return found
 
-    def _lists(self, tokens: Sequence[tuple[int, float, Sequence[Candidate]]]) -> dict[str, Any]:
+    def _lists(self, tokens: Sequence[tuple[int, float, Sequence[Candidate]]], decoder: TextDecoder) -> dict[str, Any]:
         found: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
         for index, log_probability, candidates in tokens:
             found["tokens"].append(spell(self._tokenizer, index))
             found["token_logprobs"].append(log_probability)
             found["top_logprobs"].append(self._top(index, log_probability, candidates))
             found["text_offset"].append(self._offset)
-            self._offset += len(self._tokenizer.texts[index])
+            self._offset += len(decoder.push(self._tokenizer.token_bytes(index)))
         return found
 
     def _top(self, index: int, log_probability: float, candidates: Sequence[Candidate]) -> dict[str, float] | None:

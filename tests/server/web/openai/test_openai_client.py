@@ -3,6 +3,7 @@ sessions that remember, and errors that it knows."""
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from openai.types import Completion
 from tests.server.running_app import LOCAL
 
 from carousel.app import Running, running
+from carousel.bundle.tokenizer import TextDecoder
 from carousel.client import AsyncClient
 from carousel.identity.principals import digest
 from carousel.settings import Settings
@@ -157,7 +159,10 @@ async def test_log_probabilities(client: openai.AsyncOpenAI, ours: AsyncClient) 
     scored = [token async for piece in ours.score(ids_of(made)) for token in piece.tokens]
     assert found.token_logprobs[:5] == [token.log_probability for token in scored[:5]]
     assert found.token_logprobs == pytest.approx([token.log_probability for token in scored], abs=1e-5)
-    assert found.text_offset == list(range(9))
+    decoder = TextDecoder()
+    assert (
+        found.text_offset == list(accumulate((len(decoder.push(bytes([one]))) for one in ids_of(made)), initial=0))[:-1]
+    )
     for token, log_probability, top, rated in zip(
         found.tokens, found.token_logprobs, found.top_logprobs, scored, strict=True
     ):
@@ -239,6 +244,8 @@ async def test_a_position_that_is_not_the_expected_one_is_a_conflict(server: Run
     async with openai.AsyncOpenAI(
         base_url=f"http://{server.openai_address}/v1", api_key="none", max_retries=3, http_client=http
     ) as client:
+        await client.completions.create(model="tiny", prompt="a", extra_body={"session_id": "s"})
+        num_requests = 0
         with pytest.raises(openai.ConflictError) as told:
             await client.completions.create(
                 model="tiny", prompt="a", extra_body={"session_id": "s", "expected_position": 7}
