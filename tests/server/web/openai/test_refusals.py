@@ -12,7 +12,10 @@ from tests.server.running_app import LOCAL
 
 from carousel.app import Running, running
 from carousel.client import AsyncClient
+from carousel.errors import InvalidRequest
 from carousel.identity.principals import digest
+from carousel.rpc.errors import code_of
+from carousel.sessions import facts
 from carousel.settings import Settings
 from carousel.web.openai import door
 
@@ -65,6 +68,12 @@ async def test_half_a_surrogate_pair_is_refused_by_name(http: httpx.AsyncClient)
     assert (await post(http, "/v1/completions", **{HALF: 1})).status_code == 400
     whole = await post(http, "/tokenize", prompt="\U0001f600")
     assert whole.json()["count"] == 4
+
+
+def test_no_text_stops_a_log_line() -> None:
+    """Neither the session's name nor the error's text."""
+    assert facts.of_session(door.Named(HALF))["session"]
+    assert code_of(InvalidRequest(HALF, HALF)) == "INVALID_ARGUMENT"
 
 
 async def test_names_are_those_of_http(http: httpx.AsyncClient) -> None:
