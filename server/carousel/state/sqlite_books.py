@@ -93,17 +93,19 @@ class Books:
             return None
 
     def excess(self) -> list[tuple[str, str]]:
-        """Returns the exceeded limits, each with an owner who uses most: turns exceed them where room is made
-        afterwards."""
+        """Returns the exceeded limits, each with an owner who uses most, and those of owners with limits of their own:
+        turns exceed them where room is made afterwards, and limits change."""
         with self._lock:
-            owners = {False: self.sessions.largest(), True: self.num_bytes.largest()}
-            return [
-                (limit, owner)
-                for of_bytes, owner in owners.items()
-                if owner is not None
-                for limit in self._passed(owner, 0, 0)
-                if (limit in _OF_BYTES) == of_bytes
-            ]
+            found = [*self._exceeded(self.sessions, of_bytes=False), *self._exceeded(self.num_bytes, of_bytes=True)]
+        return list(dict.fromkeys(found))
+
+    def _exceeded(self, shares: Shares, *, of_bytes: bool) -> Iterator[tuple[str, str]]:
+        own, largest = self.capacity.owner_limits.own, shares.largest()
+        largest_of_others = shares.largest(accept=lambda owner: owner not in own)
+        for owner in [one for one in (largest, largest_of_others, *own) if one is not None]:
+            for limit in self._passed(owner, 0, 0):
+                if (limit in _OF_BYTES) == of_bytes and (owner == largest or limit.endswith("per_owner")):
+                    yield limit, owner
 
     def above_share(self, limit: str, owner: str) -> Iterator[str]:
         """Yields the owners whose sessions make room at the limit, in this order: at the owner's own limit, the owner;

@@ -1,6 +1,7 @@
 """The workers: as many as there shall be. What dies is started again, and all drain together."""
 
 import asyncio
+import contextlib
 import time
 from typing import Protocol
 
@@ -15,6 +16,7 @@ FAILED = 1
 MAX_FAILED_STARTS = 5  # of one worker, one after the other
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds before a start; doubled while lives are short
 _LONG_LIFE_SECONDS = 60.0
+_MAX_DOUBLINGS = 30  # more than any pause needs
 _STATE_SECONDS = 1.0  # between two questions
 _SILENT_SECONDS = 5.0  # a worker that does not answer for so long is not ready
 
@@ -79,6 +81,8 @@ class Crew:
 
     def start(self) -> None:
         self._tasks = [asyncio.create_task(self._keep(n), name=f"worker {n}") for n in range(len(self.workers))]
+        for task in self._tasks:
+            task.add_done_callback(self._note_defect)
         self._tasks.append(asyncio.create_task(self._ask_states(), name="states"))
 
     async def drain(self, seconds: float) -> int:
@@ -93,7 +97,7 @@ class Crew:
         for worker in self.workers:
             if late and worker is not None:
                 worker.kill()
-        await asyncio.gather(*self._tasks)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         return FAILED if self._num_failed else 0
 
     async def _keep(self, number: int) -> None:
@@ -108,7 +112,7 @@ class Crew:
             num_failed_starts = 0 if life.has_started else num_failed_starts + 1
             if self._is_hopeless(life.code, num_failed_starts):
                 return self._collapse(life.code, life.why or f"worker {number} does not start: {_explain(life.code)}")
-            pause = min(self._first_pause * 2**num_short_lives / 2, _LONGEST_PAUSE)
+            pause = min(self._first_pause * 2 ** min(num_short_lives, _MAX_DOUBLINGS) / 2, _LONGEST_PAUSE)
             self._log.error("worker is started again", worker=number, pause_seconds=pause)
             await self._pause(pause)
             if self.is_draining:
@@ -133,21 +137,30 @@ class Crew:
         self._log.info("worker ended", worker=number, pid=worker.pid, code=code, why=worker.trouble)
         return _Life(code, worker.trouble, worker.has_started, time.monotonic() - started_at)
 
+    def _note_defect(self, task: "asyncio.Task[None]") -> None:
+        """A worker that nobody keeps any more must not be missing in silence."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("a worker is kept no more", task=task.get_name(), exc_info=error)
+            self._collapse(FAILED, f"{task.get_name()}: a defect of the supervisor")
+
     def _note_started(self) -> None:
         if all(worker is not None and worker.has_started for worker in self.workers):
             self.have_started.set()
 
     def _is_hopeless(self, code: int, num_failed_starts: int) -> bool:
-        """Nothing changes by itself what a server knows to be wrong at the first start: a setting, the bundle."""
-        is_known = code == NOT_STARTED and num_failed_starts > 0 and not self.have_started.is_set()
-        return is_known or num_failed_starts >= MAX_FAILED_STARTS
+        """Nothing changes by itself what a server knows to be wrong at the first start: a setting, the bundle. Once all
+        have run, one that cannot start, because the store is away, say, is no reason to end the others."""
+        if self.have_started.is_set():
+            return False
+        return (code == NOT_STARTED and num_failed_starts > 0) or num_failed_starts >= MAX_FAILED_STARTS
 
     def _collapse(self, code: int, why: str) -> None:
         if not self.collapse.done():
             self.collapse.set_result(Collapse(code if code > 0 else FAILED, why))
 
     async def _pause(self, seconds: float) -> None:
-        await asyncio.wait([asyncio.ensure_future(self._woken.wait())], timeout=seconds)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._woken.wait(), seconds)
 
     async def _ask_states(self) -> None:
         while True:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, PlatformCollector, ProcessCollector
 
@@ -31,6 +32,7 @@ class Figures:
             "carousel_worker_restarts", "Processes that ended and were started anew.", registry=self._own
         )
         self._ended = Merged()
+        self._thread = ThreadPoolExecutor(1, "metrics")  # whoever asks for a page holds a thread of the common pool
 
     def worker_restarted(self) -> None:
         self._restarts.inc()
@@ -54,7 +56,7 @@ class Figures:
             if worker.page and worker is workers[int(number)]
         ]
         ours = [*self._own.collect()], [*self._counted.collect()]
-        return await asyncio.to_thread(_merge, merged, pages, *ours)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, _merge, merged, pages, *ours)
 
 
 def _merge(

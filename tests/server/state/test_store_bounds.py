@@ -8,6 +8,7 @@ from tests.fakes import FakeClock
 from tests.server.state.conftest import advance, make_birth, make_store, open_session, step, take
 
 from carousel.errors import Overloaded
+from carousel.quotas import Quota, Quotas
 from carousel.shares import OwnerLimits
 from carousel.state.store import Capacity, Ending, EndReason, Held, SessionStore
 from carousel.state.write_behind import WriteBehind
@@ -209,6 +210,27 @@ async def test_an_owner_has_limits_of_his_own(open_store, told: list[Ending], *,
             await store.acquire("ann", "b", 30_000)
         assert refused.value.limit == "max_session_bytes_per_owner"
     assert await names(store, "bob") == {"a", "b"}
+
+
+async def test_limits_of_ones_own_may_change(open_store, clock: FakeClock, told: list[Ending]) -> None:  # type: ignore[no-untyped-def]
+    """Who has more than a new quota allows loses what was unused for longest; who has the most and may does not."""
+    quotas = Quotas(OwnerLimits(max_sessions=4))
+    quotas.replace([Quota("a", "ann", OwnerLimits(max_sessions=9))])
+    store = await open_store(99, 2**20, evicts=True, limits=quotas)
+    for number in range(6):
+        clock.now += 1
+        await open_session(store, f"a{number}", "ann")
+    for number in range(4):
+        clock.now += 1
+        await open_session(store, f"b{number}", "bob")
+    while await store.sweep(1):
+        pass
+    assert (len(await names(store)), len(await names(store, "bob"))) == (6, 4)
+    quotas.replace([Quota("a", "ann", OwnerLimits(max_sessions=2))])
+    while await store.sweep(1):
+        pass
+    assert await names(store) == {"a4", "a5"}
+    assert len(await names(store, "bob")) == 4
 
 
 async def test_endings_are_bounded_for_each_owner(open_store) -> None:  # type: ignore[no-untyped-def]

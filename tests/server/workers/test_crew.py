@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from carousel.workers import crew as crew_module
 from carousel.workers import process
 from carousel.workers.crew import MAX_FAILED_STARTS, Collapse, Crew
 from carousel.workers.process import Orders, WorkerProcess
@@ -120,6 +121,34 @@ async def test_what_is_known_to_be_wrong_is_not_tried_again(monkeypatch: pytest.
     async with crew_of(monkeypatch, SAYS_WHY) as (crew, ears):
         assert await asyncio.wait_for(crew.collapse, 60) == Collapse(2, "the bundle is bad")
     assert ears.num_restarts == 0
+
+
+async def test_what_cannot_start_again_does_not_end_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store may be away for a while: the worker is tried again and again, and the other one stays."""
+    async with crew_of(monkeypatch, DRAINS) as (crew, ears):
+        await until_started(crew)
+        other = crew.workers[1]
+        monkeypatch.setattr(process, "_COMMAND", ("-c", SAYS_WHY))
+        ours(crew)[0].kill()
+        async with asyncio.timeout(60):
+            while ears.num_restarts < MAX_FAILED_STARTS + 2:
+                await asyncio.sleep(0.01)
+        assert not crew.collapse.done()
+        assert crew.workers[1] is other
+
+
+async def test_a_worker_that_nobody_keeps_ends_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A defect of the supervisor is no silence. Thousands of short lives are none."""
+    assert min(0.5 * 2 ** min(5000, crew_module._MAX_DOUBLINGS), 30.0) == 30.0
+
+    def fail(page: str) -> None:
+        raise RuntimeError("planted")
+
+    async with crew_of(monkeypatch, DRAINS) as (crew, ears):
+        await until_started(crew)
+        ears.worker_ended = fail  # type: ignore[method-assign]
+        ours(crew)[0].kill()
+        assert (await asyncio.wait_for(crew.collapse, 20)).why.endswith("a defect of the supervisor")
 
 
 async def test_a_start_that_hangs_does_not_hold_a_drain(monkeypatch: pytest.MonkeyPatch) -> None:
