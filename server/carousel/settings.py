@@ -28,7 +28,7 @@ from carousel.shares import OwnerLimits
 
 _PREFIX = "CAROUSEL_"
 _OF_OTHERS = frozenset(  # for the client, the tests and the files in deploy/
-    {"CAROUSEL_ADDRESS", "CAROUSEL_TEST_DATA", "CAROUSEL_BUNDLE", "CAROUSEL_BIND", "CAROUSEL_PAIR"}
+    {"CAROUSEL_ADDRESS", "CAROUSEL_TEST_DATA", "CAROUSEL_BUNDLE", "CAROUSEL_BIND", "CAROUSEL_PAIR", "CAROUSEL_NAME"}
     | {"CAROUSEL_TLS", "CAROUSEL_CA", "CAROUSEL_CLIENT_CERT", "CAROUSEL_CLIENT_KEY"}
     | {"CAROUSEL_TOKEN", "CAROUSEL_TOKEN_FILE", "CAROUSEL_PLAINTEXT_TOKEN"}
     | {f"CAROUSEL_{replica}{part}" for replica in "AB" for part in ("", "_GRPC", "_HTTP")}
