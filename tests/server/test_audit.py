@@ -1,6 +1,7 @@
 """The audit log has a line for each call, also for refused ones, and no text in any; it costs no call."""
 
 import asyncio
+import base64
 import json
 import os
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
+from prometheus_client import generate_latest
 from tests.server.running_app import LOCAL, fetch
 
 from carousel.app import Running, running
@@ -17,6 +19,7 @@ from carousel.audit import AuditLog
 from carousel.client import AsyncClient, ServerError
 from carousel.errors import SettingsInvalid
 from carousel.identity.principals import digest
+from carousel.identity.scopes import CALLS
 from carousel.settings import read_settings
 
 TOKEN = f"marked_{'x' * 40}"
@@ -54,7 +57,13 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 async def server(bundle: Path, tmp_path: Path, path: Path) -> AsyncIterator[Running]:
     (tmp_path / "principals.toml").write_text(FILE)
-    given = {"principals": str(tmp_path / "principals.toml"), "audit_log": str(path), "openai_listen": "127.0.0.1:0"}
+    key = base64.b64encode(bytes(32)).decode()
+    given = {
+        "seal_keys": key,
+        "principals": str(tmp_path / "principals.toml"),
+        "audit_log": str(path),
+        "openai_listen": "127.0.0.1:0",
+    }
     async with running(bundle, read_settings({}, LOCAL | given)) as server:
         yield server
 
@@ -114,7 +123,21 @@ async def test_no_output_has_text(
                 await predict("marked")
             await session.checkpoint("marked-checkpoint")
             await session.fork()
+            await session.rewind(checkpoint="marked-checkpoint")
+            await session.history()
+            await session.get()
+            state = await session.export()
+        await client.import_session(state, "marked-import")
+        assert [one.session_id async for one in client.list_sessions()]
+        async with await client.watch() as events:
+            await client.create_session("marked-event")
+            async for event in events:
+                assert event.session_id == "marked-event"
+                break
         await client.tokenize("marked text")
+        await client.detokenize(list(b"marked text"))
+        await client.models()
+        await client.model("tiny")
         with pytest.raises(ServerError):
             async for _ in client.generate("marked", session_id="marked session"):
                 pass
@@ -122,11 +145,15 @@ async def test_no_output_has_text(
         body = {"prompt": "marked prompt", "stop": "marked stop", "session_id": "marked-http", "echo": True}
         answer = await http.post(f"http://{server.openai_address}/v1/completions", json=body)
         assert "marked prompt" in answer.text
-    lines = await await_lines(path, 10)
-    assert {line["method"] for line in lines if "session" not in line} <= {"Tokenize", "Generate", "PredictMany"}
+    lines = await await_lines(path, 20)
+    assert {line["method"] for line in lines} == set(CALLS) - {"Predict"} | {"/v1/completions"}
+    nameless = {"Tokenize", "Detokenize", "Generate", "PredictMany", "ListModels", "GetModel", "ListSessions"}
+    nameless |= {"ImportSession", "WatchSessions"}
+    assert {line["method"] for line in lines if "session" not in line} <= nameless
     printed = capsys.readouterr()
     assert "Generate" in printed.out + printed.err + caplog.text
-    for output in (path.read_text(), printed.out, printed.err, caplog.text):
+    page = generate_latest(server.registry).decode()
+    for output in (path.read_text(), printed.out, printed.err, caplog.text, page):
         assert "marked" not in output
 
 
