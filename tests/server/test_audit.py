@@ -145,7 +145,7 @@ async def test_no_output_has_text(
         body = {"prompt": "marked prompt", "stop": "marked stop", "session_id": "marked-http", "echo": True}
         answer = await http.post(f"http://{server.openai_address}/v1/completions", json=body)
         assert "marked prompt" in answer.text
-    lines = await await_lines(path, 20)
+    lines = await await_lines(path, 21)
     assert {line["method"] for line in lines} == set(CALLS) - {"Predict"} | {"/v1/completions"}
     nameless = {"Tokenize", "Detokenize", "Generate", "PredictMany", "ListModels", "GetModel", "ListSessions"}
     nameless |= {"ImportSession", "WatchSessions"}
