@@ -71,7 +71,7 @@ class AuditLog:
         while (line := self._lines.get()) is not None:
             try:
                 self._handler.handle(logging.LogRecord("audit", logging.INFO, "", 0, line, None, None))
-            except OSError:  # where the file was, none can be opened
+            except Exception:  # such as an OSError: where the file was, none can be opened
                 self._failed()
 
 

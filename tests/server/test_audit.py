@@ -211,6 +211,7 @@ def test_a_stuck_reader_holds_nobody_up(path: Path) -> None:
     assert failures
     assert time.monotonic() - started < 10
     os.close(reader)
+    log.close()  # the thread ends
 
 
 def test_a_destination_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
