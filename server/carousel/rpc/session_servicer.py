@@ -86,7 +86,7 @@ class SessionsServicer(sessions_pb2_grpc.SessionsServicer):
     async def WatchSessions(self, request: wire.WatchSessionsRequest, context: Context) -> None:
         async with self._calls.answer("WatchSessions", context, request) as call:
             with self._operations.watch(call.owner) as events:
-                await context.send_initial_metadata(())  # from here on, no event is missed
+                await call.send(context.send_initial_metadata, ())  # from here on, no event is missed
                 call.is_waiting = True  # for events, which may never come
                 async for event in events:
                     call.is_waiting = False

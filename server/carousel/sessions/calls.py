@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import structlog
@@ -120,11 +120,15 @@ class Call:
     async def write(self, context: Writer, message: Any) -> None:
         """Sends the message. The call is idle while its client does not read, as while its client sends nothing. Raises
         CancelledError when the server has ended the call."""
+        await self.send(context.write, message)
+
+    async def send(self, send: Callable[[Any], Awaitable[None]], content: Any) -> None:
+        """Sends what is no message, such as the metadata before the first. As `write`."""
         if self.ended_by is not None:
             raise asyncio.CancelledError
         self._writes_since = time.monotonic()
         try:
-            await context.write(message)
+            await send(content)
             self._writes_since = None
         except self._lost as error:
             raise asyncio.CancelledError from error

@@ -8,6 +8,7 @@ import pytest
 import structlog
 from google.rpc import code_pb2, status_pb2
 from prometheus_client import CollectorRegistry
+from tests.server.rpc.desk import FakeOperations, FakeSessions
 
 from carousel.errors import (
     CarouselError,
@@ -25,9 +26,12 @@ from carousel.readiness import StoreHealth
 from carousel.rpc.calls import RpcCalls
 from carousel.rpc.errors import code_of
 from carousel.rpc.reading import UNREADABLE
+from carousel.rpc.session_servicer import SessionsServicer
 from carousel.sessions import calls
 from carousel.sessions.calls import Calls
+from carousel.sessions.checks import Limits
 from carousel.sessions.streams import StreamBounds
+from carousel.settings import Settings
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import sessions_pb2
 
@@ -321,6 +325,9 @@ class GatedContext(FakeContext):
         await self.may_read.wait()
         self.written.append(message)
 
+    async def send_initial_metadata(self, metadata: Any) -> None:
+        await self.write("open")
+
 
 class ChangingDoorkeeper(Doorkeeper):
     """Admits everybody, until nobody any more."""
@@ -350,6 +357,21 @@ async def write_beside(desk: Desk, context: GatedContext) -> None:
         finally:
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
+
+
+async def test_a_watch_that_is_being_opened_is_ended_after_that() -> None:
+    """A client may know that its call is open before gRPC tells the server so. No status can be sent meanwhile."""
+    desk, context = Desk(doorkeeper=ChangingDoorkeeper()), GatedContext()
+    servicer = SessionsServicer(FakeSessions(Limits.of(Settings())), FakeOperations(), desk.calls)  # type: ignore[arg-type]
+    task = asyncio.ensure_future(servicer.WatchSessions(sessions_pb2.WatchSessionsRequest(), context))
+    await context.is_writing.wait()
+    desk.open.check_again()
+    await asyncio.sleep(0)
+    assert not task.done()
+    context.may_read.set()
+    with pytest.raises(Aborted):
+        await task
+    assert (context.code, context.written) == ("UNAUTHENTICATED", ["open"])
 
 
 @pytest.mark.parametrize("handle", [write_all, write_beside])
