@@ -54,6 +54,26 @@ class SessionAccess:
             finally:
                 await self._store.release(held)
 
+    @contextlib.asynccontextmanager
+    async def hold_or_vacant(self, owner: str, session_id: str, room: int = 0) -> AsyncIterator[Held | None]:
+        """As `hold`. Where no session of that id is known, holds the id: no other caller here has it meanwhile."""
+        async with self._order.hold((owner, session_id)):
+            await self._residents.leave((owner, session_id))
+            held = await self._store.acquire(owner, session_id, room)
+            if held is None:
+                yield None
+                return
+            if isinstance(held, Ending):
+                raise missing(held, session_id)
+            try:
+                yield held
+            finally:
+                await self._store.release(held)
+
+    async def end(self, row: Row) -> bool:
+        """Ends the session as its owner's wish, held or not. Returns whether it was there."""
+        return await finish(self._store.end(row, EndReason.DELETED))
+
     async def commit(self, held: Held, change: Change) -> Row:
         """Commits the change. Raises SessionMoved, StoreUnavailable, or SessionEnded if the session ended meanwhile.
         Completes even if the caller is cancelled: a session is never given back with a write in doubt."""

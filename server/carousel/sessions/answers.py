@@ -44,10 +44,11 @@ Answer = tuple[GenerationAnswer, ...] | ScoringAnswer | Prediction  # a generati
 
 @record(frozen=True, slots=True)
 class Record:
-    """An answer and the fingerprint of its request."""
+    """An answer and the fingerprint of its request. The memo is a transport's."""
 
     fingerprint: str
     answer: Answer
+    memo: str = ""
 
 
 class ScoringRecord:
@@ -105,7 +106,8 @@ def answer_room(retention: Retention, request: Request) -> int:
 
 
 def write_record(record: Record) -> bytes:
-    return to_json(record, inf_nan_mode="constants")
+    content = {"fingerprint": record.fingerprint, "answer": record.answer}
+    return to_json(content | ({"memo": record.memo} if record.memo else {}), inf_nan_mode="constants")
 
 
 def write_plain_record(

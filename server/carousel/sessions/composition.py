@@ -12,8 +12,10 @@ from carousel.sessions.access import SessionAccess
 from carousel.sessions.carried import CarriedSequences
 from carousel.sessions.carried_room import CARRIER_BYTES, CarriedRoom
 from carousel.sessions.checks import Limits
+from carousel.sessions.creation import Creation
 from carousel.sessions.events import EventHub
 from carousel.sessions.ledger import Ledger, Retention
+from carousel.sessions.lineages import Lineages
 from carousel.sessions.many import ManyBounds
 from carousel.sessions.operations import SessionOperations
 from carousel.sessions.order import TurnOrder
@@ -36,6 +38,7 @@ class SessionService:
     turns: Sessions
     operations: SessionOperations
     sequences: SequenceSource
+    lineages: Lineages
     access: SessionAccess
     residents: Residents
     carried: CarriedSequences
@@ -82,6 +85,8 @@ def make_sessions(
     room = room or CarriedRoom(settings.max_carried_bytes, snapshot_bytes + CARRIER_BYTES, evicts=evicts)
     carried = CarriedSequences(engine, make_kit, codec, room)
     access = SessionAccess(store, order, residents)
+    hub = EventHub(owner_limits or settings.owner_limits)
+    creation = Creation(store, residents, hub, metrics)
     operations = SessionOperations(
         access,
         store,
@@ -89,7 +94,8 @@ def make_sessions(
         ledger,
         codec,
         sealer,
-        EventHub(owner_limits or settings.owner_limits),
+        hub,
+        creation,
         metrics,
         clock,
         snapshot_bytes=snapshot_bytes,
@@ -106,6 +112,17 @@ def make_sessions(
         seal_seconds=settings.seal_seconds,
         start=lambda: engine.start_snapshot,
     )
+    lineages = Lineages(
+        access,
+        ledger,
+        codec,
+        sequences,
+        creation,
+        snapshot_bytes=snapshot_bytes,
+        start=lambda: engine.start_snapshot,
+    )
     limits, many_bounds = Limits.of(settings), ManyBounds.of(settings)
-    turns = Sessions(manifest, tokenizer, engine, sequences, residents, carried, limits, many_bounds, metrics)
-    return SessionService(turns, operations, sequences, access, residents, carried, ledger, codec, sealer, store, clock)
+    turns = Sessions(manifest, tokenizer, engine, sequences, lineages, residents, carried, limits, many_bounds, metrics)
+    return SessionService(
+        turns, operations, sequences, lineages, access, residents, carried, ledger, codec, sealer, store, clock
+    )

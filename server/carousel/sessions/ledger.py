@@ -2,6 +2,7 @@
 
 at/<revision>             the snapshot after that change; the row's own revision names the current snapshot
 at/<revision>~<turn>      the snapshot after each but the last of several turns that the next change wrote together
+as/<revision>             the revision at which a turn made that snapshot, if a change without a turn wrote it again
 mark/<name>               a named checkpoint
 answer/<revision>/<id>    the answer of the turn with that request id; <revision>~<turn> as above
 used                      8 bytes per applied request id, newest last: many more ids than answers
@@ -22,6 +23,7 @@ from carousel.state.store import Birth, Change, Held
 
 _DIGEST_BYTES = 8
 _MOVE = struct.Struct("<8s12sq")
+_REVISION = struct.Struct("<q")
 FINGERPRINT_BYTES = 12
 
 
@@ -66,9 +68,23 @@ class Ledger:
 
     retention: Retention
 
-    def open(self, session_id: str, owner: str, incarnation: int, snapshot: bytes) -> Birth:
-        """Returns a new session at the snapshot."""
-        return Birth(session_id, owner, incarnation, SnapshotCodec.position(snapshot), {_at(0): snapshot})
+    def open(
+        self,
+        session_id: str,
+        owner: str,
+        incarnation: int,
+        snapshot: bytes,
+        request_id: str = "",
+        answer: bytes = b"",
+    ) -> Birth:
+        """Returns a new session at the snapshot. With a request id, a turn has led there: its answer is kept as by
+        `advance`."""
+        parts = {_at(0): snapshot}
+        if request_id:
+            parts["used"] = _digest(request_id)
+            if self._keeps(answer):
+                parts[_answer(0, request_id)] = answer
+        return Birth(session_id, owner, incarnation, SnapshotCodec.position(snapshot), parts)
 
     def current(self, held: Held) -> bytes:
         return held.parts[_at(held.row.revision)]
@@ -77,18 +93,18 @@ class Ledger:
         """Returns the change for a turn: a new boundary, and the answer if the request has an id. A turn that did not
         move the session keeps its boundary. An empty answer, or one above the bound, is not kept; its request still
         counts as applied."""
-        put: dict[str, bytes] = {_at(held.row.revision + 1): snapshot}
         if snapshot == self.current(held):
-            drop = [_at(held.row.revision)]
+            put, drop = self._renew(held)
         else:
+            put = {_at(held.row.revision + 1): snapshot}
             boundaries = [key for key in held.parts if key.startswith("at/")]
             num_over = len(boundaries) - self.retention.max_turns
-            drop = sorted(boundaries)[:num_over] if num_over > 0 else []
+            drop = _with_names(held, sorted(boundaries)[:num_over]) if num_over > 0 else []
         if request_id:
             put["used"] = self._use(held, request_id)
             answers = self.answer_keys(held)
-            if 0 < len(answer) <= self.retention.max_answer_bytes:
-                put[f"answer/{held.row.revision + 1:012d}/{request_id}"] = answer
+            if self._keeps(answer):
+                put[_answer(held.row.revision + 1, request_id)] = answer
             drop += answers[: self.num_dropped(len(answers))]
         return Change(SnapshotCodec.position(snapshot), put, tuple(drop))
 
@@ -113,7 +129,7 @@ class Ledger:
         for number, request_id, answer in answers:
             turn = f"{revision + 1:012d}" if number == last.number else f"{revision:012d}~{number:04d}"
             put[f"answer/{turn}/{request_id}"] = answer
-        return Change(SnapshotCodec.position(last.snapshot), put, (*drop, *dropped_answers))
+        return Change(SnapshotCodec.position(last.snapshot), put, (*_with_names(held, drop), *dropped_answers))
 
     def answer_keys(self, held: Held) -> list[str]:
         """Returns the keys of the answers, oldest first."""
@@ -161,14 +177,45 @@ class Ledger:
     def rewind(self, held: Held, snapshot: bytes) -> Change:
         """Returns the change that goes back to the snapshot. It drops the boundaries after it, but no checkpoints."""
         position = SnapshotCodec.position(snapshot)
-        later = tuple(key for key, blob in _boundaries(held) if SnapshotCodec.position(blob) >= position)
-        return Change(position, {_at(held.row.revision + 1): snapshot}, later)
+        later = [(key, blob) for key, blob in _boundaries(held) if SnapshotCodec.position(blob) >= position]
+        put = {_at(held.row.revision + 1): snapshot}
+        names = [_name(held, key) for key, blob in later if blob == snapshot]
+        if names and names[-1]:
+            put[_as(held.row.revision + 1)] = names[-1]
+        return Change(position, put, tuple(_with_names(held, [key for key, _ in later])))
 
     def mark(self, held: Held, name: str) -> Change:
         """Returns the change that names the current position."""
-        snapshot = self.current(held)
-        put = {f"mark/{name}": snapshot, _at(held.row.revision + 1): snapshot}
-        return Change(held.row.position, put, (_at(held.row.revision),))
+        put, drop = self._renew(held)
+        return Change(held.row.position, {f"mark/{name}": self.current(held), **put}, tuple(drop))
+
+    def locate(self, held: Held, revision: int) -> bytes | None:
+        """Returns the snapshot after the turn that made that revision, if it is retained."""
+        key = _key_of(held, revision)
+        return None if key is None else held.parts[key]
+
+    def is_newest(self, held: Held, revision: int) -> bool:
+        """Whether nothing has moved the session since the turn that made that revision."""
+        return _key_of(held, revision) == _at(held.row.revision)
+
+    def answer_at(self, held: Held, revision: int) -> bytes | None:
+        """Returns the answer of the turn that made that revision, if it is kept."""
+        keys = _answers_at(held, revision)
+        return held.parts[keys[0]] if keys else None
+
+    def answered_revision(self, held: Held, request_id: str) -> int:
+        """Returns the revision that the turn made whose answer `find_answer` returns."""
+        (key,) = [key for key in held.parts if key.startswith("answer/") and key.split("/", 2)[2] == request_id]
+        return int(key.split("/", 2)[1].partition("~")[0])
+
+    def forget(self, held: Held, revision: int) -> Change | None:
+        """Returns the change that drops the boundary and the answer of the turn that made that revision; None if
+        neither is retained. Not for the newest: the session stands there."""
+        key, answers = _key_of(held, revision), _answers_at(held, revision)
+        if key is None and not answers:
+            return None
+        put, drop = self._renew(held)
+        return Change(held.row.position, put, (*drop, *_with_names(held, [key] if key else []), *answers))
 
     def record_move(self, held: Held, change: Change, request_id: str, fingerprint: bytes) -> Change:
         """Returns the change with the id of its request added."""
@@ -186,6 +233,18 @@ class Ledger:
         """Returns the positions of the checkpoints, by name."""
         marks = ((key.removeprefix("mark/"), part) for key, part in held.parts.items() if key.startswith("mark/"))
         return {name: SnapshotCodec.position(part) for name, part in sorted(marks)}
+
+    def _keeps(self, answer: bytes) -> bool:
+        return 0 < len(answer) <= self.retention.max_answer_bytes
+
+    def _renew(self, held: Held) -> tuple[dict[str, bytes], list[str]]:
+        """Returns what to put and to drop where a change does not move the session: the present boundary goes to the
+        next revision, and is still found under that of its turn."""
+        old, new = _at(held.row.revision), held.row.revision + 1
+        put = {_at(new): held.parts[old]}
+        if name := _name(held, old):
+            put[_as(new)] = name
+        return put, _with_names(held, [old])
 
     def _use(self, held: Held, *request_ids: str) -> bytes:
         """Returns the `used` part with these ids as the newest. Without such a part, the answers show the used ids."""
@@ -221,6 +280,38 @@ def _at(revision: int) -> str:
 def _among(revision: int, number: int) -> str:
     """Returns a key that sorts after `_at(revision)` and before the next revision's."""
     return sys.intern(f"at/{revision:012d}~{number:04d}")
+
+
+def _as(revision: int) -> str:
+    return sys.intern(f"as/{revision:012d}")
+
+
+def _answer(revision: int, request_id: str) -> str:
+    return f"answer/{revision:012d}/{request_id}"
+
+
+def _name(held: Held, key: str) -> bytes:
+    """Returns the revision at which a turn made the boundary. Empty for one among several turns: none is named."""
+    if (name := held.parts.get(f"as/{key[3:]}")) is not None:
+        return name
+    return b"" if "~" in key else _REVISION.pack(int(key[3:]))
+
+
+def _with_names(held: Held, keys: list[str]) -> list[str]:
+    """Returns the keys of boundaries, with those of their names."""
+    return keys + [name for key in keys if (name := f"as/{key[3:]}") in held.parts]
+
+
+def _key_of(held: Held, revision: int) -> str | None:
+    name = _REVISION.pack(revision)
+    for key, part in held.parts.items():
+        if key.startswith("as/") and part == name:
+            return f"at/{key[3:]}"
+    return key if (key := _at(revision)) in held.parts else None
+
+
+def _answers_at(held: Held, revision: int) -> list[str]:
+    return [key for key in held.parts if key.startswith(_answer(revision, ""))]
 
 
 def _boundaries(held: Held) -> Iterator[tuple[str, bytes]]:

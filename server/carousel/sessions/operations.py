@@ -1,7 +1,6 @@
 """The operations on sessions: create, read, fork, rewind, seal, end. No turn runs here."""
 
 import asyncio
-import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager
@@ -9,10 +8,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from carousel import errors
-from carousel.errors import InvalidRequest, StoreUnavailable
+from carousel.errors import InvalidRequest
 from carousel.metrics import Metrics
 from carousel.sessions import checks
 from carousel.sessions.access import SessionAccess, missing
+from carousel.sessions.creation import MAX_SWEPT, Creation
 from carousel.sessions.deeds import check_request_id, check_same, derive_id, draw_id, fingerprint, used_otherwise
 from carousel.sessions.endurance import finish
 from carousel.sessions.events import EventHub, EventKind, SessionEvent
@@ -21,11 +21,10 @@ from carousel.sessions.pages import Page, read_page
 from carousel.sessions.residents import Residents
 from carousel.sessions.sealing import Opened, Sealer
 from carousel.state.codec import SnapshotCodec
-from carousel.state.store import Birth, Change, Deed, Ending, EndReason, Held, Repeated, Row, SessionStore
+from carousel.state.store import Change, Deed, Ending, EndReason, Held, Repeated, Row, SessionStore
 from carousel.turns import Snapshot
 
 _MAX_MARKS = 16
-_MAX_SWEPT = 256  # sessions that end without a pause
 _KINDS = {
     EndReason.DELETED: EventKind.DELETED,
     EndReason.IDLE: EventKind.EXPIRED,
@@ -63,6 +62,7 @@ class SessionOperations:
         codec: SnapshotCodec,
         sealer: Sealer,
         hub: EventHub,
+        creation: Creation,
         metrics: Metrics,
         clock: Callable[[], float],
         *,
@@ -77,6 +77,7 @@ class SessionOperations:
         self._codec = codec
         self._sealer = sealer
         self._hub = hub
+        self._creation = creation
         self._metrics = metrics
         self._clock = clock
         self._snapshot_bytes = snapshot_bytes
@@ -227,7 +228,7 @@ class SessionOperations:
     async def expire(self) -> None:
         """Ends the sessions that are due and those beyond the store's capacity, in small portions."""
         await self._residents.leave_due()
-        while await self._store.sweep(_MAX_SWEPT):
+        while await self._store.sweep(MAX_SWEPT):
             await asyncio.sleep(0)
 
     async def _make(
@@ -239,14 +240,10 @@ class SessionOperations:
         births = [self._ledger.open(one, owner, secrets.randbits(62), snapshot) for one in names]
         deed = _deed(owner, request_id, contents, [(birth.id, birth.incarnation) for birth in births])
         try:
-            rows = await self._create_or_sweep(births, deed)
+            return await self._creation.create(births, deed)
         except Repeated as repeated:
             check_same(repeated.deed, contents)
             return await self._stand(repeated.deed)
-        for row in rows:
-            self._metrics.session_created()
-            self._hub.publish(SessionEvent(EventKind.CREATED, row.id, owner, row.created_at))
-        return rows
 
     async def _import(self, owner: str, opened: Opened, session_id: str, request_id: str, contents: bytes) -> Row:
         try:
@@ -256,31 +253,6 @@ class SessionOperations:
             raise
         self._sealer.settle(opened)
         return row
-
-    async def _create_or_sweep(self, births: Sequence[Birth], deed: Deed | None) -> list[Row]:
-        """Creates the sessions. When there is no room, ends due sessions first and, if the store counts held sessions
-        as in use, takes sessions back from streams."""
-        try:
-            return await self._create(births, deed)
-        except errors.Overloaded as refusal:
-            has_left = False
-            if not self._store.is_immediate:
-                owner = births[0].owner if births and refusal.limit.endswith("_per_owner") else None
-                has_left = await self._residents.leave_all(owner)
-            if not await self._store.sweep(_MAX_SWEPT) and not has_left:
-                raise
-        return await self._create(births, deed)
-
-    async def _create(self, births: Sequence[Birth], deed: Deed | None) -> list[Row]:
-        work = self._store.create(births, deed)
-        if self._store.is_immediate:
-            return await work
-        return await finish(work, undo=None if deed is not None else self._undo)
-
-    async def _undo(self, rows: list[Row]) -> None:
-        for row in rows:
-            with contextlib.suppress(StoreUnavailable):
-                await self._store.end(row, EndReason.UNDONE)
 
     async def _move(
         self,

@@ -1,7 +1,7 @@
 """The requests of callers and their results: text in, text out, on top of the engine's ids."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import field
 
 from carousel.records import record
@@ -10,9 +10,38 @@ from carousel.turns import Candidate, FinishReason, Generated, SamplingOptions
 
 
 @record(frozen=True, slots=True)
+class Waypoint:
+    """The end of a turn: a point in one session's past that a later turn can begin from."""
+
+    session_id: str
+    incarnation: int
+    revision: int  # that the turn made
+
+
+@record(frozen=True, slots=True)
+class Lineage:
+    """What a turn asks for whose end is to have a name. It goes on from `after`: in that session while nothing has
+    moved it since, otherwise in a new one. With neither that nor a session of its caller, it begins a new one."""
+
+    after: Waypoint | None = None
+    memo: str = ""  # kept beside the answer, for the transport
+    is_kept: bool = True  # False: the turn changes and creates nothing
+    check_founding: Callable[[], None] = field(default=lambda: None, compare=False)  # raises if no session may be made
+
+
+@record(frozen=True, slots=True)
+class Receipt:
+    """The name of a turn's end, and the memo that its answer has. Known before the answer."""
+
+    waypoint: Waypoint | None  # None: nothing is kept
+    memo: str
+
+
+@record(frozen=True, slots=True)
 class Caller:
-    """Who calls, and where the turn runs: on a session, on a sealed state that the caller brings, or (neither) on a
-    fresh sequence that is not kept. `request_id` makes retries one request; `expected_position` guards the order."""
+    """Who calls, and where the turn runs: on a session, on a sealed state that the caller brings, where its lineage
+    leads, or (none of these) on a fresh sequence that is not kept. `request_id` makes retries one request;
+    `expected_position` guards the order."""
 
     owner: str
     session_id: str = ""
@@ -20,6 +49,7 @@ class Caller:
     request_id: str = ""
     expected_position: int | None = None
     timeline: Timeline = field(default=UNRECORDED, compare=False)  # of the call
+    lineage: Lineage | None = None
 
 
 @record(frozen=True, slots=True)
@@ -66,6 +96,7 @@ class GenerationPiece:
     text: str
     end: GenerationEnd | None = None
     branch: int = 0
+    receipt: Receipt | None = None  # of a turn with a lineage; the same in all its pieces
 
 
 @record(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from carousel.sessions.answers import (
 from carousel.sessions.checks import check_position
 from carousel.sessions.deeds import check_request_id, used_otherwise
 from carousel.sessions.ledger import Ledger
-from carousel.sessions.requests import Caller, Standing
+from carousel.sessions.requests import Caller, Receipt, Standing, Waypoint
 from carousel.sessions.sealing import Sealer
 from carousel.sessions.text import pending_bytes
 from carousel.state.codec import SnapshotCodec
@@ -55,6 +55,7 @@ class TurnSequence:
     standing: Standing
     save: Callable[[Outcome], Awaitable[Standing]]  # called once, at the end
     max_answer_bytes: int = 0  # of the recorded answer; 0: none is recorded
+    receipt: Receipt | None = None  # where the caller has a lineage
     is_told: bool = False  # part of the answer was sent; the sender sets it
 
 
@@ -100,12 +101,13 @@ class SequenceSource:
             began = time.perf_counter()
             async with self._access.hold(caller.owner, caller.session_id, room) as held:
                 caller.timeline.note("hold", began, time.perf_counter())
-                yield self._hold_session(
-                    caller, held, fingerprint(request) if caller.request_id else "", max_answer_bytes
-                )
+                mark = fingerprint(request) if caller.request_id else ""
+                yield self.hold_session(caller, held, mark, max_answer_bytes)
 
-    def _hold_session(self, caller: Caller, held: Held, mark: str, max_answer_bytes: int) -> TurnSequence:
-        replay = self._find_replay(caller, held, mark)
+    def hold_session(self, caller: Caller, held: Held, mark: str, max_answer_bytes: int) -> TurnSequence:
+        """Returns the turn's sequence on a held session. `mark` is the request's fingerprint. Raises as `hold`."""
+        record = self._find_record(caller, held, mark)
+        replay = None if record is None else record.answer
         start = self._codec.decode(self._ledger.current(held))
         if replay is None:
             check_position(held.row.position, caller.expected_position)
@@ -116,17 +118,31 @@ class SequenceSource:
         async def save(outcome: Outcome) -> Standing:
             content = b""
             if outcome.answer is not None and max_answer_bytes:
-                content = write_record(Record(mark, outcome.answer))
+                content = write_record(Record(mark, outcome.answer, "" if receipt is None else receipt.memo))
             answer = content if len(content) <= max_answer_bytes else b""
-            blob = self._codec.encode(self._with_tail(start, outcome))
+            blob = self.encode(start, outcome)
             change = self._ledger.advance(held, blob, caller.request_id, answer)
             with caller.timeline.measure("store"):
                 row = await self._access.commit(held, change)
             return Standing(row.position, self._access.durable_position(row))
 
-        return TurnSequence(start, True, replay, standing, save, max_answer_bytes)
+        receipt = self._receipt(caller, held, record)
+        return TurnSequence(start, True, replay, standing, save, max_answer_bytes, receipt)
 
-    def _find_replay(self, caller: Caller, held: Held, mark: str) -> Answer | None:
+    def encode(self, start: Snapshot, outcome: Outcome) -> bytes:
+        """Returns the bytes of the snapshot after a turn that began at `start`."""
+        return self._codec.encode(self._with_tail(start, outcome))
+
+    def _receipt(self, caller: Caller, held: Held, record: Record | None) -> Receipt | None:
+        if caller.lineage is None:
+            return None
+        row = held.row
+        if record is None:
+            return Receipt(Waypoint(row.id, row.incarnation, row.revision + 1), caller.lineage.memo)
+        revision = self._ledger.answered_revision(held, caller.request_id)
+        return Receipt(Waypoint(row.id, row.incarnation, revision), record.memo)
+
+    def _find_record(self, caller: Caller, held: Held, mark: str) -> Record | None:
         """Finds the recorded answer. Runs before the position check: a retry expects the position before its turn."""
         ledger = self._ledger
         if not caller.request_id or not ledger.is_used(held, caller.request_id):
@@ -140,7 +156,7 @@ class SequenceSource:
         record = read_record(content)
         if record.fingerprint != mark:
             raise used_otherwise()
-        return record.answer
+        return record
 
     @contextlib.contextmanager
     def _sealed(self, caller: Caller) -> Iterator[TurnSequence]:
@@ -177,7 +193,7 @@ def check_caller(caller: Caller) -> None:
     if caller.state and caller.session_id:
         raise InvalidRequest("state", "cannot be given together with a session")
     check_request_id(caller.request_id)
-    if caller.request_id and not caller.session_id:
+    if caller.request_id and not caller.session_id and caller.lineage is None:
         raise InvalidRequest("request_id", "needs a session to be remembered in")
     if caller.expected_position is not None and not (caller.session_id or caller.state):
         raise InvalidRequest("expected_position", "needs a session or a state")

@@ -25,6 +25,7 @@ from carousel.sessions.carried import CarriedSequences
 from carousel.sessions.conversation import Conversation
 from carousel.sessions.encoding import Encoder
 from carousel.sessions.gate import Gate
+from carousel.sessions.lineages import Lineages
 from carousel.sessions.many import Many, ManyBounds
 from carousel.sessions.messages import Format, Message
 from carousel.sessions.requests import (
@@ -67,6 +68,7 @@ class Sessions:
         tokenizer: Tokenizer,
         engine: Engine,
         sequences: SequenceSource,
+        lineages: Lineages,
         residents: Residents,
         carried: CarriedSequences,
         limits: checks.Limits,
@@ -79,6 +81,7 @@ class Sessions:
         self._digest = manifest.digest
         self._engine = engine
         self._sequences = sequences
+        self._lineages = lineages
         self._residents = residents
         self._carried = carried
         self._many_bounds = many_bounds
@@ -137,16 +140,17 @@ class Sessions:
         checks.check_generation(request, self.limits, self.manifest.vocabulary_size)
         with self._engine.accepted(caller.owner):
             ids = await self._encode(caller, request.input)
-            async with self._sequences.hold(caller, request) as sequence:
+            source = self._sequences if caller.lineage is None else self._lineages
+            async with source.hold(caller, request) as sequence:
                 if sequence.replay is not None:
                     for piece in _replay_generation(sequence):
-                        yield piece
+                        yield piece if sequence.receipt is None else replace(piece, receipt=sequence.receipt)
                     return
                 async with aclosing(self._run_branches(sequence, ids, request, caller)) as pieces:
                     async for piece in pieces:
                         pace.note(len(piece.tokens))
                         sequence.is_told = True
-                        yield piece
+                        yield piece if sequence.receipt is None else replace(piece, receipt=sequence.receipt)
 
     async def predict(self, caller: Caller, request: PredictionRequest) -> Prediction:
         """Feeds the input and returns what is likely to follow."""
