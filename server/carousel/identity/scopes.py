@@ -41,6 +41,8 @@ CALLS: Mapping[str, frozenset[Scope]] = {
 HTTP_CALLS: Mapping[str, frozenset[Scope]] = {
     "/v1/models": _ANY,
     "/v1/completions": frozenset({Scope.GENERATE}),
+    "/v1/responses": frozenset({Scope.GENERATE}),
+    "/v1/responses/{id}": frozenset({Scope.SESSIONS}),
     "/tokenizer_info": _ANY,
     "/tokenize": TURN_SCOPES,
     "/detokenize": TURN_SCOPES,

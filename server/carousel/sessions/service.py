@@ -38,6 +38,7 @@ from carousel.sessions.requests import (
     ScoringPiece,
     ScoringRequest,
     Standing,
+    Waypoint,
 )
 from carousel.sessions.residents import Residents
 from carousel.sessions.sequence_source import Outcome, SequenceSource, TurnSequence, check_caller
@@ -151,6 +152,15 @@ class Sessions:
                         pace.note(len(piece.tokens))
                         sequence.is_told = True
                         yield piece if sequence.receipt is None else replace(piece, receipt=sequence.receipt)
+
+    async def recall(self, owner: str, waypoint: Waypoint) -> tuple[GenerationAnswer, str]:
+        """Returns the kept answer of the turn that ended there, and its memo. Raises SessionNotFound, SessionEnded, or
+        PositionUnknown."""
+        return await self._lineages.find(owner, waypoint)
+
+    async def forget(self, owner: str, waypoint: Waypoint) -> None:
+        """Ends the session that stands there, or forgets that end of a turn. Raises as `recall`."""
+        await self._lineages.forget(owner, waypoint)
 
     async def predict(self, caller: Caller, request: PredictionRequest) -> Prediction:
         """Feeds the input and returns what is likely to follow."""

@@ -15,6 +15,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = dict[str, str]
+Spell = Callable[[Exception], bytes]
 _PART_BYTES = 65_536  # of a whole answer
 _ABORT_SECONDS = 1.0  # until an aborted connection has told so
 
@@ -33,6 +34,8 @@ class Exchange:
         self.is_gone = False
         self.is_late = False  # its body has not arrived in time
         self.is_stream = False
+        self.spell: Spell | None = None  # writes the body of an error, where the call has terms of its own
+        self.last_words: Spell | None = None  # writes what ends a stream at an error, likewise
         self._receive = receive
         self._send = send
 

@@ -17,6 +17,7 @@ from carousel.web.openai import errors
 from carousel.web.openai.bodies import CompletionBody, DetokenizeBody, TokenizeBody, parse
 from carousel.web.openai.completions import JSON_HEADERS, Completions
 from carousel.web.openai.door import Door, Guard, Named, answer_whole, request_id_of, session_id_of
+from carousel.web.openai.responses import Responses
 
 
 def make_openai_app(
@@ -38,6 +39,7 @@ def make_openai_app(
 
 def make_routes(door: Door, handlers: "Handlers") -> list[Route]:
     """The paths are those of the table of scopes."""
+    responses = handlers.responses
     return [
         Route("/v1/models", door.endpoint("/v1/models", handlers.list_models, is_counted=False), methods=["GET"]),
         Route(
@@ -46,6 +48,9 @@ def make_routes(door: Door, handlers: "Handlers") -> list[Route]:
             methods=["GET"],
         ),
         Route("/v1/completions", door.endpoint("/v1/completions", handlers.complete), methods=["POST"]),
+        Route("/v1/responses", door.endpoint("/v1/responses", responses.create), methods=["POST"]),
+        Route("/v1/responses/{id}", door.endpoint("/v1/responses/{id}", responses.retrieve), methods=["GET"]),
+        Route("/v1/responses/{id}", door.endpoint("/v1/responses/{id}", responses.delete), methods=["DELETE"]),
         Route(
             "/tokenizer_info",
             door.endpoint("/tokenizer_info", handlers.describe_tokenizer, is_counted=False),
@@ -61,6 +66,7 @@ class Handlers:
 
     def __init__(self, sessions: Sessions, operations: SessionOperations, calls: Calls, started: int) -> None:
         self._sessions = sessions
+        self.responses = Responses(sessions, operations, calls)
         self._completions = Completions(sessions, operations, calls)
         self._model = {"id": sessions.manifest.name, "object": "model", "created": started, "owned_by": "carousel"}
 
@@ -75,7 +81,7 @@ class Handlers:
         body = parse(CompletionBody, content)
         body = body.model_copy(update={"session_id": session_id_of(exchange, body.session_id)})
         body.check()
-        request_id = request_id_of(exchange, body.session_id)
+        request_id = request_id_of(exchange, bool(body.session_id))
         call.request = call.named = Named(body.session_id, request_id)
         await self._completions.run(call, exchange, body, request_id)
 
@@ -102,6 +108,6 @@ async def _send(call: Call, exchange: Exchange, content: Any) -> None:
 
 
 async def _refuse_route(request: Request, error: Exception) -> Response:
-    text = f"there is no {request.method} {request.url.path} here; see /v1/models and /v1/completions"
+    text = f"there is no {request.method} {request.url.path} here; see /v1/models, /v1/completions and /v1/responses"
     status, content, headers = errors.refusal(404, text, "not_found")
     return Response(content, status, headers)

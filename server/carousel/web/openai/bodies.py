@@ -25,7 +25,7 @@ Prompt = str | Ids | list[str] | list[Ids]
 Body = TypeVar("Body", bound=BaseModel)
 
 
-class _Body(BaseModel):
+class StrictBody(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     @model_validator(mode="before")
@@ -36,12 +36,12 @@ class _Body(BaseModel):
         )
 
 
-class StreamOptions(_Body):
+class StreamOptions(StrictBody):
     include_usage: bool = False
     include_obfuscation: bool = False  # of no use here
 
 
-class CompletionBody(_Body):
+class CompletionBody(StrictBody):
     """POST /v1/completions."""
 
     model: str = ""
@@ -107,7 +107,7 @@ class CompletionBody(_Body):
             raise InvalidRequest("stream_options", "is for stream=true")
 
 
-class TokenizeBody(_Body):
+class TokenizeBody(StrictBody):
     """POST /tokenize, as lm-evaluation-harness asks. No token is special here."""
 
     prompt: str
@@ -115,7 +115,7 @@ class TokenizeBody(_Body):
     model: str = ""
 
 
-class DetokenizeBody(_Body):
+class DetokenizeBody(StrictBody):
     """POST /detokenize."""
 
     tokens: list[Count]

@@ -1,15 +1,14 @@
 """POST /v1/completions: what was asked becomes turns, and their pieces become choices."""
 
-import contextlib
 import json
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from carousel.errors import SessionExists, SessionNotFound
 from carousel.records import record
 from carousel.sessions import checks
 from carousel.sessions.branch import merge
@@ -23,6 +22,7 @@ from carousel.web.exchange import Exchange, end, head, part
 from carousel.web.openai.bodies import CompletionBody
 from carousel.web.openai.door import answer_whole
 from carousel.web.openai.log_probabilities import LogProbabilities
+from carousel.web.openai.opening import SessionOpening
 
 DONE = b"data: [DONE]\n\n"
 STREAM_HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
@@ -50,7 +50,7 @@ class Completions:
 
     def __init__(self, sessions: Sessions, operations: SessionOperations, calls: Calls) -> None:
         self._sessions = sessions
-        self._operations = operations
+        self._opening = SessionOpening(operations, calls)
         self._calls = calls
         self._tokenizer = sessions.tokenizer
 
@@ -60,7 +60,7 @@ class Completions:
         caller = Caller(call.owner, body.session_id, b"", request_id, body.expected_position, call.timeline)
         await self._check(call, body)
         if body.session_id:
-            await self._ensure_session(call, caller, body)
+            await self._opening.ensure(call, caller, partial(self._check_prompts, caller.owner, body))
         answer = _Answer(self._sessions.manifest.name, body)
         async with aclosing(self._chunks(caller, body)) as chunks:
             if body.stream:
@@ -94,18 +94,9 @@ class Completions:
         checks.check_ids("input.tokens", prompt, self._sessions.manifest.vocabulary_size)
         return len(prompt)
 
-    async def _ensure_session(self, call: Call, caller: Caller, body: CompletionBody) -> None:
-        """Creates a session that does not exist, unless the caller expects to be further."""
-        try:
-            await self._operations.get(caller.owner, caller.session_id)
-        except SessionNotFound:
-            if caller.expected_position:
-                raise
-            for prompt in body.prompts:
-                await self._check_prompt(caller.owner, prompt)
-            self._calls.permit(call, "CreateSession")
-            with contextlib.suppress(SessionExists):  # by another request, meanwhile
-                await self._operations.create(caller.owner, caller.session_id)
+    async def _check_prompts(self, owner: str, body: CompletionBody) -> None:
+        for prompt in body.prompts:
+            await self._check_prompt(owner, prompt)
 
     async def _stream(self, call: Call, exchange: Exchange, answer: "_Answer", chunks: AsyncIterator[Chunk]) -> None:
         """The head waits for the first chunk: a refusal before it has a status of its own."""

@@ -111,13 +111,17 @@ async def _refuse(exchange: Exchange, error: Exception) -> None:
             status, headers = errors.status_of(error), errors.to_headers(error)
             if exchange.is_late:
                 status, headers = 408, headers | {"connection": "close"}
-            for message in whole(status, errors.to_body(error), headers):
+            for message in whole(status, (exchange.spell or errors.to_body)(error), headers):
                 await exchange.write(message)
         elif exchange.is_stream:
-            await exchange.write(part(b"data: " + errors.to_body(error) + b"\n\n"))
+            await exchange.write(part((exchange.last_words or _as_event)(error)))
             await exchange.write(end())
         else:
             await exchange.abort()
+
+
+def _as_event(error: Exception) -> bytes:
+    return b"data: " + errors.to_body(error) + b"\n\n"
 
 
 class Guard:
@@ -175,10 +179,10 @@ def _is_of(origin: str, host: str) -> bool:
         return False
 
 
-def request_id_of(exchange: Exchange, session_id: str) -> str:
+def request_id_of(exchange: Exchange, is_kept: bool) -> str:
     """Returns the request id that the header Idempotency-Key stands for. Without a session nothing is remembered."""
     key = exchange.request.headers.get("idempotency-key", "")
-    return blake2b(key.encode(), digest_size=16).hexdigest() if key and session_id else ""
+    return blake2b(key.encode(), digest_size=16).hexdigest() if key and is_kept else ""
 
 
 def session_id_of(exchange: Exchange, named: str) -> str:

@@ -5,13 +5,15 @@ Source: the error object of OpenAI's API reference. `code` is the reason that gR
 
 import json
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from carousel import errors
 
 _INTERNAL = "internal error"
 _MAX_TEXT = 500
-_PARAMS = {
+PARAMS = {
     "input": "prompt",
     "num_log_probabilities": "logprobs",
     "num_candidates": "logprobs",
@@ -61,22 +63,37 @@ def status_of(error: Exception) -> int:
     return STATUSES.get(type(error), 500) if isinstance(error, errors.CarouselError) else 500
 
 
+@dataclass(frozen=True)
+class Terms:
+    """What one call calls things. `params` has its names of fields. `missing` is the code where what `named` names is
+    not there."""
+
+    params: Mapping[str, str]
+    missing: str = ""
+    named: str = ""
+
+    def to_body(self, error: Exception) -> bytes:
+        """Returns the JSON body. The text of an error outside the domain is not sent."""
+        status = status_of(error)
+        if not isinstance(error, errors.CarouselError) or type(error) not in STATUSES:
+            return _body(_INTERNAL, status, None, "internal")
+        if isinstance(error, errors.InvalidRequest):
+            param = self._param_of(error.field)
+            text = str(error).replace(error.field, param, 1)[:_MAX_TEXT]
+            return _body(text, status, param, error.reason.lower())
+        is_missing = self.missing and status == 404 and not isinstance(error, errors.ModelNotFound)
+        code, named = (self.missing, self.named) if is_missing else (error.reason.lower(), None)
+        return _body(str(error)[:_MAX_TEXT], status, named, code, error.details)
+
+    def _param_of(self, field: str) -> str:
+        """Returns OpenAI's name of a field: theirs are not nested."""
+        name = field.removeprefix("sampling.").partition("[")[0].partition(".")[0]
+        return self.params.get(name, name)
+
+
 def to_body(error: Exception) -> bytes:
-    """Returns the JSON body. The text of an error outside the domain is not sent."""
-    status = status_of(error)
-    if not isinstance(error, errors.CarouselError) or type(error) not in STATUSES:
-        return _body(_INTERNAL, status, None, "internal")
-    if not isinstance(error, errors.InvalidRequest):
-        return _body(str(error)[:_MAX_TEXT], status, None, error.reason.lower(), error.details)
-    param = _param_of(error.field)
-    text = str(error).replace(error.field, param, 1)[:_MAX_TEXT]
-    return _body(text, status, param, error.reason.lower())
-
-
-def _param_of(field: str) -> str:
-    """Returns OpenAI's name of a field: theirs are not nested."""
-    name = field.removeprefix("sampling.").partition("[")[0].partition(".")[0]
-    return _PARAMS.get(name, name)
+    """Returns the JSON body in the terms of completions."""
+    return _COMPLETIONS.to_body(error)
 
 
 def to_headers(error: Exception) -> dict[str, str]:
@@ -101,3 +118,6 @@ def refusal(status: int, text: str, code: str) -> tuple[int, bytes, dict[str, st
 def _body(text: str, status: int, param: str | None, code: str, details: dict[str, str] | None = None) -> bytes:
     error: dict[str, Any] = {"message": text, "type": _KINDS[status], "param": param, "code": code}
     return json.dumps({"error": error | ({"details": details} if details else {})}).encode()
+
+
+_COMPLETIONS = Terms(PARAMS)
