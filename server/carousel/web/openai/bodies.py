@@ -8,6 +8,7 @@ import json
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from carousel.errors import InvalidRequest
 from carousel.sessions import checks
@@ -134,10 +135,16 @@ def parse(body: type[Body], content: bytes) -> Body:
     try:
         return body.model_validate(values)
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
+        problem = _first_problem(error)
         field = _shorten(str(problem["loc"][0])) if problem["loc"] else "body"
-        text = "is not a parameter of this call" if problem["type"] == "extra_forbidden" else problem["msg"]
-        raise InvalidRequest(field, text) from error
+        is_unknown = problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1
+        raise InvalidRequest(field, "is not a parameter of this call" if is_unknown else problem["msg"]) from error
+
+
+def _first_problem(error: ValidationError) -> ErrorDetails:
+    """Returns the deepest problem of the first wrong field: of several forms, the value has the one that fits best."""
+    problems = error.errors(include_url=False, include_input=False)
+    return max((one for one in problems if one["loc"][:1] == problems[0]["loc"][:1]), key=lambda one: len(one["loc"]))
 
 
 def _check_texts(values: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The body of POST /v1/responses. Null means the default; what does nothing here is accepted where that is harmless, and
+"""The body of POST /v1/responses. Null means the default. What does nothing here is accepted where that is harmless;
 everything else is refused by name.
 
 Source: `openai.types.responses` of OpenAI's client 3.57. `top_k`, `min_p`, `repetition_penalty`, `seed`, `stop` and

@@ -1,4 +1,4 @@
-"""The ids of responses: opaque texts that name an owner, a session in one incarnation, and the revision that a turn made.
+"""The ids of responses: opaque texts that name an owner, a session in one incarnation, and a turn's revision.
 
 Everything in an id comes back from callers: nothing in it is trusted. The owner's part only spares foreign owners a
 search; the session is looked up for the caller's own owner in any case.

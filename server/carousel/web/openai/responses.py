@@ -76,7 +76,7 @@ class Responses:
         if wrong := next((name for name in query if name.partition("[")[0] in ("include", "starting_after")), None):
             raise InvalidRequest(wrong, "is not supported")
         waypoint = read_id(call.owner, exchange.request.path_params["id"])
-        call.request = call.named = Named(waypoint.session_id)
+        call.named = Named(waypoint.session_id)  # not the request's: nothing is written
         answer, memo = await self._sessions.recall(call.owner, waypoint)
         response = ResponseObject(self._model, call.owner, Receipt(waypoint, memo))
         await _send(call, exchange, response.done(answer.text, answer.end))
@@ -96,14 +96,18 @@ class Responses:
         session_id = session_id_of(exchange, body.session_id)
         body.check(session_id)
         self._sessions.check_model(body.model)
+        if "max_output_tokens" not in body.model_fields_set:
+            most = min(body.max_output_tokens, self._sessions.limits.max_generated_tokens)
+            body = body.model_copy(update={"max_output_tokens": most})
         request = body.generation()
         after = None
         if body.previous_response_id:
             exchange.spell = _PREVIOUS.to_body
             after = read_id(call.owner, body.previous_response_id)
         request_id = request_id_of(exchange, body.store)
-        named = session_id if after is None else after.session_id
-        call.request = call.named = Named(named, request_id)
+        call.named = Named(session_id if after is None else after.session_id, request_id)
+        if body.store:
+            call.request = call.named
         found = partial(self._calls.permit, call, "CreateSession")
         lineage = Lineage(after, write_memo(body, session_id), body.store, found)
         caller = Caller(call.owner, session_id, b"", request_id, body.expected_position, call.timeline, lineage)
@@ -150,7 +154,7 @@ class Responses:
 
     def _begin(self, call: Call, receipt: Receipt) -> ResponseObject:
         if receipt.waypoint is not None:
-            call.request = call.named = Named(receipt.waypoint.session_id, call.request.request_id)
+            call.request = call.named = Named(receipt.waypoint.session_id, call.named.request_id)
         return ResponseObject(self._model, call.owner, receipt)
 
 
