@@ -29,6 +29,7 @@ from carousel.settings import Settings
 from carousel.shares import LimitsByOwner
 from carousel.state.codec import SnapshotCodec
 from carousel.state.store import SessionStore
+from carousel.turns import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +75,14 @@ def make_sessions(
     those on owners."""
     ledger, order = Ledger(Retention.of(settings)), TurnOrder(settings.max_turns_per_session)
     codec = SnapshotCodec(manifest.state, manifest.digest, manifest.hidden_size)
-    keys = [key.get_secret_value() for key in settings.seal_keys]
-    sealer = Sealer(keys, manifest.digest, allows_replay=settings.seal_replay == "allow")
+    sealer = _make_sealer(settings, manifest)
     snapshot_bytes, evicts = codec.max_bytes(settings.penalty_window), settings.when_full == "evict"
 
     def make_kit() -> Kit:  # called after the engine's start
         return Kit(engine.columns, ledger, codec, tokenizer, settings.penalty_window)
+
+    def start() -> Snapshot:  # likewise
+        return engine.start_snapshot
 
     residents = Residents(engine, make_kit, store, order, clock, is_enabled=evicts)
     room = room or CarriedRoom(settings.max_carried_bytes, snapshot_bytes + CARRIER_BYTES, evicts=evicts)
@@ -99,7 +102,7 @@ def make_sessions(
         metrics,
         clock,
         snapshot_bytes=snapshot_bytes,
-        start=lambda: engine.start_snapshot,
+        start=start,
     )
     sequences = SequenceSource(
         access,
@@ -110,19 +113,16 @@ def make_sessions(
         clock,
         snapshot_bytes=snapshot_bytes,
         seal_seconds=settings.seal_seconds,
-        start=lambda: engine.start_snapshot,
+        start=start,
     )
-    lineages = Lineages(
-        access,
-        ledger,
-        codec,
-        sequences,
-        creation,
-        snapshot_bytes=snapshot_bytes,
-        start=lambda: engine.start_snapshot,
-    )
+    lineages = Lineages(access, ledger, codec, sequences, creation, snapshot_bytes=snapshot_bytes, start=start)
     limits, many_bounds = Limits.of(settings), ManyBounds.of(settings)
     turns = Sessions(manifest, tokenizer, engine, sequences, lineages, residents, carried, limits, many_bounds, metrics)
     return SessionService(
         turns, operations, sequences, lineages, access, residents, carried, ledger, codec, sealer, store, clock
     )
+
+
+def _make_sealer(settings: Settings, manifest: Manifest) -> Sealer:
+    keys = [key.get_secret_value() for key in settings.seal_keys]
+    return Sealer(keys, manifest.digest, allows_replay=settings.seal_replay == "allow")

@@ -106,7 +106,7 @@ class Lineages:
 
     def _plan(self, caller: Caller, lineage: Lineage, request: GenerationRequest) -> _Plan:
         most = self._ledger.retention.max_answer_bytes
-        max_answer_bytes = min(most, answer_room(self._ledger.retention, request) + 2 * len(lineage.memo))
+        max_answer_bytes = min(most, answer_room(self._ledger.retention, request) + 2 * len(lineage.memo.encode()))
         is_repeatable = bool(caller.request_id)
         new_id = derive_id(caller.owner, f"after {caller.request_id}", 0) if is_repeatable else draw_id()
         return _Plan(

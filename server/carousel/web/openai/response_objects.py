@@ -34,7 +34,7 @@ def write_memo(body: ResponseBody, session_id: str) -> str:
     memo |= {name: getattr(body, name) or None for name in _NAMES}
     memo["conversation"] = {"id": session_id} if session_id else None
     memo["created_at"] = int(time.time())
-    return json.dumps(memo, separators=(",", ":"))
+    return json.dumps(memo, ensure_ascii=False, separators=(",", ":"))
 
 
 class ResponseObject:
