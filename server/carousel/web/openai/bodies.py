@@ -17,12 +17,15 @@ from carousel.turns import SamplingOptions
 
 MAX_PROMPTS = 128
 _MAX_KEY = 100  # of an unknown key, in an error
+_MAX_PROBLEMS = 1000  # to look at
 _PLAIN = SamplingOptions()
 
 Count = Annotated[int, Field(ge=0, lt=2**31)]
-Ids = Annotated[list[Count], Field(min_length=1)]
+Counts = Annotated[list[Count], Field(fail_fast=True)]  # a body of a megabyte would have a million errors
+Ids = Annotated[Counts, Field(min_length=1)]
+Texts = Annotated[list[str], Field(fail_fast=True)]
 IdKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]  # one spelling for each id
-Prompt = str | Ids | list[str] | list[Ids]
+Prompt = str | Ids | Texts | Annotated[list[Ids], Field(fail_fast=True)]
 Body = TypeVar("Body", bound=BaseModel)
 
 
@@ -52,7 +55,7 @@ class CompletionBody(StrictBody):
     top_p: float = 1.0
     n: Count = 1
     best_of: Count | None = None
-    stop: str | list[str] = ()  # type: ignore[assignment]
+    stop: str | Texts = ()  # type: ignore[assignment]
     seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
     logit_bias: dict[IdKey, float] = Field(default_factory=dict)
     presence_penalty: float = 0.0
@@ -66,7 +69,7 @@ class CompletionBody(StrictBody):
     top_k: Count = _PLAIN.top_k
     min_p: float = _PLAIN.min_p
     repetition_penalty: float = _PLAIN.repetition_penalty
-    stop_token_ids: list[Count] = Field(default_factory=list)
+    stop_token_ids: Counts = Field(default_factory=list)
     session_id: str = ""
     expected_position: Annotated[int, Field(ge=0, lt=2**63)] | None = None
 
@@ -119,7 +122,7 @@ class TokenizeBody(StrictBody):
 class DetokenizeBody(StrictBody):
     """POST /detokenize."""
 
-    tokens: list[Count]
+    tokens: Counts
     model: str = ""
 
 
@@ -135,6 +138,8 @@ def parse(body: type[Body], content: bytes) -> Body:
     try:
         return body.model_validate(values)
     except ValidationError as error:
+        if error.error_count() > _MAX_PROBLEMS:
+            raise InvalidRequest("body", f"has more than {_MAX_PROBLEMS} wrong values") from None
         problem = _first_problem(error)
         field = _shorten(str(problem["loc"][0])) if problem["loc"] else "body"
         is_unknown = problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1

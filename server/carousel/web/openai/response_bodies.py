@@ -13,7 +13,7 @@ from pydantic import Field
 from carousel.errors import InvalidRequest
 from carousel.sessions.requests import GenerationRequest
 from carousel.turns import SamplingOptions
-from carousel.web.openai.bodies import Count, StrictBody
+from carousel.web.openai.bodies import Count, Counts, StrictBody, Texts
 from carousel.web.openai.prompts import Message, text_of
 
 _PLAIN = SamplingOptions()
@@ -43,7 +43,7 @@ class MessageItem(StrictBody):
     """A message, as callers write it or as an answer had it."""
 
     role: Literal["user", "assistant", "system", "developer"]
-    content: str | Annotated[list[TextPart], Field(max_length=_MAX_ITEMS)]
+    content: str | Annotated[list[TextPart], Field(max_length=_MAX_ITEMS, fail_fast=True)]
     type: Literal["message"] = "message"
     id: str = ""
     status: Literal["in_progress", "completed", "incomplete"] = "completed"
@@ -77,7 +77,7 @@ class ResponseBody(StrictBody):
     """POST /v1/responses."""
 
     model: str = ""
-    input: str | Annotated[list[MessageItem], Field(max_length=_MAX_ITEMS)] = ""
+    input: str | Annotated[list[MessageItem], Field(max_length=_MAX_ITEMS, fail_fast=True)] = ""
     instructions: str = ""
     max_output_tokens: Annotated[Count, Field(ge=1)] = GenerationRequest().max_tokens
     temperature: float = _PLAIN.temperature
@@ -92,8 +92,8 @@ class ResponseBody(StrictBody):
     min_p: float = _PLAIN.min_p
     repetition_penalty: float = _PLAIN.repetition_penalty
     seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
-    stop: str | list[str] = ()  # type: ignore[assignment]
-    stop_token_ids: list[Count] = Field(default_factory=list)
+    stop: str | Texts = ()  # type: ignore[assignment]
+    stop_token_ids: Counts = Field(default_factory=list)
     expected_position: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     text: TextOptions = TextOptions()
     truncation: Literal["auto", "disabled"] = "disabled"  # there is no window to truncate to

@@ -1,0 +1,49 @@
+"""A body that is wrong in a hundred thousand places is refused for the first of them: the others are not looked at."""
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from carousel.errors import InvalidRequest
+from carousel.web.openai.bodies import CompletionBody, DetokenizeBody, parse
+from carousel.web.openai.response_bodies import ResponseBody
+
+MANY = 2000
+PART = {"type": "text"}
+
+
+@pytest.mark.parametrize(
+    ("body", "name", "value"),
+    [
+        (CompletionBody, "prompt", [{}] * MANY),
+        (CompletionBody, "prompt", [[{}] * MANY]),
+        (CompletionBody, "prompt", [[]] * MANY),
+        (CompletionBody, "prompt", ["a", *[1] * MANY]),
+        (CompletionBody, "stop", [1] * MANY),
+        (CompletionBody, "stop_token_ids", ["a"] * MANY),
+        (DetokenizeBody, "tokens", ["a"] * MANY),
+        (ResponseBody, "input", [{}] * MANY),
+        (ResponseBody, "input", [{"role": "user", "content": [PART] * MANY}]),
+        (ResponseBody, "input", [{"role": "user", "content": [PART]}] * MANY),
+        (ResponseBody, "stop", [1] * MANY),
+        (ResponseBody, "stop_token_ids", ["a"] * MANY),
+    ],
+)
+def test_lists_end_at_the_first_wrong_item(body: type[BaseModel], name: str, value: Any) -> None:
+    """A few forms may be tried; none is tried to its end."""
+    with pytest.raises(ValidationError) as told:
+        body.model_validate({name: value})
+    assert told.value.error_count() < 20
+    with pytest.raises(InvalidRequest) as refused:
+        parse(body, json.dumps({name: value}).encode())
+    assert refused.value.field == name
+
+
+@pytest.mark.parametrize("more", [{"metadata": {str(n): 1 for n in range(MANY)}}, {str(n): 1 for n in range(MANY)}])
+def test_too_many_wrong_names_are_refused_together(more: dict[str, Any]) -> None:
+    """They are counted, and not described."""
+    with pytest.raises(InvalidRequest) as told:
+        parse(ResponseBody, json.dumps(more).encode())
+    assert told.value.field == "body"
