@@ -15,8 +15,8 @@ from carousel.readiness import Readiness, StoreHealth
 from carousel.sessions.calls import Calls
 from carousel.v1 import language_model_pb2, sessions_pb2
 from carousel.web.app import make_app
+from carousel.web.door import Door
 from carousel.web.openai.app import Handlers, make_routes
-from carousel.web.openai.door import Door
 
 OURS = [
     service for module in (language_model_pb2, sessions_pb2) for service in module.DESCRIPTOR.services_by_name.values()

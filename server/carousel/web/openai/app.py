@@ -12,11 +12,12 @@ from starlette.routing import Route
 from carousel.sessions.calls import Call, Calls
 from carousel.sessions.operations import SessionOperations
 from carousel.sessions.service import Sessions
+from carousel.web import json_errors
+from carousel.web.bodies import parse
+from carousel.web.door import Door, Guard, Named, answer_whole, request_id_of, session_id_of
 from carousel.web.exchange import Exchange
-from carousel.web.openai import errors
-from carousel.web.openai.bodies import CompletionBody, DetokenizeBody, TokenizeBody, parse
+from carousel.web.openai.bodies import CompletionBody, DetokenizeBody, TokenizeBody
 from carousel.web.openai.completions import JSON_HEADERS, Completions
-from carousel.web.openai.door import Door, Guard, Named, answer_whole, request_id_of, session_id_of
 
 
 def make_openai_app(
@@ -103,5 +104,5 @@ async def _send(call: Call, exchange: Exchange, content: Any) -> None:
 
 async def _refuse_route(request: Request, error: Exception) -> Response:
     text = f"there is no {request.method} {request.url.path} here; see /v1/models and /v1/completions"
-    status, content, headers = errors.refusal(404, text, "not_found")
+    status, content, headers = json_errors.refusal(404, text, "not_found")
     return Response(content, status, headers)

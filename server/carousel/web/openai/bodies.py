@@ -1,47 +1,33 @@
-"""The bodies of requests, in OpenAI's names. Null means the default. What is not known is refused.
+"""The bodies of requests, in OpenAI's names.
 
 Source: OpenAI's API reference for completions; `top_k`, `min_p`, `repetition_penalty` and `stop_token_ids` as vLLM has
 them; `session_id` and `expected_position` are our own.
 """
 
-import json
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field
 
 from carousel.errors import InvalidRequest
 from carousel.sessions import checks
 from carousel.sessions.requests import Input
 from carousel.turns import SamplingOptions
+from carousel.web.bodies import Body, Count
 
 MAX_PROMPTS = 128
-_MAX_KEY = 100  # of an unknown key, in an error
 _PLAIN = SamplingOptions()
 
-Count = Annotated[int, Field(ge=0, lt=2**31)]
 Ids = Annotated[list[Count], Field(min_length=1)]
 IdKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]  # one spelling for each id
 Prompt = str | Ids | list[str] | list[Ids]
-Body = TypeVar("Body", bound=BaseModel)
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _leave_nulls_out(cls, values: Any) -> Any:
-        return (
-            {key: value for key, value in values.items() if value is not None} if isinstance(values, dict) else values
-        )
-
-
-class StreamOptions(_Body):
+class StreamOptions(Body):
     include_usage: bool = False
     include_obfuscation: bool = False  # of no use here
 
 
-class CompletionBody(_Body):
+class CompletionBody(Body):
     """POST /v1/completions."""
 
     model: str = ""
@@ -107,7 +93,7 @@ class CompletionBody(_Body):
             raise InvalidRequest("stream_options", "is for stream=true")
 
 
-class TokenizeBody(_Body):
+class TokenizeBody(Body):
     """POST /tokenize, as lm-evaluation-harness asks. No token is special here."""
 
     prompt: str
@@ -115,40 +101,8 @@ class TokenizeBody(_Body):
     model: str = ""
 
 
-class DetokenizeBody(_Body):
+class DetokenizeBody(Body):
     """POST /detokenize."""
 
     tokens: list[Count]
     model: str = ""
-
-
-def parse(body: type[Body], content: bytes) -> Body:
-    """Raises InvalidRequest, which names the first wrong field."""
-    try:
-        text = content.decode("utf-8-sig")
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest("body", "is not JSON") from error
-    if "\\u" in text and isinstance(values, dict):  # only escapes make surrogates
-        _check_texts(values)
-    try:
-        return body.model_validate(values)
-    except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        field = _shorten(str(problem["loc"][0])) if problem["loc"] else "body"
-        text = "is not a parameter of this call" if problem["type"] == "extra_forbidden" else problem["msg"]
-        raise InvalidRequest(field, text) from error
-
-
-def _check_texts(values: dict[str, Any]) -> None:
-    """Raises InvalidRequest for half of a surrogate pair: no text of ours has it."""
-    for key, value in values.items():
-        try:
-            json.dumps({key: value}, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            field = _shorten(key.encode(errors="replace").decode())
-            raise InvalidRequest(field, "has half of a surrogate pair") from error
-
-
-def _shorten(key: str) -> str:
-    return key if len(key) <= _MAX_KEY else f"{key[:_MAX_KEY]}..."

@@ -19,9 +19,9 @@ from carousel.sessions.requests import Caller, GenerationEnd, GenerationRequest,
 from carousel.sessions.service import Sessions
 from carousel.sessions.text import pending_bytes
 from carousel.turns import FinishReason, SamplingOptions
+from carousel.web.door import answer_whole
 from carousel.web.exchange import Exchange, end, head, part
 from carousel.web.openai.bodies import CompletionBody
-from carousel.web.openai.door import answer_whole
 from carousel.web.openai.log_probabilities import LogProbabilities
 
 DONE = b"data: [DONE]\n\n"

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from carousel.errors import InvalidRequest
 from carousel.sessions.calls import Call, CallRefused, Calls
+from carousel.web import json_errors
 from carousel.web.exchange import Disconnected, Exchange, Receive, Scope, Send, end, part, whole
-from carousel.web.openai import errors
 
 _LOCAL = frozenset({"localhost"})
 BODY_SECONDS = 30.0  # in which a body must arrive
@@ -108,13 +108,13 @@ async def _refuse(exchange: Exchange, error: Exception) -> None:
     """In the middle of a stream, the error is its last event. In the middle of a whole answer there is no place."""
     with contextlib.suppress(Disconnected):
         if not exchange.is_begun:
-            status, headers = errors.status_of(error), errors.to_headers(error)
+            status, headers = json_errors.status_of(error), json_errors.to_headers(error)
             if exchange.is_late:
                 status, headers = 408, headers | {"connection": "close"}
-            for message in whole(status, errors.to_body(error), headers):
+            for message in whole(status, json_errors.to_body(error), headers):
                 await exchange.write(message)
         elif exchange.is_stream:
-            await exchange.write(part(b"data: " + errors.to_body(error) + b"\n\n"))
+            await exchange.write(part(b"data: " + json_errors.to_body(error) + b"\n\n"))
             await exchange.write(end())
         else:
             await exchange.abort()
@@ -144,13 +144,13 @@ class Guard:
     def _refusal(self, headers: dict[bytes, str], method: str) -> tuple[int, bytes, dict[str, str]] | None:
         host = headers.get(b"host", "")
         if not self._is_ours(host):
-            return errors.refusal(403, "this server is not known by that name (openai_hosts)", "host_not_allowed")
+            return json_errors.refusal(403, "this server is not known by that name (openai_hosts)", "host_not_allowed")
         origin = headers.get(b"origin")
         if origin is not None and not _is_of(origin, host):
-            return errors.refusal(403, "other pages may not call this server", "origin_not_allowed")
+            return json_errors.refusal(403, "other pages may not call this server", "origin_not_allowed")
         kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
         if method not in _BODILESS and kind != "application/json":
-            return errors.refusal(415, "the body must be application/json", "content_type")
+            return json_errors.refusal(415, "the body must be application/json", "content_type")
         return None
 
     def _is_ours(self, host: str) -> bool:

@@ -1,0 +1,58 @@
+"""The JSON bodies of requests. Null means the default. What is not known is refused."""
+
+import json
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from carousel.errors import InvalidRequest
+
+_MAX_KEY = 100  # of an unknown key, in an error
+
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+Some = TypeVar("Some", bound=BaseModel)
+
+
+class Body(BaseModel):
+    """What all bodies have."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_nulls_out(cls, values: Any) -> Any:
+        return (
+            {key: value for key, value in values.items() if value is not None} if isinstance(values, dict) else values
+        )
+
+
+def parse(body: type[Some], content: bytes) -> Some:
+    """Raises InvalidRequest, which names the first wrong field."""
+    try:
+        text = content.decode("utf-8-sig")
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest("body", "is not JSON") from error
+    if "\\u" in text and isinstance(values, dict):  # only escapes make surrogates
+        _check_texts(values)
+    try:
+        return body.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        field = _shorten(str(problem["loc"][0])) if problem["loc"] else "body"
+        text = "is not a parameter of this call" if problem["type"] == "extra_forbidden" else problem["msg"]
+        raise InvalidRequest(field, text) from error
+
+
+def _check_texts(values: dict[str, Any]) -> None:
+    """Raises InvalidRequest for half of a surrogate pair: no text of ours has it."""
+    for key, value in values.items():
+        try:
+            json.dumps({key: value}, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            field = _shorten(key.encode(errors="replace").decode())
+            raise InvalidRequest(field, "has half of a surrogate pair") from error
+
+
+def _shorten(key: str) -> str:
+    return key if len(key) <= _MAX_KEY else f"{key[:_MAX_KEY]}..."
