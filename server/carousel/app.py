@@ -119,12 +119,12 @@ async def _listen(
     stack.push_async_callback(web.stop)
     if not is_worker:
         await web.start(settings.http_listen, certificate if settings.encrypts_http else None)
-    stack.push_async_callback(openai.stop)
-    if settings.openai_listen:
+    if openai is not None:
+        stack.push_async_callback(openai.stop)
         await openai.start(settings.openai_listen, certificate, "openai_listen")
     await rpc.start(settings.listen, certificate)
     stack.push_async_callback(rpc.stop, _LAST_BYTES_SECONDS)
-    return {"grpc": rpc.address, "http": web.address, "openai": openai.address}
+    return {"grpc": rpc.address, "http": web.address, "openai": "" if openai is None else openai.address}
 
 
 async def _drain(engine: Engine, calls: Calls, seconds: float) -> None:

@@ -66,6 +66,7 @@ class Settings(BaseModel):
     http_listen: str = Field("127.0.0.1:9090", description="address of /metrics, /healthz and /readyz")
     openai_listen: str = Field("", description="address of the HTTP interface that OpenAI's clients know; none: off")
     openai_hosts: tuple[str, ...] = Field((), description="names of this server that its callers use, with commas")
+    page: bool = Field(True, description="whether a page for people is served at openai_listen")
     workers: int = Field(1, ge=1, le=256, description="processes that share the gRPC port; above 1, sessions in redis")
     tls_cert: Path | None = Field(None, description="PEM file of the server's certificate and those that signed it")
     tls_key: Path | None = Field(None, description="PEM file of its key; all of these files are read again on change")

@@ -19,14 +19,13 @@ from carousel.sessions.requests import Caller, GenerationEnd, GenerationRequest,
 from carousel.sessions.service import Sessions
 from carousel.sessions.text import pending_bytes
 from carousel.turns import FinishReason, SamplingOptions
-from carousel.web.door import answer_whole
+from carousel.web.door import answer_json
 from carousel.web.exchange import Exchange, end, head, part
 from carousel.web.openai.bodies import CompletionBody
 from carousel.web.openai.log_probabilities import LogProbabilities
 
 DONE = b"data: [DONE]\n\n"
 STREAM_HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
-JSON_HEADERS = {"content-type": "application/json"}
 _REASONS = {
     FinishReason.LENGTH: "length",
     FinishReason.STOP: "stop",
@@ -68,7 +67,7 @@ class Completions:
             else:
                 async for chunk in chunks:
                     answer.add(chunk)
-                await answer_whole(call, exchange, json.dumps(answer.whole()).encode(), JSON_HEADERS)
+                await answer_json(call, exchange, answer.whole())
         call.facts |= {"num_input_tokens": answer.num_input, "num_generated_tokens": answer.num_generated}
         call.facts["finish_reason"] = answer.finish_reason
 

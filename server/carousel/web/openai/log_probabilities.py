@@ -9,6 +9,7 @@ from typing import Any
 from carousel.bundle.tokenizer import TextDecoder, Tokenizer
 from carousel.sessions.requests import ScoredToken
 from carousel.turns import Candidate, Generated
+from carousel.web.spelling import spell
 
 
 class LogProbabilities:
@@ -48,12 +49,3 @@ class LogProbabilities:
             return None
         top = {spell(self._tokenizer, one.id): one.log_probability for one in candidates[: self._num_top]}
         return top | {spell(self._tokenizer, index): log_probability}
-
-
-def spell(tokenizer: Tokenizer, index: int) -> str:
-    """Returns the token's text, or its bytes where they are no text."""
-    content = tokenizer.token_bytes(index)
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{one:02x}" for one in content)
