@@ -32,7 +32,6 @@ export function startHealth(model) {
       ["Lanes busy", number(now.busy_lanes), limits.max_lanes],
       ["Turns waiting", number(now.queued_turns), limits.max_queued_turns],
       ["Live sessions", number(now.live_sessions), limits.max_sessions],
-      ["Held by streams", number(now.held_sessions), null],
       ["Session state", bytes(now.session_bytes), null],
       ["Memory", bytes(now.memory_bytes), null],
       ["Session store", now.store_up ? "up" : "down", null],
