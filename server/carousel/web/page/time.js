@@ -174,9 +174,21 @@ export function startTime(model) {
     find(`compared-${id}`)?.remove();
     find("comparison").append(make("article", { id: `compared-${id}`, "aria-label": id },
       make("h3", {}, `${id} at ${number(session.position)}`),
-      make("p", { class: "written" }, text.slice(-400) || "…"),
+      make("p", { class: "written", "data-text": text }),
       make("p", { class: "quiet" }, "What it expects next:"), make("ol", { class: "inline" }, ...words),
-      make("button", { type: "button", onclick: (event) => event.target.closest("article").remove() }, "Remove")));
+      make("button", { type: "button", onclick: (event) => { event.target.closest("article").remove(); showDifferences(); } }, "Remove")));
+    showDifferences();
+  }
+
+  /** What all compared texts begin with steps back; where they part stands out. */
+  function showDifferences() {
+    const shown = [...find("comparison").querySelectorAll(".written")], texts = shown.map((one) => one.dataset.text);
+    let common = 0;
+    while (texts.length > 1 && texts.every((one) => common < one.length && one[common] === texts[0][common])) common += 1;
+    shown.forEach((one, index) => {
+      const start = Math.max(0, texts[index].length - 600);
+      one.replaceChildren(make("span", { class: "quiet" }, texts[index].slice(start, Math.max(start, common))), texts[index].slice(Math.max(start, common)) || (common ? "" : "…"));
+    });
   }
 
   find("time-create").addEventListener("click", () => attempt(async () => {
