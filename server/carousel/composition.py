@@ -130,7 +130,7 @@ def _make_rpc(
 ) -> RpcServer:
     description = convert.from_manifest(manifest, provider, settings)
     language_model = LanguageModelServicer(sessions.turns, description, calls)
-    life = SessionsServicer(sessions.turns, sessions.operations, calls)
+    life = SessionsServicer(sessions.turns, sessions.operations, sessions.inspection, calls)
     return RpcServer(language_model, life, calls.admit, ConnectionBounds.of(settings), shares_port=shares_port)
 
 

@@ -27,6 +27,7 @@ CALLS: Mapping[str, frozenset[Scope]] = {
     "Predict": frozenset({Scope.GENERATE}),
     "PredictMany": frozenset({Scope.GENERATE}),
     "Score": frozenset({Scope.SCORE}),
+    "InspectSession": frozenset({Scope.SCORE}),  # one that names a session must also be allowed `READING`
     "Tokenize": TURN_SCOPES,
     "Detokenize": TURN_SCOPES,
     "ListModels": _ANY,
@@ -36,6 +37,8 @@ CALLS: Mapping[str, frozenset[Scope]] = {
      "SaveCheckpoint", "GetHistory", "ExportSession", "ImportSession", "WatchSessions"),
     frozenset({Scope.SESSIONS}),
 )  # fmt: skip
+
+READING = "GetSession"  # the call that whoever reads a session must be allowed, whatever else the call is
 
 # The same of the HTTP interface that OpenAI's clients know.
 HTTP_CALLS: Mapping[str, frozenset[Scope]] = {
