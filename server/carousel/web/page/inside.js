@@ -16,7 +16,7 @@ export function startInside(model) {
   async function read() {
     const answer = await attempt(() => post("/carousel/v1/inspect", { text: find("inside-text").value }));
     if (!answer) return;
-    found = { tokens: answer.tokens, tensors: new Map(answer.tensors.flatMap((one) => layersOf(one, answer.tokens.length))) };
+    found = { tokens: answer.tokens, tensors: new Map(answer.tensors.filter((one) => one.dtype === "float32").flatMap((one) => layersOf(one, answer.tokens.length))) };
     const select = find("inside-tensor"), before = select.value;
     select.replaceChildren(...[...found.tensors.keys()].map((name) => make("option", { value: name }, name)));
     if (found.tensors.has(before)) select.value = before;
@@ -33,7 +33,10 @@ export function startInside(model) {
     const layers = shape.slice(0, -1).reduce((product, one) => product * one, 1);
     return Array.from({ length: layers }, (_, layer) => {
       const own = new Float32Array(length * units);
-      for (let t = 0; t < length; t += 1) own.set(all.subarray((t * layers + layer) * units, (t * layers + layer + 1) * units), t * units);
+      for (let t = 0; t < length; t += 1) { // the first moment is before the first token
+        const start = ((t + 1) * layers + layer) * units;
+        own.set(all.subarray(start, start + units), t * units);
+      }
       return [layers > 1 ? `${name}, layer ${layer + 1}` : name, { units, values: own, scale: scaleOf(own) }];
     });
   }
