@@ -137,6 +137,25 @@ class History:
 
 
 @dataclass(frozen=True, slots=True)
+class InspectedToken:
+    id: int
+    text: str  # what it adds to the text
+    log_probability: float  # nats, given everything before
+    rank: int  # 1 is the likeliest
+    candidates: tuple[Candidate, ...]  # the likeliest in its place, if asked
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """The state of a sequence after `token`; None where the reading starts. `values` has a view per tensor, by name, of
+    the tensor's shape: `tolist` and `numpy.asarray` read it."""
+
+    position: int
+    values: Mapping[str, "memoryview[Any]"]
+    token: InspectedToken | None
+
+
+@dataclass(frozen=True, slots=True)
 class SessionEvent:
     """An event of a session, at `time` in UTC."""
 
