@@ -43,6 +43,7 @@ class Kept:
     """One session. `applied` are the requests that it remembers, `answers` those whose answers it still has."""
 
     def __init__(self, position: int) -> None:
+        self.origin: Any = None
         self.position = position
         self.boundaries = [position]
         self.checkpoints: dict[str, int] = {}
@@ -92,7 +93,10 @@ class FakeSessions(sessions_pb2_grpc.SessionsServicer):
         self._receive(request, request.session_id, context)
         position = self._find(request.session_id, request.point, context)
         ids = list(request.new_session_ids) or [""] * (request.count or 1)
-        return sessions_pb2.ForkSessionResponse(sessions=self._make(request, ids, position, context))
+        made = self._make(request, ids, position, context)
+        for one in made:
+            self.kept[one.session_id].origin = sessions_pb2.Origin(session_id=request.session_id, position=position)
+        return sessions_pb2.ForkSessionResponse(sessions=made)
 
     def DeleteSession(self, request: Any, context: Any) -> Any:
         def end() -> list[str]:
@@ -137,6 +141,7 @@ class FakeSessions(sessions_pb2_grpc.SessionsServicer):
             session=self._session(request.session_id),
             positions=session.boundaries,
             checkpoints=session.checkpoints,
+            origin=session.origin,
         )
 
     def ExportSession(self, request: Any, context: Any) -> Any:

@@ -17,6 +17,7 @@ from carousel.client.core.results import (
     InspectedToken,
     Limits,
     ModelInfo,
+    Origin,
     Piece,
     Prediction,
     ScoredToken,
@@ -92,7 +93,8 @@ def session_page(answer: sessions_pb2.ListSessionsResponse) -> tuple[list[Sessio
 
 
 def history(message: sessions_pb2.History) -> History:
-    return History(session(message.session), tuple(message.positions), dict(message.checkpoints))
+    origin = Origin(message.origin.session_id, message.origin.position) if message.HasField("origin") else None
+    return History(session(message.session), tuple(message.positions), dict(message.checkpoints), origin)
 
 
 class Inspections:

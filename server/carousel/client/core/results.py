@@ -127,13 +127,22 @@ class SessionInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """The session that another was forked from, and where. It may have ended, and its id may be in use again."""
+
+    session_id: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
 class History:
     """The points a session can go back to: turn boundaries, oldest first, the last is the current one; and named
-    checkpoints."""
+    checkpoints. `origin` is None for a session that was no fork."""
 
     session: SessionInfo
     positions: tuple[int, ...]
     checkpoints: Mapping[str, int]
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True, slots=True)

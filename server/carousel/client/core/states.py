@@ -36,7 +36,7 @@ def view(content: bytes, shape: Sequence[int], dtype: str) -> "memoryview[Any]":
         raise ValueError(f"{len(content)} bytes are no values of type {dtype} and shape {tuple(shape)}") from error
 
 
-def _convert(content: bytes, count: int, code: str) -> tuple[bytes, str]:
+def _convert(content: bytes, count: int, code: str) -> tuple[bytes, Any]:
     native = "f" if code == "e" else code
     try:
         return struct.pack(f"{count}{native}", *struct.unpack(f"<{count}{code}", content)), native
