@@ -41,6 +41,7 @@ CALLS: Mapping[str, frozenset[Scope]] = {
 HTTP_CALLS: Mapping[str, frozenset[Scope]] = {
     "/v1/models": _ANY,
     "/v1/completions": frozenset({Scope.GENERATE}),
+    "/v1/chat/completions": frozenset({Scope.GENERATE}),
     "/tokenizer_info": _ANY,
     "/tokenize": TURN_SCOPES,
     "/detokenize": TURN_SCOPES,
