@@ -37,7 +37,7 @@ class Unauthenticated(CarouselError):
 
 
 class PermissionDenied(CarouselError):
-    """The caller is known, and may not do this."""
+    """The caller may not do this: it lacks a scope, or a setting of the server does not allow it (`setting`)."""
 
     reason = "PERMISSION_DENIED"
 

@@ -75,6 +75,7 @@ class Sessions:
         limits: checks.Limits,
         many_bounds: ManyBounds,
         metrics: Metrics,
+        encoder: Encoder,
     ) -> None:
         self.manifest = manifest
         self.tokenizer = tokenizer
@@ -89,7 +90,7 @@ class Sessions:
         self._open_sequences = Shares()  # on all these streams
         self._metrics = metrics
         self._words = WordSearch(tokenizer, engine.submit)
-        self._encoder = Encoder(tokenizer, limits, manifest.vocabulary_size)
+        self._encoder = encoder
 
     def close(self) -> None:
         """Closes the thread for long texts."""

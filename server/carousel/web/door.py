@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import ipaddress
-from collections.abc import Awaitable, Callable, Collection
+import json
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from hashlib import blake2b
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from carousel.sessions.calls import Call, CallRefused, Calls
 from carousel.web import json_errors
 from carousel.web.exchange import Disconnected, Exchange, Receive, Scope, Send, end, part, whole
 
+JSON_HEADERS = {"content-type": "application/json"}
 _LOCAL = frozenset({"localhost"})
 BODY_SECONDS = 30.0  # in which a body must arrive
 _REFUSAL_SECONDS = 5.0  # in which a refusal must be taken: the call has no place any more
@@ -33,9 +35,11 @@ Handle = Callable[[Call, Exchange, bytes], Awaitable[None]]
 class Door:
     """The calls of one HTTP transport, among all open calls."""
 
-    def __init__(self, calls: Calls, max_bytes: int) -> None:
+    def __init__(self, calls: Calls, max_bytes: int, params: Mapping[str, str]) -> None:
+        """`params` has the names of fields that are others over HTTP."""
         self._calls = calls
         self._max_bytes = max_bytes
+        self._params = params
 
     def endpoint(self, path: str, handle: Handle, *, is_counted: bool = True) -> "_Endpoint":
         """Returns the ASGI application of one path. `handle` gets the whole body."""
@@ -55,7 +59,7 @@ class Door:
                 async with exchange.ending_with_the_client():
                     await handle(call, exchange, content)
         except CallRefused as refused:
-            await _tell(exchange, refused.error)
+            await _tell(exchange, refused.error, self._params)
         except asyncio.CancelledError:
             if call.ended_by is not None:  # in the middle of a message that the client does not read
                 return await exchange.abort()
@@ -95,26 +99,30 @@ async def answer_whole(call: Call, exchange: Exchange, content: bytes, headers: 
         await call.write(exchange, message)
 
 
-async def _tell(exchange: Exchange, error: Exception) -> None:
+async def answer_json(call: Call, exchange: Exchange, content: Any) -> None:
+    await answer_whole(call, exchange, json.dumps(content).encode(), JSON_HEADERS)
+
+
+async def _tell(exchange: Exchange, error: Exception, params: Mapping[str, str]) -> None:
     """Sends the error. A client that does not take it loses its connection."""
     try:
         async with asyncio.timeout(_REFUSAL_SECONDS):
-            await _refuse(exchange, error)
+            await _refuse(exchange, error, params)
     except TimeoutError:
         await exchange.abort()
 
 
-async def _refuse(exchange: Exchange, error: Exception) -> None:
+async def _refuse(exchange: Exchange, error: Exception, params: Mapping[str, str]) -> None:
     """In the middle of a stream, the error is its last event. In the middle of a whole answer there is no place."""
     with contextlib.suppress(Disconnected):
         if not exchange.is_begun:
             status, headers = json_errors.status_of(error), json_errors.to_headers(error)
             if exchange.is_late:
                 status, headers = 408, headers | {"connection": "close"}
-            for message in whole(status, json_errors.to_body(error), headers):
+            for message in whole(status, json_errors.to_body(error, params), headers):
                 await exchange.write(message)
         elif exchange.is_stream:
-            await exchange.write(part(b"data: " + json_errors.to_body(error) + b"\n\n"))
+            await exchange.write(part(b"data: " + json_errors.to_body(error, params) + b"\n\n"))
             await exchange.write(end())
         else:
             await exchange.abort()

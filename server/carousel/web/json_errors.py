@@ -5,20 +5,13 @@ Source: the error object of OpenAI's API reference. `code` is the reason that gR
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from carousel import errors
 
 _INTERNAL = "internal error"
 _MAX_TEXT = 500
-_PARAMS = {
-    "input": "prompt",
-    "num_log_probabilities": "logprobs",
-    "num_candidates": "logprobs",
-    "stop_ids": "stop_token_ids",
-    "request_id": "Idempotency-Key",
-    "ids": "tokens",
-}
 _KINDS = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -62,22 +55,23 @@ def status_of(error: Exception) -> int:
     return STATUSES.get(type(error), 500) if isinstance(error, errors.CarouselError) else 500
 
 
-def to_body(error: Exception) -> bytes:
-    """Returns the JSON body. The text of an error outside the domain is not sent."""
+def to_body(error: Exception, params: Mapping[str, str]) -> bytes:
+    """Returns the JSON body. The text of an error outside the domain is not sent. `params` has the names of fields
+    that are others over HTTP."""
     status = status_of(error)
     if not isinstance(error, errors.CarouselError) or type(error) not in STATUSES:
         return _body(_INTERNAL, status, None, "internal")
     if not isinstance(error, errors.InvalidRequest):
         return _body(str(error)[:_MAX_TEXT], status, None, error.reason.lower(), error.details)
-    param = _param_of(error.field)
+    param = _param_of(error.field, params)
     text = str(error).replace(error.field, param, 1)[:_MAX_TEXT]
     return _body(text, status, param, error.reason.lower())
 
 
-def _param_of(field: str) -> str:
-    """Returns OpenAI's name of a field: theirs are not nested."""
+def _param_of(field: str, params: Mapping[str, str]) -> str:
+    """Returns the name of a field over HTTP, where none is nested."""
     name = field.removeprefix("sampling.").partition("[")[0].partition(".")[0]
-    return _PARAMS.get(name, name)
+    return params.get(name, name)
 
 
 def to_headers(error: Exception) -> dict[str, str]:

@@ -12,13 +12,12 @@ from carousel.records import record
 from carousel.sessions.calls import Call
 from carousel.sessions.requests import GenerationEnd
 from carousel.turns import FinishReason
-from carousel.web.door import answer_whole
+from carousel.web.door import answer_json
 from carousel.web.exchange import Exchange, end, head, part
 from carousel.web.openai.bodies import GenerationBody
 
 DONE = b"data: [DONE]\n\n"
 STREAM_HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
-JSON_HEADERS = {"content-type": "application/json"}
 REASONS = {
     FinishReason.LENGTH: "length",
     FinishReason.STOP: "stop",
@@ -137,7 +136,7 @@ async def deliver(call: Call, exchange: Exchange, answer: Answer, chunks: AsyncG
         else:
             async for chunk in chunks:
                 answer.add(chunk)
-            await answer_whole(call, exchange, json.dumps(answer.whole()).encode(), JSON_HEADERS)
+            await answer_json(call, exchange, answer.whole())
     call.facts |= answer.facts()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from carousel.bundle.tokenizer import TextDecoder, Tokenizer
 from carousel.sessions.requests import ScoredToken
 from carousel.turns import Candidate, Generated
+from carousel.web.spelling import spell
 
 
 class LogProbabilities:
@@ -68,12 +69,3 @@ def list_contents(tokenizer: Tokenizer, tokens: Iterable[Generated], num_top: in
 def _describe(tokenizer: Tokenizer, index: int, log_probability: float) -> dict[str, Any]:
     content = tokenizer.token_bytes(index)
     return {"token": spell(tokenizer, index), "logprob": log_probability, "bytes": list(content)}
-
-
-def spell(tokenizer: Tokenizer, index: int) -> str:
-    """Returns the token's text, or its bytes where they are no text."""
-    content = tokenizer.token_bytes(index)
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{one:02x}" for one in content)
