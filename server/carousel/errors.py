@@ -24,6 +24,12 @@ class InvalidRequest(CarouselError):
         self.field = field
 
 
+class ChatTemplateMissing(InvalidRequest):
+    """The request has messages, and the model's bundle does not say how they become text."""
+
+    reason = "CHAT_TEMPLATE_MISSING"
+
+
 class Unauthenticated(CarouselError):
     """The caller is unknown, but must be known."""
 

@@ -32,5 +32,13 @@ def _describe(model: ModelInfo) -> Iterator[str]:
 
 
 def _line(name: str, value: object) -> str:
-    shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value
+    shown = (
+        ("yes" if value else "no")
+        if isinstance(value, bool)
+        else f"{value:,}"
+        if isinstance(value, int)
+        else f"{value:.4g}"
+        if isinstance(value, float)
+        else value
+    )
     return f"  {name.replace('_', ' '):<36} {shown}"

@@ -44,6 +44,7 @@ READING = "GetSession"  # the call that whoever reads a session must be allowed,
 HTTP_CALLS: Mapping[str, frozenset[Scope]] = {
     "/v1/models": _ANY,
     "/v1/completions": frozenset({Scope.GENERATE}),
+    "/v1/chat/completions": frozenset({Scope.GENERATE}),
     "/tokenizer_info": _ANY,
     "/tokenize": TURN_SCOPES,
     "/detokenize": TURN_SCOPES,

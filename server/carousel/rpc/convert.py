@@ -240,6 +240,7 @@ def from_manifest(manifest: Manifest, provider: str, settings: Settings) -> wire
         digest=manifest.digest,
         cell=manifest.cell,
         block=manifest.block,
+        has_chat_template=manifest.chat is not None,
         num_layers=manifest.num_layers,
         hidden_size=manifest.hidden_size,
         vocabulary_size=manifest.vocabulary_size,

@@ -204,3 +204,4 @@ class ModelInfo:
     limits: Limits
     training: Mapping[str, Any]  # the model's origin, as its exporter wrote it
     block: str = ""  # plain or residual; empty from an older server
+    has_chat_template: bool = False
