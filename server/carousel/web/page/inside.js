@@ -166,13 +166,15 @@ function variance(one, values, units, length) {
   return squares / length - (sum / length) ** 2;
 }
 
-/** High for a unit that is mostly far from zero and changes its sign: a switch. */
+/** High for a unit that is far from zero on both sides and seldom changes from one to the other: a switch. */
 function clarity(one, values, units, length) {
-  let size = 0, flips = 0;
+  let size = 0, flips = 0, above = 0;
   for (let t = 0; t < length; t += 1) {
     const value = values[t * units + one];
     size += Math.abs(value);
+    if (value > 0) above += 1;
     if (t > 0 && value * values[(t - 1) * units + one] < 0) flips += 1;
   }
-  return flips === 0 ? 0 : size / length / Math.sqrt(flips);
+  const share = above / length;
+  return flips === 0 ? 0 : ((size / length) * share * (1 - share)) / Math.sqrt(flips);
 }
