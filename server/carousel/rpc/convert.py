@@ -212,7 +212,11 @@ def from_row(row: Row, manifest: Manifest, durable_position: int) -> sessions_pb
 
 
 def from_history(history: History, session: sessions_pb2.Session) -> sessions_pb2.History:
-    return sessions_pb2.History(session=session, positions=history.positions, checkpoints=history.marks)
+    message = sessions_pb2.History(session=session, positions=history.positions, checkpoints=history.marks)
+    if history.origin is not None:
+        message.origin.session_id = history.origin.session_id
+        message.origin.position = history.origin.position
+    return message
 
 
 def from_inspected(inspected: Inspected, tokenizer: Tokenizer) -> sessions_pb2.InspectSessionResponse:

@@ -74,13 +74,13 @@ class Inspection:
         is_allowed: bool,
     ) -> None:
         self.layout = layout
+        self.is_allowed = is_allowed
         self._tokenizer = tokenizer
         self._encoder = encoder
         self._engine = engine
         self._access = access
         self._ledger = ledger
         self._codec = codec
-        self._is_allowed = is_allowed
 
     async def inspect(self, caller: Caller, request: InspectionRequest) -> AsyncGenerator[Inspected]:
         """Yields the state where the reading starts, then after each token. `caller` names the session, or none for
@@ -105,7 +105,7 @@ class Inspection:
 
     def _check(self, caller: Caller, request: InspectionRequest) -> tuple[int, ...]:
         """Returns the places of the tensors to show, in the order of the request."""
-        if not self._is_allowed:
+        if not self.is_allowed:
             text = "this server does not show states; its setting inspect=true allows it"
             raise PermissionDenied(text, setting="inspect")
         if not caller.session_id and request.point != Point():

@@ -12,6 +12,7 @@ import pytest
 from tests.bounds import make_bounds, make_limits
 from tests.bundles import Sizes, write_bundle
 from tests.fakes import GatedModel, ToyModel, byte_tokenizer
+from tests.server.sessions.held_streams import holding
 from tests.server.sessions.service_turns import ANN, score, settle
 from tests.server.sessions.session_calls import feed
 from tests.worlds import Plan, World, running_world
@@ -103,7 +104,7 @@ async def test_a_token_is_rated_as_in_scoring() -> None:
 
 
 async def test_the_session_stays_as_it_is() -> None:
-    """Its row, with revision and times, and all that the store has of it; also where a stream holds it."""
+    """Its row, with revision and times, and all that the store has of it."""
     async with inspecting() as world:
         await world.open()
         await feed(world, 3)
@@ -111,6 +112,17 @@ async def test_the_session_stays_as_it_is() -> None:
         world.clock.advance(5)
         await inspect(world, InspectionRequest("abc"))
         assert await world.hold() == before
+
+
+async def test_a_stream_that_holds_the_session_notices_nothing() -> None:
+    """Its turns are in what is read, and it goes on as before."""
+    async with holding(1, Plan(settings=ON)) as (world, (stream,)):
+        assert stream.holds
+        moments = await inspect(world, InspectionRequest((5,)), Caller("ann", "0"))
+        assert same(moments[1].values, world.oracle.feed(world.oracle.start(), (1, 2, 5)))
+        assert await stream.say(7) == 3
+        moments = await inspect(world, InspectionRequest(), Caller("ann", "0"))
+        assert same(moments[0].values, world.oracle.feed(world.oracle.start(), (1, 2, 7)))
 
 
 async def test_the_reading_starts_at_any_retained_point() -> None:

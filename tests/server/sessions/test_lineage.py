@@ -7,6 +7,7 @@ import pytest
 
 from carousel.errors import InvalidRequest, SessionDeleted
 from carousel.sessions import lineage
+from carousel.sessions.ledger import Origin
 from carousel.sessions.lineage import MAX_SESSIONS, Lineage, read_lineage
 from carousel.sessions.operations import History, SessionOperations
 from carousel.sessions.pages import Page
@@ -19,6 +20,7 @@ class FakeOperations:
     def __init__(self, **kinds: str) -> None:
         self.kinds = kinds
         self.num_waiting = 0
+        self.origins: dict[str, Origin] = {}
 
     async def list_page(self, owner: str, size: int, token: str) -> Page:
         return Page([Row(name, owner, 1, 0, 7, 0.0, 0.0, 0.0) for name in self.kinds], f"after {size} {token}")
@@ -32,7 +34,9 @@ class FakeOperations:
                 await asyncio.Event().wait()
             finally:
                 self.num_waiting -= 1
-        return History(Row(session_id, owner, 1, 2, 9, 0.0, 0.0, 0.0), (3, 9), {"mark": 3})
+        return History(
+            Row(session_id, owner, 1, 2, 9, 0.0, 0.0, 0.0), (3, 9), {"mark": 3}, self.origins.get(session_id)
+        )
 
 
 async def read(operations: FakeOperations, size: int = 0, token: str = "") -> Lineage:
@@ -55,6 +59,14 @@ async def test_a_running_turn_is_not_waited_for(monkeypatch: pytest.MonkeyPatch)
 async def test_a_session_that_ends_meanwhile_is_left_out() -> None:
     found = await read(FakeOperations(a="deleted", b="rest"))
     assert [one.row.id for one in found.histories] == ["b"]
+
+
+async def test_a_parent_is_the_one_that_was_forked() -> None:
+    """Not another session that has its name by now; one out of sight is told as it is."""
+    operations = FakeOperations(a="rest", b="rest", c="rest", d="rest")
+    operations.origins = {"b": Origin("a", 1, 3), "c": Origin("a", 2, 3), "d": Origin("gone", 5, 3)}
+    found = await read(operations)
+    assert [one.origin for one in found.histories] == [None, Origin("a", 1, 3), None, Origin("gone", 5, 3)]
 
 
 async def test_a_page_has_a_bound() -> None:

@@ -101,5 +101,9 @@ def of_row(row: Row, durable_position: int) -> dict[str, Any]:
 
 
 def of_history(history: History, durable_position: int) -> dict[str, Any]:
-    past = {"positions": list(history.positions), "checkpoints": history.marks}
-    return of_row(history.row, durable_position) | past
+    origin = history.origin
+    return of_row(history.row, durable_position) | {
+        "positions": list(history.positions),
+        "checkpoints": history.marks,
+        "origin": {"session_id": origin.session_id, "position": origin.position} if origin is not None else None,
+    }

@@ -57,7 +57,7 @@ export function startHealth(model) {
   }
 
   function showLatency(now) {
-    const head = make("tr", {}, ...["", "median", "99 %", "count"].map((one) => make("th", { scope: "col" }, one)));
+    const head = make("tr", {}, ...["Of", "median", "99 %", "count"].map((one) => make("th", { scope: "col" }, one)));
     const rows = Object.entries(LATENCIES).map(([name, label]) => {
       const all = now.histograms[name];
       const since = before ? all.map(([bound, count], index) => [bound, count - (before.histograms[name][index]?.[1] ?? 0)]) : all;

@@ -131,7 +131,7 @@ export function startSurprise(model) {
       const index = first + offset;
       return make("div", { class: "heat-line", role: "group", "aria-label": `line ${index + 1}` }, ...line.tokens.map((token, at) => make("span", {
         id: `heat-${index}-${at}`, role: "option", "aria-selected": "false", class: `heat-${level(token.bits)}`,
-        "data-line": index, "data-token": at,
+        "data-line": index, "data-token": at, "aria-label": token.text.trim() ? null : visible(token.text),
       }, token.text || visible(token.text))));
     }));
     find("heat-earlier").hidden = first === 0;

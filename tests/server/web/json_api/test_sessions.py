@@ -107,6 +107,7 @@ async def test_the_tree_has_the_pasts_of_all_sessions(http: httpx.AsyncClient, t
     one, other = (await ask(http, "GET", "/tree"))["sessions"]
     assert one == await ask(http, "GET", "/sessions/tale/history")
     assert (other["session_id"], other["positions"], other["checkpoints"]) == ("left", [3], {})
+    assert (one["origin"], other["origin"]) == (None, {"session_id": "tale", "position": 3})
     assert other["create_time"] >= one["create_time"]
 
 
