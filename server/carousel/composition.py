@@ -34,7 +34,6 @@ from carousel.state.selection import make_store, store_limits
 from carousel.state.store import SessionStore
 from carousel.traces import NoTraces, Traces
 from carousel.web.app import WebServer, make_app
-from carousel.web.openai.app import make_openai_app
 
 _HELD_BYTES = 2**26  # for the rows of sessions that streams hold
 
@@ -57,7 +56,7 @@ class Parts:
     calls: Calls
     rpc: RpcServer
     web: WebServer
-    openai: WebServer
+    openai: WebServer | None  # where there is an address for it
     watch: LoopWatch
 
 
@@ -94,7 +93,11 @@ def compose(bundle_directory: Path, settings: Settings, *, is_worker: bool) -> P
         calls=calls,
         rpc=rpc,
         web=WebServer(make_app(registry, readiness, calls.admit)),
-        openai=_make_openai(sessions, calls, settings),
+        openai=(
+            _make_front(sessions, manifest, model.provider, calls, registry, settings)
+            if settings.openai_listen
+            else None
+        ),
         watch=LoopWatch(metrics.loop_lagged, settings.slow_handler_seconds),
     )
 
@@ -130,15 +133,32 @@ def _make_rpc(
 ) -> RpcServer:
     description = convert.from_manifest(manifest, provider, settings)
     language_model = LanguageModelServicer(sessions.turns, description, calls)
-    life = SessionsServicer(sessions.turns, sessions.operations, calls)
+    life = SessionsServicer(sessions.turns, sessions.operations, sessions.inspection, calls)
     return RpcServer(language_model, life, calls.admit, ConnectionBounds.of(settings), shares_port=shares_port)
 
 
-def _make_openai(sessions: SessionService, calls: Calls, settings: Settings) -> WebServer:
-    app = make_openai_app(
-        sessions.turns, sessions.operations, calls, settings.max_message_bytes, settings.openai_hosts, int(time.time())
+def _make_front(
+    sessions: SessionService,
+    manifest: Manifest,
+    provider: str,
+    calls: Calls,
+    registry: CollectorRegistry,
+    settings: Settings,
+) -> WebServer:
+    from carousel.web.front import make_front  # servers without the address start sooner
+    from carousel.web.json_api import shapes
+
+    front = make_front(
+        sessions,
+        calls,
+        registry,
+        shapes.of_model(manifest, provider, settings),
+        max_bytes=settings.max_message_bytes,
+        hosts=settings.openai_hosts,
+        started=int(time.time()),
+        has_page=settings.page,
     )
-    return WebServer(app)
+    return WebServer(front)
 
 
 def _make_ends(settings: Settings, model: str, metrics: Metrics) -> CallEnds:

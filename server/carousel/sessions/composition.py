@@ -13,7 +13,9 @@ from carousel.sessions.carried import CarriedSequences
 from carousel.sessions.carried_room import CARRIER_BYTES, CarriedRoom
 from carousel.sessions.checks import Limits
 from carousel.sessions.creation import Creation
+from carousel.sessions.encoding import Encoder
 from carousel.sessions.events import EventHub
+from carousel.sessions.inspection import Inspection
 from carousel.sessions.ledger import Ledger, Retention
 from carousel.sessions.lineages import Lineages
 from carousel.sessions.many import ManyBounds
@@ -34,12 +36,13 @@ from carousel.turns import Snapshot
 
 @dataclass(frozen=True, slots=True)
 class SessionService:
-    """The parts that serve sessions. `turns` and `operations` are for transports, the rest for the composition root."""
+    """The parts that serve sessions. `turns`, `operations` and `inspection` are for transports, the rest for the
+    composition root."""
 
     turns: Sessions
     operations: SessionOperations
+    inspection: Inspection
     sequences: SequenceSource
-    lineages: Lineages
     access: SessionAccess
     residents: Residents
     carried: CarriedSequences
@@ -76,7 +79,7 @@ def make_sessions(
     ledger, order = Ledger(Retention.of(settings)), TurnOrder(settings.max_turns_per_session)
     codec = SnapshotCodec(manifest.state, manifest.digest, manifest.hidden_size)
     sealer = _make_sealer(settings, manifest)
-    snapshot_bytes, evicts = codec.max_bytes(settings.penalty_window), settings.when_full == "evict"
+    size, evicts = codec.max_bytes(settings.penalty_window), settings.when_full == "evict"
 
     def make_kit() -> Kit:  # called after the engine's start
         return Kit(engine.columns, ledger, codec, tokenizer, settings.penalty_window)
@@ -85,24 +88,13 @@ def make_sessions(
         return engine.start_snapshot
 
     residents = Residents(engine, make_kit, store, order, clock, is_enabled=evicts)
-    room = room or CarriedRoom(settings.max_carried_bytes, snapshot_bytes + CARRIER_BYTES, evicts=evicts)
+    room = room or CarriedRoom(settings.max_carried_bytes, size + CARRIER_BYTES, evicts=evicts)
     carried = CarriedSequences(engine, make_kit, codec, room)
     access = SessionAccess(store, order, residents)
     hub = EventHub(owner_limits or settings.owner_limits)
     creation = Creation(store, residents, hub, metrics)
     operations = SessionOperations(
-        access,
-        store,
-        residents,
-        ledger,
-        codec,
-        sealer,
-        hub,
-        creation,
-        metrics,
-        clock,
-        snapshot_bytes=snapshot_bytes,
-        start=start,
+        access, store, residents, ledger, codec, sealer, hub, creation, metrics, clock, snapshot_bytes=size, start=start
     )
     sequences = SequenceSource(
         access,
@@ -111,15 +103,21 @@ def make_sessions(
         sealer,
         tokenizer,
         clock,
-        snapshot_bytes=snapshot_bytes,
+        snapshot_bytes=size,
         seal_seconds=settings.seal_seconds,
         start=start,
     )
-    lineages = Lineages(access, ledger, codec, sequences, creation, snapshot_bytes=snapshot_bytes, start=start)
+    lineages = Lineages(access, ledger, codec, sequences, creation, snapshot_bytes=size, start=start)
     limits, many_bounds = Limits.of(settings), ManyBounds.of(settings)
-    turns = Sessions(manifest, tokenizer, engine, sequences, lineages, residents, carried, limits, many_bounds, metrics)
+    encoder = Encoder(tokenizer, limits, manifest.vocabulary_size)
+    turns = Sessions(
+        manifest, tokenizer, engine, sequences, lineages, residents, carried, limits, many_bounds, metrics, encoder
+    )
+    inspection = Inspection(
+        manifest.state, tokenizer, encoder, engine, access, ledger, codec, is_allowed=settings.inspect
+    )
     return SessionService(
-        turns, operations, sequences, lineages, access, residents, carried, ledger, codec, sealer, store, clock
+        turns, operations, inspection, sequences, access, residents, carried, ledger, codec, sealer, store, clock
     )
 
 

@@ -18,11 +18,11 @@ from carousel.sessions.access import SessionAccess
 from carousel.sessions.answers import GenerationAnswer, Record, answer_room, fingerprint, read_record, write_record
 from carousel.sessions.creation import Creation
 from carousel.sessions.deeds import derive_id, draw_id
-from carousel.sessions.ledger import Ledger
+from carousel.sessions.ledger import Ledger, Origin
 from carousel.sessions.requests import Caller, GenerationRequest, Lineage, Receipt, Standing, Waypoint
 from carousel.sessions.sequence_source import Outcome, SequenceSource, TurnSequence
 from carousel.state.codec import SnapshotCodec
-from carousel.state.store import Held, Row
+from carousel.state.store import Birth, Held, Row
 from carousel.turns import Snapshot
 
 _RECORD_BYTES = 256  # besides the answer: ids, fingerprints
@@ -125,54 +125,68 @@ class Lineages:
         if caller.session_id:
             held = await stack.enter_async_context(self._access.hold(caller.owner, caller.session_id, plan.room))
             return self._sequences.hold_session(caller, held, plan.mark, plan.max_answer_bytes)
-        if lineage.after is None or (plan.is_repeatable and await self._is_founded(plan)):
-            return await self._found(stack, plan, self._start())
+        if lineage.after is None:
+            return await self._found(stack, plan, self._start(), None)
+        if plan.is_repeatable and await self._is_founded(plan) and (found := await self._repeat(stack, plan)):
+            return found
+        await stack.aclose()  # one session at a time: two could wait for each other
         held = await stack.enter_async_context(self._hold(caller.owner, lineage.after, plan.room))
         is_applied = self._ledger.is_used(held, caller.request_id)
         if is_applied or self._ledger.is_newest(held, lineage.after.revision):
             return self._sequences.hold_session(caller, held, plan.mark, plan.max_answer_bytes)
         start = self._locate(held, lineage.after)
         await stack.aclose()  # the turn on the new session does not keep others from this one
-        return await self._found(stack, plan, start)
+        origin = Origin(lineage.after.session_id, lineage.after.incarnation, start.position)
+        return await self._found(stack, plan, start, origin)
 
     async def _is_founded(self, plan: _Plan) -> bool:
         return isinstance(await self._access.read(plan.caller.owner, plan.new_id), Row)
 
-    async def _found(self, stack: contextlib.AsyncExitStack, plan: _Plan, start: Snapshot) -> TurnSequence:
-        """Returns the sequence of a turn that makes a session at its end, or the recorded answer of one that has."""
-        caller = plan.caller
-        assert caller.lineage is not None
-        if plan.is_repeatable:
-            scope = self._access.hold_or_vacant(caller.owner, plan.new_id, plan.room)
-            held = await stack.enter_async_context(scope)
-            if held is not None:
-                return self._find_founded(plan, held)
-        caller.lineage.check_founding()
-        incarnation = secrets.randbits(62)
-        receipt = Receipt(Waypoint(plan.new_id, incarnation, 0), caller.lineage.memo)
-
-        async def save(outcome: Outcome) -> Standing:
-            row = await self._create(plan, incarnation, self._sequences.encode(start, outcome), outcome)
-            return Standing(row.position, self._access.durable_position(row))
-
-        standing = Standing(start.position, 0)
-        return TurnSequence(start, True, None, standing, save, plan.max_answer_bytes, receipt)
-
-    def _find_founded(self, plan: _Plan, held: Held) -> TurnSequence:
+    async def _repeat(self, stack: contextlib.AsyncExitStack, plan: _Plan) -> TurnSequence | None:
+        """Returns the recorded answer if an attempt of the request has made its session. Otherwise nothing but that
+        session's id is held: no other attempt here runs meanwhile."""
+        scope = self._access.hold_or_vacant(plan.caller.owner, plan.new_id, plan.room)
+        held = await stack.enter_async_context(scope)
+        if held is None:
+            return None
         if not self._ledger.is_used(held, plan.caller.request_id):
             text = f"request {plan.caller.request_id} was applied; its answer is no longer kept"
             raise AnswerGone(text, position=str(held.row.position))
         return self._sequences.hold_session(plan.caller, held, plan.mark, plan.max_answer_bytes)
 
-    async def _create(self, plan: _Plan, incarnation: int, blob: bytes, outcome: Outcome) -> Row:
-        caller = plan.caller
-        assert caller.lineage is not None
+    async def _found(
+        self, stack: contextlib.AsyncExitStack, plan: _Plan, start: Snapshot, origin: Origin | None
+    ) -> TurnSequence:
+        """Returns the sequence of a turn that makes a session at its end, or the recorded answer of one that has."""
+        lineage = plan.caller.lineage
+        assert lineage is not None
+        if plan.is_repeatable and (found := await self._repeat(stack, plan)):
+            return found
+        lineage.check_founding()
+        incarnation = secrets.randbits(62)
+        receipt = Receipt(Waypoint(plan.new_id, incarnation, 0), lineage.memo)
+
+        async def save(outcome: Outcome) -> Standing:
+            birth = self._make_birth(plan, incarnation, origin, self._sequences.encode(start, outcome), outcome)
+            row = await self._create(plan, birth)
+            return Standing(row.position, self._access.durable_position(row))
+
+        standing = Standing(start.position, 0)
+        return TurnSequence(start, True, None, standing, save, plan.max_answer_bytes, receipt)
+
+    def _make_birth(
+        self, plan: _Plan, incarnation: int, origin: Origin | None, snapshot: bytes, outcome: Outcome
+    ) -> Birth:
+        caller, lineage = plan.caller, plan.caller.lineage
+        assert lineage is not None
         answer = b""
         if outcome.answer is not None and plan.max_answer_bytes:
-            answer = write_record(Record(plan.mark, outcome.answer, caller.lineage.memo))
-        birth = self._ledger.open(plan.new_id, caller.owner, incarnation, blob, caller.request_id, answer)
+            answer = write_record(Record(plan.mark, outcome.answer, lineage.memo))
+        return self._ledger.open(plan.new_id, caller.owner, incarnation, snapshot, origin, caller.request_id, answer)
+
+    async def _create(self, plan: _Plan, birth: Birth) -> Row:
         try:
-            with caller.timeline.measure("store"):
+            with plan.caller.timeline.measure("store"):
                 (row,) = await self._creation.create([birth])
         except SessionExists:
             raise SessionMoved("another server has just answered this request; repeat it") from None

@@ -103,7 +103,7 @@ def test_an_end_is_forgotten_whose_boundary_is_gone() -> None:
 def test_a_session_can_begin_with_a_turn() -> None:
     """Its first boundary is that turn's end, and the answer is kept while it is not too large."""
     for answer, kept in ((b"x" * 10, b"x" * 10), (b"x" * 11, None)):
-        birth = LEDGER.open("s", "ann", 7, at(4), "r", answer)
+        birth = LEDGER.open("s", "ann", 7, at(4), request_id="r", answer=answer)
         held = Held(opened(4).row, birth.parts)
         assert LEDGER.is_newest(held, 0)
         assert LEDGER.is_used(held, "r")

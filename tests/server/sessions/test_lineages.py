@@ -22,6 +22,7 @@ from carousel.errors import (
     StoreUnavailable,
 )
 from carousel.sessions.deeds import derive_id
+from carousel.sessions.ledger import Origin
 from carousel.sessions.operations import Point
 from carousel.sessions.requests import Caller, GenerationPiece, GenerationRequest, Lineage, Waypoint
 from carousel.state.memory import MemoryStore
@@ -94,6 +95,8 @@ async def test_an_older_end_gets_a_session_of_its_own() -> None:
         assert end_of(fork).session_id != end_of(one).session_id
         assert (fork.tokens, position_of(fork)) == (two.tokens, 10)
         assert (await world.operations.get("ann", end_of(one).session_id)).position == 10
+        origin = (await world.operations.history("ann", end_of(fork).session_id)).origin
+        assert origin == Origin(end_of(one).session_id, end_of(one).incarnation, 5)
         again = await follow(world, end_of(fork))
         assert end_of(again).session_id == end_of(fork).session_id
         assert len(await sessions_of(world)) == 2

@@ -1,43 +1,21 @@
-"""The HTTP interface that OpenAI's clients know, as one application."""
+"""The routes that OpenAI's clients know."""
 
-import json
-from collections.abc import Collection
-from typing import Any
-
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 
 from carousel.sessions.calls import Call, Calls
 from carousel.sessions.operations import SessionOperations
 from carousel.sessions.service import Sessions
+from carousel.web.bodies import parse
+from carousel.web.door import Door, Named, answer_json, request_id_of, session_id_of
 from carousel.web.exchange import Exchange
-from carousel.web.openai import errors
-from carousel.web.openai.bodies import CompletionBody, DetokenizeBody, TokenizeBody, parse
-from carousel.web.openai.completions import JSON_HEADERS, Completions
-from carousel.web.openai.door import Door, Guard, Named, answer_whole, request_id_of, session_id_of
+from carousel.web.openai.bodies import CompletionBody, DetokenizeBody, TokenizeBody
+from carousel.web.openai.chat_bodies import ChatBody
+from carousel.web.openai.chats import Chats
+from carousel.web.openai.completions import Completions
 from carousel.web.openai.responses import Responses
 
 
-def make_openai_app(
-    sessions: Sessions,
-    operations: SessionOperations,
-    calls: Calls,
-    max_bytes: int,
-    hosts: Collection[str],
-    started: int,
-) -> Any:
-    """`max_bytes` bounds a body; `hosts` are the server's names; `started` is when it did, in seconds since 1970."""
-    handlers = Handlers(sessions, operations, calls, started)
-    app = Starlette(
-        routes=make_routes(Door(calls, max_bytes), handlers),
-        exception_handlers={404: _refuse_route, 405: _refuse_route},
-    )
-    return Guard(app, hosts)
-
-
-def make_routes(door: Door, handlers: "Handlers") -> list[Route]:
+def make_openai_routes(door: Door, handlers: "Handlers") -> list[Route]:
     """The paths are those of the table of scopes."""
     responses = handlers.responses
     return [
@@ -51,6 +29,7 @@ def make_routes(door: Door, handlers: "Handlers") -> list[Route]:
         Route("/v1/responses", door.endpoint("/v1/responses", responses.create), methods=["POST"]),
         Route("/v1/responses/{id}", door.endpoint("/v1/responses/{id}", responses.retrieve), methods=["GET"]),
         Route("/v1/responses/{id}", door.endpoint("/v1/responses/{id}", responses.delete), methods=["DELETE"]),
+        Route("/v1/chat/completions", door.endpoint("/v1/chat/completions", handlers.chat), methods=["POST"]),
         Route(
             "/tokenizer_info",
             door.endpoint("/tokenizer_info", handlers.describe_tokenizer, is_counted=False),
@@ -68,46 +47,44 @@ class Handlers:
         self._sessions = sessions
         self.responses = Responses(sessions, operations, calls)
         self._completions = Completions(sessions, operations, calls)
+        self._chats = Chats(sessions)
         self._model = {"id": sessions.manifest.name, "object": "model", "created": started, "owned_by": "carousel"}
 
     async def list_models(self, call: Call, exchange: Exchange, content: bytes) -> None:
-        await _send(call, exchange, {"object": "list", "data": [self._model]})
+        await answer_json(call, exchange, {"object": "list", "data": [self._model]})
 
     async def get_model(self, call: Call, exchange: Exchange, content: bytes) -> None:
         self._sessions.check_model(exchange.request.path_params["model"])
-        await _send(call, exchange, self._model)
+        await answer_json(call, exchange, self._model)
 
     async def complete(self, call: Call, exchange: Exchange, content: bytes) -> None:
         body = parse(CompletionBody, content)
         body = body.model_copy(update={"session_id": session_id_of(exchange, body.session_id)})
         body.check()
-        request_id = request_id_of(exchange, bool(body.session_id))
+        request_id = request_id_of(exchange, body.session_id)
         call.request = call.named = Named(body.session_id, request_id)
         await self._completions.run(call, exchange, body, request_id)
+
+    async def chat(self, call: Call, exchange: Exchange, content: bytes) -> None:
+        body = parse(ChatBody, content)
+        body.model_copy(update={"session_id": session_id_of(exchange, body.session_id)}).check()
+        await self._chats.run(call, exchange, body)
 
     async def describe_tokenizer(self, call: Call, exchange: Exchange, content: bytes) -> None:
         """Says which text stands before every sequence, for clients that score texts without a context."""
         tokenizer = self._sessions.tokenizer
         start = tokenizer.decode([tokenizer.start_id])
-        await _send(call, exchange, {"tokenizer_class": str(tokenizer.kind), "eos_token": start, "bos_token": start})
+        await answer_json(
+            call, exchange, {"tokenizer_class": str(tokenizer.kind), "eos_token": start, "bos_token": start}
+        )
 
     async def tokenize(self, call: Call, exchange: Exchange, content: bytes) -> None:
         body = parse(TokenizeBody, content)
         self._sessions.check_model(body.model)
         ids = await self._sessions.tokenize(call.owner, body.prompt)
-        await _send(call, exchange, {"tokens": ids, "count": len(ids)})
+        await answer_json(call, exchange, {"tokens": ids, "count": len(ids)})
 
     async def detokenize(self, call: Call, exchange: Exchange, content: bytes) -> None:
         body = parse(DetokenizeBody, content)
         self._sessions.check_model(body.model)
-        await _send(call, exchange, {"prompt": await self._sessions.detokenize(call.owner, body.tokens)})
-
-
-async def _send(call: Call, exchange: Exchange, content: Any) -> None:
-    await answer_whole(call, exchange, json.dumps(content).encode(), JSON_HEADERS)
-
-
-async def _refuse_route(request: Request, error: Exception) -> Response:
-    text = f"there is no {request.method} {request.url.path} here; see /v1/models, /v1/completions and /v1/responses"
-    status, content, headers = errors.refusal(404, text, "not_found")
-    return Response(content, status, headers)
+        await answer_json(call, exchange, {"prompt": await self._sessions.detokenize(call.owner, body.tokens)})

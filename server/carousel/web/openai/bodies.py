@@ -1,68 +1,44 @@
-"""The bodies of requests, in OpenAI's names. Null means the default. What is not known is refused.
+"""The bodies of requests, in OpenAI's names.
 
 Source: OpenAI's API reference for completions; `top_k`, `min_p`, `repetition_penalty` and `stop_token_ids` as vLLM has
 them; `session_id` and `expected_position` are our own.
 """
 
-import json
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import Field
 
 from carousel.errors import InvalidRequest
 from carousel.sessions import checks
 from carousel.sessions.requests import Input
 from carousel.turns import SamplingOptions
+from carousel.web.bodies import Body, Count, Counts, Texts
 
 MAX_PROMPTS = 128
-_MAX_KEY = 100  # of an unknown key, in an error
-_MAX_PROBLEMS = 1000  # to look at
 _PLAIN = SamplingOptions()
 
-Count = Annotated[int, Field(ge=0, lt=2**31)]
-Counts = Annotated[list[Count], Field(fail_fast=True)]  # a body of a megabyte would have a million errors
 Ids = Annotated[Counts, Field(min_length=1)]
-Texts = Annotated[list[str], Field(fail_fast=True)]
 IdKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]  # one spelling for each id
 Prompt = str | Ids | Texts | Annotated[list[Ids], Field(fail_fast=True)]
-Body = TypeVar("Body", bound=BaseModel)
 
 
-class StrictBody(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _leave_nulls_out(cls, values: Any) -> Any:
-        return (
-            {key: value for key, value in values.items() if value is not None} if isinstance(values, dict) else values
-        )
-
-
-class StreamOptions(StrictBody):
+class StreamOptions(Body):
     include_usage: bool = False
     include_obfuscation: bool = False  # of no use here
 
 
-class CompletionBody(StrictBody):
-    """POST /v1/completions."""
+class GenerationBody(Body):
+    """What the bodies of completions and of chats have alike."""
 
     model: str = ""
-    prompt: Prompt = ""
-    max_tokens: Count = 16
     temperature: float = 1.0
     top_p: float = 1.0
     n: Count = 1
-    best_of: Count | None = None
     stop: str | Texts = ()  # type: ignore[assignment]
     seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
     logit_bias: dict[IdKey, float] = Field(default_factory=dict)
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
-    logprobs: Count | None = None
-    echo: bool = False
-    suffix: str = ""
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: str = ""  # read and left alone
@@ -70,6 +46,46 @@ class CompletionBody(StrictBody):
     min_p: float = _PLAIN.min_p
     repetition_penalty: float = _PLAIN.repetition_penalty
     stop_token_ids: Counts = Field(default_factory=list)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def has_usage_event(self) -> bool:
+        return self.stream and self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def sampling(self) -> SamplingOptions:
+        return SamplingOptions(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            logit_bias=tuple(sorted((int(key), bias) for key, bias in self.logit_bias.items())),
+            seed=self.seed,
+        )
+
+    def check(self) -> None:
+        """Raises InvalidRequest for what no other layer knows, and for what is made before another layer looks."""
+        if not 1 <= self.n <= checks.MAX_BRANCHES:
+            raise InvalidRequest("n", f"must be from 1 to {checks.MAX_BRANCHES}, not {self.n}")
+        if self.stream_options is not None and not self.stream:
+            raise InvalidRequest("stream_options", "is for stream=true")
+
+
+class CompletionBody(GenerationBody):
+    """POST /v1/completions."""
+
+    prompt: Prompt = ""
+    max_tokens: Count = 16
+    best_of: Count | None = None
+    logprobs: Count | None = None
+    echo: bool = False
+    suffix: str = ""
     session_id: str = ""
     expected_position: Annotated[int, Field(ge=0, lt=2**63)] | None = None
 
@@ -81,18 +97,8 @@ class CompletionBody(StrictBody):
             given = [given]
         return [one if isinstance(one, str) else tuple(one) for one in given]
 
-    @property
-    def stops(self) -> tuple[str, ...]:
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-
-    @property
-    def biases(self) -> tuple[tuple[int, float], ...]:
-        return tuple(sorted((int(key), bias) for key, bias in self.logit_bias.items()))
-
     def check(self) -> None:
-        """Raises InvalidRequest for what no other layer knows, and for what is made before another layer looks."""
-        if not 1 <= self.n <= checks.MAX_BRANCHES:
-            raise InvalidRequest("n", f"must be from 1 to {checks.MAX_BRANCHES}, not {self.n}")
+        super().check()
         if self.logprobs is not None and self.logprobs > checks.MAX_LOG_PROBABILITIES:
             raise InvalidRequest("logprobs", f"must be from 0 to {checks.MAX_LOG_PROBABILITIES}, not {self.logprobs}")
         if self.suffix:
@@ -107,11 +113,9 @@ class CompletionBody(StrictBody):
             raise InvalidRequest("prompt", "a session takes one prompt at a time")
         if self.session_id and self.echo and self.logprobs is not None:
             raise InvalidRequest("echo", "with logprobs it is for prompts without a session")
-        if self.stream_options is not None and not self.stream:
-            raise InvalidRequest("stream_options", "is for stream=true")
 
 
-class TokenizeBody(StrictBody):
+class TokenizeBody(Body):
     """POST /tokenize, as lm-evaluation-harness asks. No token is special here."""
 
     prompt: str
@@ -119,48 +123,8 @@ class TokenizeBody(StrictBody):
     model: str = ""
 
 
-class DetokenizeBody(StrictBody):
+class DetokenizeBody(Body):
     """POST /detokenize."""
 
     tokens: Counts
     model: str = ""
-
-
-def parse(body: type[Body], content: bytes) -> Body:
-    """Raises InvalidRequest, which names the first wrong field."""
-    try:
-        text = content.decode("utf-8-sig")
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest("body", "is not JSON") from error
-    if "\\u" in text and isinstance(values, dict):  # only escapes make surrogates
-        _check_texts(values)
-    try:
-        return body.model_validate(values)
-    except ValidationError as error:
-        if error.error_count() > _MAX_PROBLEMS:
-            raise InvalidRequest("body", f"has more than {_MAX_PROBLEMS} wrong values") from None
-        problem = _first_problem(error)
-        field = _shorten(str(problem["loc"][0])) if problem["loc"] else "body"
-        is_unknown = problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1
-        raise InvalidRequest(field, "is not a parameter of this call" if is_unknown else problem["msg"]) from error
-
-
-def _first_problem(error: ValidationError) -> ErrorDetails:
-    """Returns the deepest problem of the first wrong field: of several forms, the value has the one that fits best."""
-    problems = error.errors(include_url=False, include_input=False)
-    return max((one for one in problems if one["loc"][:1] == problems[0]["loc"][:1]), key=lambda one: len(one["loc"]))
-
-
-def _check_texts(values: dict[str, Any]) -> None:
-    """Raises InvalidRequest for half of a surrogate pair: no text of ours has it."""
-    for key, value in values.items():
-        try:
-            json.dumps({key: value}, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            field = _shorten(key.encode(errors="replace").decode())
-            raise InvalidRequest(field, "has half of a surrogate pair") from error
-
-
-def _shorten(key: str) -> str:
-    return key if len(key) <= _MAX_KEY else f"{key[:_MAX_KEY]}..."

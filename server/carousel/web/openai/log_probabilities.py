@@ -1,4 +1,5 @@
-"""`logprobs` of a completion, in lists that are as long as the tokens: texts, log-probabilities, alternatives, offsets.
+"""`logprobs` of a completion, in lists that are as long as the tokens: texts, log-probabilities, alternatives, offsets;
+and of a chat, one list of all these.
 
 Two tokens of other bytes never share a text: bytes that are no text of their own are spelled `bytes:\\xNN`.
 """
@@ -9,6 +10,7 @@ from typing import Any
 from carousel.bundle.tokenizer import TextDecoder, Tokenizer
 from carousel.sessions.requests import ScoredToken
 from carousel.turns import Candidate, Generated
+from carousel.web.spelling import spell
 
 
 class LogProbabilities:
@@ -50,10 +52,20 @@ class LogProbabilities:
         return top | {spell(self._tokenizer, index): log_probability}
 
 
-def spell(tokenizer: Tokenizer, index: int) -> str:
-    """Returns the token's text, or its bytes where they are no text."""
+def list_contents(tokenizer: Tokenizer, tokens: Iterable[Generated], num_top: int) -> list[dict[str, Any]]:
+    """Returns what a chat tells of its tokens. The alternatives are the likeliest, without the chosen one where it is
+    none of them."""
+    return [
+        _describe(tokenizer, one.id, one.log_probability or 0.0)
+        | {
+            "top_logprobs": [
+                _describe(tokenizer, other.id, other.log_probability) for other in one.candidates[:num_top]
+            ]
+        }
+        for one in tokens
+    ]
+
+
+def _describe(tokenizer: Tokenizer, index: int, log_probability: float) -> dict[str, Any]:
     content = tokenizer.token_bytes(index)
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{one:02x}" for one in content)
+    return {"token": spell(tokenizer, index), "logprob": log_probability, "bytes": list(content)}

@@ -1,4 +1,4 @@
-"""Where the text that a model reads is made from what a caller says. A model without a chat template knows no roles: it
+"""Where the text of a response is made from what a caller says. Without a chat template there are no roles: the model
 continues text."""
 
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from carousel.errors import InvalidRequest
 from carousel.records import record
 
-_NO_TEMPLATE = "this model continues text and has no chat template"
+_NO_TEMPLATE = "a response continues text and uses no chat template"
 
 
 @record(frozen=True, slots=True)

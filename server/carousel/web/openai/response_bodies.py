@@ -13,7 +13,7 @@ from pydantic import Field
 from carousel.errors import InvalidRequest
 from carousel.sessions.requests import GenerationRequest
 from carousel.turns import SamplingOptions
-from carousel.web.openai.bodies import Count, Counts, StrictBody, Texts
+from carousel.web.bodies import Body, Count, Counts, Texts
 from carousel.web.openai.prompts import Message, text_of
 
 _PLAIN = SamplingOptions()
@@ -30,7 +30,7 @@ Value = Annotated[str, Field(max_length=512)]
 Name = Annotated[str, Field(max_length=512)]  # also of what only OpenAI knows
 
 
-class TextPart(StrictBody):
+class TextPart(Body):
     """A part of a message. `text` is how LangChain spells an `input_text`."""
 
     type: Literal["input_text", "output_text", "text"]
@@ -39,7 +39,7 @@ class TextPart(StrictBody):
     logprobs: list[Any] = Field(default_factory=list)
 
 
-class MessageItem(StrictBody):
+class MessageItem(Body):
     """A message, as callers write it or as an answer had it."""
 
     role: Literal["user", "assistant", "system", "developer"]
@@ -56,24 +56,24 @@ class MessageItem(StrictBody):
         return Message(self.role, text)
 
 
-class ConversationName(StrictBody):
+class ConversationName(Body):
     id: Name
 
 
-class TextFormat(StrictBody):
+class TextFormat(Body):
     type: Literal["text"] = "text"
 
 
-class TextOptions(StrictBody):
+class TextOptions(Body):
     format: TextFormat = TextFormat()
     verbosity: Literal["medium"] = "medium"
 
 
-class ResponseStreamOptions(StrictBody):
+class ResponseStreamOptions(Body):
     include_obfuscation: bool = False  # of no use here
 
 
-class ResponseBody(StrictBody):
+class ResponseBody(Body):
     """POST /v1/responses."""
 
     model: str = ""

@@ -4,7 +4,6 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from functools import partial
-from typing import Any
 
 from carousel.errors import InvalidRequest
 from carousel.records import record
@@ -21,20 +20,21 @@ from carousel.sessions.requests import (
 )
 from carousel.sessions.service import Sessions
 from carousel.turns import FinishReason
+from carousel.web.bodies import parse
+from carousel.web.door import Named, answer_json, key_of, session_id_of
 from carousel.web.exchange import Exchange, end, head, part
-from carousel.web.openai import errors
-from carousel.web.openai.bodies import parse
-from carousel.web.openai.completions import JSON_HEADERS, STREAM_HEADERS
-from carousel.web.openai.door import Named, answer_whole, request_id_of, session_id_of
+from carousel.web.json_errors import Terms
+from carousel.web.openai.answers import STREAM_HEADERS
+from carousel.web.openai.names import PARAMS
 from carousel.web.openai.opening import SessionOpening
 from carousel.web.openai.response_bodies import ResponseBody
 from carousel.web.openai.response_events import ResponseEvents
 from carousel.web.openai.response_ids import read_id
 from carousel.web.openai.response_objects import ResponseObject, write_memo
 
-_PARAMS = errors.PARAMS | {"input": "input", "max_tokens": "max_output_tokens", "session_id": "conversation"}
-_PREVIOUS = errors.Terms(_PARAMS, "previous_response_not_found", "previous_response_id")
-_NAMED = errors.Terms(_PARAMS, "response_not_found", "response_id")
+_PARAMS = PARAMS | {"input": "input", "max_tokens": "max_output_tokens", "session_id": "conversation"}
+_PREVIOUS = Terms(_PARAMS, "previous_response_not_found", "previous_response_id")
+_NAMED = Terms(_PARAMS, "response_not_found", "response_id")
 
 
 @record(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Responses:
 
     async def create(self, call: Call, exchange: Exchange, content: bytes) -> None:
         """Answers in one piece or as a stream."""
-        exchange.spell = errors.Terms(_PARAMS).to_body
+        exchange.spell = Terms(_PARAMS).to_body
         asked = self._read(call, exchange, parse(ResponseBody, content))
         if asked.caller.session_id:
             await self._opening.ensure(call, asked.caller, partial(self._check, asked))
@@ -79,7 +79,7 @@ class Responses:
         call.named = Named(waypoint.session_id)  # not the request's: nothing is written
         answer, memo = await self._sessions.recall(call.owner, waypoint)
         response = ResponseObject(self._model, call.owner, Receipt(waypoint, memo))
-        await _send(call, exchange, response.done(answer.text, answer.end))
+        await answer_json(call, exchange, response.done(answer.text, answer.end))
 
     async def delete(self, call: Call, exchange: Exchange, content: bytes) -> None:
         """Ends the session that stands at the response. Of an older one, forgets the response alone."""
@@ -88,7 +88,7 @@ class Responses:
         waypoint = read_id(call.owner, response_id)
         call.request = call.named = Named(waypoint.session_id)
         await self._sessions.forget(call.owner, waypoint)
-        await _send(call, exchange, {"id": response_id, "object": "response", "deleted": True})
+        await answer_json(call, exchange, {"id": response_id, "object": "response", "deleted": True})
 
     def _read(self, call: Call, exchange: Exchange, body: ResponseBody) -> _Asked:
         """Returns what is asked for. Raises InvalidRequest, ModelNotFound, or SessionNotFound for an id that is none of
@@ -104,7 +104,7 @@ class Responses:
         if body.previous_response_id:
             exchange.spell = _PREVIOUS.to_body
             after = read_id(call.owner, body.previous_response_id)
-        request_id = request_id_of(exchange, body.store)
+        request_id = key_of(exchange) if body.store else ""
         call.named = Named(session_id if after is None else after.session_id, request_id)
         if body.store:
             call.request = call.named
@@ -127,7 +127,7 @@ class Responses:
         assert piece.end is not None
         response = self._begin(call, piece.receipt)
         _note(call, piece.end)
-        await _send(call, exchange, response.done("".join(texts), piece.end))
+        await answer_json(call, exchange, response.done("".join(texts), piece.end))
 
     async def _stream(self, call: Call, exchange: Exchange, pieces: AsyncIterator[GenerationPiece]) -> None:
         """The head waits for the first piece: a refusal before it has a status of its own."""
@@ -147,8 +147,9 @@ class Responses:
 
     async def _begin_stream(self, call: Call, exchange: Exchange, events: ResponseEvents) -> None:
         spell = exchange.spell
+        assert spell is not None
         exchange.is_stream = True
-        exchange.last_words = lambda error: events.fail(json.loads((spell or errors.to_body)(error))["error"])
+        exchange.last_words = lambda error: events.fail(json.loads(spell(error))["error"])
         await call.write(exchange, head(200, STREAM_HEADERS))
         await call.write(exchange, part(events.begin()))
 
@@ -162,7 +163,3 @@ def _note(call: Call, end: GenerationEnd) -> None:
     reason = "stop" if end.reason in (FinishReason.STOP, FinishReason.STOP_ID) else "length"
     call.facts |= {"num_input_tokens": end.num_input_tokens, "num_generated_tokens": end.num_generated_tokens}
     call.facts["finish_reason"] = reason
-
-
-async def _send(call: Call, exchange: Exchange, content: dict[str, Any]) -> None:
-    await answer_whole(call, exchange, json.dumps(content).encode(), JSON_HEADERS)

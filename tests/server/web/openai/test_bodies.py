@@ -7,7 +7,8 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from carousel.errors import InvalidRequest
-from carousel.web.openai.bodies import CompletionBody, DetokenizeBody, parse
+from carousel.web.bodies import parse
+from carousel.web.openai.bodies import CompletionBody, DetokenizeBody
 from carousel.web.openai.response_bodies import ResponseBody
 
 MANY = 2000

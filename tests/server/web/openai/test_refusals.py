@@ -17,7 +17,7 @@ from carousel.identity.principals import digest
 from carousel.rpc.errors import code_of
 from carousel.sessions import facts
 from carousel.settings import Settings
-from carousel.web.openai import door
+from carousel.web import door
 
 SETTINGS = Settings(**LOCAL, openai_listen="127.0.0.1:0")
 JSON = {"content-type": "application/json"}

@@ -3,16 +3,18 @@
 import asyncio
 import contextlib
 import ipaddress
-from collections.abc import Awaitable, Callable, Collection
+import json
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from hashlib import blake2b
 from typing import Any
 from urllib.parse import urlsplit
 
 from carousel.errors import InvalidRequest
 from carousel.sessions.calls import Call, CallRefused, Calls
-from carousel.web.exchange import Disconnected, Exchange, Receive, Scope, Send, end, part, whole
-from carousel.web.openai import errors
+from carousel.web import json_errors
+from carousel.web.exchange import Disconnected, Exchange, Receive, Scope, Send, Spell, end, part, whole
 
+JSON_HEADERS = {"content-type": "application/json"}
 _LOCAL = frozenset({"localhost"})
 BODY_SECONDS = 30.0  # in which a body must arrive
 _REFUSAL_SECONDS = 5.0  # in which a refusal must be taken: the call has no place any more
@@ -33,9 +35,11 @@ Handle = Callable[[Call, Exchange, bytes], Awaitable[None]]
 class Door:
     """The calls of one HTTP transport, among all open calls."""
 
-    def __init__(self, calls: Calls, max_bytes: int) -> None:
+    def __init__(self, calls: Calls, max_bytes: int, params: Mapping[str, str]) -> None:
+        """`params` has the names of fields that are others over HTTP."""
         self._calls = calls
         self._max_bytes = max_bytes
+        self._params = params
 
     def endpoint(self, path: str, handle: Handle, *, is_counted: bool = True) -> "_Endpoint":
         """Returns the ASGI application of one path. `handle` gets the whole body."""
@@ -55,7 +59,7 @@ class Door:
                 async with exchange.ending_with_the_client():
                     await handle(call, exchange, content)
         except CallRefused as refused:
-            await _tell(exchange, refused.error)
+            await _tell(exchange, refused.error, self._params)
         except asyncio.CancelledError:
             if call.ended_by is not None:  # in the middle of a message that the client does not read
                 return await exchange.abort()
@@ -95,33 +99,39 @@ async def answer_whole(call: Call, exchange: Exchange, content: bytes, headers: 
         await call.write(exchange, message)
 
 
-async def _tell(exchange: Exchange, error: Exception) -> None:
+async def answer_json(call: Call, exchange: Exchange, content: Any) -> None:
+    await answer_whole(call, exchange, json.dumps(content).encode(), JSON_HEADERS)
+
+
+async def _tell(exchange: Exchange, error: Exception, params: Mapping[str, str]) -> None:
     """Sends the error. A client that does not take it loses its connection."""
     try:
         async with asyncio.timeout(_REFUSAL_SECONDS):
-            await _refuse(exchange, error)
+            await _refuse(exchange, error, params)
     except TimeoutError:
         await exchange.abort()
 
 
-async def _refuse(exchange: Exchange, error: Exception) -> None:
+async def _refuse(exchange: Exchange, error: Exception, params: Mapping[str, str]) -> None:
     """In the middle of a stream, the error is its last event. In the middle of a whole answer there is no place."""
     with contextlib.suppress(Disconnected):
         if not exchange.is_begun:
-            status, headers = errors.status_of(error), errors.to_headers(error)
+            status, headers = json_errors.status_of(error), json_errors.to_headers(error)
             if exchange.is_late:
                 status, headers = 408, headers | {"connection": "close"}
-            for message in whole(status, (exchange.spell or errors.to_body)(error), headers):
+            spell = exchange.spell or json_errors.Terms(params).to_body
+            for message in whole(status, spell(error), headers):
                 await exchange.write(message)
         elif exchange.is_stream:
-            await exchange.write(part((exchange.last_words or _as_event)(error)))
+            last = exchange.last_words or _as_event(params)
+            await exchange.write(part(last(error)))
             await exchange.write(end())
         else:
             await exchange.abort()
 
 
-def _as_event(error: Exception) -> bytes:
-    return b"data: " + errors.to_body(error) + b"\n\n"
+def _as_event(params: Mapping[str, str]) -> Spell:
+    return lambda error: b"data: " + json_errors.Terms(params).to_body(error) + b"\n\n"
 
 
 class Guard:
@@ -148,13 +158,13 @@ class Guard:
     def _refusal(self, headers: dict[bytes, str], method: str) -> tuple[int, bytes, dict[str, str]] | None:
         host = headers.get(b"host", "")
         if not self._is_ours(host):
-            return errors.refusal(403, "this server is not known by that name (openai_hosts)", "host_not_allowed")
+            return json_errors.refusal(403, "this server is not known by that name (openai_hosts)", "host_not_allowed")
         origin = headers.get(b"origin")
         if origin is not None and not _is_of(origin, host):
-            return errors.refusal(403, "other pages may not call this server", "origin_not_allowed")
+            return json_errors.refusal(403, "other pages may not call this server", "origin_not_allowed")
         kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
         if method not in _BODILESS and kind != "application/json":
-            return errors.refusal(415, "the body must be application/json", "content_type")
+            return json_errors.refusal(415, "the body must be application/json", "content_type")
         return None
 
     def _is_ours(self, host: str) -> bool:
@@ -179,10 +189,15 @@ def _is_of(origin: str, host: str) -> bool:
         return False
 
 
-def request_id_of(exchange: Exchange, is_kept: bool) -> str:
+def request_id_of(exchange: Exchange, session_id: str) -> str:
     """Returns the request id that the header Idempotency-Key stands for. Without a session nothing is remembered."""
+    return key_of(exchange) if session_id else ""
+
+
+def key_of(exchange: Exchange) -> str:
+    """Returns the header Idempotency-Key as a request id, empty if there is none."""
     key = exchange.request.headers.get("idempotency-key", "")
-    return blake2b(key.encode(), digest_size=16).hexdigest() if key and is_kept else ""
+    return blake2b(key.encode(), digest_size=16).hexdigest() if key else ""
 
 
 def session_id_of(exchange: Exchange, named: str) -> str:

@@ -13,14 +13,6 @@ from carousel import errors
 
 _INTERNAL = "internal error"
 _MAX_TEXT = 500
-PARAMS = {
-    "input": "prompt",
-    "num_log_probabilities": "logprobs",
-    "num_candidates": "logprobs",
-    "stop_ids": "stop_token_ids",
-    "request_id": "Idempotency-Key",
-    "ids": "tokens",
-}
 _KINDS = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -36,6 +28,7 @@ _KINDS = {
 }
 STATUSES: dict[type[errors.CarouselError], int] = {
     errors.InvalidRequest: 400,
+    errors.ChatTemplateMissing: 400,
     errors.MessageInvalid: 400,
     errors.Unauthenticated: 401,
     errors.PermissionDenied: 403,
@@ -65,8 +58,8 @@ def status_of(error: Exception) -> int:
 
 @dataclass(frozen=True)
 class Terms:
-    """What one call calls things. `params` has its names of fields. `missing` is the code where what `named` names is
-    not there."""
+    """What one call calls things. `params` has the names of fields that are others over HTTP. `missing` is the code
+    where what `named` names is not there."""
 
     params: Mapping[str, str]
     missing: str = ""
@@ -86,14 +79,9 @@ class Terms:
         return _body(str(error)[:_MAX_TEXT], status, named, code, error.details)
 
     def _param_of(self, field: str) -> str:
-        """Returns OpenAI's name of a field: theirs are not nested."""
+        """Returns the name of a field over HTTP, where none is nested."""
         name = field.removeprefix("sampling.").partition("[")[0].partition(".")[0]
         return self.params.get(name, name)
-
-
-def to_body(error: Exception) -> bytes:
-    """Returns the JSON body in the terms of completions."""
-    return _COMPLETIONS.to_body(error)
 
 
 def to_headers(error: Exception) -> dict[str, str]:
@@ -118,6 +106,3 @@ def refusal(status: int, text: str, code: str) -> tuple[int, bytes, dict[str, st
 def _body(text: str, status: int, param: str | None, code: str, details: dict[str, str] | None = None) -> bytes:
     error: dict[str, Any] = {"message": text, "type": _KINDS[status], "param": param, "code": code}
     return json.dumps({"error": error | ({"details": details} if details else {})}).encode()
-
-
-_COMPLETIONS = Terms(PARAMS)
