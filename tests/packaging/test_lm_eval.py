@@ -21,7 +21,7 @@ output_type: {kind}
 _CHOICE = 'doc_to_text: "The {{animal}} says"\ndoc_to_choice: choices\ndoc_to_target: answer\n'
 _ROLLING = 'doc_to_text: ""\ndoc_to_target: "The {{animal}} says {{choices[answer]}}"\n'
 _FREE = (
-    'doc_to_text: "The {{animal}} says"\ndoc_to_target: " {{choices[answer]}}"\n'
+    'doc_to_text: "The {{animal}} says"\ndoc_to_target: " {{choices[answer][:-1]}}"\n'
     'generation_kwargs: {until: ["."], do_sample: false, temperature: 0.0, max_gen_toks: 20}\n'
     "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]\n"
 )
