@@ -24,6 +24,7 @@ from carousel.v1 import language_model_pb2_grpc, types_pb2
 
 _OPTIONS = (("grpc.use_local_subchannel_pool", 1),)  # connections of their own
 _WARM_UP_TOKENS = 8
+_BEGINNING = b"HTTP/1.1 200 "
 _END = b"\r\n0\r\n\r\n"  # of an answer in chunks
 _EVENT = re.compile(rb"data: .*?\n\n", re.DOTALL)
 _NUM_TOKENS = re.compile(rb'"completion_tokens": ?(\d+)')
@@ -118,6 +119,8 @@ class _Answer(asyncio.Protocol):
         self._end = (self._end + data)[-len(_END) :]
         if self._end == _END:
             self._finish(None)
+        elif data.endswith(b"}") and not self._came[0][1].startswith(_BEGINNING):  # an error, with its length
+            self._finish(RuntimeError(b"".join(data for _, data in self._came).decode(errors="replace")))
 
     def connection_lost(self, error: Exception | None) -> None:
         self._finish(error or ConnectionError("the server closed the connection"))
@@ -134,7 +137,7 @@ class _Answer(asyncio.Protocol):
         """Raises RuntimeError for an answer that is not a whole stream."""
         content = b"".join(data for _, data in self._came)
         event, num_tokens = _EVENT.search(content), _NUM_TOKENS.search(content)
-        if not content.startswith(b"HTTP/1.1 200 ") or event is None or num_tokens is None:
+        if not content.startswith(_BEGINNING) or event is None or num_tokens is None:
             raise RuntimeError(content[-2000:].decode(errors="replace"))
         sizes = itertools.accumulate(len(data) for _, data in self._came)
         first = next(at for (at, _), size in zip(self._came, sizes, strict=True) if size >= event.end())
