@@ -47,7 +47,7 @@ ENV PATH=/opt/carousel/bin:$PATH \
     CAROUSEL_LISTEN=0.0.0.0:50051 \
     CAROUSEL_HTTP_LISTEN=0.0.0.0:9090
 USER 10001:10001
-EXPOSE 50051 9090
+EXPOSE 50051 9090 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s CMD ["carousel", "health", "--http", "127.0.0.1:9090"]
 ENTRYPOINT ["carousel"]
 CMD ["serve", "/bundle"]

@@ -13,7 +13,7 @@ PIP_OPTIONS ?=
 .PHONY: demo dev test quick packages check proto client api settings measurements docs bench chaos fuzz soak image check-deploy locks sbom audit
 
 $(READY): pyproject.toml constraints.txt
-	@echo "Setting up .venv with about 90 packages; this takes a minute or two, once. It needs 1.6 GB on disk with PyTorch for"
+	@echo "Setting up .venv with about 95 packages; this takes a minute or two, once. It needs 1.6 GB on disk with PyTorch for"
 	@echo "CPUs. On Linux, the index may have PyTorch for CUDA alone (2.7 GB to download). For CPUs (0.2 GB), stop this and call"
 	@echo "  make demo PIP_OPTIONS='--extra-index-url INDEX'    (INDEX: the one that PyTorch names for CPUs)"
 	$(PYTHON) -m venv .venv
@@ -27,14 +27,20 @@ demo: $(READY)    ## train, export, serve and stream
 	$(BIN)/python examples/carried_state.py bundles/demo
 
 dev: $(READY)     ## an environment for an editor, and what else working here needs
-	@for program in redis-server haproxy prometheus faketime chromium node; do \
+	@for program in redis-server haproxy prometheus faketime chromium chromedriver node; do \
 	  command -v $$program >/dev/null || echo "$$program is not installed; the tests that need it are skipped or fail"; done
 	@echo "Editors: the interpreter is $(BIN)/python; pyproject.toml tells Pyright and mypy where sources lie."
 	@echo "Hooks, if you like: $(BIN)/pip install pre-commit && $(BIN)/pre-commit install -t pre-commit -t pre-push"
 
+# What looks for accessibility issues of the page, in a browser. Only tests load it.
+AXE := .venv/page/node_modules/axe-core/axe.min.js
+$(AXE):
+	mkdir -p .venv/page
+	npm install --silent --no-fund --no-audit --prefix .venv/page axe-core@4.14.1
+
 # One more than there are cores: many tests wait for processes of their own. A file's tests share what they start.
 TEST_PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
-test: $(READY)
+test: $(READY) | $(if $(shell command -v npm),$(AXE))
 	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile
 
 # What differs from SINCE (HEAD unless given) is tested by the tests that mirror it, without the slow ones.

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.fakes import byte_tokenizer
 
 from carousel.bundle import graphs
+from carousel.bundle.chat import ChatFormat
 from carousel.bundle.layout import Array, StateLayout, StateTensor
 from carousel.bundle.manifest import CORE_FILE, HEAD_FILE, Manifest, file_digest
 from carousel.bundle.tokenizer import FILE_NAME as TOKENIZER_FILE
@@ -31,17 +32,19 @@ class Sizes:
         return StateLayout(tuple(StateTensor(name, (self.hidden_size,), "float32") for name in ("h", "c")))
 
 
-def write_bundle(directory: Path, sizes: Sizes = Sizes(), tokenizer: Tokenizer | None = None) -> Manifest:
+def write_bundle(
+    directory: Path, sizes: Sizes = Sizes(), tokenizer: Tokenizer | None = None, chat: ChatFormat | None = None
+) -> Manifest:
     """Writes a whole bundle, with the byte tokenizer unless another one is given."""
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer = tokenizer or byte_tokenizer()
     tokenizer.save(directory / TOKENIZER_FILE)
     (directory / CORE_FILE).write_bytes(core_graph(sizes).SerializeToString())
     (directory / HEAD_FILE).write_bytes(head_graph(sizes).SerializeToString())
-    return sign(directory, sizes, tokenizer)
+    return sign(directory, sizes, tokenizer, chat)
 
 
-def sign(directory: Path, sizes: Sizes, tokenizer: Tokenizer) -> Manifest:
+def sign(directory: Path, sizes: Sizes, tokenizer: Tokenizer, chat: ChatFormat | None = None) -> Manifest:
     """Writes a manifest for the files as they are."""
     manifest = Manifest(
         name="tiny",
@@ -56,6 +59,7 @@ def sign(directory: Path, sizes: Sizes, tokenizer: Tokenizer) -> Manifest:
         state=sizes.layout,
         files={name: file_digest(directory / name) for name in (CORE_FILE, HEAD_FILE, TOKENIZER_FILE)},
         training={"corpus": "none"},
+        chat=chat,
     )
     manifest.save(directory)
     return manifest

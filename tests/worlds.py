@@ -20,6 +20,7 @@ from carousel.sessions.carried import CarriedSequences
 from carousel.sessions.carried_room import CarriedRoom
 from carousel.sessions.checks import Limits
 from carousel.sessions.composition import SessionService, make_sessions
+from carousel.sessions.inspection import Inspection
 from carousel.sessions.ledger import Ledger, Retention
 from carousel.sessions.operations import SessionOperations
 from carousel.sessions.residents import Residents
@@ -71,6 +72,10 @@ class World:
     @property
     def operations(self) -> SessionOperations:
         return self.service.operations
+
+    @property
+    def inspection(self) -> Inspection:
+        return self.service.inspection
 
     @property
     def sequences(self) -> SequenceSource:

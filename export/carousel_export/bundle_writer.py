@@ -70,6 +70,7 @@ def write_files(
         state=model.state_layout,
         files={file: file_digest(directory / file) for file in (CORE_FILE, HEAD_FILE, TOKENIZER_FILE)},
         training=trained.training,
+        chat=trained.chat,
     )
     manifest.save(directory)
     return manifest

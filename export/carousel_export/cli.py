@@ -1,8 +1,8 @@
 """The command `carousel-export`, from a checkpoint to a bundle: reads the command line, prints, sets the exit code."""
 
 import signal
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -13,15 +13,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from carousel.bundle.chat import ChatFormat
 from carousel.bundle.manifest import Bundle, Manifest
 from carousel.engine.model import OnnxModel, StepModel
 from carousel_export.bundle_writer import publish
 from carousel_export.cell_exports import find_quantized
-from carousel_export.errors import ExportError, NoHeldOutText, ParityFailed
+from carousel_export.errors import ChatRefused, ExportError, NoHeldOutText, ParityFailed
 from carousel_export.held_out import HeldOutText, compare_perplexity, find_text
 from carousel_export.parity import ParityReport, check_parity, check_rounded
 from carousel_export.precision import Precision
 from carousel_export.starts import MAX_COST, check_starts
+from carousel_training.chat import check_chat
 from carousel_training.checkpoint import Checkpoint, TrainedModel, load_best, rebuild_model
 from carousel_training.errors import TrainingError
 
@@ -67,6 +69,12 @@ def export(
     max_start_cost: Annotated[
         float, typer.Option(min=0.0, help="Refuse if a fresh start costs this many nats per token over carried state.")
     ] = MAX_COST,
+    chat_template: Annotated[
+        Path | None, typer.Option(help="A Jinja template over `messages`, for chats; by default the run's own.")
+    ] = None,
+    chat_stop: Annotated[
+        list[str], typer.Option(help="With --chat-template: a text that ends an assistant's turn; may be repeated.")
+    ] = [],  # noqa: B006
 ) -> None:
     """Write a run's best checkpoint as a bundle that the server loads.
 
@@ -82,7 +90,13 @@ def export(
     acceptance = Acceptance(text, max_perplexity_rise, max_start_cost)
     try:
         manifest = export_checkpoint(
-            checkpoint, bundle, name or bundle.resolve().name, console, precision=precision, acceptance=acceptance
+            checkpoint,
+            bundle,
+            name or bundle.resolve().name,
+            console,
+            precision=precision,
+            acceptance=acceptance,
+            chat=read_chat(chat_template, chat_stop),
         )
     except ParityFailed as error:
         errors.print(f"[red]error:[/] {escape(str(error))}; nothing is published", soft_wrap=True, highlight=False)
@@ -101,13 +115,16 @@ def export_checkpoint(
     *,
     precision: Precision = Precision.FLOAT32,
     acceptance: Acceptance = Acceptance(),
+    chat: ChatFormat | None = None,
 ) -> Manifest:
-    """Loads, writes, checks and publishes.
+    """Loads, writes, checks and publishes. A `chat` replaces the run's own.
 
     Raises CheckpointError, PrecisionRefused, NoHeldOutText, ParityFailed or TargetRefused.
     """
     checkpoint = load_best(directory)
     trained = rebuild_model(checkpoint)
+    if chat is not None:
+        trained = replace(trained, chat=chat)
     judge = _judge(trained, precision, checkpoint, acceptance, console)
     text = _text_for_starts(checkpoint, acceptance, console)
 
@@ -122,6 +139,22 @@ def export_checkpoint(
             raise ParityFailed(f"the bundle fails its checks: {report.failures()}")
 
     return publish(trained, bundle, name, check, precision)
+
+
+def read_chat(template: Path | None, stops: Sequence[str]) -> ChatFormat | None:
+    """Reads and checks a template. Raises ChatRefused."""
+    if template is None:
+        if stops:
+            raise ChatRefused("--chat-stop is for --chat-template")
+        return None
+    try:
+        chat = ChatFormat(template.read_text(encoding="utf-8"), tuple(stops))
+        check_chat(chat)
+    except OSError as error:
+        raise ChatRefused(f"cannot read {template}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ChatRefused(f"{template}: {error}") from error
+    return chat
 
 
 def _text_for_starts(checkpoint: Checkpoint, acceptance: Acceptance, console: Console) -> HeldOutText | None:

@@ -19,3 +19,7 @@ class PrecisionRefused(ExportError):
 
 class NoHeldOutText(ExportError):
     """There is no text to compare perplexities on."""
+
+
+class ChatRefused(ExportError):
+    """The chat template cannot be read, is broken, or leaves messages out."""

@@ -37,7 +37,9 @@ class Running:
     store: SessionStore
     registry: CollectorRegistry
     readiness: Readiness
-    openai_address: str = ""
+    openai_address: str = ""  # empty where there is none
+    openai_url: str = ""
+    page_url: str = ""
 
 
 async def serve(
@@ -91,6 +93,7 @@ async def running(bundle_directory: Path, settings: Settings, *, is_worker: bool
         readiness.is_serving = True
         await tell_health()
         log.info("ready", model=parts.manifest.name, provider=parts.provider, **addresses)
+        url = _url_of(addresses["openai"], is_encrypted=parts.identity.certificate is not None)
         try:
             yield Running(
                 addresses["grpc"],
@@ -101,6 +104,8 @@ async def running(bundle_directory: Path, settings: Settings, *, is_worker: bool
                 parts.registry,
                 readiness,
                 addresses["openai"],
+                f"{url}/v1" if url else "",
+                f"{url}/" if url and settings.page else "",
             )
         finally:
             readiness.is_serving = False
@@ -125,6 +130,10 @@ async def _listen(
     await rpc.start(settings.listen, certificate)
     stack.push_async_callback(rpc.stop, _LAST_BYTES_SECONDS)
     return {"grpc": rpc.address, "http": web.address, "openai": "" if openai is None else openai.address}
+
+
+def _url_of(address: str, *, is_encrypted: bool) -> str:
+    return f"http{'s' if is_encrypted else ''}://{address}" if address else ""
 
 
 async def _drain(engine: Engine, calls: Calls, seconds: float) -> None:

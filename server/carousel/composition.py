@@ -133,7 +133,7 @@ def _make_rpc(
 ) -> RpcServer:
     description = convert.from_manifest(manifest, provider, settings)
     language_model = LanguageModelServicer(sessions.turns, description, calls)
-    life = SessionsServicer(sessions.turns, sessions.operations, calls)
+    life = SessionsServicer(sessions.turns, sessions.operations, sessions.inspection, calls)
     return RpcServer(language_model, life, calls.admit, ConnectionBounds.of(settings), shares_port=shares_port)
 
 
@@ -149,8 +149,7 @@ def _make_front(
     from carousel.web.json_api import shapes
 
     front = make_front(
-        sessions.turns,
-        sessions.operations,
+        sessions,
         calls,
         registry,
         shapes.of_model(manifest, provider, settings),

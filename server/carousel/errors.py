@@ -24,6 +24,12 @@ class InvalidRequest(CarouselError):
         self.field = field
 
 
+class ChatTemplateMissing(InvalidRequest):
+    """The request has messages, and the model's bundle does not say how they become text."""
+
+    reason = "CHAT_TEMPLATE_MISSING"
+
+
 class Unauthenticated(CarouselError):
     """The caller is unknown, but must be known."""
 
@@ -31,7 +37,7 @@ class Unauthenticated(CarouselError):
 
 
 class PermissionDenied(CarouselError):
-    """The caller is known, and may not do this."""
+    """The caller may not do this: it lacks a scope, or a setting of the server does not allow it (`setting`)."""
 
     reason = "PERMISSION_DENIED"
 

@@ -149,6 +149,7 @@ class Settings(BaseModel):
     )
     health_needs_identity: bool = Field(False, description="with principals: whether gRPC health needs a known caller")
     reflection_needs_identity: bool = Field(True, description="with principals: whether gRPC reflection needs one")
+    inspect: bool = Field(False, description="whether callers may read the model's state token by token")
     owner_metadata: str = Field("", description="metadata key in which a trusted proxy names the caller")
     max_sessions_per_owner: Count | None = Field(None, description="sessions of one owner; none: all that there are")
     max_session_bytes_per_owner: int | None = Field(None, ge=2**16, description="bytes of one owner's sessions")

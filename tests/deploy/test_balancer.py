@@ -1,10 +1,14 @@
 """The balancer's configurations are valid, and the encrypted one lets only known callers through, each for itself."""
 
+import contextlib
+import json
 import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+import threading
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -69,6 +73,27 @@ def test_haproxy_accepts_the_file(name: str, folder: Path) -> None:
     assert "WARNING" not in told.stderr
 
 
+def test_callers_over_http_reach_the_replicas(bundle: Path, folder: Path) -> None:
+    """The page, OpenAI's interface, and a session that any replica continues."""
+    address = _free_address()
+    with serve(bundle, has_page=True) as server:
+        environment = _environment(folder, _free_address(), server.grpc_address, server.http_address)
+        port = server.page_url.rstrip("/").rpartition(":")[2]
+        environment |= {"CAROUSEL_WEB_BIND": address, "CAROUSEL_A_WEB": port, "CAROUSEL_B_WEB": port}
+        files = [part for name in ("haproxy.cfg", "haproxy-web.cfg") for part in ("-f", str(_DEPLOY / name))]
+        checked = subprocess.run([str(_HAPROXY), "-c", *files], env=environment, capture_output=True, text=True)
+        assert (checked.returncode, "WARNING" in checked.stderr) == (0, False), checked.stderr
+        with _balancing(files, environment):
+            page = _read_once_up(f"http://{address}/")
+            assert b"<title>Carousel</title>" in page
+            for position in (3, 6):
+                body = json.dumps({"prompt": "ab", "max_tokens": 1, "session_id": "s"}).encode()
+                headers = {"content-type": "application/json", "x-session-id": "s"}
+                request = urllib.request.Request(f"http://{address}/v1/completions", body, headers)
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    assert json.load(answer)["position"] == position
+
+
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("bundle") / "tiny"
@@ -86,17 +111,39 @@ def address(bundle: Path, folder: Path) -> Iterator[str]:
         "principals": "principals.toml",
     }
     options = [part for key, name in files.items() for part in ("--set", f"{key}={folder / name}")]
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = _free_address()
     with serve(bundle, *options, "--set", "owner_metadata=x-user") as server:
         environment = _environment(folder, address, server.grpc_address, server.http_address)
-        command = [str(_HAPROXY), "-db", "-f", str(_DEPLOY / "haproxy-tls.cfg")]
-        balancer = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-        try:
+        with _balancing(["-f", str(_DEPLOY / "haproxy-tls.cfg")], environment):
             yield address
-        finally:
-            balancer.kill()
-            balancer.wait()
+
+
+def _free_address() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def _balancing(files: Sequence[str], environment: Mapping[str, str]) -> Iterator[None]:
+    balancer = subprocess.Popen([str(_HAPROXY), "-db", *files], env=environment, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        balancer.kill()
+        balancer.wait()
+
+
+def _read_once_up(url: str) -> bytes:
+    """Asks until the balancer listens and has seen a replica that is ready."""
+    pause = threading.Event()
+    for _ in range(200):
+        try:
+            with urllib.request.urlopen(url, timeout=30) as answer:
+                content: bytes = answer.read()
+                return content
+        except OSError:
+            pause.wait(0.1)
+    raise AssertionError(f"nobody answers at {url}")
 
 
 def _client(

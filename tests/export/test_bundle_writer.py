@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from carousel.bundle.chat import ChatFormat
 from carousel.bundle.manifest import Bundle
 from carousel_export.bundle_writer import publish
 from carousel_export.errors import ParityFailed, TargetRefused
@@ -120,3 +122,12 @@ def test_an_empty_directory_and_missing_parents_are_fine(trained: TrainedModel, 
     for target in (tmp_path / "empty", tmp_path / "a" / "b" / "bundle"):
         publish(trained, target, "fox", accept)
         assert Bundle.load(target).manifest.name == "fox"
+
+
+def test_a_chat_template_is_in_the_bundle(trained: TrainedModel, tmp_path: Path) -> None:
+    """As the server loads it; without one the manifest says nothing of it."""
+    chat = ChatFormat("{{ messages }}", ("\n",))
+    publish(replace(trained, chat=chat), tmp_path / "bundle", "fox", accept)
+    assert Bundle.load(tmp_path / "bundle").manifest.chat == chat
+    publish(trained, tmp_path / "bundle", "fox", accept)
+    assert Bundle.load(tmp_path / "bundle").manifest.chat is None

@@ -178,3 +178,24 @@ def test_an_unknown_precision_is_refused(checkpoint: Path, tmp_path: Path) -> No
     result = CliRunner().invoke(app, [str(checkpoint), str(tmp_path / "fox"), "--precision", "int4"])
     assert result.exit_code == EXIT_BAD_INPUT
     assert "int8" in result.stderr
+
+
+def test_a_chat_template_for_a_run_without_one(checkpoint: Path, tmp_path: Path) -> None:
+    """A file and its stops go into the bundle; what does not work is one sentence, before anything is written."""
+    file, target = tmp_path / "chat.jinja", tmp_path / "fox"
+    file.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:")
+    options = ["--chat-template", str(file), "--chat-stop", "\nuser:", "--chat-stop", "\n"]
+    result = CliRunner().invoke(app, [str(checkpoint), str(target), *options])
+    assert result.exit_code == 0, result.output
+    chat = Bundle.load(target).manifest.chat
+    assert chat is not None
+    assert (chat.template, chat.stops) == (file.read_text(), ("\nuser:", "\n"))
+    for wrong, sentence in (
+        (["--chat-stop", "x"], "--chat-stop is for --chat-template"),
+        (["--chat-template", str(tmp_path / "none")], "cannot read"),
+        (["--chat-template", str(file), "--chat-stop", "never"], "no stop follows"),
+    ):
+        result = CliRunner().invoke(app, [str(checkpoint), str(tmp_path / "dog"), *wrong])
+        assert result.exit_code == EXIT_BAD_INPUT
+        assert sentence in result.stderr
+    assert not (tmp_path / "dog").exists()

@@ -4,6 +4,7 @@ As in the real server, a change happens once: a repeated turn, rewind or checkpo
 ANSWER_GONE when only its id is remembered; a repeated create, fork or import gets the sessions as they stand.
 """
 
+import struct
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ class Kept:
     """One session. `applied` are the requests that it remembers, `answers` those whose answers it still has."""
 
     def __init__(self, position: int) -> None:
+        self.origin: Any = None
         self.position = position
         self.boundaries = [position]
         self.checkpoints: dict[str, int] = {}
@@ -91,7 +93,10 @@ class FakeSessions(sessions_pb2_grpc.SessionsServicer):
         self._receive(request, request.session_id, context)
         position = self._find(request.session_id, request.point, context)
         ids = list(request.new_session_ids) or [""] * (request.count or 1)
-        return sessions_pb2.ForkSessionResponse(sessions=self._make(request, ids, position, context))
+        made = self._make(request, ids, position, context)
+        for one in made:
+            self.kept[one.session_id].origin = sessions_pb2.Origin(session_id=request.session_id, position=position)
+        return sessions_pb2.ForkSessionResponse(sessions=made)
 
     def DeleteSession(self, request: Any, context: Any) -> Any:
         def end() -> list[str]:
@@ -136,6 +141,7 @@ class FakeSessions(sessions_pb2_grpc.SessionsServicer):
             session=self._session(request.session_id),
             positions=session.boundaries,
             checkpoints=session.checkpoints,
+            origin=session.origin,
         )
 
     def ExportSession(self, request: Any, context: Any) -> Any:
@@ -143,6 +149,27 @@ class FakeSessions(sessions_pb2_grpc.SessionsServicer):
         self._receive(request, request.session_id, context)
         position = self._find(request.session_id, request.point, context)
         return sessions_pb2.ExportSessionResponse(state=b"at %d" % position, position=position)
+
+    def InspectSession(self, request: Any, context: Any) -> Iterable[Any]:
+        """Shows states that are the position, for each byte of the text."""
+        self._befall(context)
+        self._receive(request, request.session_id, context)
+        start = self._find(request.session_id, request.point, context) if request.session_id else 0
+        tensors = [
+            sessions_pb2.StateTensor(name="half", shape=[1, 2], dtype="float32"),
+            sessions_pb2.StateTensor(name="count", dtype="int64"),
+        ]
+        text = request.input.text.encode()
+        for position in range(start, start + len(text) + 1):
+            is_first = position == start
+            token = sessions_pb2.InspectedToken(id=text[position - start - 1], text="x", log_probability=-1, rank=2)
+            token.candidates.add(id=7, log_probability=-0.5, text="y")
+            yield sessions_pb2.InspectSessionResponse(
+                tensors=tensors if is_first else [],
+                position=position,
+                values=[struct.pack("<2f", position / 2, -position), struct.pack("<q", position)],
+                token=None if is_first else token,
+            )
 
     def WatchSessions(self, request: Any, context: Any) -> Iterable[Any]:
         """Reports what has happened so far, and ends."""

@@ -63,6 +63,7 @@ async def server(bundle: Path, tmp_path: Path, path: Path) -> AsyncIterator[Runn
         "principals": str(tmp_path / "principals.toml"),
         "audit_log": str(path),
         "openai_listen": "127.0.0.1:0",
+        "inspect": "true",
     }
     async with running(bundle, read_settings({}, LOCAL | given)) as server:
         yield server
@@ -125,6 +126,8 @@ async def test_no_output_has_text(
             await session.fork()
             await session.rewind(checkpoint="marked-checkpoint")
             await session.history()
+            async for _moment in session.inspect("marked text"):
+                pass
             await session.get()
             state = await session.export()
         await client.import_session(state, "marked-import")
@@ -145,7 +148,7 @@ async def test_no_output_has_text(
         body = {"prompt": "marked prompt", "stop": "marked stop", "session_id": "marked-http", "echo": True}
         answer = await http.post(f"http://{server.openai_address}/v1/completions", json=body)
         assert "marked prompt" in answer.text
-    lines = await await_lines(path, 21)
+    lines = await await_lines(path, 22)
     assert {line["method"] for line in lines} == set(CALLS) - {"Predict"} | {"/v1/completions"}
     nameless = {"Tokenize", "Detokenize", "Generate", "PredictMany", "ListModels", "GetModel", "ListSessions"}
     nameless |= {"ImportSession", "WatchSessions"}

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from carousel.bundle.chat import ChatFormat
 from carousel.bundle.tokenizer import TokenizerKind
 from carousel_training import checkpoint as checkpoints
 from carousel_training.checkpoint import (
@@ -162,4 +163,18 @@ def test_facts_that_are_not_json_are_named(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "last.json").write_text('{"format": 1,')
     with pytest.raises(CheckpointError, match="last.json is not JSON"):
+        load_model(tmp_path)
+
+
+def test_a_chat_template_comes_back_or_is_refused(tmp_path: Path) -> None:
+    """Checkpoints of older versions have none."""
+    write(tmp_path)
+    assert load_model(tmp_path).chat is None
+    old = json.loads((tmp_path / "last.json").read_text())
+    (tmp_path / "last.json").write_text(json.dumps(old | {"chat": None}))
+    assert load_model(tmp_path).chat is None
+    (tmp_path / "last.json").write_text(json.dumps(old | {"chat": {"template": "{{ messages }}", "stops": ["."]}}))
+    assert load_model(tmp_path).chat == ChatFormat("{{ messages }}", (".",))
+    (tmp_path / "last.json").write_text(json.dumps(old | {"chat": {"template": "{{"}}))
+    with pytest.raises(CheckpointError, match=r"last\.json: line 1 of the chat template"):
         load_model(tmp_path)

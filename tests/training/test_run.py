@@ -12,8 +12,9 @@ import pytest
 import torch
 from rich.console import Console
 
+from carousel.bundle.chat import ChatFormat
 from carousel_training import precision
-from carousel_training.checkpoint import BEST, LAST, Checkpoint, load_checkpoint
+from carousel_training.checkpoint import BEST, LAST, Checkpoint, load_checkpoint, rebuild_model
 from carousel_training.display import Display
 from carousel_training.errors import CheckpointError, CorpusError, TrainingError
 from carousel_training.run import Run, resume_run, start_run
@@ -256,3 +257,16 @@ def test_a_text_too_short_to_train_on_leaves_no_directory(tiny_facts: dict[str, 
     with pytest.raises(CorpusError, match="the training text is too short"):
         start_run(Settings.parse(tiny_facts), tmp_path / "run", quiet())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_chat_template_goes_into_the_checkpoints(tiny_facts: dict[str, Any], tmp_path: Path) -> None:
+    """An export finds it there, and so does a run that goes on; the facts of the training do not repeat it."""
+    chat = ChatFormat("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", ("\n",))
+    settings = Settings.parse(tiny_facts | {"chat": chat.as_json()})
+    start_run(settings, tmp_path / "run", quiet()).execute(stop_after(2))
+    run = resume_run(tmp_path / "run", quiet())
+    assert run.materials.settings.chat.format == chat
+    run.execute(stop_after(2))
+    last = load_checkpoint(tmp_path / "run", LAST)
+    assert rebuild_model(last).chat == chat
+    assert "chat" not in last.facts["training"]["settings"]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from carousel.bundle.chat import ChatFormat
 from carousel_training.errors import SettingsError
 from carousel_training.settings import DEFAULT_MINUTES, CorpusSettings, Settings
 
@@ -95,3 +96,44 @@ def test_the_demo_is_bounded_in_minutes_and_needs_no_files() -> None:
     settings = Settings.load(Path(__file__).parents[2] / "training" / "demo.toml")
     assert settings.budget.max_minutes == 1.5
     assert settings.corpus == CorpusSettings()
+
+
+def test_a_chat_template_is_text_or_a_file(tmp_path: Path) -> None:
+    """The file is read once: what the run keeps is the text."""
+    text = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
+    file, config = tmp_path / "chat.jinja", tmp_path / "run.toml"
+    file.write_text(text)
+    config.write_text(f"[chat]\ntemplate = '''{text}'''\nstops = [\"\\nuser:\"]\n")
+    inline = Settings.load(config)
+    filed = Settings.load(None, [f"chat.template_file={file}", 'chat.stops=["\\nuser:"]'])
+    assert inline.chat == filed.chat
+    assert filed.chat.format == ChatFormat(text, ("\nuser:",))
+    file.unlink()
+    assert Settings.parse(filed.as_json()) == filed
+    assert Settings().chat.format is None
+
+
+ALL = "chat.template={{ messages | map(attribute='content') | join }}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["chat.template_file=/nowhere"], "chat: cannot read /nowhere"),
+        (["chat.template_file=/"], "chat: cannot read /"),
+        (["chat.template={{ messages", "chat.template_file=/nowhere"], "either template or template_file"),
+        (["chat.template={% for m in messages %}"], "chat: line 1 of the chat template"),
+        (["chat.template=''"], "chat: the chat template must have"),
+        (["chat.template={{ messages[0].content }}"], "leaves 'It is Monday.' out"),
+        (["chat.template={{ messages[0].text }}"], "chat: a sample conversation is refused"),
+        (["chat.template={{ bos_token }}"], "'bos_token' is undefined"),
+        ([ALL, 'chat.stops=["#"]'], "no stop follows"),
+        ([ALL, 'chat.stops=[""]'], "from 1 to 256 bytes"),
+        (['chat.stops=["#"]'], "chat: stops are for a template"),
+    ],
+)
+def test_a_chat_template_that_does_not_work_is_refused(overrides: list[str], sentence: str) -> None:
+    """Before anything is trained, by a conversation of three messages."""
+    with pytest.raises(SettingsError, match=sentence):
+        Settings.load(None, overrides)
+    assert Settings.load(None, [ALL, 'chat.stops=["And"]']).chat.format is not None

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from carousel.bundle.chat import ChatFormat
 from carousel.bundle.tokenizer import FILE_NAME as TOKENIZER_FILE
 from carousel.bundle.tokenizer import Tokenizer, TokenizerKind
 from carousel_training.errors import CheckpointError
@@ -40,11 +41,13 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class TrainedModel:
-    """Holds a network in evaluation mode on the CPU, its tokenizer, and the facts of its training."""
+    """Holds a network in evaluation mode on the CPU, its tokenizer, and the facts of its training. `chat` says how
+    conversations become text, if it learned from some."""
 
     model: RecurrentLM
     tokenizer: Tokenizer
     training: Mapping[str, Any]
+    chat: ChatFormat | None = None
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -109,14 +112,25 @@ def load_model(directory: Path) -> TrainedModel:
 
 
 def rebuild_model(checkpoint: Checkpoint) -> TrainedModel:
-    """Rebuilds the network of a checkpoint. Raises CheckpointError when the weights do not fit their description."""
+    """Rebuilds the network of a checkpoint. Raises CheckpointError when the weights do not fit their description, and
+    for a chat template that is none."""
     weights = model_tensors(checkpoint.tensors)
     try:
         model = RecurrentLM(ModelConfig(**checkpoint.facts["model"]))
         model.load_state_dict(weights)
     except (KeyError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"the weights of {checkpoint.path} do not fit the model it describes: {error}") from error
-    return TrainedModel(model.eval(), checkpoint.tokenizer, checkpoint.facts.get("training", {}))
+    return TrainedModel(
+        model.eval(), checkpoint.tokenizer, checkpoint.facts.get("training", {}), _read_chat(checkpoint)
+    )
+
+
+def _read_chat(checkpoint: Checkpoint) -> ChatFormat | None:
+    try:
+        chat = checkpoint.facts.get("chat")  # runs of older versions say nothing of it
+        return None if chat is None else ChatFormat.from_json(chat)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint.path}: {error}") from error
 
 
 def model_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -148,7 +148,7 @@ class Run:
 
     def _facts(self, progress: Progress) -> dict[str, Any]:
         materials = self.materials
-        corpus = materials.corpus
+        corpus, chat = materials.corpus, materials.settings.chat.format
         return {
             **materials.trainer.facts(),
             "model": materials.trainer.model.config.as_json(),
@@ -157,13 +157,14 @@ class Run:
             "corpus": {"source": corpus.source, "sha256": corpus.digest, "num_bytes": corpus.num_bytes},
             "progress": progress.as_json(),
             "training": self._training_facts(progress),
+            "chat": None if chat is None else chat.as_json(),
         }
 
     def _training_facts(self, progress: Progress) -> dict[str, Any]:
         """Returns what a bundle's manifest says about the training, without paths of this machine."""
         materials = self.materials
         settings = materials.settings.as_json()
-        del settings["corpus"], settings["compute"]
+        del settings["corpus"], settings["compute"], settings["chat"]  # the manifest has the chat itself
         return {
             "corpus": materials.corpus.source,
             "corpus_sha256": materials.corpus.digest,

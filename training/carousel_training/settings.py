@@ -11,8 +11,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from carousel.bundle.chat import ChatFormat
 from carousel.bundle.tokenizer import TokenizerKind
 from carousel.setting_problems import explain_problem
+from carousel_training.chat import check_chat
 from carousel_training.errors import SettingsError
 
 DEFAULT_MINUTES = 10.0
@@ -225,6 +227,42 @@ class EvaluationSettings(Section):
     sample_temperature: Annotated[float, Field(gt=0.0)] = 0.7
 
 
+class ChatSettings(Section):
+    """How a conversation becomes text, where the corpus holds conversations: a Jinja template over `messages`, here or
+    in the file `template_file`, and the strings that end an assistant's turn. The bundle carries them, for chats.
+    """
+
+    template: str | None = None
+    template_file: Path | None = None
+    stops: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        """Puts the file's content in its place, so that a run needs it only once."""
+        if not isinstance(given, Mapping) or given.get("template_file") is None:
+            return given
+        if given.get("template") is not None:
+            raise ValueError("give either template or template_file")
+        try:
+            text = Path(given["template_file"]).read_text(encoding="utf-8")
+        except (OSError, TypeError, ValueError) as error:
+            raise ValueError(f"cannot read {given['template_file']}: {error}") from error
+        return {**given, "template": text, "template_file": None}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.stops and self.template is None:
+            raise ValueError("stops are for a template")
+        if (chat := self.format) is not None:
+            check_chat(chat)
+        return self
+
+    @property
+    def format(self) -> ChatFormat | None:
+        return None if self.template is None else ChatFormat(self.template, self.stops)
+
+
 class ComputeSettings(Section):
     """The device and its arithmetic. `threads` is torch's pool on the CPU; none leaves it to torch."""
 
@@ -246,6 +284,7 @@ class Settings(Section):
     budget: BudgetSettings = BudgetSettings(max_minutes=DEFAULT_MINUTES)
     evaluation: EvaluationSettings = EvaluationSettings()
     compute: ComputeSettings = ComputeSettings()
+    chat: ChatSettings = ChatSettings()
 
     @classmethod
     def parse(cls, facts: Mapping[str, Any]) -> "Settings":

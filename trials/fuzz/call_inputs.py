@@ -33,7 +33,7 @@ _IN_ORDERS = (
         "RewindSession",
         "SaveCheckpoint",
     ),
-    *("ExportSession", "ImportSession", "ListSessions", "DeleteSession", "GetHistory"),
+    *("ExportSession", "ImportSession", "ListSessions", "DeleteSession", "GetHistory", "InspectSession"),
 )
 _TOKEN_TEXTS = ("nan ", "inf x", "-inf ", "1e999 x", "-1 \0", "1.8e9", " ", "1_0 a", "0x1p3 a", "\N{SUPERSCRIPT TWO} a")
 

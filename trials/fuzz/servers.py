@@ -32,6 +32,7 @@ _SMALL = {
     "max_turns_per_session": "4",
     "retained_request_ids": "8",
     "max_answer_bytes": "500",
+    "inspect": "true",
     "log_level": "error",
 }
 

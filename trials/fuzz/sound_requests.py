@@ -157,6 +157,16 @@ def _export(dice: random.Random) -> Message:
     return request
 
 
+def _inspect(dice: random.Random) -> Message:
+    request = sessions_pb2.InspectSessionRequest(input=_input(dice), num_candidates=dice.choice((0, 0, 3, 64)))
+    if dice.random() < 0.7:
+        request.session_id = dice.choice(POOL)
+        request.point.CopyFrom(draw_point(dice))
+    if dice.random() < 0.3:
+        request.tensors.extend(dice.choice((("h_0",), ("none",), ("h_0", "h_0"))))
+    return request
+
+
 def _reflect(dice: random.Random) -> Message:
     request = reflection_pb2.ServerReflectionRequest(host="")
     match dice.randrange(4):
@@ -190,6 +200,7 @@ _RECIPES: Mapping[str, Callable[[random.Random], Message]] = {
     "GetHistory": lambda dice: sessions_pb2.GetHistoryRequest(session_id=dice.choice(POOL)),
     "ExportSession": _export,
     "ImportSession": lambda dice: sessions_pb2.ImportSessionRequest(request_id=draw_request_id(dice)),
+    "InspectSession": _inspect,
     "WatchSessions": lambda dice: sessions_pb2.WatchSessionsRequest(),
     "Check": lambda dice: health_pb2.HealthCheckRequest(service=dice.choice(_SERVICES)),
     "Watch": lambda dice: health_pb2.HealthCheckRequest(service=dice.choice(_SERVICES)),

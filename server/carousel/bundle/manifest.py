@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from carousel.bundle.chat import ChatFormat
 from carousel.bundle.layout import StateLayout
 from carousel.bundle.tokenizer import FILE_NAME as TOKENIZER_FILE
 from carousel.bundle.tokenizer import Tokenizer, TokenizerKind
@@ -47,6 +48,7 @@ class Manifest:
     files: Mapping[str, str]  # file name -> sha256, all files but the manifest
     training: Mapping[str, Any] = field(default_factory=dict)
     block: str = PLAIN  # what surrounds a layer: nothing, or "residual"
+    chat: ChatFormat | None = None  # how a conversation becomes text, for models that were trained on some
 
     @functools.cached_property
     def digest(self) -> str:
@@ -72,8 +74,12 @@ class Manifest:
             "files": dict(self.files),
             "training": dict(self.training),
         }
-        # A plain stack's manifest has no block entry, as in older versions: its digest stays the same.
-        return facts if self.block == PLAIN else facts | {"block": self.block}
+        # Without a block and a chat, the manifest is as in older versions: its digest stays the same.
+        if self.block != PLAIN:
+            facts["block"] = self.block
+        if self.chat is not None:
+            facts["chat"] = self.chat.as_json()
+        return facts
 
     def save(self, directory: Path) -> None:
         facts = self.as_json() | {"digest": self.digest}
@@ -91,6 +97,8 @@ class Manifest:
         try:
             rest["state"] = StateLayout.from_json(rest["state"])
             rest["tokenizer_kind"] = TokenizerKind(rest["tokenizer_kind"])
+            if "chat" in rest:
+                rest["chat"] = ChatFormat.from_json(rest["chat"])
             manifest = cls(**rest)
             manifest._check_values()
         except (KeyError, TypeError, ValueError, OverflowError) as error:

@@ -32,5 +32,10 @@ def _describe(model: ModelInfo) -> Iterator[str]:
 
 
 def _line(name: str, value: object) -> str:
-    shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value
-    return f"  {name.replace('_', ' '):<36} {shown}"
+    return f"  {name.replace('_', ' '):<36} {_show(value)}"
+
+
+def _show(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)

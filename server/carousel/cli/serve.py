@@ -29,6 +29,9 @@ def serve(
     bundle: Annotated[Path, typer.Argument(help="the bundle's directory, as carousel-export left it")],
     listen: Annotated[str | None, typer.Option(help="gRPC host:port; port 0 takes a free one")] = None,
     http: Annotated[str | None, typer.Option(help="HTTP host:port of /metrics, /healthz, /readyz")] = None,
+    openai: Annotated[
+        str | None, typer.Option(help="HTTP host:port of the page and of the interface that OpenAI's clients know")
+    ] = None,
     providers: Annotated[str | None, typer.Option(help="execution providers in order of preference: cuda,cpu")] = None,
     threads: Annotated[str | None, typer.Option(help="threads of one model step")] = None,
     workers: Annotated[
@@ -39,7 +42,8 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a bundle over gRPC until SIGTERM."""
-    named = {"listen": listen, "http_listen": http, "providers": providers, "num_threads": threads, "workers": workers}
+    named = {"listen": listen, "http_listen": http, "openai_listen": openai, "providers": providers}
+    named |= {"num_threads": threads, "workers": workers}
     try:
         overrides = {name: value for name, value in named.items() if value is not None} | _split_pairs(setting or [])
         settings = read_settings(os.environ, overrides)
@@ -88,6 +92,10 @@ def _supervise(bundle: Path, settings: Settings, overrides: dict[str, str]) -> N
 def _announce(server: "Running") -> None:
     settle()
     typer.echo(f"serving gRPC on {server.grpc_address}, HTTP on {server.http_address} ({server.provider})")
+    if server.openai_url:
+        typer.echo(f"OpenAI's clients: {server.openai_url}")
+    if server.page_url:
+        typer.echo(f"the page: {server.page_url}")
 
 
 def _announce_drain(seconds: float) -> None:

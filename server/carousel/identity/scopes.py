@@ -27,6 +27,7 @@ CALLS: Mapping[str, frozenset[Scope]] = {
     "Predict": frozenset({Scope.GENERATE}),
     "PredictMany": frozenset({Scope.GENERATE}),
     "Score": frozenset({Scope.SCORE}),
+    "InspectSession": frozenset({Scope.SCORE}),  # one that names a session must also be allowed `READING`
     "Tokenize": TURN_SCOPES,
     "Detokenize": TURN_SCOPES,
     "ListModels": _ANY,
@@ -37,10 +38,13 @@ CALLS: Mapping[str, frozenset[Scope]] = {
     frozenset({Scope.SESSIONS}),
 )  # fmt: skip
 
+READING = "GetSession"  # the call that whoever reads a session must be allowed, whatever else the call is
+
 # The same over HTTP: the routes that OpenAI's clients know, and our own.
 HTTP_CALLS: Mapping[str, frozenset[Scope]] = {
     "/v1/models": _ANY,
     "/v1/completions": frozenset({Scope.GENERATE}),
+    "/v1/chat/completions": frozenset({Scope.GENERATE}),
     "/tokenizer_info": _ANY,
     "/tokenize": TURN_SCOPES,
     "/detokenize": TURN_SCOPES,
@@ -48,6 +52,7 @@ HTTP_CALLS: Mapping[str, frozenset[Scope]] = {
     "/carousel/v1/figures": frozenset({Scope.METRICS}),
     "/carousel/v1/predict": frozenset({Scope.GENERATE}),
     "/carousel/v1/score": frozenset({Scope.SCORE}),
+    "/carousel/v1/inspect": frozenset({Scope.SCORE}),  # as InspectSession
     "/carousel/v1/tree": frozenset({Scope.SESSIONS}),
     "/carousel/v1/import": frozenset({Scope.SESSIONS}),
     "/carousel/v1/sessions": frozenset({Scope.SESSIONS}),

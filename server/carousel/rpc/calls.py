@@ -48,6 +48,11 @@ class RpcCalls:
             error = refused.error
         await context.abort_with_status(rpc_status.to_status(to_status(error)))
 
+    def permit(self, call: Call, method: str) -> None:
+        """Asks whether the caller of an open call may also make the call `method`, which is a part of it. Raises the
+        refusal."""
+        self._calls.permit(call, method)
+
     async def admit(self, service: str, context: Context) -> None:
         """Ends a call of another service, such as health, if its caller may not make it."""
         try:

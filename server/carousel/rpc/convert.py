@@ -5,6 +5,7 @@ An optional field that is not set becomes the domain's default. `sessions` check
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
 
 from google.protobuf import timestamp_pb2
 
@@ -12,6 +13,7 @@ from carousel.bundle.manifest import Manifest
 from carousel.bundle.tokenizer import TextDecoder, Tokenizer
 from carousel.sessions import requests
 from carousel.sessions.events import EventKind, SessionEvent
+from carousel.sessions.inspection import Inspected, InspectedToken, InspectionRequest
 from carousel.sessions.operations import History, Point
 from carousel.sessions.resident import Plain
 from carousel.settings import Settings
@@ -21,6 +23,7 @@ from carousel.turns import Candidate, FinishReason, Generated, SamplingOptions
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import sessions_pb2, types_pb2
 
+_WithCandidates: TypeAlias = wire.GeneratedToken | wire.PredictResponse | sessions_pb2.InspectedToken
 _DEFAULT_PREDICTION = requests.PredictionRequest()
 _DEFAULT_TTL_SECONDS = 86_400.0
 _MAX_TOKENS_PER_MESSAGE = 256
@@ -115,6 +118,11 @@ def to_scoring(message: wire.ScoreRequest) -> requests.ScoringRequest:
     return requests.ScoringRequest(to_input(message.input), num_top)
 
 
+def to_inspection(message: sessions_pb2.InspectSessionRequest) -> InspectionRequest:
+    point, tensors = to_point(message.point), tuple(message.tensors)
+    return InspectionRequest(to_input(message.input), point, tensors, message.num_candidates)
+
+
 def split_piece(piece: requests.GenerationPiece) -> Iterator[requests.GenerationPiece]:
     """Splits a slow reader's piece into parts of bounded size. The last part has the text and the end."""
     num_candidates = len(piece.tokens[0].candidates) if piece.tokens else 0
@@ -204,7 +212,22 @@ def from_row(row: Row, manifest: Manifest, durable_position: int) -> sessions_pb
 
 
 def from_history(history: History, session: sessions_pb2.Session) -> sessions_pb2.History:
-    return sessions_pb2.History(session=session, positions=history.positions, checkpoints=history.marks)
+    message = sessions_pb2.History(session=session, positions=history.positions, checkpoints=history.marks)
+    if history.origin is not None:
+        message.origin.session_id = history.origin.session_id
+        message.origin.position = history.origin.position
+    return message
+
+
+def from_inspected(inspected: Inspected, tokenizer: Tokenizer) -> sessions_pb2.InspectSessionResponse:
+    response = sessions_pb2.InspectSessionResponse(position=inspected.position)
+    for tensor in inspected.tensors:
+        response.tensors.add(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype)
+    for array in inspected.values:
+        response.values.append(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    if inspected.token is not None:
+        _fill_inspected(response.token, inspected.token, tokenizer)
+    return response
 
 
 def from_event(event: SessionEvent) -> sessions_pb2.SessionEvent:
@@ -217,6 +240,7 @@ def from_manifest(manifest: Manifest, provider: str, settings: Settings) -> wire
         digest=manifest.digest,
         cell=manifest.cell,
         block=manifest.block,
+        has_chat_template=manifest.chat is not None,
         num_layers=manifest.num_layers,
         hidden_size=manifest.hidden_size,
         vocabulary_size=manifest.vocabulary_size,
@@ -248,9 +272,15 @@ def _from_generated(token: Generated, tokenizer: Tokenizer) -> wire.GeneratedTok
     return message
 
 
-def _add_candidates(
-    message: wire.GeneratedToken | wire.PredictResponse, candidates: Iterable[Candidate], tokenizer: Tokenizer
-) -> None:
+def _fill_inspected(message: sessions_pb2.InspectedToken, token: InspectedToken, tokenizer: Tokenizer) -> None:
+    message.id = token.id
+    message.text = token.text
+    message.log_probability = token.log_probability
+    message.rank = token.rank
+    _add_candidates(message, token.candidates, tokenizer)
+
+
+def _add_candidates(message: _WithCandidates, candidates: Iterable[Candidate], tokenizer: Tokenizer) -> None:
     """Adds the candidates in place: protobuf would copy a list of messages."""
     texts, add = tokenizer.texts, message.candidates.add
     for one in candidates:

@@ -6,7 +6,7 @@ The errors name the field. `sessions` checks the lengths again, together with th
 from collections.abc import Sized
 
 from carousel.errors import InvalidRequest
-from carousel.sessions import checks
+from carousel.sessions import checks, inspection
 from carousel.v1 import language_model_pb2 as wire
 from carousel.v1 import sessions_pb2, types_pb2
 
@@ -24,6 +24,12 @@ def check_input(message: types_pb2.Input, limits: checks.Limits) -> None:
 
 def check_ids(field: str, ids: Sized, limits: checks.Limits) -> None:
     _at_most(field, ids, limits.max_input_tokens, "max_input_tokens")
+
+
+def check_inspection(message: sessions_pb2.InspectSessionRequest, num_tensors: int) -> None:
+    """`num_tensors` is how many the model's state has."""
+    _at_most("input", message.input.tokens.ids, inspection.MAX_TOKENS)
+    _at_most("tensors", message.tensors, num_tensors)
 
 
 def check_fork(message: sessions_pb2.ForkSessionRequest) -> None:

@@ -2,12 +2,16 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import aclosing
 
 from google.protobuf import empty_pb2
 
+from carousel.identity.scopes import READING
 from carousel.rpc import convert, lengths
 from carousel.rpc.calls import Context, RpcCalls
+from carousel.sessions.inspection import Inspection
 from carousel.sessions.operations import SessionOperations
+from carousel.sessions.requests import Caller
 from carousel.sessions.service import Sessions
 from carousel.state.store import Row
 from carousel.v1 import sessions_pb2 as wire
@@ -17,11 +21,14 @@ _ROWS_PER_SLICE = 250  # less than 2 ms of the event loop
 
 
 class SessionsServicer(sessions_pb2_grpc.SessionsServicer):
-    """The servicer of sessions. `sessions` knows the model; `operations` does the rest."""
+    """The servicer of sessions. `sessions` knows the model, `inspection` shows states; `operations` does the rest."""
 
-    def __init__(self, sessions: Sessions, operations: SessionOperations, calls: RpcCalls) -> None:
+    def __init__(
+        self, sessions: Sessions, operations: SessionOperations, inspection: Inspection, calls: RpcCalls
+    ) -> None:
         self._sessions = sessions
         self._operations = operations
+        self._inspection = inspection
         self._calls = calls
 
     async def CreateSession(self, request: wire.CreateSessionRequest, context: Context) -> wire.Session:
@@ -82,6 +89,21 @@ class SessionsServicer(sessions_pb2_grpc.SessionsServicer):
         async with self._calls.answer("ImportSession", context, request) as call:
             state, new_id = request.state, request.session_id
             return self._describe(await self._operations.import_state(call.owner, state, new_id, request.request_id))
+
+    async def InspectSession(self, request: wire.InspectSessionRequest, context: Context) -> None:
+        async with self._calls.answer("InspectSession", context, request) as call:
+            if request.session_id:
+                self._calls.permit(call, READING)
+            self._sessions.check_model(request.model)
+            lengths.check_inspection(request, len(self._inspection.layout.tensors))
+            caller = Caller(call.owner, request.session_id, timeline=call.timeline)
+            moments = self._inspection.inspect(caller, convert.to_inspection(request))
+            async with aclosing(moments):
+                num_read = 0
+                async for moment in moments:
+                    num_read += moment.token is not None
+                    call.facts["num_input_tokens"] = num_read
+                    await call.write(context, convert.from_inspected(moment, self._sessions.tokenizer))
 
     async def WatchSessions(self, request: wire.WatchSessionsRequest, context: Context) -> None:
         async with self._calls.answer("WatchSessions", context, request) as call:

@@ -23,7 +23,7 @@ from carousel.traces import UNRECORDED, read_traceparent
 _LOOK_SECONDS = 0.05  # between two looks for idle calls, at shutdown
 _UNREAD_SECONDS = 1.0  # a call is idle when its client has not read a message for this long
 _MAKE = frozenset({"CreateSession", "ImportSession"})
-_ONLY_READ = frozenset({"GetSession", "ListSessions", "GetHistory", "ExportSession"})
+_ONLY_READ = frozenset({"GetSession", "ListSessions", "GetHistory", "ExportSession", "InspectSession"})
 
 
 class Writer(Protocol):

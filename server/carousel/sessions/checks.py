@@ -73,8 +73,13 @@ def check_prediction(request: PredictionRequest) -> None:
 
 
 def check_scoring(request: ScoringRequest, vocabulary_size: int) -> None:
-    _within("num_candidates", request.num_candidates, 0, MAX_LOG_PROBABILITIES)
+    check_num_candidates(request.num_candidates)
     _within("g", request.num_top, 1, max(vocabulary_size, ScoringRequest().num_top))  # the default always passes
+
+
+def check_num_candidates(num_candidates: int) -> None:
+    """Checks how many of the likeliest tokens are asked in each token's place."""
+    _within("num_candidates", num_candidates, 0, MAX_LOG_PROBABILITIES)
 
 
 def check_scored_items(num_tokens: int, request: ScoringRequest, limits: Limits) -> None:

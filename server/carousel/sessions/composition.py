@@ -12,7 +12,9 @@ from carousel.sessions.access import SessionAccess
 from carousel.sessions.carried import CarriedSequences
 from carousel.sessions.carried_room import CARRIER_BYTES, CarriedRoom
 from carousel.sessions.checks import Limits
+from carousel.sessions.encoding import Encoder
 from carousel.sessions.events import EventHub
+from carousel.sessions.inspection import Inspection
 from carousel.sessions.ledger import Ledger, Retention
 from carousel.sessions.many import ManyBounds
 from carousel.sessions.operations import SessionOperations
@@ -31,10 +33,12 @@ from carousel.state.store import SessionStore
 
 @dataclass(frozen=True, slots=True)
 class SessionService:
-    """The parts that serve sessions. `turns` and `operations` are for transports, the rest for the composition root."""
+    """The parts that serve sessions. `turns`, `operations` and `inspection` are for transports, the rest for the
+    composition root."""
 
     turns: Sessions
     operations: SessionOperations
+    inspection: Inspection
     sequences: SequenceSource
     access: SessionAccess
     residents: Residents
@@ -107,5 +111,11 @@ def make_sessions(
         start=lambda: engine.start_snapshot,
     )
     limits, many_bounds = Limits.of(settings), ManyBounds.of(settings)
-    turns = Sessions(manifest, tokenizer, engine, sequences, residents, carried, limits, many_bounds, metrics)
-    return SessionService(turns, operations, sequences, access, residents, carried, ledger, codec, sealer, store, clock)
+    encoder = Encoder(tokenizer, limits, manifest.vocabulary_size)
+    turns = Sessions(manifest, tokenizer, engine, sequences, residents, carried, limits, many_bounds, metrics, encoder)
+    inspection = Inspection(
+        manifest.state, tokenizer, encoder, engine, access, ledger, codec, is_allowed=settings.inspect
+    )
+    return SessionService(
+        turns, operations, inspection, sequences, access, residents, carried, ledger, codec, sealer, store, clock
+    )

@@ -6,12 +6,15 @@ All owners share the one thread. Long texts wait for each other, owner by owner;
 from collections.abc import Sequence
 from functools import partial
 
+from carousel.bundle.chat import ChatFormat, Message, MessagesRefused
 from carousel.bundle.tokenizer import Tokenizer
+from carousel.errors import InvalidRequest
 from carousel.sessions import checks
 from carousel.sessions.fair_thread import FairThread
 from carousel.sessions.requests import Input
 
 _SHORT_CHARACTERS = 2_048  # about a millisecond
+_FEW_MESSAGES = 16
 _IDS_PER_SLICE = 2_048  # a tenth of a millisecond, for which the event loop may wait
 
 
@@ -45,6 +48,17 @@ class Encoder:
             return self._tokenizer.decode(ids)
         slices = (partial(self._spell_slice, ids, first) for first in range(0, len(ids), _IDS_PER_SLICE))
         return b"".join(await self._thread.run_parts(owner, slices)).decode(errors="replace")
+
+    async def render(self, chat: ChatFormat, messages: Sequence[Message], owner: str = "") -> str:
+        """Returns the conversation as text, up to where an answer begins. Raises InvalidRequest."""
+        work = partial(chat.render, messages, max_bytes=self._limits.max_input_bytes)
+        is_short = sum(len(message.content) for message in messages) <= _SHORT_CHARACTERS
+        try:
+            if is_short and len(messages) <= _FEW_MESSAGES:
+                return work()
+            return await self._thread.run(owner, work)
+        except MessagesRefused as error:
+            raise InvalidRequest("messages", str(error)) from error
 
     def close(self) -> None:
         """Closes without waiting for texts whose callers are gone."""

@@ -5,6 +5,7 @@ at/<revision>~<turn>      the snapshot after each but the last of several turns 
 mark/<name>               a named checkpoint
 answer/<revision>/<id>    the answer of the turn with that request id; <revision>~<turn> as above
 used                      8 bytes per applied request id, newest last: many more ids than answers
+origin                    where the session was forked from; never changes
 moves                     what rewinds and checkpoints with request ids did: one `Move` each, while `used` has the id
 """
 
@@ -22,6 +23,7 @@ from carousel.state.store import Birth, Change, Held
 
 _DIGEST_BYTES = 8
 _MOVE = struct.Struct("<8s12sq")
+_ORIGIN = struct.Struct("<qq")  # incarnation and position; the id follows
 FINGERPRINT_BYTES = 12
 
 
@@ -53,6 +55,16 @@ class Move:
 
 
 @record(frozen=True, slots=True)
+class Origin:
+    """The session that this one was forked from, and where the two part. Its id may be another session's by now: that
+    one has another incarnation."""
+
+    session_id: str
+    incarnation: int
+    position: int
+
+
+@record(frozen=True, slots=True)
 class Boundary:
     """The session's snapshot after the nth of several turns."""
 
@@ -66,9 +78,21 @@ class Ledger:
 
     retention: Retention
 
-    def open(self, session_id: str, owner: str, incarnation: int, snapshot: bytes) -> Birth:
+    def open(
+        self, session_id: str, owner: str, incarnation: int, snapshot: bytes, origin: Origin | None = None
+    ) -> Birth:
         """Returns a new session at the snapshot."""
-        return Birth(session_id, owner, incarnation, SnapshotCodec.position(snapshot), {_at(0): snapshot})
+        parts = {_at(0): snapshot}
+        if origin is not None:
+            parts["origin"] = _ORIGIN.pack(origin.incarnation, origin.position) + origin.session_id.encode()
+        return Birth(session_id, owner, incarnation, SnapshotCodec.position(snapshot), parts)
+
+    def origin(self, held: Held) -> Origin | None:
+        """Returns what the session was forked from, if it was."""
+        part = held.parts.get("origin")
+        if part is None:
+            return None
+        return Origin(part[_ORIGIN.size :].decode(), *_ORIGIN.unpack_from(part))
 
     def current(self, held: Held) -> bytes:
         return held.parts[_at(held.row.revision)]

@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from carousel.errors import CarouselError, InvalidRequest
 from carousel.sessions.operations import History, SessionOperations
@@ -38,4 +38,14 @@ async def read_lineage(operations: SessionOperations, owner: str, size: int, tok
         async with asyncio.timeout(_SECONDS), asyncio.TaskGroup() as group:
             for row in page.rows:
                 group.create_task(read(row.id))
-    return Lineage([one for one in found.values() if one is not None], page.next_token)
+    histories = {name: one for name, one in found.items() if one is not None}
+    return Lineage([_without_strangers(one, histories) for one in histories.values()], page.next_token)
+
+
+def _without_strangers(history: History, histories: Mapping[str, History]) -> History:
+    """Leaves out an origin whose id is another session's by now."""
+    origin = history.origin
+    there = None if origin is None else histories.get(origin.session_id)
+    if origin is None or there is None or there.row.incarnation == origin.incarnation:
+        return history
+    return replace(history, origin=None)

@@ -16,7 +16,7 @@ from carousel.sessions.access import SessionAccess, missing
 from carousel.sessions.deeds import check_request_id, check_same, derive_id, draw_id, fingerprint, used_otherwise
 from carousel.sessions.endurance import finish
 from carousel.sessions.events import EventHub, EventKind, SessionEvent
-from carousel.sessions.ledger import Ledger
+from carousel.sessions.ledger import Ledger, Origin
 from carousel.sessions.pages import Page, read_page
 from carousel.sessions.residents import Residents
 from carousel.sessions.sealing import Opened, Sealer
@@ -44,11 +44,12 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """The points that a session can go back to."""
+    """The points that a session can go back to, and where it comes from."""
 
     row: Row
     positions: tuple[int, ...]
     marks: dict[str, int]
+    origin: Origin | None = None
 
 
 class SessionOperations:
@@ -148,13 +149,14 @@ class SessionOperations:
 
     async def history(self, owner: str, session_id: str) -> History:
         async with self._access.hold(owner, session_id) as held:
-            return History(held.row, tuple(self._ledger.positions(held)), self._ledger.marks(held))
+            ledger = self._ledger
+            return History(held.row, tuple(ledger.positions(held)), ledger.marks(held), ledger.origin(held))
 
     async def fork(
         self, owner: str, session_id: str, point: Point, new_ids: Sequence[str], count: int, request_id: str = ""
     ) -> list[Row]:
-        """Creates new sessions from this session's snapshot at the point, all or none. Each copies one snapshot. A
-        retry gets them as they stand now."""
+        """Creates new sessions from this session's snapshot at the point, all or none. Each copies one snapshot and
+        knows this session as its origin. A retry gets them as they stand now."""
         count = count or max(1, len(new_ids))
         if not 1 <= count <= checks.MAX_FORKS:
             raise InvalidRequest("count", f"must be from 1 to {checks.MAX_FORKS}, not {count}")
@@ -167,7 +169,8 @@ class SessionOperations:
             return await self._stand(done)
         async with self._access.hold(owner, session_id) as held:
             snapshot = self._ledger.find(held, point.position, point.mark)
-        return await self._make(owner, new_ids or [""] * count, snapshot, request_id, contents)
+        origin = Origin(session_id, held.row.incarnation, self._codec.position(snapshot))
+        return await self._make(owner, new_ids or [""] * count, snapshot, request_id, contents, origin)
 
     async def rewind(
         self, owner: str, session_id: str, point: Point, expected_position: int | None, request_id: str = ""
@@ -231,12 +234,18 @@ class SessionOperations:
             await asyncio.sleep(0)
 
     async def _make(
-        self, owner: str, ids: Sequence[str], snapshot: bytes, request_id: str, contents: bytes
+        self,
+        owner: str,
+        ids: Sequence[str],
+        snapshot: bytes,
+        request_id: str,
+        contents: bytes,
+        origin: Origin | None = None,
     ) -> list[Row]:
         """Creates sessions at the snapshot, all or none. An empty id means a random one that cannot be guessed. If the
         caller of a request without an id is cancelled, no session stays."""
         names = [one or _new_id(owner, request_id, number) for number, one in enumerate(ids)]
-        births = [self._ledger.open(one, owner, secrets.randbits(62), snapshot) for one in names]
+        births = [self._ledger.open(one, owner, secrets.randbits(62), snapshot, origin) for one in names]
         deed = _deed(owner, request_id, contents, [(birth.id, birth.incarnation) for birth in births])
         try:
             rows = await self._create_or_sweep(births, deed)

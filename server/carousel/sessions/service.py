@@ -13,10 +13,11 @@ from dataclasses import replace
 from functools import partial
 from itertools import repeat
 
+from carousel.bundle.chat import Message as ChatMessage
 from carousel.bundle.manifest import Manifest
 from carousel.bundle.tokenizer import TextDecoder, Tokenizer
 from carousel.engine.engine import Engine
-from carousel.errors import ModelNotFound
+from carousel.errors import ChatTemplateMissing, ModelNotFound
 from carousel.metrics import Metrics
 from carousel.sessions import checks, requests
 from carousel.sessions.answers import GenerationAnswer, ScoringAnswer, ScoringRecord
@@ -57,6 +58,8 @@ from carousel.turns import (
     Turn,
 )
 
+NO_TEMPLATE = "the model's bundle has no chat template, so it takes text alone, as /v1/completions does"
+
 
 class Sessions:
     """Turns on the sequences of one model, for callers that a transport has identified."""
@@ -72,6 +75,7 @@ class Sessions:
         limits: checks.Limits,
         many_bounds: ManyBounds,
         metrics: Metrics,
+        encoder: Encoder,
     ) -> None:
         self.manifest = manifest
         self.tokenizer = tokenizer
@@ -86,7 +90,7 @@ class Sessions:
         self._open_sequences = Shares()  # on all these streams
         self._metrics = metrics
         self._words = WordSearch(tokenizer, engine.submit)
-        self._encoder = Encoder(tokenizer, limits, manifest.vocabulary_size)
+        self._encoder = encoder
 
     def close(self) -> None:
         """Closes the thread for long texts."""
@@ -101,6 +105,14 @@ class Sessions:
         """Returns the ids' text. Raises InvalidRequest for ids that are not in the vocabulary."""
         self._engine.check_open(owner)
         return await self._encoder.decode(ids, owner)
+
+    async def render_chat(self, owner: str, messages: Sequence[ChatMessage]) -> str:
+        """Returns the conversation as text, up to where the assistant's next turn begins. Raises ChatTemplateMissing
+        where the bundle has no template, and InvalidRequest for messages that it does not take."""
+        self._engine.check_open(owner)
+        if self.manifest.chat is None:
+            raise ChatTemplateMissing("messages", NO_TEMPLATE)
+        return await self._encoder.render(self.manifest.chat, messages, owner)
 
     def check_model(self, model: str) -> None:
         """Raises ModelNotFound unless `model` is empty, the model's name or its digest."""

@@ -321,7 +321,7 @@ class GetModelRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "digest", "cell", "num_layers", "hidden_size", "vocabulary_size", "num_parameters", "precision", "tokenizer", "state_bytes", "provider", "limits", "training_json", "block")
+    __slots__ = ("name", "digest", "cell", "num_layers", "hidden_size", "vocabulary_size", "num_parameters", "precision", "tokenizer", "state_bytes", "provider", "limits", "training_json", "block", "has_chat_template")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     CELL_FIELD_NUMBER: _ClassVar[int]
@@ -336,6 +336,7 @@ class Model(_message.Message):
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     TRAINING_JSON_FIELD_NUMBER: _ClassVar[int]
     BLOCK_FIELD_NUMBER: _ClassVar[int]
+    HAS_CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     name: str
     digest: str
     cell: str
@@ -350,7 +351,8 @@ class Model(_message.Message):
     limits: Limits
     training_json: str
     block: str
-    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., cell: _Optional[str] = ..., num_layers: _Optional[int] = ..., hidden_size: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., num_parameters: _Optional[int] = ..., precision: _Optional[str] = ..., tokenizer: _Optional[str] = ..., state_bytes: _Optional[int] = ..., provider: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., training_json: _Optional[str] = ..., block: _Optional[str] = ...) -> None: ...
+    has_chat_template: bool
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., cell: _Optional[str] = ..., num_layers: _Optional[int] = ..., hidden_size: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., num_parameters: _Optional[int] = ..., precision: _Optional[str] = ..., tokenizer: _Optional[str] = ..., state_bytes: _Optional[int] = ..., provider: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., training_json: _Optional[str] = ..., block: _Optional[str] = ..., has_chat_template: _Optional[bool] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_input_tokens", "max_generated_tokens", "max_message_bytes", "penalty_window", "max_input_bytes", "max_answer_items", "max_stop_ids", "max_sequences_per_stream", "max_waiting_per_stream")

@@ -22,12 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from carousel.v1 import types_pb2 as carousel_dot_v1_dot_types__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63\x61rousel/v1/sessions.proto\x12\x0b\x63\x61rousel.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x02\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x10\n\x08position\x18\x04 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x64urable_position\x18\x08 \x01(\x03\"M\n\x14\x43reateSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\'\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"<\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListSessionsResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.carousel.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\">\n\x14\x44\x65leteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\":\n\x05Point\x12\x12\n\x08position\x18\x01 \x01(\x03H\x00\x12\x14\n\ncheckpoint\x18\x02 \x01(\tH\x00\x42\x07\n\x05point\"\x87\x01\n\x12\x46orkSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12!\n\x05point\x18\x02 \x01(\x0b\x32\x12.carousel.v1.Point\x12\r\n\x05\x63ount\x18\x03 \x01(\x05\x12\x17\n\x0fnew_session_ids\x18\x04 \x03(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"=\n\x13\x46orkSessionResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.carousel.v1.Session\"\x97\x01\n\x14RewindSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12!\n\x05point\x18\x02 \x01(\x0b\x32\x12.carousel.v1.Point\x12\x1e\n\x11\x65xpected_position\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\nrequest_id\x18\x04 \x01(\tB\x14\n\x12_expected_position\"S\n\x15SaveCheckpointRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\'\n\x11GetHistoryRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\xb3\x01\n\x07History\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.carousel.v1.Session\x12\x11\n\tpositions\x18\x02 \x03(\x03\x12:\n\x0b\x63heckpoints\x18\x03 \x03(\x0b\x32%.carousel.v1.History.CheckpointsEntry\x1a\x32\n\x10\x43heckpointsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"u\n\x14\x45xportSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12!\n\x05point\x18\x02 \x01(\x0b\x32\x12.carousel.v1.Point\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"8\n\x15\x45xportSessionResponse\x12\r\n\x05state\x18\x01 \x01(\x0c\x12\x10\n\x08position\x18\x02 \x01(\x03\"M\n\x14ImportSessionRequest\x12\r\n\x05state\x18\x01 \x01(\x0c\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x16\n\x14WatchSessionsRequest\"\xe0\x01\n\x0cSessionEvent\x12,\n\x04kind\x18\x01 \x01(\x0e\x32\x1e.carousel.v1.SessionEvent.Kind\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"d\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cKIND_CREATED\x10\x01\x12\x10\n\x0cKIND_DELETED\x10\x02\x12\x10\n\x0cKIND_EXPIRED\x10\x03\x12\x10\n\x0cKIND_EVICTED\x10\x04\x32\xd8\x06\n\x08Sessions\x12H\n\rCreateSession\x12!.carousel.v1.CreateSessionRequest\x1a\x14.carousel.v1.Session\x12\x42\n\nGetSession\x12\x1e.carousel.v1.GetSessionRequest\x1a\x14.carousel.v1.Session\x12S\n\x0cListSessions\x12 .carousel.v1.ListSessionsRequest\x1a!.carousel.v1.ListSessionsResponse\x12J\n\rDeleteSession\x12!.carousel.v1.DeleteSessionRequest\x1a\x16.google.protobuf.Empty\x12P\n\x0b\x46orkSession\x12\x1f.carousel.v1.ForkSessionRequest\x1a .carousel.v1.ForkSessionResponse\x12H\n\rRewindSession\x12!.carousel.v1.RewindSessionRequest\x1a\x14.carousel.v1.Session\x12J\n\x0eSaveCheckpoint\x12\".carousel.v1.SaveCheckpointRequest\x1a\x14.carousel.v1.Session\x12\x42\n\nGetHistory\x12\x1e.carousel.v1.GetHistoryRequest\x1a\x14.carousel.v1.History\x12V\n\rExportSession\x12!.carousel.v1.ExportSessionRequest\x1a\".carousel.v1.ExportSessionResponse\x12H\n\rImportSession\x12!.carousel.v1.ImportSessionRequest\x1a\x14.carousel.v1.Session\x12O\n\rWatchSessions\x12!.carousel.v1.WatchSessionsRequest\x1a\x19.carousel.v1.SessionEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63\x61rousel/v1/sessions.proto\x12\x0b\x63\x61rousel.v1\x1a\x17\x63\x61rousel/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x02\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x10\n\x08position\x18\x04 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x64urable_position\x18\x08 \x01(\x03\"M\n\x14\x43reateSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\'\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"<\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListSessionsResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.carousel.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\">\n\x14\x44\x65leteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\":\n\x05Point\x12\x12\n\x08position\x18\x01 \x01(\x03H\x00\x12\x14\n\ncheckpoint\x18\x02 \x01(\tH\x00\x42\x07\n\x05point\"\x87\x01\n\x12\x46orkSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12!\n\x05point\x18\x02 \x01(\x0b\x32\x12.carousel.v1.Point\x12\r\n\x05\x63ount\x18\x03 \x01(\x05\x12\x17\n\x0fnew_session_ids\x18\x04 \x03(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"=\n\x13\x46orkSessionResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.carousel.v1.Session\"\x97\x01\n\x14RewindSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12!\n\x05point\x18\x02 \x01(\x0b\x32\x12.carousel.v1.Point\x12\x1e\n\x11\x65xpected_position\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\nrequest_id\x18\x04 \x01(\tB\x14\n\x12_expected_position\"S\n\x15SaveCheckpointRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\'\n\x11GetHistoryRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\xd8\x01\n\x07History\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.carousel.v1.Session\x12\x11\n\tpositions\x18\x02 \x03(\x03\x12:\n\x0b\x63heckpoints\x18\x03 \x03(\x0b\x32%.carousel.v1.History.CheckpointsEntry\x12#\n\x06origin\x18\x04 \x01(\x0b\x32\x13.carousel.v1.Origin\x1a\x32\n\x10\x43heckpointsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\".\n\x06Origin\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x03\"u\n\x14\x45xportSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12!\n\x05point\x18\x02 \x01(\x0b\x32\x12.carousel.v1.Point\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"8\n\x15\x45xportSessionResponse\x12\r\n\x05state\x18\x01 \x01(\x0c\x12\x10\n\x08position\x18\x02 \x01(\x03\"M\n\x14ImportSessionRequest\x12\r\n\x05state\x18\x01 \x01(\x0c\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\xa9\x01\n\x15InspectSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12!\n\x05point\x18\x03 \x01(\x0b\x32\x12.carousel.v1.Point\x12!\n\x05input\x18\x04 \x01(\x0b\x32\x12.carousel.v1.Input\x12\x0f\n\x07tensors\x18\x05 \x03(\t\x12\x16\n\x0enum_candidates\x18\x06 \x01(\x05\"\x91\x01\n\x16InspectSessionResponse\x12)\n\x07tensors\x18\x01 \x03(\x0b\x32\x18.carousel.v1.StateTensor\x12\x10\n\x08position\x18\x02 \x01(\x03\x12\x0e\n\x06values\x18\x03 \x03(\x0c\x12*\n\x05token\x18\x04 \x01(\x0b\x32\x1b.carousel.v1.InspectedToken\"9\n\x0bStateTensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x05\x12\r\n\x05\x64type\x18\x03 \x01(\t\"}\n\x0eInspectedToken\x12\n\n\x02id\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x17\n\x0flog_probability\x18\x03 \x01(\x02\x12\x0c\n\x04rank\x18\x04 \x01(\x05\x12*\n\ncandidates\x18\x05 \x03(\x0b\x32\x16.carousel.v1.Candidate\"\x16\n\x14WatchSessionsRequest\"\xe0\x01\n\x0cSessionEvent\x12,\n\x04kind\x18\x01 \x01(\x0e\x32\x1e.carousel.v1.SessionEvent.Kind\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"d\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cKIND_CREATED\x10\x01\x12\x10\n\x0cKIND_DELETED\x10\x02\x12\x10\n\x0cKIND_EXPIRED\x10\x03\x12\x10\n\x0cKIND_EVICTED\x10\x04\x32\xb5\x07\n\x08Sessions\x12H\n\rCreateSession\x12!.carousel.v1.CreateSessionRequest\x1a\x14.carousel.v1.Session\x12\x42\n\nGetSession\x12\x1e.carousel.v1.GetSessionRequest\x1a\x14.carousel.v1.Session\x12S\n\x0cListSessions\x12 .carousel.v1.ListSessionsRequest\x1a!.carousel.v1.ListSessionsResponse\x12J\n\rDeleteSession\x12!.carousel.v1.DeleteSessionRequest\x1a\x16.google.protobuf.Empty\x12P\n\x0b\x46orkSession\x12\x1f.carousel.v1.ForkSessionRequest\x1a .carousel.v1.ForkSessionResponse\x12H\n\rRewindSession\x12!.carousel.v1.RewindSessionRequest\x1a\x14.carousel.v1.Session\x12J\n\x0eSaveCheckpoint\x12\".carousel.v1.SaveCheckpointRequest\x1a\x14.carousel.v1.Session\x12\x42\n\nGetHistory\x12\x1e.carousel.v1.GetHistoryRequest\x1a\x14.carousel.v1.History\x12V\n\rExportSession\x12!.carousel.v1.ExportSessionRequest\x1a\".carousel.v1.ExportSessionResponse\x12H\n\rImportSession\x12!.carousel.v1.ImportSessionRequest\x1a\x14.carousel.v1.Session\x12[\n\x0eInspectSession\x12\".carousel.v1.InspectSessionRequest\x1a#.carousel.v1.InspectSessionResponse0\x01\x12O\n\rWatchSessions\x12!.carousel.v1.WatchSessionsRequest\x1a\x19.carousel.v1.SessionEvent0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,46 +37,56 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_HISTORY_CHECKPOINTSENTRY']._loaded_options = None
   _globals['_HISTORY_CHECKPOINTSENTRY']._serialized_options = b'8\001'
-  _globals['_SESSION']._serialized_start=138
-  _globals['_SESSION']._serialized_end=395
-  _globals['_CREATESESSIONREQUEST']._serialized_start=397
-  _globals['_CREATESESSIONREQUEST']._serialized_end=474
-  _globals['_GETSESSIONREQUEST']._serialized_start=476
-  _globals['_GETSESSIONREQUEST']._serialized_end=515
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=517
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=577
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=579
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=666
-  _globals['_DELETESESSIONREQUEST']._serialized_start=668
-  _globals['_DELETESESSIONREQUEST']._serialized_end=730
-  _globals['_POINT']._serialized_start=732
-  _globals['_POINT']._serialized_end=790
-  _globals['_FORKSESSIONREQUEST']._serialized_start=793
-  _globals['_FORKSESSIONREQUEST']._serialized_end=928
-  _globals['_FORKSESSIONRESPONSE']._serialized_start=930
-  _globals['_FORKSESSIONRESPONSE']._serialized_end=991
-  _globals['_REWINDSESSIONREQUEST']._serialized_start=994
-  _globals['_REWINDSESSIONREQUEST']._serialized_end=1145
-  _globals['_SAVECHECKPOINTREQUEST']._serialized_start=1147
-  _globals['_SAVECHECKPOINTREQUEST']._serialized_end=1230
-  _globals['_GETHISTORYREQUEST']._serialized_start=1232
-  _globals['_GETHISTORYREQUEST']._serialized_end=1271
-  _globals['_HISTORY']._serialized_start=1274
-  _globals['_HISTORY']._serialized_end=1453
-  _globals['_HISTORY_CHECKPOINTSENTRY']._serialized_start=1403
-  _globals['_HISTORY_CHECKPOINTSENTRY']._serialized_end=1453
-  _globals['_EXPORTSESSIONREQUEST']._serialized_start=1455
-  _globals['_EXPORTSESSIONREQUEST']._serialized_end=1572
-  _globals['_EXPORTSESSIONRESPONSE']._serialized_start=1574
-  _globals['_EXPORTSESSIONRESPONSE']._serialized_end=1630
-  _globals['_IMPORTSESSIONREQUEST']._serialized_start=1632
-  _globals['_IMPORTSESSIONREQUEST']._serialized_end=1709
-  _globals['_WATCHSESSIONSREQUEST']._serialized_start=1711
-  _globals['_WATCHSESSIONSREQUEST']._serialized_end=1733
-  _globals['_SESSIONEVENT']._serialized_start=1736
-  _globals['_SESSIONEVENT']._serialized_end=1960
-  _globals['_SESSIONEVENT_KIND']._serialized_start=1860
-  _globals['_SESSIONEVENT_KIND']._serialized_end=1960
-  _globals['_SESSIONS']._serialized_start=1963
-  _globals['_SESSIONS']._serialized_end=2819
+  _globals['_SESSION']._serialized_start=163
+  _globals['_SESSION']._serialized_end=420
+  _globals['_CREATESESSIONREQUEST']._serialized_start=422
+  _globals['_CREATESESSIONREQUEST']._serialized_end=499
+  _globals['_GETSESSIONREQUEST']._serialized_start=501
+  _globals['_GETSESSIONREQUEST']._serialized_end=540
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=542
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=602
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=604
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=691
+  _globals['_DELETESESSIONREQUEST']._serialized_start=693
+  _globals['_DELETESESSIONREQUEST']._serialized_end=755
+  _globals['_POINT']._serialized_start=757
+  _globals['_POINT']._serialized_end=815
+  _globals['_FORKSESSIONREQUEST']._serialized_start=818
+  _globals['_FORKSESSIONREQUEST']._serialized_end=953
+  _globals['_FORKSESSIONRESPONSE']._serialized_start=955
+  _globals['_FORKSESSIONRESPONSE']._serialized_end=1016
+  _globals['_REWINDSESSIONREQUEST']._serialized_start=1019
+  _globals['_REWINDSESSIONREQUEST']._serialized_end=1170
+  _globals['_SAVECHECKPOINTREQUEST']._serialized_start=1172
+  _globals['_SAVECHECKPOINTREQUEST']._serialized_end=1255
+  _globals['_GETHISTORYREQUEST']._serialized_start=1257
+  _globals['_GETHISTORYREQUEST']._serialized_end=1296
+  _globals['_HISTORY']._serialized_start=1299
+  _globals['_HISTORY']._serialized_end=1515
+  _globals['_HISTORY_CHECKPOINTSENTRY']._serialized_start=1465
+  _globals['_HISTORY_CHECKPOINTSENTRY']._serialized_end=1515
+  _globals['_ORIGIN']._serialized_start=1517
+  _globals['_ORIGIN']._serialized_end=1563
+  _globals['_EXPORTSESSIONREQUEST']._serialized_start=1565
+  _globals['_EXPORTSESSIONREQUEST']._serialized_end=1682
+  _globals['_EXPORTSESSIONRESPONSE']._serialized_start=1684
+  _globals['_EXPORTSESSIONRESPONSE']._serialized_end=1740
+  _globals['_IMPORTSESSIONREQUEST']._serialized_start=1742
+  _globals['_IMPORTSESSIONREQUEST']._serialized_end=1819
+  _globals['_INSPECTSESSIONREQUEST']._serialized_start=1822
+  _globals['_INSPECTSESSIONREQUEST']._serialized_end=1991
+  _globals['_INSPECTSESSIONRESPONSE']._serialized_start=1994
+  _globals['_INSPECTSESSIONRESPONSE']._serialized_end=2139
+  _globals['_STATETENSOR']._serialized_start=2141
+  _globals['_STATETENSOR']._serialized_end=2198
+  _globals['_INSPECTEDTOKEN']._serialized_start=2200
+  _globals['_INSPECTEDTOKEN']._serialized_end=2325
+  _globals['_WATCHSESSIONSREQUEST']._serialized_start=2327
+  _globals['_WATCHSESSIONSREQUEST']._serialized_end=2349
+  _globals['_SESSIONEVENT']._serialized_start=2352
+  _globals['_SESSIONEVENT']._serialized_end=2576
+  _globals['_SESSIONEVENT_KIND']._serialized_start=2476
+  _globals['_SESSIONEVENT_KIND']._serialized_end=2576
+  _globals['_SESSIONS']._serialized_start=2579
+  _globals['_SESSIONS']._serialized_end=3528
 # @@protoc_insertion_point(module_scope)

@@ -1,5 +1,6 @@
 import datetime
 
+from carousel.v1 import types_pb2 as _types_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import empty_pb2 as _empty_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -129,7 +130,7 @@ class GetHistoryRequest(_message.Message):
     def __init__(self, session_id: _Optional[str] = ...) -> None: ...
 
 class History(_message.Message):
-    __slots__ = ("session", "positions", "checkpoints")
+    __slots__ = ("session", "positions", "checkpoints", "origin")
     class CheckpointsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -140,10 +141,20 @@ class History(_message.Message):
     SESSION_FIELD_NUMBER: _ClassVar[int]
     POSITIONS_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINTS_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
     session: Session
     positions: _containers.RepeatedScalarFieldContainer[int]
     checkpoints: _containers.ScalarMap[str, int]
-    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., positions: _Optional[_Iterable[int]] = ..., checkpoints: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    origin: Origin
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., positions: _Optional[_Iterable[int]] = ..., checkpoints: _Optional[_Mapping[str, int]] = ..., origin: _Optional[_Union[Origin, _Mapping]] = ...) -> None: ...
+
+class Origin(_message.Message):
+    __slots__ = ("session_id", "position")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    position: int
+    def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...
 
 class ExportSessionRequest(_message.Message):
     __slots__ = ("session_id", "point", "ttl")
@@ -172,6 +183,58 @@ class ImportSessionRequest(_message.Message):
     session_id: str
     request_id: str
     def __init__(self, state: _Optional[bytes] = ..., session_id: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class InspectSessionRequest(_message.Message):
+    __slots__ = ("session_id", "model", "point", "input", "tensors", "num_candidates")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    POINT_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    NUM_CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    model: str
+    point: Point
+    input: _types_pb2.Input
+    tensors: _containers.RepeatedScalarFieldContainer[str]
+    num_candidates: int
+    def __init__(self, session_id: _Optional[str] = ..., model: _Optional[str] = ..., point: _Optional[_Union[Point, _Mapping]] = ..., input: _Optional[_Union[_types_pb2.Input, _Mapping]] = ..., tensors: _Optional[_Iterable[str]] = ..., num_candidates: _Optional[int] = ...) -> None: ...
+
+class InspectSessionResponse(_message.Message):
+    __slots__ = ("tensors", "position", "values", "token")
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    tensors: _containers.RepeatedCompositeFieldContainer[StateTensor]
+    position: int
+    values: _containers.RepeatedScalarFieldContainer[bytes]
+    token: InspectedToken
+    def __init__(self, tensors: _Optional[_Iterable[_Union[StateTensor, _Mapping]]] = ..., position: _Optional[int] = ..., values: _Optional[_Iterable[bytes]] = ..., token: _Optional[_Union[InspectedToken, _Mapping]] = ...) -> None: ...
+
+class StateTensor(_message.Message):
+    __slots__ = ("name", "shape", "dtype")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    dtype: str
+    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ...) -> None: ...
+
+class InspectedToken(_message.Message):
+    __slots__ = ("id", "text", "log_probability", "rank", "candidates")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    LOG_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    text: str
+    log_probability: float
+    rank: int
+    candidates: _containers.RepeatedCompositeFieldContainer[_types_pb2.Candidate]
+    def __init__(self, id: _Optional[int] = ..., text: _Optional[str] = ..., log_probability: _Optional[float] = ..., rank: _Optional[int] = ..., candidates: _Optional[_Iterable[_Union[_types_pb2.Candidate, _Mapping]]] = ...) -> None: ...
 
 class WatchSessionsRequest(_message.Message):
     __slots__ = ()

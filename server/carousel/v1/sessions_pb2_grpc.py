@@ -86,6 +86,11 @@ class SessionsStub:
                 request_serializer=carousel_dot_v1_dot_sessions__pb2.ImportSessionRequest.SerializeToString,
                 response_deserializer=carousel_dot_v1_dot_sessions__pb2.Session.FromString,
                 _registered_method=True)
+        self.InspectSession = channel.unary_stream(
+                '/carousel.v1.Sessions/InspectSession',
+                request_serializer=carousel_dot_v1_dot_sessions__pb2.InspectSessionRequest.SerializeToString,
+                response_deserializer=carousel_dot_v1_dot_sessions__pb2.InspectSessionResponse.FromString,
+                _registered_method=True)
         self.WatchSessions = channel.unary_stream(
                 '/carousel.v1.Sessions/WatchSessions',
                 request_serializer=carousel_dot_v1_dot_sessions__pb2.WatchSessionsRequest.SerializeToString,
@@ -167,6 +172,15 @@ class SessionsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def InspectSession(self, request, context):
+        """Reads the input on a copy of the session's state, and streams the state after each token: first where the reading
+        starts, then one message for each token. The session stays as it is. Servers allow it with their setting `inspect`;
+        others answer PERMISSION_DENIED with `setting` in ErrorInfo. A read that is refused for load fails where it stands.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchSessions(self, request, context):
         """Streams the events of the caller's sessions on this server, from now on.
         """
@@ -226,6 +240,11 @@ def add_SessionsServicer_to_server(servicer, server):
                     servicer.ImportSession,
                     request_deserializer=carousel_dot_v1_dot_sessions__pb2.ImportSessionRequest.FromString,
                     response_serializer=carousel_dot_v1_dot_sessions__pb2.Session.SerializeToString,
+            ),
+            'InspectSession': grpc.unary_stream_rpc_method_handler(
+                    servicer.InspectSession,
+                    request_deserializer=carousel_dot_v1_dot_sessions__pb2.InspectSessionRequest.FromString,
+                    response_serializer=carousel_dot_v1_dot_sessions__pb2.InspectSessionResponse.SerializeToString,
             ),
             'WatchSessions': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchSessions,
@@ -504,6 +523,33 @@ class Sessions:
             '/carousel.v1.Sessions/ImportSession',
             carousel_dot_v1_dot_sessions__pb2.ImportSessionRequest.SerializeToString,
             carousel_dot_v1_dot_sessions__pb2.Session.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InspectSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/carousel.v1.Sessions/InspectSession',
+            carousel_dot_v1_dot_sessions__pb2.InspectSessionRequest.SerializeToString,
+            carousel_dot_v1_dot_sessions__pb2.InspectSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

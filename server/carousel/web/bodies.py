@@ -39,8 +39,12 @@ def parse(body: type[Some], content: bytes) -> Some:
         return body.model_validate(values)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
-        field = _shorten(str(problem["loc"][0])) if problem["loc"] else "body"
-        text = "is not a parameter of this call" if problem["type"] == "extra_forbidden" else problem["msg"]
+        place = problem["loc"]
+        field = _shorten(str(place[0])) if place else "body"
+        is_unknown = problem["type"] == "extra_forbidden"
+        text = "is not a parameter of this call" if is_unknown else problem["msg"].removeprefix("Value error, ")
+        if len(place) > 1 and isinstance(place[1], int):  # of a list of objects
+            text = f"{_shorten('.'.join(map(str, place[1:])))}: {text}"
         raise InvalidRequest(field, text) from error
 
 

@@ -9,18 +9,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from carousel.sessions.calls import Calls
-from carousel.sessions.operations import SessionOperations
-from carousel.sessions.service import Sessions
+from carousel.sessions.composition import SessionService
 from carousel.web import json_errors
 from carousel.web.door import Door, Guard
-from carousel.web.json_api.app import make_json_routes
-from carousel.web.openai.app import PARAMS, Handlers, make_openai_routes
+from carousel.web.json_api import app as json_api
+from carousel.web.openai import app as openai
 from carousel.web.page_files import make_page_routes
 
 
 def make_front(
-    sessions: Sessions,
-    operations: SessionOperations,
+    sessions: SessionService,
     calls: Calls,
     registry: Collector,
     model: Mapping[str, Any],
@@ -32,9 +30,10 @@ def make_front(
 ) -> Any:
     """`registry` has the metrics; `model` describes the model. `max_bytes` bounds a body; `hosts` are the server's
     names; `started` is when it did, in seconds since 1970."""
+    handlers = openai.Handlers(sessions.turns, sessions.operations, calls, started)
     routes = [
-        *make_openai_routes(Door(calls, max_bytes, PARAMS), Handlers(sessions, operations, calls, started)),
-        *make_json_routes(Door(calls, max_bytes, {}), sessions, operations, model, registry),
+        *openai.make_openai_routes(Door(calls, max_bytes, openai.PARAMS), handlers),
+        *json_api.make_json_routes(Door(calls, max_bytes, json_api.PARAMS), calls, sessions, model, registry),
         *(make_page_routes() if has_page else ()),
     ]
     return Guard(Starlette(routes=routes, exception_handlers={404: _refuse_route, 405: _refuse_route}), hosts)

@@ -27,6 +27,7 @@ _KINDS = {
 }
 STATUSES: dict[type[errors.CarouselError], int] = {
     errors.InvalidRequest: 400,
+    errors.ChatTemplateMissing: 400,
     errors.MessageInvalid: 400,
     errors.Unauthenticated: 401,
     errors.PermissionDenied: 403,

@@ -10,6 +10,7 @@ from tests import bundles
 from tests.bundles import Sizes
 from tests.fakes import byte_tokenizer, character_tokenizer
 
+from carousel.bundle.chat import ChatFormat
 from carousel.bundle.manifest import CORE_FILE, FILE_NAME, HEAD_FILE, Bundle, Manifest, file_digest
 from carousel.bundle.tokenizer import FILE_NAME as TOKENIZER_FILE
 from carousel.errors import BundleInvalid
@@ -66,6 +67,50 @@ def test_a_plain_stack_says_nothing_of_blocks(directory: Path) -> None:
     assert other.digest != plain.digest
     forge(directory, block=3)
     with pytest.raises(BundleInvalid, match="block is 3"):
+        Bundle.load(directory)
+
+
+def test_a_bundle_without_a_chat_says_nothing_of_it(directory: Path) -> None:
+    """Bundles from before chats existed keep their digests; a chat is written, read and digested."""
+    silent = Bundle.load(directory).manifest
+    assert silent.chat is None
+    assert "chat" not in json.loads((directory / FILE_NAME).read_text())
+    forge(directory, chat={"template": "{{ messages[0].content }}", "stops": ["\n"]})
+    talking = Bundle.load(directory).manifest
+    assert talking.chat == ChatFormat("{{ messages[0].content }}", ("\n",))
+    assert talking.digest != silent.digest
+    talking.save(directory)
+    assert Bundle.load(directory).manifest == talking
+    edit(directory, chat={"template": "another", "stops": ["\n"]})
+    with pytest.raises(BundleInvalid, match="its digest does not match"):
+        Bundle.load(directory)
+
+
+@pytest.mark.parametrize(
+    ("chat", "problem"),
+    [
+        (None, "chat is None"),
+        ([], "chat is"),
+        ({}, "template"),
+        ({"template": 3}, "a text of chat is 3"),
+        ({"template": ""}, "from 1 to 65536 bytes"),
+        ({"template": "x" * 65_537}, "from 1 to 65536 bytes"),
+        ({"template": "\ud800"}, "surrogates"),
+        ({"template": "x", "stops": "\n"}, "chat.stops is"),
+        ({"template": "x", "stops": [1]}, "a text of chat is 1"),
+        ({"template": "x", "stops": [""]}, "from 1 to 256 bytes"),
+        ({"template": "x", "stops": ["y"] * 9}, "at most 8 stops"),
+        ({"template": "x", "unheard_of": 1}, "unheard_of"),
+        ({"template": "a\n{% for message in messages %}"}, "line 2 of the chat template"),
+        ({"template": "{{ messages | unheard_of }}"}, "unheard_of"),
+        ({"template": "{{" + "(" * 5_000}, "chat template"),
+        ({"template": "{% if 1 %}" * 100 + "{% endif %}" * 100}, "chat template"),
+    ],
+)
+def test_a_chat_that_is_none_is_refused(directory: Path, chat: Any, problem: str) -> None:
+    """When the bundle is loaded, and not at the first conversation."""
+    forge(directory, chat=chat)
+    with pytest.raises(BundleInvalid, match=problem):
         Bundle.load(directory)
 
 

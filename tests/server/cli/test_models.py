@@ -13,6 +13,7 @@ def test_a_model_is_described_in_lines(run: Run) -> None:
     assert facts["num parameters"] == "12,345"
     assert facts["max input tokens"] == "16"
     assert facts["training corpus"] == "numbers"
+    assert facts["has chat template"] == "no"
 
 
 def test_a_model_is_described_as_json(run: Run) -> None:

@@ -17,11 +17,13 @@ from carousel.cli import serve as command
 from carousel.errors import BundleInvalid, ModelFailed
 from carousel.settings import Settings
 
-READY = SimpleNamespace(grpc_address="127.0.0.1:1", http_address="127.0.0.1:2", provider="cpu")
+READY = SimpleNamespace(
+    grpc_address="127.0.0.1:1", http_address="127.0.0.1:2", provider="cpu", openai_url="", page_url=""
+)
 NOT_USED = ("redis", "sqlite3", "carousel.state.sqlite_store", "websockets", "httptools")
 
 
-def serve_by(monkeypatch: pytest.MonkeyPatch, ends: Exception | None = None) -> list[Any]:
+def serve_by(monkeypatch: pytest.MonkeyPatch, ends: Exception | None = None, ready: Any = READY) -> list[Any]:
     """Replaces the application; returns its arguments, and the loop in which it ran."""
     seen: list[Any] = []
 
@@ -31,12 +33,12 @@ def serve_by(monkeypatch: pytest.MonkeyPatch, ends: Exception | None = None) -> 
         seen.extend((bundle, settings, asyncio.get_running_loop()))
         if ends is not None:
             raise ends
-        announce(READY)
+        announce(ready)
         announce_drain(settings.drain_seconds)
 
     monkeypatch.setattr(command, "serve_bundle", serve)
     monkeypatch.setattr(command, "configure_logging", lambda level: None)
-    monkeypatch.delenv("CAROUSEL_ADDRESS")
+    monkeypatch.delenv("CAROUSEL_ADDRESS", raising=False)
     return seen
 
 
@@ -54,6 +56,19 @@ def test_it_serves_in_a_fast_loop_and_says_where(run: Run, monkeypatch: pytest.M
     assert second.startswith("stopping: turns that run have up to 30 s to finish. A second Ctrl-C")
     assert (bundle, settings.num_threads, settings.max_lanes) == (Path("somewhere"), 2, 3)
     assert isinstance(loop, uvloop.Loop)
+
+
+def test_it_says_where_callers_over_http_go(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is an address for them, and a page."""
+    url = "http://127.0.0.1:3"
+    for page_url in ("", f"{url}/"):
+        ready = SimpleNamespace(**vars(READY) | {"openai_url": f"{url}/v1", "page_url": page_url})
+        seen = serve_by(monkeypatch, ready=ready)
+        result = run("serve", "somewhere", "--openai", "127.0.0.1:0")
+        gc.unfreeze()
+        assert seen[1].openai_listen == "127.0.0.1:0"
+        told = result.out.splitlines()[1:-1]
+        assert told == ["OpenAI's clients: http://127.0.0.1:3/v1"] + ([f"the page: {url}/"] if page_url else [])
 
 
 @pytest.mark.parametrize(("error", "code"), [(BundleInvalid("bad bundle"), 2), (ModelFailed("it broke"), 1)])

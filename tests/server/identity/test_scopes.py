@@ -16,7 +16,8 @@ from carousel.sessions.calls import Calls
 from carousel.v1 import language_model_pb2, sessions_pb2
 from carousel.web.app import make_app
 from carousel.web.door import Door
-from carousel.web.openai.app import Handlers, make_routes
+from carousel.web.json_api.app import make_json_routes
+from carousel.web.openai.app import Handlers, make_openai_routes
 
 OURS = [
     service for module in (language_model_pb2, sessions_pb2) for service in module.DESCRIPTOR.services_by_name.values()
@@ -60,10 +61,13 @@ def test_every_path_of_http_needs_a_scope() -> None:
     assert paths >= PROBES
 
 
-def test_every_path_of_the_openai_interface_needs_a_scope() -> None:
-    """A path with a model's name is that of the list."""
-    routes = make_routes(Door(cast(Calls, None), 0), cast(Handlers, Mock()))
-    assert HTTP_CALLS.keys() == {route.path.partition("/{")[0] for route in routes}
+def test_every_path_for_callers_needs_a_scope() -> None:
+    """OpenAI's and our own. A path with a model's name is that of the list."""
+    door = Door(cast(Calls, None), 0, {})
+    theirs = make_openai_routes(door, cast(Handlers, Mock()))
+    own = make_json_routes(door, Mock(), Mock(), {}, CollectorRegistry())
+    paths = {route.path.removesuffix("/{model:path}") for route in theirs} | {route.path for route in own}
+    assert HTTP_CALLS.keys() == paths
 
 
 @pytest.mark.parametrize("call", SCOPES)

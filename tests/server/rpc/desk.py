@@ -29,6 +29,7 @@ from carousel.sessions.checks import Limits
 from carousel.sessions.conversation import Conversation
 from carousel.sessions.events import EventHub
 from carousel.sessions.gate import Gate
+from carousel.sessions.inspection import Inspected, InspectionRequest
 from carousel.sessions.many import Many, ManyBounds
 from carousel.sessions.messages import Format
 from carousel.sessions.operations import History, Point
@@ -128,6 +129,19 @@ def _converse_with_nobody() -> Conversation:
     raise AssertionError("nothing is asked")
 
 
+class FakeInspection:
+    """Shows one moment. `seen` is as above."""
+
+    layout = Plan().model.layout
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    async def inspect(self, caller: Caller, request: InspectionRequest) -> AsyncGenerator[Inspected]:
+        self.seen.append((caller, request))
+        yield Inspected(0, ())
+
+
 class NoResidents:
     """No stream holds anything, neither sessions nor what it carries."""
 
@@ -220,6 +234,7 @@ class Desk:
 
     sessions: FakeSessions
     operations: FakeOperations
+    inspection: FakeInspection
     calls: Calls
     health: StoreHealth
     server: RpcServer
@@ -249,14 +264,14 @@ async def open_desk(
     """Serves the stand-ins. `limits` are the settings that GetModel tells."""
     settings = Settings(**limits)
     sessions, operations, registry = FakeSessions(Limits.of(settings)), FakeOperations(), CollectorRegistry()
-    metrics = Metrics(registry)
+    inspection, metrics = FakeInspection(), Metrics(registry)
     health = StoreHealth(metrics.store_is_up)
     calls = Calls(streams or StreamBounds(100), doorkeeper or Doorkeeper(owner), metrics, health, code_of)
     model = convert.from_manifest(sessions.manifest, "cpu", settings)
     rpc_calls = RpcCalls(calls)
     services = (
         LanguageModelServicer(sessions, model, rpc_calls),  # type: ignore[arg-type]
-        SessionsServicer(sessions, operations, rpc_calls),  # type: ignore[arg-type]
+        SessionsServicer(sessions, operations, inspection, rpc_calls),  # type: ignore[arg-type]
     )
     bounds = make_connection_bounds(
         MAX_MESSAGE_BYTES,
@@ -269,6 +284,6 @@ async def open_desk(
     await server.set_ready(is_ready=True)
     try:
         async with grpc.aio.insecure_channel(server.address) as channel:
-            yield Desk(sessions, operations, calls, health, server, registry, channel)
+            yield Desk(sessions, operations, inspection, calls, health, server, registry, channel)
     finally:
         await server.stop(0)

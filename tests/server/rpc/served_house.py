@@ -63,7 +63,7 @@ async def served(
         description = convert.from_manifest(world.manifest, "cpu", Settings())
         services = (
             LanguageModelServicer(world.sessions, description, RpcCalls(calls)),
-            SessionsServicer(world.sessions, world.operations, RpcCalls(calls)),
+            SessionsServicer(world.sessions, world.operations, world.inspection, RpcCalls(calls)),
         )
         server = RpcServer(*services, RpcCalls(calls).admit, make_connection_bounds(MAX_MESSAGE_BYTES, **bounds))
         await server.start("127.0.0.1:0")

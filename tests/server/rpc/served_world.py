@@ -84,7 +84,7 @@ async def serving(
         model = convert.from_manifest(world.manifest, "cpu", Settings(**limits))
         services = (
             LanguageModelServicer(world.sessions, model, RpcCalls(calls)),
-            SessionsServicer(world.sessions, world.operations, RpcCalls(calls)),
+            SessionsServicer(world.sessions, world.operations, world.inspection, RpcCalls(calls)),
         )
         server = RpcServer(*services, RpcCalls(calls).admit, make_connection_bounds(MAX_MESSAGE_BYTES))
         await server.start("127.0.0.1:0")

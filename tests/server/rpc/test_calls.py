@@ -8,7 +8,7 @@ import pytest
 import structlog
 from google.rpc import code_pb2, status_pb2
 from prometheus_client import CollectorRegistry
-from tests.server.rpc.desk import FakeOperations, FakeSessions
+from tests.server.rpc.desk import FakeInspection, FakeOperations, FakeSessions
 
 from carousel.errors import (
     CarouselError,
@@ -362,7 +362,8 @@ async def write_beside(desk: Desk, context: GatedContext) -> None:
 async def test_a_watch_that_is_being_opened_is_ended_after_that() -> None:
     """A client may know that its call is open before gRPC tells the server so. No status can be sent meanwhile."""
     desk, context = Desk(doorkeeper=ChangingDoorkeeper()), GatedContext()
-    servicer = SessionsServicer(FakeSessions(Limits.of(Settings())), FakeOperations(), desk.calls)  # type: ignore[arg-type]
+    parts: Any = (FakeSessions(Limits.of(Settings())), FakeOperations(), FakeInspection(), desk.calls)
+    servicer = SessionsServicer(*parts)
     task = asyncio.ensure_future(servicer.WatchSessions(sessions_pb2.WatchSessionsRequest(), context))
     await context.is_writing.wait()
     desk.open.check_again()

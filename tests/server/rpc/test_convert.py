@@ -8,6 +8,7 @@ from google.protobuf import duration_pb2
 from tests.fakes import byte_tokenizer
 from tests.worlds import Plan, make_manifest
 
+from carousel.bundle.chat import ChatFormat
 from carousel.rpc import convert
 from carousel.sessions import requests
 from carousel.sessions.operations import Point
@@ -170,6 +171,8 @@ def test_the_model_is_described_with_its_limits() -> None:
     assert (model.name, model.digest, model.cell, model.tokenizer) == ("toy", manifest.digest, "rnn", "character")
     assert (model.vocabulary_size, model.num_parameters, model.state_bytes) == (16, 99, 24)
     residual = replace(manifest, block="residual")
+    talking = replace(manifest, chat=ChatFormat("{{ messages }}"))
+    assert [convert.from_manifest(one, "cpu", bounds).has_chat_template for one in (manifest, talking)] == [False, True]
     assert [convert.from_manifest(one, "cpu", bounds).block for one in (manifest, residual)] == ["plain", "residual"]
     limits = model.limits
     assert (limits.max_input_tokens, limits.penalty_window, limits.max_input_bytes) == (5, 6, 7)

@@ -13,6 +13,7 @@ NEVER_MET = {
     errors.ProviderUnavailable,
     errors.SettingsInvalid,
     errors.StoreInvalid,  # these four only occur at the start
+    errors.ChatTemplateMissing,  # HTTP alone has messages
 }
 EXAMPLES = [
     (errors.InvalidRequest("top_k", "no"), "INVALID_ARGUMENT"),

@@ -60,7 +60,7 @@ def start(desk: Desk, path: str, metadata: tuple[tuple[str, str], ...] = ()) -> 
     """A call with an empty message, which every method can read."""
     if path.endswith(("/Predict", "/PredictMany", "/ServerReflectionInfo")):
         return desk.channel.stream_stream(path)(iter([b""]), metadata=metadata)
-    if path.endswith(("/Generate", "/Score", "/Watch", "/WatchSessions")):
+    if path.endswith(("/Generate", "/Score", "/Watch", "/WatchSessions", "/InspectSession")):
         return desk.channel.unary_stream(path)(b"", metadata=metadata)
     return desk.channel.unary_unary(path)(b"", metadata=metadata)
 
@@ -74,7 +74,7 @@ async def test_every_method_refuses_the_unknown_and_those_without_its_scope(desk
             desk.calls._doorkeeper._wrong._spent.clear()  # the next one is not too many
             code, _, details = await refusal(start(desk, path, bearer("nobody")))
             assert (code, details["ErrorInfo"].reason) == (Code.PERMISSION_DENIED, "PERMISSION_DENIED"), path
-    assert desk.sessions.seen == desk.operations.seen == []
+    assert desk.sessions.seen == desk.operations.seen == desk.inspection.seen == []
     assert len(lines) == 2 * len([*METHODS, *OTHERS, REFLECTION_METHOD])
     assert {(line["event"], line["reason"]) for line in lines} == {
         ("call", "UNAUTHENTICATED"),

@@ -26,7 +26,7 @@ OTHERS = ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"]
 def call(desk: Desk, path: str, content: bytes) -> Any:
     if path.endswith(("/Predict", "/ServerReflectionInfo")):
         return desk.channel.stream_stream(path)(iter([content]))
-    if path.endswith(("/Generate", "/Score", "/Watch", "/WatchSessions")):
+    if path.endswith(("/Generate", "/Score", "/Watch", "/WatchSessions", "/InspectSession")):
         return desk.channel.unary_stream(path)(content)
     return desk.channel.unary_unary(path)(content)
 
@@ -44,7 +44,7 @@ async def test_every_method_refuses_what_is_no_message(caplog: pytest.LogCapture
         assert {line["event"] for line in lines} == {"call"}
         assert {line["reason"] for line in lines} == {"MESSAGE_INVALID"}
         assert caplog.records == []
-        assert desk.sessions.seen == desk.operations.seen == []
+        assert desk.sessions.seen == desk.operations.seen == desk.inspection.seen == []
         assert desk.value("requests_total", method="Generate", code="INVALID_ARGUMENT") == 2
         await desk.model.GetModel(wire.GetModelRequest())
 

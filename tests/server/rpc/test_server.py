@@ -114,7 +114,9 @@ async def test_a_port_that_is_taken_is_a_settings_error() -> None:
     async with served() as house:
         other = RpcServer(
             LanguageModelServicer(house.world.sessions, wire.Model(), RpcCalls(house.calls)),
-            SessionsServicer(house.world.sessions, house.world.operations, RpcCalls(house.calls)),
+            SessionsServicer(
+                house.world.sessions, house.world.operations, house.world.inspection, RpcCalls(house.calls)
+            ),
             RpcCalls(house.calls).admit,
             make_connection_bounds(1000),
         )
@@ -128,7 +130,9 @@ async def test_an_address_that_is_not_ours_is_told_as_the_system_tells_it(addres
     async with served() as house:
         other = RpcServer(
             LanguageModelServicer(house.world.sessions, wire.Model(), RpcCalls(house.calls)),
-            SessionsServicer(house.world.sessions, house.world.operations, RpcCalls(house.calls)),
+            SessionsServicer(
+                house.world.sessions, house.world.operations, house.world.inspection, RpcCalls(house.calls)
+            ),
             RpcCalls(house.calls).admit,
             make_connection_bounds(1000),
         )

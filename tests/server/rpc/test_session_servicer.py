@@ -51,6 +51,9 @@ async def test_a_session_is_forked_rewound_and_tells_its_past() -> None:
         history = await house.sessions.GetHistory(sessions_pb2.GetHistoryRequest(session_id="s"))
         assert (list(history.positions), dict(history.checkpoints)) == ([0, 5, 9], {"here": 5})
         assert history.session.position == 9
+        assert not history.HasField("origin")
+        history = await house.sessions.GetHistory(sessions_pb2.GetHistoryRequest(session_id="t"))
+        assert (history.origin.session_id, history.origin.position) == ("s", 5)
         rewind = sessions_pb2.RewindSessionRequest(session_id="s", point=AT(checkpoint="here"), expected_position=9)
         assert (await house.sessions.RewindSession(rewind)).position == 5
         assert ids_of(await say(house, "c")) == ids_of(first)

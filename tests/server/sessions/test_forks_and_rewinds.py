@@ -38,6 +38,8 @@ async def test_forks_stand_where_the_session_stood() -> None:
             assert same_snapshot(await world.snapshot(name), fed(world, *ids))
             history = await world.operations.history("ann", name)
             assert (history.positions, history.marks) == ((len(ids),), {})
+            assert history.origin is not None
+            assert (history.origin.session_id, history.origin.position) == ("s", len(ids))
         await feed(world, 9, session_id="z")
         assert same_snapshot(await world.snapshot("z"), fed(world, 1, 2, 9))
         assert same_snapshot(await world.snapshot(), fed(world, 1, 2, 3))

@@ -21,7 +21,7 @@ from carousel.client.core.options import (
     split_options,
 )
 from carousel.client.core.position import KnownPosition
-from carousel.client.core.results import History, Piece, Prediction, ScorePiece, SessionInfo
+from carousel.client.core.results import History, Inspected, Piece, Prediction, ScorePiece, SessionInfo
 from carousel.client.core.session_turns import SessionTurns
 
 
@@ -140,6 +140,20 @@ class AsyncSession:
         """Returns the sealed state, valid for `ttl` (default: a day). The client's `import_session` reads it."""
         call = session_calls.export_session(self.session_id, ttl, position, checkpoint)
         return await self._transport.ask_safely(call, options)
+
+    def inspect(
+        self,
+        prompt: Prompt = "",
+        *,
+        position: int | None = None,
+        checkpoint: str = "",
+        tensors: Sequence[str] = (),
+        num_candidates: int | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncStream[Inspected]:
+        """Works as the client's `inspect`. It is no turn: the session stays where it is, and the call is made once."""
+        call = session_calls.inspect_session(prompt, self.session_id, "", position, checkpoint, tensors, num_candidates)
+        return self._transport.stream(call, options)
 
     async def get(self, **options: Unpack[CallOptions]) -> SessionInfo:
         """Returns the session's current data; the next turn expects that position."""

@@ -26,6 +26,7 @@ from carousel.client.core.options import (
 )
 from carousel.client.core.results import (
     History,
+    Inspected,
     ModelInfo,
     Piece,
     Prediction,
@@ -217,6 +218,24 @@ class Client:
         """Creates a session from a sealed state."""
         change_options, of_call = split_options(options, ChangeOptions)
         return self._transport.ask_safely(session_calls.import_session(state, session_id, change_options), of_call)
+
+    def inspect(
+        self,
+        prompt: Prompt = "",
+        *,
+        session_id: str = "",
+        model: str = "",
+        position: int | None = None,
+        checkpoint: str = "",
+        tensors: Sequence[str] = (),
+        num_candidates: int | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Stream[Inspected]:
+        """Reads `prompt` on a copy of the session, as it is or was, or of the model's start. Streams the state where
+        the reading starts, then after each token: of all `tensors` or of those named. The session does not change. The
+        server must allow it (`inspect`)."""
+        call = session_calls.inspect_session(prompt, session_id, model, position, checkpoint, tensors, num_candidates)
+        return self._transport.stream(call, options)
 
     def watch(self, **options: Unpack[CallOptions]) -> Stream[SessionEvent]:
         """Streams the events of the caller's sessions from now on. Returns when the server is listening for them."""

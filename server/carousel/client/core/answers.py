@@ -3,7 +3,7 @@
 import functools
 import json
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from datetime import UTC
 from typing import Any
@@ -13,8 +13,11 @@ from carousel.client.core.results import (
     Finished,
     GeneratedToken,
     History,
+    Inspected,
+    InspectedToken,
     Limits,
     ModelInfo,
+    Origin,
     Piece,
     Prediction,
     ScoredToken,
@@ -25,6 +28,7 @@ from carousel.client.core.results import (
     Token,
     Word,
 )
+from carousel.client.core.states import view
 from carousel.v1 import language_model_pb2 as lm
 from carousel.v1 import sessions_pb2
 
@@ -89,12 +93,34 @@ def session_page(answer: sessions_pb2.ListSessionsResponse) -> tuple[list[Sessio
 
 
 def history(message: sessions_pb2.History) -> History:
-    return History(session(message.session), tuple(message.positions), dict(message.checkpoints))
+    origin = Origin(message.origin.session_id, message.origin.position) if message.HasField("origin") else None
+    return History(session(message.session), tuple(message.positions), dict(message.checkpoints), origin)
+
+
+class Inspections:
+    """Reads the answers of one call, in order: the first says what the values of all are."""
+
+    def __init__(self) -> None:
+        self._tensors: Sequence[sessions_pb2.StateTensor] = ()
+
+    def __call__(self, message: sessions_pb2.InspectSessionResponse) -> Inspected:
+        """Raises ValueError for values of a type that this client does not know."""
+        if message.tensors:
+            self._tensors = message.tensors
+        pairs = zip(self._tensors, message.values, strict=True)
+        values = {tensor.name: view(content, tensor.shape, tensor.dtype) for tensor, content in pairs}
+        token = _inspected_token(message.token) if message.HasField("token") else None
+        return Inspected(message.position, values, token)
 
 
 def event(message: sessions_pb2.SessionEvent) -> SessionEvent:
     kind = _name(sessions_pb2.SessionEvent.Kind, message.kind, "KIND_")
     return SessionEvent(kind, message.session_id, message.time.ToDatetime(tzinfo=UTC))
+
+
+def _inspected_token(message: sessions_pb2.InspectedToken) -> InspectedToken:
+    candidates = _candidates(message.candidates)
+    return InspectedToken(message.id, message.text, message.log_probability, message.rank, candidates)
 
 
 def _candidates(messages: Iterable[Any]) -> tuple[Candidate, ...]:

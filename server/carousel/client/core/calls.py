@@ -48,7 +48,7 @@ def generate(prompt: Prompt, session_id: str, model: str, turn_options: dict[str
     if "content" in rest:
         rest["content"] = _content(rest["content"])
     request = lm.GenerateRequest(
-        session_id=session_id, model=model, input=_input(prompt), sampling=lm.Sampling(**sampling), **rest
+        session_id=session_id, model=model, input=make_input(prompt), sampling=lm.Sampling(**sampling), **rest
     )
     return Call(MODELS, "Generate", request, answers.piece, session_id)
 
@@ -77,7 +77,7 @@ def predict_many() -> Call[Any]:
 def score(
     prompt: Prompt, session_id: str, model: str, top_g: int | None, turn_options: dict[str, Any]
 ) -> Call[ScorePiece]:
-    request = lm.ScoreRequest(session_id=session_id, model=model, input=_input(prompt), g=top_g, **turn_options)
+    request = lm.ScoreRequest(session_id=session_id, model=model, input=make_input(prompt), g=top_g, **turn_options)
     return Call(MODELS, "Score", request, answers.score_piece, session_id)
 
 
@@ -121,7 +121,7 @@ def _spare_ids() -> list[str]:
     return spare
 
 
-def _input(prompt: Prompt) -> types_pb2.Input:
+def make_input(prompt: Prompt) -> types_pb2.Input:
     if not prompt:
         return types_pb2.Input()
     if isinstance(prompt, str):

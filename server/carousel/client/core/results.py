@@ -127,13 +127,41 @@ class SessionInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """The session that another was forked from, and where. It may have ended, and its id may be in use again."""
+
+    session_id: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
 class History:
     """The points a session can go back to: turn boundaries, oldest first, the last is the current one; and named
-    checkpoints."""
+    checkpoints. `origin` is None for a session that was no fork."""
 
     session: SessionInfo
     positions: tuple[int, ...]
     checkpoints: Mapping[str, int]
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InspectedToken:
+    id: int
+    text: str  # what it adds to the text
+    log_probability: float  # nats, given everything before
+    rank: int  # 1 is the likeliest
+    candidates: tuple[Candidate, ...]  # the likeliest in its place, if asked
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """The state of a sequence after `token`; None where the reading starts. `values` has a view per tensor, by name, of
+    the tensor's shape: `tolist` and `numpy.asarray` read it."""
+
+    position: int
+    values: Mapping[str, "memoryview[Any]"]
+    token: InspectedToken | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,3 +204,4 @@ class ModelInfo:
     limits: Limits
     training: Mapping[str, Any]  # the model's origin, as its exporter wrote it
     block: str = ""  # plain or residual; empty from an older server
+    has_chat_template: bool = False

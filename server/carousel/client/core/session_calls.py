@@ -10,8 +10,9 @@ from typing import Any
 from google.protobuf import duration_pb2
 
 from carousel.client.core import answers
-from carousel.client.core.calls import Call, identify
-from carousel.client.core.results import History, SessionEvent, SessionInfo
+from carousel.client.core.calls import Call, identify, make_input
+from carousel.client.core.options import Prompt
+from carousel.client.core.results import History, Inspected, SessionEvent, SessionInfo
 from carousel.client.core.stubs import SESSIONS
 from carousel.v1 import sessions_pb2
 
@@ -97,6 +98,27 @@ def export_session(session_id: str, ttl: timedelta | None, position: int | None,
 def import_session(state: bytes, session_id: str, options: dict[str, Any]) -> Call[SessionInfo]:
     request = sessions_pb2.ImportSessionRequest(state=state, session_id=session_id, **identify(options))
     return Call(SESSIONS, "ImportSession", request, answers.session, session_id)
+
+
+def inspect_session(
+    prompt: Prompt,
+    session_id: str,
+    model: str,
+    position: int | None,
+    checkpoint: str,
+    tensors: Sequence[str],
+    num_candidates: int | None,
+) -> Call[Inspected]:
+    request = sessions_pb2.InspectSessionRequest(
+        session_id=session_id,
+        model=model,
+        input=make_input(prompt),
+        tensors=tensors,
+        num_candidates=num_candidates,
+    )
+    if position is not None or checkpoint:
+        request.point.CopyFrom(_point(position, checkpoint))
+    return Call(SESSIONS, "InspectSession", request, answers.Inspections(), session_id)
 
 
 def watch_sessions() -> Call[SessionEvent]:

@@ -7,23 +7,29 @@ from typing import Any
 from prometheus_client.registry import Collector
 from starlette.routing import Route
 
-from carousel.sessions.calls import Call
-from carousel.sessions.operations import SessionOperations
-from carousel.sessions.service import Sessions
+from carousel.sessions.calls import Call, Calls
+from carousel.sessions.composition import SessionService
 from carousel.web.door import Door, answer_json
 from carousel.web.exchange import Exchange
 from carousel.web.json_api.figures import read_figures
+from carousel.web.json_api.inspect_handler import InspectHandler
 from carousel.web.json_api.session_handlers import SessionHandlers
 from carousel.web.json_api.turns import TurnHandlers
 
 PREFIX = "/carousel/v1"
+PARAMS = {"k": "num_candidates", "g": "num_top", "request_id": "Idempotency-Key"}  # names of fields over HTTP
 
 
 def make_json_routes(
-    door: Door, sessions: Sessions, operations: SessionOperations, model: Mapping[str, Any], registry: Collector
+    door: Door,
+    calls: Calls,
+    sessions: SessionService,
+    model: Mapping[str, Any],
+    registry: Collector,
 ) -> list[Route]:
     """`model` describes the model; `registry` has the metrics."""
-    turns, lives = TurnHandlers(sessions), SessionHandlers(operations)
+    turns, lives = TurnHandlers(sessions.turns), SessionHandlers(sessions.operations)
+    inspector = InspectHandler(sessions.inspection, calls, sessions.turns.tokenizer)
     of_one = "/sessions/{session_id}"
 
     async def describe_model(call: Call, exchange: Exchange, content: bytes) -> None:
@@ -41,6 +47,7 @@ def make_json_routes(
         route("/figures", tell_figures, "GET", is_counted=False),
         route("/predict", turns.predict, "POST"),
         route("/score", turns.score, "POST"),
+        route("/inspect", inspector.inspect, "POST"),
         route("/tree", lives.tree, "GET"),
         route("/import", lives.import_state, "POST"),
         route("/sessions", lives.list_or_create, "GET", "POST"),

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from carousel.errors import InvalidRequest
+from carousel.sessions.inspection import InspectionRequest
 from carousel.sessions.operations import Point
 from carousel.sessions.requests import Input, PredictionRequest, ScoringRequest
 from carousel.web.bodies import Body, Count
@@ -26,6 +27,19 @@ class TextBody(Body):
         if self.text is not None and self.tokens is not None:
             raise InvalidRequest("tokens", "is for a request without text")
         return self.text if self.text is not None else tuple(self.tokens or ())
+
+
+class PointBody(Body):
+    """A point in a session's past: a position, a checkpoint, or (neither) the present."""
+
+    position: Position | None = None
+    checkpoint: str = ""
+
+    @property
+    def point(self) -> Point:
+        if self.position is not None and self.checkpoint:
+            raise InvalidRequest("checkpoint", "is for a request without a position")
+        return Point(self.position, self.checkpoint)
 
 
 class PredictBody(TextBody):
@@ -53,23 +67,21 @@ class ScoreBody(TextBody):
         return ScoringRequest(self.input, self.num_top, self.num_candidates)
 
 
+class InspectBody(TextBody, PointBody):
+    """POST /carousel/v1/inspect."""
+
+    tensors: list[str] = Field(default_factory=list)
+    num_candidates: Count = 0
+
+    @property
+    def request(self) -> InspectionRequest:
+        return InspectionRequest(self.input, self.point, tuple(self.tensors), self.num_candidates)
+
+
 class CreateBody(Body):
     """POST /carousel/v1/sessions."""
 
     session_id: str = ""
-
-
-class PointBody(Body):
-    """A point in a session's past: a position, a checkpoint, or (neither) the present."""
-
-    position: Position | None = None
-    checkpoint: str = ""
-
-    @property
-    def point(self) -> Point:
-        if self.position is not None and self.checkpoint:
-            raise InvalidRequest("checkpoint", "is for a request without a position")
-        return Point(self.position, self.checkpoint)
 
 
 class ForkBody(PointBody):

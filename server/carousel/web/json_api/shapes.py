@@ -6,6 +6,7 @@ from typing import Any
 
 from carousel.bundle.manifest import Manifest
 from carousel.bundle.tokenizer import Tokenizer
+from carousel.sessions.inspection import InspectedToken
 from carousel.sessions.operations import History
 from carousel.sessions.requests import Prediction, ScoredToken, ScoreTotals
 from carousel.settings import Settings
@@ -40,6 +41,7 @@ def of_model(manifest: Manifest, provider: str, settings: Settings) -> dict[str,
         "state_bytes": manifest.state.num_bytes,
         "state": tensors,
         "provider": provider,
+        "inspect": settings.inspect,
         "limits": {name: getattr(settings, name) for name in _LIMITS},
         "training": dict(manifest.training),
     }
@@ -81,6 +83,11 @@ def of_scored(token: ScoredToken, tokenizer: Tokenizer) -> dict[str, Any]:
     return found | ({"candidates": of_candidates(token.candidates, tokenizer)} if token.candidates else {})
 
 
+def of_inspected(token: InspectedToken, tokenizer: Tokenizer) -> dict[str, Any]:
+    found = {"id": token.id, "text": token.text, "log_probability": token.log_probability, "rank": token.rank}
+    return found | ({"candidates": of_candidates(token.candidates, tokenizer)} if token.candidates else {})
+
+
 def of_row(row: Row, durable_position: int) -> dict[str, Any]:
     """Times are seconds since 1970."""
     return {
@@ -94,5 +101,9 @@ def of_row(row: Row, durable_position: int) -> dict[str, Any]:
 
 
 def of_history(history: History, durable_position: int) -> dict[str, Any]:
-    past = {"positions": list(history.positions), "checkpoints": history.marks}
-    return of_row(history.row, durable_position) | past
+    origin = history.origin
+    return of_row(history.row, durable_position) | {
+        "positions": list(history.positions),
+        "checkpoints": history.marks,
+        "origin": {"session_id": origin.session_id, "position": origin.position} if origin is not None else None,
+    }

@@ -9,6 +9,8 @@ from carousel.web.bodies import parse
 from carousel.web.door import Door, Named, answer_json, request_id_of, session_id_of
 from carousel.web.exchange import Exchange
 from carousel.web.openai.bodies import CompletionBody, DetokenizeBody, TokenizeBody
+from carousel.web.openai.chat_bodies import ChatBody
+from carousel.web.openai.chats import Chats
 from carousel.web.openai.completions import Completions
 
 PARAMS = {  # OpenAI's names of fields
@@ -31,6 +33,7 @@ def make_openai_routes(door: Door, handlers: "Handlers") -> list[Route]:
             methods=["GET"],
         ),
         Route("/v1/completions", door.endpoint("/v1/completions", handlers.complete), methods=["POST"]),
+        Route("/v1/chat/completions", door.endpoint("/v1/chat/completions", handlers.chat), methods=["POST"]),
         Route(
             "/tokenizer_info",
             door.endpoint("/tokenizer_info", handlers.describe_tokenizer, is_counted=False),
@@ -47,6 +50,7 @@ class Handlers:
     def __init__(self, sessions: Sessions, operations: SessionOperations, calls: Calls, started: int) -> None:
         self._sessions = sessions
         self._completions = Completions(sessions, operations, calls)
+        self._chats = Chats(sessions)
         self._model = {"id": sessions.manifest.name, "object": "model", "created": started, "owned_by": "carousel"}
 
     async def list_models(self, call: Call, exchange: Exchange, content: bytes) -> None:
@@ -63,6 +67,11 @@ class Handlers:
         request_id = request_id_of(exchange, body.session_id)
         call.request = call.named = Named(body.session_id, request_id)
         await self._completions.run(call, exchange, body, request_id)
+
+    async def chat(self, call: Call, exchange: Exchange, content: bytes) -> None:
+        body = parse(ChatBody, content)
+        body.model_copy(update={"session_id": session_id_of(exchange, body.session_id)}).check()
+        await self._chats.run(call, exchange, body)
 
     async def describe_tokenizer(self, call: Call, exchange: Exchange, content: bytes) -> None:
         """Says which text stands before every sequence, for clients that score texts without a context."""

@@ -27,24 +27,18 @@ class StreamOptions(Body):
     include_obfuscation: bool = False  # of no use here
 
 
-class CompletionBody(Body):
-    """POST /v1/completions."""
+class GenerationBody(Body):
+    """What the bodies of completions and of chats have alike."""
 
     model: str = ""
-    prompt: Prompt = ""
-    max_tokens: Count = 16
     temperature: float = 1.0
     top_p: float = 1.0
     n: Count = 1
-    best_of: Count | None = None
     stop: str | list[str] = ()  # type: ignore[assignment]
     seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
     logit_bias: dict[IdKey, float] = Field(default_factory=dict)
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
-    logprobs: Count | None = None
-    echo: bool = False
-    suffix: str = ""
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: str = ""  # read and left alone
@@ -52,6 +46,46 @@ class CompletionBody(Body):
     min_p: float = _PLAIN.min_p
     repetition_penalty: float = _PLAIN.repetition_penalty
     stop_token_ids: list[Count] = Field(default_factory=list)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def has_usage_event(self) -> bool:
+        return self.stream and self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def sampling(self) -> SamplingOptions:
+        return SamplingOptions(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            logit_bias=tuple(sorted((int(key), bias) for key, bias in self.logit_bias.items())),
+            seed=self.seed,
+        )
+
+    def check(self) -> None:
+        """Raises InvalidRequest for what no other layer knows, and for what is made before another layer looks."""
+        if not 1 <= self.n <= checks.MAX_BRANCHES:
+            raise InvalidRequest("n", f"must be from 1 to {checks.MAX_BRANCHES}, not {self.n}")
+        if self.stream_options is not None and not self.stream:
+            raise InvalidRequest("stream_options", "is for stream=true")
+
+
+class CompletionBody(GenerationBody):
+    """POST /v1/completions."""
+
+    prompt: Prompt = ""
+    max_tokens: Count = 16
+    best_of: Count | None = None
+    logprobs: Count | None = None
+    echo: bool = False
+    suffix: str = ""
     session_id: str = ""
     expected_position: Annotated[int, Field(ge=0, lt=2**63)] | None = None
 
@@ -63,18 +97,8 @@ class CompletionBody(Body):
             given = [given]
         return [one if isinstance(one, str) else tuple(one) for one in given]
 
-    @property
-    def stops(self) -> tuple[str, ...]:
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-
-    @property
-    def biases(self) -> tuple[tuple[int, float], ...]:
-        return tuple(sorted((int(key), bias) for key, bias in self.logit_bias.items()))
-
     def check(self) -> None:
-        """Raises InvalidRequest for what no other layer knows, and for what is made before another layer looks."""
-        if not 1 <= self.n <= checks.MAX_BRANCHES:
-            raise InvalidRequest("n", f"must be from 1 to {checks.MAX_BRANCHES}, not {self.n}")
+        super().check()
         if self.logprobs is not None and self.logprobs > checks.MAX_LOG_PROBABILITIES:
             raise InvalidRequest("logprobs", f"must be from 0 to {checks.MAX_LOG_PROBABILITIES}, not {self.logprobs}")
         if self.suffix:
@@ -89,8 +113,6 @@ class CompletionBody(Body):
             raise InvalidRequest("prompt", "a session takes one prompt at a time")
         if self.session_id and self.echo and self.logprobs is not None:
             raise InvalidRequest("echo", "with logprobs it is for prompts without a session")
-        if self.stream_options is not None and not self.stream:
-            raise InvalidRequest("stream_options", "is for stream=true")
 
 
 class TokenizeBody(Body):

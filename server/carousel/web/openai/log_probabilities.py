@@ -1,4 +1,5 @@
-"""`logprobs` of a completion, in lists that are as long as the tokens: texts, log-probabilities, alternatives, offsets.
+"""`logprobs` of a completion, in lists that are as long as the tokens: texts, log-probabilities, alternatives, offsets;
+and of a chat, one list of all these.
 
 Two tokens of other bytes never share a text: bytes that are no text of their own are spelled `bytes:\\xNN`.
 """
@@ -49,3 +50,22 @@ class LogProbabilities:
             return None
         top = {spell(self._tokenizer, one.id): one.log_probability for one in candidates[: self._num_top]}
         return top | {spell(self._tokenizer, index): log_probability}
+
+
+def list_contents(tokenizer: Tokenizer, tokens: Iterable[Generated], num_top: int) -> list[dict[str, Any]]:
+    """Returns what a chat tells of its tokens. The alternatives are the likeliest, without the chosen one where it is
+    none of them."""
+    return [
+        _describe(tokenizer, one.id, one.log_probability or 0.0)
+        | {
+            "top_logprobs": [
+                _describe(tokenizer, other.id, other.log_probability) for other in one.candidates[:num_top]
+            ]
+        }
+        for one in tokens
+    ]
+
+
+def _describe(tokenizer: Tokenizer, index: int, log_probability: float) -> dict[str, Any]:
+    content = tokenizer.token_bytes(index)
+    return {"token": spell(tokenizer, index), "logprob": log_probability, "bytes": list(content)}

@@ -32,7 +32,6 @@ export function startHealth(model) {
       ["Lanes busy", number(now.busy_lanes), limits.max_lanes],
       ["Turns waiting", number(now.queued_turns), limits.max_queued_turns],
       ["Live sessions", number(now.live_sessions), limits.max_sessions],
-      ["Held by streams", number(now.held_sessions), null],
       ["Session state", bytes(now.session_bytes), null],
       ["Memory", bytes(now.memory_bytes), null],
       ["Session store", now.store_up ? "up" : "down", null],
@@ -58,7 +57,7 @@ export function startHealth(model) {
   }
 
   function showLatency(now) {
-    const head = make("tr", {}, ...["", "median", "99 %", "count"].map((one) => make("th", { scope: "col" }, one)));
+    const head = make("tr", {}, ...["Of", "median", "99 %", "count"].map((one) => make("th", { scope: "col" }, one)));
     const rows = Object.entries(LATENCIES).map(([name, label]) => {
       const all = now.histograms[name];
       const since = before ? all.map(([bound, count], index) => [bound, count - (before.histograms[name][index]?.[1] ?? 0)]) : all;

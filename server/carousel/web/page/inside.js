@@ -16,7 +16,7 @@ export function startInside(model) {
   async function read() {
     const answer = await attempt(() => post("/carousel/v1/inspect", { text: find("inside-text").value }));
     if (!answer) return;
-    found = { tokens: answer.tokens, tensors: new Map(answer.tensors.flatMap((one) => layersOf(one, answer.tokens.length))) };
+    found = { tokens: answer.tokens, tensors: new Map(answer.tensors.filter((one) => one.dtype === "float32").flatMap((one) => layersOf(one, answer.tokens.length))) };
     const select = find("inside-tensor"), before = select.value;
     select.replaceChildren(...[...found.tensors.keys()].map((name) => make("option", { value: name }, name)));
     if (found.tensors.has(before)) select.value = before;
@@ -33,7 +33,10 @@ export function startInside(model) {
     const layers = shape.slice(0, -1).reduce((product, one) => product * one, 1);
     return Array.from({ length: layers }, (_, layer) => {
       const own = new Float32Array(length * units);
-      for (let t = 0; t < length; t += 1) own.set(all.subarray((t * layers + layer) * units, (t * layers + layer + 1) * units), t * units);
+      for (let t = 0; t < length; t += 1) { // the first moment is before the first token
+        const start = ((t + 1) * layers + layer) * units;
+        own.set(all.subarray(start, start + units), t * units);
+      }
       return [layers > 1 ? `${name}, layer ${layer + 1}` : name, { units, values: own, scale: scaleOf(own) }];
     });
   }
@@ -163,13 +166,15 @@ function variance(one, values, units, length) {
   return squares / length - (sum / length) ** 2;
 }
 
-/** High for a unit that is mostly far from zero and changes its sign: a switch. */
+/** High for a unit that is far from zero on both sides and seldom changes from one to the other: a switch. */
 function clarity(one, values, units, length) {
-  let size = 0, flips = 0;
+  let size = 0, flips = 0, above = 0;
   for (let t = 0; t < length; t += 1) {
     const value = values[t * units + one];
     size += Math.abs(value);
+    if (value > 0) above += 1;
     if (t > 0 && value * values[(t - 1) * units + one] < 0) flips += 1;
   }
-  return flips === 0 ? 0 : size / length / Math.sqrt(flips);
+  const share = above / length;
+  return flips === 0 ? 0 : ((size / length) * share * (1 - share)) / Math.sqrt(flips);
 }

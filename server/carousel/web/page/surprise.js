@@ -91,17 +91,29 @@ export function startSurprise(model) {
     const ranked = lines.map((line, index) => ({ line, index })).filter(({ line }) => line.tokens.some((one) => one.text.trim()));
     ranked.sort((a, b) => b.line.mean - a.line.mean);
     find("surprise-lines").replaceChildren(...ranked.slice(0, NUM_WORST).map(({ line, index }) => {
-      const text = line.tokens.map((one) => one.text).join("").trim();
       const meter = make("span", { class: `level heat-${level(line.mean)}` }, number(line.mean, 1));
       const button = make("button", { type: "button", onclick: () => jump(index) },
-        meter, make("span", { class: "place" }, `line ${index + 1}`), make("span", { class: "line-text" }, text.slice(0, 160)));
+        meter, make("span", { class: "place" }, `line ${index + 1}`), make("span", { class: "line-text" }, excerpt(line)));
       return make("li", {}, button);
     }));
   }
 
-  function jump(index) {
+  function worstOf(line) {
     let worst = 0;
-    lines[index].tokens.forEach((token, at) => { if (token.bits > lines[index].tokens[worst].bits) worst = at; });
+    line.tokens.forEach((token, at) => { if (token.bits > line.tokens[worst].bits) worst = at; });
+    return worst;
+  }
+
+  /** Shows the line from a little before its most surprising token. */
+  function excerpt(line) {
+    const worst = worstOf(line);
+    const before = line.tokens.slice(0, worst).map((one) => one.text).join("").trimStart();
+    const text = line.tokens.map((one) => one.text).join("").trim();
+    return before.length > 24 ? `…${text.slice(before.length - 16, before.length + 140)}` : text.slice(0, 160);
+  }
+
+  function jump(index) {
+    const worst = worstOf(lines[index]);
     const end = endOfWindow();
     if (index < first || index >= end) { first = Math.max(0, index - 3); showHeat(); }
     choose(index, worst, true);
@@ -119,7 +131,7 @@ export function startSurprise(model) {
       const index = first + offset;
       return make("div", { class: "heat-line", role: "group", "aria-label": `line ${index + 1}` }, ...line.tokens.map((token, at) => make("span", {
         id: `heat-${index}-${at}`, role: "option", "aria-selected": "false", class: `heat-${level(token.bits)}`,
-        "data-line": index, "data-token": at,
+        "data-line": index, "data-token": at, "aria-label": token.text.trim() ? null : visible(token.text),
       }, token.text || visible(token.text))));
     }));
     find("heat-earlier").hidden = first === 0;

@@ -80,7 +80,7 @@ export function startTime(model) {
     const count = fieldOf("Tokens to write", { type: "number", min: 0, max: 2000, step: 1 }, "24");
     const temperature = fieldOf("Temperature", { type: "number", min: 0, max: 2, step: 0.1 }, "0.8");
     const go = make("button", { type: "button", class: "strong", onclick: () => attempt(async () => {
-      const id = point.isNow ? session.session_id : await fork(session, where, "");
+      const id = point.isNow ? session.session_id : await fork(session, where, freeName(session));
       await advance(id, point.position, read.input.value, Number(count.input.value), Number(temperature.input.value));
     }) }, point.isNow ? "Continue" : "Fork and continue");
     const stop = make("button", { type: "button", onclick: () => running?.abort() }, "Stop");
@@ -108,6 +108,14 @@ export function startTime(model) {
     }
   }
 
+  /** Returns the first of tale-2, tale-3, … that no session in sight has. */
+  function freeName(session) {
+    const [, stem] = /^(.*?)(?:-\d+)?$/.exec(session.session_id);
+    let index = 2;
+    while (sessions.some((one) => one.session_id === `${stem}-${index}`)) index += 1;
+    return `${stem.slice(0, 120)}-${index}`;
+  }
+
   async function fork(session, where, name) {
     const body = { ...where, ...(name ? { new_session_ids: [name] } : {}) };
     const { sessions: [made] } = await post(path(session.session_id, "/fork"), body);
@@ -118,8 +126,8 @@ export function startTime(model) {
 
   function moving(session, point, where) {
     const id = session.session_id;
-    const forkName = fieldOf("Name", { type: "text", maxlength: 128, size: 12, placeholder: "or none" });
-    const markName = fieldOf("Name", { type: "text", maxlength: 128, size: 12 });
+    const forkName = fieldOf("Name of the fork", { type: "text", maxlength: 128, size: 12 }, freeName(session));
+    const markName = fieldOf("Name of a checkpoint", { type: "text", maxlength: 128, size: 12 });
     const act = (label, action, isShown = true) => isShown ? make("button", { type: "button", onclick: () => attempt(async () => { await action(); await refresh(); }) }, label) : null;
     return make("div", { class: "group" },
       make("div", { class: "row" }, forkName.label, act("Fork here", () => fork(session, where, forkName.input.value.trim()))),
@@ -166,9 +174,21 @@ export function startTime(model) {
     find(`compared-${id}`)?.remove();
     find("comparison").append(make("article", { id: `compared-${id}`, "aria-label": id },
       make("h3", {}, `${id} at ${number(session.position)}`),
-      make("p", { class: "written" }, text.slice(-400) || "…"),
+      make("p", { class: "written", "data-text": text }),
       make("p", { class: "quiet" }, "What it expects next:"), make("ol", { class: "inline" }, ...words),
-      make("button", { type: "button", onclick: (event) => event.target.closest("article").remove() }, "Remove")));
+      make("button", { type: "button", onclick: (event) => { event.target.closest("article").remove(); showDifferences(); } }, "Remove")));
+    showDifferences();
+  }
+
+  /** What all compared texts begin with steps back; where they part stands out. */
+  function showDifferences() {
+    const shown = [...find("comparison").querySelectorAll(".written")], texts = shown.map((one) => one.dataset.text);
+    let common = 0;
+    while (texts.length > 1 && texts.every((one) => common < one.length && one[common] === texts[0][common])) common += 1;
+    shown.forEach((one, index) => {
+      const start = Math.max(0, texts[index].length - 600);
+      one.replaceChildren(make("span", { class: "quiet" }, texts[index].slice(start, Math.max(start, common))), texts[index].slice(Math.max(start, common)) || (common ? "" : "…"));
+    });
   }
 
   find("time-create").addEventListener("click", () => attempt(async () => {

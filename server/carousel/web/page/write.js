@@ -72,10 +72,13 @@ export function startWrite(model) {
     suggest();
   }
 
+  /** Where spaces lead, the last one belongs to the word that comes. */
+  const prompt = () => (model.tokenizer === "word" ? text.value : text.value.replace(/[^\S\n]+$/, ""));
+
   const options = () => {
     const seed = find("write-seed").value;
     return {
-      prompt: text.value,
+      prompt: prompt(),
       temperature: Number(find("write-temperature").value),
       top_p: Number(find("write-top-p").value),
       max_tokens: Number(find("write-tokens").value),
@@ -84,11 +87,11 @@ export function startWrite(model) {
     };
   };
 
-  function makeCard(number_, cards) {
+  function makeCard(number_, cards, asked) {
     const shown = make("p", { class: "written" });
     const facts = make("span", { class: "quiet" }, "…");
     const use = make("button", { type: "button", disabled: true, onclick: () => {
-      text.value += shown.textContent;
+      text.value = asked.prompt + shown.textContent;
       cards.replaceChildren();
       text.focus();
       suggest();
@@ -103,7 +106,7 @@ export function startWrite(model) {
     const asked = options();
     const cards = find("continuations");
     cards.replaceChildren();
-    const made = Array.from({ length: asked.n }, (_, index) => makeCard(index, cards));
+    const made = Array.from({ length: asked.n }, (_, index) => makeCard(index, cards, asked));
     find("write-stop").disabled = false;
     const started = performance.now();
     try {

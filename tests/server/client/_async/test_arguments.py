@@ -108,6 +108,18 @@ BY_ID: dict[str, tuple[Ask, Any]] = {
         lambda client, **o: client.import_session(b"at 3", "new", request_id="own", **o),
         sessions_pb2.ImportSessionRequest(state=b"at 3", session_id="new", request_id="own"),
     ),
+    "inspect": (
+        lambda client, **o: read(
+            client.inspect("ab", session_id="mine", model="m", position=3, tensors=IDS, num_candidates=2, **o)
+        ),
+        sessions_pb2.InspectSessionRequest(
+            session_id="mine", model="m", point=AT_THREE, input=TEXT, tensors=IDS, num_candidates=2
+        ),
+    ),
+    "inspect the start": (
+        lambda client, **o: read(client.inspect([1, 2], **o)),
+        sessions_pb2.InspectSessionRequest(input=types_pb2.Input(tokens=types_pb2.TokenIds(ids=[1, 2]))),
+    ),
     "watch": (lambda client, **o: client.watch(**o), sessions_pb2.WatchSessionsRequest()),
 }
 OF_SESSION: dict[str, tuple[Ask, Any]] = {
@@ -149,6 +161,10 @@ OF_SESSION: dict[str, tuple[Ask, Any]] = {
     "export a checkpoint": (
         lambda session, **o: session.export(checkpoint="here", **o),
         BY_ID["export a checkpoint"][1],
+    ),
+    "inspect a checkpoint": (
+        lambda session, **o: read(session.inspect("ab", checkpoint="here", tensors=IDS, num_candidates=2, **o)),
+        sessions_pb2.InspectSessionRequest(session_id="mine", point=HERE, input=TEXT, tensors=IDS, num_candidates=2),
     ),
     "get": (lambda session, **o: session.get(**o), BY_ID["get"][1]),
     "delete": (lambda session, **o: session.delete(request_id="own", **o), BY_ID["delete"][1]),

@@ -5,7 +5,7 @@ from tests.server.client._async.conftest import read
 from tests.server.client.running.aio import Running, happens
 from tests.server.fake_service import WAIT, FakeService, Mishap
 
-from carousel.client import AsyncClient, ServerError, ServerUnreachable
+from carousel.client import AsyncClient, Origin, ServerError, ServerUnreachable
 
 
 async def test_text_goes_to_ids_and_back(client: AsyncClient) -> None:
@@ -39,8 +39,11 @@ async def test_the_plain_calls_mean_the_same(client: AsyncClient) -> None:
     assert caught.value.position == 2
     assert (await client.save_checkpoint("mine", "here")).position == 2
     assert (await client.rewind_session("mine", position=0)).position == 0
-    assert [one.position for one in await client.fork_session("mine", checkpoint="here")] == [2]
-    assert (await client.get_history("mine")).checkpoints == {"here": 2}
+    (fork,) = await client.fork_session("mine", checkpoint="here")
+    assert fork.position == 2
+    assert (await client.get_history(fork.session_id)).origin == Origin("mine", 2)
+    history = await client.get_history("mine")
+    assert (history.checkpoints, history.origin) == ({"here": 2}, None)
     assert await client.export_session("mine") == b"at 0"
 
 

@@ -6,7 +6,7 @@ from tests.server.client._sync.conftest import read
 from tests.server.client.running.blocking import Running, happens
 from tests.server.fake_service import WAIT, FakeService, Mishap
 
-from carousel.client import Client, ServerError, ServerUnreachable
+from carousel.client import Client, Origin, ServerError, ServerUnreachable
 
 
 def test_text_goes_to_ids_and_back(client: Client) -> None:
@@ -40,8 +40,11 @@ def test_the_plain_calls_mean_the_same(client: Client) -> None:
     assert caught.value.position == 2
     assert (client.save_checkpoint("mine", "here")).position == 2
     assert (client.rewind_session("mine", position=0)).position == 0
-    assert [one.position for one in client.fork_session("mine", checkpoint="here")] == [2]
-    assert (client.get_history("mine")).checkpoints == {"here": 2}
+    (fork,) = client.fork_session("mine", checkpoint="here")
+    assert fork.position == 2
+    assert (client.get_history(fork.session_id)).origin == Origin("mine", 2)
+    history = client.get_history("mine")
+    assert (history.checkpoints, history.origin) == ({"here": 2}, None)
     assert client.export_session("mine") == b"at 0"
 
 
