@@ -36,9 +36,13 @@ json.dump(made, sys.stdout)
 """
 
 
-def test_a_chain_gets_what_grpc_gives(animals: Served, ours: Client, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return install("langchain", tmp_path_factory.mktemp("langchain"))
+
+
+def test_a_chain_gets_what_grpc_gives(programs: Path, animals: Served, ours: Client, tmp_path: Path) -> None:
     """It completes, streams, takes lists, samples with log-probabilities, and continues a session."""
-    programs = install("langchain", tmp_path)
     told = run(tmp_path, str(programs / "python"), "-c", _PROGRAM, animals.openai_url, json.dumps(TURNS))
     made = json.loads(told)
     check(made, ours)
