@@ -49,7 +49,7 @@ quick: $(READY)   ## the quick tests of what you changed
 	@tests="$$($(BIN)/python -m tools.changed_tests $(SINCE))" || exit 1; if [ -z "$$tests" ]; then echo "Nothing that tests cover has changed."; \
 	else echo "$$tests"; $(BIN)/pytest -q -m "not packaging and not slow" $$tests || [ $$? = 5 ]; fi
 
-packages: $(READY)    ## the wheel alone in an empty environment; our pins beside other servers' clients; the client alone; Node
+packages: $(READY)    ## the wheel alone in an empty environment; our pins beside other servers' clients; the client alone; OpenAI's clients; Node
 	$(BIN)/pytest -m packaging
 
 check: $(READY)   ## style, types, import law, stubs, blocking client and pages as generated, Dockerfile

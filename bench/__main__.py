@@ -26,6 +26,7 @@ MODULES = {
     "durability": ["durability"],
     "tls": ["tls"],
     "auth": ["auth"],
+    "http": ["http"],
     "workers": ["workers"],
     "sessions": ["sessions.numbers", "sessions.operations", "sessions.used"],
 }

@@ -1,4 +1,4 @@
-"""Load on a running server from a client process of its own, `clients/streams.py`, and what it cost the server."""
+"""Load on a running server from a client process of its own (`clients/`), and what it cost the server."""
 
 import json
 import os
@@ -43,7 +43,8 @@ class Load:
 
 def put_load(address: str, load: Load) -> Any:
     """What the client process prints."""
-    command = [sys.executable, "-m", "bench.clients.streams", address, json.dumps(asdict(load))]
+    client = "texts" if load.kind.endswith("_text") else "streams"
+    command = [sys.executable, "-m", f"bench.clients.{client}", address, json.dumps(asdict(load))]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

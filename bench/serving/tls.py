@@ -3,29 +3,20 @@
 python -m bench.serving.tls [--quick]
 """
 
-import argparse
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from bench.harness.certificates import Authority
 from bench.harness.load import NUM_SESSIONS, Load
-from bench.harness.reference_models import write_reference_bundle
-from bench.harness.report import print_figure, print_machine
+from bench.harness.one_model import run_on_small
+from bench.harness.report import print_figure
 from bench.harness.server_process import serve
 from bench.harness.turn_about import Side, compare
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="once instead of three times, and less of it")
-    given = parser.parse_args(arguments)
-    num_rounds, num_messages = (1, 300) if given.quick else (3, 1000)
-    print_machine()
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        measure(write_reference_bundle("small", directory, "float32"), directory, num_rounds, num_messages)
+    run_on_small(__doc__, arguments, measure)
 
 
 def measure(bundle: Path, directory: Path, num_rounds: int, num_messages: int) -> None:

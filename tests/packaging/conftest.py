@@ -1,24 +1,15 @@
-"""The packaging tests share the wheel, built once, and environments without a way back to the checkout."""
+"""The packaging tests share the wheel, built once, and a model for other clients."""
 
-import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.packaging.animals import Served, serve_animals
+from tests.packaging.environments import ROOT
 
-ROOT = Path(__file__).parents[2]
-
-
-def clean_environ() -> dict[str, str]:
-    """Returns an environment without anything that could lead back to the checkout."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(("CAROUSEL_", "PYTHON", "VIRTUAL_"))}
-
-
-def make_environment(place: Path) -> Path:
-    """Makes an empty virtual environment and returns its folder of programs."""
-    subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
-    return place / "bin"
+from carousel.client import Client
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +19,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([sys.executable, "-m", "build", "--outdir", str(target), str(ROOT)], check=True)
     [made] = target.glob("*.whl")
     return made
+
+
+@pytest.fixture(scope="session")
+def animals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serve_animals(tmp_path_factory.mktemp("animals")) as served:
+        yield served
+
+
+@pytest.fixture
+def ours(animals: Served) -> Iterator[Client]:
+    with Client(animals.grpc_address) as client:
+        yield client

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.bundles import write_bundle
-from tests.packaging.conftest import ROOT, clean_environ, make_environment
+from tests.packaging.environments import ROOT, clean_environ, make_environment
 from tests.server_process import ServerProcess, serve
 
 pytestmark = pytest.mark.packaging

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from tests.packaging.conftest import ROOT
+from tests.packaging.environments import ROOT
 
 pytestmark = pytest.mark.packaging
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.bundles import write_bundle
-from tests.packaging.conftest import ROOT, clean_environ, make_environment
+from tests.packaging.environments import ROOT, clean_environ, make_environment
 
 pytestmark = pytest.mark.packaging
 
