@@ -103,6 +103,18 @@ def test_nothing_comes_from_elsewhere(browser: Browser, page: ServerProcess) -> 
     assert any("Content Security Policy" in one for one in browser.complaints())
 
 
+def test_a_text_is_never_markup(browser: Browser, page: ServerProcess) -> None:
+    """What somebody writes, or a file has, is shown as it is."""
+    text = "<img src=x onerror='window.wrong=1'><b>bold</b>"
+    browser.open(page.page_url, "surprise")
+    browser.fill("#surprise-text", text)
+    browser.click("#surprise-go")
+    browser.wait(lambda: f"{len(text)} tokens" in browser.text("#surprise-note"))
+    assert browser.find("#heat").get_attribute("textContent") == text
+    assert browser.all("#heat img, #heat b, #surprise-lines img, #surprise-lines b") == []
+    assert browser.run("return window.wrong") is None
+
+
 def test_the_files_are_small_and_plain() -> None:
     """No more than 200 kB, no other host, no script or style in the document, no text taken for markup."""
     contents = {one.name: one.read_text() for one in files("carousel.web").joinpath("page").iterdir()}

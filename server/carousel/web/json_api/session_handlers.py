@@ -40,7 +40,7 @@ class SessionHandlers:
 
     async def get_or_delete(self, call: Call, exchange: Exchange, content: bytes) -> None:
         named = _name_by_path(call, exchange)
-        if exchange.request.method == "GET":
+        if exchange.request.method != "DELETE":  # HEAD comes with GET
             return await self._tell(call, exchange, await self._operations.get(call.owner, named.session_id))
         await self._operations.delete(call.owner, named.session_id, named.request_id)
         await answer_json(call, exchange, {})

@@ -42,6 +42,7 @@ def of_model(manifest: Manifest, provider: str, settings: Settings) -> dict[str,
         "state": tensors,
         "provider": provider,
         "inspect": settings.inspect,
+        "has_chat_template": manifest.chat is not None,
         "limits": {name: getattr(settings, name) for name in _LIMITS},
         "training": dict(manifest.training),
     }

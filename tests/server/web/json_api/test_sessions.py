@@ -34,6 +34,9 @@ async def test_a_session_is_made_read_and_ended(http: httpx.AsyncClient, ours: A
     assert await ask(http, "GET", "/sessions/tale") == made
     listed = await ask(http, "GET", "/sessions")
     assert [one["session_id"] for one in listed["sessions"]] == ["tale", drawn["session_id"]]
+    for path in ("/sessions", "/sessions/tale"):
+        answer = await http.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
     assert await ask(http, "DELETE", "/sessions/tale") == {}
     answer = await http.get("/sessions/tale")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "session_deleted")
