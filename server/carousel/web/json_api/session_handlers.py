@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from carousel.errors import InvalidRequest
 from carousel.sessions.calls import Call
-from carousel.sessions.lineage import read_lineage
+from carousel.sessions.histories import read_histories
 from carousel.sessions.operations import SessionOperations
 from carousel.state.store import Row
 from carousel.web.bodies import parse
@@ -52,7 +52,7 @@ class SessionHandlers:
 
     async def tree(self, call: Call, exchange: Exchange, content: bytes) -> None:
         size, token = _page_of(exchange)
-        found = await read_lineage(self._operations, call.owner, size, token)
+        found = await read_histories(self._operations, call.owner, size, token)
         durable = self._operations.durable_position
         sessions = [shapes.of_history(one, durable(one.row)) for one in found.histories]
         await answer_json(call, exchange, {"sessions": sessions, "next_page_token": found.next_token})

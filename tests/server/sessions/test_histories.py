@@ -5,10 +5,10 @@ from typing import Any, cast
 
 import pytest
 
-from carousel.errors import InvalidRequest, SessionDeleted
-from carousel.sessions import lineage
+from carousel.errors import InvalidRequest, Overloaded, SessionDeleted
+from carousel.sessions import histories
+from carousel.sessions.histories import MAX_SESSIONS, Histories, read_histories
 from carousel.sessions.ledger import Origin
-from carousel.sessions.lineage import MAX_SESSIONS, Lineage, read_lineage
 from carousel.sessions.operations import History, SessionOperations
 from carousel.sessions.pages import Page
 from carousel.state.store import Row
@@ -28,6 +28,8 @@ class FakeOperations:
     async def history(self, owner: str, session_id: str) -> History:
         if self.kinds[session_id] == "deleted":
             raise SessionDeleted("gone")
+        if self.kinds[session_id] == "crowded":
+            raise Overloaded("turns wait", limit="max_turns_per_session", retry_seconds=1.0)
         if self.kinds[session_id] == "busy":
             self.num_waiting += 1
             try:
@@ -39,13 +41,13 @@ class FakeOperations:
         )
 
 
-async def read(operations: FakeOperations, size: int = 0, token: str = "") -> Lineage:
-    return await read_lineage(cast(SessionOperations, operations), "ann", size, token)
+async def read(operations: FakeOperations, size: int = 0, token: str = "") -> Histories:
+    return await read_histories(cast(SessionOperations, operations), "ann", size, token)
 
 
 async def test_a_running_turn_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its session is told as it is listed; the others have their pasts, and nothing is left waiting."""
-    monkeypatch.setattr(lineage, "_SECONDS", 0.05)
+    monkeypatch.setattr(histories, "_SECONDS", 0.05)
     operations = FakeOperations(a="rest", b="busy", c="rest")
     found = await read(operations, 2, "x")
     assert [(one.row.id, one.positions, one.row.position) for one in found.histories] == [
@@ -59,6 +61,11 @@ async def test_a_running_turn_is_not_waited_for(monkeypatch: pytest.MonkeyPatch)
 async def test_a_session_that_ends_meanwhile_is_left_out() -> None:
     found = await read(FakeOperations(a="deleted", b="rest"))
     assert [one.row.id for one in found.histories] == ["b"]
+
+
+async def test_a_session_for_which_turns_wait_is_told_without_a_past() -> None:
+    found = await read(FakeOperations(a="crowded"))
+    assert [(one.row.id, one.positions) for one in found.histories] == [("a", ())]
 
 
 async def test_a_parent_is_the_one_that_was_forked() -> None:
