@@ -52,3 +52,36 @@ def test_a_chain_gets_what_grpc_gives(programs: Path, animals: Served, ours: Cli
     name, text = made["error"]
     assert name == "BadRequestError"
     assert "stop" in text
+
+
+_TEXTS = ("The cow", " and the dog", " says")
+_CHAT = """
+import json, sys
+from langchain_core.messages import HumanMessage
+from langchain_openai import ChatOpenAI
+
+model = ChatOpenAI(
+    model="animals", base_url=sys.argv[1], api_key="none", max_retries=0, temperature=0, max_tokens=4,
+    use_responses_api=True, use_previous_response_id=True,
+)
+history, made = [], []
+for number, text in enumerate(json.loads(sys.argv[2])):
+    history.append(HumanMessage(text))
+    if number % 2:
+        pieces = list(model.stream(history))
+        answer = sum(pieces[1:], pieces[0])
+    else:
+        answer = model.invoke(history)
+    history.append(answer)
+    made.append(str(answer.text))
+json.dump(made, sys.stdout)
+"""
+
+
+def test_a_chat_goes_on_from_responses(programs: Path, animals: Served, ours: Client, tmp_path: Path) -> None:
+    """Each message is read once, after what the session has read before; answers are whole or streamed."""
+    made = json.loads(run(tmp_path, str(programs / "python"), "-c", _CHAT, animals.openai_url, json.dumps(_TEXTS)))
+    ours.create_session("chat")
+    for text, answer in zip(_TEXTS, made, strict=True):
+        pieces = ours.generate(text, max_tokens=4, temperature=0, session_id="chat")
+        assert answer == "".join(piece.text for piece in pieces)
