@@ -1,4 +1,4 @@
-"""LangChain's completing model, in an environment of its own, gets what gRPC gives."""
+"""LangChain's models, in an environment of their own, get what gRPC gives."""
 
 import json
 from pathlib import Path
@@ -35,6 +35,26 @@ except Exception as error:
 json.dump(made, sys.stdout)
 """
 
+_RESPONSES = """
+import json, sys
+from langchain_core.messages import HumanMessage
+from langchain_openai import ChatOpenAI
+
+where = dict(model="animals", base_url=sys.argv[1], api_key="none", max_retries=0, use_previous_response_id=True)
+model = ChatOpenAI(**where, use_responses_api=True, temperature=0, max_tokens=int(sys.argv[2]))
+messages, texts, read = [], [], []
+for prompt in ("The cow", "", " The dog"):
+    messages.append(HumanMessage(prompt))
+    messages.append(model.invoke(messages))
+    texts.append(messages[-1].text)
+    read.append(messages[-1].usage_metadata["input_tokens"])
+fork = messages[:2] + [HumanMessage(" The pig")]
+made = {"texts": texts, "read": read, "fork": model.invoke(fork).text}
+made["stream"] = "".join(piece.text for piece in model.stream(fork))
+json.dump(made, sys.stdout)
+"""
+_NUM_TOKENS = 4
+
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -54,34 +74,16 @@ def test_a_chain_gets_what_grpc_gives(programs: Path, animals: Served, ours: Cli
     assert "stop" in text
 
 
-_TEXTS = ("The cow", " and the dog", " says")
-_CHAT = """
-import json, sys
-from langchain_core.messages import HumanMessage
-from langchain_openai import ChatOpenAI
+def test_a_conversation_goes_on_from_responses(programs: Path, animals: Served, ours: Client, tmp_path: Path) -> None:
+    """With `use_previous_response_id` only what is new is sent and read. An older answer is where a fork begins."""
+    told = run(tmp_path, str(programs / "python"), "-c", _RESPONSES, animals.openai_url, str(_NUM_TOKENS))
+    made = json.loads(told)
 
-model = ChatOpenAI(
-    model="animals", base_url=sys.argv[1], api_key="none", max_retries=0, temperature=0, max_tokens=4,
-    use_responses_api=True, use_previous_response_id=True,
-)
-history, made = [], []
-for number, text in enumerate(json.loads(sys.argv[2])):
-    history.append(HumanMessage(text))
-    if number % 2:
-        pieces = list(model.stream(history))
-        answer = sum(pieces[1:], pieces[0])
-    else:
-        answer = model.invoke(history)
-    history.append(answer)
-    made.append(str(answer.text))
-json.dump(made, sys.stdout)
-"""
+    def converse(*prompts: str) -> list[str]:
+        with ours.session() as session:
+            turns = [session.generate(prompt, max_tokens=_NUM_TOKENS, temperature=0) for prompt in prompts]
+            return ["".join(piece.text for piece in turn) for turn in turns]
 
-
-def test_a_chat_goes_on_from_responses(programs: Path, animals: Served, ours: Client, tmp_path: Path) -> None:
-    """Each message is read once, after what the session has read before; answers are whole or streamed."""
-    made = json.loads(run(tmp_path, str(programs / "python"), "-c", _CHAT, animals.openai_url, json.dumps(_TEXTS)))
-    ours.create_session("chat")
-    for text, answer in zip(_TEXTS, made, strict=True):
-        pieces = ours.generate(text, max_tokens=4, temperature=0, session_id="chat")
-        assert answer == "".join(piece.text for piece in pieces)
+    assert made["texts"] == converse("The cow", "", " The dog")
+    assert made["read"] == [7, 0, 8]
+    assert made["fork"] == made["stream"] == converse("The cow", " The pig")[1]
