@@ -71,12 +71,14 @@ def _served(installed: Installed) -> Iterator[str]:
 
 
 def test_the_wheel_holds_the_packages_with_their_types_and_nothing_else(wheel: Path) -> None:
-    """The wheel has no tests and no bench; the scripts of the Redis store and the stubs of the wire contract are
-    there."""
+    """The wheel has no tests and no bench; the scripts of the Redis store, the stubs of the wire contract and the page's
+    files are there."""
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == set(_PACKAGES)
     assert {f"{package}/py.typed" for package in _PACKAGES} <= set(names)
     assert "carousel/v1/types_pb2.pyi" in names
+    page = {path.name for path in (ROOT / "server/carousel/web/page").iterdir()}
+    assert {name.rpartition("/")[2] for name in names if name.startswith("carousel/web/page/")} == page
     assert sum(name.endswith(".lua") for name in names) == len(list((ROOT / "server").rglob("*.lua")))
 
 
