@@ -71,8 +71,8 @@ def _served(installed: Installed) -> Iterator[str]:
 
 
 def test_the_wheel_holds_the_packages_with_their_types_and_nothing_else(wheel: Path) -> None:
-    """The wheel has no tests and no bench; the scripts of the Redis store, the stubs of the wire contract and the page's
-    files are there."""
+    """The wheel has no tests and no bench; the scripts of the Redis store, the stubs of the wire contract and the files
+    of the page are there."""
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == set(_PACKAGES)
     assert {f"{package}/py.typed" for package in _PACKAGES} <= set(names)
