@@ -28,10 +28,11 @@ from carousel.shares import OwnerLimits
 
 _PREFIX = "CAROUSEL_"
 _OF_OTHERS = frozenset(  # for the client, the tests and the files in deploy/
-    {"CAROUSEL_ADDRESS", "CAROUSEL_TEST_DATA", "CAROUSEL_BUNDLE", "CAROUSEL_BIND", "CAROUSEL_PAIR", "CAROUSEL_NAME"}
+    {"CAROUSEL_ADDRESS", "CAROUSEL_BUNDLE", "CAROUSEL_BIND", "CAROUSEL_WEB_BIND", "CAROUSEL_PAIR", "CAROUSEL_NAME"}
+    | {"CAROUSEL_TEST_DATA", "CAROUSEL_TEST_PICTURES"}
     | {"CAROUSEL_TLS", "CAROUSEL_CA", "CAROUSEL_CLIENT_CERT", "CAROUSEL_CLIENT_KEY"}
     | {"CAROUSEL_TOKEN", "CAROUSEL_TOKEN_FILE", "CAROUSEL_PLAINTEXT_TOKEN"}
-    | {f"CAROUSEL_{replica}{part}" for replica in "AB" for part in ("", "_GRPC", "_HTTP")}
+    | {f"CAROUSEL_{replica}{part}" for replica in "AB" for part in ("", "_GRPC", "_HTTP", "_WEB")}
 )
 _BAD_KEY = "must be base64 of 32 bytes, several with commas between; `carousel new-key` prints one"
 
