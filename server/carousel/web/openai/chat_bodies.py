@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 from carousel.bundle.chat import Message
 from carousel.errors import InvalidRequest
 from carousel.sessions import checks
-from carousel.web.bodies import Body, Count
+from carousel.web.bodies import Body, Count, Texts
 from carousel.web.openai.bodies import GenerationBody
 
 MAX_MESSAGES = 1024  # each costs time in the template
@@ -37,13 +37,13 @@ class ChatMessage(Body):
 class ChatBody(GenerationBody):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
     logprobs: bool = False
     top_logprobs: Count = 0
     response_format: dict[str, Any] = Field(default_factory=lambda: _TEXT)
-    modalities: list[str] = Field(default_factory=lambda: ["text"])
+    modalities: Texts = Field(default_factory=lambda: ["text"])
     tools: Any = None
     tool_choice: Any = None
     functions: Any = None

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from carousel.errors import InvalidRequest
 from carousel.web.bodies import parse
 from carousel.web.openai.bodies import CompletionBody, DetokenizeBody
+from carousel.web.openai.chat_bodies import ChatBody
 from carousel.web.openai.response_bodies import ResponseBody
 
 MANY = 2000
@@ -25,6 +26,7 @@ PART = {"type": "text"}
         (CompletionBody, "stop", [1] * MANY),
         (CompletionBody, "stop_token_ids", ["a"] * MANY),
         (DetokenizeBody, "tokens", ["a"] * MANY),
+        (ChatBody, "messages", [{}] * 1000),
         (ResponseBody, "input", [{}] * MANY),
         (ResponseBody, "input", [{"role": "user", "content": [PART] * MANY}]),
         (ResponseBody, "input", [{"role": "user", "content": [PART]}] * MANY),
@@ -48,3 +50,9 @@ def test_too_many_wrong_names_are_refused_together(more: dict[str, Any]) -> None
     with pytest.raises(InvalidRequest) as told:
         parse(ResponseBody, json.dumps(more).encode())
     assert told.value.field == "body"
+
+
+def test_modalities_end_at_the_first_wrong_item() -> None:
+    with pytest.raises(ValidationError) as told:
+        ChatBody.model_validate({"messages": [{"role": "user", "content": "a"}], "modalities": [1] * MANY})
+    assert told.value.error_count() == 1
