@@ -1,6 +1,5 @@
 """The page's own files. They are the same for everybody and say nothing of any session, so they need no identity."""
 
-import mimetypes
 from importlib.resources import files
 
 from starlette.requests import Request
@@ -8,6 +7,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 _INDEX = "index.html"
+# A browser runs what has the right type alone, and machines differ in what they say of a file's name.
+_KINDS = {"css": "text/css", "html": "text/html", "js": "text/javascript", "svg": "image/svg+xml"}
 # A browser loads nothing but these files, and runs no script or style that stands in a document.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -31,7 +32,7 @@ def make_page_routes() -> list[Route]:
 
 
 def _route(path: str, name: str, content: bytes) -> Route:
-    kind = mimetypes.types_map.get(f".{name.rpartition('.')[2]}", "application/octet-stream")
+    kind = _KINDS[name.rpartition(".")[2]]
 
     async def send(request: Request) -> Response:
         return Response(content, headers=_HEADERS | {"content-type": f"{kind}; charset=utf-8"})

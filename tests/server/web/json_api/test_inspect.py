@@ -13,6 +13,7 @@ from tests.server.web.json_api.conftest import SETTINGS
 
 from carousel.app import Running, running
 from carousel.client import AsyncClient
+from carousel.identity.principals import digest
 from carousel.v1 import sessions_pb2, sessions_pb2_grpc, types_pb2
 from carousel.web.json_api import inspect_handler
 
@@ -82,6 +83,18 @@ async def test_an_answer_has_a_bound(http: httpx.AsyncClient, monkeypatch: pytes
     assert (await http.post("/inspect", json={"text": "abc"})).status_code == 200
     answer = await http.post("/inspect", json={"text": "abcd"})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "tensors")
+
+
+async def test_a_session_needs_the_scope_of_sessions(bundle: Path, tmp_path: Path) -> None:
+    """Whoever may only score reads from the start alone."""
+    token = "crl_" + "x" * 43
+    (tmp_path / "p.toml").write_text(f'[[principal]]\nname = "a"\ntokens = ["{digest(token)}"]\nscopes = ["score"]\n')
+    settings = SETTINGS.model_copy(update={"inspect": True, "principals": tmp_path / "p.toml"})
+    async with running(bundle, settings) as server, httpx.AsyncClient() as http:
+        http.headers["authorization"] = f"Bearer {token}"
+        for body, status in (({"text": "a"}, 200), ({"text": "a", "session_id": "s"}, 403)):
+            answer = await http.post(f"http://{server.openai_address}/carousel/v1/inspect", json=body)
+            assert answer.status_code == status
 
 
 async def test_it_is_off_by_default(bundle: Path) -> None:

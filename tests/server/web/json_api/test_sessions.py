@@ -72,6 +72,28 @@ async def test_a_key_makes_repeats_one_request(http: httpx.AsyncClient, tale: st
     assert answer.status_code == 400
 
 
+async def test_a_key_makes_a_move_happen_once(http: httpx.AsyncClient, tale: str) -> None:
+    """What came after it stays, when the move is asked for again."""
+    sealed = (await ask(http, "POST", "/sessions/tale/export"))["state"]
+    steps: list[tuple[str, str, dict[str, Any]]] = [
+        ("POST", "/sessions/tale/rewind", {"position": 3}),
+        ("POST", "/sessions/tale/checkpoint", {"checkpoint": "here"}),
+        ("POST", "/import", {"state": sealed}),
+    ]
+    for method, path, body in steps:
+        first = await http.request(method, path, json=body, headers={"idempotency-key": path})
+        await ask(http, "POST", "/score", session_id="tale", text="x")
+        again = await http.request(method, path, json=body, headers={"idempotency-key": path})
+        assert (first.status_code, again.json()["position"]) == (200, first.json()["position"])
+        assert again.json()["session_id"] == first.json()["session_id"]
+    history = await ask(http, "GET", "/sessions/tale/history")
+    assert (history["position"], history["checkpoints"]["here"]) == (6, 4)
+    assert len((await ask(http, "GET", "/sessions"))["sessions"]) == 2
+    for _ in range(2):
+        answer = await http.delete("/sessions/tale", headers={"idempotency-key": "end"})
+        assert (answer.status_code, answer.json()) == (200, {})
+
+
 async def test_any_point_of_the_past_is_forked_or_returned_to(http: httpx.AsyncClient, tale: str) -> None:
     """By its position or its checkpoint; neither is the present."""
     history = await ask(http, "GET", "/sessions/tale/history")
@@ -99,9 +121,8 @@ async def test_a_state_is_exported_and_imported(http: httpx.AsyncClient, ours: A
     (fork,) = (await ask(http, "POST", "/sessions/tale/fork", position=3))["sessions"]
     one, other = [(await ours.predict(session_id=name)).candidates for name in ("copy", fork["session_id"])]
     assert one == other
-    for wrong, status in (("????", 400), ("AAAA", 400), (sealed["state"][:-4] + "AAAA", 400)):
-        answer = await http.post("/import", json={"state": wrong})
-        assert answer.status_code == status
+    for wrong in ("????", "AAAA", sealed["state"][:-4] + "AAAA", "\n" + sealed["state"]):
+        assert (await http.post("/import", json={"state": wrong})).status_code == 400
 
 
 async def test_the_tree_has_the_pasts_of_all_sessions(http: httpx.AsyncClient, tale: str) -> None:
