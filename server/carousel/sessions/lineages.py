@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from hashlib import blake2b
 
-from carousel.errors import AnswerGone, PositionUnknown, SessionEnded, SessionExists, SessionMoved
+from carousel.errors import AnswerGone, InvalidRequest, PositionUnknown, SessionEnded, SessionExists, SessionMoved
 from carousel.records import record
 from carousel.sessions.access import SessionAccess
 from carousel.sessions.answers import GenerationAnswer, Record, answer_room, fingerprint, read_record, write_record
@@ -127,11 +127,18 @@ class Lineages:
             return self._sequences.hold_session(caller, held, plan.mark, plan.max_answer_bytes)
         if lineage.after is None:
             return await self._found(stack, plan, self._start(), None)
-        if plan.is_repeatable and await self._is_founded(plan) and (found := await self._repeat(stack, plan)):
-            return found
+        refusal = None  # another request has founded a session by this id; this one may have gone on before that
+        if plan.is_repeatable and await self._is_founded(plan):
+            try:
+                if found := await self._repeat(stack, plan):
+                    return found
+            except InvalidRequest as error:
+                refusal = error
         await stack.aclose()  # one session at a time: two could wait for each other
         held = await stack.enter_async_context(self._hold(caller.owner, lineage.after, plan.room))
         is_applied = self._ledger.is_used(held, caller.request_id)
+        if refusal is not None and not is_applied:
+            raise refusal
         if is_applied or self._ledger.is_newest(held, lineage.after.revision):
             return self._sequences.hold_session(caller, held, plan.mark, plan.max_answer_bytes)
         start = self._locate(held, lineage.after)

@@ -85,7 +85,7 @@ class ResponseBody(Body):
     stream: bool = False
     stream_options: ResponseStreamOptions | None = None
     store: bool = True
-    previous_response_id: Name = ""
+    previous_response_id: str = ""  # of any length: what is none is not found
     conversation: Name | ConversationName = ""
     metadata: Annotated[dict[Key, Value], Field(max_length=16)] = Field(default_factory=dict)
     top_k: Count = _PLAIN.top_k

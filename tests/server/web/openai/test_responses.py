@@ -258,6 +258,17 @@ async def test_a_key_makes_a_request_happen_once(client: openai.AsyncOpenAI, our
     assert told.value.param == "Idempotency-Key"
 
 
+async def test_a_key_that_begins_something_else_too_loses_no_answer(client: openai.AsyncOpenAI) -> None:
+    """The request that went on by it first still gets its own answer."""
+    first, key = await ask(client), {"Idempotency-Key": "k"}
+    made = await ask(client, "x", first.id, extra_headers=key)
+    begun = await ask(client, "y", extra_headers=key)
+    assert await ask(client, "x", first.id, extra_headers=key) == made
+    assert await ask(client, "y", extra_headers=key) == begun
+    with pytest.raises(openai.BadRequestError):
+        await ask(client, "z", first.id, extra_headers=key)
+
+
 async def test_the_clients_own_retries_are_one_request(server: Running) -> None:
     """With a key; it sends the same one again when an answer is lost."""
     async with losing_first() as http:
