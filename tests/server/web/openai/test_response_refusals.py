@@ -161,7 +161,7 @@ async def test_hostile_ids_are_not_found(http: httpx.AsyncClient) -> None:
         for method in ("GET", "DELETE"):
             path = f"/v1/responses/{quote(response_id, safe='', errors='replace')}"
             assert (await http.request(method, path)).status_code == 404
-    assert (await post(http, previous_response_id="x" * 5000)).status_code == 400
+    assert (await post(http, previous_response_id="x" * 5000)).status_code == 404
 
 
 async def test_other_methods_are_not_there(http: httpx.AsyncClient) -> None:
