@@ -1,5 +1,7 @@
 """A real model, trained and exported in seconds by the commands that users run, and real servers on free ports."""
 
+import fcntl
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,22 +26,36 @@ compute = {precision = "float32", threads = 1}
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Trains a byte-level LSTM that memorises one sentence."""
-    directory = tmp_path_factory.mktemp("system")
-    text, settings = directory / "text.txt", directory / "settings.toml"
-    text.write_text(TEXT)
-    settings.write_text(SETTINGS)
-    command = [_command("carousel-train"), "--config", str(settings), "--text", str(text)]
-    subprocess.run([*command, "--out", str(directory / "run")], check=True, capture_output=True)
-    return directory / "run"
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trains a byte-level LSTM that memorises one sentence, and exports it: once for all processes of a test run."""
+    base = tmp_path_factory.getbasetemp()
+    directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained"
+    directory.mkdir(exist_ok=True)
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (directory / "bundle").exists():
+            _train_and_export(directory)
+    return directory
 
 
 @pytest.fixture(scope="session")
-def bundle(checkpoint: Path) -> Path:
-    target = checkpoint.with_name("bundle")
-    subprocess.run([_command("carousel-export"), str(checkpoint), str(target)], check=True, capture_output=True)
-    return target
+def checkpoint(trained: Path) -> Path:
+    return trained / "run"
+
+
+@pytest.fixture(scope="session")
+def bundle(trained: Path) -> Path:
+    return trained / "bundle"
+
+
+def _train_and_export(directory: Path) -> None:
+    text, settings = directory / "text.txt", directory / "settings.toml"
+    text.write_text(TEXT)
+    settings.write_text(SETTINGS)
+    train = [_command("carousel-train"), "--config", str(settings), "--text", str(text)]
+    subprocess.run([*train, "--out", str(directory / "run"), "--fresh"], check=True, capture_output=True)
+    export = [_command("carousel-export"), str(directory / "run"), str(directory / "bundle")]
+    subprocess.run(export, check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
