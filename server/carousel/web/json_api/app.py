@@ -17,7 +17,12 @@ from carousel.web.json_api.session_handlers import SessionHandlers
 from carousel.web.json_api.turns import TurnHandlers
 
 PREFIX = "/carousel/v1"
-PARAMS = {"k": "num_candidates", "g": "num_top", "request_id": "Idempotency-Key"}  # names of fields over HTTP
+PARAMS = {  # names of fields over HTTP
+    "k": "num_candidates",
+    "g": "num_top",
+    "request_id": "Idempotency-Key",
+    "ttl": "ttl_seconds",
+}
 
 
 def make_json_routes(

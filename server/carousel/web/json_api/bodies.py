@@ -10,7 +10,7 @@ from carousel.errors import InvalidRequest
 from carousel.sessions.inspection import InspectionRequest
 from carousel.sessions.operations import Point
 from carousel.sessions.requests import Input, PredictionRequest, ScoringRequest
-from carousel.web.bodies import Body, Count
+from carousel.web.bodies import Body, Count, Counts, Texts
 
 Position = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -19,7 +19,7 @@ class TextBody(Body):
     """A text or token ids, for a session or for none."""
 
     text: str | None = None
-    tokens: list[Count] | None = None
+    tokens: Counts | None = None
     session_id: str = ""
 
     @property
@@ -70,7 +70,7 @@ class ScoreBody(TextBody):
 class InspectBody(TextBody, PointBody):
     """POST /carousel/v1/inspect."""
 
-    tensors: list[str] = Field(default_factory=list)
+    tensors: Texts = Field(default_factory=list)
     num_candidates: Count = 0
 
     @property
@@ -88,7 +88,7 @@ class ForkBody(PointBody):
     """POST /carousel/v1/sessions/{session_id}/fork."""
 
     count: Count = 0
-    new_session_ids: list[str] = Field(default_factory=list)
+    new_session_ids: Texts = Field(default_factory=list)
 
 
 class RewindBody(PointBody):

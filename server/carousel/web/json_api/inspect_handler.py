@@ -1,7 +1,6 @@
 """Inspect over HTTP: the states after all tokens in one answer, each tensor's values as one block of bytes."""
 
 import asyncio
-import json
 from base64 import b64encode
 from contextlib import aclosing
 from typing import Any
@@ -20,6 +19,7 @@ from carousel.web.door import JSON_HEADERS, Named, answer_whole, session_id_of
 from carousel.web.exchange import Exchange
 from carousel.web.json_api import shapes
 from carousel.web.json_api.bodies import InspectBody
+from carousel.web.spelling import write_listing
 
 MAX_VALUE_BYTES = 2**24  # of an answer, which is written in one piece
 
@@ -61,9 +61,9 @@ class InspectHandler:
             | {"values": _encode([moment.values[place] for moment in moments])}
             for place, one in enumerate(moments[0].tensors)
         ]
-        tokens = [shapes.of_inspected(moment.token, self._tokenizer) for moment in moments if moment.token is not None]
-        found: dict[str, Any] = {"tokens": tokens, "tensors": tensors, "position": moments[-1].position}
-        return json.dumps(found | ({"session_id": session_id} if session_id else {})).encode()
+        tokens = (shapes.of_inspected(moment.token, self._tokenizer) for moment in moments if moment.token is not None)
+        found: dict[str, Any] = {"tensors": tensors, "position": moments[-1].position}
+        return write_listing("tokens", tokens, found | ({"session_id": session_id} if session_id else {}))
 
 
 def _encode(arrays: list[Array]) -> str:

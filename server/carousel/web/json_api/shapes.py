@@ -60,10 +60,9 @@ def of_candidates(candidates: Iterable[Candidate], tokenizer: Tokenizer) -> list
     ]
 
 
-def of_scoring(tokens: Iterable[ScoredToken], totals: ScoreTotals, tokenizer: Tokenizer) -> dict[str, Any]:
+def of_totals(totals: ScoreTotals) -> dict[str, Any]:
     perplexity = totals.perplexity
     return {
-        "tokens": [of_scored(one, tokenizer) for one in tokens],
         "num_tokens": totals.num_tokens,
         "log_probability": totals.log_probability,
         "num_hits": totals.num_hits,

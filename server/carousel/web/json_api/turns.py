@@ -1,7 +1,6 @@
 """Predict and score over HTTP: a body becomes a request of `sessions`, and its answer one JSON object."""
 
 import asyncio
-import json
 from collections.abc import Sequence
 from contextlib import aclosing
 from functools import partial
@@ -15,6 +14,7 @@ from carousel.web.door import JSON_HEADERS, Named, answer_json, answer_whole, re
 from carousel.web.exchange import Exchange
 from carousel.web.json_api import shapes
 from carousel.web.json_api.bodies import PredictBody, ScoreBody, TextBody
+from carousel.web.spelling import write_listing
 
 _MAX_AT_ONCE = 1024  # items that are written in the event loop, in about a millisecond
 
@@ -46,7 +46,8 @@ class TurnHandlers:
         await answer_whole(call, exchange, await asyncio.to_thread(write) if is_long else write(), JSON_HEADERS)
 
     def _write_scoring(self, tokens: Sequence[ScoredToken], totals: ScoreTotals, named: dict[str, Any]) -> bytes:
-        return json.dumps(shapes.of_scoring(tokens, totals, self._tokenizer) | named).encode()
+        items = (shapes.of_scored(one, self._tokenizer) for one in tokens)
+        return write_listing("tokens", items, shapes.of_totals(totals) | named)
 
 
 def _read(kind: type[Some], call: Call, exchange: Exchange, content: bytes) -> Some:

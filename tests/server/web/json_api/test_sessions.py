@@ -112,6 +112,11 @@ async def test_any_point_of_the_past_is_forked_or_returned_to(http: httpx.AsyncC
     assert (both.status_code, both.json()["error"]["param"]) == (400, "checkpoint")
 
 
+async def test_an_error_names_the_field_as_http_does(http: httpx.AsyncClient, tale: str) -> None:
+    answer = await http.post("/sessions/tale/export", json={"ttl_seconds": -1.0})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "ttl_seconds")
+
+
 async def test_a_state_is_exported_and_imported(http: httpx.AsyncClient, ours: AsyncClient, tale: str) -> None:
     """The copy predicts what the original did there; the same text is the state over gRPC."""
     sealed = await ask(http, "POST", "/sessions/tale/export", position=3, ttl_seconds=60.0)

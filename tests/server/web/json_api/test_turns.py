@@ -8,7 +8,6 @@ from typing import Any
 import httpx2 as httpx
 import numpy as np
 import pytest
-from tests.fakes import byte_tokenizer
 
 from carousel.client import AsyncClient
 from carousel.sessions.requests import ScoreTotals, Standing
@@ -63,7 +62,7 @@ def test_an_answer_is_json_without_infinities() -> None:
     """Whoever reads it needs no special parser."""
     for log_probability, perplexity in ((-1.0, math.e), (-(10.0**6), None)):
         totals = ScoreTotals(1, log_probability, 0, Standing(1, 1))
-        assert shapes.of_scoring((), totals, byte_tokenizer())["perplexity"] == perplexity
+        assert shapes.of_totals(totals)["perplexity"] == perplexity
 
 
 async def test_turns_advance_a_session(http: httpx.AsyncClient, ours: AsyncClient) -> None:
