@@ -121,6 +121,55 @@ def test_a_growing_file_is_followed(browser: Browser, page: ServerProcess) -> No
     browser.wait(lambda: sessions(browser) == [])
 
 
+def test_a_long_text_is_never_cut_inside_of_a_character(browser: Browser, page: ServerProcess) -> None:
+    """Neither for its measure nor for suggestions."""
+    browser.open(page.page_url, "surprise")
+    browser.wait(lambda: "tokens in" in browser.text("#surprise-note"))
+    browser.run("document.getElementById('surprise-text').value = 'a' + '\U0001f600'.repeat(4000)")
+    browser.click("#surprise-go")
+    browser.wait(lambda: browser.text("#surprise-note").startswith("16,001 tokens in 1 lines"))
+    browser.show("write")
+    browser.run("document.getElementById('write-text').value = '\U0001f600' + 'a b '.repeat(1499) + 'ab'")
+    browser.find("#write-text").send_keys(" ")
+    browser.wait(lambda: browser.text("#next-note").startswith("5,99"))
+    assert not browser.find("#problem").is_displayed()
+
+
+def test_of_two_clicks_one_measures(browser: Browser, page: ServerProcess) -> None:
+    """Whatever runs; a stop at once leaves no session either."""
+    browser.open(page.page_url, "surprise")
+    browser.wait(lambda: "tokens in" in browser.text("#surprise-note"))
+    browser.run("document.getElementById('surprise-text').value = 'one two three\\n'.repeat(1500)")
+    again = "setTimeout(() => { go.click(); go.click() }, 150)"
+    browser.run(f"const go = document.getElementById('surprise-go'); go.click(); {again}")
+    browser.wait(lambda: "21,000 tokens in 1,500 lines" in browser.text("#surprise-note"))
+    browser.wait(lambda: not browser.find("#surprise-stop").is_enabled())
+    browser.wait(lambda: sessions(browser) == [])
+    browser.run("document.getElementById('surprise-go').click(); document.getElementById('surprise-stop').click()")
+    browser.run("document.getElementById('surprise-go').click()")
+    browser.driver.execute_async_script("setTimeout(arguments[0], 3)")
+    browser.run("document.getElementById('surprise-stop').click()")
+    browser.wait(lambda: sessions(browser) == [])
+
+
+def test_the_end_of_a_file_may_be_half_a_character(browser: Browser, page: ServerProcess, tmp_path: Path) -> None:
+    """It is shown as such."""
+    (tmp_path / "cut.txt").write_bytes(b"the horses caf\xc3")
+    browser.open(page.page_url, "surprise")
+    browser.find("#surprise-file").send_keys(str(tmp_path / "cut.txt"))
+    browser.wait(lambda: "\ufffd" in (browser.find("#heat").get_attribute("textContent") or ""))
+
+
+def test_what_is_typed_into_a_number_is_bounded(browser: Browser, page: ServerProcess) -> None:
+    """As its field says."""
+    browser.open(page.page_url)
+    browser.fill("#write-tokens", "2")
+    browser.fill("#write-count", "200000")
+    browser.click("#write-go")
+    browser.wait(lambda: "as long as asked" in browser.text("#continuations"))
+    assert len(browser.all("#continuations article")) == 8
+
+
 def test_units_are_seen_in_the_text(browser: Browser, page: ServerProcess) -> None:
     """A map of all units; a click or a key chooses one, and so does its number."""
     browser.open(page.page_url, "inside")

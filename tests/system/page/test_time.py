@@ -114,6 +114,21 @@ def test_the_tree_is_walked_with_keys(browser: Browser, tree: Callable[[], list[
     assert len(browser.all('#tree .point[tabindex="0"]')) == 1
 
 
+def test_any_name_is_a_name(browser: Browser, tree: Callable[[], list[str]], client: Client) -> None:
+    """Also one that every object of the browser's language has; a session is not the one that had its name before."""
+    for name in ("constructor", "toString"):
+        client.create_session(name)
+    client.delete_session("tale")
+    client.create_session("tale")
+    client.predict("something else entirely", session_id="tale")
+    browser.click("#time-refresh")
+    for label in ("constructor at 0", "toString at 0", "tale at 23"):
+        browser.wait(lambda label=label: any(one.startswith(label) for one in tree()))  # type: ignore[misc]
+        choose(browser, label)
+        assert browser.text("#point h2") == label.removesuffix(", now")
+    assert "the horses" not in browser.text("#point .transcript")
+
+
 def test_what_the_server_refuses_is_told(browser: Browser, tree: Callable[[], list[str]], client: Client) -> None:
     """Another client has moved the session on: nothing is written in silence at another place."""
     client.predict("x", session_id="tale")

@@ -14,7 +14,8 @@ export function startHealth(model) {
 
   async function look() {
     const now = await attempt(() => get("/carousel/v1/figures"));
-    if (!now) return stop();
+    if (!now || now.start_time !== before?.start_time) before = null; // it has restarted, and counts anew
+    if (!now) return;
     if (before) {
       rates.push((now.consumed_tokens - before.consumed_tokens) / (now.time - before.time));
       rates.splice(0, Math.max(0, rates.length - NUM_KEPT));

@@ -23,8 +23,10 @@ export function startSurprise(model) {
   let run = null; // what is being measured, with its session
 
   async function measure(read, { isEndless = false } = {}) {
-    await stop();
-    const mine = (run = { control: new AbortController(), session: "", tokens: 0, bits: 0, isOpenLine: false });
+    const before = run;
+    const mine = (run = { control: new AbortController(), session: "", made: null, tokens: 0, bits: 0, isOpenLine: false });
+    await end(before);
+    if (run !== mine) return; // another click was faster
     lines = [];
     first = 0;
     current = null;
@@ -32,30 +34,48 @@ export function startSurprise(model) {
     await attempt(async () => {
       for await (const chunk of read(mine.control.signal)) {
         if (run !== mine) return;
-        for (let at = 0; at < chunk.text.length; at += maxChunk) {
-          await score(mine, chunk.text.slice(at, at + maxChunk), isEndless || !chunk.isAll || chunk.text.length > maxChunk);
+        for (let at = 0, next; at < chunk.text.length && run === mine; at = next) {
+          next = endOfPortion(chunk.text, at);
+          await score(mine, chunk.text.slice(at, next), isEndless || !chunk.isAll || chunk.text.length > maxChunk);
         }
-        show(mine, isEndless);
+        if (run === mine) show(mine, isEndless);
       }
     });
-    if (run === mine) await stop();
+    if (run !== mine) return;
+    await stop();
     show(mine, false);
+  }
+
+  /** A portion never ends inside of a character. */
+  function endOfPortion(text, at) {
+    const end = Math.min(text.length, at + maxChunk);
+    return end < text.length && /[\uD800-\uDBFF]/.test(text[end - 1]) ? end - 1 : end;
   }
 
   async function stop() {
     const ended = run;
     run = null;
     find("surprise-stop").disabled = true;
+    if (ended) show(ended, false);
+    await end(ended);
+  }
+
+  async function end(ended) {
     if (!ended) return;
     ended.control.abort();
+    await ended.made?.catch(() => {}); // a session that is being made is deleted after that
     if (ended.session) await call("DELETE", `/carousel/v1/sessions/${ended.session}`, undefined, { keepalive: true }).catch(() => {});
   }
 
   async function score(mine, text, isLong) {
     const { signal } = mine.control;
-    if (isLong && !mine.session) mine.session = (await post("/carousel/v1/sessions", {}, { signal })).session_id;
+    if (isLong && !mine.session) {
+      mine.session = `surprise-${crypto.getRandomValues(new Uint32Array(3)).join("-")}`;
+      await (mine.made = post("/carousel/v1/sessions", { session_id: mine.session }));
+    }
     const body = { text, num_candidates: NUM_CANDIDATES, ...(mine.session ? { session_id: mine.session } : {}) };
     const found = await post("/carousel/v1/score", body, { signal });
+    if (run !== mine) return;
     for (const token of found.tokens) add(mine, token);
   }
 
@@ -181,11 +201,11 @@ export function startSurprise(model) {
 
   /** Yields what is in the file and then, while `isEndless`, the whole lines that are added. */
   const grown = (open, isEndless) => async function* (signal) {
-    const decoder = new TextDecoder();
+    let decoder = new TextDecoder();
     let at = 0, rest = "";
     for (;;) {
       const file = await open();
-      if (file.size < at) { at = 0; rest = ""; } // it was begun anew
+      if (file.size < at) { at = 0; rest = ""; decoder = new TextDecoder(); } // it was begun anew
       while (at < file.size) {
         const part = file.slice(at, at + 65536);
         rest += decoder.decode(await part.arrayBuffer(), { stream: true });
@@ -198,6 +218,7 @@ export function startSurprise(model) {
       await new Promise((resolve) => setTimeout(resolve, POLL_MILLISECONDS));
       signal.throwIfAborted();
     }
+    rest += decoder.decode();
     if (rest) yield { text: rest, isAll: false };
   };
 

@@ -68,7 +68,7 @@ export function startTime(model) {
   }
 
   function textOf(session, point) {
-    const { turns, isWhole } = transcripts.until(session.session_id, point.position);
+    const { turns, isWhole } = transcripts.until(session, point.position);
     const shown = make("p", { class: "transcript" });
     if (!isWhole && point.position) shown.append(make("span", { class: "quiet" }, "[the server keeps states, not texts] "));
     for (const turn of turns) shown.append(turn.read, make("mark", {}, turn.written));
@@ -80,14 +80,15 @@ export function startTime(model) {
     const count = fieldOf("Tokens to write", { type: "number", min: 0, max: 2000, step: 1 }, "24");
     const temperature = fieldOf("Temperature", { type: "number", min: 0, max: 2, step: 0.1 }, "0.8");
     const go = make("button", { type: "button", class: "strong", onclick: () => attempt(async () => {
-      const id = point.isNow ? session.session_id : await fork(session, where, freeName(session));
-      await advance(id, point.position, read.input.value, Number(count.input.value), Number(temperature.input.value));
+      const row = point.isNow ? session : await fork(session, where, freeName(session));
+      await advance(row, point.position, read.input.value, Number(count.input.value), Number(temperature.input.value));
     }) }, point.isNow ? "Continue" : "Fork and continue");
     const stop = make("button", { type: "button", onclick: () => running?.abort() }, "Stop");
     return make("div", { class: "group" }, read.label, make("div", { class: "row" }, count.label, temperature.label, go, stop));
   }
 
-  async function advance(id, from, read, maxTokens, temperature) {
+  async function advance(row, from, read, maxTokens, temperature) {
+    const id = row.session_id;
     running?.abort();
     running = new AbortController();
     const shown = find("point").querySelector(".transcript");
@@ -98,7 +99,7 @@ export function startTime(model) {
       for await (const event of stream("/v1/completions", body, { signal: running.signal })) {
         for (const choice of event.choices) live.append(choice.text);
         if (event.position !== undefined) {
-          transcripts.note(id, from, event.position, read, live.textContent);
+          transcripts.note(row, from, event.position, read, live.textContent);
           chosen = { session: id, position: event.position };
           say(`${id} is at ${event.position}`);
         }
@@ -119,9 +120,9 @@ export function startTime(model) {
   async function fork(session, where, name) {
     const body = { ...where, ...(name ? { new_session_ids: [name] } : {}) };
     const { sessions: [made] } = await post(path(session.session_id, "/fork"), body);
-    transcripts.fork(session.session_id, made.session_id, made.position);
+    transcripts.fork(session, made, made.position);
     chosen = { session: made.session_id, position: made.position };
-    return made.session_id;
+    return made;
   }
 
   function moving(session, point, where) {
@@ -135,13 +136,13 @@ export function startTime(model) {
       make("div", { class: "row" },
         act("Rewind to here", async () => {
           const row = await post(path(id, "/rewind"), { ...where, expected_position: session.position });
-          transcripts.cut(id, row.position);
+          transcripts.cut(session, row.position);
         }, !point.isNow),
         act("Export", () => save(session, where)),
         act("Compare", () => compare(session), point.isNow),
         act("Delete", async () => {
           await call("DELETE", path(id));
-          transcripts.forget(id);
+          transcripts.forget(session);
         })));
   }
 
@@ -168,7 +169,7 @@ export function startTime(model) {
   async function compare(session) {
     const id = session.session_id;
     const found = await post("/carousel/v1/predict", { session_id: id, num_candidates: 0, word_prefix: "", num_words: 6 });
-    const { turns } = transcripts.until(id, session.position);
+    const { turns } = transcripts.until(session, session.position);
     const text = turns.map((turn) => turn.read + turn.written).join("");
     const words = found.words.map((one) => make("li", {}, make("span", { class: "word" }, one.text.trim()), " ", make("span", { class: "share" }, percent(one.log_probability))));
     find(`compared-${id}`)?.remove();

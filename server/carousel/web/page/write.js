@@ -21,7 +21,7 @@ export function startWrite(model) {
   const unit = () => document.querySelector("[name=write-unit]:checked").value;
 
   function split() {
-    const whole = text.value.slice(-MAX_CHARACTERS);
+    const whole = text.value.slice(-MAX_CHARACTERS).replace(/^[\uDC00-\uDFFF]/, ""); // half of a character is none
     if (unit() === "tokens") return { read: whole, prefix: null };
     const at = whole.search(unfinished);
     return { read: whole.slice(0, at), prefix: whole.slice(at) };
@@ -75,14 +75,20 @@ export function startWrite(model) {
   /** Where spaces lead, the last one belongs to the word that comes. */
   const prompt = () => (model.tokenizer === "word" ? text.value : text.value.replace(/[^\S\n]+$/, ""));
 
+  /** Returns the field's number within its bounds, which do not bind what is typed. */
+  function bounded(id) {
+    const { min, max, value } = find(id);
+    return Math.min(Number(max), Math.max(Number(min), Math.floor(Number(value)) || Number(min)));
+  }
+
   const options = () => {
     const seed = find("write-seed").value;
     return {
       prompt: prompt(),
       temperature: Number(find("write-temperature").value),
       top_p: Number(find("write-top-p").value),
-      max_tokens: Number(find("write-tokens").value),
-      n: Number(find("write-count").value),
+      max_tokens: bounded("write-tokens"),
+      n: bounded("write-count"),
       ...(seed === "" ? {} : { seed: Number(seed) }),
     };
   };
