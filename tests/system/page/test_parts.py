@@ -29,6 +29,17 @@ def test_words_come_at_every_key(browser: Browser, page: ServerProcess) -> None:
     browser.picture("write")
 
 
+def test_only_what_is_for_the_text_is_taken(browser: Browser, page: ServerProcess) -> None:
+    """Who types faster than answers come keeps what he has typed."""
+    browser.open(page.page_url)
+    browser.fill("#write-text", "The carousel turns and the hor")
+    browser.wait(lambda: browser.all("#next .word") and browser.text("#next .word") == "horses")
+    browser.run("const one = document.getElementById('write-text'); one.value += 'kxqz'")
+    browser.find("#write-text").send_keys(Keys.TAB)
+    assert browser.find("#write-text").get_property("value") == "The carousel turns and the horkxqz"
+    assert browser.driver.switch_to.active_element.get_attribute("id") == "write-text"
+
+
 def test_the_field_can_be_left_with_the_keyboard(browser: Browser, page: ServerProcess) -> None:
     """Escape gives Tab back its meaning, until something is typed."""
     browser.open(page.page_url)

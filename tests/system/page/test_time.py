@@ -129,6 +129,18 @@ def test_any_name_is_a_name(browser: Browser, tree: Callable[[], list[str]], cli
     assert "the horses" not in browser.text("#point .transcript")
 
 
+def test_a_session_behind_many_others_stays_in_sight(
+    browser: Browser, tree: Callable[[], list[str]], client: Client
+) -> None:
+    """The newest is on the last page of the list."""
+    for number in range(60):
+        client.create_session(f"other-{number}")
+    browser.fill("#time-name", "last")
+    browser.click("#time-create")
+    browser.wait(lambda: browser.text("#point h2") == "last at 0")
+    assert "last at 0, now" in tree()
+
+
 def test_what_the_server_refuses_is_told(browser: Browser, tree: Callable[[], list[str]], client: Client) -> None:
     """Another client has moved the session on: nothing is written in silence at another place."""
     client.predict("x", session_id="tale")

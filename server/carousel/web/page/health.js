@@ -1,7 +1,7 @@
 // Health: what the server is and does now. Rates and latencies are the differences of two answers.
 
-import { get } from "./api.js";
-import { attempt, bytes, draw, find, make, number } from "./dom.js";
+import { Refused, get } from "./api.js";
+import { bytes, draw, find, make, number, tellProblem } from "./dom.js";
 
 const MILLISECONDS = 2000;
 const NUM_KEPT = 60;
@@ -13,9 +13,17 @@ export function startHealth(model) {
   const rates = [];
 
   async function look() {
-    const now = await attempt(() => get("/carousel/v1/figures"));
-    if (!now || now.start_time !== before?.start_time) before = null; // it has restarted, and counts anew
-    if (!now) return;
+    let now;
+    try {
+      now = await get("/carousel/v1/figures");
+      tellProblem(null);
+    } catch (error) {
+      tellProblem(error);
+      before = null;
+      if (error instanceof Refused) stop(); // what does not answer may come back
+      return;
+    }
+    if (now.start_time !== before?.start_time) before = null; // it has restarted, and counts anew
     if (before) {
       rates.push((now.consumed_tokens - before.consumed_tokens) / (now.time - before.time));
       rates.splice(0, Math.max(0, rates.length - NUM_KEPT));

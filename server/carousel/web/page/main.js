@@ -82,7 +82,7 @@ async function start() {
   onUnknownCaller(askForToken);
   find("token").addEventListener("click", async () => { if (await askForToken()) location.reload(); });
   const wanted = location.hash.slice(1);
-  const name = wanted in STARTS ? wanted : "write";
+  const name = Object.hasOwn(STARTS, wanted) ? wanted : "write";
   show(name);
   model = await attempt(() => get("/carousel/v1/model"));
   if (!model) return;

@@ -12,6 +12,8 @@ const fieldOf = (label, attributes, value = "") => {
   return { input, label: make("label", {}, label, " ", input) };
 };
 
+const MAX_PAGES = 20; // that are read to find a session again
+
 export function startTime(model) {
   let sessions = [];
   let next = "";
@@ -19,9 +21,15 @@ export function startTime(model) {
   let running = null;
 
   async function refresh() {
-    const page = await get("/carousel/v1/tree?page_size=50");
-    sessions = page.sessions;
-    next = page.next_page_token;
+    const seen = [], most = sessions.length;
+    let token = "";
+    const isFar = () => chosen && !seen.some((one) => one.session_id === chosen.session);
+    for (let page = 0; page === 0 || (token && page < MAX_PAGES && (seen.length < most || isFar())); page += 1) {
+      const found = await get(`/carousel/v1/tree?page_size=50&page_token=${encodeURIComponent(token)}`);
+      seen.push(...found.sessions);
+      token = found.next_page_token;
+    }
+    [sessions, next] = [seen, token];
     show();
   }
 
@@ -111,10 +119,10 @@ export function startTime(model) {
 
   /** Returns the first of tale-2, tale-3, … that no session in sight has. */
   function freeName(session) {
-    const [, stem] = /^(.*?)(?:-\d+)?$/.exec(session.session_id);
+    const [, whole] = /^(.*?)(?:-\d+)?$/.exec(session.session_id), stem = whole.slice(0, 120);
     let index = 2;
     while (sessions.some((one) => one.session_id === `${stem}-${index}`)) index += 1;
-    return `${stem.slice(0, 120)}-${index}`;
+    return `${stem}-${index}`;
   }
 
   async function fork(session, where, name) {

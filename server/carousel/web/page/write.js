@@ -14,6 +14,7 @@ export function startWrite(model) {
   const text = find("write-text");
   const unfinished = model.tokenizer === "word" ? BEFORE_SPACES : AFTER_SPACES;
   let suggestions = []; // [{ text, shown, log_probability }], of the text as it was asked for
+  let answered = ""; // the text that they are for
   let asking = null;
   let writing = null;
   let isTabFree = false; // after Escape, Tab leaves the field
@@ -30,12 +31,13 @@ export function startWrite(model) {
   async function suggest() {
     asking?.abort();
     const mine = (asking = new AbortController());
-    const { read, prefix } = split();
+    const { read, prefix } = split(), asked = text.value;
     const body = { text: read, num_candidates: prefix === null ? NUM_SHOWN : 0 };
     if (prefix !== null && new TextEncoder().encode(prefix).length <= 64) Object.assign(body, { word_prefix: prefix, num_words: NUM_SHOWN });
     const started = performance.now();
     const found = await attempt(() => post("/carousel/v1/predict", body, { signal: mine.signal }));
     if (!found || asking !== mine) return;
+    answered = asked;
     suggestions = prefix === null
       ? found.candidates.map((one) => ({ text: one.text, log_probability: one.log_probability, isExact: true }))
       : found.words.map((one) => ({ text: one.text, log_probability: one.log_probability }));
@@ -59,7 +61,7 @@ export function startWrite(model) {
 
   function take(index) {
     const chosen = suggestions[index];
-    if (!chosen) return;
+    if (!chosen || answered !== text.value) return; // the text has gone on: others are on their way
     if (unit() === "tokens") text.value += chosen.text.startsWith("bytes:") ? "" : chosen.text;
     else {
       const at = text.value.search(unfinished);
