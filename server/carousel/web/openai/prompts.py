@@ -3,18 +3,10 @@ continues text."""
 
 from collections.abc import Sequence
 
+from carousel.bundle.chat import Message
 from carousel.errors import InvalidRequest
-from carousel.records import record
 
 _NO_TEMPLATE = "a response continues text and uses no chat template"
-
-
-@record(frozen=True, slots=True)
-class Message:
-    """What one role says."""
-
-    role: str
-    text: str
 
 
 def text_of(messages: Sequence[Message], instructions: str = "") -> str:
@@ -24,4 +16,4 @@ def text_of(messages: Sequence[Message], instructions: str = "") -> str:
     for message in messages:
         if message.role != "user":
             raise InvalidRequest("input", f"{_NO_TEMPLATE}: it takes messages of the role user, not {message.role}")
-    return "".join([message.text for message in messages])
+    return "".join([message.content for message in messages])

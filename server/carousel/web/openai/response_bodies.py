@@ -10,11 +10,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from carousel.bundle.chat import Message
 from carousel.errors import InvalidRequest
 from carousel.sessions.requests import GenerationRequest
 from carousel.turns import SamplingOptions
 from carousel.web.bodies import Body, Count, Counts, Texts
-from carousel.web.openai.prompts import Message, text_of
+from carousel.web.openai.prompts import text_of
 
 _PLAIN = SamplingOptions()
 _MAX_ITEMS = 4096

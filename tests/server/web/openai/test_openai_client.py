@@ -20,22 +20,6 @@ from carousel.client import AsyncClient
 from carousel.identity.principals import digest
 from carousel.settings import Settings
 
-SETTINGS = Settings(**LOCAL, openai_listen="127.0.0.1:0")
-
-
-@pytest.fixture
-async def server(bundle: Path) -> AsyncIterator[Running]:
-    async with running(bundle, SETTINGS) as server:
-        yield server
-
-
-@pytest.fixture
-async def client(server: Running) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(
-        base_url=f"http://{server.openai_address}/v1", api_key="none", max_retries=0
-    ) as client:
-        yield client
-
 
 @pytest.fixture
 async def ours(server: Running) -> AsyncIterator[AsyncClient]:

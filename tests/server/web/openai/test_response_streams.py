@@ -2,39 +2,20 @@
 silent."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
-from tests.server.running_app import LOCAL
 
-from carousel.app import Running, running
+from carousel.app import Running
 from carousel.client import AsyncClient
-from carousel.settings import Settings
 
-SETTINGS = Settings(**LOCAL, openai_listen="127.0.0.1:0")
 OPTIONS: dict[str, Any] = {"model": "tiny", "input": "hello", "max_output_tokens": 30, "temperature": 0}
 EVENTS: TypeAdapter[ResponseStreamEvent] = TypeAdapter(ResponseStreamEvent)
 BEFORE = ["response.created", "response.in_progress", "response.output_item.added", "response.content_part.added"]
 AFTER = ["response.output_text.done", "response.content_part.done", "response.output_item.done"]
-
-
-@pytest.fixture
-async def server(bundle: Path) -> AsyncIterator[Running]:
-    async with running(bundle, SETTINGS) as server:
-        yield server
-
-
-@pytest.fixture
-async def client(server: Running) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(
-        base_url=f"http://{server.openai_address}/v1", api_key="none", max_retries=0
-    ) as client:
-        yield client
 
 
 async def read(client: openai.AsyncOpenAI, **options: Any) -> list[Any]:

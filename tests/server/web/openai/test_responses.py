@@ -49,12 +49,6 @@ def connect(server: Running, key: str = "none") -> openai.AsyncOpenAI:
 
 
 @pytest.fixture
-async def server(bundle: Path) -> AsyncIterator[Running]:
-    async with running(bundle, SETTINGS) as server:
-        yield server
-
-
-@pytest.fixture
 async def client(server: Running) -> AsyncIterator[openai.AsyncOpenAI]:
     async with connect(server) as client:
         yield client
