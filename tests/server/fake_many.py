@@ -99,6 +99,8 @@ class FakeMany:
     def _read(self, frames: Iterator[Any]) -> None:
         with contextlib.suppress(Exception):  # the client has gone
             for frame in frames:
+                num_due = sum(not item.close for item in frame.items)
+                self._num_due += num_due  # all of them, before one breaks the stream
                 for item in frame.items:
                     self._take(item)
         self._is_read = True
@@ -109,7 +111,6 @@ class FakeMany:
             if (closed := self._tags.pop(item.tag, None)) is not None:
                 closed.close()
             return
-        self._num_due += 1
         if item.tag not in self._tags:
             if len(self._tags) >= self._max_sequences:
                 self._answers.put(lm.PredictManyResponse.Item(tag=item.tag, status=to_status(TOO_MANY)))

@@ -22,10 +22,11 @@ LOST = Mishap(is_applied=True)
 async def test_overlapping_predictions_happen_once(
     address: str, service: FakeService, of_wire: WireOptions, retained: int
 ) -> None:
-    """The connection breaks when all are applied, and all are retried."""
+    """The connection breaks when all are applied, and all are retried. No position is expected: whichever turn is
+    first is applied at once."""
     until_all_are_lost = Meeting(NUM).wait
-    shaky = AsyncClient(address, sleep=until_all_are_lost, **of_wire)
-    async with shaky as client, client.session("mine", keep=True) as session:
+    async with AsyncClient(address, sleep=until_all_are_lost, **of_wire) as client:
+        session = client.open_session((await client.create_session("mine")).session_id)
         service.retained_answers, service.mishaps = retained, [LOST] * NUM
         asked = [Running(lambda: session.predict("x", k=1)) for _ in range(NUM)]
         _check([await one.outcome() for one in asked], retained, service)
