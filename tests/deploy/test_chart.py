@@ -99,7 +99,8 @@ def test_probes_ask_the_http_port_as_it_is_encrypted(rendered: list[dict[str, An
     for name, path in (("startup", "/healthz"), ("liveness", "/healthz"), ("readiness", "/readyz")):
         asked = container[f"{name}Probe"]["httpGet"]
         assert asked == {"path": path, "port": "http", "scheme": "HTTPS" if encrypted else "HTTP"}
-    assert {port["name"]: port["containerPort"] for port in container["ports"]} == {"grpc": 50051, "http": 9090}
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"grpc": 50051, "http": 9090} | ({"web": 8000} if "CAROUSEL_OPENAI_LISTEN" in variables else {})
 
 
 @needs_helm
@@ -118,6 +119,7 @@ def test_the_server_takes_what_it_is_told(rendered: list[dict[str, Any]]) -> Non
     secrets = {"CAROUSEL_STORE_PASSWORD", "CAROUSEL_SEAL_KEYS"}
     settings = read_settings({name: value for name, value in variables.items() if name not in secrets}, {})
     assert settings.listen.endswith(":50051")
+    assert settings.openai_listen in ("", "[::]:8000")
     assert _pod(rendered)["enableServiceLinks"] is False
 
 
@@ -129,7 +131,7 @@ def test_what_selects_pods_finds_them(rendered: list[dict[str, Any]]) -> None:
     selectors = [one["selector"] for one in services]
     selectors.append(_of_kind(rendered, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"])
     selectors.append(_of_kind(rendered, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"])
-    assert len(selectors) == 4
+    assert len(selectors) == (5 if "CAROUSEL_OPENAI_LISTEN" in _variables(rendered) else 4)
     assert all(selector.items() <= labels.items() for selector in selectors)
     assert [one["ports"][0]["name"] for one in services if one.get("clusterIP") == "None"] == ["grpc"]
 
@@ -158,6 +160,10 @@ def test_what_selects_pods_finds_them(rendered: list[dict[str, Any]]) -> None:
         (_ENCRYPTED | {"podMonitor.enabled": "true"}, "podMonitor.endpoint.tlsConfig"),
         (_MINIMAL | {"podMonitor.enabled": "true", "principals.secret": "callers"}, "podMonitor.endpoint.authoriz"),
         (_MINIMAL | {"settings.store": "memory"}, "set the value redis.url instead"),
+        (_MINIMAL | {"settings.openai_listen": "0.0.0.0:80"}, "set the value web.enabled instead"),
+        (_MINIMAL | {"settings.openai_hosts": "here"}, "set the value web.hosts instead"),
+        (_MINIMAL | {"web.enabled": "true", "settings.workers": "2"}, "needs settings.workers to be 1"),
+        (_MINIMAL | {"web.hosts[0]": "https://here"}, "web.hosts.0: Does not match"),
         (_MINIMAL | {"settings.max_lane": "1"}, 'Property name of "max_lane"'),
         (_MINIMAL | {"extraEnv[0].name": "CAROUSEL_LISTEN"}, "write it under settings"),
         (_MINIMAL | {"nonsense": "1"}, "Additional property nonsense is not allowed"),
@@ -173,6 +179,28 @@ def test_what_is_unsafe_or_loses_sessions_is_refused(values: dict[str, str], tol
     done = _template(*_set(values))
     assert done.returncode != 0
     assert told in done.stderr
+
+
+@needs_helm
+def test_the_web_interface_is_reached_where_it_is_wanted() -> None:
+    """Its Service keeps a client at one replica, the server knows that Service's names and the given ones, and the
+    policy lets its peers in. Without `web.enabled` there is none of it."""
+    values = _MINIMAL | {"web.enabled": "true", "web.hosts[0]": "models.example"}
+    manifests = _render(*_set(values))
+    [service] = [one for one in manifests if one["metadata"]["name"] == "trial-carousel-web"]
+    assert service["spec"]["sessionAffinity"] == "ClientIP"
+    assert service["spec"]["ports"] == [{"name": "web", "port": 8000, "targetPort": "web", "appProtocol": "http"}]
+    hosts = read_settings(_variables(manifests), {}).openai_hosts
+    own = [f"trial-carousel-web{rest}" for rest in ("", ".default", ".default.svc", ".default.svc.cluster.local")]
+    assert list(hosts) == [*own, "models.example"]
+    assert 8000 in _admitted_ports(manifests)
+    assert 8000 not in _admitted_ports(_render(*_set(_MINIMAL)))
+    assert "CAROUSEL_OPENAI_LISTEN" not in _variables(_render(*_set(_MINIMAL)))
+
+
+def _admitted_ports(manifests: list[dict[str, Any]]) -> list[int]:
+    rules = _of_kind(manifests, "NetworkPolicy")["spec"]["ingress"]
+    return [port["port"] for rule in rules for port in rule["ports"]]
 
 
 @needs_helm
@@ -210,7 +238,7 @@ def test_replicas_without_a_shared_store_never_overlap() -> None:
 def test_nobody_comes_in_where_no_peer_is_named(tmp_path: Path) -> None:
     """A rule without peers would mean everybody; there is no rule."""
     values = tmp_path / "values.yaml"
-    values.write_text("networkPolicy: {clients: [], scrapers: []}")
+    values.write_text("web: {enabled: true}\nnetworkPolicy: {clients: [], scrapers: [], web: []}")
     policy = _of_kind(_render(*_set(_MINIMAL), "--values", str(values)), "NetworkPolicy")["spec"]
     assert not policy["ingress"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]

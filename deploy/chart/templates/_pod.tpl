@@ -35,11 +35,23 @@ timeoutSeconds: {{ .timeout }}
 {{- end -}}
 {{- end -}}
 
+{{/* The names of the web interface's Service in the cluster, and those that are given. */}}
+{{- define "carousel.webHosts" -}}
+{{- $service := printf "%s-web" (include "carousel.fullname" .) -}}
+{{- $space := printf "%s.%s" $service .Release.Namespace -}}
+{{- $own := list $service $space (printf "%s.svc" $space) (printf "%s.svc.cluster.local" $space) -}}
+{{- concat $own .Values.web.hosts | uniq | join "," -}}
+{{- end -}}
+
 {{- define "carousel.env" -}}
 {{- $host := eq .Values.address "::" | ternary "[::]" .Values.address -}}
 - {name: CAROUSEL_LISTEN, value: {{ printf "%s:50051" $host | quote }}}
 - {name: CAROUSEL_HTTP_LISTEN, value: {{ printf "%s:9090" $host | quote }}}
 - {name: CAROUSEL_DRAIN_SECONDS, value: {{ int .Values.drainSeconds | quote }}}
+{{- if .Values.web.enabled }}
+- {name: CAROUSEL_OPENAI_LISTEN, value: {{ printf "%s:8000" $host | quote }}}
+- {name: CAROUSEL_OPENAI_HOSTS, value: {{ include "carousel.webHosts" . | quote }}}
+{{- end }}
 {{- with .Values.plaintext }}
 - {name: CAROUSEL_PLAINTEXT, value: {{ . }}}
 {{- end }}

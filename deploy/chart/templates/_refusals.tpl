@@ -2,6 +2,8 @@
 {{- define "carousel.ownValues" -}}
 listen: address
 http_listen: address
+openai_listen: web.enabled
+openai_hosts: web.hosts
 tls_cert: tls
 tls_key: tls
 tls_client_ca: tls.clientCa
@@ -29,6 +31,10 @@ drain_seconds: drainSeconds
 {{- end -}}
 {{- if and .tls.clientCa.secret (not .tls.secret) -}}
 {{- fail "tls.clientCa.secret needs tls.secret" -}}
+{{- end -}}
+
+{{- if and .web.enabled (gt (int (default 1 .settings.workers)) 1) -}}
+{{- fail "web.enabled needs settings.workers to be 1; replicas give more processes" -}}
 {{- end -}}
 
 {{- if and .bundle.claim .bundle.image -}}
