@@ -339,6 +339,7 @@ class Engine:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_exception(error)
+        self._metrics.queue_depth(self._scheduler.num_queued)
         for entry in entries.values():
             self._pace.deliver(entry.ticket, error, is_first=False)
         self._note_idle()
@@ -378,6 +379,7 @@ class Engine:
             with self._lock:
                 self._scheduler.cancel(job)
                 self._changed.notify()  # frees the lane even if nothing else runs
+            self._metrics.queue_depth(self._scheduler.num_queued)
 
     def _forget(self, job: Job) -> None:
         del self._entries[job]

@@ -24,9 +24,11 @@ GREEDY = Sampling(seed=0, temperature=0)
 
 
 @contextlib.asynccontextmanager
-async def started(**bounds: Any) -> AsyncIterator[tuple[Engine, GatedModel]]:
+async def started(
+    registry: CollectorRegistry | None = None, **bounds: Any
+) -> AsyncIterator[tuple[Engine, GatedModel]]:
     model = GatedModel()
-    engine = Engine(model, 0, make_bounds(**bounds), Metrics(CollectorRegistry()))
+    engine = Engine(model, 0, make_bounds(**bounds), Metrics(registry or CollectorRegistry()))
     await engine.start()
     try:
         yield engine, model
@@ -61,6 +63,25 @@ async def assert_whole(engine: Engine) -> None:
         assert [event.id for event in events if isinstance(event, Generated)] == expected
         assert isinstance(events[-1], Ended)
         assert same_snapshot(events[-1].snapshot, snapshot)
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+async def test_the_queue_is_reported_as_it_empties(is_broken: bool) -> None:
+    """A turn that gives up in the queue leaves the gauge at once, even if no step ends after it; so do all turns when
+    the server ends them."""
+    registry = CollectorRegistry()
+    async with started(registry, max_lanes=1) as (engine, model):
+        running, waiting = engine.submit(generation(engine)), engine.submit(generation(engine))
+        while registry.get_sample_value("carousel_queued_turns") != 1:
+            await running.next_events()
+        model.close()
+        await model.until_held()
+        if is_broken:
+            await engine.drain(0)
+        else:
+            waiting.cancel()
+        assert registry.get_sample_value("carousel_queued_turns") == 0
+        assert not model.gate.is_set()
 
 
 async def test_cancelled_before_the_engine_saw_it() -> None:
