@@ -24,9 +24,7 @@ GREEDY = Sampling(seed=0, temperature=0)
 
 
 @contextlib.asynccontextmanager
-async def started(
-    registry: CollectorRegistry | None = None, **bounds: Any
-) -> AsyncIterator[tuple[Engine, GatedModel]]:
+async def started(registry: CollectorRegistry | None = None, **bounds: Any) -> AsyncIterator[tuple[Engine, GatedModel]]:
     model = GatedModel()
     engine = Engine(model, 0, make_bounds(**bounds), Metrics(registry or CollectorRegistry()))
     await engine.start()

@@ -55,6 +55,46 @@ def test_a_session_goes_on_and_is_read(browser: Browser, tree: Callable[[], list
     assert client.get_session("tale").position == 32
 
 
+CLICK_TWICE = """
+    const button = [...document.querySelectorAll("#time button")].find((one) => one.textContent === arguments[0]);
+    const fetch = window.fetch;
+    window.changes = [];
+    window.fetch = (path, options) => {
+      if (options?.method === "POST") window.changes.push(path);
+      return fetch(path, options);
+    };
+    button.click();
+    button.click();
+"""
+
+
+def test_a_second_click_on_continue_does_nothing(browser: Browser, tree: Callable[[], list[str]]) -> None:
+    """The turn is asked for once, and no problem is shown."""
+    browser.fill("#point textarea", " and ")
+    browser.fill("#point input[type=number]", "6")
+    browser.run(CLICK_TWICE, "Continue")
+    browser.wait(lambda: tree() == ["tale at 0", "tale at 21", "tale at 32, now"])
+    assert browser.run("return window.changes") == ["/v1/completions"]
+    assert not browser.find("#problem").is_displayed()
+
+
+def test_a_second_click_on_fork_does_nothing(browser: Browser, tree: Callable[[], list[str]]) -> None:
+    """There is one fork, and no problem is shown."""
+    browser.run(CLICK_TWICE, "Fork here")
+    browser.wait(lambda: "tale-2 at 21, now" in tree())
+    assert browser.run("return window.changes") == ["/carousel/v1/sessions/tale/fork"]
+    assert not browser.find("#problem").is_displayed()
+
+
+def test_a_second_click_on_create_does_nothing(browser: Browser, tree: Callable[[], list[str]]) -> None:
+    """There is one new session, and no problem is shown."""
+    browser.fill("#time-name", "other")
+    browser.run(CLICK_TWICE, "Create")
+    browser.wait(lambda: "other at 0, now" in tree())
+    assert browser.run("return window.changes") == ["/carousel/v1/sessions"]
+    assert not browser.find("#problem").is_displayed()
+
+
 def test_the_past_is_forked_and_compared(browser: Browser, tree: Callable[[], list[str]], client: Client) -> None:
     """A fork hangs below its parent; compared texts show where they part."""
     choose(browser, "tale at 0")

@@ -44,6 +44,16 @@ export async function attempt(action) {
   }
 }
 
+/** Returns a listener that attempts the action; while the action goes on, it does nothing. */
+export function once(action) {
+  let isBusy = false;
+  return async () => {
+    if (isBusy) return;
+    isBusy = true;
+    try { await attempt(action); } finally { isBusy = false; }
+  };
+}
+
 export const percent = (logProbability) => {
   const share = Math.exp(logProbability) * 100;
   return share >= 10 ? `${share.toFixed(0)} %` : share >= 0.1 ? `${share.toFixed(1)} %` : "< 0.1 %";

@@ -1,7 +1,7 @@
 // Time: sessions as a tree. Any point of the past can be forked or returned to; branches can be compared.
 
 import { call, get, post, stream } from "./api.js";
-import { attempt, bytes, find, make, number, percent, say } from "./dom.js";
+import { attempt, bytes, find, make, number, once, percent, say } from "./dom.js";
 import * as transcripts from "./transcripts.js";
 import { drawTree, pointsOf } from "./tree.js";
 
@@ -87,7 +87,7 @@ export function startTime(model) {
     const read = fieldOf("Read this", { rows: 2 }, session.position === 0 ? "Once upon a time" : "");
     const count = fieldOf("Tokens to write", { type: "number", min: 0, max: 2000, step: 1 }, "24");
     const temperature = fieldOf("Temperature", { type: "number", min: 0, max: 2, step: 0.1 }, "0.8");
-    const go = make("button", { type: "button", class: "strong", onclick: () => attempt(async () => {
+    const go = make("button", { type: "button", class: "strong", onclick: once(async () => {
       const row = point.isNow ? session : await fork(session, where, freeName(session));
       await advance(row, point.position, read.input.value, Number(count.input.value), Number(temperature.input.value));
     }) }, point.isNow ? "Continue" : "Fork and continue");
@@ -137,7 +137,7 @@ export function startTime(model) {
     const id = session.session_id;
     const forkName = fieldOf("Name of the fork", { type: "text", maxlength: 128, size: 12 }, freeName(session));
     const markName = fieldOf("Name of a checkpoint", { type: "text", maxlength: 128, size: 12 });
-    const act = (label, action, isShown = true) => isShown ? make("button", { type: "button", onclick: () => attempt(async () => { await action(); await refresh(); }) }, label) : null;
+    const act = (label, action, isShown = true) => isShown ? make("button", { type: "button", onclick: once(async () => { await action(); await refresh(); }) }, label) : null;
     return make("div", { class: "group" },
       make("div", { class: "row" }, forkName.label, act("Fork here", () => fork(session, where, forkName.input.value.trim()))),
       point.isNow ? make("div", { class: "row" }, markName.label, act("Save a checkpoint", () => post(path(id, "/checkpoint"), { checkpoint: markName.input.value.trim() }))) : null,
@@ -200,7 +200,7 @@ export function startTime(model) {
     });
   }
 
-  find("time-create").addEventListener("click", () => attempt(async () => {
+  find("time-create").addEventListener("click", once(async () => {
     const name = find("time-name").value.trim();
     const row = await post("/carousel/v1/sessions", name ? { session_id: name } : {});
     chosen = { session: row.session_id, position: 0 };
