@@ -48,16 +48,22 @@ def parse(body: type[Some], content: bytes) -> Some:
         place = problem["loc"]
         field = _shorten(str(place[0])) if place else "body"
         is_unknown = problem["type"] == "extra_forbidden"
-        text = "is not a parameter of this call" if is_unknown else problem["msg"].removeprefix("Value error, ")
+        text = "is not a parameter of this call" if is_unknown else _say(problem)
         if len(place) > 1 and isinstance(place[1], int):  # of a list of objects
             text = f"{_shorten('.'.join(map(str, place[1:])))}: {text}"
         raise InvalidRequest(field, text) from error
 
 
 def _first_problem(error: ValidationError) -> ErrorDetails:
-    """Returns the deepest problem of the first wrong field: of several forms, the value has the one that fits best."""
+    """Returns the deepest problem of the first wrong field: of several forms, the value has the one that fits best. A
+    value that is only too long has the right form."""
     problems = error.errors(include_url=False, include_input=False)
-    return max((one for one in problems if one["loc"][:1] == problems[0]["loc"][:1]), key=lambda one: len(one["loc"]))
+    of_field = [one for one in problems if one["loc"][:1] == problems[0]["loc"][:1]]
+    return max(of_field, key=lambda one: (len(one["loc"]), one["type"] == "too_long"))
+
+
+def _say(problem: ErrorDetails) -> str:
+    return problem["msg"].removeprefix("Value error, ").replace(" items after validation", " items")
 
 
 def _check_texts(values: dict[str, Any]) -> None:

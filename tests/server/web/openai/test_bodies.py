@@ -52,6 +52,17 @@ def test_too_many_wrong_names_are_refused_together(more: dict[str, Any]) -> None
     assert told.value.field == "body"
 
 
+@pytest.mark.parametrize(
+    "given",
+    [[{"role": "user", "content": "a"}] * 4097, [{"role": "user", "content": [PART | {"text": "a"}] * 4097}]],
+    ids=["messages", "parts"],
+)
+def test_a_list_that_is_too_long_is_told_its_bound(given: list[Any]) -> None:
+    """It could also have been a text; it is not told to be one."""
+    with pytest.raises(InvalidRequest, match="input: List should have at most 4096 items, not 4097"):
+        parse(ResponseBody, json.dumps({"input": given}).encode())
+
+
 def test_modalities_end_at_the_first_wrong_item() -> None:
     with pytest.raises(ValidationError) as told:
         ChatBody.model_validate({"messages": [{"role": "user", "content": "a"}], "modalities": [1] * MANY})
