@@ -23,6 +23,7 @@ from carousel.web.errors import to_response
 from carousel.web.peers import CertificateProtocol, collect_evidence
 
 _LAST_BYTES_SECONDS = 1.0  # in which clients read the ends of their answers, at shutdown
+_TICK_SECONDS = 1.0
 _CANCEL_SECONDS = 3  # until uvicorn gives up what does not end
 Admit = Callable[[str, Evidence], None]  # takes a path; raises CarouselError for a request that may not be made
 _Handler = Callable[[Request], Awaitable[Response]]
@@ -104,12 +105,27 @@ class WebServer:
 
     async def stop(self) -> None:
         """Closes the connections, at last those too whose clients do not read."""
-        self._server.should_exit = True
+        self._server.end()
         if self._task is not None:
             await self._task
 
 
 class _QuietServer(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ending = asyncio.Event()
+
+    def end(self) -> None:
+        self.should_exit = True
+        self._ending.set()
+
+    async def main_loop(self) -> None:
+        """Wakes once a second for the date in answers, and at the end. uvicorn's own loop wakes ten times a second to
+        see whether it should end."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), _TICK_SECONDS)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield

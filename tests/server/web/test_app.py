@@ -6,6 +6,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -52,6 +53,25 @@ async def fetch(server: WebServer, path: str, accept: str = "*/*") -> tuple[int,
                 return error.code, error.headers["Content-Type"], error.read().decode()
 
     return await asyncio.to_thread(get)
+
+
+async def test_answers_tell_the_time_as_it_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The header Date follows the clock while the server runs, and the server ends between two looks at it."""
+    now = 0.0
+    monkeypatch.setattr("uvicorn.server.time", SimpleNamespace(time=lambda: now))
+    monkeypatch.setattr(app, "_TICK_SECONDS", 0.001)
+
+    def read_date(server: WebServer) -> str:
+        with urllib.request.urlopen(f"http://{server.address}/healthz", timeout=10) as answer:
+            return str(answer.headers["Date"])
+
+    async with served() as server:
+        assert await asyncio.to_thread(read_date, server) == "Thu, 01 Jan 1970 00:00:00 GMT"
+        now = 86_400.0
+        while await asyncio.to_thread(read_date, server) != "Fri, 02 Jan 1970 00:00:00 GMT":
+            pass
+        monkeypatch.setattr(app, "_TICK_SECONDS", 3600.0)
+        await asyncio.to_thread(read_date, server)
 
 
 async def test_metrics_are_served() -> None:
