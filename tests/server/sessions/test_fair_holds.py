@@ -2,6 +2,7 @@
 model, not time."""
 
 import asyncio
+from statistics import median
 from typing import Any
 
 import pytest
@@ -96,8 +97,7 @@ async def test_a_thousand_holds_do_not_slow_one(in_loop: bool) -> None:
             stream.goes_on = False
         await world.engine.drain(20)
         assert len(model.his_steps) == 20
-        assert max(steps) <= (
-            2 if in_loop else 8
-        )  # one runs and one is planned, since the thread does not wait for the loop
+        # One runs and one is planned. On a busy machine the thread may be far ahead of the loop, now and then.
+        assert (max(steps) if in_loop else median(steps)) <= 2
         counts = [stream.num_answers for stream in greedy]
         assert max(counts) - min(counts) <= 1
