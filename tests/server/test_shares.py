@@ -109,9 +109,9 @@ def test_many_that_were_touched_are_not_all_looked_at() -> None:
         shares.change(f"owner {number}", 1)
     for number in range(100_000):
         shares.touch(f"owner {number}")
-    started = time.perf_counter()
+    started = time.thread_time()  # processor time, which a busy machine does not lengthen
     assert shares.largest() is not None
-    assert time.perf_counter() - started < 0.01
+    assert time.thread_time() - started < 0.01
 
 
 def _refuse(asked: list[str], owner: str) -> bool:
