@@ -10,6 +10,7 @@ from pathlib import Path
 
 import structlog
 from prometheus_client import CollectorRegistry
+from prometheus_client.registry import Collector
 
 from carousel import logs
 from carousel.composition import Parts, compose
@@ -37,9 +38,9 @@ class Running:
     store: SessionStore
     registry: CollectorRegistry
     readiness: Readiness
-    openai_address: str = ""  # empty where there is none
-    openai_url: str = ""
-    page_url: str = ""
+    openai_url: str  # empty where there is none
+    page_url: str
+    openai_address: str = ""
 
 
 async def serve(
@@ -59,11 +60,15 @@ async def serve(
 
 
 @contextlib.asynccontextmanager
-async def running(bundle_directory: Path, settings: Settings, *, is_worker: bool = False) -> AsyncIterator[Running]:
-    """Runs a ready server during the block, and drains it at the end. A worker shares its port with others, and leaves
-    HTTP to its supervisor. Raises CarouselError when it cannot start."""
+async def running(
+    bundle_directory: Path, settings: Settings, *, of_all: Collector | None = None
+) -> AsyncIterator[Running]:
+    """Runs a ready server during the block, and drains it at the end. One of several workers is given `of_all`, the
+    metrics of all: it shares its ports with the others, and leaves the address of operators to its supervisor. Raises
+    CarouselError when it cannot start."""
     log = structlog.get_logger("carousel.app")
-    parts = compose(bundle_directory, settings, is_worker=is_worker)
+    is_worker = of_all is not None
+    parts = compose(bundle_directory, settings, of_all=of_all)
     metrics, sessions, calls, readiness = parts.metrics, parts.sessions, parts.calls, parts.readiness
 
     async def tell_health() -> None:
@@ -93,7 +98,7 @@ async def running(bundle_directory: Path, settings: Settings, *, is_worker: bool
         readiness.is_serving = True
         await tell_health()
         log.info("ready", model=parts.manifest.name, provider=parts.provider, **addresses)
-        url = _url_of(addresses["openai"], is_encrypted=parts.identity.certificate is not None)
+        openai_url, page_url = settings.urls_of(addresses["openai"])
         try:
             yield Running(
                 addresses["grpc"],
@@ -103,9 +108,9 @@ async def running(bundle_directory: Path, settings: Settings, *, is_worker: bool
                 parts.store,
                 parts.registry,
                 readiness,
+                openai_url,
+                page_url,
                 addresses["openai"],
-                f"{url}/v1" if url else "",
-                f"{url}/" if url and settings.page else "",
             )
         finally:
             readiness.is_serving = False
@@ -126,14 +131,10 @@ async def _listen(
         await web.start(settings.http_listen, certificate if settings.encrypts_http else None)
     if openai is not None:
         stack.push_async_callback(openai.stop)
-        await openai.start(settings.openai_listen, certificate, "openai_listen")
+        await openai.start(settings.openai_listen, certificate, "openai_listen", shares_port=is_worker)
     await rpc.start(settings.listen, certificate)
     stack.push_async_callback(rpc.stop, _LAST_BYTES_SECONDS)
     return {"grpc": rpc.address, "http": web.address, "openai": "" if openai is None else openai.address}
-
-
-def _url_of(address: str, *, is_encrypted: bool) -> str:
-    return f"http{'s' if is_encrypted else ''}://{address}" if address else ""
 
 
 async def _drain(engine: Engine, calls: Calls, seconds: float) -> None:

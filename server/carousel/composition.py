@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from prometheus_client.registry import Collector
 
 from carousel.audit import AuditLog
 from carousel.bundle.manifest import Bundle, Manifest
@@ -60,8 +61,9 @@ class Parts:
     watch: LoopWatch
 
 
-def compose(bundle_directory: Path, settings: Settings, *, is_worker: bool) -> Parts:
-    """A worker shares its port with others. Raises CarouselError for what cannot be used."""
+def compose(bundle_directory: Path, settings: Settings, *, of_all: Collector | None = None) -> Parts:
+    """One of several workers, which share their ports, is given the metrics of all. Raises CarouselError for what
+    cannot be used."""
     registry = CollectorRegistry()
     metrics = _make_metrics(registry)
     _tell_limits(settings, metrics)
@@ -77,7 +79,7 @@ def compose(bundle_directory: Path, settings: Settings, *, is_worker: bool) -> P
     readiness = Readiness(health, needs_store=settings.unready_without_store)
     ends = _make_ends(settings, manifest.name, metrics)
     calls = Calls(StreamBounds.of(settings, quotas), identity.doorkeeper, metrics, health, code_of, ends, quotas)
-    rpc = _make_rpc(sessions, manifest, model.provider, RpcCalls(calls), settings, shares_port=is_worker)
+    rpc = _make_rpc(sessions, manifest, model.provider, RpcCalls(calls), settings, shares_port=of_all is not None)
     return Parts(
         manifest=manifest,
         provider=model.provider,
@@ -94,7 +96,7 @@ def compose(bundle_directory: Path, settings: Settings, *, is_worker: bool) -> P
         rpc=rpc,
         web=WebServer(make_app(registry, readiness, calls.admit)),
         openai=(
-            _make_front(sessions, manifest, model.provider, calls, registry, settings)
+            _make_front(sessions, manifest, model.provider, calls, of_all or registry, settings)
             if settings.openai_listen
             else None
         ),
@@ -142,7 +144,7 @@ def _make_front(
     manifest: Manifest,
     provider: str,
     calls: Calls,
-    registry: CollectorRegistry,
+    registry: Collector,
     settings: Settings,
 ) -> WebServer:
     from carousel.web.front import make_front  # servers without the address start sooner

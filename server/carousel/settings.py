@@ -68,7 +68,7 @@ class Settings(BaseModel):
     openai_listen: str = Field("", description="address of the HTTP interface that OpenAI's clients know; none: off")
     openai_hosts: tuple[str, ...] = Field((), description="names of this server that its callers use, with commas")
     page: bool = Field(True, description="whether a page for people is served at openai_listen")
-    workers: int = Field(1, ge=1, le=256, description="processes that share the gRPC port; above 1, sessions in redis")
+    workers: int = Field(1, ge=1, le=256, description="processes that share callers' ports; above 1, sessions in redis")
     tls_cert: Path | None = Field(None, description="PEM file of the server's certificate and those that signed it")
     tls_key: Path | None = Field(None, description="PEM file of its key; all of these files are read again on change")
     tls_client_ca: Path | None = Field(None, description="PEM file of who signs callers' certificates, then demanded")
@@ -217,8 +217,6 @@ class Settings(BaseModel):
         """What one process keeps for itself, the others do not know."""
         if self.workers == 1:
             return self
-        if self.openai_listen:
-            raise ValueError("openai_listen is for one process; give it a server of its own, on the same store")
         if self.store == "memory" or self.store.startswith("sqlite:"):
             kind = "memory" if self.store == "memory" else "sqlite"
             raise ValueError(
@@ -279,6 +277,11 @@ class Settings(BaseModel):
         if value.lower().startswith("grpc-") or value.lower().endswith("-bin"):
             raise ValueError("must not begin with grpc- or end with -bin")
         return value.lower()
+
+    def urls_of(self, openai_address: str) -> tuple[str, str]:
+        """Returns where OpenAI's clients and people find a server that has this address; empty where there is none."""
+        url = f"http{'s' if self.tls_cert is not None else ''}://{openai_address}" if openai_address else ""
+        return f"{url}/v1" if url else "", f"{url}/" if url and self.page else ""
 
     @property
     def owner_limits(self) -> OwnerLimits:

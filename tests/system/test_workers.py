@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -14,9 +15,10 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests import bundles
@@ -55,8 +57,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def working(bundle: Path, store: str, *options: str, log: Path | None = None) -> Iterator[ServerProcess]:
-    with serve(bundle, "--workers", "2", "--set", f"store={store}", *options, log=log) as server:
+def working(
+    bundle: Path, store: str, *options: str, log: Path | None = None, has_page: bool = False
+) -> Iterator[ServerProcess]:
+    with serve(bundle, "--workers", "2", "--set", f"store={store}", *options, log=log, has_page=has_page) as server:
         yield server
 
 
@@ -195,6 +199,41 @@ def test_a_worker_that_is_told_to_end_drains_and_is_replaced(bundle: Path, store
         assert set(workers_of(server)) & set(old) == {old[1]}
 
 
+def ask(server: ServerProcess, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    """Over a connection of its own, which any worker may get."""
+    content = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"{server.page_url}{path}", content, {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return json.load(answer)
+
+
+def test_all_workers_serve_the_web(bundle: Path, store: str) -> None:
+    """A response goes on wherever the next connection leads, the figures are those of all, and while one worker is away
+    the other answers; no count falls, and the server is as old as it was."""
+    with working(bundle, store, has_page=True) as server:
+        with urllib.request.urlopen(server.page_url, timeout=20) as page:
+            assert page.read().startswith(b"<!doctype html>")
+        body = {"input": "ab", "max_output_tokens": 3}
+        ids = [ask(server, "v1/responses", body)]
+        for _ in range(11):
+            ids.append(ask(server, "v1/responses", body | {"previous_response_id": ids[-1]["id"]}))
+        assert [one["position"] for one in ids] == [5 * (index + 1) for index in range(12)]
+        assert len({one["session_id"] for one in ids}) == 1
+        before = ask(server, "carousel/v1/figures")
+        assert (before["generated_tokens"], before["limits"]["max_lanes"]) == (36, 64)
+        for worker in workers_of(server):
+            os.kill(worker, signal.SIGKILL)
+            while lives(worker):
+                time.sleep(0.01)
+            assert ask(server, "v1/completions", {"prompt": "ab", "max_tokens": 1})["usage"]["completion_tokens"] == 1
+            while worker in workers_of(server) or len(workers_of(server)) < 2:
+                time.sleep(0.05)
+            wait_until_all_are_ready(server)
+        after = ask(server, "carousel/v1/figures")
+        assert after["start_time"] == before["start_time"]
+        assert after["generated_tokens"] >= before["generated_tokens"]
+
+
 def generate_endlessly(address: str, on_first: threading.Event) -> threading.Thread:
     def run() -> None:
         with contextlib.suppress(Exception), Client(address) as client:
@@ -246,19 +285,28 @@ def _start_and_fail(*arguments: str) -> tuple[int, str, str]:
     return done.returncode, done.stderr, done.stdout
 
 
-@pytest.mark.parametrize("wrong", ["bundle", "port", "store"])
+@pytest.mark.parametrize("wrong", ["bundle", "port", "web", "store"])
 def test_what_cannot_start_says_why_once(bundle: Path, store: str, tmp_path: Path, wrong: str) -> None:
     """With exit code 2, whether the supervisor or a worker finds it."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1] if wrong == 'port' else 0}"
+        web = f"127.0.0.1:{other.getsockname()[1] if wrong == 'web' else 0}"
         served = str(tmp_path if wrong == "bundle" else bundle)
-        options = ["--set", f"store={'memory' if wrong == 'store' else store}", "--http", "127.0.0.1:0"]
+        options = [
+            "--set",
+            f"store={'memory' if wrong == 'store' else store}",
+            "--http",
+            "127.0.0.1:0",
+            "--openai",
+            web,
+        ]
         code, errors, out = _start_and_fail(served, "--listen", address, *options)
     assert (code, out) == (2, "")
     lines = [line for line in errors.splitlines() if line.startswith("carousel serve: ")]
     expected = {
         "bundle": str(tmp_path),
         "port": f"listen: cannot bind {address}",
+        "web": f"openai_listen: cannot bind {web}",
         "store": "in memory; set store=redis",
     }
     assert len(lines) == 1

@@ -18,6 +18,7 @@ from carousel.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from carousel.app import Running
+    from carousel.workers.supervisor import Served
 
 _FAILED = 1
 _NOT_STARTED = 2
@@ -35,7 +36,7 @@ def serve(
     providers: Annotated[str | None, typer.Option(help="execution providers in order of preference: cuda,cpu")] = None,
     threads: Annotated[str | None, typer.Option(help="threads of one model step")] = None,
     workers: Annotated[
-        str | None, typer.Option(help="processes that share the gRPC port; above 1, sessions are in redis")
+        str | None, typer.Option(help="processes that share callers' ports; above 1, sessions are in redis")
     ] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="any setting as name=value; `carousel settings` lists them")
@@ -82,6 +83,7 @@ def _supervise(bundle: Path, settings: Settings, overrides: dict[str, str]) -> N
             f"serving gRPC on {served.grpc_address}, HTTP on {served.http_address} "
             f"({served.provider}, {served.num_workers} workers)"
         )
+        _announce_web(served)
 
     end = asyncio.run(supervise(bundle, settings, overrides, announce, _announce_drain))
     if end.code:
@@ -92,6 +94,10 @@ def _supervise(bundle: Path, settings: Settings, overrides: dict[str, str]) -> N
 def _announce(server: "Running") -> None:
     settle()
     typer.echo(f"serving gRPC on {server.grpc_address}, HTTP on {server.http_address} ({server.provider})")
+    _announce_web(server)
+
+
+def _announce_web(server: "Running | Served") -> None:
     if server.openai_url:
         typer.echo(f"OpenAI's clients: {server.openai_url}")
     if server.page_url:

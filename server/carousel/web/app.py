@@ -88,13 +88,19 @@ class WebServer:
         self.address = ""  # host:port, once started
 
     async def start(
-        self, listen: str, certificate: WatchedFiles[Certificate] | None = None, setting: str = "http_listen"
+        self,
+        listen: str,
+        certificate: WatchedFiles[Certificate] | None = None,
+        setting: str = "http_listen",
+        *,
+        shares_port: bool = False,
     ) -> None:
-        """Encrypted where there is a certificate. Raises SettingsInvalid when the address cannot be bound; `setting`
-        names it."""
+        """Encrypted where there is a certificate. With `shares_port`, other processes of the same user may listen there
+        too. Raises SettingsInvalid when the address cannot be bound; `setting` names it."""
         host, port = split_address(listen)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            bound = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+            bound = socket.create_server((host, port), family=family, reuse_port=shares_port)
         except OSError as error:
             raise SettingsInvalid(f"{setting}: cannot bind {listen}: {error.strerror}") from error
         self.address = f"[{host}]:{bound.getsockname()[1]}" if ":" in host else f"{host}:{bound.getsockname()[1]}"

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -22,10 +24,11 @@ _SILENT_SECONDS = 5.0  # a worker that does not answer for so long is not ready
 
 
 class Heard(Protocol):
-    """Who is told."""
+    """Who is told, and who has the metrics of all."""
 
     def worker_ended(self, page: str) -> None: ...
     def worker_restarted(self) -> None: ...
+    async def write_page(self, workers: Sequence[WorkerProcess | None]) -> str: ...
 
 
 @record(frozen=True, slots=True)
@@ -123,7 +126,8 @@ class Crew:
         """One worker from its start to its end."""
         started_at = time.monotonic()
         try:
-            worker = await WorkerProcess.start(self._orders, self._note_started)
+            write_page = partial(self._heard.write_page, self.workers)
+            worker = await WorkerProcess.start(self._orders, self._note_started, write_page)
         except OSError as error:  # no memory, no descriptor: there may be some later
             self._log.error("worker not started", worker=number, why=error.strerror)
             return _Life(FAILED, f"worker {number} cannot be started: {error.strerror}", False, 0.0)

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, PlatformCollector, ProcessCollector
+from prometheus_client.openmetrics.exposition import generate_latest
+from prometheus_client.registry import Collector
 
 from carousel.metrics import Metrics
 from carousel.workers.link import Word
@@ -42,6 +44,11 @@ class Figures:
         if page:
             self._ended.add(page, "", counts_only=True)
 
+    async def write_page(self, workers: Sequence[WorkerProcess | None]) -> str:
+        """Returns what `collect` does as OpenMetrics."""
+        merged = await self.collect(workers)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, write_page, merged)
+
     async def collect(self, workers: Sequence[WorkerProcess | None]) -> Merged:
         """Asks all workers at once, each by its number in the sequence. A thread reads what they send: it takes tens of
         milliseconds."""
@@ -57,6 +64,12 @@ class Figures:
         ]
         ours = [*self._own.collect()], [*self._counted.collect()]
         return await asyncio.get_running_loop().run_in_executor(self._thread, _merge, merged, pages, *ours)
+
+
+def write_page(registry: Collector) -> str:
+    """Returns the metrics in OpenMetrics."""
+    page: bytes = generate_latest(registry)  # type: ignore[no-untyped-call]
+    return page.decode()
 
 
 def _merge(

@@ -1,7 +1,8 @@
 """The connection between the supervisor and one worker: a pair of sockets, and lines of JSON over them.
 
 Nobody else can reach it, and each end sees when the other dies. The supervisor asks by a word of `Word`; the worker
-answers with the word and what it was asked for, and tells by itself that it has started or why it could not.
+answers with the word and what it was asked for, and tells by itself that it has started or why it could not. It asks
+for one thing itself: the metrics of all.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ class Word(enum.StrEnum):
     STATE = "state"  # asks for `is_ready` and `text`
     PAGE = "page"  # asks for the metrics: `page`, in OpenMetrics
     DRAIN = "drain"  # has no answer
+    PAGE_OF_ALL = "page of all"  # the worker asks for the metrics of all workers: `page`, in OpenMetrics
     STARTED = "started"  # of the worker: `provider`
     FAILED = "failed"  # of the worker, before it ends: `why`
 

@@ -5,13 +5,16 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from carousel.workers.link import Link, Message, Word
 
 _COMMAND = ("-P", "-m", "carousel.cli.worker")  # -P: the folder that it is started in holds no modules
+
+
+WritePage = Callable[[], Awaitable[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +35,10 @@ class WorkerProcess:
     """A process that was started. It has a process group of its own: Ctrl-C in a terminal reaches the supervisor alone,
     which then lets the workers drain."""
 
-    def __init__(self, process: asyncio.subprocess.Process, link: Link, told: Callable[[], None]) -> None:
-        """`told` is called when it says that it has started."""
+    def __init__(
+        self, process: asyncio.subprocess.Process, link: Link, told: Callable[[], None], write_page: WritePage
+    ) -> None:
+        """`told` is called when it says that it has started, `write_page` when it asks for the metrics of all."""
         self.has_started = False
         self.provider = ""
         self.is_ready = False
@@ -43,11 +48,13 @@ class WorkerProcess:
         self._process = process
         self._link = link
         self._told = told
+        self._write_page = write_page
+        self._writing: asyncio.Task[None] | None = None
         self._asked: dict[Word, asyncio.Future[Message]] = {}
         self._reading = asyncio.create_task(self._read(), name=f"link {process.pid}")
 
     @classmethod
-    async def start(cls, orders: Orders, told: Callable[[], None]) -> "WorkerProcess":
+    async def start(cls, orders: Orders, told: Callable[[], None], write_page: WritePage) -> "WorkerProcess":
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
@@ -62,7 +69,7 @@ class WorkerProcess:
         assert process.stdin is not None
         process.stdin.write(orders.write())
         process.stdin.close()
-        return cls(process, await Link.open(ours), told)
+        return cls(process, await Link.open(ours), told, write_page)
 
     @property
     def pid(self) -> int:
@@ -73,6 +80,8 @@ class WorkerProcess:
         code = await self._process.wait()
         await asyncio.wait([self._reading], timeout=1)  # what it has still said
         self._reading.cancel()
+        if self._writing is not None:
+            self._writing.cancel()
         self._link.close()
         self.is_ready, self.text = False, "ended"
         for answer in self._asked.values():
@@ -98,6 +107,10 @@ class WorkerProcess:
         if self._process.returncode is None:
             self._process.kill()
 
+    async def _tell_page(self) -> None:
+        """A task beside the reader: the page needs what this worker answers meanwhile."""
+        self._link.send(Word.PAGE_OF_ALL, page=await self._write_page())
+
     async def _read(self) -> None:
         while (message := await self._link.read()) is not None:
             match word := Word(message["word"]):
@@ -111,5 +124,7 @@ class WorkerProcess:
                     self.is_ready, self.text = message["is_ready"], message["text"]
                 case Word.PAGE:
                     self.page = message["page"]
+                case Word.PAGE_OF_ALL if self._writing is None or self._writing.done():
+                    self._writing = asyncio.create_task(self._tell_page(), name=f"page for {self.pid}")
             if (answer := self._asked.pop(word, None)) is not None and not answer.done():
                 answer.set_result(message)

@@ -1,4 +1,4 @@
-"""The port that all workers listen on. It is bound once, and stays bound while workers come and go.
+"""A port that all workers listen on. It is bound once, and stays bound while workers come and go.
 
 A socket that is bound and does not listen gets no connections. With SO_REUSEPORT, each worker binds the same port and
 listens, and the kernel spreads connections over those that do.
@@ -17,9 +17,10 @@ _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # such as an address of I
 
 
 @contextlib.contextmanager
-def reserved(listen: str) -> Iterator[str]:
+def reserved(listen: str, setting: str = "listen") -> Iterator[str]:
     """Yields the address, with the port that it got. Only processes of the same user can then listen there, and only
-    those that ask for a share. Raises SettingsInvalid when somebody listens there already."""
+    those that ask for a share. Raises SettingsInvalid when somebody listens there already; `setting` names the
+    address."""
     if sys.platform != "linux":
         raise SettingsInvalid("workers: several workers share a port only on Linux; set workers=1")
     host, port = split_address(listen)
@@ -30,7 +31,7 @@ def reserved(listen: str) -> Iterator[str]:
                 port = bound.getsockname()[1]
         except OSError as error:
             why = "another server is there" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
-            raise SettingsInvalid(f"listen: cannot bind {listen}: {why}") from error
+            raise SettingsInvalid(f"{setting}: cannot bind {listen}: {why}") from error
         yield f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

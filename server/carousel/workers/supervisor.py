@@ -1,7 +1,7 @@
-"""The supervisor of several workers on one port: read `supervise` from top to bottom.
+"""The supervisor of several workers on the same ports: read `supervise` from top to bottom.
 
-It holds the port, the HTTP address and the workers. It serves no model and sees no call. When it dies, however it does,
-the workers die with it.
+It holds the callers' ports, the HTTP address and the workers. It serves no model and sees no call. When it dies,
+however it does, the workers die with it.
 """
 
 import asyncio
@@ -41,6 +41,8 @@ class Served:
     grpc_address: str
     http_address: str
     provider: str
+    openai_url: str  # empty where there is none
+    page_url: str
     num_workers: int
 
 
@@ -56,15 +58,16 @@ async def supervise(
     Raises SettingsInvalid when it cannot start."""
     logs.watch_loop(asyncio.get_running_loop())
     log = structlog.get_logger("carousel.workers")
-    with stop_signal() as stopped, reserved(settings.listen) as address:
+    with stop_signal() as stopped, reserved(settings.listen) as address, _reserved_web(settings) as web_address:
         figures = Figures(settings.workers)
-        orders = Orders(bundle, {**overrides, **divide(settings), "listen": address})
+        addresses = {"listen": address, "openai_listen": web_address}
+        orders = Orders(bundle, {**overrides, **divide(settings), **addresses})
         crew = Crew(orders, settings.workers, figures)
         async with _serving_http(settings, crew, figures) as http_address:
             crew.start()
             if await _either(crew, stopped, crew.have_started):
                 first = next((worker.provider for worker in crew.workers if worker is not None), "")
-                announce(Served(address, http_address, first, settings.workers))
+                announce(Served(address, http_address, first, *settings.urls_of(web_address), settings.workers))
                 log.info("ready", grpc=address, http=http_address, workers=settings.workers)
                 await _either(crew, stopped, stopped)
             if stopped.is_set():
@@ -73,6 +76,12 @@ async def supervise(
             code = await crew.drain(settings.drain_seconds + _LAST_SECONDS)
     log.info("stopped")
     return crew.collapse.result() if crew.collapse.done() else Collapse(code, "a worker did not drain" if code else "")
+
+
+def _reserved_web(settings: Settings) -> contextlib.AbstractContextManager[str]:
+    if settings.openai_listen:
+        return reserved(settings.openai_listen, "openai_listen")
+    return contextlib.nullcontext("")
 
 
 async def _either(crew: Crew, stopped: asyncio.Event, event: asyncio.Event) -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +12,26 @@ import pytest
 from carousel.workers import crew as crew_module
 from carousel.workers import process
 from carousel.workers.crew import MAX_FAILED_STARTS, Collapse, Crew
+from carousel.workers.link import Word
 from carousel.workers.process import Orders, WorkerProcess
 
 HANGS = "import time; time.sleep(600)"
-SPEAKS = """
+STARTS = """
 import json, socket, sys
-link = socket.socket(fileno=int(sys.argv[1])).makefile("rw")
+link = socket.socket(fileno=int(sys.argv[1]))
 def say(**facts):
-    print(json.dumps(facts), file=link, flush=True)
+    link.sendall(json.dumps(facts).encode() + b"\\n")
 say(word="started", provider="cpu")
-for line in link:
+"""
+SPEAKS = """
+for line in link.makefile():
     word = json.loads(line)["word"]
     if word == "state":
         say(word=word, is_ready=True, text="ready")
     if word == "drain":
         {drain}
 """
-DRAINS, STAYS = SPEAKS.format(drain="break"), SPEAKS.format(drain="pass")
+DRAINS, STAYS = STARTS + SPEAKS.format(drain="break"), STARTS + SPEAKS.format(drain="pass")
 SAYS_WHY = """
 import json, socket, sys
 link = socket.socket(fileno=int(sys.argv[1]))
@@ -49,6 +52,11 @@ class Ears:
 
     def worker_restarted(self) -> None:
         self.num_restarts += 1
+
+    async def write_page(self, workers: Sequence[WorkerProcess | None]) -> str:
+        """Asks all, as the real one does, and says how many answered."""
+        answered = [await one.ask(Word.PAGE, 20) for one in workers if one is not None]
+        return f"of {sum(answered)} workers"
 
 
 @contextlib.asynccontextmanager
@@ -206,10 +214,40 @@ async def test_a_process_that_cannot_be_made_is_tried_again(monkeypatch: pytest.
     assert ears.num_restarts == 2
 
 
+ASKS = """
+say(word="page of all")
+text = "still asking"
+for line in link.makefile():
+    message = json.loads(line)
+    if message["word"] == "page":
+        say(word="page", page="# EOF")
+    if message["word"] == "page of all":
+        text = message["page"]
+    if message["word"] == "state":
+        say(word="state", is_ready=True, text=text)
+    if message["word"] == "drain":
+        break
+"""
+
+
+async def test_workers_are_told_the_metrics_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While they wait for them, they are asked for their own."""
+    monkeypatch.setattr("carousel.workers.crew._STATE_SECONDS", 0.01)
+    async with crew_of(monkeypatch, STARTS + ASKS) as (crew, _):
+        await until_started(crew)
+        async with asyncio.timeout(20):
+            while not all(worker.text.startswith("of ") for worker in ours(crew)):
+                await asyncio.sleep(0.01)
+        # The first may have asked before the second was there.
+        assert "of 2 workers" in [worker.text for worker in ours(crew)]
+        assert await crew.drain(20) == 0
+
+
 async def test_a_silent_worker_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its counts are those from before."""
     monkeypatch.setattr("carousel.workers.crew._SILENT_SECONDS", 0.05)
-    async with crew_of(monkeypatch, SPEAKS.replace('word == "state"', "False").format(drain="break")) as (crew, _):
+    script = STARTS + SPEAKS.replace('word == "state"', "False").format(drain="break")
+    async with crew_of(monkeypatch, script) as (crew, _):
         await until_started(crew)
         while crew.is_ready:
             await asyncio.sleep(0.01)

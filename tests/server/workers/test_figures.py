@@ -62,6 +62,15 @@ async def test_all_workers_are_on_the_page() -> None:
     assert read(merged, 'process_cpu_seconds_total{worker="supervisor"}') is not None
 
 
+async def test_the_page_is_written_for_a_worker() -> None:
+    """What it reads from it is the same."""
+    figures, workers = Figures(2), [FakeWorker(3), FakeWorker(4)]
+    page = await figures.write_page(workers)  # type: ignore[arg-type]
+    read_again = Merged()
+    read_again.add(page, "")
+    assert (read(read_again, TOKENS), read(read_again, "carousel_workers")) == (7, 2)
+
+
 async def test_what_the_supervisor_refuses_is_counted_with_the_rest() -> None:
     """It asks who calls, too; its other series are those of a server that does nothing, and are left out."""
     figures, worker = Figures(1), FakeWorker(1)

@@ -87,5 +87,8 @@ def test_a_port_with_what_closed_connections_left_is_free() -> None:
 @pytest.mark.parametrize("listen", ["192.0.2.1:0", "no.such.host.invalid:0"])
 def test_an_address_of_another_machine_is_refused(listen: str) -> None:
     """With its name."""
-    with pytest.raises(SettingsInvalid, match=f"listen: cannot bind {listen}: "), reserved(listen):
+    with pytest.raises(SettingsInvalid, match=f"^listen: cannot bind {listen}: "), reserved(listen):
+        pass
+    refusal = f"^openai_listen: cannot bind {listen}: "
+    with pytest.raises(SettingsInvalid, match=refusal), reserved(listen, "openai_listen"):
         pass

@@ -12,6 +12,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from carousel.metrics import Metrics
+from carousel.workers import worker
+from carousel.workers.figures import write_page
 from carousel.workers.link import Link, Word
 from carousel.workers.worker import Clerk
 
@@ -52,6 +54,51 @@ async def test_a_worker_answers_what_it_is_asked() -> None:
     assert "carousel_sessions_created_total 1.0\n" in answer["page"]
     ours.send(Word.DRAIN)
     await asyncio.wait_for(stopped.wait(), 20)
+    answering.cancel()
+    await asyncio.gather(answering, return_exceptions=True)
+    ours.close()
+    theirs.close()
+
+
+async def test_a_worker_asks_for_the_metrics_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Callers at the same time share one question. A supervisor that is silent is asked again by the next one, and its
+    late answer serves that one."""
+    ours, theirs = await pair()
+    clerk = Clerk(theirs, asyncio.Event())
+    answering = asyncio.create_task(clerk.answer())
+    two = [asyncio.create_task(clerk.ask_for_all()) for _ in range(2)]
+    assert await ours.read() == {"word": "page of all"}
+    ours.send(Word.PAGE_OF_ALL, page="one")
+    assert await asyncio.gather(*two) == ["one", "one"]
+    monkeypatch.setattr(worker, "ALL_SECONDS", 0.01)
+    with pytest.raises(TimeoutError):
+        await clerk.ask_for_all()
+    monkeypatch.setattr(worker, "ALL_SECONDS", 20)
+    third = asyncio.create_task(clerk.ask_for_all())
+    assert [await ours.read() for _ in range(2)] == [{"word": "page of all"}] * 2
+    ours.send(Word.PAGE_OF_ALL, page="two")
+    ours.send(Word.PAGE_OF_ALL, page="nobody waits for this one")
+    assert await third == "two"
+    ours.send(Word.STATE)
+    assert (await ours.read() or {})["word"] == "state"
+    answering.cancel()
+    await asyncio.gather(answering, return_exceptions=True)
+    ours.close()
+    theirs.close()
+
+
+async def test_the_metrics_of_all_are_read_in_a_thread() -> None:
+    """Whoever collects them needs no more than a Collector."""
+    ours, theirs = await pair()
+    clerk, registry = Clerk(theirs, asyncio.Event()), CollectorRegistry()
+    answering = asyncio.create_task(clerk.answer())
+    Metrics(registry).session_created()
+    of_all = worker.OfAll(clerk)
+    collecting = asyncio.create_task(asyncio.to_thread(lambda: list(of_all.collect())))
+    assert await ours.read() == {"word": "page of all"}
+    ours.send(Word.PAGE_OF_ALL, page=write_page(registry))
+    samples = {sample.name: sample.value for family in await collecting for sample in family.samples}
+    assert samples["carousel_sessions_created_total"] == 1
     answering.cancel()
     await asyncio.gather(answering, return_exceptions=True)
     ours.close()

@@ -20,8 +20,8 @@ _NUMBERS = {
     "carousel_requests_total": "requests",
     "carousel_refusals_total": "refusals",
     "process_resident_memory_bytes": "memory_bytes",
-    "process_start_time_seconds": "start_time",
 }
+_START = "process_start_time_seconds"
 _HISTOGRAMS = {
     "carousel_request_seconds": "request_seconds",
     "carousel_time_to_first_token_seconds": "time_to_first_token_seconds",
@@ -30,14 +30,17 @@ _HISTOGRAMS = {
 
 
 def read_figures(registry: Collector) -> dict[str, Any]:
-    """Returns sums over all labels. `limits` has what the settings allow, by the setting's name. A histogram is a list
-    of [upper bound, count up to there] with null for no bound."""
+    """Returns sums over all labels, of several processes together. `limits` has what the settings allow, by the
+    setting's name. A histogram is a list of [upper bound, count up to there] with null for no bound."""
     numbers = dict.fromkeys(_NUMBERS.values(), 0.0)
     histograms: dict[str, dict[str, float]] = {name: {} for name in _HISTOGRAMS.values()}
     limits: dict[str, float] = {}
+    start_time = time.time()  # of the oldest process
     for family in registry.collect():
         for sample in family.samples:
-            if name := _NUMBERS.get(sample.name):
+            if sample.name == _START:
+                start_time = min(start_time, sample.value)
+            elif name := _NUMBERS.get(sample.name):
                 numbers[name] += sample.value
             elif sample.name == "carousel_limit":
                 limits[sample.labels["name"]] = sample.value
@@ -46,7 +49,7 @@ def read_figures(registry: Collector) -> dict[str, Any]:
                 if bound is not None:
                     histograms[name][bound] = histograms[name].get(bound, 0.0) + sample.value
     found = {name: _in_order(buckets.items()) for name, buckets in histograms.items()}
-    return {"time": time.time(), **numbers, "limits": limits, "histograms": found}
+    return {"time": time.time(), "start_time": start_time, **numbers, "limits": limits, "histograms": found}
 
 
 def _in_order(buckets: Iterable[tuple[str, float]]) -> list[tuple[float | None, float]]:
