@@ -98,6 +98,7 @@ async def test_a_drain_amid_many_sequences_loses_nothing(bundle: Path, tmp_path:
     """Each item gets its answer or UNAVAILABLE, or the stream ends so; what was answered is in the file."""
     settings = Settings(**LOCAL, memory_file=str(tmp_path / "sessions"), drain_seconds=5)
     told = dict.fromkeys(range(20), 0)
+    is_busy = asyncio.Event()  # each has been answered again
 
     async def talk(stream: Any) -> None:
         await stream.write(wire.PredictManyRequest(items=[plain(tag, 1, f"s{tag}") for tag in told]))
@@ -106,6 +107,8 @@ async def test_a_drain_amid_many_sequences_loses_nothing(bundle: Path, tmp_path:
             for item in frame.items:
                 if item.HasField("response"):
                     told[item.tag] = item.response.position
+                    if min(told.values()) > 1:
+                        is_busy.set()
                     again.append(plain(item.tag, 2, ""))
                 else:
                     assert item.status.code == grpc.StatusCode.UNAVAILABLE.value[0]
@@ -119,7 +122,7 @@ async def test_a_drain_amid_many_sequences_loses_nothing(bundle: Path, tmp_path:
                 await sessions.CreateSession(sessions_pb2.CreateSessionRequest(session_id=f"s{number}"))
             stream = language_model_pb2_grpc.LanguageModelStub(channel).PredictMany()
             talking = asyncio.create_task(talk(stream))
-            await asyncio.sleep(0.3)
+            await asyncio.wait_for(is_busy.wait(), 20)
             started = time.monotonic()
         assert time.monotonic() < started + 4
         await asyncio.gather(talking, return_exceptions=True)

@@ -336,7 +336,7 @@ async def test_drain_lets_an_accepted_request_submit_its_later_turns() -> None:
             events = await asyncio.gather(*(finish(engine, turn) for _ in range(3)))
             assert all(isinstance(found[0], Predicted) for found, _ in events)
             assert not draining.done()
-        await asyncio.wait_for(draining, 1)
+        await asyncio.wait_for(draining, 20)
         with pytest.raises(ShuttingDown):
             engine.submit(turn)
 

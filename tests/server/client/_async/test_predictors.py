@@ -9,6 +9,7 @@ from tests.server.fake_service import OVERLOADED, WAIT, FakeService, Mishap
 
 from carousel.client import AsyncClient, AsyncSession, Retries, ServerError
 from carousel.client.wires.aio import WireOptions
+from carousel.errors import Overloaded
 
 
 async def test_the_predictor_asks_over_one_stream(client: AsyncClient, service: FakeService) -> None:
@@ -124,9 +125,9 @@ async def test_a_question_that_waits_for_its_turn_has_its_time(
     client: AsyncClient, service: FakeService, naps: Naps
 ) -> None:
     """The client does not start a pause that exceeds the timeout."""
-    service.mishaps = [Mishap(error=OVERLOADED)] * 9
+    service.mishaps = [Mishap(error=Overloaded("too many turns", limit="max_queued_turns", retry_seconds=30))] * 9
     with pytest.raises(ServerError) as caught:
-        await client.predict("a", timeout_seconds=0.2)
+        await client.predict("a", timeout_seconds=20)
     assert caught.value.reason == "OVERLOADED"
     assert naps.seconds == []
 

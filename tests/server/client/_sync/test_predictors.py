@@ -10,6 +10,7 @@ from tests.server.fake_service import OVERLOADED, WAIT, FakeService, Mishap
 
 from carousel.client import Client, Retries, ServerError, Session
 from carousel.client.wires.blocking import WireOptions
+from carousel.errors import Overloaded
 
 
 def test_the_predictor_asks_over_one_stream(client: Client, service: FakeService) -> None:
@@ -123,9 +124,9 @@ def test_a_busy_server_is_not_asked_for_ever(
 
 def test_a_question_that_waits_for_its_turn_has_its_time(client: Client, service: FakeService, naps: Naps) -> None:
     """The client does not start a pause that exceeds the timeout."""
-    service.mishaps = [Mishap(error=OVERLOADED)] * 9
+    service.mishaps = [Mishap(error=Overloaded("too many turns", limit="max_queued_turns", retry_seconds=30))] * 9
     with pytest.raises(ServerError) as caught:
-        client.predict("a", timeout_seconds=0.2)
+        client.predict("a", timeout_seconds=20)
     assert caught.value.reason == "OVERLOADED"
     assert naps.seconds == []
 

@@ -130,7 +130,7 @@ async def test_nobody_waits_longer_than_he_wants_for_the_bounds(
 ) -> None:
     """While GetModel has no answer, a request's timeout runs, it can be cancelled, and the client can be closed."""
     service.may_answer.clear()
-    client = AsyncClient(address, sleep=_at_once, timeout_seconds=0.5 if ending == "late" else None)
+    client = AsyncClient(address, sleep=_at_once, timeout_seconds=1.5 if ending == "late" else None)
     predictors = [client.predictor() for _ in range(NUM)]
     asked = [asyncio.ensure_future(predict(TEXT)) for predict in predictors]
     assert await asyncio.to_thread(service.is_holding.wait, 10)

@@ -46,6 +46,11 @@ def unread(address: str, path: str, body: dict[str, Any], key: str = "") -> Iter
         yield client
 
 
+def errors_of(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """Without those of grpc, which may still tell the event loop of an earlier test something."""
+    return [record for record in caplog.records if "PollerCompletionQueue" not in record.getMessage()]
+
+
 @pytest.mark.parametrize(("path", "body"), [WHOLE, STREAM], ids=["whole", "stream"])
 async def test_the_server_stops(bundle: Path, caplog: pytest.LogCaptureFixture, path: str, body: Any) -> None:
     """Within seconds, and without errors of its own."""
@@ -56,7 +61,7 @@ async def test_the_server_stops(bundle: Path, caplog: pytest.LogCaptureFixture, 
                 await asyncio.sleep(1.5)
                 stopped = time.monotonic()
         assert time.monotonic() - stopped < 10
-    assert not caplog.records
+    assert not errors_of(caplog)
 
 
 async def test_a_web_server_stops_by_itself(caplog: pytest.LogCaptureFixture) -> None:
@@ -72,7 +77,7 @@ async def test_a_web_server_stops_by_itself(caplog: pytest.LogCaptureFixture) ->
         await asyncio.sleep(0.3)
         async with asyncio.timeout(6):
             await server.stop()
-    assert not caplog.records
+    assert not errors_of(caplog)
 
 
 async def test_an_unread_answer_is_not_over(
@@ -102,4 +107,4 @@ async def test_an_unread_answer_is_not_over(
                         await asyncio.sleep(0.1)
                 text = capsys.readouterr().out
                 assert "RESOURCE_EXHAUSTED" in text
-    assert not caplog.records
+    assert not errors_of(caplog)
