@@ -162,7 +162,6 @@ def test_what_selects_pods_finds_them(rendered: list[dict[str, Any]]) -> None:
         (_MINIMAL | {"settings.store": "memory"}, "set the value redis.url instead"),
         (_MINIMAL | {"settings.openai_listen": "0.0.0.0:80"}, "set the value web.enabled instead"),
         (_MINIMAL | {"settings.openai_hosts": "here"}, "set the value web.hosts instead"),
-        (_MINIMAL | {"web.enabled": "true", "settings.workers": "2"}, "needs settings.workers to be 1"),
         (_MINIMAL | {"web.hosts[0]": "https://here"}, "web.hosts.0: Does not match"),
         (_MINIMAL | {"settings.max_lane": "1"}, 'Property name of "max_lane"'),
         (_MINIMAL | {"extraEnv[0].name": "CAROUSEL_LISTEN"}, "write it under settings"),

@@ -33,10 +33,6 @@ drain_seconds: drainSeconds
 {{- fail "tls.clientCa.secret needs tls.secret" -}}
 {{- end -}}
 
-{{- if and .web.enabled (gt (int (default 1 .settings.workers)) 1) -}}
-{{- fail "web.enabled needs settings.workers to be 1; replicas give more processes" -}}
-{{- end -}}
-
 {{- if and .bundle.claim .bundle.image -}}
 {{- fail "bundle.claim and bundle.image exclude each other" -}}
 {{- end -}}

@@ -7,6 +7,7 @@ import pytest
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from tests.server.logged import problems_in
 from tests.server.rpc.desk import Desk, open_desk
 from tests.server.rpc.served_house import refusal
 
@@ -43,7 +44,7 @@ async def test_every_method_refuses_what_is_no_message(caplog: pytest.LogCapture
                     assert found == (grpc.StatusCode.INVALID_ARGUMENT, "MESSAGE_INVALID"), (path, content)
         assert {line["event"] for line in lines} == {"call"}
         assert {line["reason"] for line in lines} == {"MESSAGE_INVALID"}
-        assert caplog.records == []
+        assert problems_in(caplog) == []
         assert desk.sessions.seen == desk.operations.seen == desk.inspection.seen == []
         assert desk.value("requests_total", method="Generate", code="INVALID_ARGUMENT") == 2
         await desk.model.GetModel(wire.GetModelRequest())

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
+from tests.server.logged import problems_in
 from tests.server.running_app import LOCAL
 
 from carousel.app import running
@@ -46,11 +47,6 @@ def unread(address: str, path: str, body: dict[str, Any], key: str = "") -> Iter
         yield client
 
 
-def errors_of(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    """Without those of grpc, which may still tell the event loop of an earlier test something."""
-    return [record for record in caplog.records if "PollerCompletionQueue" not in record.getMessage()]
-
-
 @pytest.mark.parametrize(("path", "body"), [WHOLE, STREAM], ids=["whole", "stream"])
 async def test_the_server_stops(bundle: Path, caplog: pytest.LogCaptureFixture, path: str, body: Any) -> None:
     """Within seconds, and without errors of its own."""
@@ -61,7 +57,7 @@ async def test_the_server_stops(bundle: Path, caplog: pytest.LogCaptureFixture, 
                 await asyncio.sleep(1.5)
                 stopped = time.monotonic()
         assert time.monotonic() - stopped < 10
-    assert not errors_of(caplog)
+    assert not problems_in(caplog)
 
 
 async def test_a_web_server_stops_by_itself(caplog: pytest.LogCaptureFixture) -> None:
@@ -77,7 +73,7 @@ async def test_a_web_server_stops_by_itself(caplog: pytest.LogCaptureFixture) ->
         await asyncio.sleep(0.3)
         async with asyncio.timeout(6):
             await server.stop()
-    assert not errors_of(caplog)
+    assert not problems_in(caplog)
 
 
 async def test_an_unread_answer_is_not_over(
@@ -107,4 +103,4 @@ async def test_an_unread_answer_is_not_over(
                         await asyncio.sleep(0.1)
                 text = capsys.readouterr().out
                 assert "RESOURCE_EXHAUSTED" in text
-    assert not errors_of(caplog)
+    assert not problems_in(caplog)
