@@ -116,7 +116,7 @@ async def test_messages_of_a_stream_count_as_requests(server: Running, tmp_path:
 async def test_a_call_that_is_given_up_has_used_its_tokens(server: Running, tmp_path: Path) -> None:
     """Whoever cancels pays for what was read."""
     await until_limited(server, tmp_path, "max_tokens_per_second = 50", "max_tokens_per_second")
-    async with client_of(server, "slow") as slow, slow.session() as session:
+    async with client_of(server, "slow") as slow, slow.session(keep=True) as session:  # its end would wait, too
         stream = session.generate("hello", max_tokens=10_000)
         num_tokens = 0
         async for piece in stream:
