@@ -55,6 +55,11 @@ def test_a_session_goes_on_and_is_read(browser: Browser, tree: Callable[[], list
     assert client.get_session("tale").position == 32
 
 
+IN_SIGHT = """
+    const box = document.getElementById("tree").getBoundingClientRect();
+    const point = document.querySelector("#tree .chosen").getBoundingClientRect();
+    return box.left <= point.left && point.right <= box.right;
+"""
 CLICK_TWICE = """
     const button = [...document.querySelectorAll("#time button")].find((one) => one.textContent === arguments[0]);
     const fetch = window.fetch;
@@ -93,6 +98,19 @@ def test_a_second_click_on_create_does_nothing(browser: Browser, tree: Callable[
     browser.wait(lambda: "other at 0, now" in tree())
     assert browser.run("return window.changes") == ["/carousel/v1/sessions"]
     assert not browser.find("#problem").is_displayed()
+
+
+def test_the_chosen_point_is_in_sight(browser: Browser, tree: Callable[[], list[str]], client: Client) -> None:
+    """However long the past is: the present at first, then a point at its other end."""
+    session = client.open_session("tale")
+    for _ in range(12):
+        session.feed("ab")
+    browser.click("#time-refresh")
+    browser.wait(lambda: any(label.endswith("45, now") for label in tree()))
+    assert browser.run(IN_SIGHT)
+    browser.run("document.querySelector('#tree .point').dispatchEvent(new MouseEvent('click'))")
+    browser.wait(lambda: browser.find("#tree .point").get_attribute("aria-pressed") == "true")
+    assert browser.run(IN_SIGHT)
 
 
 def test_the_past_is_forked_and_compared(browser: Browser, tree: Callable[[], list[str]], client: Client) -> None:

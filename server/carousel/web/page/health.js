@@ -41,7 +41,7 @@ export function startHealth(model) {
       ["Lanes busy", number(now.busy_lanes), limits.max_lanes],
       ["Turns waiting", number(now.queued_turns), limits.max_queued_turns],
       ["Live sessions", number(now.live_sessions), limits.max_sessions],
-      ["Session state", bytes(now.session_bytes), null],
+      ["Session state", now.session_bytes || !now.live_sessions ? bytes(now.session_bytes) : "not counted", null],
       ["Memory", bytes(now.memory_bytes), null],
       ["Session store", now.store_up ? "up" : "down", null],
       ["Up for", spell(now.time - now.start_time), null],

@@ -12,6 +12,7 @@ const fieldOf = (label, attributes, value = "") => {
   return { input, label: make("label", {}, label, " ", input) };
 };
 
+const MARGIN = 40; // pixels around the chosen point
 const MAX_PAGES = 20; // that are read to find a session again
 
 export function startTime(model) {
@@ -49,7 +50,16 @@ export function startTime(model) {
     const empty = make("p", { class: "quiet" }, "There is no session yet. Create one: its whole past will be ", bytes(model.state_bytes), ".");
     find("tree").replaceChildren(sessions.length ? drawTree(sessions, chosen, choose) : empty);
     if (hadFocus) find("tree").querySelector(".chosen")?.focus();
+    uncover(find("tree"), find("tree").querySelector(".chosen"));
     showPoint();
+  }
+
+  /** Moves the box alone, never the page, until the element is in sight. */
+  function uncover(box, element) {
+    if (!element) return;
+    const frame = box.getBoundingClientRect(), place = element.getBoundingClientRect();
+    box.scrollLeft += Math.max(0, place.right + MARGIN - frame.right) - Math.max(0, frame.left - (place.left - MARGIN));
+    box.scrollTop += Math.max(0, place.bottom + MARGIN - frame.bottom) - Math.max(0, frame.top - (place.top - MARGIN));
   }
 
   function choose(session, point) {
