@@ -58,7 +58,8 @@ def test_a_session_goes_on_and_is_read(browser: Browser, tree: Callable[[], list
 IN_SIGHT = """
     const box = document.getElementById("tree").getBoundingClientRect();
     const point = document.querySelector("#tree .chosen").getBoundingClientRect();
-    return box.left <= point.left && point.right <= box.right;
+    const name = document.querySelector("#tree .name").getBoundingClientRect();
+    return box.left <= name.left && name.right <= point.left && point.right <= box.right;
 """
 CLICK_TWICE = """
     const button = [...document.querySelectorAll("#time button")].find((one) => one.textContent === arguments[0]);
@@ -101,7 +102,7 @@ def test_a_second_click_on_create_does_nothing(browser: Browser, tree: Callable[
 
 
 def test_the_chosen_point_is_in_sight(browser: Browser, tree: Callable[[], list[str]], client: Client) -> None:
-    """However long the past is: the present at first, then a point at its other end."""
+    """However long the past is: the present at first, then a point at its other end; the session's name is beside it."""
     session = client.open_session("tale")
     for _ in range(12):
         session.feed("ab")

@@ -3,7 +3,7 @@
 import { call, get, post, stream } from "./api.js";
 import { attempt, bytes, find, make, number, once, percent, say } from "./dom.js";
 import * as transcripts from "./transcripts.js";
-import { drawTree, pointsOf } from "./tree.js";
+import { drawTree, holdNames, pointsOf } from "./tree.js";
 
 const path = (id, action = "") => `/carousel/v1/sessions/${encodeURIComponent(id)}${action}`;
 const fieldOf = (label, attributes, value = "") => {
@@ -13,6 +13,7 @@ const fieldOf = (label, attributes, value = "") => {
 };
 
 const MARGIN = 40; // pixels around the chosen point
+const NAMES = 130; // pixels for the names of sessions, on the left
 const MAX_PAGES = 20; // that are read to find a session again
 
 export function startTime(model) {
@@ -58,7 +59,8 @@ export function startTime(model) {
   function uncover(box, element) {
     if (!element) return;
     const frame = box.getBoundingClientRect(), place = element.getBoundingClientRect();
-    box.scrollLeft += Math.max(0, place.right + MARGIN - frame.right) - Math.max(0, frame.left - (place.left - MARGIN));
+    box.scrollLeft += Math.max(0, place.right + MARGIN - frame.right) - Math.max(0, frame.left + NAMES - place.left);
+    holdNames(box);
     box.scrollTop += Math.max(0, place.bottom + MARGIN - frame.bottom) - Math.max(0, frame.top - (place.top - MARGIN));
   }
 
@@ -217,6 +219,7 @@ export function startTime(model) {
     find("time-name").value = "";
     await refresh();
   }));
+  find("tree").addEventListener("scroll", (event) => holdNames(event.currentTarget));
   find("time-refresh").addEventListener("click", () => attempt(refresh));
   find("time-more").addEventListener("click", () => attempt(more));
   find("time-import").addEventListener("change", (event) => attempt(async () => {

@@ -60,7 +60,7 @@ export function drawTree(sessions, chosen, choose) {
   const dots = lanes.flatMap((lane, index) => lane.points.map((point) => drawPoint(lane, index, point, x, chosen, choose)));
   const hasFocus = dots.find((dot) => dot.classList.contains("chosen")) ?? dots[0];
   hasFocus?.setAttribute("tabindex", "0");
-  svg.append(...dots);
+  svg.append(...dots, ...lanes.map(drawName));
   svg.addEventListener("keydown", (event) => moveFocus(event, dots));
   return svg;
 }
@@ -72,9 +72,18 @@ function drawLines({ session, y, points }, parent, x) {
     const from = x.get(session.origin.position), bend = Math.min(24, Math.max(8, first - from));
     lines.push(draw("path", { d: `M ${from} ${parent.y} C ${from} ${y}, ${from} ${y}, ${Math.max(from + bend, first)} ${y}`, class: "fork" }));
   }
-  const name = session.session_id.length > 16 ? `${session.session_id.slice(0, 15)}…` : session.session_id;
-  lines.push(draw("text", { x: 8 + 10 * Math.min(session.depth, 3), y: y + 4, class: "name" }, draw("title", {}, session.session_id), name));
   return lines;
+}
+
+/** Above the dots: a name stays in sight where the past moves on below it. */
+function drawName({ session, y }) {
+  const name = session.session_id.length > 16 ? `${session.session_id.slice(0, 15)}…` : session.session_id;
+  return draw("text", { x: 8 + 10 * Math.min(session.depth, 3), y: y + 4, class: "name" }, draw("title", {}, session.session_id), name);
+}
+
+/** Moves the names to where the box is scrolled to. */
+export function holdNames(box) {
+  for (const name of box.querySelectorAll(".name")) name.setAttribute("transform", `translate(${box.scrollLeft} 0)`);
 }
 
 function drawPoint({ session, y }, lane, point, x, chosen, choose) {
