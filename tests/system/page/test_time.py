@@ -102,7 +102,8 @@ def test_a_second_click_on_create_does_nothing(browser: Browser, tree: Callable[
 
 
 def test_the_chosen_point_is_in_sight(browser: Browser, tree: Callable[[], list[str]], client: Client) -> None:
-    """However long the past is: the present at first, then a point at its other end; the session's name is beside it."""
+    """However long the past is: the present at first, then a point at its other end. The session's name is in sight
+    beside it."""
     session = client.open_session("tale")
     for _ in range(12):
         session.feed("ab")
