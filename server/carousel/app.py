@@ -10,7 +10,6 @@ from pathlib import Path
 
 import structlog
 from prometheus_client import CollectorRegistry
-from prometheus_client.registry import Collector
 
 from carousel import logs
 from carousel.composition import Parts, compose
@@ -23,6 +22,7 @@ from carousel.settings import Settings
 from carousel.signals import stop_signal
 from carousel.state.store import SessionStore
 from carousel.tasks import running_task
+from carousel.web.json_api.figures import TellFigures
 
 _LAST_BYTES_SECONDS = 1.0
 
@@ -61,10 +61,10 @@ async def serve(
 
 @contextlib.asynccontextmanager
 async def running(
-    bundle_directory: Path, settings: Settings, *, of_all: Collector | None = None
+    bundle_directory: Path, settings: Settings, *, of_all: TellFigures | None = None
 ) -> AsyncIterator[Running]:
     """Runs a ready server during the block, and drains it at the end. One of several workers is given `of_all`, the
-    metrics of all: it shares its ports with the others, and leaves the address of operators to its supervisor. Raises
+    figures of all: it shares its ports with the others, and leaves the address of operators to its supervisor. Raises
     CarouselError when it cannot start."""
     log = structlog.get_logger("carousel.app")
     is_worker = of_all is not None
@@ -131,7 +131,9 @@ async def _listen(
         await web.start(settings.http_listen, certificate if settings.encrypts_http else None)
     if openai is not None:
         stack.push_async_callback(openai.stop)
-        await openai.start(settings.openai_listen, certificate, "openai_listen", shares_port=is_worker)
+        await openai.start(
+            settings.openai_listen, certificate, "openai_listen", for_callers=True, shares_port=is_worker
+        )
     await rpc.start(settings.listen, certificate)
     stack.push_async_callback(rpc.stop, _LAST_BYTES_SECONDS)
     return {"grpc": rpc.address, "http": web.address, "openai": "" if openai is None else openai.address}

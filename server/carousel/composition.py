@@ -1,12 +1,13 @@
 """Builds all parts of a server, and connects them. Nothing runs yet."""
 
+import asyncio
 import importlib.metadata
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
-from prometheus_client.registry import Collector
 
 from carousel.audit import AuditLog
 from carousel.bundle.manifest import Bundle, Manifest
@@ -35,6 +36,7 @@ from carousel.state.selection import make_store, store_limits
 from carousel.state.store import SessionStore
 from carousel.traces import NoTraces, Traces
 from carousel.web.app import WebServer, make_app
+from carousel.web.json_api.figures import TellFigures, read_figures
 
 _HELD_BYTES = 2**26  # for the rows of sessions that streams hold
 
@@ -61,8 +63,8 @@ class Parts:
     watch: LoopWatch
 
 
-def compose(bundle_directory: Path, settings: Settings, *, of_all: Collector | None = None) -> Parts:
-    """One of several workers, which share their ports, is given the metrics of all. Raises CarouselError for what
+def compose(bundle_directory: Path, settings: Settings, *, of_all: TellFigures | None = None) -> Parts:
+    """One of several workers, which share their ports, is given the figures of all. Raises CarouselError for what
     cannot be used."""
     registry = CollectorRegistry()
     metrics = _make_metrics(registry)
@@ -79,6 +81,7 @@ def compose(bundle_directory: Path, settings: Settings, *, of_all: Collector | N
     readiness = Readiness(health, needs_store=settings.unready_without_store)
     ends = _make_ends(settings, manifest.name, metrics)
     calls = Calls(StreamBounds.of(settings, quotas), identity.doorkeeper, metrics, health, code_of, ends, quotas)
+    figures = of_all or partial(asyncio.to_thread, read_figures, registry)
     rpc = _make_rpc(sessions, manifest, model.provider, RpcCalls(calls), settings, shares_port=of_all is not None)
     return Parts(
         manifest=manifest,
@@ -96,7 +99,7 @@ def compose(bundle_directory: Path, settings: Settings, *, of_all: Collector | N
         rpc=rpc,
         web=WebServer(make_app(registry, readiness, calls.admit)),
         openai=(
-            _make_front(sessions, manifest, model.provider, calls, of_all or registry, settings)
+            _make_front(sessions, manifest, model.provider, calls, figures, settings)
             if settings.openai_listen
             else None
         ),
@@ -144,7 +147,7 @@ def _make_front(
     manifest: Manifest,
     provider: str,
     calls: Calls,
-    registry: Collector,
+    figures: TellFigures,
     settings: Settings,
 ) -> WebServer:
     from carousel.web.front import make_front  # servers without the address start sooner
@@ -153,7 +156,7 @@ def _make_front(
     front = make_front(
         sessions,
         calls,
-        registry,
+        figures,
         shapes.of_model(manifest, provider, settings),
         max_bytes=settings.max_message_bytes,
         hosts=settings.openai_hosts,

@@ -132,6 +132,12 @@ class StoreUnavailable(CarouselError):
     retry_seconds = 1.0
 
 
+class FiguresUnavailable(CarouselError):
+    """No worker has told its figures in time."""
+
+    reason = "FIGURES_UNAVAILABLE"
+
+
 class StoreInvalid(CarouselError):
     """A session store's file or server is not ours, damaged, or in use."""
 

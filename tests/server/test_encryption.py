@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx2 as httpx
 import pytest
 from tests.certificates import Authority, replace
 from tests.server.running_app import LOCAL
@@ -71,8 +72,9 @@ async def test_http_may_stay_plain(bundle: Path, folder: Path) -> None:
 async def test_callers_show_a_certificate_where_it_is_asked_for(
     bundle: Path, folder: Path, authority: Authority
 ) -> None:
-    """Over gRPC nobody comes in without one; probes over HTTP do."""
-    async with running(bundle, read_settings({}, LOCAL | files(folder, asks=True))) as server:
+    """Over gRPC and at the web address nobody comes in without one; probes do."""
+    settings = read_settings({}, LOCAL | files(folder, asks=True) | {"openai_listen": "127.0.0.1:0"})
+    async with running(bundle, settings) as server:
         mine = Tls(ca=folder / "ca.crt", cert=folder / "me.crt", key=folder / "me.key")
         async with AsyncClient(server.grpc_address, tls=mine, timeout_seconds=SECONDS) as client:
             assert await client.models()
@@ -80,6 +82,13 @@ async def test_callers_show_a_certificate_where_it_is_asked_for(
             with pytest.raises(ServerUnreachable):
                 await stranger.models()
         assert await asyncio.to_thread(fetch, server.http_address, "/healthz", authority.pem) == "ok\n"
+        for path in ("/v1/models", "/carousel/v1/figures", "/"):
+            with pytest.raises((urllib.error.URLError, ConnectionError)):
+                await asyncio.to_thread(fetch, server.openai_address, path, authority.pem)
+        context = ssl.create_default_context(cadata=authority.pem.decode())
+        context.load_cert_chain(folder / "me.crt", folder / "me.key")
+        async with httpx.AsyncClient(verify=context) as caller:
+            assert (await caller.get(f"{server.openai_url}/models")).status_code == 200
 
 
 async def test_new_files_take_effect_while_a_stream_goes_on(

@@ -30,12 +30,14 @@ class CertificateFiles:
 
 @record(frozen=True, slots=True)
 class Certificate:
-    """What the files hold: PEM as it was read, the same for HTTP, and the last second of the server's own."""
+    """What the files hold: PEM as it was read, the same for HTTP, and the last second of the server's own. HTTP has two
+    contexts: one for operators, whose probes have no certificate, and one for callers."""
 
     chain: bytes
     key: bytes
     client_ca: bytes | None
-    context: ssl.SSLContext
+    operators: ssl.SSLContext
+    callers: ssl.SSLContext
     valid_until: float  # seconds since 1970
 
 
@@ -53,27 +55,31 @@ def read_certificate(files: CertificateFiles) -> Certificate:
     client_ca = files.client_ca.read_bytes() if files.client_ca else None
     if client_ca is not None:
         _parse_chain(client_ca, files.client_ca)
-    return Certificate(chain, key, client_ca, _make_context(files), leaf.not_valid_after_utc.timestamp())
+    operators, callers = _make_context(files, ssl.CERT_OPTIONAL), _make_context(files, ssl.CERT_REQUIRED)
+    return Certificate(chain, key, client_ca, operators, callers, leaf.not_valid_after_utc.timestamp())
 
 
-def http_context(watched: WatchedFiles[Certificate]) -> ssl.SSLContext:
-    """For a listening socket: each handshake takes the context of the files as they are then."""
-    context = watched.current.context
+def http_context(watched: WatchedFiles[Certificate], *, for_callers: bool = False) -> ssl.SSLContext:
+    """For a listening socket: each handshake takes the context of the files as they are then. Where callers need a
+    certificate, one `for_callers` demands it; the other asks for it, and what needs an identity looks at it."""
+
+    def current() -> ssl.SSLContext:
+        return watched.current.callers if for_callers else watched.current.operators
 
     def choose(connection: ssl.SSLObject, name: str | None, first: ssl.SSLContext) -> None:
-        connection.context = watched.current.context
+        connection.context = current()
 
+    context = current()
     context.sni_callback = choose
     return context
 
 
-def _make_context(files: CertificateFiles) -> ssl.SSLContext:
-    """Probes have no certificate, so HTTP asks for one and lets everybody in; what needs an identity looks for it."""
+def _make_context(files: CertificateFiles, verify_mode: ssl.VerifyMode) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(files.cert, files.key)
     if files.client_ca:
         context.load_verify_locations(files.client_ca)
-        context.verify_mode = ssl.CERT_OPTIONAL
+        context.verify_mode = verify_mode
     return context
 
 

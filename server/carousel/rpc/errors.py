@@ -26,6 +26,7 @@ CODES: dict[type[errors.CarouselError], int] = {
     errors.StateInvalid: code_pb2.FAILED_PRECONDITION,
     errors.StateRefused: code_pb2.FAILED_PRECONDITION,
     errors.StoreUnavailable: code_pb2.UNAVAILABLE,
+    errors.FiguresUnavailable: code_pb2.UNAVAILABLE,
     errors.Overloaded: code_pb2.RESOURCE_EXHAUSTED,
     errors.ShuttingDown: code_pb2.UNAVAILABLE,
     errors.ModelFailed: code_pb2.INTERNAL,

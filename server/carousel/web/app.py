@@ -93,10 +93,12 @@ class WebServer:
         certificate: WatchedFiles[Certificate] | None = None,
         setting: str = "http_listen",
         *,
+        for_callers: bool = False,
         shares_port: bool = False,
     ) -> None:
-        """Encrypted where there is a certificate. With `shares_port`, other processes of the same user may listen there
-        too. Raises SettingsInvalid when the address cannot be bound; `setting` names it."""
+        """Encrypted where there is a certificate; `for_callers`, theirs is demanded as over gRPC. With `shares_port`,
+        other processes of the same user may listen there too. Raises SettingsInvalid when the address cannot be bound;
+        `setting` names it."""
         host, port = split_address(listen)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
@@ -106,7 +108,7 @@ class WebServer:
         self.address = f"[{host}]:{bound.getsockname()[1]}" if ":" in host else f"{host}:{bound.getsockname()[1]}"
         self._config.load()
         if certificate is not None:
-            self._config.ssl = http_context(certificate)
+            self._config.ssl = http_context(certificate, for_callers=for_callers)
         self._task = asyncio.create_task(self._server.serve(sockets=[bound]), name="web")
 
     async def stop(self) -> None:

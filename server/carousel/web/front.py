@@ -3,7 +3,6 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,6 +12,7 @@ from carousel.sessions.composition import SessionService
 from carousel.web import json_errors
 from carousel.web.door import Door, Guard
 from carousel.web.json_api import app as json_api
+from carousel.web.json_api.figures import TellFigures
 from carousel.web.openai import app as openai
 from carousel.web.openai import names
 from carousel.web.page_files import make_page_routes
@@ -21,7 +21,7 @@ from carousel.web.page_files import make_page_routes
 def make_front(
     sessions: SessionService,
     calls: Calls,
-    registry: Collector,
+    figures: TellFigures,
     model: Mapping[str, Any],
     *,
     max_bytes: int,
@@ -29,12 +29,12 @@ def make_front(
     started: int,
     has_page: bool,
 ) -> Any:
-    """`registry` has the metrics; `model` describes the model. `max_bytes` bounds a body; `hosts` are the server's
-    names; `started` is when it did, in seconds since 1970."""
+    """`figures` are those of the whole server; `model` describes the model. `max_bytes` bounds a body; `hosts` are the
+    server's names; `started` is when it did, in seconds since 1970."""
     handlers = openai.Handlers(sessions.turns, sessions.operations, calls, started)
     routes = [
         *openai.make_openai_routes(Door(calls, max_bytes, names.PARAMS), handlers),
-        *json_api.make_json_routes(Door(calls, max_bytes, json_api.PARAMS), calls, sessions, model, registry),
+        *json_api.make_json_routes(Door(calls, max_bytes, json_api.PARAMS), calls, sessions, model, figures),
         *(make_page_routes() if has_page else ()),
     ]
     return Guard(Starlette(routes=routes, exception_handlers={404: _refuse_route, 405: _refuse_route}), hosts)

@@ -46,6 +46,7 @@ STATUSES: dict[type[errors.CarouselError], int] = {
     errors.StateInvalid: 400,
     errors.StateRefused: 400,
     errors.StoreUnavailable: 503,
+    errors.FiguresUnavailable: 503,
     errors.Overloaded: 429,
     errors.ShuttingDown: 503,
     errors.ModelFailed: 500,

@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -24,11 +24,11 @@ _SILENT_SECONDS = 5.0  # a worker that does not answer for so long is not ready
 
 
 class Heard(Protocol):
-    """Who is told, and who has the metrics of all."""
+    """Who is told, and who has the figures of all."""
 
     def worker_ended(self, page: str) -> None: ...
     def worker_restarted(self) -> None: ...
-    async def write_page(self, workers: Sequence[WorkerProcess | None]) -> str: ...
+    async def tell(self, workers: Sequence[WorkerProcess | None]) -> dict[str, Any] | None: ...
 
 
 @record(frozen=True, slots=True)
@@ -126,8 +126,8 @@ class Crew:
         """One worker from its start to its end."""
         started_at = time.monotonic()
         try:
-            write_page = partial(self._heard.write_page, self.workers)
-            worker = await WorkerProcess.start(self._orders, self._note_started, write_page)
+            figures = partial(self._heard.tell, self.workers)
+            worker = await WorkerProcess.start(self._orders, self._note_started, figures)
         except OSError as error:  # no memory, no descriptor: there may be some later
             self._log.error("worker not started", worker=number, why=error.strerror)
             return _Life(FAILED, f"worker {number} cannot be started: {error.strerror}", False, 0.0)

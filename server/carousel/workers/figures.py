@@ -1,19 +1,21 @@
 """The metrics under the one address: the supervisor's own, and those of all workers."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, PlatformCollector, ProcessCollector
-from prometheus_client.openmetrics.exposition import generate_latest
-from prometheus_client.registry import Collector
 
 from carousel.metrics import Metrics
+from carousel.web.json_api.figures import read_figures
 from carousel.workers.link import Word
 from carousel.workers.merging import Merged
 from carousel.workers.process import WorkerProcess
 
 _PAGE_SECONDS = 2.0  # for a worker to send its page; later than that, it has counts from before and no gauges
+_FRESH_SECONDS = 1.0  # how old figures may be: pages ask every two seconds, and each may ask another worker
 _SUPERVISOR = "supervisor"
 
 
@@ -21,7 +23,7 @@ class Figures:
     """What the address shows. `metrics` are those of a server, of which the supervisor has a few: it counts who asks it
     for what."""
 
-    def __init__(self, num_workers: int) -> None:
+    def __init__(self, num_workers: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._counted = CollectorRegistry()
         self._own = CollectorRegistry()
         ProcessCollector(registry=self._own)
@@ -34,6 +36,10 @@ class Figures:
             "carousel_worker_restarts", "Processes that ended and were started anew.", registry=self._own
         )
         self._ended = Merged()
+        self._clock = clock
+        self._telling: asyncio.Task[dict[str, Any] | None] | None = None
+        self._stale_at = 0.0
+        self.num_pages = 0  # that came when the last page was made
         self._thread = ThreadPoolExecutor(1, "metrics")  # whoever asks for a page holds a thread of the common pool
 
     def worker_restarted(self) -> None:
@@ -44,17 +50,29 @@ class Figures:
         if page:
             self._ended.add(page, "", counts_only=True)
 
-    async def write_page(self, workers: Sequence[WorkerProcess | None]) -> str:
-        """Returns what `collect` does as OpenMetrics."""
-        merged = await self.collect(workers)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, write_page, merged)
+    async def tell(self, workers: Sequence[WorkerProcess | None]) -> dict[str, Any] | None:
+        """Returns what `read_figures` makes of all, up to a second old; None where no worker has sent its page. All who
+        ask meanwhile share one answer."""
+        if self._telling is None or (self._telling.done() and self._clock() >= self._stale_at):
+            self._telling = asyncio.create_task(self._read_all(workers), name="figures")
+        return await asyncio.shield(self._telling)
+
+    async def _read_all(self, workers: Sequence[WorkerProcess | None]) -> dict[str, Any] | None:
+        try:
+            merged = await self.collect(workers)
+            if not self.num_pages:
+                return None
+            return await asyncio.get_running_loop().run_in_executor(self._thread, read_figures, merged)
+        finally:
+            self._stale_at = self._clock() + _FRESH_SECONDS
 
     async def collect(self, workers: Sequence[WorkerProcess | None]) -> Merged:
         """Asks all workers at once, each by its number in the sequence. A thread reads what they send: it takes tens of
         milliseconds."""
         self._ready.set(sum(worker is not None and worker.is_ready for worker in workers))
-        alive = {str(number): worker for number, worker in enumerate(workers) if worker is not None}
+        alive = {str(number): one for number, one in enumerate(workers) if one is not None and one.has_started}
         answered = await asyncio.gather(*(worker.ask(Word.PAGE, _PAGE_SECONDS) for worker in alive.values()))
+        self.num_pages = sum(answered)
         # From here to the thread nothing awaits: a worker that ends meanwhile counts once.
         merged = self._ended.copy()
         pages = [
@@ -64,12 +82,6 @@ class Figures:
         ]
         ours = [*self._own.collect()], [*self._counted.collect()]
         return await asyncio.get_running_loop().run_in_executor(self._thread, _merge, merged, pages, *ours)
-
-
-def write_page(registry: Collector) -> str:
-    """Returns the metrics in OpenMetrics."""
-    page: bytes = generate_latest(registry)  # type: ignore[no-untyped-call]
-    return page.decode()
 
 
 def _merge(

@@ -2,7 +2,7 @@
 
 Nobody else can reach it, and each end sees when the other dies. The supervisor asks by a word of `Word`; the worker
 answers with the word and what it was asked for, and tells by itself that it has started or why it could not. It asks
-for one thing itself: the metrics of all.
+for one thing itself: the figures of all.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ class Word(enum.StrEnum):
     STATE = "state"  # asks for `is_ready` and `text`
     PAGE = "page"  # asks for the metrics: `page`, in OpenMetrics
     DRAIN = "drain"  # has no answer
-    PAGE_OF_ALL = "page of all"  # the worker asks for the metrics of all workers: `page`, in OpenMetrics
+    FIGURES = "figures"  # the worker asks for those of all: `figures`, or null where no worker has told its own
     STARTED = "started"  # of the worker: `provider`
     FAILED = "failed"  # of the worker, before it ends: `why`
 

@@ -66,7 +66,7 @@ class Merged:
 
     def add(self, page: str | Iterable[Metric], worker: str, *, counts_only: bool = False) -> None:
         """`page` is in OpenMetrics. With `counts_only`, what a process that has ended leaves behind: sums alone."""
-        for family in parse(page) if isinstance(page, str) else page:
+        for family in _parse(page) if isinstance(page, str) else page:
             how = choose(family)
             if counts_only and (how is not How.SUM or family.type not in _COUNTS):
                 continue
@@ -97,8 +97,7 @@ def choose(family: Metric) -> How:
     return GAUGES.get(family.name, How.EACH)
 
 
-def parse(page: str) -> Iterator[Metric]:
-    """Yields the families of a page in OpenMetrics."""
+def _parse(page: str) -> Iterator[Metric]:
     yield from text_string_to_metric_families(page)  # type: ignore[no-untyped-call]
 
 

@@ -8,13 +8,14 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from carousel.workers.link import Link, Message, Word
 
 _COMMAND = ("-P", "-m", "carousel.cli.worker")  # -P: the folder that it is started in holds no modules
 
 
-WritePage = Callable[[], Awaitable[str]]
+ReadFigures = Callable[[], Awaitable[dict[str, Any] | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +37,9 @@ class WorkerProcess:
     which then lets the workers drain."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, link: Link, told: Callable[[], None], write_page: WritePage
+        self, process: asyncio.subprocess.Process, link: Link, told: Callable[[], None], figures: ReadFigures
     ) -> None:
-        """`told` is called when it says that it has started, `write_page` when it asks for the metrics of all."""
+        """`told` is called when it says that it has started, `figures` when it asks for those of all."""
         self.has_started = False
         self.provider = ""
         self.is_ready = False
@@ -48,13 +49,13 @@ class WorkerProcess:
         self._process = process
         self._link = link
         self._told = told
-        self._write_page = write_page
-        self._writing: asyncio.Task[None] | None = None
+        self._figures = figures
+        self._telling: asyncio.Task[None] | None = None
         self._asked: dict[Word, asyncio.Future[Message]] = {}
         self._reading = asyncio.create_task(self._read(), name=f"link {process.pid}")
 
     @classmethod
-    async def start(cls, orders: Orders, told: Callable[[], None], write_page: WritePage) -> "WorkerProcess":
+    async def start(cls, orders: Orders, told: Callable[[], None], figures: ReadFigures) -> "WorkerProcess":
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
@@ -69,7 +70,7 @@ class WorkerProcess:
         assert process.stdin is not None
         process.stdin.write(orders.write())
         process.stdin.close()
-        return cls(process, await Link.open(ours), told, write_page)
+        return cls(process, await Link.open(ours), told, figures)
 
     @property
     def pid(self) -> int:
@@ -80,8 +81,8 @@ class WorkerProcess:
         code = await self._process.wait()
         await asyncio.wait([self._reading], timeout=1)  # what it has still said
         self._reading.cancel()
-        if self._writing is not None:
-            self._writing.cancel()
+        if self._telling is not None:
+            self._telling.cancel()
         self._link.close()
         self.is_ready, self.text = False, "ended"
         for answer in self._asked.values():
@@ -107,9 +108,9 @@ class WorkerProcess:
         if self._process.returncode is None:
             self._process.kill()
 
-    async def _tell_page(self) -> None:
-        """A task beside the reader: the page needs what this worker answers meanwhile."""
-        self._link.send(Word.PAGE_OF_ALL, page=await self._write_page())
+    async def _tell_figures(self) -> None:
+        """A task beside the reader: the figures need what this worker answers meanwhile."""
+        self._link.send(Word.FIGURES, figures=await self._figures())
 
     async def _read(self) -> None:
         while (message := await self._link.read()) is not None:
@@ -124,7 +125,7 @@ class WorkerProcess:
                     self.is_ready, self.text = message["is_ready"], message["text"]
                 case Word.PAGE:
                     self.page = message["page"]
-                case Word.PAGE_OF_ALL if self._writing is None or self._writing.done():
-                    self._writing = asyncio.create_task(self._tell_page(), name=f"page for {self.pid}")
+                case Word.FIGURES if self._telling is None or self._telling.done():
+                    self._telling = asyncio.create_task(self._tell_figures(), name=f"figures for {self.pid}")
             if (answer := self._asked.pop(word, None)) is not None and not answer.done():
                 answer.set_result(message)

@@ -5,24 +5,25 @@ import ctypes
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from prometheus_client import Metric
+from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.exposition import generate_latest
 
 from carousel import logs
 from carousel.app import Running, running, until_stopped
-from carousel.errors import CarouselError
+from carousel.errors import CarouselError, FiguresUnavailable
 from carousel.settings import Settings
 from carousel.signals import stop_signal
-from carousel.workers.figures import write_page
 from carousel.workers.link import Link, Word
-from carousel.workers.merging import parse
 
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 _ORPHANED = 1
-ALL_SECONDS = 10.0  # for the supervisor to ask all
+FIGURES_SECONDS = 5.0  # for the supervisor to ask all
 
 
 def die_with(supervisor: int) -> None:
@@ -43,7 +44,7 @@ async def work(bundle: Path, settings: Settings, end: socket.socket, settle: Cal
         clerk = Clerk(link, stopped)
         answering = asyncio.create_task(clerk.answer(), name="link")
         try:
-            async with running(bundle, settings, of_all=OfAll(clerk)) as server:
+            async with running(bundle, settings, of_all=clerk.ask_figures) as server:
                 settle()
                 clerk.server = server
                 link.send(Word.STARTED, provider=server.provider)
@@ -58,42 +59,54 @@ async def work(bundle: Path, settings: Settings, end: socket.socket, settle: Cal
 
 
 class Clerk:
-    """Answers the supervisor. `server` is set when there is one."""
+    """Answers the supervisor, and asks it. `server` is set when there is one."""
 
     def __init__(self, link: Link, stopped: asyncio.Event) -> None:
         """`stopped` is set when the supervisor says that the worker shall drain."""
         self.server: Running | None = None
         self._link = link
         self._stopped = stopped
-        self._page_of_all: asyncio.Future[str] | None = None  # while it is asked for
+        self._thread = ThreadPoolExecutor(1, "metrics")  # that requests of callers cannot fill
+        self._writing: asyncio.Task[None] | None = None
+        self._figures: asyncio.Future[Any] | None = None  # while they are asked for
 
     async def answer(self) -> None:
         """Ends the process at once when the supervisor is gone: nobody would end it any more."""
-        while (message := await self._link.read()) is not None:
-            if (word := Word(message["word"])) is Word.PAGE_OF_ALL:
-                self._receive(message["page"])
-            else:
-                await self._obey(word)
+        try:
+            while (message := await self._link.read()) is not None:
+                if (word := Word(message["word"])) is Word.FIGURES:
+                    self._receive(message["figures"])
+                else:
+                    self._obey(word)
+        finally:
+            if self._writing is not None:
+                self._writing.cancel()
+            self._thread.shutdown(wait=False)
         os._exit(_ORPHANED)
 
-    async def ask_for_all(self) -> str:
-        """Returns the metrics of all workers, in OpenMetrics. Who asks meanwhile gets the same. Raises TimeoutError
-        when the supervisor does not answer; the next caller asks again."""
-        if self._page_of_all is None:
-            self._page_of_all = asyncio.get_running_loop().create_future()
-            self._link.send(Word.PAGE_OF_ALL)
+    async def ask_figures(self) -> Any:
+        """Returns the figures of all workers. Who asks meanwhile gets the same. Raises FiguresUnavailable when the
+        supervisor does not answer or has none; the next caller asks again."""
+        if self._figures is None:
+            self._figures = asyncio.get_running_loop().create_future()
+            self._link.send(Word.FIGURES)
+        asked = self._figures
         try:
-            return await asyncio.wait_for(asyncio.shield(self._page_of_all), ALL_SECONDS)
+            figures = await asyncio.wait_for(asyncio.shield(asked), FIGURES_SECONDS)
         except TimeoutError:
-            self._page_of_all = None
-            raise
+            figures = None
+            if self._figures is asked:
+                self._figures = None
+        if figures is None:
+            raise FiguresUnavailable("no worker has told its figures in time")
+        return figures
 
-    def _receive(self, page: str) -> None:
-        asked, self._page_of_all = self._page_of_all, None
+    def _receive(self, figures: Any) -> None:
+        asked, self._figures = self._figures, None
         if asked is not None:  # it may come too late
-            asked.set_result(page)
+            asked.set_result(figures)
 
-    async def _obey(self, word: Word) -> None:
+    def _obey(self, word: Word) -> None:
         if word is Word.DRAIN:
             self._stopped.set()
         elif self.server is None:
@@ -101,17 +114,15 @@ class Clerk:
         elif word is Word.STATE:
             readiness = self.server.readiness
             self._link.send(word, is_ready=readiness.is_ready, text=readiness.text)
-        elif word is Word.PAGE:
-            self._link.send(word, page=await asyncio.to_thread(write_page, self.server.registry))
+        elif word is Word.PAGE and (self._writing is None or self._writing.done()):
+            self._writing = asyncio.create_task(self._send_page(self.server.registry), name="page")
+
+    async def _send_page(self, registry: CollectorRegistry) -> None:
+        """A task beside the reader, which may be told to drain meanwhile."""
+        page = await asyncio.get_running_loop().run_in_executor(self._thread, _write_page, registry)
+        self._link.send(Word.PAGE, page=page)
 
 
-class OfAll:
-    """The metrics of all workers. A Collector; its `collect` runs in a thread beside the event loop, which asks the
-    supervisor meanwhile. Raises TimeoutError when that does not answer."""
-
-    def __init__(self, clerk: Clerk) -> None:
-        self._clerk = clerk
-        self._loop = asyncio.get_running_loop()
-
-    def collect(self) -> Iterable[Metric]:
-        return parse(asyncio.run_coroutine_threadsafe(self._clerk.ask_for_all(), self._loop).result())
+def _write_page(registry: CollectorRegistry) -> str:
+    page: bytes = generate_latest(registry)  # type: ignore[no-untyped-call]
+    return page.decode()

@@ -213,3 +213,19 @@ async def test_http_asks_for_a_certificate_and_needs_none(
         replace(tmp_path / "ca.crt", other.pem)
         assert watched.look()
         assert await asyncio.to_thread(ask_https, port, authority, own) == "refused"
+
+
+async def test_http_for_callers_demands_a_certificate(
+    files: CertificateFiles, authority: Authority, tmp_path: Path, own: tuple[Path, Path]
+) -> None:
+    """As gRPC does, also after a change; without an authority of callers it demands none."""
+    watched, other = watch(with_callers(files, authority, tmp_path)), Authority("another")
+    async with https_server(http_context(watched, for_callers=True)) as port:
+        assert await asyncio.to_thread(ask_https, port, authority) == "refused"
+        assert await asyncio.to_thread(ask_https, port, authority, own) == "me"
+        replace(tmp_path / "ca.crt", other.pem)
+        assert watched.look()
+        for certificate in (None, own):
+            assert await asyncio.to_thread(ask_https, port, authority, certificate) == "refused"
+    async with https_server(http_context(watch(files), for_callers=True)) as port:
+        assert await asyncio.to_thread(ask_https, port, authority) == "nobody"

@@ -65,7 +65,7 @@ def test_every_path_for_callers_needs_a_scope() -> None:
     """OpenAI's and our own. A path with a model's name is that of the list."""
     door = Door(cast(Calls, None), 0, {})
     theirs = make_openai_routes(door, cast(Handlers, Mock()))
-    own = make_json_routes(door, Mock(), Mock(), {}, CollectorRegistry())
+    own = make_json_routes(door, Mock(), Mock(), {}, Mock())
     paths = {route.path.removesuffix("/{model:path}") for route in theirs} | {route.path for route in own}
     assert HTTP_CALLS.keys() == paths
 

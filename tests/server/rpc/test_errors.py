@@ -34,6 +34,7 @@ EXAMPLES = [
     (errors.StateInvalid("no"), "FAILED_PRECONDITION"),
     (errors.StateRefused("no", why="expired"), "FAILED_PRECONDITION"),
     (errors.StoreUnavailable("no"), "UNAVAILABLE"),
+    (errors.FiguresUnavailable("no"), "UNAVAILABLE"),
     (errors.Overloaded("no", limit="max_lanes", retry_seconds=1.5), "RESOURCE_EXHAUSTED"),
     (errors.ShuttingDown("no"), "UNAVAILABLE"),
     (errors.ModelFailed("no"), "INTERNAL"),

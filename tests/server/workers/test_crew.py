@@ -53,10 +53,10 @@ class Ears:
     def worker_restarted(self) -> None:
         self.num_restarts += 1
 
-    async def write_page(self, workers: Sequence[WorkerProcess | None]) -> str:
+    async def tell(self, workers: Sequence[WorkerProcess | None]) -> dict[str, Any]:
         """Asks all, as the real one does, and says how many answered."""
         answered = [await one.ask(Word.PAGE, 20) for one in workers if one is not None]
-        return f"of {sum(answered)} workers"
+        return {"text": f"of {sum(answered)} workers"}
 
 
 @contextlib.asynccontextmanager
@@ -215,14 +215,14 @@ async def test_a_process_that_cannot_be_made_is_tried_again(monkeypatch: pytest.
 
 
 ASKS = """
-say(word="page of all")
+say(word="figures")
 text = "still asking"
 for line in link.makefile():
     message = json.loads(line)
     if message["word"] == "page":
         say(word="page", page="# EOF")
-    if message["word"] == "page of all":
-        text = message["page"]
+    if message["word"] == "figures":
+        text = message["figures"]["text"]
     if message["word"] == "state":
         say(word="state", is_ready=True, text=text)
     if message["word"] == "drain":
@@ -230,7 +230,7 @@ for line in link.makefile():
 """
 
 
-async def test_workers_are_told_the_metrics_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_workers_are_told_the_figures_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """While they wait for them, they are asked for their own."""
     monkeypatch.setattr("carousel.workers.crew._STATE_SECONDS", 0.01)
     async with crew_of(monkeypatch, STARTS + ASKS) as (crew, _):

@@ -1,5 +1,6 @@
 """One page of all workers, while they answer, are silent or die."""
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,7 +25,7 @@ class FakeWorker(SimpleNamespace):
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry)
         self.count(num_tokens)
-        super().__init__(page="", is_ready=True, is_silent=is_silent, meanwhile=do_nothing)
+        super().__init__(page="", is_ready=True, has_started=True, is_silent=is_silent, meanwhile=do_nothing)
 
     def count(self, num_tokens: int) -> None:
         self.metrics.tokens_generated(num_tokens, 1.0, is_first=True)
@@ -62,13 +63,46 @@ async def test_all_workers_are_on_the_page() -> None:
     assert read(merged, 'process_cpu_seconds_total{worker="supervisor"}') is not None
 
 
-async def test_the_page_is_written_for_a_worker() -> None:
-    """What it reads from it is the same."""
-    figures, workers = Figures(2), [FakeWorker(3), FakeWorker(4)]
-    page = await figures.write_page(workers)  # type: ignore[arg-type]
-    read_again = Merged()
-    read_again.add(page, "")
-    assert (read(read_again, TOKENS), read(read_again, "carousel_workers")) == (7, 2)
+async def test_workers_are_told_the_figures_of_all() -> None:
+    """All who ask within a second get the same, for which each worker is asked once; after it they get new ones."""
+    now = 10.0
+    figures, workers = Figures(2, lambda: now), [FakeWorker(3), FakeWorker(4)]
+    asked: list[Any] = []
+    workers[0].meanwhile = lambda: asked.append(1)
+    told = await asyncio.gather(*(figures.tell(workers) for _ in range(50)))  # type: ignore[arg-type]
+    assert [one["generated_tokens"] for one in told if one] == [7] * 50
+    workers[1].count(5)
+    now = 10.9
+    assert (await tell(figures, *workers))["generated_tokens"] == 7
+    assert len(asked) == 1
+    now = 11.0
+    assert (await tell(figures, *workers))["generated_tokens"] == 12
+    assert len(asked) == 2
+
+
+async def test_without_a_page_there_are_no_figures() -> None:
+    """Zeros would look like a store that is away. A worker that is starting is not asked."""
+    figures = Figures(2)
+    silent, starting = FakeWorker(3, is_silent=True), FakeWorker(4)
+    starting.has_started = False
+    assert await figures.tell([silent, starting, None]) is None  # type: ignore[list-item]
+    assert starting.page == ""
+
+
+async def test_one_who_gives_up_takes_nothing_from_the_others() -> None:
+    """The answer is for all who wait."""
+    figures, worker = Figures(1), FakeWorker(3)
+    first, second = (asyncio.create_task(tell(figures, worker)) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert (await second)["generated_tokens"] == 3
+    assert first.cancelled() or (await asyncio.gather(first, return_exceptions=True))
+
+
+async def tell(figures: Figures, *workers: Any) -> dict[str, Any]:
+    told = await figures.tell(list(workers))
+    assert told is not None
+    return told
 
 
 async def test_what_the_supervisor_refuses_is_counted_with_the_rest() -> None:

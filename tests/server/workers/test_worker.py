@@ -1,19 +1,22 @@
 """What the supervisor and a worker say to each other over their pair of sockets."""
 
 import asyncio
+import contextlib
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Metric
 
+from carousel.errors import FiguresUnavailable
 from carousel.metrics import Metrics
 from carousel.workers import worker
-from carousel.workers.figures import write_page
 from carousel.workers.link import Link, Word
 from carousel.workers.worker import Clerk
 
@@ -60,49 +63,84 @@ async def test_a_worker_answers_what_it_is_asked() -> None:
     theirs.close()
 
 
-async def test_a_worker_asks_for_the_metrics_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_worker_asks_for_the_figures_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Callers at the same time share one question. A supervisor that is silent is asked again by the next one, and its
-    late answer serves that one."""
+    late answer serves that one; who joined the first question and gives up later takes nothing from it."""
+    async with answering() as (ours, clerk):
+        two = [asyncio.create_task(clerk.ask_figures()) for _ in range(2)]
+        assert await ours.read() == {"word": "figures"}
+        ours.send(Word.FIGURES, figures={"n": 1})
+        assert await asyncio.gather(*two) == [{"n": 1}] * 2
+        monkeypatch.setattr(worker, "FIGURES_SECONDS", 0.05)
+        first = asyncio.create_task(clerk.ask_figures())
+        await asyncio.sleep(0)
+        monkeypatch.setattr(worker, "FIGURES_SECONDS", 0.1)
+        joined = asyncio.create_task(clerk.ask_figures())
+        with pytest.raises(FiguresUnavailable):
+            await first
+        monkeypatch.setattr(worker, "FIGURES_SECONDS", 20)
+        third = asyncio.create_task(clerk.ask_figures())
+        with pytest.raises(FiguresUnavailable):
+            await joined
+        assert [await ours.read() for _ in range(2)] == [{"word": "figures"}] * 2
+        ours.send(Word.FIGURES, figures={"n": 2})
+        ours.send(Word.FIGURES, figures={"n": 3})  # nobody waits for it
+        assert await third == {"n": 2}
+        ours.send(Word.STATE)
+        assert (await ours.read() or {})["word"] == "state"
+
+
+async def test_no_figures_are_an_error() -> None:
+    """The supervisor says so where no worker has told its own."""
+    async with answering() as (ours, clerk):
+        asking = asyncio.create_task(clerk.ask_figures())
+        assert await ours.read() == {"word": "figures"}
+        ours.send(Word.FIGURES, figures=None)
+        with pytest.raises(FiguresUnavailable):
+            await asking
+
+
+async def test_a_page_holds_up_no_order() -> None:
+    """While the metrics are written, also where callers hold all threads of the common pool, the worker tells its state
+    and hears that it shall drain."""
+    registry, may_go_on, is_writing = CollectorRegistry(), threading.Event(), threading.Event()
+
+    class Slow:
+        def collect(self) -> list[Metric]:
+            is_writing.set()
+            assert may_go_on.wait(20)
+            return []
+
+    registry.register(Slow())
+    async with answering() as (ours, clerk):
+        readiness = SimpleNamespace(is_ready=True, text="ready")
+        clerk.server = SimpleNamespace(readiness=readiness, registry=registry)  # type: ignore[assignment]
+        held = [asyncio.create_task(asyncio.to_thread(may_go_on.wait, 20)) for _ in range(40)]
+        ours.send(Word.PAGE)
+        while not is_writing.is_set():
+            await asyncio.sleep(0.01)
+        ours.send(Word.STATE)
+        assert (await ours.read() or {})["word"] == "state"
+        ours.send(Word.DRAIN)
+        await asyncio.wait_for(clerk._stopped.wait(), 20)
+        may_go_on.set()
+        assert (await ours.read() or {})["word"] == "page"
+        await asyncio.gather(*held)
+
+
+@contextlib.asynccontextmanager
+async def answering() -> AsyncIterator[tuple[Link, Clerk]]:
+    """Yields the supervisor's end, and the clerk who answers it."""
     ours, theirs = await pair()
     clerk = Clerk(theirs, asyncio.Event())
-    answering = asyncio.create_task(clerk.answer())
-    two = [asyncio.create_task(clerk.ask_for_all()) for _ in range(2)]
-    assert await ours.read() == {"word": "page of all"}
-    ours.send(Word.PAGE_OF_ALL, page="one")
-    assert await asyncio.gather(*two) == ["one", "one"]
-    monkeypatch.setattr(worker, "ALL_SECONDS", 0.01)
-    with pytest.raises(TimeoutError):
-        await clerk.ask_for_all()
-    monkeypatch.setattr(worker, "ALL_SECONDS", 20)
-    third = asyncio.create_task(clerk.ask_for_all())
-    assert [await ours.read() for _ in range(2)] == [{"word": "page of all"}] * 2
-    ours.send(Word.PAGE_OF_ALL, page="two")
-    ours.send(Word.PAGE_OF_ALL, page="nobody waits for this one")
-    assert await third == "two"
-    ours.send(Word.STATE)
-    assert (await ours.read() or {})["word"] == "state"
-    answering.cancel()
-    await asyncio.gather(answering, return_exceptions=True)
-    ours.close()
-    theirs.close()
-
-
-async def test_the_metrics_of_all_are_read_in_a_thread() -> None:
-    """Whoever collects them needs no more than a Collector."""
-    ours, theirs = await pair()
-    clerk, registry = Clerk(theirs, asyncio.Event()), CollectorRegistry()
-    answering = asyncio.create_task(clerk.answer())
-    Metrics(registry).session_created()
-    of_all = worker.OfAll(clerk)
-    collecting = asyncio.create_task(asyncio.to_thread(lambda: list(of_all.collect())))
-    assert await ours.read() == {"word": "page of all"}
-    ours.send(Word.PAGE_OF_ALL, page=write_page(registry))
-    samples = {sample.name: sample.value for family in await collecting for sample in family.samples}
-    assert samples["carousel_sessions_created_total"] == 1
-    answering.cancel()
-    await asyncio.gather(answering, return_exceptions=True)
-    ours.close()
-    theirs.close()
+    task = asyncio.create_task(clerk.answer())
+    try:
+        yield ours, clerk
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        ours.close()
+        theirs.close()
 
 
 ORPHAN = """

@@ -1,17 +1,15 @@
 """Carousel's own routes over HTTP: what gRPC offers, for pages and scripts. The table of scopes has their paths."""
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from prometheus_client.registry import Collector
 from starlette.routing import Route
 
 from carousel.sessions.calls import Call, Calls
 from carousel.sessions.composition import SessionService
 from carousel.web.door import Door, answer_json
 from carousel.web.exchange import Exchange
-from carousel.web.json_api.figures import read_figures
+from carousel.web.json_api.figures import TellFigures
 from carousel.web.json_api.inspect_handler import InspectHandler
 from carousel.web.json_api.session_handlers import SessionHandlers
 from carousel.web.json_api.turns import TurnHandlers
@@ -30,9 +28,9 @@ def make_json_routes(
     calls: Calls,
     sessions: SessionService,
     model: Mapping[str, Any],
-    registry: Collector,
+    figures: TellFigures,
 ) -> list[Route]:
-    """`model` describes the model; `registry` has the metrics."""
+    """`model` describes the model; `figures` are those of the whole server."""
     turns, lives = TurnHandlers(sessions.turns), SessionHandlers(sessions.operations)
     inspector = InspectHandler(sessions.inspection, calls, sessions.turns.tokenizer)
     of_one = "/sessions/{session_id}"
@@ -41,7 +39,7 @@ def make_json_routes(
         await answer_json(call, exchange, model)
 
     async def tell_figures(call: Call, exchange: Exchange, content: bytes) -> None:
-        await answer_json(call, exchange, await asyncio.to_thread(read_figures, registry))
+        await answer_json(call, exchange, await figures())
 
     def route(path: str, handle: Any, *methods: str, is_counted: bool = True) -> Route:
         endpoint = door.endpoint(PREFIX + path, handle, is_counted=is_counted)

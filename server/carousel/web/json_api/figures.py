@@ -3,11 +3,12 @@ the difference of two answers. Latencies come as the buckets of their histograms
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from prometheus_client.registry import Collector
 
+TellFigures = Callable[[], Awaitable[Mapping[str, Any]]]
 _NUMBERS = {
     "carousel_consumed_tokens_total": "consumed_tokens",
     "carousel_generated_tokens_total": "generated_tokens",
