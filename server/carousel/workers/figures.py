@@ -39,7 +39,6 @@ class Figures:
         self._clock = clock
         self._telling: asyncio.Task[dict[str, Any] | None] | None = None
         self._stale_at = 0.0
-        self.num_pages = 0  # that came when the last page was made
         self._thread = ThreadPoolExecutor(1, "metrics")  # whoever asks for a page holds a thread of the common pool
 
     def worker_restarted(self) -> None:
@@ -59,8 +58,8 @@ class Figures:
 
     async def _read_all(self, workers: Sequence[WorkerProcess | None]) -> dict[str, Any] | None:
         try:
-            merged = await self.collect(workers)
-            if not self.num_pages:
+            merged, num_pages = await self._collect(workers)
+            if not num_pages:
                 return None
             return await asyncio.get_running_loop().run_in_executor(self._thread, read_figures, merged)
         finally:
@@ -69,10 +68,13 @@ class Figures:
     async def collect(self, workers: Sequence[WorkerProcess | None]) -> Merged:
         """Asks all workers at once, each by its number in the sequence. A thread reads what they send: it takes tens of
         milliseconds."""
+        return (await self._collect(workers))[0]
+
+    async def _collect(self, workers: Sequence[WorkerProcess | None]) -> tuple[Merged, int]:
+        """Also returns how many sent their page in time."""
         self._ready.set(sum(worker is not None and worker.is_ready for worker in workers))
         alive = {str(number): one for number, one in enumerate(workers) if one is not None and one.has_started}
         answered = await asyncio.gather(*(worker.ask(Word.PAGE, _PAGE_SECONDS) for worker in alive.values()))
-        self.num_pages = sum(answered)
         # From here to the thread nothing awaits: a worker that ends meanwhile counts once.
         merged = self._ended.copy()
         pages = [
@@ -81,7 +83,8 @@ class Figures:
             if worker.page and worker is workers[int(number)]
         ]
         ours = [*self._own.collect()], [*self._counted.collect()]
-        return await asyncio.get_running_loop().run_in_executor(self._thread, _merge, merged, pages, *ours)
+        reading = asyncio.get_running_loop().run_in_executor(self._thread, _merge, merged, pages, *ours)
+        return await reading, sum(answered)
 
 
 def _merge(
