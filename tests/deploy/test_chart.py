@@ -163,6 +163,7 @@ def test_what_selects_pods_finds_them(rendered: list[dict[str, Any]]) -> None:
         (_MINIMAL | {"settings.openai_listen": "0.0.0.0:80"}, "set the value web.enabled instead"),
         (_MINIMAL | {"settings.openai_hosts": "here"}, "set the value web.hosts instead"),
         (_MINIMAL | {"web.hosts[0]": "https://here"}, "web.hosts.0: Does not match"),
+        (_MINIMAL | {"web.hosts[0]": "here"}, "web.hosts needs web.enabled"),
         (_MINIMAL | {"settings.max_lane": "1"}, 'Property name of "max_lane"'),
         (_MINIMAL | {"extraEnv[0].name": "CAROUSEL_LISTEN"}, "write it under settings"),
         (_MINIMAL | {"nonsense": "1"}, "Additional property nonsense is not allowed"),

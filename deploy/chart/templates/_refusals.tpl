@@ -33,6 +33,10 @@ drain_seconds: drainSeconds
 {{- fail "tls.clientCa.secret needs tls.secret" -}}
 {{- end -}}
 
+{{- if and .web.hosts (not .web.enabled) -}}
+{{- fail "web.hosts needs web.enabled" -}}
+{{- end -}}
+
 {{- if and .bundle.claim .bundle.image -}}
 {{- fail "bundle.claim and bundle.image exclude each other" -}}
 {{- end -}}

@@ -63,7 +63,8 @@ def _first_problem(error: ValidationError) -> ErrorDetails:
 
 
 def _say(problem: ErrorDetails) -> str:
-    return problem["msg"].removeprefix("Value error, ").replace(" items after validation", " items")
+    text = problem["msg"].removeprefix("Value error, ").removesuffix(", not more")
+    return text.replace(" items after validation", " items")
 
 
 def _check_texts(values: dict[str, Any]) -> None:

@@ -63,6 +63,11 @@ def test_a_list_that_is_too_long_is_told_its_bound(given: list[Any]) -> None:
         parse(ResponseBody, json.dumps({"input": given}).encode())
 
 
+def test_a_dictionary_that_is_too_large_is_told_its_bound() -> None:
+    with pytest.raises(InvalidRequest, match="metadata: Dictionary should have at most 16 items$"):
+        parse(ResponseBody, json.dumps({"metadata": {str(n): "a" for n in range(17)}}).encode())
+
+
 def test_modalities_end_at_the_first_wrong_item() -> None:
     with pytest.raises(ValidationError) as told:
         ChatBody.model_validate({"messages": [{"role": "user", "content": "a"}], "modalities": [1] * MANY})
