@@ -1,14 +1,13 @@
-"""A server with the routes, a client over HTTP, and one over gRPC to compare with."""
+"""What the server of our own routes needs, a client over HTTP, and one over gRPC to compare with."""
 
 import base64
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import httpx2 as httpx
 import pytest
 from tests.server.running_app import LOCAL
 
-from carousel.app import Running, running
+from carousel.app import Running
 from carousel.client import AsyncClient
 from carousel.settings import Settings
 
@@ -16,9 +15,8 @@ SETTINGS = Settings(**LOCAL, openai_listen="127.0.0.1:0", seal_keys=base64.b64en
 
 
 @pytest.fixture
-async def server(bundle: Path) -> AsyncIterator[Running]:
-    async with running(bundle, SETTINGS) as server:
-        yield server
+def settings() -> Settings:
+    return SETTINGS
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """States over HTTP are those of gRPC, and are shown only where the server's setting allows it."""
 
 import base64
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,14 @@ from tests.server.web.json_api.conftest import SETTINGS
 from carousel.app import Running, running
 from carousel.client import AsyncClient
 from carousel.identity.principals import digest
+from carousel.settings import Settings
 from carousel.v1 import sessions_pb2, sessions_pb2_grpc, types_pb2
 from carousel.web.json_api import inspect_handler
 
 
 @pytest.fixture
-async def server(bundle: Path) -> AsyncIterator[Running]:
-    async with running(bundle, SETTINGS.model_copy(update={"inspect": True})) as server:
-        yield server
+def settings() -> Settings:
+    return SETTINGS.model_copy(update={"inspect": True})
 
 
 def values_of(tensor: dict[str, Any]) -> Any:

@@ -1,27 +1,25 @@
-"""A server with OpenAI's interface, and OpenAI's own client for it. A module with other settings has its own server."""
+"""OpenAI's own client for the server, and a plain one."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
+import httpx2 as httpx
 import openai
 import pytest
-from tests.server.running_app import LOCAL
 
-from carousel.app import Running, running
-from carousel.settings import Settings
-
-SETTINGS = Settings(**LOCAL, openai_listen="127.0.0.1:0")
+from carousel.app import Running
 
 
-@pytest.fixture
-async def server(bundle: Path) -> AsyncIterator[Running]:
-    async with running(bundle, SETTINGS) as server:
-        yield server
+def connect(server: Running, key: str = "none") -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=f"http://{server.openai_address}/v1", api_key=key, max_retries=0)
 
 
 @pytest.fixture
 async def client(server: Running) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(
-        base_url=f"http://{server.openai_address}/v1", api_key="none", max_retries=0
-    ) as client:
+    async with connect(server) as client:
         yield client
+
+
+@pytest.fixture
+async def http(server: Running) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=f"http://{server.openai_address}", timeout=20) as http:
+        yield http

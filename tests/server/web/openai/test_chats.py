@@ -3,7 +3,6 @@ model writes after that text, whole or streamed; without a template the refusal 
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 from openai.types.chat import ChatCompletion
 from tests import bundles
 from tests.server.running_app import LOCAL
+from tests.server.web.openai.conftest import connect
 
 from carousel.app import Running, running
 from carousel.bundle.chat import ChatFormat
@@ -43,19 +43,8 @@ def talking(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-async def server(talking: Path) -> AsyncIterator[Running]:
-    async with running(talking, SETTINGS) as server:
-        yield server
-
-
-@pytest.fixture
-async def client(server: Running) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with connect(server) as client:
-        yield client
-
-
-def connect(server: Running, key: str = "none") -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"http://{server.openai_address}/v1", api_key=key, max_retries=0)
+def served_bundle(talking: Path) -> Path:
+    return talking
 
 
 async def ask(client: openai.AsyncOpenAI, **options: Any) -> ChatCompletion:

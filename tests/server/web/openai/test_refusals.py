@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,8 @@ from carousel.sessions import facts
 from carousel.settings import Settings
 from carousel.web import door
 
-SETTINGS = Settings(**LOCAL, openai_listen="127.0.0.1:0")
 JSON = {"content-type": "application/json"}
 HALF = "a\ud83d"
-
-
-@pytest.fixture
-async def server(bundle: Path) -> AsyncIterator[Running]:
-    async with running(bundle, SETTINGS) as server:
-        yield server
-
-
-@pytest.fixture
-async def http(server: Running) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=f"http://{server.openai_address}", timeout=20) as http:
-        yield http
 
 
 async def post(http: httpx.AsyncClient, path: str, **body: Any) -> httpx.Response:

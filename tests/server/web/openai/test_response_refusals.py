@@ -1,8 +1,6 @@
 """What a response cannot be asked for is refused by name, before anything is made of it."""
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -10,25 +8,17 @@ import httpx2 as httpx
 import pytest
 from tests.server.running_app import LOCAL
 
-from carousel.app import Running, running
+from carousel.app import Running
 from carousel.settings import Settings
 from carousel.web.openai.response_ids import PREFIX
 
-SETTINGS = Settings(**LOCAL, openai_listen="127.0.0.1:0", max_generated_tokens=50)
 HALF = "a\ud83d"
 USER = {"role": "user", "content": "a"}
 
 
 @pytest.fixture
-async def server(bundle: Path) -> AsyncIterator[Running]:
-    async with running(bundle, SETTINGS) as server:
-        yield server
-
-
-@pytest.fixture
-async def http(server: Running) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=f"http://{server.openai_address}", timeout=20) as http:
-        yield http
+def settings() -> Settings:
+    return Settings(**LOCAL, openai_listen="127.0.0.1:0", max_generated_tokens=50)
 
 
 async def post(http: httpx.AsyncClient, **body: Any) -> httpx.Response:

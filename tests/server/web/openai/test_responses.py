@@ -9,6 +9,7 @@ import openai
 import pytest
 from openai.types.responses import Response
 from tests.server.running_app import LOCAL
+from tests.server.web.openai.conftest import connect
 from tests.server.web.openai.losing import losing_first
 
 from carousel.app import Running, running
@@ -42,16 +43,6 @@ tokens = ["{digest(KEYS["all"])}"]
 scopes = ["admin"]
 owner = "team"
 """
-
-
-def connect(server: Running, key: str = "none") -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"http://{server.openai_address}/v1", api_key=key, max_retries=0)
-
-
-@pytest.fixture
-async def client(server: Running) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with connect(server) as client:
-        yield client
 
 
 @pytest.fixture
